@@ -1,0 +1,52 @@
+# install, demo, test, lint: each works from a fresh clone; they set up .venv first when needed.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+LOCK := requirements/lock.txt
+STAMP := $(VENV)/.installed
+DEMO_CONFIG := configs/detectron2/quick/mask_rcnn_regnetx_002_fpn.yaml
+DEMO_OUTPUT := output/demo
+
+.PHONY: install demo test lint format clean
+
+install: $(STAMP)
+
+# Interrupted while .venv is made for the first time, the marker .incomplete stays behind and the
+# next run starts over; interrupted in a later update, the stamp stays old and pip runs again.
+$(STAMP): pyproject.toml setup.py $(LOCK) requirements/detectron2.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@if [ -e $(VENV)/.incomplete ] || [ ! -x $(PY) ]; then \
+		rm -rf $(VENV) && mkdir $(VENV) && touch $(VENV)/.incomplete && $(PYTHON) -m venv $(VENV); \
+	fi
+	$(PY) -m pip install --quiet --constraint $(LOCK) pip setuptools wheel
+	$(PY) -m pip install --quiet --constraint $(LOCK) --no-build-isolation \
+		--editable ".[detectron2,smp,train,export,dev]"
+	@if $(PY) -c 'import sys, importlib.util as u; sys.exit(u.find_spec("detectron2") is None)'; then \
+		echo "detectron2 is installed already and left alone"; \
+	else \
+		$(PY) -m pip install --quiet --no-deps --use-pep517 --no-build-isolation \
+			--requirement requirements/detectron2.txt; \
+	fi
+	@rm -f $(VENV)/.incomplete
+	@touch $@
+
+# Draw the shapes, train a Mask R-CNN on them, evaluate it on held-out ones, show its predictions.
+demo: install
+	$(PY) tools/make_shapes.py --output datasets/shapes
+	$(PY) tools/train_net.py --config-file $(DEMO_CONFIG) OUTPUT_DIR $(DEMO_OUTPUT)
+
+test: install
+	$(PY) -m pytest
+
+lint: install
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: install
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
