@@ -1,0 +1,220 @@
+import copy
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
+from timm.models.regnet import model_cfgs
+
+from regnet_backbones import zoo
+
+REFERENCE = Path(__file__).parent / "data" / "regnet_reference.json"
+
+# Networks of timm that are RegNet by name only.
+OTHER_NETWORKS = {"haloregnetz_b", *(f"nf_regnet_b{i}" for i in range(6))}
+
+# Tags of torchvision's trainings, in timm and in torchvision.
+TORCHVISION_TAGS = {
+    "tv2_in1k": "IMAGENET1K_V2",
+    "swag_ft_in1k": "IMAGENET1K_SWAG_E2E_V1",
+    "swag_lc_in1k": "IMAGENET1K_SWAG_LINEAR_V1",
+}
+TORCHVISION_NAMES = [
+    name for name in torchvision.models.list_models() if name.startswith("regnet_")
+]
+BY_TORCHVISION_NAME = {
+    zoo.get(name).torchvision_name: zoo.get(name)
+    for name in zoo.names()
+    if zoo.get(name).torchvision_name
+}
+
+
+def test_imports_neither_torch_nor_numpy():
+    code = (
+        "import regnet_backbones.design, regnet_backbones.zoo, sys;"
+        "print([name for name in ('torch', 'numpy', 'timm') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_every_timm_regnet_is_listed():
+    assert set(zoo.names()) | OTHER_NETWORKS == set(timm.list_models("*regnet*"))
+    assert not set(zoo.names()) & OTHER_NETWORKS
+
+
+def test_names_come_by_family_and_size():
+    names = list(zoo.names())
+    families = ["regnetx", "regnety", "regnetv", "regnetz"]
+    assert names == sorted(names, key=lambda name: families.index(name[:7]))
+    for family in ("regnetx", "regnety", "regnetv"):
+        sizes = [int(name.split("_")[1]) for name in names if name.startswith(family)]
+        assert sizes == sorted(sizes)
+    assert names[:4] == ["regnetx_002", "regnetx_004", "regnetx_004_tv", "regnetx_006"]
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_weights_are_those_of_timm(name):
+    expected = {
+        cfg.tag: (
+            cfg.hf_hub_id,
+            cfg.url or None,
+            cfg.license,
+            cfg.mean,
+            cfg.std,
+            cfg.input_size,
+            cfg.num_classes,
+        )
+        for cfg in get_arch_pretrained_cfgs(name).values()
+        if cfg.has_weights
+    }
+    assert {
+        tag: (w.hub_id, w.url, w.licence, w.mean, w.std, w.input_size, w.num_classes)
+        for tag, w in zoo.get(name).weights.items()
+    } == expected
+    assert all(tag == w.tag for tag, w in zoo.get(name).weights.items())
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_default_weights_are_those_of_timm(name):
+    cfg = get_pretrained_cfg(name)
+    assert zoo.get(name).default_tag == (cfg.tag if cfg.has_weights else None)
+
+
+def test_untrained_variants():
+    untrained = {name for name in zoo.names() if not zoo.get(name).weights}
+    assert untrained == {"regnety_040_sgn", "regnetz_005", "regnetz_b16_evos"}
+
+
+def test_designs_are_those_of_timm():
+    designs = {name: zoo.get(name).design for name in zoo.names() if zoo.get(name).design}
+    assert designs.keys() == model_cfgs.keys()
+    for name, design in designs.items():
+        cfg = model_cfgs[name]
+        norm_group = 0 if cfg.norm_layer == "batchnorm" else cfg.norm_layer.keywords["group_size"]
+        assert (design.w_0, design.w_a, design.w_m) == (cfg.w0, cfg.wa, cfg.wm), name
+        assert (design.depth, design.group_width) == (cfg.depth, cfg.group_size), name
+        assert design.bottleneck_multiplier == cfg.bottle_ratio, name
+        assert (design.se_ratio, design.stem_width) == (cfg.se_ratio, cfg.stem_width), name
+        assert {"paper": 0.0, "torchvision": 0.9}[design.rounding] == cfg.group_min_ratio, name
+        assert design.activation == cfg.act_layer, name
+        assert (design.preact, design.linear_out) == (cfg.preact, cfg.linear_out), name
+        assert design.shortcut == (cfg.downsample or "none"), name
+        assert (design.head_width, design.norm_group_width) == (cfg.num_features, norm_group), name
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_channels_are_those_of_timm(name):
+    with torch.device("meta"):
+        features = timm.create_model(name, features_only=True)
+    assert zoo.get(name).channels == tuple(features.feature_info.channels())
+
+
+def test_every_torchvision_regnet_is_named_by_one_row():
+    named = [zoo.get(name).torchvision_name for name in zoo.names()]
+    assert sorted(filter(None, named)) == TORCHVISION_NAMES
+    assert len(TORCHVISION_NAMES) == 15
+
+
+@pytest.mark.parametrize("name", TORCHVISION_NAMES)
+def test_torchvision_widths(name, monkeypatch):
+    # torchvision's generator does not run on the meta device: stop before the layers are made.
+    monkeypatch.setattr(torchvision.models.regnet, "RegNet", lambda params, **options: params)
+    params = torchvision.models.get_model_builder(name)()
+    design = BY_TORCHVISION_NAME[name].design
+    assert [s.width for s in design.stages] == params.widths
+    assert [s.depth for s in design.stages] == params.depths
+    assert [s.group_width for s in design.stages] == params.group_widths
+    assert (design.se_ratio or None) == params.se_ratio
+    # The paper's rounding and torchvision's agree on most; timm calls the others `_tv`.
+    assert ("_tv" in BY_TORCHVISION_NAME[name].name) == (design.rounding == "torchvision")
+
+
+@pytest.mark.parametrize("name", TORCHVISION_NAMES)
+def test_torchvision_top1_and_urls(name):
+    published = torchvision.models.get_model_weights(name)
+    weights = BY_TORCHVISION_NAME[name].weights
+    found = {tag: (w.url, w.top1) for tag, w in weights.items() if tag in TORCHVISION_TAGS}
+    assert found
+    for tag, facts in found.items():
+        entry = published[TORCHVISION_TAGS[tag]]
+        assert facts == (entry.url, entry.meta["_metrics"]["ImageNet-1K"]["acc@1"])
+
+
+def test_paper_names_and_top1():
+    reference = json.loads(REFERENCE.read_text())["models"]
+    published = {row["name"]: (row["paper_name"], row["imagenet_top1"]) for row in reference}
+    variants = [zoo.get(name) for name in zoo.names()]
+    assert {
+        v.name: (v.paper_name, v.weights["pycls_in1k"].top1)
+        for v in variants
+        if "pycls_in1k" in v.weights
+    } == published
+    others = {v.name: v.paper_name for v in variants if v.paper_name and v.name not in published}
+    assert others == {
+        "regnety_640": "RegNetY-64GF",
+        "regnety_1280": "RegNetY-128GF",
+        "regnety_2560": "RegNetY-256GF",
+    }
+
+
+def test_top1_is_given_only_where_it_is_published():
+    for name in zoo.names():
+        for tag, weights in zoo.get(name).weights.items():
+            assert (weights.top1 is not None) == (tag in {"pycls_in1k", *TORCHVISION_TAGS})
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("regnety_032", "regnety_032"),
+        ("RegNetY-3.2GF", "regnety_032"),
+        ("regnetx_3.2gf", "regnetx_032"),
+        ("RegNetX-4.0GF", "regnetx_040"),
+        ("RegNetX-4GF", "regnetx_040"),
+        ("regnet_y_3_2gf", "regnety_032"),
+        ("regnet_x_400mf", "regnetx_004_tv"),
+        ("RegNetX-400MF", "regnetx_004"),
+        ("regnet_y_8gf", "regnety_080_tv"),
+        ("RegNetY-8.0GF", "regnety_080"),
+    ],
+)
+def test_get_knows_the_names_of_other_projects(alias, name):
+    assert zoo.get(alias).name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("regnetx_41", "unknown RegNet 'regnetx_41'; did you mean 'regnetx_040'"),
+        ("timm-regnety_032", "did you mean 'regnety_032'"),
+        ("RegNetY_032", "did you mean 'regnety_032'"),
+        ("resnet50", r"unknown RegNet 'resnet50'; regnet_backbones.zoo.names\(\) lists all"),
+        ("nf_regnet_b1", "unknown RegNet 'nf_regnet_b1'"),
+        ("", "unknown RegNet ''; regnet_backbones.zoo"),
+        ("regnety_032.ra_in1k", "pass them separately, the name 'regnety_032' and the tag 'ra_in"),
+        ("regnety_032.ra9", "known tags: ra_in1k, tv2_in1k, pycls_in1k"),
+        ("regnetz_005.x", "known tags: none"),
+    ],
+)
+def test_unknown_names(name, message):
+    with pytest.raises(ValueError, match=message):
+        zoo.get(name)
+
+
+def test_weights_are_read_only():
+    with pytest.raises(TypeError):
+        zoo.get("regnety_032").weights["mine"] = None
+
+
+def test_variants_are_hashable_and_copied_by_name():
+    variant = zoo.get("regnety_032")
+    assert pickle.loads(pickle.dumps(variant)) is variant
+    assert copy.deepcopy(variant) is variant
+    assert len({zoo.get(name) for name in zoo.names()}) == len(zoo.names())
