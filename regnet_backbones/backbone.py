@@ -1,0 +1,297 @@
+"""RegNetFeatures: a timm RegNet as an extractor of multi-scale feature maps C1 to C5.
+
+timm is the network (`timm/models/regnet.py`, and `timm/models/byobnet.py` for regnetz_b16 to e8,
+after "Designing Network Design Spaces", arXiv 2003.13678). This module takes its stem and stages,
+gives them the normalisation, the freezing and the checkpointing that dense prediction needs, and
+returns the maps. The maps are those of timm's `features_only`: for RegNetV (pre-activation) and
+RegNetZ (linear bottlenecks) they come before the activation that the classifier would apply.
+"""
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import timm
+import torch
+from timm.layers import GroupNormAct
+from timm.models import checkpoint_seq
+from timm.models.regnet import RegNet, RegNetCfg
+from torch import nn
+
+from regnet_backbones import zoo
+from regnet_backbones.design import RegNetDesign
+from regnet_backbones.norm import Norm, convert_norm, freeze
+from regnet_backbones.weights import load_timm_state_dict, read_state_dict
+
+LEVELS = (1, 2, 3, 4, 5)
+OUTPUT_STRIDES = (8, 16, 32)
+
+# torchvision rounds a width down by at most this ratio (torchvision/models/_utils.py, _make_divisible).
+TORCHVISION_MIN_RATIO = 0.9
+
+logger = logging.getLogger(__name__)
+
+
+class RegNetFeatures(nn.Module):
+    """A RegNet that returns its feature maps, ordered by stride.
+
+    Parameter names are timm's own (`stem.conv.weight`, `s1.b1.conv1.conv.weight`, ...).
+
+    Args:
+        name_or_design: a name of `regnet_backbones.zoo.names()`, or a `RegNetDesign`.
+        in_channels: channels of the input image.
+        output_stride: stride of the last map, 8, 16 or 32; below 32 the last stages are dilated.
+        norm: "BN" as published, "SyncBN", "FrozenBN" or "GN" (see `norm.convert_norm`).
+        freeze_at: how many levels are fixed, counted as in detectron2: 0 none, 1 the stem, 2 the
+            stem and the first stage, ..., 5 everything. `train()` cannot thaw them.
+        drop_path_rate: stochastic depth, rising linearly to this rate in the last block.
+        pretrained: False for random weights (timm's initialisation), True for the default weights
+            of the zoo, one of the variant's tags, or a file with timm's parameter names.
+        grad_checkpointing: keep only block inputs in training and recompute the rest. With
+            norm="BN" the recomputation updates the running statistics a second time.
+        out_levels: levels to return, some of 1 to 5. Stages behind the last are not built.
+
+    Attributes:
+        channels: channels of each returned map, by level.
+        strides: stride of each returned map, by level.
+        design: the `RegNetDesign`, or None where timm sizes the network by hand (regnetz_b16 to e8).
+
+    Raises:
+        ValueError: an argument is out of range, the design cannot be built, or weights do not match.
+        FileNotFoundError: `pretrained` is neither a tag of the variant nor a file.
+    """
+
+    def __init__(
+        self,
+        name_or_design: str | RegNetDesign,
+        *,
+        in_channels: int = 3,
+        output_stride: Literal[8, 16, 32] = 32,
+        norm: Norm = "BN",
+        freeze_at: int = 0,
+        drop_path_rate: float = 0.0,
+        pretrained: bool | str | Path = False,
+        grad_checkpointing: bool = False,
+        out_levels: Sequence[int] = LEVELS[1:],
+    ):
+        super().__init__()
+        out_levels = tuple(out_levels)
+        _check_arguments(in_channels, output_stride, freeze_at, drop_path_rate, out_levels)
+        variant = None if isinstance(name_or_design, RegNetDesign) else zoo.get(name_or_design)
+        tag = _pretrained_tag(variant, pretrained)
+        if pretrained and norm == "GN":
+            raise ValueError(
+                "pretrained weights belong to batch norm, norm='GN' would give another network; "
+                "use norm='BN', 'SyncBN' or 'FrozenBN', or pretrained=False"
+            )
+        options = {
+            "in_chans": in_channels,
+            "output_stride": output_stride,
+            "drop_path_rate": drop_path_rate,
+        }
+        if variant is None:
+            network = _build_design(name_or_design, options)
+        else:
+            network = _build_variant(variant, tag, options)
+
+        self.name = variant.name if variant else None
+        self.design = variant.design if variant else name_or_design
+        self.in_channels = in_channels
+        self.output_stride = output_stride
+        self.freeze_at = freeze_at
+        self.grad_checkpointing = grad_checkpointing
+        self.out_levels = out_levels
+        info = dict(zip(LEVELS, network.feature_info, strict=True))
+        self.channels = {level: info[level]["num_chs"] for level in out_levels}
+        self.strides = {level: info[level]["reduction"] for level in out_levels}
+        self._take_parts(network, info[1]["module"])
+        convert_norm(self, norm)
+        if pretrained and tag is None:
+            load_timm_state_dict(self, read_state_dict(pretrained))
+        for part in self._frozen_parts():
+            freeze(self.get_submodule(part))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the maps of `out_levels`.
+
+        Args:
+            x: images (N, in_channels, H, W), any height and width.
+
+        Returns:
+            One map a level, `C{l}: (N, channels[l], ceil(H / strides[l]), ceil(W / strides[l]))`.
+        """
+        maps = self._regnet_maps(x) if hasattr(self, "s1") else self._byobnet_maps(x)
+        return tuple(maps[level - 1] for level in self.out_levels)
+
+    def train(self, mode: bool = True) -> "RegNetFeatures":
+        """Set training mode for everything that is not frozen."""
+        super().train(mode)
+        for part in self._frozen_parts():
+            self.get_submodule(part).eval()
+        return self
+
+    def extra_repr(self) -> str:
+        """Name the variant and what was asked of it."""
+        maps = ", ".join(f"C{i}: {self.channels[i]} / {self.strides[i]}" for i in self.out_levels)
+        return f"{self.name or self.design}, freeze_at={self.freeze_at}, channels / stride {maps}"
+
+    def _take_parts(self, network: nn.Module, first_map: str) -> None:
+        """Own the parts of a timm network up to the last level; remember what was left out.
+
+        `RegNet` has stem, s1 to s4; `ByobNet` has stem, stages and a final convolution that gives
+        its C5, and takes C1 inside a stem of several layers.
+        """
+        last = max(self.out_levels)
+        self.level_parts: dict[int, tuple[str, ...]] = {1: ("stem",)}
+        self.stem = network.stem
+        if isinstance(network, RegNet):
+            self.level_parts |= {level: (f"s{level - 1}",) for level in LEVELS[1:]}
+            for level in range(2, last + 1):
+                stage = getattr(network, f"s{level - 1}")
+                stage.grad_checkpointing = self.grad_checkpointing
+                self.add_module(f"s{level - 1}", stage)
+        else:
+            self.level_parts |= {level: (f"stages.{level - 2}",) for level in LEVELS[1:]}
+            self.level_parts[5] += ("final_conv",)
+            self.first_map_layer = first_map.removeprefix("stem").removeprefix(".")
+            self.stages = network.stages[: last - 1]
+            if last == 5:
+                self.final_conv = network.final_conv
+        self.pruned_parts = tuple(
+            part for level in LEVELS if level > last for part in self.level_parts[level]
+        )
+
+    def _frozen_parts(self) -> list[str]:
+        """Name the submodules that `freeze_at` fixes."""
+        frozen = range(1, min(self.freeze_at, max(self.out_levels)) + 1)
+        return [part for level in frozen for part in self.level_parts[level]]
+
+    def _regnet_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Run stem and stages, whose outputs are C1, C2, ..."""
+        maps = []
+        for part in self.children():
+            x = part(x)
+            maps.append(x)
+        return maps
+
+    def _byobnet_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Run a byobnet trunk: C1 may lie inside the stem, C5 is the final convolution's."""
+        maps = []
+        if self.first_map_layer:
+            for name, layer in self.stem.named_children():
+                x = layer(x)
+                if name == self.first_map_layer:
+                    maps.append(x)
+        else:
+            x = self.stem(x)
+            maps.append(x)
+        for stage in self.stages:
+            x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
+            maps.append(x)
+        if hasattr(self, "final_conv"):
+            maps[-1] = self.final_conv(x)
+        return maps
+
+
+def _check_arguments(
+    in_channels: int,
+    output_stride: int,
+    freeze_at: int,
+    drop_path_rate: float,
+    out_levels: tuple[int, ...],
+) -> None:
+    """Raise ValueError for the first argument that is out of its range."""
+    if in_channels < 1:
+        raise ValueError(f"in_channels must be at least 1, got {in_channels}")
+    if output_stride not in OUTPUT_STRIDES:
+        raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+    if freeze_at not in (0, *LEVELS):
+        raise ValueError(f"freeze_at must be 0 (nothing) to 5 (everything), got {freeze_at}")
+    if not 0 <= drop_path_rate < 1:
+        raise ValueError(f"drop_path_rate must be in [0, 1), got {drop_path_rate}")
+    if (
+        not out_levels
+        or set(out_levels) - set(LEVELS)
+        or list(out_levels) != sorted(set(out_levels))
+    ):
+        raise ValueError(f"out_levels must be some of 1 to 5 in rising order, got {out_levels}")
+
+
+def _pretrained_tag(variant: zoo.Variant | None, pretrained: bool | str | Path) -> str | None:
+    """Return the tag of the zoo that `pretrained` asks for, None for a file or random weights."""
+    if not pretrained:
+        return None
+    tags = tuple(variant.weights) if variant else ()
+    if pretrained is True:
+        if not tags:
+            raise ValueError(
+                f"there are no pretrained weights for {variant.name if variant else 'a design'}; "
+                "give a file, pretrained='path/to/weights.safetensors', or pretrained=False"
+            )
+        return variant.default_tag
+    if str(pretrained) in tags:
+        return str(pretrained)
+    if not Path(pretrained).is_file():
+        known = f"a tag of {variant.name} ({', '.join(tags)})" if tags else "a tag (there are none)"
+        raise FileNotFoundError(f"pretrained='{pretrained}' is neither {known} nor a file")
+    return None
+
+
+def _build_variant(variant: zoo.Variant, tag: str | None, options: dict) -> nn.Module:
+    """Build a network of the zoo; with a tag, timm fetches and strictly loads its weights."""
+    if tag is None:
+        return timm.create_model(variant.name, pretrained=False, num_classes=0, **options)
+    licence = variant.weights[tag].licence
+    logger.info("weights %s.%s, licence %s", variant.name, tag, licence)
+    # The classifier stays until after the loading: without one timm would not load strictly.
+    return timm.create_model(f"{variant.name}.{tag}", pretrained=True, **options)
+
+
+def _build_design(design: RegNetDesign, options: dict) -> RegNet:
+    """Build a design with timm, and refuse it where timm computes other stages than the design."""
+    network = RegNet(_timm_config(design), num_classes=0, **options)
+    wanted = [(s.depth, s.width, s.group_width) for s in design.stages]
+    built = [_measure_stage(network.get_submodule(f"s{i}")) for i in (1, 2, 3, 4)]
+    if built != wanted:
+        raise ValueError(
+            f"timm builds other stages than {design}: (depth, width, group width) {built} instead "
+            f"of {wanted}; it generates widths in float32, where a block sits on the edge between "
+            "two stages. Change w_a or w_m in the fourth digit."
+        )
+    return network
+
+
+def _timm_config(design: RegNetDesign) -> RegNetCfg:
+    """Translate a design into the configuration class of `timm/models/regnet.py`."""
+    norm_layer = "batchnorm"
+    if design.norm_group_width:
+        norm_layer = partial(GroupNormAct, group_size=design.norm_group_width)
+    return RegNetCfg(
+        depth=design.depth,
+        w0=design.w_0,
+        wa=design.w_a,
+        wm=design.w_m,
+        group_size=design.group_width,
+        bottle_ratio=design.bottleneck_multiplier,
+        se_ratio=design.se_ratio,
+        group_min_ratio=TORCHVISION_MIN_RATIO if design.rounding == "torchvision" else 0.0,
+        stem_width=design.stem_width,
+        downsample=None if design.shortcut == "none" else design.shortcut,
+        linear_out=design.linear_out,
+        preact=design.preact,
+        num_features=design.head_width,
+        act_layer=design.activation,
+        norm_layer=norm_layer,
+    )
+
+
+def _measure_stage(stage: nn.Module) -> tuple[int, int, int]:
+    """Read depth, width and group width off a built stage."""
+    blocks = list(stage.children())
+    convs = [m for m in blocks[-1].modules() if isinstance(m, nn.Conv2d)]
+    spatial = next(conv for conv in convs if conv.kernel_size == (3, 3))
+    last = blocks[-1].conv3
+    width = last.out_channels if isinstance(last, nn.Conv2d) else last.conv.out_channels
+    return len(blocks), width, spatial.in_channels // spatial.groups

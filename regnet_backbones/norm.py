@@ -1,0 +1,102 @@
+"""Normalisation layers of a timm network: convert them, freeze a part of it.
+
+The only place of this package that exchanges batch-norm layers. timm's `BatchNormAct2d` is a
+`BatchNorm2d` that also applies the activation, so the usual helpers
+(`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, detectron2's
+`FrozenBatchNorm2d.convert_frozen_batchnorm`) take it for a plain batch norm and silently delete the
+ReLU. timm's own helpers (`timm/layers/norm_act.py`) keep it, and so does the group norm here.
+"""
+
+import logging
+from typing import Literal, get_args
+
+from timm.layers import GroupNormAct, convert_sync_batchnorm, freeze_batch_norm_2d
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Norm = Literal["BN", "SyncBN", "FrozenBN", "GN"]
+
+NORMS: tuple[str, ...] = get_args(Norm)
+
+# Group normalization (arXiv 1803.08494) uses 32 groups.
+GROUP_NORM_GROUPS = 32
+
+logger = logging.getLogger(__name__)
+
+
+def convert_norm(network: nn.Module, norm: Norm) -> nn.Module:
+    """Give every batch norm of `network` the form `norm`; weights, statistics and activation stay.
+
+    Args:
+        network: a timm network, changed in place.
+        norm: "BN" leaves it as it is; "SyncBN" shares batch statistics between processes (GPU
+            only, as torch's); "FrozenBN" fixes statistics and affine parameters, which become
+            buffers; "GN" is group norm with 32 groups, or the largest power of two that divides
+            the channels (RegNet widths are multiples of 8, not of 32).
+
+    Returns:
+        The network (the converted layer where `network` is itself a batch norm).
+
+    Raises:
+        ValueError: `norm` is none of these.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    if norm == "BN":
+        return network
+    if not any(isinstance(module, _BatchNorm) for module in network.modules()):
+        logger.warning("norm=%r changes nothing: the network has no batch norm", norm)
+        return network
+    convert = {
+        "SyncBN": convert_sync_batchnorm,
+        "FrozenBN": freeze_batch_norm_2d,
+        "GN": _convert_group_norm,
+    }[norm]
+    return convert(network)
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Fix `module` for good: no gradients, batch norms frozen, evaluation mode.
+
+    Its batch norms become frozen ones, which `train()` cannot thaw. Layers that are random in
+    training (drop path) stay off only while the module is in evaluation mode: the owner calls
+    `eval()` on it again after every `train()`, as `RegNetFeatures.train` does.
+
+    Args:
+        module: a part of a timm network, changed in place.
+
+    Returns:
+        The module (the converted layer where `module` is itself a batch norm).
+    """
+    module = freeze_batch_norm_2d(module)
+    return module.requires_grad_(False).eval()
+
+
+def _convert_group_norm(module: nn.Module) -> nn.Module:
+    """Exchange each batch norm for a group norm that keeps affine parameters and activation."""
+    if isinstance(module, _BatchNorm):
+        return _group_norm_like(module)
+    for name, child in module.named_children():
+        module.add_module(name, _convert_group_norm(child))
+    return module
+
+
+def _group_norm_like(norm: _BatchNorm) -> GroupNormAct:
+    """Build the group norm that stands in for `norm`."""
+    groups = _group_count(norm.num_features)
+    group_norm = GroupNormAct(
+        norm.num_features, num_groups=groups, eps=norm.eps, apply_act=False
+    ).to(norm.weight.device, norm.weight.dtype)
+    group_norm.weight.data.copy_(norm.weight.data)
+    group_norm.bias.data.copy_(norm.bias.data)
+    group_norm.drop = getattr(norm, "drop", group_norm.drop)
+    group_norm.act = getattr(norm, "act", group_norm.act)
+    return group_norm.train(norm.training)
+
+
+def _group_count(channels: int) -> int:
+    """Return 32, or the largest power of two below it that divides `channels`."""
+    groups = GROUP_NORM_GROUPS
+    while channels % groups:
+        groups //= 2
+    return groups

@@ -1,0 +1,35 @@
+"""What all tests share: few threads, fixed seeds, random weights that hide nothing."""
+
+import pytest
+import torch
+from torch import nn
+
+# Before any test module imports detectron2, which needs it.
+import regnet_backbones  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def randomize():
+    """Return a function that gives a network random weights and random batch-norm statistics.
+
+    timm zeroes the last norm of each block: with fresh weights a residual branch would add nothing,
+    and a test of equality would not see it.
+    """
+
+    @torch.no_grad()
+    def randomize_network(network: nn.Module) -> nn.Module:
+        for name, tensor in network.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5)
+            elif name.endswith("running_mean") or name.endswith("bias"):
+                tensor.uniform_(-0.2, 0.2)
+            elif tensor.ndim == 1 and tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.0)
+        return network
+
+    return randomize_network
