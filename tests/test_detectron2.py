@@ -1,0 +1,432 @@
+"""The detectron2 adapter: registration, configs of several origins, backbone and FPN."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import timm
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone, build_model
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from regnet_backbones import RegNetDesign, RegNetFeatures, add_regnet_config
+from regnet_backbones.adapters.detectron2 import RegNetBackbone
+from regnet_backbones.adapters.detectron2_config import REGNET_DEFAULTS
+
+# As detectron2's stock R-50-FPN configs say it, ResNet's own keys and all.
+STOCK_MASK_RCNN_R50_FPN = """
+MODEL:
+  META_ARCHITECTURE: "GeneralizedRCNN"
+  WEIGHTS: ""
+  MASK_ON: True
+  BACKBONE:
+    NAME: "build_resnet_fpn_backbone"
+  RESNETS:
+    DEPTH: 50
+    OUT_FEATURES: ["res2", "res3", "res4", "res5"]
+  FPN:
+    IN_FEATURES: ["res2", "res3", "res4", "res5"]
+  ANCHOR_GENERATOR:
+    SIZES: [[32], [64], [128], [256], [512]]
+  RPN:
+    IN_FEATURES: ["p2", "p3", "p4", "p5", "p6"]
+  ROI_HEADS:
+    NAME: "StandardROIHeads"
+    IN_FEATURES: ["p2", "p3", "p4", "p5"]
+  ROI_BOX_HEAD:
+    NAME: "FastRCNNConvFCHead"
+    NUM_FC: 2
+    POOLER_RESOLUTION: 7
+  ROI_MASK_HEAD:
+    NAME: "MaskRCNNConvUpsampleHead"
+    NUM_CONV: 4
+    POOLER_RESOLUTION: 14
+VERSION: 2
+"""
+
+# As the published self-supervised RegNet detectors say it, over a stock base; the numbers are
+# RegNetY-128GF's.
+PUBLISHED_REGNET_FPN = """
+MODEL:
+  META_ARCHITECTURE: "GeneralizedRCNN"
+  WEIGHTS: ""
+  MASK_ON: True
+  BACKBONE:
+    NAME: "build_regnet_fpn_backbone"
+    FREEZE_AT: 0
+  REGNET:
+    OUT_FEATURES: ["s1", "s2", "s3", "s4"]
+    DEPTH: 27
+    W0: 456
+    WA: 160.83
+    WM: 2.52
+    GROUP_W: 264
+    SE_R: 0.25
+    NORM: "SyncBN"
+  FPN:
+    IN_FEATURES: ["s1", "s2", "s3", "s4"]
+    NORM: "SyncBN"
+VERSION: 2
+"""
+
+
+def config(*texts, **node):
+    """Return a CPU config: detectron2's defaults, YAML texts, and keys of MODEL.REGNET."""
+    cfg = get_cfg()
+    for text in texts:
+        cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
+    cfg.MODEL.DEVICE = "cpu"
+    for key, value in node.items():
+        cfg.merge_from_list([f"MODEL.REGNET.{key}", value])
+    return cfg
+
+
+def fpn_config(**node):
+    cfg = config(**node)
+    cfg.MODEL.BACKBONE.NAME = "build_regnet_fpn_backbone"
+    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    return cfg
+
+
+def one_training_step(model):
+    """Train on one image with one instance; return the losses before and after the step."""
+    instances = Instances((64, 64))
+    instances.gt_boxes = Boxes(torch.tensor([[10.0, 10.0, 50.0, 50.0]]))
+    instances.gt_classes = torch.tensor([1])
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[0, 10:50, 10:50] = True
+    instances.gt_masks = BitMasks(mask)
+    batch = [{"image": torch.randint(0, 255, (3, 64, 64)), "instances": instances}]
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    losses = []
+    with EventStorage():
+        for _ in range(2):
+            torch.manual_seed(0)  # the heads sample their training boxes
+            loss = sum(model.train()(batch).values())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return losses
+
+
+# Registration
+
+
+def run_python(code, **environment):
+    """Run code in a fresh interpreter and return its output; fail with its error."""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout + result.stderr
+
+
+IS_REGISTERED = """
+from detectron2.config import get_cfg
+from detectron2.modeling import BACKBONE_REGISTRY
+cfg = get_cfg()
+cfg.MODEL.REGNET.NAME = "regnetx_002"
+for name in ("build_regnet_backbone", "build_regnet_fpn_backbone"):
+    assert BACKBONE_REGISTRY.get(name).__module__ == "regnet_backbones.adapters.detectron2"
+"""
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import regnet_backbones",
+        "import detectron2, regnet_backbones",
+        "import detectron2.config.defaults, regnet_backbones",
+        "import regnet_backbones, detectron2.modeling, regnet_backbones",
+    ],
+)
+def test_importing_the_package_registers_it_in_either_order(first):
+    run_python(first + IS_REGISTERED)
+
+
+def test_the_environment_variable_registers_it_in_scripts_that_do_not_know_of_it():
+    run_python(IS_REGISTERED, DETECTRON2_ENV_MODULE="regnet_backbones")
+
+
+def test_without_detectron2_imported_nothing_of_it_is():
+    run_python("""
+        import sys, regnet_backbones
+        assert not {"torch", "numpy", "timm", "detectron2", "segmentation_models_pytorch"} & set(sys.modules)
+    """)
+
+
+THEIR_COPY = """
+from detectron2.modeling import BACKBONE_REGISTRY
+@BACKBONE_REGISTRY.register()
+def build_regnet_fpn_backbone(cfg, input_shape):
+    return "theirs"
+"""
+
+
+def test_a_copy_registered_later_stays_with_a_warning():
+    output = run_python(
+        "import regnet_backbones"
+        + THEIR_COPY
+        + "print(BACKBONE_REGISTRY.get('build_regnet_fpn_backbone')(None, None))"
+    )
+    assert "theirs" in output
+    assert "build_regnet_fpn_backbone is registered by __main__" in output
+
+
+def test_a_copy_registered_earlier_stays_until_replaced():
+    output = run_python(
+        # As on a detectron2 that imports without our help: register, then import us.
+        "import regnet_backbones, detectron2.modeling.backbone.build as build\n"
+        "del build.BACKBONE_REGISTRY._obj_map['build_regnet_fpn_backbone']"
+        + THEIR_COPY
+        + """
+from regnet_backbones.adapters import detectron2
+detectron2.register_builders()
+assert BACKBONE_REGISTRY.get("build_regnet_fpn_backbone") is build_regnet_fpn_backbone
+assert BACKBONE_REGISTRY.get("build_regnet_backbone") is detectron2.build_regnet_backbone
+detectron2.register_builders(replace=True)
+assert BACKBONE_REGISTRY.get("build_regnet_fpn_backbone") is detectron2.build_regnet_fpn_backbone
+detectron2.register_builders()
+"""
+    )
+    assert output.count("is registered by __main__") == 1
+
+
+def test_a_name_of_another_backbone_is_still_registered_once():
+    """Only our own names give way."""
+    output = run_python("""
+        import regnet_backbones
+        from detectron2.modeling import BACKBONE_REGISTRY
+        try:
+            BACKBONE_REGISTRY._do_register("build_resnet_backbone", print)
+        except AssertionError as error:
+            print("refused:", error)
+    """)
+    assert "refused" in output
+
+
+# Configs
+
+
+def test_a_config_made_by_hand_gets_the_node_and_keeps_its_own_keys():
+    cfg = CfgNode({"MODEL": {"REGNET": {"W0": 48}}})
+    add_regnet_config(cfg)
+    add_regnet_config(cfg)
+    assert set(cfg.MODEL.REGNET) == set(REGNET_DEFAULTS)
+    assert cfg.MODEL.REGNET.W0 == 48
+
+
+@pytest.mark.parametrize("weights", ["regnetx_002", "RegNetX-200MF"])
+def test_a_stock_config_in_which_two_keys_change_builds_and_trains(weights):
+    cfg = config(STOCK_MASK_RCNN_R50_FPN, NAME=weights)
+    cfg.MODEL.BACKBONE.NAME = "build_regnet_fpn_backbone"
+    model = build_model(cfg)
+    assert isinstance(model.backbone.bottom_up, RegNetBackbone)
+    before, after = one_training_step(model)
+    assert after < before
+
+
+def test_a_published_config_runs_unchanged():
+    """The whole network, RegNetY-128GF, on the meta device; then a small one is trained."""
+    with torch.device("meta"):
+        backbone = build_backbone(
+            config(STOCK_MASK_RCNN_R50_FPN, PUBLISHED_REGNET_FPN), ShapeSpec(channels=3)
+        )
+    shapes = backbone.bottom_up.output_shape()
+    # Widths and strides as published for RegNetY-128GF.
+    assert {k: (s.channels, s.stride) for k, s in shapes.items()} == {
+        "s1": (528, 4),
+        "s2": (1056, 8),
+        "s3": (2904, 16),
+        "s4": (7392, 32),
+    }
+    small = PUBLISHED_REGNET_FPN.replace("456", "24").replace("160.83", "36.44")
+    small = small.replace("2.52", "2.49").replace("27", "13").replace("264", "8")
+    model = build_model(config(STOCK_MASK_RCNN_R50_FPN, small))
+    assert model.backbone.bottom_up.channels == {2: 24, 3: 56, 4: 152, 5: 368}
+    before, after = one_training_step(model)
+    assert after < before
+
+
+def test_whole_numbers_are_taken_where_floats_are_meant():
+    cfg = config()
+    numbers = {"W0": 24, "WA": 24, "WM": 2, "DEPTH": 8, "GROUP_W": 8, "SE_R": 0}
+    cfg.merge_from_other_cfg(CfgNode({"MODEL": {"REGNET": numbers}}))
+    cfg.MODEL.BACKBONE.NAME = "build_regnet_backbone"
+    assert build_backbone(cfg).design == RegNetDesign(24, 24.0, 2.0, 8, 8)
+
+
+def test_a_node_of_somebody_elses_making_needs_only_its_own_keys():
+    cfg = fpn_config()
+    cfg.MODEL.REGNET = CfgNode(
+        {"DEPTH": 8, "W0": 24, "WA": 24.0, "WM": 2.0, "GROUP_W": 8, "SE_R": 0.25, "NORM": "BN"}
+    )
+    assert build_backbone(cfg).bottom_up.design.se_ratio == 0.25
+
+
+@pytest.mark.parametrize(
+    ("node", "features", "message"),
+    [
+        ({}, None, "set MODEL.REGNET.NAME, such as 'regnety_032', or the numbers W0"),
+        ({"W0": 24, "WA": 24.0}, None, "missing: WM, DEPTH, GROUP_W"),
+        ({"NAME": "regnety_33"}, None, "did you mean 'regnety_032'"),
+        ({"NAME": "regnetx_002", "NORM": "LN"}, None, "norm must be one of"),
+        ({"NAME": "regnetx_002", "OUTPUT_STRIDE": 16}, None, "set MODEL.BACKBONE.NAME to 'build_r"),
+        ({"NAME": "regnetx_002"}, ["res2", "c3"], r"got \['res2', 'c3'\]; set MODEL.REGNET.OUT_F"),
+        ({"NAME": "regnetx_002"}, ["res2", "res4"], "must be neighbours from fine to coarse"),
+        (
+            {"NAME": "regnetx_002", "OUT_FEATURES": ["res4", "res5"]},
+            None,
+            "not all in MODEL.REGNET",
+        ),
+    ],
+)
+def test_configs_that_cannot_be_built_say_what_to_change(node, features, message):
+    cfg = fpn_config(**node)
+    if features:
+        cfg.MODEL.FPN.IN_FEATURES = features
+    with pytest.raises(ValueError, match=message):
+        build_backbone(cfg)
+
+
+def test_numbers_beside_a_name_are_ignored_with_a_warning(caplog):
+    backbone = build_backbone(fpn_config(NAME="regnetx_002", W0=48))
+    assert backbone.bottom_up.name == "regnetx_002"
+    assert "MODEL.REGNET.W0 are ignored" in caplog.text
+
+
+def test_frozen_random_weights_are_warned_of(caplog):
+    cfg = fpn_config(NAME="regnetx_002")
+    build_backbone(cfg)
+    assert "MODEL.WEIGHTS is empty" in caplog.text
+    caplog.clear()
+    cfg.MODEL.WEIGHTS = "timm://regnetx_002"
+    build_backbone(cfg)
+    assert "MODEL.WEIGHTS" not in caplog.text
+
+
+# The backbone
+
+
+def test_both_families_of_names_give_the_maps_of_the_extractor(randomize):
+    features = randomize(RegNetFeatures("regnety_002", out_levels=(1, 2, 3, 4, 5))).eval()
+    names = ["stem", "s1", "res2", "s2", "res3", "s3", "res4", "s4", "res5"]
+    backbone = RegNetBackbone("regnety_002", norm="BN", out_features=names).eval()
+    backbone.load_state_dict(features.state_dict())
+    image = torch.randn(1, 3, 75, 98)
+    with torch.no_grad():
+        maps, (c1, c2, c3, c4, c5) = backbone(image), features(image)
+    assert list(maps) == names
+    for name, expected in zip(names, (c1, c2, c2, c3, c3, c4, c4, c5, c5), strict=True):
+        torch.testing.assert_close(maps[name], expected, rtol=0, atol=0)
+        spec = backbone.output_shape()[name]
+        height, width = -(-75 // spec.stride), -(-98 // spec.stride)
+        assert maps[name].shape == (1, spec.channels, height, width)
+
+
+def test_the_config_reaches_the_backbone():
+    cfg = config(
+        NAME="regnetx_002", NORM="BN", OUTPUT_STRIDE=16, DROP_PATH_RATE=0.1, GRAD_CHECKPOINT=True
+    )
+    cfg.MODEL.BACKBONE.NAME = "build_regnet_backbone"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 1
+    cfg.MODEL.REGNET.OUT_FEATURES = ["s3", "s4"]
+    backbone = build_backbone(cfg, ShapeSpec(channels=4))
+    assert backbone.stem.conv.in_channels == 4
+    assert {k: s.stride for k, s in backbone.output_shape().items()} == {"s3": 16, "s4": 16}
+    assert backbone.s4.grad_checkpointing
+    assert backbone.s4.b7.drop_path.drop_prob == pytest.approx(0.1)
+    assert not backbone.stem.conv.weight.requires_grad
+    assert backbone.s1.b1.conv1.conv.weight.requires_grad
+    assert isinstance(backbone.s1.b1.conv1.bn, torch.nn.BatchNorm2d)
+
+
+def test_an_fpn_of_either_names_is_the_same(randomize):
+    cfg = fpn_config(NAME="regnetx_002")
+    fpn = randomize(build_backbone(cfg)).eval()
+    cfg.MODEL.FPN.IN_FEATURES = ["s1", "s2", "s3", "s4"]
+    other = build_backbone(cfg).eval()
+    other.load_state_dict(fpn.state_dict())
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        maps, other_maps = fpn(image), other(image)
+    assert {k: tuple(m.shape) for k, m in maps.items()} == {
+        "p2": (1, 256, 16, 24),
+        "p3": (1, 256, 8, 12),
+        "p4": (1, 256, 4, 6),
+        "p5": (1, 256, 2, 3),
+        "p6": (1, 256, 1, 2),
+    }
+    for name, feature_map in maps.items():
+        torch.testing.assert_close(other_maps[name], feature_map, rtol=0, atol=0)
+
+
+def test_an_fpn_of_some_levels_builds_no_more():
+    cfg = fpn_config(NAME="regnetx_002")
+    cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
+    assert list(build_backbone(cfg).output_shape()) == ["p3", "p4", "p5", "p6"]
+
+
+# timm's weights in detectron2's checkpointer
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path, randomize):
+    """Put a state dict in the place of the hub; return it and the list of what was asked for."""
+    state = randomize(timm.create_model("regnetx_002")).state_dict()
+    asked = []
+
+    def load_state_dict_from_hf(model_id):
+        asked.append(model_id)
+        return state
+
+    monkeypatch.setattr(timm.models, "load_state_dict_from_hf", load_state_dict_from_hf)
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    return state, asked
+
+
+@pytest.mark.parametrize("name", ["regnetx_002", "regnetx_002.pycls_in1k"])
+def test_timm_weights_are_loaded_into_the_backbone_of_a_detector(name, hub):
+    state, asked = hub
+    cfg = config(STOCK_MASK_RCNN_R50_FPN, NAME="regnetx_002")
+    cfg.MODEL.BACKBONE.NAME = "build_regnet_fpn_backbone"
+    for _ in range(2):
+        model = build_model(cfg)
+        DetectionCheckpointer(model).resume_or_load(f"timm://{name}", resume=False)
+        for key, value in model.backbone.bottom_up.state_dict().items():
+            torch.testing.assert_close(value, state[key], rtol=0, atol=0)
+    assert asked == ["timm/regnetx_002.pycls_in1k"]  # the second time from the cache
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("timm://regnetx_2", "unknown RegNet 'regnetx_2'"),
+        ("timm://regnetx_002.ra_in1k", "regnetx_002 has timm://regnetx_002.pycls_in1k"),
+        ("timm://regnetz_005", "no pretrained weights for regnetz_005"),
+    ],
+)
+def test_timm_weights_that_do_not_exist_are_refused(path, message, hub):
+    with pytest.raises(ValueError, match=message):
+        DetectionCheckpointer(torch.nn.Linear(1, 1)).load(path)
+
+
+def test_without_a_network_the_error_says_how_to_go_on(hub, monkeypatch, tmp_path):
+    def fail(model_id):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(timm.models, "load_state_dict_from_hf", fail)
+    with pytest.raises(OSError, match="could not fetch.*timm/regnetx_002.*or to '' to start from"):
+        DetectionCheckpointer(torch.nn.Linear(1, 1)).load("timm://regnetx_002")
+    assert not list(tmp_path.rglob("*.pth"))
