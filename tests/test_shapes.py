@@ -265,7 +265,7 @@ def test_hidden_background_is_no_segment(tmp_path, monkeypatch):
         categories=(2,),
         polygons=([np.array([(0, 0), (64, 0), (64, 64), (0, 64)])],),
     )
-    monkeypatch.setattr(shapes, "draw", lambda spec, split, index: full)
+    monkeypatch.setattr(shapes.files, "draw", lambda spec, split, index: full)
     for annotation, _ in panoptic(write(tmp_path / "shapes", TINY), "train"):
         assert [segment["category_id"] for segment in annotation["segments_info"]] == [2]
 
@@ -355,7 +355,7 @@ def test_interrupted_run_leaves_what_was_there(tmp_path, monkeypatch):
 
     old = write(tmp_path / "shapes", TINY)
     before = contents(tmp_path)
-    monkeypatch.setattr(shapes, "_segments", interrupt)
+    monkeypatch.setattr(shapes.files, "_segments", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "new", TINY)
     with pytest.raises(KeyboardInterrupt):

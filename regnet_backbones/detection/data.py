@@ -1,0 +1,164 @@
+"""Train on one's own COCO json: read it, check it, register it, fit the config to it.
+
+Everything that can be seen to be wrong is said before a model is built.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+COCO_LISTS = ("images", "annotations", "categories")
+
+# Names under which the two splits are registered.
+TRAIN_NAME, VAL_NAME = "own_train", "own_val"
+
+# How many offenders an error names.
+LISTED = 3
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CocoSplit:
+    """A checked COCO instance json and the folder of its images."""
+
+    json_file: Path
+    image_root: Path
+    # Category name by id, in the order of the ids.
+    categories: dict[int, str]
+    num_images: int
+    num_annotations: int
+    # Whether every annotation has a segmentation.
+    has_masks: bool
+
+
+def read_coco_split(json_file: str | Path, image_root: str | Path) -> CocoSplit:
+    """Read a COCO instance json and check it against itself and the image folder.
+
+    Args:
+        json_file: a file in the format of COCO's `instances_*.json`.
+        image_root: the folder that the json's `file_name`s are relative to.
+
+    Raises:
+        FileNotFoundError: the json, the folder, or an image named by the json is not there.
+        ValueError: the file is no COCO json, is empty, or refers to what it does not define.
+    """
+    json_file, image_root = Path(json_file), Path(image_root)
+    content = _read_json(json_file)
+    if not image_root.is_dir():
+        raise FileNotFoundError(f"no image folder '{image_root}'")
+    images, annotations, categories = (content[key] for key in COCO_LISTS)
+    _check_images(images, json_file, image_root)
+    _check_references(images, annotations, categories, json_file)
+    return CocoSplit(
+        json_file=json_file,
+        image_root=image_root,
+        categories={c["id"]: c["name"] for c in sorted(categories, key=lambda c: c["id"])},
+        num_images=len(images),
+        num_annotations=len(annotations),
+        has_masks=all(a.get("segmentation") for a in annotations),
+    )
+
+
+def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
+    """Register two splits as detectron2 datasets and fit a config to them.
+
+    Sets `DATASETS.TRAIN` and `TEST`, and the number of classes of every head.
+
+    Raises:
+        ValueError: the categories of the two differ, or the config wants masks and there are none.
+    """
+    if train.categories != val.categories:
+        raise ValueError(
+            f"the categories of '{train.json_file}' and '{val.json_file}' differ: only in train "
+            f"{_difference(train, val)}, only in val {_difference(val, train)}; give both files the "
+            "same 'categories' (id and name)"
+        )
+    if cfg.MODEL.MASK_ON:
+        for split in (train, val):
+            if not split.has_masks:
+                raise ValueError(
+                    f"the config trains masks, and '{split.json_file}' has annotations without "
+                    "'segmentation'; add them, or train boxes only with MODEL.MASK_ON False"
+                )
+    for name, split in ((TRAIN_NAME, train), (VAL_NAME, val)):
+        if name in DatasetCatalog.list():
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        register_coco_instances(name, {}, str(split.json_file), str(split.image_root))
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_NAME,), (VAL_NAME,)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(train.categories)
+    cfg.MODEL.RETINANET.NUM_CLASSES = len(train.categories)
+    logger.info(
+        "%d classes (%s); %d train and %d val images",
+        len(train.categories),
+        ", ".join(train.categories.values()),
+        train.num_images,
+        val.num_images,
+    )
+
+
+def _read_json(json_file: Path) -> dict[str, list]:
+    """Read a json that has COCO's three lists, none of them empty."""
+    if not json_file.is_file():
+        raise FileNotFoundError(f"no annotation file '{json_file}'")
+    try:
+        content = json.loads(json_file.read_text())
+    except ValueError as error:
+        raise ValueError(f"'{json_file}' is not a json file: {error}") from error
+    lacking = [key for key in COCO_LISTS if not isinstance(content, dict) or key not in content]
+    if lacking:
+        raise ValueError(
+            f"'{json_file}' is not in COCO's instance format: it has no {', '.join(lacking)}"
+        )
+    for key in COCO_LISTS:
+        if not content[key]:
+            raise ValueError(f"'{json_file}' has no {key}: the list is empty")
+    return content
+
+
+def _check_images(images: Sequence[dict], json_file: Path, image_root: Path) -> None:
+    """Raise FileNotFoundError if images are missing on disk."""
+    missing = [i["file_name"] for i in images if not (image_root / i["file_name"]).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of the {len(images)} images of '{json_file}' are not in "
+            f"'{image_root}': {_first(missing)}; a 'file_name' is relative to the image folder"
+        )
+
+
+def _check_references(
+    images: Sequence[dict], annotations: Sequence[dict], categories: Sequence[dict], json_file: Path
+) -> None:
+    """Raise ValueError for duplicate ids and annotations that refer to nothing."""
+    for key, entries in (("images", images), ("categories", categories)):
+        ids = [entry["id"] for entry in entries]
+        twice = [i for i, count in Counter(ids).items() if count > 1]
+        if twice:
+            raise ValueError(f"'{json_file}' gives ids of {key} twice: {_first(twice)}")
+    for key, article, entries in (("image_id", "an", images), ("category_id", "a", categories)):
+        known = {entry["id"] for entry in entries}
+        strays = [a["id"] for a in annotations if a[key] not in known]
+        if strays:
+            raise ValueError(
+                f"{len(strays)} annotations of '{json_file}' have {article} {key} that the file "
+                f"does not define; their ids: {_first(strays)}"
+            )
+
+
+def _difference(one: CocoSplit, other: CocoSplit) -> list[tuple[int, str]]:
+    """List the categories of one split that the other has not."""
+    return [item for item in one.categories.items() if item not in other.categories.items()]
+
+
+def _first(items: Sequence) -> str:
+    """Name the first few of many."""
+    more = ", ..." if len(items) > LISTED else ""
+    return ", ".join(str(item) for item in items[:LISTED]) + more

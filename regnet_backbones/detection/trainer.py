@@ -1,0 +1,108 @@
+"""Detectron2's DefaultTrainer with evaluators by dataset, a choice of optimizer, and pictures."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+    COCOEvaluator,
+    COCOPanopticEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+    SemSegEvaluator,
+)
+from detectron2.solver import build_optimizer
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+
+from regnet_backbones.detection.config import OPTIMIZERS
+from regnet_backbones.detection.pictures import PredictionPictures
+
+# Evaluators by the `evaluator_type` of a dataset; each is called with dataset name and folder.
+EVALUATORS: dict[str, tuple[Callable[[str, str], DatasetEvaluator], ...]] = {
+    "coco": (lambda name, folder: COCOEvaluator(name, output_dir=folder),),
+    "coco_panoptic_seg": (
+        lambda name, folder: SemSegEvaluator(name, output_dir=folder),
+        lambda name, folder: COCOEvaluator(name, output_dir=folder),
+        lambda name, folder: COCOPanopticEvaluator(name, folder),
+    ),
+    "sem_seg": (lambda name, folder: SemSegEvaluator(name, output_dir=folder),),
+    "lvis": (lambda name, folder: LVISEvaluator(name, output_dir=folder),),
+    "pascal_voc": (lambda name, folder: PascalVOCDetectionEvaluator(name),),
+    "cityscapes_instance": (lambda name, folder: CityscapesInstanceEvaluator(name),),
+    "cityscapes_sem_seg": (lambda name, folder: CityscapesSemSegEvaluator(name),),
+}
+
+# Datasets whose records have instances to draw.
+INSTANCE_TYPES = ("coco", "lvis")
+
+
+class Trainer(DefaultTrainer):
+    """The trainer of `tools/train_net.py`."""
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
+        """Build the evaluators of a dataset, and what draws its pictures.
+
+        Raises:
+            ValueError: no evaluator is known for the dataset's `evaluator_type`.
+        """
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
+        if kind not in EVALUATORS:
+            raise ValueError(
+                f"dataset '{dataset_name}' has evaluator_type {kind!r}, known are "
+                f"{', '.join(EVALUATORS)}; set it with MetadataCatalog.get(name).evaluator_type"
+            )
+        folder = str(Path(cfg.OUTPUT_DIR) / "inference")
+        evaluators = [build(dataset_name, folder) for build in EVALUATORS[kind]]
+        if cfg.TEST.PICTURES and kind in INSTANCE_TYPES:
+            evaluators.append(
+                PredictionPictures(
+                    dataset_name,
+                    contact_sheet_path(cfg, dataset_name),
+                    count=cfg.TEST.PICTURES,
+                    min_score=cfg.TEST.PICTURES_MIN_SCORE,
+                )
+            )
+        return DatasetEvaluators(evaluators)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """Build the optimizer that `SOLVER.OPTIMIZER` names.
+
+        Raises:
+            ValueError: the name is unknown.
+        """
+        if cfg.SOLVER.OPTIMIZER not in OPTIMIZERS:
+            raise ValueError(
+                f"SOLVER.OPTIMIZER must be one of {', '.join(OPTIMIZERS)}, "
+                f"got '{cfg.SOLVER.OPTIMIZER}'"
+            )
+        if cfg.SOLVER.OPTIMIZER == "SGD":
+            return build_optimizer(cfg, model)
+        parameters = get_default_optimizer_params(
+            model,
+            base_lr=cfg.SOLVER.BASE_LR,
+            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        )
+        return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(
+            parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
+        )
+
+    def train(self) -> dict:
+        """Train to `SOLVER.MAX_ITER` and return the results of the last evaluation."""
+        super().train()
+        return getattr(self, "_last_eval_results", {})
+
+
+def contact_sheet_path(cfg: CfgNode, dataset_name: str) -> Path:
+    """Return where the pictures of a dataset's predictions are written."""
+    return Path(cfg.OUTPUT_DIR) / "pictures" / f"{dataset_name}.png"

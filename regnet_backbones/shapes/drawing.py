@@ -1,0 +1,271 @@
+"""Images of shapes and what is known about them: what to draw, geometry and paint.
+
+Every image is drawn from its own random generator, seeded by (seed, split, index): the same
+spec gives the same bytes, and asking for more images does not change the ones already there.
+Colour, texture, size and rotation tell nothing about the class; later shapes hide earlier ones.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from regnet_backbones.shapes.tracing import trace
+
+CATEGORIES = ("circle", "square", "triangle", "star", "cross")
+BACKGROUND = "background"
+SPLITS = ("train", "val")
+
+_SUPERSAMPLE = 8  # sub-pixels per pixel and axis behind every anti-aliased edge
+# A pixel belongs to a shape covering half of it; Pillow draws half a sub-pixel too much per edge.
+_COVERED = 0.5 + 0.5 / _SUPERSAMPLE
+_PLACE_TRIES = 20
+
+
+@dataclass(frozen=True)
+class ShapesSpec:
+    """What to draw; an image holds 1 to `max_shapes` shapes, fewer where they do not fit."""
+
+    num_train: int = 400
+    num_val: int = 100
+    image_size: int = 128  # pixels, both sides
+    seed: int = 0
+    max_shapes: int = 5
+    min_size: float = 0.12  # longer side of a shape before rotation, as a part of image_size
+    max_size: float = 0.55
+    max_overlap: float = 0.5  # part of a shape that later shapes and the frame may hide
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("num_train", 1),
+            ("num_val", 1),
+            ("image_size", 32),
+            ("seed", 0),
+            ("max_shapes", 1),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
+        if not 0 < self.min_size <= self.max_size <= 0.7:
+            raise ValueError(
+                "sizes are parts of image_size and must satisfy 0 < min_size <= max_size <= 0.7, "
+                f"got min_size={self.min_size} and max_size={self.max_size}"
+            )
+        if self.min_size * self.image_size < 6:
+            raise ValueError(
+                f"the smallest shape must be at least 6 pixels, got {self.min_size} * "
+                f"{self.image_size} = {self.min_size * self.image_size:.1f}; "
+                "raise min_size or image_size"
+            )
+        if not 0 <= self.max_overlap <= 0.9:
+            raise ValueError(f"max_overlap must be between 0 and 0.9, got {self.max_overlap}")
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One drawn image; instance k of `instances` has `categories[k - 1]` and `polygons[k - 1]`."""
+
+    image: np.ndarray  # (H, W, 3) uint8, RGB
+    instances: np.ndarray  # (H, W) int32, 0 is background
+    categories: tuple[int, ...]  # 1..5, indices into CATEGORIES plus one
+    polygons: tuple[list[np.ndarray], ...]  # visible part: arrays (points, 2) of x, y
+
+
+def draw(spec: ShapesSpec, split: str, index: int) -> Sample:
+    """Draw image `index` of a split; it depends on nothing but the spec's seed and style."""
+    rng = np.random.default_rng([spec.seed, SPLITS.index(checked(split)), index])
+    side = spec.image_size
+    canvas = _paint(rng, (side, side), rng.uniform(0.15, 0.75, 3), contrast=0.2)
+    instances = np.zeros((side, side), np.int32)
+    shapes: list[_Shape] = []
+    for _ in range(rng.integers(1, spec.max_shapes + 1)):
+        shape = _place(rng, spec, instances, shapes)
+        if shape is not None:
+            _render(rng, canvas, shape)
+            shapes.append(shape)
+            instances[shape.window][shape.mask] = len(shapes)
+    canvas += rng.normal(0, rng.uniform(0.005, 0.035), (side, side, 1))
+    return Sample(
+        image=(canvas.clip(0, 1) * 255).round().astype(np.uint8),
+        instances=instances,
+        categories=tuple(shape.category for shape in shapes),
+        polygons=tuple(_polygons(shape, instances == k) for k, shape in enumerate(shapes, 1)),
+    )
+
+
+def checked(split: str) -> str:
+    """Return the split; raise where there is none of that name."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    return split
+
+
+@dataclass(frozen=True, eq=False)
+class _Shape:
+    """A placed shape; alpha, rim and mask cover `window`, the part of its frame in the image."""
+
+    category: int
+    outline: np.ndarray  # (points, 2) of x, y
+    area: int  # pixels, hidden and outside ones too
+    window: tuple[slice, slice]
+    alpha: np.ndarray  # 0..1, how much of a pixel the shape covers
+    rim: np.ndarray  # the same for its drawn border, all 0 when it has none
+    mask: np.ndarray
+
+
+# Geometry
+
+
+def _outline(rng: np.random.Generator, category: int) -> np.ndarray:
+    """Return the outline of a category, about one unit large around the origin."""
+    name = CATEGORIES[category - 1]
+    if name == "circle":
+        return 0.5 * _polar(40)
+    if name == "square":
+        return np.sqrt(0.5) * _polar(4, start=np.pi / 4)
+    if name == "triangle":
+        return 0.58 * _polar(3)
+    if name == "star":
+        radii = np.tile([0.55, 0.55 * rng.uniform(0.4, 0.5)], 5)
+        return radii[:, None] * _polar(10)
+    arm = 0.5 * rng.uniform(0.28, 0.4)  # half the width of the bars of a cross
+    corner = np.array([(0.5, -arm), (0.5, arm), (arm, arm)])
+    quarter_turn = np.array([(0, 1), (-1, 0)])
+    return np.concatenate([corner @ np.linalg.matrix_power(quarter_turn, k) for k in range(4)])
+
+
+def _polar(count: int, start: float = 0.0) -> np.ndarray:
+    """Points on the unit circle."""
+    angle = start + 2 * np.pi * np.arange(count) / count
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def _place(
+    rng: np.random.Generator, spec: ShapesSpec, instances: np.ndarray, placed: list[_Shape]
+) -> _Shape | None:
+    """Try positions until the new shape and all those below it stay visible enough."""
+    keep = 1 - spec.max_overlap
+    areas = np.array([0, *(shape.area for shape in placed)])
+    visible = np.bincount(instances.ravel(), minlength=len(areas))
+    for _ in range(_PLACE_TRIES):
+        shape = _random_shape(rng, spec)
+        hidden = np.bincount(instances[shape.window][shape.mask], minlength=len(areas))
+        if shape.mask.sum() >= keep * shape.area and np.all(
+            (visible - hidden)[1:] >= keep * areas[1:]
+        ):
+            return shape
+    return None
+
+
+def _random_shape(rng: np.random.Generator, spec: ShapesSpec) -> _Shape:
+    """Choose category, size (log-uniform), aspect, rotation, position and border."""
+    side = spec.image_size
+    category = int(rng.integers(1, len(CATEGORIES) + 1))
+    size = side * math.exp(rng.uniform(math.log(spec.min_size), math.log(spec.max_size)))
+    margin = size * (1 - spec.max_overlap) / 2
+    angle = rng.uniform(0, 2 * np.pi)
+    rotation = np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
+    unit = _outline(rng, category) * (1, rng.uniform(0.75, 1))
+    outline = size * unit @ rotation + rng.uniform(margin, side - margin, 2)
+    border = rng.uniform(0.05, 0.09) * size if rng.random() < 0.4 else 0.0
+    return _rasterise(category, outline.round(2), max(1.0, border) if border else 0.0, side)
+
+
+def _rasterise(category: int, outline: np.ndarray, border: float, side: int) -> _Shape:
+    """Draw a shape supersampled in its own frame, then crop it to the image."""
+    low = np.floor(outline.min(axis=0)).astype(int)
+    high = np.ceil(outline.max(axis=0)).astype(int)
+    # Whole sub-pixels: Pillow would cut fractions off, and it draws the ones an edge runs through.
+    points = [tuple(point) for point in np.floor((outline - low) * _SUPERSAMPLE).tolist()]
+    width, height = (high - low).tolist()
+    fine = Image.new("L", (width * _SUPERSAMPLE, height * _SUPERSAMPLE))
+    ImageDraw.Draw(fine).polygon(points, fill=255)
+    alpha = _coverage(fine)
+    line = Image.new("L", fine.size)
+    if border:
+        # Half the stroke falls outside the shape, where alpha hides it.
+        stroke = round(2 * border * _SUPERSAMPLE)
+        ImageDraw.Draw(line).line([*points, *points[:2]], fill=255, width=stroke, joint="curve")
+    (left, top), (right, bottom) = low.clip(0, side), high.clip(0, side)
+    crop = slice(top - low[1], bottom - low[1]), slice(left - low[0], right - low[0])
+    return _Shape(
+        category=category,
+        outline=outline,
+        area=int((alpha >= _COVERED).sum()),
+        window=(slice(top, bottom), slice(left, right)),
+        alpha=alpha[crop],
+        rim=_coverage(line)[crop],
+        mask=alpha[crop] >= _COVERED,
+    )
+
+
+def _coverage(fine: Image.Image) -> np.ndarray:
+    """Average the sub-pixels of each pixel, to 0..1."""
+    return np.asarray(fine.reduce(_SUPERSAMPLE), dtype=np.float64) / 255
+
+
+def _polygons(shape: _Shape, visible: np.ndarray) -> list[np.ndarray]:
+    """Polygons of the visible part: the drawn outline where nothing is hidden, else a trace."""
+    return [shape.outline] if visible.sum() == shape.area else trace(visible)
+
+
+# Paint
+
+
+def _render(rng: np.random.Generator, canvas: np.ndarray, shape: _Shape) -> None:
+    """Paint a shape over the canvas: textured fill, light from one side, sometimes a border."""
+    below = canvas[shape.window]
+    base = _distinct_colour(rng, below[shape.mask].mean(axis=0))
+    fill = _paint(rng, shape.mask.shape, base, contrast=0.25)
+    fill += 0.25 * (_gradient(rng, shape.mask.shape)[..., None] - 0.5)
+    rim_colour = base * 0.35 if rng.random() < 0.6 else base + 0.7 * (1 - base)
+    fill += shape.rim[..., None] * (rim_colour - fill)
+    below += shape.alpha[..., None] * (fill.clip(0, 1) - below)
+
+
+def _distinct_colour(rng: np.random.Generator, other: np.ndarray) -> np.ndarray:
+    """Return, of four random colours, the one farthest from another colour."""
+    colours = rng.random((4, 3))
+    return colours[np.linalg.norm(colours - other, axis=1).argmax()]
+
+
+def _paint(
+    rng: np.random.Generator, shape: tuple[int, int], colour: np.ndarray, *, contrast: float
+) -> np.ndarray:
+    """Blend a colour with a neighbouring one along a random texture, (H, W, 3) of about 0..1."""
+    texture = (_gradient, _stripes, _checks, _blotches)[rng.integers(4)](rng, shape)
+    second = (colour + rng.uniform(-contrast, contrast, 3)).clip(0, 1)
+    return colour + texture[..., None] * (second - colour)
+
+
+def _ramp(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Distance in pixels along a random direction."""
+    angle = rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    return np.cos(angle) * x + np.sin(angle) * y
+
+
+def _gradient(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    ramp = _ramp(rng, shape)
+    return (ramp - ramp.min()) / max(float(np.ptp(ramp)), 1e-9)
+
+
+def _stripes(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    period = rng.uniform(5, 18)
+    wave = np.sin(2 * np.pi * (_ramp(rng, shape) / period + rng.random()))
+    return (0.5 + 1.5 * wave).clip(0, 1)
+
+
+def _checks(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    period, angle = rng.uniform(8, 22), rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[: shape[0], : shape[1]] * (2 * np.pi / period)
+    along, across = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    return (0.5 + 2.5 * np.sin(along) * np.sin(across)).clip(0, 1)
+
+
+def _blotches(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    count = rng.integers(3, 8)
+    coarse = Image.fromarray(rng.random((count, count)).astype(np.float32))
+    smooth = np.asarray(coarse.resize(shape[::-1], Image.Resampling.BICUBIC), dtype=np.float64)
+    return smooth.clip(0, 1)

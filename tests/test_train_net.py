@@ -1,0 +1,270 @@
+"""tools/train_net.py from the command line to pictures, on a small dataset of one's own."""
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from regnet_backbones import config_path, shapes
+from regnet_backbones.detection.config import get_cfg
+from regnet_backbones.detection.data import read_coco_split, use_coco_splits
+from regnet_backbones.detection.pictures import PredictionPictures, contact_sheet
+from regnet_backbones.detection.trainer import Trainer
+
+QUICK = str(config_path("detectron2/quick/mask_rcnn_regnetx_002_fpn.yaml"))
+TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
+SMALL = ["SOLVER.IMS_PER_BATCH", "2", "TEST.PICTURES", "4", "SOLVER.CHECKPOINT_PERIOD", "20"]
+
+
+@pytest.fixture(scope="module")
+def main():
+    spec = importlib.util.spec_from_file_location("train_net", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    spec = shapes.ShapesSpec(num_train=8, num_val=6, image_size=96)
+    return shapes.write(tmp_path_factory.mktemp("data") / "shapes", spec)
+
+
+def own_data(dataset):
+    return [
+        *("--train-json", str(dataset.instances_json("train"))),
+        *("--train-images", str(dataset.images("train"))),
+        *("--val-json", str(dataset.instances_json("val"))),
+        *("--val-images", str(dataset.images("val"))),
+    ]
+
+
+def iterations(output):
+    lines = (output / "metrics.json").read_text().splitlines()
+    return [json.loads(line)["iteration"] for line in lines]
+
+
+def test_a_detector_is_trained_resumed_and_evaluated_on_own_data(main, dataset, tmp_path, capsys):
+    common = ["--config-file", QUICK, *own_data(dataset)]
+    options = [*SMALL, "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER"]
+
+    assert main([*common, *options, "20"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"bbox +\d+\.\d", printed)
+    assert re.search(r"segm +\d+\.\d", printed)
+    sheet = tmp_path / "pictures" / "own_val.png"
+    assert str(sheet) in printed
+    assert Image.open(sheet).width > 4 * 256
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    assert (tmp_path / "config.yaml").is_file()
+    assert "eta:" in (tmp_path / "log.txt").read_text()
+
+    assert main([*common, "--resume", *options, "22"]) == 0
+    assert "Starting training from iteration 20" in (tmp_path / "log.txt").read_text()
+    assert iterations(tmp_path)[-1] == 22
+    trained = json.loads((tmp_path / "metrics.json").read_text().splitlines()[-1])
+    assert "bbox/AP" in trained
+
+    sheet.unlink()
+    weights = str(tmp_path / "model_final.pth")
+    assert main([*common, "--eval-only", *options, "22", "MODEL.WEIGHTS", weights]) == 0
+    assert f"{trained['bbox/AP']:.1f}" in capsys.readouterr().out
+    assert sheet.is_file()
+
+
+def test_classes_are_taken_from_the_json(dataset):
+    cfg = get_cfg()
+    cfg.merge_from_file(QUICK)
+    train, val = (
+        read_coco_split(dataset.instances_json(s), dataset.images(s)) for s in ("train", "val")
+    )
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80
+    use_coco_splits(cfg, train, val)
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 5
+    assert train.categories == dict(enumerate(shapes.CATEGORIES, 1))
+    assert (train.num_images, val.num_images) == (8, 6)
+
+
+# What a newcomer gets wrong
+
+
+def edit(dataset, tmp_path, change, split="val"):
+    """Copy a split's json, changed, and return the command line that uses it."""
+    content = json.loads(dataset.instances_json(split).read_text())
+    change(content)
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps(content))
+    arguments = own_data(dataset)
+    arguments[arguments.index(f"--{split}-json") + 1] = str(path)
+    return arguments
+
+
+def drop_segmentation(content):
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("categories"), "is not in COCO's instance format: it has no categories"),
+        (lambda c: c["images"].clear(), "has no images: the list is empty"),
+        (lambda c: c["annotations"].clear(), "has no annotations: the list is empty"),
+        (
+            lambda c: c["categories"][0].update(name="disc"),
+            "only in train [(1, 'circle')], only in val [(1, 'disc')]",
+        ),
+        (lambda c: c["images"][0].update(file_name="gone.png"), "1 of the 6 images of"),
+        (lambda c: c["images"][0].update(file_name="gone.png"), ": gone.png; a 'file_name' is"),
+        (lambda c: c["annotations"][0].update(category_id=9), "have a category_id that the file"),
+        (lambda c: c["annotations"][0].update(image_id=99), "have an image_id that the file"),
+        (lambda c: c["images"].append(c["images"][0]), "gives ids of images twice: 1"),
+        (drop_segmentation, "train boxes only with MODEL.MASK_ON False"),
+    ],
+)
+def test_wrong_annotations_are_refused_before_a_model_is_built(
+    main, dataset, tmp_path, capsys, monkeypatch, change, message
+):
+    monkeypatch.setattr(Trainer, "build_model", None)  # building one would be a TypeError
+    arguments = edit(dataset, tmp_path, change)
+    output = ["OUTPUT_DIR", str(tmp_path / "out")]
+    assert main(["--config-file", QUICK, *arguments, *output]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no config file ''; give one with --config-file, such as"),
+        (["--config-file", "gone.yaml"], "no config file 'gone.yaml'"),
+        (
+            ["--config-file", QUICK, "MODEL.REGNET.NAMES", "x"],
+            "Non-existent key: MODEL.REGNET.NAMES",
+        ),
+        (["--config-file", QUICK, "--eval-only"], "there is nothing to evaluate"),
+        (
+            ["--config-file", QUICK, "--train-json", "a.json"],
+            "missing: --train-images, --val-json, --val-images",
+        ),
+    ],
+)
+def test_wrong_command_lines_are_refused(main, capsys, arguments, message):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--train-json", "--val-images"])
+def test_paths_that_are_not_there_are_named(main, dataset, capsys, option):
+    arguments = own_data(dataset)
+    arguments[arguments.index(option) + 1] = "not/there"
+    assert main(["--config-file", QUICK, *arguments]) == 2
+    assert "'not/there'" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_json_is_refused(dataset, tmp_path):
+    path = tmp_path / "broken.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match="is not a json file: .*line 1"):
+        read_coco_split(path, dataset.images("val"))
+
+
+def test_the_demo_dataset_that_was_not_drawn_says_how_to_draw_it(main, tmp_path, monkeypatch):
+    from detectron2.data import DatasetCatalog
+
+    from regnet_backbones.adapters import detectron2_shapes
+
+    for split in shapes.SPLITS:
+        DatasetCatalog.remove(f"shapes_{split}")
+        MetadataCatalog.remove(f"shapes_{split}")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    detectron2_shapes.register_on_import(None)
+    with pytest.raises(FileNotFoundError, match="draw it with: python tools/make_shapes.py"):
+        DatasetCatalog.get("shapes_train")
+    shapes.write(tmp_path / "shapes", shapes.ShapesSpec(num_train=2, num_val=1))
+    assert len(DatasetCatalog.get("shapes_train")) == 2
+
+
+# The trainer
+
+
+def test_the_optimizer_is_the_one_named():
+    cfg = get_cfg()
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.BatchNorm2d(8))
+    cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.BASE_LR = 0.1, 0.01
+    assert isinstance(Trainer.build_optimizer(cfg, model), torch.optim.SGD)
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    optimizer = Trainer.build_optimizer(cfg, model)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert decay[id(model[0].weight)] == 0.1
+    assert decay[id(model[1].weight)] == 0.0  # SOLVER.WEIGHT_DECAY_NORM
+    cfg.SOLVER.OPTIMIZER = "ADAM"
+    with pytest.raises(ValueError, match="must be one of SGD, ADAMW, got 'ADAM'"):
+        Trainer.build_optimizer(cfg, model)
+
+
+def test_a_dataset_of_an_unknown_kind_is_refused():
+    cfg = get_cfg()
+    MetadataCatalog.get("unheard_of").evaluator_type = "telepathy"
+    with pytest.raises(ValueError, match="evaluator_type 'telepathy', known are coco"):
+        Trainer.build_evaluator(cfg, "unheard_of")
+
+
+# Pictures
+
+
+def test_pictures_show_the_truth_left_and_sure_predictions_right(dataset, tmp_path):
+    cfg = get_cfg()
+    splits = [read_coco_split(dataset.instances_json(s), dataset.images(s)) for s in shapes.SPLITS]
+    use_coco_splits(cfg, *splits)
+    pictures = PredictionPictures("own_val", tmp_path / "sheet.png", count=3, min_score=0.5)
+    files = sorted(dataset.images("val").iterdir())
+    pictures.reset()
+    for file, score in zip(files, (0.9, 0.4, 0.9, 0.9), strict=False):
+        instances = Instances((96, 96))
+        instances.pred_boxes = Boxes(torch.tensor([[8.0, 8.0, 88.0, 88.0]]))
+        instances.scores = torch.tensor([score])
+        instances.pred_classes = torch.tensor([0])
+        pictures.process([{"file_name": str(file)}], [{"instances": instances}])
+    pictures.evaluate()
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    # Three pairs in a row: the fourth image is not drawn, and 256 px tiles have 8 px around them.
+    assert sheet.shape == (22 + 8 + 256 + 8, 3 * (2 * 256 + 3 * 8), 3)
+    plain = np.asarray(Image.open(files[1]).convert("RGB").resize((256, 256), Image.BILINEAR))
+    top, left = 22 + 4, 2 * 256 + 3 * 8 + 8
+    truth = sheet[top : top + 256, left : left + 256]
+    unsure = sheet[top : top + 256, left + 264 : left + 264 + 256]
+    # Nothing is drawn for a score of 0.4; the truth has masks and names drawn over it.
+    assert np.abs(unsure.astype(int) - plain).mean() < 5
+    assert np.abs(truth.astype(int) - plain).mean() > 5
+
+
+def test_a_contact_sheet_pastes_pictures_in_their_places():
+    colours = (np.uint8(c) for c in (10, 20, 30, 40, 50, 60, 70, 80))
+    tiles = [np.full((20, 256, 3), c) for c in colours]
+    sheet = np.asarray(contact_sheet(list(zip(tiles[::2], tiles[1::2], strict=True))))
+    assert sheet.shape == (22 + 8 + 2 * 28, 3 * 536, 3)
+    assert sheet[22 + 4 + 10, 8 + 128, 0] == 10
+    assert sheet[22 + 4 + 10, 8 + 264 + 128, 0] == 20
+    assert sheet[22 + 4 + 10, 536 + 8 + 128, 0] == 30
+    assert sheet[22 + 4 + 28 + 10, 8 + 264 + 128, 0] == 80
+
+
+def test_nothing_is_drawn_without_predictions(dataset, tmp_path):
+    shutil.rmtree(tmp_path / "pictures", ignore_errors=True)
+    MetadataCatalog.get("nothing").set(thing_classes=["a"])
+    pictures = PredictionPictures("nothing", tmp_path / "pictures" / "sheet.png", count=3)
+    pictures.reset()
+    assert pictures.evaluate() is None
+    assert not (tmp_path / "pictures").exists()
