@@ -21,15 +21,12 @@ from timm.models.regnet import RegNet, RegNetCfg
 from torch import nn
 
 from regnet_backbones import zoo
-from regnet_backbones.design import RegNetDesign
+from regnet_backbones.design import TORCHVISION_MIN_RATIO, RegNetDesign
 from regnet_backbones.norm import Norm, convert_norm, freeze
 from regnet_backbones.weights import load_timm_state_dict, read_state_dict
 
 LEVELS = (1, 2, 3, 4, 5)
 OUTPUT_STRIDES = (8, 16, 32)
-
-# torchvision rounds a width down by at most this ratio (torchvision/models/_utils.py, _make_divisible).
-TORCHVISION_MIN_RATIO = 0.9
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +53,11 @@ class RegNetFeatures(nn.Module):
     Attributes:
         channels: channels of each returned map, by level.
         strides: stride of each returned map, by level.
-        design: the `RegNetDesign`, or None where timm sizes the network by hand (regnetz_b16 to e8).
+        design: the `RegNetDesign`, or None where the widths follow no law (regnetz_b16 to e8).
 
     Raises:
-        ValueError: an argument is out of range, the design cannot be built, or weights do not match.
+        ValueError: an argument is out of range, the design cannot be built, or weights do not
+            match.
         FileNotFoundError: `pretrained` is neither a tag of the variant nor a file.
     """
 

@@ -45,7 +45,8 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, Mapping) or not all(torch.is_tensor(v) for v in state.values()):
         raise ValueError(
             f"'{path}' holds no state dict (names to tensors), neither bare nor under "
-            f"{' or '.join(map(repr, NESTING_KEYS))}; save one with torch.save(net.state_dict(), path)"
+            f"{' or '.join(map(repr, NESTING_KEYS))}; save one with torch.save(net.state_dict(), "
+            "path)"
         )
     return dict(state)
 

@@ -31,7 +31,11 @@ def test_all_configs_are_seen():
         for name in ("regnetx_032", "regnety_032", "regnety_040")
         for schedule in ("1x", "3x")
     }
-    quick = {"quick/Base-Shapes.yaml", "quick/mask_rcnn_regnetx_002_fpn.yaml"}
+    quick = {
+        "quick/Base-Shapes.yaml",
+        "quick/mask_rcnn_regnet_small_fpn.yaml",
+        "quick/mask_rcnn_regnetx_002_fpn.yaml",
+    }
     assert names == coco | quick | {"Base-RegNet-FPN.yaml"}
 
 
@@ -41,17 +45,21 @@ def test_a_recipe_builds_the_network_of_its_file_name(path):
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         model = build_model(cfg)
-    name = re.match(r"mask_rcnn_(regnet[xyzv]_\d+)_fpn", path.name)[1]
+    name = re.match(r"mask_rcnn_(regnet[xyzv]_\d+|regnet_small)_fpn", path.name)[1]
     bottom_up = model.backbone.bottom_up
-    assert bottom_up.name == name
-    assert tuple(bottom_up.channels.values()) == zoo.get(name).channels[1:]
+    if name == "regnet_small":
+        assert tuple(bottom_up.channels.values()) == (48, 96, 160, 288)
+        assert [stage.depth for stage in bottom_up.design.stages] == [1, 2, 3, 1]
+    else:
+        assert bottom_up.name == name
+        assert tuple(bottom_up.channels.values()) == zoo.get(name).channels[1:]
     assert model.roi_heads.mask_on
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_pixels_are_normalised_as_the_weights_expect(path):
     cfg = load(path)
-    row = zoo.get(cfg.MODEL.REGNET.NAME)
+    row = zoo.get(cfg.MODEL.REGNET.NAME or "regnetx_002")
     tag = cfg.MODEL.WEIGHTS.rpartition(".")[2] or row.default_tag
     assert cfg.INPUT.FORMAT == "RGB"
     assert cfg.MODEL.PIXEL_MEAN == pytest.approx([255 * v for v in row.weights[tag].mean])

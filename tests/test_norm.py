@@ -39,7 +39,7 @@ def test_frozen_batch_norm_has_no_parameters_and_ignores_training_mode(network, 
 
 
 def test_group_norm_normalises_each_group_and_keeps_the_activation(image):
-    """Against torch's own group norm, on the stem, with hand-made groups: 32 channels, 32 groups."""
+    """Against torch's own group norm, on the stem: 32 channels in 32 groups."""
     network = timm.create_model("regnety_002", num_classes=0)
     nn.init.uniform_(network.stem.bn.weight)
     weight = network.stem.bn.weight.clone()

@@ -134,7 +134,9 @@ def test_shapes_hide_each_other_unless_forbidden():
 
 
 def test_number_and_size_follow_the_spec():
-    spec = ShapesSpec(image_size=100, max_shapes=2, min_size=0.3, max_size=0.4, max_overlap=0.0)
+    spec = ShapesSpec(
+        image_size=100, min_shapes=1, max_shapes=2, min_size=0.3, max_size=0.4, max_overlap=0.0
+    )
     samples = [draw(spec, "train", index) for index in range(30)]
     assert {len(sample.categories) for sample in samples} == {1, 2}
     for sample in samples:
@@ -165,7 +167,7 @@ def test_masks_are_not_shifted_against_outlines():
 def test_shapes_stand_out_from_what_surrounds_them():
     distances = []
     for index in range(20):
-        sample = draw(ShapesSpec(max_shapes=1), "train", index)
+        sample = draw(ShapesSpec(min_shapes=1, max_shapes=1), "train", index)
         inside = sample.image[sample.instances == 1].mean(axis=0)
         outside = sample.image[sample.instances == 0].mean(axis=0)
         distances.append(np.linalg.norm(inside - outside))
@@ -374,9 +376,11 @@ def test_interrupted_run_leaves_what_was_there(tmp_path, monkeypatch):
         ("image_size", 16, "image_size must be a whole number of at least 32, got 16"),
         ("seed", -1, "seed must be a whole number of at least 0, got -1"),
         ("max_shapes", True, "max_shapes must be a whole number of at least 1, got True"),
-        ("min_size", 0.6, "min_size <= max_size"),
+        ("min_shapes", 9, "min_shapes must be at most max_shapes, got 9 and 5"),
+        ("min_size", 0.65, "min_size <= max_size"),
         ("max_size", 40, "parts of image_size"),
         ("min_size", 0.01, "at least 6 pixels"),
+        ("max_tilt", -1, "max_tilt must be between 0 and 180 degrees, got -1"),
         ("max_overlap", 1.0, "max_overlap must be between 0 and 0.9, got 1.0"),
     ],
 )

@@ -19,7 +19,7 @@ from regnet_backbones.detection.data import read_coco_split, use_coco_splits
 from regnet_backbones.detection.pictures import PredictionPictures, contact_sheet
 from regnet_backbones.detection.trainer import Trainer
 
-QUICK = str(config_path("detectron2/quick/mask_rcnn_regnetx_002_fpn.yaml"))
+QUICK = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
 TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
 SMALL = ["SOLVER.IMS_PER_BATCH", "2", "TEST.PICTURES", "4", "SOLVER.CHECKPOINT_PERIOD", "20"]
 

@@ -78,8 +78,8 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
     if train.categories != val.categories:
         raise ValueError(
             f"the categories of '{train.json_file}' and '{val.json_file}' differ: only in train "
-            f"{_difference(train, val)}, only in val {_difference(val, train)}; give both files the "
-            "same 'categories' (id and name)"
+            f"{_difference(train, val)}, only in val {_difference(val, train)}; give both files "
+            "the same 'categories' (id and name)"
         )
     if cfg.MODEL.MASK_ON:
         for split in (train, val):

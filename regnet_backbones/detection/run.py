@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> dict:
     """Train or evaluate in this process, and return the results."""
     cfg = build_config(args)
     default_setup(cfg, args)
+    _share_cores(cfg)
     if args.eval_only:
         model = Trainer.build_model(cfg)
         checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
@@ -89,7 +91,7 @@ def build_config(args: argparse.Namespace) -> CfgNode:
     if not args.config_file or not Path(args.config_file).is_file():
         raise FileNotFoundError(
             f"no config file '{args.config_file}'; give one with --config-file, such as "
-            "configs/detectron2/quick/mask_rcnn_regnetx_002_fpn.yaml"
+            "configs/detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"
         )
     try:
         cfg.merge_from_file(args.config_file)
@@ -126,6 +128,13 @@ def summarize(cfg: CfgNode, results: dict) -> str:
             lines.append(f"ground truth beside prediction: {sheet}")
     lines.append(f"config, metrics and checkpoints: {cfg.OUTPUT_DIR}")
     return "\n".join(lines)
+
+
+def _share_cores(cfg: CfgNode) -> None:
+    """Give each of several CPU processes its part of the cores: more threads stall each other."""
+    processes = comm.get_local_size()
+    if cfg.MODEL.DEVICE == "cpu" and processes > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def _use_own_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:

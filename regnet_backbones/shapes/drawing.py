@@ -2,7 +2,7 @@
 
 Every image is drawn from its own random generator, seeded by (seed, split, index): the same
 spec gives the same bytes, and asking for more images does not change the ones already there.
-Colour, texture, size and rotation tell nothing about the class; later shapes hide earlier ones.
+Colour, texture, size and tilt tell nothing about the class; later shapes hide earlier ones.
 """
 
 import math
@@ -25,16 +25,18 @@ _PLACE_TRIES = 20
 
 @dataclass(frozen=True)
 class ShapesSpec:
-    """What to draw; an image holds 1 to `max_shapes` shapes, fewer where they do not fit."""
+    """What to draw; an image holds `min_shapes` to `max_shapes`, fewer where they do not fit."""
 
-    num_train: int = 400
+    num_train: int = 1600
     num_val: int = 100
     image_size: int = 128  # pixels, both sides
     seed: int = 0
+    min_shapes: int = 2
     max_shapes: int = 5
-    min_size: float = 0.12  # longer side of a shape before rotation, as a part of image_size
-    max_size: float = 0.55
-    max_overlap: float = 0.5  # part of a shape that later shapes and the frame may hide
+    min_size: float = 0.2  # longer side of a shape before rotation, as a part of image_size
+    max_size: float = 0.6
+    max_overlap: float = 0.35  # part of a shape that later shapes and the frame may hide
+    max_tilt: float = 20.0  # degrees a shape may lean to either side
 
     def __post_init__(self) -> None:
         for name, low in (
@@ -42,11 +44,17 @@ class ShapesSpec:
             ("num_val", 1),
             ("image_size", 32),
             ("seed", 0),
+            ("min_shapes", 1),
             ("max_shapes", 1),
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
+        if self.min_shapes > self.max_shapes:
+            raise ValueError(
+                f"min_shapes must be at most max_shapes, got {self.min_shapes} and "
+                f"{self.max_shapes}"
+            )
         if not 0 < self.min_size <= self.max_size <= 0.7:
             raise ValueError(
                 "sizes are parts of image_size and must satisfy 0 < min_size <= max_size <= 0.7, "
@@ -60,6 +68,8 @@ class ShapesSpec:
             )
         if not 0 <= self.max_overlap <= 0.9:
             raise ValueError(f"max_overlap must be between 0 and 0.9, got {self.max_overlap}")
+        if not 0 <= self.max_tilt <= 180:
+            raise ValueError(f"max_tilt must be between 0 and 180 degrees, got {self.max_tilt}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,16 +86,16 @@ def draw(spec: ShapesSpec, split: str, index: int) -> Sample:
     """Draw image `index` of a split; it depends on nothing but the spec's seed and style."""
     rng = np.random.default_rng([spec.seed, SPLITS.index(checked(split)), index])
     side = spec.image_size
-    canvas = _paint(rng, (side, side), rng.uniform(0.15, 0.75, 3), contrast=0.2)
+    canvas = _paint(rng, (side, side), rng.uniform(0.15, 0.75, 3), contrast=0.15)
     instances = np.zeros((side, side), np.int32)
     shapes: list[_Shape] = []
-    for _ in range(rng.integers(1, spec.max_shapes + 1)):
+    for _ in range(rng.integers(spec.min_shapes, spec.max_shapes + 1)):
         shape = _place(rng, spec, instances, shapes)
         if shape is not None:
             _render(rng, canvas, shape)
             shapes.append(shape)
             instances[shape.window][shape.mask] = len(shapes)
-    canvas += rng.normal(0, rng.uniform(0.005, 0.035), (side, side, 1))
+    canvas += rng.normal(0, rng.uniform(0.005, 0.02), (side, side, 1))
     return Sample(
         image=(canvas.clip(0, 1) * 255).round().astype(np.uint8),
         instances=instances,
@@ -125,10 +135,10 @@ def _outline(rng: np.random.Generator, category: int) -> np.ndarray:
     if name == "square":
         return np.sqrt(0.5) * _polar(4, start=np.pi / 4)
     if name == "triangle":
-        return 0.58 * _polar(3)
+        return 0.58 * _polar(3, start=-np.pi / 2)
     if name == "star":
         radii = np.tile([0.55, 0.55 * rng.uniform(0.4, 0.5)], 5)
-        return radii[:, None] * _polar(10)
+        return radii[:, None] * _polar(10, start=-np.pi / 2)
     arm = 0.5 * rng.uniform(0.28, 0.4)  # half the width of the bars of a cross
     corner = np.array([(0.5, -arm), (0.5, arm), (arm, arm)])
     quarter_turn = np.array([(0, 1), (-1, 0)])
@@ -164,7 +174,7 @@ def _random_shape(rng: np.random.Generator, spec: ShapesSpec) -> _Shape:
     category = int(rng.integers(1, len(CATEGORIES) + 1))
     size = side * math.exp(rng.uniform(math.log(spec.min_size), math.log(spec.max_size)))
     margin = size * (1 - spec.max_overlap) / 2
-    angle = rng.uniform(0, 2 * np.pi)
+    angle = math.radians(rng.uniform(-spec.max_tilt, spec.max_tilt))
     rotation = np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
     unit = _outline(rng, category) * (1, rng.uniform(0.75, 1))
     outline = size * unit @ rotation + rng.uniform(margin, side - margin, 2)
@@ -217,7 +227,7 @@ def _render(rng: np.random.Generator, canvas: np.ndarray, shape: _Shape) -> None
     """Paint a shape over the canvas: textured fill, light from one side, sometimes a border."""
     below = canvas[shape.window]
     base = _distinct_colour(rng, below[shape.mask].mean(axis=0))
-    fill = _paint(rng, shape.mask.shape, base, contrast=0.25)
+    fill = _paint(rng, shape.mask.shape, base, contrast=0.1)
     fill += 0.25 * (_gradient(rng, shape.mask.shape)[..., None] - 0.5)
     rim_colour = base * 0.35 if rng.random() < 0.6 else base + 0.7 * (1 - base)
     fill += shape.rim[..., None] * (rim_colour - fill)
