@@ -35,6 +35,9 @@ __all__ = [
 _POST_IMPORT_HOOKS = {
     "detectron2.config.defaults": "regnet_backbones.adapters.detectron2_config:extend_defaults",
     "detectron2.modeling.backbone": "regnet_backbones.adapters.detectron2:register_on_import",
+    "detectron2.solver.build": "regnet_backbones.adapters.detectron2_solver:choose_by_config",
+    "detectron2.solver": "regnet_backbones.adapters.detectron2_solver:choose_by_config",
+    "detectron2.engine.defaults": "regnet_backbones.adapters.detectron2_solver:choose_by_config",
     "detectron2.utils.file_io": "regnet_backbones.adapters.detectron2_weights:register_on_import",
     "detectron2.data.datasets": "regnet_backbones.adapters.detectron2_shapes:register_on_import",
 }

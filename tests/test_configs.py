@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from regnet_backbones import config_path, zoo
-from regnet_backbones.detection.config import get_cfg
 
 ROOT = config_path("detectron2")
 CONFIGS = sorted(ROOT.rglob("*.yaml"))

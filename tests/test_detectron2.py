@@ -10,8 +10,10 @@ import timm
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import DefaultTrainer
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
+from detectron2.solver import build_optimizer
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
@@ -224,6 +226,7 @@ def test_a_config_made_by_hand_gets_the_node_and_keeps_its_own_keys():
     add_regnet_config(cfg)
     add_regnet_config(cfg)
     assert set(cfg.MODEL.REGNET) == set(REGNET_DEFAULTS)
+    assert cfg.SOLVER.OPTIMIZER == "SGD"
     assert cfg.MODEL.REGNET.W0 == 48
 
 
@@ -314,6 +317,29 @@ def test_frozen_random_weights_are_warned_of(caplog):
     cfg.MODEL.WEIGHTS = "timm://regnetx_002"
     build_backbone(cfg)
     assert "MODEL.WEIGHTS" not in caplog.text
+
+
+# The optimizer
+
+
+@pytest.mark.parametrize("build", ["solver", "trainer"])
+def test_the_optimizer_is_the_one_named(build):
+    """In detectron2's own function and in its own trainer."""
+    build = {"solver": build_optimizer, "trainer": DefaultTrainer.build_optimizer}[build]
+    cfg = get_cfg()
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.BatchNorm2d(8))
+    cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.BASE_LR = 0.1, 0.01
+    assert isinstance(build(cfg, model), torch.optim.SGD)
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    optimizer = build(cfg, model)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert decay[id(model[0].weight)] == 0.1
+    assert decay[id(model[1].weight)] == 0.0  # SOLVER.WEIGHT_DECAY_NORM
+    assert {group["lr"] for group in optimizer.param_groups} == {0.01}
+    cfg.SOLVER.OPTIMIZER = "ADAM"
+    with pytest.raises(ValueError, match="must be one of SGD, ADAMW, got 'ADAM'"):
+        build(cfg, model)
 
 
 # The backbone

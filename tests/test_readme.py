@@ -14,7 +14,6 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 
 from regnet_backbones import zoo
-from regnet_backbones.detection.config import get_cfg as get_training_cfg
 from regnet_backbones.detection.run import argument_parser
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +48,7 @@ def test_training_commands_parse_and_name_configs_that_exist():
     for command in found:
         args = argument_parser(epilog="").parse_args(command[2:])
         assert (ROOT / args.config_file).is_file()
-        cfg = get_training_cfg()
+        cfg = get_cfg()
         cfg.merge_from_file(str(ROOT / args.config_file))
         cfg.merge_from_list(args.opts)
     assert args.train_json == "train.json"

@@ -4,17 +4,19 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from regnet_backbones import config_path, shapes
-from regnet_backbones.detection.config import get_cfg
 from regnet_backbones.detection.data import read_coco_split, use_coco_splits
 from regnet_backbones.detection.pictures import PredictionPictures, contact_sheet
 from regnet_backbones.detection.trainer import Trainer
@@ -64,7 +66,9 @@ def test_a_detector_is_trained_resumed_and_evaluated_on_own_data(main, dataset, 
     assert str(sheet) in printed
     assert Image.open(sheet).width > 4 * 256
     assert list(tmp_path.glob("events.out.tfevents.*"))
-    assert (tmp_path / "config.yaml").is_file()
+    assert (
+        get_cfg().merge_from_file(str(tmp_path / "config.yaml")) is None
+    )  # DefaultPredictor's way
     assert "eta:" in (tmp_path / "log.txt").read_text()
 
     assert main([*common, "--resume", *options, "22"]) == 0
@@ -91,6 +95,29 @@ def test_classes_are_taken_from_the_json(dataset):
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 5
     assert train.categories == dict(enumerate(shapes.CATEGORIES, 1))
     assert (train.num_images, val.num_images) == (8, 6)
+
+
+def test_two_cpu_processes_train_and_evaluate(dataset, tmp_path):
+    """Through a shell, as `make demo` does it where there is no GPU."""
+    options = [*SMALL, "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "2"]
+    command = [
+        sys.executable,
+        TOOL,
+        "--config-file",
+        QUICK,
+        "--num-gpus",
+        "2",
+        "--dist-url",
+        "auto",
+    ]
+    result = subprocess.run(
+        [*command, *own_data(dataset), *options], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(re.findall(r"^bbox +\d", result.stdout, re.MULTILINE)) == 1
+    assert "World size: 2" in (tmp_path / "log.txt").read_text()
+    assert (tmp_path / "log.txt.rank1").is_file()
+    assert (tmp_path / "pictures" / "own_val.png").is_file()
 
 
 # What a newcomer gets wrong
@@ -196,22 +223,6 @@ def test_the_demo_dataset_that_was_not_drawn_says_how_to_draw_it(main, tmp_path,
 
 
 # The trainer
-
-
-def test_the_optimizer_is_the_one_named():
-    cfg = get_cfg()
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.BatchNorm2d(8))
-    cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.BASE_LR = 0.1, 0.01
-    assert isinstance(Trainer.build_optimizer(cfg, model), torch.optim.SGD)
-    cfg.SOLVER.OPTIMIZER = "ADAMW"
-    optimizer = Trainer.build_optimizer(cfg, model)
-    assert isinstance(optimizer, torch.optim.AdamW)
-    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
-    assert decay[id(model[0].weight)] == 0.1
-    assert decay[id(model[1].weight)] == 0.0  # SOLVER.WEIGHT_DECAY_NORM
-    cfg.SOLVER.OPTIMIZER = "ADAM"
-    with pytest.raises(ValueError, match="must be one of SGD, ADAMW, got 'ADAM'"):
-        Trainer.build_optimizer(cfg, model)
 
 
 def test_a_dataset_of_an_unknown_kind_is_refused():

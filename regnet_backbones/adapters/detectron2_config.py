@@ -1,4 +1,4 @@
-"""The `MODEL.REGNET` node of a detectron2 config.
+"""What we add to a detectron2 config: the `MODEL.REGNET` node, and keys of our trainer.
 
 `OUT_FEATURES, DEPTH, W0, WA, WM, GROUP_W, SE_R, NORM` are the schema of the published RegNet
 detectors (pycls's names for the paper's symbols); the other keys are ours.
@@ -35,13 +35,21 @@ REGNET_DEFAULTS = {
     "GRAD_CHECKPOINT": False,
 }
 
+TRAINING_DEFAULTS = {
+    # "SGD", which is detectron2's own, or "ADAMW".
+    "SOLVER": {"OPTIMIZER": "SGD"},
+    # How many val images tools/train_net.py draws with their predictions at every evaluation, and
+    # the score an instance must have to be drawn.
+    "TEST": {"PICTURES": 15, "PICTURES_MIN_SCORE": 0.5},
+}
+
 # What gives a design when MODEL.REGNET.NAME is empty.
 REQUIRED_NUMBERS = ("W0", "WA", "WM", "DEPTH", "GROUP_W")
 NUMBERS = (*REQUIRED_NUMBERS, "BOT_MUL", "SE_R")
 
 
 def add_regnet_config(cfg: "CfgNode") -> None:
-    """Add `MODEL.REGNET` to a config; keys that it already has stay.
+    """Add `MODEL.REGNET` and our trainer's keys to a config; keys that it already has stay.
 
     `get_cfg()` does this by itself once `regnet_backbones` is imported; this is for a config made
     before that, and for projects that build their config by hand.
@@ -49,11 +57,20 @@ def add_regnet_config(cfg: "CfgNode") -> None:
     new_node = type(cfg)
     if "REGNET" not in cfg.MODEL:
         cfg.MODEL.REGNET = new_node()
-    for key, value in REGNET_DEFAULTS.items():
-        if key not in cfg.MODEL.REGNET:
-            cfg.MODEL.REGNET[key] = value
+    _add_missing(cfg.MODEL.REGNET, REGNET_DEFAULTS)
+    for node, defaults in TRAINING_DEFAULTS.items():
+        if node not in cfg:
+            cfg[node] = new_node()
+        _add_missing(cfg[node], defaults)
 
 
 def extend_defaults(defaults: ModuleType) -> None:
-    """Give detectron2's own defaults the node, so that `get_cfg()` has it."""
+    """Give detectron2's own defaults our keys, so that `get_cfg()` has them."""
     add_regnet_config(defaults._C)
+
+
+def _add_missing(node: "CfgNode", defaults: dict[str, object]) -> None:
+    """Add the keys that a node does not have."""
+    for key, value in defaults.items():
+        if key not in node:
+            node[key] = value

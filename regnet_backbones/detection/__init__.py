@@ -1,1 +1,1 @@
-"""Training detectors in detectron2: config keys, datasets, trainer, pictures, the run itself."""
+"""Training detectors in detectron2: datasets, trainer, pictures, the run itself."""

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from tabulate import tabulate
 
-from regnet_backbones.detection.config import get_cfg
 from regnet_backbones.detection.data import read_coco_split, use_coco_splits
 from regnet_backbones.detection.trainer import Trainer, contact_sheet_path
 

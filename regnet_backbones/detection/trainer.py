@@ -1,9 +1,8 @@
-"""Detectron2's DefaultTrainer with evaluators by dataset, a choice of optimizer, and pictures."""
+"""Detectron2's DefaultTrainer with evaluators by dataset, and pictures of predictions."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer
@@ -18,10 +17,7 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
     SemSegEvaluator,
 )
-from detectron2.solver import build_optimizer
-from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 
-from regnet_backbones.detection.config import OPTIMIZERS
 from regnet_backbones.detection.pictures import PredictionPictures
 
 # Evaluators by the `evaluator_type` of a dataset; each is called with dataset name and folder.
@@ -71,31 +67,6 @@ class Trainer(DefaultTrainer):
                 )
             )
         return DatasetEvaluators(evaluators)
-
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """Build the optimizer that `SOLVER.OPTIMIZER` names.
-
-        Raises:
-            ValueError: the name is unknown.
-        """
-        if cfg.SOLVER.OPTIMIZER not in OPTIMIZERS:
-            raise ValueError(
-                f"SOLVER.OPTIMIZER must be one of {', '.join(OPTIMIZERS)}, "
-                f"got '{cfg.SOLVER.OPTIMIZER}'"
-            )
-        if cfg.SOLVER.OPTIMIZER == "SGD":
-            return build_optimizer(cfg, model)
-        parameters = get_default_optimizer_params(
-            model,
-            base_lr=cfg.SOLVER.BASE_LR,
-            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
-            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
-        )
-        return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(
-            parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
-        )
 
     def train(self) -> dict:
         """Train to `SOLVER.MAX_ITER` and return the results of the last evaluation."""
