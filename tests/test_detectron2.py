@@ -448,6 +448,42 @@ def test_timm_weights_that_do_not_exist_are_refused(path, message, hub):
         DetectionCheckpointer(torch.nn.Linear(1, 1)).load(path)
 
 
+@pytest.mark.parametrize(
+    ("weights", "node", "message"),
+    [
+        ("timm://regnety_040", {"NAME": "regnety_032"}, "set MODEL.REGNET.NAME to 'regnety_040'"),
+        (
+            "timm://regnetx_004_tv",
+            {"NAME": "regnetx_004"},
+            "are of regnetx_004_tv, and MODEL.REGNET",
+        ),
+        (
+            "timm://regnety_032.tv1",
+            {"NAME": "regnety_032"},
+            "regnety_032 has timm://regnety_032.ra",
+        ),
+        ("timm://regnety_032", {"NAME": "regnety_032", "NORM": "GN"}, "and MODEL.REGNET.NORM 'GN'"),
+        (
+            "timm://regnetx_002",
+            {"W0": 24, "WA": 36.0, "WM": 2.49, "DEPTH": 13, "GROUP_W": 8},
+            "are of regnetx_002, and MODEL.REGNET is RegNetDesign",
+        ),
+    ],
+)
+def test_weights_of_another_network_are_refused_when_it_is_built(weights, node, message):
+    cfg = fpn_config(**node)
+    cfg.MODEL.WEIGHTS = weights
+    with pytest.raises(ValueError, match=message):
+        build_backbone(cfg)
+
+
+def test_weights_of_a_named_network_are_those_of_its_numbers():
+    numbers = {"W0": 24, "WA": 36.44, "WM": 2.49, "DEPTH": 13, "GROUP_W": 8}
+    cfg = fpn_config(**numbers)
+    cfg.MODEL.WEIGHTS = "timm://regnetx_002"
+    assert build_backbone(cfg).bottom_up.name is None
+
+
 def test_without_a_network_the_error_says_how_to_go_on(hub, monkeypatch, tmp_path):
     def fail(model_id):
         raise ConnectionError("no route")

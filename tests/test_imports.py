@@ -103,3 +103,22 @@ def test_public_names_are_there():
         assert getattr(regnet_backbones, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         regnet_backbones.nothing  # noqa: B018
+
+
+def test_without_detectron2_the_rest_works_and_training_says_what_to_install():
+    code = """
+import sys
+sys.modules["detectron2"] = None  # as if it were not installed
+from importlib import util
+util.find_spec = lambda name: None
+from regnet_backbones import RegNetFeatures
+RegNetFeatures("regnetx_002")
+try:
+    import regnet_backbones.detection
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "detectron2 is not installed; `make install` installs it" in result.stdout

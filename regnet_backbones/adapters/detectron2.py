@@ -17,7 +17,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
+from regnet_backbones import zoo
 from regnet_backbones.adapters.detectron2_config import NUMBERS, REGNET_DEFAULTS, REQUIRED_NUMBERS
+from regnet_backbones.adapters.detectron2_weights import PREFIX, weights_of
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.norm import Norm
@@ -214,9 +216,11 @@ def _build_bottom_up(
 ) -> RegNetBackbone:
     """Build the RegNet of a config with the maps `out_features`."""
     node = _regnet_node(cfg)
+    network = network_of(node)
     _warn_of_frozen_random_weights(cfg, node)
+    _check_weights(cfg.MODEL.WEIGHTS, network, node.NORM, input_shape.channels)
     return RegNetBackbone(
-        network_of(node),
+        network,
         out_features=out_features,
         in_channels=input_shape.channels,
         output_stride=node.OUTPUT_STRIDE,
@@ -237,6 +241,30 @@ def _warn_of_frozen_random_weights(cfg: CfgNode, node: CfgNode) -> None:
             "and FREEZE_AT 0 to train from scratch",
             node.NORM,
             freeze_at,
+        )
+
+
+def _check_weights(weights: str, network: str | RegNetDesign, norm: str, channels: int) -> None:
+    """Raise ValueError for timm's weights of another network.
+
+    Detectron2's checkpointer would load what fits by name and shape, and leave the rest random.
+    """
+    if not weights.startswith(PREFIX):
+        return
+    theirs = weights_of(weights)[0]
+    same = network == theirs.design
+    if isinstance(network, str):
+        same = zoo.get(network) is theirs
+    if not same:
+        raise ValueError(
+            f"MODEL.WEIGHTS '{weights}' are of {theirs.name}, and MODEL.REGNET is {network}; "
+            f"set MODEL.REGNET.NAME to '{theirs.name}', or MODEL.WEIGHTS to weights of that network"
+        )
+    if norm == "GN" or channels != 3:
+        raise ValueError(
+            f"MODEL.WEIGHTS '{weights}' are for RGB images and batch norm, got {channels} input "
+            f"channels and MODEL.REGNET.NORM '{norm}'; set MODEL.WEIGHTS to '' to start from "
+            "random weights"
         )
 
 
