@@ -2,12 +2,14 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import detectron2
 import numpy as np
 import pytest
 import torch
@@ -118,6 +120,31 @@ def test_two_cpu_processes_train_and_evaluate(dataset, tmp_path):
     assert "World size: 2" in (tmp_path / "log.txt").read_text()
     assert (tmp_path / "log.txt.rank1").is_file()
     assert (tmp_path / "pictures" / "own_val.png").is_file()
+
+
+def test_detectron2s_own_unmodified_tool_trains_with_our_config(tmp_path):
+    """It comes beside the package, in the distribution and in a source checkout alike."""
+    stock = Path(detectron2.__file__).parent.parent / "tools" / "train_net.py"
+    spec = shapes.ShapesSpec(num_train=4, num_val=2)
+    shapes.write(tmp_path / "shapes", spec)
+    options = ["OUTPUT_DIR", str(tmp_path / "out"), "SOLVER.MAX_ITER", "2", "MODEL.DEVICE", "cpu"]
+    environment = {
+        **os.environ,
+        "DETECTRON2_ENV_MODULE": "regnet_backbones",
+        "DETECTRON2_DATASETS": str(tmp_path),
+    }
+    result = subprocess.run(
+        [sys.executable, stock, "--config-file", QUICK, "SOLVER.IMS_PER_BATCH", "2", *options],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    state = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
+    assert "backbone.bottom_up.s1.b1.conv1.conv.weight" in state["model"]
+    # SOLVER.OPTIMIZER of our config is followed: SGD has no betas.
+    assert "betas" in state["trainer"]["_trainer"]["optimizer"]["param_groups"][0]
 
 
 # What a newcomer gets wrong
