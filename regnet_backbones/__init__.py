@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import wrapt
 
+from regnet_backbones import design, zoo
 from regnet_backbones.adapters import detectron2_compat
 from regnet_backbones.design import Complexity, RegNetDesign, complexity
 
@@ -28,7 +29,9 @@ __all__ = [
     "add_regnet_config",
     "complexity",
     "config_path",
+    "design",
     "setup_environment",
+    "zoo",
 ]
 
 # Run when a module of the framework is imported; at once where it already is.

@@ -35,7 +35,7 @@ class ShapesSpec:
     max_shapes: int = 5
     min_size: float = 0.2  # longer side of a shape before rotation, as a part of image_size
     max_size: float = 0.6
-    max_overlap: float = 0.35  # part of a shape that later shapes and the frame may hide
+    max_overlap: float = 0.3  # part of a shape that later shapes and the frame may hide
     max_tilt: float = 20.0  # degrees a shape may lean to either side
 
     def __post_init__(self) -> None:
