@@ -120,7 +120,7 @@ class RegNetFeatures(nn.Module):
         Returns:
             One map a level, `C{l}: (N, channels[l], ceil(H / strides[l]), ceil(W / strides[l]))`.
         """
-        maps = self._regnet_maps(x) if hasattr(self, "s1") else self._byobnet_maps(x)
+        maps = self._byobnet_maps(x) if hasattr(self, "stages") else self._regnet_maps(x)
         return tuple(maps[level - 1] for level in self.out_levels)
 
     def train(self, mode: bool = True) -> "RegNetFeatures":

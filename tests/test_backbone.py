@@ -289,6 +289,12 @@ def test_only_the_levels_asked_for_are_returned_and_built():
     assert not hasattr(features, "s4")
 
 
+@pytest.mark.parametrize("name", ["regnetx_002", "regnetv_040", "regnetz_b16", "regnetz_d8"])
+def test_the_stem_alone_is_built_and_run(name):
+    (c1,) = RegNetFeatures(name, out_levels=(1,))(torch.randn(1, 3, 64, 64))
+    assert c1.shape == (1, zoo.get(name).channels[0], 32, 32)
+
+
 @pytest.mark.parametrize("name", ["regnetx_002", "regnetz_b16"])
 @pytest.mark.parametrize("in_channels", [1, 4])
 def test_other_input_channels(name, in_channels):
