@@ -15,7 +15,8 @@ from regnet_backbones import shapes
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the dataset and print what it holds."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
     try:
         spec = shapes.ShapesSpec(
             num_train=args.num_train,
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         dataset = shapes.write(args.output, spec, overwrite=args.overwrite)
     except ValueError as error:
-        _parser().error(str(error))
+        parser.error(str(error))
     print(f"{dataset.root}: {'written' if dataset.written else 'already there, left as it is'}")
     for split, images in zip(shapes.SPLITS, (spec.num_train, spec.num_val), strict=True):
         counts = dataset.counts(split)

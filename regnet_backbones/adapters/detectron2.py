@@ -18,7 +18,7 @@ from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from regnet_backbones import zoo
-from regnet_backbones.adapters.detectron2_config import NUMBERS, REGNET_DEFAULTS, REQUIRED_NUMBERS
+from regnet_backbones.adapters.detectron2_config import NUMBERS, REQUIRED_NUMBERS, regnet_node
 from regnet_backbones.adapters.detectron2_weights import PREFIX, weights_of
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.design import RegNetDesign
@@ -97,8 +97,8 @@ def build_regnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RegNetBackbon
     Raises:
         ValueError: the node names no network, or one that cannot be built.
     """
-    node = _regnet_node(cfg)
-    return _build_bottom_up(cfg, input_shape, node.OUT_FEATURES)
+    node = regnet_node(cfg)
+    return _build_bottom_up(cfg, node, input_shape, node.OUT_FEATURES)
 
 
 def build_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
@@ -109,11 +109,11 @@ def build_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     Raises:
         ValueError: the node names no network, or one that cannot feed an FPN.
     """
-    node = _regnet_node(cfg)
+    node = regnet_node(cfg)
     in_features = cfg.MODEL.FPN.IN_FEATURES
     _check_fpn(node, in_features)
     return FPN(
-        bottom_up=_build_bottom_up(cfg, input_shape, in_features),
+        bottom_up=_build_bottom_up(cfg, node, input_shape, in_features),
         in_features=in_features,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
@@ -203,19 +203,10 @@ def network_of(node: CfgNode) -> str | RegNetDesign:
     )
 
 
-def _regnet_node(cfg: CfgNode) -> CfgNode:
-    """Return `MODEL.REGNET` with every key, though a project may have defined its own node."""
-    node = CfgNode(dict(REGNET_DEFAULTS))
-    for key, value in cfg.MODEL.get("REGNET", {}).items():
-        node[key] = value
-    return node
-
-
 def _build_bottom_up(
-    cfg: CfgNode, input_shape: ShapeSpec, out_features: Sequence[str]
+    cfg: CfgNode, node: CfgNode, input_shape: ShapeSpec, out_features: Sequence[str]
 ) -> RegNetBackbone:
-    """Build the RegNet of a config with the maps `out_features`."""
-    node = _regnet_node(cfg)
+    """Build the RegNet of a config and its `MODEL.REGNET` with the maps `out_features`."""
     network = network_of(node)
     _warn_of_frozen_random_weights(cfg, node)
     _check_weights(cfg.MODEL.WEIGHTS, network, node.NORM, input_shape.channels)

@@ -64,6 +64,14 @@ def add_regnet_config(cfg: "CfgNode") -> None:
         _add_missing(cfg[node], defaults)
 
 
+def regnet_node(cfg: "CfgNode") -> "CfgNode":
+    """Return a copy of `MODEL.REGNET` with every key: a project may have defined its own node."""
+    node = cfg.MODEL.REGNET.clone() if "REGNET" in cfg.MODEL else type(cfg)()
+    node.defrost()
+    _add_missing(node, REGNET_DEFAULTS)
+    return node
+
+
 def extend_defaults(defaults: ModuleType) -> None:
     """Give detectron2's own defaults our keys, so that `get_cfg()` has them."""
     add_regnet_config(defaults._C)

@@ -88,11 +88,7 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
                     f"the config trains masks, and '{split.json_file}' has annotations without "
                     "'segmentation'; add them, or train boxes only with MODEL.MASK_ON False"
                 )
-    for name, split in ((TRAIN_NAME, train), (VAL_NAME, val)):
-        if name in DatasetCatalog.list():
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-        register_coco_instances(name, {}, str(split.json_file), str(split.image_root))
+    register_splits(train.json_file, train.image_root, val.json_file, val.image_root)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_NAME,), (VAL_NAME,)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(train.categories)
     cfg.MODEL.RETINANET.NUM_CLASSES = len(train.categories)
@@ -103,6 +99,20 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
         train.num_images,
         val.num_images,
     )
+
+
+def register_splits(
+    train_json: str | Path, train_images: str | Path, val_json: str | Path, val_images: str | Path
+) -> None:
+    """Register two splits as detectron2 datasets in this process, unread."""
+    for name, json_file, image_root in (
+        (TRAIN_NAME, train_json, train_images),
+        (VAL_NAME, val_json, val_images),
+    ):
+        if name in DatasetCatalog.list():
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        register_coco_instances(name, {}, str(json_file), str(image_root))
 
 
 def _read_json(json_file: Path) -> dict[str, list]:

@@ -14,7 +14,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from tabulate import tabulate
 
-from regnet_backbones.detection.data import read_coco_split, use_coco_splits
+from regnet_backbones.detection.data import read_coco_split, register_splits, use_coco_splits
 from regnet_backbones.detection.trainer import Trainer, contact_sheet_path
 
 AP_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -43,10 +43,10 @@ def launch_run(args: argparse.Namespace) -> int:
         The exit status: 0, or 2 for a mistake of the user, which is printed.
     """
     try:
-        build_config(args)
+        cfg = build_config(args)
     except (ValueError, KeyError, FileNotFoundError) as error:
-        text = error.args[0] if error.args else error
-        print(f"error: {error if isinstance(error, OSError) else text}", file=sys.stderr)
+        text = error.args[0] if isinstance(error, KeyError) else error  # its str() is quoted
+        print(f"error: {text}", file=sys.stderr)
         return 2
     launch(
         run,
@@ -54,14 +54,15 @@ def launch_run(args: argparse.Namespace) -> int:
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args,),
+        args=(args, cfg),
     )
     return 0
 
 
-def run(args: argparse.Namespace) -> dict:
+def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
     """Train or evaluate in this process, and return the results."""
-    cfg = build_config(args)
+    if args.train_json:  # known to the process that checked the files, not to those it started
+        register_splits(args.train_json, args.train_images, args.val_json, args.val_images)
     default_setup(cfg, args)
     _share_cores(cfg)
     if args.eval_only:
