@@ -2,13 +2,18 @@
 
 Importing this package is all the registration there is, before or after the framework:
 
-- Detectron2 gets the `MODEL.REGNET` config node and the builders `build_regnet_backbone` and
-  `build_regnet_fpn_backbone`, and what detectron2 0.6 needs to run on today's torch.
+- Detectron2 gets the `MODEL.REGNET` config node, the builders `build_regnet_backbone` and
+  `build_regnet_fpn_backbone`, RegNet weights of every dialect as `MODEL.WEIGHTS`, and what
+  detectron2 0.6 needs to run on today's torch.
+- segmentation-models-pytorch gets every RegNet as an encoder, `smp.Unet("regnety_032")`.
 
 The import itself is light: neither torch nor a framework is imported before it is used.
 """
 
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import wrapt
@@ -30,25 +35,34 @@ __all__ = [
     "complexity",
     "config_path",
     "design",
+    "register_encoder",
     "setup_environment",
+    "weights",
     "zoo",
 ]
 
-# Run when a module of the framework is imported; at once where it already is.
+# What is imported, and the function of it that is called, when a module of a framework has been
+# imported; at once where it already is. An adapter that itself imports the framework registers
+# where it ends: it may be in the middle of its import when it is asked for.
 _POST_IMPORT_HOOKS = {
     "detectron2.config.defaults": "regnet_backbones.adapters.detectron2_config:extend_defaults",
-    "detectron2.modeling.backbone": "regnet_backbones.adapters.detectron2:register_on_import",
+    "detectron2.modeling.backbone": "regnet_backbones.adapters.detectron2",
     "detectron2.solver.build": "regnet_backbones.adapters.detectron2_solver:choose_by_config",
     "detectron2.solver": "regnet_backbones.adapters.detectron2_solver:choose_by_config",
     "detectron2.engine.defaults": "regnet_backbones.adapters.detectron2_solver:choose_by_config",
     "detectron2.utils.file_io": "regnet_backbones.adapters.detectron2_weights:register_on_import",
+    "detectron2.checkpoint.detection_checkpoint": (
+        "regnet_backbones.adapters.detectron2_checkpoint:load_every_dialect"
+    ),
     "detectron2.data.datasets": "regnet_backbones.adapters.detectron2_shapes:register_on_import",
+    "segmentation_models_pytorch.encoders": "regnet_backbones.adapters.smp",
 }
 
 # Public names whose modules need torch or a framework, imported when first asked for.
 _LAZY = {
     "RegNetFeatures": "regnet_backbones.backbone",
     "add_regnet_config": "regnet_backbones.adapters.detectron2_config",
+    "register_encoder": "regnet_backbones.adapters.smp",
 }
 
 
@@ -84,9 +98,9 @@ def setup_environment() -> None:
 def __getattr__(name: str) -> object:
     """Import a public name that needs torch or a framework."""
     if name in _LAZY:
-        from importlib import import_module
-
         return getattr(import_module(_LAZY[name]), name)
+    if name == "weights":
+        return import_module("regnet_backbones.weights")
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
@@ -94,7 +108,15 @@ def _register() -> None:
     """Hook into the frameworks, whether they are imported already or not."""
     detectron2_compat.install()
     for module, hook in _POST_IMPORT_HOOKS.items():
-        wrapt.register_post_import_hook(hook, module)
+        wrapt.register_post_import_hook(partial(_run_hook, hook), module)
+
+
+def _run_hook(hook: str, framework_module: ModuleType) -> None:
+    """Import an adapter, and call its function where the hook names one."""
+    adapter, _, function = hook.partition(":")
+    module = import_module(adapter)
+    if function:
+        getattr(module, function)(framework_module)
 
 
 _register()

@@ -7,7 +7,6 @@ returns the maps. The maps are those of timm's `features_only`: for RegNetV (pre
 RegNetZ (linear bottlenecks) they come before the activation that the classifier would apply.
 """
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,12 +22,11 @@ from torch import nn
 from regnet_backbones import zoo
 from regnet_backbones.design import TORCHVISION_MIN_RATIO, RegNetDesign
 from regnet_backbones.norm import Norm, convert_norm, freeze
-from regnet_backbones.weights import load_timm_state_dict, read_state_dict
+from regnet_backbones.weights.loading import load
+from regnet_backbones.weights.sources import PREFIXES, is_name
 
 LEVELS = (1, 2, 3, 4, 5)
 OUTPUT_STRIDES = (8, 16, 32)
-
-logger = logging.getLogger(__name__)
 
 
 class RegNetFeatures(nn.Module):
@@ -45,7 +43,9 @@ class RegNetFeatures(nn.Module):
             stem and the first stage, ..., 5 everything. `train()` cannot thaw them.
         drop_path_rate: stochastic depth, rising linearly to this rate in the last block.
         pretrained: False for random weights (timm's initialisation), True for the default weights
-            of the zoo, one of the variant's tags, or a file with timm's parameter names.
+            of the zoo, one of the variant's tags, a source such as
+            "torchvision://regnet_y_3_2gf.IMAGENET1K_V2" or a URL, or a file in any dialect (see
+            `regnet_backbones.weights`). They expect RGB images.
         grad_checkpointing: keep only block inputs in training and recompute the rest. With
             norm="BN" the recomputation updates the running statistics a second time.
         out_levels: levels to return, some of 1 to 5. Stages behind the last are not built.
@@ -59,6 +59,7 @@ class RegNetFeatures(nn.Module):
         ValueError: an argument is out of range, the design cannot be built, or weights do not
             match.
         FileNotFoundError: `pretrained` is neither a tag of the variant nor a file.
+        OSError: weights could not be fetched.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class RegNetFeatures(nn.Module):
         out_levels = tuple(out_levels)
         _check_arguments(in_channels, output_stride, freeze_at, drop_path_rate, out_levels)
         variant = None if isinstance(name_or_design, RegNetDesign) else zoo.get(name_or_design)
-        tag = _pretrained_tag(variant, pretrained)
+        source = _pretrained_source(variant, pretrained)
         if pretrained and norm == "GN":
             raise ValueError(
                 "pretrained weights belong to batch norm, norm='GN' would give another network; "
@@ -92,7 +93,7 @@ class RegNetFeatures(nn.Module):
         if variant is None:
             network = _build_design(name_or_design, options)
         else:
-            network = _build_variant(variant, tag, options)
+            network = timm.create_model(variant.name, num_classes=0, **options)
 
         self.name = variant.name if variant else None
         self.design = variant.design if variant else name_or_design
@@ -106,8 +107,8 @@ class RegNetFeatures(nn.Module):
         self.strides = {level: info[level]["reduction"] for level in out_levels}
         self._take_parts(network, info[1]["module"])
         convert_norm(self, norm)
-        if pretrained and tag is None:
-            load_timm_state_dict(self, read_state_dict(pretrained))
+        if source is not None:
+            load(self, source)
         for part in self._frozen_parts():
             freeze(self.get_submodule(part))
 
@@ -217,8 +218,10 @@ def _check_arguments(
         raise ValueError(f"out_levels must be some of 1 to 5 in rising order, got {out_levels}")
 
 
-def _pretrained_tag(variant: zoo.Variant | None, pretrained: bool | str | Path) -> str | None:
-    """Return the tag of the zoo that `pretrained` asks for, None for a file or random weights."""
+def _pretrained_source(
+    variant: zoo.Variant | None, pretrained: bool | str | Path
+) -> str | Path | None:
+    """Return the source of weights that `pretrained` asks for, None for random weights."""
     if not pretrained:
         return None
     tags = tuple(variant.weights) if variant else ()
@@ -228,23 +231,16 @@ def _pretrained_tag(variant: zoo.Variant | None, pretrained: bool | str | Path) 
                 f"there are no pretrained weights for {variant.name if variant else 'a design'}; "
                 "give a file, pretrained='path/to/weights.safetensors', or pretrained=False"
             )
-        return variant.default_tag
+        return f"timm://{variant.name}"
     if str(pretrained) in tags:
-        return str(pretrained)
-    if not Path(pretrained).is_file():
+        return f"timm://{variant.name}.{pretrained}"
+    if not is_name(pretrained) and not Path(pretrained).expanduser().is_file():
         known = f"a tag of {variant.name} ({', '.join(tags)})" if tags else "a tag (there are none)"
-        raise FileNotFoundError(f"pretrained='{pretrained}' is neither {known} nor a file")
-    return None
-
-
-def _build_variant(variant: zoo.Variant, tag: str | None, options: dict) -> nn.Module:
-    """Build a network of the zoo; with a tag, timm fetches and strictly loads its weights."""
-    if tag is None:
-        return timm.create_model(variant.name, pretrained=False, num_classes=0, **options)
-    licence = variant.weights[tag].licence
-    logger.info("weights %s.%s, licence %s", variant.name, tag, licence)
-    # The classifier stays until after the loading: without one timm would not load strictly.
-    return timm.create_model(f"{variant.name}.{tag}", pretrained=True, **options)
+        raise FileNotFoundError(
+            f"pretrained='{pretrained}' is neither {known}, nor a source "
+            f"({', '.join(PREFIXES)}, a URL), nor a file"
+        )
+    return pretrained
 
 
 def _build_design(design: RegNetDesign, options: dict) -> RegNet:

@@ -162,7 +162,7 @@ class _Training:
 
 
 _TRAININGS = {
-    "pycls_in1k": _Training("mit"),
+    "pycls_in1k": _Training("mit", _META + "pycls/dds_baselines/"),
     "tv2_in1k": _Training("bsd-3-clause", _TORCHVISION),
     "swag_ft_in1k": _Training("cc-by-nc-4.0", _TORCHVISION, side=384),
     "swag_lc_in1k": _Training("cc-by-nc-4.0", _TORCHVISION),
@@ -251,9 +251,9 @@ def _z(
     )
 
 
-def _pycls(top1: float) -> _Release:
-    """Return the paper's weights."""
-    return _Release("pycls_in1k", top1=top1)
+def _pycls(top1: float, job: str) -> _Release:
+    """Return the paper's weights; pycls names the file after the training job and the network."""
+    return _Release("pycls_in1k", f"{job}_dds_8gpu.pyth", top1)
 
 
 def _half(tag: str, url: str, side: int = 256) -> _Release:
@@ -263,20 +263,35 @@ def _half(tag: str, url: str, side: int = 256) -> _Release:
 
 # Order of `names()`; the first release of a row is the default.
 _ROWS = (
-    _row("regnetx_002", _x(24, 36.44, 2.49, 13, 8), _pycls(68.912), paper="RegNetX-200MF"),
-    _row("regnetx_004", _x(24, 24.48, 2.54, 22, 16), _pycls(72.618), paper="RegNetX-400MF"),
+    _row(
+        "regnetx_002",
+        _x(24, 36.44, 2.49, 13, 8),
+        _pycls(68.912, "160905981/RegNetX-200MF"),
+        paper="RegNetX-200MF",
+    ),
+    _row(
+        "regnetx_004",
+        _x(24, 24.48, 2.54, 22, 16),
+        _pycls(72.618, "160905967/RegNetX-400MF"),
+        paper="RegNetX-400MF",
+    ),
     _row(
         "regnetx_004_tv",
         replace(_x(24, 24.48, 2.54, 22, 16), rounding="torchvision"),
         _Release("tv2_in1k", "regnet_x_400mf-62229a5f.pth", 74.864),
         torchvision="regnet_x_400mf",
     ),
-    _row("regnetx_006", _x(48, 36.97, 2.24, 16, 24), _pycls(74.136), paper="RegNetX-600MF"),
+    _row(
+        "regnetx_006",
+        _x(48, 36.97, 2.24, 16, 24),
+        _pycls(74.136, "160906442/RegNetX-600MF"),
+        paper="RegNetX-600MF",
+    ),
     _row(
         "regnetx_008",
         _x(56, 35.73, 2.28, 16, 16),
         _Release("tv2_in1k", "regnet_x_800mf-94a99ebd.pth", 77.522),
-        _pycls(75.154),
+        _pycls(75.154, "160906036/RegNetX-800MF"),
         paper="RegNetX-800MF",
         torchvision="regnet_x_800mf",
     ),
@@ -284,7 +299,7 @@ _ROWS = (
         "regnetx_016",
         _x(80, 34.01, 2.25, 18, 24),
         _Release("tv2_in1k", "regnet_x_1_6gf-a12f2b72.pth", 79.668),
-        _pycls(76.962),
+        _pycls(76.962, "160990626/RegNetX-1.6GF"),
         paper="RegNetX-1.6GF",
         torchvision="regnet_x_1_6gf",
     ),
@@ -292,26 +307,41 @@ _ROWS = (
         "regnetx_032",
         _x(88, 26.31, 2.25, 25, 48),
         _Release("tv2_in1k", "regnet_x_3_2gf-7071aa85.pth", 81.196),
-        _pycls(78.264),
+        _pycls(78.264, "160906139/RegNetX-3.2GF"),
         paper="RegNetX-3.2GF",
         torchvision="regnet_x_3_2gf",
     ),
-    _row("regnetx_040", _x(96, 38.65, 2.43, 23, 40), _pycls(78.644), paper="RegNetX-4.0GF"),
-    _row("regnetx_064", _x(184, 60.83, 2.07, 17, 56), _pycls(79.156), paper="RegNetX-6.4GF"),
+    _row(
+        "regnetx_040",
+        _x(96, 38.65, 2.43, 23, 40),
+        _pycls(78.644, "160906383/RegNetX-4.0GF"),
+        paper="RegNetX-4.0GF",
+    ),
+    _row(
+        "regnetx_064",
+        _x(184, 60.83, 2.07, 17, 56),
+        _pycls(79.156, "161116590/RegNetX-6.4GF"),
+        paper="RegNetX-6.4GF",
+    ),
     _row(
         "regnetx_080",
         _x(80, 49.56, 2.88, 23, 120),
         _Release("tv2_in1k", "regnet_x_8gf-2b70d774.pth", 81.682),
-        _pycls(79.272),
+        _pycls(79.272, "161107726/RegNetX-8.0GF"),
         paper="RegNetX-8.0GF",
         torchvision="regnet_x_8gf",
     ),
-    _row("regnetx_120", _x(168, 73.36, 2.37, 19, 112), _pycls(79.712), paper="RegNetX-12GF"),
+    _row(
+        "regnetx_120",
+        _x(168, 73.36, 2.37, 19, 112),
+        _pycls(79.712, "160906020/RegNetX-12GF"),
+        paper="RegNetX-12GF",
+    ),
     _row(
         "regnetx_160",
         _x(216, 55.59, 2.1, 22, 128),
         _Release("tv2_in1k", "regnet_x_16gf-ba3796d7.pth", 82.716),
-        _pycls(80.044),
+        _pycls(80.044, "158460855/RegNetX-16GF"),
         paper="RegNetX-16GF",
         torchvision="regnet_x_16gf",
     ),
@@ -319,21 +349,36 @@ _ROWS = (
         "regnetx_320",
         _x(320, 69.86, 2.0, 23, 168),
         _Release("tv2_in1k", "regnet_x_32gf-6eb8fdc6.pth", 83.014),
-        _pycls(80.502),
+        _pycls(80.502, "158188473/RegNetX-32GF"),
         paper="RegNetX-32GF",
         torchvision="regnet_x_32gf",
     ),
-    _row("regnety_002", _y(24, 36.44, 2.49, 13, 8), _pycls(70.342), paper="RegNetY-200MF"),
+    _row(
+        "regnety_002",
+        _y(24, 36.44, 2.49, 13, 8),
+        _pycls(70.342, "176245422/RegNetY-200MF"),
+        paper="RegNetY-200MF",
+    ),
     _row(
         "regnety_004",
         _y(48, 27.89, 2.09, 16, 8),
         _Release("tv2_in1k", "regnet_y_400mf-e6988f5f.pth", 75.804),
-        _pycls(74.102),
+        _pycls(74.102, "160906449/RegNetY-400MF"),
         paper="RegNetY-400MF",
         torchvision="regnet_y_400mf",
     ),
-    _row("regnety_006", _y(48, 32.54, 2.32, 15, 16), _pycls(75.46), paper="RegNetY-600MF"),
-    _row("regnety_008", _y(56, 38.84, 2.4, 14, 16), _pycls(76.316), paper="RegNetY-800MF"),
+    _row(
+        "regnety_006",
+        _y(48, 32.54, 2.32, 15, 16),
+        _pycls(75.46, "160981443/RegNetY-600MF"),
+        paper="RegNetY-600MF",
+    ),
+    _row(
+        "regnety_008",
+        _y(56, 38.84, 2.4, 14, 16),
+        _pycls(76.316, "160906567/RegNetY-800MF"),
+        paper="RegNetY-800MF",
+    ),
     _row(
         "regnety_008_tv",
         replace(_y(56, 38.84, 2.4, 14, 16), rounding="torchvision"),
@@ -344,7 +389,7 @@ _ROWS = (
         "regnety_016",
         _y(48, 20.71, 2.65, 27, 24),
         _Release("tv2_in1k", "regnet_y_1_6gf-0d7bc02a.pth", 80.876),
-        _pycls(77.934),
+        _pycls(77.934, "160906681/RegNetY-1.6GF"),
         paper="RegNetY-1.6GF",
         torchvision="regnet_y_1_6gf",
     ),
@@ -353,7 +398,7 @@ _ROWS = (
         _y(80, 42.63, 2.66, 21, 24),
         _Release("ra_in1k", "regnety_032_ra-7f2439f9.pth"),
         _Release("tv2_in1k", "regnet_y_3_2gf-9180c971.pth", 81.982),
-        _pycls(78.926),
+        _pycls(78.926, "160906834/RegNetY-3.2GF"),
         paper="RegNetY-3.2GF",
         torchvision="regnet_y_3_2gf",
     ),
@@ -361,7 +406,7 @@ _ROWS = (
         "regnety_040",
         _y(96, 31.41, 2.24, 22, 64),
         _Release("ra3_in1k", "regnety_040_ra3-670e1166.pth"),
-        _pycls(79.36),
+        _pycls(79.36, "160906838/RegNetY-4.0GF"),
         paper="RegNetY-4.0GF",
     ),
     _row(
@@ -372,14 +417,14 @@ _ROWS = (
         "regnety_064",
         _y(112, 33.22, 2.27, 25, 72),
         _Release("ra3_in1k", "regnety_064_ra3-aa26dc7d.pth"),
-        _pycls(79.89),
+        _pycls(79.89, "160907112/RegNetY-6.4GF"),
         paper="RegNetY-6.4GF",
     ),
     _row(
         "regnety_080",
         _y(192, 76.82, 2.19, 17, 56),
         _Release("ra3_in1k", "regnety_080_ra3-1fdc4344.pth"),
-        _pycls(79.948),
+        _pycls(79.948, "161160905/RegNetY-8.0GF"),
         paper="RegNetY-8.0GF",
     ),
     _row(
@@ -393,7 +438,7 @@ _ROWS = (
         _y(168, 73.36, 2.37, 19, 112),
         _Release("sw_in12k_ft_in1k"),
         _Release("sw_in12k"),
-        _pycls(80.33),
+        _pycls(80.33, "160907100/RegNetY-12GF"),
         paper="RegNetY-12GF",
     ),
     _row(
@@ -406,7 +451,7 @@ _ROWS = (
         _Release("tv2_in1k", "regnet_y_16gf-3e4a00f9.pth", 82.886),
         _Release("swag_ft_in1k", "regnet_y_16gf_swag-43afe44d.pth", 86.012),
         _Release("swag_lc_in1k", "regnet_y_16gf_lc_swag-f3ec0043.pth", 83.976),
-        _pycls(80.392),
+        _pycls(80.392, "161303400/RegNetY-16GF"),
         paper="RegNetY-16GF",
         torchvision="regnet_y_16gf",
     ),
@@ -418,7 +463,7 @@ _ROWS = (
         _Release("swag_lc_in1k", "regnet_y_32gf_lc_swag-e1583746.pth", 84.622),
         _Release("seer_ft_in1k", "32_finetuned_in1k_model_final_checkpoint_phase78.torch"),
         _Release("seer", "seer_regnet32d/seer_regnet32gf_model_iteration244000.torch"),
-        _pycls(80.934),
+        _pycls(80.934, "161277763/RegNetY-32GF"),
         paper="RegNetY-32GF",
         torchvision="regnet_y_32gf",
     ),

@@ -6,9 +6,7 @@ import sys
 import textwrap
 
 import pytest
-import timm
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import DefaultTrainer
 from detectron2.layers import ShapeSpec
@@ -314,7 +312,7 @@ def test_frozen_random_weights_are_warned_of(caplog):
     build_backbone(cfg)
     assert "MODEL.WEIGHTS is empty" in caplog.text
     caplog.clear()
-    cfg.MODEL.WEIGHTS = "timm://regnetx_002"
+    cfg.MODEL.WEIGHTS = "path/to/weights.pth"
     build_backbone(cfg)
     assert "MODEL.WEIGHTS" not in caplog.text
 
@@ -402,93 +400,3 @@ def test_an_fpn_of_some_levels_builds_no_more():
     cfg = fpn_config(NAME="regnetx_002")
     cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
     assert list(build_backbone(cfg).output_shape()) == ["p3", "p4", "p5", "p6"]
-
-
-# timm's weights in detectron2's checkpointer
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path, randomize):
-    """Put a state dict in the place of the hub; return it and the list of what was asked for."""
-    state = randomize(timm.create_model("regnetx_002")).state_dict()
-    asked = []
-
-    def load_state_dict_from_hf(model_id):
-        asked.append(model_id)
-        return state
-
-    monkeypatch.setattr(timm.models, "load_state_dict_from_hf", load_state_dict_from_hf)
-    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
-    return state, asked
-
-
-@pytest.mark.parametrize("name", ["regnetx_002", "regnetx_002.pycls_in1k"])
-def test_timm_weights_are_loaded_into_the_backbone_of_a_detector(name, hub):
-    state, asked = hub
-    cfg = config(STOCK_MASK_RCNN_R50_FPN, NAME="regnetx_002")
-    cfg.MODEL.BACKBONE.NAME = "build_regnet_fpn_backbone"
-    for _ in range(2):
-        model = build_model(cfg)
-        DetectionCheckpointer(model).resume_or_load(f"timm://{name}", resume=False)
-        for key, value in model.backbone.bottom_up.state_dict().items():
-            torch.testing.assert_close(value, state[key], rtol=0, atol=0)
-    assert asked == ["timm/regnetx_002.pycls_in1k"]  # the second time from the cache
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("timm://regnetx_2", "unknown RegNet 'regnetx_2'"),
-        ("timm://regnetx_002.ra_in1k", "regnetx_002 has timm://regnetx_002.pycls_in1k"),
-        ("timm://regnetz_005", "no pretrained weights for regnetz_005"),
-    ],
-)
-def test_timm_weights_that_do_not_exist_are_refused(path, message, hub):
-    with pytest.raises(ValueError, match=message):
-        DetectionCheckpointer(torch.nn.Linear(1, 1)).load(path)
-
-
-@pytest.mark.parametrize(
-    ("weights", "node", "message"),
-    [
-        ("timm://regnety_040", {"NAME": "regnety_032"}, "set MODEL.REGNET.NAME to 'regnety_040'"),
-        (
-            "timm://regnetx_004_tv",
-            {"NAME": "regnetx_004"},
-            "are of regnetx_004_tv, and MODEL.REGNET",
-        ),
-        (
-            "timm://regnety_032.tv1",
-            {"NAME": "regnety_032"},
-            "regnety_032 has timm://regnety_032.ra",
-        ),
-        ("timm://regnety_032", {"NAME": "regnety_032", "NORM": "GN"}, "and MODEL.REGNET.NORM 'GN'"),
-        (
-            "timm://regnetx_002",
-            {"W0": 24, "WA": 36.0, "WM": 2.49, "DEPTH": 13, "GROUP_W": 8},
-            "are of regnetx_002, and MODEL.REGNET is RegNetDesign",
-        ),
-    ],
-)
-def test_weights_of_another_network_are_refused_when_it_is_built(weights, node, message):
-    cfg = fpn_config(**node)
-    cfg.MODEL.WEIGHTS = weights
-    with pytest.raises(ValueError, match=message):
-        build_backbone(cfg)
-
-
-def test_weights_of_a_named_network_are_those_of_its_numbers():
-    numbers = {"W0": 24, "WA": 36.44, "WM": 2.49, "DEPTH": 13, "GROUP_W": 8}
-    cfg = fpn_config(**numbers)
-    cfg.MODEL.WEIGHTS = "timm://regnetx_002"
-    assert build_backbone(cfg).bottom_up.name is None
-
-
-def test_without_a_network_the_error_says_how_to_go_on(hub, monkeypatch, tmp_path):
-    def fail(model_id):
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(timm.models, "load_state_dict_from_hf", fail)
-    with pytest.raises(OSError, match="could not fetch.*timm/regnetx_002.*or to '' to start from"):
-        DetectionCheckpointer(torch.nn.Linear(1, 1)).load("timm://regnetx_002")
-    assert not list(tmp_path.rglob("*.pth"))

@@ -8,7 +8,6 @@ take a config, the class takes explicit arguments and knows of no config.
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
 import torch
@@ -17,12 +16,14 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
-from regnet_backbones import zoo
 from regnet_backbones.adapters.detectron2_config import NUMBERS, REQUIRED_NUMBERS, regnet_node
-from regnet_backbones.adapters.detectron2_weights import PREFIX, weights_of
+from regnet_backbones.adapters.detectron2_input import check_images
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.norm import Norm
+from regnet_backbones.weights.dialects import CHANNEL_ORDERS
+from regnet_backbones.weights.loading import check_variant
+from regnet_backbones.weights.sources import find_source, is_name
 
 # Detectron2's ResNet calls C2 to C5 res2 to res5, its RegNet calls them s1 to s4.
 FEATURE_LEVELS = {"stem": 1}
@@ -43,6 +44,12 @@ class RegNetBackbone(RegNetFeatures, Backbone):
             (C2 to C5 both).
         in_channels, output_stride, norm, freeze_at, drop_path_rate, pretrained, grad_checkpointing:
             see `RegNetFeatures`; `freeze_at` counts as detectron2's `MODEL.BACKBONE.FREEZE_AT`.
+
+    Attributes:
+        input_format: channel order of the images that the detector gets, "RGB" or "BGR"; None
+            where the builder did not say and the detector itself has to know.
+        weights_format: of the images that the weights to load saw, None for what their dialect
+            says.
 
     Raises:
         ValueError: as `RegNetFeatures`, or for an unknown feature name.
@@ -73,6 +80,8 @@ class RegNetBackbone(RegNetFeatures, Backbone):
             grad_checkpointing=grad_checkpointing,
             out_levels=sorted(set(levels.values())),
         )
+        self.input_format: str | None = None
+        self.weights_format: str | None = None
         self._level_by_feature = levels
         self._out_features = list(levels)
         self._out_feature_channels = {f: self.channels[level] for f, level in levels.items()}
@@ -149,11 +158,6 @@ def register_builders(*, replace: bool = False) -> None:
     _let_later_builders_win()
 
 
-def register_on_import(_: ModuleType) -> None:
-    """Register the builders when detectron2's backbones are imported."""
-    register_builders()
-
-
 def feature_levels(names: Sequence[str]) -> dict[str, int]:
     """Return the level (1 to 5) of each feature name, in the order given.
 
@@ -209,8 +213,8 @@ def _build_bottom_up(
     """Build the RegNet of a config and its `MODEL.REGNET` with the maps `out_features`."""
     network = network_of(node)
     _warn_of_frozen_random_weights(cfg, node)
-    _check_weights(cfg.MODEL.WEIGHTS, network, node.NORM, input_shape.channels)
-    return RegNetBackbone(
+    _check_weights(cfg, node, network, input_shape.channels)
+    backbone = RegNetBackbone(
         network,
         out_features=out_features,
         in_channels=input_shape.channels,
@@ -220,6 +224,9 @@ def _build_bottom_up(
         drop_path_rate=node.DROP_PATH_RATE,
         grad_checkpointing=node.GRAD_CHECKPOINT,
     )
+    backbone.input_format = cfg.INPUT.FORMAT
+    backbone.weights_format = node.WEIGHTS_FORMAT or None
+    return backbone
 
 
 def _warn_of_frozen_random_weights(cfg: CfgNode, node: CfgNode) -> None:
@@ -235,27 +242,35 @@ def _warn_of_frozen_random_weights(cfg: CfgNode, node: CfgNode) -> None:
         )
 
 
-def _check_weights(weights: str, network: str | RegNetDesign, norm: str, channels: int) -> None:
-    """Raise ValueError for timm's weights of another network.
+def _check_weights(cfg: CfgNode, node: CfgNode, network: str | RegNetDesign, channels: int) -> None:
+    """Raise ValueError for published weights that cannot be right, before anything is fetched.
 
-    Detectron2's checkpointer would load what fits by name and shape, and leave the rest random.
+    What only the file can tell is checked when it is loaded.
     """
-    if not weights.startswith(PREFIX):
-        return
-    theirs = weights_of(weights)[0]
-    same = network == theirs.design
-    if isinstance(network, str):
-        same = zoo.get(network) is theirs
-    if not same:
+    if node.WEIGHTS_FORMAT not in ("", "RGB", "BGR"):
         raise ValueError(
-            f"MODEL.WEIGHTS '{weights}' are of {theirs.name}, and MODEL.REGNET is {network}; "
-            f"set MODEL.REGNET.NAME to '{theirs.name}', or MODEL.WEIGHTS to weights of that network"
+            "MODEL.REGNET.WEIGHTS_FORMAT must be 'RGB', 'BGR', or '' for what the weights' own "
+            f"project uses, got '{node.WEIGHTS_FORMAT}'"
         )
-    if norm == "GN" or channels != 3:
+    weights = cfg.MODEL.WEIGHTS
+    if not is_name(weights):
+        return
+    source = find_source(weights)
+    check_variant(source, network)
+    if source.variant is not None and node.NORM == "GN":
         raise ValueError(
-            f"MODEL.WEIGHTS '{weights}' are for RGB images and batch norm, got {channels} input "
-            f"channels and MODEL.REGNET.NORM '{norm}'; set MODEL.WEIGHTS to '' to start from "
-            "random weights"
+            f"MODEL.WEIGHTS '{weights}' are for batch norm, got MODEL.REGNET.NORM 'GN'; set it to "
+            "'BN', 'SyncBN' or 'FrozenBN', or MODEL.WEIGHTS to '' to start from random weights"
+        )
+    if source.dialect and channels == 3 and not node.WEIGHTS_FORMAT:
+        check_images(
+            weights,
+            CHANNEL_ORDERS[source.dialect],
+            source.mean,
+            source.std,
+            input_format=cfg.INPUT.FORMAT,
+            pixel_mean=cfg.MODEL.PIXEL_MEAN,
+            pixel_std=cfg.MODEL.PIXEL_STD,
         )
 
 
@@ -309,3 +324,6 @@ def _say_theirs_stays(name: str, builder: Callable) -> None:
         name,
         getattr(builder, "__module__", builder),
     )
+
+
+register_builders()

@@ -33,6 +33,10 @@ REGNET_DEFAULTS = {
     "OUTPUT_STRIDE": 32,
     "DROP_PATH_RATE": 0.0,
     "GRAD_CHECKPOINT": False,
+    # "RGB" or "BGR" images, where the weights of MODEL.WEIGHTS saw others than those of their
+    # project (pycls and detectron2's own RegNet: BGR, all others: RGB). PIXEL_MEAN and PIXEL_STD
+    # are then taken as they are, otherwise they must be those of the weights.
+    "WEIGHTS_FORMAT": "",
 }
 
 TRAINING_DEFAULTS = {

@@ -1,0 +1,155 @@
+"""Detectron2's checkpointer for models with our backbone: every dialect, and never in part.
+
+Stock `DetectionCheckpointer` matches names by their ends, logs what it did not find, and goes on
+with random weights; of a `.pkl` it runs what the file says. For a model that holds a
+`RegNetBackbone` its methods read files safely, rename the backbone's part to the model's names, and
+raise where that is not complete. What a detector has beside the backbone is matched as ever: heads
+of other classes stay random, with detectron2's warning.
+"""
+
+import functools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from urllib.error import URLError
+
+import torch
+from torch import nn
+
+from regnet_backbones.adapters.detectron2_input import check_images, statistics_of_dialect
+from regnet_backbones.adapters.detectron2_weights import url_error
+from regnet_backbones.weights.dialects import CHANNEL_ORDERS, Network, find_networks, locate
+from regnet_backbones.weights.files import read_checkpoint
+from regnet_backbones.weights.loading import Fitted, Report, check_variant, extractors, fit
+from regnet_backbones.weights.sources import URL_PREFIXES, Source, find_source, is_name
+
+logger = logging.getLogger(__name__)
+
+
+def load_every_dialect(module: ModuleType) -> None:
+    """Extend `DetectionCheckpointer` of `detectron2.checkpoint.detection_checkpoint`, once."""
+    checkpointer = module.DetectionCheckpointer
+    stock_load, stock_load_file = checkpointer.load, checkpointer._load_file
+    stock_load_model = checkpointer._load_model
+    if hasattr(stock_load, "loads_every_dialect"):
+        return
+
+    @functools.wraps(stock_load)
+    def load(self, path, *args, **kwargs):
+        self.regnet_source = path
+        try:
+            return stock_load(self, path, *args, **kwargs)
+        except URLError as error:
+            if not path.startswith(URL_PREFIXES):
+                raise
+            raise url_error(path, error) from error
+        finally:
+            del self.regnet_source
+
+    @functools.wraps(stock_load_file)
+    def _load_file(self, filename):
+        if not extractors(self.model):
+            return stock_load_file(self, filename)
+        return _read(filename, getattr(self, "regnet_source", filename))
+
+    @functools.wraps(stock_load_model)
+    def _load_model(self, checkpoint):
+        if extractors(self.model):
+            path = getattr(self, "regnet_source", None) or "a state dict"
+            _take_backbones(checkpoint, path, self.model)
+        return stock_load_model(self, checkpoint)
+
+    load.loads_every_dialect = True
+    checkpointer.load = load
+    checkpointer._load_file = _load_file
+    checkpointer._load_model = _load_model
+
+
+def _read(file: str, path: str) -> dict[str, object]:
+    """Read a file into the form that the checkpointer expects: weights under "model"."""
+    checkpoint = read_checkpoint(file)
+    state, extras = checkpoint.state, checkpoint.extras
+    if "iteration" in extras and "model" in extras:
+        state = extras["model"]  # of a training that also averages: it goes on with the plain ones
+    elif checkpoint.nesting != "model":
+        extras = {}  # what other projects save beside the weights means nothing to detectron2
+    if "matching_heuristics=True" in path.partition("?")[2]:
+        extras = {**extras, "matching_heuristics": True}
+    return {**extras, "model": state}
+
+
+def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) -> None:
+    """Rename what a checkpoint has for each backbone to the names of the model, in place.
+
+    Raises:
+        ValueError: the checkpoint has no complete backbone of this network, or the images of the
+            config are not those that its weights saw.
+    """
+    state, named, outer = checkpoint["model"], {}, None
+    networks = []
+    for home, backbone in extractors(model).items():
+        network = locate(state, _prefix_for(home, state))
+        networks.append(network)
+        if network.prefix.endswith(home):
+            outer = network.prefix.removesuffix(home)
+        fitted = _fit_backbone(network, state, path, model, home, backbone)
+        named |= {home + name: value for name, value in fitted.state.items()}
+    others = [n for n in state if not any(n.startswith(network.prefix) for network in networks)]
+    if outer is None:  # a classifier or another kind of model, of which only the backbone is taken
+        checkpoint.pop("matching_heuristics", None)
+        others = []
+    checkpoint["model"] = {name.removeprefix(outer or ""): state[name] for name in others} | named
+
+
+def _fit_backbone(
+    network: Network,
+    state: Mapping[str, torch.Tensor],
+    path: str,
+    model: nn.Module,
+    home: str,
+    backbone: nn.Module,
+) -> Fitted:
+    """Make the network of a checkpoint fit a backbone, for the images that the detector gets."""
+    # Detectron2 has kinds of paths of its own, of which nothing is known.
+    source = find_source(path) if is_name(path) else Source(path, file=Path(path))
+    check_variant(source, backbone.name or backbone.design)
+    format_ = getattr(backbone, "input_format", None) or getattr(model, "input_format", None)
+    images = "BGR" if format_ == "BGR" else "RGB"
+    told = getattr(backbone, "weights_format", None)
+    order = told or CHANNEL_ORDERS[network.dialect]
+    is_detector = network.prefix.endswith(home)
+    if is_detector and network.dialect == "timm":
+        order = images  # of this package: it goes on with the images that it was trained on
+    elif not is_detector and not told and backbone.in_channels == 3:
+        mean, std = source.mean, source.std
+        if mean is None and not network.rest:
+            mean, std = statistics_of_dialect(network.dialect, backbone.name)
+        check_images(
+            path,
+            order,
+            mean,
+            std,
+            input_format=format_ or "RGB",
+            pixel_mean=model.pixel_mean.flatten().tolist(),
+            pixel_std=model.pixel_std.flatten().tolist(),
+        )
+    fitted = fit(state, backbone, channel_order=order, image_order=images, prefix=network.prefix)
+    report = Report(
+        source=path,
+        dialect=network.dialect,
+        loaded=tuple(home + name for name in fitted.state),
+        dropped=tuple(network.prefix + name for name in fitted.dropped)
+        + (() if is_detector else tuple(network.rest)),
+        channel_order=order,
+        flipped=fitted.flipped,
+        licence=source.licence,
+    )
+    logger.info("backbone: %s", report)
+    return fitted
+
+
+def _prefix_for(home: str, state: Mapping[str, torch.Tensor]) -> str | None:
+    """Choose among several networks of a checkpoint the one that stands where the model's does."""
+    at_home = [prefix for prefix in find_networks(state) if prefix.endswith(home)]
+    return at_home[0] if len(at_home) == 1 else None

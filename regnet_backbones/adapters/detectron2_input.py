@@ -1,0 +1,79 @@
+"""Whether the images that a detectron2 config makes are those that its weights saw."""
+
+from collections.abc import Sequence
+
+from regnet_backbones import zoo
+from regnet_backbones.weights.dialects import ChannelOrder
+from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
+
+# Differences of rounding between published configs are below this, of 255.
+_TOLERANCE = 0.5
+
+
+def check_images(
+    weights: str,
+    order: ChannelOrder,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    *,
+    input_format: str,
+    pixel_mean: Sequence[float],
+    pixel_std: Sequence[float],
+) -> None:
+    """Raise ValueError where a config makes other images than some weights saw.
+
+    BGR weights are right in a BGR config as they are, and in an RGB config with a flipped stem.
+    RGB weights are for an RGB config.
+
+    Args:
+        weights: what to call them in the error.
+        order: of the channels that the weights saw.
+        mean: per RGB channel, of pixels in [0, 1]; None where unknown, which is not checked.
+        std: per RGB channel, likewise.
+        input_format: `INPUT.FORMAT`.
+        pixel_mean: `MODEL.PIXEL_MEAN`, of pixels in [0, 255], in the order of `input_format`.
+        pixel_std: `MODEL.PIXEL_STD`, likewise.
+    """
+    right = "BGR" if order == input_format == "BGR" else "RGB"
+    turn = -1 if right == "BGR" else 1
+    right_mean = [round(255 * value, 3) for value in mean][::turn] if mean else list(pixel_mean)
+    right_std = [round(255 * value, 3) for value in std][::turn] if std else list(pixel_std)
+    if (
+        input_format == right
+        and _are_near(pixel_mean, right_mean)
+        and _are_near(pixel_std, right_std)
+    ):
+        return
+    given_mean, given_std = (
+        [round(float(v), 3) for v in values] for values in (pixel_mean, pixel_std)
+    )
+    raise ValueError(
+        f"the weights '{weights}' saw other images than this config makes (INPUT.FORMAT "
+        f"'{input_format}', MODEL.PIXEL_MEAN {given_mean}, MODEL.PIXEL_STD {given_std}); set\n"
+        f'  INPUT.FORMAT: "{right}"\n'
+        f"  MODEL.PIXEL_MEAN: {right_mean}\n"
+        f"  MODEL.PIXEL_STD: {right_std}\n"
+        "or, for weights that did see such images, MODEL.REGNET.WEIGHTS_FORMAT: "
+        f'"{input_format}"'
+    )
+
+
+def statistics_of_dialect(
+    dialect: str, network: str | None
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Return mean and deviation of the images that a classifier of a dialect saw.
+
+    timm's differ by network and training: they are known where all of a network's are the same.
+    """
+    if not dialect.startswith("timm"):
+        return IMAGENET_MEAN, IMAGENET_STD
+    rows = zoo.get(network).weights.values() if network else ()
+    statistics = {(row.mean, row.std) for row in rows}
+    return statistics.pop() if len(statistics) == 1 else (None, None)
+
+
+def _are_near(given: Sequence[float], right: Sequence[float]) -> bool:
+    """Tell whether two lists of channel values are the same but for rounding."""
+    return len(given) == len(right) and all(
+        abs(a - b) <= _TOLERANCE for a, b in zip(given, right, strict=True)
+    )

@@ -1,0 +1,23 @@
+"""Weights of a RegNet: from any dialect, completely, or with an error that says why not.
+
+`load` puts weights into a model, `convert` renames them, `detect` says whose names they have;
+`read_checkpoint` and `write_checkpoint` are the files. `dialects` has the table.
+"""
+
+from regnet_backbones.weights.dialects import DIALECTS, convert, detect
+from regnet_backbones.weights.files import Checkpoint, read_checkpoint, write_checkpoint
+from regnet_backbones.weights.loading import Report, load
+from regnet_backbones.weights.sources import find_source, local_file
+
+__all__ = [
+    "DIALECTS",
+    "Checkpoint",
+    "Report",
+    "convert",
+    "detect",
+    "find_source",
+    "load",
+    "local_file",
+    "read_checkpoint",
+    "write_checkpoint",
+]

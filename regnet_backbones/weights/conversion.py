@@ -1,0 +1,218 @@
+"""Convert weights files: from any dialect to any, out of one kind of model and into another."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from regnet_backbones.weights.dialects import (
+    CHANNEL_ORDERS,
+    DIALECTS,
+    STEMS,
+    ChannelOrder,
+    Network,
+    flip_channels,
+    is_head,
+    listing,
+    locate,
+    name_pairs,
+    to_timm_name,
+)
+from regnet_backbones.weights.files import read_checkpoint, write_checkpoint
+from regnet_backbones.weights.loading import CLASSIFIER_PARTS, compare, is_counter
+from regnet_backbones.weights.sources import find_source, local_file
+
+# Where a network is inside a model, and whose names it has there.
+LAYOUTS: dict[str, tuple[str, str]] = {dialect: (dialect, "") for dialect in DIALECTS}
+LAYOUTS |= {
+    # A detectron2 model with FPN, on our backbone and on detectron2's own RegNet.
+    "detector": ("timm", "backbone.bottom_up."),
+    "detector_pycls": ("pycls", "backbone.bottom_up."),
+    # An SMP model, on our encoder and on a `tu-` encoder.
+    "smp": ("timm", "encoder."),
+    "smp_tu": ("timm_features", "encoder.model."),
+}
+
+# Prefixes of the same kind of model: what is beside the network has the same names.
+_KIN = ({"backbone.bottom_up."}, {"encoder.", "encoder.model."})
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A conversion that is ready to be written.
+
+    Attributes:
+        source: where the weights came from.
+        network: what was found there.
+        state: all entries of the new file.
+        nesting: key under which they go, None for what the new file's suffix does by itself.
+        pairs: for every entry of the network its name there and its name in the new file.
+        dropped: names of the source that the new file has no place for.
+        channel_order: of the images that the weights saw, and of those they are for now.
+        licence: of the weights, None where unknown.
+    """
+
+    source: str
+    network: Network
+    state: dict[str, torch.Tensor]
+    nesting: str | None
+    pairs: tuple[tuple[str, str], ...]
+    dropped: tuple[str, ...]
+    channel_order: tuple[ChannelOrder, ChannelOrder]
+    licence: str | None
+
+    def mapping(self) -> str:
+        """Return one line an entry: its name, its new name, its shape."""
+        width = max(len(theirs) for theirs, _ in self.pairs)
+        lines = [
+            f"{theirs:{width}}  ->  {ours}  {tuple(self.state[ours].shape)}"
+            for theirs, ours in self.pairs
+        ]
+        return "\n".join(lines + [f"{name:{width}}  dropped" for name in self.dropped])
+
+    def summary(self) -> str:
+        """Say in a few lines what is converted, what is not, and under which licence."""
+        theirs, ours = self.channel_order
+        flip = f"flipped from {theirs}" if theirs != ours else "kept"
+        kept = len(self.state) - len(self.pairs)
+        return "\n".join(
+            [
+                f"source: {self.source} ({self.network.dialect}'s names"
+                + (f" under '{self.network.prefix}'" if self.network.prefix else "")
+                + ")",
+                f"network: {len(self.pairs)} entries converted; channel order {ours}, {flip}",
+                f"beside it: {kept} entries kept, {len(self.dropped)} dropped"
+                + (f" ({listing(list(self.dropped))})" if self.dropped else ""),
+                f"licence: {self.licence or 'unknown, that of where the weights came from'}",
+            ]
+        )
+
+
+def convert_file(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    to: str | None = None,
+    into: str | Path | None = None,
+    channel_order: ChannelOrder | None = None,
+    prefix: str | None = None,
+) -> Conversion:
+    """Convert weights, and write them where `output` says.
+
+    From a whole model to the same kind of model everything is kept; otherwise only the network is
+    taken, with its classifier where the new form has one.
+
+    Args:
+        source: a name of published weights, a URL, or a path.
+        output: the new file, whose suffix says its format (see `files.write_checkpoint`); None to
+            write nothing.
+        to: the form to convert to, one of `LAYOUTS`.
+        into: instead of `to`: a checkpoint of a model, whose network is replaced.
+        channel_order: of the images that the weights saw, None for that of their dialect.
+        prefix: which network of the source to take where it holds several.
+
+    Raises:
+        ValueError: no or both of `to` and `into`, an unknown form, entries that it has no name for,
+            a network other than the one it replaces, or an unreadable file.
+        FileNotFoundError: there is no such file.
+        OSError: a download failed.
+    """
+    if (to is None) == (into is None):
+        raise ValueError("give either to=, a form, or into=, a checkpoint to put the network into")
+    if to is not None and to not in LAYOUTS:
+        raise ValueError(f"unknown form '{to}'; there are {', '.join(LAYOUTS)}")
+    known = find_source(source)
+    network = locate(read_checkpoint(local_file(known)).state, prefix)
+    if into is None:
+        dialect, place = LAYOUTS[to]
+        nesting = "classy_state_dict" if dialect in ("classyvision", "vissl") else None
+        rest = _kept(network, place)
+        if place.startswith("backbone."):
+            nesting = "model"
+    else:
+        target = read_checkpoint(into)
+        host = locate(target.state)
+        dialect, place, rest = host.dialect, host.prefix, host.rest
+        nesting = target.nesting or None
+    orders = (channel_order or CHANNEL_ORDERS[network.dialect], CHANNEL_ORDERS[dialect])
+    names, dropped = _names(network, dialect, with_classifier=not place)
+    state = dict(rest)
+    for name, value in network.state.items():
+        if name in names:
+            flip = orders[0] != orders[1] and to_timm_name(name, network.dialect) in STEMS
+            state[place + names[name]] = flip_channels(value) if flip else value
+    if into is not None:
+        state = _replaced(target.state, state, into)
+    kept_rest = rest if into is None else {}
+    conversion = Conversion(
+        source=known.name,
+        network=network,
+        state=state,
+        nesting=nesting,
+        pairs=tuple((network.prefix + n, place + names[n]) for n in network.state if n in names),
+        dropped=tuple(network.prefix + n for n in dropped)
+        + tuple(n for n in network.rest if not kept_rest),
+        channel_order=orders,
+        licence=known.licence,
+    )
+    if output is not None:
+        flat = Path(output).suffix in (".safetensors", ".pkl", ".pyth")
+        write_checkpoint(output, state, nesting=None if flat else nesting)
+    return conversion
+
+
+def _kept(network: Network, place: str) -> dict[str, torch.Tensor]:
+    """Return what a model has beside its network, if the new form is of the same kind of model."""
+    for kin in _KIN:
+        for inside in kin:
+            if place in kin and network.prefix.endswith(inside):
+                outer = network.prefix.removesuffix(inside)
+                return {n.removeprefix(outer): v for n, v in network.rest.items()}
+    return {}
+
+
+def _names(
+    network: Network, dialect: str, *, with_classifier: bool
+) -> tuple[dict[str, str], list[str]]:
+    """Return the network's new names, and what is dropped: heads that the new form has not.
+
+    Raises:
+        ValueError: other parts have no name in the dialect.
+    """
+    names, lost = name_pairs(network, dialect)
+    ours = {name: to_timm_name(name, network.dialect) or "" for name in network.state}
+    # The final convolution of a byobnet network gives its C5, that of others only their classes.
+    is_byobnet = any(name.startswith("stages.") for name in ours.values())
+    classifier = ("head.",) if is_byobnet else CLASSIFIER_PARTS
+    heads = [
+        name
+        for name in network.state
+        if is_head(name, network.dialect) or ours[name].startswith(classifier)
+    ]
+    if not with_classifier:
+        names = {name: theirs for name, theirs in names.items() if name not in heads}
+    strange = [name for name in lost if name not in heads]
+    if strange:
+        raise ValueError(
+            f"{dialect} has no name for {len(strange)} of {len(network.state)} entries of a "
+            f"{network.dialect} network: {listing(strange)}"
+        )
+    return names, [name for name in heads if name not in names]
+
+
+def _replaced(
+    host: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], into: str | Path
+) -> dict[str, torch.Tensor]:
+    """Return the entries of `host` with the values of `state`, which must be the same entries.
+
+    A frozen norm has no batch counter, so those may differ.
+
+    Raises:
+        ValueError: the network is another one.
+    """
+    unknown = [name for name in state if name not in host and not is_counter(name)]
+    problems = compare(state, host, unknown)
+    if problems:
+        raise ValueError(f"the network does not fit into '{into}': {problems}")
+    return {name: state.get(name, value) for name, value in host.items()}

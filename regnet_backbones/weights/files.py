@@ -1,0 +1,275 @@
+"""Weights files: a checkpoint read into a state dict, a state dict written as a checkpoint."""
+
+import os
+import pickle
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from regnet_backbones.weights.dialects import listing
+from regnet_backbones.weights.unpickling import EXPORT_HINT, read_content
+
+# Keys under which training scripts keep the network, the preferred one first: averaged weights
+# before plain ones. pycls's `ema_state` is preferred by its error only (`_nesting_keys`).
+EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict")
+NESTING_KEYS = (*EMA_KEYS, "model", "state_dict", "model_state", "model_state_dict", "ema_state")
+
+# ClassyVision and VISSL split the network into `trunk` and `heads`, below one of these paths.
+CLASSY = "classy_state_dict"
+CLASSY_PATHS = ((CLASSY, "base_model", "model"), ("base_model", "model"), ())
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".torch", ".pyth")
+SUFFIXES = (".safetensors", ".pkl", *TORCH_SUFFIXES)
+
+# torch.optim.swa_utils.AveragedModel counts its updates in the state dict, alone or in DDP.
+AVERAGED_MODEL_COUNTERS = ("n_averaged", "module.n_averaged")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a weights file holds.
+
+    Attributes:
+        state: the network's state dict, on the CPU.
+        nesting: the key(s) under which it lay, joined with "."; empty if it lay bare,
+            "classy_state_dict" for all of ClassyVision's forms.
+        extras: the other top-level entries (optimizer, iteration, ...).
+    """
+
+    state: dict[str, torch.Tensor]
+    nesting: str
+    extras: dict[str, object]
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a weights file, whatever its name; never run code that it holds.
+
+    Numpy arrays become tensors. Averaged (EMA) weights come before plain ones where a file has
+    both; of pycls's pair the one with the lower error, the plain ones where that is unknown.
+    Prefixes of wrappers (`module.`, `_orig_mod.`) stay.
+
+    Args:
+        path: a file of torch's, a safetensors file or a pickle of numpy arrays.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, is something else, would run code, or holds no state dict.
+    """
+    path = Path(path)
+    content = read_content(path)
+    state, keys = _unwrap(content) or (None, ())
+    if state is None:
+        raise ValueError(f"{path} {_say_what_is_there(content)}; save one with {EXPORT_HINT}")
+    used = {*keys[:1], *(("base_model", "trunk", "heads") if keys[:1] == (CLASSY,) else ())}
+    return Checkpoint(
+        state=_tensors(path, state),
+        nesting=CLASSY if CLASSY in keys else ".".join(keys),
+        extras={key: value for key, value in content.items() if keys and key not in used},
+    )
+
+
+def write_checkpoint(
+    path: str | Path, state: Mapping[str, torch.Tensor], *, nesting: str | None = None
+) -> None:
+    """Write a state dict in the form that the suffix asks for, whole or not at all.
+
+    `.safetensors` is bare. `.pth`, `.pt`, `.bin` and `.torch` are torch's, bare. `.pyth` is
+    pycls's, below "model_state". `.pkl` is Detectron2's zoo form: numpy arrays below "model", and
+    the request for name matching unless names are a whole detector's ("backbone....").
+
+    Args:
+        path: the file to write; a missing folder is made, an existing file replaced.
+        state: names to tensors, on any device.
+        nesting: for torch's files, the key(s) to nest the state under, as `Checkpoint.nesting`
+            names them; "" for none, None for what the suffix does by itself.
+
+    Raises:
+        ValueError: unknown suffix or nesting, or a state that the format cannot hold.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{path} must end in one of {', '.join(SUFFIXES)}, got '{path.suffix}'")
+    _check_nesting(path, suffix, nesting)
+    _check_state(path, state)
+    # Contiguous copies: a file shall hold neither shared memory nor the rest of a sliced tensor.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
+    if suffix == ".safetensors":
+        content = safetensors.torch.save(tensors, metadata={"format": "pt"})
+        _write_whole(path, lambda file: file.write(content))
+    elif suffix == ".pkl":
+        content = _detectron2_form(path, tensors)
+        # Protocols below 3 spell bytes as text, half as long again.
+        _write_whole(path, lambda file: pickle.dump(content, file, protocol=4))
+    else:
+        if nesting is None:
+            nesting = "model_state" if suffix == ".pyth" else ""
+        content = _nest(tensors, nesting)
+        if suffix == ".pyth" and nesting == "model_state":
+            content = {"epoch": 0, **content}
+        _write_whole(path, lambda file: torch.save(content, file))
+
+
+def _unwrap(content: object) -> tuple[Mapping, tuple[str, ...]] | None:
+    """Find the state dict and the keys that lead to it; None if there is none."""
+    if not isinstance(content, Mapping):
+        return None
+    for path in CLASSY_PATHS:
+        state = _join_classy(content, path)
+        if state is not None:
+            return state, (CLASSY,)
+    for key in _nesting_keys(content):
+        found = _unwrap(content.get(key))
+        if found is not None:
+            return found[0], (key, *found[1])
+    values = content.values()
+    if any(_is_array(v) for v in values) and not any(isinstance(v, Mapping) for v in values):
+        return content, ()
+    return None
+
+
+def _nesting_keys(content: Mapping) -> tuple[str, ...]:
+    """Order the keys by preference: pycls evaluates both its networks and takes the better."""
+    try:
+        ema_is_better = float(content["ema_err"]) < float(content["test_err"])
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        ema_is_better = False
+    return ("ema_state", *NESTING_KEYS) if ema_is_better else NESTING_KEYS
+
+
+def _join_classy(content: Mapping, path: tuple[str, ...]) -> dict[str, object] | None:
+    """Join the trunk and the heads that lie below `path` in one state dict."""
+    for key in path:
+        content = content.get(key)
+        if not isinstance(content, Mapping):
+            return None
+    trunk, heads = content.get("trunk"), content.get("heads")
+    if not isinstance(trunk, Mapping) or not any(map(_is_array, trunk.values())):
+        return None
+    return {**trunk, **dict(_flatten(heads if isinstance(heads, Mapping) else {}, "heads."))}
+
+
+def _flatten(entries: Mapping, prefix: str) -> Iterator[tuple[str, object]]:
+    """Name the entries of nested mappings by their paths."""
+    for name, value in entries.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _say_what_is_there(content: object) -> str:
+    """Say what a file holds that has no state dict."""
+    if not isinstance(content, Mapping):
+        return f"holds no state dict (names to tensors), but a {type(content).__name__}"
+    if not content or any(isinstance(content.get(key), Mapping) for key in NESTING_KEYS):
+        return "holds a state dict without tensors"
+    keys = listing([str(key) for key in content])
+    return f"holds no state dict (names to tensors); its top-level keys are {keys}"
+
+
+def _is_array(value: object) -> bool:
+    """Tell whether a state dict may have this value."""
+    return isinstance(value, torch.Tensor | np.ndarray)
+
+
+def _tensors(path: Path, state: Mapping) -> dict[str, torch.Tensor]:
+    """Return the state dict as tensors, without what a wrapper counts in it."""
+    tensors, others = {}, []
+    for name, value in state.items():
+        if name in AVERAGED_MODEL_COUNTERS and _is_array(value) and value.ndim == 0:
+            continue
+        try:
+            if isinstance(value, np.ndarray):
+                value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
+            tensors[name] = value.detach()
+        except (AttributeError, TypeError):
+            others.append(f"{name} ({getattr(value, 'dtype', type(value).__name__)})")
+        if not isinstance(name, str):
+            others.append(f"{name!r} (a name that is no text)")
+    if others:
+        raise ValueError(
+            f"{path} holds a state dict with entries that are no tensors: {listing(others)}; "
+            f"save tensors alone, with {EXPORT_HINT}"
+        )
+    return tensors
+
+
+def _check_nesting(path: Path, suffix: str, nesting: str | None) -> None:
+    """Raise ValueError for a nesting that the format has not, or that would not be found again."""
+    if suffix == ".safetensors" and nesting:
+        raise ValueError(
+            f"{path} cannot nest the weights under '{nesting}', safetensors holds tensors alone; "
+            f"leave nesting out, or use one of {', '.join(TORCH_SUFFIXES)}"
+        )
+    if suffix == ".pkl" and nesting not in (None, "model"):
+        raise ValueError(
+            f"{path} must have its weights under 'model', where Detectron2 looks for them in a "
+            f".pkl, got nesting='{nesting}'; leave nesting out"
+        )
+    known = (CLASSY, *NESTING_KEYS)
+    if nesting and nesting != CLASSY and not set(nesting.split(".")) <= set(NESTING_KEYS):
+        raise ValueError(f"{path}: nesting must be one of {', '.join(known)}, got '{nesting}'")
+
+
+def _check_state(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError for what could not be read again as a state dict."""
+    others = [
+        f"{name} ({type(value).__name__})"
+        for name, value in state.items()
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor)
+    ]
+    if others or not state:
+        raise ValueError(
+            f"{path} was not written: a state dict has names and tensors, got "
+            f"{listing(others) or 'none'}; give model.state_dict()"
+        )
+
+
+def _nest(state: dict[str, torch.Tensor], nesting: str) -> dict[str, object]:
+    """Put a state dict under the key(s) of `nesting`."""
+    if nesting == CLASSY:
+        heads = {k.removeprefix("heads."): v for k, v in state.items() if k.startswith("heads.")}
+        trunk = {k: v for k, v in state.items() if not k.startswith("heads.")}
+        return {CLASSY: {"base_model": {"model": {"trunk": trunk, "heads": heads}}}}
+    for key in reversed(nesting.split(".") if nesting else ()):
+        state = {key: state}
+    return state
+
+
+def _detectron2_form(path: Path, state: dict[str, torch.Tensor]) -> dict[str, object]:
+    """Return what Detectron2's zoo files hold; a whole detector's names are left as they are."""
+    arrays = {}
+    for name, tensor in state.items():
+        try:
+            arrays[name] = tensor.numpy()
+        except TypeError as error:
+            raise ValueError(
+                f"{path} cannot hold {name}: numpy has no {str(tensor.dtype).split('.')[-1]}; "
+                "convert it with .float(), or write .safetensors or .pth"
+            ) from error
+    content = {"model": arrays, "__author__": "regnet_backbones"}
+    if not any(name.startswith("backbone.") for name in arrays):
+        content["matching_heuristics"] = True
+    return content
+
+
+def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write beside the final name first, so that under it there is never half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with part.open("xb") as file:
+            write(file)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,332 @@
+"""Load weights of any dialect into a model of ours: all of them, or an error and nothing."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from timm.models import adapt_input_conv
+from torch import nn
+
+from regnet_backbones import zoo
+from regnet_backbones.design import RegNetDesign
+from regnet_backbones.weights.dialects import (
+    CHANNEL_ORDERS,
+    STEMS,
+    ChannelOrder,
+    Network,
+    flip_channels,
+    is_head,
+    listing,
+    locate,
+    to_timm_name,
+)
+from regnet_backbones.weights.files import read_checkpoint
+from regnet_backbones.weights.sources import Source, find_source, local_file
+
+# Parts of a timm classifier that no feature map passes through.
+CLASSIFIER_PARTS = ("head.", "final_conv.")
+
+# What timm's features_only network is called inside SMP's `tu-` encoder.
+_TU_ENCODER = "model."
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a loading did.
+
+    Attributes:
+        source: where the weights came from.
+        dialect: whose names they had.
+        loaded: names of the model's parameters and buffers that were loaded.
+        dropped: names of the file that were left out on purpose: a classifier, stages behind the
+            last level, the FPN and heads or the decoder of another model.
+        channel_order: of the images that the weights saw, "RGB" or "BGR".
+        flipped: whether the stem was turned to the other order.
+        licence: of the weights, None where unknown.
+    """
+
+    source: str
+    dialect: str
+    loaded: tuple[str, ...]
+    dropped: tuple[str, ...]
+    channel_order: ChannelOrder
+    flipped: bool
+    licence: str | None
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        dropped = f", dropped {len(self.dropped)} ({listing(_parts(self.dropped))})"
+        flip = ", stem flipped to the other order" if self.flipped else ""
+        return (
+            f"weights {self.source}: {self.dialect}'s names, {len(self.loaded)} entries loaded"
+            f"{dropped if self.dropped else ''}; for {self.channel_order} images{flip}; "
+            f"licence {self.licence or 'unknown'}"
+        )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The network of a file, made to fit an extractor: complete, in shape, finite.
+
+    Attributes:
+        network: where it was in the file, and what was beside it.
+        state: a value for every entry of the extractor's state dict.
+        dropped: names of the network that the extractor has no use for.
+        channel_order: of the images that the weights saw.
+        flipped: whether the stem was turned to the other order.
+    """
+
+    network: Network
+    state: dict[str, torch.Tensor]
+    dropped: tuple[str, ...]
+    channel_order: ChannelOrder
+    flipped: bool
+
+
+def load(
+    model: nn.Module,
+    source: str | Path | Mapping[str, torch.Tensor],
+    *,
+    channel_order: ChannelOrder | None = None,
+    prefix: str | None = None,
+) -> Report:
+    """Load weights of any dialect into a `RegNetFeatures`, or into a model that holds one.
+
+    A model with more than the backbone gets everything from a file that has everything, such as a
+    whole segmenter; from a file with another model or a classifier it gets the backbone. After it
+    the model expects RGB images.
+
+    Args:
+        model: changed in place (not at all when this raises).
+        source: a name ("timm://regnety_032.ra_in1k", "torchvision://regnet_y_3_2gf.IMAGENET1K_V2",
+            "pycls://RegNetY-3.2GF"), a URL, a path, or a state dict.
+        channel_order: of the images that the weights saw; None for that of the dialect (BGR for
+            pycls and detectron2's own RegNet, RGB for all others).
+        prefix: which RegNet of the file to take where it holds several, such as "teacher.".
+
+    Raises:
+        ValueError: the weights are of another network, entries are missing, unknown, of another
+            shape or not finite, or the file cannot be read.
+        FileNotFoundError: a path names no file.
+        OSError: a download failed.
+    """
+    homes = extractors(model)
+    if len(homes) != 1:
+        raise ValueError(
+            f"the model holds {len(homes)} RegNets of regnet_backbones"
+            + (f" ({', '.join(homes)}); load into one of them" if homes else "; it must hold one")
+        )
+    ((home, extractor),) = homes.items()
+    known, state_dict = read_source(source, extractor)
+    fitted = fit(state_dict, extractor, channel_order=channel_order, prefix=prefix)
+    loaded = {home + name: value for name, value in fitted.state.items()}
+    rest = _rest_of_model(fitted.network, home, model)
+    loaded |= rest
+    model.load_state_dict(loaded, strict=False)
+    dropped = tuple(fitted.network.prefix + name for name in fitted.dropped)
+    report = Report(
+        source=known.name,
+        dialect=fitted.network.dialect,
+        loaded=tuple(loaded),
+        dropped=dropped + (() if rest else tuple(fitted.network.rest)),
+        channel_order=fitted.channel_order,
+        flipped=fitted.flipped,
+        licence=known.licence,
+    )
+    logger.info("%s", report)
+    return report
+
+
+def read_source(
+    source: str | Path | Mapping[str, torch.Tensor], extractor: nn.Module
+) -> tuple[Source, Mapping[str, torch.Tensor]]:
+    """Return what is known of a source, and its state dict; `extractor` must be of its network."""
+    if isinstance(source, Mapping):
+        return Source("a state dict", file=Path()), source
+    known = find_source(source)
+    check_variant(known, extractor.name or extractor.design)
+    return known, read_checkpoint(local_file(known)).state
+
+
+def check_variant(source: Source, network: str | RegNetDesign) -> None:
+    """Raise ValueError where a source is known to be of another network than a name or design."""
+    if source.variant is None:
+        return
+    named = isinstance(network, str)
+    if source.variant is zoo.get(network) if named else source.variant.design == network:
+        return
+    raise ValueError(
+        f"the weights '{source.name}' are of {source.variant.name}, and the network is {network}; "
+        f"take weights of that network, or the network {source.variant.name} (Detectron2: "
+        f"MODEL.REGNET.NAME '{source.variant.name}')"
+    )
+
+
+def extractors(model: nn.Module) -> dict[str, nn.Module]:
+    """Return every `RegNetFeatures` in a model by its prefix, such as "backbone.bottom_up."."""
+    # By what an extractor has, not by its class, which itself loads weights with this module.
+    return {
+        f"{name}." if name else "": module
+        for name, module in model.named_modules()
+        if hasattr(module, "level_parts")
+    }
+
+
+def fit(
+    state_dict: Mapping[str, torch.Tensor],
+    extractor: nn.Module,
+    *,
+    channel_order: ChannelOrder | None = None,
+    image_order: ChannelOrder = "RGB",
+    prefix: str | None = None,
+) -> Fitted:
+    """Find the network of a state dict and make it fit an extractor.
+
+    What the extractor does not have is dropped: a classifier, and stages behind its last level. A
+    stem of three channels is adapted to the extractor's `in_channels` as timm does (summed for one
+    channel, repeated and rescaled for more).
+
+    Args:
+        state_dict: names to tensors, in any dialect, under any prefix.
+        extractor: a `RegNetFeatures`, not changed.
+        channel_order: of the images that the weights saw, None for that of their dialect.
+        image_order: of the images that the extractor will see.
+        prefix: which network to take where there are several.
+
+    Raises:
+        ValueError: entries are missing, unknown, of another shape or not finite; all are counted,
+            some listed.
+    """
+    network = locate(state_dict, prefix)
+    order = channel_order or CHANNEL_ORDERS[network.dialect]
+    own = extractor.state_dict()
+    useless = tuple(f"{part}." for part in extractor.pruned_parts)
+    useless += tuple(p for p in CLASSIFIER_PARTS if not any(name.startswith(p) for name in own))
+    fitted, unknown, dropped = {}, [], []
+    for name, value in network.state.items():
+        ours = to_timm_name(name, network.dialect)
+        if is_head(name, network.dialect) or (ours and ours.startswith(useless)):
+            dropped.append(name)
+        elif ours is None:
+            unknown.append(name)
+        else:
+            fitted[ours] = value
+    stem = next((n for n in STEMS if n in fitted and n in own and fitted[n].ndim == 4), None)
+    flips = stem is not None and order != image_order
+    if flips:
+        fitted[stem] = flip_channels(fitted[stem])
+    if stem and fitted[stem].shape[1] == 3:
+        fitted[stem] = adapt_input_conv(own[stem].shape[1], fitted[stem])
+    _check_fit(fitted, own, unknown)
+    # A frozen norm has no batch counter, a norm that is not frozen misses it in older files.
+    state = {name: fitted.get(name, value) for name, value in own.items()}
+    return Fitted(network, state, tuple(dropped), order, flips)
+
+
+def compare(
+    given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], unknown: list[str]
+) -> str:
+    """Count and list what is missing, unknown and of another shape; empty where nothing is."""
+    missing = [n for n in own if n not in given and not is_counter(n)]
+    ill_shaped = [
+        f"{n} {tuple(given[n].shape)} for {tuple(own[n].shape)}"
+        for n in own
+        if n in given and given[n].shape != own[n].shape
+    ]
+    kinds = {"missing": missing, "unknown": unknown, "of another shape": ill_shaped}
+    return "; ".join(f"{len(n)} {kind}: {listing(n)}" for kind, n in kinds.items() if n)
+
+
+def is_counter(name: str) -> bool:
+    """Tell whether an entry counts batches, which says nothing of the network."""
+    return name.endswith("num_batches_tracked")
+
+
+def _check_fit(
+    fitted: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], unknown: list[str]
+) -> None:
+    """Raise ValueError unless every entry of a network has its value, and every value its entry."""
+    unknown = unknown + [n for n in fitted if n not in own and not is_counter(n)]
+    problems = compare(fitted, own, unknown)
+    if problems:
+        theirs, ours = describe(fitted), describe(own)
+        networks = ""
+        if theirs != ours:
+            networks = f" The file holds {theirs}, the model is {ours}."
+        raise ValueError(
+            f"the weights do not match the network, nothing was loaded; {problems}.{networks}"
+        )
+    broken = [n for n in own if n in fitted and not _is_finite(fitted[n])]
+    if broken:
+        raise ValueError(
+            f"the weights hold NaN or infinite values, nothing was loaded; in {len(broken)}: "
+            f"{listing(broken)}. The training that wrote them diverged: take an earlier checkpoint"
+        )
+
+
+def _rest_of_model(network: Network, home: str, model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a file's values for what a model has beside its backbone, none if it has another's.
+
+    Raises:
+        ValueError: the file is of the same kind of model, but does not match it.
+    """
+    if not home or not network.rest:
+        return {}
+    for inside in (home, home + _TU_ENCODER):
+        if network.prefix.endswith(inside):
+            outer = network.prefix.removesuffix(inside)
+            break
+    else:
+        return {}
+    own = {n: v for n, v in model.state_dict().items() if not n.startswith(home)}
+    rest = {n.removeprefix(outer): v for n, v in network.rest.items() if n.startswith(outer)}
+    problems = compare(rest, own, [n for n in rest if n not in own])
+    if problems:
+        raise ValueError(
+            "the file holds a whole model, whose other parts do not match this one, nothing was "
+            f"loaded; {problems}. To take only its backbone, load into the backbone: "
+            f"load(model.{home.removesuffix('.')}, ...)"
+        )
+    return rest
+
+
+def describe(state: Mapping[str, torch.Tensor]) -> str:
+    """Say which network a state dict with timm's names is of, as far as it can be seen."""
+    stages = []
+    for stage in range(1, 5):
+        blocks = {name.split(".")[1] for name in state if name.startswith(f"s{stage}.b")}
+        ends = [f"s{stage}.b1.conv3.conv.weight", f"s{stage}.b1.conv3.weight"]
+        widths = [state[end].shape[0] for end in ends if end in state]
+        if blocks and widths:
+            stages.append((len(blocks), widths[0]))
+    if not stages:
+        return "another kind of network"
+    excited = any(".se." in name for name in state)
+    names = [n for n in zoo.names() if _looks_like(zoo.get(n).design, stages, excited)]
+    depths, widths = (", ".join(map(str, column)) for column in zip(*stages, strict=True))
+    squeeze = "with" if excited else "without"
+    return (
+        f"a RegNet of {depths} blocks, {widths} wide, {squeeze} squeeze-and-excitation "
+        f"({' or '.join(names) if names else 'none of the zoo'})"
+    )
+
+
+def _looks_like(design: RegNetDesign | None, stages: list[tuple[int, int]], excited: bool) -> bool:
+    """Tell whether the first stages of a design are those that were seen."""
+    if design is None or bool(design.se_ratio) != excited:
+        return False
+    return [(s.depth, s.width) for s in design.stages][: len(stages)] == stages
+
+
+def _parts(names: tuple[str, ...]) -> list[str]:
+    """Name the top-level parts that names belong to."""
+    return list(dict.fromkeys(name.split(".")[0] for name in names))
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    """Tell whether no value is NaN or infinite; a tensor without data passes."""
+    return value.is_meta or not value.is_floating_point() or bool(torch.isfinite(value).all())
