@@ -1,0 +1,273 @@
+"""`tools/convert_weights.py`: any form to any other, and from one kind of model to another."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from detectron2.modeling.backbone import regnet
+
+from regnet_backbones import RegNetFeatures, config_path, weights
+from regnet_backbones.weights.conversion import LAYOUTS, convert_file
+
+TOOL = Path(__file__).parent.parent / "tools" / "convert_weights.py"
+
+FORMATS = (".pth", ".safetensors", ".pyth", ".pkl")
+
+
+def run(*arguments):
+    """Run the tool as a user does."""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", TOOL, *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+def main(*arguments):
+    """Run the tool in this process, which is faster, and return its exit status."""
+    try:
+        return runpy.run_path(str(TOOL))["main"]([str(a) for a in arguments])
+    except SystemExit as stop:
+        return stop.code
+
+
+def assert_same_maps(ours, theirs):
+    for our, their in zip(ours, theirs, strict=True):
+        assert (our - their).abs().max() <= 1e-5 * their.abs().max()
+
+
+@pytest.fixture
+def classifier(randomize):
+    """Return the state dict of a classifier, in timm's names."""
+    return dict(randomize(timm.create_model("regnety_002", num_classes=7)).state_dict())
+
+
+def without_head(state):
+    return {k: v for k, v in state.items() if not k.startswith("head.")}
+
+
+def assert_same_state(state, other):
+    assert state.keys() == other.keys()
+    for key, value in state.items():
+        assert value.dtype == other[key].dtype
+        assert torch.equal(value, other[key]), key
+
+
+def detector():
+    cfg = get_cfg()
+    cfg.merge_from_file(str(config_path("detectron2/Base-RegNet-FPN.yaml")))
+    cfg.MODEL.REGNET.NAME, cfg.MODEL.DEVICE = "regnety_002", "cpu"
+    cfg.MODEL.REGNET.NORM = "BN"
+    cfg.MODEL.FPN.OUT_CHANNELS = cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 16
+    return build_model(cfg).eval()
+
+
+# Dialects and formats
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("form", ["timm", "torchvision", "pycls", "classyvision", "vissl"])
+def test_there_and_back_through_every_dialect_and_format(form, suffix, classifier, tmp_path):
+    source, there, back = (tmp_path / name for name in ("a.pth", f"b{suffix}", f"c{suffix}"))
+    torch.save(classifier, source)
+    convert_file(source, there, to=form)
+    assert weights.detect(weights.read_checkpoint(there).state) == form
+    convert_file(there, back, to="timm")
+    expected = classifier if form != "classyvision" else without_head(classifier)
+    assert_same_state(weights.read_checkpoint(back).state, expected)
+
+
+def test_classyvisions_file_is_nested_as_classyvision_nests_it(classifier, tmp_path):
+    torch.save(classifier, tmp_path / "a.pth")
+    convert_file(tmp_path / "a.pth", tmp_path / "seer.torch", to="vissl")
+    content = torch.load(tmp_path / "seer.torch", weights_only=True)
+    model = content["classy_state_dict"]["base_model"]["model"]
+    assert model["heads"].keys() == {"0.clf.0.weight", "0.clf.0.bias"}
+    assert "_feature_blocks.conv1.stem.0.weight" in model["trunk"]
+
+
+def test_the_file_for_pycls_loads_into_detectron2s_own_regnet(classifier, tmp_path):
+    """With detectron2's stock checkpointer, for BGR images."""
+    torch.save(classifier, tmp_path / "a.pth")
+    convert_file(tmp_path / "a.pth", tmp_path / "a.pyth", to="pycls")
+    network = regnet.RegNet(
+        stem_class=regnet.SimpleStem,
+        stem_width=32,
+        block_class=regnet.ResBottleneckBlock,
+        depth=13,
+        w_a=36.44,
+        w_0=24,
+        w_m=2.49,
+        group_width=8,
+        se_ratio=0.25,
+        out_features=["s4"],
+    ).eval()
+    DetectionCheckpointer(network).load(str(tmp_path / "a.pyth"))
+    features = RegNetFeatures("regnety_002", pretrained=tmp_path / "a.pth").eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        theirs, ours = network(image.flip(1))["s4"], features(image)[-1]
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+# The tool
+
+
+def test_the_tool_converts_and_says_what_it_did(classifier, tmp_path):
+    torch.save({"model": weights.convert(classifier, "timm", "pycls")}, tmp_path / "a.pth")
+    result = run(tmp_path / "a.pth", tmp_path / "b.safetensors", "--to", "timm")
+    assert result.returncode == 0, result.stderr
+    assert "(pycls's names)" in result.stdout
+    assert f"network: {len(classifier)} entries converted; channel order RGB, flipped from BGR" in (
+        result.stdout
+    )
+    assert "licence: unknown" in result.stdout
+    assert_same_state(weights.read_checkpoint(tmp_path / "b.safetensors").state, classifier)
+
+
+def test_a_dry_run_prints_the_mapping_and_writes_nothing(classifier, tmp_path, capsys):
+    torch.save(classifier, tmp_path / "a.pth")
+    assert main(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "smp", "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(
+        line.split()
+        == ["stem.conv.weight", "->", "encoder.stem.conv.weight", "(32,", "3,", "3,", "3)"]
+        for line in lines
+    )
+    assert any(line.split() == ["head.fc.weight", "dropped"] for line in lines)
+    assert lines[-1] == "nothing written"
+    assert not (tmp_path / "b.pth").exists()
+
+
+def test_the_licence_of_published_weights_is_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    state = timm.create_model("regnety_002").state_dict()
+    file = tmp_path / "hub" / "checkpoints" / "RegNetY-200MF_dds_8gpu.pyth"
+    weights.write_checkpoint(file, weights.convert(state, "timm", "pycls"))
+    assert main("pycls://RegNetY-200MF", tmp_path / "a.pth", "--to", "timm") == 0
+    assert "licence: mit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.pth", "b.pth", "--to", "timm"], "error: no weights file at 'nowhere.pth'"),
+        (["a.pth", "b.zip", "--to", "timm"], "must end in one of .safetensors, .pkl, .pth"),
+        (["a.pth", "b.pth"], "one of the arguments --to --into is required"),
+        (["a.pth", "b.pth", "--to", "caffe"], "invalid choice: 'caffe'"),
+        (["timm://regnety_2", "b.pth", "--to", "timm"], "error: unknown RegNet 'regnety_2'"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(arguments, message, tmp_path, classifier, capsys):
+    torch.save(classifier, tmp_path / "a.pth")
+    paths = [str(tmp_path / a) if a in ("a.pth", "b.pth", "b.zip") else a for a in arguments]
+    assert main(*paths) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "b.pth").exists()
+
+
+# From one kind of model to another
+
+
+def maps(network, image):
+    """Return C2 to C5 of an encoder or a backbone."""
+    with torch.no_grad():
+        found = network(image)
+    return list(found.values()) if isinstance(found, dict) else found[-4:]
+
+
+def test_a_backbone_goes_from_a_detector_into_a_segmenter_and_back(randomize, tmp_path):
+    image = torch.randn(2, 3, 64, 96)
+    trained = randomize(detector())
+    expected = maps(trained.backbone.bottom_up, image)
+    torch.save({"model": trained.state_dict(), "iteration": 99}, tmp_path / "model_final.pth")
+
+    # Out of the detector, as a checkpoint that holds an encoder and no more.
+    convert_file(tmp_path / "model_final.pth", tmp_path / "encoder.pth", to="smp")
+    encoder = torch.load(tmp_path / "encoder.pth", weights_only=True)
+    assert all(key.startswith("encoder.") for key in encoder)
+    unet = smp.Unet("regnety_002", encoder_weights=None).eval()
+    missing, unexpected = unet.load_state_dict(encoder, strict=False)
+    assert not unexpected
+    assert {name.split(".")[0] for name in missing} == {"decoder", "segmentation_head"}
+    assert_same_maps(maps(unet.encoder, image), expected)
+
+    # Into the checkpoint of a segmenter, whose decoder stays as it is.
+    other = randomize(smp.Unet("regnety_002", encoder_weights=None)).eval()
+    torch.save(other.state_dict(), tmp_path / "unet.pth")
+    convert_file(tmp_path / "model_final.pth", tmp_path / "new.pth", into=tmp_path / "unet.pth")
+    new = torch.load(tmp_path / "new.pth", weights_only=True)
+    assert list(new) == list(other.state_dict())
+    unet.load_state_dict(new)
+    assert_same_maps(maps(unet.encoder, image), expected)
+    for key, value in other.state_dict().items():
+        assert torch.equal(new[key], value) == (not key.startswith("encoder.")) or value.ndim == 0
+
+    # And back into a detector that was trained otherwise.
+    torch.save({"model": randomize(detector()).state_dict()}, tmp_path / "other.pth")
+    convert_file(tmp_path / "new.pth", tmp_path / "back.pth", into=tmp_path / "other.pth")
+    again = detector()
+    DetectionCheckpointer(again).load(str(tmp_path / "back.pth"))
+    assert_same_maps(maps(again.backbone.bottom_up, image), expected)
+
+
+def test_a_backbone_goes_into_smps_own_encoder(randomize, tmp_path):
+    trained = randomize(detector())
+    torch.save({"model": trained.state_dict()}, tmp_path / "model_final.pth")
+    convert_file(tmp_path / "model_final.pth", tmp_path / "a.pth", to="smp_tu")
+    unet = smp.Unet("tu-regnety_002", encoder_weights=None).eval()
+    state = torch.load(tmp_path / "a.pth", weights_only=True)
+    assert not unet.load_state_dict(state, strict=False).unexpected_keys
+    image = torch.randn(1, 3, 64, 64)
+    assert_same_maps(maps(unet.encoder, image), maps(trained.backbone.bottom_up, image))
+
+
+def test_a_whole_model_stays_whole_within_its_kind(randomize, tmp_path):
+    trained = randomize(detector()).state_dict()
+    torch.save({"model": trained}, tmp_path / "ours.pth")
+    convert_file(tmp_path / "ours.pth", tmp_path / "zoo.pkl", to="detector_pycls")
+    there = weights.read_checkpoint(tmp_path / "zoo.pkl").state
+    assert "backbone.bottom_up.s1.b1.f.a_bn.running_mean" in there
+    assert torch.equal(
+        there["backbone.fpn_lateral2.weight"], trained["backbone.fpn_lateral2.weight"]
+    )
+    convert_file(tmp_path / "zoo.pkl", tmp_path / "back.pth", to="detector")
+    assert_same_state(torch.load(tmp_path / "back.pth", weights_only=True)["model"], trained)
+
+
+def test_a_segmenter_on_smps_own_encoder_becomes_one_on_ours(randomize, tmp_path):
+    theirs = randomize(smp.Unet("tu-regnetz_b16", encoder_weights=None)).eval()
+    torch.save(theirs.state_dict(), tmp_path / "tu.pth")
+    convert_file(tmp_path / "tu.pth", tmp_path / "ours.pth", to="smp")
+    ours = smp.Unet("regnetz_b16", encoder_weights=None).eval()
+    ours.load_state_dict(torch.load(tmp_path / "ours.pth", weights_only=True))
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image), theirs(image), rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_goes_only_where_the_same_network_was(tmp_path, classifier):
+    torch.save(classifier, tmp_path / "a.pth")
+    other = smp.Unet("regnetx_002", encoder_weights=None).state_dict()
+    torch.save(other, tmp_path / "unet.pth")
+    with pytest.raises(
+        ValueError, match=r"does not fit into .*unet\.pth': 52 unknown: encoder\.s1"
+    ):
+        convert_file(tmp_path / "a.pth", tmp_path / "b.pth", into=tmp_path / "unet.pth")
+    assert not (tmp_path / "b.pth").exists()
+
+
+@pytest.mark.parametrize("arguments", [{}, {"to": "timm", "into": "x.pth"}])
+def test_one_way_must_be_chosen(arguments):
+    with pytest.raises(ValueError, match="give either to=, a form, or into="):
+        convert_file("a.pth", "b.pth", **arguments)
+
+
+def test_the_tool_describes_every_form():
+    assert all(form in TOOL.read_text() for form in LAYOUTS)
