@@ -360,6 +360,13 @@ def test_heads_of_other_classes_stay_random_with_detectron2s_warning(
 # Refused
 
 
+def test_a_file_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"no weights file at '.*a\.pth'; set MODEL.WEIGHTS"
+    ):
+        load(config(), tmp_path / "a.pth")
+
+
 def test_a_backbone_is_never_left_random(tmp_path):
     torch.save({"model": timm.create_model("resnet18").state_dict()}, tmp_path / "resnet.pth")
     with pytest.raises(ValueError, match="there is no RegNet in these"):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from detectron2.modeling import build_backbone
 
 from regnet_backbones import zoo
 from regnet_backbones.detection.run import argument_parser
+from regnet_backbones.weights.sources import find_source
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -55,6 +57,20 @@ def test_training_commands_parse_and_name_configs_that_exist():
     assert cfg.SOLVER.STEPS == (4000,)
 
 
+def test_conversions_parse():
+    found = commands("python tools/convert_weights.py")
+    assert len(found) == 3
+    parser = runpy.run_path(str(ROOT / "tools" / "convert_weights.py"))["_parser"]()
+    for command in found:
+        args = parser.parse_args(command[2:])
+        assert args.to or args.into
+
+
+@pytest.mark.parametrize("source", re.findall(r"`((?:timm|torchvision|pycls)://[\w.-]+)`", README))
+def test_weights_that_it_names_exist(source):
+    assert find_source(source).variant is zoo.get("regnety_032")
+
+
 @pytest.mark.parametrize("tool", sorted((ROOT / "tools").glob("*.py")), ids=lambda p: p.name)
 def test_every_tool_explains_itself(tool):
     result = subprocess.run(
@@ -76,7 +92,7 @@ def test_the_code_runs(tmp_path):
         cfg.merge_from_other_cfg(type(cfg)(yaml.safe_load(block)))
     (tmp_path / "my_config.yaml").write_text("\n".join([cfg.dump(), "VERSION: 2"]))
     found = blocks("python")
-    assert len(found) == 2
+    assert len(found) == 4
     for block in found:
         block = block.replace("512", "64")  # as true of a small image
         result = subprocess.run(

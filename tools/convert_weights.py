@@ -20,6 +20,28 @@ from regnet_backbones.weights.conversion import LAYOUTS, convert_file
 
 def main(argv: list[str] | None = None) -> int:
     """Convert, and say what was done."""
+    args = _parser().parse_args(argv)
+    try:
+        conversion = convert_file(
+            args.source,
+            None if args.dry_run else args.output,
+            to=args.to,
+            into=args.into,
+            channel_order=args.channel_order,
+            prefix=args.prefix,
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.dry_run:
+        print(conversion.mapping())
+    print(conversion.summary())
+    print("nothing written" if args.dry_run else f"written: {args.output}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -38,24 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--prefix", help="which network to take, where the source holds several")
     parser.add_argument("--dry-run", action="store_true", help="print the mapping, write nothing")
-    args = parser.parse_args(argv)
-    try:
-        conversion = convert_file(
-            args.source,
-            None if args.dry_run else args.output,
-            to=args.to,
-            into=args.into,
-            channel_order=args.channel_order,
-            prefix=args.prefix,
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if args.dry_run:
-        print(conversion.mapping())
-    print(conversion.summary())
-    print("nothing written" if args.dry_run else f"written: {args.output}")
-    return 0
+    return parser
 
 
 if __name__ == "__main__":

@@ -207,13 +207,51 @@ def network_of(node: CfgNode) -> str | RegNetDesign:
     )
 
 
+def check_weights(cfg: CfgNode) -> None:
+    """Check `MODEL.WEIGHTS` against the rest of a config, as far as its name tells what it is.
+
+    Builders call this; nothing is fetched or read. What only the file can tell is checked when it
+    is loaded.
+
+    Raises:
+        ValueError: there are no such weights, they are of another network or norm, or saw other
+            images than this config makes.
+    """
+    node = regnet_node(cfg)
+    if node.WEIGHTS_FORMAT not in ("", "RGB", "BGR"):
+        raise ValueError(
+            "MODEL.REGNET.WEIGHTS_FORMAT must be 'RGB', 'BGR', or '' for what the weights' own "
+            f"project uses, got '{node.WEIGHTS_FORMAT}'"
+        )
+    weights = cfg.MODEL.WEIGHTS
+    if not is_name(weights):
+        return
+    source = find_source(weights)
+    check_variant(source, network_of(node))
+    if source.variant is not None and node.NORM == "GN":
+        raise ValueError(
+            f"MODEL.WEIGHTS '{weights}' are for batch norm, got MODEL.REGNET.NORM 'GN'; set it to "
+            "'BN', 'SyncBN' or 'FrozenBN', or MODEL.WEIGHTS to '' to start from random weights"
+        )
+    if source.dialect and len(cfg.MODEL.PIXEL_MEAN) == 3 and not node.WEIGHTS_FORMAT:
+        check_images(
+            weights,
+            CHANNEL_ORDERS[source.dialect],
+            source.mean,
+            source.std,
+            input_format=cfg.INPUT.FORMAT,
+            pixel_mean=cfg.MODEL.PIXEL_MEAN,
+            pixel_std=cfg.MODEL.PIXEL_STD,
+        )
+
+
 def _build_bottom_up(
     cfg: CfgNode, node: CfgNode, input_shape: ShapeSpec, out_features: Sequence[str]
 ) -> RegNetBackbone:
     """Build the RegNet of a config and its `MODEL.REGNET` with the maps `out_features`."""
     network = network_of(node)
     _warn_of_frozen_random_weights(cfg, node)
-    _check_weights(cfg, node, network, input_shape.channels)
+    check_weights(cfg)
     backbone = RegNetBackbone(
         network,
         out_features=out_features,
@@ -239,38 +277,6 @@ def _warn_of_frozen_random_weights(cfg: CfgNode, node: CfgNode) -> None:
             "and FREEZE_AT 0 to train from scratch",
             node.NORM,
             freeze_at,
-        )
-
-
-def _check_weights(cfg: CfgNode, node: CfgNode, network: str | RegNetDesign, channels: int) -> None:
-    """Raise ValueError for published weights that cannot be right, before anything is fetched.
-
-    What only the file can tell is checked when it is loaded.
-    """
-    if node.WEIGHTS_FORMAT not in ("", "RGB", "BGR"):
-        raise ValueError(
-            "MODEL.REGNET.WEIGHTS_FORMAT must be 'RGB', 'BGR', or '' for what the weights' own "
-            f"project uses, got '{node.WEIGHTS_FORMAT}'"
-        )
-    weights = cfg.MODEL.WEIGHTS
-    if not is_name(weights):
-        return
-    source = find_source(weights)
-    check_variant(source, network)
-    if source.variant is not None and node.NORM == "GN":
-        raise ValueError(
-            f"MODEL.WEIGHTS '{weights}' are for batch norm, got MODEL.REGNET.NORM 'GN'; set it to "
-            "'BN', 'SyncBN' or 'FrozenBN', or MODEL.WEIGHTS to '' to start from random weights"
-        )
-    if source.dialect and channels == 3 and not node.WEIGHTS_FORMAT:
-        check_images(
-            weights,
-            CHANNEL_ORDERS[source.dialect],
-            source.mean,
-            source.std,
-            input_format=cfg.INPUT.FORMAT,
-            pixel_mean=cfg.MODEL.PIXEL_MEAN,
-            pixel_std=cfg.MODEL.PIXEL_STD,
         )
 
 

@@ -37,6 +37,8 @@ def load_every_dialect(module: ModuleType) -> None:
 
     @functools.wraps(stock_load)
     def load(self, path, *args, **kwargs):
+        if path and extractors(self.model):
+            _check_exists(path)
         self.regnet_source = path
         try:
             return stock_load(self, path, *args, **kwargs)
@@ -64,6 +66,15 @@ def load_every_dialect(module: ModuleType) -> None:
     checkpointer.load = load
     checkpointer._load_file = _load_file
     checkpointer._load_model = _load_model
+
+
+def _check_exists(path: str) -> None:
+    """Raise FileNotFoundError for a path of this machine without a file."""
+    if "://" not in path and not Path(path.partition("?")[0]).is_file():
+        raise FileNotFoundError(
+            f"no weights file at '{path}'; set MODEL.WEIGHTS to a file, a URL or a name such as "
+            "'timm://regnety_032', or to '' to start from random weights"
+        )
 
 
 def _read(file: str, path: str) -> dict[str, object]:
@@ -151,5 +162,6 @@ def _fit_backbone(
 
 def _prefix_for(home: str, state: Mapping[str, torch.Tensor]) -> str | None:
     """Choose among several networks of a checkpoint the one that stands where the model's does."""
-    at_home = [prefix for prefix in find_networks(state) if prefix.endswith(home)]
-    return at_home[0] if len(at_home) == 1 else None
+    found = find_networks(state)
+    at_home = [prefix for prefix in found if prefix.endswith(home)]
+    return home if home in found else at_home[0] if len(at_home) == 1 else None

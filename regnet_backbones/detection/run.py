@@ -14,6 +14,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from tabulate import tabulate
 
+from regnet_backbones.adapters.detectron2 import BUILDERS, check_weights
 from regnet_backbones.detection.data import read_coco_split, register_splits, use_coco_splits
 from regnet_backbones.detection.trainer import Trainer, contact_sheet_path
 
@@ -100,6 +101,8 @@ def build_config(args: argparse.Namespace) -> CfgNode:
         raise ValueError(
             f"{error}; overrides are pairs of a config key and a value, such as SOLVER.BASE_LR 0.01"
         ) from error
+    if cfg.MODEL.BACKBONE.NAME in BUILDERS:
+        check_weights(cfg)
     _use_own_datasets(cfg, args)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
         raise ValueError(
