@@ -52,7 +52,7 @@ class Weights:
     Attributes:
         tag: what timm calls this training, such as "ra3_in1k".
         hub_id: repository of the converted weights on the Hugging Face hub.
-        url: the original release file, None where timm records none.
+        url: the original release file, None where timm and pycls record none.
         licence: identifier of the licence of the weights, not of the code.
         mean: per RGB channel, subtracted from pixels in [0, 1].
         std: per RGB channel, divided by afterwards.

@@ -469,6 +469,21 @@ def test_the_user_can_say_what_the_weights_saw(classifier, tmp_path):
     assert_backbone(load(cfg, tmp_path / "a.pth"), classifier, flipped=True)
 
 
+def test_loading_without_the_checkpointer_asks_for_the_order_where_images_are_bgr(classifier):
+    model = build_model(config(form="BGR"))
+    with pytest.raises(ValueError, match="says INPUT.FORMAT 'BGR'; load its weights with"):
+        weights.load(model, classifier)
+    assert weights.load(model, classifier, channel_order="RGB").flipped
+    assert_backbone(model, classifier, flipped=True)
+
+
+def test_a_checkpointer_with_a_reading_of_its_own_may_give_arrays(classifier):
+    arrays = {k: v.numpy() for k, v in weights.convert(classifier, "timm", "pycls").items()}
+    model = build_model(config())
+    DetectionCheckpointer(model)._load_model({"model": arrays, "matching_heuristics": True})
+    assert_backbone(model, classifier)
+
+
 def test_other_models_are_loaded_as_ever(tmp_path):
     model = torch.nn.Linear(2, 2)
     torch.save({"model": {"weight": torch.ones(2, 2)}}, tmp_path / "a.pth")

@@ -218,7 +218,7 @@ def test_vissl_weights_are_read_as_timm_reads_them():
     heads = {"0.clf.0.weight": torch.rand(5, 368), "0.clf.0.bias": torch.rand(5)}
     nested = {"classy_state_dict": {"base_model": {"model": {"trunk": trunk, "heads": heads}}}}
     expected = _filter_fn(nested)
-    ours = weights.convert(trunk | {f"heads.{k}": v for k, v in heads.items()}, "vissl", "timm")
+    ours = weights.convert(nested, "vissl", "timm")
     assert ours.keys() == expected.keys()
     for key, value in ours.items():
         assert torch.equal(value, expected[key])
@@ -277,6 +277,18 @@ def test_a_network_is_found_under_any_prefix(prefix, dialect, randomize):
     report = weights.load(features, theirs)
     assert_same_state(features.state_dict(), state)
     assert report.dropped == ("fpn_lateral2.weight",)
+
+
+@pytest.mark.parametrize("nesting", ["model", "state_dict", "model_state", "state_dict_ema"])
+def test_a_network_is_found_in_a_checkpoint(nesting):
+    own = RegNetFeatures("regnety_002").state_dict()
+    theirs = weights.convert(own, "timm", "pycls")
+    checkpoint = {"epoch": 3, nesting: theirs, "optimizer": {"lr": 0.1}}
+    assert weights.detect(checkpoint) == "pycls"
+    assert_same_state(weights.convert(checkpoint, "pycls", "timm"), own)
+    features = RegNetFeatures("regnety_002")
+    weights.load(features, checkpoint)
+    assert_same_state(features.state_dict(), own)
 
 
 def test_what_is_beside_a_network_stays_when_it_is_renamed(randomize):

@@ -58,6 +58,8 @@ def load_every_dialect(module: ModuleType) -> None:
     @functools.wraps(stock_load_model)
     def _load_model(self, checkpoint):
         if extractors(self.model):
+            # Checkpointers of other projects have a reading of their own.
+            self._convert_ndarray_to_tensor(checkpoint["model"])
             path = getattr(self, "regnet_source", None) or "a state dict"
             _take_backbones(checkpoint, path, self.model)
         return stock_load_model(self, checkpoint)
@@ -132,7 +134,7 @@ def _fit_backbone(
     is_detector = network.prefix.endswith(home)
     if is_detector and network.dialect == "timm":
         order = images  # of this package: it goes on with the images that it was trained on
-    elif not is_detector and not told and backbone.in_channels == 3:
+    elif not (is_detector or told) and backbone.in_channels == 3 and hasattr(model, "pixel_mean"):
         mean, std = source.mean, source.std
         if mean is None and not network.rest:
             mean, std = statistics_of_dialect(network.dialect, backbone.name)

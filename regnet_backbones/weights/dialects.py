@@ -21,6 +21,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from regnet_backbones.weights.nesting import unwrap
+
 ChannelOrder = Literal["RGB", "BGR"]
 
 # How many names of each kind an error lists.
@@ -141,7 +143,8 @@ def detect(state_dict: Mapping[str, torch.Tensor]) -> str:
 
     Args:
         state_dict: of a network, or of a model that holds one under any prefix (`module.`,
-            `backbone.bottom_up.`, `encoder.`, ...).
+            `backbone.bottom_up.`, `encoder.`, ...), or a checkpoint that holds such a state dict
+            ("model", "state_dict", "model_state", "classy_state_dict", ...).
 
     Raises:
         ValueError: there is no RegNet in it, or more than one.
@@ -164,7 +167,7 @@ def convert(
     supervised training, which are left out, and the group names of sharded trunks.
 
     Args:
-        state_dict: names to tensors.
+        state_dict: names to tensors, or a checkpoint that holds such a state dict.
         source: the dialect it is in, one of `DIALECTS` ("detectron2" is "pycls").
         target: the dialect that is wanted.
         channel_order: of the images that the weights saw, where it is not the source dialect's own
@@ -175,6 +178,7 @@ def convert(
             no part of the table or to one that `target` has not; all are counted, some listed.
     """
     source, target = canonical(source), canonical(target)
+    state_dict, _ = unwrap(state_dict) or (state_dict, ())
     network = locate(state_dict)
     if network.dialect != source:
         raise ValueError(
@@ -219,12 +223,13 @@ def locate(state_dict: Mapping[str, torch.Tensor], prefix: str | None = None) ->
     """Find the RegNet in a state dict.
 
     Args:
-        state_dict: names to tensors.
+        state_dict: names to tensors, or a checkpoint that holds such a state dict.
         prefix: which network to take where there are several, such as "student.".
 
     Raises:
         ValueError: there is none, or there are several and `prefix` does not say which.
     """
+    state_dict, _ = unwrap(state_dict) or (state_dict, ())
     found = find_networks(state_dict)
     if prefix is not None:
         found = {p: d for p, d in found.items() if p == prefix}

@@ -3,7 +3,7 @@
 import os
 import pickle
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,16 +13,8 @@ import safetensors.torch
 import torch
 
 from regnet_backbones.weights.dialects import listing
+from regnet_backbones.weights.nesting import CLASSY, NESTING_KEYS, is_array, nest, unwrap
 from regnet_backbones.weights.unpickling import EXPORT_HINT, read_content
-
-# Keys under which training scripts keep the network, the preferred one first: averaged weights
-# before plain ones. pycls's `ema_state` is preferred by its error only (`_nesting_keys`).
-EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict")
-NESTING_KEYS = (*EMA_KEYS, "model", "state_dict", "model_state", "model_state_dict", "ema_state")
-
-# ClassyVision and VISSL split the network into `trunk` and `heads`, below one of these paths.
-CLASSY = "classy_state_dict"
-CLASSY_PATHS = ((CLASSY, "base_model", "model"), ("base_model", "model"), ())
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".torch", ".pyth")
 SUFFIXES = (".safetensors", ".pkl", *TORCH_SUFFIXES)
@@ -63,7 +55,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     content = read_content(path)
-    state, keys = _unwrap(content) or (None, ())
+    state, keys = unwrap(content) or (None, ())
     if state is None:
         raise ValueError(f"{path} {_say_what_is_there(content)}; save one with {EXPORT_HINT}")
     used = {*keys[:1], *(("base_model", "trunk", "heads") if keys[:1] == (CLASSY,) else ())}
@@ -113,58 +105,10 @@ def write_checkpoint(
     else:
         if nesting is None:
             nesting = "model_state" if suffix == ".pyth" else ""
-        content = _nest(tensors, nesting)
+        content = nest(tensors, nesting)
         if suffix == ".pyth" and nesting == "model_state":
             content = {"epoch": 0, **content}
         _write_whole(path, lambda file: torch.save(content, file))
-
-
-def _unwrap(content: object) -> tuple[Mapping, tuple[str, ...]] | None:
-    """Find the state dict and the keys that lead to it; None if there is none."""
-    if not isinstance(content, Mapping):
-        return None
-    for path in CLASSY_PATHS:
-        state = _join_classy(content, path)
-        if state is not None:
-            return state, (CLASSY,)
-    for key in _nesting_keys(content):
-        found = _unwrap(content.get(key))
-        if found is not None:
-            return found[0], (key, *found[1])
-    values = content.values()
-    if any(_is_array(v) for v in values) and not any(isinstance(v, Mapping) for v in values):
-        return content, ()
-    return None
-
-
-def _nesting_keys(content: Mapping) -> tuple[str, ...]:
-    """Order the keys by preference: pycls evaluates both its networks and takes the better."""
-    try:
-        ema_is_better = float(content["ema_err"]) < float(content["test_err"])
-    except (KeyError, TypeError, ValueError, RuntimeError):
-        ema_is_better = False
-    return ("ema_state", *NESTING_KEYS) if ema_is_better else NESTING_KEYS
-
-
-def _join_classy(content: Mapping, path: tuple[str, ...]) -> dict[str, object] | None:
-    """Join the trunk and the heads that lie below `path` in one state dict."""
-    for key in path:
-        content = content.get(key)
-        if not isinstance(content, Mapping):
-            return None
-    trunk, heads = content.get("trunk"), content.get("heads")
-    if not isinstance(trunk, Mapping) or not any(map(_is_array, trunk.values())):
-        return None
-    return {**trunk, **dict(_flatten(heads if isinstance(heads, Mapping) else {}, "heads."))}
-
-
-def _flatten(entries: Mapping, prefix: str) -> Iterator[tuple[str, object]]:
-    """Name the entries of nested mappings by their paths."""
-    for name, value in entries.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _say_what_is_there(content: object) -> str:
@@ -177,16 +121,11 @@ def _say_what_is_there(content: object) -> str:
     return f"holds no state dict (names to tensors); its top-level keys are {keys}"
 
 
-def _is_array(value: object) -> bool:
-    """Tell whether a state dict may have this value."""
-    return isinstance(value, torch.Tensor | np.ndarray)
-
-
 def _tensors(path: Path, state: Mapping) -> dict[str, torch.Tensor]:
     """Return the state dict as tensors, without what a wrapper counts in it."""
     tensors, others = {}, []
     for name, value in state.items():
-        if name in AVERAGED_MODEL_COUNTERS and _is_array(value) and value.ndim == 0:
+        if name in AVERAGED_MODEL_COUNTERS and is_array(value) and value.ndim == 0:
             continue
         try:
             if isinstance(value, np.ndarray):
@@ -233,17 +172,6 @@ def _check_state(path: Path, state: Mapping[str, torch.Tensor]) -> None:
             f"{path} was not written: a state dict has names and tensors, got "
             f"{listing(others) or 'none'}; give model.state_dict()"
         )
-
-
-def _nest(state: dict[str, torch.Tensor], nesting: str) -> dict[str, object]:
-    """Put a state dict under the key(s) of `nesting`."""
-    if nesting == CLASSY:
-        heads = {k.removeprefix("heads."): v for k, v in state.items() if k.startswith("heads.")}
-        trunk = {k: v for k, v in state.items() if not k.startswith("heads.")}
-        return {CLASSY: {"base_model": {"model": {"trunk": trunk, "heads": heads}}}}
-    for key in reversed(nesting.split(".") if nesting else ()):
-        state = {key: state}
-    return state
 
 
 def _detectron2_form(path: Path, state: dict[str, torch.Tensor]) -> dict[str, object]:

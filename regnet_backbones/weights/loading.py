@@ -98,14 +98,14 @@ def load(
 
     A model with more than the backbone gets everything from a file that has everything, such as a
     whole segmenter; from a file with another model or a classifier it gets the backbone. After it
-    the model expects RGB images.
+    the model expects RGB images, unless it is of a Detectron2 config that says BGR.
 
     Args:
         model: changed in place (not at all when this raises).
         source: a name ("timm://regnety_032.ra_in1k", "torchvision://regnet_y_3_2gf.IMAGENET1K_V2",
             "pycls://RegNetY-3.2GF"), a URL, a path, or a state dict.
         channel_order: of the images that the weights saw; None for that of the dialect (BGR for
-            pycls and detectron2's own RegNet, RGB for all others).
+            pycls and detectron2's own RegNet, RGB for all others). A model for BGR images needs it.
         prefix: which RegNet of the file to take where it holds several, such as "teacher.".
 
     Raises:
@@ -121,8 +121,21 @@ def load(
             + (f" ({', '.join(homes)}); load into one of them" if homes else "; it must hold one")
         )
     ((home, extractor),) = homes.items()
+    images = getattr(extractor, "input_format", None)
+    if images == "BGR" and channel_order is None:
+        raise ValueError(
+            "the model is of a Detectron2 config that says INPUT.FORMAT 'BGR'; load its weights "
+            "with DetectionCheckpointer, which checks them against the config, or say what images "
+            "they saw, channel_order='RGB' or 'BGR'"
+        )
     known, state_dict = read_source(source, extractor)
-    fitted = fit(state_dict, extractor, channel_order=channel_order, prefix=prefix)
+    fitted = fit(
+        state_dict,
+        extractor,
+        channel_order=channel_order,
+        image_order="BGR" if images == "BGR" else "RGB",
+        prefix=prefix,
+    )
     loaded = {home + name: value for name, value in fitted.state.items()}
     rest = _rest_of_model(fitted.network, home, model)
     loaded |= rest
