@@ -218,6 +218,34 @@ def test_wrong_command_lines_are_refused(main, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["MODEL.WEIGHTS", "pycls://RegNetX-16GF", "MODEL.REGNET.NAME", "regnetx_160"],
+            "error: could not fetch the weights pycls://RegNetX-16GF: ",
+        ),
+        (
+            ["MODEL.WEIGHTS", "https://localhost:1/a.pth"],
+            "error: could not fetch the weights https://localhost:1/a.pth: ",
+        ),
+        (["MODEL.WEIGHTS", "timm://regnety_040"], "error: the weights 'timm://regnety_040' are of"),
+        (
+            ["MODEL.WEIGHTS", "timm://regnetx_002", "MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]"],
+            "  MODEL.PIXEL_STD: [58.395, 57.12, 57.375]",
+        ),
+    ],
+)
+def test_weights_that_cannot_be_had_or_used_stop_it_first(
+    main, overrides, message, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(Trainer, "build_model", None)  # building one would be a TypeError
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    config = str(config_path("detectron2/quick/mask_rcnn_regnetx_002_fpn.yaml"))
+    assert main(["--config-file", config, *overrides]) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--train-json", "--val-images"])
 def test_paths_that_are_not_there_are_named(main, dataset, capsys, option):
     arguments = own_data(dataset)

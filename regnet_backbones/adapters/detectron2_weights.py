@@ -9,6 +9,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from urllib.error import URLError
 from urllib.parse import urlsplit
 
 from iopath.common.file_io import PathHandler, get_cache_dir
@@ -48,6 +49,21 @@ class WeightsHandler(PathHandler):
 def register_on_import(file_io: ModuleType) -> None:
     """Register the handler in the PathManager of `detectron2.utils.file_io`."""
     file_io.PathManager.register_handler(WeightsHandler(), allow_override=True)
+
+
+def fetch(path: str) -> None:
+    """Bring the weights of a name or URL to this machine, where detectron2 will find them.
+
+    Raises:
+        ValueError: there are no such weights.
+        OSError: the download failed.
+    """
+    from detectron2.utils.file_io import PathManager
+
+    try:
+        PathManager.get_local_path(path)
+    except URLError as error:
+        raise url_error(path, error) from error
 
 
 def url_error(url: str, error: Exception) -> OSError:

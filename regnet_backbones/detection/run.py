@@ -15,8 +15,10 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from regnet_backbones.adapters.detectron2 import BUILDERS, check_weights
+from regnet_backbones.adapters.detectron2_weights import fetch
 from regnet_backbones.detection.data import read_coco_split, register_splits, use_coco_splits
 from regnet_backbones.detection.trainer import Trainer, contact_sheet_path
+from regnet_backbones.weights.sources import is_name
 
 AP_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -45,7 +47,8 @@ def launch_run(args: argparse.Namespace) -> int:
     """
     try:
         cfg = build_config(args)
-    except (ValueError, KeyError, FileNotFoundError) as error:
+        _fetch_weights(args, cfg)
+    except (ValueError, KeyError, OSError) as error:
         text = error.args[0] if isinstance(error, KeyError) else error  # its str() is quoted
         print(f"error: {text}", file=sys.stderr)
         return 2
@@ -131,6 +134,13 @@ def summarize(cfg: CfgNode, results: dict) -> str:
             lines.append(f"ground truth beside prediction: {sheet}")
     lines.append(f"config, metrics and checkpoints: {cfg.OUTPUT_DIR}")
     return "\n".join(lines)
+
+
+def _fetch_weights(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Fetch weights from the network now: later every process would, after its data was read."""
+    resumes = args.resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
+    if is_name(cfg.MODEL.WEIGHTS) and not resumes:
+        fetch(cfg.MODEL.WEIGHTS)
 
 
 def _share_cores(cfg: CfgNode) -> None:

@@ -112,7 +112,7 @@ def local_file(source: Source) -> Path:
 
 def offline_error(source: Source, error: Exception) -> OSError:
     """Say what was looked for, where to put it by hand, and how to go on without."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
     return OSError(
         f"could not fetch the weights {source.name}: {reason}. The file is {source.url}; where "
         f"there is no network, put it at {source.file}, or give its path instead of the name; "
