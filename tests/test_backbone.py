@@ -1,16 +1,14 @@
-"""RegNetFeatures against timm's, torchvision's and detectron2's own networks, and its options."""
+"""RegNetFeatures against timm's and detectron2's own networks, and its options."""
 
 import re
 
 import pytest
 import timm
 import torch
-from detectron2.modeling.backbone import regnet as d2_regnet
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models import regnet as tv_regnet
 
-from regnet_backbones import RegNetDesign, RegNetFeatures, zoo
+from regnet_backbones import RegNetDesign, RegNetFeatures, weights, zoo
 
 # Small enough to run; the others are compared on the meta device, by names and shapes.
 RUN = (
@@ -28,7 +26,7 @@ RUN = (
     "regnetz_d8",
     "regnetz_c16_evos",
 )
-# A design of our own, small: widths 24, 40, 80, 160 in groups of 8.
+# A design of our own, small: widths 24, 48, 96, 192 in groups of 8.
 DESIGN = RegNetDesign(w_0=24, w_a=24.0, w_m=2.0, depth=8, group_width=8, se_ratio=0.25)
 
 
@@ -102,59 +100,7 @@ def test_dilated_maps_are_those_of_timm(name, output_stride, randomize):
     assert list(ours.strides.values()) == [min(s, output_stride) for s in (2, 4, 8, 16, 32)]
 
 
-# Against torchvision and detectron2, weights mapped by hand
-
-
-def from_torchvision(state):
-    """Rename a torchvision RegNet's parameters to timm's names."""
-    renamed = {}
-    for key, value in state.items():
-        key = re.sub(r"^stem\.0", "stem.conv", key)
-        key = re.sub(r"^stem\.1", "stem.bn", key)
-        key = re.sub(
-            r"^trunk_output\.block(\d)\.block\d-(\d+)",
-            lambda m: f"s{m[1]}.b{int(m[2]) + 1}",
-            key,
-        )
-        key = key.replace("proj.0", "downsample.conv").replace("proj.1", "downsample.bn")
-        for theirs, ours in (("f.a.", "conv1."), ("f.b.", "conv2."), ("f.c.", "conv3.")):
-            key = key.replace(f"{theirs}0", f"{ours}conv").replace(f"{theirs}1", f"{ours}bn")
-        renamed[key.replace("f.se.", "se.")] = value
-    return {k: v for k, v in renamed.items() if not k.startswith("fc.")}
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [
-        ("regnet_x_400mf", "regnetx_004_tv"),
-        ("regnet_y_400mf", "regnety_004"),
-        ("regnet_y_800mf", "regnety_008_tv"),
-        ("regnet_x_1_6gf", "RegNetX-1.6GF"),
-    ],
-)
-def test_maps_are_those_of_torchvision_with_the_same_weights(theirs, ours, randomize):
-    network = randomize(getattr(tv_regnet, theirs)()).eval()
-    features = RegNetFeatures(ours).eval()
-    features.load_state_dict(from_torchvision(network.state_dict()))
-    image = torch.randn(1, 3, 96, 64)
-    with torch.no_grad():
-        x = network.stem(image)
-        maps = [x := stage(x) for stage in network.trunk_output]
-        assert_same_maps(features(image), maps)
-
-
-def from_detectron2(state):
-    """Rename the parameters of detectron2's own RegNet to timm's names."""
-    renamed = {}
-    for key, value in state.items():
-        for theirs, ours in (("a", "conv1"), ("b", "conv2"), ("c", "conv3")):
-            key = key.replace(f"f.{theirs}_bn.", f"{ours}.bn.")
-            key = key.replace(f"f.{theirs}.", f"{ours}.conv.")
-        key = re.sub(r"^(s\d\.b\d+)\.proj\.", r"\1.downsample.conv.", key)
-        key = re.sub(r"^(s\d\.b\d+)\.bn\.", r"\1.downsample.bn.", key)
-        key = key.replace("f.se.f_ex.0", "se.fc1").replace("f.se.f_ex.2", "se.fc2")
-        renamed[key] = value
-    return renamed
+# Against detectron2; tests/test_weights_dialects.py has all variants, and torchvision's
 
 
 @pytest.mark.parametrize(
@@ -165,23 +111,12 @@ def from_detectron2(state):
         DESIGN,
     ],
 )
-def test_maps_are_those_of_detectron2s_own_regnet_with_the_same_weights(design, randomize):
-    network = d2_regnet.RegNet(
-        stem_class=d2_regnet.SimpleStem,
-        stem_width=32,
-        block_class=d2_regnet.ResBottleneckBlock,
-        depth=design.depth,
-        w_a=design.w_a,
-        w_0=design.w_0,
-        w_m=design.w_m,
-        group_width=design.group_width,
-        se_ratio=design.se_ratio,
-        norm="BN",
-        out_features=["s1", "s2", "s3", "s4"],
-    )
-    randomize(network).eval()
+def test_maps_are_those_of_detectron2s_own_regnet_with_the_same_weights(
+    design, randomize, detectron2s_own_regnet
+):
+    network = randomize(detectron2s_own_regnet(design)).eval()
     features = RegNetFeatures(design).eval()
-    features.load_state_dict(from_detectron2(network.state_dict()))
+    weights.load(features, network.state_dict(), channel_order="RGB")
     image = torch.randn(1, 3, 64, 80)
     with torch.no_grad():
         assert_same_maps(features(image), list(network(image).values()))

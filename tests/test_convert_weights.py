@@ -12,9 +12,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from detectron2.modeling.backbone import regnet
 
-from regnet_backbones import RegNetFeatures, config_path, weights
+from regnet_backbones import RegNetFeatures, config_path, weights, zoo
 from regnet_backbones.weights.conversion import LAYOUTS, convert_file
 
 TOOL = Path(__file__).parent.parent / "tools" / "convert_weights.py"
@@ -92,22 +91,13 @@ def test_classyvisions_file_is_nested_as_classyvision_nests_it(classifier, tmp_p
     assert "_feature_blocks.conv1.stem.0.weight" in model["trunk"]
 
 
-def test_the_file_for_pycls_loads_into_detectron2s_own_regnet(classifier, tmp_path):
+def test_the_file_for_pycls_loads_into_detectron2s_own_regnet(
+    classifier, tmp_path, detectron2s_own_regnet
+):
     """With detectron2's stock checkpointer, for BGR images."""
     torch.save(classifier, tmp_path / "a.pth")
     convert_file(tmp_path / "a.pth", tmp_path / "a.pyth", to="pycls")
-    network = regnet.RegNet(
-        stem_class=regnet.SimpleStem,
-        stem_width=32,
-        block_class=regnet.ResBottleneckBlock,
-        depth=13,
-        w_a=36.44,
-        w_0=24,
-        w_m=2.49,
-        group_width=8,
-        se_ratio=0.25,
-        out_features=["s4"],
-    ).eval()
+    network = detectron2s_own_regnet(zoo.get("regnety_002").design).eval()
     DetectionCheckpointer(network).load(str(tmp_path / "a.pyth"))
     features = RegNetFeatures("regnety_002", pretrained=tmp_path / "a.pth").eval()
     image = torch.randn(1, 3, 64, 64)
@@ -250,6 +240,21 @@ def test_a_segmenter_on_smps_own_encoder_becomes_one_on_ours(randomize, tmp_path
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(ours(image), theirs(image), rtol=1e-5, atol=1e-5)
+
+
+def test_a_frozen_norm_takes_weights_without_their_batch_counters(classifier, tmp_path, capsys):
+    frozen = RegNetFeatures("regnety_002", norm="FrozenBN").state_dict()
+    host = {f"backbone.bottom_up.{k}": v for k, v in frozen.items()}
+    torch.save({"model": host}, tmp_path / "model_final.pth")
+    torch.save(without_head(classifier), tmp_path / "a.pth")
+    paths = [tmp_path / name for name in ("a.pth", "b.pth")]
+    assert main(*paths, "--into", tmp_path / "model_final.pth", "--dry-run") == 0
+    assert "num_batches_tracked" not in capsys.readouterr().out
+    assert main(*paths, "--into", tmp_path / "model_final.pth") == 0
+    new = torch.load(tmp_path / "b.pth", weights_only=True)["model"]
+    assert list(new) == list(host)
+    for key, value in new.items():
+        assert torch.equal(value, classifier[key.removeprefix("backbone.bottom_up.")])
 
 
 def test_a_network_goes_only_where_the_same_network_was(tmp_path, classifier):

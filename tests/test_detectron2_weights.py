@@ -9,8 +9,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.engine import DefaultPredictor
-from detectron2.modeling import BACKBONE_REGISTRY, build_backbone, build_model
-from detectron2.modeling.backbone import FPN, regnet
+from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling.backbone import FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.utils.file_io import PathManager
 
@@ -40,27 +40,6 @@ NAMES = {
     "torchvision": "torchvision://regnet_x_800mf.IMAGENET1K_V2",
     "pycls": "pycls://RegNetX-800MF",
 }
-
-
-@BACKBONE_REGISTRY.register()
-def build_detectron2s_own_regnet_fpn(cfg, input_shape):
-    """Build what detectron2's RegNet configs put under the detector."""
-    design = zoo.get(cfg.MODEL.REGNET.NAME).design
-    bottom_up = regnet.RegNet(
-        stem_class=regnet.SimpleStem,
-        stem_width=32,
-        block_class=regnet.ResBottleneckBlock,
-        depth=design.depth,
-        w_a=design.w_a,
-        w_0=design.w_0,
-        w_m=design.w_m,
-        group_width=design.group_width,
-        se_ratio=design.se_ratio,
-        freeze_at=2,
-        norm="FrozenBN",
-        out_features=["s1", "s2", "s3", "s4"],
-    )
-    return FPN(bottom_up, ["s1", "s2", "s3", "s4"], 32, top_block=LastLevelMaxPool())
 
 
 def config(name="regnetx_008", form="RGB"):
@@ -286,12 +265,16 @@ def assert_same_predictions(ours, theirs):
 
 
 @pytest.fixture
-def their_detector(randomize):
+def their_detector(randomize, detectron2s_own_regnet):
     """Return a Mask R-CNN on detectron2's own RegNetY-4GF, as its zoo has them: for BGR images."""
     cfg = config("regnety_040", "BGR")
-    cfg.MODEL.BACKBONE.NAME = "build_detectron2s_own_regnet_fpn"
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
-    model = randomize(build_model(cfg)).eval()
+    model = build_model(cfg)
+    design = zoo.get("regnety_040").design
+    features = ["s1", "s2", "s3", "s4"]
+    bottom_up = detectron2s_own_regnet(design, norm="FrozenBN", freeze_at=2)
+    model.backbone = FPN(bottom_up, features, 32, top_block=LastLevelMaxPool())
+    randomize(model).eval()
     # Random heads say nothing about a region: let them tell classes and boxes apart.
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.5)
     torch.nn.init.normal_(model.proposal_generator.rpn_head.objectness_logits.weight, std=0.5)

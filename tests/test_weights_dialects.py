@@ -6,7 +6,6 @@ import re
 import pytest
 import timm
 import torch
-from detectron2.modeling.backbone import regnet as d2_regnet
 from timm.models.regnet import _filter_fn
 from torchvision.models import regnet as tv_regnet
 
@@ -61,28 +60,6 @@ def torchvision_network(name, device="cpu"):
     )
     with torch.device(device):
         return tv_regnet.RegNet(parameters)
-
-
-def detectron2_network(variant, device="cpu"):
-    """Build detectron2's own RegNet, with the classifier that pycls gives it."""
-    design = variant.design
-    with torch.device(device):
-        network = d2_regnet.RegNet(
-            stem_class=d2_regnet.SimpleStem,
-            stem_width=design.stem_width,
-            block_class=d2_regnet.ResBottleneckBlock,
-            depth=design.depth,
-            w_a=design.w_a,
-            w_0=design.w_0,
-            w_m=design.w_m,
-            group_width=design.group_width,
-            se_ratio=design.se_ratio,
-            norm="BN",
-            out_features=["s1", "s2", "s3", "s4"],
-        )
-        network.head = torch.nn.Module()
-        network.head.fc = torch.nn.Linear(variant.channels[-1], 10)
-    return network
 
 
 # timm
@@ -152,12 +129,16 @@ def test_torchvision_weights_give_the_maps_of_torchvision(variant, randomize):
 
 
 @pytest.mark.parametrize("variant", PAPER, ids=lambda v: v.paper_name)
-def test_pycls_weights_give_the_maps_of_detectron2s_own_regnet(variant, randomize):
+def test_pycls_weights_give_the_maps_of_detectron2s_own_regnet(
+    variant, randomize, detectron2s_own_regnet
+):
     """pycls's networks see BGR images, ours RGB."""
     run = is_small(variant.name)
     device = "cpu" if run else "meta"
-    network = detectron2_network(variant, device).eval()
     with torch.device(device):
+        network = detectron2s_own_regnet(variant.design).eval()
+        network.head = torch.nn.Module()  # the classifier that pycls gives it
+        network.head.fc = torch.nn.Linear(variant.channels[-1], 10)
         features = RegNetFeatures(variant.name).eval()
     state = network.state_dict()
     if run:

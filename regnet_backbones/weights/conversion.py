@@ -124,42 +124,74 @@ def convert_file(
         raise ValueError(f"unknown form '{to}'; there are {', '.join(LAYOUTS)}")
     known = find_source(source)
     network = locate(read_checkpoint(local_file(known)).state, prefix)
-    if into is None:
-        dialect, place = LAYOUTS[to]
-        nesting = "classy_state_dict" if dialect in ("classyvision", "vissl") else None
-        rest = _kept(network, place)
-        if place.startswith("backbone."):
-            nesting = "model"
-    else:
-        target = read_checkpoint(into)
-        host = locate(target.state)
-        dialect, place, rest = host.dialect, host.prefix, host.rest
-        nesting = target.nesting or None
-    orders = (channel_order or CHANNEL_ORDERS[network.dialect], CHANNEL_ORDERS[dialect])
-    names, dropped = _names(network, dialect, with_classifier=not place)
-    state = dict(rest)
-    for name, value in network.state.items():
-        if name in names:
-            flip = orders[0] != orders[1] and to_timm_name(name, network.dialect) in STEMS
-            state[place + names[name]] = flip_channels(value) if flip else value
-    if into is not None:
-        state = _replaced(target.state, state, into)
-    kept_rest = rest if into is None else {}
+    target = _form(to, network) if into is None else _host(into)
+    orders = (channel_order or CHANNEL_ORDERS[network.dialect], CHANNEL_ORDERS[target.dialect])
+    names, dropped = _names(network, target.dialect, with_classifier=not target.prefix)
+    state = dict(target.rest)
+    for name, theirs in names.items():
+        value = network.state[name]
+        flip = orders[0] != orders[1] and to_timm_name(name, network.dialect) in STEMS
+        state[target.prefix + theirs] = flip_channels(value) if flip else value
+    if target.host is not None:
+        state = _replaced(target.host, state, into)
     conversion = Conversion(
         source=known.name,
         network=network,
         state=state,
-        nesting=nesting,
-        pairs=tuple((network.prefix + n, place + names[n]) for n in network.state if n in names),
-        dropped=tuple(network.prefix + n for n in dropped)
-        + tuple(n for n in network.rest if not kept_rest),
+        nesting=target.nesting,
+        pairs=tuple(
+            (network.prefix + name, target.prefix + theirs)
+            for name, theirs in names.items()
+            if target.prefix + theirs in state
+        ),
+        dropped=tuple(network.prefix + name for name in dropped)
+        + (() if target.keeps_rest else tuple(network.rest)),
         channel_order=orders,
         licence=known.licence,
     )
     if output is not None:
-        flat = Path(output).suffix in (".safetensors", ".pkl", ".pyth")
-        write_checkpoint(output, state, nesting=None if flat else nesting)
+        # These have a nesting of their own, or none.
+        is_fixed = Path(output).suffix.lower() in (".safetensors", ".pkl", ".pyth")
+        write_checkpoint(output, state, nesting=None if is_fixed else target.nesting)
     return conversion
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where a network goes: `host` is the state dict that has another one there, if there is."""
+
+    dialect: str
+    prefix: str
+    rest: Mapping[str, torch.Tensor]
+    nesting: str | None
+    keeps_rest: bool
+    host: Mapping[str, torch.Tensor] | None = None
+
+
+def _form(to: str, network: Network) -> _Target:
+    """Return the place of a network in one of `LAYOUTS`."""
+    dialect, prefix = LAYOUTS[to]
+    nesting = None
+    if dialect in ("classyvision", "vissl"):
+        nesting = "classy_state_dict"
+    elif prefix.startswith("backbone."):
+        nesting = "model"
+    rest = _kept(network, prefix)
+    return _Target(dialect, prefix, rest, nesting, keeps_rest=bool(rest))
+
+
+def _host(into: str | Path) -> _Target:
+    """Return the place of the network in a checkpoint."""
+    checkpoint = read_checkpoint(into)
+    host = locate(checkpoint.state)
+    return _Target(
+        host.dialect,
+        host.prefix,
+        host.rest,
+        checkpoint.nesting or None,
+        keeps_rest=False,
+        host=checkpoint.state,
+    )
 
 
 def _kept(network: Network, place: str) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ folder for the others. A file put into that folder by hand is taken without aski
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -147,17 +147,9 @@ def _timm(name: str) -> Source:
             + ", ".join(f"timm://{variant.name}.{known}" for known in variant.weights)
         )
     weights = variant.weights[tag]
-    return Source(
-        name,
-        file=_by_hand(f"{variant.name}.{tag}.safetensors"),
-        url=_HUB.format(hub_id=weights.hub_id),
-        hub_id=weights.hub_id,
-        dialect="timm",
-        variant=variant,
-        licence=weights.licence,
-        mean=weights.mean,
-        std=weights.std,
-    )
+    source = _of_row(name, variant, weights, url=_HUB.format(hub_id=weights.hub_id))
+    by_hand = _by_hand(f"{variant.name}.{tag}.safetensors")
+    return replace(source, file=by_hand, hub_id=weights.hub_id, dialect="timm")
 
 
 def _torchvision(name: str) -> Source:
@@ -196,34 +188,29 @@ def _pycls(name: str) -> Source:
     weights = variant.weights.get("pycls_in1k")
     if weights is None:
         raise ValueError(f"pycls has no weights of {variant.name}; timm may: timm://{variant.name}")
+    return replace(_of_row(name, variant, weights, url=weights.url), dialect="pycls")
+
+
+def _url(url: str) -> Source:
+    """Find out about a URL: the zoo knows those that weights were published at."""
+    for name in zoo.names():
+        for weights in zoo.get(name).weights.values():
+            if weights.url == url:
+                return _of_row(url, zoo.get(name), weights, url=url)
+    return Source(url, file=_by_hand(Path(urlsplit(url).path).name), url=url)
+
+
+def _of_row(name: str, variant: zoo.Variant, weights: zoo.Weights, *, url: str) -> Source:
+    """Return what the zoo knows of weights."""
     return Source(
         name,
-        file=_by_hand(Path(weights.url).name),
-        url=weights.url,
-        dialect="pycls",
+        file=_by_hand(Path(urlsplit(url).path).name),
+        url=url,
         variant=variant,
         licence=weights.licence,
         mean=weights.mean,
         std=weights.std,
     )
-
-
-def _url(url: str) -> Source:
-    """Find out about a URL: the zoo knows those that weights were published at."""
-    file = _by_hand(Path(urlsplit(url).path).name)
-    for name in zoo.names():
-        for weights in zoo.get(name).weights.values():
-            if weights.url == url:
-                return Source(
-                    url,
-                    file=file,
-                    url=url,
-                    variant=zoo.get(name),
-                    licence=weights.licence,
-                    mean=weights.mean,
-                    std=weights.std,
-                )
-    return Source(url, file=file, url=url)
 
 
 def _by_hand(name: str) -> Path:
