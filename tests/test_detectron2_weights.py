@@ -442,6 +442,23 @@ def test_weights_with_statistics_of_their_own_are_known():
     build_backbone(cfg)
 
 
+def test_statistics_that_nobody_knows_are_taken_as_they_are(tmp_path):
+    """A classifier of timm's for a design of one's own; its order is known."""
+    numbers = {"W0": 24, "WA": 24.0, "WM": 2.0, "DEPTH": 8, "GROUP_W": 8}
+    cfg = config(name="")
+    cfg.MODEL.REGNET.update(numbers)
+    torch.save(build_backbone(cfg).bottom_up.state_dict(), tmp_path / "a.pth")
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [3.0, 2.0, 1.0], [6.0, 5.0, 4.0]
+    load(cfg, tmp_path / "a.pth")
+    cfg.INPUT.FORMAT = "BGR"
+    with pytest.raises(ValueError, match="saw other images") as error:
+        load(cfg, tmp_path / "a.pth")
+    assert (
+        '  INPUT.FORMAT: "RGB"\n  MODEL.PIXEL_MEAN: [1.0, 2.0, 3.0]\n'
+        "  MODEL.PIXEL_STD: [4.0, 5.0, 6.0]\n"
+    ) in str(error.value)
+
+
 def test_the_user_can_say_what_the_weights_saw(classifier, tmp_path):
     torch.save(classifier, tmp_path / "a.pth")
     cfg = config(form="BGR")

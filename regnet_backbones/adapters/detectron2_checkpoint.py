@@ -137,7 +137,7 @@ def _fit_backbone(
     elif not (is_detector or told) and backbone.in_channels == 3 and hasattr(model, "pixel_mean"):
         mean, std = source.mean, source.std
         if mean is None and not network.rest:
-            mean, std = statistics_of_dialect(network.dialect, backbone.name)
+            mean, std = statistics_of_dialect(network.dialect, backbone.name or backbone.design)
         check_images(
             path,
             order,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from regnet_backbones import zoo
+from regnet_backbones.design import RegNetDesign
 from regnet_backbones.weights.dialects import ChannelOrder
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
@@ -35,9 +36,13 @@ def check_images(
         pixel_std: `MODEL.PIXEL_STD`, likewise.
     """
     right = "BGR" if order == input_format == "BGR" else "RGB"
-    turn = -1 if right == "BGR" else 1
-    right_mean = [round(255 * value, 3) for value in mean][::turn] if mean else list(pixel_mean)
-    right_std = [round(255 * value, 3) for value in std][::turn] if std else list(pixel_std)
+    right_mean, right_std = (
+        # What is unknown is taken as given, in the right order.
+        [round(255 * value, 3) for value in known][:: -1 if right == "BGR" else 1]
+        if known
+        else list(given)[:: 1 if input_format == right else -1]
+        for known, given in ((mean, pixel_mean), (std, pixel_std))
+    )
     if (
         input_format == right
         and _are_near(pixel_mean, right_mean)
@@ -59,7 +64,7 @@ def check_images(
 
 
 def statistics_of_dialect(
-    dialect: str, network: str | None
+    dialect: str, network: str | RegNetDesign
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Return mean and deviation of the images that a classifier of a dialect saw.
 
@@ -67,8 +72,13 @@ def statistics_of_dialect(
     """
     if not dialect.startswith("timm"):
         return IMAGENET_MEAN, IMAGENET_STD
-    rows = zoo.get(network).weights.values() if network else ()
-    statistics = {(row.mean, row.std) for row in rows}
+    variants = [zoo.get(name) for name in zoo.names()]
+    statistics = {
+        (row.mean, row.std)
+        for variant in variants
+        if network in (variant.name, variant.design)
+        for row in variant.weights.values()
+    }
     return statistics.pop() if len(statistics) == 1 else (None, None)
 
 
