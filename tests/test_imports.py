@@ -16,6 +16,7 @@ FRAMEWORKS = {
     "fvcore",
     "iopath",
     "lightning",
+    "jsonargparse",
     "segmentation_models_pytorch",
     "torchmetrics",
 }
@@ -32,6 +33,7 @@ RINGS = {
     "backbone": 1,
     "adapters": 2,
     "detection": 2,
+    "semseg": 2,
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 

@@ -66,6 +66,12 @@ def test_conversions_parse():
         assert args.to or args.into
 
 
+def test_the_training_of_a_segmenter_names_a_config_that_exists():
+    ((_, _, option, config, *_),) = commands("python tools/train_semseg.py")
+    assert option == "--config"
+    assert (ROOT / config).is_file()
+
+
 @pytest.mark.parametrize("source", re.findall(r"`((?:timm|torchvision|pycls)://[\w.-]+)`", README))
 def test_weights_that_it_names_exist(source):
     assert find_source(source).variant is zoo.get("regnety_032")

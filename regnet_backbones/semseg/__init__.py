@@ -1,0 +1,1 @@
+"""Training of semantic segmenters with Lightning: data, module, schedule, pictures."""

@@ -1,0 +1,409 @@
+"""Segmenter: a decoder of segmentation-models-pytorch on a RegNet, as Lightning trains it.
+
+A batch is a dict of `image`, float32 (N, 3, H, W), normalised; `mask`, int64 (N, H, W), the class
+of each pixel or 255 where there is none; and `name`, a list of N texts for messages and pictures.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+import lightning
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
+from segmentation_models_pytorch.losses import MULTICLASS_MODE, DiceLoss
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import distributed, nn
+from torch.utils.data import DataLoader, DistributedSampler
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from regnet_backbones.norm import convert_norm
+from regnet_backbones.semseg import overlays
+from regnet_backbones.semseg.layouts import IGNORE
+from regnet_backbones.semseg.network import build_network
+from regnet_backbones.semseg.schedule import parameter_groups, poly_with_warmup
+
+Loss = Literal["ce", "dice", "ce+dice"]
+OptimizerName = Literal["adamw", "sgd"]
+Batch = dict[str, torch.Tensor | list[str]]
+
+# Devices on which torch's SyncBatchNorm does not train.
+WITHOUT_SYNC_BATCHNORM = ("cpu", "mps")
+
+# Where a checkpoint keeps what its hyperparameter `encoder_weights` was.
+ENCODER_WEIGHTS_KEY = "segmenter_encoder_weights"
+
+
+class Segmenter(lightning.LightningModule):
+    """Train and validate a semantic segmenter.
+
+    Args:
+        num_classes: number of classes, 2 to 255.
+        class_names: their names in that order, for metrics; None for their numbers.
+        decoder: an architecture of SMP, upper or lower case: "Unet", "FPN", "DeepLabV3Plus", ...
+        encoder: a name of `regnet_backbones.zoo.names()` or another encoder of SMP.
+        encoder_weights: weights of the encoder to start from, as SMP takes them; None for random.
+            A checkpoint loads without them.
+        output_stride: stride of the last map of the encoder, for architectures that let one choose
+            (DeepLabV3, DeepLabV3Plus, PAN); None for that architecture's own.
+        decoder_options: further arguments of the architecture, such as `decoder_channels`.
+        loss: "ce" cross entropy, "dice" Dice loss, or the sum of both. With several processes
+            cross entropy is the mean over the labelled pixels of all of them, Dice is taken in
+            each and averaged.
+        optimizer: "adamw" or "sgd".
+        lr: peak learning rate, of the decoder.
+        encoder_lr_factor: the encoder's rate as a part of `lr`.
+        weight_decay: for weights of more than one dimension; none for norms and biases.
+        momentum: of "sgd".
+        warmup_steps, power: of the schedule, see `schedule.poly_with_warmup`.
+        sync_batchnorm: share batch statistics between processes, keeping timm's activations (GPU).
+            Lightning's own `Trainer(sync_batchnorm=True)` would delete them and is refused.
+        pictures: how many validation images are drawn at every validation.
+        mean, std: what images were normalised with, RGB in 0 to 1; only pictures need it.
+
+    Attributes:
+        network: the model of SMP.
+        stride: images are padded to multiples of it.
+        last_validation: metrics of the last validation by the names they are logged with, NaN for
+            the IoU of a class that was neither there nor predicted; None before the first.
+
+    Raises:
+        ValueError: an argument is out of range, or the architecture does not take it.
+        KeyError: SMP does not know the encoder or its weights.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        class_names: tuple[str, ...] | None = None,
+        decoder: str = "Unet",
+        encoder: str = "regnety_032",
+        encoder_weights: str | None = "imagenet",
+        output_stride: Literal[8, 16, 32] | None = None,
+        decoder_options: dict[str, object] | None = None,
+        loss: Loss = "ce",
+        optimizer: OptimizerName = "adamw",
+        lr: float = 5e-4,
+        encoder_lr_factor: float = 1.0,
+        weight_decay: float = 0.01,
+        momentum: float = 0.9,
+        warmup_steps: int = 0,
+        power: float = 0.9,
+        sync_batchnorm: bool = False,
+        pictures: int = 8,
+        mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN,
+        std: tuple[float, float, float] = IMAGENET_DEFAULT_STD,
+    ):
+        super().__init__()
+        self.class_names = _class_names(num_classes, class_names)
+        _check_choice("loss", loss, get_args(Loss))
+        _check_choice("optimizer", optimizer, get_args(OptimizerName))
+        _check_numbers(
+            above_zero={"lr": lr, "encoder_lr_factor": encoder_lr_factor, "power": power},
+            not_negative={
+                "weight_decay": weight_decay,
+                "momentum": momentum,
+                "warmup_steps": warmup_steps,
+                "pictures": pictures,
+            },
+        )
+        self.save_hyperparameters()
+        self.network = build_network(
+            decoder,
+            encoder,
+            num_classes,
+            encoder_weights=encoder_weights,
+            output_stride=output_stride,
+            options=decoder_options,
+        )
+        self.stride = int(self.network.encoder.output_stride)
+        self.dice = DiceLoss(MULTICLASS_MODE, from_logits=True, ignore_index=IGNORE)
+        # The checks of torchmetrics sort every mask, and see less than the dataset's.
+        self.confusion = MulticlassConfusionMatrix(
+            num_classes, ignore_index=IGNORE, validate_args=False
+        )
+        self.last_validation: dict[str, float] | None = None
+        self._pictures_left = 0
+        self._pictures_folder = Path()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return logits of every pixel.
+
+        Sides that are no multiple of `stride` are padded at the bottom and the right with zeros,
+        the mean of normalised images, and the logits cropped.
+
+        Args:
+            image: normalised images (N, 3, H, W), any height and width.
+
+        Returns:
+            Logits (N, num_classes, H, W).
+
+        Raises:
+            ValueError: the network gives maps of another size than its input.
+        """
+        height, width = image.shape[-2:]
+        padded = F.pad(image, (0, -width % self.stride, 0, -height % self.stride))
+        logits = self.network(padded)
+        if logits.shape[-2:] != padded.shape[-2:]:
+            raise ValueError(
+                f"the network makes {tuple(logits.shape[-2:])} of {tuple(padded.shape[-2:])} "
+                "pixels; change encoder_depth or upsampling of decoder_options, which belong "
+                "together"
+            )
+        return logits[..., :height, :width]
+
+    def compute_loss(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the loss of a batch, in float32; 0 where no pixel has a label.
+
+        In a distributed run every process must call it.
+
+        Args:
+            logits: (N, num_classes, H, W).
+            mask: classes (N, H, W), 255 is ignored.
+        """
+        logits = logits.float()
+        loss = logits.new_zeros(())
+        if self.hparams["loss"] != "dice":
+            entropy = F.cross_entropy(logits, mask, ignore_index=IGNORE, reduction="sum")
+            loss = loss + entropy / _labelled_pixels(mask)
+        if self.hparams["loss"] != "ce":
+            loss = loss + self.dice(logits, mask)
+        return loss
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Return the loss of a batch; log it and the decoder's learning rate.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        loss = self.compute_loss(self(batch["image"]), batch["mask"])
+        lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {self.global_step}, learning rate {lr:.3g}, "
+                f"images {', '.join(batch['name'])}; take a lower lr, more warmup_steps or "
+                "gradient clipping, and look at these images"
+            )
+        size = len(batch["image"])
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=size)
+        self.log("train/lr", lr, batch_size=size)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Choose where this validation's pictures go, and who draws them."""
+        # Asking for the folder is a broadcast, which needs every process.
+        log_dir = self.trainer.log_dir or self.trainer.default_root_dir
+        self._pictures_folder = Path(log_dir) / "pictures"
+        draws = self.trainer.is_global_zero and not (
+            self.trainer.sanity_checking or self.trainer.fast_dev_run
+        )
+        self._pictures_left = self.hparams["pictures"] if draws else 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count the pixels of a batch by truth and prediction; draw the first images."""
+        new = self._count_new(batch_idx, len(batch["image"]))
+        if not new:
+            return
+        image, mask = batch["image"][:new], batch["mask"][:new]
+        prediction = self(image).argmax(1)
+        self.confusion.update(prediction, mask)
+        for drawn in zip(image, mask, prediction, batch["name"][:new], strict=True):
+            if self._pictures_left:
+                self._pictures_left -= 1
+                self._draw(*drawn)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/miou`, `val/accuracy` and `val/iou/<class>`, each from 0 to 1."""
+        metrics = _metrics(self.confusion.compute(), self.class_names)
+        self.confusion.reset()
+        if self.trainer.sanity_checking:
+            return
+        self.last_validation = metrics
+        seen = {name: value for name, value in metrics.items() if value == value}
+        # Equal in all processes already; `sync_dist` is what Lightning asks for at this place.
+        self.log_dict(
+            {name: value for name, value in seen.items() if name != "val/miou"}, sync_dist=True
+        )
+        self.log("val/miou", metrics["val/miou"], prog_bar=True, sync_dist=True)
+
+    def configure_optimizers(self) -> dict[str, object]:
+        """Return the optimizer, and the schedule over all steps of the trainer.
+
+        Raises:
+            ValueError: the trainer has no end.
+        """
+        groups = parameter_groups(
+            self.network,
+            lr=self.hparams["lr"],
+            encoder_lr_factor=self.hparams["encoder_lr_factor"],
+            weight_decay=self.hparams["weight_decay"],
+        )
+        if self.hparams["optimizer"] == "sgd":
+            optimizer = torch.optim.SGD(groups, momentum=self.hparams["momentum"])
+        else:
+            optimizer = torch.optim.AdamW(groups)
+        total_steps = self.trainer.estimated_stepping_batches
+        if total_steps == float("inf"):
+            raise ValueError(
+                "the learning rate decays to the end of the run, and the trainer has none; set "
+                "max_epochs or max_steps"
+            )
+        scheduler = poly_with_warmup(
+            optimizer,
+            total_steps=int(total_steps),
+            warmup_steps=self.hparams["warmup_steps"],
+            power=self.hparams["power"],
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def setup(self, stage: str) -> None:
+        """Synchronise batch norms where several processes train and it is asked for.
+
+        Raises:
+            ValueError: the trainer would do it its own way, or the device cannot.
+        """
+        _refuse_torch_sync_batchnorm(self.trainer)
+        if not self.hparams["sync_batchnorm"] or self.trainer.world_size == 1:
+            return
+        device = self.trainer.strategy.root_device.type
+        if stage == "fit" and device in WITHOUT_SYNC_BATCHNORM:
+            raise ValueError(
+                f"torch synchronises batch norms on GPUs only, the device is '{device}'; set "
+                "sync_batchnorm of the model to false, or train in one process"
+            )
+        # A second conversion would not know a converted layer and drop its activation.
+        if not any(isinstance(module, nn.SyncBatchNorm) for module in self.network.modules()):
+            self.network = convert_norm(self.network, "SyncBN")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Save the hyperparameters so that a load does not fetch the encoder's weights again."""
+        checkpoint[ENCODER_WEIGHTS_KEY] = self.hparams["encoder_weights"]
+        saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY)
+        if saved:
+            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**saved, "encoder_weights": None}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Say again in the hyperparameters which weights training started from."""
+        if ENCODER_WEIGHTS_KEY in checkpoint:
+            self.hparams["encoder_weights"] = checkpoint[ENCODER_WEIGHTS_KEY]
+
+    def _count_new(self, batch_idx: int, size: int) -> int:
+        """Return how many images of a validation batch, from its start, are not repetitions.
+
+        A `DistributedSampler` gives every process as many images as any, and repeats the first ones
+        for that. They would count twice.
+        """
+        loader = self.trainer.val_dataloaders
+        if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, DistributedSampler):
+            return size
+        sampler = loader.sampler
+        before = batch_idx * (loader.batch_size or size)
+        left = len(range(sampler.rank, len(sampler.dataset), sampler.num_replicas)) - before
+        return max(0, min(size, left))
+
+    def _draw(
+        self, image: torch.Tensor, mask: torch.Tensor, prediction: torch.Tensor, name: str
+    ) -> None:
+        """Draw one image beside its truth and its prediction."""
+        picture = overlays.side_by_side(
+            image,
+            mask,
+            prediction,
+            mean=self.hparams["mean"],
+            std=self.hparams["std"],
+            colors=overlays.palette(len(self.class_names)),
+        )
+        overlays.save_picture(
+            picture,
+            name,
+            folder=self._pictures_folder,
+            loggers=self.trainer.loggers,
+            step=self.global_step,
+        )
+
+
+def _class_names(num_classes: int, names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the names of the classes, checked."""
+    if not 2 <= num_classes <= IGNORE:
+        raise ValueError(f"num_classes must be 2 to {IGNORE}, got {num_classes}")
+    names = tuple(map(str, range(num_classes))) if names is None else tuple(names)
+    if len(names) != num_classes:
+        raise ValueError(
+            f"class_names must be as many as num_classes, {num_classes}, got {len(names)}"
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"class_names must differ, got {', '.join(twice)} more than once")
+    return names
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise a ValueError where an argument is none of its choices."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def _check_numbers(*, above_zero: Mapping[str, float], not_negative: Mapping[str, float]) -> None:
+    """Raise a ValueError where a number is out of range."""
+    for name, value in above_zero.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}")
+    for name, value in not_negative.items():
+        if not value >= 0:
+            raise ValueError(f"{name} must be 0 or more, got {value}")
+
+
+def _refuse_torch_sync_batchnorm(trainer: lightning.Trainer) -> None:
+    """Raise a ValueError where Lightning would convert batch norms with torch's function.
+
+    That takes timm's `BatchNormAct2d` for a plain batch norm and deletes its activation. Lightning
+    applies it after `setup`, so it is still time; it has no public name for the setting.
+    """
+    connector = trainer._accelerator_connector
+    if isinstance(connector._layer_sync, TorchSyncBatchNorm):
+        raise ValueError(
+            "sync_batchnorm=True of the trainer would delete the activations of a RegNet (torch's "
+            "conversion does not know timm's layers); set sync_batchnorm of the model instead: "
+            "model.sync_batchnorm: true, trainer.sync_batchnorm: false"
+        )
+
+
+def _labelled_pixels(mask: torch.Tensor) -> torch.Tensor:
+    """Return the number of labelled pixels, at least 1; of several processes their mean.
+
+    Gradients are averaged over the processes: divided by this, every labelled pixel of the whole
+    batch has the same weight.
+    """
+    count = (mask != IGNORE).sum()
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(count)
+        return count.clamp(min=1) / distributed.get_world_size()
+    return count.clamp(min=1)
+
+
+def _metrics(matrix: torch.Tensor, class_names: tuple[str, ...]) -> dict[str, float]:
+    """Return mean IoU, pixel accuracy and the IoU of each class, by the names they are logged with.
+
+    Args:
+        matrix: pixels (truth, prediction) of all images.
+        class_names: names of its rows.
+
+    Returns:
+        Numbers from 0 to 1. The mean is over the classes that are in truth or prediction; the
+        others are NaN, and so is everything where no pixel has a label.
+    """
+    matrix = matrix.cpu().double()
+    right = matrix.diagonal()
+    iou = right / (matrix.sum(0) + matrix.sum(1) - right)
+    metrics = {
+        "val/miou": iou.nanmean().item(),
+        "val/accuracy": (right.sum() / matrix.sum()).item(),
+    }
+    return metrics | {
+        f"val/iou/{name}": value for name, value in zip(class_names, iou.tolist(), strict=True)
+    }

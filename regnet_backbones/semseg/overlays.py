@@ -1,0 +1,100 @@
+"""Pictures of what a segmenter predicts: image, truth and prediction side by side."""
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from PIL import Image
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import draw_segmentation_masks
+
+Color = tuple[int, int, int]
+
+# How much of a painted pixel is the colour of its class.
+ALPHA = 0.6
+
+# Larger panels are scaled down to fit a square of this side, in pixels.
+PANEL_SIDE = 640
+
+# Turning the hue by the golden ratio keeps neighbours apart for any number of colours.
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+SATURATION_AND_VALUE = ((0.9, 1.0), (0.95, 0.6), (0.45, 0.9))
+
+
+def palette(count: int) -> list[Color]:
+    """Return distinct RGB colours (0 to 255), the same ones for the same number."""
+    colors = []
+    for index in range(count):
+        hue = index * GOLDEN_RATIO % 1
+        saturation, value = SATURATION_AND_VALUE[index % len(SATURATION_AND_VALUE)]
+        red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return colors
+
+
+def paint(image: torch.Tensor, mask: torch.Tensor, colors: Sequence[Color]) -> torch.Tensor:
+    """Lay the colours of the classes over an image.
+
+    Args:
+        image: uint8 (3, H, W).
+        mask: int64 (H, W), class of each pixel. Pixels of a class without a colour (255 is
+            ignored) stay as they are in the image.
+        colors: RGB (0 to 255) by class.
+
+    Returns:
+        uint8 (3, H, W).
+    """
+    classes = [label for label in mask.unique().tolist() if 0 <= label < len(colors)]
+    if not classes:
+        return image
+    masks = torch.stack([mask == label for label in classes])
+    return draw_segmentation_masks(image, masks, ALPHA, [colors[label] for label in classes])
+
+
+def side_by_side(
+    image: torch.Tensor,
+    truth: torch.Tensor,
+    prediction: torch.Tensor,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    colors: Sequence[Color],
+) -> Image.Image:
+    """Return the picture image | truth | prediction.
+
+    Args:
+        image: normalised float (3, H, W).
+        truth, prediction: int64 (H, W), 255 is ignored.
+        mean, std: what the image was normalised with, RGB in 0 to 1.
+        colors: RGB (0 to 255) by class.
+    """
+    channels = (3, 1, 1)
+    image = image.cpu().float() * torch.tensor(std).view(channels)
+    image = ((image + torch.tensor(mean).view(channels)) * 255).round().clamp(0, 255)
+    image = image.to(torch.uint8)
+    panels = [image, *(paint(image, mask.cpu(), colors) for mask in (truth, prediction))]
+    picture = to_pil_image(torch.cat(panels, dim=2))
+    picture.thumbnail((len(panels) * PANEL_SIDE, PANEL_SIDE))
+    return picture
+
+
+def save_picture(
+    picture: Image.Image, name: str, *, folder: Path, loggers: Sequence[Logger], step: int
+) -> Path:
+    """Write a picture to `<folder>/<step>/<name>.png`, and to TensorBoard where that is a logger.
+
+    Returns:
+        The path of the file. Separators of folders in `name` become underscores.
+    """
+    name = name.replace("/", "_").replace("\\", "_")
+    path = folder / str(step) / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+            pixels = pixels.view(picture.height, picture.width, 3)
+            logger.experiment.add_image(f"pictures/{name}", pixels, step, dataformats="HWC")
+    return path

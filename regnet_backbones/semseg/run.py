@@ -1,0 +1,119 @@
+"""A training run of a segmenter, as `tools/train_semseg.py` starts it, on LightningCLI."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer import Trainer
+from tabulate import tabulate
+
+from regnet_backbones.semseg.datamodule import SegmentationData
+from regnet_backbones.semseg.module import Segmenter
+
+LAST = "last.ckpt"
+
+
+class SegmentationCLI(LightningCLI):
+    """Build data, model and trainer from YAML files and the command line.
+
+    Beside Lightning's `--config`, `--data.*`, `--model.*` and `--trainer.*` it takes `--output`,
+    the folder of everything that a run writes, `--resume`, and `--checkpoint.*`.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add our options, and take from the data what the model must know of it."""
+        parser.add_argument(
+            "--output", default="output/semseg", help="folder of checkpoints, logs and pictures"
+        )
+        parser.add_argument(
+            "--resume",
+            action="store_true",
+            help=f"go on from the last checkpoint of --output ({LAST}), if there is one",
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/miou",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best",
+                "checkpoint.enable_version_counter": False,
+                "checkpoint.save_last": True,
+            }
+        )
+        parser.link_arguments("output", "checkpoint.dirpath", compute_fn=_checkpoints)
+        parser.link_arguments("output", "trainer.default_root_dir")
+        for name, compute in _OF_THE_DATA.items():
+            parser.link_arguments(
+                "data", f"model.{name}", compute_fn=compute, apply_on="instantiate"
+            )
+        parser.link_arguments("data.mean", "model.mean")
+        parser.link_arguments("data.std", "model.std")
+
+    def instantiate_trainer(self, **kwargs: object) -> Trainer:
+        """Build the trainer, with TensorBoard below `--output` where the config names no logger."""
+        if self._get(self.config_init, "trainer.logger") is None:
+            output = self._get(self.config_init, "output")
+            kwargs["logger"] = TensorBoardLogger(output, name="", version="tensorboard")
+        trainer = super().instantiate_trainer(**kwargs)
+        if trainer.logger is not None:
+            trainer.callbacks.append(LearningRateMonitor(logging_interval="step"))
+        return trainer
+
+
+def launch_run(argv: Sequence[str] | None = None) -> int:
+    """Train a segmenter as a command line says, and print how good it got.
+
+    Args:
+        argv: the command line, None for that of this process.
+
+    Returns:
+        The exit status: 0, or 2 for a mistake of the user, which is printed.
+    """
+    try:
+        cli = SegmentationCLI(
+            Segmenter,
+            SegmentationData,
+            run=False,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"description": "Train a semantic segmenter."},
+            args=None if argv is None else list(argv),
+        )
+        last = _checkpoints(cli.config.output) / LAST
+        resumes = cli.config.resume and last.is_file()
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if resumes else None)
+    except (ValueError, KeyError, OSError, FloatingPointError) as error:
+        text = error.args[0] if isinstance(error, KeyError) else error  # its str() is quoted
+        print(f"error: {text}", file=sys.stderr)
+        return 2
+    if cli.trainer.is_global_zero:
+        print(summarize(cli.trainer, cli.config.output))
+    return 0
+
+
+def summarize(trainer: Trainer, output: str | Path) -> str:
+    """Format the last validation as a table, and say where checkpoints and pictures are."""
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+    rows = [[name.removeprefix("val/"), value] for name, value in metrics.items()]
+    return "\n".join(
+        [
+            tabulate(rows, headers=("validation", "value"), floatfmt=".4f"),
+            f"best checkpoint: {trainer.checkpoint_callback.best_model_path or 'none'}",
+            f"config, logs, checkpoints and pictures: {output}",
+        ]
+    )
+
+
+def _checkpoints(output: str | Path) -> Path:
+    """Return the folder of checkpoints of a run."""
+    return Path(output) / "checkpoints"
+
+
+# What only the data knows, once it has found its classes.
+_OF_THE_DATA = {
+    "num_classes": lambda data: data.num_classes,
+    "class_names": lambda data: data.class_names,
+}

@@ -1,0 +1,194 @@
+"""Augmentation and normalisation of an image together with its mask.
+
+Built from torchvision.transforms.v2: called with a `tv_tensors.Image` (uint8, (3, H, W)) and a
+`tv_tensors.Mask` (uint8, (H, W)), they return both, the image normalised float32. Random numbers
+are torch's, which loaders seed per worker.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from regnet_backbones.semseg.layouts import IGNORE
+from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
+
+Pair = tuple[tv_tensors.Image, tv_tensors.Mask]
+
+# Colour distortions of SSD (https://arxiv.org/abs/1512.02325) without its swapped channels: each
+# of them is applied to every second image.
+PHOTOMETRIC = (
+    {"brightness": 0.125},
+    {"contrast": 0.5},
+    {"saturation": 0.5},
+    {"hue": 0.05},
+)
+
+
+def train_transform(
+    crop_size: int,
+    *,
+    scale_range: tuple[float, float] = (0.5, 2.0),
+    flip: float = 0.5,
+    photometric: bool = True,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    short_side: int | None = None,
+) -> v2.Compose:
+    """Return the augmentation of training: scale jitter, crop, mirroring, colours.
+
+    Args:
+        crop_size: pixels, both sides of what comes out; smaller images are padded, at random sides,
+            with the mean, their masks with `IGNORE`.
+        scale_range: least and largest factor of the size; one factor for both sides.
+        flip: probability of mirroring left and right.
+        photometric: whether to distort colours.
+        mean: per RGB channel, of pixels in [0, 1].
+        std: per RGB channel, of pixels in [0, 1].
+        short_side: pixels of the shorter side before jitter, None for the size of the file.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if crop_size < 1:
+        raise ValueError(f"crop_size must be at least 1 pixel, got {crop_size}")
+    if not 0 <= flip <= 1:
+        raise ValueError(f"flip is a probability from 0 to 1, got {flip}")
+    colours = [v2.RandomApply([v2.ColorJitter(**change)], p=0.5) for change in PHOTOMETRIC]
+    return v2.Compose(
+        [
+            Resize(scale_range, short_side),
+            RandomCrop(crop_size),
+            v2.RandomHorizontalFlip(flip),
+            *(colours if photometric else []),
+            *_normalisation(mean, std),
+            PadTo(crop_size),
+        ]
+    )
+
+
+def val_transform(
+    *,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    short_side: int | None = None,
+    divisor: int | None = None,
+) -> v2.Compose:
+    """Return the transform of validation: normalisation, and a size where one is asked for.
+
+    Args:
+        mean: per RGB channel, of pixels in [0, 1].
+        std: per RGB channel, of pixels in [0, 1].
+        short_side: pixels of the shorter side, image and mask; None for the size of the file.
+        divisor: pad both sides, right and below, up to a multiple of it; None for no padding.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    return v2.Compose(
+        [
+            Resize((1.0, 1.0), short_side),
+            *_normalisation(mean, std),
+            *([] if divisor is None else [PadToMultiple(divisor)]),
+        ]
+    )
+
+
+class Resize(nn.Module):
+    """Resize both by one random factor, the image bilinearly, the mask by the nearest pixel."""
+
+    def __init__(self, scale_range: tuple[float, float], short_side: int | None = None) -> None:
+        super().__init__()
+        if len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1]:
+            raise ValueError(
+                f"scale_range must be two factors, 0 < least <= largest, got {scale_range}"
+            )
+        if short_side is not None and short_side < 1:
+            raise ValueError(f"short_side must be at least 1 pixel or None, got {short_side}")
+        self.scale_range = scale_range
+        self.short_side = short_side
+
+    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
+        """Resize an image and its mask to one size."""
+        least, largest = self.scale_range
+        # Validation draws no number: whether it runs changes nothing of the training.
+        scale = least if least == largest else least + (largest - least) * torch.rand(()).item()
+        height, width = image.shape[-2:]
+        if self.short_side is not None:
+            scale *= self.short_side / min(height, width)
+        size = [max(1, round(height * scale)), max(1, round(width * scale))]
+        image = F.resize(image, size, v2.InterpolationMode.BILINEAR, antialias=True)
+        # torchvision resizes masks with "nearest", which takes the corner of each pixel where the
+        # image's interpolation takes the centre: labels would be shifted by up to half a pixel.
+        plain = mask.as_subclass(torch.Tensor).unsqueeze(0)
+        plain = F.resize(plain, size, v2.InterpolationMode.NEAREST_EXACT)
+        return image, tv_tensors.Mask(plain.squeeze(0))
+
+
+class RandomCrop(nn.Module):
+    """Cut out a random window of at most `size` pixels a side, the same of both."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
+        """Cut a window out of an image and its mask."""
+        height, width = (min(self.size, side) for side in image.shape[-2:])
+        top = _random_up_to(image.shape[-2] - height)
+        left = _random_up_to(image.shape[-1] - width)
+        return F.crop(image, top, left, height, width), F.crop(mask, top, left, height, width)
+
+
+class PadTo(nn.Module):
+    """Pad a normalised image that is smaller than `size` a side, by random parts on all sides."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
+        """Pad an image and its mask."""
+        rows, columns = (max(0, self.size - side) for side in image.shape[-2:])
+        top, left = _random_up_to(rows), _random_up_to(columns)
+        return _pad(image, mask, [left, top, columns - left, rows - top])
+
+
+class PadToMultiple(nn.Module):
+    """Pad a normalised image right and below until `divisor` divides both sides."""
+
+    def __init__(self, divisor: int) -> None:
+        super().__init__()
+        if divisor < 1:
+            raise ValueError(f"divisor must be at least 1 pixel or None, got {divisor}")
+        self.divisor = divisor
+
+    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
+        """Pad an image and its mask."""
+        rows, columns = (-side % self.divisor for side in image.shape[-2:])
+        return _pad(image, mask, [0, 0, columns, rows])
+
+
+def _normalisation(mean: Sequence[float], std: Sequence[float]) -> list[nn.Module]:
+    """Return the steps from uint8 to normalised float32."""
+    for name, values, least in (("mean", mean, 0.0), ("std", std, 1e-6)):
+        if len(values) != 3 or not all(least <= value <= 1 for value in values):
+            raise ValueError(
+                f"{name} must be three numbers, one per RGB channel, of pixels in [0, 1], got "
+                f"{tuple(values)}; divide those of pixels in [0, 255] by 255"
+            )
+    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+
+
+def _pad(image: tv_tensors.Image, mask: tv_tensors.Mask, sides: list[int]) -> Pair:
+    """Pad by pixels left, above, right and below."""
+    # Zero is the mean once an image is normalised.
+    return F.pad(image, sides, fill=0), F.pad(mask, sides, fill=IGNORE)
+
+
+def _random_up_to(largest: int) -> int:
+    """Draw a whole number from 0 to `largest`, both included."""
+    return int(torch.randint(largest + 1, ()))

@@ -1,0 +1,808 @@
+"""Segmentation data from files in each layout to batches, and what is said of bad files."""
+
+import logging
+import pickle
+import struct
+import zlib
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from regnet_backbones import shapes
+from regnet_backbones.semseg import dataset as dataset_module
+from regnet_backbones.semseg.datamodule import SegmentationData
+from regnet_backbones.semseg.dataset import (
+    BadPairError,
+    SegmentationDataset,
+    check_pairs,
+    read_image,
+    read_mask,
+)
+from regnet_backbones.semseg.layouts import (
+    IGNORE,
+    Pairs,
+    ade20k_class_names,
+    ade20k_pairs,
+    cityscapes_pairs,
+    folder_pairs,
+    read_class_names,
+)
+from regnet_backbones.semseg.transforms import Resize, train_transform, val_transform
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+THREE = ("sky", "tree", "road")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    spec = shapes.ShapesSpec(num_train=6, num_val=3, image_size=64, seed=0)
+    return shapes.write(tmp_path_factory.mktemp("data") / "shapes", spec)
+
+
+def save(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(array)).save(path, **options)
+    return path
+
+
+def colours(height=40, width=48, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def labels(height=40, width=48, top=3, seed=0):
+    return np.random.default_rng(seed).integers(0, top, (height, width), np.uint8)
+
+
+def make_folders(root, count=4, **size):
+    """Make images and masks of three classes in two folders."""
+    for k in range(count):
+        save(root / "images" / f"{k}.png", colours(seed=k, **size))
+        save(root / "masks" / f"{k}.png", labels(seed=k, **size))
+    return root
+
+
+def pairs_of(root, names=THREE):
+    return folder_pairs(root / "images", root / "masks", names)
+
+
+def own_data(root, **options):
+    return SegmentationData(
+        "folder",
+        str(root),
+        **{
+            **dict.fromkeys(("train_images", "val_images"), "images"),
+            **dict.fromkeys(("train_masks", "val_masks"), "masks"),
+            **{"num_classes": 3, "crop_size": 32, "batch_size": 2, "num_workers": 0},
+            **options,
+        },
+    )
+
+
+def png_of_depth(depth, value):
+    """Write a grey PNG of one pixel in 2 or 4 bits, which Pillow cannot."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 1, 1, depth, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes([0, value << (8 - depth)]))
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+# Layouts
+
+
+def test_ade20k_label_0_is_ignored_and_label_k_is_class_k_minus_1(tmp_path):
+    row = np.array([[0, 1, 2, 150]], np.uint8)
+    for split in ("training", "validation"):
+        save(tmp_path / "images" / split / "ADE_1.jpg", colours(1, 4))
+        save(tmp_path / "annotations" / split / "ADE_1.png", row)
+    header = "Idx\tRatio\tTrain\tVal\tName\n"
+    rows = [f"{k}{' ' * (k == 22)}\t0.1\t5\t2\tname{k}, other name " for k in range(1, 151)]
+    (tmp_path / "objectInfo150.txt").write_text(header + "\n".join(rows) + "\n")
+    pairs = ade20k_pairs(tmp_path, "train")
+    assert pairs.images == (tmp_path / "images/training/ADE_1.jpg",)
+    assert pairs.masks == (tmp_path / "annotations/training/ADE_1.png",)
+    assert len(pairs.class_names) == pairs.num_classes == 150
+    assert pairs.class_names[0] == "name1"
+    assert pairs.class_names[149] == "name150"
+    assert read_mask(pairs.masks[0], pairs.label_map).tolist() == [[255, 0, 1, 149]]
+    assert "validation" in str(ade20k_pairs(tmp_path, "val").images[0])
+
+
+def test_ade20k_names_keep_their_synonyms_where_the_first_tell_too_little(tmp_path):
+    (tmp_path / "objectInfo150.txt").write_text("Idx\tName\n1\tpot, flower\n2\tpot, kettle\n")
+    assert ade20k_class_names(tmp_path) == ("pot, flower", "pot, kettle")
+
+
+def test_ade20k_without_a_class_file_has_150_classes_and_says_so(tmp_path, caplog):
+    assert len(ade20k_class_names(tmp_path)) == 150
+    assert "has no objectInfo150.txt or objectInfo.txt" in caplog.text
+
+
+def test_an_ade20k_class_file_that_is_not_understood_is_refused(tmp_path):
+    (tmp_path / "objectInfo150.txt").write_text("Idx\tName\n1\twall\n3\tsky\n")
+    with pytest.raises(ValueError, match="objectInfo150.txt' is not understood"):
+        ade20k_class_names(tmp_path)
+
+
+def test_the_demo_dataset_is_in_ade20ks_layout(demo):
+    root = demo.root / "semantic"
+    train, val = (ade20k_pairs(root, split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (6, 3)
+    assert train.class_names == ("circle", "square", "triangle", "star", "cross", "background")
+    assert check_pairs(train, 6) == train
+    written = np.asarray(Image.open(demo.semantic_masks("train") / "000000.png"))
+    assert (read_mask(train.masks[0], train.label_map) == written - 1).all()
+
+
+CITYSCAPES = {
+    **{7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12},
+    **{26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18},
+    **dict.fromkeys((0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30, 255), 255),
+}
+
+
+def make_cityscapes(root, kinds=("labelIds",)):
+    ids = np.array([[*range(34), 255]], np.uint8)
+    train_ids = np.array([[*range(19), *[255] * 16]], np.uint8)
+    for split in ("train", "val"):
+        name = f"{split}town_000000_000019"
+        save(
+            root / "leftImg8bit" / split / f"{split}town" / f"{name}_leftImg8bit.png",
+            colours(1, 35),
+        )
+        for kind in kinds:
+            array = {"labelIds": ids, "labelTrainIds": train_ids}[kind]
+            save(root / "gtFine" / split / f"{split}town" / f"{name}_gtFine_{kind}.png", array)
+    return root
+
+
+def test_cityscapes_has_the_19_classes_of_the_benchmark(tmp_path):
+    pairs = cityscapes_pairs(make_cityscapes(tmp_path, ("labelIds", "labelTrainIds")), "train")
+    assert pairs.masks[0].name == "traintown_000000_000019_gtFine_labelIds.png"
+    assert (pairs.class_names[0], pairs.class_names[2]) == ("road", "building")
+    assert (pairs.class_names[18], pairs.num_classes) == ("bicycle", 19)
+    classes = read_mask(pairs.masks[0], pairs.label_map)[0].tolist()
+    assert classes == [CITYSCAPES[label] for label in [*range(34), 255]]
+
+
+def test_cityscapes_takes_train_ids_where_only_these_exist(tmp_path):
+    pairs = cityscapes_pairs(make_cityscapes(tmp_path, ("labelTrainIds",)), "val")
+    classes = read_mask(pairs.masks[0], pairs.label_map)[0].tolist()
+    assert classes == [*range(19), *[255] * 16]
+
+
+def test_cityscapes_without_masks_or_images_is_refused(tmp_path):
+    make_cityscapes(tmp_path, ())
+    (tmp_path / "gtFine" / "train").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"gtFine/train' has no masks .*gtFine_trainvaltest.zip"):
+        cityscapes_pairs(tmp_path, "train")
+    next(tmp_path.glob("leftImg8bit/train/*/*")).unlink()
+    with pytest.raises(ValueError, match=r"leftImg8bit/train' has no images"):
+        cityscapes_pairs(tmp_path, "train")
+
+
+def test_folders_are_paired_by_stem_whatever_the_suffix(tmp_path):
+    for name in ("a.jpg", "b.JPEG", "c.png", "d.bmp", "e.tif", "f.webp", "g.x.png"):
+        save(tmp_path / "images" / name, colours())
+        save(tmp_path / "masks" / f"{Path(name).stem}.png", labels())
+    (tmp_path / "images" / "notes.txt").write_text("")
+    (tmp_path / "images" / "._a.jpg").write_text("")
+    pairs = check_pairs(pairs_of(tmp_path), 3)
+    assert [p.name for p in pairs.images] == [
+        *("a.jpg", "b.JPEG", "c.png", "d.bmp", "e.tif", "f.webp", "g.x.png")
+    ]
+    assert [p.name for p in pairs.masks] == [f"{x}.png" for x in ("a", "b", "c", "d", "e", "f")] + [
+        "g.x.png"
+    ]
+    assert read_mask(
+        save(tmp_path / "m.png", np.uint8([[0, 2, 255]])), pairs.label_map
+    ).tolist() == [[0, 2, 255]]
+
+
+def test_masks_without_an_image_are_named(tmp_path, caplog):
+    make_folders(tmp_path, 2)
+    save(tmp_path / "masks" / "other.png", labels())
+    assert len(pairs_of(tmp_path)) == 2
+    assert "1 masks of" in caplog.text
+    assert "other.png" in caplog.text
+
+
+def test_two_images_of_one_stem_are_refused(tmp_path):
+    make_folders(tmp_path)
+    save(tmp_path / "images" / "0.jpg", colours())
+    with pytest.raises(ValueError, match="0.jpg' and '0.png' beside it have the same name"):
+        pairs_of(tmp_path)
+
+
+@pytest.mark.parametrize("empty", ["images", "masks"])
+def test_empty_and_missing_folders_are_named(tmp_path, empty):
+    make_folders(tmp_path)
+    for file in (tmp_path / empty).iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match=rf"folder '.*{empty}' has no {empty} \(.*correct the"):
+        pairs_of(tmp_path)
+    (tmp_path / empty).rmdir()
+    with pytest.raises(FileNotFoundError, match=rf"folder '.*{empty}'; correct the path"):
+        pairs_of(tmp_path)
+
+
+def test_class_names_come_from_a_text_file(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("sky\n tree \n\nroad\n", encoding="utf-8-sig")
+    assert read_class_names(path) == THREE
+    for text, message in (("", "1 to 255, got 0"), ("sky\ntree\nsky\n", "come twice: sky")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"class file '.*classes.txt': .*{message}"):
+            read_class_names(path)
+    path.write_bytes("Straße".encode("latin-1"))
+    with pytest.raises(ValueError, match="classes.txt' is not a text file in UTF-8"):
+        read_class_names(path)
+    with pytest.raises(FileNotFoundError, match="no class file '.*gone.txt'; it has one"):
+        read_class_names(tmp_path / "gone.txt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": ()}, "at least one image"),
+        ({"masks": ()}, "1 images and 0 masks"),
+        ({"class_names": ("a", "a")}, "come twice: a"),
+        ({"label_map": (0, 1, 2)}, r"classes 0 to 1 or 255 \(ignored\), got 2"),
+        ({"label_map": tuple([0] * 256)}, "1 to 255 labels, got 256"),
+    ],
+)
+def test_pairs_that_contradict_themselves_are_refused(change, message):
+    right = {
+        "images": (Path("a.jpg"),),
+        "masks": (Path("a.png"),),
+        "class_names": ("a", "b"),
+        "label_map": (0, 1),
+    }
+    with pytest.raises(ValueError, match=message):
+        Pairs(**{**right, **change})
+
+
+# Masks
+
+
+def test_masks_of_every_depth_give_their_labels(tmp_path):
+    wanted = np.array([[0, 1, 2, 255]])
+    for dtype in (np.uint8, np.uint16):
+        file = save(tmp_path / "m.png", wanted.astype(dtype))
+        assert read_mask(file, (0, 1, 2)).tolist() == wanted.tolist()
+        assert read_mask(file, (0, 1, 2)).dtype == np.uint8
+    file = save(tmp_path / "m.png", np.array([[False, True]]))
+    assert read_mask(file, (0, 1)).tolist() == [[0, 1]]
+    palette = Image.fromarray(wanted.astype(np.uint8))
+    palette.putpalette([7, 7, 7] * 256)
+    palette.save(file, transparency=0)
+    assert Image.open(file).mode == "P"
+    assert read_mask(file, (0, 1, 2)).tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_grey_masks_of_few_bits_are_not_stretched(tmp_path, depth):
+    file = tmp_path / "m.png"
+    file.write_bytes(png_of_depth(depth, 3))
+    assert np.asarray(Image.open(file)).tolist() != [[3]]
+    assert read_mask(file, (0, 1, 2, 3)).tolist() == [[3]]
+
+
+def test_images_are_turned_as_their_exif_data_say(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    file = tmp_path / "images" / "a.jpg"
+    save(file, colours(40, 48), exif=exif)
+    assert read_image(file).shape == (48, 40, 3)
+    save(tmp_path / "masks" / "a.png", labels(48, 40))
+    pairs = check_pairs(pairs_of(tmp_path), 3)
+    item = SegmentationDataset(pairs, val_transform())[0]
+    assert item["image"].shape[1:] == item["mask"].shape == (48, 40)
+
+
+# Bad files
+
+
+def truncate(path, part=0.5):
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * part)])
+
+
+BAD = [
+    (
+        lambda r: (r / "masks/1.png").unlink(),
+        r"image '.*images/1.png' has no mask: there is no '.*masks/1.png'; add that file",
+    ),
+    (
+        lambda r: save(r / "masks/1.png", labels(20, 24)),
+        r"mask '.*masks/1.png' is 24x20 pixels, but its image '.*1.png' is 48x40 .*; save both in",
+    ),
+    (
+        lambda r: save(r / "masks/1.png", labels(top=4)),
+        r"mask '.*masks/1.png' has labels .*: 3; allowed are 0 to 2, and 255 .*; correct the mask",
+    ),
+    (
+        lambda r: save(r / "masks/1.png", labels().astype(np.uint16) * 500),
+        r"mask '.*masks/1.png' has labels .*: 500, 1000; allowed",
+    ),
+    (
+        lambda r: save(r / "masks/1.png", colours()),
+        r"mask '.*masks/1.png' has channels R G B \(mode RGB\); .* save it as grey or palette",
+    ),
+    (
+        lambda r: Image.fromarray(labels()).convert("LA").save(r / "masks/1.png"),
+        r"mask '.*masks/1.png' has channels L A .* without alpha",
+    ),
+    (
+        lambda r: Image.fromarray(labels()).save(r / "masks/1.png", format="JPEG"),
+        r"mask '.*masks/1.png' is a JPEG file; save it as PNG",
+    ),
+    (
+        lambda r: (r / "images/1.png").write_text("no image"),
+        r"image '.*images/1.png' cannot be read .*; replace or remove it",
+    ),
+    (
+        lambda r: truncate(r / "masks/1.png"),
+        r"mask '.*masks/1.png' cannot be read .*; replace or remove it",
+    ),
+    (
+        lambda r: save(r / "images/1.png", labels().astype(np.uint16)),
+        r"image '.*images/1.png' has more than 8 bits .*; save it with 8",
+    ),
+]
+BAD_IDS = [
+    *("no mask", "size", "label", "16-bit label", "rgb", "alpha", "jpeg", "no image"),
+    *("truncated", "16-bit image"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD, ids=BAD_IDS)
+def test_a_bad_pair_stops_the_check_and_the_reading(tmp_path, spoil, message):
+    pairs = pairs_of(make_folders(tmp_path))
+    spoil(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        check_pairs(pairs, 3)
+    data = SegmentationDataset(pairs, val_transform())
+    assert data[0]["name"] == "0"
+    with pytest.raises(ValueError, match=message):
+        data[1]
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD, ids=BAD_IDS)
+def test_skip_bad_leaves_the_pair_out_and_says_why(tmp_path, spoil, message, caplog):
+    pairs = pairs_of(make_folders(tmp_path))
+    spoil(tmp_path)
+    good = check_pairs(pairs, 3, skip_bad=True)
+    assert [p.name for p in good.images] == ["0.png", "2.png", "3.png"]
+    assert [p.name for p in good.masks] == ["0.png", "2.png", "3.png"]
+    assert "skipped 1 of 4 pairs: 1.png; the first problem" in caplog.text
+
+    caplog.clear()
+    data = SegmentationDataset(pairs, val_transform(), skip_bad=True)
+    for _ in range(2):
+        item = data[1]
+        assert item["name"] == "2"
+        assert torch.equal(item["image"], data[2]["image"])
+        assert (item["mask"] == IGNORE).all()
+        assert (data[2]["mask"] != IGNORE).all()
+    assert caplog.text.count("skipped a pair") == 1
+
+
+def test_a_truncated_image_is_found_when_it_is_read(tmp_path):
+    pairs = pairs_of(make_folders(tmp_path))
+    truncate(tmp_path / "images" / "1.png")
+    assert check_pairs(pairs, 3) == pairs
+    with pytest.raises(ValueError, match=r"image '.*images/1.png' cannot be read .*truncated"):
+        SegmentationDataset(pairs, val_transform())[1]
+
+
+def test_many_bad_pairs_are_counted_and_the_first_eight_named(tmp_path, caplog):
+    pairs = pairs_of(make_folders(tmp_path, 12))
+    for k in range(10):
+        (tmp_path / "masks" / f"{k}.png").unlink()
+    names = "0.png, 1.png, 10.png, 11.png, 2.png, 3.png, 4.png, 5.png, ..."
+    (tmp_path / "masks" / "10.png").unlink()
+    (tmp_path / "masks" / "11.png").unlink()
+    save(tmp_path / "masks" / "9.png", labels())
+    with pytest.raises(ValueError, match=f"has no mask.*; 11 of the 12 pairs are bad: {names}"):
+        check_pairs(pairs, 3)
+    assert len(check_pairs(pairs, 3, skip_bad=True)) == 1
+    assert f"skipped 11 of 12 pairs: {names}" in caplog.text
+    (tmp_path / "masks" / "9.png").unlink()
+    with pytest.raises(ValueError, match="12 of the 12 pairs are bad"):
+        check_pairs(pairs, 3, skip_bad=True)
+    with pytest.raises(ValueError, match="none of the 12 pairs can be used"):
+        SegmentationDataset(pairs, val_transform(), skip_bad=True)[3]
+
+
+def test_of_many_masks_only_a_sample_is_decoded(tmp_path, monkeypatch):
+    pairs = pairs_of(make_folders(tmp_path, 6))
+    save(tmp_path / "masks" / "1.png", labels(top=9))
+    monkeypatch.setattr(dataset_module, "MASKS_IN_FULL", 6)
+    monkeypatch.setattr(dataset_module, "MASKS_IN_SAMPLE", 3)
+    assert check_pairs(pairs, 3) == pairs
+    save(tmp_path / "masks" / "2.png", labels(top=9))
+    with pytest.raises(ValueError, match="masks/2.png' has labels"):
+        check_pairs(pairs, 3)
+
+
+def test_the_check_needs_the_datasets_own_number_of_classes(tmp_path):
+    with pytest.raises(ValueError, match="num_classes is 4, but the dataset has 3 classes"):
+        check_pairs(pairs_of(make_folders(tmp_path)), 4)
+
+
+# One worker: torch waits five seconds for each when a loader has raised.
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_raises_the_same_error(tmp_path, workers):
+    data = own_data(make_folders(tmp_path), num_workers=workers)
+    data.setup("fit")
+    truncate(tmp_path / "images" / "1.png")
+    with pytest.raises(BadPairError, match=r"image '.*images/1.png' cannot be read .*; replace"):
+        list(data.train_dataloader())
+    with pytest.raises(BadPairError, match=r"image '.*images/1.png' cannot be read .*; replace"):
+        list(data.val_dataloader())
+
+
+def test_indices_beyond_the_end_end_iteration(tmp_path):
+    data = SegmentationDataset(pairs_of(make_folders(tmp_path)), val_transform(), skip_bad=True)
+    assert [item["name"] for item in data] == ["0", "1", "2", "3"]
+    with pytest.raises(IndexError):
+        data[4]
+
+
+# Transforms
+
+
+def stack(mask):
+    """Return an image whose three channels are its mask, and the mask."""
+    mask = torch.as_tensor(mask, dtype=torch.uint8)
+    return tv_tensors.Image(mask.expand(3, *mask.shape).clone()), tv_tensors.Mask(mask)
+
+
+def blocks(height=60, width=80, side=20):
+    """Return a mask of flat blocks of labels 0 to 5, each block next to others."""
+    rows, columns = torch.arange(height)[:, None] // side, torch.arange(width) // side
+    return ((rows * 3 + columns) % 6) * 40
+
+
+def test_image_and_mask_move_together():
+    """The image is its mask painted: they agree after every transform, but for blurred edges."""
+    transform = train_transform(48, photometric=False, mean=MEAN, std=STD)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    for _ in range(40):
+        image, mask = transform(*stack(blocks()))
+        assert image.shape == (3, 48, 48)
+        assert mask.shape == (48, 48)
+        seen = mask != IGNORE
+        painted = ((image * std + mean) * 255)[0]
+        difference = (painted - mask).abs()[seen].mean()
+        assert difference < 6
+        for moved in (mask.flip(-1), torch.roll(mask, 2, 0), torch.roll(mask, 2, 1)):
+            assert (painted - moved).abs()[seen].mean() > 1.5 * difference
+        assert (image[:, ~seen] == 0).all()
+
+
+def test_mirroring_happens_to_both_at_its_rate():
+    row = torch.arange(8).repeat(8, 1)
+    for flip in (0.0, 1.0):
+        transform = train_transform(8, scale_range=(1, 1), flip=flip, photometric=False)
+        image, mask = transform(*stack(row))
+        assert torch.equal(mask, row.flip(-1) if flip else row)
+        assert torch.equal(image[0].argsort(dim=-1)[0], mask[0].long().argsort())
+
+
+def test_small_images_are_padded_with_the_mean_and_the_ignored_label():
+    transform = train_transform(48, scale_range=(1, 1), flip=0, photometric=True)
+    image, mask = transform(*stack(torch.full((20, 30), 2)))
+    assert image.shape == (3, 48, 48)
+    assert image.dtype == torch.float32
+    inside = mask == 2
+    assert inside.sum() == 20 * 30
+    assert (mask[~inside] == 255).all()
+    assert (image[:, ~inside] == 0).all()  # zero is the mean
+    assert (image[:, inside] != 0).all()
+
+
+def test_padding_is_at_random_sides():
+    transform = train_transform(16, scale_range=(1, 1), flip=0, photometric=False)
+    corners = {tuple((transform(*stack(torch.zeros(8, 8)))[1] == 0).nonzero()[0].tolist())}
+    for _ in range(20):
+        corners.add(tuple((transform(*stack(torch.zeros(8, 8)))[1] == 0).nonzero()[0].tolist()))
+    assert len(corners) > 10
+
+
+def test_scale_jitter_keeps_the_aspect_and_its_range():
+    transform = Resize((0.5, 2.0))
+    sizes = {tuple(transform(*stack(blocks(60, 120)))[1].shape) for _ in range(50)}
+    assert len(sizes) > 20
+    for height, width in sizes:
+        assert 30 <= height <= 120
+        assert abs(width - 2 * height) <= 1
+
+
+def test_masks_keep_their_labels_when_resized():
+    for scale in (0.37, 0.5, 1.3, 2.0):
+        _, mask = Resize((scale, scale))(*stack(blocks()))
+        assert set(mask.unique().tolist()) <= {0, 40, 80, 120, 160, 200}
+
+
+@pytest.mark.parametrize("scale", [0.75, 1.5, 1.9])
+def test_masks_are_not_shifted_against_images_when_resized(scale):
+    """An edge in the middle stays in the middle of both; torchvision's own "nearest" moves it."""
+    image, mask = Resize((scale, scale))(*stack((torch.arange(40) // 20 * 200).repeat(40, 1)))
+    middle = mask.shape[1] // 2
+    assert mask.shape[1] % 2 == 0
+    assert (mask[:, :middle] == 0).all()
+    assert (mask[:, middle:] == 200).all()
+    assert (image[0, :, middle - 1] < 100).all()
+    assert (image[0, :, middle] > 100).all()
+
+
+def test_photometric_changes_images_only():
+    picture = tv_tensors.Image(torch.from_numpy(colours(16, 16)).permute(2, 0, 1))
+    mask = tv_tensors.Mask(torch.from_numpy(labels(16, 16)))
+    transform = train_transform(16, scale_range=(1, 1), flip=0, photometric=True)
+    seen = [transform(picture, mask) for _ in range(8)]
+    assert all(torch.equal(m, mask) for _, m in seen)
+    assert not torch.equal(seen[0][0], seen[1][0])
+    plain = train_transform(16, scale_range=(1, 1), flip=0, photometric=False)
+    assert torch.equal(plain(picture, mask)[0], val_transform()(picture, mask)[0])
+
+
+def test_validation_normalises_and_leaves_the_size():
+    image, mask = val_transform(mean=MEAN, std=STD)(*stack(torch.full((5, 7), 255)))
+    assert image.shape == (3, 5, 7)
+    assert mask.shape == (5, 7)
+    wanted = [(1 - m) / s for m, s in zip(MEAN, STD, strict=True)]
+    torch.testing.assert_close(image[:, 2, 2].as_subclass(torch.Tensor), torch.tensor(wanted))
+
+
+def test_validation_can_resize_and_pad():
+    image, mask = val_transform(short_side=10, divisor=16)(*stack(torch.ones(20, 30)))
+    assert image.shape == (3, 16, 16)
+    assert (mask[:10, :15] == 1).all()
+    assert (mask[10:] == 255).all()
+    assert (mask[:, 15:] == 255).all()
+    assert (image[:, 10:] == 0).all()
+    assert (image[:, :10, :15] != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop_size": 0}, "crop_size must be at least 1 pixel, got 0"),
+        ({"scale_range": (2.0, 0.5)}, "scale_range must be two factors"),
+        ({"scale_range": (0.0, 0.5)}, "scale_range must be two factors"),
+        ({"flip": 1.5}, "flip is a probability from 0 to 1, got 1.5"),
+        ({"short_side": 0}, "short_side must be at least 1 pixel or None"),
+        ({"mean": (123.7, 116.3, 103.5)}, "divide those of pixels in"),
+        ({"std": (1.0, 0.0, 1.0)}, "std must be three numbers"),
+        ({"mean": (0.5,)}, "mean must be three numbers"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"num_workers": -1}, "num_workers must be at least 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        own_data(tmp_path, **options)
+
+
+# The data module
+
+
+def test_classes_are_known_before_setup(demo, tmp_path):
+    data = SegmentationData("ade20k", str(demo.root / "semantic"))
+    assert data.num_classes == 6
+    assert data.class_names[5] == "background"
+    assert SegmentationData("cityscapes", str(tmp_path)).num_classes == 19
+    assert own_data(tmp_path).class_names == ("class 0", "class 1", "class 2")
+    (tmp_path / "names.txt").write_text("sky\ntree\nroad\n")
+    named = own_data(tmp_path, num_classes=None, class_names_file="names.txt")
+    assert named.class_names == THREE
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layout": "voc"}, "layout must be one of ade20k, cityscapes, folder, got 'voc'"),
+        ({"layout": "cityscapes"}, "layout 'cityscapes' needs root"),
+        (
+            {"layout": "cityscapes", "root": ".", "num_classes": 34},
+            "num_classes is 34, but the dataset names 19",
+        ),
+        (
+            {"layout": "cityscapes", "root": ".", "train_images": "a", "class_names_file": "b"},
+            "remove train_images, class_names_file, or take layout 'folder'",
+        ),
+        ({"layout": "folder", "train_images": "a"}, "missing: train_masks, val_images, val_masks"),
+    ],
+)
+def test_arguments_that_do_not_fit_together_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        SegmentationData(**options)
+
+
+def test_a_folder_dataset_needs_its_number_of_classes(tmp_path):
+    with pytest.raises(ValueError, match="needs num_classes, or class_names_file"):
+        own_data(tmp_path, num_classes=None)
+    with pytest.raises(ValueError, match="must be 1 to 255, got 256"):
+        own_data(tmp_path, num_classes=256)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_have_the_shapes_and_types_of_the_contract(demo, workers):
+    data = SegmentationData(
+        "ade20k", str(demo.root / "semantic"), crop_size=48, batch_size=4, num_workers=workers
+    )
+    data.setup("fit")
+    train = data.train_dataloader()
+    assert (train.persistent_workers, train.drop_last) == (workers > 0, True)
+    assert train.pin_memory == torch.cuda.is_available()
+    (batch,) = list(train)  # four of six: the rest of two is dropped
+    assert batch["image"].shape == (4, 3, 48, 48)
+    assert batch["image"].dtype == torch.float32
+    assert batch["mask"].shape == (4, 48, 48)
+    assert batch["mask"].dtype == torch.int64
+    assert type(batch["image"]) is type(batch["mask"]) is torch.Tensor
+    assert set(batch["mask"].unique().tolist()) <= {0, 1, 2, 3, 4, 5, 255}
+    assert len(batch["name"]) == 4
+    val = list(data.val_dataloader())
+    assert [b["name"] for b in val] == [["000000"], ["000001"], ["000002"]]
+    assert val[0]["image"].shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize("layout", ["cityscapes", "folder"])
+def test_the_other_layouts_load_too(tmp_path, layout):
+    if layout == "cityscapes":
+        data = SegmentationData(
+            layout, str(make_cityscapes(tmp_path)), batch_size=1, crop_size=32, num_workers=0
+        )
+    else:
+        data = own_data(make_folders(tmp_path))
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape[1:] == (3, 32, 32)
+    assert next(iter(data.val_dataloader()))["mask"].shape[0] == 1
+
+
+def test_validation_alone_needs_no_training_files(tmp_path):
+    data = own_data(make_folders(tmp_path), train_images="gone", train_masks="gone")
+    data.setup("validate")
+    assert len(data.val_dataloader()) == 4
+    with pytest.raises(FileNotFoundError, match="no image folder '.*gone'"):
+        data.setup("fit")
+
+
+def test_setup_checks_both_splits(tmp_path, caplog):
+    make_folders(tmp_path)
+    (tmp_path / "masks" / "2.png").unlink()
+    with pytest.raises(ValueError, match="images/2.png' has no mask"):
+        own_data(tmp_path).setup("fit")
+    data = own_data(tmp_path, skip_bad=True)
+    data.setup("fit")
+    assert len(data.train_set) == len(data.val_set) == 3
+    assert caplog.text.count("skipped 1 of 4 pairs: 2.png") == 2
+
+
+def test_a_batch_larger_than_the_dataset_is_refused(tmp_path):
+    data = own_data(make_folders(tmp_path), batch_size=5)
+    data.setup("fit")
+    with pytest.raises(ValueError, match="batch_size 5 is more than the 4 training images per"):
+        data.train_dataloader()
+
+
+def same_images(tmp_path, count=8):
+    """Make copies of one image, so that batches differ by augmentation alone."""
+    for k in range(count):
+        save(tmp_path / "images" / f"{k}.png", colours(64, 64, seed=0))
+        save(tmp_path / "masks" / f"{k}.png", labels(64, 64, seed=0))
+    return tmp_path
+
+
+def epochs(root, workers, count=2):
+    data = own_data(root, num_workers=workers)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    return [torch.cat([batch["image"] for batch in loader]) for _ in range(count)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmentation_differs_by_worker_and_epoch(tmp_path, workers):
+    first, second = epochs(same_images(tmp_path), workers)
+    images = [*first, *second]
+    assert len(images) == 16
+    for k, image in enumerate(images):
+        assert not any(torch.equal(image, other) for other in images[k + 1 :])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_seed_gives_the_same_batches(tmp_path, workers):
+    make_folders(tmp_path, height=64, width=64)
+    runs = []
+    for seed in (3, 3, 4):
+        lightning.seed_everything(seed, workers=True, verbose=False)
+        runs.append(torch.stack(epochs(tmp_path, workers)))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_processes_of_other_rank_augment_differently(tmp_path):
+    class Rank:
+        world_size = 2
+
+        def __init__(self, rank):
+            self.global_rank = rank
+
+    seen = []
+    for rank in (0, 1, 0):
+        torch.manual_seed(0)
+        data = own_data(same_images(tmp_path), num_workers=1)
+        data.trainer = Rank(rank)
+        data.setup("fit")
+        seen.append(next(iter(data.train_dataloader()))["image"])
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_datasets_can_be_sent_to_spawned_workers(tmp_path):
+    data = own_data(make_folders(tmp_path))
+    data.setup("fit")
+    copy = pickle.loads(pickle.dumps(data.train_set))
+    assert copy[0]["name"] == "0"
+    assert isinstance(copy.transform, v2.Compose)
+
+
+class Counter(lightning.LightningModule):
+    """Write down the names that each process trains on."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.folder = folder
+
+    def training_step(self, batch, index):
+        with (self.folder / f"rank{self.global_rank}.txt").open("a") as file:
+            file.write("".join(f"{name}\n" for name in batch["name"]))
+        return self.weight * batch["image"].mean()
+
+    def validation_step(self, batch, index):
+        assert batch["mask"].shape == batch["image"].shape[:1] + batch["image"].shape[2:]
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(root, folder, **options):
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(Counter(folder), datamodule=own_data(root))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_trains_and_splits_the_data_over_processes(tmp_path, caplog):
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    make_folders(tmp_path, 8)
+    fit(tmp_path, tmp_path)
+    assert sorted((tmp_path / "rank0.txt").read_text().split()) == [str(k) for k in range(8)]
+    (tmp_path / "rank0.txt").unlink()
+    fit(tmp_path, tmp_path, strategy="ddp_fork", devices=2)
+    shares = [(tmp_path / f"rank{rank}.txt").read_text().split() for rank in (0, 1)]
+    assert [len(share) for share in shares] == [4, 4]
+    assert sorted(shares[0] + shares[1]) == [str(k) for k in range(8)]

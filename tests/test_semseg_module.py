@@ -1,0 +1,593 @@
+"""The Lightning module of a segmenter: network, loss, metrics, schedule, checkpoints, processes."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import SyncBatchNormAct
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler
+
+from regnet_backbones.semseg import overlays
+from regnet_backbones.semseg.module import Segmenter
+from regnet_backbones.semseg.network import architectures, build_network
+from regnet_backbones.semseg.schedule import parameter_groups, poly_factor, poly_with_warmup
+
+CLASSES = 3
+SMALL = {"decoder_channels": [32, 16, 8, 8, 8]}
+
+
+def segmenter(num_classes=CLASSES, **options):
+    options = {"encoder": "regnetx_002", "encoder_weights": None, "pictures": 0, **options}
+    if "decoder" not in options:
+        options.setdefault("decoder_options", SMALL)
+    return Segmenter(num_classes, **options)
+
+
+def example(seed, size=(64, 64)):
+    """Return an image whose classes are blocks of brightness; a row at the top is ignored."""
+    generator = torch.Generator().manual_seed(seed)
+    blocks = torch.randint(0, CLASSES, (1, 1, 4, 4), generator=generator)
+    mask = F.interpolate(blocks.float(), size)[0, 0].long()
+    noise = torch.randn(3, *size, generator=generator)
+    image = mask - 1.0 + 0.1 * noise
+    mask[: 1 + 5 * seed] = 255
+    return {"image": image, "mask": mask, "name": f"image{seed}"}
+
+
+def loader(count=4, batch_size=2, first=0):
+    return DataLoader([example(first + i) for i in range(count)], batch_size=batch_size)
+
+
+def trainer(tmp_path, **options):
+    return lightning.Trainer(
+        **{
+            "accelerator": "cpu",
+            "devices": 1,
+            "default_root_dir": tmp_path,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 1,
+            "max_epochs": 2,
+            **options,
+        }
+    )
+
+
+class Losses(Callback):
+    """Keeps the loss and learning rate of each step."""
+
+    def __init__(self):
+        self.losses, self.rates = [], []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.losses.append(trainer.callback_metrics["train/loss"].item())
+        self.rates.append(trainer.callback_metrics["train/lr"].item())
+
+
+# Networks
+
+
+def test_every_architecture_of_smp_is_found():
+    assert set(architectures()) == {
+        *("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3"),
+        *("DeepLabV3Plus", "PAN", "UPerNet", "Segformer", "DPT"),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(architectures()))
+def test_every_architecture_gives_logits_of_any_size(name):
+    # DPT takes vision transformers only, and those one size.
+    encoder = "tu-vit_tiny_patch16_224" if name == "DPT" else "regnetx_002"
+    height, width = (220, 211) if name == "DPT" else (130, 141)
+    model = segmenter(decoder=name.upper(), encoder=encoder).eval()
+    assert type(model.network) is architectures()[name]
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, height, width)).shape == (1, CLASSES, height, width)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decoder": "Unit"}, "decoder must be one of DPT, DeepLabV3, .* got 'Unit'"),
+        ({"decoder": "FPN", "output_stride": 8}, "FPN has no choice of output_stride, got 8"),
+        ({"decoder_options": {"decoder_chanels": 8}}, "of Unet must be of .*'decoder_chanels'"),
+        ({"decoder_options": {"classes": 8}}, "cannot set 'classes': use num_classes"),
+        ({"decoder_options": {"aux_params": {}}}, "cannot set 'aux_params': .* gives logits"),
+        ({"loss": "focal"}, "loss must be one of ce, dice, ce.dice, got 'focal'"),
+        ({"optimizer": "adam"}, "optimizer must be one of adamw, sgd, got 'adam'"),
+        ({"lr": 0.0}, "lr must be above 0, got 0.0"),
+        ({"lr": math.nan}, "lr must be above 0, got nan"),
+        ({"pictures": -1}, "pictures must be 0 or more, got -1"),
+        ({"num_classes": 256}, "num_classes must be 2 to 255, got 256"),
+        ({"class_names": ("a", "b")}, "as many as num_classes, 3, got 2"),
+        ({"class_names": ("a", "b", "a")}, "must differ, got a more than once"),
+    ],
+)
+def test_arguments_that_cannot_be_used_say_why(options, message):
+    with pytest.raises(ValueError, match=message):
+        segmenter(**{"num_classes": CLASSES, **options})
+
+
+def test_the_output_stride_is_the_encoders():
+    network = build_network("deeplabv3plus", "regnetx_002", 2, output_stride=8)
+    assert network.encoder.output_stride == 8
+    assert build_network("deeplabv3plus", "regnetx_002", 2).encoder.output_stride == 16
+    assert segmenter(decoder="DeepLabV3Plus", output_stride=8).stride == 8
+
+
+def test_padding_changes_nothing_where_sizes_are_divisible():
+    model = segmenter().eval()
+    image = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(model(image), model.network(image), rtol=0, atol=0)
+        padded = torch.zeros(1, 3, 64, 96)
+        padded[..., :33, :70] = image[:1, :, :33, :70]
+        expected = model.network(padded)[..., :33, :70]
+        torch.testing.assert_close(model(image[:1, :, :33, :70]), expected, rtol=0, atol=0)
+
+
+def test_a_decoder_that_gives_another_size_is_refused():
+    model = segmenter(decoder="FPN", decoder_options={"upsampling": 2}).eval()
+    with pytest.raises(ValueError, match=r"makes \(32, 32\) of \(64, 64\) pixels; change encoder"):
+        model(torch.randn(1, 3, 64, 64))
+
+
+# Loss
+
+
+def logits_and_mask():
+    mask = torch.randint(0, CLASSES, (2, 16, 16))
+    mask[:, 5:9] = 255
+    return torch.randn(2, CLASSES, 16, 16, requires_grad=True), mask
+
+
+def test_losses_are_those_of_torch_and_smp():
+    logits, mask = logits_and_mask()
+    entropy = F.cross_entropy(logits, mask, ignore_index=255)
+    dice = smp.losses.DiceLoss("multiclass", ignore_index=255, from_logits=True)(logits, mask)
+    for name, expected in (("ce", entropy), ("dice", dice), ("ce+dice", entropy + dice)):
+        torch.testing.assert_close(segmenter(loss=name).compute_loss(logits, mask), expected)
+
+
+@pytest.mark.parametrize("loss", ["ce", "dice", "ce+dice"])
+def test_ignored_pixels_have_no_gradient(loss):
+    model = segmenter(loss=loss)
+    logits, mask = logits_and_mask()
+    model.compute_loss(logits, mask).backward()
+    assert (logits.grad[:, :, 5:9] == 0).all()
+    assert (logits.grad[:, :, :5] != 0).all()
+    logits.grad = None
+    nothing = model.compute_loss(logits, torch.full_like(mask, 255))
+    nothing.backward()
+    assert nothing.item() == 0
+    assert (logits.grad == 0).all()
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path):
+    batches = loader()
+    batches.dataset[3]["image"][0, 0, 0] = math.nan
+    message = (
+        "the loss is nan at step 1, learning rate 0.002, images image2, image3; take a lower lr"
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        trainer(tmp_path).fit(segmenter(lr=4e-3, warmup_steps=3), batches)
+
+
+# Optimizer and schedule
+
+
+def test_parameters_are_in_groups_by_part_and_decay():
+    network = segmenter().network
+    groups = parameter_groups(network, lr=0.1, encoder_lr_factor=0.5, weight_decay=0.01)
+    assert [(group["name"], group["lr"], group["weight_decay"]) for group in groups] == [
+        ("encoder/no_decay", 0.05, 0.0),
+        ("encoder", 0.05, 0.01),
+        ("decoder/no_decay", 0.1, 0.0),
+        ("decoder", 0.1, 0.01),
+    ]
+    by_parameter = {id(p): group["name"] for group in groups for p in group["params"]}
+    assert len(by_parameter) == len(list(network.parameters()))
+    assert by_parameter[id(network.encoder.stem.bn.weight)] == "encoder/no_decay"
+    assert by_parameter[id(network.encoder.stem.conv.weight)] == "encoder"
+    assert by_parameter[id(network.segmentation_head[0].bias)] == "decoder/no_decay"
+    assert by_parameter[id(network.segmentation_head[0].weight)] == "decoder"
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    # Of 4 steps of warm-up in 24: 1/5 .. 4/5, then (1 - n/20)^0.9.
+    [(0, 0.2), (3, 0.8), (4, 1.0), (14, 0.5358867), (23, 0.0674641), (24, 0.0), (30, 0.0)],
+)
+def test_the_schedule_by_hand(step, expected):
+    factor = poly_factor(step, total_steps=24, warmup_steps=4, power=0.9)
+    assert factor == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_schedule_steps_an_optimizer():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = poly_with_warmup(optimizer, total_steps=4, warmup_steps=1, power=1.0)
+    rates = []
+    for _ in range(4):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([1.0, 2.0, 4 / 3, 2 / 3])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"total_steps": 0}, "total_steps must be at least 1, got 0"),
+        ({"total_steps": 9, "warmup_steps": -1}, "warmup_steps must be 0 or more, got -1"),
+        ({"total_steps": 9, "power": 0}, "power must be above 0, got 0"),
+    ],
+)
+def test_schedules_that_cannot_be(options, message):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(ValueError, match=message):
+        poly_with_warmup(optimizer, **options)
+
+
+def test_warm_up_to_the_end_of_the_run_is_warned_of(caplog):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    poly_with_warmup(optimizer, total_steps=5, warmup_steps=5)
+    assert "warmup_steps=5 is the whole run of 5 steps" in caplog.text
+
+
+def test_a_run_without_an_end_has_no_schedule(tmp_path):
+    with pytest.raises(ValueError, match="the trainer has none; set max_epochs or max_steps"):
+        trainer(tmp_path, max_epochs=-1).fit(segmenter(), loader())
+
+
+# Training
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_two_images_are_learnt_by_heart(optimizer, tmp_path):
+    lr = {"adamw": 3e-3, "sgd": 0.05}[optimizer]
+    seen = Losses()
+    model = segmenter(optimizer=optimizer, lr=lr, warmup_steps=2)
+    trainer(tmp_path, max_epochs=40, callbacks=[seen]).fit(model, loader(2))
+    assert seen.losses[-1] < seen.losses[0] / 5
+    assert seen.rates[:3] == pytest.approx([lr / 3, 2 * lr / 3, lr])
+    assert seen.rates[-1] == pytest.approx(lr * (1 / 38) ** 0.9)
+
+
+def test_bfloat16_trains_on_the_cpu(tmp_path):
+    seen = Losses()
+    run = trainer(tmp_path, precision="bf16-mixed", callbacks=[seen], max_epochs=1)
+    model = segmenter(loss="ce+dice")
+    run.fit(model, loader(), loader(1, 1))
+    assert len(seen.losses) == 2
+    assert all(math.isfinite(loss) for loss in seen.losses)
+    assert 0 <= model.last_validation["val/miou"] <= 1
+
+
+def test_a_resumed_run_ends_as_an_unbroken_one(tmp_path):
+    def run(name, **options):
+        torch.manual_seed(1)
+        model = segmenter(warmup_steps=1)
+        saves = ModelCheckpoint(tmp_path / name, filename="{epoch}", save_top_k=-1)
+        run = trainer(tmp_path, enable_checkpointing=True, callbacks=[saves])
+        run.fit(model, loader(), **options)
+        return model.state_dict()
+
+    unbroken = run("unbroken")
+    resumed = run("resumed", ckpt_path=tmp_path / "unbroken" / "epoch=0.ckpt")
+    assert unbroken.keys() == resumed.keys()
+    for name, value in unbroken.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
+    assert not (tmp_path / "resumed" / "epoch=0.ckpt").exists()
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_loads_without_the_encoders_weights(tmp_path):
+    weights = tmp_path / "encoder.pth"
+    torch.save(segmenter().network.encoder.state_dict(), weights)
+    names = ("sky", "sea", "land")
+    model = segmenter(encoder_weights=str(weights), class_names=names, loss="ce+dice")
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(model, loader())
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    weights.unlink()
+    loaded = Segmenter.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval()(image), model.eval()(image), rtol=0, atol=0)
+    assert loaded.class_names == names
+    assert loaded.hparams["encoder_weights"] == str(weights)
+    assert dict(loaded.hparams) == dict(model.hparams)
+
+
+# Validation
+
+
+class Answers(nn.Module):
+    """Stands in for a network: its logits are the image."""
+
+    def forward(self, image):
+        return image
+
+
+def test_metrics_against_a_confusion_matrix_by_hand(tmp_path):
+    model = segmenter(4, class_names=("a", "b", "c", "d"))
+    model.network = Answers()
+    model.stride = 1
+    #        truth, prediction
+    pixels = [
+        [(0, 0), (0, 0), (0, 1), (1, 1), (255, 2), (255, 3)],
+        [(1, 0), (1, 1), (2, 0)],
+    ]
+    batches = []
+    for image in pixels:
+        truth, prediction = torch.tensor(image).T
+        logits = F.one_hot(prediction, 4).float().T[:, None]
+        batches.append({"image": logits, "mask": truth[None], "name": "image"})
+    run = trainer(tmp_path)
+    run.validate(model, DataLoader(batches, batch_size=1), verbose=False)
+    # Rows truth, columns prediction: [2 1 0] [1 2 0] [1 0 0]; d is nowhere (but where ignored).
+    expected = {
+        "val/iou/a": 2 / 5,
+        "val/iou/b": 2 / 4,
+        "val/iou/c": 0 / 1,
+        "val/miou": (2 / 5 + 2 / 4 + 0) / 3,
+        "val/accuracy": 4 / 7,
+    }
+    logged = {name: value.item() for name, value in run.callback_metrics.items()}
+    assert logged == pytest.approx(expected)
+    assert math.isnan(model.last_validation.pop("val/iou/d"))
+    assert model.last_validation == pytest.approx(expected)
+    run.validate(model, DataLoader(batches[:1], batch_size=1), verbose=False)
+    assert model.last_validation["val/accuracy"] == pytest.approx(3 / 4)
+
+
+def test_pictures_of_the_first_images_are_written_at_every_validation(tmp_path):
+    board = TensorBoardLogger(tmp_path, name="", version="run")
+    model = segmenter(pictures=2)
+    validation = DataLoader([example(i, (40, 56)) for i in range(3)], batch_size=1)
+    trainer(tmp_path, logger=board, num_sanity_val_steps=1).fit(model, loader(), validation)
+    folder = tmp_path / "run" / "pictures"
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+    assert files == ["2/image0.png", "2/image1.png", "4/image0.png", "4/image1.png"]
+    assert Image.open(folder / files[0]).size == (3 * 56, 40)
+    events = b"".join(path.read_bytes() for path in (tmp_path / "run").glob("events*"))
+    assert b"pictures/image1" in events
+    assert b"pictures/image2" not in events
+
+
+def test_pictures_show_image_truth_and_prediction():
+    image = torch.zeros(3, 2, 2)
+    truth = torch.tensor([[0, 255], [255, 255]])
+    prediction = torch.tensor([[1, 1], [0, 0]])
+    picture = overlays.side_by_side(
+        image,
+        truth,
+        prediction,
+        mean=(0.2, 0.4, 0.6),
+        std=(1.0, 1.0, 1.0),
+        colors=[(255, 0, 0), (0, 0, 255)],
+    )
+    gray, red, blue = (51, 102, 153), (173, 40, 61), (20, 40, 214)
+    pixels = [[picture.getpixel((x, y)) for x in range(6)] for y in range(2)]
+    assert pixels[0] == [gray, gray, red, gray, blue, blue]
+    assert pixels[1] == [gray, gray, gray, gray, red, red]
+
+
+def test_all_ignored_and_large_pictures():
+    options = {"mean": (0.5,) * 3, "std": (1.0,) * 3, "colors": overlays.palette(2)}
+    mask = torch.full((100, 1280), 255)
+    picture = overlays.side_by_side(torch.zeros(3, 100, 1280), mask, mask, **options)
+    assert picture.size == (3 * 640, 50)
+
+
+def test_colors_are_distinct():
+    colors = overlays.palette(255)
+    assert len(set(colors)) == 255
+    near = overlays.palette(20)
+    differences = [
+        max(abs(x - y) for x, y in zip(one, other, strict=True))
+        for index, one in enumerate(near)
+        for other in near[:index]
+    ]
+    assert min(differences) > 30
+
+
+def test_names_with_folders_stay_in_the_folder_of_pictures(tmp_path):
+    picture = Image.new("RGB", (2, 2))
+    path = overlays.save_picture(picture, "../a/b", folder=tmp_path, loggers=[], step=3)
+    assert path == tmp_path / "3" / ".._a_b.png"
+    assert path.is_file()
+
+
+# Processes
+
+
+def test_lightnings_own_sync_batchnorm_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="would delete the activations.*model.sync_batchnorm: tr"):
+        trainer(tmp_path, sync_batchnorm=True).fit(segmenter(), loader())
+
+
+def test_one_process_keeps_its_batch_norms(tmp_path):
+    model = segmenter(sync_batchnorm=True)
+    trainer(tmp_path, max_steps=1).fit(model, loader())
+    assert not any(isinstance(part, nn.SyncBatchNorm) for part in model.modules())
+
+
+class TwoProcesses:
+    """As much of a trainer as `setup` asks for."""
+
+    world_size = 2
+
+    def __init__(self, device):
+        self.strategy = type("Strategy", (), {"root_device": torch.device(device)})
+        self._accelerator_connector = type("Connector", (), {"_layer_sync": None})
+
+
+def test_synchronised_batch_norms_keep_activations_and_are_converted_once(randomize):
+    model = randomize(segmenter(sync_batchnorm=True)).eval()
+    image = torch.randn(1, 3, 64, 64)
+    before = model(image)
+    count = sum(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+    activated = sum(isinstance(part, BatchNormAct2d) for part in model.modules())
+    model._trainer = TwoProcesses("cuda")
+    for _ in range(2):
+        model.setup("fit")
+        norms = [part for part in model.modules() if isinstance(part, nn.SyncBatchNorm)]
+        assert len(norms) == count
+        assert sum(isinstance(part, SyncBatchNormAct) for part in norms) == activated
+        assert 0 < activated < count
+        torch.testing.assert_close(model(image), before, rtol=1e-5, atol=1e-5)
+
+
+def test_processors_cannot_synchronise_batch_norms():
+    model = segmenter(sync_batchnorm=True)
+    model._trainer = TwoProcesses("cpu")
+    with pytest.raises(ValueError, match="on GPUs only, the device is 'cpu'; set sync_batchnorm"):
+        model.setup("fit")
+    model.setup("validate")
+
+
+class InOrder(lightning.LightningDataModule):
+    """Eight images in batches of four of all processes; Lightning's own sampler would shuffle."""
+
+    def train_dataloader(self):
+        images = [example(i) for i in range(8)]
+        processes = self.trainer.world_size
+        sampler = DistributedSampler(images, processes, self.trainer.global_rank, shuffle=False)
+        return DataLoader(images, sampler=sampler, batch_size=4 // processes)
+
+
+# torch has no synchronised batch norm for the CPU: there its layers get one, by the definition.
+TWO_PROCESSES = """
+import json, sys
+import torch
+from torch import distributed, nn
+from torch.distributed.nn.functional import all_reduce
+
+sys.path.insert(0, sys.argv[1])
+from test_semseg_module import DataLoader, InOrder, Losses, example, segmenter, trainer
+from regnet_backbones.semseg import module as semseg
+
+def synchronised(self, x):
+    running = self.running_mean, self.running_var
+    if not self.training:
+        return nn.functional.batch_norm(x, *running, self.weight, self.bias, False, 0, self.eps)
+    self.num_batches_tracked.add_(1)
+    wide, pixels = x.double(), (0, 2, 3)
+    count = distributed.get_world_size() * x.numel() / x.shape[1]
+    mean = all_reduce(wide.sum(pixels)) / count
+    centred = wide - mean[:, None, None]
+    variance = all_reduce((centred * centred).sum(pixels)) / count
+    with torch.no_grad():
+        self.running_mean.lerp_(mean.float(), self.momentum)
+        self.running_var.lerp_((variance * count / (count - 1)).float(), self.momentum)
+    normal = (centred * (variance + self.eps).rsqrt()[:, None, None]).to(x.dtype)
+    return normal * self.weight[:, None, None] + self.bias[:, None, None]
+
+nn.SyncBatchNorm.forward = synchronised
+nn.parallel.DistributedDataParallel._passing_sync_batchnorm_handle = lambda *arguments: None
+semseg.WITHOUT_SYNC_BATCHNORM = ()
+
+class Report(Losses):
+    # Processes are forks, what they know must be written by them.
+    def on_validation_end(self, trainer, module):
+        if trainer.is_global_zero:
+            torch.save(module.last_validation, f"{folder}/{trainer.world_size}-validation.pt")
+
+    def on_train_end(self, trainer, module):
+        norms = sum(isinstance(part, nn.SyncBatchNorm) for part in module.modules())
+        report = {"losses": self.losses, "norms": norms, "maps": maps, **module.state_dict()}
+        if trainer.is_global_zero:
+            torch.save(report, f"{folder}/{trainer.world_size}-training.pt")
+
+folder = sys.argv[2]
+for processes, strategy in ((1, "auto"), (2, "ddp_fork")):
+    torch.manual_seed(0)
+    model = segmenter(sync_batchnorm=True, optimizer="sgd", lr=0.01, weight_decay=0.0)
+    maps = []
+    model.network.decoder.register_forward_hook(lambda *call: maps.append(call[-1].detach()))
+    run = trainer(
+        folder,
+        max_epochs=1,
+        callbacks=[Report()],
+        num_sanity_val_steps=0,
+        devices=processes,
+        strategy=strategy,
+    )
+    validation = DataLoader([example(i, (40, 56)) for i in range(3)], batch_size=1)
+    run.validate(model, validation, verbose=False)
+    maps.clear()
+    run.fit(model, datamodule=InOrder())
+"""
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-c", TWO_PROCESSES]
+    command += [str(Path(__file__).parent), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    one, two = (torch.load(tmp_path / f"{count}-training.pt") for count in (1, 2))
+    assert one.pop("norms") == 0
+    assert two.pop("norms") > 50
+    # The sampler gives the first process every other image.
+    assert len(one["maps"]) == len(two["maps"]) == 2
+    for whole, half in zip(one.pop("maps"), two.pop("maps"), strict=True):
+        torch.testing.assert_close(half, whole[::2], rtol=1e-3, atol=1e-4)
+    # Images have different numbers of ignored pixels.
+    torch.testing.assert_close(two.pop("losses"), one.pop("losses"), rtol=1e-4, atol=0)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    # Of three images the sampler repeats one, which must not count twice.
+    one, two = (torch.load(tmp_path / f"{count}-validation.pt") for count in (1, 2))
+    assert two == one
+
+
+# Configuration
+
+
+def test_a_config_file_builds_a_segmenter(tmp_path):
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(Segmenter, "model")
+    config = tmp_path / "model.json"
+    config.write_text(
+        json.dumps(
+            {
+                "model": {
+                    "num_classes": 2,
+                    "class_names": ["sky", "ground"],
+                    "encoder": "regnetx_002",
+                    "encoder_weights": None,
+                    "decoder": "deeplabv3plus",
+                    "output_stride": 16,
+                    "decoder_options": {
+                        "decoder_channels": 32,
+                        "decoder_atrous_rates": [6, 12, 18],
+                    },
+                    "loss": "ce+dice",
+                }
+            }
+        )
+    )
+    parsed = parser.parse_path(config)
+    model = parser.instantiate(parsed).model
+    assert model.class_names == ("sky", "ground")
+    assert type(model.network) is smp.DeepLabV3Plus
+    assert model.hparams["decoder_options"]["decoder_channels"] == 32

@@ -1,0 +1,133 @@
+"""`tools/train_semseg.py`: a segmenter trained and resumed, and what a newcomer gets wrong."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from regnet_backbones import config_path, shapes
+from regnet_backbones.semseg.module import Segmenter
+
+TOOL = Path(__file__).parent.parent / "tools" / "train_semseg.py"
+ROOT = config_path("semseg")
+QUICK = ROOT / "quick" / "unet_regnetx_002_shapes.yaml"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    spec = shapes.ShapesSpec(num_train=8, num_val=3, image_size=64, seed=0)
+    return shapes.write(tmp_path_factory.mktemp("shapes") / "shapes", spec)
+
+
+def main(*arguments):
+    """Run the tool in this process and return its exit status."""
+    try:
+        return runpy.run_path(str(TOOL))["main"]([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return stop.code
+
+
+def small(dataset, output, steps):
+    """Return the command line of a short run on a small dataset."""
+    return [
+        *("--config", QUICK),
+        *("--output", output),
+        *("--data.root", dataset.root / "semantic"),
+        *("--data.crop_size", 64),
+        *("--data.batch_size", 4),
+        *("--data.num_workers", 0),
+        *("--trainer.max_steps", steps),
+        *("--trainer.val_check_interval", 2),
+        *("--trainer.log_every_n_steps", 1),
+        *("--trainer.enable_progress_bar", "false"),
+    ]
+
+
+def test_all_configs_are_seen():
+    names = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.yaml")}
+    assert names == {"quick/unet_regnetx_002_shapes.yaml"}
+
+
+def test_a_segmenter_is_trained_and_resumed(dataset, tmp_path, capsys):
+    assert main(*small(dataset, tmp_path, 4)) == 0
+    said = capsys.readouterr().out
+    for name in ("miou", "accuracy", "iou/circle", "iou/background"):
+        assert name in said
+    assert f"best checkpoint: {tmp_path / 'checkpoints' / 'best.ckpt'}" in said
+    assert len(list((tmp_path / "tensorboard" / "pictures" / "4").iterdir())) == 3
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    first = torch.load(last, weights_only=True)
+    assert first["global_step"] == 4
+    model = Segmenter.load_from_checkpoint(last)
+    assert model.class_names[:2] == ("circle", "square")
+
+    assert main(*small(dataset, tmp_path, 6), "--resume") == 0
+    second = torch.load(last, weights_only=True)
+    assert second["global_step"] == 6
+    steps = [state["step"] for state in second["optimizer_states"][0]["state"].values()]
+    assert set(map(int, steps)) == {6}  # of the optimizer, whose state went on
+    assert second["lr_schedulers"][0]["last_epoch"] == 6
+
+
+def test_without_resume_a_run_starts_anew(dataset, tmp_path):
+    for _ in range(2):
+        assert main(*small(dataset, tmp_path, 2)) == 0
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 2
+
+
+def test_folders_of_ones_own_images_and_masks(dataset, tmp_path):
+    """The labels of the demo's masks, 0 to 6, as they are."""
+    folders = {
+        f"--data.{split}_{kind}": folder(split)
+        for split in ("train", "val")
+        for kind, folder in (
+            ("images", dataset.semantic_images),
+            ("masks", dataset.semantic_masks),
+        )
+    }
+    own = tmp_path / "own.yaml"
+    own.write_text(QUICK.read_text().replace("layout: ade20k", "layout: folder"))
+    arguments = small(dataset, tmp_path / "out", 2)
+    arguments[1] = own
+    paths = [item for pair in folders.items() for item in pair]
+    assert main(*arguments, *paths, "--data.num_classes", 7) == 0
+
+
+def test_a_mask_that_is_not_there_stops_it_with_its_name(dataset, tmp_path, capsys):
+    copy = shapes.write(tmp_path / "shapes", shapes.ShapesSpec(num_train=4, num_val=2, seed=1))
+    mask = sorted(copy.semantic_masks("train").iterdir())[1]
+    mask.unlink()
+    assert main(*small(copy, tmp_path / "out", 2)) == 2
+    assert mask.stem in capsys.readouterr().err
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_a_mask_of_another_size_stops_it_with_its_name(tmp_path, capsys):
+    copy = shapes.write(tmp_path / "shapes", shapes.ShapesSpec(num_train=4, num_val=2, seed=1))
+    mask = sorted(copy.semantic_masks("train").iterdir())[1]
+    Image.new("L", (9, 9)).save(mask)
+    assert main(*small(copy, tmp_path / "out", 2)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert mask.name in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.decoder", "Vnet"], "decoder must be one of DPT, DeepLabV3"),
+        (["--data.layout", "coco"], "layout"),
+        (["--data.root", "nowhere"], "nowhere"),
+        (["--model.lr", "0"], "lr must be above 0, got 0"),
+        (["--trainer.sync_batchnorm", "true"], "would delete the activations of a RegNet"),
+        (["--model.lrr", "1"], "lrr"),
+        (["--model.encoder", "regnetx_2"], "error: Wrong encoder name `regnetx_2`"),
+    ],
+)
+def test_mistakes_are_said(arguments, message, dataset, tmp_path, capsys):
+    assert main(*small(dataset, tmp_path, 2), *arguments) == 2
+    assert message in capsys.readouterr().err
