@@ -1,4 +1,4 @@
-"""RegNet backbones for dense prediction, registered in Detectron2.
+"""RegNet backbones for Detectron2 and segmentation-models-pytorch.
 
 Importing this package is all the registration there is, before or after the framework:
 

@@ -210,7 +210,7 @@ def network_of(node: CfgNode) -> str | RegNetDesign:
 def check_weights(cfg: CfgNode) -> None:
     """Check `MODEL.WEIGHTS` against the rest of a config, as far as its name tells what it is.
 
-    Builders call this; nothing is fetched or read. What only the file can tell is checked when it
+    Builders do the same; nothing is fetched or read. What only the file can tell is checked when it
     is loaded.
 
     Raises:
@@ -218,6 +218,11 @@ def check_weights(cfg: CfgNode) -> None:
             images than this config makes.
     """
     node = regnet_node(cfg)
+    _check_weights(cfg, node, network_of(node))
+
+
+def _check_weights(cfg: CfgNode, node: CfgNode, network: str | RegNetDesign) -> None:
+    """Do what `check_weights` says, for a node and its network that are known already."""
     if node.WEIGHTS_FORMAT not in ("", "RGB", "BGR"):
         raise ValueError(
             "MODEL.REGNET.WEIGHTS_FORMAT must be 'RGB', 'BGR', or '' for what the weights' own "
@@ -227,7 +232,7 @@ def check_weights(cfg: CfgNode) -> None:
     if not is_name(weights):
         return
     source = find_source(weights)
-    check_variant(source, network_of(node))
+    check_variant(source, network)
     if source.variant is not None and node.NORM == "GN":
         raise ValueError(
             f"MODEL.WEIGHTS '{weights}' are for batch norm, got MODEL.REGNET.NORM 'GN'; set it to "
@@ -251,7 +256,7 @@ def _build_bottom_up(
     """Build the RegNet of a config and its `MODEL.REGNET` with the maps `out_features`."""
     network = network_of(node)
     _warn_of_frozen_random_weights(cfg, node)
-    check_weights(cfg)
+    _check_weights(cfg, node, network)
     backbone = RegNetBackbone(
         network,
         out_features=out_features,

@@ -21,7 +21,7 @@ from regnet_backbones.adapters.detectron2_input import check_images, statistics_
 from regnet_backbones.adapters.detectron2_weights import url_error
 from regnet_backbones.weights.dialects import CHANNEL_ORDERS, Network, find_networks, locate
 from regnet_backbones.weights.files import read_checkpoint
-from regnet_backbones.weights.loading import Fitted, Report, check_variant, extractors, fit
+from regnet_backbones.weights.loading import Fitted, check_variant, extractors, fit, report_of
 from regnet_backbones.weights.sources import URL_PREFIXES, Source, find_source, is_name
 
 logger = logging.getLogger(__name__)
@@ -148,17 +148,8 @@ def _fit_backbone(
             pixel_std=model.pixel_std.flatten().tolist(),
         )
     fitted = fit(state, backbone, channel_order=order, image_order=images, prefix=network.prefix)
-    report = Report(
-        source=path,
-        dialect=network.dialect,
-        loaded=tuple(home + name for name in fitted.state),
-        dropped=tuple(network.prefix + name for name in fitted.dropped)
-        + (() if is_detector else tuple(network.rest)),
-        channel_order=order,
-        flipped=fitted.flipped,
-        licence=source.licence,
-    )
-    logger.info("backbone: %s", report)
+    loaded = tuple(home + name for name in fitted.state)
+    logger.info("backbone: %s", report_of(source, fitted, loaded, keeps_rest=is_detector))
     return fitted
 
 

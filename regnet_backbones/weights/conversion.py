@@ -9,14 +9,13 @@ import torch
 from regnet_backbones.weights.dialects import (
     CHANNEL_ORDERS,
     DIALECTS,
-    STEMS,
     ChannelOrder,
     Network,
-    flip_channels,
     is_head,
     listing,
     locate,
     name_pairs,
+    rename,
     to_timm_name,
 )
 from regnet_backbones.weights.files import read_checkpoint, write_checkpoint
@@ -127,11 +126,8 @@ def convert_file(
     target = _form(to, network) if into is None else _host(into)
     orders = (channel_order or CHANNEL_ORDERS[network.dialect], CHANNEL_ORDERS[target.dialect])
     names, dropped = _names(network, target.dialect, with_classifier=not target.prefix)
-    state = dict(target.rest)
-    for name, theirs in names.items():
-        value = network.state[name]
-        flip = orders[0] != orders[1] and to_timm_name(name, network.dialect) in STEMS
-        state[target.prefix + theirs] = flip_channels(value) if flip else value
+    renamed = rename(network, names, flips=orders[0] != orders[1])
+    state = {**target.rest, **{target.prefix + name: value for name, value in renamed.items()}}
     if target.host is not None:
         state = _replaced(target.host, state, into)
     conversion = Conversion(

@@ -192,14 +192,14 @@ def convert(
             f"names: {listing(lost)}; they belong to no RegNet, or {target} has no such part"
         )
     flips = (channel_order or CHANNEL_ORDERS[source]) != CHANNEL_ORDERS[target]
+    renamed = rename(network, names, flips=flips)
     converted = {}
     for whole_name, value in state_dict.items():
         name = whole_name.removeprefix(network.prefix)
         if whole_name in network.rest:
             converted[whole_name] = value
         elif name in names:
-            flip = flips and to_timm_name(name, source) in STEMS
-            converted[network.prefix + names[name]] = flip_channels(value) if flip else value
+            converted[network.prefix + names[name]] = renamed[names[name]]
     return converted
 
 
@@ -217,6 +217,22 @@ def name_pairs(network: Network, target: str) -> tuple[dict[str, str], list[str]
         else:
             lost.append(name)
     return names, lost
+
+
+def rename(network: Network, names: Mapping[str, str], *, flips: bool) -> dict[str, torch.Tensor]:
+    """Return the entries of a network that have new names, by those; the stem flipped if `flips`.
+
+    Args:
+        network: what to rename, its prefix left out.
+        names: new names by old ones, as `name_pairs` finds them.
+        flips: whether the new names are for images of the other channel order.
+    """
+    renamed = {}
+    for name, new in names.items():
+        value = network.state[name]
+        is_stem = to_timm_name(name, network.dialect) in STEMS
+        renamed[new] = flip_channels(value) if flips and is_stem else value
+    return renamed
 
 
 def locate(state_dict: Mapping[str, torch.Tensor], prefix: str | None = None) -> Network:

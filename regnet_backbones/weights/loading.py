@@ -140,18 +140,26 @@ def load(
     rest = _rest_of_model(fitted.network, home, model)
     loaded |= rest
     model.load_state_dict(loaded, strict=False)
-    dropped = tuple(fitted.network.prefix + name for name in fitted.dropped)
-    report = Report(
-        source=known.name,
-        dialect=fitted.network.dialect,
-        loaded=tuple(loaded),
-        dropped=dropped + (() if rest else tuple(fitted.network.rest)),
-        channel_order=fitted.channel_order,
-        flipped=fitted.flipped,
-        licence=known.licence,
-    )
+    report = report_of(known, fitted, tuple(loaded), keeps_rest=bool(rest))
     logger.info("%s", report)
     return report
+
+
+def report_of(
+    source: Source, fitted: Fitted, loaded: tuple[str, ...], *, keeps_rest: bool
+) -> Report:
+    """Report the loading of a fitted network, and of what was beside it if `keeps_rest`."""
+    network = fitted.network
+    dropped = tuple(network.prefix + name for name in fitted.dropped)
+    return Report(
+        source=source.name,
+        dialect=network.dialect,
+        loaded=loaded,
+        dropped=dropped + (() if keeps_rest else tuple(network.rest)),
+        channel_order=fitted.channel_order,
+        flipped=fitted.flipped,
+        licence=source.licence,
+    )
 
 
 def read_source(

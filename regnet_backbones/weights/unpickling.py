@@ -40,8 +40,6 @@ TORCH_REFUSAL = re.compile(
 # numpy's numbers and strings: no objects ("O"), no records ("V"), no dates.
 PLAIN_DTYPE = re.compile(r"[biufcSU]\d+")
 
-# How many names an error lists.
-
 EXPORT_HINT = "torch.save(model.state_dict(), path)"
 
 
