@@ -20,7 +20,7 @@ from PIL import Image
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.data import read_coco_split, use_coco_splits
-from regnet_backbones.detection.pictures import PredictionPictures, contact_sheet
+from regnet_backbones.detection.pictures import InstancePictures, contact_sheet
 from regnet_backbones.detection.trainer import Trainer
 
 QUICK = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
@@ -294,7 +294,7 @@ def test_pictures_show_the_truth_left_and_sure_predictions_right(dataset, tmp_pa
     cfg = get_cfg()
     splits = [read_coco_split(dataset.instances_json(s), dataset.images(s)) for s in shapes.SPLITS]
     use_coco_splits(cfg, *splits)
-    pictures = PredictionPictures("own_val", tmp_path / "sheet.png", count=3, min_score=0.5)
+    pictures = InstancePictures("own_val", tmp_path / "sheet.png", count=3, min_score=0.5)
     files = sorted(dataset.images("val").iterdir())
     pictures.reset()
     for file, score in zip(files, (0.9, 0.4, 0.9, 0.9), strict=False):
@@ -330,7 +330,7 @@ def test_a_contact_sheet_pastes_pictures_in_their_places():
 def test_nothing_is_drawn_without_predictions(dataset, tmp_path):
     shutil.rmtree(tmp_path / "pictures", ignore_errors=True)
     MetadataCatalog.get("nothing").set(thing_classes=["a"])
-    pictures = PredictionPictures("nothing", tmp_path / "pictures" / "sheet.png", count=3)
+    pictures = InstancePictures("nothing", tmp_path / "pictures" / "sheet.png", count=3)
     pictures.reset()
     assert pictures.evaluate() is None
     assert not (tmp_path / "pictures").exists()

@@ -105,14 +105,16 @@ def register_splits(
     train_json: str | Path, train_images: str | Path, val_json: str | Path, val_images: str | Path
 ) -> None:
     """Register two splits as detectron2 datasets in this process, unread."""
-    for name, json_file, image_root in (
-        (TRAIN_NAME, train_json, train_images),
-        (VAL_NAME, val_json, val_images),
-    ):
-        if name in DatasetCatalog.list():
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-        register_coco_instances(name, {}, str(json_file), str(image_root))
+    register_split(TRAIN_NAME, train_json, train_images)
+    register_split(VAL_NAME, val_json, val_images)
+
+
+def register_split(name: str, json_file: str | Path, image_root: str | Path) -> None:
+    """Register a COCO instance json as a detectron2 dataset, in place of one of that name."""
+    if name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    register_coco_instances(name, {}, str(json_file), str(image_root))
 
 
 def _read_json(json_file: Path) -> dict[str, list]:

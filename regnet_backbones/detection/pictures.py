@@ -1,15 +1,18 @@
-"""Pictures of what a detector predicts, beside the ground truth."""
+"""Pictures of what a model predicts, beside the ground truth."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+import torch
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
+from detectron2.utils.colormap import colormap
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image, ImageDraw, ImageFont
@@ -19,71 +22,126 @@ PAIRS_PER_ROW = 3
 MARGIN = 8
 CAPTION_HEIGHT = 22
 
+# How opaque `Visualizer.draw_dataset_dict` draws masks of the ground truth.
+TRUTH_ALPHA = 0.5
+DARKER = 0.6
+
+Prediction = Instances | torch.Tensor
+
 logger = logging.getLogger(__name__)
 
 
-class PredictionPictures(DatasetEvaluator):
+class PredictionPictures(DatasetEvaluator, ABC):
     """Draw the first images of a dataset with ground truth and prediction, on one contact sheet.
 
     An evaluator that measures nothing: it sees what the others see and writes a picture. With
-    several processes the first one draws the images that it was given.
+    several processes the first one draws the images that it was given. What is drawn of a
+    prediction, its subclasses say.
 
     Args:
-        dataset_name: a registered dataset with instance annotations.
+        dataset_name: a registered dataset with annotations.
         output_file: the PNG to write, at every evaluation anew.
         count: how many images.
-        min_score: predictions below this score are not drawn.
     """
 
-    def __init__(
-        self, dataset_name: str, output_file: str | Path, *, count: int, min_score: float = 0.5
-    ):
+    def __init__(self, dataset_name: str, output_file: str | Path, *, count: int):
         self.metadata = MetadataCatalog.get(dataset_name)
         self.output_file = Path(output_file)
         self.count = count
-        self.min_score = min_score
         self._dataset_name = dataset_name
-        self._predictions: dict[str, Instances] = {}
+        self._predictions: dict[str, Prediction] = {}
+
+    @abstractmethod
+    def _keep(self, output: dict[str, Prediction]) -> Prediction | None:
+        """Return what is to be drawn of a model's output for an image, on the CPU."""
+
+    @abstractmethod
+    def _draw(self, canvas: Visualizer, prediction: Prediction) -> None:
+        """Draw what was kept."""
 
     def reset(self) -> None:
         """Forget the predictions of the last evaluation."""
         self._predictions = {}
 
-    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
+    def process(
+        self, inputs: Sequence[dict[str, object]], outputs: Sequence[dict[str, Prediction]]
+    ) -> None:
         """Keep the predictions of the first images."""
         for image, output in zip(inputs, outputs, strict=True):
-            if len(self._predictions) < self.count and "instances" in output:
-                self._predictions[image["file_name"]] = output["instances"].to("cpu")
+            if len(self._predictions) < self.count:
+                prediction = self._keep(output)
+                if prediction is not None:
+                    self._predictions[image["file_name"]] = prediction
 
     def evaluate(self) -> None:
         """Write the contact sheet, and show it in TensorBoard while training."""
         if not comm.is_main_process() or not self._predictions:
             return
         records = {record["file_name"]: record for record in DatasetCatalog.get(self._dataset_name)}
-        pairs = [
-            (self._draw_truth(records[name]), self._draw_prediction(name, instances))
-            for name, instances in self._predictions.items()
-        ]
-        sheet = contact_sheet(pairs)
+        sheet = contact_sheet(
+            [self._pair(records[name], kept) for name, kept in self._predictions.items()]
+        )
         self.output_file.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(self.output_file)
         logger.info("ground truth beside prediction: %s", self.output_file)
         _show_in_tensorboard(f"{self._dataset_name}/predictions", sheet)
 
-    def _visualizer(self, file_name: str) -> Visualizer:
-        """Return a canvas with the image, scaled to the width of a tile."""
-        image = utils.read_image(file_name, format="RGB")
+    def _pair(
+        self, record: dict[str, object], prediction: Prediction
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw an image twice: with its annotations, and with the prediction."""
+        image = utils.read_image(record["file_name"], format="RGB")
         scale = TILE_WIDTH / image.shape[1]
-        return Visualizer(image, self.metadata, scale, instance_mode=ColorMode.SEGMENTATION)
+        truth, found = (
+            Visualizer(image, self.metadata, scale, instance_mode=ColorMode.SEGMENTATION)
+            for _ in range(2)
+        )
+        truth.draw_dataset_dict(record)
+        self._draw(found, prediction)
+        return truth.output.get_image(), found.output.get_image()
 
-    def _draw_truth(self, record: dict) -> np.ndarray:
-        """Draw an image with its annotations."""
-        return self._visualizer(record["file_name"]).draw_dataset_dict(record).get_image()
 
-    def _draw_prediction(self, file_name: str, instances: Instances) -> np.ndarray:
-        """Draw an image with the instances found in it."""
-        sure = instances[instances.scores >= self.min_score]
-        return self._visualizer(file_name).draw_instance_predictions(sure).get_image()
+class InstancePictures(PredictionPictures):
+    """Pictures of instances: boxes, masks, names and scores.
+
+    Args:
+        dataset_name, output_file, count: see `PredictionPictures`.
+        min_score: predictions below this score are not drawn.
+    """
+
+    def __init__(
+        self, dataset_name: str, output_file: str | Path, *, count: int, min_score: float = 0.5
+    ):
+        super().__init__(dataset_name, output_file, count=count)
+        self.min_score = min_score
+
+    def _keep(self, output: dict[str, Prediction]) -> Instances | None:
+        return output["instances"].to("cpu") if "instances" in output else None
+
+    def _draw(self, canvas: Visualizer, prediction: Instances) -> None:
+        canvas.draw_instance_predictions(prediction[prediction.scores >= self.min_score])
+
+
+class SemanticPictures(PredictionPictures):
+    """Pictures of semantic segmentations, both halves of a pair in the same colours.
+
+    Args:
+        dataset_name: a registered dataset with masks; where it has no `stuff_colors`, the classes
+            get detectron2's.
+        output_file, count: see `PredictionPictures`.
+    """
+
+    def __init__(self, dataset_name: str, output_file: str | Path, *, count: int):
+        super().__init__(dataset_name, output_file, count=count)
+        classes = self.metadata.stuff_classes
+        colors = self.metadata.get("stuff_colors") or _class_colors(len(classes))
+        self.metadata = Metadata(stuff_classes=classes, stuff_colors=colors)
+
+    def _keep(self, output: dict[str, Prediction]) -> torch.Tensor | None:
+        return output["sem_seg"].argmax(0).to("cpu") if "sem_seg" in output else None
+
+    def _draw(self, canvas: Visualizer, prediction: torch.Tensor) -> None:
+        canvas.draw_sem_seg(prediction, area_threshold=0, alpha=TRUTH_ALPHA)
 
 
 def contact_sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Image.Image:
@@ -111,6 +169,13 @@ def contact_sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Image.Image
             left = index % columns * cell_width + MARGIN + place * (width + MARGIN)
             sheet.paste(Image.fromarray(picture), (left, top))
     return sheet
+
+
+def _class_colors(count: int) -> list[tuple[int, int, int]]:
+    """Return RGB colours (0 to 255) of classes: detectron2's, then the same ones darker."""
+    bright = colormap(rgb=True, maximum=255)
+    both = np.concatenate([bright, DARKER * bright]).astype(int).tolist()
+    return [tuple(both[index % len(both)]) for index in range(count)]
 
 
 def _show_in_tensorboard(name: str, picture: Image.Image) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
@@ -16,11 +16,14 @@ from tabulate import tabulate
 
 from regnet_backbones.adapters.detectron2 import BUILDERS, check_weights
 from regnet_backbones.adapters.detectron2_weights import fetch
+from regnet_backbones.detection.ade20k import check_semantic_datasets
+from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.data import read_coco_split, register_splits, use_coco_splits
-from regnet_backbones.detection.trainer import Trainer, contact_sheet_path
+from regnet_backbones.detection.trainer import SEGMENTER, Trainer, contact_sheet_path
 from regnet_backbones.weights.sources import is_name
 
 AP_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+SEMANTIC_COLUMNS = ("mIoU", "fwIoU", "mACC", "pACC")
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
     if args.train_json:  # known to the process that checked the files, not to those it started
         register_splits(args.train_json, args.train_images, args.val_json, args.val_images)
     default_setup(cfg, args)
-    _share_cores(cfg)
+    share_cores(cfg)
     if args.eval_only:
         model = Trainer.build_model(cfg)
         checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
@@ -91,19 +94,7 @@ def build_config(args: argparse.Namespace) -> CfgNode:
     Raises:
         KeyError, ValueError, FileNotFoundError: the config or the data cannot be used.
     """
-    cfg = get_cfg()
-    if not args.config_file or not Path(args.config_file).is_file():
-        raise FileNotFoundError(
-            f"no config file '{args.config_file}'; give one with --config-file, such as "
-            "configs/detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"
-        )
-    try:
-        cfg.merge_from_file(args.config_file)
-        cfg.merge_from_list(args.opts)
-    except AssertionError as error:  # how yacs says that an override is wrong
-        raise ValueError(
-            f"{error}; overrides are pairs of a config key and a value, such as SOLVER.BASE_LR 0.01"
-        ) from error
+    cfg = read_config(args.config_file, args.opts)
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         check_weights(cfg)
     _use_own_datasets(cfg, args)
@@ -112,6 +103,7 @@ def build_config(args: argparse.Namespace) -> CfgNode:
             "there is nothing to evaluate: give a checkpoint, MODEL.WEIGHTS path/to/model.pth, or "
             "--resume for the last one of OUTPUT_DIR"
         )
+    check_semantic_datasets((*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST))
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("there is no GPU: MODEL.DEVICE is cpu instead of %s", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
@@ -120,20 +112,49 @@ def build_config(args: argparse.Namespace) -> CfgNode:
 
 
 def summarize(cfg: CfgNode, results: dict) -> str:
-    """Format results as a table, and say where checkpoints and pictures are."""
+    """Format results as tables, and say where checkpoints and pictures are."""
+    tables = results_tables(cfg, results)
+    return f"{tables}\nconfig, metrics and checkpoints: {cfg.OUTPUT_DIR}"
+
+
+def results_tables(cfg: CfgNode, results: dict) -> str:
+    """Format results, in the form of detectron2's `Trainer.test`, as tables; name the pictures."""
     names = cfg.DATASETS.TEST
     by_dataset = {names[0]: results} if len(names) == 1 else results
     lines = []
     for name in names:
-        tasks = by_dataset.get(name, {})
-        rows = [[task, *(tasks[task].get(c) for c in AP_COLUMNS)] for task in tasks]
+        tasks = dict(by_dataset.get(name, {}))
         lines.append(f"\n{name}")
-        lines.append(tabulate(rows, headers=("task", *AP_COLUMNS), floatfmt=".1f"))
+        semantic = tasks.pop("sem_seg", None)
+        if semantic:
+            overall = _table({"sem_seg": semantic}, SEMANTIC_COLUMNS)
+            lines += [_per_class_table(semantic), "", overall]
+        if tasks:
+            lines.append(_table(tasks, AP_COLUMNS))
         sheet = contact_sheet_path(cfg, name)
         if sheet.is_file():
             lines.append(f"ground truth beside prediction: {sheet}")
-    lines.append(f"config, metrics and checkpoints: {cfg.OUTPUT_DIR}")
     return "\n".join(lines)
+
+
+def share_cores(cfg: CfgNode) -> None:
+    """Give each of several CPU processes its part of the cores: more threads stall each other."""
+    processes = comm.get_local_size()
+    if cfg.MODEL.DEVICE == "cpu" and processes > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+
+
+def _table(tasks: dict[str, dict[str, float]], columns: tuple[str, ...]) -> str:
+    """Format some metrics, a row for each task."""
+    rows = [[task, *(metrics.get(c) for c in columns)] for task, metrics in tasks.items()]
+    return tabulate(rows, headers=("task", *columns), floatfmt=".1f")
+
+
+def _per_class_table(metrics: dict[str, float]) -> str:
+    """Format what detectron2's semantic evaluator says of each class."""
+    names = [key.removeprefix("IoU-") for key in metrics if key.startswith("IoU-")]
+    rows = [[name, metrics[f"IoU-{name}"], metrics[f"ACC-{name}"]] for name in names]
+    return tabulate(rows, headers=("class", "IoU", "ACC"), floatfmt=".1f")
 
 
 def _fetch_weights(args: argparse.Namespace, cfg: CfgNode) -> None:
@@ -141,13 +162,6 @@ def _fetch_weights(args: argparse.Namespace, cfg: CfgNode) -> None:
     resumes = args.resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
     if is_name(cfg.MODEL.WEIGHTS) and not resumes:
         fetch(cfg.MODEL.WEIGHTS)
-
-
-def _share_cores(cfg: CfgNode) -> None:
-    """Give each of several CPU processes its part of the cores: more threads stall each other."""
-    processes = comm.get_local_size()
-    if cfg.MODEL.DEVICE == "cpu" and processes > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def _use_own_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -163,6 +177,11 @@ def _use_own_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
     missing = [option for option, path in paths.items() if not path]
     if missing:
         raise ValueError(f"own data needs all of {', '.join(paths)}; missing: {', '.join(missing)}")
+    if cfg.MODEL.META_ARCHITECTURE == SEGMENTER:
+        raise ValueError(
+            f"{', '.join(paths)} are for detectors, the config trains a {SEGMENTER}: give a config "
+            "of a detector, or name registered datasets in DATASETS.TRAIN and DATASETS.TEST"
+        )
     use_coco_splits(
         cfg,
         read_coco_split(args.train_json, args.train_images),

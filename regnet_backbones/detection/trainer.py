@@ -1,10 +1,11 @@
 """Detectron2's DefaultTrainer with evaluators by dataset, and pictures of predictions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import MetadataCatalog, build_detection_train_loader
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
@@ -18,7 +19,7 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
-from regnet_backbones.detection.pictures import PredictionPictures
+from regnet_backbones.detection.pictures import InstancePictures, SemanticPictures
 
 # Evaluators by the `evaluator_type` of a dataset; each is called with dataset name and folder.
 EVALUATORS: dict[str, tuple[Callable[[str, str], DatasetEvaluator], ...]] = {
@@ -35,8 +36,10 @@ EVALUATORS: dict[str, tuple[Callable[[str, str], DatasetEvaluator], ...]] = {
     "cityscapes_sem_seg": (lambda name, folder: CityscapesSemSegEvaluator(name),),
 }
 
-# Datasets whose records have instances to draw.
+# Datasets with instances to draw.
 INSTANCE_TYPES = ("coco", "lvis")
+
+SEGMENTER = "SemanticSegmentor"
 
 
 class Trainer(DefaultTrainer):
@@ -57,16 +60,33 @@ class Trainer(DefaultTrainer):
             )
         folder = str(Path(cfg.OUTPUT_DIR) / "inference")
         evaluators = [build(dataset_name, folder) for build in EVALUATORS[kind]]
-        if cfg.TEST.PICTURES and kind in INSTANCE_TYPES:
-            evaluators.append(
-                PredictionPictures(
-                    dataset_name,
-                    contact_sheet_path(cfg, dataset_name),
-                    count=cfg.TEST.PICTURES,
-                    min_score=cfg.TEST.PICTURES_MIN_SCORE,
-                )
-            )
+        sheet, count = contact_sheet_path(cfg, dataset_name), cfg.TEST.PICTURES
+        if count and kind in INSTANCE_TYPES:
+            score = cfg.TEST.PICTURES_MIN_SCORE
+            evaluators.append(InstancePictures(dataset_name, sheet, count=count, min_score=score))
+        elif count and kind == "sem_seg":
+            evaluators.append(SemanticPictures(dataset_name, sheet, count=count))
         return DatasetEvaluators(evaluators)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
+        """Build the batches of training; a segmenter's images are augmented in its own way."""
+        if cfg.MODEL.META_ARCHITECTURE != SEGMENTER:
+            return super().build_train_loader(cfg)
+        from regnet_backbones.detection.semantic import build_train_mapper
+
+        return build_detection_train_loader(cfg, mapper=build_train_mapper(cfg))
+
+    @classmethod
+    def build_lr_scheduler(
+        cls, cfg: CfgNode, optimizer: torch.optim.Optimizer
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Build the schedule of `SOLVER.LR_SCHEDULER_NAME`: detectron2's, or "WarmupPolyLR"."""
+        if cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupPolyLR":
+            return super().build_lr_scheduler(cfg, optimizer)
+        from regnet_backbones.detection.semantic import build_poly_lr
+
+        return build_poly_lr(cfg, optimizer)
 
     def train(self) -> dict:
         """Train to `SOLVER.MAX_ITER` and return the results of the last evaluation."""

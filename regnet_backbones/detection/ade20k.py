@@ -1,0 +1,144 @@
+"""ADE20K's masks in the form that detectron2 expects.
+
+The masks of the scene parsing benchmark (http://sceneparsing.csail.mit.edu) say 0 for "other" and
+1 to 150 for the classes. Detectron2's datasets `ade20k_sem_seg_train` and `ade20k_sem_seg_val` read
+masks that say 0 to 149 and 255 for "other", from the folder `annotations_detectron2`.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+SOURCE, TARGET = "annotations", "annotations_detectron2"
+SPLITS = ("training", "validation")
+CLASSES = 150
+
+# The new label of each of the 256 labels: one less, and 255 (ignored) for 0.
+LOOKUP = np.array([255, *range(255)], np.uint8)
+
+
+@dataclass(frozen=True)
+class ConvertedMasks:
+    """The masks of a split for detectron2."""
+
+    folder: Path
+    count: int
+    written: bool  # False when the folder was there already
+
+
+def convert_masks(root: str | Path, *, overwrite: bool = False) -> list[ConvertedMasks]:
+    """Write `annotations_detectron2` beside `annotations`, with a progress bar.
+
+    A folder appears when all its masks are written: what was interrupted leaves none, and what
+    was finished is not written again.
+
+    Args:
+        root: a folder in the layout of ADEChallengeData2016: `annotations/training/*.png` and
+            `annotations/validation/*.png`, 8-bit.
+        overwrite: write again what is there.
+
+    Returns:
+        What is there now, of both splits.
+
+    Raises:
+        FileNotFoundError: there are no masks to convert.
+        ValueError: a mask is not one of the benchmark, or masks are there that belong to others.
+    """
+    root = Path(root)
+    sources = {split: _masks_of(root / SOURCE / split) for split in SPLITS}
+    return [
+        _convert_split(masks, root / TARGET / split, overwrite=overwrite)
+        for split, masks in sources.items()
+    ]
+
+
+def check_semantic_datasets(names: Iterable[str]) -> None:
+    """Check that those of the datasets that need masks in detectron2's form have them.
+
+    Args:
+        names: registered datasets of any kind.
+
+    Raises:
+        FileNotFoundError: one has none; the message tells how to make them.
+    """
+    for name in names:
+        if name.startswith("ade20k_sem_seg_"):
+            _check_ade20k(name)
+        elif name.startswith("shapes_sem_seg_"):
+            DatasetCatalog.get(name)  # lists the files, and says how to make missing ones
+
+
+def convert_mask(source: Path, target: Path) -> None:
+    """Convert one mask.
+
+    Raises:
+        ValueError: it cannot be read, is not 8-bit with one channel, or has other labels.
+    """
+    try:
+        with Image.open(source) as image:
+            labels = np.asarray(image)
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"mask '{source}' cannot be read: {error}; fetch it again") from error
+    if labels.dtype != np.uint8 or labels.ndim != 2 or labels.max() > CLASSES:
+        raise ValueError(
+            f"mask '{source}' must have one 8-bit channel with labels 0 to {CLASSES}, got "
+            f"{labels.dtype} of shape {labels.shape} with labels up to {labels.max()}; this "
+            "converts the scene parsing benchmark (ADEChallengeData2016), not the full ADE20K"
+        )
+    Image.fromarray(LOOKUP[labels]).save(target)
+
+
+def _masks_of(folder: Path) -> list[Path]:
+    """List the masks of a split."""
+    masks = sorted(folder.glob("*.png")) if folder.is_dir() else []
+    if not masks:
+        raise FileNotFoundError(
+            f"there are no masks *.png in '{folder}'; give the folder that holds '{SOURCE}', such "
+            "as datasets/ADEChallengeData2016"
+        )
+    return masks
+
+
+def _convert_split(masks: list[Path], folder: Path, *, overwrite: bool) -> ConvertedMasks:
+    """Convert the masks of a split into a folder that is there whole or not at all."""
+    if folder.exists() and not overwrite:
+        if {mask.name for mask in masks} == {file.name for file in folder.iterdir()}:
+            return ConvertedMasks(folder, len(masks), written=False)
+        raise ValueError(
+            f"'{folder}' exists and does not hold the {len(masks)} masks of "
+            f"'{masks[0].parent}'; pass overwrite=True (--overwrite) to replace it"
+        )
+    folder.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
+        unfinished = Path(work) / folder.name
+        unfinished.mkdir()
+        for mask in tqdm(masks, desc=folder.name, unit="mask"):
+            convert_mask(mask, unfinished / mask.name)
+        if folder.exists():
+            shutil.rmtree(folder)
+        unfinished.rename(folder)
+    return ConvertedMasks(folder, len(masks), written=True)
+
+
+def _check_ade20k(name: str) -> None:
+    """Raise FileNotFoundError where an ADE20K dataset has no masks in detectron2's form."""
+    folder = Path(MetadataCatalog.get(name).sem_seg_root)
+    root = folder.parent.parent
+    if folder.is_dir():
+        return
+    if (root / SOURCE / folder.name).is_dir():
+        raise FileNotFoundError(
+            f"'{name}' has no masks for detectron2 in '{folder}'; make them with: "
+            f"python tools/prepare_ade20k.py {root}"
+        )
+    raise FileNotFoundError(
+        f"'{name}' is not at '{root}': there is no {SOURCE}/{folder.name}; unpack "
+        "ADEChallengeData2016.zip there, or set DETECTRON2_DATASETS to the folder above"
+    )

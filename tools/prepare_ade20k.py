@@ -1,0 +1,42 @@
+"""Make ADE20K's masks for detectron2: `annotations_detectron2` beside `annotations`.
+
+    python tools/prepare_ade20k.py datasets/ADEChallengeData2016
+    python tools/prepare_ade20k.py datasets/shapes/semantic
+
+The folder is that of the scene parsing benchmark, ADEChallengeData2016, or any in its layout, such
+as the demo's. Masks that are there already are left as they are.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from regnet_backbones.detection.ade20k import convert_masks
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert the masks of both splits and print where they are."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        converted = convert_masks(args.root, overwrite=args.overwrite)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    for masks in converted:
+        state = "written" if masks.written else "already there, left as they are"
+        print(f"{masks.folder}: {masks.count} masks, {state}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("root", type=Path, metavar="ROOT", help="the folder with 'annotations'")
+    parser.add_argument("--overwrite", action="store_true", help="convert masks again")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
