@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 # Before any test module imports detectron2, which needs it.
-import regnet_backbones  # noqa: F401
+from regnet_backbones import config_path
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +56,20 @@ def detectron2s_own_regnet():
         )
 
     return build
+
+
+@pytest.fixture(scope="session")
+def segmenter_parser():
+    """Return the parser of `tools/train_semseg.py`, which takes config files without their data."""
+    from regnet_backbones.semseg.datamodule import SegmentationData
+    from regnet_backbones.semseg.module import Segmenter
+    from regnet_backbones.semseg.run import SegmentationCLI
+
+    class ParserOnly(SegmentationCLI):
+        def instantiate_classes(self):
+            """Leave model, data and trainer unbuilt."""
+
+    config = config_path("semseg/quick/unet_regnet_small_shapes.yaml")
+    options = {"run": False, "auto_configure_optimizers": False}
+    cli = ParserOnly(Segmenter, SegmentationData, args=["--config", str(config)], **options)
+    return cli.parser

@@ -5,6 +5,7 @@ import pickle
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
 import numpy as np
@@ -567,14 +568,15 @@ def test_validation_normalises_and_leaves_the_size():
     torch.testing.assert_close(image[:, 2, 2].as_subclass(torch.Tensor), torch.tensor(wanted))
 
 
-def test_validation_can_resize_and_pad():
-    image, mask = val_transform(short_side=10, divisor=16)(*stack(torch.ones(20, 30)))
-    assert image.shape == (3, 16, 16)
-    assert (mask[:10, :15] == 1).all()
-    assert (mask[10:] == 255).all()
-    assert (mask[:, 15:] == 255).all()
-    assert (image[:, 10:] == 0).all()
-    assert (image[:, :10, :15] != 0).all()
+def test_the_short_side_resizes_training_images_and_leaves_those_of_validation(tmp_path):
+    data = own_data(make_folders(tmp_path), short_side=20, scale_range=(1, 1), flip=0.0)
+    data.setup()
+    item = data.train_set[0]
+    # 40 x 48 resized to 20 x 24; the rest of the crop is padding.
+    assert (item["mask"] != IGNORE).sum() == 20 * 24
+    item = data.val_set[0]
+    assert item["image"].shape[1:] == item["mask"].shape == (40, 48)
+    assert data.short_side == 20
 
 
 @pytest.mark.parametrize(
@@ -639,6 +641,19 @@ def test_a_folder_dataset_needs_its_number_of_classes(tmp_path):
         own_data(tmp_path, num_classes=256)
 
 
+def test_arguments_are_kept_as_plain_values_for_checkpoints(tmp_path):
+    data = own_data(tmp_path, scale_range=(0.75, 1.5), short_side=20)
+    assert data.hparams["root"] == str(tmp_path)
+    assert (data.hparams["val_masks"], data.hparams["num_classes"]) == ("masks", 3)
+    assert (data.hparams["scale_range"], data.hparams["short_side"]) == ((0.75, 1.5), 20)
+    assert own_data(tmp_path, val_masks=Path("masks")).hparams["val_masks"] == "masks"
+    again = SegmentationData(**data.hparams)
+    assert dict(again.hparams) == dict(data.hparams)
+    # A model has arguments of the same names, which loggers would mix up.
+    assert data.hparams_initial
+    assert not data._log_hyperparams
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_have_the_shapes_and_types_of_the_contract(demo, workers):
     data = SegmentationData(
@@ -697,8 +712,38 @@ def test_setup_checks_both_splits(tmp_path, caplog):
 def test_a_batch_larger_than_the_dataset_is_refused(tmp_path):
     data = own_data(make_folders(tmp_path), batch_size=5)
     data.setup("fit")
-    with pytest.raises(ValueError, match="batch_size 5 is more than the 4 training images per"):
+    with pytest.raises(ValueError, match="batch_size 5 is more than the 4 training images"):
         data.train_dataloader()
+
+
+@pytest.mark.parametrize(("processes", "share"), [(1, 4), (2, 2), (4, 1)])
+def test_a_batch_is_shared_out_among_processes(processes, share, tmp_path):
+    data = own_data(make_folders(tmp_path), batch_size=4)
+    data.setup("fit")
+    data.trainer = SimpleNamespace(world_size=processes, global_rank=0)
+    assert data.train_dataloader().batch_size == share
+
+
+def test_a_batch_without_equal_shares_is_refused(tmp_path):
+    data = own_data(make_folders(tmp_path), batch_size=4)
+    data.setup("fit")
+    data.trainer = SimpleNamespace(world_size=3, global_rank=0)
+    with pytest.raises(ValueError, match="batch_size 4 cannot be shared out .* multiple of 3"):
+        data.train_dataloader()
+
+
+@pytest.mark.parametrize(("gpu", "priorities"), [(False, [19]), (True, [])])
+def test_loading_does_not_hold_up_a_training_on_the_cpu(gpu, priorities, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("os.nice", seen.append)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    data = own_data(make_folders(tmp_path))
+    data.setup("fit")
+    start = data.train_dataloader().worker_init_fn
+    seeding = "regnet_backbones.semseg.datamodule.pl_worker_init_function"
+    monkeypatch.setattr(seeding, lambda worker, rank: None)  # of this process it must not be
+    start(0)
+    assert seen == priorities
 
 
 def same_images(tmp_path, count=8):

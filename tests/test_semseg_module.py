@@ -20,7 +20,9 @@ from timm.layers.norm_act import SyncBatchNormAct
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
+from regnet_backbones import zoo
 from regnet_backbones.semseg import overlays
+from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.network import architectures, build_network
 from regnet_backbones.semseg.schedule import parameter_groups, poly_factor, poly_with_warmup
@@ -112,6 +114,7 @@ def test_every_architecture_gives_logits_of_any_size(name):
         ({"optimizer": "adam"}, "optimizer must be one of adamw, sgd, got 'adam'"),
         ({"lr": 0.0}, "lr must be above 0, got 0.0"),
         ({"lr": math.nan}, "lr must be above 0, got nan"),
+        ({"short_side": 0}, "short_side must be at least 1 pixel or None, got 0"),
         ({"pictures": -1}, "pictures must be 0 or more, got -1"),
         ({"num_classes": 256}, "num_classes must be 2 to 255, got 256"),
         ({"class_names": ("a", "b")}, "as many as num_classes, 3, got 2"),
@@ -123,11 +126,75 @@ def test_arguments_that_cannot_be_used_say_why(options, message):
         segmenter(**{"num_classes": CLASSES, **options})
 
 
+NUMBERS = {"w_0": 24, "w_a": 24.0, "w_m": 2.0, "depth": 8, "group_width": 8}
+
+
+def test_an_encoder_by_numbers_is_that_design_and_comes_back_from_a_checkpoint(tmp_path):
+    model = segmenter(encoder=NUMBERS)
+    assert [stage.width for stage in model.network.encoder.design.stages] == [24, 48, 96, 192]
+    run = trainer(tmp_path)
+    run.strategy.connect(model)
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    again = Segmenter.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    assert again.hparams["encoder"] == NUMBERS
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(image), model.eval()(image))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({**NUMBERS, "wm": 2.0}, "takes w_0, w_a, w_m, depth, .*; got wm"),
+        ({"w_0": 24}, "is no RegNet: .*missing"),
+        ({**NUMBERS, "w_m": 0.5}, "w_m"),
+        ({**NUMBERS, "depth": 3}, "stages"),
+    ],
+)
+def test_numbers_that_are_no_design_are_refused(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        segmenter(encoder=numbers)
+
+
+def test_images_must_be_normalised_as_the_weights_expect():
+    """Before anything is fetched."""
+    with pytest.raises(ValueError, match=r"expect images of mean \[0.5, 0.5, 0.5\], std"):
+        segmenter(encoder="regnetz_c16", encoder_weights="imagenet")
+
+
 def test_the_output_stride_is_the_encoders():
     network = build_network("deeplabv3plus", "regnetx_002", 2, output_stride=8)
     assert network.encoder.output_stride == 8
     assert build_network("deeplabv3plus", "regnetx_002", 2).encoder.output_stride == 16
     assert segmenter(decoder="DeepLabV3Plus", output_stride=8).stride == 8
+
+
+@pytest.mark.parametrize("encoder", ["regnetx_002", "regnetz_b16"])
+def test_residual_branches_start_at_zero_or_at_one(encoder):
+    """In timm's RegNet and byobnet blocks alike, the last norm is zeroed by name elsewhere."""
+
+    def zeroed(**options):
+        norms = segmenter(encoder=encoder, **options).network.encoder.modules()
+        weights = [m.weight for m in norms if isinstance(m, nn.BatchNorm2d)]
+        assert all((w == 0).all() or (w == 1).all() for w in weights)
+        return sum(int((w == 0).all()) for w in weights)
+
+    assert zeroed() == sum(stage.depth for stage in zoo.get(encoder).design.stages)
+    assert zeroed(zero_init_last=False) == 0
+
+
+def test_channels_last_changes_the_layout_and_no_number():
+    torch.manual_seed(0)
+    usual = segmenter().eval()
+    other = segmenter(channels_last=True).eval()
+    other.load_state_dict(usual.state_dict())
+    image = torch.randn(2, 3, 50, 64)
+    seen = []
+    other.network.encoder.register_forward_hook(lambda *call: seen.append(call[2][-1]))
+    with torch.no_grad():
+        torch.testing.assert_close(other(image), usual(image))
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert not seen[0].is_contiguous()
 
 
 def test_padding_changes_nothing_where_sizes_are_divisible():
@@ -161,18 +228,18 @@ def test_losses_are_those_of_torch_and_smp():
     entropy = F.cross_entropy(logits, mask, ignore_index=255)
     dice = smp.losses.DiceLoss("multiclass", ignore_index=255, from_logits=True)(logits, mask)
     for name, expected in (("ce", entropy), ("dice", dice), ("ce+dice", entropy + dice)):
-        torch.testing.assert_close(segmenter(loss=name).compute_loss(logits, mask), expected)
+        torch.testing.assert_close(segmenter(loss=name).loss(logits, mask), expected)
 
 
 @pytest.mark.parametrize("loss", ["ce", "dice", "ce+dice"])
 def test_ignored_pixels_have_no_gradient(loss):
     model = segmenter(loss=loss)
     logits, mask = logits_and_mask()
-    model.compute_loss(logits, mask).backward()
+    model.loss(logits, mask).backward()
     assert (logits.grad[:, :, 5:9] == 0).all()
     assert (logits.grad[:, :, :5] != 0).all()
     logits.grad = None
-    nothing = model.compute_loss(logits, torch.full_like(mask, 255))
+    nothing = model.loss(logits, torch.full_like(mask, 255))
     nothing.backward()
     assert nothing.item() == 0
     assert (logits.grad == 0).all()
@@ -358,6 +425,39 @@ def test_metrics_against_a_confusion_matrix_by_hand(tmp_path):
     assert model.last_validation["val/accuracy"] == pytest.approx(3 / 4)
 
 
+class Sizes(nn.Module):
+    """Stands in for a network: its logits are the image, whose size it keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, image):
+        self.seen.append(tuple(image.shape[-2:]))
+        return image
+
+
+def test_validation_resizes_images_and_counts_at_the_size_of_the_masks(tmp_path):
+    model = segmenter(short_side=8)
+    model.network, model.stride = Sizes(), 1
+    # Red, green and blue quarters; resized there and back their middles stay what they are.
+    mask = torch.tensor([[0, 1], [2, 0]]).repeat_interleave(16, 0).repeat_interleave(24, 1)
+    image = 9 * F.one_hot(mask, 3).float().permute(2, 0, 1)
+    truth = torch.full_like(mask, 255)
+    for rows in (slice(4, 12), slice(20, 28)):
+        truth[rows, 4:20] = mask[rows, 4:20]
+        truth[rows, 28:44] = mask[rows, 28:44]
+    data = DataLoader([{"image": image, "mask": truth, "name": "image"}], batch_size=1)
+    trainer(tmp_path).validate(model, data, verbose=False)
+    assert model.network.seen == [(8, 12)]
+    assert model.last_validation["val/accuracy"] == 1
+
+    model.inference = Inference(window=16, window_stride=16)
+    trainer(tmp_path).validate(model, data, verbose=False)
+    assert model.network.seen[1:] == [(16, 16)] * 6
+    assert "inference" not in model.hparams
+
+
 def test_pictures_of_the_first_images_are_written_at_every_validation(tmp_path):
     board = TensorBoardLogger(tmp_path, name="", version="run")
     model = segmenter(pictures=2)
@@ -395,6 +495,35 @@ def test_all_ignored_and_large_pictures():
     mask = torch.full((100, 1280), 255)
     picture = overlays.side_by_side(torch.zeros(3, 100, 1280), mask, mask, **options)
     assert picture.size == (3 * 640, 50)
+
+
+def test_a_legend_stands_beside_the_picture():
+    picture = Image.new("RGB", (50, 20), (1, 2, 3))
+    entries = [("sky", (0, 0, 255)), ("a long name", (255, 0, 0)), ("x", (0, 255, 0))]
+    named = overlays.with_legend(picture, entries)
+    assert named.crop((0, 0, 50, 20)).tobytes() == picture.tobytes()
+    assert named.height == 3 * 18  # higher than the picture: lines of 1.5 times 12 pixels
+    column = [named.getpixel((50 + 12, 9 + 18 * row)) for row in range(3)]
+    assert column == [color for _, color in entries]
+    text = named.crop((50 + 24, 0, *named.size)).convert("L")
+    assert text.crop((0, 0, text.width, 18)).getextrema()[0] < 100  # black on white
+    rights = [
+        text.point(lambda v: 255 * (v < 128))
+        .crop((0, 18 * r, text.width, 18 * r + 18))
+        .getbbox()[2]
+        for r in range(3)
+    ]
+    assert rights[2] < rights[0] < rights[1] < text.width
+    wide = overlays.with_legend(Image.new("RGB", (900, 800)), entries)
+    assert wide.height == 800
+    assert wide.getpixel((900 + 20, 20 // 4 + 30)) == (255, 0, 0)
+
+
+def test_opacity_is_how_much_of_a_class_is_seen():
+    image, mask = torch.full((3, 2, 2), 100, dtype=torch.uint8), torch.zeros(2, 2).long()
+    for opacity, red in ((0.0, 100), (0.6, 193), (1.0, 255)):  # 0.6 * 255 + 0.4 * 100 = 193
+        painted = overlays.paint(image, mask, [(255, 0, 0)], opacity=opacity)
+        assert painted[0].unique().tolist() == [red]
 
 
 def test_colors_are_distinct():

@@ -394,6 +394,22 @@ def test_weights_of_a_file_give_the_maps_of_timm(checkpoint):
         assert_same_maps([summed(gray)[-1]], [expected])
 
 
+@pytest.mark.parametrize("channels", range(1, 13))
+def test_pretrained_stems_are_adapted_to_other_channels_as_timm_does(channels, checkpoint):
+    _, path = checkpoint
+    ours = encoder_of("regnetx_002", weights=path, in_channels=channels).eval()
+    theirs = timm.create_model(
+        "regnetx_002",
+        features_only=True,
+        in_chans=channels,
+        pretrained=True,
+        pretrained_cfg_overlay={"file": path, "num_classes": 10},
+    ).eval()
+    image = torch.randn(1, channels, 64, 64)
+    with torch.no_grad():
+        assert_same_maps(ours(image)[1:], theirs(image))
+
+
 @pytest.mark.parametrize(
     ("weights", "pretrained"),
     [

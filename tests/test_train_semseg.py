@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from PIL import Image
 
 from regnet_backbones import config_path, shapes
+from regnet_backbones.detection.config import read_config
 from regnet_backbones.semseg.module import Segmenter
 
 TOOL = Path(__file__).parent.parent / "tools" / "train_semseg.py"
-ROOT = config_path("semseg")
-QUICK = ROOT / "quick" / "unet_regnetx_002_shapes.yaml"
+QUICK = config_path("semseg/quick/unet_regnet_small_shapes.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +46,6 @@ def small(dataset, output, steps):
     ]
 
 
-def test_all_configs_are_seen():
-    names = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.yaml")}
-    assert names == {"quick/unet_regnetx_002_shapes.yaml"}
-
-
 def test_a_segmenter_is_trained_and_resumed(dataset, tmp_path, capsys):
     assert main(*small(dataset, tmp_path, 4)) == 0
     said = capsys.readouterr().out
@@ -70,6 +66,22 @@ def test_a_segmenter_is_trained_and_resumed(dataset, tmp_path, capsys):
     steps = [state["step"] for state in second["optimizer_states"][0]["state"].values()]
     assert set(map(int, steps)) == {6}  # of the optimizer, whose state went on
     assert second["lr_schedulers"][0]["last_epoch"] == 6
+
+
+def test_a_detector_gives_its_backbone(dataset, tmp_path):
+    """The two of the demo have the same RegNet."""
+    cfg = read_config(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
+    cfg.MODEL.DEVICE = "cpu"
+    detector = build_model(cfg)
+    torch.save({"model": detector.state_dict()}, tmp_path / "model_final.pth")
+    options = ["--model.encoder_weights", tmp_path / "model_final.pth", "--model.lr", 1e-12]
+    assert main(*small(dataset, tmp_path / "run", 1), *options) == 0
+    trained = Segmenter.load_from_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    theirs = dict(detector.backbone.bottom_up.named_parameters())
+    ours = dict(trained.network.encoder.named_parameters())
+    assert any(name.startswith("s2.b2.conv2") for name in ours)
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name])
 
 
 def test_without_resume_a_run_starts_anew(dataset, tmp_path):

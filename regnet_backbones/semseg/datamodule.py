@@ -1,5 +1,6 @@
 """Training and validation data of a segmenter for Lightning, from any of the layouts."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,10 @@ from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 LAYOUTS = ("ade20k", "cityscapes", "folder")
 
+# Of processes that load where the training itself computes on the CPU: a core that they take stalls
+# the threads on all others.
+LOWEST_PRIORITY = 19
+
 
 class SegmentationData(LightningDataModule):
     """Find, check and load a dataset; the number and names of its classes are known at once.
@@ -42,16 +47,22 @@ class SegmentationData(LightningDataModule):
             it, and a different one is an error.
         class_names_file: text file with one class name a line, for layout "folder".
         crop_size: pixels, both sides of training images.
-        batch_size: images per process and step.
+        batch_size: images per step, shared out evenly among the processes.
         num_workers: processes per process that load; 0 loads in the process itself.
         scale_range: least and largest factor by which training images are resized.
         flip: probability of mirroring left and right.
         photometric: whether to distort colours.
-        short_side: pixels of the shorter side that all images and masks are resized to before
-            anything else, None for the size of the files.
+        short_side: pixels of the shorter side that training images and masks are resized to before
+            anything else, None for the size of the files. Validation gives images and masks in
+            the size of the files: the model resizes its input, see `Segmenter`.
         mean: per RGB channel, of pixels in [0, 1]; that of the encoder's weights.
         std: per RGB channel, of pixels in [0, 1]; that of the encoder's weights.
         skip_bad: warn of files that cannot be used and go on without them.
+
+    Attributes:
+        class_names: names of the classes in their order.
+        num_classes: their number.
+        short_side: as given, for the model.
 
     Raises:
         FileNotFoundError: a folder or class file is not there.
@@ -82,6 +93,12 @@ class SegmentationData(LightningDataModule):
         skip_bad: bool = False,
     ) -> None:
         super().__init__()
+        # An evaluation finds them in the checkpoint. Not for loggers, which have the model's: some
+        # are of the same name.
+        self.save_hyperparameters(logger=False)
+        # Checkpoints with other than plain values are not loaded safely.
+        paths = {name: value for name, value in self.hparams.items() if isinstance(value, Path)}
+        self.hparams.update({name: str(path) for name, path in paths.items()})
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if num_workers < 0:
@@ -97,6 +114,7 @@ class SegmentationData(LightningDataModule):
         self.class_names_file = class_names_file
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.short_side = short_side
         self.skip_bad = skip_bad
         self._check_sources()
         self.class_names = self._find_class_names(num_classes)
@@ -110,7 +128,7 @@ class SegmentationData(LightningDataModule):
             std=std,
             short_side=short_side,
         )
-        self.val_transform = val_transform(mean=mean, std=std, short_side=short_side)
+        self.val_transform = val_transform(mean=mean, std=std)
         self.train_set: SegmentationDataset | None = None
         self.val_set: SegmentationDataset | None = None
 
@@ -130,28 +148,32 @@ class SegmentationData(LightningDataModule):
         """Return the shuffled loader of whole batches of training crops.
 
         Raises:
-            ValueError: there are not enough images for one batch.
+            ValueError: there are not enough images for one batch, or a batch has no equal shares.
         """
         processes = 1 if self.trainer is None else self.trainer.world_size
-        share = -(-len(self.train_set) // processes)
-        if share < self.batch_size:
+        share, rest = divmod(self.batch_size, processes)
+        if rest:
             raise ValueError(
-                f"batch_size {self.batch_size} is more than the {share} training images per "
-                f"process ({len(self.train_set)} images, {processes} processes), which would give "
-                f"no batch at all; give a batch_size of at most {share}"
+                f"batch_size {self.batch_size} cannot be shared out evenly among {processes} "
+                f"processes; give a multiple of {processes}"
+            )
+        if len(self.train_set) < self.batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is more than the {len(self.train_set)} training "
+                "images, which would give no batch at all; give a smaller one"
             )
         # Rank by rank and worker by worker other random numbers, from a seed that torch draws anew
         # whenever workers start; workers that persist go on drawing.
         rank = 0 if self.trainer is None else self.trainer.global_rank
         return DataLoader(
             self.train_set,
-            batch_size=self.batch_size,
+            batch_size=share,
             shuffle=True,
             drop_last=True,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=partial(pl_worker_init_function, rank=rank),
+            worker_init_fn=partial(_start_worker, rank=rank),
         )
 
     def val_dataloader(self) -> DataLoader:
@@ -228,3 +250,10 @@ class SegmentationData(LightningDataModule):
     def _path(self, path: str) -> Path:
         """Return a path, below the root where there is one and the path is relative."""
         return Path(self.root or "") / path
+
+
+def _start_worker(worker: int, rank: int) -> None:
+    """Seed a process that loads, and let the training go first where both need the CPU."""
+    pl_worker_init_function(worker, rank=rank)
+    if not torch.cuda.is_available() and hasattr(os, "nice"):
+        os.nice(LOWEST_PRIORITY)

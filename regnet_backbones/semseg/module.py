@@ -4,6 +4,7 @@ A batch is a dict of `image`, float32 (N, 3, H, W), normalised; `mask`, int64 (N
 of each pixel or 255 where there is none; and `name`, a list of N texts for messages and pictures.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
@@ -12,19 +13,21 @@ import lightning
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
-from segmentation_models_pytorch.losses import MULTICLASS_MODE, DiceLoss
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import distributed, nn
-from torch.utils.data import DataLoader, DistributedSampler
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torch import nn
 
 from regnet_backbones.norm import convert_norm
-from regnet_backbones.semseg import overlays
+from regnet_backbones.semseg import metrics, overlays
+from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.layouts import IGNORE
-from regnet_backbones.semseg.network import build_network
+from regnet_backbones.semseg.loss import LossName, SegmentationLoss
+from regnet_backbones.semseg.network import (
+    build_network,
+    check_statistics,
+    start_branches_at_one,
+)
 from regnet_backbones.semseg.schedule import parameter_groups, poly_with_warmup
 
-Loss = Literal["ce", "dice", "ce+dice"]
 OptimizerName = Literal["adamw", "sgd"]
 Batch = dict[str, torch.Tensor | list[str]]
 
@@ -42,15 +45,16 @@ class Segmenter(lightning.LightningModule):
         num_classes: number of classes, 2 to 255.
         class_names: their names in that order, for metrics; None for their numbers.
         decoder: an architecture of SMP, upper or lower case: "Unet", "FPN", "DeepLabV3Plus", ...
-        encoder: a name of `regnet_backbones.zoo.names()` or another encoder of SMP.
+        encoder: a name of `regnet_backbones.zoo.names()`, another encoder of SMP, or a RegNet by
+            numbers: arguments of `RegNetDesign`, with `encoder_weights` a file or None.
         encoder_weights: weights of the encoder to start from, as SMP takes them; None for random.
             A checkpoint loads without them.
+        zero_init_last: whether residual branches of a random encoder start at zero, as timm has it;
+            false starts them at one as pycls does, see `network.start_branches_at_one`.
         output_stride: stride of the last map of the encoder, for architectures that let one choose
             (DeepLabV3, DeepLabV3Plus, PAN); None for that architecture's own.
         decoder_options: further arguments of the architecture, such as `decoder_channels`.
-        loss: "ce" cross entropy, "dice" Dice loss, or the sum of both. With several processes
-            cross entropy is the mean over the labelled pixels of all of them, Dice is taken in
-            each and averaged.
+        loss: "ce", "dice" or "ce+dice", see `loss.SegmentationLoss`.
         optimizer: "adamw" or "sgd".
         lr: peak learning rate, of the decoder.
         encoder_lr_factor: the encoder's rate as a part of `lr`.
@@ -59,17 +63,25 @@ class Segmenter(lightning.LightningModule):
         warmup_steps, power: of the schedule, see `schedule.poly_with_warmup`.
         sync_batchnorm: share batch statistics between processes, keeping timm's activations (GPU).
             Lightning's own `Trainer(sync_batchnorm=True)` would delete them and is refused.
+        channels_last: lay weights and maps out with channels last, the same numbers at another
+            speed; measure it, grouped convolutions are slower so on some GPUs.
+        short_side: pixels of the shorter side that validation images are resized to before the
+            network, None for their own size. Metrics are counted at the size of the masks.
         pictures: how many validation images are drawn at every validation.
-        mean, std: what images were normalised with, RGB in 0 to 1; only pictures need it.
+        mean, std: what images were normalised with, RGB in 0 to 1; for pictures and predictions.
 
     Attributes:
         network: the model of SMP.
+        loss: the loss of logits and masks.
         stride: images are padded to multiples of it.
+        inference: how validation predicts, whole images at `short_side`; another one may be put in
+            its place. Checkpoints do not hold it.
         last_validation: metrics of the last validation by the names they are logged with, NaN for
             the IoU of a class that was neither there nor predicted; None before the first.
 
     Raises:
-        ValueError: an argument is out of range, or the architecture does not take it.
+        ValueError: an argument is out of range, the architecture does not take it, or the weights
+            expect images of another mean or deviation.
         KeyError: SMP does not know the encoder or its weights.
     """
 
@@ -79,11 +91,12 @@ class Segmenter(lightning.LightningModule):
         *,
         class_names: tuple[str, ...] | None = None,
         decoder: str = "Unet",
-        encoder: str = "regnety_032",
+        encoder: str | dict[str, int | float | str | bool] = "regnety_032",
         encoder_weights: str | None = "imagenet",
+        zero_init_last: bool = True,
         output_stride: Literal[8, 16, 32] | None = None,
         decoder_options: dict[str, object] | None = None,
-        loss: Loss = "ce",
+        loss: LossName = "ce",
         optimizer: OptimizerName = "adamw",
         lr: float = 5e-4,
         encoder_lr_factor: float = 1.0,
@@ -92,13 +105,15 @@ class Segmenter(lightning.LightningModule):
         warmup_steps: int = 0,
         power: float = 0.9,
         sync_batchnorm: bool = False,
+        channels_last: bool = False,
+        short_side: int | None = None,
         pictures: int = 8,
         mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN,
         std: tuple[float, float, float] = IMAGENET_DEFAULT_STD,
     ):
         super().__init__()
         self.class_names = _class_names(num_classes, class_names)
-        _check_choice("loss", loss, get_args(Loss))
+        _check_choice("loss", loss, get_args(LossName))
         _check_choice("optimizer", optimizer, get_args(OptimizerName))
         _check_numbers(
             above_zero={"lr": lr, "encoder_lr_factor": encoder_lr_factor, "power": power},
@@ -109,7 +124,10 @@ class Segmenter(lightning.LightningModule):
                 "pictures": pictures,
             },
         )
+        self.inference = Inference(short_side=short_side)
         self.save_hyperparameters()
+        if encoder_weights is not None and isinstance(encoder, str):
+            check_statistics(encoder, encoder_weights, mean=mean, std=std)
         self.network = build_network(
             decoder,
             encoder,
@@ -118,12 +136,13 @@ class Segmenter(lightning.LightningModule):
             output_stride=output_stride,
             options=decoder_options,
         )
+        if not zero_init_last:
+            start_branches_at_one(self.network.encoder)
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network.to(memory_format=self._memory_format)
         self.stride = int(self.network.encoder.output_stride)
-        self.dice = DiceLoss(MULTICLASS_MODE, from_logits=True, ignore_index=IGNORE)
-        # The checks of torchmetrics sort every mask, and see less than the dataset's.
-        self.confusion = MulticlassConfusionMatrix(
-            num_classes, ignore_index=IGNORE, validate_args=False
-        )
+        self.loss = SegmentationLoss(loss)
+        self.confusion = metrics.confusion_matrix(num_classes)
         self.last_validation: dict[str, float] | None = None
         self._pictures_left = 0
         self._pictures_folder = Path()
@@ -145,7 +164,7 @@ class Segmenter(lightning.LightningModule):
         """
         height, width = image.shape[-2:]
         padded = F.pad(image, (0, -width % self.stride, 0, -height % self.stride))
-        logits = self.network(padded)
+        logits = self.network(padded.contiguous(memory_format=self._memory_format))
         if logits.shape[-2:] != padded.shape[-2:]:
             raise ValueError(
                 f"the network makes {tuple(logits.shape[-2:])} of {tuple(padded.shape[-2:])} "
@@ -154,31 +173,13 @@ class Segmenter(lightning.LightningModule):
             )
         return logits[..., :height, :width]
 
-    def compute_loss(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return the loss of a batch, in float32; 0 where no pixel has a label.
-
-        In a distributed run every process must call it.
-
-        Args:
-            logits: (N, num_classes, H, W).
-            mask: classes (N, H, W), 255 is ignored.
-        """
-        logits = logits.float()
-        loss = logits.new_zeros(())
-        if self.hparams["loss"] != "dice":
-            entropy = F.cross_entropy(logits, mask, ignore_index=IGNORE, reduction="sum")
-            loss = loss + entropy / _labelled_pixels(mask)
-        if self.hparams["loss"] != "ce":
-            loss = loss + self.dice(logits, mask)
-        return loss
-
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of a batch; log it and the decoder's learning rate.
 
         Raises:
             FloatingPointError: the loss is not finite.
         """
-        loss = self.compute_loss(self(batch["image"]), batch["mask"])
+        loss = self.loss(self(batch["image"]), batch["mask"])
         lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
         if not torch.isfinite(loss):
             raise FloatingPointError(
@@ -203,11 +204,11 @@ class Segmenter(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the pixels of a batch by truth and prediction; draw the first images."""
-        new = self._count_new(batch_idx, len(batch["image"]))
+        new = metrics.count_new(self.trainer.val_dataloaders, batch_idx, len(batch["image"]))
         if not new:
             return
         image, mask = batch["image"][:new], batch["mask"][:new]
-        prediction = self(image).argmax(1)
+        prediction = self.inference.classes(self, image)
         self.confusion.update(prediction, mask)
         for drawn in zip(image, mask, prediction, batch["name"][:new], strict=True):
             if self._pictures_left:
@@ -216,17 +217,16 @@ class Segmenter(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/miou`, `val/accuracy` and `val/iou/<class>`, each from 0 to 1."""
-        metrics = _metrics(self.confusion.compute(), self.class_names)
+        values = metrics.summarize(self.confusion.compute(), self.class_names)
         self.confusion.reset()
         if self.trainer.sanity_checking:
             return
-        self.last_validation = metrics
-        seen = {name: value for name, value in metrics.items() if value == value}
-        # Equal in all processes already; `sync_dist` is what Lightning asks for at this place.
-        self.log_dict(
-            {name: value for name, value in seen.items() if name != "val/miou"}, sync_dist=True
-        )
-        self.log("val/miou", metrics["val/miou"], prog_bar=True, sync_dist=True)
+        self.last_validation = values
+        for name, value in values.items():
+            shown = name == metrics.MIOU
+            if shown or not math.isnan(value):
+                # Equal in all processes already; `sync_dist` is what Lightning asks for here.
+                self.log(name, value, prog_bar=shown, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, object]:
         """Return the optimizer, and the schedule over all steps of the trainer.
@@ -291,20 +291,6 @@ class Segmenter(lightning.LightningModule):
         """Say again in the hyperparameters which weights training started from."""
         if ENCODER_WEIGHTS_KEY in checkpoint:
             self.hparams["encoder_weights"] = checkpoint[ENCODER_WEIGHTS_KEY]
-
-    def _count_new(self, batch_idx: int, size: int) -> int:
-        """Return how many images of a validation batch, from its start, are not repetitions.
-
-        A `DistributedSampler` gives every process as many images as any, and repeats the first ones
-        for that. They would count twice.
-        """
-        loader = self.trainer.val_dataloaders
-        if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, DistributedSampler):
-            return size
-        sampler = loader.sampler
-        before = batch_idx * (loader.batch_size or size)
-        left = len(range(sampler.rank, len(sampler.dataset), sampler.num_replicas)) - before
-        return max(0, min(size, left))
 
     def _draw(
         self, image: torch.Tensor, mask: torch.Tensor, prediction: torch.Tensor, name: str
@@ -371,39 +357,3 @@ def _refuse_torch_sync_batchnorm(trainer: lightning.Trainer) -> None:
             "conversion does not know timm's layers); set sync_batchnorm of the model instead: "
             "model.sync_batchnorm: true, trainer.sync_batchnorm: false"
         )
-
-
-def _labelled_pixels(mask: torch.Tensor) -> torch.Tensor:
-    """Return the number of labelled pixels, at least 1; of several processes their mean.
-
-    Gradients are averaged over the processes: divided by this, every labelled pixel of the whole
-    batch has the same weight.
-    """
-    count = (mask != IGNORE).sum()
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(count)
-        return count.clamp(min=1) / distributed.get_world_size()
-    return count.clamp(min=1)
-
-
-def _metrics(matrix: torch.Tensor, class_names: tuple[str, ...]) -> dict[str, float]:
-    """Return mean IoU, pixel accuracy and the IoU of each class, by the names they are logged with.
-
-    Args:
-        matrix: pixels (truth, prediction) of all images.
-        class_names: names of its rows.
-
-    Returns:
-        Numbers from 0 to 1. The mean is over the classes that are in truth or prediction; the
-        others are NaN, and so is everything where no pixel has a label.
-    """
-    matrix = matrix.cpu().double()
-    right = matrix.diagonal()
-    iou = right / (matrix.sum(0) + matrix.sum(1) - right)
-    metrics = {
-        "val/miou": iou.nanmean().item(),
-        "val/accuracy": (right.sum() / matrix.sum()).item(),
-    }
-    return metrics | {
-        f"val/iou/{name}": value for name, value in zip(class_names, iou.tolist(), strict=True)
-    }

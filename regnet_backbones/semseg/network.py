@@ -1,10 +1,17 @@
 """Models of segmentation-models-pytorch by the name of their architecture."""
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.base import SegmentationModel
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from regnet_backbones.adapters.smp import register_encoder
+from regnet_backbones.design import RegNetDesign
 
 # Arguments of an architecture that `decoder_options` must leave alone: others of `Segmenter` say
 # them, or they would make something else of the logits.
@@ -18,6 +25,9 @@ RESERVED_OPTIONS = {
     "aux_params": None,
 }
 
+# How far mean and deviation (of pixels from 0 to 1) may be from those of the weights.
+STATISTICS_TOLERANCE = 1e-3
+
 
 def architectures() -> dict[str, type[SegmentationModel]]:
     """Return the architectures of the installed SMP by name."""
@@ -30,7 +40,7 @@ def architectures() -> dict[str, type[SegmentationModel]]:
 
 def build_network(
     decoder: str,
-    encoder: str,
+    encoder: str | Mapping[str, object],
     num_classes: int,
     *,
     encoder_weights: str | None = None,
@@ -63,8 +73,71 @@ def build_network(
             )
         options["encoder_output_stride"] = output_stride
     return architecture(
-        encoder_name=encoder, encoder_weights=encoder_weights, classes=num_classes, **options
+        encoder_name=encoder_name(encoder),
+        encoder_weights=encoder_weights,
+        classes=num_classes,
+        **options,
     )
+
+
+def encoder_name(encoder: str | Mapping[str, object]) -> str:
+    """Return the name of an encoder; a design, by its numbers, is registered in SMP for that.
+
+    Args:
+        encoder: a name, or arguments of `RegNetDesign`.
+
+    Raises:
+        ValueError: the numbers are no design.
+    """
+    if isinstance(encoder, str):
+        return encoder
+    known = [field.name for field in fields(RegNetDesign) if field.init]
+    unknown = sorted(set(encoder) - set(known))
+    if unknown:
+        raise ValueError(f"encoder, by numbers, takes {', '.join(known)}; got {', '.join(unknown)}")
+    try:
+        design = RegNetDesign(**encoder)
+    except TypeError as error:  # how a missing number, or one of another type, is said
+        raise ValueError(f"encoder, by numbers, is no RegNet: {error}") from error
+    name = "regnet({})".format(", ".join(f"{key}={value}" for key, value in encoder.items()))
+    register_encoder(name, design)
+    return name
+
+
+def check_statistics(
+    encoder: str, encoder_weights: str, *, mean: Sequence[float], std: Sequence[float]
+) -> None:
+    """Check that images are normalised as weights by name expect; of RegNets only.
+
+    Raises:
+        ValueError: they are not.
+    """
+    # SMP's own function would fetch the statistics of its own encoders.
+    settings = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings") or {}
+    expected = settings.get(encoder_weights, {})
+    given = {"mean": mean, "std": std}
+    if not expected.keys() >= given.keys():
+        return
+    for name, value in given.items():
+        if math.dist(value, expected[name]) > STATISTICS_TOLERANCE:
+            numbers = ", ".join(f"{n} {list(map(float, expected[n]))}" for n in given)
+            raise ValueError(
+                f"weights '{encoder_weights}' of '{encoder}' expect images of {numbers}, got "
+                f"{name} {list(value)}; set mean and std of the data (and of the model) to those"
+            )
+
+
+def start_branches_at_one(encoder: nn.Module) -> None:
+    """Set the weights of norms that are all zero to one; pretrained encoders have none such.
+
+    timm zeroes the last norm of each residual block, so that a random network starts without its
+    branches (arXiv 1706.02677, section 5.1). pycls, the paper's code, does not; short trainings
+    get further its way.
+    """
+    for module in encoder.modules():
+        is_norm = isinstance(module, (_BatchNorm, nn.GroupNorm)) and module.affine
+        if is_norm and not module.weight.any():
+            nn.init.ones_(module.weight)
 
 
 def _check_option(architecture: str, option: str, allowed: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of what a segmenter predicts: image, truth and prediction side by side."""
+"""Pictures of what a segmenter predicts: classes laid over images, beside the truth, named."""
 
 import colorsys
 from collections.abc import Sequence
@@ -6,17 +6,21 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import draw_segmentation_masks
 
 Color = tuple[int, int, int]
 
 # How much of a painted pixel is the colour of its class.
-ALPHA = 0.6
+OPACITY = 0.6
 
 # Larger panels are scaled down to fit a square of this side, in pixels.
 PANEL_SIDE = 640
+
+# Height of a legend's text in pixels, at least, and how many such lines a picture is high.
+LEGEND_MIN_TEXT = 12
+LEGEND_LINES = 40
 
 # Turning the hue by the golden ratio keeps neighbours apart for any number of colours.
 GOLDEN_RATIO = (5**0.5 - 1) / 2
@@ -34,7 +38,13 @@ def palette(count: int) -> list[Color]:
     return colors
 
 
-def paint(image: torch.Tensor, mask: torch.Tensor, colors: Sequence[Color]) -> torch.Tensor:
+def paint(
+    image: torch.Tensor,
+    mask: torch.Tensor,
+    colors: Sequence[Color],
+    *,
+    opacity: float = OPACITY,
+) -> torch.Tensor:
     """Lay the colours of the classes over an image.
 
     Args:
@@ -42,6 +52,7 @@ def paint(image: torch.Tensor, mask: torch.Tensor, colors: Sequence[Color]) -> t
         mask: int64 (H, W), class of each pixel. Pixels of a class without a colour (255 is
             ignored) stay as they are in the image.
         colors: RGB (0 to 255) by class.
+        opacity: from 0 to 1, how much of a painted pixel is the colour of its class.
 
     Returns:
         uint8 (3, H, W).
@@ -50,7 +61,7 @@ def paint(image: torch.Tensor, mask: torch.Tensor, colors: Sequence[Color]) -> t
     if not classes:
         return image
     masks = torch.stack([mask == label for label in classes])
-    return draw_segmentation_masks(image, masks, ALPHA, [colors[label] for label in classes])
+    return draw_segmentation_masks(image, masks, opacity, [colors[label] for label in classes])
 
 
 def side_by_side(
@@ -78,6 +89,29 @@ def side_by_side(
     picture = to_pil_image(torch.cat(panels, dim=2))
     picture.thumbnail((len(panels) * PANEL_SIDE, PANEL_SIDE))
     return picture
+
+
+def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Color]]) -> Image.Image:
+    """Return the picture with named colours in a column at its right.
+
+    Args:
+        picture: RGB.
+        entries: names and RGB colours (0 to 255), from top to bottom.
+    """
+    side = max(LEGEND_MIN_TEXT, picture.height // LEGEND_LINES)
+    font = ImageFont.load_default(side)
+    line, left = round(1.5 * side), 2 * side
+    widest = max((font.getlength(name) for name, _ in entries), default=0)
+    column = round(left + widest + side / 2)
+    height = max(picture.height, line * len(entries))
+    canvas = Image.new("RGB", (picture.width + column, height), "white")
+    canvas.paste(picture)
+    draw = ImageDraw.Draw(canvas)
+    for row, (name, color) in enumerate(entries):
+        x, y = picture.width + side // 2, row * line + side // 4
+        draw.rectangle((x, y, x + side, y + side), fill=color)
+        draw.text((picture.width + left, y + side // 2), name, "black", font, anchor="lm")
+    return canvas
 
 
 def save_picture(

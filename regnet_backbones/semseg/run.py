@@ -1,15 +1,19 @@
 """A training run of a segmenter, as `tools/train_semseg.py` starts it, on LightningCLI."""
 
 import sys
+import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer import Trainer
 from tabulate import tabulate
 
+from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.module import Segmenter
 
@@ -20,7 +24,7 @@ class SegmentationCLI(LightningCLI):
     """Build data, model and trainer from YAML files and the command line.
 
     Beside Lightning's `--config`, `--data.*`, `--model.*` and `--trainer.*` it takes `--output`,
-    the folder of everything that a run writes, `--resume`, and `--checkpoint.*`.
+    the folder of everything that a run writes, `--resume`, `--save_every`, and `--checkpoint.*`.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -32,6 +36,12 @@ class SegmentationCLI(LightningCLI):
             "--resume",
             action="store_true",
             help=f"go on from the last checkpoint of --output ({LAST}), if there is one",
+        )
+        parser.add_argument(
+            "--save_every",
+            type=PositiveInt,
+            default=1000,
+            help=f"steps between two writings of {LAST}; it is written after validations, too",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -49,15 +59,36 @@ class SegmentationCLI(LightningCLI):
             parser.link_arguments(
                 "data", f"model.{name}", compute_fn=compute, apply_on="instantiate"
             )
-        parser.link_arguments("data.mean", "model.mean")
-        parser.link_arguments("data.std", "model.std")
+        for name in ("mean", "std", "short_side"):
+            parser.link_arguments(f"data.{name}", f"model.{name}")
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
-        """Build the trainer, with TensorBoard below `--output` where the config names no logger."""
-        if self._get(self.config_init, "trainer.logger") is None:
-            output = self._get(self.config_init, "output")
+        """Build the trainer, with our checkpoints, and TensorBoard where no logger is named.
+
+        A run that is shorter than the distance of two validations is validated at its end.
+        """
+        output = self._get(self.config_init, "output")
+        config = self._get(self.config_init, "trainer")
+        if config["logger"] is None:
             kwargs["logger"] = TensorBoardLogger(output, name="", version="tensorboard")
+        plugins = config["plugins"] or []
+        kwargs["plugins"] = [
+            *(plugins if isinstance(plugins, list) else [plugins]),
+            AtomicCheckpointIO(),
+        ]
+        steps, interval = config["max_steps"], config["val_check_interval"]
+        if isinstance(interval, int) and 0 < steps < interval:
+            kwargs["val_check_interval"] = steps
         trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.append(
+            ModelCheckpoint(
+                _checkpoints(output),
+                save_top_k=0,
+                save_last=True,
+                every_n_train_steps=self._get(self.config_init, "save_every"),
+                enable_version_counter=False,
+            )
+        )
         if trainer.logger is not None:
             trainer.callbacks.append(LearningRateMonitor(logging_interval="step"))
         return trainer
@@ -77,6 +108,7 @@ def launch_run(argv: Sequence[str] | None = None) -> int:
             Segmenter,
             SegmentationData,
             run=False,
+            auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"description": "Train a semantic segmenter."},
@@ -84,13 +116,16 @@ def launch_run(argv: Sequence[str] | None = None) -> int:
         )
         last = _checkpoints(cli.config.output) / LAST
         resumes = cli.config.resume and last.is_file()
+        start = time.monotonic()
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if resumes else None)
     except (ValueError, KeyError, OSError, FloatingPointError) as error:
         text = error.args[0] if isinstance(error, KeyError) else error  # its str() is quoted
         print(f"error: {text}", file=sys.stderr)
         return 2
     if cli.trainer.is_global_zero:
+        took = timedelta(seconds=round(time.monotonic() - start))
         print(summarize(cli.trainer, cli.config.output))
+        print(f"time, validations included: {took}")
     return 0
 
 

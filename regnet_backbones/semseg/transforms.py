@@ -71,30 +71,18 @@ def train_transform(
 
 
 def val_transform(
-    *,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
-    short_side: int | None = None,
-    divisor: int | None = None,
+    *, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
 ) -> v2.Compose:
-    """Return the transform of validation: normalisation, and a size where one is asked for.
+    """Return the transform of validation: normalisation, in the size of the file.
 
     Args:
         mean: per RGB channel, of pixels in [0, 1].
         std: per RGB channel, of pixels in [0, 1].
-        short_side: pixels of the shorter side, image and mask; None for the size of the file.
-        divisor: pad both sides, right and below, up to a multiple of it; None for no padding.
 
     Raises:
         ValueError: an argument is out of range.
     """
-    return v2.Compose(
-        [
-            Resize((1.0, 1.0), short_side),
-            *_normalisation(mean, std),
-            *([] if divisor is None else [PadToMultiple(divisor)]),
-        ]
-    )
+    return v2.Compose(_normalisation(mean, std))
 
 
 class Resize(nn.Module):
@@ -114,8 +102,7 @@ class Resize(nn.Module):
     def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
         """Resize an image and its mask to one size."""
         least, largest = self.scale_range
-        # Validation draws no number: whether it runs changes nothing of the training.
-        scale = least if least == largest else least + (largest - least) * torch.rand(()).item()
+        scale = least + (largest - least) * torch.rand(()).item()
         height, width = image.shape[-2:]
         if self.short_side is not None:
             scale *= self.short_side / min(height, width)
@@ -154,22 +141,9 @@ class PadTo(nn.Module):
         """Pad an image and its mask."""
         rows, columns = (max(0, self.size - side) for side in image.shape[-2:])
         top, left = _random_up_to(rows), _random_up_to(columns)
-        return _pad(image, mask, [left, top, columns - left, rows - top])
-
-
-class PadToMultiple(nn.Module):
-    """Pad a normalised image right and below until `divisor` divides both sides."""
-
-    def __init__(self, divisor: int) -> None:
-        super().__init__()
-        if divisor < 1:
-            raise ValueError(f"divisor must be at least 1 pixel or None, got {divisor}")
-        self.divisor = divisor
-
-    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
-        """Pad an image and its mask."""
-        rows, columns = (-side % self.divisor for side in image.shape[-2:])
-        return _pad(image, mask, [0, 0, columns, rows])
+        sides = [left, top, columns - left, rows - top]
+        # Zero is the mean once an image is normalised.
+        return F.pad(image, sides, fill=0), F.pad(mask, sides, fill=IGNORE)
 
 
 def _normalisation(mean: Sequence[float], std: Sequence[float]) -> list[nn.Module]:
@@ -181,12 +155,6 @@ def _normalisation(mean: Sequence[float], std: Sequence[float]) -> list[nn.Modul
                 f"{tuple(values)}; divide those of pixels in [0, 255] by 255"
             )
     return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
-
-
-def _pad(image: tv_tensors.Image, mask: tv_tensors.Mask, sides: list[int]) -> Pair:
-    """Pad by pixels left, above, right and below."""
-    # Zero is the mean once an image is normalised.
-    return F.pad(image, sides, fill=0), F.pad(mask, sides, fill=IGNORE)
 
 
 def _random_up_to(largest: int) -> int:

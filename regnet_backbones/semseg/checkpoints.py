@@ -1,0 +1,107 @@
+"""Segmenters and their data from the checkpoints of a training, on any machine."""
+
+import inspect
+from argparse import ArgumentError
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from regnet_backbones.semseg.datamodule import SegmentationData
+from regnet_backbones.semseg.inference import Inference
+from regnet_backbones.semseg.module import Segmenter
+from regnet_backbones.weights.unpickling import read_content
+
+# Hyperparameters by which a checkpoint of a segmenter is known.
+KNOWN_BY = {"num_classes", "decoder", "encoder"}
+WANTED = "give one that tools/train_semseg.py wrote, such as <output>/checkpoints/best.ckpt"
+
+# How a command line says None, which YAML calls null.
+NONE_TEXTS = ("none", "null")
+
+
+def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> Segmenter:
+    """Load a segmenter on the CPU; weights to start a training from are not fetched.
+
+    Args:
+        checkpoint: a file that Lightning saved in the training of a `Segmenter`.
+        inference: how it shall predict, None for whole images. Where it has no `short_side`, the
+            segmenter's own is taken.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or is no checkpoint of a segmenter.
+    """
+    _read(checkpoint)
+    try:
+        segmenter = Segmenter.load_from_checkpoint(
+            checkpoint, map_location="cpu", weights_only=True, encoder_weights=None
+        )
+    except (ArgumentError, KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint '{checkpoint}' was written by another version, or for an encoder or "
+            f"decoder that is not installed here: {error}"
+        ) from error
+    if inference is not None:
+        own = segmenter.hparams["short_side"]
+        segmenter.inference = (
+            replace(inference, short_side=own) if inference.short_side is None else inference
+        )
+    return segmenter
+
+
+def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -> SegmentationData:
+    """Rebuild the data that a segmenter was trained on.
+
+    Args:
+        checkpoint: a file that Lightning saved in a training on a `SegmentationData`.
+        overrides: arguments of `SegmentationData` that differ, such as `root`. Texts may be those
+            of a command line: "4", "[0.5, 2.0]", "none".
+
+    Raises:
+        FileNotFoundError: there is no such file, or its dataset is not where it was.
+        ValueError: it holds no data, or an override is unknown or has a wrong value.
+    """
+    saved = _read(checkpoint).get(SegmentationData.CHECKPOINT_HYPER_PARAMS_KEY)
+    if saved is None:
+        raise ValueError(
+            f"checkpoint '{checkpoint}' does not say what data it was trained on, because these "
+            f"were no SegmentationData; {WANTED}"
+        )
+    allowed = list(inspect.signature(SegmentationData).parameters)
+    overrides = dict(overrides or {})
+    for name in overrides:
+        _check_known(name, allowed)
+    values = {name: saved[name] for name in allowed if name in saved} | overrides
+    for name, value in values.items():
+        if isinstance(value, str) and value.lower() in NONE_TEXTS:
+            values[name] = None
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(SegmentationData)
+    try:
+        arguments = parser.parse_object(values)
+    except ArgumentError as error:
+        raise ValueError(f"data of checkpoint '{checkpoint}' cannot be so: {error}") from error
+    return SegmentationData(**arguments.as_dict())
+
+
+def _read(checkpoint: Path) -> dict[str, object]:
+    """Read a checkpoint of a segmenter, checked."""
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"no checkpoint '{checkpoint}'; {WANTED}")
+    content = read_content(checkpoint)
+    content = content if isinstance(content, dict) else {}
+    arguments = content.get(Segmenter.CHECKPOINT_HYPER_PARAMS_KEY)
+    if not isinstance(arguments, dict) or not arguments.keys() >= KNOWN_BY:
+        raise ValueError(f"'{checkpoint}' is no checkpoint of a Segmenter; {WANTED}")
+    return content
+
+
+def _check_known(name: str, allowed: list[str]) -> None:
+    """Raise a ValueError for what `SegmentationData` does not take."""
+    if name not in allowed:
+        near = get_close_matches(name, allowed, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise ValueError(f"data take no '{name}'; {hint}Allowed are {', '.join(allowed)}")

@@ -1,0 +1,141 @@
+"""How an image becomes the classes of its pixels: whole or in windows, at one scale or several.
+
+Sizes, overlaps and averages are those of mmsegmentation (https://github.com/open-mmlab), with whose
+numbers ours are compared: logits are averaged where windows overlap, probabilities over scales and
+mirrored images.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+
+LogitsOf = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """Apply a network to images of any size.
+
+    Args:
+        short_side: pixels of the shorter side that images are resized to, None for their own size.
+        window: pixels of both sides of a window that slides over the resized image, None for the
+            whole image at once. Of an image that is smaller, a window is what there is.
+        window_stride: pixels from one window to the next, None for two thirds of the window. The
+            last window of each row and column ends with the image.
+        flip: whether to average with the prediction of the mirrored image.
+        scales: factors of the size, whose predictions are averaged.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    short_side: int | None = None
+    window: int | None = None
+    window_stride: int | None = None
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        for name in ("short_side", "window", "window_stride"):
+            pixels = getattr(self, name)
+            if pixels is not None and pixels < 1:
+                raise ValueError(f"{name} must be at least 1 pixel or None, got {pixels}")
+        if self.window_stride is not None and self.window is None:
+            raise ValueError(
+                f"window_stride {self.window_stride} needs a window; give its size, or leave "
+                "window_stride out"
+            )
+        if self.window_stride is not None and self.window_stride > self.window:
+            raise ValueError(
+                f"window_stride must be at most the window, {self.window}, or pixels between two "
+                f"windows are in none; got {self.window_stride}"
+            )
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise ValueError(f"scales must be one or more factors above 0, got {self.scales}")
+
+    @torch.no_grad()
+    def __call__(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities of the classes.
+
+        Args:
+            logits_of: a network, from normalised images to logits (N, C, H, W) of the same size.
+            image: normalised images (N, 3, H, W).
+
+        Returns:
+            Probabilities, float32 (N, C, H, W), of the size of the given image.
+        """
+        first, *others = self._passes()
+        total = self._logits(logits_of, image, *first).softmax(1)
+        for scale, mirrored in others:
+            total += self._logits(logits_of, image, scale, mirrored).softmax(1)
+        return total.div_(1 + len(others))
+
+    @torch.no_grad()
+    def classes(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
+        """Return the most probable class of every pixel, int64 (N, H, W); arguments as of a call.
+
+        Where nothing is averaged, these are the largest logits, without the cost of probabilities.
+        """
+        first, *others = self._passes()
+        maps = self(logits_of, image) if others else self._logits(logits_of, image, *first)
+        return maps.argmax(1)
+
+    def describe(self) -> dict[str, object]:
+        """Return the settings as a JSON file holds them."""
+        return {**asdict(self), "window_stride": self._stride(), "scales": list(self.scales)}
+
+    def _passes(self) -> list[tuple[float, bool]]:
+        """List the predictions that are averaged: scale, and whether the image is mirrored."""
+        sides = (False, True) if self.flip else (False,)
+        return [(scale, mirrored) for scale in self.scales for mirrored in sides]
+
+    def _stride(self) -> int | None:
+        """Return the pixels from one window to the next, None where there are no windows."""
+        if self.window is None or self.window_stride is not None:
+            return self.window_stride
+        return max(1, round(self.window * 2 / 3))
+
+    def _logits(
+        self, logits_of: LogitsOf, image: torch.Tensor, scale: float, mirrored: bool
+    ) -> torch.Tensor:
+        """Return float32 logits of one scale, in the size of the given image."""
+        sides = tuple(image.shape[-2:])
+        factor = scale if self.short_side is None else scale * self.short_side / min(sides)
+        height, width = (max(1, round(side * factor)) for side in sides)
+        # Processors resize only float32 with antialiasing.
+        resized = _resize(image.float(), (height, width), antialias=True).to(image.dtype)
+        resized = resized.flip(-1) if mirrored else resized
+        logits = logits_of(resized) if self.window is None else self._slide(logits_of, resized)
+        logits = logits.flip(-1) if mirrored else logits
+        return _resize(logits.float(), sides)
+
+    def _slide(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
+        """Return the mean logits of all windows that see a pixel, float32."""
+        height, width = image.shape[-2:]
+        total = None
+        count = torch.zeros(height, width, device=image.device)
+        for top in _starts(height, self.window, self._stride()):
+            for left in _starts(width, self.window, self._stride()):
+                there = (..., slice(top, top + self.window), slice(left, left + self.window))
+                logits = logits_of(image[there]).float()
+                if total is None:
+                    total = logits.new_zeros(*logits.shape[:2], height, width)
+                total[there] += logits
+                count[there] += 1
+        return total.div_(count)
+
+
+def _starts(side: int, window: int, stride: int) -> list[int]:
+    """Return where windows start; the last one is moved inward to end with the image."""
+    last = max(0, side - window)
+    return [*range(0, last, stride), last]
+
+
+def _resize(maps: torch.Tensor, size: tuple[int, int], *, antialias: bool = False) -> torch.Tensor:
+    """Resize bilinearly (N, C, H, W); maps of that size are returned as they are."""
+    if tuple(maps.shape[-2:]) == size:
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False, antialias=antialias)

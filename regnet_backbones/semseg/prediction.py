@@ -1,0 +1,131 @@
+"""Predict images with a trained segmenter: overlays to look at, and the labels of all pixels."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms.functional import to_pil_image
+from tqdm import tqdm
+
+from regnet_backbones.inference.images import output_names
+from regnet_backbones.semseg import overlays
+from regnet_backbones.semseg.checkpoints import load_segmenter
+from regnet_backbones.semseg.dataset import BadPairError, read_image
+from regnet_backbones.semseg.inference import Inference
+from regnet_backbones.semseg.module import Segmenter
+from regnet_backbones.semseg.transforms import val_transform
+
+logger = logging.getLogger(__name__)
+
+# Colours in full resolution: JPEG's usual half would blur the borders of classes.
+JPEG_OPTIONS = {"quality": 90, "subsampling": "4:4:4"}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a prediction wrote.
+
+    Args:
+        overlays: files of the overlays, in the order of the images.
+        labels: files of the labels, in that order.
+        failed: images that could not be read.
+    """
+
+    overlays: tuple[Path, ...]
+    labels: tuple[Path, ...]
+    failed: tuple[Path, ...]
+
+
+def predict(
+    checkpoint: Path,
+    images: Sequence[Path],
+    output: Path,
+    *,
+    inference: Inference | None = None,
+    device: str | None = None,
+    opacity: float = overlays.OPACITY,
+) -> Predictions:
+    """Predict the classes of all pixels of images.
+
+    Writes `<output>/overlays/<name>.jpg`, the images with the colours of their classes and a
+    legend; `<output>/labels/<name>.png`, in which the values of pixels are the numbers of classes
+    from 0, in the size of the image; and `<output>/classes.txt`, their names in that order. Labels
+    and names can be masks and class file of a `SegmentationData`. For images of several folders
+    `<name>` has the folders below the one that all are in.
+
+    Args:
+        checkpoint: a file that Lightning saved in a training of a `Segmenter`.
+        images: files of different images. One that cannot be read is a warning.
+        output: a folder; files in it are overwritten.
+        inference: see `checkpoints.load_segmenter`.
+        device: "cpu", "cuda", "cuda:1", ...; None for a GPU where there is one.
+        opacity: from 0 to 1, how much of a pixel of an overlay is the colour of its class.
+
+    Raises:
+        FileNotFoundError: the checkpoint is not there.
+        ValueError: it cannot be used, or another argument is wrong.
+    """
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity must be from 0 to 1, got {opacity}")
+    device = _device(device)
+    segmenter = load_segmenter(checkpoint, inference=inference).to(device).eval()
+    output.mkdir(parents=True, exist_ok=True)
+    names = segmenter.class_names
+    colors = overlays.palette(len(names))
+    (output / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    painted, labelled, failed = [], [], []
+    for path, name in tqdm(output_names(images).items(), desc="predicting", unit="image"):
+        try:
+            image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
+        except BadPairError as error:
+            logger.warning("not predicted: %s", error)
+            failed.append(path)
+            continue
+        classes = _classes(segmenter, image)
+        present = [(names[label], colors[label]) for label in classes.unique().tolist()]
+        overlay = to_pil_image(overlays.paint(image, classes, colors, opacity=opacity))
+        painted.append(_target(output / "overlays", f"{name}.jpg"))
+        overlays.with_legend(overlay, present).save(painted[-1], **JPEG_OPTIONS)
+        labelled.append(_target(output / "labels", f"{name}.png"))
+        _save_labels(classes, labelled[-1])
+    return Predictions(tuple(painted), tuple(labelled), tuple(failed))
+
+
+def _device(name: str | None) -> torch.device:
+    """Return the device of that name, or the one to take where none is given."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"there is no device '{name}' here: {error}") from error
+    return device
+
+
+@torch.inference_mode()
+def _classes(segmenter: Segmenter, image: torch.Tensor) -> torch.Tensor:
+    """Return the classes, int64 (H, W) on the CPU, of an image, uint8 (3, H, W)."""
+    normalise = val_transform(mean=segmenter.hparams["mean"], std=segmenter.hparams["std"])
+    batch = normalise(tv_tensors.Image(image)).as_subclass(torch.Tensor)[None]
+    return segmenter.inference.classes(segmenter, batch.to(segmenter.device))[0].cpu()
+
+
+def _target(folder: Path, name: str) -> Path:
+    """Return the path of a file, whose folders are there."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _save_labels(classes: torch.Tensor, path: Path) -> None:
+    """Write a PNG of 8 bits whose values are the classes, which viewers show in their colours."""
+    picture = Image.fromarray(classes.numpy().astype(np.uint8))
+    # A palette of all 256 values: of a shorter one, Pillow writes pixels of fewer bits.
+    picture.putpalette([value for color in overlays.palette(256) for value in color])
+    picture.save(path)

@@ -1,0 +1,399 @@
+"""Checkpoints of segmenters: loaded, evaluated and used for predictions."""
+
+import json
+import logging
+import math
+import shutil
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from regnet_backbones import config_path, shapes
+from regnet_backbones.semseg import overlays
+from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
+from regnet_backbones.semseg.datamodule import SegmentationData
+from regnet_backbones.semseg.dataset import read_image, read_mask
+from regnet_backbones.semseg.evaluation import evaluate, results_table
+from regnet_backbones.semseg.inference import Inference
+from regnet_backbones.semseg.module import Segmenter
+from regnet_backbones.semseg.prediction import predict
+from regnet_backbones.semseg.run import launch_run
+
+NAMES = ("circle", "square", "triangle", "star", "cross", "background")
+SMALL = {"decoder_channels": [32, 16, 8, 8, 8]}
+ROBUST = Inference(window=48, window_stride=32, flip=True, scales=(0.75, 1.5))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    spec = shapes.ShapesSpec(num_train=8, num_val=3, image_size=64, seed=0)
+    return shapes.write(tmp_path_factory.mktemp("data") / "shapes", spec)
+
+
+def fit(model, folder, steps=1, **options):
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        limit_val_batches=0,
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, **options)
+    trainer.save_checkpoint(folder / "model.ckpt")
+    return folder / "model.ckpt"
+
+
+def segmenter(**options):
+    options = {"encoder": "regnetx_002", "decoder_options": SMALL, "lr": 3e-3, **options}
+    return Segmenter(6, **{"class_names": NAMES, "encoder_weights": None, **options})
+
+
+@pytest.fixture(scope="module")
+def checkpoint(dataset, tmp_path_factory):
+    """Return a checkpoint whose predictions have several classes, right and wrong."""
+    torch.manual_seed(0)
+    data = SegmentationData(
+        *("ade20k", str(dataset.root / "semantic")),
+        **{"crop_size": 64, "batch_size": 4, "num_workers": 0, "scale_range": (0.75, 1.5)},
+    )
+    return fit(segmenter(), tmp_path_factory.mktemp("run"), 30, datamodule=data)
+
+
+def images_of(dataset):
+    return sorted((dataset.root / "semantic" / "images" / "validation").iterdir())
+
+
+def masks_of(dataset):
+    return sorted((dataset.root / "semantic" / "annotations" / "validation").iterdir())
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_holds_what_its_data_were(dataset, checkpoint):
+    content = torch.load(checkpoint, weights_only=True)
+    assert content["datamodule_hyper_parameters"]["root"] == str(dataset.root / "semantic")
+    data = load_data(checkpoint)
+    assert (data.layout, data.batch_size, data.class_names) == ("ade20k", 4, NAMES)
+    assert dict(data.hparams) == content["datamodule_hyper_parameters"]
+
+
+def test_a_segmenter_is_loaded_with_its_weights_and_none_are_fetched(checkpoint, monkeypatch):
+    def fetch(*arguments, **options):
+        raise AssertionError("weights are fetched")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fetch)
+    monkeypatch.setattr("timm.models._hub.load_state_dict_from_hf", fetch)
+    content = torch.load(checkpoint, weights_only=True)
+    # A checkpoint that was written without `on_save_checkpoint`.
+    content["hyper_parameters"]["encoder_weights"] = "imagenet"
+    content["segmenter_encoder_weights"] = "imagenet"
+    other = checkpoint.with_name("imagenet.ckpt")
+    torch.save(content, other)
+    model = load_segmenter(other)
+    assert model.hparams["encoder_weights"] == "imagenet"
+    assert model.class_names == NAMES
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, content["state_dict"][name])
+        assert value.device.type == "cpu"
+
+
+def test_an_inference_without_a_short_side_takes_the_segmenters(checkpoint):
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["short_side"] = 40
+    other = checkpoint.with_name("short.ckpt")
+    torch.save(content, other)
+    assert load_segmenter(other).inference == Inference(short_side=40)
+    found = load_segmenter(other, inference=Inference(flip=True)).inference
+    assert found == Inference(short_side=40, flip=True)
+    assert load_segmenter(other, inference=Inference(short_side=50)).inference.short_side == 50
+
+
+def test_checkpoints_of_the_command_line_are_loaded(dataset, tmp_path):
+    arguments = [
+        *("--config", config_path("semseg") / "quick" / "unet_regnetx_002_shapes.yaml"),
+        *("--output", tmp_path),
+        *("--data.root", dataset.root / "semantic"),
+        *("--data.crop_size", 32),
+        *("--data.batch_size", 2),
+        *("--data.num_workers", 0),
+        *("--trainer.max_steps", 1),
+        *("--trainer.val_check_interval", 1),
+        *("--trainer.enable_progress_bar", "false"),
+    ]
+    assert launch_run([str(argument) for argument in arguments]) == 0
+    file = tmp_path / "checkpoints" / "best.ckpt"
+    torch.load(file, weights_only=True)
+    data = load_data(file, {"batch_size": "3"})
+    assert (data.root, data.batch_size) == (str(dataset.root / "semantic"), 3)
+    assert data.hparams["scale_range"] == (0.75, 1.5)
+    assert load_segmenter(file).class_names == NAMES
+
+
+def test_overrides_are_those_of_a_command_line(dataset, checkpoint, tmp_path):
+    root = tmp_path / "2024"
+    shutil.copytree(dataset.root / "semantic", root)
+    overrides = {"short_side": "20", "scale_range": "[0.5, 1]", "skip_bad": "true"}
+    data = load_data(checkpoint, {"root": str(root), **overrides})
+    assert (data.root, data.short_side, data.skip_bad) == (str(root), 20, True)
+    assert data.hparams["scale_range"] == (0.5, 1.0)
+    assert load_data(checkpoint, {"num_classes": "None"}).num_classes == 6
+    assert load_data(checkpoint, {"num_workers": 3}).num_workers == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"rot": "x"}, "data take no 'rot'; did you mean 'root'.*Allowed are layout, root, train"),
+        ({"xyz": "x"}, "data take no 'xyz'; Allowed are layout"),
+        ({"batch_size": "four"}, r'cannot be so: .*"batch_size"[\s\S]*int.* Got value: four'),
+        ({"batch_size": "0"}, "batch_size must be at least 1, got 0"),
+        ({"layout": "folder"}, "layout 'folder' needs .*missing: train_images"),
+    ],
+)
+def test_overrides_that_cannot_be_say_why(overrides, message, checkpoint):
+    with pytest.raises(ValueError, match=message):
+        load_data(checkpoint, overrides)
+
+
+def without_state(content):
+    return {"model": content["state_dict"]}
+
+
+def of_another_size(content):
+    return content | {"hyper_parameters": content["hyper_parameters"] | {"num_classes": 7}}
+
+
+def of_another_version(content):
+    return content | {"hyper_parameters": content["hyper_parameters"] | {"encoder": "regnet"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_state, "is no checkpoint of a Segmenter; give one that tools/train_semseg.py"),
+        (lambda content: [1], "is no checkpoint of a Segmenter"),
+        (of_another_size, "was written by another version, or .*: class_names must be as many"),
+        (of_another_version, "was written by another version, or .*regnet"),
+    ],
+)
+def test_other_files_are_refused(change, message, checkpoint, tmp_path):
+    file = tmp_path / "other.ckpt"
+    torch.save(change(torch.load(checkpoint, weights_only=True)), file)
+    with pytest.raises(ValueError, match=message):
+        load_segmenter(file)
+
+
+def test_files_that_are_damaged_or_not_there_are_named(checkpoint, tmp_path):
+    file = tmp_path / "model.ckpt"
+    for load in (load_segmenter, load_data):
+        with pytest.raises(FileNotFoundError, match="no checkpoint '.*model.ckpt'; give one"):
+            load(file)
+    data = checkpoint.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match="model.ckpt is truncated or damaged"):
+        load_segmenter(file)
+    file.write_text("no checkpoint")
+    with pytest.raises(ValueError, match="model.ckpt"):
+        load_segmenter(file)
+    with pytest.raises(ValueError, match="is a folder, give one file of it: model.ckpt"):
+        load_segmenter(tmp_path)
+
+
+def test_a_checkpoint_without_data_says_so(tmp_path):
+    batch = {"image": torch.randn(3, 32, 32), "mask": torch.zeros(32, 32).long(), "name": "a"}
+    loader = torch.utils.data.DataLoader([batch, batch], batch_size=2)
+    file = fit(segmenter(), tmp_path, train_dataloaders=loader)
+    with pytest.raises(ValueError, match="does not say what data it was trained on"):
+        load_data(file)
+
+
+# Evaluation and prediction
+
+
+def by_hand(masks, labels):
+    """Return IoU of each class, their mean and the pixel accuracy, from files of labels."""
+    truth = np.stack([np.asarray(Image.open(mask)).astype(int) - 1 for mask in masks])
+    found = np.stack([np.asarray(Image.open(label)).astype(int) for label in labels])
+    counts = truth >= 0  # label 0 is no class
+    iou = []
+    for index in range(len(NAMES)):
+        there, predicted = counts & (truth == index), counts & (found == index)
+        union = (there | predicted).sum()
+        iou.append((there & predicted).sum() / union if union else math.nan)
+    return iou, np.nanmean(iou), (truth == found)[counts].mean()
+
+
+@pytest.mark.parametrize("inference", [None, ROBUST])
+def test_an_evaluation_is_what_the_predicted_labels_say(dataset, checkpoint, inference, tmp_path):
+    found = evaluate(checkpoint, inference=inference, accelerator="cpu")
+    written = predict(checkpoint, images_of(dataset), tmp_path, inference=inference, device="cpu")
+    iou, miou, accuracy = by_hand(masks_of(dataset), written.labels)
+    assert found["miou"] == pytest.approx(miou, abs=1e-6)
+    assert found["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert 0.1 < found["accuracy"] < 1
+    assert tuple(found["iou"]) == NAMES
+    values = [math.nan if value is None else value for value in found["iou"].values()]
+    assert values == pytest.approx(iou, abs=1e-6, nan_ok=True)
+    assert found["images"] == 3
+    settings = (inference or Inference()).describe()
+    assert found["settings"] == {**settings, "precision": "32-true"}
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_inference_changes_what_is_found(checkpoint):
+    plain, robust = (
+        evaluate(checkpoint, inference=each, accelerator="cpu") for each in (None, ROBUST)
+    )
+    assert plain["accuracy"] != robust["accuracy"]
+
+
+def test_predicted_labels_are_masks_of_a_dataset(dataset, checkpoint, tmp_path):
+    written = predict(checkpoint, images_of(dataset), tmp_path, device="cpu")
+    folder = str(images_of(dataset)[0].parent)
+    overrides = {
+        **{"layout": "folder", "root": str(tmp_path), "class_names_file": "classes.txt"},
+        **dict.fromkeys(("train_images", "val_images"), folder),
+        **dict.fromkeys(("train_masks", "val_masks"), "labels"),
+    }
+    found = evaluate(checkpoint, overrides=overrides, accelerator="cpu")
+    assert (found["miou"], found["accuracy"], found["images"]) == (1, 1, 3)
+    assert len(written.labels) == 3
+
+
+def test_other_classes_are_refused_or_warned_of(dataset, checkpoint, tmp_path, caplog):
+    root = tmp_path / "data"
+    shutil.copytree(dataset.root / "semantic", root)
+    names = root / "objectInfo.txt"
+    lines = names.read_text().splitlines()
+    names.write_text("\n".join([*lines, "7\tmoon"]))
+    with pytest.raises(ValueError, match="knows 6 classes and the data have 7"):
+        evaluate(checkpoint, overrides={"root": str(root)}, accelerator="cpu")
+    names.write_text("\n".join(lines).replace("square", "box"))
+    found = evaluate(checkpoint, overrides={"root": str(root)}, accelerator="cpu")
+    assert "class 1 is 'square' for the segmenter and 'box' in the data" in caplog.text
+    assert tuple(found["iou"]) == NAMES
+
+
+def test_data_that_moved_are_named(checkpoint):
+    with pytest.raises(FileNotFoundError, match="'elsewhere"):
+        evaluate(checkpoint, overrides={"root": "elsewhere"}, accelerator="cpu")
+
+
+def test_devices_that_are_not_there_are_named(dataset, checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="invalid accelerator name: `accelerator='gpu0'`"):
+        evaluate(checkpoint, accelerator="gpu0")
+    with pytest.raises(ValueError, match="machine only has|not available"):
+        evaluate(checkpoint, accelerator="cuda", devices=99)
+    with pytest.raises(ValueError, match="no device 'gpu0' here"):
+        predict(checkpoint, images_of(dataset), tmp_path, device="gpu0")
+    with pytest.raises(ValueError, match="no device 'cuda:99' here"):
+        predict(checkpoint, images_of(dataset), tmp_path, device="cuda:99")
+
+
+def test_the_table_has_percent():
+    evaluation = {
+        "miou": 0.5,
+        "accuracy": 0.98765,
+        "iou": {"sky": 1.0, "sea": 0.0, "land": None},
+        "images": 7,
+        "settings": {},
+    }
+    lines = [line.split() for line in results_table(evaluation).splitlines()]
+    assert lines[0] == ["7", "images", "%"]
+    assert lines[2:] == [
+        ["mIoU", "50.00"],
+        ["pixel", "accuracy", "98.77"],
+        ["IoU", "sky", "100.00"],
+        ["IoU", "sea", "0.00"],
+        ["IoU", "land", "-"],
+    ]
+
+
+# Prediction
+
+
+def test_images_of_every_kind_are_predicted(dataset, checkpoint, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    image = Image.open(images_of(dataset)[0]).convert("RGB").resize((80, 50))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    image.save(folder / "turned.jpg", exif=exif, quality=100)
+    for mode, name in (("RGB", "a.png"), ("RGBA", "b.png"), ("L", "c.png"), ("CMYK", "d.jpg")):
+        image.convert(mode).save(folder / name)
+    files = sorted(folder.iterdir())
+    written = predict(checkpoint, files, tmp_path / "out", device="cpu")
+    assert written.failed == ()
+    assert [path.name for path in written.labels] == [
+        *("a.png", "b.png", "c.png", "d.png", "turned.png")
+    ]
+    assert [Image.open(path).size for path in written.labels] == [(80, 50)] * 4 + [(50, 80)]
+    assert (tmp_path / "out" / "classes.txt").read_text().splitlines() == list(NAMES)
+    same = [read_mask(path, tuple(range(6))) for path in written.labels]
+    assert (same[0] == same[1]).all()
+
+
+def test_labels_and_overlays_have_the_colors_of_the_classes(dataset, checkpoint, tmp_path):
+    source = images_of(dataset)[1]
+    written = predict(checkpoint, [source], tmp_path, device="cpu", opacity=1.0)
+    labels = Image.open(written.labels[0])
+    assert labels.mode == "P"
+    assert written.labels[0].read_bytes()[24] == 8  # bits of a pixel
+    values = np.asarray(labels)
+    colors = np.array(overlays.palette(6))
+    assert (np.asarray(labels.convert("RGB")) == colors[values]).all()
+    overlay = Image.open(written.overlays[0])
+    height, width = read_image(source).shape[:2]
+    assert overlay.width > width  # there is a legend
+    painted = np.asarray(overlay)[:height, :width].astype(int)
+    assert np.abs(painted - colors[values]).mean() < 6  # JPEG
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(dataset, checkpoint, tmp_path):
+    first, second, _ = images_of(dataset)
+    files = [tmp_path / "in" / "a" / "x.png", tmp_path / "in" / "b" / "c" / "x.png"]
+    for source, file in zip((first, second), files, strict=True):
+        file.parent.mkdir(parents=True)
+        Image.open(source).save(file)
+    written = predict(checkpoint, files, tmp_path / "out", device="cpu")
+    assert [path.relative_to(tmp_path / "out") for path in written.labels] == [
+        Path("labels/a/x.png"),
+        Path("labels/b/c/x.png"),
+    ]
+    assert [path.relative_to(tmp_path / "out") for path in written.overlays] == [
+        Path("overlays/a/x.jpg"),
+        Path("overlays/b/c/x.jpg"),
+    ]
+    alone = predict(checkpoint, files[1:], tmp_path / "alone", device="cpu")
+    assert alone.labels == (tmp_path / "alone" / "labels" / "x.png",)
+    assert alone.labels[0].read_bytes() == written.labels[1].read_bytes()
+
+
+def test_files_that_cannot_be_read_are_named_and_the_others_go_on(
+    dataset, checkpoint, tmp_path, caplog
+):
+    caplog.set_level(logging.WARNING)
+    good = tmp_path / "good.png"
+    shutil.copy(images_of(dataset)[0], good)
+    text, deep = tmp_path / "text.png", tmp_path / "deep.png"
+    text.write_text("no image")
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(deep)
+    gone = tmp_path / "gone.png"
+    written = predict(checkpoint, [text, good, deep, gone], tmp_path / "out", device="cpu")
+    assert written.failed == (text, deep, gone)
+    assert [path.name for path in written.labels] == ["good.png"]
+    for name in ("text.png", "deep.png", "gone.png"):
+        assert f"{name}'" in caplog.text
+
+
+def test_opacities_that_cannot_be(dataset, checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="opacity must be from 0 to 1, got 1.5"):
+        predict(checkpoint, images_of(dataset), tmp_path, opacity=1.5)
