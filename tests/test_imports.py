@@ -34,6 +34,7 @@ RINGS = {
     "adapters": 2,
     "detection": 2,
     "semseg": 2,
+    "inference": 2,
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 

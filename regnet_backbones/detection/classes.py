@@ -1,0 +1,115 @@
+"""What the numbers of a detector's classes stand for, as far as it can be known."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import Metadata, MetadataCatalog
+
+from regnet_backbones.detection.trainer import SEGMENTER
+
+# Architectures that the config tells the number of instance classes of.
+COUNTED = ("GeneralizedRCNN", "PanopticFPN", "RetinaNet")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KnownClasses:
+    """Names and ids of the classes of a model."""
+
+    # With `thing_classes` and `stuff_classes`, numbers from 0 where names are not known.
+    metadata: Metadata
+    # Category ids of the dataset by class number, which are these numbers where they are not known.
+    ids: tuple[int, ...]
+    stuff_are_named: bool
+
+
+def instance_classes(cfg: CfgNode) -> int:
+    """Return the number of classes of instances that a config says."""
+    is_retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+    return (cfg.MODEL.RETINANET if is_retinanet else cfg.MODEL.ROI_HEADS).NUM_CLASSES
+
+
+def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClasses:
+    """Find the names of a model's classes: in a json, else in its first test dataset.
+
+    Where they are not known, a warning says so and the classes are numbered from 0.
+
+    Args:
+        cfg: the model's config.
+        val_json: a COCO json with the categories of the training.
+
+    Raises:
+        FileNotFoundError: the json is not there.
+        ValueError: it has no categories, others than the model, or the model has no instances.
+    """
+    architecture, count = cfg.MODEL.META_ARCHITECTURE, instance_classes(cfg)
+    dataset = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else ""
+    fields = MetadataCatalog.get(dataset).as_dict() if dataset in MetadataCatalog.list() else {}
+    if val_json is None:
+        categories = _registered_categories(fields)
+        if architecture in COUNTED and len(categories) != count:
+            categories = {}
+    else:
+        categories = _given_categories(cfg, Path(val_json))
+    stuff = fields.get("stuff_classes")
+    if not (stuff if architecture == SEGMENTER else categories):
+        logger.warning(
+            "the names of the classes are not known here: they are not those of the dataset '%s', "
+            "or it is not registered; classes are numbered from 0%s",
+            dataset,
+            "" if architecture == SEGMENTER else ", unless --val-json gives a COCO json of them",
+        )
+    fields |= {
+        "thing_classes": list(categories.values()) or _numbers(count),
+        "stuff_classes": stuff or _numbers(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES),
+    }
+    return KnownClasses(Metadata(**fields), tuple(categories) or tuple(range(count)), bool(stuff))
+
+
+def _given_categories(cfg: CfgNode, val_json: Path) -> dict[int, str]:
+    """Read the names by id of a json of the user, which must be of this model."""
+    if cfg.MODEL.META_ARCHITECTURE == SEGMENTER:
+        raise ValueError(f"a COCO json names instances, and a {SEGMENTER} predicts none")
+    if not val_json.is_file():
+        raise FileNotFoundError(f"no annotation file '{val_json}'")
+    categories = _read_categories(val_json)
+    count = instance_classes(cfg)
+    if len(categories) != count:
+        raise ValueError(
+            f"the detector has {count} classes, and '{val_json}' {len(categories)}; give a COCO "
+            "json with the categories of the training"
+        )
+    return categories
+
+
+def _registered_categories(fields: Mapping[str, object]) -> dict[int, str]:
+    """Return the names by id that the metadata of a dataset say, as far as they do."""
+    names = fields.get("thing_classes", [])
+    numbers = fields.get("thing_dataset_id_to_contiguous_id", {})
+    ids: Sequence[int] = sorted(numbers, key=numbers.get)
+    if len(ids) != len(names) and Path(fields.get("json_file", "")).is_file():
+        ids = list(_read_categories(Path(fields["json_file"])))  # detectron2 has not read it yet
+    if len(ids) != len(names):
+        ids = range(len(names))
+    return dict(zip(ids, names, strict=True))
+
+
+def _read_categories(json_file: Path) -> dict[int, str]:
+    """Read the names by id of a COCO json, in the order of the ids, which is detectron2's."""
+    try:
+        content = json.loads(json_file.read_text())
+        return {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"'{json_file}' is not in COCO's instance format: it has no categories with id and name"
+        ) from error
+
+
+def _numbers(count: int) -> list[str]:
+    """Return the numbers from 0 as names."""
+    return [str(number) for number in range(count)]

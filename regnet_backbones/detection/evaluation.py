@@ -1,0 +1,152 @@
+"""Evaluating a trained detector, in as many processes as asked for."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.engine import launch
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from regnet_backbones.detection.ade20k import check_semantic_datasets
+from regnet_backbones.detection.classes import instance_classes
+from regnet_backbones.detection.data import VAL_NAME, CocoSplit, register_split
+from regnet_backbones.detection.run import results_tables, share_cores
+from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
+from regnet_backbones.detection.trainer import SEGMENTER, Trainer
+from regnet_backbones.inference.report import RESULTS_NAME, write_results
+from regnet_backbones.inference.trained import Trained
+
+# By dataset, task and name of the metric; None where it is not defined.
+Results = Mapping[str, Mapping[str, Mapping[str, float | None]]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a detector is: the numbers, and the chief ones as a table."""
+
+    results: Results
+    table: str
+
+
+def evaluate(
+    trained: Trained,
+    output: str | Path,
+    *,
+    opts: Sequence[str] = (),
+    device: str | None = None,
+    processes: int = 1,
+    val: CocoSplit | None = None,
+) -> Evaluation:
+    """Evaluate a detector on `DATASETS.TEST`, with the evaluators of its training.
+
+    Writes `results.json`, a log, the predictions, and pictures of some.
+
+    Args:
+        trained: a detector, as `find_trained` finds it.
+        output: the folder to write to.
+        opts: keys and values in turn that override the config.
+        device: None for that of the config, or the CPU where there is no GPU.
+        processes: how many share the images, each on a GPU of its own where there are GPUs.
+        val: one's own data, of `read_coco_split`, to evaluate on in place of `DATASETS.TEST`.
+
+    Raises:
+        KeyError, ValueError, FileNotFoundError: config, data or checkpoint cannot be used, or do
+            not belong together.
+    """
+    cfg = load_config(trained, opts=opts, device=device)
+    cfg.OUTPUT_DIR = str(output)
+    _check_processes(cfg, processes)
+    if val is not None:
+        _check_own_data(cfg, val)
+        cfg.DATASETS.TEST = (VAL_NAME,)
+    else:
+        _check_datasets(cfg)
+    cfg.freeze()
+    settings = {
+        "datasets": list(cfg.DATASETS.TEST),
+        "json_file": None if val is None else str(val.json_file),
+        "min_size_test": cfg.INPUT.MIN_SIZE_TEST,
+        "max_size_test": cfg.INPUT.MAX_SIZE_TEST,
+        "test_augmentation": dict(cfg.TEST.AUG) if cfg.TEST.AUG.ENABLED else None,
+        "opts": list(opts),
+    }
+    launch(_evaluate, processes, dist_url="auto", args=(cfg, trained, val, settings))
+    # What a process of its own finds out comes back as the file that it wrote.
+    results = json.loads((Path(output) / RESULTS_NAME).read_text())["results"]
+    names = cfg.DATASETS.TEST
+    in_detectron2s_form = results[names[0]] if len(names) == 1 else results
+    return Evaluation(results, results_tables(cfg, in_detectron2s_form))
+
+
+def _evaluate(
+    cfg: CfgNode, trained: Trained, val: CocoSplit | None, settings: Mapping[str, object]
+) -> None:
+    """Do the part of this process, and in the first one write the results."""
+    if val is not None:  # known to the process that read it, not to those it started
+        register_split(VAL_NAME, val.json_file, val.image_root)
+    for name in ("fvcore", "detectron2"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    share_cores(cfg)
+    model = build_model(cfg)
+    load_weights(model, cfg.MODEL.WEIGHTS)
+    results = Trainer.test(cfg, with_test_augmentation(cfg, model))
+    if comm.is_main_process():
+        names = cfg.DATASETS.TEST
+        results = {names[0]: results} if len(names) == 1 else results
+        write_results(cfg.OUTPUT_DIR, trained, results=results, settings=settings)
+
+
+def _check_processes(cfg: CfgNode, processes: int) -> None:
+    """Raise ValueError where there are not as many devices as processes."""
+    if processes < 1:
+        raise ValueError(f"the number of processes must be at least 1, got {processes}")
+    if processes == 1 or cfg.MODEL.DEVICE == "cpu":
+        return
+    if cfg.MODEL.DEVICE != "cuda" or processes > torch.cuda.device_count():
+        raise ValueError(
+            f"{processes} processes need as many GPUs and the device 'cuda', got "
+            f"{torch.cuda.device_count()} GPUs and '{cfg.MODEL.DEVICE}'"
+        )
+
+
+def _check_datasets(cfg: CfgNode) -> None:
+    """Raise where the config names no dataset, or one that is not there."""
+    names = cfg.DATASETS.TEST
+    known = DatasetCatalog.list()
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        problem = f"names '{unknown[0]}', which is not registered" if unknown else "is empty"
+        raise ValueError(
+            f"there is nothing to evaluate on: DATASETS.TEST {problem}; give one's own data with "
+            "--val-json and --val-images, or a registered dataset with --opts DATASETS.TEST "
+            "\"('coco_2017_val',)\""
+        )
+    check_semantic_datasets(names)
+
+
+def _check_own_data(cfg: CfgNode, val: CocoSplit) -> None:
+    """Raise ValueError where a detector cannot be evaluated on a COCO json."""
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture == SEGMENTER:
+        raise ValueError(
+            f"a COCO json is for detectors, the config is of a {architecture}; name a registered "
+            "dataset with --opts DATASETS.TEST"
+        )
+    count = instance_classes(cfg)
+    if count != len(val.categories):
+        raise ValueError(
+            f"the detector has {count} classes, and '{val.json_file}' "
+            f"{len(val.categories)} ({', '.join(val.categories.values())}); give a json with the "
+            "categories of the training"
+        )
+    if cfg.MODEL.MASK_ON and not val.has_masks:
+        raise ValueError(
+            f"the detector predicts masks, and '{val.json_file}' has annotations without "
+            "'segmentation'; add them, or evaluate boxes only with --opts MODEL.MASK_ON False"
+        )

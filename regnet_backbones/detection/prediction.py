@@ -1,0 +1,157 @@
+"""What a trained detector sees in images: pictures, COCO results, label maps."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import Metadata
+from detectron2.data.detection_utils import read_image
+from detectron2.engine import DefaultPredictor
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+from detectron2.utils.visualizer import ColorMode, Visualizer
+from PIL import Image
+from tqdm import tqdm
+
+from regnet_backbones.detection.classes import KnownClasses, known_classes
+from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
+from regnet_backbones.inference.images import output_names
+from regnet_backbones.inference.report import write_json
+from regnet_backbones.inference.trained import Trained
+from regnet_backbones.semseg.dataset import UNREADABLE
+
+# How much of a pixel's colour is that of its class.
+ALPHA = 0.6
+
+JPEG_QUALITY = 90
+
+logger = logging.getLogger(__name__)
+
+
+def predict(
+    trained: Trained,
+    images: Sequence[Path],
+    output: str | Path,
+    *,
+    min_score: float = 0.5,
+    opts: Sequence[str] = (),
+    device: str | None = None,
+    val_json: str | Path | None = None,
+) -> list[Path]:
+    """Predict images, and write what is seen in them.
+
+        overlays/<name>.jpg   the image with instances, classes or both drawn over it
+        predictions.json      instances as COCO results: `bbox` is x, y, width, height in pixels,
+                              `segmentation` run-length encoded; `image_id` counts the images from
+                              1, `category_id` is the dataset's, or the class from 0 where that is
+                              not known; beside COCO's keys `file_name` and `category`
+        labels/<name>.png     the class of each pixel, from 0, of a model with semantic output
+        classes.txt           names of these classes, one a line, where they are known
+
+    An image that cannot be read is left out with a warning.
+
+    Args:
+        trained: a detector, as `find_trained` finds it.
+        images: files, as `find_images` finds them; their `output_names` are the names.
+        output: the folder to write to.
+        min_score: instances below this score are left out.
+        opts: keys and values in turn that override the config.
+        device: None for that of the config, or the CPU where there is no GPU.
+        val_json: a COCO json whose categories are those of the training; None for those of
+            `DATASETS.TEST`, if it is registered.
+
+    Returns:
+        The images that could not be read.
+
+    Raises:
+        KeyError, ValueError, FileNotFoundError: config, checkpoint, json or an argument cannot be
+            used.
+    """
+    if not 0 <= min_score <= 1:
+        raise ValueError(f"min_score must be from 0 to 1, got {min_score}")
+    cfg = load_config(trained, opts=opts, device=device)
+    classes = known_classes(cfg, val_json)
+    predictor = _build_predictor(cfg)
+    output, failed, entries, has_labels = Path(output), [], None, False
+    names = output_names(images)
+    for number, image in enumerate(tqdm(images, unit="image", disable=None), 1):
+        try:
+            bgr = read_image(str(image), "BGR")
+        except UNREADABLE as error:
+            logger.warning("'%s' cannot be read: %s", image, error)
+            failed.append(image)
+            continue
+        seen = _to_cpu(predictor(bgr), min_score)
+        if "instances" in seen:
+            entries = entries or []
+            entries += _coco_results(seen["instances"], number, image, classes)
+        if "sem_seg" in seen:
+            has_labels = True
+            _save(Image.fromarray(seen["sem_seg"]), output / "labels" / f"{names[image]}.png")
+        picture = _draw(bgr[:, :, ::-1], seen, classes.metadata)
+        _save(picture, output / "overlays" / f"{names[image]}.jpg")
+    if entries is not None:
+        write_json(output / "predictions.json", entries)
+    if has_labels and classes.stuff_are_named:
+        (output / "classes.txt").write_text("\n".join(classes.metadata.stuff_classes) + "\n")
+    return failed
+
+
+def _build_predictor(cfg: CfgNode) -> DefaultPredictor:
+    """Return detectron2's predictor with all weights of the checkpoint."""
+    without_weights = cfg.clone()
+    without_weights.MODEL.WEIGHTS = ""  # it would load them in part
+    predictor = DefaultPredictor(without_weights)
+    load_weights(predictor.model, cfg.MODEL.WEIGHTS)
+    predictor.model = with_test_augmentation(cfg, predictor.model)
+    return predictor
+
+
+def _to_cpu(outputs: Mapping[str, object], min_score: float) -> dict[str, object]:
+    """Return the instances that are sure enough, the classes of the pixels, and the segments."""
+    seen = {}
+    if "instances" in outputs:
+        instances = outputs["instances"].to("cpu")
+        seen["instances"] = instances[instances.scores >= min_score]
+    if "sem_seg" in outputs:
+        number = outputs["sem_seg"].shape[0]
+        labels = outputs["sem_seg"].argmax(dim=0).cpu().numpy()
+        seen["sem_seg"] = labels.astype(np.uint8 if number <= 256 else np.uint16)
+    if "panoptic_seg" in outputs:
+        segments, info = outputs["panoptic_seg"]
+        seen["panoptic_seg"] = (segments.cpu(), info)
+    return seen
+
+
+def _coco_results(
+    instances: Instances, image_id: int, image: Path, classes: KnownClasses
+) -> list[dict[str, object]]:
+    """Return instances of an image as entries of COCO results."""
+    entries = instances_to_coco_json(instances, image_id)
+    for entry in entries:
+        number = entry["category_id"]
+        entry["category_id"] = classes.ids[number]
+        entry["category"] = classes.metadata.thing_classes[number]
+        entry["file_name"] = str(image)
+    return entries
+
+
+def _draw(rgb: np.ndarray, seen: Mapping[str, object], metadata: Metadata) -> Image.Image:
+    """Draw over an image, uint8 (H, W, 3), what is seen in it."""
+    visualizer = Visualizer(rgb, metadata, instance_mode=ColorMode.SEGMENTATION)
+    if "panoptic_seg" in seen:  # made of the other two
+        visualizer.draw_panoptic_seg(*seen["panoptic_seg"], alpha=ALPHA)
+    else:
+        if "sem_seg" in seen:
+            visualizer.draw_sem_seg(seen["sem_seg"], alpha=ALPHA)
+        if "instances" in seen:
+            visualizer.draw_instance_predictions(seen["instances"])
+    return Image.fromarray(visualizer.get_output().get_image())
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    """Save a picture in a folder that need not be there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, quality=JPEG_QUALITY)

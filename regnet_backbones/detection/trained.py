@@ -1,0 +1,123 @@
+"""A trained detector as it was: its config, and every weight of its checkpoint."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNNWithTTA
+from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleKeys
+from torch import nn
+
+from regnet_backbones.detection.config import read_config
+from regnet_backbones.inference.trained import Trained
+
+# How many names of weights an error lists.
+LISTED = 5
+
+# Keys of a config that are said in another way, which an override would contradict.
+SAID_OTHERWISE = {
+    "MODEL.WEIGHTS": "give the checkpoint as the path",
+    "MODEL.DEVICE": "give --device",
+    "OUTPUT_DIR": "give --output",
+}
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(
+    trained: Trained, *, opts: Sequence[str] = (), device: str | None = None
+) -> CfgNode:
+    """Return the config of a trained detector, with its checkpoint as `MODEL.WEIGHTS`.
+
+    Args:
+        trained: a detector, as `find_trained` finds it.
+        opts: keys and values in turn that override the config.
+        device: such as "cpu" or "cuda:1"; None for that of the config, or the CPU with a warning
+            where there is no GPU.
+
+    Raises:
+        KeyError, ValueError, FileNotFoundError: the config, an override or the device cannot be
+            used.
+    """
+    for key in opts[::2]:
+        if key in SAID_OTHERWISE:
+            raise ValueError(f"{key} cannot be overridden here; {SAID_OTHERWISE[key]} instead")
+    cfg = read_config(trained.config_file, opts)
+    cfg.MODEL.WEIGHTS = str(trained.checkpoint)
+    if device is not None:
+        _check_device(device)
+        cfg.MODEL.DEVICE = device
+    elif cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("there is no GPU: MODEL.DEVICE is cpu instead of %s", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+    _check_test_augmentation(cfg)
+    return cfg
+
+
+def load_weights(model: nn.Module, checkpoint: str) -> None:
+    """Load a checkpoint into a detector, all of it.
+
+    Where a training starts, heads of other classes may stay random. Here they may not.
+
+    Raises:
+        ValueError: the checkpoint lacks weights of the model, or has them in other shapes.
+    """
+    _WholeCheckpointer(model).load(checkpoint, checkpointables=[])
+
+
+def with_test_augmentation(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """Return the model, that averages over sizes and mirrored images if `TEST.AUG` says so."""
+    return GeneralizedRCNNWithTTA(cfg, model) if cfg.TEST.AUG.ENABLED else model
+
+
+class _WholeCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, for which weights that it would leave random are an error."""
+
+    def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
+        super()._log_incompatible_keys(incompatible)
+        lacking = [
+            name
+            for name in sorted(_filter_reused_missing_keys(self.model, incompatible.missing_keys))
+            if not name.endswith("num_batches_tracked")  # counts only, and zoo files have none
+        ]
+        unlike = [
+            f"{name} is {in_file} in the checkpoint and {in_model} in the model"
+            for name, in_file, in_model in incompatible.incorrect_shapes
+        ]
+        if not (lacking or unlike):
+            return
+        problems = [f"{len(unlike)} have another shape: {_first(unlike)}"] if unlike else []
+        problems += [f"{len(lacking)} are not in it: {_first(lacking)}"] if lacking else []
+        raise ValueError(
+            f"the checkpoint is not of the model that the config describes; of the model's "
+            f"weights {'; '.join(problems)}. Give the config that it was trained with, or the "
+            "overrides that it was trained with as --opts"
+        )
+
+
+def _check_device(device: str) -> None:
+    """Raise ValueError for a device that this machine has not."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"there is no device '{device}' here: {error}") from error
+
+
+def _check_test_augmentation(cfg: CfgNode) -> None:
+    """Raise ValueError where `TEST.AUG` is on and detectron2 cannot do it."""
+    if not cfg.TEST.AUG.ENABLED:
+        return
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture != "GeneralizedRCNN" or cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS:
+        raise ValueError(
+            "TEST.AUG.ENABLED works for MODEL.META_ARCHITECTURE 'GeneralizedRCNN' without "
+            f"keypoints and precomputed proposals, this is a '{architecture}'; set "
+            "TEST.AUG.ENABLED False in --opts"
+        )
+
+
+def _first(items: Sequence[str]) -> str:
+    """Name the first few of many."""
+    return ", ".join(items[:LISTED]) + (", ..." if len(items) > LISTED else "")

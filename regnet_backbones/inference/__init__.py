@@ -1,0 +1,1 @@
+"""Evaluating and predicting with what was trained: detectors and segmenters alike."""

@@ -1,0 +1,131 @@
+"""The command lines of `tools/evaluate.py` and `tools/predict.py`, for both kinds of model."""
+
+import argparse
+
+from regnet_backbones.inference.trained import Kind
+
+# Options of one kind of model, and what is told to the user of the other.
+ONLY_DETECTOR = {
+    "val_json": "name data of one's own with --opts, such as --opts root /data/ADE20K",
+    "val_images": "name data of one's own with --opts, such as --opts root /data/ADE20K",
+    "min_score": "a segmenter gives every pixel a class",
+    # Of `tools/predict.py`; an evaluation takes them for both.
+    "opts": "a segmenter predicts without its data, which these would change",
+}
+ONLY_SEGMENTER = {
+    "window": "a detector takes whole images; --opts INPUT.MIN_SIZE_TEST sets their size",
+    "window_stride": "a detector takes whole images; --opts INPUT.MIN_SIZE_TEST sets their size",
+    "flip": "a detector averages over mirrored images with --opts TEST.AUG.ENABLED True",
+    "scales": "a detector averages over sizes with --opts TEST.AUG.ENABLED True "
+    "TEST.AUG.MIN_SIZES '(640, 800)'",
+    "short_side": "a detector's is set with --opts INPUT.MIN_SIZE_TEST",
+}
+
+
+def evaluate_parser(description: str) -> argparse.ArgumentParser:
+    """Return the parser of `tools/evaluate.py`."""
+    parser = _parser(description)
+    parser.add_argument(
+        "--output", metavar="DIR", help="where to write (default: evaluation in the run's folder)"
+    )
+    parser.add_argument(
+        "--devices", type=int, default=1, metavar="N", help="processes, one a GPU (default: 1)"
+    )
+    parser.add_argument(
+        "--opts",
+        dest="overrides",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="what shall differ: a detector's config (INPUT.MIN_SIZE_TEST 640) or a segmenter's "
+        "data (root /data/ADE20K)",
+    )
+    _add_segmenter_options(parser)
+    detector = _add_detector_options(parser)
+    detector.add_argument("--val-images", metavar="DIR", help="folder of the images of --val-json")
+    return parser
+
+
+def predict_parser(description: str) -> argparse.ArgumentParser:
+    """Return the parser of `tools/predict.py`."""
+    parser = _parser(description)
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="files, folders, or patterns in quotes"
+    )
+    parser.add_argument(
+        "--output",
+        default="predictions",
+        metavar="DIR",
+        help="where to write (default: %(default)s)",
+    )
+    _add_segmenter_options(parser)
+    detector = _add_detector_options(parser)
+    detector.add_argument(
+        "--min-score", type=float, help="leave out instances below it (default: 0.5)"
+    )
+    detector.add_argument(
+        "--opts", nargs="*", metavar="KEY VALUE", help="what shall differ in the config"
+    )
+    return parser
+
+
+def check_options(args: argparse.Namespace, kind: Kind) -> None:
+    """Raise ValueError for an option that a model of this kind would ignore."""
+    others = ONLY_SEGMENTER if kind == "detector" else ONLY_DETECTOR
+    for name, hint in others.items():
+        if getattr(args, name, None) is not None:
+            other = "segmenter" if kind == "detector" else "detector"
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for a {other}, this is a {kind}: {hint}"
+            )
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser with what both commands take."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "trained", metavar="RUN", help="folder of a training, or a checkpoint of a model"
+    )
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    return parser
+
+
+def _add_segmenter_options(parser: argparse.ArgumentParser) -> None:
+    """Add how a segmenter takes an image."""
+    segmenter = parser.add_argument_group("segmenters only")
+    segmenter.add_argument(
+        "--short-side",
+        type=int,
+        metavar="PIXELS",
+        help="resize images to this shorter side first (default: that of the training)",
+    )
+    segmenter.add_argument(
+        "--window", type=int, metavar="PIXELS", help="slide a window of this side over the image"
+    )
+    segmenter.add_argument(
+        "--window-stride",
+        type=int,
+        metavar="PIXELS",
+        help="from one window to the next (default: two thirds of the window)",
+    )
+    segmenter.add_argument(
+        "--flip", action="store_true", default=None, help="average with the mirrored image"
+    )
+    segmenter.add_argument(
+        "--scales", type=float, nargs="+", metavar="FACTOR", help="average over these sizes"
+    )
+
+
+def _add_detector_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add what only a detector needs, and return the group for more."""
+    detector = parser.add_argument_group("detectors only")
+    detector.add_argument(
+        "--config-file", metavar="FILE", help="default: config.yaml beside the checkpoint"
+    )
+    detector.add_argument(
+        "--val-json",
+        metavar="FILE",
+        help="one's own COCO json, with the categories of the training",
+    )
+    return detector

@@ -1,0 +1,361 @@
+"""tools/evaluate.py on detectors and segmenters: the numbers, and what a newcomer gets wrong."""
+
+import contextlib
+import io
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data.detection_utils import read_image
+from detectron2.engine import DefaultPredictor
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.modeling import build_model
+from PIL import Image
+
+from regnet_backbones import config_path, shapes
+from regnet_backbones.detection.config import read_config
+from regnet_backbones.semseg.datamodule import SegmentationData
+from regnet_backbones.semseg.module import Segmenter
+
+TOOLS = Path(__file__).parent.parent / "tools"
+QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
+# Random weights are sure of nothing.
+SMALL = ["INPUT.MIN_SIZE_TEST", "64", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+
+
+def main(tool, *arguments):
+    """Run a tool in this process and return its exit status."""
+    return runpy.run_path(str(TOOLS / f"{tool}.py"))["main"]([str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    spec = shapes.ShapesSpec(num_train=4, num_val=3, image_size=64)
+    return shapes.write(tmp_path_factory.mktemp("data") / "shapes", spec)
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    """Return the folder that a training of a detector on data of one's own would have left."""
+    torch.manual_seed(0)
+    run = tmp_path_factory.mktemp("detector")
+    cfg = read_config(QUICK, [*SMALL, "MODEL.DEVICE", "cpu", "DATASETS.TEST", "('own_val',)"])
+    DetectionCheckpointer(build_model(cfg), save_dir=str(run)).save("model_final")
+    (run / "config.yaml").write_text(cfg.dump())
+    return run
+
+
+@pytest.fixture(scope="module")
+def own_val(detector, dataset, tmp_path_factory):
+    """Return options for data whose truth is half of what the detector predicts: an AP above 0.
+
+    The categories have the ids 11, 13, 15, 17, 19.
+    """
+    cfg = read_config(detector / "config.yaml")
+    cfg.MODEL.WEIGHTS = str(detector / "model_final.pth")
+    cfg.DATASETS.TEST = ()
+    predictor = DefaultPredictor(cfg)
+    content = {"images": [], "annotations": []}
+    for number, path in enumerate(sorted(dataset.images("val").iterdir()), 1):
+        instances = predictor(read_image(str(path), "BGR"))["instances"].to("cpu")
+        content["images"].append({"id": number, "file_name": path.name, "height": 64, "width": 64})
+        for entry in instances_to_coco_json(instances[::2], number):
+            entry |= {"category_id": 11 + 2 * entry["category_id"], "iscrowd": 0}
+            entry |= {"id": len(content["annotations"]) + 1}
+            entry |= {"area": entry["bbox"][2] * entry["bbox"][3]}
+            content["annotations"].append(entry)
+    content["categories"] = [
+        {"id": 11 + 2 * index, "name": name} for index, name in enumerate(shapes.CATEGORIES)
+    ]
+    path = tmp_path_factory.mktemp("own") / "val.json"
+    path.write_text(json.dumps(content))
+    return ["--val-json", str(path), "--val-images", str(dataset.images("val"))]
+
+
+@pytest.fixture(scope="module")
+def data(dataset):
+    root = str(dataset.root / "semantic")
+    return SegmentationData("ade20k", root, crop_size=64, batch_size=4, num_workers=0)
+
+
+@pytest.fixture(scope="module")
+def segmenter(data, tmp_path_factory):
+    """Return the folder that a training of a segmenter leaves."""
+    torch.manual_seed(0)
+    run = tmp_path_factory.mktemp("segmenter")
+    model = Segmenter(
+        data.num_classes,
+        class_names=data.class_names,
+        encoder="regnetx_002",
+        encoder_weights=None,
+        decoder_options={"decoder_channels": [32, 32, 16, 16, 8]},
+        pictures=0,
+    )
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(model, data)
+    trainer.save_checkpoint(run / "checkpoints" / "best.ckpt")
+    return run
+
+
+@pytest.fixture(scope="module")
+def evaluated(detector, own_val):
+    """Return what the evaluation of the detector printed; it wrote to its folder."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main("evaluate", detector, *own_val) == 0
+    return printed.getvalue()
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
+
+
+# Detectors
+
+
+def test_a_detector_is_as_good_as_in_its_training(detector, evaluated, own_val, tmp_path, capsys):
+    found = results_of(detector / "evaluation")
+    assert (found["kind"], found["checkpoint"]) == ("detector", str(detector / "model_final.pth"))
+    assert found["settings"]["datasets"] == ["own_val"]
+    assert found["settings"]["json_file"] == own_val[1]
+    metrics = found["results"]["own_val"]
+    assert set(metrics) == {"bbox", "segm"}
+    assert 1 < metrics["bbox"]["AP"] < 99
+    assert metrics["bbox"]["APl"] is None  # nothing is larger than 96 pixels of 64
+    assert re.search(rf"^bbox +{metrics['bbox']['AP']:.1f} ", evaluated, re.MULTILINE)
+    assert f"results: {detector / 'evaluation' / 'results.json'}" in evaluated
+    assert (detector / "evaluation" / "pictures" / "own_val.png").is_file()
+
+    own = ["--train-json", own_val[1], "--train-images", own_val[3], *own_val]
+    config = ["--config-file", detector / "config.yaml", "--eval-only"]
+    weights = ["MODEL.WEIGHTS", detector / "model_final.pth", "OUTPUT_DIR", tmp_path]
+    assert main("train_net", *config, *own, *weights) == 0
+    printed = capsys.readouterr().out
+    for task in ("bbox", "segm"):
+        numbers = [metrics[task][name] for name in ("AP", "AP50", "AP75", "APs")]
+        pattern = " +".join(f"{number:.1f}" for number in numbers)
+        assert re.search(rf"^{task} +{pattern} ", printed, re.MULTILINE)
+
+
+def test_all_that_a_detector_predicts_is_right_where_it_is_the_truth(
+    detector, dataset, own_val, tmp_path
+):
+    """Its predictions of one image, as annotations of one category each, have an AP of 100."""
+    image = sorted(dataset.images("val").iterdir())[0]
+    options = ["--val-json", own_val[1], "--min-score", "0", "--output", tmp_path / "predicted"]
+    assert main("predict", detector, image, *options) == 0
+    content = json.loads(Path(own_val[1]).read_text())
+    entries = json.loads((tmp_path / "predicted" / "predictions.json").read_text())
+    assert len(entries) > 20
+    content["annotations"] = [
+        {**entry, "id": number, "iscrowd": 0, "area": entry["bbox"][2] * entry["bbox"][3]}
+        for number, entry in enumerate(entries, 1)
+    ]
+    content["images"] = content["images"][:1]
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    own = ["--val-json", tmp_path / "truth.json", *own_val[2:]]
+    output = ["--output", tmp_path / "out", "--device", "cpu"]
+    assert main("evaluate", detector / "model_final.pth", *own, *output) == 0
+    assert results_of(tmp_path / "out")["results"]["own_val"]["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_two_processes_find_what_one_does(detector, evaluated, own_val, tmp_path):
+    """Through a shell: the children of a process that runs tests would start the tests again."""
+    command = [sys.executable, "-W", "ignore", TOOLS / "evaluate.py", detector, *own_val]
+    options = ["--devices", "2", "--output", tmp_path]
+    result = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert len(re.findall(r"^bbox +\d", result.stdout, re.MULTILINE)) == 1
+    assert results_of(tmp_path) == results_of(detector / "evaluation")
+    assert (tmp_path / "log.txt.rank1").is_file()
+
+
+def test_test_time_augmentation_is_done_and_told(detector, evaluated, own_val, tmp_path):
+    opts = ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64, 80)"]
+    assert main("evaluate", detector, *own_val, "--output", tmp_path, "--opts", *opts) == 0
+    found, plain = results_of(tmp_path), results_of(detector / "evaluation")
+    assert found["settings"]["test_augmentation"]["MIN_SIZES"] == [64, 80]
+    assert found["settings"]["opts"] == opts
+    assert plain["settings"]["test_augmentation"] is None
+    assert found["results"]["own_val"]["bbox"] != plain["results"]["own_val"]["bbox"]
+
+
+AUG = ["--opts", "TEST.AUG.ENABLED", "True", "MODEL.META_ARCHITECTURE", "RetinaNet"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--opts", "DATASETS.TEST", "('x',)"], "names 'x', which is not registered; give one's"),
+        (["--opts", "DATASETS.TEST", "()"], "DATASETS.TEST is empty; give one's own data"),
+        (["--opts", "DATASETS.TEST", "('ade20k_sem_seg_val',)"], "'ade20k_sem_seg_val' is not at"),
+        (["--opts", "MODEL.WEIGHTS", "x"], "MODEL.WEIGHTS cannot be overridden here; give the che"),
+        (["--opts", "MODEL.NAME", "x"], "Non-existent key: MODEL.NAME"),
+        (["--opts", "MODEL.MASK_ON"], "overrides are pairs of a config key and a value"),
+        (["--val-json", "a.json"], "needs --val-json and --val-images; missing: --val-images"),
+        (["--val-images", "a"], "needs --val-json and --val-images; missing: --val-json"),
+        (["--devices", "0"], "processes must be at least 1, got 0"),
+        (["--device", "abacus"], "there is no device 'abacus' here: "),
+        (["--config-file", "gone.yaml"], "no config file 'gone.yaml'"),
+        (["--flip"], "--flip is for a segmenter, this is a detector"),
+        (AUG, "TEST.AUG.ENABLED works for MODEL.META_ARCHITECTURE 'GeneralizedRCNN'"),
+    ],
+)
+def test_wrong_command_lines_for_a_detector_are_refused(
+    detector, tmp_path, capsys, monkeypatch, options, message
+):
+    from regnet_backbones.detection import evaluation
+
+    monkeypatch.setattr(evaluation, "build_model", None)  # building one would be a TypeError
+    assert main("evaluate", detector, "--output", tmp_path, *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert not list(tmp_path.iterdir())
+
+
+def drop_a_category(content):
+    content["categories"].pop()
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] != 19]
+
+
+def drop_masks(content):
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (drop_a_category, [], "the detector has 5 classes, and "),
+        (drop_a_category, [], " 4 (circle, square, triangle, star); give a json with the"),
+        (drop_masks, [], "evaluate boxes only with --opts MODEL.MASK_ON False"),
+        (
+            lambda content: None,
+            ["--opts", "MODEL.META_ARCHITECTURE", "SemanticSegmentor"],
+            "a COCO json is for detectors, the config is of a SemanticSegmentor",
+        ),
+    ],
+)
+def test_data_of_another_model_are_refused(
+    detector, own_val, tmp_path, capsys, change, options, message
+):
+    content = json.loads(Path(own_val[1]).read_text())
+    change(content)
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    own = ["--val-json", tmp_path / "val.json", *own_val[2:]]
+    assert main("evaluate", detector, *own, "--output", tmp_path, *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_boxes_alone_are_evaluated_without_masks(detector, own_val, tmp_path):
+    content = json.loads(Path(own_val[1]).read_text())
+    drop_masks(content)
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    own = ["--val-json", tmp_path / "val.json", *own_val[2:]]
+    boxes = ["--opts", "MODEL.MASK_ON", "False"]
+    assert main("evaluate", detector, *own, "--output", tmp_path, *boxes) == 0
+    assert set(results_of(tmp_path)["results"]["own_val"]) == {"bbox"}
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        # Heads that a training would leave random, and say so in its log only.
+        (
+            ["MODEL.ROI_BOX_HEAD.FC_DIM", "128"],
+            "have another shape: roi_heads.box_head.fc1.weight",
+        ),
+        (["MODEL.ROI_MASK_HEAD.NUM_CONV", "3"], "are not in it: roi_heads.mask_head.mask_fcn3.no"),
+    ],
+)
+def test_a_checkpoint_must_hold_all_of_the_model(
+    detector, own_val, tmp_path, capsys, opts, message
+):
+    assert main("evaluate", detector, *own_val, "--output", tmp_path, "--opts", *opts) == 2
+    error = capsys.readouterr().err
+    assert "error: the checkpoint is not of the model that the config describes" in error
+    assert message in error
+    assert not (tmp_path / "results.json").exists()
+
+
+# Segmenters
+
+
+def test_a_segmenter_is_evaluated_on_the_data_of_its_training(segmenter, dataset, tmp_path, capsys):
+    assert main("evaluate", segmenter, "--device", "cpu") == 0
+    found = results_of(segmenter / "evaluation")
+    assert found["kind"] == "segmenter"
+    assert found["checkpoint"] == str(segmenter / "checkpoints" / "best.ckpt")
+    assert (found["settings"]["flip"], found["settings"]["window"]) == (False, None)
+    printed = capsys.readouterr().out
+    assert f"{100 * found['results']['accuracy']:.2f}" in printed
+    assert f"results: {segmenter / 'evaluation' / 'results.json'}" in printed
+
+    # By hand, of the files that a prediction writes: masks say 0 for pixels without a label.
+    images = dataset.semantic_images("val")
+    assert main("predict", segmenter, images, "--output", tmp_path, "--device", "cpu") == 0
+    right = labelled = 0
+    for path in (tmp_path / "labels").iterdir():
+        truth = np.asarray(Image.open(dataset.semantic_masks("val") / path.name)).astype(int) - 1
+        right += int((np.asarray(Image.open(path)) == truth).sum())
+        labelled += int((truth >= 0).sum())
+    assert found["results"]["images"] == 3
+    assert found["results"]["accuracy"] == pytest.approx(right / labelled, rel=1e-6)
+
+
+def test_options_reach_a_segmenter_and_the_report(segmenter, dataset, tmp_path):
+    root = tmp_path / "moved"
+    (dataset.root / "semantic").rename(root)
+    try:
+        given = "--short-side 48 --window 32 --window-stride 20 --flip --scales 1.0 1.5"
+        opts = ["--opts", "root", root, "num_workers", "0"]
+        checkpoint = segmenter / "checkpoints" / "best.ckpt"
+        assert main("evaluate", checkpoint, "--output", tmp_path, *given.split(), *opts) == 0
+    finally:
+        root.rename(dataset.root / "semantic")
+    settings = results_of(tmp_path)["settings"]
+    assert settings.pop("precision")
+    assert settings == {
+        "short_side": 48,
+        "window": 32,
+        "window_stride": 20,
+        "flip": True,
+        "scales": [1.0, 1.5],
+        "opts": ["root", str(root), "num_workers", "0"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--opts", "rot", "/data"], "did you mean 'root'?"),
+        (["--opts", "root"], "--opts takes pairs of a key and a value, got: root"),
+        (["--device", "cuda:1"], "a segmenter is evaluated on one of cpu, cuda, mps, got 'cuda:1'"),
+        (["--window", "0"], "window must be at least 1"),
+        (["--config-file", "a.yaml"], "a config file is for detectors"),
+        (["--val-json", "a.json"], "--val-json is for a detector, this is a segmenter"),
+    ],
+)
+def test_wrong_command_lines_for_a_segmenter_are_refused(
+    segmenter, tmp_path, capsys, options, message
+):
+    assert main("evaluate", segmenter, "--output", tmp_path, *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,277 @@
+"""What a command line means: which model, which images; and results as JSON."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from regnet_backbones.inference.arguments import check_options, evaluate_parser, predict_parser
+from regnet_backbones.inference.images import find_images, output_names
+from regnet_backbones.inference.report import write_json, write_results
+from regnet_backbones.inference.trained import Trained, find_trained
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+# Models
+
+
+@pytest.fixture
+def detector(tmp_path):
+    run = tmp_path / "detector"
+    touch(run, "config.yaml", "model_0000099.pth", "model_final.pth")
+    (run / "last_checkpoint").write_text("model_final.pth")
+    return run
+
+
+def test_a_detectors_run_is_its_newest_checkpoint(detector):
+    expected = Trained("detector", detector / "model_final.pth", detector / "config.yaml")
+    assert find_trained(detector) == find_trained(str(detector)) == expected
+    assert expected.run_folder == detector
+    # Training went on after it was done once, and was interrupted.
+    (detector / "last_checkpoint").write_text("model_0000099.pth\n")
+    assert find_trained(detector).checkpoint == detector / "model_0000099.pth"
+
+
+@pytest.mark.parametrize("last", ["deleted.pth", "", None])
+def test_without_a_newest_checkpoint_it_is_the_final_one(detector, last):
+    (detector / "last_checkpoint").unlink()
+    if last is not None:
+        (detector / "last_checkpoint").write_text(last)
+    assert find_trained(detector).checkpoint == detector / "model_final.pth"
+
+
+def test_a_last_checkpoint_is_looked_for_beside_the_file_that_names_it(detector):
+    (detector / "last_checkpoint").write_text("/of/another/machine/model_0000099.pth")
+    assert find_trained(detector).checkpoint == detector / "model_0000099.pth"
+
+
+def test_a_segmenters_run_is_its_best_checkpoint(tmp_path):
+    # With its logger switched off, Lightning writes a config.yaml there as detectron2 does.
+    touch(tmp_path, "config.yaml", "checkpoints/last.ckpt")
+    assert find_trained(tmp_path).checkpoint == tmp_path / "checkpoints" / "last.ckpt"
+    touch(tmp_path, "checkpoints/best.ckpt")
+    found = find_trained(tmp_path)
+    assert found == Trained("segmenter", tmp_path / "checkpoints" / "best.ckpt", None)
+    assert found.run_folder == tmp_path
+
+
+def test_a_checkpoint_is_of_the_kind_that_its_suffix_says(detector, tmp_path):
+    touch(tmp_path, "other/R50.PKL", "my.yaml", "one.ckpt")
+    found = find_trained(tmp_path / "other" / "R50.PKL", config_file=tmp_path / "my.yaml")
+    assert (found.kind, found.config_file) == ("detector", tmp_path / "my.yaml")
+    assert find_trained(detector / "model_0000099.pth").config_file == detector / "config.yaml"
+    assert find_trained(tmp_path / "one.ckpt").kind == "segmenter"
+    assert find_trained(tmp_path / "one.ckpt").run_folder == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "error", "message"),
+    [
+        ("gone", {}, FileNotFoundError, "no '.*gone'; give the folder of a run"),
+        ("empty", {}, FileNotFoundError, "no checkpoint in .*model_final.pth or last_checkpoint"),
+        ("both", {}, ValueError, r"segmenter \(checkpoints/last.ckpt\) and a detector \(model_fin"),
+        ("lone/model.pth", {}, FileNotFoundError, "no config.yaml beside .*as --config-file"),
+        ("lone/model.pth", {"config_file": "gone.yaml"}, FileNotFoundError, "no config file 'gone"),
+        ("both/checkpoints/last.ckpt", {"config_file": "a"}, ValueError, "holds its own config"),
+        ("lone/notes.txt", {}, ValueError, "is no checkpoint: a segmenter's ends in .ckpt, a dete"),
+    ],
+)
+def test_what_is_no_model_is_refused(tmp_path, path, options, error, message):
+    touch(tmp_path, "empty/config.yaml", "lone/model.pth", "lone/notes.txt")
+    touch(tmp_path, "both/config.yaml", "both/model_final.pth", "both/checkpoints/last.ckpt")
+    with pytest.raises(error, match=message):
+        find_trained(tmp_path / path, **options)
+
+
+# Images
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    touch(tmp_path, "photos/b.png", "photos/a.JPG", "photos/notes.txt", "photos/deep/c.webp")
+    touch(tmp_path, "odd[1].png", "scan.xyz")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        (["photos"], ["photos/a.JPG", "photos/b.png"]),
+        (["photos/*"], ["photos/a.JPG", "photos/b.png"]),
+        (["photos/**/*"], ["photos/a.JPG", "photos/b.png", "photos/deep/c.webp"]),
+        (["photos/*.png", "photos"], ["photos/b.png", "photos/a.JPG"]),
+        (["photos/b.png", "photos/../photos/b.png"], ["photos/b.png"]),
+        # A file is an image whatever it is called, and its name is no pattern.
+        (["scan.xyz", "odd[1].png"], ["scan.xyz", "odd[1].png"]),
+    ],
+)
+def test_images_are_found(photos, inputs, expected):
+    assert find_images(inputs) == [Path(path) for path in expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gone.png", "no image 'gone.png'; give files, folders, or patterns in quotes"),
+        ("photos/*.gif", r"no image matches the pattern 'photos/\*.gif'; looked for files"),
+        ("empty", "no image directly in the folder 'empty'; .* .bmp, .jpeg, .jpg, .png"),
+    ],
+)
+def test_an_input_that_matches_nothing_is_named(photos, text, message):
+    (photos.parent / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=message):
+        find_images(["photos", text])
+
+
+@pytest.mark.parametrize(
+    ("images", "names"),
+    [
+        ([], []),
+        (["photos/a.jpg"], ["a"]),
+        (["photos/a.b.jpg", "photos/a.c.jpg"], ["a.b", "a.c"]),
+        (["x/a.jpg", "y/a.jpg", "y/z/a.jpg"], ["x/a", "y/a", "y/z/a"]),
+        (["photos/a.jpg", "photos/deep/../../b.jpg"], ["photos/a", "b"]),
+        # Also where the name with suffix of one is the name without of another.
+        (["a.jpg", "a.png", "a.jpg.png"], ["a.jpg", "a.png", "a.jpg.png"]),
+    ],
+)
+def test_outputs_of_different_images_have_different_names(images, names):
+    paths = [Path(image) for image in images]
+    assert output_names(paths) == dict(zip(paths, map(Path, names), strict=True))
+
+
+# Reports
+
+
+def test_results_of_both_kinds_have_one_form(tmp_path):
+    numbers = {"AP": 12.5, "APl": float("nan"), "list": [float("inf"), (1, "x")], "n": None}
+    for kind, frameworks in (
+        ("detector", {"detectron2"}),
+        ("segmenter", {"lightning", "segmentation_models_pytorch"}),
+    ):
+        trained = Trained(kind, Path("a/b.c"))
+        path = write_results(tmp_path / kind, trained, results=numbers, settings={"flip": True})
+        content = json.loads(path.read_text(), parse_constant=pytest.fail)
+        assert path == tmp_path / kind / "results.json"
+        assert content.pop("versions").keys() == {"regnet_backbones", "torch"} | frameworks
+        assert content == {
+            "kind": kind,
+            "checkpoint": "a/b.c",
+            "results": {"AP": 12.5, "APl": None, "list": [None, [1, "x"]], "n": None},
+            "settings": {"flip": True},
+        }
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "results.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": 2, "b": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# Command lines
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--flip", "--flip is for a segmenter, .* with --opts TEST.AUG.ENABLED True"),
+        ("--scales 0.5 1", "--scales is for a segmenter, .* --opts TEST.AUG.ENABLED True TEST.AUG"),
+        ("--window 512", "--window is for a segmenter, .* INPUT.MIN_SIZE_TEST sets"),
+        ("--window-stride 9", "--window-stride is for a segmenter, .* INPUT.MIN_SIZE_TEST sets"),
+        ("--short-side 512", "--short-side is for a segmenter, .* INPUT.MIN_SIZE_TEST"),
+    ],
+)
+def test_options_of_a_segmenter_are_refused_for_a_detector(options, message):
+    for parser, inputs in ((evaluate_parser, ["run"]), (predict_parser, ["run", "a.png"])):
+        args = parser("").parse_args([*inputs, *options.split()])
+        check_options(args, "segmenter")
+        with pytest.raises(ValueError, match=message):
+            check_options(args, "detector")
+
+
+@pytest.mark.parametrize(
+    ("parser", "line", "message"),
+    [
+        (predict_parser, "run a.png --min-score 0", "--min-score is for a detector, .* every"),
+        (predict_parser, "run a.png --opts A 1", "--opts is for a detector, .* without its data"),
+        (evaluate_parser, "run --val-json a", "--val-json is for a detector, .* --opts root /data"),
+        (evaluate_parser, "run --val-images a", "--val-images is for a detector, .* --opts root"),
+    ],
+)
+def test_options_of_a_detector_are_refused_for_a_segmenter(parser, line, message):
+    args = parser("").parse_args(line.split())
+    check_options(args, "detector")
+    with pytest.raises(ValueError, match=message):
+        check_options(args, "segmenter")
+
+
+def test_an_evaluation_takes_opts_for_both():
+    args = evaluate_parser("").parse_args(["run", "--opts", "A", "-1"])
+    assert args.overrides == ["A", "-1"]
+    check_options(args, "detector")
+    check_options(args, "segmenter")
+
+
+WITHOUT = """
+import importlib.util, sys
+stock = importlib.util.find_spec
+absent, predicts, *checkpoints = sys.argv[1:]
+absent = absent.split(",")
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+sys.meta_path.insert(0, Finder)
+importlib.util.find_spec = lambda name, *rest: None if name in absent else stock(name, *rest)
+from regnet_backbones.inference.commands import evaluate_command
+print([evaluate_command([checkpoint], description="") for checkpoint in checkpoints])
+importlib.import_module(predicts)
+"""
+
+
+@pytest.mark.parametrize(
+    ("absent", "predicts", "checkpoints", "messages"),
+    [
+        (
+            "detectron2",
+            "regnet_backbones.semseg.prediction",
+            ["a.pth", "a.ckpt"],
+            ["detectron2 is not installed; `make install`", "a.ckpt is empty"],
+        ),
+        (
+            "lightning,jsonargparse,segmentation_models_pytorch,torchmetrics",
+            "regnet_backbones.detection.prediction",
+            ["a.ckpt", "a.pth"],
+            ["No module named 'lightning'", "DATASETS.TEST is empty"],
+        ),
+    ],
+)
+def test_one_framework_is_enough(tmp_path, absent, predicts, checkpoints, messages):
+    """Of the other one a model is refused; of this one its own contents are what is wrong."""
+    touch(tmp_path, *checkpoints)
+    (tmp_path / "config.yaml").write_text("DATASETS: {TEST: []}")
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITHOUT, absent, predicts]
+        + [str(tmp_path / checkpoint) for checkpoint in checkpoints],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "[2, 2]\n"
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    for error, message in zip(errors, messages, strict=True):
+        assert re.search(message, error)

@@ -1,0 +1,338 @@
+"""tools/predict.py: pictures, COCO results and label maps, and files that are no images."""
+
+import json
+import runpy
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.modeling import build_model
+from PIL import Image
+from pycocotools import mask as mask_util
+from pycocotools.coco import COCO
+
+from regnet_backbones import config_path, shapes
+from regnet_backbones.detection.config import read_config
+from regnet_backbones.semseg.datamodule import SegmentationData
+from regnet_backbones.semseg.module import Segmenter
+
+TOOL = Path(__file__).parent.parent / "tools" / "predict.py"
+QUICK = config_path("detectron2/quick")
+SIDE = 64
+
+
+def main(*arguments):
+    """Run the tool in this process and return its exit status."""
+    return runpy.run_path(str(TOOL))["main"]([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    spec = shapes.ShapesSpec(num_train=2, num_val=2, image_size=SIDE)
+    return shapes.write(tmp_path_factory.mktemp("data") / "shapes", spec)
+
+
+@pytest.fixture(scope="module")
+def val_json(dataset, tmp_path_factory):
+    """Return the json of the validation images with the category ids 2, 4, 6, 8, 10."""
+    content = json.loads(dataset.instances_json("val").read_text())
+    for category in content["categories"]:
+        category["id"] *= 2
+    for annotation in content["annotations"]:
+        annotation["category_id"] *= 2
+    path = tmp_path_factory.mktemp("json") / "val.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def save_run(folder, config, *opts):
+    """Leave what a training would have left, of random weights; return the model and the folder."""
+    torch.manual_seed(0)
+    # As large as the images: what the model sees can be read without a resize.
+    opts = ["INPUT.MIN_SIZE_TEST", str(SIDE), "MODEL.DEVICE", "cpu", *opts]
+    cfg = read_config(QUICK / config, opts)
+    model = build_model(cfg).eval()
+    DetectionCheckpointer(model, save_dir=str(folder)).save("model_final")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return model, folder
+
+
+@torch.no_grad()
+def seen_by(model, image):
+    """Return what a model of RGB images makes of a file, without detectron2's predictor."""
+    pixels = np.asarray(Image.open(image).convert("RGB")).transpose(2, 0, 1)
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels)).float()
+    (output,) = model([{"image": tensor, "height": SIDE, "width": SIDE}])
+    return output
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    opts = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "DATASETS.TEST", "('own_val',)"]
+    return save_run(tmp_path_factory.mktemp("run"), "mask_rcnn_regnet_small_fpn.yaml", *opts)
+
+
+# Instances
+
+
+def test_instances_are_written_as_coco_results(detector, dataset, val_json, tmp_path):
+    model, run = detector
+    folder = dataset.images("val")
+    files = ("000000.png", "000001.png")
+    expected = [seen_by(model, folder / name)["instances"] for name in files]
+    scores = torch.cat([instances.scores for instances in expected]).sort().values
+    least = scores[len(scores) // 2 - 1 : len(scores) // 2 + 1].mean().item()
+    options = ["--output", tmp_path, "--min-score", str(least), "--val-json", val_json]
+    assert main(run, folder, *options) == 0
+    text = (tmp_path / "predictions.json").read_text()
+    entries = json.loads(text, parse_constant=pytest.fail)
+    assert len(entries) == len(scores) - len(scores) // 2
+    for number, name, instances in zip((1, 2), files, expected, strict=True):
+        sure = instances[instances.scores >= least]
+        of_image = [entry for entry in entries if entry["image_id"] == number]
+        assert len(of_image) == len(sure)
+        for index, entry in enumerate(of_image):
+            left, top, right, bottom = sure.pred_boxes.tensor[index].tolist()
+            assert entry["bbox"] == pytest.approx([left, top, right - left, bottom - top], abs=1e-3)
+            assert entry["score"] == pytest.approx(sure.scores[index].item(), abs=1e-5)
+            label = sure.pred_classes[index].item()
+            assert entry["category_id"] == 2 * (label + 1)
+            assert entry["category"] == shapes.CATEGORIES[label]
+            assert entry["file_name"] == str(folder / name)
+            mask = mask_util.decode(entry["segmentation"])
+            assert (mask == sure.pred_masks[index].numpy()).mean() > 0.999
+    truth = COCO(str(val_json))
+    assert len(truth.loadRes(str(tmp_path / "predictions.json")).anns) == len(entries)
+
+
+def test_overlays_show_the_image_with_what_is_seen(detector, dataset, tmp_path):
+    _, run = detector
+    image = dataset.images("val") / "000000.png"
+    for score in ("0", "1"):
+        assert main(run, image, "--output", tmp_path / score, "--min-score", score) == 0
+    plain = np.asarray(Image.open(image).convert("RGB")).astype(int)
+    drawn, nothing = (
+        np.asarray(Image.open(tmp_path / score / "overlays" / "000000.jpg")).astype(int)
+        for score in ("0", "1")
+    )
+    assert drawn.shape == nothing.shape == (SIDE, SIDE, 3)
+    # Without instances only JPEG's loss is left; red and blue exchanged would be far more.
+    assert np.abs(nothing - plain).mean() < 6
+    assert np.abs(drawn - plain).mean() > 20
+    assert json.loads((tmp_path / "1" / "predictions.json").read_text()) == []
+    assert not (tmp_path / "1" / "labels").exists()
+
+
+def test_classes_without_names_are_numbered(detector, dataset, tmp_path, caplog):
+    model, run = detector
+    image = dataset.images("val") / "000000.png"
+    assert main(run, image, "--output", tmp_path, "--min-score", "0") == 0
+    assert "not those of the dataset 'own_val'" in caplog.text
+    assert "unless --val-json gives" in caplog.text
+    entries = json.loads((tmp_path / "predictions.json").read_text())
+    expected = seen_by(model, image)["instances"].pred_classes.tolist()
+    assert [entry["category_id"] for entry in entries] == expected
+    assert [entry["category"] for entry in entries] == [str(label) for label in expected]
+
+
+def test_names_and_ids_are_those_of_a_registered_dataset(
+    detector, dataset, val_json, tmp_path, caplog, monkeypatch
+):
+    """Detectron2 knows the ids of a json when it has read it, which prediction does not."""
+    model, run = detector
+    image = dataset.images("val") / "000000.png"
+    labels = seen_by(model, image)["instances"].pred_classes.tolist()
+    fields = {"name": "mine", "thing_classes": list("abcde"), "json_file": str(val_json)}
+    opts = ["--opts", "DATASETS.TEST", "('mine',)"]
+    for known, ids in (
+        ({}, (2, 4, 6, 8, 10)),
+        ({"json_file": "gone.json"}, (0, 1, 2, 3, 4)),
+        ({"thing_dataset_id_to_contiguous_id": {7: 4, 5: 3, 1: 0, 2: 1, 3: 2}}, (1, 2, 3, 5, 7)),
+    ):
+        monkeypatch.setitem(MetadataCatalog.data, "mine", Metadata(**fields | known))
+        assert main(run, image, "--output", tmp_path, "--min-score", "0", *opts) == 0
+        entries = json.loads((tmp_path / "predictions.json").read_text())
+        assert [entry["category_id"] for entry in entries] == [ids[label] for label in labels]
+        assert [entry["category"] for entry in entries] == ["abcde"[label] for label in labels]
+    assert "classes are numbered" not in caplog.text
+
+
+def test_test_time_augmentation_is_done(detector, dataset, tmp_path):
+    _, run = detector
+    image = dataset.images("val") / "000000.png"
+    augmented = ["--opts", "TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64, 80)"]
+    found = []
+    for name, options in (("plain", []), ("augmented", augmented)):
+        output = tmp_path / name
+        assert main(run, image, "--output", output, "--min-score", "0", *options) == 0
+        found.append(json.loads((output / "predictions.json").read_text()))
+    assert found[1]
+    assert found[0] != found[1]
+
+
+# Files
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(detector, dataset, tmp_path):
+    _, run = detector
+    pattern = dataset.root / "images" / "*" / "000000.png"
+    assert main(run, pattern, "--output", tmp_path) == 0
+    written = {p.relative_to(tmp_path / "overlays") for p in tmp_path.rglob("*.jpg")}
+    assert written == {Path("train/000000.jpg"), Path("val/000000.jpg")}
+
+
+@pytest.fixture
+def photos(dataset, tmp_path):
+    """Return a folder with one image, one that breaks off, and one that is a text."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    whole = (dataset.images("val") / "000000.png").read_bytes()
+    (folder / "whole.png").write_bytes(whole)
+    (folder / "broken.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.jpg").write_text("no image")
+    return folder
+
+
+def test_files_that_cannot_be_read_are_left_out_and_counted(
+    detector, photos, tmp_path, capsys, caplog
+):
+    _, run = detector
+    output = tmp_path / "out"
+    assert main(run, photos, "--output", output, "--min-score", "0") == 1
+    printed = capsys.readouterr()
+    assert f"1 of 3 images predicted: {output}" in printed.out
+    assert "2 could not be read" in printed.err
+    for name in ("broken.png", "text.jpg"):
+        assert f"'{photos / name}' cannot be read: " in caplog.text
+    assert [p.name for p in (output / "overlays").iterdir()] == ["whole.jpg"]
+    entries = json.loads((output / "predictions.json").read_text())
+    # Broken, text, whole: numbers are of the files, so that they stay when one is mended.
+    assert {entry["image_id"] for entry in entries} == {3}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--min-score", "2"], "min_score must be from 0 to 1, got 2.0"),
+        (["--val-json", "gone.json"], "no annotation file 'gone.json'"),
+        (["--opts", "OUTPUT_DIR", "x"], "OUTPUT_DIR cannot be overridden here; give --output"),
+        (["--window", "512"], "--window is for a segmenter, this is a detector"),
+        (["gone.png"], "no image 'gone.png'"),
+    ],
+)
+def test_wrong_command_lines_are_refused(
+    detector, dataset, tmp_path, capsys, monkeypatch, options, message
+):
+    from regnet_backbones.detection import prediction
+
+    monkeypatch.setattr(prediction, "DefaultPredictor", None)  # a call would be a TypeError
+    output = ["--output", tmp_path / "out"]
+    assert main(detector[1], dataset.images("val"), *options, *output) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not in COCO's instance format: it has no categories with id and name"),
+        ('{"categories": [{"id": 1}]}', "it has no categories with id and name"),
+        ('{"categories": [{"id": 1, "name": "a"}]}', "the detector has 5 classes, and "),
+    ],
+)
+def test_a_json_of_other_classes_is_refused(detector, dataset, tmp_path, capsys, content, message):
+    (tmp_path / "val.json").write_text(content)
+    options = ["--val-json", tmp_path / "val.json", "--output", tmp_path / "out"]
+    assert main(detector[1], dataset.images("val"), *options) == 2
+    assert message in capsys.readouterr().err
+
+
+# Classes of pixels, in detectron2
+
+
+def test_classes_of_pixels_are_written_as_label_maps(dataset, tmp_path, capsys):
+    opts = ["DATASETS.TEST", "('shapes_sem_seg_val',)"]
+    model, run = save_run(tmp_path, "semantic_fpn_regnet_small_shapes.yaml", *opts)
+    folder, output = dataset.images("val"), tmp_path / "out"
+    assert main(run, folder, "--output", output) == 0
+    for name in ("000000.png", "000001.png"):
+        labels = Image.open(output / "labels" / name)
+        assert labels.mode == "L"
+        expected = seen_by(model, folder / name)["sem_seg"].argmax(0).numpy()
+        assert len(np.unique(expected)) > 1
+        assert (np.asarray(labels) == expected).mean() > 0.999
+        assert Image.open(output / "overlays" / name.replace("png", "jpg")).size == (SIDE, SIDE)
+    names = (output / "classes.txt").read_text().splitlines()
+    assert names == MetadataCatalog.get("shapes_sem_seg_val").stuff_classes
+    assert not (output / "predictions.json").exists()
+
+    capsys.readouterr()
+    assert main(run, folder, "--output", output, "--val-json", "a.json") == 2
+    assert "a COCO json names instances, and a SemanticSegmentor pred" in capsys.readouterr().err
+
+
+def test_classes_of_pixels_without_names_are_numbered(dataset, tmp_path, caplog):
+    opts = ["DATASETS.TEST", "('gone',)"]
+    _, run = save_run(tmp_path, "semantic_fpn_regnet_small_shapes.yaml", *opts)
+    assert main(run, dataset.images("val"), "--output", tmp_path / "out") == 0
+    assert "not those of the dataset 'gone', or it is not registered" in caplog.text
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"labels", "overlays"}
+
+
+def test_a_panoptic_model_gives_both(dataset, tmp_path, val_json):
+    opts = ["MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"]
+    opts += ["MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT", "1"]
+    opts += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+    opts += ["MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", "0.0"]
+    _, run = save_run(tmp_path, "mask_rcnn_regnet_small_fpn.yaml", *opts)
+    image, output = dataset.images("val") / "000000.png", tmp_path / "out"
+    assert main(run, image, "--output", output, "--min-score", "0", "--val-json", val_json) == 0
+    assert json.loads((output / "predictions.json").read_text())
+    assert np.asarray(Image.open(output / "labels" / "000000.png")).max() < 3
+    drawn = np.asarray(Image.open(output / "overlays" / "000000.jpg")).astype(int)
+    plain = np.asarray(Image.open(image).convert("RGB")).astype(int)
+    assert np.abs(drawn - plain).mean() > 20
+
+
+# Segmenters
+
+
+def test_a_segmenter_predicts_through_the_same_command(dataset, photos, tmp_path, capsys):
+    data = SegmentationData(
+        "ade20k", str(dataset.root / "semantic"), crop_size=64, batch_size=2, num_workers=0
+    )
+    model = Segmenter(
+        data.num_classes,
+        class_names=data.class_names,
+        encoder="regnetx_002",
+        encoder_weights=None,
+        decoder_options={"decoder_channels": [32, 32, 16, 16, 8]},
+    )
+    trainer = lightning.Trainer(
+        accelerator="cpu", fast_dev_run=1, limit_val_batches=0, enable_progress_bar=False
+    )
+    trainer.fit(model, data)
+    run = tmp_path / "run"
+    trainer.save_checkpoint(run / "checkpoints" / "last.ckpt")
+    output = tmp_path / "out"
+    assert main(run, photos, "--output", output, "--window", "32", "--device", "cpu") == 1
+    printed = capsys.readouterr()
+    assert f"1 of 3 images predicted: {output}" in printed.out
+    assert "2 could not be read" in printed.err
+    assert Image.open(output / "labels" / "whole.png").size == (SIDE, SIDE)
+    assert (output / "classes.txt").read_text().splitlines() == list(data.class_names)
+    # Windows of a fourth of the image do not see what the whole does.
+    assert main(run, photos / "whole.png", "--output", tmp_path / "whole", "--device", "cpu") == 0
+    labels = [
+        Image.open(folder / "labels" / "whole.png") for folder in (output, tmp_path / "whole")
+    ]
+    assert (np.asarray(labels[0]) != np.asarray(labels[1])).any()
+
+    assert main(run, photos, "--output", output, "--min-score", "0.5") == 2
+    assert "--min-score is for a detector, this is a segmenter" in capsys.readouterr().err
