@@ -7,6 +7,8 @@ LOCK := requirements/lock.txt
 STAMP := $(VENV)/.installed
 DEMO_CONFIG := configs/detectron2/quick/mask_rcnn_regnet_small_fpn.yaml
 DEMO_OUTPUT := output/demo
+SEMSEG_CONFIG := configs/semseg/quick/unet_regnet_small_shapes.yaml
+SEMSEG_OUTPUT := output/demo_semseg
 # Without a GPU two processes of one thread are faster than one of two: the networks are small.
 DEMO_PROCESSES = $(shell if nvidia-smi -L >/dev/null 2>&1 || [ "$$(nproc 2>/dev/null || echo 1)" -lt 2 ]; \
 	then echo 1; else echo 2; fi)
@@ -35,11 +37,22 @@ $(STAMP): pyproject.toml setup.py $(LOCK) requirements/detectron2.txt
 	@rm -f $(VENV)/.incomplete
 	@touch $@
 
-# Draw the shapes, train a Mask R-CNN on them, evaluate it on held-out ones, show its predictions.
+# Draw the shapes, train a Mask R-CNN and a U-Net on them, evaluate both on held-out ones, show what
+# they predict.
 demo: install
 	$(PY) tools/make_shapes.py --output datasets/shapes
 	$(PY) tools/train_net.py --config-file $(DEMO_CONFIG) --num-gpus $(DEMO_PROCESSES) \
 		--dist-url auto OUTPUT_DIR $(DEMO_OUTPUT)
+	$(PY) tools/train_semseg.py --config $(SEMSEG_CONFIG) --output $(SEMSEG_OUTPUT)
+	$(PY) tools/evaluate.py $(SEMSEG_OUTPUT)
+	$(PY) tools/predict.py $(SEMSEG_OUTPUT) datasets/shapes/images/val --output $(SEMSEG_OUTPUT)/predictions
+	@echo
+	@echo "One RegNet, two tasks: MODEL.REGNET of $(DEMO_CONFIG)"
+	@echo "and model.encoder of $(SEMSEG_CONFIG) are the same numbers."
+	@echo "  detector   $(DEMO_OUTPUT)/pictures/shapes_val.png"
+	@echo "  segmenter  $(SEMSEG_OUTPUT)/predictions/overlays"
+	@echo "Its weights go from one to the other: $(PY) tools/train_semseg.py --config $(SEMSEG_CONFIG)"
+	@echo "  --output output/from_detector --model.encoder_weights $(DEMO_OUTPUT)/model_final.pth"
 
 test: install
 	$(PY) -m pytest

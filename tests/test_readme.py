@@ -15,7 +15,9 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 
 from regnet_backbones import zoo
+from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.run import argument_parser
+from regnet_backbones.inference.arguments import evaluate_parser, predict_parser
 from regnet_backbones.weights.sources import find_source
 
 ROOT = Path(__file__).parent.parent
@@ -46,15 +48,13 @@ def test_ci_runs_the_readmes_test_command_then_lint():
 
 def test_training_commands_parse_and_name_configs_that_exist():
     found = commands("python tools/train_net.py")
-    assert len(found) == 2
+    assert len(found) == 3
+    own = []
     for command in found:
         args = argument_parser(epilog="").parse_args(command[2:])
-        assert (ROOT / args.config_file).is_file()
-        cfg = get_cfg()
-        cfg.merge_from_file(str(ROOT / args.config_file))
-        cfg.merge_from_list(args.opts)
-    assert args.train_json == "train.json"
-    assert cfg.SOLVER.STEPS == (4000,)
+        cfg = read_config(ROOT / args.config_file, args.opts)
+        own += [cfg.SOLVER.STEPS] if args.train_json == "train.json" else []
+    assert own == [(4000,)]
 
 
 def test_conversions_parse():
@@ -66,10 +66,23 @@ def test_conversions_parse():
         assert args.to or args.into
 
 
-def test_the_training_of_a_segmenter_names_a_config_that_exists():
-    ((_, _, option, config, *_),) = commands("python tools/train_semseg.py")
-    assert option == "--config"
-    assert (ROOT / config).is_file()
+def test_the_trainings_of_segmenters_name_configs_and_options_that_exist(segmenter_parser):
+    found = commands("python tools/train_semseg.py")
+    assert len(found) == 2
+    for command in found:
+        index = command.index("--config") + 1
+        command[index] = str(ROOT / command[index])
+        config = segmenter_parser.parse_args(command[2:])
+        assert config.data.root.startswith("/data/")
+    assert config.data.layout == "folder"
+
+
+def test_evaluations_and_predictions_parse():
+    for tool, parser in (("evaluate", evaluate_parser), ("predict", predict_parser)):
+        found = commands(f"python tools/{tool}.py")
+        assert len(found) == 2
+        for command in found:
+            parser("").parse_args(command[2:])
 
 
 @pytest.mark.parametrize("source", re.findall(r"`((?:timm|torchvision|pycls)://[\w.-]+)`", README))
