@@ -118,7 +118,7 @@ def test_an_inference_without_a_short_side_takes_the_segmenters(checkpoint):
 
 def test_checkpoints_of_the_command_line_are_loaded(dataset, tmp_path):
     arguments = [
-        *("--config", config_path("semseg") / "quick" / "unet_regnetx_002_shapes.yaml"),
+        *("--config", config_path("semseg") / "quick" / "unet_regnet_small_shapes.yaml"),
         *("--output", tmp_path),
         *("--data.root", dataset.root / "semantic"),
         *("--data.crop_size", 32),

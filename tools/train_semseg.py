@@ -1,6 +1,6 @@
 """Train a semantic segmenter on a RegNet: ADE20K, Cityscapes, or folders of images and masks.
 
-    python tools/train_semseg.py --config configs/semseg/quick/unet_regnetx_002_shapes.yaml
+    python tools/train_semseg.py --config configs/semseg/quick/unet_regnet_small_shapes.yaml
     python tools/train_semseg.py --config ... --model.encoder regnety_032 --trainer.max_steps 2000
     python tools/train_semseg.py --config ... --output output/mine --resume
     python tools/train_semseg.py --config ... --data.layout folder \

@@ -136,7 +136,7 @@ class Segmenter(lightning.LightningModule):
             output_stride=output_stride,
             options=decoder_options,
         )
-        if not zero_init_last:
+        if not zero_init_last and encoder_weights is None:
             start_branches_at_one(self.network.encoder)
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self._memory_format)

@@ -128,7 +128,7 @@ def check_statistics(
 
 
 def start_branches_at_one(encoder: nn.Module) -> None:
-    """Set the weights of norms that are all zero to one; pretrained encoders have none such.
+    """Set the weights of norms that are all zero to one, in a random encoder.
 
     timm zeroes the last norm of each residual block, so that a random network starts without its
     branches (arXiv 1706.02677, section 5.1). pycls, the paper's code, does not; short trainings
