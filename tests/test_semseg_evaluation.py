@@ -133,7 +133,7 @@ def test_checkpoints_of_the_command_line_are_loaded(dataset, tmp_path):
     torch.load(file, weights_only=True)
     data = load_data(file, {"batch_size": "3"})
     assert (data.root, data.batch_size) == (str(dataset.root / "semantic"), 3)
-    assert data.hparams["scale_range"] == (0.75, 1.5)
+    assert data.hparams["scale_range"] == (0.9, 1.1)
     assert load_segmenter(file).class_names == NAMES
 
 

@@ -169,10 +169,10 @@ def test_the_output_stride_is_the_encoders():
 
 
 @pytest.mark.parametrize(
-    ("encoder", "blocks"), [("regnetx_002", 1 + 1 + 4 + 7), ("regnetz_b16", 2 + 6 + 12 + 2)]
+    ("encoder", "branches"), [("regnetx_002", 1 + 1 + 4 + 7), ("regnetz_b16", 1 + 5 + 11 + 1)]
 )
-def test_residual_branches_start_at_zero_or_at_one(encoder, blocks):
-    """In the blocks of timm's RegNet and of its byobnet alike."""
+def test_residual_branches_start_at_zero_or_at_one(encoder, branches):
+    """In timm's RegNet and its byobnet alike; RegNetZ's first blocks of stages have no shortcut."""
 
     def zeroed(**options):
         norms = segmenter(encoder=encoder, **options).network.encoder.modules()
@@ -180,7 +180,7 @@ def test_residual_branches_start_at_zero_or_at_one(encoder, blocks):
         assert all((w == 0).all() or (w == 1).all() for w in weights)
         return sum(int((w == 0).all()) for w in weights)
 
-    assert zeroed() == blocks
+    assert zeroed() == branches
     assert zeroed(zero_init_last=False) == 0
 
 
