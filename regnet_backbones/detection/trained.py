@@ -11,6 +11,7 @@ from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleK
 from torch import nn
 
 from regnet_backbones.detection.config import read_config
+from regnet_backbones.inference.device import check_device
 from regnet_backbones.inference.trained import Trained
 
 # How many names of weights an error lists.
@@ -47,7 +48,7 @@ def load_config(
     cfg = read_config(trained.config_file, opts)
     cfg.MODEL.WEIGHTS = str(trained.checkpoint)
     if device is not None:
-        _check_device(device)
+        check_device(device)
         cfg.MODEL.DEVICE = device
     elif cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("there is no GPU: MODEL.DEVICE is cpu instead of %s", cfg.MODEL.DEVICE)
@@ -95,14 +96,6 @@ class _WholeCheckpointer(DetectionCheckpointer):
             f"weights {'; '.join(problems)}. Give the config that it was trained with, or the "
             "overrides that it was trained with as --opts"
         )
-
-
-def _check_device(device: str) -> None:
-    """Raise ValueError for a device that this machine has not."""
-    try:
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"there is no device '{device}' here: {error}") from error
 
 
 def _check_test_augmentation(cfg: CfgNode) -> None:

@@ -2,13 +2,12 @@
 
 import json
 import math
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
 from regnet_backbones.inference.trained import Kind, Trained
+from regnet_backbones.weights.files import write_whole
 
 RESULTS_NAME = "results.json"
 
@@ -49,14 +48,8 @@ def write_results(
 
 def write_json(path: str | Path, content: Mapping[str, object] | Sequence[object]) -> None:
     """Write JSON whole or not at all; numbers that JSON has not (NaN, infinite) become null."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        part.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+    write_whole(Path(path), lambda file: file.write(text.encode()))
 
 
 def _plain(value: object) -> object:

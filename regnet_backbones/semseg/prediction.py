@@ -12,6 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
 
+from regnet_backbones.inference.device import check_device
 from regnet_backbones.inference.images import output_names
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import load_segmenter
@@ -72,7 +73,9 @@ def predict(
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must be from 0 to 1, got {opacity}")
-    device = _device(device)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device)
     segmenter = load_segmenter(checkpoint, inference=inference).to(device).eval()
     output.mkdir(parents=True, exist_ok=True)
     names = segmenter.class_names
@@ -94,18 +97,6 @@ def predict(
         labelled.append(_target(output / "labels", f"{name}.png"))
         _save_labels(classes, labelled[-1])
     return Predictions(tuple(painted), tuple(labelled), tuple(failed))
-
-
-def _device(name: str | None) -> torch.device:
-    """Return the device of that name, or the one to take where none is given."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"there is no device '{name}' here: {error}") from error
-    return device
 
 
 @torch.inference_mode()

@@ -97,18 +97,35 @@ def write_checkpoint(
     }
     if suffix == ".safetensors":
         content = safetensors.torch.save(tensors, metadata={"format": "pt"})
-        _write_whole(path, lambda file: file.write(content))
+        write_whole(path, lambda file: file.write(content))
     elif suffix == ".pkl":
         content = _detectron2_form(path, tensors)
         # Protocols below 3 spell bytes as text, half as long again.
-        _write_whole(path, lambda file: pickle.dump(content, file, protocol=4))
+        write_whole(path, lambda file: pickle.dump(content, file, protocol=4))
     else:
         if nesting is None:
             nesting = "model_state" if suffix == ".pyth" else ""
         content = nest(tensors, nesting)
         if suffix == ".pyth" and nesting == "model_state":
             content = {"epoch": 0, **content}
-        _write_whole(path, lambda file: torch.save(content, file))
+        write_whole(path, lambda file: torch.save(content, file))
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all: beside its name first, which it gets when it is there.
+
+    Args:
+        path: the file; a missing folder is made, an existing file replaced.
+        write: writes the content to an open binary file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with part.open("xb") as file:
+            write(file)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _say_what_is_there(content: object) -> str:
@@ -189,15 +206,3 @@ def _detectron2_form(path: Path, state: dict[str, torch.Tensor]) -> dict[str, ob
     if not any(name.startswith("backbone.") for name in arrays):
         content["matching_heuristics"] = True
     return content
-
-
-def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write beside the final name first, so that under it there is never half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with part.open("xb") as file:
-            write(file)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
