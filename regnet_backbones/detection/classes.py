@@ -9,7 +9,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 
-from regnet_backbones.detection.trainer import SEGMENTER
+from regnet_backbones.detection.mappers import SEGMENTER
 
 # Architectures that the config tells the number of instance classes of.
 COUNTED = ("GeneralizedRCNN", "PanopticFPN", "RetinaNet")

@@ -19,7 +19,9 @@ from regnet_backbones.adapters.detectron2_weights import fetch
 from regnet_backbones.detection.ade20k import check_semantic_datasets
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.data import read_coco_split, register_splits, use_coco_splits
-from regnet_backbones.detection.trainer import SEGMENTER, Trainer, contact_sheet_path
+from regnet_backbones.detection.evaluators import contact_sheet_path
+from regnet_backbones.detection.mappers import SEGMENTER
+from regnet_backbones.detection.trainer import Trainer
 from regnet_backbones.weights.sources import is_name
 
 AP_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
