@@ -81,7 +81,7 @@ def test_same_spec_same_bytes_in_another_process(tmp_path):
     )
     environment = {**os.environ, "PYTHONHASHSEED": "123"}
     subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY, env=environment)
-    assert len(contents(here.root)) == 3 * 4 + 4 + 2  # 4 PNGs per image, 4 json, spec, classes
+    assert len(contents(here.root)) == 3 * 6 + 6 + 2  # 6 PNGs per image, 6 json, spec, classes
     assert contents(here.root) == contents(tmp_path / "there")
 
 
@@ -89,7 +89,7 @@ def test_images_do_not_depend_on_how_many_there_are(tmp_path):
     small = write(tmp_path / "small", TINY)
     large = write(tmp_path / "large", ShapesSpec(num_train=4, num_val=3, image_size=64))
     pngs = {path for path in contents(small.root) if path.suffix == ".png"}
-    assert len(pngs) == 12
+    assert len(pngs) == 18
     assert all(contents(small.root)[path] == contents(large.root)[path] for path in pngs)
 
 
@@ -109,7 +109,8 @@ def test_sample_arrays():
     assert sample.image.dtype == np.uint8
     assert sample.instances.shape == (96, 96)
     assert set(np.unique(sample.instances)) == set(range(len(sample.categories) + 1))
-    assert len(sample.polygons) == len(sample.categories)
+    assert len(sample.polygons) == len(sample.categories) == len(sample.keypoints)
+    assert all(points.shape == (5, 3) for points in sample.keypoints)
 
 
 def test_every_class_occurs_and_sizes_vary(dataset, split):
@@ -266,6 +267,7 @@ def test_hidden_background_is_no_segment(tmp_path, monkeypatch):
         instances=np.ones((64, 64), np.int32),
         categories=(2,),
         polygons=([np.array([(0, 0), (64, 0), (64, 64), (0, 64)])],),
+        keypoints=(np.zeros((5, 3)),),
     )
     monkeypatch.setattr(shapes.files, "draw", lambda spec, split, index: full)
     for annotation, _ in panoptic(write(tmp_path / "shapes", TINY), "train"):
@@ -295,6 +297,19 @@ def test_semantic_masks_agree_with_panoptic(dataset, split):
         for segment in annotation["segments_info"]:
             under = np.asarray(labels)[ids == segment["id"]]
             assert set(under.tolist()) == {segment["category_id"]}
+
+
+def test_masks_for_detectron2_agree_with_semantic_masks(dataset, split):
+    """They count from 0, and in those of stuff things are 0 and the background is 1."""
+    files = sorted(dataset.semantic_masks(split).iterdir())
+    assert len(files) == {"train": 40, "val": 10}[split]
+    for file in files:
+        labels = read(file).astype(int)
+        from_zero = Image.open(dataset.semantic_masks_from_zero(split) / file.name)
+        stuff = Image.open(dataset.stuff_masks(split) / file.name)
+        assert from_zero.mode == stuff.mode == "L"
+        np.testing.assert_array_equal(from_zero, labels - 1)
+        np.testing.assert_array_equal(stuff, labels == 6)
 
 
 def test_class_list(dataset):
@@ -337,6 +352,21 @@ def test_another_spec_is_refused_then_overwritten(tmp_path):
     assert [path.name for path in new.images("train").iterdir()] == ["000000.png"]
 
 
+def test_a_folder_of_another_version_says_how_to_draw_it_again(tmp_path):
+    dataset = write(tmp_path / "shapes", TINY)
+    shapes.check_drawn(dataset.root)
+    record = json.loads((dataset.root / "spec.json").read_text())
+    (dataset.root / "spec.json").write_text(json.dumps({**record, "version": 1}))
+    with pytest.raises(ValueError, match=r"was drawn in version 1 .*version 2.*shapes --overwrite"):
+        shapes.check_drawn(dataset.root)
+    with pytest.raises(ValueError, match="version is 1 there and 2 here"):
+        write(dataset.root, TINY)
+    write(dataset.root, TINY, overwrite=True)
+    shapes.check_drawn(dataset.root)
+    with pytest.raises(FileNotFoundError, match=r"make_shapes.py --output .*/gone$"):
+        shapes.check_drawn(tmp_path / "gone")
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_other_folders_are_left_alone(tmp_path, overwrite):
     (tmp_path / "spec.json").write_text('{"spec": {}}')
@@ -357,7 +387,7 @@ def test_interrupted_run_leaves_what_was_there(tmp_path, monkeypatch):
 
     old = write(tmp_path / "shapes", TINY)
     before = contents(tmp_path)
-    monkeypatch.setattr(shapes.files, "_segments", interrupt)
+    monkeypatch.setattr(shapes.annotations, "segments", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "new", TINY)
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Draw the demo dataset: COCO instances and panoptic, and semantic masks in ADE20K's layout.
+"""Draw the demo dataset: COCO instances, keypoints and panoptic, and semantic masks as ADE20K's.
 
     python tools/make_shapes.py --output datasets/shapes
     python tools/make_shapes.py --output datasets/shapes --num-train 1000 --seed 1 --overwrite
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\n{split}: {images} images, {sum(counts.values())} shapes ({per_class})")
         print(f"  images            {dataset.images(split)}")
         print(f"  instances         {dataset.instances_json(split)}")
+        print(f"  keypoints         {dataset.keypoints_json(split)}")
         print(f"  panoptic          {dataset.panoptic_json(split)}")
         print(f"  panoptic masks    {dataset.panoptic_masks(split)}")
         print(f"  semantic images   {dataset.semantic_images(split)}")

@@ -1,10 +1,9 @@
 """Make ADE20K's masks for detectron2: `annotations_detectron2` beside `annotations`.
 
     python tools/prepare_ade20k.py datasets/ADEChallengeData2016
-    python tools/prepare_ade20k.py datasets/shapes/semantic
 
-The folder is that of the scene parsing benchmark, ADEChallengeData2016, or any in its layout, such
-as the demo's. Masks that are there already are left as they are.
+The folder is that of the scene parsing benchmark, ADEChallengeData2016, or any in its layout. Masks
+that are there already are left as they are; the demo dataset is drawn with them.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from regnet_backbones.shapes.keypoints import locate, with_visibility
 from regnet_backbones.shapes.tracing import trace
 
 CATEGORIES = ("circle", "square", "triangle", "star", "cross")
@@ -74,12 +75,13 @@ class ShapesSpec:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One drawn image; instance k of `instances` has `categories[k - 1]` and `polygons[k - 1]`."""
+    """One drawn image; number k of `instances` is the item k - 1 of each of the tuples."""
 
     image: np.ndarray  # (H, W, 3) uint8, RGB
     instances: np.ndarray  # (H, W) int32, 0 is background
     categories: tuple[int, ...]  # 1..5, indices into CATEGORIES plus one
     polygons: tuple[list[np.ndarray], ...]  # visible part: arrays (points, 2) of x, y
+    keypoints: tuple[np.ndarray, ...]  # (5, 3) of x, y, COCO's visibility flag; see KEYPOINTS
 
 
 def draw(spec: ShapesSpec, split: str, index: int) -> Sample:
@@ -101,6 +103,7 @@ def draw(spec: ShapesSpec, split: str, index: int) -> Sample:
         instances=instances,
         categories=tuple(shape.category for shape in shapes),
         polygons=tuple(_polygons(shape, instances == k) for k, shape in enumerate(shapes, 1)),
+        keypoints=tuple(_keypoints(shape, instances, k) for k, shape in enumerate(shapes, 1)),
     )
 
 
@@ -218,6 +221,12 @@ def _coverage(fine: Image.Image) -> np.ndarray:
 def _polygons(shape: _Shape, visible: np.ndarray) -> list[np.ndarray]:
     """Polygons of the visible part: the drawn outline where nothing is hidden, else a trace."""
     return [shape.outline] if visible.sum() == shape.area else trace(visible)
+
+
+def _keypoints(shape: _Shape, instances: np.ndarray, number: int) -> np.ndarray:
+    """Keypoints of a shape, and whether they are seen."""
+    points = locate(CATEGORIES[shape.category - 1], shape.outline)
+    return with_visibility(points, instances, number)
 
 
 # Paint

@@ -5,15 +5,19 @@ Written under one root folder:
     spec.json                                       what was drawn; only a whole dataset has it
     images/{train,val}/000000.png                   RGB
     annotations/instances_{train,val}.json          COCO instances: boxes and polygons
+    annotations/keypoints_{train,val}.json          the same with keypoints
     annotations/panoptic_{train,val}.json           COCO panoptic: segments ...
     panoptic/{train,val}/000000.png                 ... and their ids, R + 256 G + 65536 B
+    panoptic_stuff/{train,val}/000000.png           0 for things, 1 for background
     semantic/images/{training,validation}/          the same images, hard-linked where possible
     semantic/annotations/{training,validation}/     labels as uint8, 0 is unlabelled
+    semantic/annotations_detectron2/{training,validation}/   the same less 1, from 0
     semantic/objectInfo.txt                         label and name, tab-separated
 
 Categories 1..5 are things, category 6 ("background") is stuff; the semantic labels are the same
-numbers. Sources of the formats: https://cocodataset.org/#format-data for instances and panoptic;
-MIT Scene Parsing Benchmark (ADE20K, http://sceneparsing.csail.mit.edu) for the semantic layout.
+numbers. Sources of the formats: https://cocodataset.org/#format-data for what has COCO's name;
+MIT Scene Parsing Benchmark (ADE20K, http://sceneparsing.csail.mit.edu) for the semantic layout;
+detectron2's `datasets/README.md` for the masks of stuff and those from 0.
 """
 
 import json
@@ -28,6 +32,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from regnet_backbones.shapes.annotations import BACKGROUND_ID, Annotations, segment_colours
 from regnet_backbones.shapes.drawing import (
     BACKGROUND,
     CATEGORIES,
@@ -41,13 +46,10 @@ from regnet_backbones.shapes.drawing import (
 logger = logging.getLogger(__name__)
 
 # Raise it when the same spec draws or writes something else, so that old folders are not reused.
-FORMAT = {"dataset": "regnet_backbones.shapes", "version": 1}
+FORMAT = {"dataset": "regnet_backbones.shapes", "version": 2}
 SPEC_FILE = "spec.json"
 
-_BACKGROUND_ID = len(CATEGORIES) + 1
 _SEMANTIC_SPLITS = {"train": "training", "val": "validation"}
-# Odd, hence one-to-one modulo 2 ** 24: panoptic ids become colours the eye can tell apart.
-_ID_STRIDE = 0x5B8F27
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class ShapesDataset:
         """COCO instances file."""
         return self.root / "annotations" / f"instances_{checked(split)}.json"
 
+    def keypoints_json(self, split: str) -> Path:
+        """COCO keypoints file."""
+        return self.root / "annotations" / f"keypoints_{checked(split)}.json"
+
     def panoptic_json(self, split: str) -> Path:
         """COCO panoptic file."""
         return self.root / "annotations" / f"panoptic_{checked(split)}.json"
@@ -74,6 +80,10 @@ class ShapesDataset:
         """Folder of the panoptic PNGs."""
         return self.root / "panoptic" / checked(split)
 
+    def stuff_masks(self, split: str) -> Path:
+        """Folder of the PNGs that tell background from things."""
+        return self.root / "panoptic_stuff" / checked(split)
+
     def semantic_images(self, split: str) -> Path:
         """Folder of the images in the semantic layout."""
         return self.root / "semantic" / "images" / _SEMANTIC_SPLITS[checked(split)]
@@ -81,6 +91,10 @@ class ShapesDataset:
     def semantic_masks(self, split: str) -> Path:
         """Folder of the label PNGs."""
         return self.root / "semantic" / "annotations" / _SEMANTIC_SPLITS[checked(split)]
+
+    def semantic_masks_from_zero(self, split: str) -> Path:
+        """Folder of the label PNGs in detectron2's form, where the first class is 0."""
+        return self.root / "semantic" / "annotations_detectron2" / _SEMANTIC_SPLITS[checked(split)]
 
     @property
     def class_list(self) -> Path:
@@ -92,6 +106,25 @@ class ShapesDataset:
         annotations = json.loads(self.instances_json(split).read_text())["annotations"]
         found = Counter(annotation["category_id"] for annotation in annotations)
         return {name: found[number] for number, name in enumerate(CATEGORIES, 1)}
+
+
+def check_drawn(root: str | Path) -> None:
+    """Check that a folder holds a dataset as this version of the package draws it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it was drawn by another version.
+    """
+    command = f"python tools/make_shapes.py --output {root}"
+    record = _read_record(Path(root))
+    if record is None:
+        raise FileNotFoundError(f"the demo dataset is not at '{root}'; draw it with: {command}")
+    if record.get("version") != FORMAT["version"]:
+        raise ValueError(
+            f"the demo dataset at '{root}' was drawn in version {record.get('version')} of its "
+            f"format, this is version {FORMAT['version']}; draw it again with: {command} "
+            "--overwrite"
+        )
 
 
 def write(root: str | Path, spec: ShapesSpec, *, overwrite: bool = False) -> ShapesDataset:
@@ -158,38 +191,40 @@ def _differences(found: dict[str, object], wanted: dict[str, object]) -> str:
 
 def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
     """Draw and write all files of one split."""
-    for folder in (dataset.images, dataset.panoptic_masks, dataset.semantic_images):
+    for folder in (
+        dataset.images,
+        dataset.panoptic_masks,
+        dataset.stuff_masks,
+        dataset.semantic_images,
+        dataset.semantic_masks,
+        dataset.semantic_masks_from_zero,
+    ):
         folder(split).mkdir(parents=True)
-    dataset.semantic_masks(split).mkdir(parents=True)
     dataset.instances_json(split).parent.mkdir(exist_ok=True)
-    images, instances, panoptic = [], [], []
+    annotations = Annotations(dataset.spec)
     for index in range(count):
         sample = draw(dataset.spec, split, index)
-        height, width = sample.instances.shape
         name = f"{index:06d}.png"
         _write_images(dataset, split, name, sample)
-        images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
-        segments = _segments(sample)
-        panoptic.append({"image_id": index + 1, "file_name": name, "segments_info": segments})
-        for segment, polygons in zip(segments, sample.polygons, strict=False):  # things come first
-            flat = [polygon.ravel().tolist() for polygon in polygons]
-            ids = {"id": len(instances) + 1, "image_id": index + 1}
-            instances.append({**segment, **ids, "segmentation": flat})
-    things, everything = _categories(), [*_categories(), _background_category()]
-    _write_json(dataset.instances_json(split), dataset.spec, images, instances, things)
-    _write_json(dataset.panoptic_json(split), dataset.spec, images, panoptic, everything)
+        annotations.add(name, sample)
+    annotations.write_instances(dataset.instances_json(split))
+    annotations.write_keypoints(dataset.keypoints_json(split))
+    annotations.write_panoptic(dataset.panoptic_json(split))
 
 
 def _write_images(dataset: ShapesDataset, split: str, name: str, sample: Sample) -> None:
-    """Write the image and its panoptic and semantic masks."""
+    """Write the image and its masks."""
     image = dataset.images(split) / name
     Image.fromarray(sample.image).save(image)
     _link(image, dataset.semantic_images(split) / name)
-    ids = np.array([_segment_id(k) for k in range(len(sample.categories) + 1)])[sample.instances]
-    colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
-    Image.fromarray(colours).save(dataset.panoptic_masks(split) / name)
-    labels = np.array([_BACKGROUND_ID, *sample.categories], np.uint8)[sample.instances]
-    Image.fromarray(labels).save(dataset.semantic_masks(split) / name)
+    labels = np.array([BACKGROUND_ID, *sample.categories], np.uint8)[sample.instances]
+    for folder, mask in (
+        (dataset.panoptic_masks, segment_colours(sample)),
+        (dataset.stuff_masks, (labels == BACKGROUND_ID).astype(np.uint8)),
+        (dataset.semantic_masks, labels),
+        (dataset.semantic_masks_from_zero, labels - 1),
+    ):
+        Image.fromarray(mask).save(folder(split) / name)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -198,64 +233,6 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _segment_id(instance: int) -> int:
-    return (instance + 1) * _ID_STRIDE % 2**24
-
-
-def _segments(sample: Sample) -> list[dict[str, object]]:
-    """Describe the segments of an image in COCO's terms: its things in order, then background."""
-    numbers = [*range(1, len(sample.categories) + 1), 0]
-    categories = [*sample.categories, _BACKGROUND_ID]
-    segments = []
-    for number, category in zip(numbers, categories, strict=True):
-        rows, columns = np.nonzero(sample.instances == number)
-        if not len(rows):  # only the background can be hidden altogether
-            continue
-        left, top = int(columns.min()), int(rows.min())
-        bbox = [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top]
-        segments.append(
-            {
-                "id": _segment_id(number),
-                "category_id": category,
-                "area": len(rows),
-                "bbox": bbox,
-                "iscrowd": 0,
-            }
-        )
-    return segments
-
-
-def _categories() -> list[dict[str, object]]:
-    """List the categories of things in COCO's terms."""
-    return [
-        {"id": number, "name": name, "supercategory": "shape", "isthing": 1}
-        for number, name in enumerate(CATEGORIES, 1)
-    ]
-
-
-def _background_category() -> dict[str, object]:
-    return {"id": _BACKGROUND_ID, "name": BACKGROUND, "supercategory": BACKGROUND, "isthing": 0}
-
-
-def _write_json(
-    path: Path,
-    spec: ShapesSpec,
-    images: list[dict[str, object]],
-    annotations: list[dict[str, object]],
-    categories: list[dict[str, object]],
-) -> None:
-    """Write one annotation file."""
-    content = {
-        # No date: the same spec gives the same bytes.
-        "info": {"description": f"Drawn shapes, seed {spec.seed}", "version": "1"},
-        "licenses": [],
-        "images": images,
-        "annotations": annotations,
-        "categories": categories,
-    }
-    path.write_text(json.dumps(content, separators=(",", ":")))
 
 
 def _write_class_list(path: Path) -> None:
