@@ -44,19 +44,22 @@ __all__ = [
 # What is imported, and the function of it that is called, when a module of a framework has been
 # imported; at once where it already is. An adapter that itself imports the framework registers
 # where it ends: it may be in the middle of its import when it is asked for.
-_POST_IMPORT_HOOKS = {
-    "detectron2.config.defaults": "regnet_backbones.adapters.detectron2_config:extend_defaults",
-    "detectron2.modeling.backbone": "regnet_backbones.adapters.detectron2",
-    "detectron2.solver.build": "regnet_backbones.adapters.detectron2_solver:choose_by_config",
-    "detectron2.solver": "regnet_backbones.adapters.detectron2_solver:choose_by_config",
-    "detectron2.engine.defaults": "regnet_backbones.adapters.detectron2_solver:choose_by_config",
-    "detectron2.utils.file_io": "regnet_backbones.adapters.detectron2_weights:register_on_import",
-    "detectron2.checkpoint.detection_checkpoint": (
-        "regnet_backbones.adapters.detectron2_checkpoint:load_every_dialect"
+_POST_IMPORT_HOOKS = (
+    ("detectron2.config.defaults", "regnet_backbones.adapters.detectron2_config:extend_defaults"),
+    ("detectron2.modeling.backbone", "regnet_backbones.adapters.detectron2"),
+    ("detectron2.modeling", "regnet_backbones.adapters.detectron2_c4"),
+    ("detectron2.modeling", "regnet_backbones.adapters.detectron2_fcos"),
+    ("detectron2.solver.build", "regnet_backbones.adapters.detectron2_solver:choose_by_config"),
+    ("detectron2.solver", "regnet_backbones.adapters.detectron2_solver:choose_by_config"),
+    ("detectron2.engine.defaults", "regnet_backbones.adapters.detectron2_solver:choose_by_config"),
+    ("detectron2.utils.file_io", "regnet_backbones.adapters.detectron2_weights:register_on_import"),
+    (
+        "detectron2.checkpoint.detection_checkpoint",
+        "regnet_backbones.adapters.detectron2_checkpoint:load_every_dialect",
     ),
-    "detectron2.data.datasets": "regnet_backbones.adapters.detectron2_shapes:register_on_import",
-    "segmentation_models_pytorch.encoders": "regnet_backbones.adapters.smp",
-}
+    ("detectron2.data.datasets", "regnet_backbones.adapters.detectron2_shapes:register_on_import"),
+    ("segmentation_models_pytorch.encoders", "regnet_backbones.adapters.smp"),
+)
 
 # Public names whose modules need torch or a framework, imported when first asked for.
 _LAZY = {
@@ -81,7 +84,8 @@ def config_path(name: str = "") -> Path:
     root = installed if installed.is_dir() else checkout
     path = root / name
     if not path.exists():
-        known = sorted(str(p.relative_to(root)) for p in root.rglob("*.yaml"))
+        files = [p for suffix in ("yaml", "py") for p in root.rglob(f"*.{suffix}")]
+        known = sorted(str(p.relative_to(root)) for p in files)
         raise FileNotFoundError(f"no config '{name}' in {root}; there are: {', '.join(known)}")
     return path
 
@@ -107,7 +111,7 @@ def __getattr__(name: str) -> object:
 def _register() -> None:
     """Hook into the frameworks, whether they are imported already or not."""
     detectron2_compat.install()
-    for module, hook in _POST_IMPORT_HOOKS.items():
+    for module, hook in _POST_IMPORT_HOOKS:
         wrapt.register_post_import_hook(partial(_run_hook, hook), module)
 
 

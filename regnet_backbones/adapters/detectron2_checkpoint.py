@@ -19,9 +19,22 @@ from torch import nn
 
 from regnet_backbones.adapters.detectron2_input import check_images, statistics_of_dialect
 from regnet_backbones.adapters.detectron2_weights import url_error
-from regnet_backbones.weights.dialects import CHANNEL_ORDERS, Network, find_networks, locate
+from regnet_backbones.weights.dialects import (
+    CHANNEL_ORDERS,
+    Network,
+    find_networks,
+    locate,
+    to_timm_name,
+)
 from regnet_backbones.weights.files import read_checkpoint
-from regnet_backbones.weights.loading import Fitted, check_variant, extractors, fit, report_of
+from regnet_backbones.weights.loading import (
+    Fitted,
+    check_variant,
+    compare,
+    extractors,
+    fit,
+    report_of,
+)
 from regnet_backbones.weights.sources import URL_PREFIXES, Source, find_source, is_name
 
 logger = logging.getLogger(__name__)
@@ -109,9 +122,10 @@ def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) 
         fitted = _fit_backbone(network, state, path, model, home, backbone)
         named |= {home + name: value for name, value in fitted.state.items()}
     others = [n for n in state if not any(n.startswith(network.prefix) for network in networks)]
-    if outer is None:  # a classifier or another kind of model, of which only the backbone is taken
+    if outer is None:  # a classifier or another kind of model, of which only the network is taken
         checkpoint.pop("matching_heuristics", None)
         others = []
+        named |= _stages_of_heads(networks[0], path, model)
     checkpoint["model"] = {name.removeprefix(outer or ""): state[name] for name in others} | named
 
 
@@ -151,6 +165,30 @@ def _fit_backbone(
     loaded = tuple(home + name for name in fitted.state)
     logger.info("backbone: %s", report_of(source, fitted, loaded, keeps_rest=is_detector))
     return fitted
+
+
+def _stages_of_heads(network: Network, path: str, model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights of stages that a model runs in its heads, such as those of a C4 detector.
+
+    Raises:
+        ValueError: the network has no such stage, or another.
+    """
+    named = {}
+    for home, stage in model.named_modules():
+        if not hasattr(stage, "stage_of"):
+            continue
+        own = stage.state_dict()
+        names = {name: to_timm_name(name, network.dialect) for name in network.state}
+        given = {names[n]: value for n, value in network.state.items() if names[n] in own}
+        problems = compare(given, own, [])
+        if problems:
+            raise ValueError(
+                f"the weights '{path}' do not fill {home}, the last stage of {stage.stage_of}: "
+                f"{problems}; take a file of the whole network"
+            )
+        named |= {f"{home}.{name}": given.get(name, value) for name, value in own.items()}
+        logger.info("%s: the last stage, %d entries, of %s", home, len(given), path)
+    return named
 
 
 def _prefix_for(home: str, state: Mapping[str, torch.Tensor]) -> str | None:

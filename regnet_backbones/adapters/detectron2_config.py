@@ -1,11 +1,16 @@
-"""What we add to a detectron2 config: the `MODEL.REGNET` node, and keys of our trainer.
+"""What we add to a detectron2 config: `MODEL.REGNET`, `MODEL.FCOS`, keys of projects and trainer.
 
 `OUT_FEATURES, DEPTH, W0, WA, WM, GROUP_W, SE_R, NORM` are the schema of the published RegNet
-detectors (pycls's names for the paper's symbols); the other keys are ours.
+detectors (pycls's names for the paper's symbols); the other keys are ours. Those of `MODEL.FCOS`
+are named as AdelaiDet names them.
 """
 
+from collections.abc import Mapping
+from copy import deepcopy
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from regnet_backbones.adapters.detectron2_projects import PROJECT_DEFAULTS
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -39,9 +44,41 @@ REGNET_DEFAULTS = {
     "WEIGHTS_FORMAT": "",
 }
 
+FCOS_DEFAULTS = {
+    "NUM_CLASSES": 80,
+    "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
+    # Levels that build_fcos_regnet_fpn_backbone puts on top of P5: 2, 1 or 0.
+    "TOP_LEVELS": 2,
+    # Of each of the two branches of the head, and their norm: "GN", "BN", "" ...
+    "NUM_CONVS": 4,
+    "NORM": "GN",
+    # Score of a location before training.
+    "PRIOR_PROB": 0.01,
+    # The part of a box around its centre whose locations are positive, in strides.
+    "POS_RADIUS": 1.5,
+    # Of the focal loss.
+    "LOSS_ALPHA": 0.25,
+    "LOSS_GAMMA": 2.0,
+    # Of sqrt(class score * centerness).
+    "INFERENCE_TH_TEST": 0.2,
+    "PRE_NMS_TOPK_TEST": 1000,
+    "NMS_TH": 0.6,
+}
+
 TRAINING_DEFAULTS = {
-    # "SGD", which is detectron2's own, or "ADAMW".
+    # "SGD", which is detectron2's own, "ADAMW" or "ADAM".
     "SOLVER": {"OPTIMIZER": "SGD"},
+    "DATALOADER": {
+        # Of the images that RandomSubsetTrainingSampler takes; detectron2 0.6 reads the key, and
+        # has no default for it.
+        "RANDOM_SUBSET_RATIO": 1.0,
+        # How many images of each dataset tools/train_net.py opens before it trains, the first
+        # ones; 0 for none.
+        "CHECK_IMAGES": 100,
+    },
+    # A running average of the weights, which tools/train_net.py evaluates and saves beside those in
+    # training. DECAY is the weight of the past; with WARMUP it rises to that with the iterations.
+    "MODEL": {"EMA": {"ENABLED": False, "DECAY": 0.9998, "WARMUP": True}},
     # How many val images tools/train_net.py draws with their predictions at every evaluation, and
     # the score an instance must have to be drawn.
     "TEST": {"PICTURES": 15, "PICTURES_MIN_SCORE": 0.5},
@@ -53,19 +90,14 @@ NUMBERS = (*REQUIRED_NUMBERS, "BOT_MUL", "SE_R")
 
 
 def add_regnet_config(cfg: "CfgNode") -> None:
-    """Add `MODEL.REGNET` and our trainer's keys to a config; keys that it already has stay.
+    """Add all of our keys to a config; keys that it already has stay.
 
     `get_cfg()` does this by itself once `regnet_backbones` is imported; this is for a config made
     before that, and for projects that build their config by hand.
     """
-    new_node = type(cfg)
-    if "REGNET" not in cfg.MODEL:
-        cfg.MODEL.REGNET = new_node()
-    _add_missing(cfg.MODEL.REGNET, REGNET_DEFAULTS)
-    for node, defaults in TRAINING_DEFAULTS.items():
-        if node not in cfg:
-            cfg[node] = new_node()
-        _add_missing(cfg[node], defaults)
+    _add_missing(cfg, {"MODEL": {"REGNET": REGNET_DEFAULTS, "FCOS": FCOS_DEFAULTS}})
+    for defaults in (TRAINING_DEFAULTS, *PROJECT_DEFAULTS):
+        _add_missing(cfg, defaults)
 
 
 def regnet_node(cfg: "CfgNode") -> "CfgNode":
@@ -81,8 +113,12 @@ def extend_defaults(defaults: ModuleType) -> None:
     add_regnet_config(defaults._C)
 
 
-def _add_missing(node: "CfgNode", defaults: dict[str, object]) -> None:
-    """Add the keys that a node does not have."""
+def _add_missing(node: "CfgNode", defaults: Mapping[str, object]) -> None:
+    """Add the keys that a node does not have, and those that its nodes do not have."""
     for key, value in defaults.items():
-        if key not in node:
-            node[key] = value
+        if isinstance(value, Mapping):
+            if key not in node:
+                node[key] = type(node)()
+            _add_missing(node[key], value)
+        elif key not in node:
+            node[key] = deepcopy(value)

@@ -1,8 +1,9 @@
-"""`SOLVER.OPTIMIZER`: AdamW beside detectron2's SGD, in every trainer that builds from the config.
+"""Optimizers and a schedule beside detectron2's, in every trainer that builds from the config.
 
 Detectron2's `build_optimizer` (`detectron2/solver/build.py`) knows SGD alone, and networks trained
-from random weights want AdamW. The key is named as other detectron2 projects name it. Its default,
-SGD, calls detectron2's function as it is.
+from random weights want AdamW; its `build_lr_scheduler` does not know the poly schedule of its own
+DeepLab project. `SOLVER.OPTIMIZER` is named as other detectron2 projects name it. For the defaults,
+detectron2's functions are called as they are.
 """
 
 import functools
@@ -13,30 +14,24 @@ if TYPE_CHECKING:
     import torch
     from detectron2.config import CfgNode
 
-OPTIMIZERS = ("SGD", "ADAMW")
+OPTIMIZERS = ("SGD", "ADAMW", "ADAM")
 
 
 def choose_by_config(module: ModuleType) -> None:
-    """Let `build_optimizer`, where `module` has it, follow `SOLVER.OPTIMIZER`."""
-    stock = module.build_optimizer
-    if getattr(stock, "follows_config", False):
-        return
-
-    @functools.wraps(stock)
-    def build_optimizer(cfg: "CfgNode", model: "torch.nn.Module") -> "torch.optim.Optimizer":
-        name = cfg.SOLVER.get("OPTIMIZER", "SGD")
-        if name not in OPTIMIZERS:
-            raise ValueError(
-                f"SOLVER.OPTIMIZER must be one of {', '.join(OPTIMIZERS)}, got '{name}'"
-            )
-        return stock(cfg, model) if name == "SGD" else build_adamw(cfg, model)
-
-    build_optimizer.follows_config = True
-    module.build_optimizer = build_optimizer
+    """Let `build_optimizer` and `build_lr_scheduler` of `module` follow the config."""
+    for name, extend in (
+        ("build_optimizer", _with_adam),
+        ("build_lr_scheduler", _with_poly_schedule),
+    ):
+        stock = getattr(module, name)
+        if not getattr(stock, "follows_config", False):
+            extended = functools.wraps(stock)(extend(stock))
+            extended.follows_config = True
+            setattr(module, name, extended)
 
 
-def build_adamw(cfg: "CfgNode", model: "torch.nn.Module") -> "torch.optim.Optimizer":
-    """Build AdamW with the learning rate, weight decay and clipping of `SOLVER`."""
+def build_adam(cfg: "CfgNode", model: "torch.nn.Module") -> "torch.optim.Optimizer":
+    """Build Adam or AdamW with the learning rate, weight decay and clipping of `SOLVER`."""
     import torch
     from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 
@@ -47,6 +42,36 @@ def build_adamw(cfg: "CfgNode", model: "torch.nn.Module") -> "torch.optim.Optimi
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
-    return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(
+    optimizer = torch.optim.AdamW if cfg.SOLVER.OPTIMIZER == "ADAMW" else torch.optim.Adam
+    return maybe_add_gradient_clipping(cfg, optimizer)(
         parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
     )
+
+
+def _with_adam(stock):
+    """Return `build_optimizer` that also knows Adam and AdamW."""
+
+    def build_optimizer(cfg: "CfgNode", model: "torch.nn.Module") -> "torch.optim.Optimizer":
+        name = cfg.SOLVER.get("OPTIMIZER", "SGD")
+        if name not in OPTIMIZERS:
+            raise ValueError(
+                f"SOLVER.OPTIMIZER must be one of {', '.join(OPTIMIZERS)}, got '{name}'"
+            )
+        return stock(cfg, model) if name == "SGD" else build_adam(cfg, model)
+
+    return build_optimizer
+
+
+def _with_poly_schedule(stock):
+    """Return `build_lr_scheduler` that also knows "WarmupPolyLR"."""
+
+    def build_lr_scheduler(
+        cfg: "CfgNode", optimizer: "torch.optim.Optimizer"
+    ) -> "torch.optim.lr_scheduler.LRScheduler":
+        if cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupPolyLR":
+            return stock(cfg, optimizer)
+        from regnet_backbones.adapters.detectron2_schedule import build_poly_lr
+
+        return build_poly_lr(cfg, optimizer)
+
+    return build_lr_scheduler

@@ -9,9 +9,17 @@ SEGMENTER = "SemanticSegmentor"
 
 
 def train_mapper(cfg: CfgNode) -> Callable[[dict], dict | None]:
-    """Return what makes a training input of a dataset's record; a segmenter has its own way."""
-    if cfg.MODEL.META_ARCHITECTURE != SEGMENTER:
-        return DatasetMapper(cfg, is_train=True)
-    from regnet_backbones.detection.semantic import build_train_mapper
+    """Return what makes a training input of a dataset's record.
 
-    return build_train_mapper(cfg)
+    Detectors have detectron2's `DatasetMapper`; segmenters crop by classes and change colours (see
+    `detection.semantic`); Panoptic-DeepLab learns centres and offsets, which its mapper makes.
+    """
+    if cfg.MODEL.META_ARCHITECTURE == SEGMENTER:
+        from regnet_backbones.detection.semantic import build_train_mapper
+
+        return build_train_mapper(cfg)
+    if cfg.MODEL.META_ARCHITECTURE == "PanopticDeepLab":
+        from detectron2.projects.panoptic_deeplab import PanopticDeeplabDatasetMapper
+
+        return PanopticDeeplabDatasetMapper(cfg)
+    return DatasetMapper(cfg, is_train=True)

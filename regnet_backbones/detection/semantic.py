@@ -1,12 +1,10 @@
-"""What training a semantic segmenter takes beyond a detector's: augmentation, schedule."""
+"""How the training images of a semantic segmenter are augmented."""
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from detectron2.projects.point_rend import ColorAugSSDTransform
 
 
@@ -30,31 +28,6 @@ class PadToSize(T.Augmentation):
         return T.PadTransform(
             0, 0, right, bottom, width, height, pad_value=self.pixel, seg_pad_value=self.label
         )
-
-
-class PolyLR(WarmupPolyLR):
-    """DeepLab's schedule, with nothing but the iteration as its state.
-
-    DeepLab's own keeps the number of iterations too: resumed with a larger `SOLVER.MAX_ITER`, it
-    would run beyond its end, where the power of a negative number is an error.
-    """
-
-    def state_dict(self) -> dict[str, object]:
-        """Return what `detectron2.solver.LRMultiplier` returns."""
-        return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
-
-
-def build_poly_lr(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> PolyLR:
-    """Build the schedule of `SOLVER`: warm-up, then (1 - iteration / MAX_ITER) ** POLY_LR_POWER."""
-    return PolyLR(
-        optimizer,
-        cfg.SOLVER.MAX_ITER,
-        warmup_factor=cfg.SOLVER.WARMUP_FACTOR,
-        warmup_iters=cfg.SOLVER.WARMUP_ITERS,
-        warmup_method=cfg.SOLVER.WARMUP_METHOD,
-        power=cfg.SOLVER.POLY_LR_POWER,
-        constant_ending=cfg.SOLVER.POLY_LR_CONSTANT_ENDING,
-    )
 
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
