@@ -12,6 +12,7 @@ itself, never a version, because detectron2 0.6 and upstream main both call them
     removed_names.py     numpy, Pillow, torch, Python and setuptools dropped what detectron2 uses
     training_state.py    checkpoints that lose state or cannot be read
     cpu_processes.py     several processes, DDP and AMP where there is no GPU
+    internal_names.py    imports from the repository of detectron2's authors
     panoptic.py          the package panopticapi is absent
     panoptic_quality.py  the panoptic id encoding and PQ
 

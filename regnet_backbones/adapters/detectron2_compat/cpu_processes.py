@@ -87,7 +87,8 @@ def amp_without_cuda(module: ModuleType) -> None:
         if _is_on_cpu(model):
             raise ValueError(
                 "automatic mixed precision needs CUDA, and this model is on the CPU: set "
-                "SOLVER.AMP.ENABLED to False, or MODEL.DEVICE to cuda"
+                "SOLVER.AMP.ENABLED to False, or MODEL.DEVICE to cuda; in a LazyConfig these are "
+                "train.amp.enabled and train.device"
             )
         stock(self, model, *args, **kwargs)
 
@@ -108,14 +109,22 @@ def _run_gloo_worker(
         rank=machine_rank * processes_per_machine + local_rank,
         timeout=timeout,
     )
-    # Every process takes part in making every group.
-    for machine in range(world_size // processes_per_machine):
-        first = machine * processes_per_machine
-        group = dist.new_group(list(range(first, first + processes_per_machine)))
-        if machine == machine_rank:
-            comm._LOCAL_PROCESS_GROUP = group
+    make_local_groups(processes_per_machine)
     comm.synchronize()
     main_func(*args)
+
+
+def make_local_groups(processes_per_machine: int) -> None:
+    """Make the groups within each machine, which detectron2 asks for the local rank."""
+    import torch.distributed as dist
+    from detectron2.utils import comm
+
+    # Every process takes part in making every group.
+    for first in range(0, dist.get_world_size(), processes_per_machine):
+        ranks = list(range(first, first + processes_per_machine))
+        group = dist.new_group(ranks)
+        if dist.get_rank() in ranks:
+            comm._LOCAL_PROCESS_GROUP = group
 
 
 def _knows_gloo(worker: Callable[..., None]) -> bool:

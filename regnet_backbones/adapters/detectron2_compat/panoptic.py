@@ -4,13 +4,13 @@ That package is not on the Python package index. Detectron2 imports three functi
 them inside the call that needs them: they are there during those imports and calls, and only then.
 """
 
-import functools
 from contextlib import AbstractContextManager
 from types import ModuleType
 
 from regnet_backbones.adapters.detectron2_compat.stand_ins import (
     is_importable,
     module_with,
+    provide_during,
     stand_in_modules,
 )
 
@@ -46,15 +46,4 @@ def panopticapi_absent_when_called(module: ModuleType) -> None:
     """Provide it during the calls that import it."""
     class_name, methods = CALLERS[module.__name__]
     for method in methods.split():
-        _provide_during(getattr(module, class_name), method)
-
-
-def _provide_during(owner: type, method: str) -> None:
-    stock = getattr(owner, method)
-
-    @functools.wraps(stock)
-    def wrapped(*args, **kwargs):
-        with panopticapi_absent():
-            return stock(*args, **kwargs)
-
-    setattr(owner, method, wrapped)
+        provide_during(getattr(module, class_name), method, panopticapi_absent)

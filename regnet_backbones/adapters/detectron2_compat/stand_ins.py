@@ -1,10 +1,11 @@
 """Modules and attributes that exist for a while: during one import, or during one call."""
 
+import functools
 import importlib.util
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 
 _lock = threading.Lock()
@@ -52,3 +53,17 @@ def stand_in_attribute(owner: object, name: str, value: object) -> Iterator[None
         yield
     finally:
         delattr(owner, name)
+
+
+def provide_during(
+    owner: object, function: str, context: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """Open `context` whenever the `function` of a class or module is called."""
+    stock = getattr(owner, function)
+
+    @functools.wraps(stock)
+    def wrapped(*args, **kwargs):
+        with context():
+            return stock(*args, **kwargs)
+
+    setattr(owner, function, wrapped)

@@ -6,6 +6,7 @@ A new one is a row here and a function, named after the cause, in the file of th
 from regnet_backbones.adapters.detectron2_compat import (
     cpu_processes,
     extension,
+    internal_names,
     panoptic,
     removed_names,
     training_state,
@@ -150,5 +151,18 @@ FIXES: tuple[Fix, ...] = (
         cause="imports panopticapi when called, which is not on the package index",
         needed=panoptic.is_absent,
         apply=panoptic.panopticapi_absent_when_called,
+    ),
+    # Names that only the authors' own repository has
+    AfterImport(
+        modules=tuple(internal_names.CALLERS),
+        cause="imports cityscapesscripts from a package of the authors' own, when called",
+        needed=internal_names.imports_internal_cityscapes,
+        apply=internal_names.cityscapes_internal_when_called,
+    ),
+    AfterImport(
+        modules=("detectron2.data.detection_utils",),  # which the demo imports before
+        cause="demo/demo.py imports its predictor.py from a package of the authors' own",
+        needed=internal_names.script_imports_internal_demo,
+        apply=internal_names.demo_internal,
     ),
 )
