@@ -16,6 +16,8 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
 from regnet_backbones import config_path, shapes
+from regnet_backbones.adapters.detectron2_projects import import_projects
+from regnet_backbones.detection.classes import known_classes
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.module import Segmenter
@@ -55,6 +57,7 @@ def save_run(folder, config, *opts):
     # As large as the images: what the model sees can be read without a resize.
     opts = ["INPUT.MIN_SIZE_TEST", str(SIDE), "MODEL.DEVICE", "cpu", *opts]
     cfg = read_config(QUICK / config, opts)
+    import_projects(cfg)
     model = build_model(cfg).eval()
     DetectionCheckpointer(model, save_dir=str(folder)).save("model_final")
     (folder / "config.yaml").write_text(cfg.dump())
@@ -68,6 +71,12 @@ def seen_by(model, image):
     tensor = torch.from_numpy(np.ascontiguousarray(pixels)).float()
     (output,) = model([{"image": tensor, "height": SIDE, "width": SIDE}])
     return output
+
+
+def enlarged(image):
+    """Return an image as large as overlays of small images are."""
+    pixels = Image.open(image).convert("RGB").resize((512, 512), Image.BILINEAR)
+    return np.asarray(pixels).astype(int)
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +123,12 @@ def test_overlays_show_the_image_with_what_is_seen(detector, dataset, tmp_path):
     image = dataset.images("val") / "000000.png"
     for score in ("0", "1"):
         assert main(run, image, "--output", tmp_path / score, "--min-score", score) == 0
-    plain = np.asarray(Image.open(image).convert("RGB")).astype(int)
+    plain = enlarged(image)
     drawn, nothing = (
         np.asarray(Image.open(tmp_path / score / "overlays" / "000000.jpg")).astype(int)
         for score in ("0", "1")
     )
-    assert drawn.shape == nothing.shape == (SIDE, SIDE, 3)
+    assert drawn.shape == nothing.shape == (512, 512, 3)
     # Without instances only JPEG's loss is left; red and blue exchanged would be far more.
     assert np.abs(nothing - plain).mean() < 6
     assert np.abs(drawn - plain).mean() > 20
@@ -267,7 +276,7 @@ def test_classes_of_pixels_are_written_as_label_maps(dataset, tmp_path, capsys):
         expected = seen_by(model, folder / name)["sem_seg"].argmax(0).numpy()
         assert len(np.unique(expected)) > 1
         assert (np.asarray(labels) == expected).mean() > 0.999
-        assert Image.open(output / "overlays" / name.replace("png", "jpg")).size == (SIDE, SIDE)
+        assert Image.open(output / "overlays" / name.replace("png", "jpg")).size == (512, 512)
     names = (output / "classes.txt").read_text().splitlines()
     assert names == MetadataCatalog.get("shapes_sem_seg_val").stuff_classes
     assert not (output / "predictions.json").exists()
@@ -285,19 +294,140 @@ def test_classes_of_pixels_without_names_are_numbered(dataset, tmp_path, caplog)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"labels", "overlays"}
 
 
-def test_a_panoptic_model_gives_both(dataset, tmp_path, val_json):
-    opts = ["MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"]
-    opts += ["MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT", "1"]
-    opts += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
-    opts += ["MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", "0.0"]
-    _, run = save_run(tmp_path, "mask_rcnn_regnet_small_fpn.yaml", *opts)
+# Keypoints and segments
+
+
+def test_keypoints_are_written_as_coco_has_them(dataset, tmp_path):
+    opts = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.WEIGHTS", ""]
+    opts += ["DATASETS.TEST", "('shapes_keypoints_val',)"]
+    model, run = save_run(tmp_path, "keypoint_rcnn_regnet_small_fpn.yaml", *opts)
+    image, output = dataset.images("val") / "000000.png", tmp_path / "out"
+    assert main(run, image, "--output", output, "--min-score", "0") == 0
+    entries = json.loads((output / "predictions.json").read_text())
+    points = seen_by(model, image)["instances"].pred_keypoints
+    assert len(entries) == len(points) > 0
+    for entry, expected in zip(entries, points.numpy(), strict=True):
+        # COCO counts from the middle of the first pixel.
+        assert entry["keypoints"] == pytest.approx((expected - (0.5, 0.5, 0)).ravel(), abs=0.01)
+        assert entry["category"] in shapes.CATEGORIES
+    assert np.abs(enlarged(image) - read(output / "overlays" / "000000.jpg")).mean() > 5
+
+
+def read(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def panoptic_of(output):
+    """Return the map of ids of the first image, its segments by id, and names of categories."""
+    content = json.loads((output / "panoptic.json").read_text())
+    (annotation,) = content["annotations"]
+    (image,) = content["images"]
+    assert annotation["image_id"] == image["id"] == 1
+    assert (image["height"], image["width"]) == (SIDE, SIDE)
+    red, green, blue = np.moveaxis(read(output / "panoptic" / annotation["file_name"]), 2, 0)
+    segments = {segment["id"]: segment for segment in annotation["segments_info"]}
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    ids = red + 256 * green + 65536 * blue
+    assert set(np.unique(ids)) - {0} == segments.keys()
+    for id_, segment in segments.items():
+        rows, columns = np.nonzero(ids == id_)
+        left, top, width, height = segment["bbox"]
+        assert segment["area"] == len(rows)
+        assert (left, left + width - 1) == (columns.min(), columns.max())
+        assert (top, top + height - 1) == (rows.min(), rows.max())
+    return ids, segments, names
+
+
+PANOPTIC = [
+    *("MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT", "1"),
+    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
+    *("MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", "0.0"),
+]
+
+
+def test_panoptic_fpn_gives_instances_classes_and_segments(dataset, tmp_path):
+    model, run = save_run(tmp_path, "panoptic_fpn_regnet_small.yaml", *PANOPTIC)
+    image, output = dataset.images("val") / "000000.png", tmp_path / "out"
+    assert main(run, image, "--output", output, "--min-score", "0") == 0
+    assert json.loads((output / "predictions.json").read_text())
+    assert (output / "classes.txt").read_text().split() == ["things", "background"]
+    assert set(np.unique(read(output / "labels" / "000000.png"))) <= {0, 1}
+    assert np.abs(read(output / "overlays" / "000000.jpg") - enlarged(image)).mean() > 20
+
+    ids, segments, names = panoptic_of(output)
+    assert names == {**dict(enumerate(shapes.CATEGORIES, 1)), 6: "background"}
+    expected, info = seen_by(model, image)["panoptic_seg"]
+    assert (ids == expected.numpy()).mean() > 0.99
+    assert any(segment["isthing"] for segment in info)
+    for segment in info:
+        if segment["id"] in segments:
+            # Things 0 to 4 are 1 to 5, and stuff 1 is 6.
+            found = segments[segment["id"]]
+            assert found["category_id"] == segment["category_id"] + (1 if found["isthing"] else 5)
+            assert found["isthing"] == segment["isthing"]
+
+
+def test_segments_of_unknown_classes_are_numbered(dataset, tmp_path, val_json):
+    """Things have their ids from a json; those of stuff follow."""
+    opts = [*PANOPTIC, "DATASETS.TEST", "('gone',)", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"]
+    _, run = save_run(tmp_path, "panoptic_fpn_regnet_small.yaml", *opts)
     image, output = dataset.images("val") / "000000.png", tmp_path / "out"
     assert main(run, image, "--output", output, "--min-score", "0", "--val-json", val_json) == 0
-    assert json.loads((output / "predictions.json").read_text())
-    assert np.asarray(Image.open(output / "labels" / "000000.png")).max() < 3
-    drawn = np.asarray(Image.open(output / "overlays" / "000000.jpg")).astype(int)
-    plain = np.asarray(Image.open(image).convert("RGB")).astype(int)
-    assert np.abs(drawn - plain).mean() > 20
+    _, segments, names = panoptic_of(output)
+    things = {2 * number: name for number, name in enumerate(shapes.CATEGORIES, 1)}
+    assert names == {**things, 12: "1", 13: "2"}
+    assert {segment["category_id"] for segment in segments.values()} <= names.keys()
+
+
+@pytest.fixture
+def panoptic_deeplab(tmp_path):
+    # Random weights find centres and things, if they are not asked to be sure.
+    opts = ["MODEL.PANOPTIC_DEEPLAB.CENTER_THRESHOLD", "-100.0"]
+    opts += ["MODEL.PANOPTIC_DEEPLAB.STUFF_AREA", "1"]
+    return save_run(tmp_path, "panoptic_deeplab_regnet_small_shapes.yaml", *opts)
+
+
+def test_panoptic_deeplab_gives_classes_and_segments(dataset, tmp_path, panoptic_deeplab):
+    model, run = panoptic_deeplab
+    image, output = dataset.images("val") / "000000.png", tmp_path / "out"
+    assert main(run, image, "--output", output, "--min-score", "0") == 0
+    assert (output / "classes.txt").read_text().split() == [*shapes.CATEGORIES, "background"]
+    ids, segments, names = panoptic_of(output)
+    assert names == {**dict(enumerate(shapes.CATEGORIES, 1)), 6: "background"}
+    expected = seen_by(model, image)["panoptic_seg"][0].numpy()
+    assert (ids == expected + 1).mean() > 0.99
+    assert len(segments) > 1
+    for id_, segment in segments.items():
+        assert segment["category_id"] == (id_ - 1) // 1000 + 1
+        assert segment["isthing"] == (segment["category_id"] < 6)
+
+
+def test_panoptic_deeplab_needs_what_it_was_trained_on(
+    dataset, tmp_path, panoptic_deeplab, capsys, val_json
+):
+    arguments = [panoptic_deeplab[1], dataset.images("val"), "--output", tmp_path / "out"]
+    assert main(*arguments, "--opts", "DATASETS.TRAIN", "('gone',)") == 2
+    assert "needs its training dataset 'gone' registered" in capsys.readouterr().err
+    assert main(*arguments, "--val-json", val_json) == 2
+    assert "takes the names of its classes from its training data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "counted_by"),
+    [
+        ("retinanet_regnet_small_fpn.yaml", "MODEL.RETINANET.NUM_CLASSES"),
+        ("fcos_regnet_small_fpn.yaml", "MODEL.FCOS.NUM_CLASSES"),
+        ("mask_rcnn_regnet_small_fpn.yaml", "MODEL.ROI_HEADS.NUM_CLASSES"),
+    ],
+)
+def test_classes_are_known_where_their_number_is_the_datasets(config, counted_by, caplog):
+    classes = known_classes(read_config(QUICK / config))
+    assert classes.metadata.thing_classes == list(shapes.CATEGORIES)
+    assert classes.ids == (1, 2, 3, 4, 5)
+    assert not caplog.text
+    classes = known_classes(read_config(QUICK / config, [counted_by, "3"]))
+    assert classes.metadata.thing_classes == ["0", "1", "2"]
+    assert "classes are numbered from 0" in caplog.text
 
 
 # Segmenters

@@ -6,7 +6,8 @@
 
 Below --output are overlays/ with pictures to look at; of a model that gives pixels classes labels/
 with one PNG per image, whose values are class numbers from 0, and classes.txt with their names; of
-a detector predictions.json in COCO's results format. A detector trained on data of one's own takes
+a detector predictions.json in COCO's results format, with masks or keypoints if it gives them; of a
+panoptic model panoptic/ and panoptic.json in COCO's. A detector trained on data of one's own takes
 the names of its classes from --val-json.
 """
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,17 @@ from detectron2.data import Metadata, MetadataCatalog
 
 from regnet_backbones.detection.mappers import SEGMENTER
 
-# Architectures that the config tells the number of instance classes of.
-COUNTED = ("GeneralizedRCNN", "PanopticFPN", "RetinaNet")
+# Numbers its classes in one row, and asks its training dataset which of them are things.
+PANOPTIC_DEEPLAB = "PanopticDeepLab"
+
+# Architectures that the config tells the number of classes of, and which key says it.
+COUNTED = {
+    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
+    "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
+    "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
+    "FCOSDetector": "MODEL.FCOS.NUM_CLASSES",
+    PANOPTIC_DEEPLAB: "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +34,17 @@ class KnownClasses:
     metadata: Metadata
     # Category ids of the dataset by class number, which are these numbers where they are not known.
     ids: tuple[int, ...]
+    # The same of `stuff_classes`; where they are not known, numbers that follow those of things.
+    stuff_ids: tuple[int, ...]
     stuff_are_named: bool
 
 
 def instance_classes(cfg: CfgNode) -> int:
-    """Return the number of classes of instances that a config says."""
-    is_retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
-    return (cfg.MODEL.RETINANET if is_retinanet else cfg.MODEL.ROI_HEADS).NUM_CLASSES
+    """Return the number of classes of instances that a config says; of Panoptic-DeepLab, of all."""
+    value = cfg
+    for key in COUNTED.get(cfg.MODEL.META_ARCHITECTURE, "MODEL.ROI_HEADS.NUM_CLASSES").split("."):
+        value = value[key]
+    return value
 
 
 def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClasses:
@@ -45,18 +58,26 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
 
     Raises:
         FileNotFoundError: the json is not there.
-        ValueError: it has no categories, others than the model, or the model has no instances.
+        ValueError: it has no categories, others than the model, or the model takes none from it.
     """
     architecture, count = cfg.MODEL.META_ARCHITECTURE, instance_classes(cfg)
-    dataset = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else ""
+    datasets = cfg.DATASETS.TRAIN if architecture == PANOPTIC_DEEPLAB else cfg.DATASETS.TEST
+    dataset = datasets[0] if datasets else ""
     fields = MetadataCatalog.get(dataset).as_dict() if dataset in MetadataCatalog.list() else {}
+    if architecture == PANOPTIC_DEEPLAB and "thing_dataset_id_to_contiguous_id" not in fields:
+        raise ValueError(
+            f"a {PANOPTIC_DEEPLAB} needs its training dataset '{dataset}' registered with panoptic "
+            "metadata, to tell things from stuff; set DATASETS.TRAIN in --opts"
+        )
     if val_json is None:
         categories = _registered_categories(fields)
         if architecture in COUNTED and len(categories) != count:
             categories = {}
     else:
         categories = _given_categories(cfg, Path(val_json))
-    stuff = fields.get("stuff_classes")
+    stuff_count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    stuff = fields.get("stuff_classes", [])
+    stuff = stuff if len(stuff) == stuff_count else []
     if not (stuff if architecture == SEGMENTER else categories):
         logger.warning(
             "the names of the classes are not known here: they are not those of the dataset '%s', "
@@ -64,17 +85,30 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
             dataset,
             "" if architecture == SEGMENTER else ", unless --val-json gives a COCO json of them",
         )
+    ids = tuple(categories) or tuple(range(count))
     fields |= {
         "thing_classes": list(categories.values()) or _numbers(count),
-        "stuff_classes": stuff or _numbers(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES),
+        "stuff_classes": stuff or _numbers(stuff_count),
     }
-    return KnownClasses(Metadata(**fields), tuple(categories) or tuple(range(count)), bool(stuff))
+    if architecture == PANOPTIC_DEEPLAB:
+        stuff_ids = ids
+    else:
+        stuff_ids = _by_number(fields.get("stuff_dataset_id_to_contiguous_id", {}))
+        if len(stuff_ids) != stuff_count:
+            stuff_ids = range(max(ids) + 1, max(ids) + 1 + stuff_count)
+    return KnownClasses(Metadata(**fields), ids, tuple(stuff_ids), bool(stuff))
 
 
 def _given_categories(cfg: CfgNode, val_json: Path) -> dict[int, str]:
     """Read the names by id of a json of the user, which must be of this model."""
-    if cfg.MODEL.META_ARCHITECTURE == SEGMENTER:
-        raise ValueError(f"a COCO json names instances, and a {SEGMENTER} predicts none")
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture == SEGMENTER:
+        raise ValueError(f"a COCO json names instances, and a {architecture} predicts none")
+    if architecture == PANOPTIC_DEEPLAB:
+        raise ValueError(
+            f"a {architecture} takes the names of its classes from its training dataset; leave "
+            "out --val-json"
+        )
     if not val_json.is_file():
         raise FileNotFoundError(f"no annotation file '{val_json}'")
     categories = _read_categories(val_json)
@@ -90,13 +124,20 @@ def _given_categories(cfg: CfgNode, val_json: Path) -> dict[int, str]:
 def _registered_categories(fields: Mapping[str, object]) -> dict[int, str]:
     """Return the names by id that the metadata of a dataset say, as far as they do."""
     names = fields.get("thing_classes", [])
-    numbers = fields.get("thing_dataset_id_to_contiguous_id", {})
-    ids: Sequence[int] = sorted(numbers, key=numbers.get)
-    if len(ids) != len(names) and Path(fields.get("json_file", "")).is_file():
+    things = fields.get("thing_dataset_id_to_contiguous_id", {})
+    ids = _by_number(things)
+    if len(ids) != len(names):  # COCO's combined panoptic form, whose names are of all classes
+        ids = _by_number({**fields.get("stuff_dataset_id_to_contiguous_id", {}), **things})
+    if len(ids) != len(names) and Path(fields.get("json_file") or "").is_file():
         ids = list(_read_categories(Path(fields["json_file"])))  # detectron2 has not read it yet
     if len(ids) != len(names):
         ids = range(len(names))
     return dict(zip(ids, names, strict=True))
+
+
+def _by_number(numbers: Mapping[int, int]) -> list[int]:
+    """Return ids in the order of the class numbers that they stand for."""
+    return sorted(numbers, key=numbers.get)
 
 
 def _read_categories(json_file: Path) -> dict[int, str]:

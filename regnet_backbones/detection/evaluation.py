@@ -13,11 +13,14 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from regnet_backbones.adapters.detectron2_projects import import_projects
 from regnet_backbones.detection.ade20k import check_semantic_datasets
 from regnet_backbones.detection.classes import instance_classes
 from regnet_backbones.detection.data import VAL_NAME, CocoSplit, register_split
+from regnet_backbones.detection.evaluators import check_evaluators
 from regnet_backbones.detection.mappers import SEGMENTER
-from regnet_backbones.detection.run import results_tables, share_cores
+from regnet_backbones.detection.results import results_tables
+from regnet_backbones.detection.run import share_cores
 from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
 from regnet_backbones.detection.trainer import Trainer
 from regnet_backbones.inference.report import RESULTS_NAME, write_results
@@ -59,6 +62,7 @@ def evaluate(
     Raises:
         KeyError, ValueError, FileNotFoundError: config, data or checkpoint cannot be used, or do
             not belong together.
+        ModuleNotFoundError: the evaluation needs a package that is not installed.
     """
     cfg = load_config(trained, opts=opts, device=device)
     cfg.OUTPUT_DIR = str(output)
@@ -94,6 +98,7 @@ def _evaluate(
     for name in ("fvcore", "detectron2"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     share_cores(cfg)
+    import_projects(cfg)
     model = build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)
     results = Trainer.test(cfg, with_test_augmentation(cfg, model))
@@ -129,6 +134,7 @@ def _check_datasets(cfg: CfgNode) -> None:
             "\"('coco_2017_val',)\""
         )
     check_semantic_datasets(names)
+    check_evaluators(cfg)
 
 
 def _check_own_data(cfg: CfgNode, val: CocoSplit) -> None:

@@ -1,10 +1,11 @@
 """Which evaluators a dataset has, and what draws its pictures."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
     CityscapesSemSegEvaluator,
@@ -17,50 +18,193 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
-from regnet_backbones.detection.pictures import InstancePictures, SemanticPictures
+from regnet_backbones.detection.pictures import (
+    InstancePictures,
+    PanopticPictures,
+    PredictionPictures,
+    SemanticPictures,
+)
 
-# Evaluators by the `evaluator_type` of a dataset; each is called with dataset name and folder.
-EVALUATORS: dict[str, tuple[Callable[[str, str], DatasetEvaluator], ...]] = {
-    "coco": (lambda name, folder: COCOEvaluator(name, output_dir=folder),),
-    "coco_panoptic_seg": (
-        lambda name, folder: SemSegEvaluator(name, output_dir=folder),
-        lambda name, folder: COCOEvaluator(name, output_dir=folder),
-        lambda name, folder: COCOPanopticEvaluator(name, folder),
-    ),
-    "sem_seg": (lambda name, folder: SemSegEvaluator(name, output_dir=folder),),
-    "lvis": (lambda name, folder: LVISEvaluator(name, output_dir=folder),),
-    "pascal_voc": (lambda name, folder: PascalVOCDetectionEvaluator(name),),
-    "cityscapes_instance": (lambda name, folder: CityscapesInstanceEvaluator(name),),
-    "cityscapes_sem_seg": (lambda name, folder: CityscapesSemSegEvaluator(name),),
+# What a model can give for an image, by detectron2's names of it; proposals count as instances.
+OUTPUTS = ("sem_seg", "instances", "panoptic_seg")
+
+# COCO's own keypoints, whose sigmas `COCOEvaluator` knows.
+COCO_KEYPOINTS = 17
+
+Build = Callable[[CfgNode, str, str], DatasetEvaluator]
+
+
+def _coco(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    return COCOEvaluator(
+        instances_of(name), output_dir=folder, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS
+    )
+
+
+def _sem_seg(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    return SemSegEvaluator(name, output_dir=folder)
+
+
+def _panoptic(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    return COCOPanopticEvaluator(name, folder)
+
+
+# By the `evaluator_type` of a dataset and the output of a model that is measured; each is called
+# with config, dataset name and folder.
+EVALUATORS: dict[str, dict[str, Build]] = {
+    "coco": {"instances": _coco},
+    "coco_panoptic_seg": {"sem_seg": _sem_seg, "instances": _coco, "panoptic_seg": _panoptic},
+    "sem_seg": {"sem_seg": _sem_seg},
+    "lvis": {
+        "instances": lambda cfg, name, folder: LVISEvaluator(name, output_dir=folder),
+    },
+    "pascal_voc": {"instances": lambda cfg, name, folder: PascalVOCDetectionEvaluator(name)},
+    "cityscapes_instance": {
+        "instances": lambda cfg, name, folder: CityscapesInstanceEvaluator(name),
+    },
+    "cityscapes_sem_seg": {
+        "sem_seg": lambda cfg, name, folder: CityscapesSemSegEvaluator(name),
+    },
+    "cityscapes_panoptic_seg": {
+        "sem_seg": lambda cfg, name, folder: CityscapesSemSegEvaluator(name),
+        "instances": lambda cfg, name, folder: CityscapesInstanceEvaluator(name),
+        "panoptic_seg": _panoptic,
+    },
 }
 
-# Datasets with instances to draw.
-INSTANCE_TYPES = ("coco", "lvis")
+# What is drawn of the datasets of a kind, by the output that it is drawn of.
+PICTURES: dict[str, tuple[str, type[PredictionPictures]]] = {
+    "coco": ("instances", InstancePictures),
+    "lvis": ("instances", InstancePictures),
+    "sem_seg": ("sem_seg", SemanticPictures),
+    "coco_panoptic_seg": ("panoptic_seg", PanopticPictures),
+    "cityscapes_panoptic_seg": ("panoptic_seg", PanopticPictures),
+}
+
+# Packages that detectron2 does not bring along, by the kinds that need them.
+PACKAGES = {
+    "lvis": "lvis",
+    "cityscapes_instance": "cityscapesscripts",
+    "cityscapes_sem_seg": "cityscapesscripts",
+    "cityscapes_panoptic_seg": "cityscapesscripts",
+}
 
 
 def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
-    """Build the evaluators of a dataset, and what draws its pictures.
+    """Build the evaluators of a dataset for what the model gives, and what draws its pictures.
 
     Raises:
-        ValueError: no evaluator is known for the dataset's `evaluator_type`.
+        ValueError, ModuleNotFoundError: see `check_evaluators`.
     """
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
-    if kind not in EVALUATORS:
-        raise ValueError(
-            f"dataset '{dataset_name}' has evaluator_type {kind!r}, known are "
-            f"{', '.join(EVALUATORS)}; set it with MetadataCatalog.get(name).evaluator_type"
-        )
+    kind, measured = _kind_and_measured(cfg, dataset_name)
     folder = str(Path(cfg.OUTPUT_DIR) / "inference")
-    evaluators = [build(dataset_name, folder) for build in EVALUATORS[kind]]
-    sheet, count = contact_sheet_path(cfg, dataset_name), cfg.TEST.PICTURES
-    if count and kind in INSTANCE_TYPES:
-        score = cfg.TEST.PICTURES_MIN_SCORE
-        evaluators.append(InstancePictures(dataset_name, sheet, count=count, min_score=score))
-    elif count and kind == "sem_seg":
-        evaluators.append(SemanticPictures(dataset_name, sheet, count=count))
+    evaluators = [EVALUATORS[kind][output](cfg, dataset_name, folder) for output in measured]
+    drawn, pictures = PICTURES.get(kind, (None, None))
+    if cfg.TEST.PICTURES and drawn in measured:
+        options = {"count": cfg.TEST.PICTURES}
+        if pictures is InstancePictures:
+            options["min_score"] = cfg.TEST.PICTURES_MIN_SCORE
+        sheet = contact_sheet_path(cfg, dataset_name)
+        # First: detectron2's evaluators change what they are given.
+        evaluators.insert(0, pictures(dataset_name, sheet, **options))
     return DatasetEvaluators(evaluators)
+
+
+def check_evaluators(cfg: CfgNode) -> None:
+    """Check that the model can be evaluated on each of `DATASETS.TEST`, before it is trained.
+
+    Raises:
+        ValueError: a dataset is not registered, no evaluator is known for its `evaluator_type`, the
+            model gives nothing that is measured there, or the config has not as many sigmas as
+            keypoints.
+        ModuleNotFoundError: the evaluator needs a package that is not installed.
+    """
+    for name in cfg.DATASETS.TEST:
+        if name not in DatasetCatalog.list():
+            raise ValueError(
+                f"DATASETS.TEST names '{name}', which is not registered; detectron2 has its own "
+                "datasets registered and the demo's, such as 'coco_2017_val' and 'shapes_val'"
+            )
+        _kind_and_measured(cfg, name)
 
 
 def contact_sheet_path(cfg: CfgNode, dataset_name: str) -> Path:
     """Return where the pictures of a dataset's predictions are written."""
     return Path(cfg.OUTPUT_DIR) / "pictures" / f"{dataset_name}.png"
+
+
+def outputs_of(cfg: CfgNode) -> tuple[str, ...]:
+    """Return which of `OUTPUTS` the model of a config gives; all where it is not one we know."""
+    instances_too = cfg.MODEL.META_ARCHITECTURE == "PanopticDeepLab" and (
+        cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES
+    )
+    return {
+        "SemanticSegmentor": ("sem_seg",),
+        "PanopticFPN": OUTPUTS,
+        "PanopticDeepLab": OUTPUTS if instances_too else ("sem_seg", "panoptic_seg"),
+        "GeneralizedRCNN": ("instances",),
+        "ProposalNetwork": ("instances",),
+        "RetinaNet": ("instances",),
+        "FCOSDetector": ("instances",),
+    }.get(cfg.MODEL.META_ARCHITECTURE, OUTPUTS)
+
+
+def instances_of(dataset_name: str) -> str:
+    """Return a name whose metadata are those of the dataset's instances alone.
+
+    In COCO's combined panoptic form `thing_classes` names all classes, as drawing wants it, and
+    `COCOEvaluator` wants those of the instances. Detectron2 has them first.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    names, ids = metadata.get("thing_classes"), metadata.get("thing_dataset_id_to_contiguous_id")
+    if not names or not ids or len(names) == len(ids):
+        return dataset_name
+    derived = f"{dataset_name}_instances"
+    MetadataCatalog.get(derived).set(
+        json_file=metadata.json_file,
+        thing_classes=names[: len(ids)],
+        thing_dataset_id_to_contiguous_id=ids,
+    )
+    return derived
+
+
+def _kind_and_measured(cfg: CfgNode, dataset_name: str) -> tuple[str, list[str]]:
+    """Return the kind of a dataset and the outputs that are measured; raise where none can be."""
+    metadata = MetadataCatalog.get(dataset_name)
+    kind = metadata.get("evaluator_type", None)
+    if kind not in EVALUATORS:
+        raise ValueError(
+            f"dataset '{dataset_name}' has evaluator_type {kind!r}, known are "
+            f"{', '.join(EVALUATORS)}; set it with MetadataCatalog.get(name).evaluator_type"
+        )
+    package = PACKAGES.get(kind)
+    if package is not None and find_spec(package) is None:
+        raise ModuleNotFoundError(
+            f"evaluating on '{dataset_name}' needs the package {package}, which is not installed; "
+            f"install it with: pip install {package}",
+            name=package,
+        )
+    given, measurable = outputs_of(cfg), list(EVALUATORS[kind])
+    if kind == "coco_panoptic_seg" and metadata.get("sem_seg_root") is None:
+        measurable.remove("sem_seg")  # COCO's combined form has no semantic masks
+    measured = [output for output in measurable if output in given]
+    if not measured:
+        raise ValueError(
+            f"a {cfg.MODEL.META_ARCHITECTURE} gives {', '.join(given)}, and what can be measured "
+            f"on '{dataset_name}' is {', '.join(measurable)}; name another dataset in "
+            "DATASETS.TEST"
+        )
+    if "instances" in measured and cfg.MODEL.KEYPOINT_ON:
+        _check_sigmas(cfg)
+    return kind, measured
+
+
+def _check_sigmas(cfg: CfgNode) -> None:
+    """Raise ValueError where COCO's evaluation would have no sigma for each keypoint."""
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or COCO_KEYPOINTS
+    if sigmas != keypoints:
+        raise ValueError(
+            f"the model has {keypoints} keypoints and the evaluation {sigmas} sigmas; set "
+            f"TEST.KEYPOINT_OKS_SIGMAS to {keypoints} numbers (empty are COCO's for its "
+            f"{COCO_KEYPOINTS})"
+        )

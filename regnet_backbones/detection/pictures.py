@@ -1,5 +1,7 @@
 """Pictures of what a model predicts, beside the ground truth."""
 
+import copy
+import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,6 +19,8 @@ from detectron2.utils.events import get_event_storage
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
+from regnet_backbones.detection.panoptic import PanopticSegments, true_segments
+
 TILE_WIDTH = 256
 PAIRS_PER_ROW = 3
 MARGIN = 8
@@ -26,7 +30,7 @@ CAPTION_HEIGHT = 22
 TRUTH_ALPHA = 0.5
 DARKER = 0.6
 
-Prediction = Instances | torch.Tensor
+Prediction = Instances | torch.Tensor | PanopticSegments
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +62,10 @@ class PredictionPictures(DatasetEvaluator, ABC):
     @abstractmethod
     def _draw(self, canvas: Visualizer, prediction: Prediction) -> None:
         """Draw what was kept."""
+
+    def _draw_truth(self, canvas: Visualizer, record: dict[str, object]) -> None:
+        """Draw the annotations of a dataset's record."""
+        canvas.draw_dataset_dict(record)
 
     def reset(self) -> None:
         """Forget the predictions of the last evaluation."""
@@ -96,13 +104,13 @@ class PredictionPictures(DatasetEvaluator, ABC):
             Visualizer(image, self.metadata, scale, instance_mode=ColorMode.SEGMENTATION)
             for _ in range(2)
         )
-        truth.draw_dataset_dict(record)
+        self._draw_truth(truth, record)
         self._draw(found, prediction)
         return truth.output.get_image(), found.output.get_image()
 
 
 class InstancePictures(PredictionPictures):
-    """Pictures of instances: boxes, masks, names and scores.
+    """Pictures of instances: boxes, masks, keypoints, names and scores.
 
     Args:
         dataset_name, output_file, count: see `PredictionPictures`.
@@ -116,7 +124,10 @@ class InstancePictures(PredictionPictures):
         self.min_score = min_score
 
     def _keep(self, output: dict[str, Prediction]) -> Instances | None:
-        return output["instances"].to("cpu") if "instances" in output else None
+        if "instances" not in output:
+            return None
+        # A copy: detectron2's evaluator moves the keypoints.
+        return copy.deepcopy(output["instances"].to("cpu"))
 
     def _draw(self, canvas: Visualizer, prediction: Instances) -> None:
         canvas.draw_instance_predictions(prediction[prediction.scores >= self.min_score])
@@ -142,6 +153,34 @@ class SemanticPictures(PredictionPictures):
 
     def _draw(self, canvas: Visualizer, prediction: torch.Tensor) -> None:
         canvas.draw_sem_seg(prediction, area_threshold=0, alpha=TRUTH_ALPHA)
+
+
+class PanopticPictures(PredictionPictures):
+    """Pictures of panoptic segments, in the truth as `panoptic_json` of the dataset has them.
+
+    Args:
+        dataset_name: a registered dataset in COCO's panoptic form, combined or separated.
+        output_file, count: see `PredictionPictures`.
+    """
+
+    def __init__(self, dataset_name: str, output_file: str | Path, *, count: int):
+        super().__init__(dataset_name, output_file, count=count)
+        content = json.loads(Path(self.metadata.panoptic_json).read_text())
+        self._truth = {a["image_id"]: a for a in content["annotations"]}
+
+    def _keep(self, output: dict[str, Prediction]) -> PanopticSegments | None:
+        if "panoptic_seg" not in output:
+            return None
+        # A copy: detectron2's evaluator counts from 1, and with the dataset's category ids.
+        segments, info = output["panoptic_seg"]
+        return segments.to("cpu", copy=True), copy.deepcopy(info)
+
+    def _draw_truth(self, canvas: Visualizer, record: dict[str, object]) -> None:
+        truth = true_segments(self._truth[record["image_id"]], self.metadata)
+        canvas.draw_panoptic_seg(*truth, area_threshold=0, alpha=TRUTH_ALPHA)
+
+    def _draw(self, canvas: Visualizer, prediction: PanopticSegments) -> None:
+        canvas.draw_panoptic_seg(*prediction, area_threshold=0, alpha=TRUTH_ALPHA)
 
 
 def contact_sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What a trained detector sees in images: pictures, COCO results, label maps."""
+"""What a trained detector sees in images: pictures, COCO results, label and segment maps."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,9 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image
 from tqdm import tqdm
 
+from regnet_backbones.adapters.detectron2_projects import import_projects
 from regnet_backbones.detection.classes import KnownClasses, known_classes
+from regnet_backbones.detection.panoptic import coco_categories, coco_segments
 from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
 from regnet_backbones.inference.images import output_names
 from regnet_backbones.inference.report import write_json
@@ -26,6 +28,9 @@ from regnet_backbones.semseg.dataset import UNREADABLE
 ALPHA = 0.6
 
 JPEG_QUALITY = 90
+
+# Pixels that pictures are at least wide: in smaller ones the names would hide what they name.
+MIN_WIDTH = 512
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +47,14 @@ def predict(
 ) -> list[Path]:
     """Predict images, and write what is seen in them.
 
-        overlays/<name>.jpg   the image with instances, classes or both drawn over it
+        overlays/<name>.jpg   the image with what is seen drawn over it, small ones enlarged
         predictions.json      instances as COCO results: `bbox` is x, y, width, height in pixels,
-                              `segmentation` run-length encoded; `image_id` counts the images from
-                              1, `category_id` is the dataset's, or the class from 0 where that is
-                              not known; beside COCO's keys `file_name` and `category`
+                              `segmentation` run-length encoded, `keypoints` x, y, score in turn;
+                              `image_id` counts the images from 1, `category_id` is the dataset's,
+                              or the class from 0 where that is not known; beside COCO's keys
+                              `file_name` and `category`
+        panoptic/<name>.png   ids of segments as colours, of a panoptic model, and
+        panoptic.json         what they are, as COCO's panoptic results
         labels/<name>.png     the class of each pixel, from 0, of a model with semantic output
         classes.txt           names of these classes, one a line, where they are known
 
@@ -74,8 +82,7 @@ def predict(
     cfg = load_config(trained, opts=opts, device=device)
     classes = known_classes(cfg, val_json)
     predictor = _build_predictor(cfg)
-    output, failed, entries, has_labels = Path(output), [], None, False
-    names = output_names(images)
+    results, failed, names = _Results(Path(output), classes), [], output_names(images)
     for number, image in enumerate(tqdm(images, unit="image", disable=None), 1):
         try:
             bgr = read_image(str(image), "BGR")
@@ -84,23 +91,60 @@ def predict(
             failed.append(image)
             continue
         seen = _to_cpu(predictor(bgr), min_score)
-        if "instances" in seen:
-            entries = entries or []
-            entries += _coco_results(seen["instances"], number, image, classes)
-        if "sem_seg" in seen:
-            has_labels = True
-            _save(Image.fromarray(seen["sem_seg"]), output / "labels" / f"{names[image]}.png")
+        # First: detectron2's conversion to COCO results moves the keypoints.
         picture = _draw(bgr[:, :, ::-1], seen, classes.metadata)
-        _save(picture, output / "overlays" / f"{names[image]}.jpg")
-    if entries is not None:
-        write_json(output / "predictions.json", entries)
-    if has_labels and classes.stuff_are_named:
-        (output / "classes.txt").write_text("\n".join(classes.metadata.stuff_classes) + "\n")
+        _save(picture, Path(output) / "overlays" / f"{names[image]}.jpg")
+        results.add(seen, number=number, image=image, name=names[image])
+    results.write()
     return failed
+
+
+class _Results:
+    """What is written beside the pictures: maps at once, and lists when all images are done."""
+
+    def __init__(self, output: Path, classes: KnownClasses):
+        self._output, self._classes = output, classes
+        self._given: set[str] = set()  # the outputs of the model
+        self._instances: list[dict[str, object]] = []
+        self._segments: list[dict[str, object]] = []
+        self._images: list[dict[str, object]] = []
+
+    def add(self, seen: Mapping[str, object], *, number: int, image: Path, name: str) -> None:
+        """Add what is seen in an image."""
+        file = f"{name}.png"
+        self._given |= seen.keys()
+        if "instances" in seen:
+            self._instances += _coco_results(seen["instances"], number, image, self._classes)
+        if "sem_seg" in seen:
+            _save(Image.fromarray(seen["sem_seg"]), self._output / "labels" / file)
+        if "panoptic_seg" in seen:
+            colours, info = coco_segments(seen["panoptic_seg"], self._classes)
+            _save(Image.fromarray(colours), self._output / "panoptic" / file)
+            height, width = colours.shape[:2]
+            size = {"height": height, "width": width}
+            self._images.append({"id": number, "file_name": str(image), **size})
+            ids = {"image_id": number, "file_name": file}
+            self._segments.append({**ids, "segments_info": info})
+
+    def write(self) -> None:
+        """Write the lists."""
+        if "instances" in self._given:
+            write_json(self._output / "predictions.json", self._instances)
+        if "panoptic_seg" in self._given:
+            content = {
+                "images": self._images,
+                "annotations": self._segments,
+                "categories": coco_categories(self._classes),
+            }
+            write_json(self._output / "panoptic.json", content)
+        if "sem_seg" in self._given and self._classes.stuff_are_named:
+            names = "\n".join(self._classes.metadata.stuff_classes)
+            (self._output / "classes.txt").write_text(names + "\n")
 
 
 def _build_predictor(cfg: CfgNode) -> DefaultPredictor:
     """Return detectron2's predictor with all weights of the checkpoint."""
+    import_projects(cfg)
     without_weights = cfg.clone()
     without_weights.MODEL.WEIGHTS = ""  # it would load them in part
     predictor = DefaultPredictor(without_weights)
@@ -140,7 +184,8 @@ def _coco_results(
 
 def _draw(rgb: np.ndarray, seen: Mapping[str, object], metadata: Metadata) -> Image.Image:
     """Draw over an image, uint8 (H, W, 3), what is seen in it."""
-    visualizer = Visualizer(rgb, metadata, instance_mode=ColorMode.SEGMENTATION)
+    scale = max(1, MIN_WIDTH / rgb.shape[1])
+    visualizer = Visualizer(rgb, metadata, scale, instance_mode=ColorMode.SEGMENTATION)
     if "panoptic_seg" in seen:  # made of the other two
         visualizer.draw_panoptic_seg(*seen["panoptic_seg"], alpha=ALPHA)
     else:

@@ -1,0 +1,244 @@
+"""Evaluators by dataset and model, checks before a training, tables, panoptic pictures."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from regnet_backbones import config_path, shapes
+from regnet_backbones.adapters import detectron2_shapes
+from regnet_backbones.adapters.detectron2_compat.panoptic_quality import rgb2id
+from regnet_backbones.detection import evaluators
+from regnet_backbones.detection.evaluators import build_evaluators, check_evaluators
+from regnet_backbones.detection.results import results_tables
+from regnet_backbones.detection.trainer import Trainer
+
+TRAIN_NET = Path(__file__).parent.parent / "tools" / "train_net.py"
+
+
+def register_anew():
+    for name in [name for name in DatasetCatalog.list() if name.startswith("shapes_")]:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+        MetadataCatalog.pop(f"{name}_instances", None)
+    detectron2_shapes.register_on_import(None)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Draw it where detectron2 looks for it."""
+    root = tmp_path_factory.mktemp("datasets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(root))
+        register_anew()
+        spec = shapes.ShapesSpec(num_train=1, num_val=2, image_size=64)
+        yield shapes.write(root / "shapes", spec)
+    register_anew()
+
+
+def config(architecture, test, **keys):
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE, cfg.DATASETS.TEST = architecture, (test,)
+    cfg.merge_from_list([each for pair in keys.items() for each in pair])
+    return cfg
+
+
+# Which evaluators
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "expected"),
+    [
+        ("GeneralizedRCNN", "shapes_val", "Instance COCO"),
+        ("FCOSDetector", "shapes_val", "Instance COCO"),
+        ("RetinaNet", "shapes_panoptic_val", "COCO"),
+        ("SemanticSegmentor", "shapes_sem_seg_val", "Semantic SemSeg"),
+        ("SemanticSegmentor", "shapes_panoptic_val", "SemSeg"),
+        ("PanopticFPN", "shapes_val", "Instance COCO"),
+        ("PanopticFPN", "shapes_panoptic_separated_val", "Panoptic SemSeg COCO COCOPanoptic"),
+        ("PanopticDeepLab", "shapes_panoptic_val", "Panoptic SemSeg COCO COCOPanoptic"),
+        ("ModelOfOnesOwn", "shapes_panoptic_val", "Panoptic SemSeg COCO COCOPanoptic"),
+    ],
+)
+def test_what_a_model_gives_is_measured_and_drawn(dataset, tmp_path, architecture, name, expected):
+    cfg = config(architecture, name, OUTPUT_DIR=str(tmp_path))
+    check_evaluators(cfg)
+    built = build_evaluators(cfg, name)._evaluators
+    names = [
+        type(each).__name__.removesuffix("Evaluator").removesuffix("Pictures") for each in built
+    ]
+    assert " ".join(names) == expected
+
+
+NO_INSTANCES = {"MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES": False, "TEST.PICTURES": 0}
+
+
+def test_instances_that_panoptic_deeplab_does_not_predict_are_not_measured(dataset, tmp_path):
+    cfg = config("PanopticDeepLab", "", **NO_INSTANCES, OUTPUT_DIR=str(tmp_path))
+    built = build_evaluators(cfg, "shapes_panoptic_val")._evaluators
+    names = [type(each).__name__ for each in built]
+    assert names == ["SemSegEvaluator", "COCOPanopticEvaluator"]
+
+
+def test_cocos_combined_form_has_no_semantic_masks(tmp_path):
+    name = f"combined_{tmp_path.name}"
+    MetadataCatalog.get(name).set(
+        evaluator_type="coco_panoptic_seg",
+        thing_dataset_id_to_contiguous_id={1: 0},
+        stuff_dataset_id_to_contiguous_id={2: 1},
+    )
+    cfg = config("PanopticDeepLab", name, **NO_INSTANCES, OUTPUT_DIR=str(tmp_path))
+    built = build_evaluators(cfg, name)._evaluators
+    assert [type(each).__name__ for each in built] == ["COCOPanopticEvaluator"]
+
+
+# What can be seen before a training
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "keys", "message"),
+    [
+        ("GeneralizedRCNN", "shapes_vla", {}, "'shapes_vla', which is not registered"),
+        (
+            "GeneralizedRCNN",
+            "shapes_sem_seg_val",
+            {},
+            "gives instances, and what can be measured on 'shapes_sem_seg_val' is sem_seg",
+        ),
+        (
+            "GeneralizedRCNN",
+            "shapes_keypoints_val",
+            {"MODEL.KEYPOINT_ON": True, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 5},
+            "has 5 keypoints and the evaluation 17 sigmas; set TEST.KEYPOINT_OKS_SIGMAS to 5",
+        ),
+        (
+            "GeneralizedRCNN",
+            "shapes_keypoints_val",
+            {"MODEL.KEYPOINT_ON": True, "TEST.KEYPOINT_OKS_SIGMAS": [0.1] * 5},
+            "has 17 keypoints and the evaluation 5 sigmas",
+        ),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(architecture, name, keys, message):
+    with pytest.raises(ValueError, match=message):
+        check_evaluators(config(architecture, name, **keys))
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("lvis_v1_val", "lvis"),
+        ("cityscapes_fine_instance_seg_val", "cityscapesscripts"),
+        ("cityscapes_fine_panoptic_val", "cityscapesscripts"),
+    ],
+)
+def test_a_missing_package_is_named_before_a_model_is_built(monkeypatch, capsys, name, package):
+    monkeypatch.setattr(evaluators, "find_spec", lambda name: None)
+    monkeypatch.setattr(Trainer, "build_model", None)  # building one would be a TypeError
+    spec = importlib.util.spec_from_file_location("train_net", TRAIN_NET)
+    train_net = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(train_net)
+    quick = str(config_path("detectron2/quick/panoptic_fpn_regnet_small.yaml"))
+    assert train_net.main(["--config-file", quick, "DATASETS.TEST", f"('{name}',)"]) == 2
+    assert f"not installed; install it with: pip install {package}\n" in capsys.readouterr().err
+
+
+# Tables
+
+
+def test_tables_have_the_metrics_of_each_task(tmp_path):
+    cfg = config("PanopticFPN", "a", OUTPUT_DIR=str(tmp_path))
+    panoptic = {"PQ": 61.04, "SQ": 80.0, "RQ": 76.3, "PQ_th": 50.0, "SQ_th": 70.0, "RQ_th": 71.4}
+    results = {
+        "sem_seg": {"mIoU": 40.0, "fwIoU": 41.0, "IoU-sky": 42.0, "mACC": 1, "ACC-sky": 2.0},
+        "keypoints": {"AP": 33.3, "AP50": 55.5, "AP75": 34.0, "APm": 30.0, "APl": float("nan")},
+        "panoptic_seg": {**panoptic, "PQ_st": 70.0, "SQ_st": None, "RQ_st": 88.0},
+        "box_proposals": {"AR@100": 12.0, "AR@1000": 34.5},
+    }
+    rows = [line.split() for line in results_tables(cfg, results).splitlines()]
+    assert ["a"] in rows
+    assert ["keypoints", "33.3", "55.5", "34.0", "30.0", "nan"] in rows
+    assert ["panoptic_seg", "PQ", "SQ", "RQ"] in rows
+    assert ["all", "61.0", "80.0", "76.3"] in rows
+    assert ["things", "50.0", "70.0", "71.4"] in rows
+    assert ["stuff", "70.0", "88.0"] in rows
+    assert ["sky", "42.0", "2.0"] in rows
+    assert ["box_proposals", "12.0", "34.5"] in rows
+
+    cfg.DATASETS.TEST = ("a", "b")
+    both = results_tables(cfg, {"a": {"bbox": {"AP": 1.0}}, "b": {"bbox": {"AP": 2.0}}})
+    assert both.index("\na\n") < both.index(" 1.0") < both.index("\nb\n") < both.index(" 2.0")
+
+
+# Pictures
+
+
+def halves(sheet):
+    """Return the left and the right picture of the first pair of a contact sheet."""
+    pixels = np.asarray(Image.open(sheet)).astype(int)
+    return pixels[26 : 26 + 256, 8:264], pixels[26 : 26 + 256, 272:528]
+
+
+@pytest.mark.parametrize("form", ["panoptic", "panoptic_separated"])
+def test_true_segments_are_drawn_as_the_truth(dataset, tmp_path, form):
+    """Though detectron2's evaluator changes the ids of what it was given."""
+    name = f"shapes_{form}_val"
+    cfg = config("PanopticFPN", name, OUTPUT_DIR=str(tmp_path))
+    built = build_evaluators(cfg, name)
+    built._evaluators = [built._evaluators[0], built._evaluators[-1]]
+    built.reset()
+    truths = {r["image_id"]: r for r in DatasetCatalog.get("shapes_panoptic_val")}
+    records = DatasetCatalog.get(name)
+    for record in records:
+        truth = truths[record["image_id"]]
+        ids = rgb2id(np.asarray(Image.open(truth["pan_seg_file_name"])))
+        segments = truth["segments_info"]
+        if form == "panoptic":
+            labels = np.zeros(ids.shape, int)
+            for number, segment in enumerate(segments):
+                labels[ids == segment["id"]] = 1000 * segment["category_id"] + number
+            output = (torch.from_numpy(labels), None)
+        else:
+            for segment in segments:
+                segment["category_id"] %= 4 + segment["isthing"]  # background, 5, is stuff 1
+            output = (torch.from_numpy(ids), segments)
+        built.process([record], [{"panoptic_seg": output}])
+    assert built.evaluate()["panoptic_seg"]["PQ"] == 100
+    left, right = halves(tmp_path / "pictures" / f"{name}.png")
+    plain = np.asarray(Image.open(records[0]["file_name"]).resize((256, 256), Image.BILINEAR))
+    # Colours of things and their order are jittered; names and outlines are not.
+    assert np.abs(left - right).mean() < 12
+    assert np.abs(left - plain).mean() > 15
+
+
+def test_keypoints_are_drawn_where_they_are(dataset, tmp_path):
+    """Truth and a true prediction have the same red dots; without keypoints there are none."""
+    name = "shapes_keypoints_val"
+    record = DatasetCatalog.get(name)[0]
+    keys = {"MODEL.KEYPOINT_ON": True, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 5}
+    keys |= {"TEST.KEYPOINT_OKS_SIGMAS": [0.05] * 5, "OUTPUT_DIR": str(tmp_path)}
+    built = build_evaluators(config("GeneralizedRCNN", name, **keys), name)
+    annotations = record["annotations"]
+    boxes = torch.tensor([a["bbox"] for a in annotations])
+    boxes[:, 2:] += boxes[:, :2]
+    points = torch.tensor([a["keypoints"] for a in annotations]).float().view(-1, 5, 3)
+    found = Instances((64, 64))
+    found.pred_boxes, found.pred_keypoints = Boxes(boxes), points
+    found.pred_classes = torch.tensor([a["category_id"] for a in annotations])
+    found.scores = torch.ones(len(annotations))
+    built.reset()
+    built.process([record], [{"instances": found}])
+    built.evaluate()
+
+    def red(picture):
+        return (picture[..., 0] > 230) & (picture[..., 1:] < 25).all(axis=-1)
+
+    left, right = (red(half) for half in halves(tmp_path / "pictures" / f"{name}.png"))
+    assert left.sum() > 5 * 10
+    assert (left & right).sum() > 0.8 * left.sum()
