@@ -5,8 +5,6 @@ Everything that can be seen to be wrong is said before a model is built.
 
 import json
 import logging
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +12,13 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
+from regnet_backbones.detection.coco_checks import check_coco, check_files_exist
+from regnet_backbones.detection.defects import Report, Use
+
 COCO_LISTS = ("images", "annotations", "categories")
 
 # Names under which the two splits are registered.
 TRAIN_NAME, VAL_NAME = "own_train", "own_val"
-
-# How many offenders an error names.
-LISTED = 3
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +45,22 @@ def read_coco_split(json_file: str | Path, image_root: str | Path) -> CocoSplit:
         image_root: the folder that the json's `file_name`s are relative to.
 
     Raises:
-        FileNotFoundError: the json, the folder, or an image named by the json is not there.
-        ValueError: the file is no COCO json, is empty, or refers to what it does not define.
+        FileNotFoundError: the json or the folder is not there.
+        ValueError: the file is no COCO json, is empty, or has defects whatever it is used for, such
+            as images that are not there or annotations of what it does not define.
     """
     json_file, image_root = Path(json_file), Path(image_root)
     content = _read_json(json_file)
     if not image_root.is_dir():
         raise FileNotFoundError(f"no image folder '{image_root}'")
+    defects = (
+        *check_coco(content, source=str(json_file), use=Use()),
+        *check_files_exist(content["images"], image_root, source=str(json_file)),
+    )
+    errors = Report(tuple(defect for defect in defects if defect.severity == "error"))
+    if errors.defects:
+        raise ValueError(f"'{json_file}' cannot be used:\n{errors.summary()}")
     images, annotations, categories = (content[key] for key in COCO_LISTS)
-    _check_images(images, json_file, image_root)
-    _check_references(images, annotations, categories, json_file)
     return CocoSplit(
         json_file=json_file,
         image_root=image_root,
@@ -136,41 +140,6 @@ def _read_json(json_file: Path) -> dict[str, list]:
     return content
 
 
-def _check_images(images: Sequence[dict], json_file: Path, image_root: Path) -> None:
-    """Raise FileNotFoundError if images are missing on disk."""
-    missing = [i["file_name"] for i in images if not (image_root / i["file_name"]).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of the {len(images)} images of '{json_file}' are not in "
-            f"'{image_root}': {_first(missing)}; a 'file_name' is relative to the image folder"
-        )
-
-
-def _check_references(
-    images: Sequence[dict], annotations: Sequence[dict], categories: Sequence[dict], json_file: Path
-) -> None:
-    """Raise ValueError for duplicate ids and annotations that refer to nothing."""
-    for key, entries in (("images", images), ("categories", categories)):
-        ids = [entry["id"] for entry in entries]
-        twice = [i for i, count in Counter(ids).items() if count > 1]
-        if twice:
-            raise ValueError(f"'{json_file}' gives ids of {key} twice: {_first(twice)}")
-    for key, article, entries in (("image_id", "an", images), ("category_id", "a", categories)):
-        known = {entry["id"] for entry in entries}
-        strays = [a["id"] for a in annotations if a[key] not in known]
-        if strays:
-            raise ValueError(
-                f"{len(strays)} annotations of '{json_file}' have {article} {key} that the file "
-                f"does not define; their ids: {_first(strays)}"
-            )
-
-
 def _difference(one: CocoSplit, other: CocoSplit) -> list[tuple[int, str]]:
     """List the categories of one split that the other has not."""
     return [item for item in one.categories.items() if item not in other.categories.items()]
-
-
-def _first(items: Sequence) -> str:
-    """Name the first few of many."""
-    more = ", ..." if len(items) > LISTED else ""
-    return ", ".join(str(item) for item in items[:LISTED]) + more
