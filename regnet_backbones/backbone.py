@@ -21,7 +21,7 @@ from torch import nn
 
 from regnet_backbones import zoo
 from regnet_backbones.design import TORCHVISION_MIN_RATIO, RegNetDesign
-from regnet_backbones.norm import Norm, convert_norm, freeze
+from regnet_backbones.norm import Norm, convert_norm, freeze, update_twice
 from regnet_backbones.weights.loading import load
 from regnet_backbones.weights.sources import PREFIXES, is_name
 
@@ -46,8 +46,8 @@ class RegNetFeatures(nn.Module):
             of the zoo, one of the variant's tags, a source such as
             "torchvision://regnet_y_3_2gf.IMAGENET1K_V2" or a URL, or a file in any dialect (see
             `regnet_backbones.weights`). They expect RGB images.
-        grad_checkpointing: keep only block inputs in training and recompute the rest. With
-            norm="BN" the recomputation updates the running statistics a second time.
+        grad_checkpointing: keep only block inputs in training and recompute the rest. Batch norms
+            then see each batch twice, and their momentum is such that statistics come out alike.
         out_levels: levels to return, some of 1 to 5. Stages behind the last are not built.
 
     Attributes:
@@ -151,11 +151,15 @@ class RegNetFeatures(nn.Module):
                 stage = getattr(network, f"s{level - 1}")
                 stage.grad_checkpointing = self.grad_checkpointing
                 self.add_module(f"s{level - 1}", stage)
+                if self.grad_checkpointing:
+                    update_twice(stage)
         else:
             self.level_parts |= {level: (f"stages.{level - 2}",) for level in LEVELS[1:]}
             self.level_parts[5] += ("final_conv",)
             self.first_map_layer = first_map.removeprefix("stem").removeprefix(".")
             self.stages = network.stages[: last - 1]
+            if self.grad_checkpointing:
+                update_twice(self.stages)
             if last == 5:
                 self.final_conv = network.final_conv
         self.pruned_parts = tuple(

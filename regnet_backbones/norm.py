@@ -8,6 +8,7 @@ ReLU. timm's own helpers (`timm/layers/norm_act.py`) keep it, and so does the gr
 """
 
 import logging
+import math
 from typing import Literal, get_args
 
 from timm.layers import GroupNormAct, convert_sync_batchnorm, freeze_batch_norm_2d
@@ -70,6 +71,24 @@ def freeze(module: nn.Module) -> nn.Module:
     """
     module = freeze_batch_norm_2d(module)
     return module.requires_grad_(False).eval()
+
+
+def update_twice(module: nn.Module) -> nn.Module:
+    """Let two updates by the same batch move running statistics as one update does.
+
+    For what is recomputed in the backward pass (gradient checkpointing), where each forward pass
+    updates them: `(1 - m') ** 2 = 1 - m` for the momentum m.
+
+    Args:
+        module: a part of a timm network, changed in place.
+
+    Returns:
+        The module.
+    """
+    for norm in module.modules():
+        if isinstance(norm, _BatchNorm):
+            norm.momentum = 1 - math.sqrt(1 - norm.momentum)
+    return module
 
 
 def _convert_group_norm(module: nn.Module) -> nn.Module:

@@ -5,11 +5,12 @@ another disk, as on most clusters, the move is a copy, and a run killed during i
 checkpoint in the place of a whole one.
 """
 
-import os
 from pathlib import Path
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from regnet_backbones.weights.files import write_whole
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -33,11 +34,4 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         if storage_options is not None:
             raise TypeError(f"storage_options must be None for local files, got {storage_options}")
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        with part.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        write_whole(Path(path), lambda file: torch.save(checkpoint, file))

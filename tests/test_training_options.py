@@ -1,0 +1,311 @@
+"""What keeps a training from harm, and the keys of a config that change how it goes."""
+
+import itertools
+import re
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.engine import DefaultPredictor, HookBase, launch
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathHandler, PathManager
+from small_training import draw_images, register, small_config
+from torch import nn
+from torch.multiprocessing import ProcessRaisedException
+
+from regnet_backbones.detection import run
+from regnet_backbones.detection.averaging import build_average
+from regnet_backbones.detection.checkpointer import TrainingCheckpointer
+from regnet_backbones.detection.trained import load_weights
+from regnet_backbones.detection.trainer import Trainer
+from regnet_backbones.norm import update_twice
+from regnet_backbones.weights.files import read_checkpoint
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    draw_images(folder)
+    return folder
+
+
+# Checkpoints
+
+
+class Nothing:
+    """A trainer without a state."""
+
+    def state_dict(self):
+        return {}
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path):
+    model = nn.Linear(2, 2)
+    checkpointer = TrainingCheckpointer(model, str(tmp_path), trainer=Nothing())
+    checkpointer.save("model_1", iteration=1)
+
+    class Unwritable:
+        def __reduce__(self):
+            raise OSError("no space left")
+
+    before = (tmp_path / "model_1.pth").read_bytes()
+    for name in ("model_1", "model_2"):
+        with pytest.raises(OSError, match="no space left"):
+            checkpointer.save(name, iteration=2, unwritable=Unwritable())
+    assert {f.name for f in tmp_path.iterdir()} == {"model_1.pth", "last_checkpoint"}
+    assert (tmp_path / "model_1.pth").read_bytes() == before
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_1.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, value):
+    model = nn.Linear(2, 2)
+    checkpointer = TrainingCheckpointer(model, str(tmp_path), trainer=Nothing())
+    with torch.no_grad():
+        model.bias[1] = value
+    with pytest.raises(FloatingPointError, match=r"1 of 2 weights .* \(bias\).* is still none\."):
+        checkpointer.save("model_3", iteration=3)
+    with torch.no_grad():
+        model.bias[1] = 0
+    checkpointer.save("model_3", iteration=3)
+    with torch.no_grad():
+        model.weight[0] = value
+    message = rf"after iteration 7 1 of 2 .* \(weight\), .* still {tmp_path}/model_3.pth\. Lower"
+    with pytest.raises(FloatingPointError, match=message):
+        checkpointer.save("model_7", iteration=7)
+    assert {f.name for f in tmp_path.iterdir()} == {"model_3.pth", "last_checkpoint"}
+
+
+def test_folders_elsewhere_are_written_as_detectron2_does(tmp_path):
+    class Elsewhere(PathHandler):
+        def _get_supported_prefixes(self):
+            return ["elsewhere://"]
+
+        def _open(self, path, mode="r", buffering=-1, **kwargs):
+            return (tmp_path / path.removeprefix("elsewhere://run/")).open(mode)
+
+    PathManager.register_handler(Elsewhere())
+    checkpointer = TrainingCheckpointer(nn.Linear(2, 2), "elsewhere://run", trainer=Nothing())
+    checkpointer.save("model_1", iteration=1)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_1.pth"
+    assert torch.load(tmp_path / "model_1.pth")["iteration"] == 1
+
+
+# Losses that are not finite
+
+
+class SpoiledLoss(HookBase):
+    """Make a loss of the model something else in one iteration, of one process."""
+
+    def __init__(self, iteration, value=float("nan"), rank=0):
+        self.iteration, self.value, self.rank = iteration, value, rank
+
+    def before_train(self):
+        if comm.get_rank() == self.rank:
+            model = self.trainer.checkpointer.model  # within DDP
+            model.register_forward_hook(self.spoil)
+
+    def spoil(self, model, arguments, losses):
+        if model.training and self.trainer.iter == self.iteration:
+            self.batch = [record["file_name"] for record in arguments[0]]
+            return {**losses, "loss_cls": losses["loss_cls"] * self.value}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_before_the_step(images, tmp_path, value):
+    trainer = Trainer(small_config(tmp_path, "SOLVER.BASE_LR", 0.001, "SOLVER.WARMUP_ITERS", 0))
+    spoiled = SpoiledLoss(3, value)
+    trainer._hooks.insert(0, spoiled)
+    trainer.register_hooks([])
+    spoiled.trainer = trainer
+    with pytest.raises(FloatingPointError) as raised:
+        trainer.train()
+    lines = str(raised.value).splitlines()
+    assert lines[0] == "the loss of iteration 3 is not finite:"
+    assert lines[1] == "process 0:"
+    assert re.fullmatch(rf"  loss_cls {value:g}, loss_box_reg [\d.e-]+, loss_rpn_.*", lines[2])
+    assert lines[3] == f"  of {', '.join(spoiled.batch)}"
+    assert re.fullmatch(r"learning rate: 0\.000\d+", lines[4])  # of a cosine
+    assert lines[5] == f"last good checkpoint: {tmp_path}/model_0000001.pth"
+    assert "SOLVER.BASE_LR" in lines[6]
+    assert "SOLVER.AMP" not in lines[6]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+    # Three steps were taken, of iterations 0, 1 and 2.
+    states = trainer.optimizer.state_dict()["state"].values()
+    assert {int(state["step"]) for state in states} == {3}
+
+
+def test_the_tool_says_so_in_its_last_lines(images, tmp_path, monkeypatch, capsys):
+    """A learning rate of 1e20 does it; the last iteration is not taken for the end."""
+    cfg = small_config(
+        tmp_path, "SOLVER.BASE_LR", 1e20, "SOLVER.WARMUP_ITERS", 0, "SOLVER.MAX_ITER", 2
+    )
+    cfg.SOLVER.CHECKPOINT_PERIOD = 100
+    monkeypatch.setattr(Trainer, "test", None)  # an evaluation would be a TypeError
+    monkeypatch.setattr(run, "build_config", lambda args: cfg)
+    path = tmp_path / "config.yaml"
+    path.write_text(cfg.dump())
+    args = run.argument_parser("").parse_args(["--config-file", str(path)])
+    assert run.launch_run(args) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    at = lines.index("error: the loss of iteration 1 is not finite:")
+    assert lines[at + 2] == "  Predicted boxes or scores contain Inf/NaN. Training has diverged."
+    assert lines[at + 5] == "last good checkpoint: none yet"
+    assert len(lines) == at + 7
+
+
+def in_two_processes(folder, output):
+    """Train as one of two processes, the second of which gets a loss that is not a number."""
+    register(folder)
+    trainer = Trainer(small_config(output))
+    trainer.register_hooks([SpoiledLoss(3, rank=1)])
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        (output / f"{comm.get_rank()}.txt").write_text(str(error))
+        raise
+
+
+def test_all_processes_stop_and_say_the_same(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(ProcessRaisedException, match="FloatingPointError: the loss of iteration 3"):
+        launch(in_two_processes, 2, dist_url="auto", args=(images, tmp_path))
+    texts = [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)]
+    assert texts[0] == texts[1]
+    assert "process 1:\n  loss_cls nan" in texts[0]
+    assert "process 0:" not in texts[0]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+
+
+# Keys of the config
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "ADAMW"])
+def test_gradients_are_clipped(images, tmp_path, optimizer):
+    clip = {
+        "SOLVER.CLIP_GRADIENTS.ENABLED": True,
+        "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "norm",
+        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 0.01,
+        "SOLVER.OPTIMIZER": optimizer,
+        "SOLVER.MAX_ITER": 1,
+    }
+    trainer = Trainer(small_config(tmp_path, *itertools.chain(*clip.items())))
+    trainer.train()
+    norms = [p.grad.norm().item() for p in trainer.model.parameters() if p.grad is not None]
+    assert max(norms) == pytest.approx(0.01, rel=1e-3)
+    assert min(norms) < 0.009
+
+
+def test_mixed_precision_without_a_gpu_is_refused_at_once(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(Trainer, "build_model", None)  # building one would be a TypeError
+    path = tmp_path / "config.yaml"
+    path.write_text(small_config(tmp_path, "SOLVER.AMP.ENABLED", True).dump())
+    args = run.argument_parser("").parse_args(["--config-file", str(path)])
+    assert run.launch_run(args) == 2
+    assert "set SOLVER.AMP.ENABLED False, or MODEL.DEVICE cuda" in capsys.readouterr().err
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(images, tmp_path):
+    found = []
+    for saving in (False, True):
+        overrides = ["MODEL.REGNET.GRAD_CHECKPOINT", saving, "SOLVER.MAX_ITER", 1]
+        torch.manual_seed(0)
+        trainer = Trainer(small_config(tmp_path, *overrides))
+        trainer.train()
+        gradients = {n: p.grad for n, p in trainer.model.named_parameters()}
+        losses = {k: v for k, (v, _) in trainer.storage.latest().items() if "loss" in k}
+        buffers = {n: b for n, b in trainer.model.named_buffers() if "num_batches" not in n}
+        found.append((losses, gradients, buffers))
+    assert found[0][0] == found[1][0]
+    for ours, theirs in zip(found[0][1:], found[1][1:], strict=True):
+        for name, value in ours.items():
+            torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_two_updates_are_one():
+    once, twice = nn.BatchNorm2d(3), update_twice(nn.Sequential(nn.BatchNorm2d(3)))
+    for batch in torch.randn(2, 4, 3, 5, 5) * 3 + 1:
+        for norm in (once, twice, twice):
+            norm(batch)
+    torch.testing.assert_close(twice[0].running_mean, once.running_mean)
+    torch.testing.assert_close(twice[0].running_var, once.running_var)
+
+
+class Weights(HookBase):
+    """Note the weights after every step."""
+
+    def __init__(self):
+        self.found = []
+
+    def after_step(self):
+        state = self.trainer.model.state_dict()
+        self.found.append({name: value.clone() for name, value in state.items()})
+
+
+def test_averaged_weights_are_evaluated_saved_and_read(images, tmp_path, monkeypatch):
+    evaluated = []
+    monkeypatch.setattr(Trainer, "test", lambda _, cfg, model: evaluated.append(model) or {})
+    ema = ["MODEL.EMA.ENABLED", True, "MODEL.EMA.DECAY", 0.5, "MODEL.EMA.WARMUP", False]
+    cfg = small_config(tmp_path, *ema, "SOLVER.MAX_ITER", 3)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    notes = Weights()
+    trainer.register_hooks([notes])
+    trainer.train()
+
+    # timm's average is the weights themselves in the first step.
+    first, second, third = notes.found
+    file = tmp_path / "model_final.pth"
+    saved = torch.load(file)
+    parameters = dict(trainer.model.named_parameters())
+    for name, value in saved["model"].items():
+        expected = third[name]
+        if name in parameters:
+            expected = first[name] / 4 + second[name] / 4 + third[name] / 2
+        torch.testing.assert_close(value, expected, msg=name)
+        assert torch.equal(saved["trained_model"][name], third[name])
+    kernel = "backbone.bottom_up.s1.b1.conv1.conv.weight"
+    averaged = saved["model"][kernel]
+    assert not torch.equal(averaged, third[kernel])
+    assert len(evaluated) == 1
+    assert torch.equal(evaluated[0].state_dict()[kernel], averaged)
+
+    # Whoever reads the file gets the average.
+    assert torch.equal(read_checkpoint(file).state[kernel], averaged)
+    cfg.MODEL.WEIGHTS = str(file)
+    cfg.DATASETS.TEST = ()
+    assert torch.equal(DefaultPredictor(cfg).model.state_dict()[kernel], averaged)
+    model = Trainer.build_model(cfg)
+    load_weights(model, str(file))  # as tools/evaluate.py and tools/predict.py
+    assert torch.equal(model.state_dict()[kernel], averaged)
+    # A training goes on with what it trained, with an average and without.
+    for overrides in (ema, []):
+        trainer = Trainer(small_config(tmp_path, *overrides))
+        trainer.resume_or_load(resume=True)
+        assert torch.equal(trainer.model.state_dict()[kernel], third[kernel])
+        assert not overrides or torch.equal(trainer.average.module.state_dict()[kernel], averaged)
+
+
+def test_a_decay_out_of_range_is_refused():
+    cfg = get_cfg()
+    assert build_average(cfg, nn.Linear(1, 1)) is None
+    cfg.MODEL.EMA.ENABLED, cfg.MODEL.EMA.DECAY = True, 1.0
+    with pytest.raises(ValueError, match="MODEL.EMA.DECAY must be between 0 and 1, got 1.0"):
+        build_average(cfg, nn.Linear(1, 1))
+
+
+def test_precise_batch_norm_has_the_statistics_of_the_data(images, tmp_path):
+    """Of timm's first batch norm, over all pixels of the first two batches."""
+    precise = ["TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 2]
+    trainer = Trainer(small_config(tmp_path, *precise, "SOLVER.MAX_ITER", 2))
+    trainer.train()
+    model = trainer.model
+    stem = model.backbone.bottom_up.stem
+    batches = itertools.islice(Trainer.build_train_loader(trainer.cfg), 2)
+    with torch.no_grad():
+        inputs = [stem.conv(model.preprocess_image(batch).tensor) for batch in batches]
+    pixels = torch.cat([x.movedim(1, 0).flatten(1) for x in inputs], dim=1)
+    torch.testing.assert_close(stem.bn.running_mean, pixels.mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        stem.bn.running_var, pixels.var(1, correction=0), rtol=1e-4, atol=1e-5
+    )

@@ -1,0 +1,348 @@
+"""A run that is stopped and resumed goes on as if it had not been, bit by bit."""
+
+import itertools
+import json
+import logging
+import random
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
+from detectron2.engine import launch
+from detectron2.utils import comm
+from PIL import Image
+from small_training import COUNT, NAME, draw_images, register, small_config, train
+
+from regnet_backbones.detection.continuation import DataOrder, go_on_after
+from regnet_backbones.detection.loader import TrainLoader, build_train_loader
+from regnet_backbones.detection.mappers import train_mapper
+from regnet_backbones.detection.randomness import seed_of, seeded
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    draw_images(folder)
+    return folder
+
+
+def assert_same_weights(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+EXACT = {
+    "no workers": [],
+    "two workers, a drawn seed": ["DATALOADER.NUM_WORKERS", 2, "SEED", -1],
+    "averaged weights, precise batch norm, any orientation": [
+        *("DATALOADER.ASPECT_RATIO_GROUPING", False),
+        *("MODEL.EMA.ENABLED", True),
+        *("TEST.PRECISE_BN.ENABLED", True),
+        *("TEST.PRECISE_BN.NUM_ITER", 2),
+    ],
+    "a running mean that divides losses": [
+        *("MODEL.META_ARCHITECTURE", "RetinaNet"),
+        *("MODEL.BACKBONE.NAME", "build_retinanet_regnet_fpn_backbone"),
+        *("MODEL.FPN.IN_FEATURES", ["res3", "res4", "res5"]),
+        *("MODEL.RETINANET.NUM_CLASSES", 1),
+        *("MODEL.RETINANET.NUM_CONVS", 1),
+        *("TEST.PRECISE_BN.ENABLED", True),
+        *("TEST.PRECISE_BN.NUM_ITER", 1),
+        *("TEST.EVAL_PERIOD", 1),
+    ],
+}
+
+
+@pytest.mark.parametrize("overrides", EXACT.values(), ids=EXACT)
+def test_a_resumed_run_has_the_losses_and_weights_of_an_unbroken_one(images, tmp_path, overrides):
+    whole_losses, whole_weights = train(small_config(tmp_path / "whole", *overrides))
+    cfg = small_config(tmp_path / "stopped", *overrides)
+    before, _ = train(cfg, stop_after=3)
+    after, weights = train(cfg, resume=True)
+    assert list(after) == [2, 3, 4]  # the checkpoint is of the second iteration
+    assert {**before, **after} == whole_losses
+    assert len({losses["total_loss"] for losses in whole_losses.values()}) == 5
+    assert_same_weights(weights, whole_weights)
+    final = [torch.load(tmp_path / run / "model_final.pth") for run in ("whole", "stopped")]
+    assert_same_weights(final[1]["model"], final[0]["model"])
+
+
+def in_two_processes(folder, output):
+    """Train as one of two processes, unbroken and resumed; write down the losses, and evaluate."""
+    register(folder)
+    MetadataCatalog.get(NAME).set(evaluator_type="coco", thing_classes=["box"])
+    whole, _ = train(small_config(output / "whole"))
+    cfg = small_config(output / "stopped")
+    before, _ = train(cfg, stop_after=3)
+    cfg.merge_from_list(["DATASETS.TEST", (NAME,), "INPUT.MIN_SIZE_TEST", 32, "TEST.PICTURES", 0])
+    after, _ = train(cfg, resume=True)
+    assert list(after) == [2, 3, 4]
+    for name, losses in (("whole", whole), ("resumed", {**before, **after})):
+        (output / f"{name}_{comm.get_rank()}.json").write_text(json.dumps(losses))
+
+
+def test_two_processes_resume_as_exactly(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    launch(in_two_processes, 2, dist_url="auto", args=(images, tmp_path))
+    whole, resumed = ((tmp_path / f"{n}_0.json").read_text() for n in ("whole", "resumed"))
+    assert whole == resumed
+    assert len(json.loads(whole)) == 5
+    metrics = (tmp_path / "stopped" / "metrics.json").read_text().splitlines()
+    assert "bbox/AP" in json.loads(metrics[-1])
+
+
+# What is not exact is said
+
+
+def edited(output, change):
+    """Change the state of the trainer in the last checkpoint of a run."""
+    path = output / (output / "last_checkpoint").read_text()
+    checkpoint = torch.load(path)
+    change(checkpoint["trainer"])
+    torch.save(checkpoint, path)
+
+
+def test_a_checkpoint_of_another_trainer_is_resumed_with_one_warning(images, tmp_path, caplog):
+    cfg = small_config(tmp_path, "SOLVER.MAX_ITER", 3)
+    train(cfg, stop_after=2)
+    edited(tmp_path, lambda state: state.pop("data_order"))
+    with caplog.at_level(logging.WARNING, "regnet_backbones"):
+        losses, _ = train(cfg, resume=True)
+    assert list(losses) == [2]
+    warnings = [r.getMessage() for r in caplog.records if "continuation" in r.name]
+    assert len(warnings) == 1
+    assert "does not say which data it has seen" in warnings[0]
+    assert "as if the seed had been 0" in warnings[0]
+
+
+ORDER = DataOrder(seed=5, ims_per_batch=8, processes=2)
+
+
+@pytest.mark.parametrize(
+    ("saved", "drawn", "seed", "warning"),
+    [
+        ({"seed": 5, "ims_per_batch": 8, "processes": 2}, False, 5, None),
+        ({"seed": 7, "ims_per_batch": 8, "processes": 2}, True, 7, None),
+        ({"seed": 7, "ims_per_batch": 8, "processes": 2}, False, 5, "SEED is 5 and was 7: "),
+        (
+            {"seed": 5, "ims_per_batch": 16, "processes": 2},
+            False,
+            5,
+            "a batch has 8 images in 2 processes and had 16 images in 2 processes: ",
+        ),
+        (
+            {"seed": 5, "ims_per_batch": 8, "processes": 4},
+            True,
+            5,
+            "a batch has 8 images in 2 processes and had 8 images in 4 processes: ",
+        ),
+    ],
+)
+def test_what_changed_since_the_checkpoint_is_said(caplog, saved, drawn, seed, warning):
+    assert go_on_after(saved, ORDER, seed_was_drawn=drawn) == DataOrder(seed, 8, 2)
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == (warning is not None)
+    assert not warning or texts[0].startswith(warning)
+
+
+def test_another_batch_size_is_resumed_too(images, tmp_path):
+    train(small_config(tmp_path), stop_after=2)
+    losses, _ = train(
+        small_config(tmp_path, "SOLVER.IMS_PER_BATCH", 1, "SOLVER.MAX_ITER", 3), resume=True
+    )
+    assert list(losses) == [2]
+
+
+# The loader
+
+
+def loader(*overrides, mapper=lambda record: record):
+    return build_train_loader(small_config("/tmp", *overrides), mapper)
+
+
+def ids(batches, count):
+    return [[record["image_id"] for record in batch] for batch in itertools.islice(batches, count)]
+
+
+def flat(batches):
+    return list(itertools.chain.from_iterable(batches))
+
+
+def test_every_image_comes_once_in_an_epoch_in_an_order_of_its_own(images):
+    found = ids(loader("DATALOADER.ASPECT_RATIO_GROUPING", False), 10)
+    first, second = flat(found[:5]), flat(found[5:])
+    assert sorted(first) == sorted(second) == list(range(COUNT))
+    assert first != second
+    assert found != ids(loader("DATALOADER.ASPECT_RATIO_GROUPING", False, "SEED", 1), 10)
+
+
+@pytest.mark.parametrize("grouping", [True, False])
+def test_batches_that_are_left_out_are_not_read(images, grouping):
+    whole = ids(loader("DATALOADER.ASPECT_RATIO_GROUPING", grouping), 20)
+    read = []
+    skipping = loader(
+        "DATALOADER.ASPECT_RATIO_GROUPING", grouping, mapper=lambda r: read.append(r) or r
+    )
+    skipping.go_on(seed=0, batch=13)
+    assert ids(skipping, 7) == whole[13:]
+    assert len(read) == 14
+    skipping.go_on(seed=1, batch=0)
+    assert ids(skipping, 20) == ids(
+        loader("DATALOADER.ASPECT_RATIO_GROUPING", grouping, "SEED", 1), 20
+    )
+
+
+def test_wide_images_come_together_and_tall_ones(images):
+    kinds = [{i % 2 for i in batch} for batch in ids(loader("SOLVER.IMS_PER_BATCH", 4), 20)]
+    assert sorted(map(len, kinds)) == [1] * 20
+    assert {0} in kinds
+    assert {1} in kinds
+
+
+def draw(record):
+    return {"drawn": (random.random(), np.random.rand(), torch.rand(1).item()), **record}
+
+
+def test_augmentation_is_that_of_the_place_in_the_order(images):
+    def drawn(num_workers, first=0):
+        batches = loader("DATALOADER.NUM_WORKERS", num_workers, mapper=draw)
+        batches.go_on(seed=0, batch=first)
+        return [r["drawn"] for batch in itertools.islice(batches, 8 - first) for r in batch]
+
+    here = drawn(0)
+    assert len(set(here)) == 16
+    assert drawn(2) == here
+    assert drawn(2, first=3) == here[6:]
+
+
+def test_the_random_numbers_of_the_process_are_left_alone(images):
+    states = []
+    for batches in ([], loader(mapper=draw)):
+        random.seed(1)
+        np.random.seed(2)
+        torch.manual_seed(3)
+        list(itertools.islice(batches, 3))
+        states.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert states[0] == states[1]
+
+
+def test_two_processes_share_the_batches_of_one(images, monkeypatch):
+    options = ["DATALOADER.ASPECT_RATIO_GROUPING", False, "SOLVER.IMS_PER_BATCH", 4]
+    one = list(itertools.islice(loader(*options, mapper=draw), 5))
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(comm, "all_gather", lambda value: [value, value])
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        parts.append(list(itertools.islice(loader(*options, mapper=draw), 5)))
+    for whole, first, second in zip(one, *parts, strict=True):
+        assert whole == [first[0], second[0], first[1], second[1]]
+    with pytest.raises(ValueError, match="must be a multiple of the 2 processes, got 3"):
+        loader("SOLVER.IMS_PER_BATCH", 3)
+
+
+def test_a_record_that_cannot_be_used_has_the_same_stand_in_everywhere(images):
+    def without_3(record):
+        return record if record["image_id"] != 3 else None
+
+    plain = ["DATALOADER.ASPECT_RATIO_GROUPING", False]
+    whole, found = (ids(loader(*plain, mapper=m), 10) for m in (lambda r: r, without_3))
+    assert not any(3 in batch for batch in found)
+    for theirs, ours in zip(flat(whole), flat(found), strict=True):
+        assert theirs == ours or theirs == 3
+    later = loader(*plain, "DATALOADER.NUM_WORKERS", 2, mapper=without_3)
+    later.go_on(seed=0, batch=4)
+    assert ids(later, 6) == found[4:]
+    with pytest.raises(ValueError, match="returned None for each of the 10 records"):
+        next(iter(loader(mapper=lambda record: None)))
+
+
+def test_sizes_that_records_lack_are_those_of_the_turned_files(images, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lay it on its side
+    paths = [tmp_path / f"{n}.jpg" for n in range(4)]
+    for number, path in enumerate(paths):
+        picture = Image.new("RGB", (20, 10))
+        picture.save(path, **({"exif": exif} if number % 2 else {}))
+    paths[3].write_bytes(b"broken")  # not here: the mapper says so
+    name = "without_sizes"
+    DatasetCatalog.register(
+        name, lambda: [{"file_name": str(p), "image_id": n} for n, p in enumerate(paths)]
+    )
+    try:
+        kinds = {frozenset(b) for b in ids(loader("DATASETS.TRAIN", (name,)), 40)}
+    finally:
+        DatasetCatalog.remove(name)
+    assert {n % 2 for batch in kinds for n in batch} == {0, 1}
+    assert all(len({n % 2 for n in batch}) == 1 for batch in kinds)
+
+
+def test_the_other_samplers_go_on_too(images):
+    plain = ["DATALOADER.ASPECT_RATIO_GROUPING", False, "SOLVER.IMS_PER_BATCH", 1]
+    subset = [*plain, "DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler"]
+    found = ids(loader(*subset, "DATALOADER.RANDOM_SUBSET_RATIO", 0.5), 20)
+    assert len({batch[0] for batch in found}) == 5
+    later = loader(*subset, "DATALOADER.RANDOM_SUBSET_RATIO", 0.5)
+    later.go_on(seed=0, batch=12)
+    assert ids(later, 8) == found[12:]
+
+    rare = [{**r, "annotations": [dict(r["annotations"][0])]} for r in DatasetCatalog.get(NAME)]
+    rare[7]["annotations"][0]["category_id"] = 1
+    DatasetCatalog.register("rare", lambda: rare)
+    # One image of ten has the class: sqrt(0.4 / 0.1), and so it comes twice in an epoch of eleven.
+    repeats = [*plain, "DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"]
+    repeats += ["DATALOADER.REPEAT_THRESHOLD", 0.4, "DATASETS.TRAIN", ("rare",)]
+    try:
+        found = flat(ids(loader(*repeats), 22))
+        with pytest.raises(ValueError, match="Unknown training sampler: Gone"):
+            loader("DATALOADER.SAMPLER_TRAIN", "Gone")
+    finally:
+        DatasetCatalog.remove("rare")
+    for epoch in (found[:11], found[11:]):
+        assert sorted(epoch) == [0, 1, 2, 3, 4, 5, 6, 7, 7, 8, 9]
+
+
+def test_a_dataset_that_is_no_list_is_read_by_detectron2(images, caplog):
+    class Records(torch.utils.data.Dataset):
+        def __len__(self):
+            return COUNT
+
+        def __getitem__(self, index):
+            return DatasetCatalog.get(NAME)[index]
+
+    DatasetCatalog.register("no_list", Records)
+    try:
+        batches = loader("DATASETS.TRAIN", ("no_list",))
+    finally:
+        DatasetCatalog.remove("no_list")
+    assert not isinstance(batches, TrainLoader)
+    assert len(next(iter(batches))) == 2
+    assert "begins again with its first images" in caplog.text
+
+
+def test_detectron2s_loader_has_the_same_images(images):
+    """Its own order, of the same sampler: with the mapper of the config, all that it gives."""
+    cfg = small_config("/tmp", "INPUT.MIN_SIZE_TRAIN", (48,), "INPUT.RANDOM_FLIP", "none")
+    ours, theirs = (
+        {r["image_id"]: r for batch in itertools.islice(batches, 20) for r in batch}
+        for batches in (
+            build_train_loader(cfg, train_mapper(cfg)),
+            build_detection_train_loader(cfg, mapper=train_mapper(cfg)),
+        )
+    )
+    assert ours.keys() == theirs.keys() == set(range(COUNT))
+    for number, record in ours.items():
+        assert record.keys() == theirs[number].keys()
+        assert torch.equal(record["image"], theirs[number]["image"])
+        boxes = [r["instances"].gt_boxes.tensor for r in (record, theirs[number])]
+        assert torch.equal(*boxes)
+
+
+def test_seeds_of_places_differ():
+    assert len({seed_of(0, i, j) for i in range(30) for j in range(30)}) == 900
+    with seeded(seed_of(1, 2)):
+        first = random.random()
+    with seeded(seed_of(1, 2)):
+        assert random.random() == first
