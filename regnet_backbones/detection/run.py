@@ -9,23 +9,30 @@ from pathlib import Path
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from tabulate import tabulate
+from torch.multiprocessing import ProcessRaisedException
 
-from regnet_backbones.adapters.detectron2 import BUILDERS, check_weights
+from regnet_backbones.adapters.detectron2 import BUILDERS
+from regnet_backbones.adapters.detectron2_network import check_weights
+from regnet_backbones.adapters.detectron2_projects import import_projects
 from regnet_backbones.adapters.detectron2_weights import fetch
 from regnet_backbones.detection.ade20k import check_semantic_datasets
+from regnet_backbones.detection.check_data import check_datasets
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.data import read_coco_split, register_splits, use_coco_splits
-from regnet_backbones.detection.evaluators import contact_sheet_path
+from regnet_backbones.detection.defects import Report
+from regnet_backbones.detection.evaluators import check_evaluators
 from regnet_backbones.detection.mappers import SEGMENTER
+from regnet_backbones.detection.processes import (
+    check_processes,
+    is_first_process,
+    run_in_processes,
+)
+from regnet_backbones.detection.results import results_tables
 from regnet_backbones.detection.trainer import Trainer
 from regnet_backbones.weights.sources import is_name
-
-AP_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-SEMANTIC_COLUMNS = ("mIoU", "fwIoU", "mACC", "pACC")
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +45,17 @@ def argument_parser(epilog: str) -> argparse.ArgumentParser:
     own.add_argument("--train-images", metavar="DIR", help="folder of its images")
     own.add_argument("--val-json", metavar="FILE", help="COCO instance json to evaluate on")
     own.add_argument("--val-images", metavar="DIR", help="folder of its images")
+    checks = parser.add_mutually_exclusive_group()
+    checks.add_argument(
+        "--check-data",
+        action="store_true",
+        help="check every file of the datasets, write OUTPUT_DIR/data_report.txt, and do not train",
+    )
+    checks.add_argument(
+        "--skip-data-check",
+        action="store_true",
+        help="train without a look at registered datasets and at images",
+    )
     return parser
 
 
@@ -48,23 +66,32 @@ def launch_run(args: argparse.Namespace) -> int:
         args: what `argument_parser` parsed.
 
     Returns:
-        The exit status: 0, or 2 for a mistake of the user, which is printed.
+        The exit status: 0, 2 for a mistake of the user, 1 for a training that ended because losses
+        or weights were not finite; the last two are printed.
     """
+    place = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     try:
+        check_processes(*place)
         cfg = build_config(args)
-        _fetch_weights(args, cfg)
-    except (ValueError, KeyError, OSError) as error:
+        if not args.check_data:
+            _fetch_weights(args, cfg)
+        report = _check_data(args, cfg)
+        if args.check_data or report.has_errors:
+            return 2 if report.has_errors else 0
+    except (ValueError, KeyError, OSError, ModuleNotFoundError) as error:
         text = error.args[0] if isinstance(error, KeyError) else error  # its str() is quoted
-        print(f"error: {text}", file=sys.stderr)
+        if is_first_process():
+            print(f"error: {text}", file=sys.stderr)
         return 2
-    launch(
-        run,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args, cfg),
-    )
+    try:
+        run_in_processes(run, (args, cfg), *place)
+    except (FloatingPointError, ProcessRaisedException) as error:
+        # Of a process of its own there is the text alone, which ends with the message.
+        *_, message = str(error).rpartition("FloatingPointError: ")
+        if isinstance(error, ProcessRaisedException) and message == str(error):
+            raise
+        print(f"error: {message.strip()}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -72,6 +99,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
     """Train or evaluate in this process, and return the results."""
     if args.train_json:  # known to the process that checked the files, not to those it started
         register_splits(args.train_json, args.train_images, args.val_json, args.val_images)
+    import_projects(cfg)  # for processes of their own
     default_setup(cfg, args)
     share_cores(cfg)
     if args.eval_only:
@@ -95,11 +123,14 @@ def build_config(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         KeyError, ValueError, FileNotFoundError: the config or the data cannot be used.
+        ModuleNotFoundError: the evaluation needs a package that is not installed.
     """
     cfg = read_config(args.config_file, args.opts)
+    import_projects(cfg)
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         check_weights(cfg)
     _use_own_datasets(cfg, args)
+    check_evaluators(cfg)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
         raise ValueError(
             "there is nothing to evaluate: give a checkpoint, MODEL.WEIGHTS path/to/model.pth, or "
@@ -109,6 +140,11 @@ def build_config(args: argparse.Namespace) -> CfgNode:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("there is no GPU: MODEL.DEVICE is cpu instead of %s", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
+    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu" and not args.eval_only:
+        raise ValueError(
+            "automatic mixed precision needs CUDA: set SOLVER.AMP.ENABLED False, or MODEL.DEVICE "
+            "cuda on a machine with a GPU"
+        )
     cfg.freeze()
     return cfg
 
@@ -119,26 +155,6 @@ def summarize(cfg: CfgNode, results: dict) -> str:
     return f"{tables}\nconfig, metrics and checkpoints: {cfg.OUTPUT_DIR}"
 
 
-def results_tables(cfg: CfgNode, results: dict) -> str:
-    """Format results, in the form of detectron2's `Trainer.test`, as tables; name the pictures."""
-    names = cfg.DATASETS.TEST
-    by_dataset = {names[0]: results} if len(names) == 1 else results
-    lines = []
-    for name in names:
-        tasks = dict(by_dataset.get(name, {}))
-        lines.append(f"\n{name}")
-        semantic = tasks.pop("sem_seg", None)
-        if semantic:
-            overall = _table({"sem_seg": semantic}, SEMANTIC_COLUMNS)
-            lines += [_per_class_table(semantic), "", overall]
-        if tasks:
-            lines.append(_table(tasks, AP_COLUMNS))
-        sheet = contact_sheet_path(cfg, name)
-        if sheet.is_file():
-            lines.append(f"ground truth beside prediction: {sheet}")
-    return "\n".join(lines)
-
-
 def share_cores(cfg: CfgNode) -> None:
     """Give each of several CPU processes its part of the cores: more threads stall each other."""
     processes = comm.get_local_size()
@@ -146,17 +162,26 @@ def share_cores(cfg: CfgNode) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
-def _table(tasks: dict[str, dict[str, float]], columns: tuple[str, ...]) -> str:
-    """Format some metrics, a row for each task."""
-    rows = [[task, *(metrics.get(c) for c in columns)] for task, metrics in tasks.items()]
-    return tabulate(rows, headers=("task", *columns), floatfmt=".1f")
-
-
-def _per_class_table(metrics: dict[str, float]) -> str:
-    """Format what detectron2's semantic evaluator says of each class."""
-    names = [key.removeprefix("IoU-") for key in metrics if key.startswith("IoU-")]
-    rows = [[name, metrics[f"IoU-{name}"], metrics[f"ACC-{name}"]] for name in names]
-    return tabulate(rows, headers=("class", "IoU", "ACC"), floatfmt=".1f")
+def _check_data(args: argparse.Namespace, cfg: CfgNode) -> Report:
+    """Check the data once, before the run, and print what was found."""
+    # Of torchrun's processes the others end with the first one.
+    if args.skip_data_check or not is_first_process():
+        return Report(())
+    images = None if args.check_data else cfg.DATALOADER.CHECK_IMAGES
+    report = check_datasets(cfg, images=images, train=not args.eval_only)
+    if report.defects:
+        print(report.summary(), file=sys.stderr)
+    if args.check_data:
+        file = Path(cfg.OUTPUT_DIR) / "data_report.txt"
+        report.write(file)
+        print(f"{len(report.defects):,} errors and notes, all of them in {file}")
+    elif report.has_errors:
+        print(
+            "all of them, and those of the other images: --check-data; to train all the same: "
+            "--skip-data-check",
+            file=sys.stderr,
+        )
+    return report
 
 
 def _fetch_weights(args: argparse.Namespace, cfg: CfgNode) -> None:

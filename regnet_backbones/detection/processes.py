@@ -1,0 +1,98 @@
+"""The processes of a run: those of detectron2's `launch`, or those that torchrun has started.
+
+On several machines detectron2 wants the same command on each, with the rank of the machine
+(`--num-machines`, `--machine-rank`, `--dist-url`). Clusters more often know torchrun, which starts
+the processes itself and tells each its place in the environment.
+"""
+
+import os
+from collections.abc import Callable
+
+import torch
+from detectron2.engine import launch
+from detectron2.utils import comm
+from torch import distributed as dist
+
+from regnet_backbones.adapters.detectron2_compat.cpu_processes import make_local_groups
+
+
+def started_by_torchrun() -> bool:
+    """Tell whether this is one of several processes that torchrun has started."""
+    return dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def is_first_process() -> bool:
+    """Tell whether this process is to say what is said once."""
+    return not started_by_torchrun() or os.environ["RANK"] == "0"
+
+
+def run_in_processes(
+    function: Callable[..., object],
+    args: tuple,
+    processes: int,
+    machines: int,
+    machine_rank: int,
+    url: str | None,
+) -> None:
+    """Run `function(*args)` in every process of a run.
+
+    Args:
+        function: importable by name, as are its arguments.
+        args: of the function.
+        processes: on this machine, each on a GPU of its own where there are GPUs; torchrun has
+            started its own, so it must be 1 then.
+        machines, machine_rank: how many run this command, and which of them this is, from 0.
+        url: where the processes find each other, `tcp://host:port` of the first machine, or "auto"
+            for a free port of the only one.
+    """
+    if started_by_torchrun():
+        _join_torchrun()
+        function(*args)
+        dist.destroy_process_group()
+        return
+    launch(
+        function,
+        processes,
+        num_machines=machines,
+        machine_rank=machine_rank,
+        dist_url=url,
+        args=args,
+    )
+
+
+def check_processes(processes: int, machines: int, machine_rank: int, url: str | None) -> None:
+    """Check what `run_in_processes` is to be called with.
+
+    Raises:
+        ValueError: both ways of starting processes were mixed, there are fewer GPUs than processes,
+            or the place of this machine among several cannot be used.
+    """
+    if started_by_torchrun() and (processes > 1 or machines > 1):
+        raise ValueError(
+            "torchrun has started the processes: leave out --num-gpus and --num-machines, "
+            "torchrun's --nproc-per-node and --nnodes say the same"
+        )
+    if machines < 1 or not 0 <= machine_rank < machines:
+        raise ValueError(
+            f"--machine-rank must be 0 to --num-machines - 1, got {machine_rank} of {machines}"
+        )
+    if machines > 1 and url in (None, "auto"):
+        raise ValueError(
+            "several machines need the same --dist-url, tcp://HOST:PORT with the address of the "
+            f"first machine and a free port of it, got '{url}'"
+        )
+    gpus = torch.cuda.device_count()
+    if processes < 1 or 0 < gpus < processes:
+        raise ValueError(
+            f"--num-gpus must be 1 to the number of GPUs, got {processes} and there are {gpus}"
+        )
+
+
+def _join_torchrun() -> None:
+    """Join the processes that torchrun started, as detectron2's worker does."""
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    make_local_groups(int(os.environ["LOCAL_WORLD_SIZE"]))
+    comm.synchronize()

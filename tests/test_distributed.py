@@ -1,0 +1,138 @@
+"""Several processes and machines: the ways to start them, and that they train alike."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from regnet_backbones import config_path, shapes
+from regnet_backbones.detection.processes import check_processes
+
+TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
+QUICK = str(config_path("detectron2/quick/faster_rcnn_regnet_small_fpn.yaml"))
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    spec = shapes.ShapesSpec(num_train=8, num_val=3, image_size=64)
+    return shapes.write(tmp_path_factory.mktemp("data") / "shapes", spec)
+
+
+def options(dataset, output):
+    return [
+        *("--config-file", QUICK),
+        *("--train-json", str(dataset.instances_json("train"))),
+        *("--train-images", str(dataset.images("train"))),
+        *("--val-json", str(dataset.instances_json("val"))),
+        *("--val-images", str(dataset.images("val"))),
+        *("OUTPUT_DIR", str(output), "SOLVER.MAX_ITER", str(STEPS), "MODEL.DEVICE", "cpu"),
+        *(
+            "SOLVER.IMS_PER_BATCH",
+            "4",
+            "INPUT.MIN_SIZE_TRAIN",
+            "(64,)",
+            "INPUT.MIN_SIZE_TEST",
+            "64",
+        ),
+    ]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def run_all(*commands):
+    """Run commands at the same time, and return what they print when all have ended well."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
+        for command in commands
+    ]
+    printed = [process.communicate(timeout=300)[0] for process in running]
+    for process, text in zip(running, printed, strict=True):
+        assert process.returncode == 0, text
+    return printed
+
+
+def result(output):
+    """Return the weights and the last line of metrics of a run."""
+    state = torch.load(output / "model_final.pth", weights_only=True)["model"]
+    return state, json.loads((output / "metrics.json").read_text().splitlines()[-1])
+
+
+def test_two_machines_of_one_process_train_as_one_machine_of_two(dataset, tmp_path):
+    """By detectron2's options, and by torchrun: the same batches, weights and metrics."""
+    one, by_options, by_torchrun = (tmp_path / name for name in ("one", "options", "torchrun"))
+    (printed,) = run_all([TOOL, "--num-gpus", "2", "--dist-url", "auto", *options(dataset, one)])
+    assert len(re.findall(r"^bbox +\d", printed, re.MULTILINE)) == 1
+    assert "World size: 2" in (one / "log.txt").read_text()
+    assert (one / "log.txt.rank1").is_file()
+    assert (one / "pictures" / "own_val.png").is_file()
+    weights, metrics = result(one)
+
+    url = f"tcp://127.0.0.1:{free_port()}"
+    machines = [
+        [TOOL, "--num-machines", 2, "--machine-rank", rank, "--dist-url", url] for rank in range(2)
+    ]
+    printed = run_all(*([*machine, *options(dataset, by_options)] for machine in machines))
+    assert [text.count(f"checkpoints: {by_options}") for text in printed] == [1, 0]
+
+    place = ["--nnodes", 2, "--nproc-per-node", 1, "--master-addr", "127.0.0.1"]
+    launcher = ["-m", "torch.distributed.run", *place, "--master-port", free_port()]
+    printed = run_all(
+        *(
+            [*launcher, "--node-rank", rank, TOOL, *options(dataset, by_torchrun)]
+            for rank in range(2)
+        )
+    )
+    assert sum(text.count(f"checkpoints: {by_torchrun}") for text in printed) == 1
+
+    for output in (by_options, by_torchrun):
+        same_weights, same_metrics = result(output)
+        torch.testing.assert_close(same_weights, weights, rtol=1e-5, atol=1e-6)
+        for key in ("bbox/AP", "iteration"):
+            assert same_metrics[key] == pytest.approx(metrics[key], rel=1e-5), key
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ((1, 2, 2, "tcp://a:1"), "--machine-rank must be 0 to --num-machines - 1, got 2 of 2"),
+        ((1, 0, 0, "tcp://a:1"), "got 0 of 0"),
+        ((1, 2, 0, "auto"), "tcp://HOST:PORT with the address of the first machine"),
+        ((0, 1, 0, "auto"), "--num-gpus must be 1 to the number of GPUs, got 0"),
+    ],
+)
+def test_places_that_cannot_be_are_refused(place, message):
+    with pytest.raises(ValueError, match=message):
+        check_processes(*place)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_processes(2, 1, 0, "auto")
+    with pytest.raises(ValueError, match="got 3 and there are 2"):
+        check_processes(3, 1, 0, "auto")
+
+
+def test_both_ways_at_once_are_refused(monkeypatch):
+    for key, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(key, value)
+    check_processes(1, 1, 0, "auto")
+    with pytest.raises(ValueError, match="leave out --num-gpus and --num-machines"):
+        check_processes(2, 1, 0, "auto")
