@@ -13,6 +13,9 @@ SEMSEG_OUTPUT := output/demo_semseg
 DEMO_PROCESSES = $(shell if nvidia-smi -L >/dev/null 2>&1 || [ "$$(nproc 2>/dev/null || echo 1)" -lt 2 ]; \
 	then echo 1; else echo 2; fi)
 
+# Tests mostly wait for one thread of Python: two processes take half the time of one.
+TEST_PROCESSES ?= 2
+
 .PHONY: install demo test lint format clean
 
 install: $(STAMP)
@@ -54,8 +57,9 @@ demo: install
 	@echo "Its weights go from one to the other: $(PY) tools/train_semseg.py --config $(SEMSEG_CONFIG)"
 	@echo "  --output output/from_detector --model.encoder_weights $(DEMO_OUTPUT)/model_final.pth"
 
+# A file of tests is one process's from beginning to end.
 test: install
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 lint: install
 	$(PY) -m ruff check .
