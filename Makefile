@@ -22,7 +22,7 @@ install: $(STAMP)
 
 # Interrupted while .venv is made for the first time, the marker .incomplete stays behind and the
 # next run starts over; interrupted in a later update, the stamp stays old and pip runs again.
-$(STAMP): pyproject.toml setup.py $(LOCK) requirements/detectron2.txt
+$(STAMP): pyproject.toml setup.py $(LOCK) requirements/detectron2.txt requirements/evaluators.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@if [ -e $(VENV)/.incomplete ] || [ ! -x $(PY) ]; then \
@@ -37,6 +37,7 @@ $(STAMP): pyproject.toml setup.py $(LOCK) requirements/detectron2.txt
 		$(PY) -m pip install --quiet --no-deps --use-pep517 --no-build-isolation \
 			--requirement requirements/detectron2.txt; \
 	fi
+	$(PY) -m pip install --quiet --no-deps --requirement requirements/evaluators.txt
 	@rm -f $(VENV)/.incomplete
 	@touch $@
 

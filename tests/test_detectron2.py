@@ -336,7 +336,9 @@ def test_the_optimizer_is_the_one_named(build):
     assert decay[id(model[1].weight)] == 0.0  # SOLVER.WEIGHT_DECAY_NORM
     assert {group["lr"] for group in optimizer.param_groups} == {0.01}
     cfg.SOLVER.OPTIMIZER = "ADAM"
-    with pytest.raises(ValueError, match="must be one of SGD, ADAMW, got 'ADAM'"):
+    assert type(build(cfg, model)) is torch.optim.Adam
+    cfg.SOLVER.OPTIMIZER = "LION"
+    with pytest.raises(ValueError, match="must be one of SGD, ADAMW, ADAM, got 'LION'"):
         build(cfg, model)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from detectron2.config import get_cfg
+from detectron2.config import LazyConfig, get_cfg
 from detectron2.modeling import build_backbone
 
 from regnet_backbones import zoo
@@ -47,14 +47,20 @@ def test_ci_runs_the_readmes_test_command_then_lint():
 
 
 def test_training_commands_parse_and_name_configs_that_exist():
-    found = commands("python tools/train_net.py")
-    assert len(found) == 3
+    found = [c[2:] for c in commands("python tools/train_net.py")]
+    found += [c[c.index("tools/train_net.py") + 1 :] for c in commands("torchrun")]
+    assert len(found) == 6
     own = []
     for command in found:
-        args = argument_parser(epilog="").parse_args(command[2:])
+        args = argument_parser(epilog="").parse_args(command)
         cfg = read_config(ROOT / args.config_file, args.opts)
         own += [cfg.SOLVER.STEPS] if args.train_json == "train.json" else []
     assert own == [(4000,)]
+
+
+def test_the_lazy_config_that_it_names_is_one():
+    ((*_, path),) = commands("DETECTRON2_ENV_MODULE=")
+    assert "model" in LazyConfig.load(str(ROOT / path))
 
 
 def test_conversions_parse():

@@ -10,6 +10,7 @@ from regnet_backbones.detection.evaluators import contact_sheet_path
 AP_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 PROPOSAL_COLUMNS = ("AR@100", "ARs@100", "ARm@100", "ARl@100", "AR@1000")
 SEMANTIC_COLUMNS = ("mIoU", "fwIoU", "mACC", "pACC")
+CITYSCAPES_COLUMNS = ("IoU", "iIoU", "IoU_sup", "iIoU_sup")
 PANOPTIC_COLUMNS = ("PQ", "SQ", "RQ")
 
 # How the keys of the panoptic metrics end.
@@ -45,7 +46,9 @@ def _tables(tasks: Mapping[str, Metrics]) -> list[str]:
     semantic = tasks.pop("sem_seg", None)
     panoptic = tasks.pop("panoptic_seg", None)
     proposals = tasks.pop("box_proposals", None)
-    if semantic:
+    if semantic and "mIoU" not in semantic:  # of Cityscapes' own scripts
+        tables.append(_table({"sem_seg": semantic}, CITYSCAPES_COLUMNS))
+    elif semantic:
         tables += [_per_class_table(semantic), _table({"sem_seg": semantic}, SEMANTIC_COLUMNS)]
     if proposals:
         tables.append(_table({"box_proposals": proposals}, PROPOSAL_COLUMNS))

@@ -1,12 +1,13 @@
 """Names and behaviour that detectron2 uses and that newer libraries dropped.
 
-numpy 1.24 removed `np.int` and its like, Pillow 10 removed `Image.LINEAR`, Python 3.11 removed
-sampling from a set, setuptools 81 removed `pkg_resources`; torch removed Caffe2, the profiler's
-`use_cuda`, and group norms with fewer channels than groups.
+numpy 1.24 removed `np.int` and its like, numpy 2.4 `np.in1d` and counts that are Python's numbers,
+Pillow 10 `Image.LINEAR`, Python 3.11 sampling from a set, setuptools 81 `pkg_resources`; torch
+removed Caffe2, the profiler's `use_cuda`, and group norms with fewer channels than groups.
 """
 
 import importlib.util
 import inspect
+import json
 import os
 import random
 import re
@@ -32,6 +33,23 @@ def uses_removed_numpy_alias(module: ModuleType) -> bool:
 def numpy_alias_removed(module: ModuleType) -> None:
     """Give the module, and it alone, a numpy that has the aliases it uses."""
     module.np = _NumpyWithAliases(_removed_aliases(module))
+
+
+def counts_are_numpys(_module: ModuleType) -> bool:
+    """Tell whether numpy counts in numbers of its own, which json cannot write."""
+    import numpy
+
+    return not isinstance(numpy.count_nonzero(numpy.ones(1)), int)
+
+
+def count_refused_by_json(module: ModuleType) -> None:
+    """Write Cityscapes' matches with Python's numbers."""
+
+    def write(content: object, path: str) -> None:
+        with open(path, "w") as file:
+            json.dump(content, file, default=lambda value: value.item(), sort_keys=True, indent=4)
+
+    module.writeDict2JSON = write
 
 
 def uses_removed_pillow_linear(source: str) -> bool:
@@ -164,12 +182,20 @@ class _SetSampler(random.Random):
         return super().sample(population, k, **options)
 
 
-def _removed_aliases(module: ModuleType) -> dict[str, type]:
+def _removed_aliases(module: ModuleType) -> dict[str, object]:
     import numpy
 
-    used = set(re.findall(r"\bnp\.(bool|float|int|object|str)\b", inspect.getsource(module)))
+    known = NUMPY_ALIASES | {"in1d": _in1d}
+    used = set(re.findall(rf"\bnp\.({'|'.join(known)})\b", inspect.getsource(module)))
     # vars and not hasattr, which makes numpy warn about the very names.
-    return {name: NUMPY_ALIASES[name] for name in used if name not in vars(numpy)}
+    return {name: known[name] for name in used if name not in vars(numpy)}
+
+
+def _in1d(ar1, ar2, **options):
+    """Do what numpy's function of that name did."""
+    import numpy
+
+    return numpy.isin(ar1, ar2, **options).ravel()
 
 
 def _none_for_zero(element: int) -> int | None:

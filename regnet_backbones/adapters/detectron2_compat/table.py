@@ -54,10 +54,20 @@ FIXES: tuple[Fix, ...] = (
             "detectron2.structures.masks",
             "detectron2.utils.video_visualizer",
             "detectron2.utils.visualizer",
+            # Of detectron2's evaluators, after all images were predicted.
+            "cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling",
+            "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling",
+            "lvis.eval",
         ),
-        cause="numpy 1.24 removed np.int and its like",
+        cause="numpy 1.24 removed np.int and its like, and 2.4 np.in1d",
         needed=removed_names.uses_removed_numpy_alias,
         apply=removed_names.numpy_alias_removed,
+    ),
+    AfterImport(
+        modules=("cityscapesscripts.helpers.csHelpers",),
+        cause="numpy 2.4 counts in numbers of its own, which json cannot write",
+        needed=removed_names.counts_are_numpys,
+        apply=removed_names.count_refused_by_json,
     ),
     DuringImport(
         modules=("detectron2.data.transforms.transform",),
