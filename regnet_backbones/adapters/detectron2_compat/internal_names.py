@@ -21,6 +21,12 @@ from regnet_backbones.adapters.detectron2_compat.stand_ins import (
 
 CITYSCAPES = "deeplearning.projects.cityscapesApi"
 DEMO = "vision.fair.detectron2.demo"
+# The scripts that evaluate, by the name of the package and by the internal one.
+CITYSCAPES_EVALUATIONS = tuple(
+    f"{prefix}cityscapesscripts.evaluation.eval{what}LevelSemanticLabeling"
+    for prefix in ("", f"{CITYSCAPES}.")
+    for what in ("Instance", "Pixel")
+)
 # What imports Cityscapes' scripts when it is called: functions, and methods of classes.
 CALLERS = {
     "detectron2.data.datasets.cityscapes": {

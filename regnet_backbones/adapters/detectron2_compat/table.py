@@ -55,8 +55,7 @@ FIXES: tuple[Fix, ...] = (
             "detectron2.utils.video_visualizer",
             "detectron2.utils.visualizer",
             # Of detectron2's evaluators, after all images were predicted.
-            "cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling",
-            "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling",
+            *internal_names.CITYSCAPES_EVALUATIONS,
             "lvis.eval",
         ),
         cause="numpy 1.24 removed np.int and its like, and 2.4 np.in1d",
