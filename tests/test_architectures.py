@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from demo_datasets import looked_for_in
 from PIL import Image
 
 from regnet_backbones import config_path, shapes
-from regnet_backbones.adapters import detectron2_shapes
 
 TOOLS = Path(__file__).parent.parent / "tools"
 QUICK = config_path("detectron2/quick")
@@ -52,18 +51,8 @@ def drawn(tmp_path_factory):
     root = tmp_path_factory.mktemp("datasets")
     spec = shapes.ShapesSpec(num_train=4, num_val=4, image_size=SIDE, min_size=0.35)
     dataset = shapes.write(root / "shapes", spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DETECTRON2_DATASETS", str(root))
-        register_anew()
+    with looked_for_in(root):
         yield dataset
-    register_anew()
-
-
-def register_anew():
-    for name in [n for n in DatasetCatalog.list() if n.startswith("shapes_")]:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-    detectron2_shapes.register_on_import(None)
 
 
 def options(output, steps):

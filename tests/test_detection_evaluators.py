@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from demo_datasets import looked_for_in
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from regnet_backbones import config_path, shapes
-from regnet_backbones.adapters import detectron2_shapes
 from regnet_backbones.adapters.detectron2_compat.panoptic_quality import rgb2id
 from regnet_backbones.detection import evaluators
 from regnet_backbones.detection.evaluators import build_evaluators, check_evaluators
@@ -22,24 +22,13 @@ from regnet_backbones.detection.trainer import Trainer
 TRAIN_NET = Path(__file__).parent.parent / "tools" / "train_net.py"
 
 
-def register_anew():
-    for name in [name for name in DatasetCatalog.list() if name.startswith("shapes_")]:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-        MetadataCatalog.pop(f"{name}_instances", None)
-    detectron2_shapes.register_on_import(None)
-
-
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """Draw it where detectron2 looks for it."""
     root = tmp_path_factory.mktemp("datasets")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DETECTRON2_DATASETS", str(root))
-        register_anew()
+    with looked_for_in(root):
         spec = shapes.ShapesSpec(num_train=1, num_val=2, image_size=64)
         yield shapes.write(root / "shapes", spec)
-    register_anew()
 
 
 def config(architecture, test, **keys):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from demo_datasets import looked_for_in
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -20,7 +21,6 @@ from detectron2.projects.deeplab import DeepLabV3PlusHead, build_lr_scheduler
 from PIL import Image
 
 from regnet_backbones import config_path, shapes, zoo
-from regnet_backbones.adapters import detectron2_shapes
 from regnet_backbones.adapters.detectron2_schedule import build_poly_lr
 from regnet_backbones.detection.ade20k import check_semantic_datasets, convert_masks
 from regnet_backbones.detection.config import read_config
@@ -33,7 +33,6 @@ QUICK = {
     name: config_path(f"detectron2/quick/{name}_regnet_small_shapes.yaml")
     for name in ("semantic_fpn", "deeplab_v3_plus")
 }
-NAMES = [f"shapes{kind}_{split}" for kind in ("", "_sem_seg") for split in shapes.SPLITS]
 TINY = [
     *("SOLVER.IMS_PER_BATCH", "2", "INPUT.CROP.SIZE", "[64, 64]", "INPUT.MIN_SIZE_TRAIN", "(64,)"),
     *("INPUT.MIN_SIZE_TEST", "64"),
@@ -48,22 +47,11 @@ def tool(name):
     return module.main
 
 
-def register_anew():
-    for name in NAMES:
-        if name in DatasetCatalog.list():
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-    detectron2_shapes.register_on_import(None)
-
-
 @pytest.fixture
-def datasets(tmp_path, monkeypatch):
+def datasets(tmp_path):
     """Let detectron2 look for its datasets in an empty folder."""
-    with monkeypatch.context() as patch:
-        patch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-        register_anew()
-        yield tmp_path
-    register_anew()
+    with looked_for_in(tmp_path) as folder:
+        yield folder
 
 
 @pytest.fixture

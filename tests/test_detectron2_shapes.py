@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from demo_datasets import looked_for_in
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.detection_utils import create_keypoint_hflip_indices
@@ -13,31 +14,19 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from regnet_backbones import shapes
-from regnet_backbones.adapters import detectron2_shapes
 from regnet_backbones.adapters.detectron2_compat.panoptic_quality import rgb2id
 from regnet_backbones.detection.evaluators import build_evaluators
 
 KINDS = ("", "_keypoints", "_sem_seg", "_panoptic", "_panoptic_separated")
 
 
-def register_anew():
-    for name in [name for name in DatasetCatalog.list() if name.startswith("shapes_")]:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-        MetadataCatalog.pop(f"{name}_instances", None)
-    detectron2_shapes.register_on_import(None)
-
-
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """Draw it where detectron2 looks for it."""
     root = tmp_path_factory.mktemp("datasets")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DETECTRON2_DATASETS", str(root))
-        register_anew()
+    with looked_for_in(root):
         spec = shapes.ShapesSpec(num_train=2, num_val=6, image_size=96)
         yield shapes.write(root / "shapes", spec)
-    register_anew()
 
 
 def config(architecture, output, **keys):
@@ -80,10 +69,8 @@ def one_hot(path, classes):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_not_drawn_says_how_to_draw_it(kind, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-        register_anew()
+def test_what_was_not_drawn_says_how_to_draw_it(kind, tmp_path):
+    with looked_for_in(tmp_path):
         command = f"python tools/make_shapes.py --output {tmp_path}/shapes"
         with pytest.raises(FileNotFoundError) as caught:
             DatasetCatalog.get(f"shapes{kind}_val")
@@ -96,7 +83,6 @@ def test_what_was_not_drawn_says_how_to_draw_it(kind, tmp_path, monkeypatch):
         (drawn.root / "spec.json").write_text(json.dumps({**record, "version": 1}))
         with pytest.raises(ValueError, match=f"draw it again with: {command} --overwrite"):
             DatasetCatalog.get(f"shapes{kind}_val")
-    register_anew()
 
 
 def test_ids_are_known_before_the_files_are_read():

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+from demo_datasets import looked_for_in
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, get_cfg, instantiate
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
@@ -17,7 +18,6 @@ from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
 from regnet_backbones import config_path, shapes, zoo
-from regnet_backbones.adapters import detectron2_shapes
 
 ROOT = config_path("detectron2/lazy")
 COMMON = ("coco", "mask_rcnn_fpn", "mask_rcnn_fpn_100ep_lsj", "optim", "train")
@@ -220,22 +220,12 @@ def test_quick_trains_as_the_yaml_recipe_does():
 
 
 @pytest.fixture
-def drawn(tmp_path, monkeypatch):
+def drawn(tmp_path):
     """Draw a small demo dataset, and let detectron2 find it."""
     spec = shapes.ShapesSpec(num_train=2, num_val=1, image_size=96)
     shapes.write(tmp_path / "shapes", spec)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    register_anew()
-    yield
-    monkeypatch.undo()
-    register_anew()
-
-
-def register_anew():
-    for name in [n for n in DatasetCatalog.list() if n.startswith("shapes_")]:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-    detectron2_shapes.register_on_import(None)
+    with looked_for_in(tmp_path):
+        yield
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

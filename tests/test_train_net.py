@@ -91,6 +91,7 @@ def test_classes_are_taken_from_the_json(dataset):
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80
     use_coco_splits(cfg, train, val)
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 5
+    assert cfg.MODEL.POINT_HEAD.NUM_CLASSES == cfg.MODEL.FCOS.NUM_CLASSES == 5
     assert train.categories == dict(enumerate(shapes.CATEGORIES, 1))
     assert (train.num_images, val.num_images) == (8, 6)
 
@@ -197,6 +198,20 @@ def test_weights_that_cannot_be_had_or_used_stop_it_first(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("quick", "message"),
+    [
+        ("panoptic_fpn_regnet_small", "are for detectors, the config trains a PanopticFPN"),
+        ("semantic_fpn_regnet_small_shapes", "the config trains a SemanticSegmentor"),
+        ("keypoint_rcnn_regnet_small_fpn", "keypoint_names and keypoint_flip_map"),
+    ],
+)
+def test_instances_are_not_enough_for_every_model(main, dataset, capsys, quick, message):
+    config = str(config_path(f"detectron2/quick/{quick}.yaml"))
+    assert main(["--config-file", config, *own_data(dataset)]) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--train-json", "--val-images"])
 def test_paths_that_are_not_there_are_named(main, dataset, capsys, option):
     arguments = own_data(dataset)
@@ -205,27 +220,18 @@ def test_paths_that_are_not_there_are_named(main, dataset, capsys, option):
     assert "'not/there'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["", "MODEL: [", "a: b: c"])
+def test_a_config_that_is_no_yaml_is_refused(main, tmp_path, capsys, text):
+    (tmp_path / "broken.yaml").write_text(text)
+    assert main(["--config-file", str(tmp_path / "broken.yaml")]) == 2
+    assert "broken.yaml' is no YAML file of config keys: " in capsys.readouterr().err
+
+
 def test_a_file_that_is_no_json_is_refused(dataset, tmp_path):
     path = tmp_path / "broken.json"
     path.write_text("{")
     with pytest.raises(ValueError, match="is not a json file: .*line 1"):
         read_coco_split(path, dataset.images("val"))
-
-
-def test_the_demo_dataset_that_was_not_drawn_says_how_to_draw_it(main, tmp_path, monkeypatch):
-    from detectron2.data import DatasetCatalog
-
-    from regnet_backbones.adapters import detectron2_shapes
-
-    for split in shapes.SPLITS:
-        DatasetCatalog.remove(f"shapes_{split}")
-        MetadataCatalog.remove(f"shapes_{split}")
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    detectron2_shapes.register_on_import(None)
-    with pytest.raises(FileNotFoundError, match="draw it with: python tools/make_shapes.py"):
-        DatasetCatalog.get("shapes_train")
-    shapes.write(tmp_path / "shapes", shapes.ShapesSpec(num_train=2, num_val=1))
-    assert len(DatasetCatalog.get("shapes_train")) == 2
 
 
 # The trainer

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
+from yaml import YAMLError
 
 
 def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
@@ -16,7 +17,8 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     Raises:
         FileNotFoundError: there is no such file.
         KeyError: a key of the file does not exist.
-        ValueError: an override's does not, or has no value, or a value has the wrong type.
+        ValueError: an override's does not, or has no value; a value has the wrong type; the file is
+            no YAML, or is empty.
     """
     if not Path(config_file).is_file():
         raise FileNotFoundError(
@@ -27,6 +29,8 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     try:
         cfg.merge_from_file(str(config_file))
         cfg.merge_from_list(list(overrides))
+    except (YAMLError, TypeError) as error:  # detectron2 looks into what it read, None if nothing
+        raise ValueError(f"'{config_file}' is no YAML file of config keys: {error}") from error
     except AssertionError as error:  # how yacs says that an override is wrong
         raise ValueError(
             f"{error}; overrides are pairs of a config key and a value, such as SOLVER.BASE_LR 0.01"

@@ -94,8 +94,8 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
                 )
     register_splits(train.json_file, train.image_root, val.json_file, val.image_root)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_NAME,), (VAL_NAME,)
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(train.categories)
-    cfg.MODEL.RETINANET.NUM_CLASSES = len(train.categories)
+    for head in ("ROI_HEADS", "POINT_HEAD", "RETINANET", "FCOS"):
+        cfg.MODEL[head].NUM_CLASSES = len(train.categories)
     logger.info(
         "%d classes (%s); %d train and %d val images",
         len(train.categories),

@@ -20,7 +20,7 @@ from regnet_backbones.detection.data import VAL_NAME, CocoSplit, register_split
 from regnet_backbones.detection.evaluators import check_evaluators
 from regnet_backbones.detection.mappers import SEGMENTER
 from regnet_backbones.detection.results import results_tables
-from regnet_backbones.detection.run import share_cores
+from regnet_backbones.detection.run import share_cores, share_log
 from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
 from regnet_backbones.detection.trainer import Trainer
 from regnet_backbones.inference.report import RESULTS_NAME, write_results
@@ -97,6 +97,7 @@ def _evaluate(
         register_split(VAL_NAME, val.json_file, val.image_root)
     for name in ("fvcore", "detectron2"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    share_log()
     share_cores(cfg)
     import_projects(cfg)
     model = build_model(cfg)

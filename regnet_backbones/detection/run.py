@@ -34,6 +34,9 @@ from regnet_backbones.detection.results import results_tables
 from regnet_backbones.detection.trainer import Trainer
 from regnet_backbones.weights.sources import is_name
 
+# What these learn is not all in a COCO instance json.
+NEED_MORE_THAN_INSTANCES = (SEGMENTER, "PanopticFPN", "PanopticDeepLab")
+
 logger = logging.getLogger(__name__)
 
 
@@ -101,6 +104,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
         register_splits(args.train_json, args.train_images, args.val_json, args.val_images)
     import_projects(cfg)  # for processes of their own
     default_setup(cfg, args)
+    share_log()
     share_cores(cfg)
     if args.eval_only:
         model = Trainer.build_model(cfg)
@@ -155,6 +159,13 @@ def summarize(cfg: CfgNode, results: dict) -> str:
     return f"{tables}\nconfig, metrics and checkpoints: {cfg.OUTPUT_DIR}"
 
 
+def share_log() -> None:
+    """Log where detectron2 does, the file of the run among it."""
+    ours = logging.getLogger("regnet_backbones")
+    ours.handlers = list(logging.getLogger("detectron2").handlers)
+    ours.setLevel(logging.INFO)
+
+
 def share_cores(cfg: CfgNode) -> None:
     """Give each of several CPU processes its part of the cores: more threads stall each other."""
     processes = comm.get_local_size()
@@ -204,10 +215,17 @@ def _use_own_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
     missing = [option for option, path in paths.items() if not path]
     if missing:
         raise ValueError(f"own data needs all of {', '.join(paths)}; missing: {', '.join(missing)}")
-    if cfg.MODEL.META_ARCHITECTURE == SEGMENTER:
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture in NEED_MORE_THAN_INSTANCES:
         raise ValueError(
-            f"{', '.join(paths)} are for detectors, the config trains a {SEGMENTER}: give a config "
-            "of a detector, or name registered datasets in DATASETS.TRAIN and DATASETS.TEST"
+            f"{', '.join(paths)} are for detectors, the config trains a {architecture}: give a "
+            "config of a detector, or name registered datasets in DATASETS.TRAIN and DATASETS.TEST"
+        )
+    if cfg.MODEL.KEYPOINT_ON:
+        raise ValueError(
+            f"{', '.join(paths)} do not tell which keypoints a mirrored image exchanges: register "
+            "the datasets with their keypoint_names and keypoint_flip_map, and name them in "
+            "DATASETS.TRAIN and DATASETS.TEST"
         )
     use_coco_splits(
         cfg,

@@ -102,8 +102,9 @@ class Trainer(DefaultTrainer):
         if isinstance(self.data_loader, TrainLoader):
             self.data_loader.go_on(seed=self.order.seed, batch=self.start_iter)
         # The loss of RetinaNet and FCOS is a script, which rounds otherwise once it is optimized,
-        # after two calls: the first two of a resumed run would not be exact.
-        with torch.jit.optimized_execution(False):
+        # after two calls: the first two of a resumed run would not be exact. Where no seed was
+        # asked for, speed goes first.
+        with torch.jit.optimized_execution(self._seed_was_drawn):
             super().train()
         return getattr(self, "_last_eval_results", {})
 

@@ -1,0 +1,28 @@
+"""The demo dataset where detectron2 looks for it: in a folder of a test."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from regnet_backbones.adapters import detectron2_shapes
+
+
+@contextmanager
+def looked_for_in(folder: Path) -> Iterator[Path]:
+    """Let detectron2 look for its datasets in a folder, and register the demo's from there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(folder))
+        _register_anew()
+        yield folder
+    _register_anew()
+
+
+def _register_anew() -> None:
+    for name in [name for name in DatasetCatalog.list() if name.startswith("shapes_")]:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+        MetadataCatalog.pop(f"{name}_instances", None)
+    detectron2_shapes.register_on_import(None)
