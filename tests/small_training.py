@@ -12,7 +12,7 @@ from detectron2.engine import HookBase
 from PIL import Image
 
 from regnet_backbones import config_path
-from regnet_backbones.detection.trainer import Trainer
+from regnet_backbones.detection.training.trainer import Trainer
 
 NAME = "boxes_of_two_orientations"
 COUNT = 10

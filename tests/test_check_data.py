@@ -26,11 +26,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from regnet_backbones import config_path
-from regnet_backbones.detection import coco_kinds, image_kinds
-from regnet_backbones.detection.check_data import check_datasets
-from regnet_backbones.detection.coco_checks import check_coco
 from regnet_backbones.detection.data import register_split
-from regnet_backbones.detection.defects import Defect, Kind, Report, Use
+from regnet_backbones.detection.data_checks import coco_kinds, image_kinds
+from regnet_backbones.detection.data_checks.annotations import check_coco
+from regnet_backbones.detection.data_checks.datasets import check_datasets
+from regnet_backbones.detection.data_checks.defects import Defect, Kind, Report, Use
 
 QUICK = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
 TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"

@@ -17,7 +17,7 @@ from regnet_backbones.adapters.detectron2_compat.panoptic_quality import rgb2id
 from regnet_backbones.detection import evaluators
 from regnet_backbones.detection.evaluators import build_evaluators, check_evaluators
 from regnet_backbones.detection.results import results_tables
-from regnet_backbones.detection.trainer import Trainer
+from regnet_backbones.detection.training.trainer import Trainer
 
 TRAIN_NET = Path(__file__).parent.parent / "tools" / "train_net.py"
 

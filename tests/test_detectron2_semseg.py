@@ -25,8 +25,8 @@ from regnet_backbones.adapters.detectron2_schedule import build_poly_lr
 from regnet_backbones.detection.ade20k import check_semantic_datasets, convert_masks
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.pictures import SemanticPictures
-from regnet_backbones.detection.semantic import build_train_mapper
-from regnet_backbones.detection.trainer import Trainer
+from regnet_backbones.detection.training.semantic import build_train_mapper
+from regnet_backbones.detection.training.trainer import Trainer
 
 TOOLS = Path(__file__).parent.parent / "tools"
 QUICK = {

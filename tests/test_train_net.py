@@ -17,7 +17,7 @@ from PIL import Image
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.data import read_coco_split, use_coco_splits
 from regnet_backbones.detection.pictures import InstancePictures, contact_sheet
-from regnet_backbones.detection.trainer import Trainer
+from regnet_backbones.detection.training.trainer import Trainer
 
 QUICK = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
 TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"

@@ -12,7 +12,7 @@ from detectron2.engine import defaults
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.run import argument_parser, launch_run
-from regnet_backbones.detection.trainer import Trainer
+from regnet_backbones.detection.training.trainer import Trainer
 
 QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
 KILLS = 10

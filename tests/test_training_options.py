@@ -14,10 +14,10 @@ from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 
 from regnet_backbones.detection import run
-from regnet_backbones.detection.averaging import build_average
-from regnet_backbones.detection.checkpointer import TrainingCheckpointer
 from regnet_backbones.detection.trained import load_weights
-from regnet_backbones.detection.trainer import Trainer
+from regnet_backbones.detection.training.averaging import build_average
+from regnet_backbones.detection.training.checkpointer import TrainingCheckpointer
+from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.norm import update_twice
 from regnet_backbones.weights.files import read_checkpoint
 

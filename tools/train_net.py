@@ -1,4 +1,4 @@
-"""Train or evaluate a detector on a RegNet, with detectron2's conventions.
+"""Train or evaluate a detector or segmenter on a RegNet, with detectron2's conventions.
 
     python tools/train_net.py --config-file configs/detectron2/mask_rcnn_regnety_032_fpn_1x.yaml \
         --num-gpus 8
@@ -11,7 +11,17 @@ On one's own data in COCO's json format, without writing code:
         --train-json train.json --train-images images/train \
         --val-json val.json --val-images images/val SOLVER.MAX_ITER 3000
 
-The number of classes and their names are taken from the json.
+The number of classes and their names are taken from the json. Data are checked before a training
+begins; all of them, without training, with
+
+    python tools/train_net.py --config-file CONFIG --check-data
+
+On two machines, with the address of the first one:
+
+    python tools/train_net.py --config-file CONFIG --num-machines 2 --machine-rank 0 --num-gpus 8 \
+        --dist-url tcp://10.0.0.1:29500
+    torchrun --nnodes 2 --node-rank 0 --nproc-per-node 8 --master-addr 10.0.0.1 \
+        --master-port 29500 tools/train_net.py --config-file CONFIG
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Training detectors in detectron2: datasets, trainer, pictures, the run itself."""
+"""Training and using detectron2's models: data and its checks, training, evaluation, prediction."""
 
 from importlib.util import find_spec
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 
-from regnet_backbones.detection.mappers import SEGMENTER
+from regnet_backbones.detection.training.mappers import SEGMENTER
 
 # Numbers its classes in one row, and asks its training dataset which of them are things.
 PANOPTIC_DEEPLAB = "PanopticDeepLab"

@@ -12,8 +12,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from regnet_backbones.detection.coco_checks import check_coco, check_files_exist
-from regnet_backbones.detection.defects import Report, Use
+from regnet_backbones.detection.data_checks.annotations import check_coco, check_files_exist
+from regnet_backbones.detection.data_checks.defects import Report, Use
 
 COCO_LISTS = ("images", "annotations", "categories")
 

@@ -18,11 +18,11 @@ from regnet_backbones.detection.ade20k import check_semantic_datasets
 from regnet_backbones.detection.classes import instance_classes
 from regnet_backbones.detection.data import VAL_NAME, CocoSplit, register_split
 from regnet_backbones.detection.evaluators import check_evaluators
-from regnet_backbones.detection.mappers import SEGMENTER
 from regnet_backbones.detection.results import results_tables
 from regnet_backbones.detection.run import share_cores, share_log
 from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
-from regnet_backbones.detection.trainer import Trainer
+from regnet_backbones.detection.training.mappers import SEGMENTER
+from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.inference.report import RESULTS_NAME, write_results
 from regnet_backbones.inference.trained import Trained
 

@@ -19,19 +19,19 @@ from regnet_backbones.adapters.detectron2_network import check_weights
 from regnet_backbones.adapters.detectron2_projects import import_projects
 from regnet_backbones.adapters.detectron2_weights import fetch
 from regnet_backbones.detection.ade20k import check_semantic_datasets
-from regnet_backbones.detection.check_data import check_datasets
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.data import read_coco_split, register_splits, use_coco_splits
-from regnet_backbones.detection.defects import Report
+from regnet_backbones.detection.data_checks.datasets import check_datasets
+from regnet_backbones.detection.data_checks.defects import Report
 from regnet_backbones.detection.evaluators import check_evaluators
-from regnet_backbones.detection.mappers import SEGMENTER
 from regnet_backbones.detection.processes import (
     check_processes,
     is_first_process,
     run_in_processes,
 )
 from regnet_backbones.detection.results import results_tables
-from regnet_backbones.detection.trainer import Trainer
+from regnet_backbones.detection.training.mappers import SEGMENTER
+from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.weights.sources import is_name
 
 # What these learn is not all in a COCO instance json.

@@ -12,10 +12,10 @@ def train_mapper(cfg: CfgNode) -> Callable[[dict], dict | None]:
     """Return what makes a training input of a dataset's record.
 
     Detectors have detectron2's `DatasetMapper`; segmenters crop by classes and change colours (see
-    `detection.semantic`); Panoptic-DeepLab learns centres and offsets, which its mapper makes.
+    `semantic` beside this); Panoptic-DeepLab learns centres and offsets, which its mapper makes.
     """
     if cfg.MODEL.META_ARCHITECTURE == SEGMENTER:
-        from regnet_backbones.detection.semantic import build_train_mapper
+        from regnet_backbones.detection.training.semantic import build_train_mapper
 
         return build_train_mapper(cfg)
     if cfg.MODEL.META_ARCHITECTURE == "PanopticDeepLab":

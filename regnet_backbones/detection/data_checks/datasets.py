@@ -8,17 +8,17 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from regnet_backbones.detection import coco_kinds
-from regnet_backbones.detection import image_kinds as kinds
 from regnet_backbones.detection.classes import COUNTED, PANOPTIC_DEEPLAB, instance_classes
-from regnet_backbones.detection.coco_checks import (
+from regnet_backbones.detection.data_checks import coco_kinds
+from regnet_backbones.detection.data_checks import image_kinds as kinds
+from regnet_backbones.detection.data_checks.annotations import (
     check_coco,
     check_files_exist,
     image_name,
     image_path,
 )
-from regnet_backbones.detection.defects import Defect, Report, Use
-from regnet_backbones.detection.image_checks import ImageFile, Labels, check_images
+from regnet_backbones.detection.data_checks.defects import Defect, Report, Use
+from regnet_backbones.detection.data_checks.images import ImageFile, Labels, check_images
 
 # Datasets that are a json of instances and nothing else, by `evaluator_type`.
 JSON_TYPES = ("coco", "lvis")

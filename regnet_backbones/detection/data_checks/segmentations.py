@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from regnet_backbones.detection import coco_kinds as kinds
-from regnet_backbones.detection.defects import Kind, Use
+from regnet_backbones.detection.data_checks import coco_kinds as kinds
+from regnet_backbones.detection.data_checks.defects import Kind, Use
 
 Rle = Mapping[str, object]
 

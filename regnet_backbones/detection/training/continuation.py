@@ -12,7 +12,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
-from regnet_backbones.detection.randomness import seed_everything, seed_of
+from regnet_backbones.detection.training.randomness import seed_everything, seed_of
 
 # Where random numbers are for: see `randomness.seed_of`.
 STEPS = 1

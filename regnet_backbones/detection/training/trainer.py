@@ -17,18 +17,18 @@ from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
-from regnet_backbones.detection.averaging import AverageWeights, build_average
-from regnet_backbones.detection.checkpointer import TrainingCheckpointer
-from regnet_backbones.detection.continuation import (
+from regnet_backbones.detection.evaluators import build_evaluators
+from regnet_backbones.detection.training.averaging import AverageWeights, build_average
+from regnet_backbones.detection.training.checkpointer import TrainingCheckpointer
+from regnet_backbones.detection.training.continuation import (
     DataOrder,
     KeepLossNormalizer,
     SeedEveryStep,
     go_on_after,
 )
-from regnet_backbones.detection.evaluators import build_evaluators
-from regnet_backbones.detection.loader import TrainLoader, build_train_loader
-from regnet_backbones.detection.losses import StopAtBadLosses
-from regnet_backbones.detection.mappers import train_mapper
+from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
+from regnet_backbones.detection.training.losses import StopAtBadLosses
+from regnet_backbones.detection.training.mappers import train_mapper
 
 # Iterations between two lines of metrics.json, detectron2's own number.
 WRITE_PERIOD = 20

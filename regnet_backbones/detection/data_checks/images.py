@@ -9,8 +9,8 @@ import numpy as np
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
-from regnet_backbones.detection import image_kinds as kinds
-from regnet_backbones.detection.defects import Defect, Kind
+from regnet_backbones.detection.data_checks import image_kinds as kinds
+from regnet_backbones.detection.data_checks.defects import Defect, Kind
 from regnet_backbones.semseg.dataset import CHECK_THREADS, UNREADABLE
 
 # Modes whose conversion to RGB leaves something out.

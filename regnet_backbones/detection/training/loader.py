@@ -24,7 +24,7 @@ from PIL import ExifTags, Image
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from regnet_backbones.detection.randomness import seed_of, seeded
+from regnet_backbones.detection.training.randomness import seed_of, seeded
 from regnet_backbones.semseg.dataset import UNREADABLE
 
 Mapper = Callable[[dict], dict | None]

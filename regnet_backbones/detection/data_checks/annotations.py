@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from regnet_backbones.detection import coco_kinds as kinds
-from regnet_backbones.detection.defects import Defect, Kind, Use
-from regnet_backbones.detection.segmentation_checks import is_rle, segmentation_problems
+from regnet_backbones.detection.data_checks import coco_kinds as kinds
+from regnet_backbones.detection.data_checks.defects import Defect, Kind, Use
+from regnet_backbones.detection.data_checks.segmentations import is_rle, segmentation_problems
 
 IMAGE_KEYS = {"id", "width", "height"}
 # Where the file is: LVIS has URLs.

@@ -5,7 +5,7 @@ drops annotations when a run starts, its mapper (`detection_utils.py`) when an i
 pycocotools after all images are evaluated.
 """
 
-from regnet_backbones.detection.defects import error, note
+from regnet_backbones.detection.data_checks.defects import error, note
 
 # Boxes beyond the border by up to this many pixels are rounded ones.
 ROUNDING = 1.0

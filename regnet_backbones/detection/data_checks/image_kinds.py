@@ -1,6 +1,6 @@
 """The kinds of defects of image files and of masks that are images, and what each does."""
 
-from regnet_backbones.detection.defects import error, note
+from regnet_backbones.detection.data_checks.defects import error, note
 
 UNLOADABLE = error("the dataset cannot be loaded", "correct what the message says")
 TOO_MANY_CLASSES = error(
