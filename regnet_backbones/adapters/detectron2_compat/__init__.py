@@ -1,9 +1,10 @@
 """What detectron2 needs on today's Python, torch, numpy and Pillow, and without a compiler.
 
-`install()` puts a finder in front of `sys.meta_path` that acts on exactly the detectron2 modules
-named in `table.FIXES`: on a module's import, during it or right after it. Nothing outside
-detectron2 is changed, and a fix whose cause is absent does nothing: each row tests the cause
-itself, never a version, because detectron2 0.6 and upstream main both call themselves "0.6".
+`install()` puts a finder in front of `sys.meta_path` that acts on exactly the modules named in
+`table.FIXES`: on a module's import, during it or right after it. Nothing is changed outside
+detectron2 and the packages that only it evaluates with (lvis, cityscapesscripts), and a fix whose
+cause is absent does nothing: each row tests the cause itself, never a version, because detectron2
+0.6 and upstream main both call themselves "0.6".
 
     hook.py              the finder, and the record of what was applied
     table.py             every fix: where, why, when, what
