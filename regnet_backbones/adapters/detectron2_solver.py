@@ -2,8 +2,9 @@
 
 Detectron2's `build_optimizer` (`detectron2/solver/build.py`) knows SGD alone, and networks trained
 from random weights want AdamW; its `build_lr_scheduler` does not know the poly schedule of its own
-DeepLab project. `SOLVER.OPTIMIZER` is named as other detectron2 projects name it. For the defaults,
-detectron2's functions are called as they are.
+DeepLab project, and its gradient clipping takes each weight by itself. `SOLVER.OPTIMIZER`, and
+"full_model" as `SOLVER.CLIP_GRADIENTS.CLIP_TYPE`, are named as other detectron2 projects name them.
+For the defaults, detectron2's functions are called as they are.
 """
 
 import functools
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
 
 OPTIMIZERS = ("SGD", "ADAMW", "ADAM")
 
+# Clips the norm of all gradients together.
+FULL_MODEL = "full_model"
+
 
 def choose_by_config(module: ModuleType) -> None:
     """Let `build_optimizer` and `build_lr_scheduler` of `module` follow the config."""
     for name, extend in (
-        ("build_optimizer", _with_adam),
+        ("build_optimizer", _with_adam_and_full_clipping),
         ("build_lr_scheduler", _with_poly_schedule),
     ):
         stock = getattr(module, name)
@@ -48,8 +52,8 @@ def build_adam(cfg: "CfgNode", model: "torch.nn.Module") -> "torch.optim.Optimiz
     )
 
 
-def _with_adam(stock):
-    """Return `build_optimizer` that also knows Adam and AdamW."""
+def _with_adam_and_full_clipping(stock):
+    """Return `build_optimizer` that also knows Adam, AdamW, and clipping all gradients together."""
 
     def build_optimizer(cfg: "CfgNode", model: "torch.nn.Module") -> "torch.optim.Optimizer":
         name = cfg.SOLVER.get("OPTIMIZER", "SGD")
@@ -57,9 +61,30 @@ def _with_adam(stock):
             raise ValueError(
                 f"SOLVER.OPTIMIZER must be one of {', '.join(OPTIMIZERS)}, got '{name}'"
             )
-        return stock(cfg, model) if name == "SGD" else build_adam(cfg, model)
+        build = stock if name == "SGD" else build_adam
+        clipping = cfg.SOLVER.CLIP_GRADIENTS
+        if not clipping.ENABLED or clipping.CLIP_TYPE != FULL_MODEL:
+            return build(cfg, model)
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
+        return _clip_together(build(cfg, model), clipping.CLIP_VALUE, clipping.NORM_TYPE)
 
     return build_optimizer
+
+
+def _clip_together(
+    optimizer: "torch.optim.Optimizer", max_norm: float, norm_type: float
+) -> "torch.optim.Optimizer":
+    """Let an optimizer clip the norm of all its gradients before every step."""
+    from torch.nn.utils import clip_grad_norm_
+
+    def clip(optimizer: "torch.optim.Optimizer", args: tuple, kwargs: dict) -> None:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        clip_grad_norm_(weights, max_norm, norm_type)
+
+    optimizer.register_step_pre_hook(clip)
+    return optimizer
 
 
 def _with_poly_schedule(stock):
