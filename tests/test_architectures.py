@@ -3,18 +3,16 @@
 The quick configs at a smaller size, through the tools, as a user would run them.
 """
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from demo_datasets import looked_for_in
+from load_tool import load_tool
 from PIL import Image
 
 from regnet_backbones import config_path, shapes
 
-TOOLS = Path(__file__).parent.parent / "tools"
 QUICK = config_path("detectron2/quick")
 
 # Config, the metric it is judged by, and what is predicted of an image.
@@ -39,10 +37,7 @@ SIDE, STEPS, RESUMED_STEPS = 64, 60, 62
 
 
 def tool(name):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_tool(name).main
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Bad data is found before a training: each kind of defect, and what detectron2 does with it."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import struct
@@ -22,6 +21,7 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from load_tool import load_tool
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -33,7 +33,6 @@ from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.data_checks.defects import Defect, Kind, Report, Use
 
 QUICK = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
-TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
 
 NAME = "checked"
 SIZE = 64
@@ -603,10 +602,7 @@ def test_a_report_of_many_defects_is_short_and_its_file_names_all(tmp_path):
 
 @pytest.fixture(scope="module")
 def main():
-    spec = importlib.util.spec_from_file_location("train_net", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_tool("train_net").main
 
 
 def own_data(tmp_path):

@@ -1,8 +1,5 @@
 """Evaluators by dataset and model, checks before a training, tables, panoptic pictures."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +7,7 @@ from demo_datasets import looked_for_in
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
+from load_tool import load_tool
 from PIL import Image
 
 from regnet_backbones import config_path, shapes
@@ -18,8 +16,6 @@ from regnet_backbones.detection import evaluators
 from regnet_backbones.detection.evaluators import build_evaluators, check_evaluators
 from regnet_backbones.detection.results import results_tables
 from regnet_backbones.detection.training.trainer import Trainer
-
-TRAIN_NET = Path(__file__).parent.parent / "tools" / "train_net.py"
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +126,10 @@ def test_what_cannot_be_evaluated_is_refused(architecture, name, keys, message):
 def test_a_missing_package_is_named_before_a_model_is_built(monkeypatch, capsys, name, package):
     monkeypatch.setattr(evaluators, "find_spec", lambda name: None)
     monkeypatch.setattr(Trainer, "build_model", None)  # building one would be a TypeError
-    spec = importlib.util.spec_from_file_location("train_net", TRAIN_NET)
-    train_net = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(train_net)
     quick = str(config_path("detectron2/quick/panoptic_fpn_regnet_small.yaml"))
-    assert train_net.main(["--config-file", quick, "DATASETS.TEST", f"('{name}',)"]) == 2
+    assert (
+        load_tool("train_net").main(["--config-file", quick, "DATASETS.TEST", f"('{name}',)"]) == 2
+    )
     assert f"not installed; install it with: pip install {package}\n" in capsys.readouterr().err
 
 

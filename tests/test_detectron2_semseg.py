@@ -1,6 +1,5 @@
 """Semantic segmentation in detectron2: masks, augmentation, heads, and tools/train_net.py."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -18,6 +17,7 @@ from detectron2.modeling import build_model
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.projects.deeplab import DeepLabV3PlusHead, build_lr_scheduler
+from load_tool import load_tool
 from PIL import Image
 
 from regnet_backbones import config_path, shapes, zoo
@@ -28,7 +28,6 @@ from regnet_backbones.detection.pictures import SemanticPictures
 from regnet_backbones.detection.training.semantic import build_train_mapper
 from regnet_backbones.detection.training.trainer import Trainer
 
-TOOLS = Path(__file__).parent.parent / "tools"
 QUICK = {
     name: config_path(f"detectron2/quick/{name}_regnet_small_shapes.yaml")
     for name in ("semantic_fpn", "deeplab_v3_plus")
@@ -41,10 +40,7 @@ TINY = [
 
 
 def tool(name):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_tool(name).main
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ RINGS = {
     "design": 0,
     "zoo": 0,
     "shapes": 0,
+    "image_files": 0,
     "__init__": 0,
     "norm": 1,
     "weights": 1,

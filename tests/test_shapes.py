@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import subprocess
@@ -7,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from load_tool import load_tool
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -429,12 +429,7 @@ def test_bad_split():
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location(
-        "make_shapes", REPOSITORY / "tools" / "make_shapes.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("make_shapes")
 
 
 def test_command_line(tool, tmp_path, capsys):

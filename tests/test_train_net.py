@@ -1,10 +1,8 @@
 """tools/train_net.py from the command line to pictures, on a small dataset of one's own."""
 
-import importlib.util
 import json
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
+from load_tool import load_tool
 from PIL import Image
 
 from regnet_backbones import config_path, shapes
@@ -20,16 +19,12 @@ from regnet_backbones.detection.pictures import InstancePictures, contact_sheet
 from regnet_backbones.detection.training.trainer import Trainer
 
 QUICK = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
-TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
 SMALL = ["SOLVER.IMS_PER_BATCH", "2", "TEST.PICTURES", "4", "SOLVER.CHECKPOINT_PERIOD", "20"]
 
 
 @pytest.fixture(scope="module")
 def main():
-    spec = importlib.util.spec_from_file_location("train_net", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_tool("train_net").main
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ from regnet_backbones.adapters.detectron2_projects import import_projects
 from regnet_backbones.detection.classes import KnownClasses, known_classes
 from regnet_backbones.detection.panoptic import coco_categories, coco_segments
 from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
+from regnet_backbones.image_files import UNREADABLE
 from regnet_backbones.inference.images import output_names
 from regnet_backbones.inference.report import write_json
 from regnet_backbones.inference.trained import Trained
-from regnet_backbones.semseg.dataset import UNREADABLE
 
 # How much of a pixel's colour is that of its class.
 ALPHA = 0.6

@@ -5,7 +5,6 @@ the check as well as in a worker of a loader.
 """
 
 import logging
-import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,10 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from regnet_backbones.image_files import (
+    CHECK_THREADS,
+    STRETCHED,
+    UNREADABLE,
+    bit_depth,
+    upright_size,
+)
 from regnet_backbones.semseg.layouts import IGNORE, LISTED, Pairs
 
 logger = logging.getLogger(__name__)
@@ -25,25 +31,9 @@ logger = logging.getLogger(__name__)
 # Up to this many masks are decoded by the check; of more, a sample evenly spread over them.
 MASKS_IN_FULL = 2000
 MASKS_IN_SAMPLE = 500
-# Decoding releases the GIL, and on network file systems the threads wait most of the time.
-CHECK_THREADS = 8
 
 # Modes in which Pillow opens PNG files of one channel. Palette indices are labels.
 LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
-# Pillow stretches grey values of 2 and 4 bits over 0 to 255.
-STRETCHED = {2: 85, 4: 17}
-
-# What Pillow raises on files that are broken in one way or another.
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    KeyError,
-    TypeError,
-    struct.error,
-    Image.DecompressionBombError,
-)
 
 PairTransform = Callable[
     [tv_tensors.Image, tv_tensors.Mask], tuple[tv_tensors.Image, tv_tensors.Mask]
@@ -198,7 +188,7 @@ def read_mask(path: Path, label_map: tuple[int, ...]) -> np.ndarray:
         _check_mask_mode(path, image)
         labels = np.array(image)
         if image.mode == "L":
-            labels //= STRETCHED.get(_bit_depth(path), 1)
+            labels //= STRETCHED.get(bit_depth(path), 1)
     # Label 256 stands for all labels of 16-bit masks that no map has.
     beyond = IGNORE + 1
     labels = labels.astype(np.uint8) if labels.dtype == bool else labels
@@ -244,18 +234,10 @@ def _check_headers(image: Path, mask: Path) -> None:
     _check_mask_is_there(image, mask)
     with _opened(image, "image") as header:
         _check_image_mode(image, header)
-        size = _upright_size(header)
+        width, height = upright_size(header)
     with _opened(mask, "mask") as header:
         _check_mask_mode(mask, header)
-        _check_sizes(image, mask, size, (header.height, header.width))
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return the height and width of an image that is only opened, once it is turned."""
-    # Asked of a PNG without EXIF data, `getexif` would decode the whole file to look for them.
-    exif = image.getexif() if "exif" in image.info else {}
-    turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (image.width, image.height) if turned else (image.height, image.width)
+        _check_sizes(image, mask, (height, width), (header.height, header.width))
 
 
 def _check_mask_is_there(image: Path, mask: Path) -> None:
@@ -296,9 +278,3 @@ def _check_mask_mode(path: Path, mask: Image.Image) -> None:
             "has one channel, whose values are the labels: save it as grey or palette PNG without "
             "alpha (colours are no labels)"
         )
-
-
-def _bit_depth(path: Path) -> int:
-    """Return the bits per channel of a PNG file."""
-    with path.open("rb") as file:
-        return file.read(25)[24]

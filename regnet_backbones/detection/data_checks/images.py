@@ -6,17 +6,21 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 from tqdm import tqdm
 
 from regnet_backbones.detection.data_checks import image_kinds as kinds
 from regnet_backbones.detection.data_checks.defects import Defect, Kind
-from regnet_backbones.semseg.dataset import CHECK_THREADS, UNREADABLE
+from regnet_backbones.image_files import (
+    CHECK_THREADS,
+    STRETCHED,
+    UNREADABLE,
+    bit_depth,
+    upright_size,
+)
 
 # Modes whose conversion to RGB leaves something out.
 TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
-# The byte of a PNG that says its bits per channel, and the depths that Pillow stretches.
-DEPTH_BYTE, STRETCHED = 24, (2, 4)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def _check_image(file: ImageFile, *, source: str) -> list[Defect]:
     """Check an image, then its mask."""
     try:
         with Image.open(file.path) as image:
-            size, problems = _upright_size(image), list(_image_problems(image, file.size))
+            problems, size = list(_image_problems(image, file.size)), upright_size(image)
     except UNREADABLE as error:
         return [Defect(kinds.UNREADABLE_FILE, source, file.path, detail=str(error))]
     defects = [Defect(kind, source, file.path, detail=detail) for kind, detail in problems]
@@ -90,7 +94,7 @@ def _image_problems(
 ) -> Iterator[tuple[Kind, str]]:
     """Find what is wrong with an open image: kinds, and what was found."""
     image.load()
-    size = _upright_size(image)
+    size = upright_size(image)
     if expected is not None and size != expected:
         (width, height), (said_width, said_height) = size, expected
         yield kinds.WRONG_SIZE, f"{width}x{height}, the annotations say {said_width}x{said_height}"
@@ -107,7 +111,7 @@ def _mask_problems(
 ) -> Iterator[tuple[Kind, str]]:
     """Find what is wrong with an open mask of an image of (width, height)."""
     mask.load()
-    mask_size = _upright_size(mask)
+    mask_size = upright_size(mask)
     if mask_size != size:
         yield kinds.MASK_SIZE, f"{mask_size[0]}x{mask_size[1]}, the image {size[0]}x{size[1]}"
     if file.labels is None:
@@ -125,7 +129,7 @@ def _mask_problems(
 
 def _are_labels(values: np.ndarray, mask: Image.Image, file: ImageFile) -> bool:
     """Tell whether what is read of a mask are the labels that it was saved with."""
-    if mask.format == "PNG" and mask.mode == "L" and _bit_depth(file.mask) in STRETCHED:
+    if mask.format == "PNG" and mask.mode == "L" and bit_depth(file.mask) in STRETCHED:
         return False
     if not file.labels.as_grey:
         return values.ndim == 2
@@ -133,15 +137,3 @@ def _are_labels(values: np.ndarray, mask: Image.Image, file: ImageFile) -> bool:
     if values.ndim == 3:  # grey saved as colours is read as it was, transparency left out
         values, grey = values[..., : 1 if mask.mode == "LA" else 3], grey[..., None]
     return bool((values.astype(np.int64) == grey).all())
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height of an image once it is turned as its EXIF data say."""
-    on_its_side = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    return image.size[::-1] if on_its_side else image.size
-
-
-def _bit_depth(path: str) -> int:
-    """Return the bits per channel of a PNG."""
-    with open(path, "rb") as file:
-        return file.read(DEPTH_BYTE + 1)[DEPTH_BYTE]

@@ -20,20 +20,17 @@ from detectron2.data.common import AspectRatioGroupedDataset, DatasetFromList
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.serialize import PicklableWrapper
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from regnet_backbones.detection.training.randomness import seed_of, seeded
-from regnet_backbones.semseg.dataset import UNREADABLE
+from regnet_backbones.image_files import UNREADABLE, upright_size
 
 Mapper = Callable[[dict], dict | None]
 
 # Where random numbers are for: see `randomness.seed_of`.
 SAMPLES = 0
-
-# Exif's orientations that lay an image on its side.
-ON_ITS_SIDE = (5, 6, 7, 8)
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +210,6 @@ def _size_of_file(path: str) -> tuple[int, int]:
     """Return width and height of an image as detectron2 turns it, from its head alone."""
     try:
         with PathManager.open(path, "rb") as file, Image.open(file) as image:
-            on_its_side = image.getexif().get(ExifTags.Base.Orientation) in ON_ITS_SIDE
-            return image.size[::-1] if on_its_side else image.size
+            return upright_size(image)
     except UNREADABLE:
         return 0, 0  # the mapper says so
