@@ -1,5 +1,7 @@
 """What all tests share: few threads, fixed seeds, random weights that hide nothing."""
 
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,15 @@ from regnet_backbones import config_path
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _logger():
+    """Let our messages reach pytest: a run in this process logs where detectron2 does."""
+    ours = logging.getLogger("regnet_backbones")
+    ours.handlers.clear()
+    ours.propagate = True
+    ours.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -160,9 +160,10 @@ def summarize(cfg: CfgNode, results: dict) -> str:
 
 
 def share_log() -> None:
-    """Log where detectron2 does, the file of the run among it."""
+    """Log where detectron2 does, the file of the run among it, and nowhere else, as it does."""
     ours = logging.getLogger("regnet_backbones")
     ours.handlers = list(logging.getLogger("detectron2").handlers)
+    ours.propagate = False
     ours.setLevel(logging.INFO)
 
 
