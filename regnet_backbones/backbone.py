@@ -100,12 +100,14 @@ class RegNetFeatures(nn.Module):
         self.in_channels = in_channels
         self.output_stride = output_stride
         self.freeze_at = freeze_at
-        self.grad_checkpointing = grad_checkpointing
+        self.grad_checkpointing = False
         self.out_levels = out_levels
         info = dict(zip(LEVELS, network.feature_info, strict=True))
         self.channels = {level: info[level]["num_chs"] for level in out_levels}
         self.strides = {level: info[level]["reduction"] for level in out_levels}
         self._take_parts(network, info[1]["module"])
+        if grad_checkpointing:
+            self.checkpoint_blocks()
         convert_norm(self, norm)
         if source is not None:
             load(self, source)
@@ -131,6 +133,15 @@ class RegNetFeatures(nn.Module):
             self.get_submodule(part).eval()
         return self
 
+    def checkpoint_blocks(self) -> None:
+        """Keep only block inputs in training, as `grad_checkpointing=True` does from the start."""
+        if self.grad_checkpointing:
+            return
+        self.grad_checkpointing = True
+        for stage in self._stages():
+            stage.grad_checkpointing = True  # read by timm's RegStage
+            update_twice(stage)
+
     def extra_repr(self) -> str:
         """Name the variant and what was asked of it."""
         maps = ", ".join(f"C{i}: {self.channels[i]} / {self.strides[i]}" for i in self.out_levels)
@@ -148,18 +159,12 @@ class RegNetFeatures(nn.Module):
         if isinstance(network, RegNet):
             self.level_parts |= {level: (f"s{level - 1}",) for level in LEVELS[1:]}
             for level in range(2, last + 1):
-                stage = getattr(network, f"s{level - 1}")
-                stage.grad_checkpointing = self.grad_checkpointing
-                self.add_module(f"s{level - 1}", stage)
-                if self.grad_checkpointing:
-                    update_twice(stage)
+                self.add_module(f"s{level - 1}", getattr(network, f"s{level - 1}"))
         else:
             self.level_parts |= {level: (f"stages.{level - 2}",) for level in LEVELS[1:]}
             self.level_parts[5] += ("final_conv",)
             self.first_map_layer = first_map.removeprefix("stem").removeprefix(".")
             self.stages = network.stages[: last - 1]
-            if self.grad_checkpointing:
-                update_twice(self.stages)
             if last == 5:
                 self.final_conv = network.final_conv
         self.pruned_parts = tuple(
@@ -170,6 +175,12 @@ class RegNetFeatures(nn.Module):
         """Name the submodules that `freeze_at` fixes."""
         frozen = range(1, min(self.freeze_at, max(self.out_levels)) + 1)
         return [part for level in frozen for part in self.level_parts[level]]
+
+    def _stages(self) -> list[nn.Module]:
+        """Return the stages, without the stem."""
+        if hasattr(self, "stages"):
+            return list(self.stages)
+        return [part for name, part in self.named_children() if name != "stem"]
 
     def _regnet_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Run stem and stages, whose outputs are C1, C2, ..."""

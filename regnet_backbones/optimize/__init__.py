@@ -1,0 +1,185 @@
+"""A RegNet, or a whole model on one, made fast without another result.
+
+    from regnet_backbones.optimize import optimize
+
+    model, report = optimize(model)                                   # inference, float32
+    model, report = optimize(model, dtype=torch.bfloat16, compile=True)
+    model, report = optimize(model, mode="training")                  # frozen batch norm for free
+
+`docs/performance.md` says what each pass gives, and where it hurts.
+"""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Literal, TypeVar, get_args
+
+import torch
+from torch import nn
+
+from regnet_backbones.backbone import RegNetFeatures
+from regnet_backbones.optimize.compiling import compile_network
+from regnet_backbones.optimize.folding import (
+    fold_batch_norm,
+    fold_frozen_norm,
+    remaining_batch_norms,
+)
+from regnet_backbones.optimize.layout import FORMATS, measure_layouts
+from regnet_backbones.optimize.precision import autocast, cast, check_dtype, has_native
+from regnet_backbones.optimize.report import Mode, Report
+from regnet_backbones.optimize.trunk import example_images, maps_of, trunk_of
+
+__all__ = ["Report", "optimize"]
+
+MemoryFormat = Literal["auto", "contiguous", "channels_last"]
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def optimize(
+    model: Model,
+    *,
+    mode: Mode = "inference",
+    dtype: torch.dtype | None = None,
+    compile: bool = False,
+    memory_format: MemoryFormat = "auto",
+    checkpointing: bool = False,
+    cuda_graphs: bool = False,
+    image_size: tuple[int, int] = (512, 512),
+    batch_size: int = 1,
+) -> tuple[Model, Report]:
+    """Make a model faster.
+
+    For inference a copy is changed: batch norm is folded into convolutions, the memory format
+    measured, weights cast, the network compiled, in evaluation mode and without gradients. For
+    training the model itself is changed, before or after its optimizer is built: convolutions do
+    the work of frozen batch norms, while state dict, parameters and gradients stay what they were.
+
+    Args:
+        model: a `RegNetFeatures`, a detectron2 model, whose `backbone` is what is measured, cast
+            and compiled, or any network that takes images (N, C, H, W), as models of
+            segmentation-models-pytorch do. On the device where it shall run.
+        mode: "inference" or "training".
+        dtype: torch.bfloat16, torch.float16 or None for that of the model. In inference weights are
+            cast; a `RegNetFeatures` then gives maps of this type, other models what they gave
+            before. In training `forward` runs under autocast (float16 needs a
+            `torch.amp.GradScaler`).
+        compile: `torch.compile`, once for all heights and widths. On a CPU it takes a C++ compiler,
+            and calls under `torch.no_grad` or `torch.inference_mode` to be fastest.
+        memory_format: "auto" measures, on random images of `image_size` and `batch_size`.
+        checkpointing: in training, keep only what enters a block and compute the rest again.
+        cuda_graphs: with `compile` on CUDA, for images of few sizes (see
+            `compiling.compile_network`).
+        image_size: height and width of what will be typical.
+        batch_size: images of a batch that will be typical.
+
+    Returns:
+        The model, and the report of what was done; print it.
+
+    Raises:
+        ValueError: an option is unknown or cannot be used with another one, or the model takes no
+            images.
+    """
+    _check_options(model, mode, dtype, compile, memory_format, checkpointing, cuda_graphs)
+    training = mode == "training"
+    if not training:
+        model = deepcopy(model).eval().requires_grad_(False)
+    trunk = trunk_of(model)
+    images = example_images(trunk, image_size=image_size, batch_size=batch_size)
+    before = None if training else _maps(trunk, images)
+
+    folded = fold_frozen_norm(model) if training else fold_batch_norm(model)
+    if checkpointing:
+        _checkpoint_blocks(model)
+    if dtype is not None and not training:
+        # Heads and losses expect what they got before.
+        whole = isinstance(model, RegNetFeatures)
+        cast(trunk, dtype, outputs=None if whole else next(model.parameters()).dtype)
+    seconds = {}
+    if memory_format == "auto":
+        seconds = measure_layouts(
+            trunk, images, training=training, dtype=dtype if training else None
+        )
+        memory_format = min(seconds, key=seconds.get)
+    trunk.to(memory_format=FORMATS[memory_format])
+    error = None if before is None else _error(_maps(trunk, images), before)
+    if dtype is not None and training:
+        autocast(model, dtype)
+    if compile:
+        compile_network(trunk, inference=not training, cuda_graphs=cuda_graphs)
+    report = Report(
+        mode=mode,
+        folded=tuple(folded),
+        batch_norms_left=remaining_batch_norms(model),
+        memory_format=memory_format,
+        layout_seconds=seconds,
+        dtype=dtype,
+        compiled=compile,
+        checkpointed=checkpointing,
+        error=error,
+        notes=tuple(_notes(mode, dtype, folded, images.device)),
+    )
+    return model, report
+
+
+def _check_options(
+    model: nn.Module,
+    mode: str,
+    dtype: torch.dtype | None,
+    compile: bool,
+    memory_format: str,
+    checkpointing: bool,
+    cuda_graphs: bool,
+) -> None:
+    """Raise ValueError for an option that is unknown, or that goes not with the others."""
+    for name, given, allowed in (
+        ("mode", mode, get_args(Mode)),
+        ("memory_format", memory_format, get_args(MemoryFormat)),
+    ):
+        if given not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {given!r}")
+    check_dtype(dtype)
+    if checkpointing and mode != "training":
+        raise ValueError("checkpointing=True is for mode='training': inference keeps no maps")
+    if cuda_graphs and not compile:
+        raise ValueError("cuda_graphs=True is a way to compile; add compile=True")
+    if cuda_graphs and mode != "inference":
+        raise ValueError("cuda_graphs=True is for mode='inference'")
+    device = next(model.parameters(), torch.empty(0)).device.type
+    if cuda_graphs and device != "cuda":
+        raise ValueError(f"cuda_graphs=True needs the model on a GPU, it is on '{device}'")
+
+
+def _checkpoint_blocks(model: nn.Module) -> None:
+    """Let every RegNet of a model compute its blocks again in the backward pass."""
+    networks = [module for module in model.modules() if isinstance(module, RegNetFeatures)]
+    if not networks:
+        raise ValueError(
+            f"checkpointing=True needs a RegNetFeatures, {type(model).__name__} has none"
+        )
+    for network in networks:
+        network.checkpoint_blocks()
+
+
+def _maps(trunk: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    """Return the maps of a trunk, without gradients."""
+    with torch.no_grad():
+        return [features.clone() for features in maps_of(trunk(images))]
+
+
+def _error(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """Return the largest difference relative to the largest value, over all maps."""
+    return max(
+        ((one.float() - other.float()).abs().max() / other.float().abs().max()).item()
+        for one, other in zip(found, expected, strict=True)
+    )
+
+
+def _notes(
+    mode: Mode, dtype: torch.dtype | None, folded: list[str], device: torch.device
+) -> Iterator[str]:
+    """Say what the user might have expected and did not get."""
+    if mode == "training" and not folded:
+        yield "no frozen batch norm to fold: norm='FrozenBN' or freeze_at freezes them"
+    if dtype is not None and device.type == "cpu" and not has_native(dtype):
+        name = str(dtype).removeprefix("torch.")
+        yield f"this CPU has no {name} instructions and emulates them, which is slower than float32"

@@ -1,0 +1,158 @@
+"""Batch norm folded into the convolution before it.
+
+For inference once and for all: a batch norm with fixed statistics is a scale and a shift of each
+channel, which the convolution can do itself. For training on the fly: weights stay as they are, and
+each step computes the scaled ones, so that the gradient is that of the unscaled weight.
+"""
+
+import torch
+from timm.layers import ConvNormAct
+from torch import nn
+
+from regnet_backbones.optimize.layers import ConvNorm, conv_norms, is_batch_norm, is_frozen_norm
+from regnet_backbones.optimize.scaled_conv import scaled_conv
+
+
+def scale_and_shift(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what a batch norm with fixed statistics multiplies each channel by, and adds.
+
+    Args:
+        norm: a batch norm, frozen or not; without affine parameters too.
+    """
+    scale = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias
+    return scale, shift
+
+
+def folded_conv(x: torch.Tensor, conv: nn.Conv2d, norm: nn.Module) -> torch.Tensor:
+    """Return what a frozen norm gives after a convolution, as autograd needs it for training."""
+    scale, bias = scale_and_shift(norm)
+    if conv.bias is None:
+        return scaled_conv(x, conv, scale, bias)
+    # The convolution's own bias is trained, so it cannot go where no gradient comes from.
+    bias = (bias + conv.bias * scale).reshape(1, -1, 1, 1)
+    x = scaled_conv(x, conv, scale, torch.zeros_like(scale))
+    return x + bias.to(x.dtype)
+
+
+@torch.no_grad()
+def fold_batch_norm(model: nn.Module) -> list[str]:
+    """Fold batch norms into their convolutions for inference, in place.
+
+    A folded norm becomes its activation, or nothing. Batch norms that follow no convolution (those
+    of a pre-activation network, or behind squeeze-and-excitation) stay.
+
+    Args:
+        model: in evaluation mode.
+
+    Returns:
+        Names of the norms that were folded.
+
+    Raises:
+        ValueError: a batch norm is in training mode, where its statistics are those of the batch.
+    """
+    folded = []
+    for pair in list(conv_norms(model)):
+        if pair.norm.training and not is_frozen_norm(pair.norm):
+            raise ValueError(
+                f"batch norm '{pair.name}' is in training mode; call model.eval() before folding"
+            )
+        scale, bias = scale_and_shift(pair.norm)
+        if pair.conv.bias is not None:
+            bias = bias + pair.conv.bias * scale
+        pair.conv.weight = _like(pair.conv.weight, pair.conv.weight * scale.reshape(-1, 1, 1, 1))
+        pair.conv.bias = _like(pair.conv.weight, bias)
+        setattr(pair.norm_owner, pair.norm_name, _activation(pair.norm))
+        folded.append(pair.name)
+    return folded
+
+
+def fold_frozen_norm(model: nn.Module) -> list[str]:
+    """Let convolutions of a model in training do the work of the frozen norms behind them.
+
+    In place. State dict, parameters and their gradients stay as they are; there is no pass over the
+    map for the norm.
+
+    Args:
+        model: timm networks and detectron2's convolutions are changed, other layers stay.
+
+    Returns:
+        Names of the norms whose work is done by the convolution.
+    """
+    folded = []
+    for pair in list(conv_norms(model)):
+        if not is_frozen_norm(pair.norm):
+            continue
+        stand_in = _stand_in(pair)
+        if stand_in is not None:
+            _replace(model, pair.norm_owner, stand_in)
+            folded.append(pair.name)
+    return folded
+
+
+def remaining_batch_norms(model: nn.Module) -> int:
+    """Count the batch norms that still run as a pass of their own."""
+    done = {id(m.bn) for m in model.modules() if isinstance(m, FoldedConvNormAct)}
+    done |= {id(m.norm) for m in model.modules() if isinstance(m, FoldedConv2d)}
+    return sum(is_batch_norm(module) and id(module) not in done for module in model.modules())
+
+
+class FoldedConvNormAct(nn.Module):
+    """timm's `ConvNormAct` with a frozen norm, which its convolution does (`conv`, `bn`, `aa`)."""
+
+    def __init__(self, block: ConvNormAct):
+        super().__init__()
+        self.conv, self.bn, self.aa = block.conv, block.bn, block.aa
+        self.training = block.training
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the activated map (N, C, H', W')."""
+        x = folded_conv(x, self.conv, self.bn)
+        x = self.bn.act(self.bn.drop(x))
+        return x if self.aa is None else self.aa(x)
+
+
+class FoldedConv2d(nn.Conv2d):
+    """detectron2's `Conv2d` with a frozen norm, which the convolution does (`norm`)."""
+
+    def __init__(self, conv: nn.Conv2d):
+        nn.Module.__init__(self)
+        self.__dict__.update(conv.__dict__)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the activated map (N, C, H', W')."""
+        x = folded_conv(x, self, self.norm)
+        return x if self.activation is None else self.activation(x)
+
+
+def _stand_in(pair: ConvNorm) -> nn.Module | None:
+    """Return the layer that does both, None for a kind that is not trained frozen."""
+    if isinstance(pair.norm_owner, ConvNormAct) and type(pair.conv) is nn.Conv2d:
+        return FoldedConvNormAct(pair.norm_owner)
+    if pair.norm_owner is pair.conv:
+        return FoldedConv2d(pair.conv)
+    return None
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` where `old` is."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if child is old:
+                setattr(module, name, new)
+
+
+def _activation(norm: nn.Module) -> nn.Module:
+    """Return what a norm does after normalising: timm's have dropout and activation in them."""
+    parts = [getattr(norm, name, None) for name in ("drop", "act")]
+    parts = [part for part in parts if part is not None and not isinstance(part, nn.Identity)]
+    return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+
+
+def _like(old: nn.Parameter, value: torch.Tensor) -> nn.Parameter:
+    """Make a parameter for inference that needs a gradient where the old one did."""
+    return nn.Parameter(value.to(old.dtype), requires_grad=old.requires_grad)

@@ -1,0 +1,80 @@
+"""A convolution with scaled weights, which the backward pass scales again instead of keeping them.
+
+Autograd would keep the scaled weights of every layer from forward to backward, a second copy of the
+network's. Scaling takes next to no time, so only what a frozen norm keeps is kept: map and scale.
+"""
+
+import torch
+from torch import nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional
+
+
+def scaled_conv(
+    x: torch.Tensor, conv: nn.Conv2d, scale: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """Return what `conv` gives with `conv.weight * scale` and `bias`.
+
+    Gradients go to `x` and `conv.weight`, none to scale and bias. Autocast is followed.
+
+    Args:
+        x: map (N, C, H, W).
+        conv: the layer; its own bias is not looked at.
+        scale: (C',), a factor of each output channel.
+        bias: (C',).
+    """
+    device_type = x.device.type
+    if torch.is_autocast_enabled(device_type):
+        x = x.to(torch.get_autocast_dtype(device_type))
+    if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
+        weight = (conv.weight * scale.reshape(-1, 1, 1, 1)).to(x.dtype)
+        return conv._conv_forward(x, weight, bias.to(x.dtype))
+    place = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    return _ScaledConv.apply(x, conv.weight, scale, bias, place)
+
+
+class _ScaledConv(torch.autograd.Function):
+    """The convolution, and its derivative by map and unscaled weight."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        scale: torch.Tensor,
+        bias: torch.Tensor,
+        place: tuple,
+    ) -> torch.Tensor:
+        """Convolve, and keep the map and unscaled weights."""
+        ctx.save_for_backward(x, weight, scale)
+        ctx.place = place
+        return functional.conv2d(x, _scaled(weight, scale, x.dtype), bias.to(x.dtype), *place)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients by map and weight."""
+        x, weight, scale = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.place
+        needed = [*ctx.needs_input_grad[:2], False]
+        by_map, by_weight, _ = torch.ops.aten.convolution_backward(
+            gradient,
+            x,
+            _scaled(weight, scale, x.dtype),
+            None,
+            stride,
+            padding,
+            dilation,
+            False,
+            [0, 0],
+            groups,
+            needed,
+        )
+        if by_weight is not None:
+            by_weight = by_weight.to(weight.dtype) * scale.reshape(-1, 1, 1, 1)
+        return by_map, by_weight, None, None, None
+
+
+def _scaled(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Scale the output channels of a weight."""
+    return (weight * scale.reshape(-1, 1, 1, 1)).to(dtype)

@@ -1,0 +1,58 @@
+"""Times of calls that take turns, so that a slow minute of the machine slows all of them."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def interleaved_times(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    runs: int,
+    warmup: int = 2,
+    device: torch.device | str = "cpu",
+) -> dict[str, tuple[float, ...]]:
+    """Time several calls in rounds: each once, then each again.
+
+    Args:
+        calls: what to time, by name.
+        runs: rounds that count, at least 1.
+        warmup: rounds before those, which fill caches and compile.
+        device: where the work is done. On CUDA, device events take the time.
+
+    Returns:
+        Seconds of each run, by name.
+
+    Raises:
+        ValueError: there are no runs.
+    """
+    if runs < 1 or warmup < 0:
+        raise ValueError(f"timing takes runs >= 1 and warmup >= 0, got {runs} and {warmup}")
+    timed = _cuda_seconds if torch.device(device).type == "cuda" else _cpu_seconds
+    for _ in range(warmup):
+        for call in calls.values():
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(runs):
+        for name, call in calls.items():
+            times[name].append(timed(call))
+    return {name: tuple(seconds) for name, seconds in times.items()}
+
+
+def _cpu_seconds(call: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _cuda_seconds(call: Callable[[], object]) -> float:
+    """Return the seconds that the device works on a call."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000

@@ -1,0 +1,239 @@
+"""`optimize` on extractors, segmentation models and detectors: same results, and a true report."""
+
+import copy
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from torch import nn
+
+from regnet_backbones import config_path
+from regnet_backbones.backbone import RegNetFeatures
+from regnet_backbones.optimize import layout as layout_module
+from regnet_backbones.optimize import optimize
+from regnet_backbones.optimize.precision import has_native
+from regnet_backbones.optimize.trunk import maps_of
+
+SMALL = {"image_size": (64, 64)}
+
+
+def small_detector(*overrides):
+    cfg = get_cfg()
+    cfg.merge_from_file(str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")))
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *overrides])
+    return build_model(cfg)
+
+
+def assert_close(found, expected, relative=1e-5):
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert (one - other).abs().max() <= relative * other.abs().max()
+
+
+@torch.no_grad()
+def test_an_extractor_is_copied_folded_and_measured(randomize):
+    network = randomize(RegNetFeatures("regnety_002")).train()
+    state = copy.deepcopy(network.state_dict())
+    fast, report = optimize(network, **SMALL)
+    assert network.training
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    assert not fast.training
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+    images = torch.randn(2, 3, 96, 64)
+    assert_close(fast(images), network.eval()(images))
+    assert len(report.folded) == 44
+    assert report.batch_norms_left == 0
+    assert report.error < 1e-5
+    assert set(report.layout_seconds) == {"contiguous", "channels_last"}
+    assert report.memory_format == min(report.layout_seconds, key=report.layout_seconds.get)
+    assert "44 folded into convolutions, 0 left" in str(report)
+    assert "(measured: contiguous " in str(report)
+
+
+@torch.no_grad()
+def test_a_segmentation_model_gives_the_same_logits(randomize):
+    model = randomize(smp.Unet("regnetx_002", encoder_weights=None, classes=2)).eval()
+    fast, report = optimize(model, **SMALL)
+    assert report.batch_norms_left == 0
+    # 44 of the network, two of each of the decoder's five blocks.
+    assert len(report.folded) == 44 + 10
+    images = torch.randn(1, 3, 64, 96)
+    assert_close([fast(images)], [model(images)])
+
+
+@torch.no_grad()
+def test_a_detector_gives_the_same_instances(randomize):
+    model = randomize(small_detector()).eval()
+    fast, report = optimize(model, **SMALL)
+    assert report.batch_norms_left == 0
+    images = [{"image": torch.randint(0, 255, (3, 80, 120)).float()}]
+    expected, found = model(images)[0]["instances"], fast(images)[0]["instances"]
+    assert len(expected) > 0
+    assert torch.equal(found.pred_classes, expected.pred_classes)
+    assert (found.pred_boxes.tensor - expected.pred_boxes.tensor).abs().max() < 1e-3
+    assert (found.scores - expected.scores).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_a_memory_format_that_is_given_is_not_measured(memory_format):
+    fast, report = optimize(RegNetFeatures("regnetx_002"), memory_format=memory_format, **SMALL)
+    assert report.layout_seconds == {}
+    weight = fast.s1.b1.conv2.conv.weight
+    expected = layout_module.FORMATS[memory_format]
+    assert weight.is_contiguous(memory_format=expected)
+    assert "measured" not in str(report)
+
+
+@pytest.mark.parametrize(("slow", "chosen"), [(0, "channels_last"), (1, "contiguous")])
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_the_faster_memory_format_is_chosen(monkeypatch, slow, chosen, mode):
+    def fake_times(calls, *, runs, device):
+        for call in calls.values():
+            call()
+        return {name: (3.0, 1.0, 2.0 + (index == slow)) for index, name in enumerate(calls)}
+
+    monkeypatch.setattr(layout_module, "interleaved_times", fake_times)
+    fast, report = optimize(RegNetFeatures("regnetx_002", norm="FrozenBN"), mode=mode, **SMALL)
+    assert report.memory_format == chosen
+    assert sorted(report.layout_seconds.values()) == [2.0, 3.0]
+    channels_last = fast.s1.b1.conv2.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert channels_last == (chosen == "channels_last")
+
+
+def test_measuring_in_training_leaves_statistics_gradients_and_random_numbers(randomize):
+    network = randomize(RegNetFeatures("regnetx_002", drop_path_rate=0.5)).train()
+    twin = copy.deepcopy(network)
+    random_numbers = torch.get_rng_state()
+    fast, report = optimize(network, mode="training", **SMALL)
+    assert fast is network
+    assert network.training
+    assert torch.equal(torch.get_rng_state(), random_numbers)
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(
+        torch.equal(value, twin.state_dict()[key]) for key, value in network.state_dict().items()
+    )
+    assert report.error is None
+    assert report.batch_norms_left == 44
+    assert "no frozen batch norm to fold" in str(report)
+
+
+def test_a_detector_in_training_has_the_same_losses(randomize):
+    plain = randomize(small_detector("MODEL.REGNET.NORM", "FrozenBN")).train()
+    fast, report = optimize(copy.deepcopy(plain), mode="training", **SMALL)
+    assert len(report.folded) == 26
+    images = torch.randn(2, 3, 64, 64)
+    assert_close(maps_of(fast.backbone(images)), maps_of(plain.backbone(images)))
+
+
+# Precision
+
+
+@torch.no_grad()
+def test_a_cast_extractor_takes_float_images_and_gives_its_type(randomize):
+    network = randomize(RegNetFeatures("regnety_002")).eval()
+    fast, report = optimize(network, dtype=torch.bfloat16, **SMALL)
+    assert {parameter.dtype for parameter in fast.parameters()} == {torch.bfloat16}
+    maps = fast(torch.randn(1, 3, 64, 64))
+    assert {features.dtype for features in maps} == {torch.bfloat16}
+    assert 1e-5 < report.error < 0.1
+    assert "bfloat16 (weights)" in str(report)
+    emulated = "emulates them" in str(report)
+    assert emulated == (not has_native(torch.bfloat16))
+
+
+@torch.no_grad()
+def test_whole_models_give_float_results_from_cast_weights(randomize):
+    model = randomize(smp.Unet("regnetx_002", encoder_weights=None)).eval()
+    fast, _ = optimize(model, dtype=torch.bfloat16, **SMALL)
+    images = torch.randn(1, 3, 64, 64)
+    logits, expected = fast(images), model(images)
+    assert fast.encoder.stem.conv.weight.dtype == torch.bfloat16
+    assert logits.dtype == torch.float32
+    assert (logits - expected).abs().max() < 0.1 * expected.abs().max()
+
+    detector = randomize(small_detector()).eval()
+    fast, _ = optimize(detector, dtype=torch.bfloat16, **SMALL)
+    features = fast.backbone(images)
+    assert {value.dtype for value in features.values()} == {torch.float32}
+    assert fast.backbone.bottom_up.stem.conv.weight.dtype == torch.bfloat16
+    assert {p.dtype for p in fast.roi_heads.parameters()} == {torch.float32}
+    fast([{"image": images[0]}])
+
+
+def test_training_in_reduced_precision_keeps_float_weights_and_gradients(randomize):
+    network = randomize(RegNetFeatures("regnetx_002", norm="FrozenBN"))
+    fast, report = optimize(network, mode="training", dtype=torch.bfloat16, **SMALL)
+    twin = copy.deepcopy(fast)
+    maps = fast(torch.randn(1, 3, 64, 64))
+    assert {features.dtype for features in maps} == {torch.bfloat16}
+    sum(features.float().mean() for features in maps).backward()
+    assert {p.grad.dtype for p in fast.parameters() if p.grad is not None} == {torch.float32}
+    assert "bfloat16 (autocast)" in str(report)
+    with torch.no_grad():
+        twin.stem.conv.weight.zero_()
+        images = torch.randn(1, 3, 64, 64)
+        assert not torch.equal(twin(images)[0], fast(images)[0])
+
+
+# What training keeps
+
+
+def saved_bytes(network, images):
+    """Count the bytes that a forward pass keeps for the backward pass, weights left out."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in network.state_dict().values()}
+    storages = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(images)
+    return sum(size for size, _ in storages.values())
+
+
+@pytest.mark.parametrize("name", ["regnetx_002", "regnety_002"])
+def test_folding_keeps_no_more_and_checkpointing_less_than_half(name):
+    network = RegNetFeatures(name, norm="FrozenBN").train()
+    images = torch.randn(2, 3, 128, 128)
+    plain = saved_bytes(copy.deepcopy(network), images)
+    folded, _ = optimize(copy.deepcopy(network), mode="training", **SMALL)
+    assert saved_bytes(folded, images) <= plain
+    checkpointed, report = optimize(network, mode="training", checkpointing=True, **SMALL)
+    assert report.checkpointed
+    assert "checkpointing" in str(report)
+    assert saved_bytes(checkpointed, images) < plain / 2
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "train"}, "mode must be one of inference, training, got 'train'"),
+        ({"memory_format": "nhwc"}, "one of auto, contiguous, channels_last, got 'nhwc'"),
+        ({"dtype": torch.float64}, "dtype must be torch.bfloat16, torch.float16 or None"),
+        ({"checkpointing": True}, "checkpointing=True is for mode='training'"),
+        ({"cuda_graphs": True}, "add compile=True"),
+        ({"cuda_graphs": True, "compile": True}, "needs the model on a GPU, it is on 'cpu'"),
+        (
+            {"cuda_graphs": True, "compile": True, "mode": "training"},
+            "cuda_graphs=True is for mode='inference'",
+        ),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        optimize(RegNetFeatures("regnetx_002"), **options)
+
+
+def test_models_that_cannot_be():
+    with pytest.raises(ValueError, match="Linear has no convolution; optimize takes a RegNetF"):
+        optimize(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="needs a RegNetFeatures, Conv2d has none"):
+        optimize(nn.Conv2d(3, 8, 1), mode="training", checkpointing=True)

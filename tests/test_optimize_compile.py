@@ -1,0 +1,109 @@
+"""A compiled network gives the same maps, for images of any size from one or two compilations."""
+
+import copy
+
+import pytest
+import torch
+import torch._dynamo
+import torch._inductor.compile_fx
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from torch._dynamo.backends.debugging import aot_eager
+from torch._dynamo.utils import counters
+
+from regnet_backbones import config_path
+from regnet_backbones.backbone import RegNetFeatures
+from regnet_backbones.design import RegNetDesign
+from regnet_backbones.optimize import optimize
+from regnet_backbones.optimize.compiling import MAX_COMPILATIONS, CompiledCalls
+
+# One block a stage, with squeeze-and-excitation.
+TINY = RegNetDesign(w_0=8, w_a=8.0, w_m=1.6, depth=4, group_width=8, se_ratio=0.25, stem_width=8)
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    torch._dynamo.reset()
+    counters.clear()
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Take each graph as it is, which is traced and guarded all the same."""
+    graphs = []
+
+    def take(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch._inductor.compile_fx, "compile_fx", take)
+    return graphs
+
+
+def assert_close(found, expected, relative=1e-5):
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() <= relative * other.abs().max()
+
+
+@torch.no_grad()
+def test_inductor_packs_the_weights_of_a_compiled_network(randomize):
+    network = randomize(RegNetFeatures(TINY)).eval()
+    fast, report = optimize(network, compile=True, memory_format="channels_last")
+    assert report.compiled
+    assert "once for all image sizes" in str(report)
+    for size in ((800, 832), (831, 801)):
+        images = torch.randn(1, 3, *size)
+        assert_close(fast(images), network(images))
+    # Stem, three convolutions and two of squeeze-and-excitation a block, and four shortcuts.
+    assert counters["inductor"]["mkldnn_conv_weight_pack_matcher_count"] == 1 + 4 * 5 + 4
+    assert fast._compiled_call_impl.compilations == 1
+    assert counters["inductor"]["mkldnn_unary_fusion_matcher_count"] > 0
+    assert not torch._inductor.config.freezing
+    assert list(fast.state_dict()) == list(copy.deepcopy(fast).state_dict())
+
+
+def test_a_compiled_training_has_the_same_gradients(monkeypatch, randomize):
+    monkeypatch.setattr(torch._inductor.compile_fx, "compile_fx", aot_eager)  # no C++, for time
+    plain = randomize(RegNetFeatures(TINY, norm="FrozenBN")).train()
+    fast, _ = optimize(
+        copy.deepcopy(plain),
+        mode="training",
+        compile=True,
+        memory_format="channels_last",
+        image_size=(64, 64),
+    )
+    images = torch.randn(2, 3, 64, 96)
+    for network in (plain, fast):
+        sum(features.square().mean() for features in network(images)).backward()
+    named = dict(plain.named_parameters())
+    for name, parameter in fast.named_parameters():
+        expected = named[name].grad
+        assert (parameter.grad - expected).abs().max() <= 1e-4 * expected.abs().max() + 1e-7, name
+
+
+@torch.no_grad()
+def test_a_detector_is_compiled_at_most_twice_for_twenty_sizes(uncompiled, randomize):
+    cfg = get_cfg()
+    cfg.merge_from_file(str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")))
+    cfg.MODEL.DEVICE = "cpu"
+    detector = randomize(build_model(cfg)).eval()
+    fast, _ = optimize(detector, compile=True, image_size=(64, 64), memory_format="contiguous")
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        height, width = torch.randint(40, 400, (2,), generator=generator).tolist()
+        images = fast.preprocess_image([{"image": torch.rand(3, height, width) * 255}]).tensor
+        assert_close(fast.backbone(images).values(), detector.backbone(images).values())
+    assert 1 <= len(uncompiled) <= MAX_COMPILATIONS == 2
+
+
+@torch.no_grad()
+def test_what_would_be_a_third_compilation_runs_uncompiled(uncompiled):
+    def double(x):
+        return x * 2 if x.shape[1] == 3 else x * x.shape[1]
+
+    calls = CompiledCalls(double, freezing=False)
+    for count, channels in ((1, 3), (2, 4), (2, 5), (2, 6)):
+        x = torch.ones(2, channels, 8, 8)
+        assert torch.equal(calls(x), double(x))
+        assert min(calls.compilations, len(uncompiled)) <= count
+    assert calls.compilations == len(uncompiled) <= 2

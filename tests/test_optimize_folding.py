@@ -1,0 +1,218 @@
+"""Folding leaves what a network computes, its state dict in training, and its gradients."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from timm.layers import ConvNormAct, freeze_batch_norm_2d
+from torch import nn
+from torch.nn import functional
+from torchvision.ops.misc import FrozenBatchNorm2d as TorchvisionFrozen
+
+from regnet_backbones.backbone import RegNetFeatures
+from regnet_backbones.optimize.folding import (
+    FoldedConv2d,
+    fold_batch_norm,
+    fold_frozen_norm,
+    remaining_batch_norms,
+    scale_and_shift,
+)
+
+
+def assert_close(found, expected, relative=1e-5):
+    """Compare maps: differences relative to the largest value of each."""
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert (one - other).abs().max() <= relative * other.abs().max()
+
+
+# Batch norms that cannot be folded, by network: regnetv_040 has them in front of the first
+# convolution of a block, and behind its squeeze-and-excitation.
+NETWORKS = {"regnetx_002": 0, "regnety_002": 0, "regnetv_040": 44, "regnetz_b16": 0}
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN", "SyncBN"])
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_a_folded_network_gives_the_same_maps(name, norm, randomize):
+    network = randomize(RegNetFeatures(name, norm=norm)).eval()
+    images = torch.randn(2, 3, 64, 96)
+    expected = network(images)
+    before = remaining_batch_norms(network)
+    folded = fold_batch_norm(network)
+    assert_close(network(images), expected)
+    assert len(folded) == before - remaining_batch_norms(network) > 0
+    if norm == "BN":
+        assert remaining_batch_norms(network) == NETWORKS[name]
+
+
+def test_scale_and_shift_are_those_of_batch_norm():
+    norm = nn.BatchNorm2d(2, eps=0.0).eval()
+    norm.running_mean[:] = torch.tensor([1.0, -2.0])
+    norm.running_var[:] = torch.tensor([4.0, 16.0])
+    norm.weight.data[:] = torch.tensor([3.0, 1.0])
+    norm.bias.data[:] = torch.tensor([0.5, 0.0])
+    scale, shift = scale_and_shift(norm)
+    assert scale.tolist() == [1.5, 0.25]
+    assert shift.tolist() == [-1.0, 0.5]
+    plain = nn.BatchNorm2d(2, eps=0.0, affine=False).eval()
+    plain.running_mean[:], plain.running_var[:] = 1.0, 4.0
+    scale, shift = scale_and_shift(plain)
+    assert scale.tolist() == [0.5, 0.5]
+    assert shift.tolist() == [-0.5, -0.5]
+
+
+class Shortcuts(nn.Module):
+    """A network of detectron2's layers, with a convolution that is used twice."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.one = Conv2d(3, 8, 3, padding=1, bias=True, norm=norm(8), activation=functional.relu)
+        self.shared = nn.Conv2d(8, 8, 1)
+        self.two = nn.Sequential(self.shared, nn.BatchNorm2d(8))
+        self.three = nn.Sequential(self.shared, nn.BatchNorm2d(8))
+
+    def forward(self, x):
+        x = self.one(x)
+        return [self.two(x), self.three(x)]
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, FrozenBatchNorm2d, TorchvisionFrozen])
+@torch.no_grad()
+def test_detectron2s_convolutions_are_folded_and_shared_ones_are_not(norm, randomize):
+    network = randomize(Shortcuts(norm)).eval()
+    images = torch.randn(1, 3, 8, 8)
+    expected = network(images)
+    assert fold_batch_norm(network) == ["one.norm"]
+    assert_close(network(images), expected)
+
+
+@torch.no_grad()
+def test_sequences_are_folded_where_a_norm_follows_a_convolution(randomize):
+    network = nn.Sequential(
+        nn.BatchNorm2d(3),
+        nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.Conv2d(6, 4, 1, bias=False)),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.BatchNorm2d(4),
+    )
+    randomize(network).eval()
+    images = torch.randn(1, 3, 8, 8)
+    expected = network(images)
+    assert fold_batch_norm(network) == [".2"]
+    assert isinstance(network[2], nn.Identity) or len(network[2]) == 0
+    assert_close([network(images)], [expected])
+
+
+class Backwards(nn.Sequential):
+    """Runs its layers from last to first: their order says nothing."""
+
+    def forward(self, x):
+        for layer in reversed(self):
+            x = layer(x)
+        return x
+
+
+def test_layers_whose_forward_is_unknown_stay(randomize):
+    network = randomize(Backwards(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))).eval()
+    assert fold_batch_norm(network) == []
+
+
+def test_a_batch_norm_in_training_mode_is_not_folded():
+    with pytest.raises(ValueError, match=r"'stem.bn' is in training mode; call model.eval\(\)"):
+        fold_batch_norm(RegNetFeatures("regnetx_002").train())
+
+
+# Training
+
+
+def assert_close_gradients(found, expected):
+    """Compare gradients by name, those that are zero but for rounding in absolute terms."""
+    assert found.keys() == expected.keys()
+    rounding = 1e-6 * max(gradient.abs().max() for gradient in expected.values())
+    for name, other in expected.items():
+        error = (found[name] - other).abs().max()
+        assert error <= 1e-4 * other.abs().max() + rounding, name
+
+
+def keep_statistics(network):
+    """Let norms that are not frozen use their running statistics: a batch's magnify rounding."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+def gradients(network, images):
+    """Do one step, and return the maps and the gradients by name."""
+    maps = network(images)
+    sum(features.square().mean() for features in maps).backward()
+    return maps, {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("regnety_002", {"norm": "FrozenBN"}),
+        ("regnety_002", {"norm": "BN", "freeze_at": 2}),
+        ("regnetx_002", {"norm": "FrozenBN", "grad_checkpointing": True}),
+        ("regnetz_b16", {"norm": "FrozenBN"}),
+        ("regnetv_040", {"norm": "FrozenBN", "out_levels": (2, 3)}),
+    ],
+)
+def test_training_folded_has_the_same_maps_gradients_and_state_dict(name, options, randomize):
+    plain = randomize(RegNetFeatures(name, **options)).train()
+    keep_statistics(plain)
+    folded = copy.deepcopy(plain)
+    parameters = list(folded.parameters())
+    names = fold_frozen_norm(folded)
+    assert names or name == "regnetv_040"
+    assert all(one is other for one, other in zip(folded.parameters(), parameters, strict=True))
+    images = torch.randn(2, 3, 64, 64)
+    expected_maps, expected = gradients(plain, images)
+    maps, found = gradients(folded, images)
+    assert_close(maps, expected_maps)
+    assert_close_gradients(found, expected)
+    states = folded.state_dict(), plain.state_dict()
+    assert list(states[0]) == list(states[1])
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
+    folded.load_state_dict(RegNetFeatures(name, **options).state_dict(), strict=True)
+
+
+def test_a_folded_copy_folds_its_own_weights():
+    network = RegNetFeatures("regnetx_002", norm="FrozenBN")
+    fold_frozen_norm(network)
+    twin = copy.deepcopy(network)
+    with torch.no_grad():
+        network.stem.conv.weight.zero_()
+        network.stem.bn.bias.zero_()
+        images = torch.randn(1, 3, 32, 32)
+        assert network.stem(images).abs().max() == 0
+        assert twin.stem(images).abs().max() > 0
+
+
+def test_detectron2s_frozen_convolutions_train_folded(randomize):
+    plain = randomize(Shortcuts(FrozenBatchNorm2d)).train()
+    keep_statistics(plain)
+    folded = copy.deepcopy(plain)
+    assert fold_frozen_norm(folded) == ["one.norm"]
+    assert type(folded.one) is FoldedConv2d
+    images = torch.randn(2, 3, 8, 8)
+    expected_maps, expected = gradients(plain, images)
+    maps, found = gradients(folded, images)
+    assert_close(maps, expected_maps)
+    assert_close_gradients(found, expected)
+    assert list(folded.state_dict()) == list(plain.state_dict())
+
+
+def test_norms_that_are_trained_stay():
+    network = RegNetFeatures("regnetx_002", norm="BN", freeze_at=1).train()
+    assert fold_frozen_norm(network) == ["stem.bn"]
+    assert remaining_batch_norms(network) == 43
+
+
+def test_a_random_drop_between_norm_and_activation_stays():
+    block = freeze_batch_norm_2d(ConvNormAct(3, 8, 1, drop_layer=lambda: nn.Dropout(1.0)))
+    network = nn.Sequential(block).train()
+    assert fold_frozen_norm(network) == ["0.bn"]
+    assert network(torch.randn(1, 3, 4, 4)).abs().max() == 0

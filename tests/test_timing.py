@@ -1,0 +1,43 @@
+"""Calls take turns, and their seconds are counted by name."""
+
+import pytest
+import torch
+
+from regnet_backbones import timing
+from regnet_backbones.timing import interleaved_times
+
+
+def test_calls_take_turns_after_the_warm_up(monkeypatch):
+    clock = iter([0.0, 1.0, 10.0, 12.0, 20.0, 24.0, 30.0, 38.0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    order = []
+    times = interleaved_times(
+        {"one": lambda: order.append(1), "two": lambda: order.append(2)}, runs=2, warmup=1
+    )
+    assert order == [1, 2, 1, 2, 1, 2]
+    assert times == {"one": (1.0, 4.0), "two": (2.0, 8.0)}
+
+
+def test_cuda_is_timed_by_events(monkeypatch):
+    class Event:
+        def __init__(self, *, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            """Stand on the device's stream."""
+
+        synchronize = record
+
+        def elapsed_time(self, end):
+            return 250.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    times = interleaved_times({"one": lambda: None}, runs=3, device="cuda:0")
+    assert times == {"one": (0.25, 0.25, 0.25)}
+
+
+@pytest.mark.parametrize("options", [{"runs": 0}, {"runs": 1, "warmup": -1}])
+def test_there_must_be_runs(options):
+    with pytest.raises(ValueError, match="runs >= 1 and warmup >= 0, got"):
+        interleaved_times({}, **options)
