@@ -32,10 +32,14 @@ RINGS = {
     "norm": 1,
     "weights": 1,
     "backbone": 1,
+    "timing": 1,
+    "optimize": 1,
+    "export": 1,
     "adapters": 2,
     "detection": 2,
     "semseg": 2,
     "inference": 2,
+    "benchmark": 2,
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 

@@ -17,15 +17,17 @@ from torch import nn
 MAX_COMPILATIONS = 2
 
 
-def compile_network(network: nn.Module, *, inference: bool, cuda_graphs: bool = False) -> nn.Module:
+def compile_network(
+    network: nn.Module, *, inference: bool, dynamic: bool = True, cuda_graphs: bool = False
+) -> nn.Module:
     """Compile a network in place; it is compiled when it is called first.
-
-    Height and width are symbols from the first call on: other sizes do not compile again. What
-    would be the third compilation is not done, such images take the network as it is.
 
     Args:
         network: state dict and attributes stay.
         inference: weights are constants on a CPU, as long as gradients are disabled.
+        dynamic: height and width are symbols from the first call on, so that other sizes do not
+            compile again; what would be the third compilation is not done, such images take the
+            network as it is. Otherwise every size compiles, for itself.
         cuda_graphs: replay a recorded graph of kernels for each size of image. Saves the time that
             starting kernels takes, which small images and batches feel; each new size is compiled
             and recorded, and outputs are overwritten by the next call.
@@ -39,30 +41,31 @@ def compile_network(network: nn.Module, *, inference: bool, cuda_graphs: bool = 
         on_cpu = next(network.parameters()).device.type == "cpu"
         # What `Module.compile` sets: not a part of state dicts, copies and pickles.
         network._compiled_call_impl = CompiledCalls(
-            network._call_impl, freezing=inference and on_cpu
+            network._call_impl, dynamic=dynamic, freezing=inference and on_cpu
         )
     return network
 
 
 class CompiledCalls:
-    """Calls of a network that compile at most `MAX_COMPILATIONS` times.
+    """Calls of a network that compile, for dynamic sizes at most `MAX_COMPILATIONS` times.
 
     Attributes:
         compilations: how often it was compiled.
     """
 
-    def __init__(self, call: Callable, *, freezing: bool):
+    def __init__(self, call: Callable, *, dynamic: bool, freezing: bool):
         self.compilations = 0
+        self._dynamic = dynamic
         self._freezing = freezing
         self._compiles = False
-        self._call = torch.compile(call, backend=self._compile, dynamic=True)
+        self._call = torch.compile(call, backend=self._compile, dynamic=dynamic)
 
     def __call__(self, *args: object, **options: object) -> object:
         """Do what the network does."""
         from torch._inductor import config
 
         with ExitStack() as stack:
-            if self.compilations == MAX_COMPILATIONS:
+            if self._dynamic and self.compilations == MAX_COMPILATIONS:
                 stack.enter_context(torch.compiler.set_stance("eager_on_recompile"))
             if self._freezing:
                 stack.enter_context(config.patch(freezing=True))

@@ -20,7 +20,8 @@ class Report:
         layout_seconds: median seconds of a forward pass (in training of forward and backward) by
             memory format; empty where the format was given.
         dtype: of the weights in inference, of autocast in training; None for what they were.
-        compiled: whether the network is compiled at its first call.
+        compiled: "all sizes" of images if the network is compiled once at its first call, "each
+            size" if at the first call with each; None if it is not.
         checkpointed: whether blocks are computed again in the backward pass.
         error: largest difference of a map before and after, relative to the largest value of the
             map; None in training, where nothing is compared.
@@ -33,7 +34,7 @@ class Report:
     memory_format: str
     layout_seconds: dict[str, float] = field(default_factory=dict)
     dtype: torch.dtype | None = None
-    compiled: bool = False
+    compiled: Literal["all sizes", "each size"] | None = None
     checkpointed: bool = False
     error: float | None = None
     notes: tuple[str, ...] = ()
@@ -51,8 +52,8 @@ class Report:
             lines.append(f"  precision      {str(self.dtype).removeprefix('torch.')} ({kind})")
         if self.checkpointed:
             lines.append("  checkpointing  blocks are computed again in the backward pass")
-        if self.compiled:
-            lines.append("  compilation    at the first call, once for all image sizes")
+        if self.compiled is not None:
+            lines.append(f"  compilation    at the first call, for {self.compiled} of images")
         if self.error is not None:
             lines.append(f"  largest error  {self.error:.1e} of the largest value of a map")
         lines += [f"  note: {note}" for note in self.notes]

@@ -1,0 +1,69 @@
+"""What is measured together: rows on the same images, for the same purpose."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+Part = Literal["features", "detector", "segmenter"]
+Precision = Literal["fp32", "bf16"]
+
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+# What a mode of the command line measures: a part, and whether it is trained.
+MODES: dict[str, tuple[tuple[Part, bool], ...]] = {
+    "forward": (("features", False),),
+    "training": (("features", True),),
+    "detector": (("detector", False), ("detector", True)),
+    "segmenter": (("segmenter", False), ("segmenter", True)),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Rows of one case are measured in turns, and their ratios mean something.
+
+    Attributes:
+        part: "features" (C2 to C5 alone), "detector" or "segmenter".
+        training: forward and backward, rather than forward alone.
+        variant: a name of `regnet_backbones.zoo.names()`.
+        size: height and width of the images.
+        batch: images of a call.
+        device: "cpu" or "cuda".
+    """
+
+    part: Part
+    training: bool
+    variant: str
+    size: tuple[int, int]
+    batch: int
+    device: str = "cpu"
+
+    @property
+    def title(self) -> str:
+        """Name the case for people."""
+        height, width = self.size
+        purpose = "training" if self.training else "inference"
+        return (
+            f"{self.part}, {purpose}, {self.variant}, {height}x{width}, batch {self.batch}, "
+            f"{self.device}"
+        )
+
+    def images(self) -> torch.Tensor:
+        """Return the images (N, 3, H, W), float32, the same for every row."""
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(self.batch, 3, *self.size, generator=generator)
+        return images.to(self.device)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read a size of images, "512" or "800x1344" (height x width).
+
+    Raises:
+        ValueError: it is no such thing.
+    """
+    height, _, width = text.partition("x")
+    sides = (height, width or height)
+    if not all(side.isdecimal() and int(side) > 0 for side in sides) or text.endswith("x"):
+        raise ValueError(f"a size is a side, 512, or height x width, 800x1344; got '{text}'")
+    return int(sides[0]), int(sides[1])

@@ -1,0 +1,230 @@
+"""The benchmark's arithmetic: memory, times, ratios, floors, growth, and what is written."""
+
+import json
+import re
+import socket
+
+import pytest
+import torch
+from torch import nn
+
+from regnet_backbones.benchmark.cases import Case, parse_size
+from regnet_backbones.benchmark.chart import write_chart
+from regnet_backbones.benchmark.floors import Rates, distances, floors_of, measure_rates
+from regnet_backbones.benchmark.growth import Point, growth, points
+from regnet_backbones.benchmark.machine import cpu_model, versions
+from regnet_backbones.benchmark.memory import peak_bytes, saved_bytes
+from regnet_backbones.benchmark.report import as_json, growth_table, result_table, write_json
+from regnet_backbones.benchmark.results import Result, Row, failed_rows
+from regnet_backbones.benchmark.runner import failure_of
+from regnet_backbones.benchmark.steps import largest_error
+
+CASE = Case("features", False, "regnetx_002", (64, 96), 4)
+
+
+def row(name, *seconds, family="timm", precision="fp32", **options):
+    return Row(name, family, precision, "measured", seconds, **options)
+
+
+# Half of the reference's time is twice as fast; the outliers move no median.
+RESULT = Result(
+    CASE,
+    "timm",
+    (
+        row("ours", 0.1, 0.1, 9.0, family="ours", peak_bytes=3 * 2**20, error=2e-6),
+        row("timm", 0.2, 0.1, 0.4),
+        row("timm, channels_last", 0.16, 0.16, 0.16),
+        Row("torchvision", "torchvision", "fp32", "left out", note="it has no regnetx_002"),
+        Row("SMP", "SMP", "fp32", "out of memory"),
+        Row("detectron2", "detectron2", "fp32", "failed", note="RuntimeError: broken"),
+    ),
+)
+
+
+# Memory
+
+
+def test_peak_memory_of_a_hand_made_call():
+    """1000 floats, their copy twice as long beside them, then only that one."""
+    x = torch.zeros(1000)
+
+    def call():
+        once = x.exp()  # 4000 bytes
+        twice = torch.cat([once, once])  # 8000 more: the peak
+        del once
+        return torch.cat([twice, twice[:1]])[:1]  # 8004, without the 4000
+
+    assert peak_bytes(call) == 16004
+    assert peak_bytes(lambda: x.exp()) == 4000
+    assert peak_bytes(lambda: x.exp_()) == 0
+
+
+def test_what_was_there_before_and_is_released_is_no_peak():
+    held = [torch.zeros(1000)]
+    assert peak_bytes(held.clear) == 0
+
+
+def test_saved_bytes_of_a_hand_made_network():
+    """A 1x1 convolution keeps its input, a ReLU its output, a product both its factors."""
+    conv, x = nn.Conv2d(2, 3, 1), torch.randn(1, 2, 8, 8)
+    besides = list(conv.parameters())
+
+    def forward():
+        y = conv(x).relu()
+        return (y * y).sum()
+
+    # 2 and 3 channels of 64 floats; y is kept three times, and its storage counted once.
+    assert saved_bytes(forward, besides=besides) == (2 + 3) * 64 * 4
+    assert saved_bytes(forward, besides=()) == (2 + 3) * 64 * 4 + 2 * 3 * 4
+    assert saved_bytes(lambda: conv(x).sum(), besides=[*besides, x]) == 0
+
+
+# Results
+
+
+def test_medians_spreads_and_ratios():
+    ours, timm, fast = RESULT.measured
+    assert (ours.median, timm.median, fast.median) == (0.1, 0.2, 0.16)
+    assert ours.spread == pytest.approx(4.45)  # between 0.1 and 4.55
+    assert row("once", 0.5).spread == 0
+    assert [RESULT.ratio(r) for r in RESULT.rows[:4]] == pytest.approx([2, 1, 1.25, None])
+    assert RESULT.images_per_second(ours) == pytest.approx(40)
+    assert RESULT.best("timm", "fp32") is fast
+    assert RESULT.best("timm", "bf16") is None
+    assert [r.name for r in failed_rows([RESULT])] == ["detectron2"]
+
+
+def test_the_table_has_numbers_stars_and_every_row_that_is_missing():
+    lines = result_table(RESULT).splitlines()
+    cells = {line.split("  ")[0]: line.split() for line in lines[3:6]}
+    assert cells["ours"] == ["ours", "100.0", "4450.0", "40.0", "2.00", "3.0", "2e-06", "*"]
+    assert cells["timm"][-1] != "*"
+    assert cells["timm, channels_last"][-1] == "*"
+    assert "left out: torchvision: it has no regnetx_002" in lines
+    assert "out of memory: SMP" in lines
+    assert "failed: detectron2: RuntimeError: broken" in lines
+    assert "fp32: 'ours' is 1.60 times as fast as 'timm, channels_last'" in lines
+
+
+def test_without_its_reference_a_table_has_no_ratios_and_says_so(tmp_path):
+    result = Result(CASE, "timm", RESULT.rows[:1])
+    assert "no ratios: the row 'timm' was not measured" in result_table(result)
+    with pytest.raises(ValueError, match="no case has ratios"):
+        write_chart(tmp_path / "chart.png", [result])
+    assert "nothing was measured" in result_table(Result(CASE, "timm", RESULT.rows[3:]))
+
+
+def test_json_has_every_time_and_the_chart_is_a_png(tmp_path):
+    write_json(tmp_path / "new" / "x.json", as_json([RESULT], about={"threads": 1}))
+    content = json.loads((tmp_path / "new" / "x.json").read_text())
+    (case,) = content["cases"]
+    assert (content["threads"], case["variant"], case["size"]) == (1, "regnetx_002", [64, 96])
+    assert [r["name"] for r in case["rows"]] == [r.name for r in RESULT.rows]
+    ours, _, fast, left_out, *_ = case["rows"]
+    assert ours["seconds"] == [0.1, 0.1, 9.0]
+    assert (ours["ratio"], ours["best_of_family"], fast["best_of_family"]) == (2, True, True)
+    assert (left_out["ratio"], left_out["status"]) == (None, "left out")
+    write_chart(tmp_path / "x.png", [RESULT, RESULT])
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_error_is_told_in_a_line_without_paths():
+    error = RuntimeError("in /home/someone/.venv/lib/conv.py:\n  see https://pytorch.org/docs/x")
+    failure = failure_of(error)
+    assert failure.status == "failed"
+    assert failure.note == "RuntimeError: in conv.py: see https://pytorch.org/docs/x"
+    assert len(failure_of(ValueError("x" * 5000)).note) < 300
+    for out in (
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ):
+        assert failure_of(out).status == "out of memory"
+    assert failure_of(ValueError("a note on being out of memory")).status == "failed"
+
+
+def test_errors_of_maps_are_relative_to_the_largest_value():
+    reference = [torch.tensor([-8.0, 2.0]), torch.tensor([1.0])]
+    assert largest_error([torch.tensor([-8.0, 4.0]), torch.tensor([1.0])], reference) == 0.25
+    with pytest.raises(FloatingPointError, match="C3 has values that are not finite"):
+        largest_error([reference[0], torch.tensor([torch.nan])], reference)
+    with pytest.raises(ValueError, match=re.escape("C3 is (2,), and (1,) in our extractor")):
+        largest_error([reference[0], torch.zeros(2)], reference)
+
+
+# Floors and growth
+
+
+def test_floors_follow_from_the_published_cost():
+    """RegNetX-200MF at 224: 199 M multiply-adds and 2.2 M activations with its classifier."""
+    case = Case("features", False, "regnetx_002", (224, 224), 2)
+    floors = floors_of(case, "fp32", Rates(multiply_adds=1e9, bandwidth=1e9))
+    assert floors.compute == pytest.approx(2 * 0.1995, rel=0.01)
+    # 2.3 M parameters without the classifier's 0.37 M, and each activation twice, in 4 bytes.
+    assert floors.memory == pytest.approx((2.31e6 + 2 * 2 * 2.16e6) * 4 / 1e9, rel=0.01)
+    half = floors_of(case, "bf16", Rates(multiply_adds=1e9, bandwidth=1e9))
+    assert half.memory == pytest.approx(floors.memory / 2)
+    assert distances(row("ours", 3 * floors.compute), floors)[0] == pytest.approx(3)
+    for other in (
+        Case("features", True, "regnetx_002", (64, 64), 1),
+        Case("detector", False, "regnetx_002", (64, 64), 1),
+        Case("features", False, "regnetz_b16", (64, 64), 1),
+    ):
+        assert floors_of(other, "fp32", Rates(1, 1)) is None
+
+
+def test_rates_count_a_product_and_both_ways_of_a_copy(monkeypatch):
+    from regnet_backbones.benchmark import floors
+
+    times = {"product": (0.5, 0.5, 7.0), "copy": (0.25, 0.25, 0.25)}
+    monkeypatch.setattr(floors, "interleaved_times", lambda calls, **_: times)
+    assert measure_rates("fp32", side=10, copy_bytes=1000) == Rates(2000.0, 8000.0)
+
+
+def test_growth_finds_the_power():
+    made = [
+        Point("ours", False, "x", (1, 1), 1, flops=n, activations=n**2, seconds=3 * n**1.5)
+        for n in (10, 100, 1000)
+    ]
+    alone = Point("ours", True, "x", (1, 1), 1, flops=5, activations=5, seconds=1)
+    (fitted,) = growth([*made, alone])
+    assert (fitted.flops, fitted.activations) == pytest.approx((1.5, 0.75))
+    table = growth_table([*made, alone])
+    assert "ours: time grows with the 1.50th power of multiply-adds, the 0.75th" in table
+    assert "no row of ours" in growth_table([])
+
+
+def test_growth_takes_our_rows_for_whole_batches():
+    (point,) = points(
+        [RESULT, Result(Case("segmenter", False, "regnetx_002", (64, 64), 1), "", ())]
+    )
+    assert (point.row, point.seconds, point.batch) == ("ours", 0.1, 4)
+    # 199 M multiply-adds at 224x224 in proportion to the pixels, but for the classifier.
+    assert point.flops == pytest.approx(4 * 199e6 * 64 * 96 / 224**2, rel=0.01)
+
+
+# The machine
+
+
+def test_the_processor_is_named_and_the_host_is_not(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Fast CPU @ 3GHz\n")
+    assert cpu_model(tmp_path / "cpuinfo") == "Fast CPU @ 3GHz"
+    assert cpu_model(tmp_path / "nothing")
+    found = versions()
+    assert found["torch"] == torch.__version__
+    assert set(found) >= {"python", "timm", "torchvision", "detectron2", "onnxruntime"}
+    assert socket.gethostname() not in found.values()
+
+
+# Sizes
+
+
+def test_sizes_are_sides_or_height_by_width():
+    assert parse_size("512") == (512, 512)
+    assert parse_size("800x1344") == (800, 1344)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "800x", "x800", "800x0", "1x2x3", "big"])
+def test_other_sizes_are_refused(text):
+    with pytest.raises(ValueError, match=f"800x1344; got '{text}'"):
+        parse_size(text)
