@@ -1,7 +1,7 @@
 """Put our extractor beside its peers in one run: time, memory, and how far maps differ.
 
     python tools/benchmark.py
-    python tools/benchmark.py --mode forward training --dtype fp32 bf16 --output benchmarks/results/cpu
+    python tools/benchmark.py --mode forward training --output benchmarks/results/cpu
     python tools/benchmark.py --device cuda --sizes 512 800x1344 --batches 1 8 --floors
     python tools/benchmark.py --entries 'ours*' timm --threads 1 --runs 50
     python tools/benchmark.py --variants regnety_002 regnety_008 regnety_032 --growth

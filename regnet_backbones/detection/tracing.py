@@ -1,0 +1,237 @@
+"""A whole detector as one TorchScript file, by tracing.
+
+    image (C, H, W), values 0 to 255, channels in the order of `INPUT.FORMAT`
+        -> {"pred_boxes": (R, 4), "pred_classes": (R,), "scores": (R,), "pred_masks": ...}
+
+or `sem_seg` (classes, H, W) of a semantic model. Normalisation and padding are in the file;
+resizing is not, `INPUT.MIN_SIZE_TEST` says what the detector is used to. One image a call, of any
+size, on the device it was traced on. A Mask R-CNN gives masks (R, 1, 28, 28) of boxes, as
+probabilities, which `detectron2.layers.paste_masks_in_image(masks[:, 0], boxes, (H, W))` puts in
+place: in the trace, that would keep the sizes of the example.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+import torchvision.transforms.v2.functional as F
+from detectron2.config import CfgNode
+from detectron2.data.detection_utils import read_image
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.export.torchscript_patch import patch_builtin_len
+from detectron2.modeling import GeneralizedRCNN, PanopticFPN, build_model
+from detectron2.modeling.roi_heads import cascade_rcnn
+from torch import nn
+
+from regnet_backbones.adapters.detectron2_projects import import_projects
+from regnet_backbones.detection.trained import load_config, load_weights
+from regnet_backbones.export.checking import (
+    TOLERANCE,
+    Checked,
+    CheckedSize,
+    ExportError,
+    check,
+    random_images,
+    relative_error,
+)
+from regnet_backbones.export.files import check_path, written_whole
+from regnet_backbones.export.formats import IMAGE_SIZE
+from regnet_backbones.export.torchscript import TORCHSCRIPT_SUFFIXES, load_torchscript, trace
+from regnet_backbones.image_files import UNREADABLE
+from regnet_backbones.inference.trained import Trained
+from regnet_backbones.optimize.folding import fold_batch_norm
+from regnet_backbones.shapes import ShapesSpec, draw
+
+# Height and width of the images of the check, as parts of those that are given.
+RESIZED = ((1.25, 0.9), (0.8, 1.1))
+
+# How many images are drawn where none are given.
+DRAWN = 4
+
+
+class Traceable(nn.Module):
+    """A detector that takes one image and returns tensors by name.
+
+    Args:
+        model: of detectron2, in evaluation mode.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what the detector sees in an image (C, H, W)."""
+        with patch_builtin_len():  # so that numbers of boxes are traced, too
+            outputs = self._outputs([{"image": image}])
+        return {
+            name: getattr(value, "tensor", value)  # of boxes, the tensor
+            for name, value in sorted(outputs.items())
+        }
+
+    def _outputs(self, inputs: list[dict[str, torch.Tensor]]) -> dict[str, object]:
+        """Return what the model gives, instances as their fields."""
+        if isinstance(self.model, GeneralizedRCNN) and not isinstance(self.model, PanopticFPN):
+            return self.model.inference(inputs, do_postprocess=False)[0].get_fields()
+        outputs = dict(self.model(inputs)[0])
+        if "panoptic_seg" in outputs:
+            raise ValueError(
+                f"a {type(self.model).__name__} merges instances and semantics in Python, which "
+                "no trace follows; export its backbone (tools/export.py --part backbone)"
+            )
+        for name in ("instances", "proposals"):
+            if name in outputs:
+                outputs |= outputs.pop(name).get_fields()
+        return outputs
+
+
+def trace_detector(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    images: Sequence[torch.Tensor],
+    fold: bool = True,
+    check: bool = True,
+    tolerance: float = TOLERANCE,
+) -> Checked:
+    """Trace a whole detector: `torch.jit.load(path)(image)` gives what it sees by name.
+
+    Args:
+        model: of detectron2, with its trained weights; instances, keypoints or semantic maps, not
+            panoptic ones. It is not changed, and traced as in evaluation, where it is.
+        path: the file, `.ts` or `.pt`.
+        images: (C, H, W) from 0 to 255, as the model takes them; it must see something in them. The
+            first is what it is traced with.
+        fold: fold batch norm into convolutions first.
+        check: compare with the model, on images resized to two other sizes. With `fold`, with the
+            folded one, whose maps are compared with those of `model`: a difference in the seventh
+            digit may change the order of two boxes.
+        tolerance: largest difference, as a part of the largest value of an output, that is right.
+
+    Raises:
+        FileNotFoundError, OSError: the folder is not there, or cannot be written to.
+        ValueError: the file has another suffix, no image is given, the model gives what cannot be
+            traced. As `ExportError`: it sees nothing in the images, or the file gives something
+            else; then there is no new file.
+    """
+    path = check_path(path, TORCHSCRIPT_SUFFIXES)
+    if not images:
+        raise ValueError("tracing a detector takes at least one image in which it sees something")
+    example = images[0]
+    traced = deepcopy(model).eval().requires_grad_(False)
+    if fold:
+        fold_batch_norm(traced)
+        _check_maps(model, traced, example, tolerance)
+    network, sizes = Traceable(traced), ()
+    with written_whole(path) as target, _plain_cascade(), torch.no_grad():
+        if not _sees_something(network, example):
+            raise ExportError(_sees_nothing("the first image", example.shape[-2:]))
+        try:
+            trace(network, example, target, checked=check)
+        except RuntimeError as error:  # of TorchScript, and of Python code it has no words for
+            raise ExportError(f"{type(model).__name__} cannot be traced: {error}") from error
+        if check:
+            sizes = _check(target, network, images, tolerance)
+    return Checked(path, sizes)
+
+
+def load_detector(
+    trained: Trained, *, opts: Sequence[str] = (), device: str | None = "cpu"
+) -> tuple[CfgNode, nn.Module]:
+    """Return the config and the model of a trained detector, in evaluation mode.
+
+    Args:
+        trained, opts, device: see `detection.trained.load_config`.
+
+    Raises:
+        KeyError, ValueError, FileNotFoundError: config, checkpoint or device cannot be used.
+    """
+    cfg = load_config(trained, opts=opts, device=device)
+    import_projects(cfg)
+    model = build_model(cfg)
+    load_weights(model, cfg.MODEL.WEIGHTS)
+    return cfg, model.eval()
+
+
+def images_for(cfg: CfgNode, paths: Sequence[Path] = ()) -> list[torch.Tensor]:
+    """Return images as a model of a config takes them, resized as in its tests.
+
+    Args:
+        cfg: of the model.
+        paths: files; none for drawn shapes, which a detector of something else may not see.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    arrays = []
+    for path in paths:
+        try:
+            arrays.append(read_image(str(path), cfg.INPUT.FORMAT))
+        except UNREADABLE as error:
+            raise ValueError(f"image '{path}' cannot be read: {error}") from error
+    if not paths:
+        rgb = [draw(ShapesSpec(), "val", number).image for number in range(DRAWN)]
+        arrays = [image if cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1] for image in rgb]
+    resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    resized = [resize.get_transform(image).apply_image(image) for image in arrays]
+    return [torch.as_tensor(image.transpose(2, 0, 1).copy()) for image in resized]
+
+
+def _check(
+    path: Path, network: Traceable, images: Sequence[torch.Tensor], tolerance: float
+) -> tuple[CheckedSize, ...]:
+    """Compare at two sizes, each on the first image in which the model sees something."""
+    chosen = []
+    for height, width in RESIZED:
+        size = [round(images[0].shape[-2] * height), round(images[0].shape[-1] * width)]
+        resized = (F.resize(image, size, antialias=True) for image in images)
+        image = next((image for image in resized if _sees_something(network, image)), None)
+        if image is None:
+            raise ExportError(_sees_nothing("the images", size))
+        chosen.append(image)
+    return check(path, load_torchscript, network, chosen, tolerance=tolerance)
+
+
+def _sees_something(network: Traceable, image: torch.Tensor) -> bool:
+    """Whether there are instances to compare; a semantic map always is."""
+    return all(len(output) for output in network(image).values())
+
+
+def _sees_nothing(images: str, size: Sequence[int]) -> str:
+    """Say that there is nothing to trace or to compare."""
+    return (
+        f"the detector sees nothing in {images} at {'x'.join(map(str, size))}, so that there is "
+        "nothing to compare; give other images (tools/export.py --images), or more of them"
+    )
+
+
+def _check_maps(
+    model: nn.Module, folded: nn.Module, example: torch.Tensor, tolerance: float
+) -> None:
+    """Raise ExportError where folding changed the maps of the backbone."""
+    images = random_images(1, example.shape[0], IMAGE_SIZE).to(model.device)
+    with torch.no_grad():
+        expected = deepcopy(model.backbone).eval()(images)
+        found = folded.backbone(images)
+    errors = {name: relative_error(found[name], each) for name, each in expected.items()}
+    if not max(errors.values()) <= tolerance:
+        raise ExportError(f"folded batch norm changes the maps: {errors}; give fold=False")
+
+
+@contextmanager
+def _plain_cascade() -> Iterator[None]:
+    """Leave out of a Cascade R-CNN what scales gradients: no trace can be saved with it."""
+
+    class Same:
+        @staticmethod
+        def apply(features: torch.Tensor, scale: float) -> torch.Tensor:
+            return features
+
+    stock = cascade_rcnn._ScaleGradient
+    cascade_rcnn._ScaleGradient = Same
+    try:
+        yield
+    finally:
+        cascade_rcnn._ScaleGradient = stock

@@ -1,0 +1,70 @@
+"""An exported file as a function of images, in the runtime it was made for."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from regnet_backbones.export.torchscript import TORCHSCRIPT_SUFFIXES, load_torchscript
+
+Runner = Callable[[torch.Tensor], dict[str, torch.Tensor]]
+
+ONNX_SUFFIXES = (".onnx",)
+PROGRAM_SUFFIXES = (".pt2",)
+
+
+def load_exported(path: str | Path, *, threads: int | None = None) -> Runner:
+    """Load an exported file on the CPU.
+
+    Args:
+        path: `.onnx`, for onnxruntime; `.pt2`, for torch.export; `.ts` or `.pt`, TorchScript.
+        threads: of onnxruntime, None for its own choice. torch's are those of the process
+            (`torch.set_num_threads`).
+
+    Returns:
+        A function of float32 images (N, C, H, W) that returns the maps by name.
+
+    Raises:
+        ValueError: a file of another kind.
+        ModuleNotFoundError: there is no onnxruntime.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in ONNX_SUFFIXES:
+        return _load_onnx(path, threads)
+    if suffix in PROGRAM_SUFFIXES:
+        return torch.no_grad()(torch.export.load(path).module())
+    if suffix in TORCHSCRIPT_SUFFIXES:
+        return load_torchscript(path)
+    allowed = ", ".join((*ONNX_SUFFIXES, *PROGRAM_SUFFIXES, *TORCHSCRIPT_SUFFIXES))
+    raise ValueError(f"an exported file ends in one of {allowed}, got '{path}'")
+
+
+def require(*modules: str) -> None:
+    """Raise ModuleNotFoundError for the first module that is not installed."""
+    for module in modules:
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(
+                f"{module} is not installed; `pip install regnet_backbones[export]` installs what "
+                "ONNX takes",
+                name=module,
+            )
+
+
+def _load_onnx(path: str | Path, threads: int | None) -> Runner:
+    """Load an ONNX file with onnxruntime."""
+    require("onnxruntime")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    (images_name,) = (each.name for each in session.get_inputs())
+
+    def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        maps = session.run(names, {images_name: images.numpy()})
+        return {name: torch.from_numpy(each) for name, each in zip(names, maps, strict=True)}
+
+    return run

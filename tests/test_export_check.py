@@ -1,0 +1,148 @@
+"""The check of exported files, and what no export takes."""
+
+import sys
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+
+from regnet_backbones import RegNetFeatures
+from regnet_backbones.export import (
+    ExportError,
+    export_onnx,
+    export_program,
+    export_torchscript,
+    load_exported,
+)
+from regnet_backbones.export import running as running_module
+from regnet_backbones.export.checking import other_sizes, relative_error
+
+
+def extractor():
+    return RegNetFeatures("regnetx_002", out_levels=(2,))
+
+
+class DividesByWidth(nn.Module):
+    """Does what a trace does not follow: a float of a size is a constant to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x):
+        return self.conv(x) / float(x.shape[-1])
+
+
+class Branches(DividesByWidth):
+    def forward(self, x):
+        return self.conv(x) if x.sum() > 0 else x
+
+
+def test_a_file_that_is_wrong_at_other_sizes_is_not_kept(tmp_path):
+    path = tmp_path / "net.ts"
+    path.write_text("of an earlier export")
+    # It is checked first with a width of 33, which the trace takes for the example's 64: what it
+    # gives is 33 / 64 of what it should be, 1 - 33 / 64 = 0.48 too little.
+    message = "'net.ts' does not give what the network gives.*1x1x97x33: .* output 4.8e-01; allow"
+    with pytest.raises(ExportError, match=message):
+        export_torchscript(DividesByWidth(), path, image_size=(64, 64))
+    assert path.read_text() == "of an earlier export"
+    with pytest.warns(torch.jit.TracerWarning, match="Converting a tensor to a Python float"):
+        checked = export_torchscript(DividesByWidth(), path, image_size=(64, 64), check=False)
+    assert (checked.sizes, checked.error) == ((), None)
+    images = torch.ones(1, 1, 8, 32)
+    expected = DividesByWidth.forward(torch.jit.load(path).network, images) / 2
+    assert torch.allclose(torch.jit.load(path)(images)["output"], expected)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_tolerance_is_kept(tmp_path):
+    network = extractor()
+    with pytest.raises(ExportError, match="does not give .* c2 .*; allowed is 1.0e-12"):
+        export_torchscript(network, tmp_path / "n.ts", image_size=(32, 32), tolerance=1e-12)
+
+
+def test_what_cannot_be_exported_says_why(tmp_path):
+    with pytest.raises(ExportError, match="Branches cannot be exported to .pt2 .*: (?s:.+)"):
+        export_program(Branches(), tmp_path / "net.pt2", image_size=(32, 32))
+    # Pooling to bins whose borders depend on the size of the map.
+    pyramid = smp.PSPNet("regnetx_002", encoder_weights=None, classes=3)
+    with pytest.raises(ExportError, match="'net.onnx' was written, but fails on images 1x3x104x56"):
+        export_onnx(pyramid, tmp_path / "net.onnx", image_size=(64, 96))
+    assert not list(tmp_path.iterdir())
+
+
+def test_sizes_of_the_check_are_others():
+    assert other_sizes((64, 96), 1) == ((97, 49), (33, 97))
+    assert other_sizes((64, 96), 32) == ((128, 64), (64, 128))
+
+
+def test_errors_are_parts_of_the_largest_value():
+    expected = torch.tensor([[1.0, -4.0], [2.0, 0.0]])
+    assert relative_error(expected + 0.5, expected) == 0.125
+    assert relative_error(torch.tensor([0.5]), torch.tensor([0.0])) == 0.5
+    assert relative_error(expected[:1], expected) == float("inf")
+    assert relative_error(torch.empty(0, 4), torch.empty(0, 4)) == 0
+    unknown = relative_error(torch.tensor([float("nan")]), torch.tensor([1.0]))
+    assert unknown != unknown
+
+
+def test_what_is_no_number_is_wrong(tmp_path):
+    network = extractor()
+    network.s1.b1.conv3.bn.bias.data[0] = float("nan")
+    with pytest.raises(ExportError, match="does not give .* c2 nan"):
+        export_torchscript(network, tmp_path / "net.ts", image_size=(32, 32))
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("export", "name", "options", "error", "message"),
+    [
+        (export_onnx, "net.pt", {}, ValueError, "must end in .onnx, got '.*net.pt'"),
+        (export_program, "net.onnx", {}, ValueError, "must end in .pt2, got"),
+        (export_torchscript, "net", {}, ValueError, "must end in .ts or .pt, got"),
+        (export_onnx, "gone/net.onnx", {}, FileNotFoundError, "no folder '.*gone' to write 'net."),
+        (export_onnx, "net.onnx", {"opset": 17}, ValueError, "opset must be 18 to 25, got 17"),
+        (export_onnx, "net.onnx", {"image_size": (0, 9)}, ValueError, "multiples of 1 .*got .0, 9"),
+    ],
+)
+def test_arguments_out_of_range(export, name, options, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        export(extractor(), tmp_path / name, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_export():
+    with pytest.raises(OSError, match="/proc"):
+        export_torchscript(extractor(), "/proc/net.ts", image_size=(64, 64))
+
+
+def test_reduced_precision_and_networks_without_images_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="must be torch.float32, got torch.bfloat16; runtimes"):
+        export_onnx(extractor().bfloat16(), tmp_path / "net.onnx")
+    with pytest.raises(ValueError, match="Linear has no convolution; exported are"):
+        export_onnx(nn.Linear(2, 2), tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("absent", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_named(absent, tmp_path, monkeypatch):
+    stock = running_module.find_spec
+    monkeypatch.setattr(running_module, "find_spec", lambda n: None if n == absent else stock(n))
+    message = f"{absent} is not installed; `pip install regnet_backbones.export.`"
+    with pytest.raises(ModuleNotFoundError, match=message):
+        export_onnx(extractor(), tmp_path / "net.onnx")
+
+
+def test_onnxruntime_is_imported_when_it_is_needed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    export_torchscript(extractor(), tmp_path / "net.ts", image_size=(64, 64))
+    with pytest.raises(ImportError):
+        load_exported(tmp_path / "net.onnx")
+
+
+def test_another_file_is_no_export():
+    with pytest.raises(ValueError, match="ends in one of .onnx, .pt2, .ts, .pt, got 'net.pth'"):
+        load_exported("net.pth")

@@ -1,0 +1,131 @@
+"""`tools/export.py`: names of the zoo, detectors, segmenters, and what cannot be exported so."""
+
+import re
+
+import lightning
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from load_tool import load_tool
+
+from regnet_backbones import config_path, shapes
+from regnet_backbones.semseg.datamodule import SegmentationData
+from regnet_backbones.semseg.module import Segmenter
+
+
+def main(*args):
+    return load_tool("export").main([str(arg) for arg in args])
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("detector")
+    cfg = get_cfg()
+    cfg.merge_from_file(str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")))
+    settings = ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+    cfg.merge_from_list([*settings, "INPUT.MIN_SIZE_TEST", "64"])
+    DetectionCheckpointer(build_model(cfg), save_dir=str(folder)).save("model_final")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("segmenter")
+    spec = shapes.ShapesSpec(num_train=2, num_val=1, image_size=64)
+    root = shapes.write(folder / "shapes", spec).root / "semantic"
+    data = SegmentationData("ade20k", str(root), crop_size=64, batch_size=2, num_workers=0)
+    options = {"decoder": "DeepLabV3Plus", "encoder": "regnetx_002", "encoder_weights": None}
+    model = Segmenter(data.num_classes, class_names=data.class_names, **options)
+    trainer = lightning.Trainer(
+        accelerator="cpu", fast_dev_run=1, limit_val_batches=0, enable_progress_bar=False
+    )
+    trainer.fit(model, data)
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    return folder
+
+
+def test_a_name_of_the_zoo(tmp_path, capsys):
+    output = tmp_path / "net.onnx"
+    assert main("RegNetX-200MF", "--output", output, "--image-size", 64, 96, "--opset", 18) == 0
+    first, *sizes, last = capsys.readouterr().out.splitlines()
+    assert first == "regnetx_002 has random weights; --pretrained takes those of the zoo"
+    assert [size.split(":")[0] for size in sizes] == ["images 1x3x97x49", "images 3x3x33x97"]
+    assert "largest relative error c2 " in sizes[0]
+    assert ", c5 " in sizes[0]
+    assert last == f"written: {output}"
+    assert output.is_file()
+
+
+def test_the_backbone_of_a_detector(detector, tmp_path, capsys):
+    output = tmp_path / "net.ts"
+    options = ["--part", "backbone", "--image-size", 128, 192]
+    assert main(detector, "--output", output, *options) == 0
+    assert "p2" in capsys.readouterr().out
+    maps = torch.jit.load(output)(torch.randn(1, 3, 64, 64))
+    widths = {name: each.shape[-1] for name, each in maps.items()}
+    assert widths == {"p2": 16, "p3": 8, "p4": 4, "p5": 2, "p6": 1}
+
+
+def test_a_whole_detector(detector, tmp_path, capsys):
+    output = tmp_path / "net.ts"
+    assert main(detector, "--output", output, "--opts", "TEST.DETECTIONS_PER_IMAGE", "7") == 0
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("images 3x80x58: largest relative error pred_boxes 0.0e+00, pred_cl")
+    assert second.startswith("images 3x51x70: ")
+    assert last == f"written: {output}"
+    found = torch.jit.load(output)(torch.randint(0, 255, (3, 64, 80), dtype=torch.uint8))
+    assert found["pred_masks"].shape == (7, 1, 28, 28)
+
+
+def test_a_segmenter(segmenter, tmp_path, capsys):
+    output = tmp_path / "net.ts"
+    assert main(segmenter, "--output", output, "--image-size", 64, 96) == 0
+    assert "largest relative error logits " in capsys.readouterr().out
+    logits = torch.jit.load(output)(torch.randn(1, 3, 96, 64))["logits"]
+    assert logits.shape == (1, 6, 96, 64)
+    assert main(segmenter, "--output", output, "--image-size", 60, 64) == 2
+    assert "multiples of 16 for DeepLabV3Plus, got (60, 64)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("detector", "net.onnx --part whole", "a whole detector cannot be exported to onnx: what "),
+        ("detector", "net.pt2 --part whole", "to program: .*--part backbone exports backbone and"),
+        ("detector", "net.pt2 --images a.png", "--images is for a whole detector, which this"),
+        ("detector", "net.ts --image-size 64 64", "--image-size is for a network that is exporte"),
+        ("detector", "net.ts --pretrained", "--pretrained is for a name of the zoo, which"),
+        ("detector", "net.ts --images gone.png", "no image 'gone.png'; give files, folders"),
+        ("detector", "net.onnx --opts A.B 1", "A.B"),
+        ("segmenter", "net.onnx --part backbone", "--part is for a detector, which this export"),
+        (
+            "regnetx_002",
+            "net.pth",
+            "--output must end in one of .onnx, .pt2, .ts, .pt, got '",
+        ),
+        ("regnetx_002", "net.ts --format onnx", "must end in .onnx, got '.*net.ts'"),
+        ("regnetx_002", "net.ts --opset 18", "--opset is for the format onnx, which"),
+        ("regnetx_002", "net.ts --config-file a.yaml", "--config-file is for a detector, which"),
+        ("regnetx_002", "net.ts --pretrained gone", "pretrained='gone' is neither a tag of regn"),
+        ("regnetx_002", "gone/net.ts", "no folder '.*gone' to write 'net.ts' in"),
+        ("regnetx_003", "net.ts", "unknown RegNet 'regnetx_003'; did you mean 'regnetx_002'"),
+        ("output/gone", "net.ts", "no 'output/gone'; give the folder of a run"),
+    ],
+)
+def test_what_cannot_be_is_said(model, options, message, request, tmp_path, capsys):
+    name, *options = options.split()
+    model = request.getfixturevalue(model) if model in ("detector", "segmenter") else model
+    assert main(model, "--output", tmp_path / name, *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert re.search(message, error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_formats_are_named_in_the_help(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main("--help")
+    assert "{onnx,program,torchscript}" in capsys.readouterr().out
