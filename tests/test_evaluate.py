@@ -336,6 +336,7 @@ def test_options_reach_a_segmenter_and_the_report(segmenter, dataset, tmp_path):
         "window_stride": 20,
         "flip": True,
         "scales": [1.0, 1.5],
+        "optimization": None,
         "opts": ["root", str(root), "num_workers", "0"],
     }
 

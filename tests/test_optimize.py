@@ -116,7 +116,7 @@ def test_measuring_in_training_leaves_statistics_gradients_and_random_numbers(ra
     )
     assert report.error is None
     assert report.batch_norms_left == 44
-    assert "no frozen batch norm to fold" in str(report)
+    assert "no batch norm is frozen, none is folded" in str(report)
 
 
 def test_a_detector_in_training_has_the_same_losses(randomize):

@@ -244,7 +244,7 @@ def test_an_evaluation_is_what_the_predicted_labels_say(dataset, checkpoint, inf
     assert values == pytest.approx(iou, abs=1e-6, nan_ok=True)
     assert found["images"] == 3
     settings = (inference or Inference()).describe()
-    assert found["settings"] == {**settings, "precision": "32-true"}
+    assert found["settings"] == {**settings, "precision": "32-true", "optimization": None}
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 

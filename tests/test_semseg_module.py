@@ -613,7 +613,7 @@ from torch.distributed.nn.functional import all_reduce
 
 sys.path.insert(0, sys.argv[1])
 from test_semseg_module import DataLoader, InOrder, Losses, example, segmenter, trainer
-from regnet_backbones.semseg import module as semseg
+from regnet_backbones.semseg import sync_batchnorm
 
 def synchronised(self, x):
     running = self.running_mean, self.running_var
@@ -633,7 +633,7 @@ def synchronised(self, x):
 
 nn.SyncBatchNorm.forward = synchronised
 nn.parallel.DistributedDataParallel._passing_sync_batchnorm_handle = lambda *arguments: None
-semseg.WITHOUT_SYNC_BATCHNORM = ()
+sync_batchnorm.WITHOUT_SYNC_BATCHNORM = ()
 
 class Report(Losses):
     # Processes are forks, what they know must be written by them.

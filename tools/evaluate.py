@@ -5,6 +5,8 @@
     python tools/evaluate.py output/mine --val-json val.json --val-images images/val
     python tools/evaluate.py output/semseg --window 512 --flip --scales 0.5 0.75 1.0 1.25 1.5 1.75
     python tools/evaluate.py output/semseg/checkpoints/best.ckpt --opts root /data/ADE20K
+    python tools/evaluate.py output/demo --optimize
+    python tools/evaluate.py output/demo --dtype bfloat16 --compile
 
 The numbers are printed, and written to `results.json` in the folder `evaluation` of the run.
 A detector trained on data of one's own needs --val-json and --val-images; a segmenter is evaluated

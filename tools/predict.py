@@ -3,6 +3,8 @@
     python tools/predict.py output/demo photos/ --output predictions
     python tools/predict.py output/mine photos/ --val-json val.json --min-score 0.7
     python tools/predict.py output/semseg 'photos/*.jpg' one.png --window 512
+    python tools/predict.py output/demo photos/ --optimize
+    python tools/predict.py output/demo photos/ --dtype bfloat16 --compile
 
 Below --output are overlays/ with pictures to look at; of a model that gives pixels classes labels/
 with one PNG per image, whose values are class numbers from 0, and classes.txt with their names; of

@@ -4,6 +4,7 @@
         --num-gpus 8
     python tools/train_net.py --config-file CONFIG --resume
     python tools/train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
+    python tools/train_net.py --config-file CONFIG --optimize
 
 On one's own data in COCO's json format, without writing code:
 

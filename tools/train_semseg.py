@@ -3,6 +3,7 @@
     python tools/train_semseg.py --config configs/semseg/quick/unet_regnet_small_shapes.yaml
     python tools/train_semseg.py --config ... --model.encoder regnety_032 --trainer.max_steps 2000
     python tools/train_semseg.py --config ... --output output/mine --resume
+    python tools/train_semseg.py --config ... --model.optimize true --model.compile true
     python tools/train_semseg.py --config ... --data.layout folder \
         --data.train_images images/train --data.train_masks masks/train \
         --data.val_images images/val --data.val_masks masks/val --data.num_classes 5

@@ -82,6 +82,19 @@ TRAINING_DEFAULTS = {
     # How many val images tools/train_net.py draws with their predictions at every evaluation, and
     # the score an instance must have to be drawn.
     "TEST": {"PICTURES": 15, "PICTURES_MIN_SCORE": 0.5},
+    # The backbone made faster by regnet_backbones.optimize: the training of tools/train_net.py,
+    # whose checkpoints stay the same, and models that are evaluated or predict with the config.
+    "OPTIMIZE": {
+        "ENABLED": False,
+        # By torch.compile, which takes a minute before the first result.
+        "COMPILE": False,
+        # "float32", "bfloat16" or "float16", of a trained model; SOLVER.AMP.ENABLED decides the
+        # precision of a training and of the evaluations in it.
+        "DTYPE": "float32",
+        # "auto" measures. A run that shall be resumed exact to the last bit needs "contiguous" or
+        # "channels_last": measured again, another one may be found faster.
+        "MEMORY_FORMAT": "auto",
+    },
 }
 
 # What gives a design when MODEL.REGNET.NAME is empty.

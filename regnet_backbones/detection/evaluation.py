@@ -18,6 +18,7 @@ from regnet_backbones.detection.ade20k import check_semantic_datasets
 from regnet_backbones.detection.classes import instance_classes
 from regnet_backbones.detection.data import VAL_NAME, CocoSplit, register_split
 from regnet_backbones.detection.evaluators import check_evaluators
+from regnet_backbones.detection.optimization import optimization_of, optimize_detector
 from regnet_backbones.detection.results import results_tables
 from regnet_backbones.detection.run import share_cores, share_log
 from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
@@ -73,12 +74,14 @@ def evaluate(
     else:
         _check_datasets(cfg)
     cfg.freeze()
+    optimization = optimization_of(cfg)
     settings = {
         "datasets": list(cfg.DATASETS.TEST),
         "json_file": None if val is None else str(val.json_file),
         "min_size_test": cfg.INPUT.MIN_SIZE_TEST,
         "max_size_test": cfg.INPUT.MAX_SIZE_TEST,
         "test_augmentation": dict(cfg.TEST.AUG) if cfg.TEST.AUG.ENABLED else None,
+        "optimization": None if optimization is None else optimization.describe(),
         "opts": list(opts),
     }
     launch(_evaluate, processes, dist_url="auto", args=(cfg, trained, val, settings))
@@ -102,7 +105,8 @@ def _evaluate(
     import_projects(cfg)
     model = build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)
-    results = Trainer.test(cfg, with_test_augmentation(cfg, model))
+    model = with_test_augmentation(cfg, optimize_detector(cfg, model))
+    results = Trainer.test(cfg, model)
     if comm.is_main_process():
         names = cfg.DATASETS.TEST
         results = {names[0]: results} if len(names) == 1 else results

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from regnet_backbones.adapters.detectron2_projects import import_projects
 from regnet_backbones.detection.classes import KnownClasses, known_classes
+from regnet_backbones.detection.optimization import optimize_detector
 from regnet_backbones.detection.panoptic import coco_categories, coco_segments
 from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
 from regnet_backbones.image_files import UNREADABLE
@@ -149,7 +150,7 @@ def _build_predictor(cfg: CfgNode) -> DefaultPredictor:
     without_weights.MODEL.WEIGHTS = ""  # it would load them in part
     predictor = DefaultPredictor(without_weights)
     load_weights(predictor.model, cfg.MODEL.WEIGHTS)
-    predictor.model = with_test_augmentation(cfg, predictor.model)
+    predictor.model = with_test_augmentation(cfg, optimize_detector(cfg, predictor.model))
     return predictor
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessRaisedException
@@ -24,6 +24,7 @@ from regnet_backbones.detection.data import read_coco_split, register_splits, us
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.data_checks.defects import Report
 from regnet_backbones.detection.evaluators import check_evaluators
+from regnet_backbones.detection.optimization import check_optimization, optimize_detector
 from regnet_backbones.detection.processes import (
     check_processes,
     is_first_process,
@@ -48,6 +49,17 @@ def argument_parser(epilog: str) -> argparse.ArgumentParser:
     own.add_argument("--train-images", metavar="DIR", help="folder of its images")
     own.add_argument("--val-json", metavar="FILE", help="COCO instance json to evaluate on")
     own.add_argument("--val-images", metavar="DIR", help="folder of its images")
+    speed = parser.add_argument_group("speed")
+    speed.add_argument(
+        "--optimize",
+        action="store_true",
+        help="make the backbone faster, as OPTIMIZE.ENABLED True does",
+    )
+    speed.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile it, too, which takes a minute at first; means --optimize",
+    )
     checks = parser.add_mutually_exclusive_group()
     checks.add_argument(
         "--check-data",
@@ -107,10 +119,10 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
     share_log()
     share_cores(cfg)
     if args.eval_only:
-        model = Trainer.build_model(cfg)
+        model = DefaultTrainer.build_model(cfg)  # ours is optimized for training
         checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        results = Trainer.test(cfg, model)
+        results = Trainer.test(cfg, optimize_detector(cfg, model))
         if comm.is_main_process():
             verify_results(cfg, results)
     else:
@@ -130,6 +142,10 @@ def build_config(args: argparse.Namespace) -> CfgNode:
         ModuleNotFoundError: the evaluation needs a package that is not installed.
     """
     cfg = read_config(args.config_file, args.opts)
+    if args.optimize or args.compile:
+        cfg.OPTIMIZE.ENABLED = True
+    if args.compile:
+        cfg.OPTIMIZE.COMPILE = True
     import_projects(cfg)
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         check_weights(cfg)
@@ -149,6 +165,7 @@ def build_config(args: argparse.Namespace) -> CfgNode:
             "automatic mixed precision needs CUDA: set SOLVER.AMP.ENABLED False, or MODEL.DEVICE "
             "cuda on a machine with a GPU"
         )
+    check_optimization(cfg, training=not args.eval_only)
     cfg.freeze()
     return cfg
 

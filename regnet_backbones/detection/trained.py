@@ -11,6 +11,7 @@ from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleK
 from torch import nn
 
 from regnet_backbones.detection.config import read_config
+from regnet_backbones.detection.optimization import check_optimization
 from regnet_backbones.inference.device import check_device
 from regnet_backbones.inference.trained import Trained
 
@@ -54,6 +55,7 @@ def load_config(
         logger.warning("there is no GPU: MODEL.DEVICE is cpu instead of %s", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     _check_test_augmentation(cfg)
+    check_optimization(cfg, training=False)
     return cfg
 
 

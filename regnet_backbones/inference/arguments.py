@@ -1,7 +1,9 @@
 """The command lines of `tools/evaluate.py` and `tools/predict.py`, for both kinds of model."""
 
 import argparse
+from typing import get_args
 
+from regnet_backbones.inference.optimization import Dtype, Optimization
 from regnet_backbones.inference.trained import Kind
 
 # Options of one kind of model, and what is told to the user of the other.
@@ -68,6 +70,25 @@ def predict_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def optimization_of(args: argparse.Namespace) -> Optimization | None:
+    """Return how a command line wants a model to be made fast, None for not at all."""
+    if not (args.optimize or args.dtype or args.compile):
+        return None
+    return Optimization(dtype=args.dtype or "float32", compile=args.compile)
+
+
+def optimization_overrides(args: argparse.Namespace) -> list[str]:
+    """Return the same as keys and values in turn of a detector's config, and nothing else of it."""
+    overrides = []
+    if optimization_of(args) is not None:
+        overrides += ["OPTIMIZE.ENABLED", "True"]
+    if args.dtype:
+        overrides += ["OPTIMIZE.DTYPE", args.dtype]
+    if args.compile:
+        overrides += ["OPTIMIZE.COMPILE", "True"]
+    return overrides
+
+
 def check_options(args: argparse.Namespace, kind: Kind) -> None:
     """Raise ValueError for an option that a model of this kind would ignore."""
     others = ONLY_SEGMENTER if kind == "detector" else ONLY_DETECTOR
@@ -88,6 +109,24 @@ def _parser(description: str) -> argparse.ArgumentParser:
         "trained", metavar="RUN", help="folder of a training, or a checkpoint of a model"
     )
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    speed = parser.add_argument_group(
+        "speed", "each of these means --optimize; of a detector the config's OPTIMIZE, too"
+    )
+    speed.add_argument(
+        "--optimize",
+        action="store_true",
+        help="fold batch norms and take the faster memory format, for the same results",
+    )
+    speed.add_argument(
+        "--dtype",
+        choices=get_args(Dtype),
+        help="of the weights: reduced precision is fast where the processor has it, and rounds",
+    )
+    speed.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network, which takes a minute before the first image",
+    )
     return parser
 
 

@@ -9,8 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regnet_backbones.inference.arguments import check_options, evaluate_parser, predict_parser
+from regnet_backbones.inference.arguments import (
+    check_options,
+    evaluate_parser,
+    optimization_of,
+    optimization_overrides,
+    predict_parser,
+)
 from regnet_backbones.inference.images import find_images
+from regnet_backbones.inference.optimization import show_reports
 from regnet_backbones.inference.report import RESULTS_NAME, write_results
 from regnet_backbones.inference.trained import Trained, find_trained
 
@@ -53,6 +60,7 @@ def predict_command(argv: Sequence[str] | None, *, description: str) -> int:
 
 def _run(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Do a command, and print what the user did wrong."""
+    show_reports()
     try:
         return command(args)
     except (ValueError, KeyError, OSError, ModuleNotFoundError) as error:
@@ -85,7 +93,7 @@ def _evaluate_detector(args: argparse.Namespace, trained: Trained, output: Path)
     return evaluate(
         trained,
         output,
-        opts=args.overrides or (),
+        opts=[*optimization_overrides(args), *(args.overrides or ())],
         device=args.device,
         processes=args.devices,
         val=None if args.val_json is None else read_coco_split(args.val_json, args.val_images),
@@ -110,6 +118,7 @@ def _evaluate_segmenter(args: argparse.Namespace, trained: Trained, output: Path
         overrides=dict(zip(opts[::2], opts[1::2], strict=True)),
         accelerator=ACCELERATORS[args.device],
         devices=args.devices,
+        optimization=optimization_of(args),
     )
     if rank_zero_only.rank != 0:
         return None
@@ -132,7 +141,7 @@ def _predict(args: argparse.Namespace) -> int:
             images,
             output,
             min_score=0.5 if args.min_score is None else args.min_score,
-            opts=args.opts or (),
+            opts=[*optimization_overrides(args), *(args.opts or ())],
             device=args.device,
             val_json=args.val_json,
         )
@@ -140,7 +149,12 @@ def _predict(args: argparse.Namespace) -> int:
         from regnet_backbones.semseg.prediction import predict as predict_with_segmenter
 
         failed = predict_with_segmenter(
-            trained.checkpoint, images, output, inference=_inference(args), device=args.device
+            trained.checkpoint,
+            images,
+            output,
+            inference=_inference(args),
+            device=args.device,
+            optimization=optimization_of(args),
         ).failed
     print(f"{len(images) - len(failed)} of {len(images)} images predicted: {output}")
     if failed:

@@ -187,7 +187,7 @@ def _notes(
 ) -> Iterator[str]:
     """Say what the user might have expected and did not get."""
     if mode == "training" and not folded:
-        yield "no frozen batch norm to fold: norm='FrozenBN' or freeze_at freezes them"
+        yield "no batch norm is frozen, none is folded (RegNetFeatures: norm='FrozenBN')"
     if dtype is not None and device.type == "cpu" and not has_native(dtype):
         name = str(dtype).removeprefix("torch.")
         yield f"this CPU has no {name} instructions and emulates them, which is slower than float32"

@@ -87,6 +87,16 @@ def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -
     return SegmentationData(**arguments.as_dict())
 
 
+def crop_size_of(checkpoint: Path) -> int | None:
+    """Return the crop size, in pixels, of the training that wrote a checkpoint; None if unknown.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_segmenter`.
+    """
+    saved = _read(checkpoint).get(SegmentationData.CHECKPOINT_HYPER_PARAMS_KEY)
+    return None if saved is None else saved["crop_size"]
+
+
 def _read(checkpoint: Path) -> dict[str, object]:
     """Read a checkpoint of a segmenter, checked."""
     if not checkpoint.exists():

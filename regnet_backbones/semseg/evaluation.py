@@ -10,11 +10,13 @@ from lightning import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tabulate import tabulate
 
+from regnet_backbones.inference.optimization import Optimization
 from regnet_backbones.semseg import metrics
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.module import Segmenter
+from regnet_backbones.semseg.optimization import OptimizeBeforeValidation, typical_side
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ class Evaluation(TypedDict):
         accuracy: part of the labelled pixels that are predicted right.
         iou: by class name; None for a class that is in neither.
         images: how many there were.
-        settings: of the inference, and the precision.
+        settings: of the inference, the precision, and the optimization.
     """
 
     miou: float | None
@@ -45,6 +47,7 @@ def evaluate(
     accelerator: str = "auto",
     devices: int = 1,
     precision: str = "32-true",
+    optimization: Optimization | None = None,
 ) -> Evaluation:
     """Evaluate a checkpoint on the validation images of the data that it was trained on.
 
@@ -55,6 +58,7 @@ def evaluate(
         inference: see `checkpoints.load_segmenter`.
         overrides: arguments of the data that differ, see `checkpoints.load_data`.
         accelerator, devices, precision: as of `lightning.Trainer`.
+        optimization: how the network shall be made fast, None for not at all.
 
     Raises:
         FileNotFoundError: the checkpoint or the dataset is not there.
@@ -66,11 +70,16 @@ def evaluate(
     data = load_data(checkpoint, overrides)
     data.setup("validate")  # says what is not there, before classes are compared
     _check_classes(segmenter, data)
+    callbacks = []
+    if optimization is not None:
+        side = typical_side(segmenter, data.hparams["crop_size"])
+        callbacks.append(OptimizeBeforeValidation(optimization, side=side))
     try:
         trainer = Trainer(
             accelerator=accelerator,
             devices=devices,
             precision=precision,
+            callbacks=callbacks,
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -83,7 +92,11 @@ def evaluate(
         accuracy=_finite(values.get(metrics.ACCURACY)),
         iou={name: _finite(values.get(f"{metrics.IOU}{name}")) for name in segmenter.class_names},
         images=len(data.val_set),
-        settings=segmenter.inference.describe() | {"precision": precision},
+        settings=segmenter.inference.describe()
+        | {
+            "precision": precision,
+            "optimization": None if optimization is None else optimization.describe(),
+        },
     )
 
 

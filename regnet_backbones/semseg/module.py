@@ -12,11 +12,9 @@ from typing import Literal, get_args
 import lightning
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import nn
 
-from regnet_backbones.norm import convert_norm
+from regnet_backbones.optimize.layout import FORMATS
 from regnet_backbones.semseg import metrics, overlays
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.layouts import IGNORE
@@ -26,13 +24,12 @@ from regnet_backbones.semseg.network import (
     check_statistics,
     start_branches_at_one,
 )
+from regnet_backbones.semseg.optimization import optimize_for_training
 from regnet_backbones.semseg.schedule import parameter_groups, poly_with_warmup
+from regnet_backbones.semseg.sync_batchnorm import refuse_torchs_own, synchronize
 
 OptimizerName = Literal["adamw", "sgd"]
 Batch = dict[str, torch.Tensor | list[str]]
-
-# Devices on which torch's SyncBatchNorm does not train.
-WITHOUT_SYNC_BATCHNORM = ("cpu", "mps")
 
 # Where a checkpoint keeps what its hyperparameter `encoder_weights` was.
 ENCODER_WEIGHTS_KEY = "segmenter_encoder_weights"
@@ -65,6 +62,10 @@ class Segmenter(lightning.LightningModule):
             Lightning's own `Trainer(sync_batchnorm=True)` would delete them and is refused.
         channels_last: lay weights and maps out with channels last, the same numbers at another
             speed; measure it, grouped convolutions are slower so on some GPUs.
+        optimize: make the training faster (`regnet_backbones.optimize`): channels last where that
+            is measured to be, unless `channels_last` says it. Checkpoints stay the same. A resumed
+            run measures anew, and is exact to the last bit only if the same format is found.
+        compile: in training use `torch.compile`, which takes a minute at first; means `optimize`.
         short_side: pixels of the shorter side that validation images are resized to before the
             network, None for their own size. Metrics are counted at the size of the masks.
         pictures: how many validation images are drawn at every validation.
@@ -106,6 +107,8 @@ class Segmenter(lightning.LightningModule):
         power: float = 0.9,
         sync_batchnorm: bool = False,
         channels_last: bool = False,
+        optimize: bool = False,
+        compile: bool = False,
         short_side: int | None = None,
         pictures: int = 8,
         mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN,
@@ -138,8 +141,7 @@ class Segmenter(lightning.LightningModule):
         )
         if not zero_init_last and encoder_weights is None:
             start_branches_at_one(self.network.encoder)
-        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.network.to(memory_format=self._memory_format)
+        self.use_memory_format("channels_last" if channels_last else "contiguous")
         self.stride = int(self.network.encoder.output_stride)
         self.loss = SegmentationLoss(loss)
         self.confusion = metrics.confusion_matrix(num_classes)
@@ -262,23 +264,25 @@ class Segmenter(lightning.LightningModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Synchronise batch norms where several processes train and it is asked for.
+        """Synchronise batch norms between processes, and optimize the training, if asked for.
 
         Raises:
-            ValueError: the trainer would do it its own way, or the device cannot.
+            ValueError: the trainer would synchronise its own way, the device cannot, or there is no
+                compiler.
         """
-        _refuse_torch_sync_batchnorm(self.trainer)
-        if not self.hparams["sync_batchnorm"] or self.trainer.world_size == 1:
-            return
-        device = self.trainer.strategy.root_device.type
-        if stage == "fit" and device in WITHOUT_SYNC_BATCHNORM:
-            raise ValueError(
-                f"torch synchronises batch norms on GPUs only, the device is '{device}'; set "
-                "sync_batchnorm of the model to false, or train in one process"
+        refuse_torchs_own(self.trainer)
+        if self.hparams["sync_batchnorm"]:
+            self.network = synchronize(self.network, self.trainer, stage=stage)
+        compile = self.hparams["compile"]
+        if stage == "fit" and (self.hparams["optimize"] or compile):
+            optimize_for_training(
+                self, compile=compile, channels_last=self.hparams["channels_last"]
             )
-        # A second conversion would not know a converted layer and drop its activation.
-        if not any(isinstance(module, nn.SyncBatchNorm) for module in self.network.modules()):
-            self.network = convert_norm(self.network, "SyncBN")
+
+    def use_memory_format(self, name: str) -> None:
+        """Lay network and images out in a memory format, "contiguous" or "channels_last"."""
+        self._memory_format = FORMATS[name]
+        self.network.to(memory_format=self._memory_format)
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Save the hyperparameters so that a load does not fetch the encoder's weights again."""
@@ -342,18 +346,3 @@ def _check_numbers(*, above_zero: Mapping[str, float], not_negative: Mapping[str
     for name, value in not_negative.items():
         if not value >= 0:
             raise ValueError(f"{name} must be 0 or more, got {value}")
-
-
-def _refuse_torch_sync_batchnorm(trainer: lightning.Trainer) -> None:
-    """Raise a ValueError where Lightning would convert batch norms with torch's function.
-
-    That takes timm's `BatchNormAct2d` for a plain batch norm and deletes its activation. Lightning
-    applies it after `setup`, so it is still time; it has no public name for the setting.
-    """
-    connector = trainer._accelerator_connector
-    if isinstance(connector._layer_sync, TorchSyncBatchNorm):
-        raise ValueError(
-            "sync_batchnorm=True of the trainer would delete the activations of a RegNet (torch's "
-            "conversion does not know timm's layers); set sync_batchnorm of the model instead: "
-            "model.sync_batchnorm: true, trainer.sync_batchnorm: false"
-        )

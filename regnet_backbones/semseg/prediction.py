@@ -14,11 +14,13 @@ from tqdm import tqdm
 
 from regnet_backbones.inference.device import check_device
 from regnet_backbones.inference.images import output_names
+from regnet_backbones.inference.optimization import Optimization
 from regnet_backbones.semseg import overlays
-from regnet_backbones.semseg.checkpoints import load_segmenter
+from regnet_backbones.semseg.checkpoints import crop_size_of, load_segmenter
 from regnet_backbones.semseg.dataset import BadPairError, read_image
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.module import Segmenter
+from regnet_backbones.semseg.optimization import optimize_segmenter, typical_side
 from regnet_backbones.semseg.transforms import val_transform
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ def predict(
     inference: Inference | None = None,
     device: str | None = None,
     opacity: float = overlays.OPACITY,
+    optimization: Optimization | None = None,
 ) -> Predictions:
     """Predict the classes of all pixels of images.
 
@@ -66,6 +69,7 @@ def predict(
         inference: see `checkpoints.load_segmenter`.
         device: "cpu", "cuda", "cuda:1", ...; None for a GPU where there is one.
         opacity: from 0 to 1, how much of a pixel of an overlay is the colour of its class.
+        optimization: how the network shall be made fast, None for not at all.
 
     Raises:
         FileNotFoundError: the checkpoint is not there.
@@ -77,6 +81,9 @@ def predict(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     check_device(device)
     segmenter = load_segmenter(checkpoint, inference=inference).to(device).eval()
+    if optimization is not None:
+        side = typical_side(segmenter, crop_size_of(checkpoint))
+        optimize_segmenter(segmenter, optimization, side=side)
     output.mkdir(parents=True, exist_ok=True)
     names = segmenter.class_names
     colors = overlays.palette(len(names))

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer import Trainer
 from tabulate import tabulate
 
+from regnet_backbones.inference.optimization import show_reports
 from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.module import Segmenter
@@ -103,6 +104,7 @@ def launch_run(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 2 for a mistake of the user, which is printed.
     """
+    show_reports()
     try:
         cli = SegmentationCLI(
             Segmenter,

@@ -18,6 +18,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from regnet_backbones.detection.evaluators import build_evaluators
+from regnet_backbones.detection.optimization import optimize_for_training
 from regnet_backbones.detection.training.averaging import AverageWeights, build_average
 from regnet_backbones.detection.training.checkpointer import TrainingCheckpointer
 from regnet_backbones.detection.training.continuation import (
@@ -54,6 +55,13 @@ class Trainer(DefaultTrainer):
             cfg.freeze()
         super().__init__(cfg)
         self.order = DataOrder(cfg.SEED, self.cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the model of a training, made fast as `OPTIMIZE` says."""
+        model = super().build_model(cfg)
+        optimize_for_training(cfg, model)
+        return model
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:

@@ -1,0 +1,117 @@
+"""`OPTIMIZE` of a config: a detector made fast for its training, or afterwards."""
+
+import logging
+import math
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch import nn
+
+from regnet_backbones.detection.classes import PANOPTIC_DEEPLAB
+from regnet_backbones.detection.training.mappers import SEGMENTER
+from regnet_backbones.inference.optimization import (
+    Optimization,
+    check_compiler,
+    log_report,
+    optimize_trained,
+    optimize_training,
+)
+
+# Of a typical image, as of most photographs.
+ASPECT_RATIO = 4 / 3
+
+# Pixels of the shorter side where images are taken in their own size: COCO's.
+UNRESIZED = 480
+
+logger = logging.getLogger(__name__)
+
+
+def optimization_of(cfg: CfgNode) -> Optimization | None:
+    """Return what `OPTIMIZE` asks for, None where it is not enabled.
+
+    Raises:
+        ValueError: a value is none of its choices.
+    """
+    node = cfg.OPTIMIZE
+    if not node.ENABLED:
+        return None
+    try:
+        return Optimization(
+            dtype=node.DTYPE, compile=node.COMPILE, memory_format=node.MEMORY_FORMAT
+        )
+    except ValueError as error:
+        raise ValueError(f"OPTIMIZE cannot be so: {error}") from error
+
+
+def check_optimization(cfg: CfgNode, *, training: bool) -> None:
+    """Check `OPTIMIZE` before a model is built; warns of what a training does not follow.
+
+    Raises:
+        ValueError: a value is none of its choices, or there is no compiler for `COMPILE`.
+    """
+    optimization = optimization_of(cfg)
+    if optimization is None:
+        return
+    if optimization.compile:
+        check_compiler(cfg.MODEL.DEVICE)
+    if training and optimization.dtype != "float32":
+        logger.warning(
+            "OPTIMIZE.DTYPE %s is for trained models; the training takes its precision from "
+            "SOLVER.AMP.ENABLED",
+            optimization.dtype,
+        )
+
+
+def optimize_detector(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """Return a fast copy of a model with its final weights if `OPTIMIZE` says so, else itself."""
+    optimization = optimization_of(cfg)
+    if optimization is None:
+        return model
+    size = typical_size(cfg, training=False, divisor=model.backbone.size_divisibility)
+    model, report = optimize_trained(model, optimization, image_size=size)
+    if comm.is_main_process():
+        log_report(report)
+    return model
+
+
+def optimize_for_training(cfg: CfgNode, model: nn.Module) -> None:
+    """Make the training of a model fast if `OPTIMIZE` says so; in all processes, before DDP."""
+    optimization = optimization_of(cfg)
+    if optimization is None:
+        return
+    report = optimize_training(
+        model,
+        optimization,
+        image_size=typical_size(cfg, training=True, divisor=model.backbone.size_divisibility),
+        batch_size=cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
+        autocast=torch.float16 if cfg.SOLVER.AMP.ENABLED else None,  # that of AMPTrainer
+        from_first=lambda text: comm.all_gather(text)[0],
+    )
+    if comm.is_main_process():
+        log_report(report)
+
+
+def typical_size(cfg: CfgNode, *, training: bool, divisor: int) -> tuple[int, int]:
+    """Return height and width of an image as the backbone will often see it.
+
+    Args:
+        cfg: of which `INPUT` says how images are resized, and what a segmenter crops. Detectors
+            crop before they resize, which leaves the size.
+        training: of training or of test images.
+        divisor: the sides are padded to multiples of it; 0 for none.
+    """
+    sizes = cfg.INPUT
+    crops = cfg.MODEL.META_ARCHITECTURE in (SEGMENTER, PANOPTIC_DEEPLAB) and sizes.CROP.ENABLED
+    if training and crops and sizes.CROP.TYPE == "absolute":
+        sides = sizes.CROP.SIZE
+    else:
+        shorter = sizes.MIN_SIZE_TRAIN if training else sizes.MIN_SIZE_TEST
+        longest = sizes.MAX_SIZE_TRAIN if training else sizes.MAX_SIZE_TEST
+        # Several are chosen from, or from the range of two: the middle.
+        height = min(float(np.mean(shorter)) or UNRESIZED, longest / ASPECT_RATIO)
+        sides = (height, height * ASPECT_RATIO)
+    divisor = max(1, divisor)
+    height, width = (math.ceil(round(side) / divisor) * divisor for side in sides)
+    return height, width

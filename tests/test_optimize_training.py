@@ -1,0 +1,272 @@
+"""`OPTIMIZE` in the training of detectors: the same losses and checkpoints, in every process."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from small_training import draw_images, small_config, train
+from torch import nn
+from torch._inductor import config as inductor_config
+
+from regnet_backbones import config_path, optimize, shapes
+from regnet_backbones.detection.optimization import (
+    check_optimization,
+    optimization_of,
+    typical_size,
+)
+from regnet_backbones.detection.run import argument_parser, build_config
+from regnet_backbones.detection.training.trainer import Trainer
+from regnet_backbones.inference.optimization import Optimization, optimize_training
+
+TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
+QUICK = str(config_path("detectron2/quick/faster_rcnn_regnet_small_fpn.yaml"))
+ON = ["OPTIMIZE.ENABLED", True]
+FROZEN = ["MODEL.REGNET.NORM", "FrozenBN", "MODEL.FPN.NORM", "FrozenBN"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    draw_images(folder)
+    return folder
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Return of the compilations asked for, which are not done, whether they are for inference."""
+    asked = []
+    monkeypatch.setattr(
+        optimize, "compile_network", lambda _, *, inference, **__: asked.append(inference)
+    )
+    return asked
+
+
+# The training
+
+
+def test_losses_and_weights_are_those_without(tmp_path, caplog):
+    frozen = [*FROZEN, "SOLVER.MAX_ITER", 3]
+    losses, weights = train(small_config(tmp_path / "off", *frozen))
+    with caplog.at_level("INFO", "regnet_backbones.inference.optimization"):
+        fast, fast_weights = train(small_config(tmp_path / "on", *frozen, *ON))
+    # Of 7 blocks each 3 convolutions and 4 shortcuts that change the size, the stem, and the FPN's
+    # 4 lateral and 4 output ones.
+    assert "34 folded on the fly, 0 left" in caplog.text
+    assert caplog.text.count("optimized for training") == 1
+    assert list(fast) == [0, 1, 2]
+    for iteration, expected in losses.items():
+        assert fast[iteration] == pytest.approx(expected, rel=1e-4, abs=1e-8), iteration
+    assert list(fast_weights) == list(weights)
+
+
+@pytest.mark.parametrize(("first", "second"), [(ON, []), ([], ON)])
+def test_a_run_goes_on_with_and_without(tmp_path, first, second):
+    """With averaged weights and precise batch norm; of AdamW, differences grow with the steps."""
+    options = ["MODEL.EMA.ENABLED", True, "TEST.PRECISE_BN.ENABLED", True]
+    options += ["TEST.PRECISE_BN.NUM_ITER", 2]
+    expected, _ = train(small_config(tmp_path / "whole", *options))
+    train(small_config(tmp_path / "run", *options, *first), stop_after=2)
+    found, _ = train(small_config(tmp_path / "run", *options, *second), resume=True)
+    assert list(found) == [2, 3, 4]
+    for iteration, losses in found.items():
+        total = expected[iteration]["total_loss"]
+        assert losses["total_loss"] == pytest.approx(total, rel=1e-2)
+    whole, run = (
+        torch.load(tmp_path / name / "model_final.pth", weights_only=True)
+        for name in ("whole", "run")
+    )
+    assert list(run) == list(whole)
+    assert list(run["model"]) == list(whole["model"])
+
+
+def test_a_resumed_run_is_exact_in_a_given_memory_format(tmp_path):
+    options = [*FROZEN, *ON, "OPTIMIZE.MEMORY_FORMAT", "channels_last"]
+    expected, weights = train(small_config(tmp_path / "whole", *options))
+    train(small_config(tmp_path / "run", *options), stop_after=2)
+    found, found_weights = train(small_config(tmp_path / "run", *options), resume=True)
+    assert found == {iteration: expected[iteration] for iteration in (2, 3, 4)}
+    for name, weight in weights.items():
+        assert torch.equal(found_weights[name], weight), name
+
+
+def test_two_processes_train_in_one_memory_format(tmp_path):
+    """DDP refuses others; once the first process has said what was done, it is not said again."""
+    dataset = shapes.write(
+        tmp_path / "shapes", shapes.ShapesSpec(num_train=8, num_val=3, image_size=64)
+    )
+    own = {
+        "--train-json": dataset.instances_json("train"),
+        "--train-images": dataset.images("train"),
+        "--val-json": dataset.instances_json("val"),
+        "--val-images": dataset.images("val"),
+    }
+    result = subprocess.run(
+        [
+            *(sys.executable, "-W", "ignore", TOOL, "--config-file", QUICK, "--optimize"),
+            *("--num-gpus", "2", "--dist-url", "auto"),
+            *(str(item) for pair in own.items() for item in pair),
+            *("OUTPUT_DIR", str(tmp_path / "out"), "SOLVER.MAX_ITER", "2", "MODEL.DEVICE", "cpu"),
+            *("SOLVER.IMS_PER_BATCH", "4", "INPUT.MIN_SIZE_TRAIN", "(64,)"),
+            *("INPUT.MIN_SIZE_TEST", "64", "TEST.PICTURES", "0"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(re.findall("optimized for training", result.stdout)) == 1
+    assert len(re.findall(r"^bbox +\S+", result.stdout, re.MULTILINE)) == 1
+
+
+# What is shared with segmenters
+
+
+class Small(nn.Sequential):
+    """Two convolutions."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+
+
+def layout_of(network):
+    last = network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    return "channels_last" if last else "contiguous"
+
+
+@pytest.mark.parametrize("of_the_first", ["contiguous", "channels_last"])
+def test_all_processes_take_what_the_first_has_measured(monkeypatch, of_the_first):
+    own = "contiguous" if of_the_first == "channels_last" else "channels_last"
+    seconds = {own: 1.0, of_the_first: 2.0}
+    monkeypatch.setattr(optimize, "measure_layouts", lambda *a, **k: seconds)
+    heard, network = [], Small()
+    report = optimize_training(
+        network,
+        Optimization(),
+        image_size=(32, 32),
+        batch_size=2,
+        from_first=lambda text: heard.append(text) or of_the_first,
+    )
+    assert heard == [own]
+    assert layout_of(network) == report.memory_format == of_the_first
+    assert report.layout_seconds == seconds
+
+
+def test_a_given_memory_format_is_not_measured(monkeypatch):
+    monkeypatch.setattr(optimize, "measure_layouts", None)  # measuring would be a TypeError
+    network = Small()
+    settings = Optimization(memory_format="channels_last")
+    report = optimize_training(network, settings, image_size=(32, 32), batch_size=2)
+    assert layout_of(network) == "channels_last"
+    assert report.layout_seconds == {}
+
+
+def test_mixed_precision_is_measured_and_left_to_the_trainer(monkeypatch):
+    measured = []
+
+    def measure(trunk, images, *, training, dtype):
+        measured.append((tuple(images.shape), training, dtype))
+        return {"contiguous": 1.0, "channels_last": 2.0}
+
+    monkeypatch.setattr(optimize, "measure_layouts", measure)
+    network = Small()
+    sizes = {"image_size": (32, 48), "batch_size": 8}
+    optimize_training(network, Optimization(), **sizes, autocast=torch.bfloat16)
+    assert measured == [((2, 3, 32, 48), True, torch.bfloat16)]  # two are enough on a CPU
+    assert network(torch.rand(1, 3, 8, 8)).dtype == torch.float32
+
+
+# The config
+
+
+def test_it_is_off_by_default(tmp_path, caplog):
+    assert optimization_of(get_cfg()) is None
+    with caplog.at_level("INFO", "regnet_backbones.inference.optimization"):
+        trainer = Trainer(small_config(tmp_path, *FROZEN))
+    assert "optimized" not in caplog.text
+    kinds = {type(module).__module__ for module in trainer.model.modules()}
+    assert not any(kind.startswith("regnet_backbones.optimize") for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("options", "enabled", "compiles"),
+    [([], False, False), (["--optimize"], True, False), (["--compile"], True, True)],
+)
+def test_options_of_the_command_line(tmp_path, options, enabled, compiles):
+    args = ["--config-file", QUICK, *options, "DATASETS.TEST", "()", "DATASETS.TRAIN", "()"]
+    cfg = build_config(argument_parser("").parse_args(args))
+    assert (cfg.OPTIMIZE.ENABLED, cfg.OPTIMIZE.COMPILE) == (enabled, compiles)
+
+
+def test_compilation_is_asked_for(tmp_path, compiled):
+    Trainer(small_config(tmp_path, *ON, "OPTIMIZE.COMPILE", True))
+    assert compiled == [False]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("DTYPE", "int8", "dtype must be one of float32, bfloat16, float16, got 'int8'"),
+        ("MEMORY_FORMAT", "nhwc", "memory_format must be one of auto, contiguous, channels_last"),
+    ],
+)
+def test_unknown_values_are_refused(key, value, message):
+    cfg = get_cfg()
+    cfg.OPTIMIZE[key] = value
+    check_optimization(cfg, training=True)  # it is off
+    cfg.OPTIMIZE.ENABLED = True
+    with pytest.raises(ValueError, match=f"OPTIMIZE cannot be so: {message}"):
+        check_optimization(cfg, training=True)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_compiler_that_is_not_there_is_named_before_the_training(monkeypatch, device):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    cfg = get_cfg()
+    cfg.OPTIMIZE.ENABLED = cfg.OPTIMIZE.COMPILE = True
+    cfg.MODEL.DEVICE = device
+    message = {"cpu": r"needs a C\+\+ compiler.* variable CXX", "cuda": "needs a C compiler.* CC"}
+    with (
+        inductor_config.patch({"cpp.cxx": (None, "no-such-compiler")}),
+        pytest.raises(ValueError, match=message[device]),
+    ):
+        check_optimization(cfg, training=True)
+
+
+def test_a_type_for_trained_models_is_no_precision_of_the_training(caplog):
+    cfg = get_cfg()
+    cfg.OPTIMIZE.ENABLED, cfg.OPTIMIZE.DTYPE = True, "bfloat16"
+    check_optimization(cfg, training=False)
+    assert not caplog.records
+    check_optimization(cfg, training=True)
+    assert "OPTIMIZE.DTYPE bfloat16 is for trained models" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "training", "divisor", "expected"),
+    [
+        # 800 by 1066.7, up to multiples of 32.
+        (["INPUT.MIN_SIZE_TEST", 800], False, 32, (800, 1088)),
+        (["INPUT.MIN_SIZE_TEST", 800], False, 0, (800, 1067)),
+        # The longer side is at most 512.
+        (["INPUT.MIN_SIZE_TEST", 800, "INPUT.MAX_SIZE_TEST", 512], False, 32, (384, 512)),
+        # Images in their own size.
+        (["INPUT.MIN_SIZE_TEST", 0], False, 32, (480, 640)),
+        # The middle of 640 and 800, as of 640 to 800.
+        (["INPUT.MIN_SIZE_TRAIN", (640, 800)], True, 32, (736, 960)),
+        # A crop of a segmenter, and that of a detector, which is resized.
+        (["MODEL.META_ARCHITECTURE", "SemanticSegmentor"], True, 32, (512, 704)),
+        (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], True, 32, (800, 1088)),
+    ],
+)
+def test_sizes_are_typical(overrides, training, divisor, expected):
+    cfg = get_cfg()
+    crop = ["INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE"]
+    cfg.merge_from_list([*crop, [512, 700], *overrides])
+    assert typical_size(cfg, training=training, divisor=divisor) == expected
