@@ -13,7 +13,10 @@ def interleaved_times(
     warmup: int = 2,
     device: torch.device | str = "cpu",
 ) -> dict[str, tuple[float, ...]]:
-    """Time several calls in rounds: each once, then each again.
+    """Time several calls in rounds: each once, then each again in the opposite order.
+
+    What a call leaves behind, in caches or in threads that still wait for work, so does not always
+    burden the same one.
 
     Args:
         calls: what to time, by name.
@@ -34,9 +37,10 @@ def interleaved_times(
         for call in calls.values():
             call()
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(runs):
-        for name, call in calls.items():
-            times[name].append(timed(call))
+    names = list(calls)
+    for round_number in range(runs):
+        for name in names if round_number % 2 == 0 else reversed(names):
+            times[name].append(timed(calls[name]))
     return {name: tuple(seconds) for name, seconds in times.items()}
 
 

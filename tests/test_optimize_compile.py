@@ -8,11 +8,14 @@ import torch._dynamo
 import torch._inductor.compile_fx
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
+from functorch.compile import min_cut_rematerialization_partition, nop
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.backends.debugging import aot_eager
 from torch._dynamo.utils import counters
 
 from regnet_backbones import config_path
 from regnet_backbones.backbone import RegNetFeatures
+from regnet_backbones.benchmark.memory import saved_bytes
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.optimize import optimize
 from regnet_backbones.optimize.compiling import MAX_COMPILATIONS, CompiledCalls
@@ -78,6 +81,25 @@ def test_a_compiled_training_has_the_same_gradients(monkeypatch, randomize):
     for name, parameter in fast.named_parameters():
         expected = named[name].grad
         assert (parameter.grad - expected).abs().max() <= 1e-4 * expected.abs().max() + 1e-7, name
+
+
+def test_a_compiled_training_keeps_no_scaled_weights(monkeypatch):
+    """Inductor's choice of what to keep, with graphs that are run as they are."""
+    compile_nothing = aot_autograd(
+        fw_compiler=nop, bw_compiler=nop, partition_fn=min_cut_rematerialization_partition
+    )
+    monkeypatch.setattr(torch._inductor.compile_fx, "compile_fx", compile_nothing)
+    network = RegNetFeatures(TINY, norm="FrozenBN").train()
+    images = torch.randn(2, 3, 64, 64)
+
+    def forward():
+        return sum(features.square().mean() for features in network(images))
+
+    besides = [*network.parameters(), *network.buffers()]
+    plain = saved_bytes(forward, besides=besides)
+    options = {"compile": True, "memory_format": "contiguous", "image_size": (64, 64)}
+    optimize(network, mode="training", **options)
+    assert 0 < saved_bytes(forward, besides=besides) <= plain
 
 
 @torch.no_grad()

@@ -15,9 +15,11 @@ from detectron2.config import LazyConfig, get_cfg
 from detectron2.modeling import build_backbone
 
 from regnet_backbones import zoo
+from regnet_backbones.benchmark.command import benchmark_parser
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.run import argument_parser
 from regnet_backbones.inference.arguments import evaluate_parser, predict_parser
+from regnet_backbones.inference.export import export_parser
 from regnet_backbones.weights.sources import find_source
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +51,7 @@ def test_ci_runs_the_readmes_test_command_then_lint():
 def test_training_commands_parse_and_name_configs_that_exist():
     found = [c[2:] for c in commands("python tools/train_net.py")]
     found += [c[c.index("tools/train_net.py") + 1 :] for c in commands("torchrun")]
-    assert len(found) == 6
+    assert len(found) == 7
     own = []
     for command in found:
         args = argument_parser(epilog="").parse_args(command)
@@ -86,7 +88,15 @@ def test_the_trainings_of_segmenters_name_configs_and_options_that_exist(segment
 def test_evaluations_and_predictions_parse():
     for tool, parser in (("evaluate", evaluate_parser), ("predict", predict_parser)):
         found = commands(f"python tools/{tool}.py")
-        assert len(found) == 2
+        assert len(found) == 3
+        for command in found:
+            parser("").parse_args(command[2:])
+
+
+def test_benchmarks_and_exports_parse():
+    for tool, parser, count in (("benchmark", benchmark_parser, 1), ("export", export_parser, 4)):
+        found = commands(f"python tools/{tool}.py")
+        assert len(found) == count
         for command in found:
             parser("").parse_args(command[2:])
 
@@ -117,7 +127,7 @@ def test_the_code_runs(tmp_path):
         cfg.merge_from_other_cfg(type(cfg)(yaml.safe_load(block)))
     (tmp_path / "my_config.yaml").write_text("\n".join([cfg.dump(), "VERSION: 2"]))
     found = blocks("python")
-    assert len(found) == 4
+    assert len(found) == 5
     for block in found:
         block = block.replace("512", "64")  # as true of a small image
         result = subprocess.run(

@@ -60,7 +60,8 @@ def test_locked_versions_are_in_the_ranges_of_the_project(extra):
 
 
 def test_the_extras_are_those_promised():
-    assert set(PROJECT["optional-dependencies"]) == {"detectron2", "smp", "train", "export", "dev"}
+    promised = {"detectron2", "smp", "train", "benchmark", "export", "dev"}
+    assert set(PROJECT["optional-dependencies"]) == promised
 
 
 def test_detectron2_comes_with_a_hash():

@@ -14,8 +14,8 @@ def test_calls_take_turns_after_the_warm_up(monkeypatch):
     times = interleaved_times(
         {"one": lambda: order.append(1), "two": lambda: order.append(2)}, runs=2, warmup=1
     )
-    assert order == [1, 2, 1, 2, 1, 2]
-    assert times == {"one": (1.0, 4.0), "two": (2.0, 8.0)}
+    assert order == [1, 2, 1, 2, 2, 1]
+    assert times == {"one": (1.0, 8.0), "two": (2.0, 4.0)}
 
 
 def test_cuda_is_timed_by_events(monkeypatch):

@@ -26,6 +26,8 @@ class OnnxNetwork(nn.Module):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors
+        # Its threads would keep the cores busy when the next row has its turn.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(_exported(case), options, providers=[provider])
         self.input_name = self.session.get_inputs()[0].name
 

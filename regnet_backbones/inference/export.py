@@ -43,7 +43,7 @@ def export_command(argv: Sequence[str] | None, *, description: str) -> int:
         The exit status: 0, or 2 for a mistake of the user or a network that cannot be exported so,
         which is printed.
     """
-    args = _parser(description).parse_args(argv)
+    args = export_parser(description).parse_args(argv)
     try:
         print(_export(args))
     except (ValueError, KeyError, OSError, ModuleNotFoundError) as error:
@@ -121,7 +121,7 @@ def _refuse(args: argparse.Namespace, *names: str) -> None:
             )
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
+def export_parser(description: str) -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter

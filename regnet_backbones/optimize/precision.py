@@ -21,8 +21,8 @@ def check_dtype(dtype: torch.dtype | None) -> None:
 
 
 def has_native(dtype: torch.dtype) -> bool:
-    """Whether this CPU has instructions for the type (of other makes than x86 nothing is known)."""
-    cpu = torch.cpu.get_capabilities()
+    """Whether this CPU has instructions for the type; True where torch does not know."""
+    cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if cpu.get("architecture") != "x86_64":
         return True
     needed = {

@@ -48,7 +48,8 @@ class _ScaledConv(torch.autograd.Function):
         """Convolve, and keep the map and unscaled weights."""
         ctx.save_for_backward(x, weight, scale)
         ctx.place = place
-        return functional.conv2d(x, _scaled(weight, scale, x.dtype), bias.to(x.dtype), *place)
+        scaled = (weight * scale.reshape(-1, 1, 1, 1)).to(x.dtype)
+        return functional.conv2d(x, scaled, bias.to(x.dtype), *place)
 
     @staticmethod
     @once_differentiable
@@ -57,10 +58,13 @@ class _ScaledConv(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.place
         needed = [*ctx.needs_input_grad[:2], False]
+        factors = scale.reshape(-1, 1, 1, 1)
+        # The order of `forward` would be the same expression to a compiler, which would keep it.
+        scaled = (factors * weight).to(x.dtype)
         by_map, by_weight, _ = torch.ops.aten.convolution_backward(
             gradient,
             x,
-            _scaled(weight, scale, x.dtype),
+            scaled,
             None,
             stride,
             padding,
@@ -71,10 +75,5 @@ class _ScaledConv(torch.autograd.Function):
             needed,
         )
         if by_weight is not None:
-            by_weight = by_weight.to(weight.dtype) * scale.reshape(-1, 1, 1, 1)
+            by_weight = by_weight.to(weight.dtype) * factors
         return by_map, by_weight, None, None, None
-
-
-def _scaled(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Scale the output channels of a weight."""
-    return (weight * scale.reshape(-1, 1, 1, 1)).to(dtype)
