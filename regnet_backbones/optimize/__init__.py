@@ -64,10 +64,9 @@ def optimize(
             cast; a `RegNetFeatures` then gives maps of this type, other models what they gave
             before. In training `forward` runs under autocast (float16 needs a
             `torch.amp.GradScaler`).
-        compile: `torch.compile`. On a CPU it takes a C++ compiler,
-            and calls under `torch.no_grad` or `torch.inference_mode` to be fastest.
-        dynamic: compile once for all heights and widths, rather than for each anew. Code for one
-            size is a little faster.
+        compile: `torch.compile`. On a CPU it takes a C++ compiler, and calls under `torch.no_grad`
+            or `torch.inference_mode` to be fastest.
+        dynamic: compile once for all heights and widths, rather than for each anew.
         memory_format: "auto" measures, on random images of `image_size` and `batch_size`.
         checkpointing: in training, keep only what enters a block and compute the rest again.
         cuda_graphs: with `compile` on CUDA, for images of few sizes (see

@@ -15,7 +15,7 @@ from regnet_backbones.timing import interleaved_times
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
-RUNS = 5
+RUNS = 10
 
 
 def measure_layouts(
