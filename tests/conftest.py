@@ -16,12 +16,23 @@ def _seed():
 
 
 @pytest.fixture(autouse=True)
-def _logger():
-    """Let our messages reach pytest: a run in this process logs where detectron2 does."""
+def _loggers():
+    """Let our messages reach pytest: a run in this process logs where detectron2 does.
+
+    What earlier tests captured is closed by now, and detectron2 would go on writing to it.
+    """
     ours = logging.getLogger("regnet_backbones")
     ours.handlers.clear()
     ours.propagate = True
     ours.setLevel(logging.NOTSET)
+    for name in ("detectron2", "fvcore"):
+        handlers = logging.getLogger(name).handlers
+        handlers[:] = [each for each in handlers if not is_closed(each)]
+
+
+def is_closed(handler):
+    """Whether a handler has a stream that cannot be written to any more."""
+    return getattr(getattr(handler, "stream", None), "closed", False)
 
 
 @pytest.fixture
@@ -44,6 +55,18 @@ def randomize():
         return network
 
     return randomize_network
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Return of the compilations asked for, which are not done, whether they are for inference."""
+    from regnet_backbones import optimize
+
+    asked = []
+    monkeypatch.setattr(
+        optimize, "compile_network", lambda _, *, inference, **__: asked.append(inference)
+    )
+    return asked
 
 
 @pytest.fixture

@@ -45,16 +45,6 @@ def plain(dataset, tmp_path_factory):
     return train(dataset, folder, 2), folder
 
 
-@pytest.fixture
-def compiled(monkeypatch):
-    """Return of the compilations asked for, which are not done, whether they are for inference."""
-    asked = []
-    monkeypatch.setattr(
-        optimize, "compile_network", lambda _, *, inference, **__: asked.append(inference)
-    )
-    return asked
-
-
 def test_weights_are_those_without(dataset, plain, tmp_path, caplog):
     fast = train(dataset, tmp_path, 2, *ON)
     assert caplog.text.count("optimized for training") == 1

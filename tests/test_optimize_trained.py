@@ -83,16 +83,6 @@ def predicted(detector, dataset, output, *options):
 
 
 @pytest.fixture
-def compiled(monkeypatch):
-    """Return of the compilations asked for, which are not done, whether they are for inference."""
-    asked = []
-    monkeypatch.setattr(
-        optimize, "compile_network", lambda _, *, inference, **__: asked.append(inference)
-    )
-    return asked
-
-
-@pytest.fixture
 def reports(caplog):
     """Return a function that says how often a report was logged, and all that was logged."""
     return lambda: (caplog.text.count("optimized for inference"), caplog.text)

@@ -36,16 +36,6 @@ def images(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def compiled(monkeypatch):
-    """Return of the compilations asked for, which are not done, whether they are for inference."""
-    asked = []
-    monkeypatch.setattr(
-        optimize, "compile_network", lambda _, *, inference, **__: asked.append(inference)
-    )
-    return asked
-
-
 # The training
 
 

@@ -4,7 +4,6 @@ A peer at its best gets what our package uses, too: one cast of the weights, con
 ("freezing") on a CPU, recorded graphs of kernels on a GPU; and it may be compiled for one size.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 
 from regnet_backbones.benchmark.cases import PRECISIONS, Case, Precision
 from regnet_backbones.optimize import optimize
+from regnet_backbones.optimize.compiling import compile_network
 from regnet_backbones.optimize.precision import autocast, cast
 from regnet_backbones.optimize.trunk import trunk_of
 
@@ -79,29 +79,10 @@ class Treatment:
         if self.channels_last:
             trunk.to(memory_format=torch.channels_last)
         if self.compiled:
-            self._compile(trunk, case)
+            compile_network(
+                trunk, inference=not case.training, dynamic=False, cuda_graphs=self.cuda_graphs
+            )
         return model
-
-    def _compile(self, trunk: nn.Module, case: Case) -> None:
-        """Compile a peer for this one size."""
-        options = {"triton.cudagraphs": True} if self.cuda_graphs else None
-        trunk.compile(dynamic=False, options=options)
-        if not case.training and case.device == "cpu":
-            trunk._compiled_call_impl = _ConstantWeights(trunk._compiled_call_impl)
-
-
-class _ConstantWeights:
-    """Calls of a compiled network with inductor's freezing, which is a switch of the process."""
-
-    def __init__(self, call: Callable):
-        self.call = call
-
-    def __call__(self, *args: object, **options: object) -> object:
-        """Do what the network does."""
-        from torch._inductor import config
-
-        with config.patch(freezing=True):
-            return self.call(*args, **options)
 
 
 def _both_precisions(*treatments: Treatment) -> tuple[Treatment, ...]:
