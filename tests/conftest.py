@@ -73,23 +73,9 @@ def compiled(monkeypatch):
 def detectron2s_own_regnet():
     """Return a function that builds detectron2's own RegNet of a design."""
 
-    def build(design, **options):
-        from detectron2.modeling.backbone import regnet
+    from regnet_backbones.benchmark.extractors import detectron2s_regnet
 
-        return regnet.RegNet(
-            stem_class=regnet.SimpleStem,
-            stem_width=design.stem_width,
-            block_class=regnet.ResBottleneckBlock,
-            depth=design.depth,
-            w_a=design.w_a,
-            w_0=design.w_0,
-            w_m=design.w_m,
-            group_width=design.group_width,
-            se_ratio=design.se_ratio,
-            **{"norm": "BN", "out_features": ["s1", "s2", "s3", "s4"], **options},
-        )
-
-    return build
+    return detectron2s_regnet
 
 
 @pytest.fixture(scope="session")

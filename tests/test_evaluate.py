@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import lightning
 import numpy as np
 import pytest
 import torch
@@ -19,11 +18,11 @@ from detectron2.engine import DefaultPredictor
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from PIL import Image
+from small_segmenter import train_segmenter
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.semseg.datamodule import SegmentationData
-from regnet_backbones.semseg.module import Segmenter
 
 TOOLS = Path(__file__).parent.parent / "tools"
 QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
@@ -89,25 +88,8 @@ def data(dataset):
 @pytest.fixture(scope="module")
 def segmenter(data, tmp_path_factory):
     """Return the folder that a training of a segmenter leaves."""
-    torch.manual_seed(0)
     run = tmp_path_factory.mktemp("segmenter")
-    model = Segmenter(
-        data.num_classes,
-        class_names=data.class_names,
-        encoder="regnetx_002",
-        encoder_weights=None,
-        decoder_options={"decoder_channels": [32, 32, 16, 16, 8]},
-        pictures=0,
-    )
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_steps=1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(model, data)
+    trainer = train_segmenter(data)
     trainer.save_checkpoint(run / "checkpoints" / "best.ckpt")
     return run
 

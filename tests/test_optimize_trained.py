@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import lightning
 import numpy as np
 import pytest
 import torch
@@ -11,13 +10,13 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from load_tool import load_tool
 from PIL import Image
+from small_segmenter import train_segmenter
 from torch._inductor import config as inductor_config
 
 from regnet_backbones import config_path, optimize, shapes
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.inference.optimization import Optimization
 from regnet_backbones.semseg.datamodule import SegmentationData
-from regnet_backbones.semseg.module import Segmenter
 
 QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
 # Random weights are sure of nothing.
@@ -193,28 +192,11 @@ def test_a_config_with_an_unknown_type_is_refused(detector, dataset, tmp_path, c
 @pytest.fixture(scope="module")
 def segmenter(dataset, tmp_path_factory):
     """Return the folder that a training of a segmenter leaves."""
-    torch.manual_seed(0)
     run = tmp_path_factory.mktemp("segmenter")
     root = str(dataset.root / "semantic")
     data = SegmentationData("ade20k", root, crop_size=64, batch_size=4, num_workers=0)
-    model = Segmenter(
-        data.num_classes,
-        class_names=data.class_names,
-        encoder="regnetx_002",
-        encoder_weights=None,
-        decoder_options={"decoder_channels": [32, 32, 16, 16, 8]},
-        pictures=0,
-    )
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_steps=1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(model, data)
-    with_statistics(model)
+    trainer = train_segmenter(data)
+    with_statistics(trainer.lightning_module)
     trainer.save_checkpoint(run / "checkpoints" / "best.ckpt")
     return run
 

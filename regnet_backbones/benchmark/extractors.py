@@ -3,7 +3,7 @@
 A peer's weights are ours, renamed, so that its maps show that it is the same network.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from regnet_backbones import zoo
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.benchmark.cases import Case
+from regnet_backbones.design import RegNetDesign
 from regnet_backbones.norm import convert_norm
 from regnet_backbones.weights import convert
 
@@ -81,11 +82,16 @@ def load_ours(network: nn.Module, variant: str, dialect: str, prefix: str = "") 
     network.load_state_dict({prefix + name: tensor for name, tensor in state.items()})
 
 
-def detectron2s_regnet(variant: zoo.Variant, *, norm: str = "BN", freeze_at: int = 0) -> nn.Module:
-    """Return detectron2's own RegNet of a variant."""
+def detectron2s_regnet(
+    design: RegNetDesign,
+    *,
+    norm: str = "BN",
+    freeze_at: int = 0,
+    out_features: Sequence[str] = STAGES,
+) -> nn.Module:
+    """Return detectron2's own RegNet of a design."""
     from detectron2.modeling.backbone import regnet
 
-    design = variant.design
     return regnet.RegNet(
         stem_class=regnet.SimpleStem,
         stem_width=design.stem_width,
@@ -98,7 +104,7 @@ def detectron2s_regnet(variant: zoo.Variant, *, norm: str = "BN", freeze_at: int
         se_ratio=design.se_ratio,
         norm=norm,
         freeze_at=freeze_at,
-        out_features=list(STAGES),
+        out_features=list(out_features),
     )
 
 
@@ -149,7 +155,13 @@ PEERS = (
         _not_in_torchvision,
         "torchvision",
     ),
-    Peer("detectron2", "detectron2", detectron2s_regnet, not_in_detectron2, "pycls"),
+    Peer(
+        "detectron2",
+        "detectron2",
+        lambda variant: detectron2s_regnet(variant.design),
+        not_in_detectron2,
+        "pycls",
+    ),
     Peer("SMP", "segmentation_models_pytorch", _smps, _always, "timm_features", "model."),
     Peer(
         "ResNet-50",

@@ -8,7 +8,7 @@ from torch import nn
 
 from regnet_backbones.benchmark import whole_models
 from regnet_backbones.benchmark.cases import Case
-from regnet_backbones.optimize.trunk import maps_of
+from regnet_backbones.optimize.trunk import maps_of, relative_error
 
 LEVELS = 4  # C2 to C5
 
@@ -91,10 +91,9 @@ def largest_error(maps: list[torch.Tensor], reference: list[torch.Tensor]) -> fl
             raise ValueError(
                 f"C{level} is {tuple(found.shape)}, and {tuple(expected.shape)} in our extractor"
             )
-        found, expected = found.float(), expected.float()
         if not found.isfinite().all():
             raise FloatingPointError(f"C{level} has values that are not finite")
-        errors.append(((found - expected).abs().max() / expected.abs().max()).item())
+        errors.append(relative_error(found, expected))
     return max(errors)
 
 

@@ -39,7 +39,9 @@ def detector_of_detectron2(case: Case) -> nn.Module:
     """Return the same Mask R-CNN on detectron2's own RegNet."""
     model = our_detector(case)
     model.backbone.bottom_up = detectron2s_regnet(
-        zoo.get(case.variant), norm="FrozenBN", freeze_at=model.backbone.bottom_up.freeze_at
+        zoo.get(case.variant).design,
+        norm="FrozenBN",
+        freeze_at=model.backbone.bottom_up.freeze_at,
     ).to(case.device)
     return model
 

@@ -34,7 +34,6 @@ from regnet_backbones.export.checking import (
     ExportError,
     check,
     random_images,
-    relative_error,
 )
 from regnet_backbones.export.files import check_path, written_whole
 from regnet_backbones.export.formats import IMAGE_SIZE
@@ -42,6 +41,7 @@ from regnet_backbones.export.torchscript import TORCHSCRIPT_SUFFIXES, load_torch
 from regnet_backbones.image_files import UNREADABLE
 from regnet_backbones.inference.trained import Trained
 from regnet_backbones.optimize.folding import fold_batch_norm
+from regnet_backbones.optimize.trunk import relative_error
 from regnet_backbones.shapes import ShapesSpec, draw
 
 # Height and width of the images of the check, as parts of those that are given.

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from regnet_backbones.export.running import Runner
+from regnet_backbones.optimize.trunk import relative_error
 
 # Largest difference that is rounding, as a part of the largest value of a map.
 TOLERANCE = 1e-4
@@ -126,17 +127,6 @@ def check(
                 f"{sizes[-1]}; allowed is {tolerance:.1e}"
             )
     return tuple(sizes)
-
-
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the largest difference as a part of the largest value; infinite for other shapes."""
-    if found.shape != expected.shape:
-        return float("inf")
-    if not expected.numel():
-        return 0.0
-    found, expected = found.double(), expected.double()
-    largest = expected.abs().max().item() or 1.0
-    return (found - expected).abs().max().item() / largest
 
 
 def _size(shape: Iterable[int]) -> str:

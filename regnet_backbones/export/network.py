@@ -16,6 +16,7 @@ from torch import nn
 
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.optimize.folding import fold_batch_norm
+from regnet_backbones.optimize.trunk import first_conv, maps_of
 
 
 class NamedMaps(nn.Module):
@@ -33,7 +34,7 @@ class NamedMaps(nn.Module):
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the maps of images (N, C, H, W) by name."""
-        return dict(zip(self.names, _tensors(self.network(images)), strict=True))
+        return dict(zip(self.names, maps_of(self.network(images)), strict=True))
 
 
 def part_of(model: nn.Module) -> nn.Module:
@@ -59,8 +60,7 @@ def in_channels_of(network: nn.Module) -> int:
     Raises:
         ValueError: it begins with no convolution, or its weights are no float32.
     """
-    trunk = getattr(network, "bottom_up", network)  # of an FPN, whose own layers come first
-    first = next((module for module in trunk.modules() if isinstance(module, nn.Conv2d)), None)
+    first = first_conv(network)
     if first is None:
         raise ValueError(
             f"{type(network).__name__} has no convolution; exported are a RegNetFeatures, the "
@@ -89,7 +89,7 @@ def prepare(network: nn.Module, example: torch.Tensor, *, fold: bool) -> NamedMa
     network.to(memory_format=torch.contiguous_format)
     output = network(example)
     names = _names(network, output)
-    for name, tensor in zip(names, _tensors(output), strict=True):
+    for name, tensor in zip(names, maps_of(output), strict=True):
         if tensor.ndim == 4 and min(tensor.shape[-2:]) < 2:
             raise ValueError(
                 f"image_size {tuple(example.shape[-2:])} is too small: '{name}' is "
@@ -113,10 +113,3 @@ def _names(network: nn.Module, output: object) -> tuple[str, ...]:
     if hasattr(network, "segmentation_head"):  # of SMP, with its head for whole images
         return ("logits", "labels")
     return tuple(f"output_{number}" for number in range(len(output)))
-
-
-def _tensors(output: object) -> list[torch.Tensor]:
-    """Return the tensors of an output."""
-    if isinstance(output, torch.Tensor):
-        return [output]
-    return list(output.values() if isinstance(output, Mapping) else output)

@@ -26,7 +26,7 @@ from regnet_backbones.optimize.folding import (
 from regnet_backbones.optimize.layout import FORMATS, measure_layouts
 from regnet_backbones.optimize.precision import autocast, cast, check_dtype, has_native
 from regnet_backbones.optimize.report import Mode, Report
-from regnet_backbones.optimize.trunk import example_images, maps_of, trunk_of
+from regnet_backbones.optimize.trunk import example_images, maps_of, relative_error, trunk_of
 
 __all__ = ["Report", "optimize"]
 
@@ -174,11 +174,8 @@ def _maps(trunk: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _error(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
-    """Return the largest difference relative to the largest value, over all maps."""
-    return max(
-        ((one.float() - other.float()).abs().max() / other.float().abs().max()).item()
-        for one, other in zip(found, expected, strict=True)
-    )
+    """Return the largest relative error over all maps."""
+    return max(relative_error(*maps) for maps in zip(found, expected, strict=True))
 
 
 def _notes(
