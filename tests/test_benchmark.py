@@ -6,18 +6,17 @@ import socket
 
 import pytest
 import torch
-from torch import nn
 
-from regnet_backbones.benchmark.cases import Case, parse_size
+from regnet_backbones.benchmark.cases import Case
 from regnet_backbones.benchmark.chart import write_chart
 from regnet_backbones.benchmark.floors import Rates, distances, floors_of, measure_rates
 from regnet_backbones.benchmark.growth import Point, growth, points
 from regnet_backbones.benchmark.machine import cpu_model, versions
-from regnet_backbones.benchmark.memory import peak_bytes, saved_bytes
 from regnet_backbones.benchmark.report import as_json, growth_table, result_table, write_json
 from regnet_backbones.benchmark.results import Result, Row, failed_rows
 from regnet_backbones.benchmark.runner import failure_of
 from regnet_backbones.benchmark.steps import largest_error
+from regnet_backbones.image_sizes import parse_size
 
 CASE = Case("features", False, "regnetx_002", (64, 96), 4)
 
@@ -39,44 +38,6 @@ RESULT = Result(
         Row("detectron2", "detectron2", "fp32", "failed", note="RuntimeError: broken"),
     ),
 )
-
-
-# Memory
-
-
-def test_peak_memory_of_a_hand_made_call():
-    """1000 floats, their copy twice as long beside them, then only that one."""
-    x = torch.zeros(1000)
-
-    def call():
-        once = x.exp()  # 4000 bytes
-        twice = torch.cat([once, once])  # 8000 more: the peak
-        del once
-        return torch.cat([twice, twice[:1]])[:1]  # 8004, without the 4000
-
-    assert peak_bytes(call) == 16004
-    assert peak_bytes(lambda: x.exp()) == 4000
-    assert peak_bytes(lambda: x.exp_()) == 0
-
-
-def test_what_was_there_before_and_is_released_is_no_peak():
-    held = [torch.zeros(1000)]
-    assert peak_bytes(held.clear) == 0
-
-
-def test_saved_bytes_of_a_hand_made_network():
-    """A 1x1 convolution keeps its input, a ReLU its output, a product both its factors."""
-    conv, x = nn.Conv2d(2, 3, 1), torch.randn(1, 2, 8, 8)
-    besides = list(conv.parameters())
-
-    def forward():
-        y = conv(x).relu()
-        return (y * y).sum()
-
-    # 2 and 3 channels of 64 floats; y is kept three times, and its storage counted once.
-    assert saved_bytes(forward, besides=besides) == (2 + 3) * 64 * 4
-    assert saved_bytes(forward, besides=()) == (2 + 3) * 64 * 4 + 2 * 3 * 4
-    assert saved_bytes(lambda: conv(x).sum(), besides=[*besides, x]) == 0
 
 
 # Results

@@ -28,11 +28,15 @@ RINGS = {
     "zoo": 0,
     "shapes": 0,
     "image_files": 0,
+    "image_sizes": 0,
+    "whole_files": 0,
     "__init__": 0,
     "norm": 1,
     "weights": 1,
     "backbone": 1,
     "timing": 1,
+    "memory": 1,
+    "latency": 1,
     "optimize": 1,
     "export": 1,
     "adapters": 2,
@@ -40,6 +44,7 @@ RINGS = {
     "semseg": 2,
     "inference": 2,
     "benchmark": 2,
+    "design_tool": 2,
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 

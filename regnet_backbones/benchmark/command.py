@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from regnet_backbones import zoo
-from regnet_backbones.benchmark.cases import MODES, PRECISIONS, Case, Precision, parse_size
+from regnet_backbones.benchmark.cases import MODES, PRECISIONS, Case, Precision
 from regnet_backbones.benchmark.chart import write_chart
 from regnet_backbones.benchmark.entries import (
     REFERENCES,
@@ -33,6 +32,8 @@ from regnet_backbones.benchmark.report import (
 )
 from regnet_backbones.benchmark.results import Result, failed_rows
 from regnet_backbones.benchmark.runner import measure
+from regnet_backbones.image_sizes import parse_size
+from regnet_backbones.timing import cpu_threads
 
 
 def benchmark_command(argv: Sequence[str] | None, *, description: str) -> int:
@@ -52,7 +53,7 @@ def benchmark_command(argv: Sequence[str] | None, *, description: str) -> int:
         _check(args, cases)
         chosen = {case: _chosen(args, case) for case in cases}
         chosen = {case: entries for case, entries in chosen.items() if entries}
-        with _threads(args.threads):
+        with cpu_threads(args.threads):
             return _benchmark(args, chosen, _plain_command(argv, args.output))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -188,17 +189,6 @@ def _try_chart(path: Path, results: Sequence[Result]) -> None:
         write_chart(path, results)
     except (ModuleNotFoundError, ValueError) as error:
         print(f"no chart: {error}", file=sys.stderr)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Let torch work with so many threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _plain_command(argv: Sequence[str], output: str | None) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,10 +39,10 @@ def machine(device: str) -> dict[str, object]:
     return description
 
 
-def versions() -> Mapping[str, str | None]:
+def versions(packages: Iterable[str] = PACKAGES) -> Mapping[str, str | None]:
     """Return the version of Python and of each package, None for what is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in packages:
         found[name] = None if find_spec(name) is None else import_module(name).__version__
     return found
 

@@ -11,13 +11,10 @@ import torch
 from regnet_backbones.benchmark import extractors
 from regnet_backbones.benchmark.cases import Case
 from regnet_backbones.benchmark.entries import Entry
-from regnet_backbones.benchmark.memory import peak_bytes, saved_bytes
 from regnet_backbones.benchmark.results import Result, Row, Status
 from regnet_backbones.benchmark.steps import Step, largest_error, last_maps, make_step
+from regnet_backbones.memory import is_out_of_memory, peak_bytes, saved_bytes
 from regnet_backbones.timing import interleaved_times
-
-# How torch says that there is no memory left, beside `torch.OutOfMemoryError` and `MemoryError`.
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 # An absolute path, up to its last part: of this machine, and of no use to others.
 PATH = re.compile(r"(?<![\w:/.])(?:/[^\s/'\",:;()]+)*/(?=[^\s/])")
@@ -109,13 +106,10 @@ def measure(
 
 def failure_of(error: Exception) -> Failure:
     """Say in a line, without paths of this machine, why a row has no times."""
+    if is_out_of_memory(error):
+        return Failure("out of memory", "")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = PATH.sub("", " ".join(lines))
-    out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
-    )
-    if out_of_memory:
-        return Failure("out of memory", "")
     if len(text) > ERROR_LENGTH:
         text = text[:ERROR_LENGTH] + " ..."
     return Failure("failed", f"{type(error).__name__}: {text}")

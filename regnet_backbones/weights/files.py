@@ -1,11 +1,9 @@
 """Weights files: a checkpoint read into a state dict, a state dict written as a checkpoint."""
 
-import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import safetensors.torch
@@ -14,6 +12,7 @@ import torch
 from regnet_backbones.weights.dialects import listing
 from regnet_backbones.weights.nesting import CLASSY, NESTING_KEYS, is_array, nest, unwrap
 from regnet_backbones.weights.unpickling import EXPORT_HINT, read_content
+from regnet_backbones.whole_files import write_whole
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".torch", ".pyth")
 SUFFIXES = (".safetensors", ".pkl", *TORCH_SUFFIXES)
@@ -108,31 +107,6 @@ def write_checkpoint(
         if suffix == ".pyth" and nesting == "model_state":
             content = {"epoch": 0, **content}
         write_whole(path, lambda file: torch.save(content, file))
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all: beside its name first, which it gets when it is on disk.
-
-    What a killed process left behind, `.<name>.part`, is overwritten by the next one. Two that
-    write the same file at the same time are not provided for.
-
-    Args:
-        path: the file; a missing folder is made, an existing file replaced.
-        write: writes the content to an open binary file.
-
-    Raises:
-        OSError: the file cannot be written; the one that was there stays.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _say_what_is_there(content: object) -> str:

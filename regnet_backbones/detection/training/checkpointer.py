@@ -17,7 +17,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from regnet_backbones.weights.dialects import listing
-from regnet_backbones.weights.files import write_whole
+from regnet_backbones.whole_files import write_whole
 
 # The weights that training goes on with, in files whose "model" is averaged.
 TRAINED_KEY = "trained_model"

@@ -5,11 +5,15 @@ weights inside oneDNN, everything of onnxruntime); on CUDA, what cuDNN or record
 have set aside before the call.
 """
 
+import os
 from collections.abc import Callable, Iterable
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.autograd.profiler import profile
+
+# How torch says that there is no memory left, beside `torch.OutOfMemoryError` and `MemoryError`.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def peak_bytes(call: Callable[[], object], *, device: torch.device | str = "cpu") -> int:
@@ -25,6 +29,7 @@ def peak_bytes(call: Callable[[], object], *, device: torch.device | str = "cpu"
         call()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells of each start and stop on stderr
     with profile(profile_memory=True, use_kineto=True) as recorded:
         call()
     events = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
@@ -58,3 +63,10 @@ def saved_bytes(forward: Callable[[], object], *, besides: Iterable[torch.Tensor
         result = forward()
     del result  # held until here: a storage that is freed may give its address to the next
     return sum(storages.values())
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that a call needed more memory than there is."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    )
