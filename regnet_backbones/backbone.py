@@ -20,7 +20,9 @@ from timm.models.regnet import RegNet, RegNetCfg
 from torch import nn
 
 from regnet_backbones import zoo
-from regnet_backbones.design import TORCHVISION_MIN_RATIO, RegNetDesign
+from regnet_backbones.design import RegNetDesign
+from regnet_backbones.design.formats import timm_arguments
+from regnet_backbones.design.law import UnbuildableError
 from regnet_backbones.norm import Norm, convert_norm, freeze, update_twice
 from regnet_backbones.weights.loading import load
 from regnet_backbones.weights.sources import PREFIXES, is_name
@@ -260,11 +262,15 @@ def _pretrained_source(
 
 def _build_design(design: RegNetDesign, options: dict) -> RegNet:
     """Build a design with timm, and refuse it where timm computes other stages than the design."""
-    network = RegNet(_timm_config(design), num_classes=0, **options)
     wanted = [(s.depth, s.width, s.group_width) for s in design.stages]
-    built = [_measure_stage(network.get_submodule(f"s{i}")) for i in (1, 2, 3, 4)]
+    try:
+        network = RegNet(_timm_config(design), num_classes=0, **options)
+    except AssertionError:
+        built = "not four stages"  # which timm asserts
+    else:
+        built = [_measure_stage(network.get_submodule(f"s{i}")) for i in (1, 2, 3, 4)]
     if built != wanted:
-        raise ValueError(
+        raise UnbuildableError(
             f"timm builds other stages than {design}: (depth, width, group width) {built} instead "
             f"of {wanted}; it generates widths in float32, where a block sits on the edge between "
             "two stages. Change w_a or w_m in the fourth digit."
@@ -277,23 +283,7 @@ def _timm_config(design: RegNetDesign) -> RegNetCfg:
     norm_layer = "batchnorm"
     if design.norm_group_width:
         norm_layer = partial(GroupNormAct, group_size=design.norm_group_width)
-    return RegNetCfg(
-        depth=design.depth,
-        w0=design.w_0,
-        wa=design.w_a,
-        wm=design.w_m,
-        group_size=design.group_width,
-        bottle_ratio=design.bottleneck_multiplier,
-        se_ratio=design.se_ratio,
-        group_min_ratio=TORCHVISION_MIN_RATIO if design.rounding == "torchvision" else 0.0,
-        stem_width=design.stem_width,
-        downsample=None if design.shortcut == "none" else design.shortcut,
-        linear_out=design.linear_out,
-        preact=design.preact,
-        num_features=design.head_width,
-        act_layer=design.activation,
-        norm_layer=norm_layer,
-    )
+    return RegNetCfg(**timm_arguments(design), norm_layer=norm_layer)
 
 
 def _measure_stage(stage: nn.Module) -> tuple[int, int, int]:

@@ -1,15 +1,21 @@
 """What a network costs: multiply-adds, parameters and activations, layer by layer.
 
-Source: pycls `pycls/models/blocks.py`, where each layer has such a twin that counts.
+Source: pycls `pycls/models/blocks.py`, where each layer has such a twin that counts. A search
+counts hundreds of thousands of networks: counts are tuples of integers until the end, and of the
+blocks of a stage behind its first, all alike, one is counted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral
 
-from regnet_backbones.design.law import STRIDE, RegNetDesign, Stage, se_width
+from regnet_backbones.design.anynet import Design
+from regnet_backbones.design.law import NUM_STAGES, Stage, se_width
 
 IMAGE_CHANNELS = 3
+
+Counts = tuple[int, int, int]  # flops, params, activations
+StageNumbers = tuple[int, int, int, int]  # width, depth, group width, bottleneck width
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Complexity:
 
 
 def complexity(
-    design: RegNetDesign,
+    design: Design,
     image_size: int | tuple[int, int] = 224,
     num_classes: int | None = 1000,
 ) -> Complexity:
@@ -56,19 +62,72 @@ def complexity(
     Raises:
         ValueError: a size or the number of classes is not a positive integer.
     """
-    size = _halve(_checked_size(image_size))
-    parts = {"stem": _stem(design, size)}
+    pixels = map_pixels(image_size)
+    num_classes = checked_num_classes(num_classes)
+    counts = {"stem": _stem(design.stem_width, pixels[0], design.preact)}
     width_in = design.stem_width
     for i, stage in enumerate(design.stages, start=1):
-        parts[f"s{i}"] = _stage_cost(design, stage, width_in, size)
-        width_in, size = stage.width, _halve(size)
+        counts[f"s{i}"] = _stage(
+            stage_numbers(stage),
+            width_in,
+            pixels[i - 1],
+            pixels[i],
+            (se_width(design, width_in), se_width(design, stage.width)),
+            design.shortcut != "none",
+            design.preact,
+        )
+        width_in = stage.width
+    counts["head"] = _head(width_in, pixels[-1], design.head_width, num_classes)
+    parts = {name: Complexity(*numbers) for name, numbers in counts.items()}
+    return Complexity(*map(sum, zip(*counts.values(), strict=True)), parts)
+
+
+def total_counts(
+    stages: Iterable[StageNumbers],
+    pixels: tuple[int, ...],
+    stem_width: int,
+    se_ratio: float,
+    num_classes: int | None,
+) -> Counts:
+    """Count a RegNetX, RegNetY or AnyNet without building its design; `pixels`: `map_pixels`."""
+    flops, params, activations = _stem(stem_width, pixels[0], False)
+    width_in, se_in = stem_width, round(stem_width * se_ratio)
+    for i, stage in enumerate(stages):
+        se = round(stage[0] * se_ratio)
+        more = _stage(stage, width_in, pixels[i], pixels[i + 1], (se_in, se), True, False)
+        flops += more[0]
+        params += more[1]
+        activations += more[2]
+        width_in, se_in = stage[0], se
+    more = _head(width_in, pixels[-1], 0, num_classes)
+    return flops + more[0], params + more[1], activations + more[2]
+
+
+def stage_numbers(stage: Stage) -> StageNumbers:
+    """Return what a stage is counted by."""
+    return stage.width, stage.depth, stage.group_width, stage.bottleneck_width
+
+
+def map_pixels(image_size: int | tuple[int, int]) -> tuple[int, ...]:
+    """Return the pixels in a map of the stem and of each stage; each stride 2 rounds up.
+
+    Raises:
+        ValueError: the size is no positive integer or pair of them.
+    """
+    height, width = _checked_size(image_size)
+    pixels = []
+    for _ in range(1 + NUM_STAGES):
+        height, width = -(-height // 2), -(-width // 2)
+        pixels.append(height * width)
+    return tuple(pixels)
+
+
+def checked_num_classes(num_classes: int | None) -> int | None:
+    """Return a positive integer, or None for the backbone alone."""
     if num_classes is None:
-        parts["head"] = Complexity()
-    else:
-        _check_positive("num_classes", num_classes, "None for the backbone alone")
-        parts["head"] = _head(design, width_in, size, int(num_classes))
-    total = _sum(*parts.values())
-    return Complexity(total.flops, total.params, total.activations, parts)
+        return None
+    _check_positive("num_classes", num_classes, "None for the backbone alone")
+    return int(num_classes)
 
 
 def _checked_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
@@ -87,96 +146,83 @@ def _check_positive(name: str, value: int, hint: str) -> None:
         raise ValueError(f"{name} must be a positive integer ({hint}), got {value!r}")
 
 
-# The costs below mirror the layers, `size` is (height, width) of the map a layer takes or gives.
+# The costs below mirror the layers. A convolution without bias has as many multiply-adds per pixel
+# of its output as it has weights; a batch or group norm has a weight and a bias per channel and no
+# multiply-adds.
 
 
-def _stem(design: RegNetDesign, size: tuple[int, int]) -> Complexity:
+def _stem(width: int, pixels: int, preact: bool) -> Counts:
     """Count the 3x3 convolution and, unless the blocks begin with one, its norm."""
-    conv = _conv(IMAGE_CHANNELS, design.stem_width, 3, size)
-    return conv if design.preact else conv + _norm(design.stem_width)
+    weights = 9 * IMAGE_CHANNELS * width
+    return weights * pixels, weights + (0 if preact else 2 * width), width * pixels
 
 
-def _stage_cost(
-    design: RegNetDesign, stage: Stage, width_in: int, size: tuple[int, int]
-) -> Complexity:
-    """Count the blocks of a stage that takes maps of `width_in` channels and `size`."""
-    first = _block(design, stage, width_in, size, stage.stride)
-    rest = _block(design, stage, stage.width, _halve(size), 1)
-    return _sum(first, *[rest] * (stage.depth - 1))
+def _stage(
+    stage: StageNumbers,
+    width_in: int,
+    pixels_in: int,
+    pixels: int,
+    se_widths: tuple[int, int],
+    shortcut: bool,
+    preact: bool,
+) -> Counts:
+    """Count a first block, which changes width and resolution, and the others.
+
+    `se_widths` are those of the first block and of the others; `shortcut`: whether the first block
+    has a projection.
+    """
+    depth = stage[1]
+    first = _block(stage, width_in, pixels_in, pixels, se_widths[0], shortcut, preact)
+    if depth == 1:
+        return first
+    rest = _block(stage, stage[0], pixels, pixels, se_widths[1], False, preact)
+    depth -= 1
+    return (
+        first[0] + depth * rest[0],
+        first[1] + depth * rest[1],
+        first[2] + depth * rest[2],
+    )
 
 
 def _block(
-    design: RegNetDesign, stage: Stage, width_in: int, size: tuple[int, int], stride: int
-) -> Complexity:
-    """Count a bottleneck: 1x1, grouped 3x3 with the stride, 1x1, and what goes with them."""
-    size_out = _halve(size) if stride == STRIDE else size
-    width, bottleneck = stage.width, stage.bottleneck_width
-    # Pre-activation normalises what a convolution takes, otherwise what it gives.
-    normed = (
-        (width_in, bottleneck, bottleneck) if design.preact else (bottleneck, bottleneck, width)
-    )
-    layers = [
-        _conv(width_in, bottleneck, 1, size),
-        _conv(bottleneck, bottleneck, 3, size_out, groups=bottleneck // stage.group_width),
-        _conv(bottleneck, width, 1, size_out),
-        *map(_norm, normed),
-    ]
-    if design.se_ratio:
-        layers.append(_se(bottleneck, se_width(design, width_in)))
-    if design.shortcut != "none" and (stride != 1 or width_in != width):
-        layers.append(_conv(width_in, width, 1, size_out))
-        if not design.preact:
-            layers.append(_norm(width))
-    return _sum(*layers)
-
-
-def _head(
-    design: RegNetDesign, width_in: int, size: tuple[int, int], num_classes: int
-) -> Complexity:
-    """Count the optional 1x1 convolution with its norm, and the classifier on pooled maps."""
-    if not design.head_width:
-        return _linear(width_in, num_classes)
-    conv = _conv(width_in, design.head_width, 1, size)
-    return conv + _norm(design.head_width) + _linear(design.head_width, num_classes)
-
-
-def _se(width: int, se_width: int) -> Complexity:
-    """Count squeeze-and-excitation: two 1x1 convolutions with bias on a pooled map."""
-    squeeze = _conv(width, se_width, 1, (1, 1), bias=True)
-    return squeeze + _conv(se_width, width, 1, (1, 1), bias=True)
-
-
-def _conv(
+    stage: StageNumbers,
     width_in: int,
-    width_out: int,
-    kernel: int,
-    size_out: tuple[int, int],
-    *,
-    groups: int = 1,
-    bias: bool = False,
-) -> Complexity:
-    """Count a convolution that gives a map of `size_out`."""
-    params = kernel * kernel * width_in * width_out // groups + bias * width_out
-    pixels = size_out[0] * size_out[1]
-    return Complexity(params * pixels, params, width_out * pixels)
+    pixels_in: int,
+    pixels: int,
+    se_width: int,
+    projection: bool,
+    preact: bool,
+) -> Counts:
+    """Count a bottleneck: 1x1, grouped 3x3 with the stride, 1x1, and what goes with them."""
+    width, _, group_width, bottleneck = stage
+    reduce = width_in * bottleneck
+    behind_stride = 9 * bottleneck * group_width + bottleneck * width
+    outputs = bottleneck + width
+    # Pre-activation normalises what a convolution takes, otherwise what it gives.
+    normed = 2 * bottleneck + (width_in if preact else width)
+    if projection:
+        behind_stride += width_in * width
+        outputs += width
+        normed += 0 if preact else width
+    flops = reduce * pixels_in + behind_stride * pixels
+    params = reduce + behind_stride + 2 * normed
+    activations = bottleneck * pixels_in + outputs * pixels
+    if se_width:
+        # Squeeze-and-excitation: two 1x1 convolutions with bias on a pooled map of one pixel.
+        squeezed = se_width + bottleneck
+        weights = 2 * se_width * bottleneck + squeezed
+        return flops + weights, params + weights, activations + squeezed
+    return flops, params, activations
 
 
-def _norm(width: int) -> Complexity:
-    """Count a batch or group norm: weight and bias, no multiply-adds."""
-    return Complexity(params=2 * width)
-
-
-def _linear(width_in: int, width_out: int) -> Complexity:
-    """Count a linear layer with bias."""
-    params = (width_in + 1) * width_out
-    return Complexity(params, params, width_out)
-
-
-def _halve(size: tuple[int, int]) -> tuple[int, int]:
-    """Return the size of a map after stride 2, rounded up."""
-    return -(-size[0] // 2), -(-size[1] // 2)
-
-
-def _sum(*costs: Complexity) -> Complexity:
-    """Add costs."""
-    return sum(costs, start=Complexity())
+def _head(width_in: int, pixels: int, head_width: int, num_classes: int | None) -> Counts:
+    """Count the optional 1x1 convolution with its norm, and the classifier on pooled maps."""
+    if num_classes is None:
+        return 0, 0, 0
+    weights = width_in * head_width
+    linear = ((head_width or width_in) + 1) * num_classes
+    return (
+        weights * pixels + linear,
+        weights + 2 * head_width + linear,
+        head_width * pixels + num_classes,
+    )

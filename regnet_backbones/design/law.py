@@ -66,6 +66,10 @@ Rounding = Literal["paper", "torchvision"]
 Shortcut = Literal["conv1x1", "avg", "none"]
 
 
+class UnbuildableError(ValueError):
+    """A design that follows the law, and that timm would build with other stages."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A run of blocks of one width; the first block has the stride.
@@ -158,16 +162,39 @@ class RegNetDesign:
         return tuple(self._stage(width, depth) for width, depth in runs)
 
     def _stage(self, width: int, depth: int) -> Stage:
-        """Fit a stage's width to its group width."""
-        bottleneck = int(width * self.bottleneck_multiplier)
-        group_width = min(self.group_width, bottleneck)
-        if group_width:
-            round_to = _nearest_multiple if self.rounding == "paper" else _torchvision_multiple
-            bottleneck = round_to(bottleneck, group_width)
-        fitted = int(bottleneck / self.bottleneck_multiplier)
-        # A block computes its bottleneck from its width, `_check_groups` refuses what that breaks.
-        bottleneck = round(fitted * self.bottleneck_multiplier)
-        return Stage(fitted, depth, STRIDE, group_width, bottleneck)
+        """Fit a stage's width to its group width; `_check_groups` refuses what cannot be fitted."""
+        width, group_width, bottleneck = fit_to_groups(
+            width, self.group_width, self.bottleneck_multiplier, self.rounding
+        )
+        return Stage(width, depth, STRIDE, group_width, bottleneck)
+
+
+def fit_to_groups(
+    width: int, group_width: int, bottleneck_multiplier: float, rounding: Rounding = "paper"
+) -> tuple[int, int, int]:
+    """Fit a stage's width to its group width.
+
+    Returns:
+        The width, the group width and the bottleneck width, which belong together only where
+        `fits_groups` says so.
+    """
+    bottleneck = int(width * bottleneck_multiplier)
+    group_width = min(group_width, bottleneck)
+    if group_width:
+        round_to = _nearest_multiple if rounding == "paper" else _torchvision_multiple
+        bottleneck = round_to(bottleneck, group_width)
+    width = int(bottleneck / bottleneck_multiplier)
+    # A block computes its bottleneck from its width.
+    return width, group_width, round(width * bottleneck_multiplier)
+
+
+def fits_groups(
+    width: int, group_width: int, bottleneck_width: int, bottleneck_multiplier: float
+) -> bool:
+    """Tell whether a bottleneck is a whole number of channels and of groups."""
+    # A multiplier such as 0.7 has no exact float, the last bits are forgiven.
+    exact = math.isclose(width * bottleneck_multiplier, bottleneck_width, rel_tol=1e-9)
+    return group_width >= 1 and exact and bottleneck_width % group_width == 0
 
 
 def se_width(design: RegNetDesign, width_in: int) -> int:
@@ -256,10 +283,9 @@ def _check_stages(design: RegNetDesign) -> None:
 
 def _check_groups(design: RegNetDesign, stage: Stage, where: str) -> None:
     """Raise unless the bottleneck is a whole number of channels and of groups."""
-    bottleneck = stage.width * design.bottleneck_multiplier
-    # A multiplier such as 0.7 has no exact float, the last bits are forgiven.
-    whole = math.isclose(bottleneck, stage.bottleneck_width, rel_tol=1e-9)
-    if stage.group_width < 1 or not whole or stage.bottleneck_width % stage.group_width:
+    multiplier = design.bottleneck_multiplier
+    if not fits_groups(stage.width, stage.group_width, stage.bottleneck_width, multiplier):
+        bottleneck = stage.width * multiplier
         raise ValueError(
             f"{where}: no width fits group_width {design.group_width} and bottleneck_multiplier "
             f"{design.bottleneck_multiplier:g}: the nearest, {stage.width}, has a bottleneck of "

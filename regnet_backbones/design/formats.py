@@ -1,0 +1,183 @@
+"""A design in the words of Detectron2, segmentation-models-pytorch (SMP) and timm.
+
+Sources of the words: `MODEL.REGNET` in `regnet_backbones/adapters/detectron2_config.py`,
+`register_encoder` in `regnet_backbones/adapters/smp.py`, `RegNetCfg` in `timm/models/regnet.py`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from regnet_backbones.design.anynet import AnyNetDesign, Design
+from regnet_backbones.design.law import TORCHVISION_MIN_RATIO, RegNetDesign
+
+FORMATS = ("detectron2", "smp", "timm")
+
+# Numbers of a design that `MODEL.REGNET` has keys for.
+DETECTRON2_KEYS = {
+    "w_0": "W0",
+    "w_a": "WA",
+    "w_m": "WM",
+    "depth": "DEPTH",
+    "group_width": "GROUP_W",
+    "bottleneck_multiplier": "BOT_MUL",
+    "se_ratio": "SE_R",
+    "stem_width": "STEM_W",
+    "rounding": "ROUNDING",
+}
+
+TIMM_ARGUMENTS = {
+    "depth": "depth",
+    "w_0": "w0",
+    "w_a": "wa",
+    "w_m": "wm",
+    "group_width": "group_size",
+    "bottleneck_multiplier": "bottle_ratio",
+    "se_ratio": "se_ratio",
+    "stem_width": "stem_width",
+    "rounding": "group_min_ratio",
+    "shortcut": "downsample",
+    "linear_out": "linear_out",
+    "preact": "preact",
+    "head_width": "num_features",
+    "activation": "act_layer",
+}
+
+# Where timm has another word or number for a choice.
+TIMM_VALUES = {
+    ("rounding", "paper"): 0.0,
+    ("rounding", "torchvision"): TORCHVISION_MIN_RATIO,
+    ("shortcut", "none"): None,
+}
+
+
+def to_format(name: str, design: Design, *, title: str = "my_regnet") -> str:
+    """Return a design as text for another project.
+
+    Args:
+        name: "detectron2", "smp" or "timm".
+        design: the network.
+        title: its name in SMP.
+
+    Raises:
+        ValueError: the format is unknown, or has no words for the design.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"a format is one of {', '.join(FORMATS)}, got '{name}'")
+    check_is_regnet(design, "Detectron2, SMP and timm build")
+    if name == "detectron2":
+        return detectron2_yaml(design)
+    return smp_code(design, title) if name == "smp" else timm_code(design)
+
+
+def check_is_regnet(design: Design, who: str) -> None:
+    """Raise for a design that is no RegNet.
+
+    Args:
+        design: the network.
+        who: subject and verb of what needs a RegNet.
+
+    Raises:
+        ValueError: it is an AnyNet; the message says what to do.
+    """
+    if isinstance(design, AnyNetDesign):
+        raise ValueError(
+            f"{who} RegNets, whose widths follow a quantized line, and no AnyNets: take the "
+            "spaces RegNetX or RegNetY, or the nearest RegNet by `fit` with this one's widths and "
+            "depths"
+        )
+
+
+def detectron2_yaml(design: RegNetDesign) -> str:
+    """Return a config for Detectron2 that trains a design under an FPN from random weights.
+
+    To be put into a config of one's own, or below a `_BASE_`.
+
+    Raises:
+        ValueError: the design has something that `MODEL.REGNET` has no key for.
+    """
+    changed = _changed(design)
+    unknown = [name for name in changed if name not in DETECTRON2_KEYS]
+    if unknown:
+        raise ValueError(
+            f"MODEL.REGNET has no key for {', '.join(unknown)}; if the network is one of "
+            "regnet_backbones.zoo.names(), set MODEL.REGNET.NAME, otherwise use RegNetFeatures, "
+            "SMP or timm"
+        )
+    numbers = [f"    {DETECTRON2_KEYS[name]}: {_yaml(value)}" for name, value in changed.items()]
+    return "\n".join(
+        [
+            "# There are no weights of a network of one's own: nothing is frozen.",
+            "MODEL:",
+            '  WEIGHTS: ""',
+            '  BACKBONE: {NAME: "build_regnet_fpn_backbone", FREEZE_AT: 0}',
+            "  REGNET:",
+            *numbers,
+            '    NORM: "BN"  # over few images a GPU "SyncBN" or "GN"',
+            "  FPN:",
+            '    IN_FEATURES: ["res2", "res3", "res4", "res5"]',
+        ]
+    )
+
+
+def smp_code(design: RegNetDesign, title: str = "my_regnet") -> str:
+    """Return Python code that makes a design an encoder of SMP and builds a U-Net on it."""
+    return "\n".join(
+        [
+            "import segmentation_models_pytorch as smp",
+            "from regnet_backbones import RegNetDesign, register_encoder",
+            "",
+            f'register_encoder("{title}", {python_code(design)})',
+            f'model = smp.Unet("{title}", encoder_weights=None)',
+        ]
+    )
+
+
+def timm_code(design: RegNetDesign) -> str:
+    """Return Python code that builds a design as a classifier of timm."""
+    arguments = timm_arguments(design, changed_only=True)
+    words = [f"{name}={value!r}" for name, value in arguments.items()]
+    imports = ["from timm.models.regnet import RegNet, RegNetCfg"]
+    if design.norm_group_width:
+        imports = [
+            "from functools import partial",
+            "",
+            "from timm.layers import GroupNormAct",
+            *imports,
+        ]
+        words.append(f"norm_layer=partial(GroupNormAct, group_size={design.norm_group_width})")
+    return "\n".join([*imports, "", f"model = RegNet(RegNetCfg({', '.join(words)}))"])
+
+
+def timm_arguments(design: RegNetDesign, *, changed_only: bool = False) -> Mapping[str, object]:
+    """Return a design as arguments of timm's `RegNetCfg`, all but the norm layer.
+
+    Args:
+        design: the network.
+        changed_only: leave out what a design need not say.
+    """
+    names = _changed(design) if changed_only else [each.name for each in fields(design)]
+    values = {name: getattr(design, name) for name in names if name in TIMM_ARGUMENTS}
+    return {
+        TIMM_ARGUMENTS[name]: TIMM_VALUES.get((name, value), value)
+        for name, value in values.items()
+    }
+
+
+def python_code(design: RegNetDesign) -> str:
+    """Return a design as Python code."""
+    words = [f"{name}={value!r}" for name, value in _changed(design).items()]
+    return f"RegNetDesign({', '.join(words)})"
+
+
+def _changed(design: RegNetDesign) -> dict[str, object]:
+    """Return the numbers that a design must say: those without a default, or unlike it."""
+    return {
+        each.name: getattr(design, each.name)
+        for each in fields(design)
+        if getattr(design, each.name) != each.default
+    }
+
+
+def _yaml(value: object) -> str:
+    """Return a number or word as YAML."""
+    return f'"{value}"' if isinstance(value, str) else str(value)

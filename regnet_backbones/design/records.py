@@ -1,0 +1,97 @@
+"""Designs and what they cost as rows of a JSON file, and back.
+
+A file is an object with "designs", a list of flat rows: the numbers of the design under their names
+here, then flops, params, activations, latency_ms and memory_mib. Users add columns of their own,
+such as "error", and compare them by `edf`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+
+from regnet_backbones.design.anynet import AnyNetDesign, Design
+from regnet_backbones.design.law import RegNetDesign, Stage
+from regnet_backbones.design.sampling import Candidate
+from regnet_backbones.whole_files import write_whole
+
+ROWS_KEY = "designs"
+
+STAGE_COLUMNS = tuple(each.name for each in fields(Stage))
+
+
+def row_of(candidate: Candidate) -> dict[str, object]:
+    """Return a candidate as a flat row; what was not measured is left out."""
+    cost = candidate.cost
+    row = numbers_of(candidate.design)
+    row |= {"flops": cost.flops, "params": cost.params, "activations": cost.activations}
+    for name in ("latency_ms", "memory_mib"):
+        if getattr(candidate, name) is not None:
+            row[name] = getattr(candidate, name)
+    return row
+
+
+def numbers_of(design: Design) -> dict[str, object]:
+    """Return the numbers of a design by name; those of stages as lists, "stage_width" and so on."""
+    if isinstance(design, AnyNetDesign):
+        stages = [asdict(stage) for stage in design.stages]
+        columns = {f"stage_{name}": [stage[name] for stage in stages] for name in STAGE_COLUMNS}
+        return columns | {"se_ratio": design.se_ratio, "stem_width": design.stem_width}
+    return asdict(design)
+
+
+def design_of(row: Mapping[str, object]) -> Design:
+    """Return the design of a row.
+
+    Raises:
+        ValueError: numbers are missing or give no network.
+    """
+    columns = [f"stage_{name}" for name in STAGE_COLUMNS]
+    if columns[0] in row:
+        _check_columns(row, columns)
+        stages = zip(*(row[column] for column in columns), strict=True)
+        others = {name: row[name] for name in ("se_ratio", "stem_width") if name in row}
+        return AnyNetDesign(tuple(Stage(*numbers) for numbers in stages), **others)
+    _check_columns(row, [each.name for each in fields(RegNetDesign) if each.default is MISSING])
+    known = {each.name for each in fields(RegNetDesign)}
+    return RegNetDesign(**{name: value for name, value in row.items() if name in known})
+
+
+def write_records(
+    path: str | Path, rows: Sequence[Mapping[str, object]], *, about: Mapping[str, object]
+) -> None:
+    """Write what is to be known about rows, and the rows, as JSON, whole or not at all."""
+    text = json.dumps({**about, ROWS_KEY: list(rows)}, indent=1) + "\n"
+    write_whole(Path(path), lambda file: file.write(text.encode()))
+
+
+def read_records(path: str | Path) -> list[object]:
+    """Return the rows of a JSON file: a list, or an object whose "designs" is one.
+
+    Rows are flat objects, or bare numbers in a file of one's own.
+
+    Raises:
+        ValueError: the file is not such JSON, or holds no row.
+        OSError: it cannot be read.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    rows = content.get(ROWS_KEY) if isinstance(content, dict) else content
+    if not isinstance(rows, list) or not rows:
+        what = (
+            f"an object with {', '.join(content)}" if isinstance(content, dict) else repr(content)
+        )
+        raise ValueError(
+            f'{path} must hold a list of rows, or an object whose "{ROWS_KEY}" is one, not empty; '
+            f"it holds {what[:80]}"
+        )
+    return rows
+
+
+def _check_columns(row: Mapping[str, object], columns: Sequence[str]) -> None:
+    """Raise unless a row has the columns."""
+    missing = [column for column in columns if column not in row]
+    if missing:
+        raise ValueError(f"a design needs {', '.join(columns)}; missing: {', '.join(missing)}")

@@ -1,0 +1,1 @@
+"""The command line of `tools/design.py`: its subcommands, tables and charts."""

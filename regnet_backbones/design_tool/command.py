@@ -1,0 +1,47 @@
+"""The subcommands of `tools/design.py`, each in a file of its own."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from regnet_backbones.design_tool import edf, fit, sample, scale, search, show
+
+SUBCOMMANDS = {
+    "show": (show, "what a design is and costs, and which of the paper's findings it follows"),
+    "fit": (fit, "the quantized line nearest to the widths of any network"),
+    "sample": (sample, "random designs of a space within bounds"),
+    "search": (search, "random designs, measured on this machine"),
+    "edf": (edf, "empirical distribution functions of results, to compare spaces"),
+    "scale": (scale, "a design scaled up"),
+}
+
+
+def design_command(argv: Sequence[str] | None, *, description: str) -> int:
+    """Do what a command line says.
+
+    Args:
+        argv: the command line, None for that of this process.
+        description: of the tool.
+
+    Returns:
+        The exit status: 0, 1 if nothing was found, 2 for a mistake of the user, which is printed.
+    """
+    args = design_parser(description).parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def design_parser(description: str) -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (module, summary) in SUBCOMMANDS.items():
+        subparser = commands.add_parser(name, help=summary, description=f"Show {summary}.")
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser

@@ -1,0 +1,128 @@
+"""`design.py fit`: the quantized line nearest to the widths of any network."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+from regnet_backbones import zoo
+from regnet_backbones.design.fitting import fit
+from regnet_backbones.design.law import NUM_STAGES
+from regnet_backbones.design_tool.charts import check_chart, fit_chart
+from regnet_backbones.design_tool.output import add_output, check_output, show_output
+from regnet_backbones.design_tool.tables import describe, table
+
+# Widths and depths of the stages of well-known networks; EfficientNet has seven.
+# Sources: torchvision `models/resnet.py` and `models/efficientnet.py`.
+KNOWN: dict[str, tuple[Sequence[int], Sequence[int]]] = {
+    "resnet50": ((256, 512, 1024, 2048), (3, 4, 6, 3)),
+    "resnet101": ((256, 512, 1024, 2048), (3, 4, 23, 3)),
+    "resnext50": ((256, 512, 1024, 2048), (3, 4, 6, 3)),
+    "resnext101": ((256, 512, 1024, 2048), (3, 4, 23, 3)),
+    "efficientnet_b0": ((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1)),
+}
+
+ANY = "any"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the subcommand."""
+    add = parser.add_argument
+    add("name", nargs="?", metavar="NAME", help=f"{', '.join(KNOWN)}, or a RegNet")
+    add("--widths", nargs="+", type=int, metavar="N", help="of stages, or of all blocks")
+    add("--depths", nargs="+", type=int, metavar="N", help="of stages")
+    add(
+        "--stages",
+        default=str(NUM_STAGES),
+        metavar="N",
+        help="of the fitted law; 'any' for what fits best (default: 4, which can be built)",
+    )
+    add("--group-width", type=int, default=8, metavar="N", help="of the design (default: 8)")
+    add("--bottleneck-multiplier", type=float, default=1.0, metavar="NUMBER", help="of the design")
+    add("--se-ratio", type=float, default=0.0, metavar="NUMBER", help="of the design")
+    add("--picture", metavar="FILE", help="observed widths, line and fitted widths")
+    add_output(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit, print and draw, and return the exit status.
+
+    Raises:
+        ValueError: the arguments make no sense, or nothing fits.
+        OSError: a file cannot be written.
+    """
+    check_output(args)
+    if args.picture:
+        check_chart(args.picture)
+    title, widths, depths = _observed(args)
+    result = fit(widths, depths, num_stages=_stages(args.stages), group_width=args.group_width)
+    print(
+        f"{title}: w_0 {result.w_0}, w_a {result.w_a:g}, w_m {result.w_m:g}, depth {result.depth}; "
+        f"mean log-ratio error {result.error:.4f}"
+    )
+    rows = [
+        (_blocks(blocks), observed, predicted, f"{predicted / observed - 1:+.1%}")
+        for (observed, predicted), blocks in _runs(result.observed, result.quantized)
+    ]
+    print(f"\n{table(('blocks', 'observed', 'fitted', 'difference'), rows)}")
+    if args.picture:
+        fit_chart(Path(args.picture), result, title=title)
+    if result.design is None:
+        print("\nno RegNet has these stages: 4 are needed to build one (--stages 4)")
+        if args.format or args.build:
+            raise ValueError("--format and --build need a law of 4 stages; take --stages 4")
+        return 0
+    design = replace(
+        result.design,
+        bottleneck_multiplier=args.bottleneck_multiplier,
+        se_ratio=args.se_ratio,
+    )
+    print(f"\n{describe(design)}")
+    show_output(args, design)
+    return 0
+
+
+def _observed(args: argparse.Namespace) -> tuple[str, Sequence[int], Sequence[int] | None]:
+    """Return a title, and the widths and depths that were asked for."""
+    if (args.name is None) == (args.widths is None):
+        raise ValueError(
+            f"give a name ({', '.join(KNOWN)}, or a RegNet), or --widths with --depths, and not "
+            "both"
+        )
+    if args.name is None:
+        return "these widths", args.widths, args.depths
+    if args.depths:
+        raise ValueError("--depths belong to --widths, not to a name")
+    if args.name in KNOWN:
+        return args.name, *KNOWN[args.name]
+    variant = zoo.get(args.name)
+    if variant.design is None:
+        raise ValueError(f"the stages of {variant.name} are not known here; give --widths")
+    stages = variant.design.stages
+    return variant.name, [s.width for s in stages], [s.depth for s in stages]
+
+
+def _stages(text: str) -> int | None:
+    """Read the number of stages."""
+    if text == ANY:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"--stages must be a number or '{ANY}', got '{text}'") from None
+
+
+def _runs(
+    observed: Sequence[float], predicted: Sequence[int]
+) -> list[tuple[tuple[int, int], list[int]]]:
+    """Return runs of blocks that have the same widths on both sides."""
+    pairs = [(int(width), fitted) for width, fitted in zip(observed, predicted, strict=True)]
+    runs = groupby(range(len(pairs)), key=pairs.__getitem__)
+    return [(widths, list(blocks)) for widths, blocks in runs]
+
+
+def _blocks(indices: Sequence[int]) -> str:
+    """Name blocks, counted from 1."""
+    first, last = indices[0] + 1, indices[-1] + 1
+    return f"{first}" if first == last else f"{first} to {last}"

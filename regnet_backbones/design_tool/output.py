@@ -1,0 +1,47 @@
+"""A design as other projects write it, printed, written and built, as options ask for it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from regnet_backbones.design.anynet import Design
+from regnet_backbones.design.formats import FORMATS, check_is_regnet, to_format
+from regnet_backbones.design_tool.building import build
+from regnet_backbones.whole_files import write_whole
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    group = parser.add_argument_group("what the design becomes")
+    group.add_argument("--format", choices=FORMATS, help="print it for another project")
+    group.add_argument("--write", metavar="FILE", help="write that, instead of printing it")
+    group.add_argument(
+        "--build", action="store_true", help="build it, in --format's project or in all there are"
+    )
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """Raise ValueError for options that cannot be used together."""
+    if args.write and not args.format:
+        raise ValueError(f"--write needs --format, one of {', '.join(FORMATS)}")
+
+
+def show_output(args: argparse.Namespace, design: Design) -> None:
+    """Print, write and build a design as the options say.
+
+    Raises:
+        ValueError: it cannot be said or built so.
+        OSError: the file cannot be written.
+    """
+    if args.format:
+        text = to_format(args.format, design)
+        if args.write:
+            write_whole(Path(args.write), lambda file: file.write(f"{text}\n".encode()))
+            print(f"written to {args.write}", file=sys.stderr)
+        else:
+            print(f"\n{text}")
+    if args.build:
+        check_is_regnet(design, "Detectron2, SMP and timm build")
+        print()
+        for name in [args.format] if args.format else FORMATS:
+            print(build(design, name))

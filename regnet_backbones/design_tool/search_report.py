@@ -1,0 +1,96 @@
+"""What a search has found, as tables, JSON and a chart."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from regnet_backbones.design.records import row_of, write_records
+from regnet_backbones.design.sampling import Candidate
+from regnet_backbones.design.searching import Found, Limits, best, pareto_front
+from regnet_backbones.design_tool.charts import pareto_chart
+from regnet_backbones.design_tool.drawing import print_candidates, print_rejections
+from regnet_backbones.design_tool.tables import describe, table
+
+if TYPE_CHECKING:
+    from regnet_backbones.latency import RatioBand
+
+# Unit and name in charts.
+CAPACITIES = {
+    "flops": (1e9, "multiply-adds (G)"),
+    "params": (1e6, "parameters (M)"),
+    "activations": (1e6, "activations (M)"),
+}
+
+
+def print_found(found: Found, by: str, *, top: int, references: Mapping[str, Candidate]) -> None:
+    """Print what was drawn, measured and kept."""
+    rows = {id(candidate): i for i, candidate in enumerate(found.measured)}
+    ordered = best(found, by=by, count=len(found.kept))
+    print_candidates([(rows[id(each)], each) for each in ordered], top, what="designs kept")
+    for name, each in references.items():
+        print(f"{name}: {each.latency_ms:.2f} ms, {each.memory_mib:.0f} MiB")
+    print_rejections(found.rejections, found.drawn)
+    print(f"{len(found.measured)} measured")
+    if not found.kept:
+        fastest = min((each.latency_ms for each in found.measured), default=None)
+        hint = "" if fastest is None else f"; the fastest of those measured takes {fastest:.2f} ms"
+        print(f"none found among {found.drawn:,} drawn{hint}")
+
+
+def print_verdict(
+    found: Found, bands: Sequence[tuple[Candidate, "RatioBand"]], *, reference: str, rounds: int
+) -> None:
+    """Print which of the best are measurably faster than the reference."""
+    rows = [
+        (
+            found.measured.index(candidate),
+            describe(candidate.design),
+            f"{band.median:.3f}",
+            f"{band.low:.3f} to {band.high:.3f}",
+            "yes" if band.faster else "no",
+        )
+        for candidate, band in bands
+    ]
+    headers = ("row", "design", f"time / {reference}", "95% band", "measurably faster")
+    print(f"\nin {rounds} rounds beside {reference}\n{table(headers, rows)}")
+    if not any(band.faster for _, band in bands):
+        print(f"none is measurably faster than {reference}, among {len(found.measured)} measured")
+
+
+def write_found(
+    output: str,
+    found: Found,
+    references: Mapping[str, Candidate],
+    *,
+    capacity: str,
+    limits: Limits,
+    about: Mapping[str, object],
+) -> None:
+    """Write the results, and the chart of time and capacity if there is something to draw.
+
+    Args:
+        output: path without suffix.
+        found: the results.
+        references: measured networks to compare with, by name.
+        capacity: "flops", "params" or "activations", of which more is better in the chart.
+        limits: of the search.
+        about: what must be known about the results.
+    """
+    kept = {id(candidate) for candidate in found.kept}
+    rows = [row_of(each) | {"kept": id(each) in kept} for each in found.measured]
+    write_records(f"{output}.json", rows, about=about)
+    if found.measured:
+        points = [_point(each, capacity) for each in found.measured]
+        pareto_chart(
+            f"{output}.png",
+            points,
+            pareto_front([(latency, -most) for latency, most in points]),
+            xlabel="ms",
+            ylabel=CAPACITIES[capacity][1],
+            marked={name: _point(each, capacity) for name, each in references.items()},
+            limit=limits.latency_ms,
+        )
+
+
+def _point(candidate: Candidate, capacity: str) -> tuple[float, float]:
+    """Return where a network lies in the chart."""
+    return candidate.latency_ms, getattr(candidate.cost, capacity) / CAPACITIES[capacity][0]

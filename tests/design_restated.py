@@ -1,0 +1,47 @@
+"""The law stated again with numpy, for tests to compare with."""
+
+import math
+from itertools import groupby
+
+import numpy as np
+import torch
+from timm.models.regnet import RegNet, RegNetCfg
+
+
+def numpy_widths(w_0, w_a, w_m, depth):
+    """Per-block widths of the paper's law, in float64."""
+    line = w_0 + w_a * np.arange(depth, dtype=np.float64)
+    exponents = np.round(np.log(line / w_0) / np.log(w_m))
+    return (np.round(w_0 * np.power(w_m, exponents) / 8) * 8).astype(int).tolist()
+
+
+def runs(widths):
+    """Width and length of each run of equal widths."""
+    return [(width, len(list(blocks))) for width, blocks in groupby(widths)]
+
+
+def pycls_fit(width, group_width, multiplier):
+    """Fit a width as pycls does, by the common multiple of group width and multiplier."""
+    bottleneck = int(max(1, width * multiplier))
+    group_width = int(min(group_width, bottleneck))
+    unit = math.lcm(group_width, int(multiplier)) if multiplier > 1 else group_width
+    bottleneck = max(unit, round(bottleneck / unit) * unit)
+    return int(bottleneck / multiplier), group_width
+
+
+def timm_stages(design):
+    """(width, depth) of the stages that timm builds."""
+    cfg = RegNetCfg(
+        depth=design.depth,
+        w0=design.w_0,
+        wa=design.w_a,
+        wm=design.w_m,
+        group_size=design.group_width,
+        bottle_ratio=design.bottleneck_multiplier,
+        se_ratio=design.se_ratio,
+        stem_width=design.stem_width,
+    )
+    with torch.device("meta"):
+        network = RegNet(cfg)
+    stages = [network.get_submodule(f"s{i}") for i in (1, 2, 3, 4)]
+    return [(stage.b1.conv3.conv.out_channels, len(list(stage.children()))) for stage in stages]

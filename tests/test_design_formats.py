@@ -1,0 +1,143 @@
+"""A design said for Detectron2, SMP and timm is the same design there."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+import regnet_backbones  # noqa: F401, registers the config node
+from regnet_backbones import RegNetFeatures, zoo
+from regnet_backbones.adapters.detectron2_network import network_of
+from regnet_backbones.design.anynet import AnyNetDesign
+from regnet_backbones.design.formats import FORMATS, python_code, timm_arguments, to_format
+from regnet_backbones.design.law import RegNetDesign
+from regnet_backbones.design_tool import building
+from regnet_backbones.design_tool.building import build
+
+SMALL = RegNetDesign(8, 8.0, 2.0, 8, 8)
+PLAIN = {
+    "plain": SMALL,
+    "everything MODEL.REGNET has": replace(
+        SMALL, bottleneck_multiplier=0.5, se_ratio=0.25, stem_width=16, rounding="torchvision"
+    ),
+    "from numpy's floats": replace(SMALL, w_a=0.1 * 80),
+}
+UNUSUAL = {
+    "silu, pooled shortcut, head": replace(
+        SMALL, activation="silu", shortcut="avg", head_width=24, linear_out=True
+    ),
+    "preact, no shortcut": replace(SMALL, preact=True, shortcut="none"),
+    "group norm": replace(SMALL, norm_group_width=8),
+}
+ALL = PLAIN | UNUSUAL
+# Its second block lies exactly between two widths, 16 + 105.5 = 16 * 2.25 ** 2.5: float64 rounds
+# the exponent down and has four stages, float32 up and has three.
+EDGE = RegNetDesign(16, 105.5, 2.25, 6, 8)
+ANYNET = AnyNetDesign.of([8, 16, 24, 32], [1, 1, 1, 1], [8] * 4, [1.0] * 4)
+
+
+def run(code):
+    names = {}
+    exec(code, names)
+    return names
+
+
+def stage_shapes(network):
+    return {
+        name: tensor.shape
+        for name, tensor in network.state_dict().items()
+        if name.split(".")[0] in ("stem", "s1", "s2", "s3", "s4")
+    }
+
+
+@pytest.mark.parametrize("design", ALL.values(), ids=ALL)
+def test_the_python_code_is_the_design(design):
+    assert eval(python_code(design), {"RegNetDesign": RegNetDesign}) == design
+
+
+@pytest.mark.parametrize("design", PLAIN.values(), ids=PLAIN)
+def test_detectron2_reads_the_design(design):
+    cfg = get_cfg()
+    cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(to_format("detectron2", design))))
+    assert network_of(cfg.MODEL.REGNET) == design
+    # Nothing that is random stays so.
+    assert (cfg.MODEL.REGNET.NORM, cfg.MODEL.BACKBONE.FREEZE_AT) == ("BN", 0)
+
+
+@pytest.mark.parametrize("design", UNUSUAL.values(), ids=UNUSUAL)
+def test_what_model_regnet_has_no_key_for_is_refused(design):
+    changed = [
+        n
+        for n in ("activation", "preact", "norm_group_width")
+        if getattr(design, n) != getattr(SMALL, n)
+    ]
+    with pytest.raises(ValueError, match=f"no key for .*{changed[0]}.*MODEL.REGNET.NAME"):
+        to_format("detectron2", design)
+
+
+@pytest.mark.parametrize("design", ALL.values(), ids=ALL)
+def test_smp_gets_the_design(design):
+    try:
+        model = run(to_format("smp", design, title="regnet_of_this_test"))["model"]
+    finally:
+        smp.encoders.encoders.pop("regnet_of_this_test", None)
+    assert isinstance(model, smp.Unet)
+    shapes = {name: tensor.shape for name, tensor in RegNetFeatures(design).state_dict().items()}
+    assert {name: t.shape for name, t in model.encoder.state_dict().items()} == shapes
+
+
+@pytest.mark.parametrize("design", ALL.values(), ids=ALL)
+def test_timm_builds_the_design(design):
+    model = run(to_format("timm", design))["model"]
+    assert isinstance(model, timm.models.regnet.RegNet)
+    assert stage_shapes(model) == stage_shapes(RegNetFeatures(design))
+    images = torch.randn(1, 3, 32, 32)
+    ours = RegNetFeatures(design).eval()
+    ours.load_state_dict({name: model.state_dict()[name] for name in ours.state_dict()})
+    theirs = model.eval().forward_intermediates(images, intermediates_only=True)
+    torch.testing.assert_close(list(ours(images)), theirs[1:])
+
+
+@pytest.mark.parametrize("name", [n for n in zoo.names() if zoo.get(n).design])
+def test_timms_arguments_are_those_of_its_own_table(name):
+    config = timm.models.regnet.model_cfgs[name]
+    found = timm_arguments(zoo.get(name).design)
+    assert found == {argument: getattr(config, argument) for argument in found}
+
+
+def test_an_anynet_and_an_unknown_format_are_refused():
+    for name in FORMATS:
+        with pytest.raises(ValueError, match="no AnyNets: take the spaces RegNetX or RegNetY"):
+            to_format(name, ANYNET)
+    with pytest.raises(ValueError, match="one of detectron2, smp, timm, got 'keras'"):
+        to_format("keras", SMALL)
+
+
+def test_building_says_what_was_built():
+    fpn = build(SMALL, "detectron2")
+    assert "build_regnet_fpn_backbone" in fpn
+    assert "p2 256x16x16" in fpn
+    assert "p6 256x1x1" in fpn
+    widths = [stage.width for stage in SMALL.stages]
+    maps = [f"{w}x{64 // s}x{64 // s}" for w, s in zip(widths, (4, 8, 16, 32), strict=True)]
+    assert all(each in build(SMALL, "smp") for each in maps)
+    assert "classifier, 1000 logits" in build(SMALL, "timm")
+    params = sum(p.numel() for p in run(to_format("timm", SMALL))["model"].parameters())
+    assert f" {params:,} parameters" in build(SMALL, "timm")
+    assert building.ENCODER not in smp.encoders.encoders
+
+
+def test_building_says_what_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setitem(building.MODULES, "timm", "a_module_that_is_not_there")
+    assert build(SMALL, "timm") == "timm: not installed"
+
+
+def test_a_design_that_timm_would_build_otherwise_is_not_built():
+    with pytest.raises(ValueError, match="timm builds other stages .* not four stages instead of"):
+        build(EDGE, "timm")

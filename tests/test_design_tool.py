@@ -1,0 +1,316 @@
+"""tools/design.py, as it is called."""
+
+import json
+import math
+import subprocess
+import sys
+from argparse import ArgumentTypeError
+
+import pytest
+import torch
+import yaml
+from load_tool import load_tool
+
+from regnet_backbones import zoo
+from regnet_backbones.design import RegNetDesign, complexity
+from regnet_backbones.design.records import design_of, read_records
+from regnet_backbones.design_tool.arguments import interval, number, span
+from regnet_backbones.design_tool.tables import short
+
+design = load_tool("design").main
+
+SMALL = ["--w0", "8", "--wa", "8", "--wm", "2", "--depth", "8", "--group-width", "8"]
+X_400MF = ["--space", "RegNetX_constrained", "--flops", "400M"]
+
+
+def lines(capsys):
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("400M", 4e8), ("400MF", 4e8), ("0.8G", 8e8), ("6300k", 6.3e6), ("50", 50)]
+)
+def test_numbers_have_units(text, value):
+    assert number(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "M", "4x", "-3", "0", "nan", "1FM", "inf"])
+def test_what_is_no_number_is_refused(text):
+    with pytest.raises(ValueError, match="is written 400M"):
+        number(text)
+
+
+def test_bounds_are_read():
+    assert interval("400M") == (3.8e8, 4.2e8)
+    assert interval("380M:0.42G") == (3.8e8, 4.2e8)
+    assert interval("6.3M:") == (6.3e6, math.inf)
+    assert interval(":8M") == (0, 8e6)
+    assert span("16") == (16, 16)
+    assert span("12:20") == (12, 20)
+    for text in (":", "5:4", "a:b", ""):
+        with pytest.raises(ArgumentTypeError):
+            interval(text)
+
+
+def test_numbers_are_shortened():
+    assert [short(n) for n in (3.196e9, 19.4e6, 1512, 8)] == ["3.2G", "19.4M", "1.51k", "8"]
+
+
+def test_show_prints_stages_costs_and_rules(capsys, tmp_path):
+    picture = tmp_path / "widths.svg"
+    assert design(["show", "RegNetX-200MF", "--picture", str(picture)]) == 0
+    found = lines(capsys)
+    assert found[0].startswith("regnetx_002: RegNetDesign(w_0=24, w_a=36.44, w_m=2.49, depth=13")
+    (s4,) = (line.split() for line in found if line.startswith("s4"))
+    # The published stages of RegNetX-200MF: 24, 56, 152, 368 channels, 1, 1, 4, 7 blocks.
+    assert s4[:6] == ["s4", "368", "7", "46", "8", "32"]
+    (total,) = (line.split() for line in found if line.startswith("all"))
+    assert total == ["all", "13", "199M", "2.68M", "2.16M"]
+    rules = found[found.index("at 224x224, 1000 classes") + 1 :]
+    assert sum(line.startswith("yes") for line in rules) == 9
+    assert picture.read_text().count("<svg") == 1
+
+
+def test_numbers_change_a_name_and_sizes_change_costs(capsys):
+    args = ["show", "regnetx_002", "--se-ratio", "0.25", "--image-size", "800x1333"]
+    assert design([*args, "--num-classes", "0"]) == 0
+    found = lines(capsys)
+    assert found[0].startswith("w_0 24, w_a 36.44, w_m 2.49, depth 13, group width 8, SE 0.25")
+    expected = RegNetDesign(24, 36.44, 2.49, 13, 8, se_ratio=0.25)
+    flops = complexity(expected, (800, 1333), None).flops
+    assert short(flops) in next(line for line in found if line.startswith("all"))
+    assert "at 800x1333, the backbone alone" in found
+    assert not any(line.startswith("head") for line in found)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["show"], "missing: --w0, --wa, --wm, --depth, --group-width"),
+        (["show", "--w0", "8"], "missing: --wa, --wm, --depth, --group-width"),
+        (["show", "regnety_32"], "did you mean"),
+        (["show", "regnetz_b16"], "follow no quantized line"),
+        (["show", "regnetx_002", "--from", "x.json"], "a name or --from, not both"),
+        (["show", "--from", "nothing.json"], "nothing.json"),
+        (["show", "regnetx_002", "--write", "x"], "--write needs --format, one of detectron2"),
+        (["show", "regnetx_002", "--picture", "x.bmp"], ".png or .svg"),
+        (["show", "regnetx_002", "--num-classes", "-1"], "--num-classes must be 0 or more"),
+        (["show", "regnetz_005", "--format", "detectron2"], "MODEL.REGNET has no key for"),
+        (["fit"], "give a name (resnet50"),
+        (["fit", "resnet50", "--widths", "8"], "and not both"),
+        (["fit", "resnet50", "--depths", "8"], "--depths belong to --widths"),
+        (["fit", "resnet50", "--stages", "few"], "--stages must be a number or 'any', got 'few'"),
+        (["fit", "regnetz_b16"], "give --widths"),
+        (["fit", "efficientnet_b0", "--stages", "any", "--build"], "take --stages 4"),
+        (["sample", "--space", "RegNetW"], "did you mean 'RegNet"),
+        (["sample", "--width", "8:16"], "RegNetX has no width"),
+        (["sample", "--like", "regnetz_b16"], "--like: the cost of regnetz_b16 is not known"),
+        (["sample", "--like", "regnetx_002", "--flops", "1G"], "--like says the bounds of --flops"),
+        (["sample", "--count", "0"], "count must be a positive integer"),
+        (["search", "--space", "AnyNetX_A"], "AnyNetX_A is a space of AnyNets"),
+        (["search", "--latency-ms", "0"], "latency_ms must be above 0"),
+        (["search", "--reference", "regnetz_b16"], "--reference: the cost of regnetz_b16"),
+        (["search", "--runs", "0"], "runs must be at least 1"),
+        (["search", "--threads", "0"], "--threads must be at least 1"),
+        (["edf", "nothing.json"], "nothing.json"),
+        (["edf", "a.json", "b/a.json"], "--labels must be one for each"),
+        (["edf", "a.json", "--output", "x.txt"], ".png or .svg"),
+        (["scale", "regnetx_002", "--factor", "0"], "factor must be"),
+        (["scale", "regnetx_002", "--factor", "2", "--strategy", "q"], "letters d, w, g and r"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_mistakes_are_answered(args, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert design(args) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert design(["search", "--device", "cuda"]) == 2
+    assert "torch sees no GPU here" in capsys.readouterr().err
+
+
+def test_a_design_is_written_for_another_project_and_built(tmp_path, capsys):
+    path = tmp_path / "configs" / "mine.yaml"
+    args = ["show", *SMALL, "--format", "detectron2", "--write", str(path), "--build"]
+    assert design(args) == 0
+    numbers = yaml.safe_load(path.read_text())["MODEL"]["REGNET"]
+    assert (numbers["W0"], numbers["WA"], numbers["WM"]) == (8, 8.0, 2.0)
+    built = [line for line in lines(capsys) if "built" in line]
+    assert len(built) == 1
+    assert "build_regnet_fpn_backbone" in built[0]
+
+
+def test_all_projects_build_it(capsys):
+    assert design(["show", *SMALL, "--build"]) == 0
+    built = [line.split(":")[0] for line in lines(capsys) if ": built, " in line]
+    assert built == ["detectron2", "smp", "timm"]
+
+
+def test_fit_prints_the_law(capsys, tmp_path):
+    picture = tmp_path / "fit.png"
+    args = ["fit", "--widths", "24", "56", "152", "368", "--depths", "1", "1", "4", "7"]
+    assert design([*args, "--picture", str(picture), "--format", "timm"]) == 0
+    found = "\n".join(lines(capsys))
+    assert "mean log-ratio error 0.0000" in found
+    assert "24x1, 56x1, 152x4, 368x7" in found
+    assert "RegNetCfg(" in found
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    by_name, by_numbers = [], []
+    for args, title, into in (
+        (["resnet50"], "resnet50", by_name),
+        (
+            ["--widths", "256", "512", "1024", "2048", "--depths", "3", "4", "6", "3"],
+            "these widths",
+            by_numbers,
+        ),
+    ):
+        assert design(["fit", *args]) == 0
+        into += [line.removeprefix(title) for line in lines(capsys)]
+    assert by_name == by_numbers
+
+
+def test_a_sample_is_written_and_taken_up_again(tmp_path, capsys):
+    output = tmp_path / "out" / "x"
+    assert design(["sample", *X_400MF, "--count", "12", "--output", str(output)]) == 0
+    found = lines(capsys)
+    assert "12 designs, the first 10 of them shown" in found
+    content = json.loads((tmp_path / "out" / "x.json").read_text())
+    rows = content["designs"]
+    assert len(rows) == 12
+    assert content["space"] == "RegNetX_constrained"
+    assert content["bounds"]["flops"] == [3.8e8, 4.2e8]
+    assert content["drawn"] == 12 + sum(content["rejections"].values())
+    for row in rows:
+        cost = complexity(design_of(row))
+        assert 3.8e8 <= cost.flops <= 4.2e8
+        assert (row["flops"], row["params"]) == (cost.flops, cost.params)
+    args = ["show", "--from", f"{output}.json", "--index", "3", "--group-width", "8"]
+    assert design(args) == 0
+    assert lines(capsys)[0].startswith(f"w_0 {rows[3]['w_0']}, w_a {rows[3]['w_a']:g}")
+    assert design(["show", "--from", f"{output}.json", "--index", "12"]) == 2
+    assert "--index must be 0 to 11" in capsys.readouterr().err
+
+
+def test_anynets_are_written_and_taken_up_again(tmp_path, capsys):
+    output = tmp_path / "a"
+    args = ["sample", "--space", "anynetx_e", "--count", "2", "--output", str(output)]
+    assert design([*args, "--se-ratio", "0.25", "--activations", ":8M"]) == 0
+    row = read_records(f"{output}.json")[1]
+    network = design_of(row)
+    assert [stage.width for stage in network.stages] == row["stage_width"]
+    assert complexity(network).params == row["params"]
+    capsys.readouterr()
+    show = ["show", "--from", f"{output}.json"]
+    assert design(show) == 0
+    assert lines(capsys)[0].startswith("AnyNet ")
+    for option in (["--format", "smp"], ["--build"], ["--picture", "x.png"], ["--depth", "9"]):
+        assert design([*show, *option]) == 2
+        assert "AnyNet" in capsys.readouterr().err
+
+
+def test_like_means_the_flops_and_at_least_the_params(tmp_path):
+    output = tmp_path / "like"
+    args = ["sample", "--space", "RegNetY", "--like", "regnety_008", "--count", "5"]
+    assert design([*args, "--output", str(output)]) == 0
+    published = complexity(zoo.get("regnety_008").design)
+    for row in read_records(f"{output}.json"):
+        assert row["params"] >= published.params
+        assert abs(row["flops"] / published.flops - 1) <= 0.05
+
+
+def test_the_same_seed_gives_the_same_designs(tmp_path):
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        args = ["sample", "--count", "4", "--seed", seed, "--output", str(tmp_path / name)]
+        assert design(args) == 0
+    a, b, c = (read_records(tmp_path / f"{name}.json") for name in "abc")
+    assert a == b != c
+
+
+def test_distributions_are_compared(tmp_path, capsys):
+    for name, errors in (("x", [24.0, 25.0, 26.0]), ("y", [27.0, 28.0, 29.0])):
+        (tmp_path / f"{name}.json").write_text(json.dumps([{"error": e} for e in errors]))
+    files = [str(tmp_path / "x.json"), str(tmp_path / "y.json")]
+    chart = tmp_path / "edf.png"
+    assert design(["edf", *files, "--labels", "RegNetX", "mine", "--output", str(chart)]) == 0
+    found = [line.split() for line in lines(capsys)]
+    assert ["RegNetX", "3", "25", "24", "to", "26"] in [line[:6] for line in found]
+    # Every network of the one is better than every network of the other.
+    assert ["RegNetX", "mine", "100.0%", "1.000", "0.1"] in found
+    assert chart.read_bytes().startswith(b"\x89PNG")
+    assert design(["edf", *files, "--column", "flops"]) == 2
+    assert "no column 'flops' of numbers; There are: error" in capsys.readouterr().err
+
+
+def test_scale_says_what_was_reached(capsys):
+    assert design(["scale", "regnetx_002", "--factor", "1"]) == 0
+    found = lines(capsys)
+    assert "multiply-adds x 1 (asked for: 1)" in found[-1]
+    given, scaled = (line.split()[1:] for line in found[2:4])
+    assert given == scaled
+
+
+SEARCH = [
+    *("search", "--w0", "8:16", "--wa", ":16", "--depth", ":12", "--flops", "5M:30M"),
+    *("--measure-size", "32", "--runs", "2", "--threads", "1"),
+]
+
+
+def test_a_search_measures_and_writes_what_it_found(tmp_path, capsys):
+    output = tmp_path / "found"
+    args = [*SEARCH, "--count", "4", "--reference", "regnetx_002", "--output", str(output)]
+    assert design([*args, "--format", "timm"]) == 0
+    found = "\n".join(lines(capsys))
+    assert "4 designs kept" in found
+    assert "the best by latency_ms: row" in found
+    assert "beside regnetx_002" in found
+    assert "RegNetCfg(" in found
+    content = json.loads((tmp_path / "found.json").read_text())
+    assert [row["kept"] for row in content["designs"]] == [True] * 4
+    assert all(row["latency_ms"] > 0 and row["memory_mib"] > 0 for row in content["designs"])
+    assert content["references"]["regnetx_002"]["flops"] == 199_040_872  # as published
+    assert content["measured"]["image_size"] == [32, 32]
+    assert content["measured"]["memory_format"] in ("contiguous", "channels_last")
+    assert len(content["beside_the_reference"]) == 3
+    assert content["versions"]["torch"] == torch.__version__
+    assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_search_that_finds_nothing_says_so(tmp_path, capsys):
+    output = tmp_path / "none"
+    args = [*SEARCH, "--latency-ms", "0.001", "--max-measured", "2", "--output", str(output)]
+    assert design(args) == 1
+    found = "\n".join(lines(capsys))
+    assert "none found among" in found
+    assert "the fastest of those measured takes" in found
+    content = json.loads((tmp_path / "none.json").read_text())
+    assert [row["kept"] for row in content["designs"]] == [False, False]
+    assert content["rejections"]["latency too high"] == 2
+
+
+def test_torch_is_imported_only_to_measure_and_to_build(tmp_path):
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps([{"error": 1.0}, {"error": 2.0}]))
+    calls = [
+        ["show", "regnety_032", "--picture", "show.png", "--format", "detectron2"],
+        ["fit", "resnet50", "--picture", "fit.png", "--format", "smp"],
+        ["sample", *X_400MF, "--count", "3", "--output", "sample"],
+        ["edf", str(rows), "--output", "edf.png"],
+        ["scale", "regnetx_002", "--factor", "2", "--format", "timm"],
+        ["search", "--space", "AnyNetX_A"],
+    ]
+    code = (
+        "import sys; from regnet_backbones.design_tool.command import design_command\n"
+        f"for call in {calls!r}: design_command(call, description='')\n"
+        "print(sorted({'torch', 'timm', 'torchvision', 'detectron2'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert len(list(tmp_path.glob("*.png"))) == 3
