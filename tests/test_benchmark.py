@@ -16,7 +16,7 @@ from regnet_backbones.benchmark.report import as_json, growth_table, result_tabl
 from regnet_backbones.benchmark.results import Result, Row, failed_rows
 from regnet_backbones.benchmark.runner import failure_of
 from regnet_backbones.benchmark.steps import largest_error
-from regnet_backbones.image_sizes import parse_size
+from regnet_backbones.command_lines import parse_size
 
 CASE = Case("features", False, "regnetx_002", (64, 96), 4)
 

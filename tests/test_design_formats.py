@@ -10,8 +10,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-import regnet_backbones  # noqa: F401, registers the config node
-from regnet_backbones import RegNetFeatures, zoo
+from regnet_backbones import RegNetFeatures, config_path, zoo
 from regnet_backbones.adapters.detectron2_network import network_of
 from regnet_backbones.design.anynet import AnyNetDesign
 from regnet_backbones.design.formats import FORMATS, python_code, timm_arguments, to_format
@@ -67,6 +66,21 @@ def test_detectron2_reads_the_design(design):
     assert network_of(cfg.MODEL.REGNET) == design
     # Nothing that is random stays so.
     assert (cfg.MODEL.REGNET.NORM, cfg.MODEL.BACKBONE.FREEZE_AT) == ("BN", 0)
+
+
+def test_on_a_base_that_names_another_network_the_design_wins(tmp_path):
+    base = config_path("detectron2/retinanet_regnety_032_fpn_1x.yaml")
+    path = tmp_path / "mine.yaml"
+    path.write_text(to_format("detectron2", SMALL, base=str(base)))
+    cfg = get_cfg()
+    cfg.merge_from_file(str(path))
+    assert network_of(cfg.MODEL.REGNET) == SMALL
+    assert cfg.MODEL.WEIGHTS == ""
+    # The rest is the base's.
+    assert cfg.MODEL.BACKBONE.NAME == "build_retinanet_regnet_fpn_backbone"
+    assert cfg.MODEL.FPN.IN_FEATURES == ["res3", "res4", "res5"]
+    with pytest.raises(ValueError, match="a base is for the format detectron2"):
+        to_format("timm", SMALL, base=str(base))
 
 
 @pytest.mark.parametrize("design", UNUSUAL.values(), ids=UNUSUAL)

@@ -11,11 +11,12 @@ import torch
 import yaml
 from load_tool import load_tool
 
-from regnet_backbones import zoo
+from regnet_backbones import config_path, zoo
 from regnet_backbones.design import RegNetDesign, complexity
 from regnet_backbones.design.records import design_of, read_records
 from regnet_backbones.design_tool.arguments import interval, number, span
 from regnet_backbones.design_tool.tables import short
+from regnet_backbones.detection.config import read_config
 
 design = load_tool("design").main
 
@@ -146,6 +147,21 @@ def test_a_design_is_written_for_another_project_and_built(tmp_path, capsys):
     assert "build_regnet_fpn_backbone" in built[0]
 
 
+def test_a_base_is_named_from_the_folder_of_the_config(tmp_path, capsys):
+    base = config_path("detectron2/quick/Base-Shapes.yaml")
+    path = tmp_path / "configs" / "mine.yaml"
+    args = ["show", *SMALL, "--format", "detectron2", "--base", str(base)]
+    assert design([*args, "--write", str(path)]) == 0
+    named = yaml.safe_load(path.read_text())["_BASE_"]
+    assert not named.startswith("/")
+    assert (path.parent / named).resolve() == base
+    assert read_config(path, []).MODEL.REGNET.W0 == 8
+    capsys.readouterr()
+    for wrong in (["--base", str(base)], ["--base", "no.yaml", "--format", "detectron2"]):
+        assert design(["show", *SMALL, *wrong]) == 2
+        assert "--base" in capsys.readouterr().err
+
+
 def test_all_projects_build_it(capsys):
     assert design(["show", *SMALL, "--build"]) == 0
     built = [line.split(":")[0] for line in lines(capsys) if ": built, " in line]
@@ -184,6 +200,8 @@ def test_a_sample_is_written_and_taken_up_again(tmp_path, capsys):
     rows = content["designs"]
     assert len(rows) == 12
     assert content["space"] == "RegNetX_constrained"
+    assert content["command"].startswith("python tools/design.py sample --space RegNetX_constrained")
+    assert content["command"].endswith("--output x")  # no path of this machine
     assert content["bounds"]["flops"] == [3.8e8, 4.2e8]
     assert content["drawn"] == 12 + sum(content["rejections"].values())
     for row in rows:

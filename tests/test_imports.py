@@ -28,7 +28,7 @@ RINGS = {
     "zoo": 0,
     "shapes": 0,
     "image_files": 0,
-    "image_sizes": 0,
+    "command_lines": 0,
     "whole_files": 0,
     "__init__": 0,
     "norm": 1,

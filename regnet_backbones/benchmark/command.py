@@ -32,7 +32,7 @@ from regnet_backbones.benchmark.report import (
 )
 from regnet_backbones.benchmark.results import Result, failed_rows
 from regnet_backbones.benchmark.runner import measure
-from regnet_backbones.image_sizes import parse_size
+from regnet_backbones.command_lines import parse_size, plain_command
 from regnet_backbones.timing import cpu_threads
 
 
@@ -54,7 +54,7 @@ def benchmark_command(argv: Sequence[str] | None, *, description: str) -> int:
         chosen = {case: _chosen(args, case) for case in cases}
         chosen = {case: entries for case, entries in chosen.items() if entries}
         with cpu_threads(args.threads):
-            return _benchmark(args, chosen, _plain_command(argv, args.output))
+            return _benchmark(args, chosen, plain_command("tools/benchmark.py", argv, args.output))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -189,12 +189,3 @@ def _try_chart(path: Path, results: Sequence[Result]) -> None:
         write_chart(path, results)
     except (ModuleNotFoundError, ValueError) as error:
         print(f"no chart: {error}", file=sys.stderr)
-
-
-def _plain_command(argv: Sequence[str], output: str | None) -> str:
-    """Return the command line as others can repeat it, without a path of this machine."""
-    words = [
-        word.removesuffix(output) + Path(output).name if output and word.endswith(output) else word
-        for word in argv
-    ]
-    return " ".join(["python tools/benchmark.py", *words])

@@ -50,22 +50,27 @@ TIMM_VALUES = {
 }
 
 
-def to_format(name: str, design: Design, *, title: str = "my_regnet") -> str:
+def to_format(
+    name: str, design: Design, *, title: str = "my_regnet", base: str | None = None
+) -> str:
     """Return a design as text for another project.
 
     Args:
         name: "detectron2", "smp" or "timm".
         design: the network.
         title: its name in SMP.
+        base: config that Detectron2's shall build on, see `detectron2_yaml`.
 
     Raises:
         ValueError: the format is unknown, or has no words for the design.
     """
     if name not in FORMATS:
         raise ValueError(f"a format is one of {', '.join(FORMATS)}, got '{name}'")
+    if base is not None and name != "detectron2":
+        raise ValueError(f"a base is for the format detectron2, got '{base}' with {name}")
     check_is_regnet(design, "Detectron2, SMP and timm build")
     if name == "detectron2":
-        return detectron2_yaml(design)
+        return detectron2_yaml(design, base)
     return smp_code(design, title) if name == "smp" else timm_code(design)
 
 
@@ -87,36 +92,40 @@ def check_is_regnet(design: Design, who: str) -> None:
         )
 
 
-def detectron2_yaml(design: RegNetDesign) -> str:
-    """Return a config for Detectron2 that trains a design under an FPN from random weights.
+def detectron2_yaml(design: RegNetDesign, base: str | None = None) -> str:
+    """Return a config for Detectron2 that trains a design from random weights.
 
-    To be put into a config of one's own, or below a `_BASE_`.
+    Args:
+        design: the network.
+        base: the config that the rest comes from, as `_BASE_` names it: relative to the folder of
+            the new config. None for a part of a config, with a backbone under an FPN.
 
     Raises:
         ValueError: the design has something that `MODEL.REGNET` has no key for.
     """
-    changed = _changed(design)
-    unknown = [name for name in changed if name not in DETECTRON2_KEYS]
+    unknown = [name for name in _changed(design) if name not in DETECTRON2_KEYS]
     if unknown:
         raise ValueError(
             f"MODEL.REGNET has no key for {', '.join(unknown)}; if the network is one of "
             "regnet_backbones.zoo.names(), set MODEL.REGNET.NAME, otherwise use RegNetFeatures, "
             "SMP or timm"
         )
-    numbers = [f"    {DETECTRON2_KEYS[name]}: {_yaml(value)}" for name, value in changed.items()]
-    return "\n".join(
-        [
-            "# There are no weights of a network of one's own: nothing is frozen.",
-            "MODEL:",
-            '  WEIGHTS: ""',
-            '  BACKBONE: {NAME: "build_regnet_fpn_backbone", FREEZE_AT: 0}',
-            "  REGNET:",
-            *numbers,
-            '    NORM: "BN"  # over few images a GPU "SyncBN" or "GN"',
-            "  FPN:",
-            '    IN_FEATURES: ["res2", "res3", "res4", "res5"]',
-        ]
-    )
+    # All of them, and no name: a base may have others.
+    keys = {key: getattr(design, name) for name, key in DETECTRON2_KEYS.items()}
+    builder = "" if base else 'NAME: "build_regnet_fpn_backbone", '
+    lines = [
+        *([f'_BASE_: "{base}"'] if base else []),
+        "MODEL:",
+        '  WEIGHTS: ""  # none are published for a network of one\'s own, so nothing is frozen',
+        f"  BACKBONE: {{{builder}FREEZE_AT: 0}}",
+        "  REGNET:",
+        '    NAME: ""',
+        *(f"    {key}: {_yaml(value)}" for key, value in keys.items()),
+        '    NORM: "BN"  # with few images a GPU "SyncBN" or "GN"',
+    ]
+    if not base:
+        lines += ["  FPN:", '    IN_FEATURES: ["res2", "res3", "res4", "res5"]']
+    return "\n".join(lines)
 
 
 def smp_code(design: RegNetDesign, title: str = "my_regnet") -> str:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 
 from regnet_backbones import zoo
+from regnet_backbones.command_lines import parse_size
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.design.anynet import Design
 from regnet_backbones.design.ranges import Interval
 from regnet_backbones.design.records import design_of, read_records
-from regnet_backbones.image_sizes import parse_size
 
 UNITS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "MF": 1e6, "G": 1e9, "GF": 1e9}
 

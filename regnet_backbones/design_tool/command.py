@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from regnet_backbones.command_lines import plain_command
 from regnet_backbones.design_tool import edf, fit, sample, scale, search, show
 
 SUBCOMMANDS = {
@@ -26,7 +27,9 @@ def design_command(argv: Sequence[str] | None, *, description: str) -> int:
     Returns:
         The exit status: 0, 1 if nothing was found, 2 for a mistake of the user, which is printed.
     """
+    argv = sys.argv[1:] if argv is None else list(argv)
     args = design_parser(description).parse_args(argv)
+    args.command = plain_command("tools/design.py", argv, getattr(args, "output", None))
     try:
         return args.run(args)
     except (ValueError, OSError, ModuleNotFoundError) as error:

@@ -1,6 +1,7 @@
 """A design as other projects write it, printed, written and built, as options ask for it."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     group = parser.add_argument_group("what the design becomes")
     group.add_argument("--format", choices=FORMATS, help="print it for another project")
+    group.add_argument(
+        "--base", metavar="YAML", help="config of Detectron2 that the rest is taken from (_BASE_)"
+    )
     group.add_argument("--write", metavar="FILE", help="write that, instead of printing it")
     group.add_argument(
         "--build", action="store_true", help="build it, in --format's project or in all there are"
@@ -21,9 +25,13 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def check_output(args: argparse.Namespace) -> None:
-    """Raise ValueError for options that cannot be used together."""
+    """Raise ValueError for options that cannot be used together, OSError without the base."""
     if args.write and not args.format:
         raise ValueError(f"--write needs --format, one of {', '.join(FORMATS)}")
+    if args.base and args.format != "detectron2":
+        raise ValueError("--base needs --format detectron2")
+    if args.base and not Path(args.base).is_file():
+        raise FileNotFoundError(f"--base: there is no config '{args.base}'")
 
 
 def show_output(args: argparse.Namespace, design: Design) -> None:
@@ -34,7 +42,7 @@ def show_output(args: argparse.Namespace, design: Design) -> None:
         OSError: the file cannot be written.
     """
     if args.format:
-        text = to_format(args.format, design)
+        text = to_format(args.format, design, base=_base(args))
         if args.write:
             write_whole(Path(args.write), lambda file: file.write(f"{text}\n".encode()))
             print(f"written to {args.write}", file=sys.stderr)
@@ -45,3 +53,11 @@ def show_output(args: argparse.Namespace, design: Design) -> None:
         print()
         for name in [args.format] if args.format else FORMATS:
             print(build(design, name))
+
+
+def _base(args: argparse.Namespace) -> str | None:
+    """Return the base as `_BASE_` names it: relative to the folder of the new config."""
+    if not args.base:
+        return None
+    folder = Path(args.write).parent if args.write else Path()
+    return Path(os.path.relpath(args.base, folder)).as_posix()

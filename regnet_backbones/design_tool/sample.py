@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     print_rejections(drawn.rejections, drawn.drawn)
     if args.output:
         about = {
+            "command": args.command,
             "space": space.name,
             "bounds": describe_bounds(bounds),
             "seed": args.seed,

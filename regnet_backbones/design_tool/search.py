@@ -240,6 +240,7 @@ def _about(
     from regnet_backbones.benchmark.machine import machine, versions
 
     return {
+        "command": args.command,
         "space": space.name,
         "bounds": describe_bounds(bounds),
         "limits": asdict(limits),
