@@ -1,6 +1,6 @@
 """What command lines say: sizes of images, and how others can repeat one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -17,16 +17,16 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def plain_command(tool: str, argv: Sequence[str], output: str | None) -> str:
+def plain_command(tool: str, argv: Sequence[str], paths: Iterable[str | None]) -> str:
     """Return the command line as others can repeat it, without a path of this machine.
 
     Args:
         tool: path of the script in the repository.
         argv: its arguments.
-        output: one of them, of which only the last part is kept.
+        paths: those of them of which only the last part is kept.
     """
-    words = [
-        word.removesuffix(output) + Path(output).name if output and word.endswith(output) else word
-        for word in argv
-    ]
+    words = []
+    for word in argv:
+        path = next((path for path in paths if path and word.endswith(path)), None)
+        words.append(word.removesuffix(path) + Path(path).name if path else word)
     return " ".join([f"python {tool}", *words])

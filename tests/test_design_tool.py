@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from argparse import ArgumentTypeError
+from statistics import median
 
 import pytest
 import torch
@@ -13,14 +14,21 @@ from load_tool import load_tool
 
 from regnet_backbones import config_path, zoo
 from regnet_backbones.design import RegNetDesign, complexity
+from regnet_backbones.design.cost import Complexity
 from regnet_backbones.design.records import design_of, read_records
+from regnet_backbones.design.sampling import Candidate
+from regnet_backbones.design.searching import Found, Limits
+from regnet_backbones.design_tool import search
 from regnet_backbones.design_tool.arguments import interval, number, span
+from regnet_backbones.design_tool.search_report import print_verdict
 from regnet_backbones.design_tool.tables import short
 from regnet_backbones.detection.config import read_config
+from regnet_backbones.latency import RatioBand
 
 design = load_tool("design").main
 
 SMALL = ["--w0", "8", "--wa", "8", "--wm", "2", "--depth", "8", "--group-width", "8"]
+X_200MF = RegNetDesign(24, 36.44, 2.49, 13, 8)
 X_400MF = ["--space", "RegNetX_constrained", "--flops", "400M"]
 
 
@@ -107,6 +115,7 @@ def test_numbers_change_a_name_and_sizes_change_costs(capsys):
         (["sample", "--width", "8:16"], "RegNetX has no width"),
         (["sample", "--like", "regnetz_b16"], "--like: the cost of regnetz_b16 is not known"),
         (["sample", "--like", "regnetx_002", "--flops", "1G"], "--like says the bounds of --flops"),
+        (["sample", "--fit-error"], "give --output"),
         (["sample", "--count", "0"], "count must be a positive integer"),
         (["search", "--space", "AnyNetX_A"], "AnyNetX_A is a space of AnyNets"),
         (["search", "--latency-ms", "0"], "latency_ms must be above 0"),
@@ -200,7 +209,9 @@ def test_a_sample_is_written_and_taken_up_again(tmp_path, capsys):
     rows = content["designs"]
     assert len(rows) == 12
     assert content["space"] == "RegNetX_constrained"
-    assert content["command"].startswith("python tools/design.py sample --space RegNetX_constrained")
+    assert content["command"].startswith(
+        "python tools/design.py sample --space RegNetX_constrained"
+    )
     assert content["command"].endswith("--output x")  # no path of this machine
     assert content["bounds"]["flops"] == [3.8e8, 4.2e8]
     assert content["drawn"] == 12 + sum(content["rejections"].values())
@@ -230,6 +241,18 @@ def test_anynets_are_written_and_taken_up_again(tmp_path, capsys):
     for option in (["--format", "smp"], ["--build"], ["--picture", "x.png"], ["--depth", "9"]):
         assert design([*show, *option]) == 2
         assert "AnyNet" in capsys.readouterr().err
+
+
+def test_fit_errors_fall_from_space_to_space_as_in_the_paper(tmp_path):
+    """Figure 8 of the paper: ordered widths are nearer to a quantized line, ordered depths, too."""
+    medians = []
+    for name in ("AnyNetX_C", "AnyNetX_D", "AnyNetX_E"):
+        args = ["sample", "--space", name, "--flops", "360M:400M", "--count", "12", "--fit-error"]
+        assert design([*args, "--output", str(tmp_path / name)]) == 0
+        rows = read_records(tmp_path / f"{name}.json")
+        medians.append(median(row["fit_error"] for row in rows))
+    assert medians == sorted(medians, reverse=True)
+    assert medians[0] > 1.5 * medians[2]
 
 
 def test_like_means_the_flops_and_at_least_the_params(tmp_path):
@@ -309,6 +332,65 @@ def test_a_search_that_finds_nothing_says_so(tmp_path, capsys):
     content = json.loads((tmp_path / "none.json").read_text())
     assert [row["kept"] for row in content["designs"]] == [False, False]
     assert content["rejections"]["latency too high"] == 2
+
+
+def candidates(*milliseconds):
+    """Return networks that take so long, and more multiply-adds the earlier they come."""
+    return tuple(
+        Candidate(X_200MF, Complexity(flops=100 - i), latency_ms=ms, memory_mib=1.0)
+        for i, ms in enumerate(milliseconds)
+    )
+
+
+@pytest.mark.parametrize(
+    ("by", "limit", "chosen"),
+    [
+        # The first, of the most multiply-adds, takes 11 ms this time, the second 9.
+        ("flops", 10.0, 1),
+        ("flops", 12.0, 0),
+        ("flops", 5.0, 2),  # none is within: the fastest
+        ("latency_ms", None, 2),
+    ],
+)
+def test_what_is_best_is_said_by_the_last_measurement(by, limit, chosen):
+    kept = candidates(9.0, 9.5, 9.8)
+    found = Found(kept, kept, {})
+    ratios = (1.1, 0.9, 0.8)
+    bands = [(each, RatioBand(r, r, r)) for each, r in zip(kept, ratios, strict=True)]
+    limits = Limits(latency_ms=limit)
+    best = search._chosen(found, by, bands, reference_ms=10.0, limits=limits)
+    assert best is kept[chosen]
+    assert search._chosen(found, "flops", [], reference_ms=math.nan, limits=limits) is kept[0]
+
+
+def test_the_verdict_says_who_is_faster_and_who_is_over_the_limit(capsys):
+    kept = candidates(9.0, 9.5)
+    found = Found(kept, kept, {})
+    bands = [(kept[0], RatioBand(0.8, 0.9, 0.99)), (kept[1], RatioBand(0.9, 0.95, 1.02))]
+
+    def verdict(bands, limit):
+        print_verdict(
+            found,
+            bands,
+            reference="regnety_008",
+            reference_ms=10.0,
+            rounds=30,
+            limits=Limits(latency_ms=limit),
+        )
+        return capsys.readouterr().out
+
+    said = verdict(bands, 9.2)
+    rows = [line.split() for line in said.splitlines() if " to " in line]
+    assert [row[-6:] for row in rows] == [
+        ["0.900", "0.800", "to", "0.990", "yes", "9.00"],
+        ["0.950", "0.900", "to", "1.020", "no", "9.50"],
+    ]
+    assert "none is" not in said
+    assert "measured again" not in said
+    assert "all of these are above 8 ms" in verdict(bands, 8.0)
+    assert "none is measurably faster than regnety_008, among 2 measured" in verdict(
+        bands[1:], None
+    )
 
 
 def test_torch_is_imported_only_to_measure_and_to_build(tmp_path):

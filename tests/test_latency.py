@@ -58,6 +58,22 @@ def test_latency_is_the_median_and_memory_the_peak_of_a_forward_pass(clock):
     assert least <= measured.memory_mib * 2**20 <= 2 * least
 
 
+def test_beside_a_reference_a_slow_minute_does_not_count(clock):
+    clock(
+        *(2.0, 2.0),  # the reference alone, twice
+        # In turns, the second round in the opposite order; a slow machine, then a fast one.
+        *(8.0, 4.0, 4.0, 8.0),
+        *(1.0, 2.0, 6.0, 3.0),
+    )
+    meter = LatencyMeter(
+        passes=False, image_size=(64, 64), runs=2, warmup=0, reference="regnetx_002"
+    )
+    assert meter.measure(TINY).latency_ms == 1000  # half of the reference's 2 s
+    assert meter.measure(TINY).latency_ms == 4000
+    with pytest.raises(ValueError, match="compiled again for each network; leave it out"):
+        LatencyMeter(compile=True, reference="regnetx_002")
+
+
 def test_networks_are_optimized_as_asked(passes):
     meter = LatencyMeter(dtype=torch.bfloat16, memory_format="channels_last", **SMALL)
     meter.measure(TINY)

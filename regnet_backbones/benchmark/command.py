@@ -54,7 +54,8 @@ def benchmark_command(argv: Sequence[str] | None, *, description: str) -> int:
         chosen = {case: _chosen(args, case) for case in cases}
         chosen = {case: entries for case, entries in chosen.items() if entries}
         with cpu_threads(args.threads):
-            return _benchmark(args, chosen, plain_command("tools/benchmark.py", argv, args.output))
+            line = plain_command("tools/benchmark.py", argv, [args.output])
+            return _benchmark(args, chosen, line)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

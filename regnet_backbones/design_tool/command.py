@@ -29,7 +29,8 @@ def design_command(argv: Sequence[str] | None, *, description: str) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     args = design_parser(description).parse_args(argv)
-    args.command = plain_command("tools/design.py", argv, getattr(args, "output", None))
+    written = [getattr(args, name, None) for name in ("output", "write")]
+    args.command = plain_command("tools/design.py", argv, written)
     try:
         return args.run(args)
     except (ValueError, OSError, ModuleNotFoundError) as error:

@@ -5,6 +5,7 @@ torch is imported when the measuring begins, and not before.
 
 import argparse
 import logging
+import math
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from regnet_backbones.design_tool.drawing import (
 from regnet_backbones.design_tool.output import add_output, check_output, show_output
 from regnet_backbones.design_tool.search_report import (
     CAPACITIES,
+    Bands,
     print_found,
     print_verdict,
     write_found,
@@ -35,7 +37,7 @@ from regnet_backbones.design_tool.search_report import (
 from regnet_backbones.design_tool.tables import describe
 
 if TYPE_CHECKING:
-    from regnet_backbones.latency import LatencyMeter, RatioBand
+    from regnet_backbones.latency import LatencyMeter
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -78,7 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help=f"networks measured first; the best {CONFIRMED} are measured again beside the first",
+        help="networks to compare with. The first takes turns with each design, so that a slow "
+        f"minute of the machine does not count, and with the best {CONFIRMED} again at the end",
     )
     add_output(parser)
 
@@ -132,18 +135,26 @@ def _run(args: argparse.Namespace, space: Space, bounds: Bounds, limits: Limits)
     )
     if args.output:
         write()
+        print(f"\nwritten to {args.output}.json")
     if not found.kept:
         return 1
-    chosen, bands = _best(args, found, by, meter)
+    bands = _confirmed(args, found, by, meter)
+    reference_ms = next((each.latency_ms for each in references.values()), math.nan)
     if bands:
-        print_verdict(found, bands, reference=args.reference[0], rounds=ROUNDS)
+        print_verdict(
+            found,
+            bands,
+            reference=args.reference[0],
+            reference_ms=reference_ms,
+            rounds=ROUNDS,
+            limits=limits,
+        )
         about["beside_the_reference"] = [
             {"row": found.measured.index(candidate), **asdict(band)} for candidate, band in bands
         ]
         if args.output:
             write()
-    if args.output:
-        print(f"\nwritten to {args.output}.json and {args.output}.png")
+    chosen = _chosen(found, by, bands, reference_ms=reference_ms, limits=limits)
     print(f"\nthe best by {by}: row {found.measured.index(chosen)}, {describe(chosen.design)}")
     show_output(args, chosen.design)
     return 0
@@ -164,6 +175,7 @@ def _meter(args: argparse.Namespace) -> "LatencyMeter":
         dtype=None if args.dtype == "float32" else getattr(torch, args.dtype),
         compile=args.compile,
         runs=args.runs,
+        reference=args.reference[0] if args.reference and not args.compile else None,
     )
 
 
@@ -209,21 +221,29 @@ def _search(
     return found
 
 
-def _best(
-    args: argparse.Namespace, found: Found, by: str, meter: "LatencyMeter"
-) -> tuple[Candidate, list[tuple[Candidate, "RatioBand"]]]:
-    """Return the best network, and the best few with their times over the reference's."""
+def _confirmed(args: argparse.Namespace, found: Found, by: str, meter: "LatencyMeter") -> Bands:
+    """Measure the best few again beside the reference; empty where there is none."""
     from regnet_backbones.latency import confirm
 
-    candidates = best(found, by=by, count=CONFIRMED)
     if not args.reference or found.interrupted:
-        return candidates[0], []
+        return []
+    candidates = best(found, by=by, count=CONFIRMED)
     designs = [candidate.design for candidate in candidates]
     bands = confirm(meter, designs, args.reference[0], runs=ROUNDS)
-    pairs = list(zip(candidates, bands, strict=True))
-    if by != "latency_ms":
-        return candidates[0], pairs
-    return min(pairs, key=lambda pair: pair[1].median)[0], pairs
+    return list(zip(candidates, bands, strict=True))
+
+
+def _chosen(
+    found: Found, by: str, bands: Bands, *, reference_ms: float, limits: Limits
+) -> Candidate:
+    """Return the best network, by the last measurement of the best few where there is one."""
+    if not bands:
+        return best(found, by=by)[0]
+    limit = limits.latency_ms or math.inf
+    within = [pair for pair in bands if pair[1].median * reference_ms <= limit]
+    if by != "latency_ms" and within:
+        return within[0][0]
+    return min(bands, key=lambda pair: pair[1].median)[0]
 
 
 def _about(

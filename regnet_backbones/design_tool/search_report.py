@@ -1,5 +1,6 @@
 """What a search has found, as tables, JSON and a chart."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,12 @@ from regnet_backbones.design_tool.tables import describe, table
 
 if TYPE_CHECKING:
     from regnet_backbones.latency import RatioBand
+
+# Networks, and their times over the reference's.
+Bands = Sequence[tuple[Candidate, "RatioBand"]]
+
+# How many times the limit of latency a chart reaches.
+CHARTED = 2.5
 
 # Unit and name in charts.
 CAPACITIES = {
@@ -37,9 +44,15 @@ def print_found(found: Found, by: str, *, top: int, references: Mapping[str, Can
 
 
 def print_verdict(
-    found: Found, bands: Sequence[tuple[Candidate, "RatioBand"]], *, reference: str, rounds: int
+    found: Found,
+    bands: Bands,
+    *,
+    reference: str,
+    reference_ms: float,
+    rounds: int,
+    limits: Limits,
 ) -> None:
-    """Print which of the best are measurably faster than the reference."""
+    """Print how long the best take beside the reference, and which are measurably faster."""
     rows = [
         (
             found.measured.index(candidate),
@@ -47,13 +60,19 @@ def print_verdict(
             f"{band.median:.3f}",
             f"{band.low:.3f} to {band.high:.3f}",
             "yes" if band.faster else "no",
+            f"{band.median * reference_ms:.2f}",
         )
         for candidate, band in bands
     ]
-    headers = ("row", "design", f"time / {reference}", "95% band", "measurably faster")
+    headers = ("row", "design", f"time / {reference}", "95% band", "measurably faster", "ms")
     print(f"\nin {rounds} rounds beside {reference}\n{table(headers, rows)}")
     if not any(band.faster for _, band in bands):
         print(f"none is measurably faster than {reference}, among {len(found.measured)} measured")
+    limit = limits.latency_ms
+    if limit is not None and all(band.median * reference_ms > limit for _, band in bands):
+        print(
+            f"measured again, all of these are above {limit:g} ms; search with a lower --latency-ms"
+        )
 
 
 def write_found(
@@ -67,6 +86,8 @@ def write_found(
 ) -> None:
     """Write the results, and the chart of time and capacity if there is something to draw.
 
+    What takes several times the limit of latency is left out of the chart.
+
     Args:
         output: path without suffix.
         found: the results.
@@ -78,8 +99,9 @@ def write_found(
     kept = {id(candidate) for candidate in found.kept}
     rows = [row_of(each) | {"kept": id(each) in kept} for each in found.measured]
     write_records(f"{output}.json", rows, about=about)
-    if found.measured:
-        points = [_point(each, capacity) for each in found.measured]
+    near = limits.latency_ms * CHARTED if limits.latency_ms else math.inf
+    points = [_point(each, capacity) for each in found.measured if each.latency_ms <= near]
+    if points:
         pareto_chart(
             f"{output}.png",
             points,

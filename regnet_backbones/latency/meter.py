@@ -55,6 +55,10 @@ class LatencyMeter:
             both for each network.
         runs: forward passes that count.
         warmup: forward passes before those.
+        reference: a network that takes turns with each one that is measured. Latencies are then
+            what the reference took, times the median ratio to it: a machine that is slower from
+            minute to minute, or a throttled GPU, does not choose between networks. Not with
+            `compile`.
 
     Attributes:
         chosen_format: what "auto" has led `measure` to, None before its first network.
@@ -75,7 +79,10 @@ class LatencyMeter:
     memory_format: MemoryFormat = "auto"
     runs: int = 10
     warmup: int = 2
+    reference: Network | None = None
     chosen_format: MemoryFormat | None = field(default=None, init=False)
+    _reference: Callable[[], None] | None = field(default=None, init=False, repr=False)
+    _reference_seconds: float = field(default=0.0, init=False, repr=False)
 
     def __post_init__(self):
         """Raise for conditions under which nothing can be measured."""
@@ -94,6 +101,11 @@ class LatencyMeter:
         if not is_pair or min(self.image_size) < 1:
             raise ValueError(f"image_size must be (height, width), got {self.image_size}")
         check_dtype(self.dtype)
+        if self.compile and self.reference is not None:
+            raise ValueError(
+                "a reference would be compiled again for each network; leave it out with "
+                "compile=True, and compare the best networks by `confirm`"
+            )
         if not self.passes and (self.dtype or self.compile or self.memory_format != "auto"):
             raise ValueError(
                 "dtype, compile and memory_format are passes; leave them as they are with "
@@ -102,6 +114,8 @@ class LatencyMeter:
 
     def measure(self, network: Network) -> Measurement:
         """Measure one network, and give back what memory it took.
+
+        With a reference, that is measured when it is needed first, and stays in memory.
 
         Args:
             network: a design, or a name of `regnet_backbones.zoo.names()`.
@@ -140,11 +154,29 @@ class LatencyMeter:
 
     def _measure(self, network: Network) -> Measurement:
         """Build a network and measure it."""
+        if self.reference is not None and self._reference is None:
+            self._reference = self._call_in_one_format(self.reference)
+            (seconds,) = self._times({"reference": self._reference}, runs=self.runs).values()
+            self._reference_seconds = median(seconds)
+        call = self._call_in_one_format(network)
+        seconds = self._seconds(call)
+        peak = peak_bytes(call, device=self.device)
+        return Measurement(seconds * 1000, peak / MIB)
+
+    def _seconds(self, call: Callable[[], None]) -> float:
+        """Time a forward pass, beside the reference if there is one."""
+        if self._reference is None:
+            (seconds,) = self._times({"network": call}, runs=self.runs).values()
+            return median(seconds)
+        times = self._times({"reference": self._reference, "network": call}, runs=self.runs)
+        pairs = zip(times["network"], times["reference"], strict=True)
+        return median(mine / other for mine, other in pairs) * self._reference_seconds
+
+    def _call_in_one_format(self, network: Network) -> Callable[[], None]:
+        """Return a forward pass in the memory format of the first network."""
         call, memory_format = self._call(network, self.chosen_format or self.memory_format)
         self.chosen_format = self.chosen_format or memory_format
-        (seconds,) = self._times({"network": call}, runs=self.runs).values()
-        peak = peak_bytes(call, device=self.device)
-        return Measurement(median(seconds) * 1000, peak / MIB)
+        return call
 
     def _compare(
         self, networks: Mapping[str, Network], *, runs: int
