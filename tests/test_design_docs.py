@@ -15,7 +15,7 @@ DOCUMENTS = {name: (ROOT / name).read_text() for name in ("README.md", "docs/des
 
 # What makes a command quick; of options given twice the last counts.
 SMALLER = {
-    "sample": ["--count", "20"],
+    "sample": ["--count", "6"],
     "search": [
         *("--measure-size", "32", "--runs", "1", "--threads", "1", "--latency-ms", "1000"),
         *("--count", "2", "--max-measured", "2"),
