@@ -98,7 +98,12 @@ def test_adapters_do_not_import_each_other():
 
 
 @pytest.mark.parametrize(
-    "module", ["regnet_backbones", "regnet_backbones.design", "regnet_backbones.zoo"]
+    "module",
+    [
+        "regnet_backbones",
+        "regnet_backbones.zoo",
+        *(f"regnet_backbones.design.{path.stem}" for path in (ROOT / "design").glob("[a-z]*.py")),
+    ],
 )
 def test_the_package_and_ring_zero_are_light(module):
     code = (
@@ -112,10 +117,11 @@ def test_the_package_and_ring_zero_are_light(module):
 
 
 def test_public_names_are_there():
-    for name in regnet_backbones.__all__:
-        assert getattr(regnet_backbones, name) is not None
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        regnet_backbones.nothing  # noqa: B018
+    for package in (regnet_backbones, regnet_backbones.design):
+        for name in package.__all__:
+            assert getattr(package, name) is not None
+        with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+            package.nothing  # noqa: B018
 
 
 def test_without_detectron2_the_rest_works_and_training_says_what_to_install():

@@ -11,22 +11,15 @@
 - `distribution.py`: `edf` and `compare`, empirical distribution functions of any number.
 - `formats.py`: a design for Detectron2, SMP and timm; `records.py`: designs as JSON, and back.
 
-All of it is standard library; what measures on a device is `regnet_backbones.latency`.
+All of it is standard library; what measures on a device is `regnet_backbones.latency`. What is not
+needed to build a network is imported when it is first asked for.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from regnet_backbones.design.anynet import AnyNetDesign, Design
 from regnet_backbones.design.cost import IMAGE_CHANNELS, Complexity, complexity
-from regnet_backbones.design.distribution import (
-    Comparison,
-    Edf,
-    Summary,
-    column,
-    compare,
-    edf,
-    summarize,
-)
-from regnet_backbones.design.fitting import Fit, fit
-from regnet_backbones.design.formats import FORMATS, to_format
 from regnet_backbones.design.law import (
     NUM_STAGES,
     STRIDE,
@@ -38,14 +31,28 @@ from regnet_backbones.design.law import (
     Rounding,
     Shortcut,
     Stage,
+    UnbuildableError,
 )
-from regnet_backbones.design.records import design_of, read_records, row_of, write_records
-from regnet_backbones.design.rules import Rule, check_rules
-from regnet_backbones.design.sampling import Bounds, Candidate, Sample, sample
-from regnet_backbones.design.scaling import Scaled, scale
-from regnet_backbones.design.searching import Found, Limits, best, pareto_front, search
-from regnet_backbones.design.space_kinds import Space
-from regnet_backbones.design.spaces import SPACES, get_space
+
+if TYPE_CHECKING:
+    from regnet_backbones.design.distribution import (
+        Comparison,
+        Edf,
+        Summary,
+        column,
+        compare,
+        edf,
+        summarize,
+    )
+    from regnet_backbones.design.fitting import Fit, fit
+    from regnet_backbones.design.formats import FORMATS, to_format
+    from regnet_backbones.design.records import design_of, read_records, row_of, write_records
+    from regnet_backbones.design.rules import Rule, check_rules
+    from regnet_backbones.design.sampling import Bounds, Candidate, Sample, sample
+    from regnet_backbones.design.scaling import Scaled, scale
+    from regnet_backbones.design.searching import Found, Limits, best, pareto_front, search
+    from regnet_backbones.design.space_kinds import Space
+    from regnet_backbones.design.spaces import SPACES, get_space
 
 __all__ = [
     "FORMATS",
@@ -76,6 +83,7 @@ __all__ = [
     "Space",
     "Stage",
     "Summary",
+    "UnbuildableError",
     "best",
     "check_rules",
     "column",
@@ -95,3 +103,25 @@ __all__ = [
     "to_format",
     "write_records",
 ]
+
+# Modules that are imported when one of their names is asked for.
+_LAZY = {
+    "distribution": ("Comparison", "Edf", "Summary", "column", "compare", "edf", "summarize"),
+    "fitting": ("Fit", "fit"),
+    "formats": ("FORMATS", "to_format"),
+    "records": ("design_of", "read_records", "row_of", "write_records"),
+    "rules": ("Rule", "check_rules"),
+    "sampling": ("Bounds", "Candidate", "Sample", "sample"),
+    "scaling": ("Scaled", "scale"),
+    "searching": ("Found", "Limits", "best", "pareto_front", "search"),
+    "space_kinds": ("Space"),
+    "spaces": ("SPACES", "get_space"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name's module."""
+    for module, names in _LAZY.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
