@@ -114,7 +114,7 @@ _LAZY = {
     "sampling": ("Bounds", "Candidate", "Sample", "sample"),
     "scaling": ("Scaled", "scale"),
     "searching": ("Found", "Limits", "best", "pareto_front", "search"),
-    "space_kinds": ("Space"),
+    "space_kinds": ("Space",),
     "spaces": ("SPACES", "get_space"),
 }
 
