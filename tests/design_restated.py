@@ -1,17 +1,26 @@
 """The law stated again with numpy, for tests to compare with."""
 
 import math
+from functools import partial
 from itertools import groupby
 
 import numpy as np
 import torch
+from timm.layers import GroupNormAct
 from timm.models.regnet import RegNet, RegNetCfg
+
+# The least share of a width that fitting it to groups may leave, by the names of roundings here.
+MIN_RATIO = {"paper": 0.0, "torchvision": 0.9}
+
+
+def numpy_line(w_0, w_a, depth):
+    """The line u_j, in float64."""
+    return w_0 + w_a * np.arange(depth, dtype=np.float64)
 
 
 def numpy_widths(w_0, w_a, w_m, depth):
     """Per-block widths of the paper's law, in float64."""
-    line = w_0 + w_a * np.arange(depth, dtype=np.float64)
-    exponents = np.round(np.log(line / w_0) / np.log(w_m))
+    exponents = np.round(np.log(numpy_line(w_0, w_a, depth) / w_0) / np.log(w_m))
     return (np.round(w_0 * np.power(w_m, exponents) / 8) * 8).astype(int).tolist()
 
 
@@ -29,8 +38,11 @@ def pycls_fit(width, group_width, multiplier):
     return int(bottleneck / multiplier), group_width
 
 
-def timm_stages(design):
-    """(width, depth) of the stages that timm builds."""
+def build_with_timm(design):
+    """Build the network on the meta device."""
+    norm = "batchnorm"
+    if design.norm_group_width:
+        norm = partial(GroupNormAct, group_size=design.norm_group_width)
     cfg = RegNetCfg(
         depth=design.depth,
         w0=design.w_0,
@@ -39,9 +51,21 @@ def timm_stages(design):
         group_size=design.group_width,
         bottle_ratio=design.bottleneck_multiplier,
         se_ratio=design.se_ratio,
+        group_min_ratio=MIN_RATIO[design.rounding],
         stem_width=design.stem_width,
+        downsample={"conv1x1": "conv1x1", "avg": "avg", "none": None}[design.shortcut],
+        linear_out=design.linear_out,
+        preact=design.preact,
+        num_features=design.head_width,
+        act_layer=design.activation,
+        norm_layer=norm,
     )
     with torch.device("meta"):
-        network = RegNet(cfg)
+        return RegNet(cfg).eval()
+
+
+def timm_stages(design):
+    """(width, depth) of the stages that timm builds."""
+    network = build_with_timm(design)
     stages = [network.get_submodule(f"s{i}") for i in (1, 2, 3, 4)]
     return [(stage.b1.conv3.conv.out_channels, len(list(stage.children()))) for stage in stages]

@@ -8,13 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from timm.layers import GroupNormAct
-from timm.models.regnet import (
-    RegNet,
-    RegNetCfg,
-    adjust_widths_groups_comp,
-    generate_regnet,
-)
+from design_restated import MIN_RATIO, build_with_timm, numpy_line, numpy_widths, pycls_fit
+from timm.models.regnet import adjust_widths_groups_comp, generate_regnet
 from torch import nn
 
 from regnet_backbones import zoo
@@ -22,7 +17,6 @@ from regnet_backbones.design import BlockWidths, Complexity, RegNetDesign, Stage
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "regnet_reference.json").read_text())
 ROWS = [pytest.param(row, id=row["name"]) for row in REFERENCE["models"]]
-MIN_RATIO = {"paper": 0.0, "torchvision": 0.9}
 
 # RegNetX-200MF, the smallest published design.
 X_200MF = RegNetDesign(24, 36.44, 2.49, 13, 8)
@@ -46,32 +40,6 @@ def design_of(row, **changes):
     return RegNetDesign(**{key: row[key] for key in keys}, stem_width=row["stem_width"], **changes)
 
 
-def build_with_timm(design):
-    """Build the network on the meta device."""
-    norm = "batchnorm"
-    if design.norm_group_width:
-        norm = partial(GroupNormAct, group_size=design.norm_group_width)
-    cfg = RegNetCfg(
-        depth=design.depth,
-        w0=design.w_0,
-        wa=design.w_a,
-        wm=design.w_m,
-        group_size=design.group_width,
-        bottle_ratio=design.bottleneck_multiplier,
-        se_ratio=design.se_ratio,
-        group_min_ratio=MIN_RATIO[design.rounding],
-        stem_width=design.stem_width,
-        downsample={"conv1x1": "conv1x1", "avg": "avg", "none": None}[design.shortcut],
-        linear_out=design.linear_out,
-        preact=design.preact,
-        num_features=design.head_width,
-        act_layer=design.activation,
-        norm_layer=norm,
-    )
-    with torch.device("meta"):
-        return RegNet(cfg).eval()
-
-
 def measure(network, size):
     """Count flops and activations of each child by hooks on its convolutions and linear layers."""
     counts = {}
@@ -93,22 +61,6 @@ def measure(network, size):
     return counts
 
 
-def numpy_widths(w_0, w_a, w_m, depth):
-    """State the law of the paper again."""
-    line = w_0 + w_a * np.arange(depth, dtype=np.float64)
-    exponents = np.round(np.log(line / w_0) / np.log(w_m))
-    return line, (np.round(w_0 * np.power(w_m, exponents) / 8) * 8).astype(int)
-
-
-def pycls_fit(width, group_width, multiplier):
-    """Fit a width as pycls does, by the common multiple of group width and multiplier."""
-    bottleneck = int(max(1, width * multiplier))
-    group_width = int(min(group_width, bottleneck))
-    unit = math.lcm(group_width, int(multiplier)) if multiplier > 1 else group_width
-    bottleneck = max(unit, round(bottleneck / unit) * unit)
-    return int(bottleneck / multiplier), group_width
-
-
 def random_numbers(seed, count):
     """Draw generator arguments: about the range of the published designs and beyond."""
     rng = random.Random(seed)
@@ -127,7 +79,7 @@ def fitting_designs(seed, count):
     """Draw designs of four stages, whose widths need not fit their groups."""
     rng = random.Random(seed)
     for w_0, w_a, w_m, depth in random_numbers(seed, count):
-        if len(set(numpy_widths(w_0, w_a, w_m, depth)[1])) == 4:
+        if len(set(numpy_widths(w_0, w_a, w_m, depth))) == 4:
             yield {
                 "w_0": w_0,
                 "w_a": w_a,
@@ -193,9 +145,9 @@ def test_block_widths_written_out():
 def test_law_against_numpy_and_timm():
     designs = 0
     for w_0, w_a, w_m, depth in random_numbers(seed=1, count=400):
-        line, widths = numpy_widths(w_0, w_a, w_m, depth)
+        line, widths = numpy_line(w_0, w_a, depth), numpy_widths(w_0, w_a, w_m, depth)
         # timm computes in float32, where about 1 in 5000 designs differs: none of these.
-        assert widths.tolist() == generate_regnet(w_a, w_0, w_m, depth, 8)[0]
+        assert widths == generate_regnet(w_a, w_0, w_m, depth, 8)[0]
         stages = len(set(widths))
         if stages == 4:
             found = RegNetDesign(w_0, w_a, w_m, depth, 1).block_widths
@@ -212,8 +164,8 @@ def test_group_fitting_against_timm_and_pycls():
     fitting, refused = 0, 0
     for numbers in fitting_designs(seed=2, count=3000):
         multiplier, group_width = numbers["bottleneck_multiplier"], numbers["group_width"]
-        _, widths = numpy_widths(*(numbers[key] for key in ("w_0", "w_a", "w_m", "depth")))
-        before = sorted(set(widths.tolist()))
+        widths = numpy_widths(*(numbers[key] for key in ("w_0", "w_a", "w_m", "depth")))
+        before = sorted(set(widths))
         widths, groups = adjust_widths_groups_comp(
             before, [multiplier] * 4, [group_width] * 4, min_ratio=MIN_RATIO[numbers["rounding"]]
         )

@@ -11,6 +11,8 @@ import pytest
 import torch
 import yaml
 from load_tool import load_tool
+from torch._inductor import cpp_builder
+from torch._inductor.exc import InvalidCxxCompiler
 
 from regnet_backbones import config_path, zoo
 from regnet_backbones.design import RegNetDesign, complexity
@@ -23,7 +25,7 @@ from regnet_backbones.design_tool.arguments import interval, number, span
 from regnet_backbones.design_tool.search_report import print_verdict
 from regnet_backbones.design_tool.tables import short
 from regnet_backbones.detection.config import read_config
-from regnet_backbones.latency import RatioBand
+from regnet_backbones.latency import LatencyMeter, RatioBand
 
 design = load_tool("design").main
 
@@ -137,6 +139,31 @@ def test_mistakes_are_answered(args, message, capsys, tmp_path, monkeypatch):
     assert error.startswith("error: ")
     assert message in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_compiler_nothing_is_measured(monkeypatch, capsys):
+    def raise_error():
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", raise_error)
+    assert design(["search", "--compile"]) == 2
+    assert "needs a C++ compiler" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (MemoryError("out of memory on 'cpu'"), 2, "error: out of memory"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_what_ends_a_measurement_ends_in_one_line(error, status, said, monkeypatch, capsys):
+    def measure(self, network):
+        raise error
+
+    monkeypatch.setattr(LatencyMeter, "measure", measure)
+    assert design(["search", "--reference", "regnetx_002"]) == status
+    assert capsys.readouterr().err.startswith(said)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch, capsys):

@@ -25,7 +25,8 @@ def design_command(argv: Sequence[str] | None, *, description: str) -> int:
         description: of the tool.
 
     Returns:
-        The exit status: 0, 1 if nothing was found, 2 for a mistake of the user, which is printed.
+        The exit status: 0, 1 if nothing was found, 2 for a mistake of the user, which is printed,
+        130 after Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     args = design_parser(description).parse_args(argv)
@@ -33,9 +34,12 @@ def design_command(argv: Sequence[str] | None, *, description: str) -> int:
     args.command = plain_command("tools/design.py", argv, written)
     try:
         return args.run(args)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, MemoryError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130  # as a shell says it
 
 
 def design_parser(description: str) -> argparse.ArgumentParser:

@@ -164,8 +164,11 @@ def _meter(args: argparse.Namespace) -> "LatencyMeter":
     """Return what measures."""
     import torch
 
+    from regnet_backbones.inference.optimization import check_compiler
     from regnet_backbones.latency import LatencyMeter
 
+    if args.compile:
+        check_compiler(args.device)
     return LatencyMeter(
         image_size=args.measure_size or args.image_size,
         batch_size=args.batch_size,
