@@ -1,12 +1,12 @@
 """Charts of designs: block widths, fits, error distributions, and the Pareto front of a search.
 
-Each is a function that draws a figure and one that writes it, as PNG or SVG by the suffix, whole or
-not at all. Figures are made without pyplot, so nothing of a notebook's or a program's own changes.
+Figures are made without pyplot, so nothing of a notebook's or a program's own changes;
+`write_chart` writes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import accumulate, cycle, pairwise, product
 from pathlib import Path
@@ -69,38 +69,16 @@ def check_chart(path: str | Path) -> None:
         )
 
 
-def width_chart(path: str | Path, design: RegNetDesign, *, title: str) -> None:
-    """Write the chart of `width_figure`. Raises what `check_chart` does, and OSError."""
-    _write(path, lambda: width_figure(design, title=title))
+def write_chart(path: str | Path, figure: Figure) -> None:
+    """Write a figure as PNG or SVG by the suffix, whole or not at all.
 
-
-def fit_chart(path: str | Path, fit: Fit, *, title: str) -> None:
-    """Write the chart of `fit_figure`. Raises what `check_chart` does, and OSError."""
-    _write(path, lambda: fit_figure(fit, title=title))
-
-
-def edf_chart(path: str | Path, edfs: Mapping[str, Edf], *, xlabel: str) -> None:
-    """Write the chart of `edf_figure`. Raises what that and `check_chart` do, and OSError."""
-    _write(path, lambda: edf_figure(edfs, xlabel=xlabel))
-
-
-def pareto_chart(
-    path: str | Path,
-    points: Sequence[tuple[float, float]],
-    front: Sequence[int],
-    *,
-    xlabel: str,
-    ylabel: str,
-    marked: Mapping[str, tuple[float, float]],
-    limit: float | None = None,
-) -> None:
-    """Write the chart of `pareto_figure`. Raises what that and `check_chart` do, and OSError."""
-    _write(
-        path,
-        lambda: pareto_figure(
-            points, front, xlabel=xlabel, ylabel=ylabel, marked=marked, limit=limit
-        ),
-    )
+    Raises:
+        ValueError: the suffix is neither .png nor .svg.
+        OSError: the file cannot be written; the one that was there stays.
+    """
+    check_chart(path)
+    form = Path(path).suffix.lower().removeprefix(".")
+    write_whole(Path(path), lambda file: figure.savefig(file, format=form, dpi=DPI))
 
 
 def width_figure(design: RegNetDesign, *, title: str) -> Figure:
@@ -217,15 +195,6 @@ def pareto_figure(
     if marked:
         _label(figure, axis, marked, points)
     return figure
-
-
-def _write(path: str | Path, draw: Callable[[], Figure]) -> None:
-    """Draw a figure and write it in the format that the suffix asks for."""
-    check_chart(path)
-    path = Path(path)
-    figure = draw()
-    form = path.suffix.lower().removeprefix(".")
-    write_whole(path, lambda file: figure.savefig(file, format=form, dpi=DPI))
 
 
 def _new_figure(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from regnet_backbones.design.distribution import Edf, column, compare, edf, summarize
 from regnet_backbones.design.records import read_records
-from regnet_backbones.design_tool.charts import check_chart, edf_chart
+from regnet_backbones.design_tool.charts import check_chart, edf_figure, write_chart
 from regnet_backbones.design_tool.tables import table
 
 QUANTILES = (0.1, 0.25, 0.75, 0.9)
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if len(edfs) > 1:
         print(f"\n{_comparisons(edfs)}")
     if args.output:
-        edf_chart(Path(args.output), edfs, xlabel=args.column)
+        write_chart(args.output, edf_figure(edfs, xlabel=args.column))
         print(f"\nwritten to {args.output}")
     return 0
 

@@ -4,12 +4,11 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
-from pathlib import Path
 
 from regnet_backbones import zoo
 from regnet_backbones.design.fitting import fit
 from regnet_backbones.design.law import NUM_STAGES
-from regnet_backbones.design_tool.charts import check_chart, fit_chart
+from regnet_backbones.design_tool.charts import check_chart, fit_figure, write_chart
 from regnet_backbones.design_tool.output import add_output, check_output, show_output
 from regnet_backbones.design_tool.tables import describe, table
 
@@ -67,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     print(f"\n{table(('blocks', 'observed', 'fitted', 'difference'), rows)}")
     if args.picture:
-        fit_chart(Path(args.picture), result, title=title)
+        write_chart(args.picture, fit_figure(result, title=title))
     if result.design is None:
         print("\nno RegNet has these stages: 4 are needed to build one (--stages 4)")
         if args.format or args.build:

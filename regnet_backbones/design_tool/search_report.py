@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from regnet_backbones.design.records import row_of, write_records
 from regnet_backbones.design.sampling import Candidate
 from regnet_backbones.design.searching import Found, Limits, best, pareto_front
-from regnet_backbones.design_tool.charts import pareto_chart
+from regnet_backbones.design_tool.charts import pareto_figure, write_chart
 from regnet_backbones.design_tool.drawing import print_candidates, print_rejections
 from regnet_backbones.design_tool.tables import describe, table
 
@@ -102,8 +102,7 @@ def write_found(
     near = limits.latency_ms * CHARTED if limits.latency_ms else math.inf
     points = [_point(each, capacity) for each in found.measured if each.latency_ms <= near]
     if points:
-        pareto_chart(
-            f"{output}.png",
+        figure = pareto_figure(
             points,
             pareto_front([(latency, -most) for latency, most in points]),
             xlabel="ms",
@@ -111,6 +110,7 @@ def write_found(
             marked={name: _point(each, capacity) for name, each in references.items()},
             limit=limits.latency_ms,
         )
+        write_chart(f"{output}.png", figure)
 
 
 def _point(candidate: Candidate, capacity: str) -> tuple[float, float]:

@@ -1,7 +1,6 @@
 """`design.py show`: what a design is and costs, and which of the paper's findings it follows."""
 
 import argparse
-from pathlib import Path
 
 from regnet_backbones.design.formats import python_code
 from regnet_backbones.design.law import RegNetDesign
@@ -12,7 +11,7 @@ from regnet_backbones.design_tool.arguments import (
     chosen_design,
     cost_arguments,
 )
-from regnet_backbones.design_tool.charts import check_chart, width_chart
+from regnet_backbones.design_tool.charts import check_chart, width_figure, write_chart
 from regnet_backbones.design_tool.output import add_output, check_output, show_output
 from regnet_backbones.design_tool.tables import describe, rule_table, stage_table
 
@@ -46,6 +45,6 @@ def run(args: argparse.Namespace) -> int:
     print(f"at {height}x{width}, {classes}")
     print(f"\n{rule_table(check_rules(design))}")
     if args.picture:
-        width_chart(Path(args.picture), design, title=name or describe(design))
+        write_chart(args.picture, width_figure(design, title=name or describe(design)))
     show_output(args, design)
     return 0
