@@ -6,6 +6,7 @@ import subprocess
 import sys
 from argparse import ArgumentTypeError
 from statistics import median
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -347,6 +348,22 @@ def test_a_search_measures_and_writes_what_it_found(tmp_path, capsys):
     assert len(content["beside_the_reference"]) == 3
     assert content["versions"]["torch"] == torch.__version__
     assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_search_that_is_killed_keeps_what_it_has_measured(tmp_path, monkeypatch):
+    measured = []
+
+    def measure(self, network):
+        if len(measured) == 3:
+            raise SystemExit  # as a scheduler ends a job
+        measured.append(network)
+        return SimpleNamespace(latency_ms=1.0, memory_mib=1.0)
+
+    monkeypatch.setattr(LatencyMeter, "measure", measure)
+    with pytest.raises(SystemExit):
+        design([*SEARCH, "--output", str(tmp_path / "killed")])
+    rows = read_records(tmp_path / "killed.json")
+    assert [design_of(row) for row in rows] == measured
 
 
 def test_a_search_that_finds_nothing_says_so(tmp_path, capsys):

@@ -51,9 +51,6 @@ class Measurement(Protocol):
 # which timm, in float32, makes another.
 Measure = Callable[[RegNetDesign], Measurement]
 
-# Is told how many are kept, measured and drawn.
-Progress = Callable[[int, int, int], object]
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -117,7 +114,7 @@ def search(
     measure: Measure,
     seed: int = 0,
     max_measured: int | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[Found], object] | None = None,
 ) -> Found:
     """Draw networks within bounds, measure them, and keep those within limits.
 
@@ -135,7 +132,7 @@ def search(
         measure: measures a design; a MemoryError or UnbuildableError rejects it.
         seed: of the draws. Which networks are kept depends on the measurements, too.
         max_measured: end after so many measurements, None for 4 times `count`.
-        progress: is told of each network that meets the bounds.
+        progress: is told what was found so far, after each network that meets the bounds.
 
     Returns:
         What was found, which may be fewer than `count`; after Ctrl-C, what was found before it.
@@ -155,12 +152,12 @@ def search(
         for candidate in _to_the_last(draws):
             trial.consider(candidate)
             if progress is not None:
-                progress(len(trial.kept), trial.tried, trial.drawn)
+                progress(trial.found())
             if len(trial.kept) == count or trial.tried == max_measured or trial.is_hopeless():
                 break
     except KeyboardInterrupt:
         interrupted = True
-    return Found(tuple(trial.kept), tuple(trial.measured), dict(trial.rejections), interrupted)
+    return trial.found(interrupted=interrupted)
 
 
 def best(found: Found, *, by: Order = "flops", count: int = 1) -> tuple[Candidate, ...]:
@@ -230,10 +227,9 @@ class _Trial:
         """How many measurements there were, also of what had not enough memory."""
         return len(self.measured) + self.rejections[OUT_OF_MEMORY]
 
-    @property
-    def drawn(self) -> int:
-        """How many draws were kept or rejected."""
-        return len(self.kept) + self.rejections.total()
+    def found(self, *, interrupted: bool = False) -> Found:
+        """Return what was found so far."""
+        return Found(tuple(self.kept), tuple(self.measured), dict(self.rejections), interrupted)
 
     def consider(self, candidate: Candidate) -> None:
         """Measure a candidate, unless it is far too large, and keep it or count why not."""

@@ -7,9 +7,9 @@ import argparse
 import logging
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from regnet_backbones import zoo
@@ -30,9 +30,10 @@ from regnet_backbones.design_tool.output import add_output, check_output, show_o
 from regnet_backbones.design_tool.search_report import (
     CAPACITIES,
     Bands,
+    draw_found,
     print_found,
     print_verdict,
-    write_found,
+    write_rows,
 )
 from regnet_backbones.design_tool.tables import describe
 
@@ -116,25 +117,24 @@ def _run(args: argparse.Namespace, space: Space, bounds: Bounds, limits: Limits)
     """Search, and return the exit status."""
     meter = _meter(args)
     references = {zoo.get(name).name: _reference(meter, name, bounds) for name in args.reference}
-    found = _search(args, space, bounds, limits, meter)
+    about = _about(args, space, bounds, limits, meter)
+    about["references"] = {name: row_of(each) for name, each in references.items()}
+
+    def write(found: Found) -> None:
+        if args.output:
+            about["measured"] = _conditions(args, meter)
+            write_rows(args.output, found, about=about)
+
+    found = _search(args, space, bounds, limits, meter, write)
     by = args.by or ("latency_ms" if limits.latency_ms is None else "flops")
     print(f"{space.name}, {bounds}, seed {args.seed}")
     print_found(found, by, top=args.top, references=references)
-    about = _about(args, space, bounds, limits, found, meter)
-    about["references"] = {name: row_of(each) for name, each in references.items()}
-    # Among networks of about the same flops, other numbers tell more.
-    fallback = "flops" if bounds.flops is None else "params"
-    write = partial(
-        write_found,
-        args.output,
-        found,
-        references,
-        capacity=by if by in CAPACITIES else fallback,
-        limits=limits,
-        about=about,
-    )
+    write(found)
     if args.output:
-        write()
+        # Among networks of about the same flops, other numbers tell more.
+        fallback = "flops" if bounds.flops is None else "params"
+        capacity = by if by in CAPACITIES else fallback
+        draw_found(args.output, found, references, capacity=capacity, limits=limits)
         print(f"\nwritten to {args.output}.json")
     if not found.kept:
         return 1
@@ -152,8 +152,7 @@ def _run(args: argparse.Namespace, space: Space, bounds: Bounds, limits: Limits)
         about["beside_the_reference"] = [
             {"row": found.measured.index(candidate), **asdict(band)} for candidate, band in bands
         ]
-        if args.output:
-            write()
+        write(found)
     chosen = _chosen(found, by, bands, reference_ms=reference_ms, limits=limits)
     print(f"\nthe best by {by}: row {found.measured.index(chosen)}, {describe(chosen.design)}")
     show_output(args, chosen.design)
@@ -193,9 +192,14 @@ def _reference(meter: "LatencyMeter", name: str, bounds: Bounds) -> Candidate:
 
 
 def _search(
-    args: argparse.Namespace, space: Space, bounds: Bounds, limits: Limits, meter: "LatencyMeter"
+    args: argparse.Namespace,
+    space: Space,
+    bounds: Bounds,
+    limits: Limits,
+    meter: "LatencyMeter",
+    write: Callable[[Found], None],
 ) -> Found:
-    """Search, with a progress bar; Ctrl-C ends it, and what was found stays."""
+    """Search, with a progress bar, and write each measurement: a killed search loses nothing."""
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -204,10 +208,15 @@ def _search(
         tqdm(total=args.count, unit="design", file=sys.stderr, disable=None) as bar,
         logging_redirect_tqdm(),
     ):
+        written = 0
 
-        def tell(kept: int, measured: int, drawn: int) -> None:
-            bar.set_postfix(measured=measured, drawn=drawn, refresh=False)
-            bar.update(kept - bar.n)
+        def tell(found: Found) -> None:
+            nonlocal written
+            bar.set_postfix(measured=len(found.measured), drawn=found.drawn, refresh=False)
+            bar.update(len(found.kept) - bar.n)
+            if len(found.measured) > written:
+                write(found)
+                written = len(found.measured)
 
         found = search(
             space,
@@ -254,12 +263,9 @@ def _about(
     space: Space,
     bounds: Bounds,
     limits: Limits,
-    found: Found,
     meter: "LatencyMeter",
 ) -> dict[str, object]:
-    """Return what must be known about the rows."""
-    import torch
-
+    """Return what must be known about the rows before there are any."""
     from regnet_backbones.benchmark.machine import machine, versions
 
     return {
@@ -269,20 +275,23 @@ def _about(
         "limits": asdict(limits),
         "seed": args.seed,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "measured": {
-            "image_size": list(meter.image_size),
-            "batch_size": meter.batch_size,
-            "fpn": meter.fpn,
-            "passes": meter.passes,
-            "dtype": args.dtype,
-            "compile": meter.compile,
-            "memory_format": meter.chosen_format,
-            "runs": meter.runs,
-            "threads": torch.get_num_threads(),
-        },
         "machine": machine(meter.device),
         "versions": versions(PACKAGES),
-        "drawn": found.drawn,
-        "rejections": dict(found.rejections),
-        "interrupted": found.interrupted,
+    }
+
+
+def _conditions(args: argparse.Namespace, meter: "LatencyMeter") -> dict[str, object]:
+    """Return how networks are measured; the memory format is known after the first one."""
+    import torch
+
+    return {
+        "image_size": list(meter.image_size),
+        "batch_size": meter.batch_size,
+        "fpn": meter.fpn,
+        "passes": meter.passes,
+        "dtype": args.dtype,
+        "compile": meter.compile,
+        "memory_format": meter.chosen_format,
+        "runs": meter.runs,
+        "threads": torch.get_num_threads(),
     }

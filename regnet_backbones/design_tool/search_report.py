@@ -75,30 +75,43 @@ def print_verdict(
         )
 
 
-def write_found(
+def write_rows(output: str, found: Found, *, about: Mapping[str, object]) -> None:
+    """Write the results so far as JSON.
+
+    Args:
+        output: path without suffix.
+        found: the results.
+        about: what must be known about them.
+    """
+    counts = {
+        "drawn": found.drawn,
+        "rejections": dict(found.rejections),
+        "interrupted": found.interrupted,
+    }
+    kept = {id(candidate) for candidate in found.kept}
+    rows = [row_of(each) | {"kept": id(each) in kept} for each in found.measured]
+    write_records(f"{output}.json", rows, about={**about, **counts})
+
+
+def draw_found(
     output: str,
     found: Found,
     references: Mapping[str, Candidate],
     *,
     capacity: str,
     limits: Limits,
-    about: Mapping[str, object],
 ) -> None:
-    """Write the results, and the chart of time and capacity if there is something to draw.
+    """Write the chart of time and capacity, if there is something to draw.
 
-    What takes several times the limit of latency is left out of the chart.
+    What takes several times the limit of latency is left out.
 
     Args:
         output: path without suffix.
         found: the results.
         references: measured networks to compare with, by name.
-        capacity: "flops", "params" or "activations", of which more is better in the chart.
+        capacity: "flops", "params" or "activations", of which more is better.
         limits: of the search.
-        about: what must be known about the results.
     """
-    kept = {id(candidate) for candidate in found.kept}
-    rows = [row_of(each) | {"kept": id(each) in kept} for each in found.measured]
-    write_records(f"{output}.json", rows, about=about)
     near = limits.latency_ms * CHARTED if limits.latency_ms else math.inf
     points = [_point(each, capacity) for each in found.measured if each.latency_ms <= near]
     if points:
