@@ -53,7 +53,7 @@ def add_drawing(parser: argparse.ArgumentParser, *, count: int) -> None:
     parser.add_argument("--count", "-n", type=int, default=count, metavar="N", help="designs")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="rows of the table shown")
-    parser.add_argument("--output", metavar="PATH", help="write PATH.json, and PATH.png if drawn")
+    parser.add_argument("--output", metavar="PATH", help="write PATH.json (search: PATH.png, too)")
 
 
 def chosen_space(args: argparse.Namespace) -> Space:
