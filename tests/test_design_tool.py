@@ -205,6 +205,12 @@ def test_all_projects_build_it(capsys):
     assert built == ["detectron2", "smp", "timm"]
 
 
+def test_where_one_project_has_no_words_for_it_the_others_build_it(capsys):
+    assert design(["show", "regnetz_005", "--build"]) == 0
+    built = [line.partition(",")[0] for line in lines(capsys)[-3:]]
+    assert built == ["detectron2: not built", "smp: built", "timm: built"]
+
+
 def test_fit_prints_the_law(capsys, tmp_path):
     picture = tmp_path / "fit.png"
     args = ["fit", "--widths", "24", "56", "152", "368", "--depths", "1", "1", "4", "7"]

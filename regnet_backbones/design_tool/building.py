@@ -1,13 +1,14 @@
 """A design built at once in each framework that is installed, and looked at.
 
-Frameworks are imported when they are asked for: nothing else in this package needs them.
+Frameworks are imported when they are asked for: nothing else in this package needs them. What is
+printed is what is built: configs are read, code is run, as they stand.
 """
 
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 
-from regnet_backbones.design.formats import FORMATS, to_format
-from regnet_backbones.design.law import RegNetDesign
+from regnet_backbones.design.anynet import Design
+from regnet_backbones.design.formats import FORMATS, check_is_regnet, to_format
 
 # Large enough for every stride, small enough to take no time.
 IMAGE_SIZE = 64
@@ -17,10 +18,8 @@ ENCODER = "regnet_of_this_command"
 MODULES = {"detectron2": "detectron2", "smp": "segmentation_models_pytorch", "timm": "timm"}
 
 
-def build(design: RegNetDesign, name: str) -> str:
+def build(design: Design, name: str) -> str:
     """Build a design as a format says it, run it on an image, and describe what came out.
-
-    What is built is what the text of the format says, not the design itself.
 
     Args:
         design: the network.
@@ -34,14 +33,19 @@ def build(design: RegNetDesign, name: str) -> str:
     """
     if find_spec(MODULES[name]) is None:
         return f"{name}: not installed"
-    _check_stages(design)
+    check_buildable(design)
     network, described = BUILDERS[name](to_format(name, design, title=ENCODER))
     params = sum(parameter.numel() for parameter in network.parameters())
     return f"{name}: built, {params:,} parameters, {described}"
 
 
-def _check_stages(design: RegNetDesign) -> None:
-    """Raise ValueError where timm, which all of them build with, would build other stages."""
+def check_buildable(design: Design) -> None:
+    """Check what all of them have in common: timm builds the stages, from the law of a RegNet.
+
+    Raises:
+        ValueError: the design is no RegNet, or timm would build other stages.
+    """
+    check_is_regnet(design, "Detectron2, SMP and timm build")
     import torch
 
     from regnet_backbones.backbone import RegNetFeatures
@@ -56,8 +60,6 @@ def _build_detectron2(text: str) -> tuple[object, str]:
     import yaml
     from detectron2.config import CfgNode, get_cfg
     from detectron2.modeling import build_backbone
-
-    import regnet_backbones  # noqa: F401, registers the builder
 
     cfg = get_cfg()
     cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(text)))

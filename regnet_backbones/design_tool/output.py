@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from regnet_backbones.design.anynet import Design
-from regnet_backbones.design.formats import FORMATS, check_is_regnet, to_format
-from regnet_backbones.design_tool.building import build
+from regnet_backbones.design.formats import FORMATS, to_format
+from regnet_backbones.design_tool.building import build, check_buildable
 from regnet_backbones.whole_files import write_whole
 
 
@@ -49,10 +49,21 @@ def show_output(args: argparse.Namespace, design: Design) -> None:
         else:
             print(f"\n{text}")
     if args.build:
-        check_is_regnet(design, "Detectron2, SMP and timm build")
+        check_buildable(design)
         print()
-        for name in [args.format] if args.format else FORMATS:
+        if args.format:
+            print(build(design, args.format))
+        else:
+            _build_wherever_possible(design)
+
+
+def _build_wherever_possible(design: Design) -> None:
+    """Build a design in each project, and say why not where one has no words for it."""
+    for name in FORMATS:
+        try:
             print(build(design, name))
+        except ValueError as error:
+            print(f"{name}: not built, {error}")
 
 
 def _base(args: argparse.Namespace) -> str | None:
