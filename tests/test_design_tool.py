@@ -108,6 +108,7 @@ def test_numbers_change_a_name_and_sizes_change_costs(capsys):
         (["show", "regnetx_002", "--picture", "x.bmp"], ".png or .svg"),
         (["show", "regnetx_002", "--num-classes", "-1"], "--num-classes must be 0 or more"),
         (["show", "regnetz_005", "--format", "detectron2"], "MODEL.REGNET has no key for"),
+        (["list", "resnet"], "no name starts with resnet"),
         (["fit"], "give a name (resnet50"),
         (["fit", "resnet50", "--widths", "8"], "and not both"),
         (["fit", "resnet50", "--depths", "8"], "--depths belong to --widths"),
@@ -447,6 +448,7 @@ def test_torch_is_imported_only_to_measure_and_to_build(tmp_path):
     rows = tmp_path / "rows.json"
     rows.write_text(json.dumps([{"error": 1.0}, {"error": 2.0}]))
     calls = [
+        ["list"],
         ["show", "regnety_032", "--picture", "show.png", "--format", "detectron2"],
         ["fit", "resnet50", "--picture", "fit.png", "--format", "smp"],
         ["sample", *X_400MF, "--count", "3", "--output", "sample"],

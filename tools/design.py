@@ -1,5 +1,6 @@
 """Design your own RegNet: look at one, fit, sample, search, compare and scale.
 
+    python tools/design.py list regnety --image-size 640
     python tools/design.py show regnety_032 --image-size 800x1333 --picture regnety_032.png
     python tools/design.py show --w0 48 --wa 28 --wm 1.8 --depth 7 --group-width 16 --build
     python tools/design.py fit --widths 256 512 1024 2048 --depths 3 4 6 3 --picture resnet50.png

@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 
 from regnet_backbones.command_lines import plain_command
-from regnet_backbones.design_tool import edf, fit, sample, scale, search, show
+from regnet_backbones.design_tool import edf, fit, sample, scale, search, show, variants
 
 SUBCOMMANDS = {
+    "list": (variants, "every named network, what it costs, and its default weights"),
     "show": (show, "what a design is and costs, and which of the paper's findings it follows"),
     "fit": (fit, "the quantized line nearest to the widths of any network"),
     "sample": (sample, "random designs of a space within bounds"),
