@@ -20,9 +20,8 @@ from timm.models.regnet import RegNet, RegNetCfg
 from torch import nn
 
 from regnet_backbones import zoo
-from regnet_backbones.design import RegNetDesign
+from regnet_backbones.design import RegNetDesign, UnbuildableError
 from regnet_backbones.design.formats import timm_arguments
-from regnet_backbones.design.law import UnbuildableError
 from regnet_backbones.norm import Norm, convert_norm, freeze, update_twice
 from regnet_backbones.weights.loading import load
 from regnet_backbones.weights.sources import PREFIXES, is_name

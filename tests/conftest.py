@@ -70,6 +70,21 @@ def compiled(monkeypatch):
 
 
 @pytest.fixture
+def traced_graphs(monkeypatch):
+    """Return the graphs that inductor is given; it takes them as they are, traced and guarded."""
+    import torch._inductor.compile_fx
+
+    graphs = []
+
+    def take(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch._inductor.compile_fx, "compile_fx", take)
+    return graphs
+
+
+@pytest.fixture
 def detectron2s_own_regnet():
     """Return a function that builds detectron2's own RegNet of a design."""
 

@@ -1,10 +1,10 @@
 """The walk-through of docs/design.md, and the README's part of it: every command runs, smaller."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
+from documents import commands, links
 from load_tool import load_tool
 
 from regnet_backbones.detection.config import read_config
@@ -24,17 +24,15 @@ SMALLER = {
 COUNTS = {"README.md": 7, "docs/design.md": 18}
 
 
-def commands(text, tool):
-    joined = text.replace("\\\n", " ")
-    lines = re.findall(rf"^    python tools/{tool}\.py (.*)$", joined, re.MULTILINE)
-    return [shlex.split(line) for line in lines]
+def arguments(name, tool):
+    return [line[2:] for line in commands(DOCUMENTS[name], f"python tools/{tool}.py")]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_the_commands_run_in_their_order(name, tmp_path, monkeypatch, capsys):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
-    found = commands(DOCUMENTS[name], "design")
+    found = arguments(name, "design")
     assert len(found) == COUNTS[name]
     for command in found:
         status = load_tool("design").main([*command, *SMALLER.get(command[0], [])])
@@ -46,9 +44,9 @@ def test_the_commands_run_in_their_order(name, tmp_path, monkeypatch, capsys):
 def test_the_training_reads_the_config_that_was_written(tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
-    (writing,) = [c for c in commands(DOCUMENTS["docs/design.md"], "design") if "--base" in c]
+    (writing,) = [c for c in arguments("docs/design.md", "design") if "--base" in c]
     assert load_tool("design").main([*writing, *SMALLER["search"]]) == 0
-    (training,) = commands(DOCUMENTS["docs/design.md"], "train_net")
+    (training,) = arguments("docs/design.md", "train_net")
     args = argument_parser(epilog="").parse_args(training)
     cfg = read_config(args.config_file, args.opts)
     assert cfg.MODEL.REGNET.SE_R == 0.25
@@ -58,7 +56,7 @@ def test_the_training_reads_the_config_that_was_written(tmp_path, monkeypatch):
 
 def test_its_pictures_and_results_are_there():
     for name, text in DOCUMENTS.items():
-        linked = re.findall(r"\]\(((?!http|#)[^)#]+)\)", text)
+        linked = links(text)
         assert all((ROOT / name).parent.joinpath(path).exists() for path in linked), linked
     results = re.findall(r"`(benchmarks/results/\w+\.json)`", DOCUMENTS["docs/design.md"])
     assert len(results) >= 2

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo
-import torch._inductor.compile_fx
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 
@@ -133,20 +132,13 @@ def test_a_network_is_gone_when_memory_is_given_back(monkeypatch, passes):
     assert gone == [True]
 
 
-def test_each_network_is_compiled(monkeypatch):
+def test_each_network_is_compiled(traced_graphs):
     """torch compiles a class so many times, here once, and then takes networks as they are."""
-    compiled = []
-
-    def take(graph, inputs):
-        compiled.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(torch._inductor.compile_fx, "compile_fx", take)
     meter = LatencyMeter(compile=True, memory_format="contiguous", **SMALL)
     with torch._dynamo.config.patch(recompile_limit=1):
         for _ in range(2):
             meter.measure(TINY)
-    assert len(compiled) == 2
+    assert len(traced_graphs) == 2
 
 
 def test_more_networks_than_are_compiled_are_not_compared():

@@ -4,7 +4,6 @@ import json
 import runpy
 from pathlib import Path
 
-import lightning
 import numpy as np
 import pytest
 import torch
@@ -14,13 +13,13 @@ from detectron2.modeling import build_model
 from PIL import Image
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
+from small_segmenter import train_segmenter
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.adapters.detectron2_projects import import_projects
 from regnet_backbones.detection.classes import known_classes
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.semseg.datamodule import SegmentationData
-from regnet_backbones.semseg.module import Segmenter
 
 TOOL = Path(__file__).parent.parent / "tools" / "predict.py"
 QUICK = config_path("detectron2/quick")
@@ -437,19 +436,8 @@ def test_a_segmenter_predicts_through_the_same_command(dataset, photos, tmp_path
     data = SegmentationData(
         "ade20k", str(dataset.root / "semantic"), crop_size=64, batch_size=2, num_workers=0
     )
-    model = Segmenter(
-        data.num_classes,
-        class_names=data.class_names,
-        encoder="regnetx_002",
-        encoder_weights=None,
-        decoder_options={"decoder_channels": [32, 32, 16, 16, 8]},
-    )
-    trainer = lightning.Trainer(
-        accelerator="cpu", fast_dev_run=1, limit_val_batches=0, enable_progress_bar=False
-    )
-    trainer.fit(model, data)
     run = tmp_path / "run"
-    trainer.save_checkpoint(run / "checkpoints" / "last.ckpt")
+    train_segmenter(data).save_checkpoint(run / "checkpoints" / "last.ckpt")
     output = tmp_path / "out"
     assert main(run, photos, "--output", output, "--window", "32", "--device", "cpu") == 1
     printed = capsys.readouterr()

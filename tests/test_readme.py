@@ -3,11 +3,12 @@
 import importlib.util
 import re
 import runpy
-import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import documents
 import pytest
 import torch
 import yaml
@@ -25,15 +26,11 @@ from regnet_backbones.weights.sources import find_source
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
+commands = partial(documents.commands, README)
+
 
 def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-
-
-def commands(start):
-    """Return the indented command lines that begin with `start`, continuation lines joined."""
-    text = README.replace("\\\n", " ")
-    return [shlex.split(line) for line in re.findall(rf"^    ({start}.*)$", text, re.MULTILINE)]
 
 
 def test_the_two_commands_are_targets_of_the_makefile():
@@ -168,5 +165,5 @@ def test_the_widths_it_tells_are_right():
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", README):
+    for target in documents.links(README):
         assert (ROOT / target).is_file(), target

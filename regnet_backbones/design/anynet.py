@@ -6,10 +6,10 @@ populations the law of RegNet was found. Stem, block and head are those of a Reg
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, astuple, dataclass, fields
-from math import isfinite
-from numbers import Integral, Real
+from numbers import Real
 from typing import ClassVar
 
+from regnet_backbones.design.checks import positive_integer, share_or_none
 from regnet_backbones.design.law import (
     NUM_STAGES,
     STRIDE,
@@ -17,9 +17,9 @@ from regnet_backbones.design.law import (
     RegNetDesign,
     Shortcut,
     Stage,
+    check_se,
     fit_to_groups,
     fits_groups,
-    se_width,
 )
 
 
@@ -55,14 +55,9 @@ class AnyNetDesign:
             raise ValueError(f"stages must be {NUM_STAGES} of type Stage, got {self.stages!r}")
         checked = tuple(_checked_stage(s, f"stage {i}") for i, s in enumerate(self.stages, 1))
         object.__setattr__(self, "stages", checked)
-        object.__setattr__(self, "stem_width", _positive("stem_width", self.stem_width))
-        object.__setattr__(self, "se_ratio", _ratio("se_ratio", self.se_ratio))
-        narrowest = min(self.stem_width, *(stage.width for stage in self.stages))
-        if self.se_ratio and se_width(self, narrowest) < 1:
-            raise ValueError(
-                f"se_ratio {self.se_ratio:g} of {narrowest} channels rounds to 0; take 0 for no "
-                f"squeeze-and-excitation, or at least {1 / narrowest:.2g}"
-            )
+        object.__setattr__(self, "stem_width", positive_integer("stem_width", self.stem_width))
+        object.__setattr__(self, "se_ratio", share_or_none("se_ratio", self.se_ratio))
+        check_se(self)
 
     @classmethod
     def of(
@@ -112,8 +107,8 @@ def _fitted_stage(
     where: str, width: int, depth: int, group_width: int, bottleneck_multiplier: float
 ) -> Stage:
     """Make a stage of numbers that may not fit each other yet."""
-    width = _positive(f"{where}: width", width)
-    group_width = _positive(f"{where}: group_width", group_width)
+    width = positive_integer(f"{where}: width", width)
+    group_width = positive_integer(f"{where}: group_width", group_width)
     if not isinstance(bottleneck_multiplier, Real) or not 0 < bottleneck_multiplier < float("inf"):
         raise ValueError(
             f"{where}: bottleneck_multiplier must be above 0, got {bottleneck_multiplier!r}"
@@ -134,7 +129,7 @@ def _checked_stage(stage: Stage, where: str) -> Stage:
     if not isinstance(stage, Stage):
         raise ValueError(f"{where} must be a Stage, got {stage!r}")
     names = (f"{where}: {field.name}" for field in fields(Stage))
-    stage = Stage(*map(_positive, names, astuple(stage)))
+    stage = Stage(*map(positive_integer, names, astuple(stage)))
     if stage.stride != STRIDE:
         raise ValueError(f"{where}: stride must be {STRIDE}, got {stage.stride}")
     if stage.bottleneck_width % stage.group_width:
@@ -143,18 +138,3 @@ def _checked_stage(stage: Stage, where: str) -> Stage:
             f"{stage.bottleneck_width} channels; AnyNetDesign.of fits widths to groups"
         )
     return stage
-
-
-def _positive(name: str, value: int) -> int:
-    """Return a positive integer."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    return int(value)
-
-
-def _ratio(name: str, value: float) -> float:
-    """Return a number in [0, 1]."""
-    number = isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
-    if not number or not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a number in [0, 1], 0 for none, got {value!r}")
-    return float(value)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 
 from regnet_backbones.design.anynet import Design
+from regnet_backbones.design.checks import positive_integer
 from regnet_backbones.design.law import NUM_STAGES, Stage, se_width
 
 IMAGE_CHANNELS = 3
@@ -126,8 +127,7 @@ def checked_num_classes(num_classes: int | None) -> int | None:
     """Return a positive integer, or None for the backbone alone."""
     if num_classes is None:
         return None
-    _check_positive("num_classes", num_classes, "None for the backbone alone")
-    return int(num_classes)
+    return positive_integer("num_classes", num_classes, "None for the backbone alone")
 
 
 def _checked_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
@@ -135,15 +135,8 @@ def _checked_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     size = (image_size, image_size) if isinstance(image_size, Integral) else image_size
     if not isinstance(size, tuple | list) or len(size) != 2:
         raise ValueError(f"image_size must be an integer or (height, width), got {image_size!r}")
-    for side in size:
-        _check_positive("image_size", side, "in pixels")
-    return int(size[0]), int(size[1])
-
-
-def _check_positive(name: str, value: int, hint: str) -> None:
-    """Raise unless a value is an integer above 0."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer ({hint}), got {value!r}")
+    height, width = (positive_integer("image_size", side, "in pixels") for side in size)
+    return height, width
 
 
 # The costs below mirror the layers. A convolution without bias has as many multiply-adds per pixel

@@ -10,8 +10,8 @@ The paper searches a grid; here all laws are compared, see `fit_search.py`.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 
+from regnet_backbones.design.checks import positive_integer
 from regnet_backbones.design.fit_search import Cell, Search
 from regnet_backbones.design.law import NUM_STAGES, RegNetDesign
 
@@ -81,7 +81,7 @@ def fit(
             f"{depth} blocks of up to {max(observed)} channels"
         )
     if num_stages is not None:
-        _check_positive("num_stages", num_stages)
+        positive_integer("num_stages", num_stages)
         if num_stages > depth:
             raise ValueError(
                 f"a law of {num_stages} stages needs at least {num_stages} blocks, got {depth}; "
@@ -119,7 +119,7 @@ def _per_block(widths: Sequence[int], depths: Sequence[int] | None) -> list[int]
     if not len(widths):
         raise ValueError("widths must have at least one width, got none")
     for width in widths:
-        _check_positive("each of widths", width)
+        positive_integer("each of widths", width)
     if depths is None:
         return [int(width) for width in widths]
     if len(depths) != len(widths):
@@ -128,11 +128,5 @@ def _per_block(widths: Sequence[int], depths: Sequence[int] | None) -> list[int]
             "widths; give depths=None when there is one width for each block"
         )
     for depth in depths:
-        _check_positive("each of depths", depth)
+        positive_integer("each of depths", depth)
     return [int(width) for width, depth in zip(widths, depths, strict=True) for _ in range(depth)]
-
-
-def _check_positive(name: str, value: int) -> None:
-    """Raise unless a value is an integer above 0."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")

@@ -33,12 +33,15 @@ an error here.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import cached_property
 from itertools import groupby
 from numbers import Integral, Real
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from regnet_backbones.design.anynet import AnyNetDesign
 
 NUM_STAGES = 4
 STRIDE = 2  # of the stem and of every stage
@@ -149,16 +152,12 @@ class RegNetDesign:
     @cached_property
     def block_widths(self) -> BlockWidths:
         """Continuous and quantized width of each block."""
-        line = tuple(self.w_0 + self.w_a * j for j in range(self.depth))
-        exponents = (round(math.log(u / self.w_0) / math.log(self.w_m)) for u in line)
-        powers = (self.w_0 * self.w_m**s for s in exponents)
-        quantized = tuple(round(w / WIDTH_QUANTUM) * WIDTH_QUANTUM for w in powers)
-        return BlockWidths(line, quantized)
+        return block_widths(self.w_0, self.w_a, self.w_m, self.depth)
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The four stages, with compatible widths and group widths."""
-        runs = [(width, len(list(run))) for width, run in groupby(self.block_widths.quantized)]
+        runs = width_runs(self.block_widths.quantized)
         return tuple(self._stage(width, depth) for width, depth in runs)
 
     def _stage(self, width: int, depth: int) -> Stage:
@@ -167,6 +166,19 @@ class RegNetDesign:
             width, self.group_width, self.bottleneck_multiplier, self.rounding
         )
         return Stage(width, depth, STRIDE, group_width, bottleneck)
+
+
+def block_widths(w_0: int, w_a: float, w_m: float, depth: int) -> BlockWidths:
+    """Return the widths of the blocks, of whatever number of stages."""
+    line = tuple(w_0 + w_a * j for j in range(depth))
+    exponents = (round(math.log(u / w_0) / math.log(w_m)) for u in line)
+    powers = (w_0 * w_m**s for s in exponents)
+    return BlockWidths(line, tuple(round(w / WIDTH_QUANTUM) * WIDTH_QUANTUM for w in powers))
+
+
+def width_runs(widths: Iterable[int]) -> list[tuple[int, int]]:
+    """Return width and number of blocks of each run of equal widths."""
+    return [(width, len(list(run))) for width, run in groupby(widths)]
 
 
 def fit_to_groups(
@@ -197,7 +209,17 @@ def fits_groups(
     return group_width >= 1 and exact and bottleneck_width % group_width == 0
 
 
-def se_width(design: RegNetDesign, width_in: int) -> int:
+def check_se(design: "RegNetDesign | AnyNetDesign") -> None:
+    """Raise when squeeze-and-excitation would have no channel."""
+    narrowest = min(design.stem_width, *(stage.width for stage in design.stages))
+    if design.se_ratio and se_width(design, narrowest) < 1:
+        raise ValueError(
+            f"se_ratio {design.se_ratio:g} of {narrowest} channels rounds to 0; take 0 for no "
+            f"squeeze-and-excitation, or at least {1 / narrowest:.2g}"
+        )
+
+
+def se_width(design: "RegNetDesign | AnyNetDesign", width_in: int) -> int:
     """Return the channels of squeeze-and-excitation, a share of the block's input."""
     return round(width_in * design.se_ratio)
 
@@ -277,7 +299,7 @@ def _check_stages(design: RegNetDesign) -> None:
         )
     for i, stage in enumerate(stages, start=1):
         _check_groups(design, stage, f"stage {i}")
-    _check_se(design)
+    check_se(design)
     _check_norm(design)
 
 
@@ -291,16 +313,6 @@ def _check_groups(design: RegNetDesign, stage: Stage, where: str) -> None:
             f"{design.bottleneck_multiplier:g}: the nearest, {stage.width}, has a bottleneck of "
             f"{bottleneck:g} channels, not a positive multiple of {max(1, stage.group_width)}; "
             "take a group_width divisible by the multiplier, or a multiplier such as 0.5, 1, 2 or 4"
-        )
-
-
-def _check_se(design: RegNetDesign) -> None:
-    """Raise when squeeze-and-excitation would have no channel."""
-    narrowest = min(design.stem_width, *(stage.width for stage in design.stages))
-    if design.se_ratio and se_width(design, narrowest) < 1:
-        raise ValueError(
-            f"se_ratio {design.se_ratio:g} of {narrowest} channels rounds to 0; take 0 for no "
-            f"squeeze-and-excitation, or at least {1 / narrowest:.2g}"
         )
 
 

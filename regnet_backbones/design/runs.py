@@ -6,9 +6,8 @@ Where that falls on a block, as nearly as floats tell, the law decides: the resu
 """
 
 import math
-from itertools import groupby
 
-from regnet_backbones.design.law import NUM_STAGES, WIDTH_QUANTUM
+from regnet_backbones.design.law import NUM_STAGES, WIDTH_QUANTUM, block_widths, width_runs
 
 # Blocks between a crossing and a block that make rounding errors matter: far above those errors.
 _TOO_CLOSE = 1e-6
@@ -31,7 +30,8 @@ def stage_runs(w_0: int, w_a: float, w_m: float, depth: int) -> list[tuple[int, 
         power = w_0 * w_m**exponent
         crossing = (power * half_step - w_0) / w_a
         if abs(crossing - round(crossing)) < _TOO_CLOSE:
-            return _runs_by_the_law(w_0, w_a, w_m, depth)
+            runs = width_runs(block_widths(w_0, w_a, w_m, depth).quantized)
+            return runs if len(runs) == NUM_STAGES else None
         end = min(math.ceil(crossing), depth)
         width = round(power / WIDTH_QUANTUM) * WIDTH_QUANTUM
         if runs and runs[-1][0] == width:  # two powers, one multiple of 8
@@ -55,11 +55,3 @@ def _first_certain(w_0: int, w_a: float, w_m: float, log_ratio: float) -> int:
     """
     step = max(w_a, WIDTH_QUANTUM) / (w_0 * (w_m - 1))
     return max(0, math.floor(math.log(step) / log_ratio + 0.5 + _TOO_CLOSE) + 1)
-
-
-def _runs_by_the_law(w_0: int, w_a: float, w_m: float, depth: int) -> list[tuple[int, int]] | None:
-    """Compute the width of every block, as `RegNetDesign.block_widths` does."""
-    exponents = (round(math.log((w_0 + w_a * j) / w_0) / math.log(w_m)) for j in range(depth))
-    widths = (round(w_0 * w_m**s / WIDTH_QUANTUM) * WIDTH_QUANTUM for s in exponents)
-    runs = [(width, len(list(run))) for width, run in groupby(widths)]
-    return runs if len(runs) == NUM_STAGES else None

@@ -10,9 +10,9 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 
 from regnet_backbones.design.anynet import Design
+from regnet_backbones.design.checks import positive_integer
 from regnet_backbones.design.cost import (
     Complexity,
     Counts,
@@ -136,8 +136,7 @@ def sample(
     Raises:
         ValueError: `max_draws` draws gave nothing, or `count` is not a positive integer.
     """
-    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"count must be a positive integer, got {count!r}")
+    count = positive_integer("count", count)
     rejections: Counter[str] = Counter()
     found = draw(space, bounds=bounds, seed=seed, rejections=rejections, max_draws=max_draws)
     candidates = []

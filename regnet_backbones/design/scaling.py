@@ -13,12 +13,12 @@ again. As in pycls, the stem keeps its width, and so does a convolution before t
 
 import re
 from dataclasses import dataclass, replace
-from itertools import groupby
-from numbers import Integral, Real
+from numbers import Real
 
+from regnet_backbones.design.checks import positive_integer
 from regnet_backbones.design.cost import complexity
 from regnet_backbones.design.fitting import fit
-from regnet_backbones.design.law import WIDTH_QUANTUM, RegNetDesign
+from regnet_backbones.design.law import WIDTH_QUANTUM, RegNetDesign, width_runs
 
 FAST = "d1_w8_g8_r1"
 
@@ -71,12 +71,11 @@ def scale(
     """
     if not isinstance(factor, Real) or isinstance(factor, bool) or not _LEAST <= factor <= _MOST:
         raise ValueError(f"factor must be a number from {_LEAST} to {_MOST}, got {factor!r}")
-    if not isinstance(image_size, Integral) or isinstance(image_size, bool) or image_size < 1:
-        raise ValueError(f"image_size must be a positive integer (in pixels), got {image_size!r}")
+    image_size = positive_integer("image_size", image_size, "in pixels")
     depth, width, group_width, resolution = _share(strategy, float(factor))
     scaled_size = max(1, round(image_size * resolution / _IMAGE_QUANTUM)) * _IMAGE_QUANTUM
     if resolution == 1:
-        scaled_size = int(image_size)
+        scaled_size = image_size
     try:
         scaled = _scale_design(design, depth, width, group_width)
     except ValueError as error:
@@ -120,7 +119,7 @@ def _scale_design(
     groups = design.group_width if group_width == 1 else _round_groups(design, group_width)
     if depth == width == 1:
         return replace(design, group_width=groups)
-    runs = [(w, len(list(blocks))) for w, blocks in groupby(design.block_widths.quantized)]
+    runs = width_runs(design.block_widths.quantized)
     widths = [max(1, round(w * width / WIDTH_QUANTUM)) * WIDTH_QUANTUM for w, _ in runs]
     law = fit(widths, [max(1, round(blocks * depth)) for _, blocks in runs])
     numbers = {"w_0": law.w_0, "w_a": law.w_a, "w_m": law.w_m, "depth": law.depth}

@@ -6,10 +6,10 @@
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from numbers import Integral, Real
 from typing import NamedTuple
 
 from regnet_backbones.design.anynet import AnyNetDesign
+from regnet_backbones.design.checks import positive_integer, share_or_none
 from regnet_backbones.design.cost import StageNumbers
 from regnet_backbones.design.law import (
     NUM_STAGES,
@@ -70,11 +70,8 @@ class _Space:
 
     def __post_init__(self):
         """Raise for numbers that no network can have."""
-        stem, ratio = self.stem_width, self.se_ratio
-        if not isinstance(stem, Integral) or isinstance(stem, bool) or stem < 1:
-            raise ValueError(f"stem_width must be a positive integer, got {stem!r}")
-        if not isinstance(ratio, Real) or isinstance(ratio, bool) or not 0 <= ratio <= 1:
-            raise ValueError(f"se_ratio must be a number in [0, 1], 0 for none, got {ratio!r}")
+        stem = positive_integer("stem_width", self.stem_width)
+        ratio = share_or_none("se_ratio", self.se_ratio)
         if ratio and round(stem * ratio) < 1:
             raise ValueError(
                 f"se_ratio {ratio:g} of a stem of {stem} channels rounds to 0; take 0 for no "

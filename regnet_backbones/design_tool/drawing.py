@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from regnet_backbones import zoo
 from regnet_backbones.design.cost import complexity
+from regnet_backbones.design.law import RegNetDesign
 from regnet_backbones.design.sampling import Bounds, Candidate
 from regnet_backbones.design.space_kinds import Space
 from regnet_backbones.design.spaces import SPACES, get_space
@@ -69,9 +70,7 @@ def chosen_bounds(args: argparse.Namespace) -> Bounds:
     image_size, num_classes = cost_arguments(args)
     intervals = {name: getattr(args, name) for name in COUNTED}
     if args.like:
-        design = zoo.get(args.like).design
-        if design is None:
-            raise ValueError(f"--like: the cost of {args.like} is not known, it has no design")
+        design = counted_design("--like", args.like)
         cost = complexity(design, image_size, num_classes)
         like = {
             "flops": (cost.flops * (1 - TOLERANCE), cost.flops * (1 + TOLERANCE)),
@@ -82,6 +81,14 @@ def chosen_bounds(args: argparse.Namespace) -> Bounds:
             raise ValueError(f"--like says the bounds of {', '.join(taken)} already; leave one out")
         intervals |= like
     return Bounds(**intervals, image_size=image_size, num_classes=num_classes)
+
+
+def counted_design(option: str, name: str) -> RegNetDesign:
+    """Return the design of a named network that an option compares with by its cost."""
+    design = zoo.get(name).design
+    if design is None:
+        raise ValueError(f"{option}: the cost of {name} is not known, it has no design")
+    return design
 
 
 def describe_bounds(bounds: Bounds) -> Mapping[str, object]:

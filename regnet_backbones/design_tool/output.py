@@ -49,7 +49,6 @@ def show_output(args: argparse.Namespace, design: Design) -> None:
         else:
             print(f"\n{text}")
     if args.build:
-        check_buildable(design)
         print()
         if args.format:
             print(build(design, args.format))
@@ -59,6 +58,7 @@ def show_output(args: argparse.Namespace, design: Design) -> None:
 
 def _build_wherever_possible(design: Design) -> None:
     """Build a design in each project, and say why not where one has no words for it."""
+    check_buildable(design)
     for name in FORMATS:
         try:
             print(build(design, name))

@@ -7,7 +7,7 @@ from regnet_backbones.design.cost import complexity
 from regnet_backbones.design.scaling import FAST, scale
 from regnet_backbones.design_tool.arguments import add_design, chosen_design
 from regnet_backbones.design_tool.output import add_output, check_output, show_output
-from regnet_backbones.design_tool.tables import describe, short, table
+from regnet_backbones.design_tool.tables import cost_columns, describe, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +43,7 @@ def run(args: argparse.Namespace) -> int:
         (name or "given", design, args.image_size),
         ("scaled", scaled.design, scaled.image_size),
     ):
-        cost = complexity(network, size)
-        counts = (short(cost.flops), short(cost.params), short(cost.activations))
-        rows.append((title, describe(network), size, *counts))
+        rows.append((title, describe(network), size, *cost_columns(complexity(network, size))))
     print(table(("", "design", "image", "multiply-adds", "params", "activations"), rows))
     print(
         f"\ndepth x {scaled.depth:.3g}, width x {scaled.width:.3g}, group width x "

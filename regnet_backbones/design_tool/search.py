@@ -24,6 +24,7 @@ from regnet_backbones.design_tool.drawing import (
     add_drawing,
     chosen_bounds,
     chosen_space,
+    counted_design,
     describe_bounds,
 )
 from regnet_backbones.design_tool.output import add_output, check_output, show_output
@@ -183,9 +184,7 @@ def _meter(args: argparse.Namespace) -> "LatencyMeter":
 
 def _reference(meter: "LatencyMeter", name: str, bounds: Bounds) -> Candidate:
     """Return a network of the zoo, measured."""
-    design = zoo.get(name).design
-    if design is None:
-        raise ValueError(f"--reference: the cost of {name} is not known, it has no design")
+    design = counted_design("--reference", name)
     measured = meter.measure(name)
     cost = complexity(design, bounds.image_size, bounds.num_classes)
     return Candidate(design, cost, measured.latency_ms, measured.memory_mib)

@@ -34,12 +34,12 @@ def stage_table(design: Design, image_size: int | tuple[int, int], num_classes: 
         )
         for i, stage in enumerate(design.stages, start=1)
     ]
-    rows = [(*row, *_cost_columns(cost.parts[row[0]])) for row in rows]
+    rows = [(*row, *cost_columns(cost.parts[row[0]])) for row in rows]
     if num_classes is not None:
         width = design.head_width or ""
-        rows.append(("head", width, "", "", "", "", *_cost_columns(cost.parts["head"])))
+        rows.append(("head", width, "", "", "", "", *cost_columns(cost.parts["head"])))
     depth = sum(stage.depth for stage in design.stages)
-    rows.append(("all", "", depth, "", "", "", *_cost_columns(cost)))
+    rows.append(("all", "", depth, "", "", "", *cost_columns(cost)))
     headers = ("", "width", "depth", "groups", "group width", "stride")
     return table((*headers, "multiply-adds", "params", "activations"), rows)
 
@@ -59,7 +59,7 @@ def candidate_table(candidates: Sequence[tuple[int, Candidate]]) -> str:
     rows = []
     for index, candidate in candidates:
         cost = candidate.cost
-        row = [index, describe(candidate.design), *_cost_columns(cost)]
+        row = [index, describe(candidate.design), *cost_columns(cost)]
         if measured:
             row += [f"{candidate.latency_ms:.2f}", f"{candidate.memory_mib:.0f}"]
         rows.append(row)
@@ -101,6 +101,11 @@ def numbers(design: RegNetDesign) -> str:
     return ", ".join(words)
 
 
+def cost_columns(cost: Complexity) -> tuple[str, str, str]:
+    """Return the three costs."""
+    return short(cost.flops), short(cost.params), short(cost.activations)
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: bool = True) -> str:
     """Return a table; with `numbers` all columns of numbers and units stand to the right."""
     from tabulate import tabulate
@@ -117,8 +122,3 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: 
 def _is_number(rows: Sequence[Sequence[object]], column: int) -> bool:
     """Tell whether a column holds numbers with or without a unit."""
     return all(str(row[column])[:1].isdigit() for row in rows if row[column] != "")
-
-
-def _cost_columns(cost: Complexity) -> tuple[str, str, str]:
-    """Return the three costs."""
-    return short(cost.flops), short(cost.params), short(cost.activations)

@@ -1,0 +1,28 @@
+"""What single numbers must be, whichever design, space or count they belong to."""
+
+from math import isfinite
+from numbers import Integral, Real
+
+
+def positive_integer(name: str, value: object, hint: str = "") -> int:
+    """Return an integer above 0 as Python's own.
+
+    Raises:
+        ValueError: it is none; `hint`, in the message, says what it stands for.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        what = f"a positive integer ({hint})" if hint else "a positive integer"
+        raise ValueError(f"{name} must be {what}, got {value!r}")
+    return int(value)
+
+
+def share_or_none(name: str, value: object) -> float:
+    """Return a share of a whole as Python's own float, 0 where there is none.
+
+    Raises:
+        ValueError: it is no number in [0, 1].
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    if not number or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number in [0, 1], 0 for none, got {value!r}")
+    return float(value)
