@@ -22,6 +22,7 @@ from regnet_backbones.semseg.layouts import (
     numbered_class_names,
     read_class_names,
 )
+from regnet_backbones.semseg.resuming import ResumableLoader, ResumableSampler
 from regnet_backbones.semseg.transforms import train_transform, val_transform
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
@@ -165,10 +166,10 @@ class SegmentationData(LightningDataModule):
         # Rank by rank and worker by worker other random numbers, from a seed that torch draws anew
         # whenever workers start; workers that persist go on drawing.
         rank = 0 if self.trainer is None else self.trainer.global_rank
-        return DataLoader(
+        return ResumableLoader(
             self.train_set,
             batch_size=share,
-            shuffle=True,
+            sampler=ResumableSampler(self.train_set, num_replicas=processes, rank=rank),
             drop_last=True,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

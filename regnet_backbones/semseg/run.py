@@ -17,6 +17,7 @@ from regnet_backbones.inference.optimization import show_reports
 from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.module import Segmenter
+from regnet_backbones.semseg.resuming import RightEpoch
 
 LAST = "last.ckpt"
 
@@ -90,6 +91,7 @@ class SegmentationCLI(LightningCLI):
                 enable_version_counter=False,
             )
         )
+        trainer.callbacks.append(RightEpoch())
         if trainer.logger is not None:
             trainer.callbacks.append(LearningRateMonitor(logging_interval="step"))
         return trainer

@@ -1,0 +1,114 @@
+"""Resuming in the middle of an epoch: with the images that it has not had, and its right number.
+
+Lightning counts the batches of an epoch on when it resumes, and leaves it to the loader to give
+those that are left. And once it has resumed from the last batch of an epoch, its count of epochs
+that have begun lacks one: a run that is killed again and again loses epochs or ends them early.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from itertools import islice
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+logger = logging.getLogger(__name__)
+
+
+class ResumableSampler(DistributedSampler):
+    """Shuffle the images anew in every epoch, and share them out among processes.
+
+    The order follows from the seed of the run (Lightning's `seed_everything`) and the epoch alone;
+    no image comes twice in an epoch. Of one epoch, images that were had before can be left out.
+
+    Args:
+        dataset: what has the images.
+        num_replicas: number of processes.
+        rank: number of this process, from 0.
+    """
+
+    def __init__(self, dataset: Dataset, *, num_replicas: int = 1, rank: int = 0) -> None:
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
+        self._had = (0, 0)
+
+    def go_on(self, epoch: int, images: int) -> None:
+        """Go on in an epoch of which this process has had a number of images."""
+        self._had = (epoch, images)
+        self.set_epoch(epoch)
+
+    @property
+    def had(self) -> int:
+        """Number of images of the present epoch that are left out."""
+        epoch, images = self._had
+        return images if epoch == self.epoch else 0
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(super().__iter__(), self.had, None)
+
+
+class ResumableLoader(DataLoader):
+    """A loader that goes on in the epoch, and at the batch, that a checkpoint was written at.
+
+    Its sampler is a `ResumableSampler`; with another one (Lightning's `overfit_batches` puts it
+    there) it is a loader like any other. What workers have ready does not count as had.
+    """
+
+    _batches = 0
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        # As a generator it shuffles and starts workers when the first batch is wanted: Lightning
+        # asks for an iterator before it says which epoch it is.
+        had = self.sampler.had if isinstance(self.sampler, ResumableSampler) else 0
+        self._batches = had // self.batch_size
+        for batch in super().__iter__():
+            self._batches += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return where the run is in its data, for a checkpoint of Lightning's."""
+        if not isinstance(self.sampler, ResumableSampler):
+            return {}
+        return {
+            "seed": self.sampler.seed,
+            "epoch": self.sampler.epoch,
+            "batches": self._batches,
+            "batches_per_epoch": len(self),
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where a checkpoint was written; with other data or batches, in a whole epoch."""
+        if not state or not isinstance(self.sampler, ResumableSampler):
+            return
+        before, now = state["batches_per_epoch"], len(self)
+        if before != now:
+            logger.warning(
+                "an epoch was %d batches and is %d now; it begins anew, with all images",
+                before,
+                now,
+            )
+        self.sampler.seed = state["seed"]
+        self._batches = state["batches"] if before == now else 0
+        self.sampler.go_on(state["epoch"], self._batches * self.batch_size)
+
+
+class RightEpoch(Callback):
+    """Set Lightning's count of epochs, as a checkpoint has it, to what the loader counted."""
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, dict]
+    ) -> None:
+        """Correct the progress in a checkpoint; it is called before Lightning reads it."""
+        fit = checkpoint["loops"]["fit_loop"]
+        states = fit["state_dict"].get("combined_loader")
+        if not states or not states[0]:
+            return
+        epoch, at_end = states[0]["epoch"], states[0]["batches"] == states[0]["batches_per_epoch"]
+        for progress in (fit["epoch_progress"]["total"], fit["epoch_progress"]["current"]):
+            # Counted as processed, but not as completed, while what an epoch ends with is done.
+            ends = at_end and progress["processed"] == progress["completed"] + 1
+            progress["ready"] = progress["started"] = epoch + 1
+            progress["processed"] = epoch + ends
+            progress["completed"] = epoch

@@ -1,0 +1,237 @@
+"""A run that is broken off again and again has the images and epochs of an unbroken one."""
+
+import random
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader
+
+from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
+from regnet_backbones.semseg.resuming import ResumableLoader, ResumableSampler, RightEpoch
+
+IMAGES, BATCH, BATCHES = 13, 2, 6
+VALIDATE_EVERY, STEPS = 5, 31
+
+
+class Images(torch.utils.data.Dataset):
+    """Images that are their own numbers."""
+
+    def __len__(self):
+        return IMAGES
+
+    def __getitem__(self, index):
+        return torch.tensor([float(index)])
+
+
+def loader(num_workers=0, **replicas):
+    return ResumableLoader(
+        Images(),
+        batch_size=BATCH,
+        sampler=ResumableSampler(Images(), **replicas),
+        num_workers=num_workers,
+        drop_last=True,
+    )
+
+
+def listed(batches):
+    return [batch.flatten().int().tolist() for batch in batches]
+
+
+def images(batches):
+    return {image for batch in batches for image in batch}
+
+
+def test_an_epoch_has_no_image_twice_and_the_next_has_another_order():
+    one = loader()
+    first = listed(one)
+    one.sampler.set_epoch(1)
+    second = listed(one)
+    assert len(first) == len(second) == BATCHES
+    assert len(images(first)) == len(images(second)) == BATCHES * BATCH
+    assert first != second
+
+
+def test_processes_share_the_images_out():
+    shares = [images(listed(loader(num_replicas=3, rank=rank))) for rank in range(3)]
+    assert [len(share) for share in shares] == [4, 4, 4]
+    assert len(set.union(*shares)) == 12
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("had", [0, 1, 4, 6])
+def test_a_loader_goes_on_after_what_was_had(num_workers, had):
+    """Workers are ahead of what was had."""
+    unbroken = loader()
+    unbroken.sampler.set_epoch(2)
+    whole = listed(unbroken)
+
+    broken = loader(num_workers)
+    broken.sampler.set_epoch(2)
+    batches = iter(broken)
+    assert listed(next(batches) for _ in range(had)) == whole[:had]
+    state = broken.state_dict()
+    assert state == {"seed": 0, "epoch": 2, "batches": had, "batches_per_epoch": BATCHES}
+
+    resumed = loader(num_workers)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    assert listed(resumed) == whole[had:]
+    resumed.sampler.set_epoch(3)
+    unbroken.sampler.set_epoch(3)
+    assert listed(resumed) == listed(unbroken)
+
+
+def test_the_seed_is_that_of_the_run(monkeypatch):
+    plain = listed(loader())
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    seeded = loader()
+    assert listed(seeded) != plain
+    state = seeded.state_dict()
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    resumed = loader()
+    resumed.load_state_dict({**state, "batches": 0})
+    assert listed(resumed) == listed(seeded)
+
+
+def test_another_number_of_batches_begins_the_epoch_anew(caplog):
+    resumed = loader()
+    resumed.load_state_dict({"seed": 0, "epoch": 4, "batches": 2, "batches_per_epoch": 3})
+    assert "an epoch was 3 batches and is 6 now; it begins anew" in caplog.text
+    assert len(listed(resumed)) == BATCHES
+
+
+class Recorder(LightningModule):
+    """Has an image a step; what it had is in the checkpoint, so that a broken run forgets."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.had, self.validated = [], []
+
+    def training_step(self, batch):
+        self.had.append((self.trainer.current_epoch, batch.flatten().int().tolist()))
+        return self.layer(batch).mean()
+
+    def validation_step(self, batch):
+        self.layer(batch)
+
+    def on_validation_epoch_end(self):
+        self.validated.append(self.trainer.global_step)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["recorded"] = (list(self.had), list(self.validated))
+
+    def on_load_checkpoint(self, checkpoint):
+        had, validated = checkpoint["recorded"]
+        self.had, self.validated = list(had), list(validated)
+
+
+class BrokenOffError(Exception):
+    """What breaks a run off."""
+
+
+class BreakingOff(AtomicCheckpointIO):
+    """Break the run off once it has written a number of checkpoints."""
+
+    def __init__(self, left):
+        super().__init__()
+        self.left = left
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        super().save_checkpoint(checkpoint, path, storage_options)
+        self.left -= 1
+        if self.left == 0:
+            raise BrokenOffError
+
+
+def train(folder, breaks_after=-1):
+    """Train to the end, or until a number of checkpoints is written; return what was recorded.
+
+    Checkpoints are written after every step, and after every validation.
+    """
+    model = Recorder()
+    saves = [
+        ModelCheckpoint(
+            folder, save_top_k=0, save_last=True, enable_version_counter=False, **moments
+        )
+        for moments in ({"every_n_train_steps": 1}, {})
+    ]
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=STEPS,
+        val_check_interval=VALIDATE_EVERY,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        callbacks=[*saves, RightEpoch()],
+        plugins=[BreakingOff(breaks_after)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    last = folder / "last.ckpt"
+    trainer.fit(
+        model,
+        loader(),
+        DataLoader(Images(), batch_size=IMAGES),
+        ckpt_path=str(last) if last.is_file() else None,
+    )
+    return model.had, model.validated
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("unbroken"))
+
+
+def test_an_unbroken_run_counts_its_epochs(unbroken):
+    had, validated = unbroken
+    assert [epoch for epoch, _ in had] == [step // BATCHES for step in range(STEPS)]
+    assert validated == [5, 10, 15, 20, 25, 30]
+
+
+# 6 is the last batch of an epoch, 5 before and 6 after a validation; the others are chance.
+CHAINS = [(6, 5), (7, 6, 7), (1,) * 14]
+CHAINS += [tuple(random.Random(seed).choices(range(1, 9), k=4)) for seed in range(4)]
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids=lambda chain: "-".join(map(str, chain[:5])))
+def test_a_run_broken_off_again_and_again_has_what_an_unbroken_one_has(chain, unbroken, tmp_path):
+    """Only a validation that was due when the run broke off may be left out: Lightning skips it."""
+    broken_at = set()
+    for breaks_after in chain:
+        with pytest.raises(BrokenOffError):
+            train(tmp_path, breaks_after)
+        broken_at.add(torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"])
+    had, validated = train(tmp_path)
+    assert had == unbroken[0]
+    assert validated == sorted(set(validated))
+    assert set(unbroken[1]) - set(validated) <= broken_at
+
+
+def test_another_sampler_is_left_alone(tmp_path):
+    """Lightning puts its own there for `overfit_batches`."""
+
+    def run(max_steps, **options):
+        model = Recorder()
+        trainer = Trainer(
+            accelerator="cpu",
+            overfit_batches=1,
+            max_steps=max_steps,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+        )
+        trainer.fit(model, loader(), **options)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        return [batch for _, batch in model.had]
+
+    assert run(3) == [[0, 1]] * 3
+    assert run(4, ckpt_path=str(tmp_path / "last.ckpt")) == [[0, 1]] * 4
