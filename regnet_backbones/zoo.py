@@ -15,7 +15,8 @@ timm's nf_regnet_b* (scaled weight standardization instead of norms) and haloreg
 are other networks and not listed.
 
 Top-1 is ImageNet-1k validation accuracy as published with the weights, by pycls (at 224) or by
-torchvision; the weights of other sources have no figure here.
+torchvision; of all others as timm measured it at the size of their training
+(`results/results-imagenet.csv`, August 2026).
 """
 
 import re
@@ -58,7 +59,8 @@ class Weights:
         std: per RGB channel, divided by afterwards.
         input_size: (channels, height, width) of training, or of fine-tuning at the end.
         num_classes: outputs of the classifier, 0 where the weights have none.
-        top1: published ImageNet-1k validation accuracy in percent, None where there is none.
+        top1: published ImageNet-1k validation accuracy in percent at `input_size`, None for weights
+            of another number of classes.
     """
 
     tag: str
@@ -215,11 +217,12 @@ def _row(
 ) -> Variant:
     """Make a row from a design, or from the channels of a network that has none."""
     if isinstance(design, RegNetDesign):
-        channels = (design.stem_width, *(stage.width for stage in design.stages))
+        c2, c3, c4, c5 = (stage.width for stage in design.stages)
+        law, channels = design, (design.stem_width, c2, c3, c4, c5)
     else:
-        design, channels = None, design
+        law, channels = None, design
     weights = {release.tag: release.weights(name) for release in releases}
-    return Variant(name, design, channels, paper, torchvision, MappingProxyType(weights))
+    return Variant(name, law, channels, paper, torchvision, MappingProxyType(weights))
 
 
 def _x(w_0: int, w_a: float, w_m: float, depth: int, group_width: int) -> RegNetDesign:
@@ -256,9 +259,9 @@ def _pycls(top1: float, job: str) -> _Release:
     return _Release("pycls_in1k", f"{job}_dds_8gpu.pyth", top1)
 
 
-def _half(tag: str, url: str, side: int = 256) -> _Release:
+def _half(tag: str, url: str, side: int = 256, *, top1: float) -> _Release:
     """Return weights whose inputs are scaled to [-1, 1]."""
-    return _Release(tag, url, side=side, mean=HALF, std=HALF)
+    return _Release(tag, url, top1, side, mean=HALF, std=HALF)
 
 
 # Order of `names()`; the first release of a row is the default.
@@ -396,7 +399,7 @@ _ROWS = (
     _row(
         "regnety_032",
         _y(80, 42.63, 2.66, 21, 24),
-        _Release("ra_in1k", "regnety_032_ra-7f2439f9.pth"),
+        _Release("ra_in1k", "regnety_032_ra-7f2439f9.pth", top1=81.948),
         _Release("tv2_in1k", "regnet_y_3_2gf-9180c971.pth", 81.982),
         _pycls(78.926, "160906834/RegNetY-3.2GF"),
         paper="RegNetY-3.2GF",
@@ -405,7 +408,7 @@ _ROWS = (
     _row(
         "regnety_040",
         _y(96, 31.41, 2.24, 22, 64),
-        _Release("ra3_in1k", "regnety_040_ra3-670e1166.pth"),
+        _Release("ra3_in1k", "regnety_040_ra3-670e1166.pth", top1=82.308),
         _pycls(79.36, "160906838/RegNetY-4.0GF"),
         paper="RegNetY-4.0GF",
     ),
@@ -416,14 +419,14 @@ _ROWS = (
     _row(
         "regnety_064",
         _y(112, 33.22, 2.27, 25, 72),
-        _Release("ra3_in1k", "regnety_064_ra3-aa26dc7d.pth"),
+        _Release("ra3_in1k", "regnety_064_ra3-aa26dc7d.pth", top1=83.006),
         _pycls(79.89, "160907112/RegNetY-6.4GF"),
         paper="RegNetY-6.4GF",
     ),
     _row(
         "regnety_080",
         _y(192, 76.82, 2.19, 17, 56),
-        _Release("ra3_in1k", "regnety_080_ra3-1fdc4344.pth"),
+        _Release("ra3_in1k", "regnety_080_ra3-1fdc4344.pth", top1=83.166),
         _pycls(79.948, "161160905/RegNetY-8.0GF"),
         paper="RegNetY-8.0GF",
     ),
@@ -436,7 +439,7 @@ _ROWS = (
     _row(
         "regnety_120",
         _y(168, 73.36, 2.37, 19, 112),
-        _Release("sw_in12k_ft_in1k"),
+        _Release("sw_in12k_ft_in1k", top1=84.994),
         _Release("sw_in12k"),
         _pycls(80.33, "160907100/RegNetY-12GF"),
         paper="RegNetY-12GF",
@@ -444,10 +447,10 @@ _ROWS = (
     _row(
         "regnety_160",
         _y(200, 106.23, 2.48, 18, 112),
-        _Release("sw_in12k_ft_in1k"),
-        _Release("lion_in12k_ft_in1k"),
+        _Release("sw_in12k_ft_in1k", top1=85.596),
+        _Release("lion_in12k_ft_in1k", top1=85.602),
         _Release("sw_in12k"),
-        _Release("deit_in1k", "regnety_160-a5fe301d.pth"),
+        _Release("deit_in1k", "regnety_160-a5fe301d.pth", top1=83),
         _Release("tv2_in1k", "regnet_y_16gf-3e4a00f9.pth", 82.886),
         _Release("swag_ft_in1k", "regnet_y_16gf_swag-43afe44d.pth", 86.012),
         _Release("swag_lc_in1k", "regnet_y_16gf_lc_swag-f3ec0043.pth", 83.976),
@@ -461,7 +464,9 @@ _ROWS = (
         _Release("tv2_in1k", "regnet_y_32gf-8db6d4b5.pth", 83.368),
         _Release("swag_ft_in1k", "regnet_y_32gf_swag-04fdfa75.pth", 86.838),
         _Release("swag_lc_in1k", "regnet_y_32gf_lc_swag-e1583746.pth", 84.622),
-        _Release("seer_ft_in1k", "32_finetuned_in1k_model_final_checkpoint_phase78.torch"),
+        _Release(
+            "seer_ft_in1k", "32_finetuned_in1k_model_final_checkpoint_phase78.torch", top1=83.324
+        ),
         _Release("seer", "seer_regnet32d/seer_regnet32gf_model_iteration244000.torch"),
         _pycls(80.934, "161277763/RegNetY-32GF"),
         paper="RegNetY-32GF",
@@ -470,7 +475,9 @@ _ROWS = (
     _row(
         "regnety_640",
         _y(352, 147.48, 2.4, 20, 328),
-        _Release("seer_ft_in1k", "64_finetuned_in1k_model_final_checkpoint_phase78.torch"),
+        _Release(
+            "seer_ft_in1k", "64_finetuned_in1k_model_final_checkpoint_phase78.torch", top1=83.924
+        ),
         _Release("seer", "seer_regnet64/seer_regnet64gf_model_final_checkpoint_phase0.torch"),
         paper="RegNetY-64GF",
     ),
@@ -479,7 +486,9 @@ _ROWS = (
         _y(456, 160.83, 2.52, 27, 264),
         _Release("swag_ft_in1k", "regnet_y_128gf_swag-c8ce3e52.pth", 88.228),
         _Release("swag_lc_in1k", "regnet_y_128gf_lc_swag-cbe8ce12.pth", 86.068),
-        _Release("seer_ft_in1k", "128_finetuned_in1k_model_final_checkpoint_phase78.torch"),
+        _Release(
+            "seer_ft_in1k", "128_finetuned_in1k_model_final_checkpoint_phase78.torch", top1=84.426
+        ),
         _Release(
             "seer",
             "swav_ig1b_regnet128Gf_cnstant_bs32_node16_sinkhorn10_proto16k_syncBN64_warmup8k/"
@@ -491,65 +500,67 @@ _ROWS = (
     _row(
         "regnety_2560",
         _y(640, 230.83, 2.53, 27, 373),
-        _Release("seer_ft_in1k", "256_finetuned_in1k_model_final_checkpoint_phase38.torch"),
+        _Release(
+            "seer_ft_in1k", "256_finetuned_in1k_model_final_checkpoint_phase38.torch", top1=85.144
+        ),
         paper="RegNetY-256GF",
     ),
     _row(
         "regnetv_040",
         replace(_y(96, 31.41, 2.24, 22, 64), activation="silu", preact=True),
-        _Release("ra3_in1k", "regnetv_040_ra3-c248f51f.pth"),
+        _Release("ra3_in1k", "regnetv_040_ra3-c248f51f.pth", top1=82.44),
     ),
     _row(
         "regnetv_064",
         replace(_y(112, 33.22, 2.27, 25, 72), activation="silu", preact=True, shortcut="avg"),
-        _Release("ra3_in1k", "regnetv_064_ra3-530616c2.pth"),
+        _Release("ra3_in1k", "regnetv_064_ra3-530616c2.pth", top1=83.118),
     ),
     _row("regnetz_005", _z(16, 10.7, 2.51, 21, 4, head_width=1024)),
     _row(
         "regnetz_040",
         _z(48, 14.5, 2.226, 28, 8, head_width=0),
-        _Release("ra3_in1k", "regnetz_040_ra3-9007edf5.pth", side=256),
+        _Release("ra3_in1k", "regnetz_040_ra3-9007edf5.pth", side=256, top1=83.644),
     ),
     _row(
         "regnetz_040_h",
         _z(48, 14.5, 2.226, 28, 8, head_width=1536),
-        _Release("ra3_in1k", "regnetz_040h_ra3-f594343b.pth", side=256),
+        _Release("ra3_in1k", "regnetz_040h_ra3-f594343b.pth", side=256, top1=83.764),
     ),
     _row(
         "regnetz_b16",
         (32, 48, 96, 192, 1536),
-        _half("ra3_in1k", _TIMM_ATTN + "regnetz_b_raa-677d9606.pth", side=224),
+        _half("ra3_in1k", _TIMM_ATTN + "regnetz_b_raa-677d9606.pth", side=224, top1=79.864),
     ),
     _row("regnetz_b16_evos", (32, 48, 96, 192, 1536)),
     _row(
         "regnetz_c16",
         (32, 48, 96, 192, 1536),
-        _half("ra3_in1k", _TIMM_ATTN + "regnetz_c_rab2_256-a54bf36a.pth"),
+        _half("ra3_in1k", _TIMM_ATTN + "regnetz_c_rab2_256-a54bf36a.pth", top1=82.162),
     ),
     _row(
         "regnetz_c16_evos",
         (32, 48, 96, 192, 1536),
-        _half("ch_in1k", _TIMM_TPU + "regnetz_c16_evos_ch-d8311942.pth"),
+        _half("ch_in1k", _TIMM_TPU + "regnetz_c16_evos_ch-d8311942.pth", top1=81.94),
     ),
     _row(
         "regnetz_d8",
         (32, 64, 128, 256, 1792),
-        _half("ra3_in1k", _TIMM_ATTN + "regnetz_d8_bh-afc03c55.pth"),
+        _half("ra3_in1k", _TIMM_ATTN + "regnetz_d8_bh-afc03c55.pth", top1=83.546),
     ),
     _row(
         "regnetz_d8_evos",
         (64, 64, 128, 256, 1792),
-        _half("ch_in1k", _TIMM_TPU + "regnetz_d8_evos_ch-2bc12646.pth"),
+        _half("ch_in1k", _TIMM_TPU + "regnetz_d8_evos_ch-2bc12646.pth", top1=83.404),
     ),
     _row(
         "regnetz_d32",
         (32, 64, 128, 256, 1792),
-        _half("ra3_in1k", _TIMM_ATTN + "regnetz_d_rab_256-b8073a89.pth"),
+        _half("ra3_in1k", _TIMM_ATTN + "regnetz_d_rab_256-b8073a89.pth", top1=83.432),
     ),
     _row(
         "regnetz_e8",
         (32, 96, 192, 384, 2048),
-        _half("ra3_in1k", _TIMM_ATTN + "regnetz_e8_bh-aace8e6e.pth"),
+        _half("ra3_in1k", _TIMM_ATTN + "regnetz_e8_bh-aace8e6e.pth", top1=84.418),
     ),
 )
 

@@ -1,4 +1,5 @@
 import copy
+import csv
 import json
 import pickle
 import re
@@ -180,10 +181,17 @@ def test_paper_names_and_top1():
     }
 
 
-def test_top1_is_given_only_where_it_is_published():
+def test_top1_of_other_weights_is_what_timm_measured():
+    """Of `results/results-imagenet.csv` of timm's repository, at the size of the training."""
+    with (Path(__file__).parent / "data" / "timm_top1.csv").open() as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    found = {}
     for name in zoo.names():
         for tag, weights in zoo.get(name).weights.items():
-            assert (weights.top1 is not None) == (tag in {"pycls_in1k", *TORCHVISION_TAGS})
+            assert (weights.top1 is None) == (weights.num_classes != 1000)
+            if weights.top1 is not None and tag not in {"pycls_in1k", *TORCHVISION_TAGS}:
+                found[f"{name}.{tag}"] = (str(weights.input_size[1]), weights.top1)
+    assert found == {model: (r["img_size"], float(r["top1"])) for model, r in rows.items()}
 
 
 @pytest.mark.parametrize(
