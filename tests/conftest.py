@@ -1,6 +1,7 @@
 """What all tests share: few threads, fixed seeds, random weights that hide nothing."""
 
 import logging
+import signal
 
 import pytest
 import torch
@@ -13,6 +14,12 @@ from regnet_backbones import config_path
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c():
+    """Let Ctrl-C interrupt: where a shell starts the tests in the background, nothing would."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

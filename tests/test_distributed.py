@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import torch
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.processes import check_processes
 
-TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
+TOOLS = Path(__file__).parent.parent / "tools"
+TOOL, EVALUATE = TOOLS / "train_net.py", TOOLS / "evaluate.py"
 QUICK = str(config_path("detectron2/quick/faster_rcnn_regnet_small_fpn.yaml"))
 STEPS = 3
 
@@ -84,6 +86,18 @@ def test_two_machines_of_one_process_train_as_one_machine_of_two(dataset, tmp_pa
     assert (one / "log.txt.rank1").is_file()
     assert (one / "pictures" / "own_val.png").is_file()
     weights, metrics = result(one)
+    # Each process has batch-norm statistics of its own; those that are saved are evaluated.
+    command = [EVALUATE, one, "--output", tmp_path / "again", "--device", "cpu"]
+    run_all([*command, *options(dataset, one)[6:10]])
+    before, after = (
+        next(folder.rglob("coco_instances_results.json")) for folder in (one, tmp_path / "again")
+    )
+    found, saved = (json.loads(file.read_text()) for file in (before, after))
+    assert len(found) == len(saved) > 3
+    key = itemgetter("image_id", "category_id", "score")
+    for ours, theirs in zip(sorted(found, key=key), sorted(saved, key=key), strict=True):
+        assert theirs["score"] == pytest.approx(ours["score"], rel=1e-4)
+        assert theirs["bbox"] == pytest.approx(ours["bbox"], rel=1e-3, abs=1e-2)
 
     url = f"tcp://127.0.0.1:{free_port()}"
     machines = [

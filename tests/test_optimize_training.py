@@ -188,7 +188,8 @@ def test_it_is_off_by_default(tmp_path, caplog):
     [([], False, False), (["--optimize"], True, False), (["--compile"], True, True)],
 )
 def test_options_of_the_command_line(tmp_path, options, enabled, compiles):
-    args = ["--config-file", QUICK, *options, "DATASETS.TEST", "()", "DATASETS.TRAIN", "()"]
+    args = ["--config-file", QUICK, "--skip-data-check", *options]
+    args += ["DATASETS.TEST", "()", "DATASETS.TRAIN", "()"]
     cfg = build_config(argument_parser("").parse_args(args))
     assert (cfg.OPTIMIZE.ENABLED, cfg.OPTIMIZE.COMPILE) == (enabled, compiles)
 

@@ -14,25 +14,30 @@ kind of model everything is kept, otherwise only the network is taken.
 
 import argparse
 import sys
+from pathlib import Path
 
+from regnet_backbones.failures import reported
+from regnet_backbones.output_folders import check_output_folder
 from regnet_backbones.weights.conversion import LAYOUTS, convert_file
 
 
 def main(argv: list[str] | None = None) -> int:
     """Convert, and say what was done."""
     args = _parser().parse_args(argv)
-    try:
-        conversion = convert_file(
-            args.source,
-            None if args.dry_run else args.output,
-            to=args.to,
-            into=args.into,
-            channel_order=args.channel_order,
-            prefix=args.prefix,
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return reported(lambda: _convert(args))
+
+
+def _convert(args: argparse.Namespace) -> int:
+    """Convert as the command line says."""
+    check_output_folder(Path(args.output).parent, name="the folder of the output")
+    conversion = convert_file(
+        args.source,
+        None if args.dry_run else args.output,
+        to=args.to,
+        into=args.into,
+        channel_order=args.channel_order,
+        prefix=args.prefix,
+    )
     if args.dry_run:
         print(conversion.mapping())
     print(conversion.summary())

@@ -11,22 +11,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from regnet_backbones import shapes
+from regnet_backbones.failures import reported
+from regnet_backbones.output_folders import check_output_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the dataset and print what it holds."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    try:
-        spec = shapes.ShapesSpec(
-            num_train=args.num_train,
-            num_val=args.num_val,
-            image_size=args.image_size,
-            seed=args.seed,
-        )
-        dataset = shapes.write(args.output, spec, overwrite=args.overwrite)
-    except ValueError as error:
-        parser.error(str(error))
+    args = _parser().parse_args(argv)
+    return reported(lambda: _make(args))
+
+
+def _make(args: argparse.Namespace) -> int:
+    """Draw as the command line says."""
+    check_output_folder(args.output.parent, name="the folder of --output")
+    spec = shapes.ShapesSpec(
+        num_train=args.num_train,
+        num_val=args.num_val,
+        image_size=args.image_size,
+        seed=args.seed,
+    )
+    dataset = shapes.write(args.output, spec, overwrite=args.overwrite)
     print(f"{dataset.root}: {'written' if dataset.written else 'already there, left as it is'}")
     for split, images in zip(shapes.SPLITS, (spec.num_train, spec.num_val), strict=True):
         counts = dataset.counts(split)

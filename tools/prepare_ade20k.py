@@ -12,17 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from regnet_backbones.detection.ade20k import convert_masks
+from regnet_backbones.failures import reported
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert the masks of both splits and print where they are."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    try:
-        converted = convert_masks(args.root, overwrite=args.overwrite)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    for masks in converted:
+    args = _parser().parse_args(argv)
+    return reported(lambda: _convert(args))
+
+
+def _convert(args: argparse.Namespace) -> int:
+    """Convert as the command line says."""
+    for masks in convert_masks(args.root, overwrite=args.overwrite):
         state = "written" if masks.written else "already there, left as they are"
         print(f"{masks.folder}: {masks.count} masks, {state}")
     return 0

@@ -7,7 +7,7 @@ take a config, the class takes explicit arguments and knows of no config.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from detectron2.config import CfgNode
@@ -86,6 +86,11 @@ class RegNetBackbone(RegNetFeatures, Backbone):
         self._out_feature_channels = {f: self.channels[level] for f, level in levels.items()}
         self._out_feature_strides = {f: self.strides[level] for f, level in levels.items()}
 
+    if TYPE_CHECKING:
+
+        def __call__(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            """Return the maps of `out_features` by name, see `forward`."""
+
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the maps of `out_features` by name.
 
@@ -102,6 +107,10 @@ class RegNetBackbone(RegNetFeatures, Backbone):
 def build_regnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RegNetBackbone:
     """Build the RegNet of `MODEL.REGNET` with the maps of `MODEL.REGNET.OUT_FEATURES`.
 
+    Args:
+        cfg: with the keys of `add_regnet_config`.
+        input_shape: of the images, of which the number of channels is read.
+
     Raises:
         ValueError: the node names no network, or one that cannot be built.
     """
@@ -114,6 +123,9 @@ def build_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
     `MODEL.FPN.IN_FEATURES` may say res2 to res5, as stock ResNet configs do, or s1 to s4.
 
+    Args:
+        cfg, input_shape: see `build_regnet_backbone`.
+
     Raises:
         ValueError: the node names no network, or one that cannot feed an FPN.
     """
@@ -125,6 +137,9 @@ def build_retinanet_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) ->
 
     As `build_retinanet_resnet_fpn_backbone` of `detectron2/modeling/backbone/fpn.py`, the coarsest
     of `MODEL.FPN.IN_FEATURES` (res3 to res5) gives P6.
+
+    Args:
+        cfg, input_shape: see `build_regnet_backbone`.
 
     Raises:
         ValueError: as `build_regnet_fpn_backbone`.
@@ -143,6 +158,9 @@ def build_fcos_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
     The convention of AdelaiDet's `build_fcos_resnet_fpn_backbone`, which CondInst and BlendMask
     use. `MODEL.FCOS.TOP_LEVELS` is how many levels come on top: 2, 1 (P6) or 0.
+
+    Args:
+        cfg, input_shape: see `build_regnet_backbone`.
 
     Raises:
         ValueError: as `build_regnet_fpn_backbone`, or for another number of levels.
@@ -181,7 +199,11 @@ class LastLevelP6(nn.Module):
         weight_init.c2_xavier_fill(self.p6)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return P6 alone, (N, out_channels, ceil(H / 2), ceil(W / 2)), of a map (N, C, H, W)."""
+        """Return P6 alone, (N, out_channels, ceil(H / 2), ceil(W / 2)).
+
+        Args:
+            x: the map P5, (N, in_channels, H, W).
+        """
         return [self.p6(x)]
 
 

@@ -107,6 +107,9 @@ def add_regnet_config(cfg: "CfgNode") -> None:
 
     `get_cfg()` does this by itself once `regnet_backbones` is imported; this is for a config made
     before that, and for projects that build their config by hand.
+
+    Args:
+        cfg: of detectron2, changed in place.
     """
     _add_missing(cfg, {"MODEL": {"REGNET": REGNET_DEFAULTS, "FCOS": FCOS_DEFAULTS}})
     for defaults in (TRAINING_DEFAULTS, *PROJECT_DEFAULTS):

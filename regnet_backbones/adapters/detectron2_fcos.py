@@ -87,7 +87,11 @@ class FCOSDetector(FCOS):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Return the arguments of the model of a config."""
+        """Return the arguments of the model of a config.
+
+        Args:
+            cfg: with the keys of `add_regnet_config`, of which `MODEL.FCOS` is read.
+        """
         node = cfg.MODEL.FCOS
         return {
             "backbone": build_backbone(cfg),

@@ -15,7 +15,7 @@ from copy import deepcopy
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from segmentation_models_pytorch import encoders as smp_encoders
@@ -84,6 +84,11 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
         self.output_stride = self.strides[depth]
         # TorchScript has no words for what `RegNetFeatures` does with byobnet's stem and stages.
         self._is_torch_scriptable = not hasattr(self, "stages")
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: torch.Tensor) -> list[torch.Tensor]:
+            """Return the image and the maps, see `forward`."""
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return the image and the maps C1 to C{depth}.
@@ -220,12 +225,27 @@ def _route(function: str, ours: Callable) -> None:
     @wraps(stock)
     def routed(*args: object, **kwargs: object) -> object:
         name = args[0] if args else kwargs.get(first)
+        _check_spelling(name)
         return (ours if _is_ours(name) else stock)(*args, **kwargs)
 
     routed.routes_regnets = True
     for module in list(sys.modules.values()):
         if getattr(module, "__dict__", {}).get(function) is stock:
             setattr(module, function, routed)
+
+
+def _check_spelling(name: object) -> None:
+    """Raise KeyError, as SMP does, for a RegNet that it does not know, with the name it may be."""
+    known = smp_encoders.encoders
+    if not isinstance(name, str) or name in known or name.startswith(RESERVED_PREFIXES):
+        return
+    if "regnet" not in name.lower():
+        return
+    try:
+        hint = f"SMP knows this network as '{zoo.get(name).name}'"
+    except ValueError as error:
+        hint = str(error)
+    raise KeyError(f"Wrong encoder name `{name}`: {hint}")
 
 
 def _is_ours(name: object) -> bool:

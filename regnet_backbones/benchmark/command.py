@@ -33,7 +33,16 @@ from regnet_backbones.benchmark.report import (
 from regnet_backbones.benchmark.results import Result, failed_rows
 from regnet_backbones.benchmark.runner import measure
 from regnet_backbones.command_lines import parse_size, plain_command
+from regnet_backbones.failures import Cause, reported
+from regnet_backbones.output_folders import check_output_folder
 from regnet_backbones.timing import cpu_threads
+
+# What to do, in the options of the command.
+HINTS = {
+    Cause.OUT_OF_MEMORY: "take smaller --sizes or --batches; what was measured before is written",
+    Cause.NOT_WRITABLE: "choose another --output",
+    Cause.INTERRUPTED: "what was measured before is in the files of --output",
+}
 
 
 def benchmark_command(argv: Sequence[str] | None, *, description: str) -> int:
@@ -44,11 +53,12 @@ def benchmark_command(argv: Sequence[str] | None, *, description: str) -> int:
         description: of the tool.
 
     Returns:
-        The exit status: 0, 1 if a row failed, or 2 for a mistake of the user, which is printed.
+        The exit status, as `failures.reported` gives it, and 1 if a row failed.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     args = benchmark_parser(description).parse_args(argv)
-    try:
+
+    def benchmark() -> int:
         cases = _cases(args)
         _check(args, cases)
         chosen = {case: _chosen(args, case) for case in cases}
@@ -56,9 +66,8 @@ def benchmark_command(argv: Sequence[str] | None, *, description: str) -> int:
         with cpu_threads(args.threads):
             line = plain_command("tools/benchmark.py", argv, [args.output])
             return _benchmark(args, chosen, line)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    return reported(benchmark, hints=HINTS)
 
 
 def benchmark_parser(description: str) -> argparse.ArgumentParser:
@@ -102,7 +111,7 @@ def _chosen(args: argparse.Namespace, case: Case) -> tuple[Entry, ...]:
 
 
 def _check(args: argparse.Namespace, cases: Sequence[Case]) -> None:
-    """Raise ValueError for what cannot be measured."""
+    """Raise ValueError for what cannot be measured, OSError for results that cannot be written."""
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU here; use --device cpu")
     for name, least in (("batches", 1), ("runs", 1), ("threads", 1), ("warmup", 0)):
@@ -110,6 +119,8 @@ def _check(args: argparse.Namespace, cases: Sequence[Case]) -> None:
         numbers = given if isinstance(given, list) else [given]
         if any(number is not None and number < least for number in numbers):
             raise ValueError(f"--{name} must be at least {least}, got {given}")
+    if args.output:
+        check_output_folder(Path(args.output).parent, name="the folder of --output")
     entries = [
         entry
         for case in cases

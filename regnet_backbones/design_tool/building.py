@@ -45,13 +45,10 @@ def check_buildable(design: Design) -> None:
     Raises:
         ValueError: the design is no RegNet, or timm would build other stages.
     """
-    check_is_regnet(design, "Detectron2, SMP and timm build")
-    import torch
-
+    regnet = check_is_regnet(design, "Detectron2, SMP and timm build")
     from regnet_backbones.backbone import RegNetFeatures
 
-    with torch.device("meta"):
-        RegNetFeatures(design)
+    RegNetFeatures(regnet)
 
 
 def _build_detectron2(text: str) -> tuple[object, str]:

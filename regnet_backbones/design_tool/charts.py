@@ -213,7 +213,8 @@ def _new_width_figure(*title: str) -> tuple[Figure, Axes]:
     """Return an empty chart of widths per block, with lines of a title, wrapped where too long."""
     figure, axis = _new_figure("block j", "width (channels)")
     figure.suptitle("\n".join(fill(line, TITLE_LETTERS) for line in title))
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    locator = axis.xaxis.get_major_locator()
+    locator.set_params(integer=True)  # type: ignore[call-arg]  # matplotlib's default one takes it
     return figure, axis
 
 

@@ -3,9 +3,18 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from regnet_backbones.command_lines import plain_command
 from regnet_backbones.design_tool import edf, fit, sample, scale, search, show, variants
+from regnet_backbones.failures import Cause, reported
+from regnet_backbones.output_folders import check_output_folder
+
+# What to do, in the options of the commands.
+HINTS = {
+    Cause.OUT_OF_MEMORY: "take a smaller --image-size, --measure-size, --count or --batch",
+    Cause.NOT_WRITABLE: "choose another file to write to",
+}
 
 SUBCOMMANDS = {
     "list": (variants, "every named network, what it costs, and its default weights"),
@@ -26,21 +35,20 @@ def design_command(argv: Sequence[str] | None, *, description: str) -> int:
         description: of the tool.
 
     Returns:
-        The exit status: 0, 1 if nothing was found, 2 for a mistake of the user, which is printed,
-        130 after Ctrl-C.
+        The exit status, as `failures.reported` gives it, and 1 if nothing was found.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     args = design_parser(description).parse_args(argv)
-    written = [getattr(args, name, None) for name in ("output", "write")]
-    args.command = plain_command("tools/design.py", argv, written)
-    try:
+    written = {name: getattr(args, name, None) for name in ("output", "write", "picture")}
+    args.command = plain_command("tools/design.py", argv, written.values())
+
+    def run() -> int:
+        for name, path in written.items():
+            if path:
+                check_output_folder(Path(path).parent, name=f"the folder of --{name}")
         return args.run(args)
-    except (ValueError, OSError, MemoryError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130  # as a shell says it
+
+    return reported(run, hints=HINTS)
 
 
 def design_parser(description: str) -> argparse.ArgumentParser:

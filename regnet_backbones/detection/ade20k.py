@@ -26,11 +26,17 @@ LOOKUP = np.array([255, *range(255)], np.uint8)
 
 @dataclass(frozen=True)
 class ConvertedMasks:
-    """The masks of a split for detectron2."""
+    """The masks of a split for detectron2.
+
+    Attributes:
+        folder: that they are in.
+        count: how many there are.
+        written: False where the folder was there already.
+    """
 
     folder: Path
     count: int
-    written: bool  # False when the folder was there already
+    written: bool
 
 
 def convert_masks(root: str | Path, *, overwrite: bool = False) -> list[ConvertedMasks]:

@@ -1,10 +1,19 @@
 """Reading the config of a run."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 from yaml import YAMLError
+
+# How yacs and fvcore say that a value is of another type.
+MISMATCH = re.compile(
+    r"Type mismatch \(<class '(?:[\w.]+\.)?(?P<type>\w+)'> vs\. <class '[\w.]+'>\) with values "
+    r"\((?P<old>.*) vs\. (?P<new>.*)\) for config key: (?P<key>\S+)",
+    re.DOTALL,
+)
 
 
 def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
@@ -13,6 +22,9 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     Args:
         config_file: a YAML file in detectron2's schema.
         overrides: keys and values in turn.
+
+    Returns:
+        The config, not frozen; what neither file nor overrides say is as in `get_cfg()`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -25,14 +37,70 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
             f"no config file '{config_file}'; give one with --config-file, such as "
             "configs/detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"
         )
+    _check_pairs(overrides)
     cfg = get_cfg()
     try:
         cfg.merge_from_file(str(config_file))
+    except YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f"line {place.line + 1}: {error.problem}" if place else " ".join(str(error).split())
+        raise ValueError(f"'{config_file}' is no YAML file of config keys: {where}") from error
+    except (TypeError, AttributeError, UnicodeDecodeError) as error:  # it was read, and is no dict
+        raise ValueError(
+            f"'{config_file}' is no YAML file of config keys: it is empty, or text of another kind"
+        ) from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no config file '{error.filename}', which '{config_file}' names as its _BASE_"
+        ) from error
+    except KeyError as error:
+        raise KeyError(
+            f"{error.args[0]}{_meant(cfg, error.args[0])}, in '{config_file}'"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{_reworded(str(error))}, in '{config_file}'") from error
+    try:
         cfg.merge_from_list(list(overrides))
-    except (YAMLError, TypeError) as error:  # detectron2 looks into what it read, None if nothing
-        raise ValueError(f"'{config_file}' is no YAML file of config keys: {error}") from error
     except AssertionError as error:  # how yacs says that an override is wrong
         raise ValueError(
-            f"{error}; overrides are pairs of a config key and a value, such as SOLVER.BASE_LR 0.01"
+            f"{error}{_meant(cfg, str(error))}; overrides are pairs of a config key and a value, "
+            "such as SOLVER.BASE_LR 0.01"
         ) from error
+    except ValueError as error:
+        raise ValueError(_reworded(str(error))) from error
     return cfg
+
+
+def _check_pairs(overrides: Sequence[str]) -> None:
+    """Raise ValueError where keys and values do not take turns."""
+    joined = [text for text in overrides[::2] if "=" in text]
+    if joined or len(overrides) % 2:
+        got = joined[0] if joined else overrides[-1]
+        raise ValueError(
+            "overrides are pairs of a config key and a value, such as SOLVER.BASE_LR 0.01, got "
+            f"'{got}' {'with = between them' if joined else 'without a value'}"
+        )
+
+
+def _reworded(text: str) -> str:
+    """Say a mismatch of types as the key, its type and present value, and what was given."""
+    found = MISMATCH.search(text)
+    if found is None:
+        return text
+    old = found["old"] if found["type"] != "CfgNode" else "keys of its own, one in a line below it"
+    return f"{found['key']} must be of the type {found['type']} ({old}), got '{found['new']}'"
+
+
+def _meant(cfg: CfgNode, text: str) -> str:
+    """Suggest keys that are written like the one that a text ends with."""
+    key = text.rpartition(": ")[2]
+    close = get_close_matches(key, list(_keys(cfg)), n=2)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    """Yield all keys of a config, those of nodes too."""
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{key}.")

@@ -25,15 +25,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CocoSplit:
-    """A checked COCO instance json and the folder of its images."""
+    """A checked COCO instance json and the folder of its images.
+
+    Attributes:
+        json_file: a file in the format of COCO's `instances_*.json`.
+        image_root: the folder that the json's `file_name`s are relative to.
+        categories: names by id, in the order of the ids.
+        num_images, num_annotations: how many the json has.
+        has_masks: whether every annotation has a segmentation.
+    """
 
     json_file: Path
     image_root: Path
-    # Category name by id, in the order of the ids.
     categories: dict[int, str]
     num_images: int
     num_annotations: int
-    # Whether every annotation has a segmentation.
     has_masks: bool
 
 
@@ -43,6 +49,9 @@ def read_coco_split(json_file: str | Path, image_root: str | Path) -> CocoSplit:
     Args:
         json_file: a file in the format of COCO's `instances_*.json`.
         image_root: the folder that the json's `file_name`s are relative to.
+
+    Returns:
+        The two paths, and what the json has.
 
     Raises:
         FileNotFoundError: the json or the folder is not there.
@@ -75,6 +84,10 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
     """Register two splits as detectron2 datasets and fit a config to them.
 
     Sets `DATASETS.TRAIN` and `TEST`, and the number of classes of every head.
+
+    Args:
+        cfg: changed in place.
+        train, val: of `read_coco_split`, with the same categories.
 
     Raises:
         ValueError: the categories of the two differ, or the config wants masks and there are none.

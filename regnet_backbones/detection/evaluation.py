@@ -33,7 +33,12 @@ Results = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a detector is: the numbers, and the chief ones as a table."""
+    """How good a detector is.
+
+    Attributes:
+        results: in percent, by dataset, task and name of the metric; None where one is not defined.
+        table: the chief ones as text, and where the pictures are.
+    """
 
     results: Results
     table: str
@@ -60,6 +65,9 @@ def evaluate(
         processes: how many share the images, each on a GPU of its own where there are GPUs.
         val: one's own data, of `read_coco_split`, to evaluate on in place of `DATASETS.TEST`.
 
+    Returns:
+        The numbers of `results.json`, and the chief ones as a table.
+
     Raises:
         KeyError, ValueError, FileNotFoundError: config, data or checkpoint cannot be used, or do
             not belong together.
@@ -69,7 +77,7 @@ def evaluate(
     cfg.OUTPUT_DIR = str(output)
     _check_processes(cfg, processes)
     if val is not None:
-        _check_own_data(cfg, val)
+        check_own_data(cfg, val)
         cfg.DATASETS.TEST = (VAL_NAME,)
     else:
         _check_datasets(cfg)
@@ -90,6 +98,37 @@ def evaluate(
     names = cfg.DATASETS.TEST
     in_detectron2s_form = results[names[0]] if len(names) == 1 else results
     return Evaluation(results, results_tables(cfg, in_detectron2s_form))
+
+
+def check_own_data(cfg: CfgNode, val: CocoSplit) -> None:
+    """Check that a detector can be evaluated on a COCO json.
+
+    Args:
+        cfg: of the detector.
+        val: the json, of `read_coco_split`.
+
+    Raises:
+        ValueError: the config is no detector's, the json has another number of classes, or the
+            detector predicts masks, and the json has none.
+    """
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture == SEGMENTER:
+        raise ValueError(
+            f"a COCO json is for detectors, the config is of a {architecture}; name a registered "
+            "dataset with --opts DATASETS.TEST"
+        )
+    count = instance_classes(cfg)
+    if count != len(val.categories):
+        raise ValueError(
+            f"the detector has {count} classes, and '{val.json_file}' "
+            f"{len(val.categories)} ({', '.join(val.categories.values())}); give a json with the "
+            "categories of the training"
+        )
+    if cfg.MODEL.MASK_ON and not val.has_masks:
+        raise ValueError(
+            f"the detector predicts masks, and '{val.json_file}' has annotations without "
+            "'segmentation'; add them, or evaluate boxes only with --opts MODEL.MASK_ON False"
+        )
 
 
 def _evaluate(
@@ -140,25 +179,3 @@ def _check_datasets(cfg: CfgNode) -> None:
         )
     check_semantic_datasets(names)
     check_evaluators(cfg)
-
-
-def _check_own_data(cfg: CfgNode, val: CocoSplit) -> None:
-    """Raise ValueError where a detector cannot be evaluated on a COCO json."""
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    if architecture == SEGMENTER:
-        raise ValueError(
-            f"a COCO json is for detectors, the config is of a {architecture}; name a registered "
-            "dataset with --opts DATASETS.TEST"
-        )
-    count = instance_classes(cfg)
-    if count != len(val.categories):
-        raise ValueError(
-            f"the detector has {count} classes, and '{val.json_file}' "
-            f"{len(val.categories)} ({', '.join(val.categories.values())}); give a json with the "
-            "categories of the training"
-        )
-    if cfg.MODEL.MASK_ON and not val.has_masks:
-        raise ValueError(
-            f"the detector predicts masks, and '{val.json_file}' has annotations without "
-            "'segmentation'; add them, or evaluate boxes only with --opts MODEL.MASK_ON False"
-        )

@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ CAPTION_HEIGHT = 22
 TRUTH_ALPHA = 0.5
 DARKER = 0.6
 
-Prediction = Instances | torch.Tensor | PanopticSegments
+Prediction: TypeAlias = Instances | torch.Tensor | PanopticSegments
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +57,15 @@ class PredictionPictures(DatasetEvaluator, ABC):
         self._predictions: dict[str, Prediction] = {}
 
     @abstractmethod
-    def _keep(self, output: dict[str, Prediction]) -> Prediction | None:
-        """Return what is to be drawn of a model's output for an image, on the CPU."""
+    def keep(self, output: dict[str, Prediction]) -> Prediction | None:
+        """Return what is to be drawn of a model's output for an image, on the CPU.
+
+        Args:
+            output: by name, as detectron2's models return it.
+
+        Returns:
+            None where the output has nothing of the kind.
+        """
 
     @abstractmethod
     def _draw(self, canvas: Visualizer, prediction: Prediction) -> None:
@@ -77,7 +85,7 @@ class PredictionPictures(DatasetEvaluator, ABC):
         """Keep the predictions of the first images."""
         for image, output in zip(inputs, outputs, strict=True):
             if len(self._predictions) < self.count:
-                prediction = self._keep(output)
+                prediction = self.keep(output)
                 if prediction is not None:
                     self._predictions[image["file_name"]] = prediction
 
@@ -87,17 +95,25 @@ class PredictionPictures(DatasetEvaluator, ABC):
             return
         records = {record["file_name"]: record for record in DatasetCatalog.get(self._dataset_name)}
         sheet = contact_sheet(
-            [self._pair(records[name], kept) for name, kept in self._predictions.items()]
+            [self.pair(records[name], kept) for name, kept in self._predictions.items()]
         )
         self.output_file.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(self.output_file)
         logger.info("ground truth beside prediction: %s", self.output_file)
         _show_in_tensorboard(f"{self._dataset_name}/predictions", sheet)
 
-    def _pair(
+    def pair(
         self, record: dict[str, object], prediction: Prediction
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw an image twice: with its annotations, and with the prediction."""
+        """Draw an image twice: with its annotations, and with the prediction.
+
+        Args:
+            record: of the dataset, with its `file_name`.
+            prediction: what `keep` returned for it.
+
+        Returns:
+            RGB pictures (H, W, 3), uint8, both `TILE_WIDTH` pixels wide.
+        """
         image = utils.read_image(record["file_name"], format="RGB")
         scale = TILE_WIDTH / image.shape[1]
         truth, found = (
@@ -123,7 +139,8 @@ class InstancePictures(PredictionPictures):
         super().__init__(dataset_name, output_file, count=count)
         self.min_score = min_score
 
-    def _keep(self, output: dict[str, Prediction]) -> Instances | None:
+    def keep(self, output: dict[str, Prediction]) -> Instances | None:
+        """Return the instances of an image, on the CPU."""
         if "instances" not in output:
             return None
         # A copy: detectron2's evaluator moves the keypoints.
@@ -148,7 +165,8 @@ class SemanticPictures(PredictionPictures):
         colors = self.metadata.get("stuff_colors") or _class_colors(len(classes))
         self.metadata = Metadata(stuff_classes=classes, stuff_colors=colors)
 
-    def _keep(self, output: dict[str, Prediction]) -> torch.Tensor | None:
+    def keep(self, output: dict[str, Prediction]) -> torch.Tensor | None:
+        """Return the most probable class of each pixel, int64 (H, W), on the CPU."""
         return output["sem_seg"].argmax(0).to("cpu") if "sem_seg" in output else None
 
     def _draw(self, canvas: Visualizer, prediction: torch.Tensor) -> None:
@@ -168,7 +186,8 @@ class PanopticPictures(PredictionPictures):
         content = json.loads(Path(self.metadata.panoptic_json).read_text())
         self._truth = {a["image_id"]: a for a in content["annotations"]}
 
-    def _keep(self, output: dict[str, Prediction]) -> PanopticSegments | None:
+    def keep(self, output: dict[str, Prediction]) -> PanopticSegments | None:
+        """Return the segments of an image, on the CPU."""
         if "panoptic_seg" not in output:
             return None
         # A copy: detectron2's evaluator counts from 1, and with the dataset's category ids.

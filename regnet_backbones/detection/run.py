@@ -7,32 +7,36 @@ import sys
 from pathlib import Path
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from torch.multiprocessing import ProcessRaisedException
 
 from regnet_backbones.adapters.detectron2 import BUILDERS
 from regnet_backbones.adapters.detectron2_network import check_weights
 from regnet_backbones.adapters.detectron2_projects import import_projects
 from regnet_backbones.adapters.detectron2_weights import fetch
 from regnet_backbones.detection.ade20k import check_semantic_datasets
+from regnet_backbones.detection.completeness import WholeCheckpointer
 from regnet_backbones.detection.config import read_config
+from regnet_backbones.detection.config_checks import check_config, check_datasets_exist
 from regnet_backbones.detection.data import read_coco_split, register_splits, use_coco_splits
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.data_checks.defects import Report
 from regnet_backbones.detection.evaluators import check_evaluators
+from regnet_backbones.detection.hints import hints_of
 from regnet_backbones.detection.optimization import check_optimization, optimize_detector
 from regnet_backbones.detection.processes import (
     check_processes,
     is_first_process,
     run_in_processes,
+    started_by_torchrun,
 )
 from regnet_backbones.detection.results import results_tables
 from regnet_backbones.detection.training.mappers import SEGMENTER
 from regnet_backbones.detection.training.trainer import Trainer
+from regnet_backbones.failures import reported
+from regnet_backbones.output_folders import check_output_folder
 from regnet_backbones.weights.sources import is_name
 
 # What these learn is not all in a COCO instance json.
@@ -44,6 +48,8 @@ logger = logging.getLogger(__name__)
 def argument_parser(epilog: str) -> argparse.ArgumentParser:
     """Return detectron2's argument parser with the options for one's own data."""
     parser = default_argument_parser(epilog)
+    # Detectron2's own default is one port for all runs of a user, and of no use on other machines.
+    parser.set_defaults(dist_url="auto")
     own = parser.add_argument_group("own data (all four together)")
     own.add_argument("--train-json", metavar="FILE", help="COCO instance json to train on")
     own.add_argument("--train-images", metavar="DIR", help="folder of its images")
@@ -81,33 +87,31 @@ def launch_run(args: argparse.Namespace) -> int:
         args: what `argument_parser` parsed.
 
     Returns:
-        The exit status: 0, 2 for a mistake of the user, 1 for a training that ended because losses
-        or weights were not finite; the last two are printed.
+        The exit status, as `failures.reported` gives it.
     """
     place = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
-    try:
+    found: list[CfgNode] = []
+
+    def prepare() -> int:
         check_processes(*place)
         cfg = build_config(args)
         if not args.check_data:
             _fetch_weights(args, cfg)
         report = _check_data(args, cfg)
-        if args.check_data or report.has_errors:
-            return 2 if report.has_errors else 0
-    except (ValueError, KeyError, OSError, ModuleNotFoundError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # its str() is quoted
-        if is_first_process():
-            print(f"error: {text}", file=sys.stderr)
-        return 2
-    try:
+        if not (args.check_data or report.has_errors):
+            found.append(cfg)
+        return 2 if report.has_errors else 0
+
+    status = reported(prepare, quiet=not is_first_process())
+    if not found:
+        return status
+    cfg = found[0]
+
+    def start() -> int:
         run_in_processes(run, (args, cfg), *place)
-    except (FloatingPointError, ProcessRaisedException) as error:
-        # Of a process of its own there is the text alone, which ends with the message.
-        *_, message = str(error).rpartition("FloatingPointError: ")
-        if isinstance(error, ProcessRaisedException) and message == str(error):
-            raise
-        print(f"error: {message.strip()}", file=sys.stderr)
-        return 1
-    return 0
+        return 0
+
+    return reported(start, hints=hints_of(cfg))
 
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
@@ -120,7 +124,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
     share_cores(cfg)
     if args.eval_only:
         model = DefaultTrainer.build_model(cfg)  # ours is optimized for training
-        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer = WholeCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, optimize_detector(cfg, model))
         if comm.is_main_process():
@@ -150,16 +154,23 @@ def build_config(args: argparse.Namespace) -> CfgNode:
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         check_weights(cfg)
     _use_own_datasets(cfg, args)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("there is no GPU: MODEL.DEVICE is cpu instead of %s", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+    processes = args.num_gpus * args.num_machines
+    if started_by_torchrun():
+        processes = int(os.environ["WORLD_SIZE"])
+    check_config(cfg, training=not args.eval_only, processes=processes)
     check_evaluators(cfg)
-    if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
+    if args.eval_only and not cfg.MODEL.WEIGHTS and not _resumes(args, cfg):
         raise ValueError(
             "there is nothing to evaluate: give a checkpoint, MODEL.WEIGHTS path/to/model.pth, or "
             "--resume for the last one of OUTPUT_DIR"
         )
+    check_output_folder(cfg.OUTPUT_DIR, name="OUTPUT_DIR")
     check_semantic_datasets((*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST))
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("there is no GPU: MODEL.DEVICE is cpu instead of %s", cfg.MODEL.DEVICE)
-        cfg.MODEL.DEVICE = "cpu"
+    if not (args.check_data or args.skip_data_check):
+        check_datasets_exist(cfg, training=not args.eval_only)
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu" and not args.eval_only:
         raise ValueError(
             "automatic mixed precision needs CUDA: set SOLVER.AMP.ENABLED False, or MODEL.DEVICE "
@@ -215,9 +226,13 @@ def _check_data(args: argparse.Namespace, cfg: CfgNode) -> Report:
 
 def _fetch_weights(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Fetch weights from the network now: later every process would, after its data was read."""
-    resumes = args.resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
-    if is_name(cfg.MODEL.WEIGHTS) and not resumes:
+    if is_name(cfg.MODEL.WEIGHTS) and not _resumes(args, cfg):
         fetch(cfg.MODEL.WEIGHTS)
+
+
+def _resumes(args: argparse.Namespace, cfg: CfgNode) -> bool:
+    """Tell whether a run goes on from a checkpoint of its own."""
+    return args.resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
 
 
 def _use_own_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:

@@ -110,6 +110,9 @@ def trace_detector(
             digit may change the order of two boxes.
         tolerance: largest difference, as a part of the largest value of an output, that is right.
 
+    Returns:
+        The file, and its differences from the model on images of each size, none without `check`.
+
     Raises:
         FileNotFoundError, OSError: the folder is not there, or cannot be written to.
         ValueError: the file has another suffix, no image is given, the model gives what cannot be
@@ -156,7 +159,7 @@ def load_detector(
 
 
 def images_for(cfg: CfgNode, paths: Sequence[Path] = ()) -> list[torch.Tensor]:
-    """Return images as a model of a config takes them, resized as in its tests.
+    """Return images, uint8 (C, H, W), as a model of a config takes them, resized as in its tests.
 
     Args:
         cfg: of the model.

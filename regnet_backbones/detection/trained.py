@@ -4,19 +4,15 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNNWithTTA
-from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleKeys
 from torch import nn
 
+from regnet_backbones.detection.completeness import WholeCheckpointer
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.optimization import check_optimization
 from regnet_backbones.inference.device import check_device
 from regnet_backbones.inference.trained import Trained
-
-# How many names of weights an error lists.
-LISTED = 5
 
 # Keys of a config that are said in another way, which an override would contradict.
 SAID_OTHERWISE = {
@@ -64,40 +60,19 @@ def load_weights(model: nn.Module, checkpoint: str) -> None:
 
     Where a training starts, heads of other classes may stay random. Here they may not.
 
+    Args:
+        model: changed in place.
+        checkpoint: a file or address that detectron2's `DetectionCheckpointer` reads.
+
     Raises:
         ValueError: the checkpoint lacks weights of the model, or has them in other shapes.
     """
-    _WholeCheckpointer(model).load(checkpoint, checkpointables=[])
+    WholeCheckpointer(model).load(checkpoint, checkpointables=[])
 
 
 def with_test_augmentation(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """Return the model, that averages over sizes and mirrored images if `TEST.AUG` says so."""
     return GeneralizedRCNNWithTTA(cfg, model) if cfg.TEST.AUG.ENABLED else model
-
-
-class _WholeCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, for which weights that it would leave random are an error."""
-
-    def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
-        super()._log_incompatible_keys(incompatible)
-        lacking = [
-            name
-            for name in sorted(_filter_reused_missing_keys(self.model, incompatible.missing_keys))
-            if not name.endswith("num_batches_tracked")  # counts only, and zoo files have none
-        ]
-        unlike = [
-            f"{name} is {in_file} in the checkpoint and {in_model} in the model"
-            for name, in_file, in_model in incompatible.incorrect_shapes
-        ]
-        if not (lacking or unlike):
-            return
-        problems = [f"{len(unlike)} have another shape: {_first(unlike)}"] if unlike else []
-        problems += [f"{len(lacking)} are not in it: {_first(lacking)}"] if lacking else []
-        raise ValueError(
-            f"the checkpoint is not of the model that the config describes; of the model's "
-            f"weights {'; '.join(problems)}. Give the config that it was trained with, or the "
-            "overrides that it was trained with as --opts"
-        )
 
 
 def _check_test_augmentation(cfg: CfgNode) -> None:
@@ -111,8 +86,3 @@ def _check_test_augmentation(cfg: CfgNode) -> None:
             f"keypoints and precomputed proposals, this is a '{architecture}'; set "
             "TEST.AUG.ENABLED False in --opts"
         )
-
-
-def _first(items: Sequence[str]) -> str:
-    """Name the first few of many."""
-    return ", ".join(items[:LISTED]) + (", ..." if len(items) > LISTED else "")

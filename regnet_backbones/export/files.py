@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from regnet_backbones.output_folders import check_output_folder
+
 
 def check_path(path: str | Path, suffixes: Sequence[str]) -> Path:
     """Return the path of a file to export to.
@@ -13,10 +15,12 @@ def check_path(path: str | Path, suffixes: Sequence[str]) -> Path:
     Raises:
         ValueError: it has another suffix than the format's.
         FileNotFoundError: its folder is not there.
+        NotADirectoryError, PermissionError: its folder cannot be written to.
     """
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"the file must end in {' or '.join(suffixes)}, got '{path}'")
+    check_output_folder(path.parent, name="the folder of the file")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder '{path.parent}' to write '{path.name}' in; make it")
     return path

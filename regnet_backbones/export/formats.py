@@ -5,6 +5,7 @@ takes: normalised, and of a detector's backbone padded to the multiples it needs
 """
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from regnet_backbones.export.checking import (
     EXAMPLE_BATCH,
     TOLERANCE,
     Checked,
+    CheckedSize,
     ExportError,
     check,
     other_sizes,
@@ -71,6 +73,9 @@ def export_onnx(
             other batches.
         tolerance: largest difference, as a part of the largest value of a map, that is right.
 
+    Returns:
+        The file, and its differences from the model on images of each size, none without `check`.
+
     Raises:
         ModuleNotFoundError: onnx, onnxscript or onnxruntime is not installed.
         FileNotFoundError, OSError: the folder is not there, or cannot be written to.
@@ -93,6 +98,7 @@ def export_onnx(
             dynamic_shapes=_names_of_sizes(multiple),
             verbose=False,
         )
+        assert onnx is not None
         onnx.save(path)
 
     return _export(model, path, ONNX_SUFFIXES, write, image_size, fold, check, tolerance)
@@ -115,12 +121,19 @@ def export_program(
         model, image_size, fold, check, tolerance: see `export_onnx`.
         path: the file, `.pt2`.
 
+    Returns:
+        As `export_onnx`.
+
     Raises:
         FileNotFoundError, OSError, ValueError: as `export_onnx`.
     """
 
     def write(network: NamedMaps, example: torch.Tensor, multiple: int, path: Path) -> None:
-        torch.export.save(_program(network, example, multiple), path)
+        program = _program(network, example, multiple)
+        # Where the disk is full, torch's own writer of a file aborts the process.
+        content = BytesIO()
+        torch.export.save(program, content)
+        path.write_bytes(content.getbuffer())
 
     return _export(model, path, PROGRAM_SUFFIXES, write, image_size, fold, check, tolerance)
 
@@ -139,6 +152,9 @@ def export_torchscript(
     Args:
         model, image_size, fold, check, tolerance: see `export_onnx`.
         path: the file, `.ts` or `.pt`.
+
+    Returns:
+        As `export_onnx`.
 
     Raises:
         FileNotFoundError, OSError, ValueError: as `export_onnx`.
@@ -167,7 +183,7 @@ def _export(
     _check_size(image_size, multiple, part)
     example = random_images(EXAMPLE_BATCH, channels, image_size)
     network = prepare(part, example, fold=fold)
-    sizes = ()
+    sizes: tuple[CheckedSize, ...] = ()
     with written_whole(path) as target:
         try:
             write(network, example, multiple, target)

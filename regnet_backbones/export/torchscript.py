@@ -25,7 +25,10 @@ def trace(network: nn.Module, example: torch.Tensor, path: Path, *, checked: boo
         if checked:
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
         # Not strict: strict means that no dictionary may be returned.
-        torch.jit.trace(network, example, strict=False, check_trace=False).save(path)
+        traced = torch.jit.trace(network, example, strict=False, check_trace=False)
+        # Where the disk is full, torch's own writer of a path aborts the process.
+        with Path(path).open("wb") as file:
+            torch.jit.save(traced, file)
 
 
 def load_torchscript(path: str | Path) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regnet_backbones.failures import Cause, reported
 from regnet_backbones.inference.arguments import (
     check_options,
     evaluate_parser,
@@ -20,6 +21,7 @@ from regnet_backbones.inference.images import find_images
 from regnet_backbones.inference.optimization import show_reports
 from regnet_backbones.inference.report import RESULTS_NAME, write_results
 from regnet_backbones.inference.trained import Trained, find_trained
+from regnet_backbones.output_folders import check_output_folder
 
 if TYPE_CHECKING:
     from regnet_backbones.semseg.inference import Inference
@@ -29,6 +31,13 @@ EVALUATION_FOLDER = "evaluation"
 
 # By kind of device as torch names it.
 ACCELERATORS = {None: "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
+
+# What to do, in the options of both commands.
+HINTS = {
+    Cause.OUT_OF_MEMORY: "take smaller images (INPUT.MIN_SIZE_TEST in --opts of a detector, "
+    "--window or --short-side of a segmenter), another --device, or --dtype bfloat16",
+    Cause.NOT_WRITABLE: "choose another --output",
+}
 
 
 def evaluate_command(argv: Sequence[str] | None, *, description: str) -> int:
@@ -61,12 +70,7 @@ def predict_command(argv: Sequence[str] | None, *, description: str) -> int:
 def _run(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Do a command, and print what the user did wrong."""
     show_reports()
-    try:
-        return command(args)
-    except (ValueError, KeyError, OSError, ModuleNotFoundError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # its str() is quoted
-        print(f"error: {text}", file=sys.stderr)
-        return 2
+    return reported(lambda: command(args), hints=HINTS)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -74,6 +78,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     trained = find_trained(args.trained, config_file=args.config_file)
     check_options(args, trained.kind)
     output = Path(args.output or trained.run_folder / EVALUATION_FOLDER)
+    check_output_folder(output, name="--output")
     evaluate = _evaluate_detector if trained.kind == "detector" else _evaluate_segmenter
     table = evaluate(args, trained, output)
     if table is not None:
@@ -133,6 +138,7 @@ def _predict(args: argparse.Namespace) -> int:
     trained = find_trained(args.trained, config_file=args.config_file)
     check_options(args, trained.kind)
     images, output = find_images(args.images), Path(args.output)
+    check_output_folder(output, name="--output")
     if trained.kind == "detector":
         from regnet_backbones.detection.prediction import predict as predict_with_detector
 

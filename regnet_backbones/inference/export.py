@@ -4,7 +4,6 @@ Detectron2 and Lightning are imported when a model needs them.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +13,17 @@ from regnet_backbones import zoo
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.export import Checked, export_onnx, export_program, export_torchscript
 from regnet_backbones.export.formats import IMAGE_SIZE, OPSET
+from regnet_backbones.failures import Cause, reported
 from regnet_backbones.inference.images import find_images
 from regnet_backbones.inference.trained import Trained, find_trained
 
 EXPORTS = {"onnx": export_onnx, "program": export_program, "torchscript": export_torchscript}
 FORMATS = {".onnx": "onnx", ".pt2": "program", ".ts": "torchscript", ".pt": "torchscript"}
+
+HINTS = {
+    Cause.OUT_OF_MEMORY: "take a smaller --image-size",
+    Cause.NOT_WRITABLE: "choose another --output",
+}
 
 # Options, and the only kind of export that has a use for them.
 ONLY_FOR = {
@@ -40,17 +45,16 @@ def export_command(argv: Sequence[str] | None, *, description: str) -> int:
         description: of the tool.
 
     Returns:
-        The exit status: 0, or 2 for a mistake of the user or a network that cannot be exported so,
-        which is printed.
+        The exit status, as `failures.reported` gives it: 2 for a network that cannot be exported
+        so, too.
     """
     args = export_parser(description).parse_args(argv)
-    try:
+
+    def export() -> int:
         print(_export(args))
-    except (ValueError, KeyError, OSError, ModuleNotFoundError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # its str() is quoted
-        print(f"error: {text}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return reported(export, hints=HINTS)
 
 
 def _export(args: argparse.Namespace) -> Checked:

@@ -10,7 +10,7 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """List the images that files, folders and patterns name, each image once.
+    """Return the images that files, folders and patterns name, each image once.
 
     Args:
         inputs: files of any suffix; folders, of which the images directly in them are taken; glob

@@ -100,6 +100,9 @@ def optimize_training(
             itself remains the trainer's.
         from_first: returns in all processes what the first one calls it with.
 
+    Returns:
+        What was done.
+
     Raises:
         ValueError: there is no compiler.
     """

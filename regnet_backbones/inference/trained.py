@@ -27,7 +27,13 @@ LAST_NAME = "last_checkpoint"
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model: its kind, its checkpoint, and for a detector its config."""
+    """A trained model.
+
+    Attributes:
+        kind: "detector" or "segmenter".
+        checkpoint: the file of its weights.
+        config_file: of a detector; None for a segmenter, whose checkpoint holds the same.
+    """
 
     kind: Kind
     checkpoint: Path
@@ -44,12 +50,13 @@ class Trained:
 def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> Trained:
     """Find the model that a run's folder or a checkpoint file stands for.
 
-    Of a folder the best checkpoint is taken where the run knows one (segmenters), otherwise the
-    newest.
-
     Args:
         path: a folder that was the output of a training, or a checkpoint.
         config_file: config of a detector, None for the `config.yaml` beside the checkpoint.
+
+    Returns:
+        The model; of a folder that of the best checkpoint where the run knows one (segmenters),
+        otherwise of the newest.
 
     Raises:
         FileNotFoundError: the path, a checkpoint, or the config of a detector is not there.

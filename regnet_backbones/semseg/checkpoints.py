@@ -23,12 +23,15 @@ NONE_TEXTS = ("none", "null")
 
 
 def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> Segmenter:
-    """Load a segmenter on the CPU; weights to start a training from are not fetched.
+    """Load a segmenter; weights to start a training from are not fetched.
 
     Args:
         checkpoint: a file that Lightning saved in the training of a `Segmenter`.
         inference: how it shall predict, None for whole images. Where it has no `short_side`, the
             segmenter's own is taken.
+
+    Returns:
+        The segmenter, on the CPU.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -59,6 +62,9 @@ def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -
         checkpoint: a file that Lightning saved in a training on a `SegmentationData`.
         overrides: arguments of `SegmentationData` that differ, such as `root`. Texts may be those
             of a command line: "4", "[0.5, 2.0]", "none".
+
+    Returns:
+        The data, to be set up by a trainer or by `setup`.
 
     Raises:
         FileNotFoundError: there is no such file, or its dataset is not where it was.

@@ -112,11 +112,17 @@ def check_pairs(pairs: Pairs, num_classes: int, skip_bad: bool = False) -> Pairs
     Sizes and modes are read from the headers. Labels are read of all masks where these are fewer
     than 2,000, else of a sample; a dataset checks the rest when it reads them.
 
+    Args:
+        pairs: of a split.
+        num_classes: as many as `pairs` says that there are.
+        skip_bad: leave bad pairs out rather than raise.
+
     Returns:
         The pairs without the bad ones, which are logged as a warning.
 
     Raises:
-        ValueError: a pair is bad and `skip_bad` is False, or all are.
+        ValueError: there are more or fewer classes. As `BadPairError`: a pair is bad and `skip_bad`
+            is False, or all are.
     """
     if num_classes != pairs.num_classes:
         raise ValueError(

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TypedDict
 
 from lightning import Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tabulate import tabulate
 
+from regnet_backbones.inference.device import check_device
 from regnet_backbones.inference.optimization import Optimization
 from regnet_backbones.semseg import metrics
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
 from regnet_backbones.semseg.datamodule import SegmentationData
+from regnet_backbones.semseg.failures import reworded
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.optimization import OptimizeBeforeValidation, typical_side
@@ -51,8 +52,6 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a checkpoint on the validation images of the data that it was trained on.
 
-    Every process of a distributed evaluation returns the same.
-
     Args:
         checkpoint: a file that Lightning saved in a training of a `Segmenter`.
         inference: see `checkpoints.load_segmenter`.
@@ -60,11 +59,16 @@ def evaluate(
         accelerator, devices, precision: as of `lightning.Trainer`.
         optimization: how the network shall be made fast, None for not at all.
 
+    Returns:
+        Numbers from 0 to 1, the same in every process of a distributed evaluation.
+
     Raises:
         FileNotFoundError: the checkpoint or the dataset is not there.
         ValueError: one of the two cannot be used, they have different classes, or there is no such
             device.
     """
+    if accelerator == "gpu":
+        check_device("cuda")  # Lightning's own words are of its Trainer
     segmenter = load_segmenter(checkpoint, inference=inference)
     segmenter.hparams["pictures"] = 0
     data = load_data(checkpoint, overrides)
@@ -74,7 +78,7 @@ def evaluate(
     if optimization is not None:
         side = typical_side(segmenter, data.hparams["crop_size"])
         callbacks.append(OptimizeBeforeValidation(optimization, side=side))
-    try:
+    with reworded():
         trainer = Trainer(
             accelerator=accelerator,
             devices=devices,
@@ -84,8 +88,6 @@ def evaluate(
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-    except MisconfigurationException as error:
-        raise ValueError(str(error)) from error
     (values,) = trainer.validate(segmenter, data, verbose=False)
     return Evaluation(
         miou=_finite(values.get(metrics.MIOU)),

@@ -75,9 +75,12 @@ class Inference:
 
     @torch.no_grad()
     def classes(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
-        """Return the most probable class of every pixel, int64 (N, H, W); arguments as of a call.
+        """Return the most probable class of every pixel, int64 (N, H, W).
 
         Where nothing is averaged, these are the largest logits, without the cost of probabilities.
+
+        Args:
+            logits_of, image: as of a call.
         """
         first, *others = self._passes()
         maps = self(logits_of, image) if others else self._logits(logits_of, image, *first)

@@ -62,6 +62,11 @@ class Pairs:
         class_names: names of classes 0, 1, ...
         label_map: class, or `IGNORE`, of labels 0, 1, ... of the mask files. Label 255 is `IGNORE`
             in every dataset; labels beyond the map are errors.
+
+    Raises:
+        ValueError: there is no image, or one without the file of its mask; the number of classes or
+            of labels is not 1 to 255, two classes have one name, or the map gives a class that
+            there is not.
     """
 
     images: tuple[Path, ...]
@@ -99,7 +104,11 @@ class Pairs:
         return len(self.class_names)
 
     def subset(self, indices: Sequence[int]) -> "Pairs":
-        """Return the pairs of these indices."""
+        """Return some of the pairs.
+
+        Args:
+            indices: of the pairs, in the order in which they shall be.
+        """
         return replace(
             self,
             images=tuple(self.images[i] for i in indices),
@@ -110,11 +119,12 @@ class Pairs:
 def ade20k_pairs(root: str | Path, split: str) -> Pairs:
     """Find the pairs of a folder in the layout of ADEChallengeData2016.
 
-    Label 0 (unlabelled) is ignored, label k is class k - 1.
-
     Args:
         root: the folder that holds `images/`, `annotations/` and `objectInfo150.txt`.
         split: "train" or "val".
+
+    Returns:
+        The pairs, of which label 0 (unlabelled) is ignored and label k is class k - 1.
 
     Raises:
         FileNotFoundError: a folder is not there.
@@ -122,14 +132,27 @@ def ade20k_pairs(root: str | Path, split: str) -> Pairs:
     """
     part = ADE20K_FOLDERS[_checked(split)]
     names = ade20k_class_names(root)
-    images, masks = _pairs_by_stem(Path(root) / "images" / part, Path(root) / "annotations" / part)
+    folders = [Path(root) / kind / part for kind in ("images", "annotations")]
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"no folder '{folder}'; in layout 'ade20k' root is the folder that holds "
+                "images/training, images/validation, annotations/training and "
+                "annotations/validation: correct it, or take layout 'folder' and name your four"
+            )
+    images, masks = _pairs_by_stem(*folders)
     return Pairs(images, masks, names, label_map=(IGNORE, *range(len(names))))
 
 
 def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
-    """Read the names of the classes, each up to its first comma where that tells them apart.
+    """Read the names of the classes of a folder in the layout of ADEChallengeData2016.
 
-    Without a class file these are 150 numbered classes.
+    Args:
+        root: the folder that holds `objectInfo150.txt` or `objectInfo.txt`.
+
+    Returns:
+        Names of classes 0, 1, ..., each up to its first comma where that tells them apart. Without
+        a class file, which is a warning, these are 150 numbered classes.
 
     Raises:
         FileNotFoundError: the root is not there.
@@ -160,13 +183,16 @@ def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
 
 
 def cityscapes_pairs(root: str | Path, split: str) -> Pairs:
-    """Find the pairs of a folder in the layout of Cityscapes, with the benchmark's 19 classes.
+    """Find the pairs of a folder in the layout of Cityscapes.
 
     Masks are `*_gtFine_labelIds.png`, or `*_gtFine_labelTrainIds.png` where a split has only those.
 
     Args:
         root: the folder that holds `leftImg8bit/` and `gtFine/`.
         split: "train" or "val".
+
+    Returns:
+        The pairs, with the benchmark's 19 classes.
 
     Raises:
         FileNotFoundError: a folder is not there.
@@ -203,11 +229,18 @@ def cityscapes_pairs(root: str | Path, split: str) -> Pairs:
 def folder_pairs(images: str | Path, masks: str | Path, class_names: Sequence[str]) -> Pairs:
     """Pair the images of one folder with the PNG masks of another that have the same stem.
 
-    Labels are the classes, 255 is ignored.
+    Args:
+        images: folder of the images.
+        masks: folder of the masks.
+        class_names: names of classes 0, 1, ...
+
+    Returns:
+        The pairs, whose labels are the classes; 255 is ignored.
 
     Raises:
         FileNotFoundError: a folder is not there.
-        ValueError: a folder has no images, or two files of a folder have one stem.
+        ValueError: a folder has no images, two files of a folder have one stem, or two classes one
+            name.
     """
     names = tuple(class_names)
     check_class_names(names)
@@ -215,7 +248,13 @@ def folder_pairs(images: str | Path, masks: str | Path, class_names: Sequence[st
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Read the names of classes 0, 1, ... from a text file with one name a line.
+    """Read the names of classes from a text file.
+
+    Args:
+        path: a file in UTF-8 with one name a line.
+
+    Returns:
+        Names of classes 0, 1, ...
 
     Raises:
         FileNotFoundError: the file is not there.

@@ -13,7 +13,11 @@ IOU = "val/iou/"
 
 
 def confusion_matrix(num_classes: int) -> MulticlassConfusionMatrix:
-    """Return what counts pixels by truth (rows) and prediction, over all processes."""
+    """Return what counts pixels by truth (rows) and prediction, over all processes.
+
+    Args:
+        num_classes: without the ignored label, of which no pixel is counted.
+    """
     # The checks of torchmetrics sort every mask, and see less than the dataset's.
     return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False)
 

@@ -280,7 +280,11 @@ class Segmenter(lightning.LightningModule):
             )
 
     def use_memory_format(self, name: str) -> None:
-        """Lay network and images out in a memory format, "contiguous" or "channels_last"."""
+        """Lay network and images out in a memory format.
+
+        Args:
+            name: "contiguous" or "channels_last".
+        """
         self._memory_format = FORMATS[name]
         self.network.to(memory_format=self._memory_format)
 

@@ -4,8 +4,10 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 
 import segmentation_models_pytorch as smp
+import timm
 from segmentation_models_pytorch.base import SegmentationModel
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -72,12 +74,19 @@ def build_network(
                 "take DeepLabV3, DeepLabV3Plus or PAN"
             )
         options["encoder_output_stride"] = output_stride
-    return architecture(
-        encoder_name=encoder_name(encoder),
-        encoder_weights=encoder_weights,
-        classes=num_classes,
-        **options,
-    )
+    registered = encoder_name(encoder)
+    _check_encoder(registered)
+    try:
+        return architecture(
+            encoder_name=registered,
+            encoder_weights=encoder_weights,
+            classes=num_classes,
+            **options,
+        )
+    except TypeError as error:  # how a value of another type is said
+        raise ValueError(f"decoder_options of {name} cannot be {options}: {error}") from error
+    except ValueError as error:
+        raise ValueError(str(error)) from error  # SMP's, for users too
 
 
 def encoder_name(encoder: str | Mapping[str, object]) -> str:
@@ -138,6 +147,21 @@ def start_branches_at_one(encoder: nn.Module) -> None:
         is_norm = isinstance(module, (_BatchNorm, nn.GroupNorm)) and module.affine
         if is_norm and not module.weight.any():
             nn.init.ones_(module.weight)
+
+
+def _check_encoder(name: str) -> None:
+    """Raise a ValueError for an encoder that SMP has not, with the name it may be."""
+    base = name.removeprefix("tu-").removeprefix("timm-")
+    known = list(smp.encoders.encoders)
+    if name in known or (base != name and timm.is_model(base)):
+        return
+    if base == name and "regnet" in name.lower():
+        return  # whose names the adapter knows
+    hint = "".join(f"did you mean '{near}'? " for near in get_close_matches(name, known, n=1))
+    raise ValueError(
+        f"unknown encoder '{name}'; {hint}It is a name of regnet_backbones.zoo.names(), of "
+        "segmentation_models_pytorch.encoders.get_encoder_names(), or of timm behind 'tu-'"
+    )
 
 
 def _check_option(architecture: str, option: str, allowed: list[str]) -> None:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from regnet_backbones.inference.device import check_device
 from regnet_backbones.inference.images import output_names
 from regnet_backbones.inference.optimization import Optimization
+from regnet_backbones.output_folders import check_output_folder
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import crop_size_of, load_segmenter
 from regnet_backbones.semseg.dataset import BadPairError, read_image
@@ -71,8 +72,12 @@ def predict(
         opacity: from 0 to 1, how much of a pixel of an overlay is the colour of its class.
         optimization: how the network shall be made fast, None for not at all.
 
+    Returns:
+        The files that were written, and the images that could not be read.
+
     Raises:
         FileNotFoundError: the checkpoint is not there.
+        OSError: the output cannot be written.
         ValueError: it cannot be used, or another argument is wrong.
     """
     if not 0 <= opacity <= 1:
@@ -80,6 +85,7 @@ def predict(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     check_device(device)
+    check_output_folder(output, name="output")
     segmenter = load_segmenter(checkpoint, inference=inference).to(device).eval()
     if optimization is not None:
         side = typical_side(segmenter, crop_size_of(checkpoint))

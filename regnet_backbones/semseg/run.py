@@ -1,7 +1,9 @@
 """A training run of a segmenter, as `tools/train_semseg.py` starts it, on LightningCLI."""
 
+import logging
 import sys
 import time
+from argparse import ArgumentError
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -11,15 +13,23 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from tabulate import tabulate
 
+from regnet_backbones.failures import reported
 from regnet_backbones.inference.optimization import show_reports
+from regnet_backbones.output_folders import check_output_folder
 from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
+from regnet_backbones.semseg.continuation import check_continuation
 from regnet_backbones.semseg.datamodule import SegmentationData
+from regnet_backbones.semseg.failures import hints_of, reworded
 from regnet_backbones.semseg.module import Segmenter
+from regnet_backbones.semseg.options import option_error
 from regnet_backbones.semseg.resuming import RightEpoch
 
 LAST = "last.ckpt"
+
+logger = logging.getLogger(__name__)
 
 
 class SegmentationCLI(LightningCLI):
@@ -64,6 +74,27 @@ class SegmentationCLI(LightningCLI):
         for name in ("mean", "std", "short_side"):
             parser.link_arguments(f"data.{name}", f"model.{name}")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str] | None) -> None:
+        """Parse the command line.
+
+        Raises:
+            ValueError: there is no such option, or a value is none of its; in one line.
+        """
+        argv = sys.argv[1:] if args is None else list(args)
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            known = parser.get_defaults().keys()
+            raise ValueError(option_error(str(error), known=known, argv=argv)) from error
+
+    def before_instantiate_classes(self) -> None:
+        """Check where the run writes, before its data and its network.
+
+        Raises:
+            OSError: it cannot write there.
+        """
+        check_output_folder(self._get(self.config, "output"), name="--output")
+
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Build the trainer, with our checkpoints, and TensorBoard where no logger is named.
 
@@ -104,33 +135,63 @@ def launch_run(argv: Sequence[str] | None = None) -> int:
         argv: the command line, None for that of this process.
 
     Returns:
-        The exit status: 0, or 2 for a mistake of the user, which is printed.
+        The exit status, as `failures.reported` gives it.
     """
     show_reports()
+    built: list[SegmentationCLI] = []
+
+    def build() -> int:
+        with reworded():
+            built.append(_build(argv))
+        return 0
+
+    status = reported(build, quiet=rank_zero_only.rank != 0)
+    if not built:
+        return status
+    (cli,) = built
+
+    def train() -> int:
+        with reworded():
+            _train(cli)
+        return 0
+
+    return reported(train, hints=hints_of(cli.config))
+
+
+def _build(argv: Sequence[str] | None) -> SegmentationCLI:
+    """Build data, model and trainer as a command line says."""
+    return SegmentationCLI(
+        Segmenter,
+        SegmentationData,
+        run=False,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"description": "Train a semantic segmenter.", "exit_on_error": False},
+        args=None if argv is None else list(argv),
+    )
+
+
+def _train(cli: SegmentationCLI) -> None:
+    """Train from the beginning or the last checkpoint, and print how good it got."""
+    trainer, output = cli.trainer, cli.config.output
+    last = _checkpoints(output) / LAST
+    resumes = cli.config.resume and last.is_file()
+    if resumes:
+        check_continuation(last, cli.model, max_steps=trainer.max_steps)
+    elif cli.config.resume and trainer.is_global_zero:
+        logger.warning("there is no '%s' to go on from; the training begins", last)
+    start = time.monotonic()
     try:
-        cli = SegmentationCLI(
-            Segmenter,
-            SegmentationData,
-            run=False,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"description": "Train a semantic segmenter."},
-            args=None if argv is None else list(argv),
-        )
-        last = _checkpoints(cli.config.output) / LAST
-        resumes = cli.config.resume and last.is_file()
-        start = time.monotonic()
-        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if resumes else None)
-    except (ValueError, KeyError, OSError, FloatingPointError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # its str() is quoted
-        print(f"error: {text}", file=sys.stderr)
-        return 2
-    if cli.trainer.is_global_zero:
+        trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if resumes else None)
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C
+        if not trainer.interrupted:
+            raise
+        raise KeyboardInterrupt(f"at step {trainer.global_step}") from stop
+    if trainer.is_global_zero:
         took = timedelta(seconds=round(time.monotonic() - start))
-        print(summarize(cli.trainer, cli.config.output))
+        print(summarize(trainer, output))
         print(f"time, validations included: {took}")
-    return 0
 
 
 def summarize(trainer: Trainer, output: str | Path) -> str:

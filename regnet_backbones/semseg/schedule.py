@@ -31,7 +31,10 @@ def poly_with_warmup(
         ValueError: a number is out of range.
     """
     if total_steps < 1:
-        raise ValueError(f"total_steps must be at least 1, got {total_steps}")
+        raise ValueError(
+            f"total_steps must be at least 1, got {total_steps}; let max_steps or max_epochs of "
+            "the trainer be more"
+        )
     if warmup_steps < 0:
         raise ValueError(f"warmup_steps must be 0 or more, got {warmup_steps}")
     if power <= 0:

@@ -41,6 +41,9 @@ def check_datasets(cfg: CfgNode, *, images: int | None, train: bool = True) -> R
         images: how many images of each dataset are opened, the first ones; None for all.
         train: whether the training datasets are checked too.
 
+    Returns:
+        All defects, dataset by dataset.
+
     Raises:
         ValueError: `images` is negative.
     """

@@ -14,12 +14,17 @@ LISTED = 3
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of defect: a row of `coco_kinds` or `image_kinds`."""
+    """A kind of defect: a row of `coco_kinds` or `image_kinds`.
+
+    Attributes:
+        severity: "error" stops a training or spoils its result, "note" is what detectron2 copes
+            with.
+        problem: what is wrong, in a sentence whose subject is the place of the defect.
+        fix: what happens if it stays, and of an error what to do.
+    """
 
     severity: Literal["error", "note"]
-    # What is wrong, in a sentence whose subject is the place of the defect.
     problem: str
-    # What happens if it stays, and of an error what to do.
     fix: str
 
 
@@ -88,7 +93,11 @@ class Defect:
 
 @dataclass(frozen=True)
 class Report:
-    """All defects that were found, in the order in which they were."""
+    """What is wrong with datasets.
+
+    Attributes:
+        defects: all that were found, in the order in which they were.
+    """
 
     defects: tuple[Defect, ...]
 
@@ -106,7 +115,11 @@ class Report:
         return self._format(None)
 
     def write(self, path: Path) -> None:
-        """Write the summary, and below it every defect."""
+        """Write the summary, and below it every defect.
+
+        Args:
+            path: a text file; its folder is made where there is none.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         summary = self.summary() or "no defects"
         path.write_text(f"{summary}\n\nAll of them\n\n{self.full()}\n" if self.defects else summary)

@@ -13,9 +13,11 @@ from typing import BinaryIO
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import TrainerBase
+from fvcore.common.checkpoint import _IncompatibleKeys
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from regnet_backbones.detection.completeness import check_complete
 from regnet_backbones.weights.dialects import listing
 from regnet_backbones.whole_files import write_whole
 
@@ -44,6 +46,7 @@ class TrainingCheckpointer(DetectionCheckpointer):
     ):
         super().__init__(model, save_dir, trainer=trainer)
         self.average = average
+        self._goes_on = False
 
     def save(self, name: str, **extra: object) -> None:
         """Write the checkpoint `<name>.pth`, and that it is the last.
@@ -80,7 +83,11 @@ class TrainingCheckpointer(DetectionCheckpointer):
         """Load weights and, unless told which, all states; the average begins with the weights.
 
         Training goes on with the weights that were trained, where the file has averaged ones too.
+
+        Raises:
+            ValueError: all states are asked for, and weights of the model are not in the file.
         """
+        self._goes_on = checkpointables is None
         rest = super().load(path, checkpointables)
         if self.average is not None:
             self.average.set(self.model)
@@ -88,6 +95,11 @@ class TrainingCheckpointer(DetectionCheckpointer):
         if trained is not None and checkpointables is None:
             self.model.load_state_dict(trained)
         return rest
+
+    def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
+        super()._log_incompatible_keys(incompatible)
+        if self._goes_on:  # where a training starts, heads of other classes stay random
+            check_complete(self.model, incompatible)
 
     def _write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
         """Write a file of the folder, whole or not at all where it is one of this machine."""

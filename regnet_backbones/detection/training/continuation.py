@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
+from torch.optim import Optimizer
 
 from regnet_backbones.detection.training.randomness import seed_everything, seed_of
 
@@ -73,6 +74,45 @@ def go_on_after(
             "other batches, and losses are not those of an unbroken run"
         )
     return order
+
+
+def check_optimizer(saved: Mapping[str, object], optimizer: Optimizer) -> None:
+    """Check that the state of a checkpoint's optimizer is one of this optimizer.
+
+    Torch takes that of another kind, and fails or is wrong in the first step.
+
+    Args:
+        saved: its `state_dict`.
+        optimizer: of the run that is resumed.
+
+    Raises:
+        ValueError: it is of another kind, or of other parameters.
+    """
+    groups, current = saved["param_groups"], optimizer.state_dict()["param_groups"]
+    remedy = "; resume with the config of the run, or start anew in another OUTPUT_DIR"
+    if ("betas" in groups[0]) != ("betas" in current[0]):
+        raise ValueError(
+            "the checkpoint to resume from was written with another SOLVER.OPTIMIZER than "
+            f"{type(optimizer).__name__}{remedy}"
+        )
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in current]:
+        raise ValueError(
+            "the checkpoint to resume from was written while other weights were trained (another "
+            f"MODEL.BACKBONE.FREEZE_AT, norm or head){remedy}"
+        )
+
+
+def check_iteration(done: int, max_iter: int) -> None:
+    """Check that a run does not go on from behind its end.
+
+    Raises:
+        ValueError: more iterations are done than there shall be.
+    """
+    if done > max_iter:
+        raise ValueError(
+            f"the checkpoint to resume from has done {done} iterations, more than SOLVER.MAX_ITER "
+            f"{max_iter}; raise it, or start anew in another OUTPUT_DIR"
+        )
 
 
 class SeedEveryStep(HookBase):

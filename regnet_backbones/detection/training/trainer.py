@@ -15,9 +15,11 @@ from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
+from torch import distributed as dist
 from torch import nn
 
 from regnet_backbones.detection.evaluators import build_evaluators
+from regnet_backbones.detection.hints import quiet_about_mendable_errors
 from regnet_backbones.detection.optimization import optimize_for_training
 from regnet_backbones.detection.training.averaging import AverageWeights, build_average
 from regnet_backbones.detection.training.checkpointer import TrainingCheckpointer
@@ -25,6 +27,8 @@ from regnet_backbones.detection.training.continuation import (
     DataOrder,
     KeepLossNormalizer,
     SeedEveryStep,
+    check_iteration,
+    check_optimizer,
     go_on_after,
 )
 from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
@@ -104,6 +108,7 @@ class Trainer(DefaultTrainer):
 
         Raises:
             FloatingPointError: losses or weights are not finite.
+            KeyboardInterrupt: with the iteration.
         """
         # The first process knows: others need not see the checkpoint.
         self.order, self.start_iter = comm.all_gather((self.order, self.start_iter))[0]
@@ -112,8 +117,11 @@ class Trainer(DefaultTrainer):
         # The loss of RetinaNet and FCOS is a script, which rounds otherwise once it is optimized,
         # after two calls: the first two of a resumed run would not be exact. Where no seed was
         # asked for, speed goes first.
-        with torch.jit.optimized_execution(self._seed_was_drawn):
-            super().train()
+        with torch.jit.optimized_execution(self._seed_was_drawn), quiet_about_mendable_errors():
+            try:
+                super().train()
+            except KeyboardInterrupt as interrupt:
+                raise KeyboardInterrupt(f"at iteration {self.iter}") from interrupt
         return getattr(self, "_last_eval_results", {})
 
     def run_step(self) -> None:
@@ -137,7 +145,14 @@ class Trainer(DefaultTrainer):
         return {**super().state_dict(), "data_order": asdict(self.order)}
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Go on with the state of a checkpoint; warns of what it lacks."""
+        """Go on with the state of a checkpoint; warns of what it lacks.
+
+        Raises:
+            ValueError: it is of another optimizer, or has done more iterations.
+        """
+        check_iteration(state_dict["iteration"] + 1, self.max_iter)
+        if "optimizer" in state_dict.get("_trainer", ()):
+            check_optimizer(state_dict["_trainer"]["optimizer"], self.optimizer)
         super().load_state_dict(state_dict)
         self.order = go_on_after(
             state_dict.get("data_order"), self.order, seed_was_drawn=self._seed_was_drawn
@@ -161,5 +176,10 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> dict:
         """Evaluate in the way of the config and keep the results."""
-        self._last_eval_results = self.test(self.cfg, self._evaluated())
+        model = self._evaluated()
+        if comm.get_world_size() > 1:
+            # Each process has seen other images: what is evaluated is what the first one saves.
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+        self._last_eval_results = self.test(self.cfg, model)
         return self._last_eval_results

@@ -1,0 +1,316 @@
+"""What a newcomer gets wrong with a detector: each ends in a line of docs/troubleshooting.md."""
+
+import errno
+import os
+
+import pytest
+import torch
+from load_tool import load_tool
+from troubleshooting import assert_documented
+
+from regnet_backbones import config_path, shapes
+from regnet_backbones.detection.training import checkpointer
+from regnet_backbones.detection.training.trainer import Trainer
+
+QUICK = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
+SMALL = {
+    "MODEL.DEVICE": "cpu",
+    "SOLVER.IMS_PER_BATCH": "2",
+    "SOLVER.MAX_ITER": "3",
+    "SOLVER.CHECKPOINT_PERIOD": "1",
+    "TEST.PICTURES": "0",
+    "INPUT.MIN_SIZE_TRAIN": "(32,)",
+    "INPUT.MIN_SIZE_TEST": "32",
+    "DATALOADER.NUM_WORKERS": "0",
+}
+
+
+@pytest.fixture(scope="module")
+def main():
+    return load_tool("train_net").main
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    spec = shapes.ShapesSpec(num_train=4, num_val=2, image_size=64)
+    return shapes.write(tmp_path_factory.mktemp("data") / "shapes", spec)
+
+
+@pytest.fixture
+def line(main, dataset, tmp_path, capsys, monkeypatch):
+    """Call the tool with a small config, and return the documented line that it ends with."""
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+
+    def call(*options, config=QUICK, own=True, status=2, **overrides):
+        settings = SMALL | {"OUTPUT_DIR": str(tmp_path / "out")}
+        settings |= {name.replace("__", "."): value for name, value in overrides.items()}
+        data = own_data(dataset) if own else []
+        pairs = [text for pair in settings.items() for text in pair]
+        assert main(["--config-file", str(config), *data, *options, *pairs]) == status
+        return assert_documented(capsys.readouterr().err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def finished(main, dataset, tmp_path_factory):
+    """A run of three iterations."""
+    output = tmp_path_factory.mktemp("finished")
+    assert main(arguments(dataset, output)) == 0
+    return output
+
+
+def own_data(dataset):
+    return [
+        *("--train-json", str(dataset.instances_json("train"))),
+        *("--train-images", str(dataset.images("train"))),
+        *("--val-json", str(dataset.instances_json("val"))),
+        *("--val-images", str(dataset.images("val"))),
+    ]
+
+
+def arguments(dataset, output, *options, **overrides):
+    settings = SMALL | {"OUTPUT_DIR": str(output)}
+    settings |= {name.replace("__", "."): value for name, value in overrides.items()}
+    pairs = [text for pair in settings.items() for text in pair]
+    return ["--config-file", QUICK, *own_data(dataset), *options, *pairs]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("MODEL.REGNET.NAME", "regnetx_041", "did you mean 'regnetx_040'"),
+        ("MODEL.REGNET.NAM", "x", "MODEL.REGNET.NAM (did you mean MODEL.REGNET.NAME"),
+        ("MODEL.REGNET.NORM", "bn", "must be one of BN, SyncBN, FrozenBN, GN, got 'bn'"),
+        ("MODEL.FPN.NORM", "Foo", "MODEL.FPN.NORM must be one of '', 'BN'"),
+        ("MODEL.BACKBONE.NAME", "build_regnt_fpn_backbone", "mean 'build_regnet_fpn_backbone'"),
+        ("MODEL.META_ARCHITECTURE", "MaskRCNN", "one of FCOSDetector, "),
+        ("MODEL.ROI_HEADS.NAME", "StandardROIHead", "did you mean 'StandardROIHeads'"),
+        ("MODEL.DEVICE", "gpu", "must be cpu, cuda, or one GPU such as cuda:1, got 'gpu'"),
+        ("MODEL.PIXEL_MEAN", "[1.0, 2.0]", "one number for each channel, got [1.0, 2.0] and"),
+        ("MODEL.FPN.IN_FEATURES", "['res2', 'res6']", "got ['res2', 'res6']"),
+        ("MODEL.REGNET.OUTPUT_STRIDE", "16", "must be 32, got 16"),
+        ("MODEL.BACKBONE.FREEZE_AT", "9", "got 9"),
+        ("MODEL.WEIGHTS", "gone.pth", "'gone.pth'"),
+        ("MODEL.WEIGHTS", "timm://regnetx_041", "did you mean 'regnetx_040'"),
+        ("SOLVER.MAX_ITER", "many", "SOLVER.MAX_ITER must be of the type int ("),
+        ("SOLVER.MAX_ITER", "0", "must be 1 or more, got 0"),
+        ("SOLVER.IMS_PER_BATCH", "0", "must be 1 or more, got 0"),
+        ("SOLVER.OPTIMIZER", "LION", "one of SGD, ADAMW, ADAM, got 'LION'"),
+        ("SOLVER.LR_SCHEDULER_NAME", "Foo", "WarmupCosineLR"),
+        ("SOLVER.AMP.ENABLED", "True", "needs CUDA"),
+        ("DATALOADER.NUM_WORKERS", "-1", "must be 0 or more, got -1"),
+        ("DATALOADER.SAMPLER_TRAIN", "Foo", "RepeatFactorTrainingSampler"),
+        ("DATASETS.TRAIN", "coco_2017_train", "type tuple (("),
+        ("INPUT.FORMAT", "GBR", "one of BGR, RGB, L, YUV-BT.601, got 'GBR'"),
+        ("INPUT.MASK_FORMAT", "foo", "one of polygon, bitmask, got 'foo'"),
+    ],
+)
+def test_a_wrong_value(line, key, value, said):
+    assert said in line(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["MODEL.REGNET.NAME=regnetx_002", "x"], "got 'MODEL.REGNET.NAME=regnetx_002' with ="),
+        (["--num-gpus", "0"], "got 0 and there are"),
+        (["--num-gpus", "2", "SOLVER.IMS_PER_BATCH", "3"], "multiple of the 2 processes"),
+        (["--num-gpus", "2", "MODEL.FPN.NORM", "SyncBN"], "needs GPUs in several processes"),
+        (["--num-machines", "2", "--dist-url", "auto"], "--dist-url, tcp://HOST:PORT"),
+        (["--eval-only"], "there is nothing to evaluate"),
+        (["--eval-only", "--resume"], "there is nothing to evaluate"),
+    ],
+)
+def test_a_wrong_command_line(main, dataset, tmp_path, capsys, options, said):
+    flags, overrides = options, []
+    if len(options) > 1 and options[-2][0] != "-":
+        flags, overrides = options[:-2], options[-2:]
+    line = arguments(dataset, tmp_path / "out", *flags)
+    assert main([*line, *overrides]) == 2
+    assert said in assert_documented(capsys.readouterr().err)
+
+
+def test_a_key_without_a_value(main, capsys):
+    assert main(["--config-file", QUICK, "SOLVER.MAX_ITER"]) == 2
+    assert "'SOLVER.MAX_ITER' without a value" in assert_documented(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [1,\n b: }", "line 2: expected the node content"),
+        ("hello", "it is empty, or text of another kind"),
+        ("", "it is empty, or text of another kind"),
+        ("_BASE_: gone.yaml", "gone.yaml', which '"),
+        ("MODEL:\n  REGNT:\n    NAME: x", "MODEL.REGNT (did you mean MODEL.REGNET"),
+        ("SOLVER:\n  MAX_ITER: many", "MAX_ITER must be of the type int (40000), got 'many'"),
+        ("MODEL: foo", "(keys of its own, one in a line below it), got 'foo'"),
+    ],
+)
+def test_a_wrong_config_file(line, tmp_path, text, said):
+    config = tmp_path / "own.yaml"
+    config.write_text(text)
+    found = line(config=config)
+    assert said in found
+    assert str(config) in found
+
+
+def test_a_config_file_that_is_none(line, dataset):
+    assert "no config file 'gone.yaml'" in line(config="gone.yaml")
+    image = next(dataset.images("train").iterdir())
+    assert "it is empty, or text of another kind" in line(config=image)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("('coco_2018_train',)", "'coco_2018_train', which is not registered (did you mean 'coco_"),
+        ("('coco_2017_train',)", "(it is not set, which means 'datasets' of this folder)"),
+        ("('voc_2007_train',)", "has no 'datasets/VOC2007'"),
+        ("()", "DATASETS.TRAIN is empty"),
+    ],
+)
+def test_datasets_that_are_not_there(line, tmp_path, monkeypatch, names, said):
+    monkeypatch.chdir(tmp_path)
+    assert said in line(own=False, DATASETS__TRAIN=names)
+
+
+def test_an_output_folder_that_cannot_be_written_to(line, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(Trainer, "__init__", None)  # it is found before
+    assert "must be a folder, got" in line(OUTPUT_DIR=str(tmp_path / "file"))
+    assert "must be a folder, got" in line(OUTPUT_DIR=str(tmp_path / "file" / "run"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    assert "cannot be written to" in line(OUTPUT_DIR=str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<!DOCTYPE html><html>", "is a web page, not the weights"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a git-lfs pointer"),
+        ("", "is empty (0 bytes)"),
+    ],
+)
+def test_files_that_are_no_weights(line, tmp_path, text, said):
+    file = tmp_path / "weights.pth"
+    file.write_text(text)
+    assert said in line(MODEL__WEIGHTS=str(file))
+
+
+# Runs that were ended, and that go on
+
+
+def test_out_of_memory_leaves_a_checkpoint(line, main, dataset, tmp_path, monkeypatch):
+    step = Trainer.run_step
+
+    def run_step(self):
+        step(self)
+        if self.iter == 2:
+            torch.zeros(10**15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run_step", run_step)
+        found = line()
+    assert "lower SOLVER.IMS_PER_BATCH (now 2) and, in proportion, SOLVER.BASE_LR" in found
+    assert "INPUT.MIN_SIZE_TRAIN (now 32)" in found
+    assert "MODEL.REGNET.GRAD_CHECKPOINT True" in found
+    goes_on_from(main, dataset, tmp_path / "out", done=2)
+    assert "can't allocate memory" in (tmp_path / "out" / "log.txt").read_text()
+
+
+def test_a_full_disk_leaves_a_checkpoint(line, main, dataset, tmp_path, monkeypatch):
+    whole = checkpointer.write_whole
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            if self.file.tell() + len(data) > 50_000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return self.file.write(data)
+
+        def flush(self):
+            self.file.flush()
+
+    def write_whole(path, write):
+        whole(path, (lambda file: write(Full(file))) if "0000001" in path.name else write)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpointer, "write_whole", write_whole)
+        found = line()
+    assert "the disk is full (No space left on device); make space for OUTPUT_DIR" in found
+    goes_on_from(main, dataset, tmp_path / "out", done=1)
+
+
+def test_ctrl_c_says_where_it_was(line, main, dataset, tmp_path, monkeypatch):
+    step = Trainer.run_step
+
+    def run_step(self):
+        step(self)
+        if self.iter == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run_step", run_step)
+        found = line(status=130)
+    assert found == "interrupted at iteration 1; --resume goes on from the last checkpoint"
+    goes_on_from(main, dataset, tmp_path / "out", done=1)
+
+
+def goes_on_from(main, dataset, output, *, done):
+    """Check that the last checkpoint is whole, and that a resumed run ends as it should."""
+    last = output / (output / "last_checkpoint").read_text()
+    assert torch.load(last, weights_only=True)["iteration"] == done - 1
+    assert not list(output.glob(".*.part"))
+    assert main(arguments(dataset, output, "--resume")) == 0
+    assert f"Starting training from iteration {done}" in (output / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"MODEL.REGNET.NAME": "regnety_002"}, "the weights do not match the network"),
+        ({"MODEL.FPN.OUT_CHANNELS": "32"}, "the checkpoint is not of the model that the config"),
+        ({"SOLVER.OPTIMIZER": "SGD"}, "another SOLVER.OPTIMIZER than SGD"),
+        ({"MODEL.BACKBONE.FREEZE_AT": "2"}, "while other weights were trained"),
+        ({"SOLVER.MAX_ITER": "1"}, "done 3 iterations, more than SOLVER.MAX_ITER 1; raise it"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another(line, finished, overrides, said):
+    settings = {"SOLVER.MAX_ITER": "4", "OUTPUT_DIR": str(finished)} | overrides
+    assert said in line("--resume", **settings)
+
+
+def test_a_checkpoint_of_another_model_is_not_evaluated(line, finished):
+    weights = str(finished / "model_final.pth")
+    found = line("--eval-only", MODEL__WEIGHTS=weights, MODEL__FPN__OUT_CHANNELS="32")
+    assert "have another shape: " in found
+
+
+# Trained detectors
+
+
+@pytest.mark.parametrize(
+    ("tool", "options", "said"),
+    [
+        ("evaluate", ["gone"], "no 'gone'; give the folder of a run"),
+        ("evaluate", ["{empty}"], "no checkpoint in "),
+        ("evaluate", ["{run}", "--val-json", "gone.json"], "missing: --val-images"),
+        (
+            "evaluate",
+            ["{run}", "--val-json", "gone.json", "--val-images", "{empty}"],
+            "no annotation file 'gone.json'",
+        ),
+        ("evaluate", ["{run}", "--config-file", "gone.yaml"], "no config file 'gone.yaml'"),
+        ("predict", ["{run}", "gone.jpg"], "no image 'gone.jpg'; give files"),
+        ("predict", ["{run}", "{empty}"], "no image directly in the folder"),
+    ],
+)
+def test_a_wrong_trained_detector(finished, tmp_path, capsys, tool, options, said):
+    places = {"run": str(finished), "empty": str(tmp_path)}
+    options = [option.format(**places) for option in options]
+    assert load_tool(tool).main([*options, "--output", str(tmp_path / "out")]) == 2
+    assert said in assert_documented(capsys.readouterr().err)
