@@ -1,0 +1,80 @@
+"""Charts of what a training logged, as SVG that a page can hold, on light or dark paper."""
+
+import io
+from collections.abc import Sequence
+from itertools import cycle
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from regnet_backbones.design_tool.charts import CURVES
+from regnet_backbones.report.content import Curve
+
+# In inches; as wide as a column of the page at the size that its letters have there.
+SIZE = (4.2, 3.1)
+
+# Fewer points of a curve are marked: a single validation gives no line.
+FEW = 20
+
+# Text and grid.
+LIGHT, DARK = ("#3d4852", "#d5dce2"), ("#c3ccd5", "#38424c")
+
+
+def chart(
+    curves: Sequence[Curve], ylabel: str, *, logarithmic: bool = False, dark: bool = False
+) -> str:
+    """Draw curves over the iterations, and return the SVG.
+
+    Args:
+        curves: one or more.
+        ylabel: what their values are.
+        logarithmic: whether the values, all above 0, have a logarithmic axis.
+        dark: whether it is for dark paper.
+    """
+    ink, grid = DARK if dark else LIGHT
+    colours = {"text.color": ink, "axes.labelcolor": ink, "axes.edgecolor": grid}
+    colours |= {"xtick.color": ink, "ytick.color": ink, "grid.color": grid}
+    # The same salt for the same names, so that the same run gives the same page.
+    with rc_context({**colours, "svg.fonttype": "path", "svg.hashsalt": ylabel, "font.size": 10}):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axis = figure.add_subplot(xlabel="iteration", ylabel=ylabel)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(linewidth=0.6)
+        axis.set_axisbelow(True)
+        for curve, (style, colour) in zip(curves, cycle(CURVES), strict=False):
+            marker = "o" if len(curve.values) < FEW else ""
+            axis.plot(
+                *(curve.iterations, curve.values),
+                linestyle=style,
+                color=colour,
+                marker=marker,
+                markersize=4,
+                linewidth=1.4,
+                label=_plain(curve.name),
+            )
+        if logarithmic:
+            axis.set_yscale("log")
+        elif all(value >= 0 for curve in curves for value in curve.values):
+            axis.set_ylim(bottom=0)
+        if len(curves) > 1:
+            figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    svg = file.getvalue()
+    return svg[svg.index("<svg") :]  # what comes before it names an address
+
+
+def describe(curves: Sequence[Curve]) -> str:
+    """Say in words what a chart shows, for readers who do not see it."""
+    parts = (
+        f"{curve.name} from {curve.values[0]:.3g} at iteration {curve.iterations[0]:,} to "
+        f"{curve.values[-1]:.3g} at {curve.iterations[-1]:,}"
+        for curve in curves
+    )
+    return "; ".join(parts)
+
+
+def _plain(name: str) -> str:
+    """Return a name that matplotlib neither hides, as it does `_x`, nor takes for a formula."""
+    return name.replace("$", r"\$").replace("_", " ")

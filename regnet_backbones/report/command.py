@@ -1,0 +1,134 @@
+"""The command line of `tools/report.py`."""
+
+import argparse
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from regnet_backbones.failures import Cause, reported
+from regnet_backbones.inference.arguments import check_options
+from regnet_backbones.report.content import Report
+from regnet_backbones.report.runs import Run, find_run
+
+PAGE_NAME = "report.html"
+PACKAGES = ("jinja2", "matplotlib", "pycocotools", "tensorboard")
+
+HINTS = {Cause.NOT_WRITABLE: "choose another --output"}
+
+
+def report_command(argv: Sequence[str] | None, *, description: str) -> int:
+    """Write the page of a run as a command line says.
+
+    Args:
+        argv: the command line, None for that of this process.
+        description: of the tool.
+
+    Returns:
+        The exit status, as `failures.reported` gives it.
+    """
+    args = report_parser(description).parse_args(argv)
+    return reported(lambda: _report(args), hints=HINTS)
+
+
+def report_parser(description: str) -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", help="output folder of a training, or a checkpoint in it")
+    add("--output", metavar="FILE", help=f"the page (default: {PAGE_NAME} in the run's folder)")
+    add(
+        "--images",
+        type=int,
+        default=200,
+        metavar="N",
+        help="validation images to predict, at most (default: %(default)s)",
+    )
+    add("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    add(
+        "--opts",
+        dest="overrides",
+        nargs="*",
+        default=[],
+        metavar="KEY VALUE",
+        help="what shall differ: a detector's config (INPUT.MIN_SIZE_TEST 640) or a segmenter's "
+        "data (root /data/ADE20K)",
+    )
+    detector = parser.add_argument_group("detectors only")
+    detector.add_argument(
+        "--config-file", metavar="FILE", help="default: config.yaml of the run's folder"
+    )
+    detector.add_argument(
+        "--val-json",
+        metavar="FILE",
+        help="one's own COCO json, with the categories of the training",
+    )
+    detector.add_argument("--val-images", metavar="DIR", help="folder of the images of --val-json")
+    return parser
+
+
+def _report(args: argparse.Namespace) -> int:
+    """Read a run, write its page, and return the exit status."""
+    _check_packages()
+    run = find_run(args.run, config_file=args.config_file)
+    check_options(args, run.kind)
+    if args.images < 1:
+        raise ValueError(f"--images must be at least 1, got {args.images}")
+    output = Path(args.output or run.folder / PAGE_NAME)
+    if output.is_dir():
+        raise ValueError(f"--output '{output}' is a folder; give a file, such as {PAGE_NAME}")
+    report = _read_detector(args, run) if run.kind == "detector" else _read_segmenter(args, run)
+    _write(output, report)
+    print(f"report: {output}")
+    return 0
+
+
+def _read_detector(args: argparse.Namespace, run: Run) -> Report:
+    """Read a run of detectron2's."""
+    from regnet_backbones.detection.data import read_coco_split
+    from regnet_backbones.report.detection import read_detector
+
+    if (args.val_json is None) != (args.val_images is None):
+        missing = "--val-json" if args.val_json is None else "--val-images"
+        raise ValueError(f"own data needs --val-json and --val-images; missing: {missing}")
+    return read_detector(
+        run,
+        images=args.images,
+        opts=args.overrides,
+        device=args.device,
+        val=None if args.val_json is None else read_coco_split(args.val_json, args.val_images),
+    )
+
+
+def _read_segmenter(args: argparse.Namespace, run: Run) -> Report:
+    """Read a run of Lightning's."""
+    from regnet_backbones.report.segmentation import read_segmenter
+
+    opts = args.overrides
+    if len(opts) % 2:
+        raise ValueError(f"--opts takes pairs of a key and a value, got: {' '.join(opts)}")
+    return read_segmenter(
+        run,
+        images=args.images,
+        overrides=dict(zip(opts[::2], opts[1::2], strict=True)),
+        device=args.device,
+    )
+
+
+def _write(output: Path, report: Report) -> None:
+    """Write the page; what draws it is imported once it is known to be there."""
+    from regnet_backbones.report.page import write_page
+
+    write_page(output, report)
+
+
+def _check_packages() -> None:
+    """Raise ModuleNotFoundError where a page could not be written."""
+    lacking = [name for name in PACKAGES if find_spec(name) is None]
+    if lacking:
+        raise ModuleNotFoundError(
+            f"a report takes {', '.join(lacking)}, which is not installed; "
+            "`pip install 'regnet_backbones[report]'` installs it",
+            name=lacking[0],
+        )

@@ -1,0 +1,102 @@
+"""What tests read in a page: its parts, what it refers to, and a small report to make one of."""
+
+import base64
+from html.parser import HTMLParser
+
+from PIL import Image
+
+from regnet_backbones.report.content import (
+    Config,
+    Curve,
+    Curves,
+    Metrics,
+    Picture,
+    Predictions,
+    Report,
+    Setting,
+    Table,
+)
+
+VOID = {"br", "hr", "img", "link", "meta"}
+EVIL = "<script>alert('1')</script> & \"q\" $x_1$"
+
+
+class Page(HTMLParser):
+    """The elements of a page, in their order, which must be closed as they were opened."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.texts, self._open = [], [], []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names)), f"{tag} has an attribute twice"
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append((self._open[-1] if self._open else "", data))
+
+    def all(self, tag):
+        """Return the attributes of all elements of a name."""
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def text_of(self, tag):
+        """Return the texts directly in elements of a name."""
+        return [text.strip() for inside, text in self.texts if inside == tag and text.strip()]
+
+    def rows(self):
+        """Return the cells of all rows of tables that have some."""
+        cells, found = self.text_of("td"), []
+        for tag, _ in self.elements:
+            if tag == "tr":
+                found.append([])
+            elif tag == "td":
+                found[-1].append(cells.pop(0))
+        return [row for row in found if row]
+
+
+def content_of(uri):
+    """Return what a data: address holds."""
+    return base64.b64decode(uri.partition(",")[2])
+
+
+def small_report(name="circle"):
+    """Return a report that has everything, with a name in all its texts."""
+    pictures = [
+        Picture(Image.new("RGB", (60, 20), colour), f"{name}{number}", number / 8, name)
+        for number, colour in enumerate(("red", "green"))
+    ]
+    return Report(
+        title=f"Unet on {name}",
+        facts=(("backbone", name),),
+        config=Config((Setting(name, name, name),), text=f"a: {name}\n"),
+        curves=Curves(
+            losses=(Curve(name, (0, 10), (2.0, 0.01)), Curve("loss", (0, 10), (1.0, 0.5))),
+            validation=(Curve("_AP", (10,), (12.5,)),),
+        ),
+        metrics=Metrics(
+            name,
+            (Table(("AP", "APl"), (("bbox", (12.345, None)),)),),
+            Table(("AP",), ((name, (9.5,)), ("b", (10.25,)), ("c", (None,)), ("d", (-1.0,)))),
+        ),
+        predictions=Predictions(
+            best=(pictures[1],),
+            worst=(pictures[0],),
+            score=name,
+            panels=("ground truth", "prediction"),
+            predicted=2,
+            available=3,
+            legend={name: (1, 2, 3)},
+        ),
+        speed=(("training", name),),
+        missing=(name,),
+        command=f"python tools/train_net.py {name}",
+    )

@@ -1,0 +1,97 @@
+"""The report of detectron2's other architectures: each is scored by what it gives."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from demo_datasets import looked_for_in
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import DatasetCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.modeling import build_model
+from load_tool import load_tool
+from PIL import Image
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from regnet_backbones import config_path, shapes
+from regnet_backbones.adapters.detectron2_projects import import_projects
+from regnet_backbones.detection.config import read_config
+from regnet_backbones.report.detection import read_detector
+from regnet_backbones.report.runs import find_run
+
+SIDE = 64
+IMAGES = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def datasets(tmp_path_factory):
+    """Draw the demo's dataset where detectron2 looks for it."""
+    folder = tmp_path_factory.mktemp("datasets")
+    spec = shapes.ShapesSpec(num_train=1, num_val=IMAGES, image_size=SIDE)
+    shapes.write(folder / "shapes", spec)
+    with looked_for_in(folder):
+        yield
+
+
+def save_run(folder, config):
+    """Leave what a training would have left, of random weights; return model and config."""
+    torch.manual_seed(0)
+    opts = ["INPUT.MIN_SIZE_TEST", str(SIDE), "MODEL.DEVICE", "cpu", "TEST.PICTURES", "0"]
+    opts += ["TEST.DETECTIONS_PER_IMAGE", "5", "DATALOADER.NUM_WORKERS", "0"]
+    cfg = read_config(config_path("detectron2/quick") / config, opts)
+    import_projects(cfg)
+    model = build_model(cfg).eval()
+    DetectionCheckpointer(model, save_dir=str(folder)).save("model_final")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return model, cfg
+
+
+@pytest.mark.parametrize(
+    ("config", "title", "tasks", "score"),
+    [
+        ("retinanet_regnet_small_fpn.yaml", "RetinaNet", ["bbox"], "boxes"),
+        ("keypoint_rcnn_regnet_small_fpn.yaml", "Keypoint R-CNN", ["bbox", "keypoints"], "boxes"),
+        ("panoptic_fpn_regnet_small.yaml", "PanopticFPN", None, "masks"),
+        ("panoptic_deeplab_regnet_small_shapes.yaml", "PanopticDeepLab", None, "F1"),
+    ],
+)
+def test_results_are_those_of_evaluate(config, title, tasks, score, tmp_path, capsys):
+    save_run(tmp_path, config)
+    report = read_detector(find_run(tmp_path), images=IMAGES, device="cpu")
+    assert report.title == f"{title} on a RegNet by numbers"
+    assert score in report.predictions.score
+    assert load_tool("evaluate").main([str(tmp_path), "--device", "cpu"]) == 0
+    file = tmp_path / "evaluation" / "results.json"
+    (expected,) = json.loads(file.read_text())["results"].values()
+    found = {task: values for table in report.metrics.summary for task, values in table.rows}
+    assert set(found) == set(expected)
+    assert tasks is None or list(found) == tasks
+    for table in report.metrics.summary:
+        for task, values in table.rows:
+            wanted = [expected[task][name] for name in table.columns]
+            ours = [None if value != value else value for value in values]  # NaN
+            assert ours == [None if v is None else pytest.approx(v) for v in wanted]
+    capsys.readouterr()
+
+
+def test_the_score_of_a_semantic_segmentation_is_that_of_torchmetrics(tmp_path):
+    model, cfg = save_run(tmp_path, "semantic_fpn_regnet_small_shapes.yaml")
+    report = read_detector(find_run(tmp_path), images=IMAGES, device="cpu")
+    shown = {picture.name: picture.score for picture in report.predictions.best}
+    shown |= {picture.name: picture.score for picture in report.predictions.worst}
+    assert len(shown) == IMAGES
+    classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    for record in DatasetCatalog.get(cfg.DATASETS.TEST[0]):
+        bgr = torch.from_numpy(read_image(record["file_name"], "BGR").copy()).permute(2, 0, 1)
+        image = bgr.flip(0) if cfg.INPUT.FORMAT == "RGB" else bgr
+        with torch.no_grad():
+            (output,) = model([{"image": image, "height": SIDE, "width": SIDE}])
+        prediction = output["sem_seg"].argmax(0)
+        truth = torch.from_numpy(np.array(Image.open(record["sem_seg_file_name"]))).long()
+        iou = MulticlassJaccardIndex(classes, average="none", ignore_index=255)(prediction, truth)
+        labelled = truth != 255
+        present = set(truth[labelled].tolist()) | set(prediction[labelled].tolist())
+        expected = iou[sorted(present)].mean().item()
+        name = record["file_name"].rpartition("/")[2]
+        assert shown[name] == pytest.approx(expected, rel=1e-4)

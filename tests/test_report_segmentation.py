@@ -1,0 +1,215 @@
+"""The report of a segmenter's run: what Lightning's own files say, and what an evaluation finds."""
+
+import contextlib
+import io
+import json
+import shutil
+
+import pytest
+import torch
+from load_tool import load_tool
+from report_pages import Page
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from regnet_backbones import config_path, shapes
+from regnet_backbones.report.runs import find_run
+from regnet_backbones.report.segmentation import changed_settings, read_segmenter
+from regnet_backbones.semseg.evaluation import evaluate
+
+QUICK = config_path("semseg/quick/unet_regnet_small_shapes.yaml")
+STEPS = 4
+IMAGES = 3
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    spec = shapes.ShapesSpec(num_train=4, num_val=IMAGES, image_size=64)
+    return shapes.write(tmp_path_factory.mktemp("data") / "shapes", spec)
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    """Return the folder of a short training."""
+    output = tmp_path_factory.mktemp("run")
+    arguments = [
+        *("--config", QUICK, "--output", output, "--data.root", dataset.root / "semantic"),
+        *("--data.batch_size", 2, "--data.num_workers", 0, "--trainer.max_steps", STEPS),
+        *("--trainer.val_check_interval", 2, "--trainer.log_every_n_steps", 1),
+        *("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"),
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert load_tool("train_semseg").main([str(argument) for argument in arguments]) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def report(run):
+    return read_segmenter(find_run(run), images=200, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def events(run):
+    accumulator = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    return {tag: accumulator.Scalars(tag) for tag in accumulator.Tags()["scalars"]}
+
+
+def in_percent(value):
+    return None if value is None else pytest.approx(100 * value, rel=1e-5)
+
+
+def test_results_are_those_of_evaluate(report, run):
+    expected = evaluate(run / "checkpoints" / "best.ckpt", accelerator="cpu")
+    (summary,) = report.metrics.summary
+    assert summary.columns == ("mIoU", "pixel accuracy")
+    miou, accuracy = summary.rows[0][1]
+    assert 0 < miou < 100
+    assert (miou, accuracy) == (in_percent(expected["miou"]), in_percent(expected["accuracy"]))
+    found = {name: value for name, (value,) in report.metrics.per_class.rows}
+    assert found == {name: in_percent(value) for name, value in expected["iou"].items()}
+    assert len(found) == len(shapes.CATEGORIES) + 1
+    assert f"all {IMAGES} validation images" in report.metrics.source
+
+
+def test_the_score_of_an_image_is_what_evaluate_finds_for_it_alone(report, run, dataset, tmp_path):
+    chosen = report.predictions.worst[0]
+    root = shutil.copytree(dataset.root / "semantic", tmp_path / "semantic")
+    files = [p for p in root.rglob("*") if "val" in str(p.relative_to(root)) and p.is_file()]
+    assert len(files) == 3 * IMAGES  # images, masks, and masks for detectron2
+    for path in files:
+        if path.stem != chosen.name:
+            path.unlink()
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    alone = evaluate(checkpoint, overrides={"root": str(root)}, accelerator="cpu")
+    assert alone["images"] == 1
+    assert chosen.score == pytest.approx(alone["miou"], rel=1e-5)
+
+
+def test_pictures_are_of_all_images_once(report):
+    predictions = report.predictions
+    shown = [*predictions.best, *predictions.worst]
+    assert len({picture.name for picture in shown}) == len(shown) == IMAGES
+    scores = [picture.score for picture in predictions.best]
+    assert scores == sorted(scores, reverse=True)
+    assert predictions.worst[0].score <= scores[-1]
+    assert all(p.image.size == (3 * 64, 64) for p in shown)  # image, truth, prediction
+    assert list(predictions.legend)[:2] == ["circle", "square"]
+    assert predictions.milliseconds > 0
+
+
+def test_curves_are_those_of_tensorboard(report, events):
+    (loss,), (rate,) = report.curves.losses, report.curves.learning_rate
+    assert loss.iterations == tuple(range(STEPS))
+    assert list(loss.values) == [event.value for event in events["train/loss"]]
+    assert list(rate.values) == [event.value for event in events["train/lr"]]
+    miou, accuracy = report.curves.validation
+    assert (miou.name, accuracy.name) == ("mIoU", "pixel accuracy")
+    assert list(miou.values) == [100 * event.value for event in events["val/miou"]]
+    assert len(miou.values) == STEPS / 2
+
+
+def test_what_was_trained_is_said(report, run):
+    facts = dict(report.facts)
+    assert report.title == "Unet on a RegNet by numbers"
+    assert facts["its cost"] == "196 M multiply-adds at 224×224, 529 k parameters"
+    assert facts["started from"] == "random weights"
+    assert facts["length"] == f"{STEPS} steps of 2 images"
+    assert facts["checkpoint"] == "best.ckpt"
+    assert report.missing == ()
+    assert [name for name, _ in report.speed] == [
+        *("training", "inference", "machine of this report", "versions")
+    ]
+
+
+def test_the_command_repeats_the_training(report, segmenter_parser):
+    *_, option, config, _, output = report.command.split()
+    assert option == "--config"
+    parsed = segmenter_parser.parse_args(["--config", config, "--output", output])
+    assert parsed.trainer.max_steps == STEPS
+    assert parsed.data.batch_size == 2
+
+
+def test_settings_that_differ_are_those_that_were_set():
+    config = {
+        "trainer": {"max_steps": 10, "accelerator": "auto", "default_root_dir": "somewhere"},
+        "model": {"lr": 0.001, "momentum": 0.9, "mean": [0.485, 0.456, 0.406]},
+        "data": {"layout": "ade20k"},
+    }
+    found = [(s.key, s.value, s.default) for s in changed_settings(config)]
+    assert found == [
+        ("trainer.max_steps", "10", "-1"),
+        ("model.lr", "0.001", "0.0005"),
+        ("data.layout", "ade20k", "required"),
+    ]
+
+
+def test_with_fewer_images_the_results_are_the_logged_ones(run, events):
+    report = read_segmenter(find_run(run), images=1, device="cpu")
+    step = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
+    assert report.metrics.source == f"logged by the training at step {step}"
+    (miou,) = [event.value for event in events["val/miou"] if event.step == step - 1]
+    assert report.metrics.summary[0].rows[0][1][0] == 100 * miou
+    assert (report.predictions.predicted, report.predictions.available) == (1, IMAGES)
+
+
+def test_results_of_evaluate_are_found(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "evaluation").mkdir()
+    results = {"miou": 0.5, "accuracy": 0.75, "iou": {"circle": None, "square": 0.5}}
+    file = copy / "evaluation" / "results.json"
+    for checkpoint, found in (("best.ckpt", 50.0), ("last.ckpt", None)):
+        content = {"checkpoint": f"elsewhere/checkpoints/{checkpoint}", "results": results}
+        file.write_text(json.dumps(content))
+        report = read_segmenter(find_run(copy), images=1, device="cpu")
+        ours = "tools/evaluate.py" in report.metrics.source
+        assert ours == (found is not None)
+        if ours:
+            assert report.metrics.summary[0].rows[0][1] == (found, 75.0)
+
+
+def test_a_stopped_run_is_reported_as_far_as_it_came(run, tmp_path, capsys):
+    stopped = shutil.copytree(run, tmp_path / "stopped")
+    config = stopped / "tensorboard" / "config.yaml"
+    config.write_text(config.read_text().replace(f"max_steps: {STEPS}", "max_steps: 2000"))
+    report = read_segmenter(find_run(stopped), images=1, device="cpu")
+    assert report.missing == (
+        f"The training has not finished: its last checkpoint is of step {STEPS} of 2,000; the log "
+        f"ends at step {STEPS}.",
+    )
+    shutil.rmtree(stopped / "checkpoints")
+    assert load_tool("report").main([str(stopped), "--device", "cpu"]) == 0
+    text = (stopped / "report.html").read_text()
+    assert "The training has not finished: no checkpoint" in text
+    assert "so nothing is predicted" in text
+    assert "logged by the training at step 4" in text
+    assert "Training" in Page(text).text_of("h2")
+    assert "Predictions" not in Page(text).text_of("h2")
+
+
+def test_without_its_data_a_run_is_reported_and_says_so(dataset, run, tmp_path, capsys):
+    kept = dataset.root.rename(tmp_path / "moved")
+    try:
+        report = read_segmenter(find_run(run), images=1, device="cpu")
+        moved = read_segmenter(
+            find_run(run), images=1, device="cpu", overrides={"root": str(kept / "semantic")}
+        )
+    finally:
+        kept.rename(dataset.root)
+    assert report.predictions is None
+    assert report.missing[0].startswith("Nothing is predicted: ")
+    assert moved.predictions.predicted == 1
+
+
+def test_mistakes_of_the_command_line(run, capsys):
+    main = load_tool("report").main
+    for arguments, said in (
+        (["--opts", "root"], "--opts takes pairs"),
+        (["--opts", "roof", "x"], "did you mean 'root'?"),
+        (["--val-json", "x.json"], "--val-json is for a detector, this is a segmenter"),
+        (["--device", "nothing"], "there is no device 'nothing'"),
+        (["--output", str(run)], "is a folder; give a file"),
+    ):
+        assert main([str(run), "--images", "1", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.count("error: ") == 1
+        assert said in error
