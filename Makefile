@@ -16,7 +16,7 @@ DEMO_PROCESSES = $(shell if nvidia-smi -L >/dev/null 2>&1 || [ "$$(nproc 2>/dev/
 # Tests mostly wait for one thread of Python: two processes take half the time of one.
 TEST_PROCESSES ?= 2
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test lint format docs clean
 
 install: $(STAMP)
 
@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml setup.py $(LOCK) requirements/detectron2.txt requiremen
 	fi
 	$(PY) -m pip install --quiet --constraint $(LOCK) pip setuptools wheel
 	$(PY) -m pip install --quiet --constraint $(LOCK) --no-build-isolation \
-		--editable ".[detectron2,smp,train,design,export,dev]"
+		--editable ".[detectron2,smp,train,design,export,report,docs,dev]"
 	@if $(PY) -c 'import sys, importlib.util as u; sys.exit(u.find_spec("detectron2") is None)'; then \
 		echo "detectron2 is installed already and left alone"; \
 	else \
@@ -65,10 +65,16 @@ test: install
 lint: install
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 format: install
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+# The pages of docs/, and the reference from the docstrings. A warning is an error.
+docs: install
+	$(PY) -m sphinx -b html -n -W --keep-going -q docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) docs/_build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,135 @@
+"""What is built of the project: an sdist and a wheel that works away from the repository."""
+
+import email
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import regnet_backbones
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+IGNORED = shutil.ignore_patterns(
+    ".*", "_build", "__pycache__", "datasets", "output", "build", "dist", "*.egg-info"
+)
+
+
+def run(*command, **options):
+    result = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Return a copy: a build leaves its traces beside the sources."""
+    return shutil.copytree(ROOT, tmp_path_factory.mktemp("source") / "project", ignore=IGNORED)
+
+
+@pytest.fixture(scope="module")
+def built(source, tmp_path_factory):
+    """Return sdist, wheel built from it, and wheel built from the tree."""
+    build = (sys.executable, "-m", "build", "--no-isolation")
+    both, alone = tmp_path_factory.mktemp("both"), tmp_path_factory.mktemp("alone")
+    run(*build, "--outdir", both, source)
+    run(*build, "--wheel", "--outdir", alone, source)
+    (sdist,), (from_sdist,), (from_tree,) = both.glob("*.gz"), both.glob("*.whl"), alone.iterdir()
+    return sdist, from_sdist, from_tree
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    return built[1]
+
+
+def contents(wheel):
+    """Return the bytes of each file; the record of them lists the files in another order."""
+    archive = zipfile.ZipFile(wheel)
+    return {name: archive.read(name) for name in archive.namelist() if "/RECORD" not in name}
+
+
+def test_the_wheel_of_the_sdist_is_that_of_the_tree(built):
+    _, from_sdist, from_tree = built
+    assert from_sdist.name == from_tree.name
+    assert contents(from_sdist) == contents(from_tree)
+
+
+def test_the_wheel_holds_modules_data_and_configs_and_nothing_else(wheel):
+    package = ROOT / "regnet_backbones"
+    suffixes = {".py", ".typed", ".j2"}
+    files = [p for p in package.rglob("*") if p.suffix in suffixes]
+    assert {p.suffix for p in files} == suffixes
+    configs = [p for p in (ROOT / "configs").rglob("*") if p.suffix in (".yaml", ".py")]
+    assert {p.suffix for p in configs} == {".yaml", ".py"}
+    wanted = {str(p.relative_to(ROOT)) for p in files}
+    wanted |= {f"regnet_backbones/{p.relative_to(ROOT)}" for p in configs}
+    assert {name for name in contents(wheel) if ".dist-info/" not in name} == wanted
+    assert [name for name in contents(wheel) if name.endswith("/licenses/LICENSE")]
+
+
+def test_the_sdist_holds_no_tests_and_nothing_of_this_machine(built):
+    with tarfile.open(built[0]) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+    assert {"LICENSE", "README.md", "pyproject.toml", "setup.py"} <= set(names)
+    assert "regnet_backbones/py.typed" in names
+    assert {name.split("/")[0] for name in names if "/" in name} == {
+        "configs",
+        "regnet_backbones",
+        "regnet_backbones.egg-info",
+    }
+    assert not [name for name in names if "__pycache__" in name]
+
+
+def test_the_metadata_are_the_projects(wheel):
+    (text,) = (text for name, text in contents(wheel).items() if name.endswith("/METADATA"))
+    metadata = email.message_from_bytes(text)
+    assert metadata["Name"] == PROJECT["name"] == "regnet-backbones"
+    assert metadata["Version"] == regnet_backbones.__version__
+    assert metadata["Requires-Python"] == PROJECT["requires-python"]
+    assert metadata["License-Expression"] == "MIT"
+    extras = set(metadata.get_all("Provides-Extra"))
+    assert extras == set(PROJECT["optional-dependencies"])
+    unconditional = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
+    assert len(unconditional) == len(PROJECT["dependencies"])
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_payload(decode=True) == (ROOT / "README.md").read_bytes()
+
+
+def test_it_works_away_from_the_repository(wheel, tmp_path):
+    site = tmp_path / "site"
+    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel)
+    code = """
+import regnet_backbones, torch
+import segmentation_models_pytorch as smp
+from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.modeling import build_backbone
+path = regnet_backbones.config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
+cfg = get_cfg()
+cfg.merge_from_file(str(path))
+cfg.MODEL.DEVICE = "cpu"
+maps = build_backbone(cfg)(torch.zeros(1, 3, 64, 64))
+lazy = LazyConfig.load(str(path).replace("quick", "lazy/quick").replace(".yaml", ".py"))
+parameters = [sum(p.numel() for p in m.parameters()) for m in (
+    build_backbone(cfg), instantiate(lazy.model.backbone)
+)]
+print(regnet_backbones.__file__, path, parameters[0] == parameters[1], *maps)
+features = regnet_backbones.RegNetFeatures("regnetx_002")(torch.zeros(1, 3, 64, 64))
+mask = smp.Unet("regnetx_002", encoder_weights=None)(torch.zeros(1, 3, 64, 64))
+print(*(len(c[0]) for c in features), *mask.shape)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    output = run(sys.executable, "-W", "ignore", "-c", code, env=environment, cwd=tmp_path)
+    first, second = output.splitlines()
+    package, path, same, *maps = first.split()
+    assert Path(package).is_relative_to(site)
+    assert Path(path).is_relative_to(site)
+    assert same == "True"
+    assert maps == ["p2", "p3", "p4", "p5", "p6"]
+    assert second.split() == ["24", "56", "152", "368", "1", "1", "64", "64"]
