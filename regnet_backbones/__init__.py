@@ -23,9 +23,12 @@ from regnet_backbones.adapters import detectron2_compat
 from regnet_backbones.design import Complexity, RegNetDesign, complexity
 
 if TYPE_CHECKING:
+    from regnet_backbones import weights
+    from regnet_backbones.adapters.detectron2_config import add_regnet_config
+    from regnet_backbones.adapters.smp import register_encoder
     from regnet_backbones.backbone import RegNetFeatures
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "Complexity",

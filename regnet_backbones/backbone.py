@@ -10,7 +10,7 @@ RegNetZ (linear bottlenecks) they come before the activation that the classifier
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import timm
 import torch
@@ -97,15 +97,15 @@ class RegNetFeatures(nn.Module):
             network = timm.create_model(variant.name, num_classes=0, **options)
 
         self.name = variant.name if variant else None
-        self.design = variant.design if variant else name_or_design
+        self.design: RegNetDesign | None = variant.design if variant else name_or_design
         self.in_channels = in_channels
         self.output_stride = output_stride
         self.freeze_at = freeze_at
         self.grad_checkpointing = False
         self.out_levels = out_levels
         info = dict(zip(LEVELS, network.feature_info, strict=True))
-        self.channels = {level: info[level]["num_chs"] for level in out_levels}
-        self.strides = {level: info[level]["reduction"] for level in out_levels}
+        self.channels: dict[int, int] = {level: info[level]["num_chs"] for level in out_levels}
+        self.strides: dict[int, int] = {level: info[level]["reduction"] for level in out_levels}
         self._take_parts(network, info[1]["module"])
         if grad_checkpointing:
             self.checkpoint_blocks()
@@ -114,6 +114,11 @@ class RegNetFeatures(nn.Module):
             load(self, source)
         for part in self._frozen_parts():
             freeze(self.get_submodule(part))
+
+    if TYPE_CHECKING:  # torch's own says no types
+
+        def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            """Return the maps of `out_levels`, see `forward`."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the maps of `out_levels`.

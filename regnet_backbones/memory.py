@@ -21,6 +21,10 @@ def peak_bytes(call: Callable[[], object], *, device: torch.device | str = "cpu"
 
     On CUDA torch's allocator counts. On a CPU each allocation and release is recorded by torch's
     profiler, and their running sum has the peak.
+
+    Args:
+        call: what to measure; it is called once.
+        device: where the call works.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
@@ -66,7 +70,11 @@ def saved_bytes(forward: Callable[[], object], *, besides: Iterable[torch.Tensor
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that a call needed more memory than there is."""
+    """Whether an error says that a call needed more memory than there is.
+
+    Args:
+        error: that the call has raised.
+    """
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     )

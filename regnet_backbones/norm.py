@@ -86,7 +86,7 @@ def update_twice(module: nn.Module) -> nn.Module:
         The module.
     """
     for norm in module.modules():
-        if isinstance(norm, _BatchNorm):
+        if isinstance(norm, _BatchNorm) and norm.momentum is not None:
             norm.momentum = 1 - math.sqrt(1 - norm.momentum)
     return module
 

@@ -47,7 +47,14 @@ def interleaved_times(
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Let torch work with so many threads of the CPU for a while; None leaves them as they are."""
+    """Let torch work with so many threads of the CPU for a while.
+
+    Args:
+        count: of threads, None leaves them as they are.
+
+    Returns:
+        A context manager, whose end sets the threads that were there before.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

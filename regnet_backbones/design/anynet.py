@@ -49,7 +49,7 @@ class AnyNetDesign:
     head_width: ClassVar[int] = 0
     norm_group_width: ClassVar[int] = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raise for numbers that give no network; make plain Python numbers of numpy's."""
         if not isinstance(self.stages, Sequence) or len(self.stages) != NUM_STAGES:
             raise ValueError(f"stages must be {NUM_STAGES} of type Stage, got {self.stages!r}")
@@ -82,6 +82,9 @@ class AnyNetDesign:
             bottleneck_multipliers: width of the 3x3 convolution over the width of the block.
             se_ratio: as in the class.
             stem_width: as in the class.
+
+        Returns:
+            The design, whose widths fit its groups.
 
         Raises:
             ValueError: a list has not four numbers, or no width near a given one fits.

@@ -1,6 +1,6 @@
 """What single numbers must be, whichever design, space or count they belong to."""
 
-from math import isfinite
+from math import nan
 from numbers import Integral, Real
 
 
@@ -22,7 +22,7 @@ def share_or_none(name: str, value: object) -> float:
     Raises:
         ValueError: it is no number in [0, 1].
     """
-    number = isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
-    if not number or not 0 <= value <= 1:
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else nan
+    if not 0 <= number <= 1:
         raise ValueError(f"{name} must be a number in [0, 1], 0 for none, got {value!r}")
-    return float(value)
+    return number

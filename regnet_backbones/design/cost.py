@@ -80,7 +80,8 @@ def complexity(
         width_in = stage.width
     counts["head"] = _head(width_in, pixels[-1], design.head_width, num_classes)
     parts = {name: Complexity(*numbers) for name, numbers in counts.items()}
-    return Complexity(*map(sum, zip(*counts.values(), strict=True)), parts)
+    flops, params, activations = map(sum, zip(*counts.values(), strict=True))
+    return Complexity(flops, params, activations, parts)
 
 
 def total_counts(

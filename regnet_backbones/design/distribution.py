@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from numbers import Real
 from statistics import fmean
+from typing import TypeGuard
 
 # Up to so many pairs of values the p-value is exact; counting its paths takes about a second.
 EXACT_PAIRS = 4_000_000
@@ -35,7 +36,12 @@ class Edf:
     what percentiles of resampled curves tend to with ever more resamples, free of their noise and
     of a seed. As with any bootstrap, nothing is known beyond the extremes: the band ends in 1.
 
-    `values` are in ascending order, equal ones repeated; shares are in [0, 1].
+    Attributes:
+        values: in ascending order, equal ones repeated.
+        shares: of the values that are at most each of them, in [0, 1].
+        low: lower end of the band at each value.
+        high: upper end of the band at each value.
+        confidence: of the band, pointwise.
     """
 
     values: tuple[float, ...]
@@ -45,7 +51,11 @@ class Edf:
     confidence: float
 
     def at(self, x: float) -> float:
-        """Return the share of values that are at most x."""
+        """Return the share of values that are at most a number.
+
+        Args:
+            x: the number.
+        """
         return bisect_right(self.values, x) / len(self.values)
 
     def quantile(self, q: float) -> float:
@@ -53,6 +63,9 @@ class Edf:
 
         Args:
             q: in [0, 1]; 0 gives the lowest value, 0.5 the median.
+
+        Raises:
+            ValueError: q is not in [0, 1].
         """
         _check_share("q", q)
         position = q * (len(self.values) - 1)
@@ -63,6 +76,12 @@ class Edf:
         """Return the two values between which the band passes the share q.
 
         This is the bootstrap's percentile interval of the q-quantile, exact as the band is.
+
+        Args:
+            q: in [0, 1].
+
+        Raises:
+            ValueError: q is not in [0, 1].
         """
         _check_share("q", q)
         return self.values[bisect_left(self.high, q)], self.values[bisect_left(self.low, q)]
@@ -70,7 +89,16 @@ class Edf:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a table says of an EDF; the median with its bootstrap interval."""
+    """What a table says of an EDF.
+
+    Attributes:
+        count: of the values.
+        lowest: value.
+        median: of the values.
+        median_low: lower end of the median's bootstrap interval.
+        median_high: upper end of it.
+        mean: of the values.
+    """
 
     count: int
     lowest: float
@@ -84,11 +112,14 @@ class Summary:
 class Comparison:
     """Two EDFs beside each other.
 
-    `distance` is the largest vertical distance between the curves (Kolmogorov-Smirnov's statistic),
-    `p_value` the probability of one as large between two samples of the same distribution; where
-    values are equal the true one is lower. `share_smaller` is the share of pairs in which the value
-    of `a` is the smaller one (Mann and Whitney's), equal ones counted half: 0.5 where neither tends
-    to be.
+    Attributes:
+        a: one of them.
+        b: the other one.
+        distance: the largest vertical distance between the curves (Kolmogorov-Smirnov's statistic).
+        p_value: the probability of one as large between two samples of the same distribution; where
+            values are equal the true one is lower.
+        share_smaller: of the pairs, those in which the value of `a` is the smaller one (Mann and
+            Whitney's), equal ones counted half: 0.5 where neither tends to be.
     """
 
     a: Summary
@@ -126,7 +157,11 @@ def edf(values: Sequence[float], *, confidence: float = 0.95) -> Edf:
 
 
 def summarize(curve: Edf) -> Summary:
-    """Return the numbers of an EDF for a table."""
+    """Return the numbers of an EDF for a table.
+
+    Args:
+        curve: the EDF.
+    """
     return Summary(
         len(curve.values),
         curve.values[0],
@@ -137,7 +172,12 @@ def summarize(curve: Edf) -> Summary:
 
 
 def compare(a: Edf, b: Edf) -> Comparison:
-    """Compare two EDFs."""
+    """Return what tells two EDFs apart.
+
+    Args:
+        a: one of them.
+        b: the other one.
+    """
     m, n = len(a.values), len(b.values)
     # In units of 1 / (m * n), where the distance is a whole number.
     distance = max(
@@ -167,37 +207,40 @@ def column(rows: Sequence[object], name: str) -> list[float]:
         ValueError: there is no such column of numbers (the message lists those there are), or rows
             have no number in it (it counts them and names the first).
     """
-    others = [i for i, row in enumerate(rows) if not isinstance(row, Mapping)]
-    if len(others) == len(rows):
+    objects = [row for row in rows if isinstance(row, Mapping)]
+    if not objects:
         return _checked(rows)
-    if others:
+    if len(objects) < len(rows):
+        others = [i for i, row in enumerate(rows) if not isinstance(row, Mapping)]
         raise ValueError(
             f"rows must be all objects or all numbers, got objects and, as rows[{others[0]}], "
             f"{rows[others[0]]!r}"
         )
-    numeric = list(dict.fromkeys(key for row in rows for key in row if _is_number(row[key])))
+    numeric = list(dict.fromkeys(key for row in objects for key in row if _is_number(row[key])))
     if name not in numeric:
         near = get_close_matches(name, numeric, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         known = ", ".join(numeric) or "none"
         raise ValueError(f"no column '{name}' of numbers; {hint}There are: {known}")
-    missing = [i for i, row in enumerate(rows) if row.get(name) is None]
+    missing = [i for i, row in enumerate(objects) if row.get(name) is None]
     if missing:
         raise ValueError(
             f"{len(missing)} of {len(rows)} rows have no '{name}', the first of them is "
             f"rows[{missing[0]}]; give it to them or leave them out"
         )
-    return _checked([row[name] for row in rows], f"'{name}' of rows")
+    return _checked([row[name] for row in objects], f"'{name}' of rows")
 
 
 def _checked(values: Sequence[object], what: str = "values") -> list[float]:
     """Return values as floats, or raise for what is no finite number."""
     if not len(values):
         raise ValueError("there are no values, a distribution takes one or more")
+    numbers = []
     for i, value in enumerate(values):
         if not _is_number(value) or not math.isfinite(value):
             raise ValueError(f"{what}[{i}] must be a finite number, got {value!r}; leave it out")
-    return [float(value) for value in values]
+        numbers.append(float(value))
+    return numbers
 
 
 def _check_share(name: str, share: float) -> None:
@@ -206,7 +249,7 @@ def _check_share(name: str, share: float) -> None:
         raise ValueError(f"{name} must be in [0, 1], got {share!r}")
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[Real]:
     """Tell numbers, those of numpy too, from everything else."""
     return isinstance(value, Real) and not isinstance(value, bool)
 

@@ -29,7 +29,7 @@ class Fit:
         w_a: slope of the widths.
         w_m: ratio between neighbouring stages.
         depth: number of blocks.
-        error: mean of |log(quantized / observed)| over the blocks, natural logarithm.
+        error: mean of `|log(quantized / observed)|` over the blocks, natural logarithm.
         observed: the given width of each block.
         continuous: the line w_0 + w_a * j, for each block.
         quantized: the widths that the law predicts, for each block.
@@ -68,6 +68,9 @@ def fit(
         num_stages: how many stages the law must have; None for any number.
         group_width: of the design that is returned; `dataclasses.replace` changes its other
             numbers. The error is that of the widths before they are fitted to it.
+
+    Returns:
+        The law, its error, and the design where the law gives one.
 
     Raises:
         ValueError: the widths or depths are no positive integers or do not belong together, or

@@ -68,14 +68,14 @@ def to_format(
         raise ValueError(f"a format is one of {', '.join(FORMATS)}, got '{name}'")
     if base is not None and name != "detectron2":
         raise ValueError(f"a base is for the format detectron2, got '{base}' with {name}")
-    check_is_regnet(design, "Detectron2, SMP and timm build")
+    regnet = check_is_regnet(design, "Detectron2, SMP and timm build")
     if name == "detectron2":
-        return detectron2_yaml(design, base)
-    return smp_code(design, title) if name == "smp" else timm_code(design)
+        return detectron2_yaml(regnet, base)
+    return smp_code(regnet, title) if name == "smp" else timm_code(regnet)
 
 
-def check_is_regnet(design: Design, who: str) -> None:
-    """Raise for a design that is no RegNet.
+def check_is_regnet(design: Design, who: str) -> RegNetDesign:
+    """Return a design that is a RegNet.
 
     Args:
         design: the network.
@@ -90,6 +90,7 @@ def check_is_regnet(design: Design, who: str) -> None:
             "spaces RegNetX or RegNetY, or the nearest RegNet by `fit` with this one's widths and "
             "depths"
         )
+    return design
 
 
 def detectron2_yaml(design: RegNetDesign, base: str | None = None) -> str:

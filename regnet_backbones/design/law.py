@@ -75,9 +75,14 @@ class UnbuildableError(ValueError):
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of blocks of one width; the first block has the stride.
+    """A run of blocks of one width.
 
-    The 3x3 convolution of a block has `bottleneck_width` channels, `group_width` in each group.
+    Attributes:
+        width: channels that a block gives.
+        depth: number of blocks.
+        stride: of the first block.
+        group_width: channels in a group of the 3x3 convolution.
+        bottleneck_width: channels of the 3x3 convolution.
     """
 
     width: int
@@ -91,7 +96,9 @@ class Stage:
 class BlockWidths:
     """Per-block widths before they are fitted to the group width.
 
-    `continuous` holds the line u_j, `quantized` the w_j.
+    Attributes:
+        continuous: the line u_j.
+        quantized: the w_j, multiples of 8.
     """
 
     continuous: tuple[float, ...]
@@ -143,7 +150,7 @@ class RegNetDesign:
     head_width: int = 0
     norm_group_width: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raise for numbers that give no network."""
         _check_types(self)
         _check_ranges(self)

@@ -13,24 +13,30 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from numbers import Real
+from typing import Generic, TypeVar
 
 Interval = tuple[float, float]  # lowest and highest, both included
 Number = int | float
 
+N = TypeVar("N", bound=Number)
+
 
 @dataclass(frozen=True)
-class Range:
+class Range(Generic[N]):
     """Values and how likely each is.
 
     Attributes:
         values: in ascending order.
         weights: of each value, above 0; only their ratios count.
+
+    Raises:
+        ValueError: there are no values, they do not ascend, or weights are not above 0.
     """
 
-    values: tuple[Number, ...] = field(repr=False)
+    values: tuple[N, ...] = field(repr=False)
     weights: tuple[float, ...] = field(repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raise for what is no distribution."""
         if not self.values or list(self.values) != sorted(set(self.values)):
             raise ValueError(f"a range needs ascending values, got {_shorten(self.values)}")
@@ -46,12 +52,12 @@ class Range:
         return low if low == high else f"{low} to {high}"
 
     @property
-    def lowest(self) -> Number:
+    def lowest(self) -> N:
         """The lowest value."""
         return self.values[0]
 
     @property
-    def highest(self) -> Number:
+    def highest(self) -> N:
         """The highest value."""
         return self.values[-1]
 
@@ -77,17 +83,26 @@ class Range:
             sums.append(tuple(accumulate(rows)))
         return tuple(sums)
 
-    def draw(self, rng: random.Random) -> Number:
-        """Draw a value."""
+    def draw(self, rng: random.Random) -> N:
+        """Return a value that is drawn.
+
+        Args:
+            rng: makes one draw.
+        """
         return self.values[bisect(self.cumulative, rng.random())]
 
-    def draw_ascending(self, rng: random.Random, count: int) -> list[Number]:
-        """Draw values of which none is below the one before it.
+    def draw_ascending(self, rng: random.Random, count: int) -> list[N]:
+        """Return drawn values of which none is below the one before it.
 
         The distribution is that of independent draws of which only the ascending are kept, without
         the many that would not be.
+
+        Args:
+            rng: makes one draw a value.
+            count: how many, up to 4.
         """
-        drawn, first = [], 0
+        drawn: list[N] = []
+        first = 0
         for remaining in range(count, 0, -1):
             sums = self._ascending_sums[remaining - 1]
             below = sums[first - 1] if first else 0.0
@@ -96,8 +111,11 @@ class Range:
             drawn.append(self.values[first])
         return drawn
 
-    def narrowed(self, interval: Interval) -> "Range":
-        """Keep the values within an interval, as likely among themselves as before.
+    def narrowed(self, interval: Interval) -> "Range[N]":
+        """Return the values within an interval, as likely among themselves as before.
+
+        Args:
+            interval: lowest and highest, both included.
 
         Raises:
             ValueError: the interval is no part of the range, or holds none of its values.
@@ -120,7 +138,7 @@ class Range:
 _LONGEST_ROW = 4
 
 
-def uniform(lowest: int, highest: int) -> Range:
+def uniform(lowest: int, highest: int) -> Range[int]:
     """All integers from lowest to highest, each as likely as the others."""
     values = tuple(range(lowest, highest + 1))
     return Range(values, (1.0,) * len(values))
@@ -131,6 +149,7 @@ def log_uniform(lowest: Number, highest: Number, *, step: Number) -> Range:
 
     `step` is a whole number, or one over a whole number, such as 0.1.
     """
+    values: tuple[Number, ...]
     if step >= 1:
         values = tuple(range(int(lowest), int(highest) + 1, int(step)))
     else:

@@ -21,7 +21,11 @@ STAGE_COLUMNS = tuple(each.name for each in fields(Stage))
 
 
 def row_of(candidate: Candidate) -> dict[str, object]:
-    """Return a candidate as a flat row; what was not measured is left out."""
+    """Return a candidate as a flat row; what was not measured is left out.
+
+    Args:
+        candidate: of a sample or a search.
+    """
     cost = candidate.cost
     row = numbers_of(candidate.design)
     row |= {"flops": cost.flops, "params": cost.params, "activations": cost.activations}
@@ -43,6 +47,9 @@ def numbers_of(design: Design) -> dict[str, object]:
 def design_of(row: Mapping[str, object]) -> Design:
     """Return the design of a row.
 
+    Args:
+        row: as `row_of` makes it; other columns are left alone.
+
     Raises:
         ValueError: numbers are missing or give no network.
     """
@@ -51,16 +58,26 @@ def design_of(row: Mapping[str, object]) -> Design:
         _check_columns(row, columns)
         stages = zip(*(row[column] for column in columns), strict=True)
         others = {name: row[name] for name in ("se_ratio", "stem_width") if name in row}
-        return AnyNetDesign(tuple(Stage(*numbers) for numbers in stages), **others)
+        return AnyNetDesign(
+            tuple(Stage(*numbers) for numbers in stages),
+            **others,  # type: ignore[arg-type]  # a design checks its numbers
+        )
     _check_columns(row, [each.name for each in fields(RegNetDesign) if each.default is MISSING])
     known = {each.name for each in fields(RegNetDesign)}
-    return RegNetDesign(**{name: value for name, value in row.items() if name in known})
+    numbers = {name: value for name, value in row.items() if name in known}
+    return RegNetDesign(**numbers)  # type: ignore[arg-type]  # a design checks its numbers
 
 
 def write_records(
     path: str | Path, rows: Sequence[Mapping[str, object]], *, about: Mapping[str, object]
 ) -> None:
-    """Write what is to be known about rows, and the rows, as JSON, whole or not at all."""
+    """Write what is to be known about rows, and the rows, as JSON, whole or not at all.
+
+    Args:
+        path: the file.
+        rows: as `row_of` makes them.
+        about: what is to be known, by name.
+    """
     text = json.dumps({**about, ROWS_KEY: list(rows)}, indent=1) + "\n"
     write_whole(Path(path), lambda file: file.write(text.encode()))
 
@@ -69,6 +86,9 @@ def read_records(path: str | Path) -> list[object]:
     """Return the rows of a JSON file: a list, or an object whose "designs" is one.
 
     Rows are flat objects, or bare numbers in a file of one's own.
+
+    Args:
+        path: the file.
 
     Raises:
         ValueError: the file is not such JSON, or holds no row.

@@ -48,6 +48,9 @@ def check_rules(design: "Design") -> tuple[Rule, ...]:
     Multiply-adds, parameters and activations are those of a classifier of 1000 classes at 224, as
     in the paper. w_0, w_a and w_m are checked of a `RegNetDesign` only.
 
+    Args:
+        design: the network.
+
     Returns:
         The rules, those on the stages first.
     """

@@ -48,6 +48,9 @@ class Bounds:
         image_size: side of the square image, or (height, width), at which these are counted.
         num_classes: outputs of the classifier counted with the network; None for the backbone
             alone.
+
+    Raises:
+        ValueError: an interval, the size or the number of classes is none.
     """
 
     flops: Interval | None = None
@@ -56,7 +59,7 @@ class Bounds:
     image_size: int | tuple[int, int] = 224
     num_classes: int | None = 1000
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raise for bounds that mean nothing."""
         for name in _COUNTED:
             interval = getattr(self, name)
@@ -133,13 +136,16 @@ def sample(
         max_draws: how many draws may follow each other without a network within the bounds.
         progress: is called with the number of networks found, after each.
 
+    Returns:
+        The networks, with their costs, and why others were rejected.
+
     Raises:
         ValueError: `max_draws` draws gave nothing, or `count` is not a positive integer.
     """
     count = positive_integer("count", count)
     rejections: Counter[str] = Counter()
     found = draw(space, bounds=bounds, seed=seed, rejections=rejections, max_draws=max_draws)
-    candidates = []
+    candidates: list[Candidate] = []
     while len(candidates) < count:
         candidates.append(next(found))
         if progress is not None:
@@ -177,14 +183,15 @@ def draw(
     in_vain = 0
     while True:
         numbers = space.draw(rng)
-        stages = space.stages(numbers)
+        stages = space.stages(numbers)  # type: ignore[arg-type]  # what this space has drawn
         reason = stages if isinstance(stages, str) else judge(stages)
         if reason is None and stages in found:
             reason = DRAWN_BEFORE
         if reason is None:
+            assert not isinstance(stages, str), stages
             in_vain = 0
             found.add(stages)
-            design = space.design(numbers)
+            design = space.design(numbers)  # type: ignore[arg-type]  # the same
             assert tuple(map(stage_numbers, design.stages)) == stages, design
             yield Candidate(design, complexity(design, bounds.image_size, bounds.num_classes))
             continue

@@ -66,6 +66,9 @@ def scale(
             of g as widths do by that of w, but take no share of the factor.
         image_size: side of the images of the original, in pixels.
 
+    Returns:
+        The scaled network, and by how much each of its dimensions grew.
+
     Raises:
         ValueError: the factor, strategy or image size is none, or there is no such network.
     """
@@ -122,8 +125,9 @@ def _scale_design(
     runs = width_runs(design.block_widths.quantized)
     widths = [max(1, round(w * width / WIDTH_QUANTUM)) * WIDTH_QUANTUM for w, _ in runs]
     law = fit(widths, [max(1, round(blocks * depth)) for _, blocks in runs])
-    numbers = {"w_0": law.w_0, "w_a": law.w_a, "w_m": law.w_m, "depth": law.depth}
-    return replace(design, **numbers, group_width=groups)
+    return replace(
+        design, w_0=law.w_0, w_a=law.w_a, w_m=law.w_m, depth=law.depth, group_width=groups
+    )
 
 
 def _round_groups(design: RegNetDesign, factor: float) -> int:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal, Protocol, get_args
 
-from regnet_backbones.design.law import RegNetDesign, UnbuildableError
+from regnet_backbones.design.anynet import Design
+from regnet_backbones.design.law import UnbuildableError
 from regnet_backbones.design.sampling import UNBOUNDED, Bounds, Candidate, draw
 from regnet_backbones.design.space_kinds import Space
 
@@ -49,7 +50,7 @@ class Measurement(Protocol):
 
 # Raises MemoryError for a network that needs more memory than there is, UnbuildableError for one of
 # which timm, in float32, makes another.
-Measure = Callable[[RegNetDesign], Measurement]
+Measure = Callable[[Design], Measurement]
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Limits:
     latency_ms: float | None = None
     memory_mib: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raise for limits that no network meets."""
         for spec in fields(self):
             limit = getattr(self, spec.name)
@@ -75,10 +76,14 @@ class Limits:
                 raise ValueError(f"{spec.name} must be above 0, or None for no limit, got {limit}")
 
     def reason_to_reject(self, candidate: Candidate) -> str | None:
-        """Say which limit a measured candidate is over, None for one within."""
-        if self.latency_ms is not None and candidate.latency_ms > self.latency_ms:
+        """Return which limit a measured candidate is over, None for one within.
+
+        Args:
+            candidate: with what was measured of it.
+        """
+        if self.latency_ms is not None and _latency_ms(candidate) > self.latency_ms:
             return TOO_SLOW
-        if self.memory_mib is not None and candidate.memory_mib > self.memory_mib:
+        if self.memory_mib is not None and _memory_mib(candidate) > self.memory_mib:
             return TOO_LARGE
         return None
 
@@ -198,15 +203,15 @@ def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:
     Raises:
         ValueError: points have different numbers of coordinates.
     """
-    points = [tuple(point) for point in points]
-    lengths = {len(point) for point in points}
+    places = [tuple(point) for point in points]
+    lengths = {len(place) for place in places}
     if len(lengths) > 1:
         raise ValueError(f"points must have as many coordinates each, got {sorted(lengths)}")
     front: list[int] = []
-    for i in sorted(range(len(points)), key=points.__getitem__):
+    for i in sorted(range(len(places)), key=lambda i: places[i]):
         # What is better comes before; of two coordinates, the last in front has the least second.
         rivals = front[-1:] if lengths == {2} else front
-        if not any(_is_better(points[j], points[i]) for j in rivals):
+        if not any(_is_better(places[j], places[i]) for j in rivals):
             front.append(i)
     return sorted(front)
 
@@ -271,9 +276,21 @@ class _Trial:
         limit = self._limits.latency_ms
         if limit is None or len(self.measured) < LEAST_MEASURED:
             return False
-        fastest = min(self.measured, key=lambda other: other.latency_ms / other.cost.flops)
+        fastest = min(self.measured, key=lambda other: _latency_ms(other) / other.cost.flops)
         share = min(1, candidate.cost.flops / fastest.cost.flops)
-        return MARGIN * share * fastest.latency_ms > limit
+        return MARGIN * share * _latency_ms(fastest) > limit
+
+
+def _latency_ms(candidate: Candidate) -> float:
+    """Return the time of a candidate that was measured."""
+    assert candidate.latency_ms is not None, candidate
+    return candidate.latency_ms
+
+
+def _memory_mib(candidate: Candidate) -> float:
+    """Return the memory of a candidate that was measured."""
+    assert candidate.memory_mib is not None, candidate
+    return candidate.memory_mib
 
 
 def _to_the_last(draws: Iterator[Candidate]) -> Iterator[Candidate]:

@@ -6,7 +6,7 @@
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from regnet_backbones.design.anynet import AnyNetDesign
 from regnet_backbones.design.checks import positive_integer, share_or_none
@@ -18,7 +18,7 @@ from regnet_backbones.design.law import (
     fit_to_groups,
     fits_groups,
 )
-from regnet_backbones.design.ranges import Interval, Range
+from regnet_backbones.design.ranges import Interval, N, Range
 from regnet_backbones.design.runs import stage_runs
 
 NOT_FOUR_STAGES = "not four stages"
@@ -61,14 +61,14 @@ class _Space:
     """
 
     name: str
-    depth: Range
-    group_width: Range
-    bottleneck_multiplier: Range
+    depth: Range[int]
+    group_width: Range[int]
+    bottleneck_multiplier: Range[float]
     se_ratio: float = 0.0
     stem_width: int = 32
     within_trends: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raise for numbers that no network can have."""
         stem = positive_integer("stem_width", self.stem_width)
         ratio = share_or_none("se_ratio", self.se_ratio)
@@ -96,7 +96,7 @@ class _Space:
         bottleneck_multiplier: Interval | None = None,
         se_ratio: float | None = None,
         stem_width: int | None = None,
-    ) -> "Space":
+    ) -> Self:
         """Return a part of the space, named for what was narrowed.
 
         Args:
@@ -138,7 +138,8 @@ class _Space:
         if not changes:
             return self
         named = ", ".join(f"{name} {value}" for name, value in changes.items())
-        return replace(self, name=f"{self.name} ({named})", **changes)
+        name = f"{self.name} ({named})"
+        return replace(self, name=name, **changes)  # type: ignore[arg-type]  # of its fields
 
     def _fitted(
         self, rows: Iterable[tuple[int, int, int, float]]
@@ -166,13 +167,16 @@ class RegNetSpace(_Space):
         w_0: width of the first block before quantization.
         w_a: slope of the line.
         w_m: ratio between the widths of neighbouring stages.
+
+    Raises:
+        ValueError: the law has no meaning for a range.
     """
 
-    w_0: Range
-    w_a: Range
-    w_m: Range
+    w_0: Range[int]
+    w_a: Range[float]
+    w_m: Range[float]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raise for ranges that the law has no meaning for."""
         super().__post_init__()
         if any(w % WIDTH_QUANTUM for w in self.w_0.values) or self.w_0.lowest < 1:
@@ -181,7 +185,11 @@ class RegNetSpace(_Space):
             raise ValueError(f"w_m must be above 1, got {self.w_m}")
 
     def draw(self, rng: random.Random) -> RegNetNumbers:
-        """Draw the numbers of a network, which need not give one."""
+        """Return drawn numbers of a network, which need not give one.
+
+        Args:
+            rng: makes the draws.
+        """
         return RegNetNumbers(
             self.w_0.draw(rng),
             self.w_a.draw(rng),
@@ -192,7 +200,11 @@ class RegNetSpace(_Space):
         )
 
     def stages(self, numbers: RegNetNumbers) -> tuple[StageNumbers, ...] | str:
-        """Return the stages of the network, or why there is none."""
+        """Return the stages of the network, or why there is none.
+
+        Args:
+            numbers: as `draw` returns them.
+        """
         w_0, w_a, w_m, depth, group_width, bottleneck_multiplier = numbers
         runs = stage_runs(w_0, w_a, w_m, depth)
         if runs is None:
@@ -201,6 +213,9 @@ class RegNetSpace(_Space):
 
     def design(self, numbers: RegNetNumbers) -> RegNetDesign:
         """Return the network.
+
+        Args:
+            numbers: as `draw` returns them.
 
         Raises:
             ValueError: the numbers give none.
@@ -225,14 +240,18 @@ class AnyNetSpace(_Space):
         depths_ascend: no stage is shallower than the one before it.
     """
 
-    width: Range
+    width: Range[int]
     one_bottleneck: bool = False
     one_group_width: bool = False
     widths_ascend: bool = False
     depths_ascend: bool = False
 
     def draw(self, rng: random.Random) -> AnyNetNumbers:
-        """Draw the numbers of a network, which need not give one."""
+        """Return drawn numbers of a network, which need not give one.
+
+        Args:
+            rng: makes the draws.
+        """
         return AnyNetNumbers(
             _draw_four(self.width, rng, ascending=self.widths_ascend),
             _draw_four(self.depth, rng, ascending=self.depths_ascend),
@@ -241,11 +260,18 @@ class AnyNetSpace(_Space):
         )
 
     def stages(self, numbers: AnyNetNumbers) -> tuple[StageNumbers, ...] | str:
-        """Return the stages of the network, or why there is none."""
+        """Return the stages of the network, or why there is none.
+
+        Args:
+            numbers: as `draw` returns them.
+        """
         return self._fitted(zip(*numbers, strict=True))
 
     def design(self, numbers: AnyNetNumbers) -> AnyNetDesign:
         """Return the network.
+
+        Args:
+            numbers: as `draw` returns them.
 
         Raises:
             ValueError: the numbers give none.
@@ -257,8 +283,8 @@ Space = RegNetSpace | AnyNetSpace
 
 
 def _draw_four(
-    numbers: Range, rng: random.Random, *, ascending: bool = False, shared: bool = False
-) -> list[int] | list[float]:
+    numbers: Range[N], rng: random.Random, *, ascending: bool = False, shared: bool = False
+) -> list[N]:
     """Draw a number for each stage."""
     if ascending:
         return numbers.draw_ascending(rng, NUM_STAGES)

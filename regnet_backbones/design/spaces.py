@@ -79,7 +79,10 @@ SPACES: Mapping[str, Space] = MappingProxyType({space.name: space for space in _
 
 
 def get_space(name: str) -> Space:
-    """Return the space of that name, in whatever case: "RegNetX", "anynetx_e".
+    """Return a design space.
+
+    Args:
+        name: one of `SPACES`, in whatever case: "RegNetX", "anynetx_e".
 
     Raises:
         ValueError: there is no such space.

@@ -84,7 +84,7 @@ class LatencyMeter:
     _reference: Callable[[], None] | None = field(default=None, init=False, repr=False)
     _reference_seconds: float = field(default=0.0, init=False, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raise for conditions under which nothing can be measured."""
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f"device must be 'cpu' or 'cuda', got {self.device!r}")
@@ -119,6 +119,9 @@ class LatencyMeter:
 
         Args:
             network: a design, or a name of `regnet_backbones.zoo.names()`.
+
+        Returns:
+            Milliseconds of a forward pass, and MiB at its peak.
 
         Raises:
             ValueError: it is no network that can be built.
@@ -156,8 +159,8 @@ class LatencyMeter:
         """Build a network and measure it."""
         if self.reference is not None and self._reference is None:
             self._reference = self._call_in_one_format(self.reference)
-            (seconds,) = self._times({"reference": self._reference}, runs=self.runs).values()
-            self._reference_seconds = median(seconds)
+            (times,) = self._times({"reference": self._reference}, runs=self.runs).values()
+            self._reference_seconds = median(times)
         call = self._call_in_one_format(network)
         seconds = self._seconds(call)
         peak = peak_bytes(call, device=self.device)

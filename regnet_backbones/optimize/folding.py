@@ -149,8 +149,8 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 def _activation(norm: nn.Module) -> nn.Module:
     """Return what a norm does after normalising: timm's have dropout and activation in them."""
     parts = [getattr(norm, name, None) for name in ("drop", "act")]
-    parts = [part for part in parts if part is not None and not isinstance(part, nn.Identity)]
-    return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+    kept = [part for part in parts if part is not None and not isinstance(part, nn.Identity)]
+    return kept[0] if len(kept) == 1 else nn.Sequential(*kept)
 
 
 def _like(old: nn.Parameter, value: torch.Tensor) -> nn.Parameter:

@@ -9,11 +9,14 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeGuard, TypeVar
 
 from timm.layers import ConvNormAct, SqueezeExcite
 from timm.models.regnet import PreBottleneck
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+M = TypeVar("M", bound=nn.Module)
 
 # What timm, torchvision and detectron2 call theirs; the last is not imported for it.
 FROZEN_NORMS = ("FrozenBatchNormAct2d", "FrozenBatchNorm2d")
@@ -83,7 +86,7 @@ def _pairs_of(name: str, module: nn.Module) -> Iterator[ConvNorm]:
                 yield ConvNorm(f"{name}.{norm_name}", conv, norm, module, norm_name)
 
 
-def _runs_as(module: nn.Module, kind: type[nn.Module]) -> bool:
+def _runs_as(module: nn.Module, kind: type[M]) -> TypeGuard[M]:
     """Whether a module is of this kind and its `forward` is the kind's."""
     return isinstance(module, kind) and type(module).forward is kind.forward
 

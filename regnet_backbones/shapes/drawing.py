@@ -26,18 +26,34 @@ _PLACE_TRIES = 20
 
 @dataclass(frozen=True)
 class ShapesSpec:
-    """What to draw; an image holds `min_shapes` to `max_shapes`, fewer where they do not fit."""
+    """What to draw.
+
+    Attributes:
+        num_train: images of the split "train".
+        num_val: images of the split "val".
+        image_size: pixels, both sides.
+        seed: the same seed draws the same.
+        min_shapes: shapes in an image, fewer where they do not fit.
+        max_shapes: shapes in an image, at most.
+        min_size: longer side of a shape before rotation, as a part of image_size.
+        max_size: the same, at most.
+        max_overlap: part of a shape that later shapes and the frame may hide.
+        max_tilt: degrees a shape may lean to either side.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
 
     num_train: int = 1600
     num_val: int = 100
-    image_size: int = 128  # pixels, both sides
+    image_size: int = 128
     seed: int = 0
     min_shapes: int = 2
     max_shapes: int = 5
-    min_size: float = 0.2  # longer side of a shape before rotation, as a part of image_size
+    min_size: float = 0.2
     max_size: float = 0.6
-    max_overlap: float = 0.3  # part of a shape that later shapes and the frame may hide
-    max_tilt: float = 20.0  # degrees a shape may lean to either side
+    max_overlap: float = 0.3
+    max_tilt: float = 20.0
 
     def __post_init__(self) -> None:
         for name, low in (
@@ -75,17 +91,34 @@ class ShapesSpec:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One drawn image; number k of `instances` is the item k - 1 of each of the tuples."""
+    """One drawn image; number k of `instances` is the item k - 1 of each of the tuples.
 
-    image: np.ndarray  # (H, W, 3) uint8, RGB
-    instances: np.ndarray  # (H, W) int32, 0 is background
-    categories: tuple[int, ...]  # 1..5, indices into CATEGORIES plus one
-    polygons: tuple[list[np.ndarray], ...]  # visible part: arrays (points, 2) of x, y
-    keypoints: tuple[np.ndarray, ...]  # (5, 3) of x, y, COCO's visibility flag; see KEYPOINTS
+    Attributes:
+        image: uint8 (H, W, 3), RGB.
+        instances: int32 (H, W), 0 is background.
+        categories: 1 to 5, indices into `CATEGORIES` plus one.
+        polygons: of the visible part, arrays (points, 2) of x, y.
+        keypoints: arrays (5, 3) of x, y and COCO's visibility flag; see `KEYPOINTS`.
+    """
+
+    image: np.ndarray
+    instances: np.ndarray
+    categories: tuple[int, ...]
+    polygons: tuple[list[np.ndarray], ...]
+    keypoints: tuple[np.ndarray, ...]
 
 
 def draw(spec: ShapesSpec, split: str, index: int) -> Sample:
-    """Draw image `index` of a split; it depends on nothing but the spec's seed and style."""
+    """Return an image of a split; it depends on nothing but the spec's seed and style.
+
+    Args:
+        spec: what to draw.
+        split: "train" or "val".
+        index: of the image, from 0, however many there are.
+
+    Raises:
+        ValueError: there is no such split.
+    """
     rng = np.random.default_rng([spec.seed, SPLITS.index(checked(split)), index])
     side = spec.image_size
     canvas = _paint(rng, (side, side), rng.uniform(0.15, 0.75, 3), contrast=0.15)

@@ -54,46 +54,54 @@ _SEMANTIC_SPLITS = {"train": "training", "val": "validation"}
 
 @dataclass(frozen=True)
 class ShapesDataset:
-    """A dataset on disk: where everything is."""
+    """A dataset on disk: where everything is.
+
+    Methods take a `split`, "train" or "val"; another one is a ValueError.
+
+    Attributes:
+        root: its folder.
+        spec: what was drawn.
+        written: False when the folder already held this dataset.
+    """
 
     root: Path
     spec: ShapesSpec
-    written: bool  # False when the folder already held this dataset
+    written: bool
 
     def images(self, split: str) -> Path:
-        """Folder of the images."""
+        """Return the folder of the images."""
         return self.root / "images" / checked(split)
 
     def instances_json(self, split: str) -> Path:
-        """COCO instances file."""
+        """Return the COCO instances file."""
         return self.root / "annotations" / f"instances_{checked(split)}.json"
 
     def keypoints_json(self, split: str) -> Path:
-        """COCO keypoints file."""
+        """Return the COCO keypoints file."""
         return self.root / "annotations" / f"keypoints_{checked(split)}.json"
 
     def panoptic_json(self, split: str) -> Path:
-        """COCO panoptic file."""
+        """Return the COCO panoptic file."""
         return self.root / "annotations" / f"panoptic_{checked(split)}.json"
 
     def panoptic_masks(self, split: str) -> Path:
-        """Folder of the panoptic PNGs."""
+        """Return the folder of the panoptic PNGs."""
         return self.root / "panoptic" / checked(split)
 
     def stuff_masks(self, split: str) -> Path:
-        """Folder of the PNGs that tell background from things."""
+        """Return the folder of the PNGs that tell background from things."""
         return self.root / "panoptic_stuff" / checked(split)
 
     def semantic_images(self, split: str) -> Path:
-        """Folder of the images in the semantic layout."""
+        """Return the folder of the images in the semantic layout."""
         return self.root / "semantic" / "images" / _SEMANTIC_SPLITS[checked(split)]
 
     def semantic_masks(self, split: str) -> Path:
-        """Folder of the label PNGs."""
+        """Return the folder of the label PNGs."""
         return self.root / "semantic" / "annotations" / _SEMANTIC_SPLITS[checked(split)]
 
     def semantic_masks_from_zero(self, split: str) -> Path:
-        """Folder of the label PNGs in detectron2's form, where the first class is 0."""
+        """Return the folder of the label PNGs in detectron2's form, where the first class is 0."""
         return self.root / "semantic" / "annotations_detectron2" / _SEMANTIC_SPLITS[checked(split)]
 
     @property
@@ -102,7 +110,7 @@ class ShapesDataset:
         return self.root / "semantic" / "objectInfo.txt"
 
     def counts(self, split: str) -> dict[str, int]:
-        """Instances per category name."""
+        """Return the instances per category name."""
         annotations = json.loads(self.instances_json(split).read_text())["annotations"]
         found = Counter(annotation["category_id"] for annotation in annotations)
         return {name: found[number] for number, name in enumerate(CATEGORIES, 1)}
@@ -110,6 +118,9 @@ class ShapesDataset:
 
 def check_drawn(root: str | Path) -> None:
     """Check that a folder holds a dataset as this version of the package draws it.
+
+    Args:
+        root: the folder.
 
     Raises:
         FileNotFoundError: there is none.
@@ -128,7 +139,19 @@ def check_drawn(root: str | Path) -> None:
 
 
 def write(root: str | Path, spec: ShapesSpec, *, overwrite: bool = False) -> ShapesDataset:
-    """Write the dataset, or find it already there; only `overwrite` replaces another one."""
+    """Write the dataset, or find it already there.
+
+    Args:
+        root: its folder, which appears when it is whole.
+        spec: what to draw.
+        overwrite: replace another shapes dataset that is there.
+
+    Returns:
+        Where everything is.
+
+    Raises:
+        ValueError: the folder holds something else, or another dataset without `overwrite`.
+    """
     root = Path(root).resolve()
     record = {**FORMAT, "spec": asdict(spec)}
     if _exists(root, record, overwrite):
@@ -181,7 +204,10 @@ def _read_record(root: Path) -> dict[str, object] | None:
 
 def _differences(found: dict[str, object], wanted: dict[str, object]) -> str:
     """Say which fields differ, for the error message."""
-    old, new = ({"version": r.get("version"), **r["spec"]} for r in (found, wanted))
+    old, new = (
+        {"version": r.get("version"), **r["spec"]}  # type: ignore[dict-item]  # read as one
+        for r in (found, wanted)
+    )
     return ", ".join(
         f"{key} is {old.get(key)} there and {new.get(key)} here"
         for key in {**new, **old}

@@ -13,7 +13,14 @@ _SIDES = (
 
 
 def trace(mask: np.ndarray) -> list[np.ndarray]:
-    """Outline a binary mask along pixel edges, as polygons without holes that cover it exactly."""
+    """Return outlines of a binary mask along pixel edges, without holes, that cover it exactly.
+
+    Args:
+        mask: bool or integers (H, W), what is not 0 is in it.
+
+    Returns:
+        Polygons, arrays (points, 2) of x, y.
+    """
     loops = _boundary_loops(mask.astype(bool))
     hole = next((loop for loop in loops if _signed_area(loop) < 0), None)
     if hole is None:

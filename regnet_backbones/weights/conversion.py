@@ -71,7 +71,7 @@ class Conversion:
         return "\n".join(lines + [f"{name:{width}}  dropped" for name in self.dropped])
 
     def summary(self) -> str:
-        """Say in a few lines what is converted, what is not, and under which licence."""
+        """Return in a few lines what is converted, what is not, and under which licence."""
         theirs, ours = self.channel_order
         flip = f"flipped from {theirs}" if theirs != ours else "kept"
         kept = len(self.state) - len(self.pairs)
@@ -110,6 +110,9 @@ def convert_file(
         into: instead of `to`: a checkpoint of a model, whose network is replaced.
         channel_order: of the images that the weights saw, None for that of their dialect.
         prefix: which network of the source to take where it holds several.
+
+    Returns:
+        The conversion, written or not.
 
     Raises:
         ValueError: no or both of `to` and `into`, an unknown form, entries that it has no name for,

@@ -173,6 +173,9 @@ def convert(
         channel_order: of the images that the weights saw, where it is not the source dialect's own
             (VISSL has classifiers that say BGR in their file name).
 
+    Returns:
+        The tensors by their new names.
+
     Raises:
         ValueError: a dialect is unknown, the names are another dialect's, or some of them belong to
             no part of the table or to one that `target` has not; all are counted, some listed.

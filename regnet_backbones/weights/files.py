@@ -47,6 +47,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Args:
         path: a file of torch's, a safetensors file or a pickle of numpy arrays.
 
+    Returns:
+        The state dict, where in the file it lay, and what else there is.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, is something else, would run code, or holds no state dict.

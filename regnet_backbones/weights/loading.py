@@ -108,6 +108,9 @@ def load(
             pycls and detectron2's own RegNet, RGB for all others). A model for BGR images needs it.
         prefix: which RegNet of the file to take where it holds several, such as "teacher.".
 
+    Returns:
+        What was loaded, what was left out, and under which licence the weights are.
+
     Raises:
         ValueError: the weights are of another network, entries are missing, unknown, of another
             shape or not finite, or the file cannot be read.

@@ -95,6 +95,9 @@ def find_source(source: str | Path) -> Source:
 def local_file(source: Source) -> Path:
     """Return the file of a source on this machine, after a download if need be.
 
+    Args:
+        source: of `find_source`.
+
     Raises:
         FileNotFoundError: a path names no file.
         OSError: the download failed; the message says which file it was, where it can be put by

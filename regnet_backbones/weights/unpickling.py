@@ -322,5 +322,6 @@ def _plain(value: object, done: dict[int, object]) -> object:
         if isinstance(value, dict):
             done[id(value)] = {key: _plain(item, done) for key, item in dict.items(value)}
         else:
-            done[id(value)] = type(value)([_plain(item, done) for item in value])
+            items = [_plain(item, done) for item in value]
+            done[id(value)] = type(value)(items)  # type: ignore[call-arg]  # a list or tuple
     return done[id(value)]

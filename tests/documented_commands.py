@@ -1,0 +1,201 @@
+"""Whether a command that a document shows can be given: by the very parser of its tool.
+
+A command of which nothing is known here is an error, so that none goes unchecked.
+"""
+
+import contextlib
+import functools
+import io
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from detectron2.config import LazyConfig, get_cfg
+from detectron2.engine import default_argument_parser
+from documents import ROOT
+from load_tool import load_tool
+from packaging.requirements import Requirement
+from torch.distributed.run import get_args_parser
+
+from regnet_backbones import zoo
+from regnet_backbones.benchmark.command import benchmark_parser
+from regnet_backbones.design_tool.command import design_parser
+from regnet_backbones.detection.config import read_config
+from regnet_backbones.detection.run import argument_parser
+from regnet_backbones.inference.arguments import evaluate_parser, predict_parser
+from regnet_backbones.inference.export import export_parser
+from regnet_backbones.report.command import report_parser
+from regnet_backbones.weights.sources import find_source, is_name
+
+PARSERS = {
+    "benchmark": benchmark_parser,
+    "design": design_parser,
+    "evaluate": evaluate_parser,
+    "export": export_parser,
+    "predict": predict_parser,
+    "report": report_parser,
+    "train_net": argument_parser,
+}
+
+# Of which the parser is in the tool itself.
+WITH_PARSER = ("check_compatibility", "convert_weights", "make_shapes", "prepare_ade20k")
+
+# Detectron2's own, which take the options of its `default_argument_parser`.
+DETECTRON2S = ("train_net.py", "lazyconfig_train_net.py")
+
+VARIABLES = {"DETECTRON2_ENV_MODULE", "DETECTRON2_DATASETS", "REGNET_BACKBONES_DETECTRON2"}
+
+# Folders of the repository; a path below one of them is there, unless it is written.
+FOLDERS = ("configs", "docs", "regnet_backbones", "requirements", "tests", "tools")
+WRITING = ("--output", "--write", "--picture", "--wheel-dir")
+
+
+def check(command, segmenter_parser):
+    """Raise for a command that could not be given.
+
+    Args:
+        command: a line, as it is shown.
+        segmenter_parser: of `tools/train_semseg.py`, see `conftest.py`.
+    """
+    words = shlex.split(command, comments=True)
+    while re.match(r"[A-Z][A-Z0-9_]*=", words[0]):
+        name = words.pop(0).partition("=")[0]
+        assert name in VARIABLES, f"unknown variable {name}: {command}"
+    check_paths(words)
+    with parsed(command):
+        known = (
+            check_pip(words)
+            or check_make(words)
+            or check_torchrun(words, segmenter_parser)
+            or check_tool(words, segmenter_parser)
+            or check_detectron2s(words)
+        )
+    assert known, f"no parser is known for: {command}"
+
+
+def check_paths(words):
+    """Raise for a path of the repository that is not there."""
+    for before, word in zip(["", *words], words, strict=False):
+        inside = word.split("/")[0] in FOLDERS and "/" in word
+        assert before in WRITING or not inside or (ROOT / word).exists(), f"there is no {word}"
+
+
+@contextlib.contextmanager
+def parsed(command):
+    """Turn the exit of a parser into an error that has its words."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    except SystemExit as error:
+        raise AssertionError(f"{command}: {said.getvalue()}") from error
+
+
+def check_pip(words):
+    if words[0] != "pip":
+        return False
+    # In a process of its own: pip imports distutils, which setuptools cannot replace any more then.
+    code = (
+        "import sys; from pip._internal.commands import create_command; "
+        "options, given = create_command(sys.argv[1]).parse_args(sys.argv[2:]); "
+        "assert given or options.requirements; print(*given, sep='\\n')"
+    )
+    parsed = subprocess.run(
+        [sys.executable, "-c", code, *words[1:]], capture_output=True, text=True, check=False
+    )
+    assert parsed.returncode == 0, parsed.stderr
+    requirements = parsed.stdout.split()
+    extras = set(_project()["optional-dependencies"])
+    for text in requirements:
+        named = re.sub(r"^\.", _project()["name"], text)
+        requirement = Requirement(named)
+        if requirement.name == _project()["name"]:
+            assert requirement.extras <= extras, f"no such extra: {text}"
+    return True
+
+
+@functools.cache
+def _project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def check_make(words):
+    if words[0] != "make":
+        return False
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert words[1:]
+    assert set(words[1:]) <= set(targets), f"no such target: {' '.join(words)}"
+    return True
+
+
+def check_torchrun(words, segmenter_parser):
+    if words[0] != "torchrun":
+        return False
+    args = get_args_parser().parse_args(words[1:])
+    command = ["python", args.training_script, *args.training_script_args]
+    return check_tool(command, segmenter_parser)
+
+
+def check_tool(words, segmenter_parser):
+    """Check a command of one of our tools; False for another one."""
+    match = re.fullmatch(r"tools/(\w+)\.py", words[1]) if words[0] == "python" else None
+    if match is None:
+        return False
+    tool, argv = match[1], words[2:]
+    if tool == "train_semseg":
+        check_segmenter(argv, segmenter_parser)
+    elif tool in WITH_PARSER:
+        check_sources(load_tool(tool)._parser().parse_args(argv))
+    else:
+        args = PARSERS[tool]("").parse_args(argv)
+        if tool == "train_net":
+            check_config(args)
+        check_names(args)
+    return True
+
+
+def check_config(args):
+    """Read a config of the repository, or one's own as far as the command line tells of it."""
+    if Path(args.config_file).parts[0] == "configs":
+        read_config(ROOT / args.config_file, args.opts)
+    else:
+        assert "/" not in args.config_file
+        get_cfg().merge_from_list(args.opts)
+
+
+def check_segmenter(argv, segmenter_parser):
+    index = argv.index("--config") + 1
+    assert Path(argv[index]).parts[0] == "configs"
+    segmenter_parser.parse_args([*argv[:index], str(ROOT / argv[index]), *argv[index + 1 :]])
+
+
+def check_names(args):
+    """Raise for a name of a network that is none: networks to measure, and to export."""
+    reference = getattr(args, "reference", None)
+    names = [*getattr(args, "variants", ()), getattr(args, "model", "")]
+    names += reference if isinstance(reference, list) else []  # of a search, not of a table's row
+    for name in names:
+        if name.startswith("regnet"):
+            zoo.get(name)
+
+
+def check_sources(args):
+    """Raise for published weights that do not exist."""
+    source = getattr(args, "source", "")
+    if is_name(source):
+        find_source(source)
+
+
+def check_detectron2s(words):
+    """Check a command of detectron2's own tools; False for another one."""
+    if words[0] != "python" or words[1] not in DETECTRON2S:
+        return False
+    args = default_argument_parser().parse_args(words[2:])
+    if args.config_file.endswith(".py"):
+        assert "model" in LazyConfig.load(str(ROOT / args.config_file))
+    else:
+        check_config(args)
+    return True
