@@ -56,3 +56,15 @@ def test_a_part_at_a_size_of_ones_own(capsys):
     # Four times those at 224, without the classifier of 368 * 1000 weights.
     flops = 4 * (199_040_872 - 369_000) / 1e9
     assert float(rows["regnetx_002"][4]) == pytest.approx(flops, abs=0.051)
+
+
+def test_the_readmes_rows_are_those_of_the_document():
+    documented = cells((ROOT / "docs" / "variants.md").read_text())
+    shown = {
+        n: row for n, row in cells((ROOT / "README.md").read_text()).items() if n in documented
+    }
+    assert len(shown) >= 12
+    for name, row in shown.items():
+        in_the_paper = 1
+        expected = documented[name]
+        assert row == expected[:in_the_paper] + expected[in_the_paper + 1 :], name
