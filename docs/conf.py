@@ -13,7 +13,7 @@ release = regnet_backbones.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
-html_title = "regnet_backbones"
+html_title = "RegNet backbones"
 html_copy_source = False
 html_show_copyright = False
 
