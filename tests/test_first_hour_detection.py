@@ -1,6 +1,7 @@
 """What a newcomer gets wrong with a detector: each ends in a line of docs/troubleshooting.md."""
 
 import errno
+import json
 import os
 
 import pytest
@@ -281,7 +282,30 @@ def goes_on_from(main, dataset, output, *, done):
 )
 def test_a_run_does_not_go_on_as_another(line, finished, overrides, said):
     settings = {"SOLVER.MAX_ITER": "4", "OUTPUT_DIR": str(finished)} | overrides
+    config = (finished / "config.yaml").read_text()
     assert said in line("--resume", **settings)
+    assert (finished / "config.yaml").read_text() == config
+
+
+def test_a_run_goes_on_with_another_config_and_says_what_is_other(main, dataset, finished, caplog):
+    rates = learning_rates(finished)
+    settings = {"SOLVER.MAX_ITER": "5", "SOLVER.BASE_LR": "0.5", "TEST.EVAL_PERIOD": "7"}
+    assert main(arguments(dataset, finished, "--resume", **settings)) == 0
+    (said,) = [r.getMessage() for r in caplog.records if "another config" in r.getMessage()]
+    assert said.endswith(
+        "config.yaml': SOLVER.BASE_LR was 0.0015 and is 0.5 (no effect: the checkpoint's goes on); "
+        "SOLVER.MAX_ITER was 3 and is 5. Give what it was to go on exactly, or another OUTPUT_DIR "
+        "to start anew"
+    )
+    assert max(learning_rates(finished)) < 0.01 > max(rates)
+    caplog.clear()
+    assert main(arguments(dataset, finished, "--resume", **settings)) == 0
+    assert "another config" not in caplog.text
+
+
+def learning_rates(output):
+    lines = (output / "metrics.json").read_text().splitlines()
+    return [json.loads(text)["lr"] for text in lines if '"lr"' in text]
 
 
 def test_a_checkpoint_of_another_model_is_not_evaluated(line, finished):

@@ -1,7 +1,7 @@
 """Reading the config of a run."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -71,6 +71,30 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     return cfg
 
 
+def values_by_key(node: CfgNode, prefix: str = "") -> dict[str, object]:
+    """Return the values of a config by the full names of their keys.
+
+    Args:
+        node: a config, or a part of one.
+        prefix: of the names, with the dot at its end.
+
+    Returns:
+        The values; tuples as lists, which are all that a YAML file knows.
+    """
+    found: dict[str, object] = {}
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            found |= values_by_key(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = _listed(value)
+    return found
+
+
+def _listed(value: object) -> object:
+    """Return a value with lists in the place of tuples, inside of others too."""
+    return [_listed(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
 def _check_pairs(overrides: Sequence[str]) -> None:
     """Raise ValueError where keys and values do not take turns."""
     joined = [text for text in overrides[::2] if "=" in text]
@@ -94,13 +118,11 @@ def _reworded(text: str) -> str:
 def _meant(cfg: CfgNode, text: str) -> str:
     """Suggest keys that are written like the one that a text ends with."""
     key = text.rpartition(": ")[2]
-    close = get_close_matches(key, list(_keys(cfg)), n=2)
+    close = get_close_matches(key, _keys(cfg), n=2)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    """Yield all keys of a config, those of nodes too."""
-    for key, value in node.items():
-        yield prefix + key
-        if isinstance(value, CfgNode):
-            yield from _keys(value, f"{prefix}{key}.")
+def _keys(cfg: CfgNode) -> list[str]:
+    """Return all keys of a config, those of nodes too."""
+    parts = [key.split(".") for key in values_by_key(cfg)]
+    return list(dict.fromkeys(".".join(p[:n]) for p in parts for n in range(1, len(p) + 1)))

@@ -33,9 +33,11 @@ from regnet_backbones.detection.processes import (
     started_by_torchrun,
 )
 from regnet_backbones.detection.results import results_tables
+from regnet_backbones.detection.resumed_config import kept_if_refused, warn_of_changes
 from regnet_backbones.detection.training.mappers import SEGMENTER
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.failures import reported
+from regnet_backbones.inference.trained import CONFIG_NAME
 from regnet_backbones.output_folders import check_output_folder
 from regnet_backbones.weights.sources import is_name
 
@@ -100,6 +102,8 @@ def launch_run(args: argparse.Namespace) -> int:
         report = _check_data(args, cfg)
         if not (args.check_data or report.has_errors):
             found.append(cfg)
+            if _resumes(args, cfg) and not args.eval_only and is_first_process():
+                warn_of_changes(cfg, Path(cfg.OUTPUT_DIR) / CONFIG_NAME)
         return 2 if report.has_errors else 0
 
     status = reported(prepare, quiet=not is_first_process())
@@ -119,19 +123,22 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
     if args.train_json:  # known to the process that checked the files, not to those it started
         register_splits(args.train_json, args.train_images, args.val_json, args.val_images)
     import_projects(cfg)  # for processes of their own
-    default_setup(cfg, args)
-    share_log()
-    share_cores(cfg)
+    with kept_if_refused(Path(cfg.OUTPUT_DIR) / CONFIG_NAME):
+        default_setup(cfg, args)
+        share_log()
+        share_cores(cfg)
+        if args.eval_only:
+            model = DefaultTrainer.build_model(cfg)  # ours is optimized for training
+            checkpointer = WholeCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        else:
+            trainer = Trainer(cfg)
+            trainer.resume_or_load(resume=args.resume)
     if args.eval_only:
-        model = DefaultTrainer.build_model(cfg)  # ours is optimized for training
-        checkpointer = WholeCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, optimize_detector(cfg, model))
         if comm.is_main_process():
             verify_results(cfg, results)
     else:
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
         results = trainer.train()
     if comm.is_main_process():
         print(summarize(cfg, results))

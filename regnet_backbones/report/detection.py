@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog
 from regnet_backbones.adapters.detectron2 import BUILDERS
 from regnet_backbones.adapters.detectron2_config import regnet_node
 from regnet_backbones.adapters.detectron2_network import network_of
-from regnet_backbones.detection.config import read_config
+from regnet_backbones.detection.config import read_config, values_by_key
 from regnet_backbones.detection.data import TRAIN_NAME, VAL_NAME, CocoSplit, register_split
 from regnet_backbones.detection.evaluation import check_own_data
 from regnet_backbones.detection.trained import load_config
@@ -100,7 +100,7 @@ def read_detector(
 
 def changed_settings(cfg: CfgNode, defaults: CfgNode) -> tuple[Setting, ...]:
     """List the keys of a config that differ from defaults, or are not among them."""
-    ours, theirs = _flat(cfg), _flat(defaults)
+    ours, theirs = values_by_key(cfg), values_by_key(defaults)
     return tuple(
         Setting(key, str(value), str(theirs.get(key, "not a key")))
         for key, value in ours.items()
@@ -131,18 +131,6 @@ def results_tables(results: Results) -> tuple[tuple[Table, ...], Table | None]:
 
 
 _NO_VALUE = object()
-
-
-def _flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
-    """Return the values of a config by the full names of their keys."""
-    found = {}
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            # A YAML file knows lists only, and the code's defaults have tuples.
-            found[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return found
 
 
 def _config(cfg: CfgNode, config_file: Path) -> Config:
