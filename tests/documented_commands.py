@@ -67,7 +67,8 @@ def check(command, segmenter_parser):
     check_paths(words)
     with parsed(command):
         known = (
-            check_pip(words)
+            words == ["source", ".venv/bin/activate"]
+            or check_pip(words)
             or check_make(words)
             or check_torchrun(words, segmenter_parser)
             or check_tool(words, segmenter_parser)

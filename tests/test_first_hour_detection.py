@@ -257,7 +257,10 @@ def test_ctrl_c_says_where_it_was(line, main, dataset, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "run_step", run_step)
         found = line(status=130)
-    assert found == "interrupted at iteration 1; --resume goes on from the last checkpoint"
+    assert found == (
+        "interrupted at iteration 1; --resume goes on from the last checkpoint, if there is one "
+        "yet (SOLVER.CHECKPOINT_PERIOD 1)"
+    )
     goes_on_from(main, dataset, tmp_path / "out", done=1)
 
 
@@ -301,6 +304,25 @@ def test_a_run_goes_on_with_another_config_and_says_what_is_other(main, dataset,
     caplog.clear()
     assert main(arguments(dataset, finished, "--resume", **settings)) == 0
     assert "another config" not in caplog.text
+
+
+def test_a_new_run_in_the_folder_of_another_is_not_resumed_as_that(main, dataset, tmp_path, caplog):
+    output = tmp_path / "out"
+    assert main(arguments(dataset, output, SOLVER__MAX_ITER="1")) == 0
+    assert (output / "last_checkpoint").read_text() == "model_final.pth"
+
+    def stop(self):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "run_step", stop)
+        assert main(arguments(dataset, output)) == 130
+    (said,) = [r.getMessage() for r in caplog.records if "earlier run" in r.getMessage()]
+    assert said.startswith(f"'{output}' has an earlier run in it (model_final.pth), whose files")
+    assert not (output / "last_checkpoint").exists()
+    assert (output / "model_final.pth").is_file()
+    assert main(arguments(dataset, output, "--resume")) == 0
+    assert "Starting training from iteration 0" in (output / "log.txt").read_text()
 
 
 def learning_rates(output):

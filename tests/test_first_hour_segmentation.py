@@ -219,6 +219,15 @@ def test_a_run_with_nothing_to_resume_begins(data, tmp_path, caplog):
     assert "last.ckpt' to go on from; the training begins" in caplog.text
 
 
+def test_a_new_run_in_the_folder_of_another_keeps_its_last_checkpoint(data, run_folder, caplog):
+    folder = run_folder / "checkpoints"
+    before = (folder / "last.ckpt").read_bytes()
+    assert run("train_semseg", *training(data, run_folder, 1)) == 0
+    assert f"'{run_folder}' has an earlier run in it" in caplog.text
+    assert (folder / "last_of_earlier_run.ckpt").read_bytes() == before
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 1
+
+
 def fail_at(step, fail, monkeypatch):
     """Let a training fail at a step."""
     stock = Segmenter.training_step

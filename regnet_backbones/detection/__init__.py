@@ -1,10 +1,15 @@
 """Training and using detectron2's models: data and its checks, training, evaluation, prediction."""
 
+import warnings
 from importlib.util import find_spec
 
 if find_spec("detectron2") is None:
     raise ModuleNotFoundError(
-        "detectron2 is not installed; `make install` installs it, and the README says how to do so "
-        "in another environment (section 'Detectron2 on today's libraries')",
+        "detectron2 is not installed; `make install` installs it, and docs/install.md says how to "
+        "do so in another environment",
         name="detectron2",
     )
+
+# What these say is for the authors of detectron2.
+warnings.filterwarnings("ignore", message="`torch.jit.script", category=FutureWarning)
+warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)

@@ -26,17 +26,18 @@ def hints_of(cfg: "CfgNode") -> dict[Cause, str]:
         smaller.append("set MODEL.REGNET.GRAD_CHECKPOINT True")
     if not solver.AMP.ENABLED and cfg.MODEL.DEVICE != "cpu":
         smaller.append("set SOLVER.AMP.ENABLED True")
+    go_on = f"{GO_ON}, if there is one yet (SOLVER.CHECKPOINT_PERIOD {solver.CHECKPOINT_PERIOD})"
     fewer = f"lower DATALOADER.NUM_WORKERS (now {workers})"
     return {
-        Cause.INTERRUPTED: GO_ON,
-        Cause.OUT_OF_MEMORY: f"{', or '.join(smaller)}; {GO_ON}",
+        Cause.INTERRUPTED: go_on,
+        Cause.OUT_OF_MEMORY: f"{', or '.join(smaller)}; {go_on}",
         Cause.SHARED_MEMORY: f"{fewer}, or give /dev/shm more space (docker run --shm-size 8g)",
-        Cause.DISK_FULL: f"make space for OUTPUT_DIR '{cfg.OUTPUT_DIR}'; {GO_ON}",
+        Cause.DISK_FULL: f"make space for OUTPUT_DIR '{cfg.OUTPUT_DIR}'; {go_on}",
         Cause.NOT_WRITABLE: f"choose another OUTPUT_DIR than '{cfg.OUTPUT_DIR}'",
         Cause.TOO_MANY_FILES: f"{fewer}, or raise the limit with `ulimit -n 65536`",
-        Cause.WORKER_KILLED: f"it is mostly the lack of memory that kills one: {fewer}; {GO_ON}",
+        Cause.WORKER_KILLED: f"it is mostly the lack of memory that kills one: {fewer}; {go_on}",
         Cause.PROCESS_KILLED: "it is mostly the lack of memory that kills one: "
-        f"{fewer}, or {smaller[0]}; {GO_ON}",
+        f"{fewer}, or {smaller[0]}; {go_on}",
         Cause.PORT_IN_USE: "give another --dist-url tcp://HOST:PORT, or 'auto' on one machine",
         Cause.NO_CONNECTION: "all machines need the same --dist-url, the address of the first "
         "one, and the run there to be started",

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from regnet_backbones.detection.config_checks import check_config, check_dataset
 from regnet_backbones.detection.data import read_coco_split, register_splits, use_coco_splits
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.data_checks.defects import Report
+from regnet_backbones.detection.earlier_run import begin_anew, kept_if_refused, warn_of_changes
 from regnet_backbones.detection.evaluators import check_evaluators
 from regnet_backbones.detection.hints import hints_of
 from regnet_backbones.detection.optimization import check_optimization, optimize_detector
@@ -33,7 +35,6 @@ from regnet_backbones.detection.processes import (
     started_by_torchrun,
 )
 from regnet_backbones.detection.results import results_tables
-from regnet_backbones.detection.resumed_config import kept_if_refused, warn_of_changes
 from regnet_backbones.detection.training.mappers import SEGMENTER
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.failures import reported
@@ -139,9 +140,13 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
         if comm.is_main_process():
             verify_results(cfg, results)
     else:
+        if not args.resume and comm.is_main_process():
+            begin_anew(Path(cfg.OUTPUT_DIR))
         results = trainer.train()
     if comm.is_main_process():
         print(summarize(cfg, results))
+        if not args.eval_only:
+            print(f"all of it on one page: {report_command_line(args, cfg)}")
     return results
 
 
@@ -162,7 +167,11 @@ def build_config(args: argparse.Namespace) -> CfgNode:
         check_weights(cfg)
     _use_own_datasets(cfg, args)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("there is no GPU: MODEL.DEVICE is cpu instead of %s", cfg.MODEL.DEVICE)
+        logger.warning(
+            "there is no GPU: MODEL.DEVICE is cpu instead of %s; networks that train on one in "
+            "minutes are in configs/detectron2/quick",
+            cfg.MODEL.DEVICE,
+        )
         cfg.MODEL.DEVICE = "cpu"
     processes = args.num_gpus * args.num_machines
     if started_by_torchrun():
@@ -192,6 +201,14 @@ def summarize(cfg: CfgNode, results: dict) -> str:
     """Format results as tables, and say where checkpoints and pictures are."""
     tables = results_tables(cfg, results)
     return f"{tables}\nconfig, metrics and checkpoints: {cfg.OUTPUT_DIR}"
+
+
+def report_command_line(args: argparse.Namespace, cfg: CfgNode) -> str:
+    """Return the command that writes the page of a run."""
+    words = ["python", "tools/report.py", cfg.OUTPUT_DIR]
+    if args.val_json:
+        words += ["--val-json", args.val_json, "--val-images", args.val_images]
+    return shlex.join(words)
 
 
 def share_log() -> None:

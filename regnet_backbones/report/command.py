@@ -1,6 +1,7 @@
 """The command line of `tools/report.py`."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,6 +81,8 @@ def _report(args: argparse.Namespace) -> int:
         raise ValueError(f"--output '{output}' is a folder; give a file, such as {PAGE_NAME}")
     report = _read_detector(args, run) if run.kind == "detector" else _read_segmenter(args, run)
     _write(output, report)
+    for line in report.missing:
+        print(f"missing: {line}", file=sys.stderr)
     print(f"report: {output}")
     return 0
 

@@ -27,7 +27,7 @@ from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.options import option_error
 from regnet_backbones.semseg.resuming import RightEpoch
 
-LAST = "last.ckpt"
+LAST, EARLIER = "last.ckpt", "last_of_earlier_run.ckpt"
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +181,14 @@ def _train(cli: SegmentationCLI) -> None:
         check_continuation(last, cli.model, max_steps=trainer.max_steps)
     elif cli.config.resume and trainer.is_global_zero:
         logger.warning("there is no '%s' to go on from; the training begins", last)
+    elif last.is_file() and trainer.is_global_zero:
+        # A resumption would take it for this run's, until this run has written one.
+        aside = last.replace(last.with_name(EARLIER))
+        logger.warning(
+            "'%s' has an earlier run in it, whose files will be overwritten: this is a new one; "
+            "the last checkpoint of the other is '%s' now; another --output keeps both",
+            *(output, aside),
+        )
     start = time.monotonic()
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if resumes else None)

@@ -17,7 +17,8 @@ INCOMPLETE_IMAGE = error(
 INCOMPLETE_CATEGORY = error("a category has no id or name", "give both")
 IMAGE_MISSING = error(
     "an image is not on the disk",
-    "put it there or remove it from the json: a 'file_name' is relative to the image folder",
+    "put it there or remove it from the json: a 'file_name' is relative to the image folder "
+    "(--train-images, --val-images)",
 )
 IMAGE_TWICE = error(
     "an id of images is given twice",

@@ -1,4 +1,4 @@
-"""A run that is resumed with another config: what is said about the difference."""
+"""A folder that has a run in it: which is resumed with another config, or begun anew."""
 
 import logging
 from collections.abc import Iterator
@@ -49,6 +49,24 @@ def kept_if_refused(config_file: Path) -> Iterator[None]:
         if before is not None:
             write_whole(config_file, lambda file: file.write(before))
         raise
+
+
+def begin_anew(folder: Path) -> None:
+    """Forget which checkpoint was the last of an earlier run, and say so.
+
+    A resumption would take it for this run's, until this run has written one.
+
+    Args:
+        folder: of a run that is not resumed.
+    """
+    last = folder / "last_checkpoint"
+    if last.is_file():
+        logger.warning(
+            "'%s' has an earlier run in it (%s), whose files will be overwritten: this is a new "
+            "one, and --resume will not go on with the other; another OUTPUT_DIR keeps both",
+            *(folder, last.read_text()),
+        )
+        last.unlink()
 
 
 def warn_of_changes(cfg: CfgNode, config_file: Path) -> None:
