@@ -228,6 +228,24 @@ def test_a_new_run_in_the_folder_of_another_keeps_its_last_checkpoint(data, run_
     assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 1
 
 
+@pytest.mark.parametrize(
+    ("native", "precision", "warns"),
+    [
+        (False, "16-mixed", True),
+        (False, "bf16-mixed", True),
+        (True, "bf16-mixed", False),
+        (False, "32-true", False),
+    ],
+)
+def test_emulated_precision_is_warned_of(
+    data, tmp_path, caplog, monkeypatch, native, precision, warns
+):
+    monkeypatch.setattr("regnet_backbones.semseg.run.has_native", lambda dtype: native)
+    options = ["--trainer.precision", precision]
+    assert run("train_semseg", *training(data, tmp_path, 1, *options)) == 0
+    assert ("emulates --trainer.precision" in caplog.text) == warns
+
+
 def fail_at(step, fail, monkeypatch):
     """Let a training fail at a step."""
     stock = Segmenter.training_step

@@ -5,12 +5,16 @@ import random
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
 from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
-from regnet_backbones.semseg.resuming import ResumableLoader, ResumableSampler, RightEpoch
+from regnet_backbones.semseg.resuming import (
+    LastCheckpoint,
+    ResumableLoader,
+    ResumableSampler,
+    RightEpoch,
+)
 
 IMAGES, BATCH, BATCHES = 13, 2, 6
 VALIDATE_EVERY, STEPS = 5, 31
@@ -150,25 +154,17 @@ class BreakingOff(AtomicCheckpointIO):
             raise BrokenOffError
 
 
-def train(folder, breaks_after=-1):
-    """Train to the end, or until a number of checkpoints is written; return what was recorded.
-
-    Checkpoints are written after every step, and after every validation.
-    """
+def train(folder, breaks_after=-1, every=1):
+    """Train to the end, or until a number of checkpoints is written; return what was recorded."""
     model = Recorder()
-    saves = [
-        ModelCheckpoint(
-            folder, save_top_k=0, save_last=True, enable_version_counter=False, **moments
-        )
-        for moments in ({"every_n_train_steps": 1}, {})
-    ]
     trainer = Trainer(
         accelerator="cpu",
         max_steps=STEPS,
         val_check_interval=VALIDATE_EVERY,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        callbacks=[*saves, RightEpoch()],
+        callbacks=[LastCheckpoint(folder / "last.ckpt", every=every), RightEpoch()],
+        enable_checkpointing=False,
         plugins=[BreakingOff(breaks_after)],
         logger=False,
         enable_progress_bar=False,
@@ -213,6 +209,16 @@ def test_a_run_broken_off_again_and_again_has_what_an_unbroken_one_has(chain, un
     assert had == unbroken[0]
     assert validated == sorted(set(validated))
     assert set(unbroken[1]) - set(validated) <= broken_at
+
+
+def test_the_last_checkpoint_is_that_of_the_last_validation_and_then_of_the_end(tmp_path):
+    last = tmp_path / "last.ckpt"
+    for validations in range(1, 7):
+        with pytest.raises(BrokenOffError):
+            train(tmp_path, breaks_after=1, every=1000)
+        assert torch.load(last, weights_only=True)["global_step"] == validations * VALIDATE_EVERY
+    train(tmp_path, every=1000)
+    assert torch.load(last, weights_only=True)["global_step"] == STEPS
 
 
 def test_another_sampler_is_left_alone(tmp_path):

@@ -9,8 +9,10 @@ import logging
 import os
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -92,6 +94,44 @@ class ResumableLoader(DataLoader):
         self.sampler.seed = state["seed"]
         self._batches = state["batches"] if before == now else 0
         self.sampler.go_on(state["epoch"], self._batches * self.batch_size)
+
+
+class LastCheckpoint(Callback):
+    """Write the last checkpoint: every so many steps, after every validation, and at the end.
+
+    Lightning's `ModelCheckpoint(save_last=True)` writes it where it saves another one only, which
+    for the best one is when a validation was better than all before.
+
+    Args:
+        path: of the checkpoint.
+        every: steps between two writings.
+    """
+
+    def __init__(self, path: Path, *, every: int):
+        self.path = path
+        self.every = every
+        self._written_at = 0  # steps
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, _: int
+    ) -> None:
+        """Write it, if it is time; steps that accumulate gradients are one."""
+        if trainer.global_step % self.every == 0 and trainer.global_step != self._written_at:
+            self._write(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it, so that the validation is not repeated in a resumed run."""
+        if not trainer.sanity_checking and trainer.state.fn == TrainerFn.FITTING:
+            self._write(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it, if it is not of the last step."""
+        if trainer.global_step != self._written_at:
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self._written_at = trainer.global_step
 
 
 class RightEpoch(Callback):

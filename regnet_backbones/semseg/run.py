@@ -1,6 +1,7 @@
 """A training run of a segmenter, as `tools/train_semseg.py` starts it, on LightningCLI."""
 
 import logging
+import shlex
 import sys
 import time
 from argparse import ArgumentError
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -18,6 +20,7 @@ from tabulate import tabulate
 
 from regnet_backbones.failures import reported
 from regnet_backbones.inference.optimization import show_reports
+from regnet_backbones.optimize.precision import has_native
 from regnet_backbones.output_folders import check_output_folder
 from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
 from regnet_backbones.semseg.continuation import check_continuation
@@ -25,7 +28,7 @@ from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.failures import hints_of, reworded
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.options import option_error
-from regnet_backbones.semseg.resuming import RightEpoch
+from regnet_backbones.semseg.resuming import LastCheckpoint, RightEpoch
 
 LAST, EARLIER = "last.ckpt", "last_of_earlier_run.ckpt"
 
@@ -62,7 +65,6 @@ class SegmentationCLI(LightningCLI):
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "best",
                 "checkpoint.enable_version_counter": False,
-                "checkpoint.save_last": True,
             }
         )
         parser.link_arguments("output", "checkpoint.dirpath", compute_fn=_checkpoints)
@@ -113,15 +115,9 @@ class SegmentationCLI(LightningCLI):
         if isinstance(interval, int) and 0 < steps < interval:
             kwargs["val_check_interval"] = steps
         trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks.append(
-            ModelCheckpoint(
-                _checkpoints(output),
-                save_top_k=0,
-                save_last=True,
-                every_n_train_steps=self._get(self.config_init, "save_every"),
-                enable_version_counter=False,
-            )
-        )
+        every = self._get(self.config_init, "save_every")
+        # After the one that keeps the best, whose state it has.
+        trainer.callbacks.append(LastCheckpoint(_checkpoints(output) / LAST, every=every))
         trainer.callbacks.append(RightEpoch())
         if trainer.logger is not None:
             trainer.callbacks.append(LearningRateMonitor(logging_interval="step"))
@@ -189,6 +185,8 @@ def _train(cli: SegmentationCLI) -> None:
             "the last checkpoint of the other is '%s' now; another --output keeps both",
             *(output, aside),
         )
+    if trainer.is_global_zero:
+        _warn_of_emulation(trainer)
     start = time.monotonic()
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if resumes else None)
@@ -202,15 +200,27 @@ def _train(cli: SegmentationCLI) -> None:
         print(f"time, validations included: {took}")
 
 
+def _warn_of_emulation(trainer: Trainer) -> None:
+    """Warn of mixed precision on a CPU that computes it slower than float32."""
+    mixed = str(trainer.precision).endswith("-mixed") or str(trainer.precision).startswith("bf16")
+    if mixed and trainer.strategy.root_device.type == "cpu" and not has_native(torch.bfloat16):
+        logger.warning(
+            "this CPU has no bfloat16 instructions and emulates --trainer.precision %s, which "
+            "takes many times as long as --trainer.precision 32-true",
+            trainer.precision,
+        )
+
+
 def summarize(trainer: Trainer, output: str | Path) -> str:
     """Format the last validation as a table, and say where checkpoints and pictures are."""
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
     rows = [[name.removeprefix("val/"), value] for name, value in metrics.items()]
     return "\n".join(
         [
-            tabulate(rows, headers=("validation", "value"), floatfmt=".4f"),
+            tabulate(rows, headers=("last validation", "value"), floatfmt=".4f"),
             f"best checkpoint: {trainer.checkpoint_callback.best_model_path or 'none'}",
             f"config, logs, checkpoints and pictures: {output}",
+            f"all of it on one page: {shlex.join(['python', 'tools/report.py', str(output)])}",
         ]
     )
 
