@@ -189,7 +189,7 @@ def test_weights_that_cannot_be_had_or_used_stop_it_first(
     monkeypatch.setattr(Trainer, "build_model", None)  # building one would be a TypeError
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     config = str(config_path("detectron2/quick/mask_rcnn_regnetx_002_fpn.yaml"))
-    assert main(["--config-file", config, *overrides]) == 2
+    assert main(["--config-file", config, "--skip-data-check", *overrides]) == 2
     assert message in capsys.readouterr().err
 
 

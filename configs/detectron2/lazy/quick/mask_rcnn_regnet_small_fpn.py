@@ -50,7 +50,7 @@ train.update(
     seed=0,
     device="cuda" if torch.cuda.is_available() else "cpu",
 )
-train.checkpointer.period = 500
+train.checkpointer.period = 100
 
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.0),
