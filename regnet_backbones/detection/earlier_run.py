@@ -78,7 +78,7 @@ def warn_of_changes(cfg: CfgNode, config_file: Path) -> None:
     """
     if not config_file.is_file():
         return
-    before = values_by_key(CfgNode(CfgNode.load_yaml_with_base(str(config_file), True)))
+    before = values_by_key(CfgNode(CfgNode.load_yaml_with_base(str(config_file))))
     now = values_by_key(cfg)
     changed = [
         key
