@@ -11,8 +11,6 @@ from regnet_backbones.failures import Cause, error_line
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-GO_ON = "--resume goes on from the last checkpoint"
-
 
 def hints_of(cfg: "CfgNode") -> dict[Cause, str]:
     """Return what to do, with the present values of the keys to change."""
@@ -26,7 +24,10 @@ def hints_of(cfg: "CfgNode") -> dict[Cause, str]:
         smaller.append("set MODEL.REGNET.GRAD_CHECKPOINT True")
     if not solver.AMP.ENABLED and cfg.MODEL.DEVICE != "cpu":
         smaller.append("set SOLVER.AMP.ENABLED True")
-    go_on = f"{GO_ON}, if there is one yet (SOLVER.CHECKPOINT_PERIOD {solver.CHECKPOINT_PERIOD})"
+    go_on = (
+        "--resume goes on from the last checkpoint, if there is one yet "
+        f"(SOLVER.CHECKPOINT_PERIOD {solver.CHECKPOINT_PERIOD})"
+    )
     fewer = f"lower DATALOADER.NUM_WORKERS (now {workers})"
     return {
         Cause.INTERRUPTED: go_on,

@@ -1,10 +1,13 @@
 """The command lines of `tools/evaluate.py` and `tools/predict.py`, for both kinds of model."""
 
 import argparse
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from regnet_backbones.inference.optimization import Dtype, Optimization
 from regnet_backbones.inference.trained import Kind
+
+if TYPE_CHECKING:
+    from regnet_backbones.detection.data import CocoSplit
 
 # Options of one kind of model, and what is told to the user of the other.
 ONLY_DETECTOR = {
@@ -33,17 +36,8 @@ def evaluate_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--devices", type=int, default=1, metavar="N", help="processes, one a GPU (default: 1)"
     )
-    parser.add_argument(
-        "--opts",
-        dest="overrides",
-        nargs="*",
-        metavar="KEY VALUE",
-        help="what shall differ: a detector's config (INPUT.MIN_SIZE_TEST 640) or a segmenter's "
-        "data (root /data/ADE20K)",
-    )
     _add_segmenter_options(parser)
-    detector = _add_detector_options(parser)
-    detector.add_argument("--val-images", metavar="DIR", help="folder of the images of --val-json")
+    add_data_options(parser)
     return parser
 
 
@@ -68,6 +62,57 @@ def predict_parser(description: str) -> argparse.ArgumentParser:
         "--opts", nargs="*", metavar="KEY VALUE", help="what shall differ in the config"
     )
     return parser
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says on which data, and with what config, a trained model is looked at.
+
+    Args:
+        parser: of a command for both kinds of model.
+    """
+    parser.add_argument(
+        "--opts",
+        dest="overrides",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="what shall differ: a detector's config (INPUT.MIN_SIZE_TEST 640) or a segmenter's "
+        "data (root /data/ADE20K)",
+    )
+    detector = _add_detector_options(parser)
+    detector.add_argument("--val-images", metavar="DIR", help="folder of the images of --val-json")
+
+
+def own_validation(args: argparse.Namespace) -> "CocoSplit | None":
+    """Return the validation data of one's own that a command line names, None where it names none.
+
+    Args:
+        args: of a parser with `add_data_options`.
+
+    Raises:
+        ValueError: one of both options is missing, or the json cannot be used.
+        FileNotFoundError: the json or the folder is not there.
+    """
+    from regnet_backbones.detection.data import read_coco_split
+
+    if (args.val_json is None) != (args.val_images is None):
+        missing = "--val-json" if args.val_json is None else "--val-images"
+        raise ValueError(f"own data needs --val-json and --val-images; missing: {missing}")
+    return None if args.val_json is None else read_coco_split(args.val_json, args.val_images)
+
+
+def data_overrides(args: argparse.Namespace) -> dict[str, str]:
+    """Return what a segmenter's data shall have otherwise, by name.
+
+    Args:
+        args: of a parser with `add_data_options`.
+
+    Raises:
+        ValueError: keys and values do not take turns.
+    """
+    opts = args.overrides or []
+    if len(opts) % 2:
+        raise ValueError(f"--opts takes pairs of a key and a value, got: {' '.join(opts)}")
+    return dict(zip(opts[::2], opts[1::2], strict=True))
 
 
 def optimization_of(args: argparse.Namespace) -> Optimization | None:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from regnet_backbones.failures import Cause, reported
 from regnet_backbones.inference.arguments import (
     check_options,
+    data_overrides,
     evaluate_parser,
     optimization_of,
     optimization_overrides,
+    own_validation,
     predict_parser,
 )
 from regnet_backbones.inference.images import find_images
@@ -89,19 +91,15 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _evaluate_detector(args: argparse.Namespace, trained: Trained, output: Path) -> str:
     """Evaluate with detectron2, and return the table."""
-    from regnet_backbones.detection.data import read_coco_split
     from regnet_backbones.detection.evaluation import evaluate
 
-    if (args.val_json is None) != (args.val_images is None):
-        missing = "--val-json" if args.val_json is None else "--val-images"
-        raise ValueError(f"own data needs --val-json and --val-images; missing: {missing}")
     return evaluate(
         trained,
         output,
         opts=[*optimization_overrides(args), *(args.overrides or ())],
         device=args.device,
         processes=args.devices,
-        val=None if args.val_json is None else read_coco_split(args.val_json, args.val_images),
+        val=own_validation(args),
     ).table
 
 
@@ -114,20 +112,18 @@ def _evaluate_segmenter(args: argparse.Namespace, trained: Trained, output: Path
     if args.device not in ACCELERATORS:
         allowed = ", ".join(filter(None, ACCELERATORS))
         raise ValueError(f"a segmenter is evaluated on one of {allowed}, got '{args.device}'")
-    opts = args.overrides or []
-    if len(opts) % 2:
-        raise ValueError(f"--opts takes pairs of a key and a value, got: {' '.join(opts)}")
+    overrides = data_overrides(args)
     results = evaluate(
         trained.checkpoint,
         inference=_inference(args),
-        overrides=dict(zip(opts[::2], opts[1::2], strict=True)),
+        overrides=overrides,
         accelerator=ACCELERATORS[args.device],
         devices=args.devices,
         optimization=optimization_of(args),
     )
     if rank_zero_only.rank != 0:
         return None
-    settings = {**results["settings"], "opts": opts}
+    settings = {**results["settings"], "opts": args.overrides or []}
     numbers = {name: value for name, value in results.items() if name != "settings"}
     write_results(output, trained, results=numbers, settings=settings)
     return results_table(results)

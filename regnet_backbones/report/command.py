@@ -7,7 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from regnet_backbones.failures import Cause, reported
-from regnet_backbones.inference.arguments import check_options
+from regnet_backbones.inference.arguments import (
+    add_data_options,
+    check_options,
+    data_overrides,
+    own_validation,
+)
 from regnet_backbones.report.content import Report
 from regnet_backbones.report.runs import Run, find_run
 
@@ -47,25 +52,7 @@ def report_parser(description: str) -> argparse.ArgumentParser:
         help="validation images to predict, at most (default: %(default)s)",
     )
     add("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
-    add(
-        "--opts",
-        dest="overrides",
-        nargs="*",
-        default=[],
-        metavar="KEY VALUE",
-        help="what shall differ: a detector's config (INPUT.MIN_SIZE_TEST 640) or a segmenter's "
-        "data (root /data/ADE20K)",
-    )
-    detector = parser.add_argument_group("detectors only")
-    detector.add_argument(
-        "--config-file", metavar="FILE", help="default: config.yaml of the run's folder"
-    )
-    detector.add_argument(
-        "--val-json",
-        metavar="FILE",
-        help="one's own COCO json, with the categories of the training",
-    )
-    detector.add_argument("--val-images", metavar="DIR", help="folder of the images of --val-json")
+    add_data_options(parser)
     return parser
 
 
@@ -89,18 +76,14 @@ def _report(args: argparse.Namespace) -> int:
 
 def _read_detector(args: argparse.Namespace, run: Run) -> Report:
     """Read a run of detectron2's."""
-    from regnet_backbones.detection.data import read_coco_split
     from regnet_backbones.report.detection import read_detector
 
-    if (args.val_json is None) != (args.val_images is None):
-        missing = "--val-json" if args.val_json is None else "--val-images"
-        raise ValueError(f"own data needs --val-json and --val-images; missing: {missing}")
     return read_detector(
         run,
         images=args.images,
-        opts=args.overrides,
+        opts=args.overrides or (),
         device=args.device,
-        val=None if args.val_json is None else read_coco_split(args.val_json, args.val_images),
+        val=own_validation(args),
     )
 
 
@@ -108,13 +91,10 @@ def _read_segmenter(args: argparse.Namespace, run: Run) -> Report:
     """Read a run of Lightning's."""
     from regnet_backbones.report.segmentation import read_segmenter
 
-    opts = args.overrides
-    if len(opts) % 2:
-        raise ValueError(f"--opts takes pairs of a key and a value, got: {' '.join(opts)}")
     return read_segmenter(
         run,
         images=args.images,
-        overrides=dict(zip(opts[::2], opts[1::2], strict=True)),
+        overrides=data_overrides(args),
         device=args.device,
     )
 
