@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+from process_state import process_state_kept
 from torch import nn
 
 # Before any test module imports detectron2, which needs it.
@@ -14,6 +15,18 @@ from regnet_backbones import config_path
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _process_of_a_module():
+    with process_state_kept():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _process_of_a_test(_process_of_a_module):
+    with process_state_kept():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

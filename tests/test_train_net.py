@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from load_tool import load_tool
 from PIL import Image
 
 from regnet_backbones import config_path, shapes
-from regnet_backbones.detection.data import read_coco_split, use_coco_splits
+from regnet_backbones.detection.data import (
+    VAL_NAME,
+    read_coco_split,
+    register_split,
+    use_coco_splits,
+)
 from regnet_backbones.detection.pictures import InstancePictures, contact_sheet
 from regnet_backbones.detection.training.trainer import Trainer
 
@@ -230,6 +235,16 @@ def test_a_file_that_is_no_json_is_refused(dataset, tmp_path):
 
 
 # The trainer
+
+
+@pytest.mark.parametrize("catalog", [DatasetCatalog, MetadataCatalog])
+def test_own_data_replaces_what_is_left_of_other_data(dataset, tmp_path, catalog):
+    """Metadata come into being when they are asked for, datasets or not."""
+    register_split(VAL_NAME, tmp_path / "other.json", tmp_path)
+    catalog.remove(VAL_NAME)
+    register_split(VAL_NAME, dataset.instances_json("val"), dataset.images("val"))
+    assert MetadataCatalog.get(VAL_NAME).json_file == str(dataset.instances_json("val"))
+    assert len(DatasetCatalog.get(VAL_NAME)) == len(list(dataset.images("val").iterdir()))
 
 
 def test_a_dataset_of_an_unknown_kind_is_refused():

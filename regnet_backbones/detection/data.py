@@ -128,9 +128,9 @@ def register_splits(
 
 def register_split(name: str, json_file: str | Path, image_root: str | Path) -> None:
     """Register a COCO instance json as a detectron2 dataset, in place of one of that name."""
-    if name in DatasetCatalog.list():
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    for catalog in (DatasetCatalog, MetadataCatalog):  # metadata may be there without its dataset
+        if name in catalog.list():
+            catalog.remove(name)
     register_coco_instances(name, {}, str(json_file), str(image_root))
 
 
