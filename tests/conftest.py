@@ -126,5 +126,6 @@ def segmenter_parser():
 
     config = config_path("semseg/quick/unet_regnet_small_shapes.yaml")
     options = {"run": False, "auto_configure_optimizers": False}
-    cli = ParserOnly(Segmenter, SegmentationData, args=["--config", str(config)], **options)
+    with process_state_kept():  # of all modules, and set up before the state of the first is noted
+        cli = ParserOnly(Segmenter, SegmentationData, args=["--config", str(config)], **options)
     return cli.parser

@@ -1,6 +1,7 @@
 """What belongs to a process and not to a test: kept as it was, whatever a test does to it."""
 
 import contextlib
+import logging
 import os
 
 import torch
@@ -8,7 +9,7 @@ import torch
 
 @contextlib.contextmanager
 def process_state_kept():
-    """Put the environment, detectron2's datasets and torch's switches back as they were.
+    """Put environment, detectron2's datasets, loggers and torch's switches back as they were.
 
     A run in this process seeds Lightning for the rest of it (`PL_GLOBAL_SEED`) and registers its
     data under fixed names: tests would find what they do or do not by what ran before them.
@@ -19,6 +20,11 @@ def process_state_kept():
     environment = dict(os.environ)
     datasets = dict(DatasetCatalog.data)
     metadata = {name: (each, dict(vars(each))) for name, each in MetadataCatalog.data.items()}
+    loggers = [
+        (logger, logger.level, logger.propagate, logger.disabled)
+        for logger in logging.root.manager.loggerDict.values()
+        if isinstance(logger, logging.Logger)  # and not the place of one
+    ]
     precision = torch.get_float32_matmul_precision()
     deterministic = torch.are_deterministic_algorithms_enabled()
     try:
@@ -31,5 +37,7 @@ def process_state_kept():
         for each, attributes in metadata.values():
             vars(each).clear()
             vars(each).update(attributes)
+        for logger, level, logger.propagate, logger.disabled in loggers:
+            logger.setLevel(level)
         torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(deterministic)

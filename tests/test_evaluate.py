@@ -19,6 +19,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from PIL import Image
 from small_segmenter import train_segmenter
+from troubleshooting import assert_documented
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.config import read_config
@@ -153,6 +154,36 @@ def test_all_that_a_detector_predicts_is_right_where_it_is_the_truth(
     output = ["--output", tmp_path / "out", "--device", "cpu"]
     assert main("evaluate", detector / "model_final.pth", *own, *output) == 0
     assert results_of(tmp_path / "out")["results"]["own_val"]["bbox"]["AP"] == pytest.approx(100)
+
+
+@pytest.fixture
+def remembering(detector, own_val, tmp_path):
+    """Return the detector's folder with a config that tells where the data of its training lie."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model_final.pth").symlink_to(detector / "model_final.pth")
+    cfg = read_config(detector / "config.yaml")
+    cfg.DATASETS.OWN.VAL_JSON, cfg.DATASETS.OWN.VAL_IMAGES = own_val[1::2]
+    (run / "config.yaml").write_text(cfg.dump())
+    return run
+
+
+def test_the_data_of_the_training_are_found(detector, evaluated, remembering, own_val):
+    assert main("evaluate", remembering) == 0
+    found, named = results_of(remembering / "evaluation"), results_of(detector / "evaluation")
+    assert found["results"] == named["results"]
+    assert found["settings"] == named["settings"]
+
+
+def test_data_that_have_gone_are_named(remembering, own_val, tmp_path, capsys):
+    cfg = read_config(remembering / "config.yaml")
+    cfg.DATASETS.OWN.VAL_JSON = str(tmp_path / "gone.json")
+    (remembering / "config.yaml").write_text(cfg.dump())
+    assert main("evaluate", remembering) == 2
+    error = assert_documented(capsys.readouterr().err)
+    assert f"data of the training have gone: no annotation file '{tmp_path}/gone.json'" in error
+    assert "tell where they are with --val-json and --val-images" in error
+    assert main("evaluate", remembering, *own_val) == 0  # which are there
 
 
 def test_two_processes_find_what_one_does(detector, evaluated, own_val, tmp_path):

@@ -117,6 +117,26 @@ def test_instances_are_written_as_coco_results(detector, dataset, val_json, tmp_
     assert len(truth.loadRes(str(tmp_path / "predictions.json")).anns) == len(entries)
 
 
+def test_the_names_of_the_training_are_known(detector, dataset, val_json, tmp_path, caplog):
+    _, run = detector
+    cfg = read_config(run / "config.yaml")
+    cfg.DATASETS.OWN.VAL_JSON = str(val_json)
+    for folder, path in (("known", str(val_json)), ("gone", "gone.json")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model_final.pth").symlink_to(run / "model_final.pth")
+        cfg.DATASETS.OWN.VAL_JSON = path
+        (tmp_path / folder / "config.yaml").write_text(cfg.dump())
+        options = ["--output", tmp_path / folder, "--min-score", "0"]
+        caplog.clear()
+        assert main(tmp_path / folder, dataset.images("val"), *options) == 0
+        entries = json.loads((tmp_path / folder / "predictions.json").read_text())
+        ids = {entry["category"]: entry["category_id"] for entry in entries}
+        names = {name: 2 * n for n, name in enumerate(shapes.CATEGORIES, 1)}
+        unknown = {str(n): n for n in range(len(names))}
+        assert ids.items() <= (names if folder == "known" else unknown).items()
+        assert ("the names of the classes are not known" in caplog.text) == (folder == "gone")
+
+
 def test_overlays_show_the_image_with_what_is_seen(detector, dataset, tmp_path):
     _, run = detector
     image = dataset.images("val") / "000000.png"

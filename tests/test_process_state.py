@@ -1,5 +1,6 @@
 """What a test does to its process is undone after it."""
 
+import logging
 import os
 
 import torch
@@ -14,7 +15,11 @@ def test_what_was_changed_is_as_it_was(monkeypatch):
     precision = torch.get_float32_matmul_precision()
     DatasetCatalog.register(NAME, list)
     MetadataCatalog.get(NAME).thing_classes = ["one"]
+    logger = logging.getLogger(NAME)
+    logger.setLevel(logging.INFO)
     with process_state_kept():
+        logger.setLevel(logging.ERROR)
+        logger.propagate = False
         os.environ["PL_GLOBAL_SEED"] = "4"
         os.environ[NAME] = "new"
         torch.set_float32_matmul_precision("medium")
@@ -23,6 +28,7 @@ def test_what_was_changed_is_as_it_was(monkeypatch):
         DatasetCatalog.register(f"{NAME}_2", list)
         MetadataCatalog.get(NAME).json_file = "leaked.json"
         MetadataCatalog.get(f"{NAME}_2").json_file = "leaked.json"
+    assert (logger.level, logger.propagate) == (logging.INFO, True)
     assert os.environ["PL_GLOBAL_SEED"] == "3"
     assert NAME not in os.environ
     assert torch.get_float32_matmul_precision() == precision

@@ -7,7 +7,6 @@ import shutil
 
 import pytest
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
@@ -16,7 +15,7 @@ from report_pages import Page
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.config import read_config
-from regnet_backbones.detection.data import read_coco_split
+from regnet_backbones.detection.data import VAL_NAME, read_coco_split, register_split
 from regnet_backbones.report.content import Table
 from regnet_backbones.report.detection import changed_settings, read_detector, results_tables
 from regnet_backbones.report.runs import find_run
@@ -149,7 +148,6 @@ def test_what_was_trained_is_said(report):
     # What `tools/design.py show` says of these numbers.
     assert facts["its cost"] == "196 M multiply-adds at 224×224, 529 k parameters"
     assert report.missing == ()
-    assert "--train-json TRAIN.json" in report.command
     assert f"--config-file {find_config(report)}" in report.command
 
 
@@ -205,14 +203,28 @@ def test_with_fewer_images_the_results_are_the_logged_ones(run, val):
     assert (report.predictions.predicted, report.predictions.available) == (1, IMAGES)
 
 
+def test_the_data_of_the_training_are_found(run):
+    """From the config of the run, in a process that knows other data by their name."""
+    register_split(VAL_NAME, "other.json", "other")
+    report = read_detector(find_run(run), images=IMAGES, device="cpu")
+    last = json.loads((run / "metrics.json").read_text().splitlines()[-1])
+    (table,) = report.metrics.summary
+    logged = [last[f"bbox/{name}"] for name in table.columns]
+    assert report.metrics.source.startswith(f"all {IMAGES} images of own_val, evaluated for this")
+    assert list(table.rows[0][1]) == pytest.approx(logged, nan_ok=True)
+    again = f"train_net.py --config-file {run}/config.yaml OUTPUT_DIR {run}_again"
+    assert report.command == f"python tools/{again}"
+
+
 def test_without_its_data_a_run_is_reported_and_says_so(run, tmp_path, capsys):
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        catalog.data.pop("own_val", None)
+    moved = shutil.copytree(run, tmp_path / "moved")
+    config = moved / "config.yaml"
+    config.write_text(config.read_text().replace("instances_val.json", "gone.json"))
     page = tmp_path / "page.html"
-    assert load_tool("report").main([str(run), "--output", str(page), "--device", "cpu"]) == 0
+    assert load_tool("report").main([str(moved), "--output", str(page), "--device", "cpu"]) == 0
     assert f"report: {page}" in capsys.readouterr().out
     (missing,) = [line for line in Page(page.read_text()).text_of("li") if "predicted" in line]
-    assert "name its validation images with --val-json and --val-images" in missing
+    assert "gone.json'; tell where they are with --val-json and --val-images" in missing
 
 
 def test_a_stopped_run_is_reported_as_far_as_it_came(run, tmp_path, capsys):

@@ -12,14 +12,19 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from load_tool import load_tool
 from PIL import Image
+from troubleshooting import assert_documented
 
 from regnet_backbones import config_path, shapes
+from regnet_backbones.detection import run
+from regnet_backbones.detection.config import values_by_key
 from regnet_backbones.detection.data import (
+    OPTIONS,
     VAL_NAME,
     read_coco_split,
     register_split,
     use_coco_splits,
 )
+from regnet_backbones.detection.data_checks.defects import Report
 from regnet_backbones.detection.pictures import InstancePictures, contact_sheet
 from regnet_backbones.detection.training.trainer import Trainer
 
@@ -80,6 +85,22 @@ def test_a_detector_is_trained_resumed_and_evaluated_on_own_data(main, dataset, 
     assert main([*common, "--eval-only", *options, "22", "MODEL.WEIGHTS", weights]) == 0
     assert f"{trained['bbox/AP']:.1f}" in capsys.readouterr().out
     assert sheet.is_file()
+
+
+def test_a_config_can_name_own_data_and_that_of_a_run_does(main, dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(dataset.root)
+    options = ["--config-file", QUICK, "--check-data", *own_data(dataset)]
+    options = [option.replace(f"{dataset.root}/", "") for option in options]
+    seen = []
+    monkeypatch.setattr(run, "_check_data", lambda _, cfg: seen.append(cfg) or Report(()))
+    assert main([*options, "OUTPUT_DIR", str(tmp_path)]) == 0
+    (tmp_path / "config.yaml").write_text(seen[0].dump())
+    own = dict(zip(OPTIONS, own_data(dataset)[1::2], strict=True))
+    assert dict(seen[0].DATASETS.OWN) == own
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["--config-file", "config.yaml", "--check-data"]) == 0
+    assert values_by_key(seen[1]) == values_by_key(seen[0])
 
 
 def test_classes_are_taken_from_the_json(dataset):
@@ -218,6 +239,26 @@ def test_paths_that_are_not_there_are_named(main, dataset, capsys, option):
     arguments[arguments.index(option) + 1] = "not/there"
     assert main(["--config-file", QUICK, *arguments]) == 2
     assert "'not/there'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["DATASETS.TRAIN", "DATASETS.TEST"])
+def test_own_data_and_registered_data_are_refused(main, dataset, capsys, key):
+    assert main(["--config-file", QUICK, *own_data(dataset), key, "('shapes_val',)"]) == 2
+    assert f"{key} and data of one's own were given" in assert_documented(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("given", "changed", "message"),
+    [
+        (4, [], "own data needs all of --train-json, --train-images, --val-json, --val-images"),
+        (4, [], "missing: --val-json, --val-images"),
+        (7, [""], "--val-images is empty; give a path"),
+        (0, ["DATASETS.OWN.TRAIN_JSON", "a.json"], "missing: --train-images, --val-json"),
+    ],
+)
+def test_own_data_are_given_whole(main, dataset, capsys, given, changed, message):
+    assert main(["--config-file", QUICK, *own_data(dataset)[:given], *changed]) == 2
+    assert message in assert_documented(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("text", ["", "MODEL: [", "a: b: c"])

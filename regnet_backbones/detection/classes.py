@@ -9,6 +9,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 
+from regnet_backbones.detection.data import VAL_NAME
 from regnet_backbones.detection.training.mappers import SEGMENTER
 
 # Numbers its classes in one row, and asks its training dataset which of them are things.
@@ -50,6 +51,8 @@ def instance_classes(cfg: CfgNode) -> int:
 def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClasses:
     """Find the names of a model's classes: in a json, else in its first test dataset.
 
+    That is one of one's own where `DATASETS.OWN` says so, and its json is still there.
+
     Where they are not known, a warning says so and the classes are numbered from 0.
 
     Args:
@@ -70,7 +73,7 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
             "metadata, to tell things from stuff; set DATASETS.TRAIN in --opts"
         )
     if val_json is None:
-        categories = _registered_categories(fields)
+        categories = _own_categories(cfg) or _registered_categories(fields)
         if architecture in COUNTED and len(categories) != count:
             categories = {}
     else:
@@ -119,6 +122,14 @@ def _given_categories(cfg: CfgNode, val_json: Path) -> dict[int, str]:
             "json with the categories of the training"
         )
     return categories
+
+
+def _own_categories(cfg: CfgNode) -> dict[int, str]:
+    """Return the names by id of the training's own data, none where these are not here."""
+    json_file = Path(cfg.DATASETS.OWN.VAL_JSON)
+    if VAL_NAME not in cfg.DATASETS.TEST or not json_file.is_file():
+        return {}
+    return _read_categories(json_file)
 
 
 def _registered_categories(fields: Mapping[str, object]) -> dict[int, str]:

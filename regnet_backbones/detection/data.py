@@ -14,6 +14,18 @@ from detectron2.data.datasets import register_coco_instances
 
 from regnet_backbones.detection.data_checks.annotations import check_coco, check_files_exist
 from regnet_backbones.detection.data_checks.defects import Report, Use
+from regnet_backbones.detection.training.mappers import SEGMENTER
+
+# The keys of DATASETS.OWN, and the options of `tools/train_net.py` that set them.
+OPTIONS = {
+    "TRAIN_JSON": "--train-json",
+    "TRAIN_IMAGES": "--train-images",
+    "VAL_JSON": "--val-json",
+    "VAL_IMAGES": "--val-images",
+}
+
+# What these learn is not all in a COCO instance json.
+NEED_MORE_THAN_INSTANCES = (SEGMENTER, "PanopticFPN", "PanopticDeepLab")
 
 COCO_LISTS = ("images", "annotations", "categories")
 
@@ -80,10 +92,101 @@ def read_coco_split(json_file: str | Path, image_root: str | Path) -> CocoSplit:
     )
 
 
+def use_own_data(cfg: CfgNode) -> None:
+    """Check and register the data that `DATASETS.OWN` names, if any, and fit the config to it.
+
+    Args:
+        cfg: changed in place, as `use_coco_splits` does.
+
+    Raises:
+        FileNotFoundError: a json or a folder is not there.
+        ValueError: only some of the keys are set, the model takes more than instances, or the data
+            cannot be used.
+    """
+    own, options = cfg.DATASETS.OWN, ", ".join(OPTIONS.values())
+    if not any(own.values()):
+        return
+    missing = [option for key, option in OPTIONS.items() if not own[key]]
+    if missing:
+        raise ValueError(
+            f"own data needs all of {options} (DATASETS.OWN in a config); missing: "
+            f"{', '.join(missing)}"
+        )
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture in NEED_MORE_THAN_INSTANCES:
+        raise ValueError(
+            f"{options} are for detectors, the config trains a {architecture}: give a config of a "
+            "detector, or name registered datasets in DATASETS.TRAIN and DATASETS.TEST"
+        )
+    if cfg.MODEL.KEYPOINT_ON:
+        raise ValueError(
+            f"{options} do not tell which keypoints a mirrored image exchanges: register the "
+            "datasets with their keypoint_names and keypoint_flip_map, and name them in "
+            "DATASETS.TRAIN and DATASETS.TEST"
+        )
+    train = read_coco_split(own.TRAIN_JSON, own.TRAIN_IMAGES)
+    use_coco_splits(cfg, train, read_coco_split(own.VAL_JSON, own.VAL_IMAGES))
+
+
+def use_validation(cfg: CfgNode, val: CocoSplit) -> None:
+    """Register a split as the only dataset that a config evaluates on.
+
+    Args:
+        cfg: changed in place, `DATASETS.TEST` and the validation data of `DATASETS.OWN`.
+        val: of `read_coco_split`.
+    """
+    cfg.DATASETS.OWN.VAL_JSON = str(val.json_file.absolute())
+    cfg.DATASETS.OWN.VAL_IMAGES = str(val.image_root.absolute())
+    cfg.DATASETS.TEST = (VAL_NAME,)
+    register_split(VAL_NAME, val.json_file.absolute(), val.image_root.absolute())
+
+
+def register_own_data(cfg: CfgNode) -> None:
+    """Register the data that `DATASETS.OWN` names in this process, unread.
+
+    Args:
+        cfg: of a run whose data were checked by `use_own_data`, in this process or another.
+    """
+    own = cfg.DATASETS.OWN
+    for name, json_file, images in (
+        (TRAIN_NAME, own.TRAIN_JSON, own.TRAIN_IMAGES),
+        (VAL_NAME, own.VAL_JSON, own.VAL_IMAGES),
+    ):
+        if json_file:
+            register_split(name, json_file, images)
+
+
+def validation_of_training(cfg: CfgNode) -> CocoSplit | None:
+    """Read the validation data of one's own that a detector was trained with.
+
+    Args:
+        cfg: of the detector.
+
+    Returns:
+        What `read_coco_split` does; None where it is to be evaluated on other data, or its config
+        does not tell where the data lie.
+
+    Raises:
+        FileNotFoundError: the json or the folder is not there any more.
+        ValueError: the json cannot be used.
+    """
+    own = cfg.DATASETS.OWN
+    if VAL_NAME not in cfg.DATASETS.TEST or not own.VAL_JSON:
+        return None
+    try:
+        return read_coco_split(own.VAL_JSON, own.VAL_IMAGES)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the validation data of the training have gone: {error}; tell where they are with "
+            "--val-json and --val-images"
+        ) from error
+
+
 def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
     """Register two splits as detectron2 datasets and fit a config to them.
 
-    Sets `DATASETS.TRAIN` and `TEST`, and the number of classes of every head.
+    Sets `DATASETS.TRAIN` and `TEST`, the number of classes of every head, and `DATASETS.OWN` to the
+    absolute paths: the config tells where the data lie.
 
     Args:
         cfg: changed in place.
@@ -105,8 +208,11 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
                     f"the config trains masks, and '{split.json_file}' has annotations without "
                     "'segmentation'; add them, or train boxes only with MODEL.MASK_ON False"
                 )
-    register_splits(train.json_file, train.image_root, val.json_file, val.image_root)
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_NAME,), (VAL_NAME,)
+    cfg.DATASETS.OWN.TRAIN_JSON = str(train.json_file.absolute())
+    cfg.DATASETS.OWN.TRAIN_IMAGES = str(train.image_root.absolute())
+    cfg.DATASETS.TRAIN = (TRAIN_NAME,)
+    register_split(TRAIN_NAME, train.json_file.absolute(), train.image_root.absolute())
+    use_validation(cfg, val)
     for head in ("ROI_HEADS", "POINT_HEAD", "RETINANET", "FCOS"):
         cfg.MODEL[head].NUM_CLASSES = len(train.categories)
     logger.info(
@@ -116,14 +222,6 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
         train.num_images,
         val.num_images,
     )
-
-
-def register_splits(
-    train_json: str | Path, train_images: str | Path, val_json: str | Path, val_images: str | Path
-) -> None:
-    """Register two splits as detectron2 datasets in this process, unread."""
-    register_split(TRAIN_NAME, train_json, train_images)
-    register_split(VAL_NAME, val_json, val_images)
 
 
 def register_split(name: str, json_file: str | Path, image_root: str | Path) -> None:

@@ -16,7 +16,12 @@ from detectron2.utils.logger import setup_logger
 from regnet_backbones.adapters.detectron2_projects import import_projects
 from regnet_backbones.detection.ade20k import check_semantic_datasets
 from regnet_backbones.detection.classes import instance_classes
-from regnet_backbones.detection.data import VAL_NAME, CocoSplit, register_split
+from regnet_backbones.detection.data import (
+    CocoSplit,
+    register_own_data,
+    use_validation,
+    validation_of_training,
+)
 from regnet_backbones.detection.evaluators import check_evaluators
 from regnet_backbones.detection.optimization import optimization_of, optimize_detector
 from regnet_backbones.detection.results import results_tables
@@ -63,7 +68,8 @@ def evaluate(
         opts: keys and values in turn that override the config.
         device: None for that of the config, or the CPU where there is no GPU.
         processes: how many share the images, each on a GPU of its own where there are GPUs.
-        val: one's own data, of `read_coco_split`, to evaluate on in place of `DATASETS.TEST`.
+        val: one's own data, of `read_coco_split`, to evaluate on in place of `DATASETS.TEST`; None
+            for these, which may be the data of its own that the detector was trained with.
 
     Returns:
         The numbers of `results.json`, and the chief ones as a table.
@@ -76,9 +82,11 @@ def evaluate(
     cfg = load_config(trained, opts=opts, device=device)
     cfg.OUTPUT_DIR = str(output)
     _check_processes(cfg, processes)
+    if val is None:
+        val = validation_of_training(cfg)
     if val is not None:
         check_own_data(cfg, val)
-        cfg.DATASETS.TEST = (VAL_NAME,)
+        use_validation(cfg, val)
     else:
         _check_datasets(cfg)
     cfg.freeze()
@@ -92,7 +100,7 @@ def evaluate(
         "optimization": None if optimization is None else optimization.describe(),
         "opts": list(opts),
     }
-    launch(_evaluate, processes, dist_url="auto", args=(cfg, trained, val, settings))
+    launch(_evaluate, processes, dist_url="auto", args=(cfg, trained, settings))
     # What a process of its own finds out comes back as the file that it wrote.
     results = json.loads((Path(output) / RESULTS_NAME).read_text())["results"]
     names = cfg.DATASETS.TEST
@@ -131,12 +139,9 @@ def check_own_data(cfg: CfgNode, val: CocoSplit) -> None:
         )
 
 
-def _evaluate(
-    cfg: CfgNode, trained: Trained, val: CocoSplit | None, settings: Mapping[str, object]
-) -> None:
+def _evaluate(cfg: CfgNode, trained: Trained, settings: Mapping[str, object]) -> None:
     """Do the part of this process, and in the first one write the results."""
-    if val is not None:  # known to the process that read it, not to those it started
-        register_split(VAL_NAME, val.json_file, val.image_root)
+    register_own_data(cfg)  # known to the process that read them, not to those it started
     for name in ("fvcore", "detectron2"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     share_log()

@@ -21,7 +21,7 @@ from regnet_backbones.detection.ade20k import check_semantic_datasets
 from regnet_backbones.detection.completeness import WholeCheckpointer
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.config_checks import check_config, check_datasets_exist
-from regnet_backbones.detection.data import read_coco_split, register_splits, use_coco_splits
+from regnet_backbones.detection.data import OPTIONS, register_own_data, use_own_data
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.data_checks.defects import Report
 from regnet_backbones.detection.earlier_run import begin_anew, kept_if_refused, warn_of_changes
@@ -35,15 +35,11 @@ from regnet_backbones.detection.processes import (
     started_by_torchrun,
 )
 from regnet_backbones.detection.results import results_tables
-from regnet_backbones.detection.training.mappers import SEGMENTER
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.failures import reported
 from regnet_backbones.inference.trained import CONFIG_NAME
 from regnet_backbones.output_folders import check_output_folder
 from regnet_backbones.weights.sources import is_name
-
-# What these learn is not all in a COCO instance json.
-NEED_MORE_THAN_INSTANCES = (SEGMENTER, "PanopticFPN", "PanopticDeepLab")
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +117,7 @@ def launch_run(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
     """Train or evaluate in this process, and return the results."""
-    if args.train_json:  # known to the process that checked the files, not to those it started
-        register_splits(args.train_json, args.train_images, args.val_json, args.val_images)
+    register_own_data(cfg)  # known to the process that checked the files, not to those it started
     import_projects(cfg)  # for processes of their own
     with kept_if_refused(Path(cfg.OUTPUT_DIR) / CONFIG_NAME):
         default_setup(cfg, args)
@@ -146,7 +141,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
     if comm.is_main_process():
         print(summarize(cfg, results))
         if not args.eval_only:
-            print(f"all of it on one page: {report_command_line(args, cfg)}")
+            print(f"all of it on one page: {report_command_line(cfg)}")
     return results
 
 
@@ -165,7 +160,7 @@ def build_config(args: argparse.Namespace) -> CfgNode:
     import_projects(cfg)
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         check_weights(cfg)
-    _use_own_datasets(cfg, args)
+    _use_own_data(cfg, args)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning(
             "there is no GPU: MODEL.DEVICE is cpu instead of %s; networks that train on one in "
@@ -203,12 +198,9 @@ def summarize(cfg: CfgNode, results: dict) -> str:
     return f"{tables}\nconfig, metrics and checkpoints: {cfg.OUTPUT_DIR}"
 
 
-def report_command_line(args: argparse.Namespace, cfg: CfgNode) -> str:
+def report_command_line(cfg: CfgNode) -> str:
     """Return the command that writes the page of a run."""
-    words = ["python", "tools/report.py", cfg.OUTPUT_DIR]
-    if args.val_json:
-        words += ["--val-json", args.val_json, "--val-images", args.val_images]
-    return shlex.join(words)
+    return shlex.join(["python", "tools/report.py", cfg.OUTPUT_DIR])
 
 
 def share_log() -> None:
@@ -259,33 +251,18 @@ def _resumes(args: argparse.Namespace, cfg: CfgNode) -> bool:
     return args.resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
 
 
-def _use_own_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Take the datasets of the command line, if there are any."""
-    paths = {
-        "--train-json": args.train_json,
-        "--train-images": args.train_images,
-        "--val-json": args.val_json,
-        "--val-images": args.val_images,
-    }
-    if not any(paths.values()):
-        return
-    missing = [option for option, path in paths.items() if not path]
-    if missing:
-        raise ValueError(f"own data needs all of {', '.join(paths)}; missing: {', '.join(missing)}")
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    if architecture in NEED_MORE_THAN_INSTANCES:
-        raise ValueError(
-            f"{', '.join(paths)} are for detectors, the config trains a {architecture}: give a "
-            "config of a detector, or name registered datasets in DATASETS.TRAIN and DATASETS.TEST"
-        )
-    if cfg.MODEL.KEYPOINT_ON:
-        raise ValueError(
-            f"{', '.join(paths)} do not tell which keypoints a mirrored image exchanges: register "
-            "the datasets with their keypoint_names and keypoint_flip_map, and name them in "
-            "DATASETS.TRAIN and DATASETS.TEST"
-        )
-    use_coco_splits(
-        cfg,
-        read_coco_split(args.train_json, args.train_images),
-        read_coco_split(args.val_json, args.val_images),
-    )
+def _use_own_data(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Take the data that the command line or the config names as one's own, if there are any."""
+    for key, option in OPTIONS.items():
+        path = getattr(args, key.lower())
+        if path == "":
+            raise ValueError(f"{option} is empty; give a path")
+        if path:
+            cfg.DATASETS.OWN[key] = path
+    if any(cfg.DATASETS.OWN.values()):
+        named = [key for key in args.opts[::2] if key in ("DATASETS.TRAIN", "DATASETS.TEST")]
+        if named:
+            raise ValueError(
+                f"{named[0]} and data of one's own were given, which take its place: leave one out"
+            )
+    use_own_data(cfg)

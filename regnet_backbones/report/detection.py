@@ -4,13 +4,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog
 
 from regnet_backbones.adapters.detectron2 import BUILDERS
 from regnet_backbones.adapters.detectron2_config import regnet_node
 from regnet_backbones.adapters.detectron2_network import network_of
 from regnet_backbones.detection.config import read_config, values_by_key
-from regnet_backbones.detection.data import TRAIN_NAME, VAL_NAME, CocoSplit, register_split
+from regnet_backbones.detection.data import (
+    CocoSplit,
+    use_validation,
+    validation_of_training,
+)
 from regnet_backbones.detection.evaluation import check_own_data
 from regnet_backbones.detection.trained import load_config
 from regnet_backbones.inference.trained import FINAL_NAME
@@ -68,10 +71,9 @@ def read_detector(
         cfg = load_config(run.trained, opts=opts, device=device)
     if val is not None:
         check_own_data(cfg, val)
-        register_split(VAL_NAME, val.json_file, val.image_root)
-        cfg.DATASETS.TEST = (VAL_NAME,)
+        use_validation(cfg, val)
     missing = _unfinished(run, cfg, rows)
-    scored, problem = _scored(run, cfg, images)
+    scored, problem = _scored(run, cfg, images, val)
     if problem:
         missing.append(problem)
     if len(cfg.DATASETS.TEST) > 1:
@@ -94,7 +96,7 @@ def read_detector(
         predictions=scored.predictions if scored else None,
         speed=speed,
         missing=tuple(missing),
-        command=_command(run, cfg),
+        command=_command(run),
     )
 
 
@@ -196,18 +198,23 @@ def _is_result(key: str, row: Mapping[str, float]) -> bool:
     return "/" in key and any(name.endswith(f"{task}/{chief}") for chief in CHIEF for name in row)
 
 
-def _scored(run: Run, cfg: CfgNode, images: int) -> tuple[Scored | None, str]:
+def _scored(
+    run: Run, cfg: CfgNode, images: int, val: CocoSplit | None
+) -> tuple[Scored | None, str]:
     """Predict and score validation images, or say why that cannot be."""
     if run.trained is None:
         return None, "There is no checkpoint yet, so nothing is predicted."
     if not cfg.DATASETS.TEST:
         return None, "Nothing is predicted: DATASETS.TEST names no validation images."
-    if VAL_NAME in cfg.DATASETS.TEST and VAL_NAME not in DatasetCatalog.list():
-        return None, (
-            "Nothing is predicted: the run was on data of its own; name its validation images with "
-            "--val-json and --val-images."
-        )
-    return predicted_or_why(lambda: score_detector(run.trained, cfg, images=images))
+
+    def predict() -> Scored:
+        own = validation_of_training(cfg) if val is None else None
+        if own is not None:
+            check_own_data(cfg, own)
+            use_validation(cfg, own)
+        return score_detector(run.trained, cfg, images=images)
+
+    return predicted_or_why(predict)
 
 
 def _unfinished(run: Run, cfg: CfgNode, rows: Sequence[Mapping[str, float]]) -> list[str]:
@@ -256,12 +263,8 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def _command(run: Run, cfg: CfgNode) -> str:
+def _command(run: Run) -> str:
     """Return the command that repeats the training."""
-    own = ""
-    if TRAIN_NAME in cfg.DATASETS.TRAIN:
-        own = " --train-json TRAIN.json --train-images TRAIN --val-json VAL.json --val-images VAL"
     return (
-        f"python tools/train_net.py --config-file {run.config_file}{own} OUTPUT_DIR "
-        f"{run.folder}_again"
+        f"python tools/train_net.py --config-file {run.config_file} OUTPUT_DIR {run.folder}_again"
     )
