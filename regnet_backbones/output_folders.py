@@ -1,7 +1,13 @@
-"""Folders that a command writes to, looked at before it works for hours."""
+"""Folders that a command writes to: looked at before it works for hours, cleared of other runs."""
 
+import itertools
 import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
+
+# Folders for the files of earlier runs, numbered from 1.
+EARLIER = "earlier_run_{}"
 
 
 def check_output_folder(folder: str | Path, *, name: str) -> None:
@@ -28,3 +34,31 @@ def check_output_folder(folder: str | Path, *, name: str) -> None:
             f"{name} '{folder}' cannot be written to ('{existing}' is read-only for you); choose "
             "another"
         )
+
+
+def set_aside(folder: Path, files: Iterable[Path], *, in_use: Iterable[Path] = ()) -> Path:
+    """Move the files of an earlier run out of the way of a new one, each to where it lay there.
+
+    Args:
+        folder: of the runs; the files go to a new folder in it.
+        files: in the folder, or in folders of it.
+        in_use: as `files`, but open for appending in this process: their content is moved.
+
+    Returns:
+        The new folder.
+    """
+    numbered = (folder / EARLIER.format(number) for number in itertools.count(1))
+    aside = next(place for place in numbered if not os.path.lexists(place))
+    for file in files:
+        file.replace(_place(aside, file.relative_to(folder)))
+    for file in in_use:
+        shutil.copyfile(file, _place(aside, file.relative_to(folder)))
+        os.truncate(file, 0)
+    return aside
+
+
+def _place(folder: Path, name: Path) -> Path:
+    """Return the path of a file to be, whose folder is there."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -307,9 +307,11 @@ def test_a_run_goes_on_with_another_config_and_says_what_is_other(main, dataset,
 
 
 def test_a_new_run_in_the_folder_of_another_is_not_resumed_as_that(main, dataset, tmp_path, caplog):
-    output = tmp_path / "out"
+    output, aside = tmp_path / "out", tmp_path / "out" / "earlier_run_1"
     assert main(arguments(dataset, output, SOLVER__MAX_ITER="1")) == 0
     assert (output / "last_checkpoint").read_text() == "model_final.pth"
+    kept = ("model_final.pth", "last_checkpoint", "metrics.json", "config.yaml")
+    before = {name: (output / name).read_bytes() for name in kept}
 
     def stop(self):
         raise KeyboardInterrupt
@@ -318,11 +320,29 @@ def test_a_new_run_in_the_folder_of_another_is_not_resumed_as_that(main, dataset
         patch.setattr(Trainer, "run_step", stop)
         assert main(arguments(dataset, output)) == 130
     (said,) = [r.getMessage() for r in caplog.records if "earlier run" in r.getMessage()]
-    assert said.startswith(f"'{output}' has an earlier run in it (model_final.pth), whose files")
+    assert said.startswith(f"'{output}' has an earlier run in it: this is a new one, and the files")
+    assert f"'{aside}'" in said
+    assert {name: (aside / name).read_bytes() for name in kept} == before
+    assert list(aside.glob("events.out.tfevents.*"))
     assert not (output / "last_checkpoint").exists()
-    assert (output / "model_final.pth").is_file()
+    assert not list(output.glob("*.pth"))
     assert main(arguments(dataset, output, "--resume")) == 0
     assert "Starting training from iteration 0" in (output / "log.txt").read_text()
+    lines = (output / "metrics.json").read_text().splitlines()
+    assert all(json.loads(text)["iteration"] > 0 for text in lines)  # the first run had one
+    assert len(list(output.glob("earlier_run_*"))) == 1
+
+
+def test_a_new_run_begins_with_the_weights_of_the_other(main, dataset, tmp_path):
+    output = tmp_path / "out"
+    assert main(arguments(dataset, output, SOLVER__MAX_ITER="1")) == 0
+    weights = str(output / "model_final.pth")
+    options = {"MODEL__WEIGHTS": weights, "SOLVER__BASE_LR": "0.0"}
+    assert main(arguments(dataset, output, **options)) == 0
+    runs = (output / "earlier_run_1", output)
+    first, second = (torch.load(run / "model_final.pth")["model"] for run in runs)
+    name = "proposal_generator.rpn_head.conv.weight"
+    assert torch.equal(first[name], second[name])
 
 
 def learning_rates(output):

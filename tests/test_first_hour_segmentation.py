@@ -14,6 +14,9 @@ from PIL import Image
 from troubleshooting import assert_documented
 
 from regnet_backbones import config_path, shapes
+from regnet_backbones.inference.trained import find_trained
+from regnet_backbones.report.logs import read_events
+from regnet_backbones.report.segmentation import LOSS
 from regnet_backbones.semseg.failures import reworded
 from regnet_backbones.semseg.module import Segmenter
 
@@ -219,13 +222,23 @@ def test_a_run_with_nothing_to_resume_begins(data, tmp_path, caplog):
     assert "last.ckpt' to go on from; the training begins" in caplog.text
 
 
-def test_a_new_run_in_the_folder_of_another_keeps_its_last_checkpoint(data, run_folder, caplog):
-    folder = run_folder / "checkpoints"
-    before = (folder / "last.ckpt").read_bytes()
+def test_a_new_run_in_the_folder_of_another_sets_its_files_aside(data, run_folder, caplog):
+    """So that neither its best checkpoint nor its logs are taken for those of the new one."""
+    before = {
+        file.relative_to(run_folder): file.read_bytes()
+        for folder in ("checkpoints", "tensorboard")
+        for file in (run_folder / folder).rglob("*")
+        if file.is_file()
+    }
     assert run("train_semseg", *training(data, run_folder, 1)) == 0
-    assert f"'{run_folder}' has an earlier run in it" in caplog.text
-    assert (folder / "last_of_earlier_run.ckpt").read_bytes() == before
-    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 1
+    aside = run_folder / "earlier_run_1"
+    assert f"the files of the other are in '{aside}' now" in caplog.text
+    assert {f.relative_to(aside): f.read_bytes() for f in aside.rglob("*") if f.is_file()} == before
+    last = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 1
+    (loss,) = [e for tag, e in read_events(run_folder / "tensorboard").items() if tag == LOSS]
+    assert [event.step for event in loss] == [0]
+    assert find_trained(aside).checkpoint == aside / "checkpoints" / "best.ckpt"
 
 
 @pytest.mark.parametrize(

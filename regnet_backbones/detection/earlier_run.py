@@ -9,6 +9,8 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from regnet_backbones.detection.config import values_by_key
+from regnet_backbones.inference.trained import CONFIG_NAME, FINAL_NAME, LAST_NAME
+from regnet_backbones.output_folders import set_aside
 from regnet_backbones.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -28,45 +30,66 @@ KEPT = (
 IRRELEVANT = ("OUTPUT_DIR", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "DATALOADER.CHECK_IMAGES")
 IRRELEVANT_PARTS = ("TEST.",)
 
+# What a run writes that a new one would be mixed up with; METRICS grows line by line.
+FILES = (FINAL_NAME, f"model_{'[0-9]' * 7}.pth", LAST_NAME, "events.out.tfevents.*")
+METRICS = "metrics.json"
+
 # How many differences are named.
 NAMED = 8
 
 
-@contextmanager
-def kept_if_refused(config_file: Path) -> Iterator[None]:
-    """Keep the config of a run in its folder where a resumption is refused.
+class EarlierRun:
+    """What an earlier run left in a folder, noted before this run writes to it.
 
-    Detectron2 writes the config of every start before it looks at the checkpoint.
-
-    Args:
-        config_file: of the run.
-    """
-    writes = comm.is_main_process() and config_file.is_file()
-    before = config_file.read_bytes() if writes else None
-    try:
-        yield
-    except BaseException:
-        if before is not None:
-            write_whole(config_file, lambda file: file.write(before))
-        raise
-
-
-def begin_anew(folder: Path) -> None:
-    """Forget which checkpoint was the last of an earlier run, and say so.
-
-    A resumption would take it for this run's, until this run has written one.
+    Only the first process looks, and moves files.
 
     Args:
-        folder: of a run that is not resumed.
+        folder: of both.
     """
-    last = folder / "last_checkpoint"
-    if last.is_file():
+
+    def __init__(self, folder: Path):
+        self._folder, self._config_file = folder, folder / CONFIG_NAME
+        writes = comm.is_main_process()
+        known = writes and self._config_file.is_file()
+        self._config = self._config_file.read_bytes() if known else None
+        self._files = [file for name in FILES for file in sorted(folder.glob(name)) if writes]
+        metrics = folder / METRICS
+        grown = writes and metrics.is_file() and metrics.stat().st_size > 0
+        self._metrics = [metrics] if grown else []
+
+    @contextmanager
+    def config_kept_if_refused(self) -> Iterator[None]:
+        """Keep the config of the earlier run in its folder where this run is refused.
+
+        Detectron2 writes the config of every start before it looks at the checkpoint.
+        """
+        try:
+            yield
+        except BaseException:
+            if self._config is not None:
+                self._write_config(self._config_file)
+            raise
+
+    def set_aside(self) -> None:
+        """Move what the earlier run left to a folder of its own, and say so.
+
+        Logs would be mixed with this run's, and its checkpoints be taken for this run's. To be
+        called when this run has its weights, which may be those of the earlier one.
+        """
+        if not (self._files or self._metrics):
+            return
+        aside = set_aside(self._folder, self._files, in_use=self._metrics)
+        if self._config is not None:
+            self._write_config(aside / CONFIG_NAME)
         logger.warning(
-            "'%s' has an earlier run in it (%s), whose files will be overwritten: this is a new "
-            "one, and --resume will not go on with the other; another OUTPUT_DIR keeps both",
-            *(folder, last.read_text()),
+            "'%s' has an earlier run in it: this is a new one, and the files of the other are in "
+            "'%s' now; another OUTPUT_DIR keeps both apart, --resume goes on with a run",
+            *(self._folder, aside),
         )
-        last.unlink()
+
+    def _write_config(self, path: Path) -> None:
+        """Write the config that the earlier run had."""
+        write_whole(path, lambda file: file.write(self._config))
 
 
 def warn_of_changes(cfg: CfgNode, config_file: Path) -> None:

@@ -24,7 +24,7 @@ from regnet_backbones.detection.config_checks import check_config, check_dataset
 from regnet_backbones.detection.data import OPTIONS, register_own_data, use_own_data
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.data_checks.defects import Report
-from regnet_backbones.detection.earlier_run import begin_anew, kept_if_refused, warn_of_changes
+from regnet_backbones.detection.earlier_run import EarlierRun, warn_of_changes
 from regnet_backbones.detection.evaluators import check_evaluators
 from regnet_backbones.detection.hints import hints_of
 from regnet_backbones.detection.optimization import check_optimization, optimize_detector
@@ -119,7 +119,8 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
     """Train or evaluate in this process, and return the results."""
     register_own_data(cfg)  # known to the process that checked the files, not to those it started
     import_projects(cfg)  # for processes of their own
-    with kept_if_refused(Path(cfg.OUTPUT_DIR) / CONFIG_NAME):
+    earlier = EarlierRun(Path(cfg.OUTPUT_DIR))
+    with earlier.config_kept_if_refused():
         default_setup(cfg, args)
         share_log()
         share_cores(cfg)
@@ -135,8 +136,9 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
         if comm.is_main_process():
             verify_results(cfg, results)
     else:
-        if not args.resume and comm.is_main_process():
-            begin_anew(Path(cfg.OUTPUT_DIR))
+        if not args.resume:
+            comm.synchronize()  # every process has loaded its weights
+            earlier.set_aside()
         results = trainer.train()
     if comm.is_main_process():
         print(summarize(cfg, results))

@@ -21,7 +21,7 @@ from tabulate import tabulate
 from regnet_backbones.failures import reported
 from regnet_backbones.inference.optimization import show_reports
 from regnet_backbones.optimize.precision import has_native
-from regnet_backbones.output_folders import check_output_folder
+from regnet_backbones.output_folders import check_output_folder, set_aside
 from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
 from regnet_backbones.semseg.continuation import check_continuation
 from regnet_backbones.semseg.datamodule import SegmentationData
@@ -30,7 +30,10 @@ from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.options import option_error
 from regnet_backbones.semseg.resuming import LastCheckpoint, RightEpoch
 
-LAST, EARLIER = "last.ckpt", "last_of_earlier_run.ckpt"
+LAST = "last.ckpt"
+
+# Folders of checkpoints and of logs with the config, in the folder of a run.
+CHECKPOINTS, LOGS = "checkpoints", "tensorboard"
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +108,7 @@ class SegmentationCLI(LightningCLI):
         output = self._get(self.config_init, "output")
         config = self._get(self.config_init, "trainer")
         if config["logger"] is None:
-            kwargs["logger"] = TensorBoardLogger(output, name="", version="tensorboard")
+            kwargs["logger"] = TensorBoardLogger(output, name="", version=LOGS)
         plugins = config["plugins"] or []
         kwargs["plugins"] = [
             *(plugins if isinstance(plugins, list) else [plugins]),
@@ -177,14 +180,8 @@ def _train(cli: SegmentationCLI) -> None:
         check_continuation(last, cli.model, max_steps=trainer.max_steps)
     elif cli.config.resume and trainer.is_global_zero:
         logger.warning("there is no '%s' to go on from; the training begins", last)
-    elif last.is_file() and trainer.is_global_zero:
-        # A resumption would take it for this run's, until this run has written one.
-        aside = last.replace(last.with_name(EARLIER))
-        logger.warning(
-            "'%s' has an earlier run in it, whose files will be overwritten: this is a new one; "
-            "the last checkpoint of the other is '%s' now; another --output keeps both",
-            *(output, aside),
-        )
+    elif trainer.is_global_zero:
+        _set_earlier_run_aside(Path(output))
     if trainer.is_global_zero:
         _warn_of_emulation(trainer)
     start = time.monotonic()
@@ -198,6 +195,22 @@ def _train(cli: SegmentationCLI) -> None:
         took = timedelta(seconds=round(time.monotonic() - start))
         print(summarize(trainer, output))
         print(f"time, validations included: {took}")
+
+
+def _set_earlier_run_aside(output: Path) -> None:
+    """Move what an earlier run left to a folder of its own, and say so.
+
+    Logs would be mixed with this run's, and its checkpoints be taken for this run's.
+    """
+    folders = (output / CHECKPOINTS, output / LOGS)
+    files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
+    if files:
+        aside = set_aside(output, files)
+        logger.warning(
+            "'%s' has an earlier run in it: this is a new one, and the files of the other are in "
+            "'%s' now; another --output keeps both apart, --resume goes on with a run",
+            *(output, aside),
+        )
 
 
 def _warn_of_emulation(trainer: Trainer) -> None:
@@ -227,7 +240,7 @@ def summarize(trainer: Trainer, output: str | Path) -> str:
 
 def _checkpoints(output: str | Path) -> Path:
     """Return the folder of checkpoints of a run."""
-    return Path(output) / "checkpoints"
+    return Path(output) / CHECKPOINTS
 
 
 # What only the data knows, once it has found its classes.
