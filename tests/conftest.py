@@ -1,7 +1,9 @@
 """What all tests share: few threads, fixed seeds, random weights that hide nothing."""
 
 import logging
+import os
 import signal
+import socket
 
 import pytest
 import torch
@@ -10,6 +12,11 @@ from torch import nn
 
 # Before any test module imports detectron2, which needs it.
 from regnet_backbones import config_path
+
+# What the tests say of a CPU they say on a machine with a GPU, too.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+THIS_MACHINE = (None, "", "localhost", "127.0.0.1", "::1", "0.0.0.0", socket.gethostname())
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +34,23 @@ def _process_of_a_module():
 def _process_of_a_test(_process_of_a_module):
     with process_state_kept():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Find no other machine: tests end alike with a network and without."""
+    look_up = socket.getaddrinfo
+
+    def look_up_here(host, *args, **options):
+        name = host.decode() if isinstance(host, bytes) else host
+        if name not in THIS_MACHINE:
+            raise socket.gaierror(socket.EAI_NONAME, "the tests have no network")
+        return look_up(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_here)
+    for variable in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.upper(), raising=False)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -23,6 +23,7 @@ from troubleshooting import assert_documented
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.config import read_config
+from regnet_backbones.detection.data import register_split
 from regnet_backbones.semseg.datamodule import SegmentationData
 
 TOOLS = Path(__file__).parent.parent / "tools"
@@ -156,6 +157,74 @@ def test_all_that_a_detector_predicts_is_right_where_it_is_the_truth(
     assert results_of(tmp_path / "out")["results"]["own_val"]["bbox"]["AP"] == pytest.approx(100)
 
 
+def test_a_config_that_tells_no_data_is_not_evaluated_on_others(
+    detector, own_val, tmp_path, capsys
+):
+    """Which another run of this process has registered."""
+    register_split("own_val", *own_val[1::2])
+    assert main("evaluate", detector, "--output", tmp_path) == 2
+    error = assert_documented(capsys.readouterr().err)
+    assert error.startswith("the config does not tell where the data of the training are")
+
+
+def test_other_classes_of_the_same_number_are_refused(remembering, own_val, tmp_path, capsys):
+    content = json.loads(Path(own_val[1]).read_text())
+    for category, name in zip(content["categories"], shapes.CATEGORIES[::-1], strict=True):
+        category["name"] = name
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    own = ["--val-json", tmp_path / "val.json", *own_val[2:]]
+    assert main("evaluate", remembering, *own) == 2
+    error = assert_documented(capsys.readouterr().err)
+    assert "the classes circle, square, triangle, star, cross, and those of '" in error
+    assert "in the order of their ids, are cross, star, triangle, square, circle; give" in error
+
+
+def drop_areas(content):
+    for annotation in content["annotations"]:
+        del annotation["area"]
+
+
+def number_from_zero(content):
+    for number, annotation in enumerate(content["annotations"]):
+        annotation["id"] = number
+
+
+def widen(content):
+    content["images"][0]["width"] = 99
+
+
+def name_by_numbers(content):
+    for number, category in enumerate(content["categories"]):
+        category["name"] = number
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (drop_areas, "no area"),
+        (number_from_zero, "an annotation's id is 0"),
+        (widen, "000000.png"),
+        (name_by_numbers, "the name of a category is no text; write it in quotes"),
+        (lambda content: content.update(categories=["circle"]), "categories must have keys and"),
+        (lambda content: content["annotations"].append("x"), "1 have none, such as x"),
+    ],
+)
+def test_data_that_would_spoil_an_evaluation_are_refused(
+    detector, own_val, tmp_path, capsys, monkeypatch, change, said
+):
+    from regnet_backbones.detection import evaluation
+
+    monkeypatch.setattr(evaluation, "build_model", None)  # building one would be a TypeError
+    content = json.loads(Path(own_val[1]).read_text())
+    change(content)
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    own = ["--val-json", tmp_path / "val.json", *own_val[2:]]
+    assert main("evaluate", detector, *own, "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err  # of as many lines as there are defects
+    assert error.startswith(f"error: '{tmp_path}/val.json' ")
+    assert said in error
+
+
 @pytest.fixture
 def remembering(detector, own_val, tmp_path):
     """Return the detector's folder with a config that tells where the data of its training lie."""
@@ -164,6 +233,7 @@ def remembering(detector, own_val, tmp_path):
     (run / "model_final.pth").symlink_to(detector / "model_final.pth")
     cfg = read_config(detector / "config.yaml")
     cfg.DATASETS.OWN.VAL_JSON, cfg.DATASETS.OWN.VAL_IMAGES = own_val[1::2]
+    cfg.DATASETS.OWN.CATEGORIES = [[n, name] for n, name in enumerate(shapes.CATEGORIES, 1)]
     (run / "config.yaml").write_text(cfg.dump())
     return run
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 from pycocotools import mask as mask_util
@@ -19,6 +19,7 @@ from regnet_backbones import config_path, shapes
 from regnet_backbones.adapters.detectron2_projects import import_projects
 from regnet_backbones.detection.classes import known_classes
 from regnet_backbones.detection.config import read_config
+from regnet_backbones.detection.data import register_split
 from regnet_backbones.semseg.datamodule import SegmentationData
 
 TOOL = Path(__file__).parent.parent / "tools" / "predict.py"
@@ -117,24 +118,44 @@ def test_instances_are_written_as_coco_results(detector, dataset, val_json, tmp_
     assert len(truth.loadRes(str(tmp_path / "predictions.json")).anns) == len(entries)
 
 
-def test_the_names_of_the_training_are_known(detector, dataset, val_json, tmp_path, caplog):
+@pytest.mark.parametrize("known", [True, False])
+def test_the_names_of_the_training_are_known(detector, dataset, val_json, tmp_path, caplog, known):
+    """From its config alone: the data may be gone, and other data go by their name here."""
+    register_split("own_val", val_json, dataset.images("val"))
+    DatasetCatalog.get("own_val")
     _, run = detector
     cfg = read_config(run / "config.yaml")
-    cfg.DATASETS.OWN.VAL_JSON = str(val_json)
-    for folder, path in (("known", str(val_json)), ("gone", "gone.json")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "model_final.pth").symlink_to(run / "model_final.pth")
-        cfg.DATASETS.OWN.VAL_JSON = path
-        (tmp_path / folder / "config.yaml").write_text(cfg.dump())
-        options = ["--output", tmp_path / folder, "--min-score", "0"]
-        caplog.clear()
-        assert main(tmp_path / folder, dataset.images("val"), *options) == 0
-        entries = json.loads((tmp_path / folder / "predictions.json").read_text())
-        ids = {entry["category"]: entry["category_id"] for entry in entries}
-        names = {name: 2 * n for n, name in enumerate(shapes.CATEGORIES, 1)}
-        unknown = {str(n): n for n in range(len(names))}
-        assert ids.items() <= (names if folder == "known" else unknown).items()
-        assert ("the names of the classes are not known" in caplog.text) == (folder == "gone")
+    if known:
+        names = {name: 3 * n for n, name in enumerate("abcde", 1)}
+        cfg.DATASETS.OWN.CATEGORIES = [[number, name] for name, number in names.items()]
+        cfg.DATASETS.OWN.VAL_JSON = "gone.json"
+    else:
+        names = {str(n): n for n in range(5)}
+    (tmp_path / "model_final.pth").symlink_to(run / "model_final.pth")
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    options = ["--output", tmp_path, "--min-score", "0"]
+    assert main(tmp_path, dataset.images("val"), *options) == 0
+    entries = json.loads((tmp_path / "predictions.json").read_text())
+    ids = {entry["category"]: entry["category_id"] for entry in entries}
+    assert len(ids) > 1
+    assert ids.items() <= names.items()
+    assert ("the names of the classes are not known" in caplog.text) == (not known)
+
+
+def test_a_detector_of_grey_images_predicts(dataset, tmp_path):
+    grey = ["INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", "[120.0]", "MODEL.PIXEL_STD", "[60.0]"]
+    grey += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+    model, run = save_run(tmp_path, "mask_rcnn_regnet_small_fpn.yaml", *grey)
+    image = dataset.images("val") / "000000.png"
+    pixels = torch.from_numpy(np.asarray(Image.open(image).convert("L")).copy())[None].float()
+    with torch.no_grad():
+        (expected,) = model([{"image": pixels, "height": SIDE, "width": SIDE}])
+    assert main(run, image, "--output", tmp_path, "--min-score", "0") == 0
+    entries = json.loads((tmp_path / "predictions.json").read_text())
+    scores = [entry["score"] for entry in entries]
+    assert scores == pytest.approx(expected["instances"].scores.tolist(), abs=1e-5)
+    drawn = np.asarray(Image.open(tmp_path / "overlays" / "000000.jpg")).astype(int)
+    assert np.ptp(drawn, axis=2).max() > 60  # in the colours of the file
 
 
 def test_overlays_show_the_image_with_what_is_seen(detector, dataset, tmp_path):
@@ -257,7 +278,7 @@ def test_wrong_command_lines_are_refused(
 ):
     from regnet_backbones.detection import prediction
 
-    monkeypatch.setattr(prediction, "DefaultPredictor", None)  # a call would be a TypeError
+    monkeypatch.setattr(prediction, "build_model", None)  # a call would be a TypeError
     output = ["--output", tmp_path / "out"]
     assert main(detector[1], dataset.images("val"), *options, *output) == 2
     error = capsys.readouterr().err

@@ -37,6 +37,7 @@ def browser(tmp_path_factory):
     options.binary_location = chromium
     for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
         options.add_argument(flag)
+    options.ignore_local_proxy_environment_variables()  # chromedriver is on this machine
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(chromedriver))
     yield driver

@@ -193,14 +193,31 @@ def test_tasks_of_the_same_metrics_share_a_table():
     assert results_tables({"bbox": {"AP": 1.0}})[1] is None
 
 
-def test_with_fewer_images_the_results_are_the_logged_ones(run, val):
-    report = read_detector(find_run(run), images=1, device="cpu", val=val)
+def test_with_fewer_images_the_results_are_the_logged_ones(run):
+    report = read_detector(find_run(run), images=1, device="cpu")
     last = json.loads((run / "metrics.json").read_text().splitlines()[-1])
     (table,) = report.metrics.summary
     logged = [last[f"bbox/{name}"] for name in table.columns]
     assert list(table.rows[0][1]) == pytest.approx(logged, nan_ok=True)
     assert report.metrics.source == f"logged by the training at iteration {STEPS}, on own_val"
     assert (report.predictions.predicted, report.predictions.available) == (1, IMAGES)
+
+
+def test_results_are_of_the_data_that_the_page_is_of(run, val, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "a run")
+    report = read_detector(find_run(copy), images=1, device="cpu", val=val)
+    assert dict(report.facts)["validated on"] == str(val.json_file)
+    assert report.metrics is None  # the logged ones are of other data
+    (missing,) = report.missing
+    assert f"`python tools/evaluate.py '{copy}'`, with the same options, finds them" in missing
+    own = ["--val-json", str(val.json_file), "--val-images", str(val.image_root)]
+    assert load_tool("evaluate").main([str(copy), *own, "--device", "cpu"]) == 0
+    capsys.readouterr()
+    report = read_detector(find_run(copy), images=1, device="cpu", val=val)
+    assert report.metrics.source == "found by tools/evaluate.py with model_final.pth, on own_val"
+    report = read_detector(find_run(copy), images=1, device="cpu")
+    assert report.metrics.source.startswith("logged by the training")
+    assert report.command.endswith(f"'{copy}/config.yaml' OUTPUT_DIR '{copy}_again'")
 
 
 def test_the_data_of_the_training_are_found(run):

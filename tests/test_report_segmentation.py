@@ -157,8 +157,14 @@ def test_results_of_evaluate_are_found(run, tmp_path):
     (copy / "evaluation").mkdir()
     results = {"miou": 0.5, "accuracy": 0.75, "iou": {"circle": None, "square": 0.5}}
     file = copy / "evaluation" / "results.json"
-    for checkpoint, found in (("best.ckpt", 50.0), ("last.ckpt", None)):
+    elsewhere = ["root", "elsewhere"]
+    for checkpoint, opts, found in (
+        ("best.ckpt", [], 50.0),
+        ("last.ckpt", [], None),
+        ("best.ckpt", elsewhere, None),  # of other data
+    ):
         content = {"checkpoint": f"elsewhere/checkpoints/{checkpoint}", "results": results}
+        content |= {"settings": {"opts": opts}}
         file.write_text(json.dumps(content))
         report = read_segmenter(find_run(copy), images=1, device="cpu")
         ours = "tools/evaluate.py" in report.metrics.source

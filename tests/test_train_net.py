@@ -96,7 +96,8 @@ def test_a_config_can_name_own_data_and_that_of_a_run_does(main, dataset, tmp_pa
     assert main([*options, "OUTPUT_DIR", str(tmp_path)]) == 0
     (tmp_path / "config.yaml").write_text(seen[0].dump())
     own = dict(zip(OPTIONS, own_data(dataset)[1::2], strict=True))
-    assert dict(seen[0].DATASETS.OWN) == own
+    categories = [[number, name] for number, name in enumerate(shapes.CATEGORIES, 1)]
+    assert dict(seen[0].DATASETS.OWN) == {**own, "CATEGORIES": categories}
 
     monkeypatch.chdir(tmp_path)
     assert main(["--config-file", "config.yaml", "--check-data"]) == 0

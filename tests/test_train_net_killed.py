@@ -2,13 +2,13 @@
 
 import itertools
 import json
-import multiprocessing
 import random
 import time
 
 import pytest
 import torch
 from detectron2.engine import defaults
+from killed_runs import forking_context
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.run import argument_parser, launch_run
@@ -52,7 +52,7 @@ def command_line(dataset, output, max_iter):
 
 def run_and_note_losses(options, notes):
     """Run, and append the losses of every iteration to a file."""
-    stock = Trainer.after_step
+    stock, collect = Trainer.after_step, defaults.collect_env_info
 
     def after_step(self):
         latest = self.storage.latest()
@@ -66,7 +66,7 @@ def run_and_note_losses(options, notes):
     try:
         return launch_run(argument_parser("").parse_args(options))
     finally:
-        Trainer.after_step = stock
+        Trainer.after_step, defaults.collect_env_info = stock, collect
 
 
 def losses_of(notes):
@@ -93,8 +93,7 @@ def written_at(output):
 def test_a_run_that_is_killed_ten_times_is_as_one_that_was_not(dataset, tmp_path, monkeypatch):
     """Processes are forked from one that has imported everything, and computed nothing."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["regnet_backbones.detection.run", "pycocotools.cocoeval"])
+    context = forking_context()
     moments = random.Random(0)
     output, notes = tmp_path / "killed", tmp_path / "killed.txt"
     options = command_line(dataset, output, 5000)

@@ -1,7 +1,6 @@
 """A run of `tools/train_semseg.py` that is killed again and again, and one of two processes."""
 
 import itertools
-import multiprocessing
 import os
 import random
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killed_runs import forking_context
 from torch import nn
 
 from regnet_backbones import config_path, shapes
@@ -68,8 +68,7 @@ def check_state(checkpoint):
 def test_a_run_that_is_killed_ten_times_goes_on_each_time(dataset, tmp_path, monkeypatch):
     """Processes are forked from one that has imported everything, and computed nothing."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["regnet_backbones.semseg.run"])
+    context = forking_context()
     moments = random.Random(0)
     folder = tmp_path / "checkpoints"
     options = command_line(dataset, tmp_path, MAX_STEPS)

@@ -67,8 +67,17 @@ FCOS_DEFAULTS = {
 
 TRAINING_DEFAULTS = {
     # COCO instance jsons of one's own and the folders of their images, all four or none: they take
-    # the place of DATASETS.TRAIN and TEST, and give every head its number of classes.
-    "DATASETS": {"OWN": {"TRAIN_JSON": "", "TRAIN_IMAGES": "", "VAL_JSON": "", "VAL_IMAGES": ""}},
+    # the place of DATASETS.TRAIN and TEST, and give every head its number of classes. CATEGORIES
+    # is noted by the training: id and name of each class, in the order of class numbers.
+    "DATASETS": {
+        "OWN": {
+            "TRAIN_JSON": "",
+            "TRAIN_IMAGES": "",
+            "VAL_JSON": "",
+            "VAL_IMAGES": "",
+            "CATEGORIES": [],
+        }
+    },
     # "SGD", which is detectron2's own, "ADAMW" or "ADAM".
     "SOLVER": {"OPTIMIZER": "SGD"},
     "DATALOADER": {

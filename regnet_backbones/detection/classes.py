@@ -49,9 +49,7 @@ def instance_classes(cfg: CfgNode) -> int:
 
 
 def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClasses:
-    """Find the names of a model's classes: in a json, else in its first test dataset.
-
-    That is one of one's own where `DATASETS.OWN` says so, and its json is still there.
+    """Find the names of a model's classes: in a json, its config, else its first test dataset.
 
     Where they are not known, a warning says so and the classes are numbered from 0.
 
@@ -66,14 +64,16 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
     architecture, count = cfg.MODEL.META_ARCHITECTURE, instance_classes(cfg)
     datasets = cfg.DATASETS.TRAIN if architecture == PANOPTIC_DEEPLAB else cfg.DATASETS.TEST
     dataset = datasets[0] if datasets else ""
-    fields = MetadataCatalog.get(dataset).as_dict() if dataset in MetadataCatalog.list() else {}
+    # Under the name of own data another run of this process may have registered its own.
+    known = dataset in MetadataCatalog.list() and dataset != VAL_NAME
+    fields = MetadataCatalog.get(dataset).as_dict() if known else {}
     if architecture == PANOPTIC_DEEPLAB and "thing_dataset_id_to_contiguous_id" not in fields:
         raise ValueError(
             f"a {PANOPTIC_DEEPLAB} needs its training dataset '{dataset}' registered with panoptic "
             "metadata, to tell things from stuff; set DATASETS.TRAIN in --opts"
         )
     if val_json is None:
-        categories = _own_categories(cfg) or _registered_categories(fields)
+        categories = _trained_categories(cfg) or _registered_categories(fields)
         if architecture in COUNTED and len(categories) != count:
             categories = {}
     else:
@@ -124,12 +124,9 @@ def _given_categories(cfg: CfgNode, val_json: Path) -> dict[int, str]:
     return categories
 
 
-def _own_categories(cfg: CfgNode) -> dict[int, str]:
-    """Return the names by id of the training's own data, none where these are not here."""
-    json_file = Path(cfg.DATASETS.OWN.VAL_JSON)
-    if VAL_NAME not in cfg.DATASETS.TEST or not json_file.is_file():
-        return {}
-    return _read_categories(json_file)
+def _trained_categories(cfg: CfgNode) -> dict[int, str]:
+    """Return the names by id of own data that the model was trained on, none of other data."""
+    return dict(cfg.DATASETS.OWN.CATEGORIES) if VAL_NAME in cfg.DATASETS.TEST else {}
 
 
 def _registered_categories(fields: Mapping[str, object]) -> dict[int, str]:

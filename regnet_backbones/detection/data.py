@@ -78,7 +78,7 @@ def read_coco_split(json_file: str | Path, image_root: str | Path) -> CocoSplit:
         *check_coco(content, source=str(json_file), use=Use()),
         *check_files_exist(content["images"], image_root, source=str(json_file)),
     )
-    errors = Report(tuple(defect for defect in defects if defect.severity == "error"))
+    errors = Report(defects).errors()
     if errors.defects:
         raise ValueError(f"'{json_file}' cannot be used:\n{errors.summary()}")
     images, annotations, categories = (content[key] for key in COCO_LISTS)
@@ -90,6 +90,11 @@ def read_coco_split(json_file: str | Path, image_root: str | Path) -> CocoSplit:
         num_annotations=len(annotations),
         has_masks=all(a.get("segmentation") for a in annotations),
     )
+
+
+def names_own_data(cfg: CfgNode) -> bool:
+    """Tell whether a config names data of one's own, or a part of them."""
+    return any(cfg.DATASETS.OWN[key] for key in OPTIONS)
 
 
 def use_own_data(cfg: CfgNode) -> None:
@@ -104,7 +109,7 @@ def use_own_data(cfg: CfgNode) -> None:
             cannot be used.
     """
     own, options = cfg.DATASETS.OWN, ", ".join(OPTIONS.values())
-    if not any(own.values()):
+    if not names_own_data(cfg):
         return
     missing = [option for key, option in OPTIONS.items() if not own[key]]
     if missing:
@@ -157,25 +162,29 @@ def register_own_data(cfg: CfgNode) -> None:
 
 
 def validation_of_training(cfg: CfgNode) -> CocoSplit | None:
-    """Read the validation data of one's own that a detector was trained with.
+    """Read the validation data that a detector of one's own data was trained with.
 
     Args:
         cfg: of the detector.
 
     Returns:
-        What `read_coco_split` does; None where it is to be evaluated on other data, or its config
-        does not tell where the data lie.
+        What `read_coco_split` does; None where `DATASETS.TEST` has registered datasets.
 
     Raises:
-        FileNotFoundError: the json or the folder is not there any more.
-        ValueError: the json cannot be used.
+        FileNotFoundError: the json or the folder is not there any more, or cannot be read.
+        ValueError: the json cannot be used, or the config does not tell where it is.
     """
     own = cfg.DATASETS.OWN
-    if VAL_NAME not in cfg.DATASETS.TEST or not own.VAL_JSON:
+    if VAL_NAME not in cfg.DATASETS.TEST:
         return None
+    if not own.VAL_JSON:
+        raise ValueError(
+            "the config does not tell where the data of the training are (DATASETS.OWN): tell it "
+            "with --val-json and --val-images"
+        )
     try:
         return read_coco_split(own.VAL_JSON, own.VAL_IMAGES)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, PermissionError) as error:
         raise FileNotFoundError(
             f"the validation data of the training have gone: {error}; tell where they are with "
             "--val-json and --val-images"
@@ -186,7 +195,7 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
     """Register two splits as detectron2 datasets and fit a config to them.
 
     Sets `DATASETS.TRAIN` and `TEST`, the number of classes of every head, and `DATASETS.OWN` to the
-    absolute paths: the config tells where the data lie.
+    absolute paths and the categories: the config tells where the data lie, and what classes mean.
 
     Args:
         cfg: changed in place.
@@ -210,6 +219,7 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
                 )
     cfg.DATASETS.OWN.TRAIN_JSON = str(train.json_file.absolute())
     cfg.DATASETS.OWN.TRAIN_IMAGES = str(train.image_root.absolute())
+    cfg.DATASETS.OWN.CATEGORIES = [[number, name] for number, name in train.categories.items()]
     cfg.DATASETS.TRAIN = (TRAIN_NAME,)
     register_split(TRAIN_NAME, train.json_file.absolute(), train.image_root.absolute())
     use_validation(cfg, val)
@@ -233,7 +243,7 @@ def register_split(name: str, json_file: str | Path, image_root: str | Path) -> 
 
 
 def _read_json(json_file: Path) -> dict[str, list]:
-    """Read a json that has COCO's three lists, none of them empty."""
+    """Read a json that has COCO's three lists of dictionaries, none of them empty."""
     if not json_file.is_file():
         raise FileNotFoundError(f"no annotation file '{json_file}'")
     try:
@@ -248,6 +258,12 @@ def _read_json(json_file: Path) -> dict[str, list]:
     for key in COCO_LISTS:
         if not content[key]:
             raise ValueError(f"'{json_file}' has no {key}: the list is empty")
+        strange = [entry for entry in content[key] if not isinstance(entry, dict)]
+        if strange:
+            raise ValueError(
+                f"'{json_file}' is not in COCO's instance format: {key} must have keys and values, "
+                f"and {len(strange)} have none, such as {str(strange[0])[:80]}"
+            )
     return content
 
 

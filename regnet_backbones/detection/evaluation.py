@@ -22,6 +22,7 @@ from regnet_backbones.detection.data import (
     use_validation,
     validation_of_training,
 )
+from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.evaluators import check_evaluators
 from regnet_backbones.detection.optimization import optimization_of, optimize_detector
 from regnet_backbones.detection.results import results_tables
@@ -85,15 +86,14 @@ def evaluate(
     if val is None:
         val = validation_of_training(cfg)
     if val is not None:
-        check_own_data(cfg, val)
-        use_validation(cfg, val)
+        evaluate_on(cfg, val)
     else:
         _check_datasets(cfg)
     cfg.freeze()
     optimization = optimization_of(cfg)
     settings = {
         "datasets": list(cfg.DATASETS.TEST),
-        "json_file": None if val is None else str(val.json_file),
+        "json_file": None if val is None else cfg.DATASETS.OWN.VAL_JSON,
         "min_size_test": cfg.INPUT.MIN_SIZE_TEST,
         "max_size_test": cfg.INPUT.MAX_SIZE_TEST,
         "test_augmentation": dict(cfg.TEST.AUG) if cfg.TEST.AUG.ENABLED else None,
@@ -108,17 +108,27 @@ def evaluate(
     return Evaluation(results, results_tables(cfg, in_detectron2s_form))
 
 
-def check_own_data(cfg: CfgNode, val: CocoSplit) -> None:
-    """Check that a detector can be evaluated on a COCO json.
+def evaluate_on(cfg: CfgNode, val: CocoSplit) -> None:
+    """Let a detector be evaluated on a COCO json, which is checked as before a training.
 
     Args:
-        cfg: of the detector.
+        cfg: of the detector; changed in place, see `use_validation`.
         val: the json, of `read_coco_split`.
 
     Raises:
-        ValueError: the config is no detector's, the json has another number of classes, or the
-            detector predicts masks, and the json has none.
+        ValueError: the config is no detector's, the json has other classes, the detector predicts
+            masks, and the json has none, or annotations or images would stop an evaluation or
+            spoil its result.
     """
+    _check_fit(cfg, val)
+    use_validation(cfg, val)
+    report = check_datasets(cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False).errors()
+    if report.defects:
+        raise ValueError(f"'{val.json_file}' cannot be evaluated on:\n{report.summary()}")
+
+
+def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
+    """Raise ValueError where a json is not of the kind or the classes that a detector gives."""
     architecture = cfg.MODEL.META_ARCHITECTURE
     if architecture == SEGMENTER:
         raise ValueError(
@@ -131,6 +141,16 @@ def check_own_data(cfg: CfgNode, val: CocoSplit) -> None:
             f"the detector has {count} classes, and '{val.json_file}' "
             f"{len(val.categories)} ({', '.join(val.categories.values())}); give a json with the "
             "categories of the training"
+        )
+    trained, given = (
+        [name for _, name in cfg.DATASETS.OWN.CATEGORIES],
+        list(val.categories.values()),
+    )
+    if trained and trained != given:
+        raise ValueError(
+            f"the detector was trained on the classes {', '.join(trained)}, and those of "
+            f"'{val.json_file}', in the order of their ids, are {', '.join(given)}; give a json "
+            "with the categories of the training"
         )
     if cfg.MODEL.MASK_ON and not val.has_masks:
         raise ValueError(

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata
-from detectron2.data.detection_utils import read_image
-from detectron2.engine import DefaultPredictor
+from detectron2.data.detection_utils import build_augmentation, read_image
+from detectron2.data.transforms import AugInput, AugmentationList
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image
@@ -82,18 +84,19 @@ def predict(
         raise ValueError(f"min_score must be from 0 to 1, got {min_score}")
     cfg = load_config(trained, opts=opts, device=device)
     classes = known_classes(cfg, val_json)
-    predictor = _build_predictor(cfg)
+    predictor = _Predictor(cfg)
     results, failed, names = _Results(Path(output), classes), [], output_names(images)
     for number, image in enumerate(tqdm(images, unit="image", disable=None), 1):
         try:
-            bgr = read_image(str(image), "BGR")
+            pixels = read_image(str(image), cfg.INPUT.FORMAT)
+            rgb = _rgb_of(pixels, image, cfg.INPUT.FORMAT)
         except UNREADABLE as error:
             logger.warning("'%s' cannot be read: %s", image, error)
             failed.append(image)
             continue
-        seen = _to_cpu(predictor(bgr), min_score)
+        seen = _to_cpu(predictor(pixels), min_score)
         # First: detectron2's conversion to COCO results moves the keypoints.
-        picture = _draw(bgr[:, :, ::-1], seen, classes.metadata)
+        picture = _draw(rgb, seen, classes.metadata)
         _save(picture, Path(output) / "overlays" / f"{names[image]}.jpg")
         results.add(seen, number=number, image=image, name=names[image])
     results.write()
@@ -143,15 +146,34 @@ class _Results:
             (self._output / "classes.txt").write_text(names + "\n")
 
 
-def _build_predictor(cfg: CfgNode) -> DefaultPredictor:
-    """Return detectron2's predictor with all weights of the checkpoint."""
-    import_projects(cfg)
-    without_weights = cfg.clone()
-    without_weights.MODEL.WEIGHTS = ""  # it would load them in part
-    predictor = DefaultPredictor(without_weights)
-    load_weights(predictor.model, cfg.MODEL.WEIGHTS)
-    predictor.model = with_test_augmentation(cfg, optimize_detector(cfg, predictor.model))
-    return predictor
+class _Predictor:
+    """A model with all weights of its checkpoint, for single images.
+
+    Detectron2's `DefaultPredictor` loads a part of them silently, and takes RGB and BGR only.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        import_projects(cfg)
+        model = build_model(cfg)
+        load_weights(model, cfg.MODEL.WEIGHTS)
+        self._model = with_test_augmentation(cfg, optimize_detector(cfg, model)).eval()
+        self._resize = AugmentationList(build_augmentation(cfg, is_train=False))
+
+    @torch.no_grad()
+    def __call__(self, pixels: np.ndarray) -> Mapping[str, object]:
+        """Return what the model gives for an image (H, W, C) in its `INPUT.FORMAT`."""
+        resized = AugInput(pixels)
+        self._resize(resized)
+        image = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
+        height, width = pixels.shape[:2]
+        return self._model([{"image": image, "height": height, "width": width}])[0]
+
+
+def _rgb_of(pixels: np.ndarray, image: Path, image_format: str) -> np.ndarray:
+    """Return an image that was read in a format as RGB, to draw on; others are read again."""
+    if image_format == "BGR":
+        return pixels[:, :, ::-1]
+    return pixels if image_format == "RGB" else read_image(str(image), "RGB")
 
 
 def _to_cpu(outputs: Mapping[str, object], min_score: float) -> dict[str, object]:

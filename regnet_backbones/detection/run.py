@@ -21,7 +21,12 @@ from regnet_backbones.detection.ade20k import check_semantic_datasets
 from regnet_backbones.detection.completeness import WholeCheckpointer
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.config_checks import check_config, check_datasets_exist
-from regnet_backbones.detection.data import OPTIONS, register_own_data, use_own_data
+from regnet_backbones.detection.data import (
+    OPTIONS,
+    names_own_data,
+    register_own_data,
+    use_own_data,
+)
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.data_checks.defects import Report
 from regnet_backbones.detection.earlier_run import EarlierRun, warn_of_changes
@@ -261,7 +266,7 @@ def _use_own_data(cfg: CfgNode, args: argparse.Namespace) -> None:
             raise ValueError(f"{option} is empty; give a path")
         if path:
             cfg.DATASETS.OWN[key] = path
-    if any(cfg.DATASETS.OWN.values()):
+    if names_own_data(cfg):
         named = [key for key in args.opts[::2] if key in ("DATASETS.TRAIN", "DATASETS.TEST")]
         if named:
             raise ValueError(

@@ -1,5 +1,6 @@
 """The report of a detector's run, as detectron2 and `tools/train_net.py` left it."""
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from regnet_backbones.adapters.detectron2_config import regnet_node
 from regnet_backbones.adapters.detectron2_network import network_of
 from regnet_backbones.detection.config import read_config, values_by_key
 from regnet_backbones.detection.data import (
+    TRAIN_NAME,
+    VAL_NAME,
     CocoSplit,
-    use_validation,
     validation_of_training,
 )
-from regnet_backbones.detection.evaluation import check_own_data
+from regnet_backbones.detection.evaluation import evaluate_on
 from regnet_backbones.detection.trained import load_config
 from regnet_backbones.inference.trained import FINAL_NAME
 from regnet_backbones.report import logs
@@ -29,8 +31,8 @@ from regnet_backbones.report.facts import (
     regnet_facts,
     training_speed,
 )
-from regnet_backbones.report.recorded import recorded_results
-from regnet_backbones.report.runs import METRICS_NAME, Run, is_final
+from regnet_backbones.report.recorded import no_metrics, recorded_results
+from regnet_backbones.report.runs import METRICS_NAME, Run, folder_of_repetition, is_final
 
 # The number of a task that stands for it in a chart, and the numbers of single classes in a table.
 CHIEF = ("AP", "mIoU", "PQ")
@@ -70,17 +72,16 @@ def read_detector(
     else:
         cfg = load_config(run.trained, opts=opts, device=device)
     if val is not None:
-        check_own_data(cfg, val)
-        use_validation(cfg, val)
+        evaluate_on(cfg, val)
     missing = _unfinished(run, cfg, rows)
     scored, problem = _scored(run, cfg, images, val)
     if problem:
         missing.append(problem)
     if len(cfg.DATASETS.TEST) > 1:
         missing.append(f"Of DATASETS.TEST only the first, {cfg.DATASETS.TEST[0]}, is looked at.")
-    metrics = _metrics(run, cfg, rows, scored)
+    metrics = _metrics(run, cfg, rows, scored, opts)
     if metrics is None:
-        missing.append(f"There are no metrics: `python tools/evaluate.py {run.folder}` finds them.")
+        missing.append(no_metrics(run))
     seconds = logs.seconds_per_iteration(rows)
     milliseconds = scored.predictions.milliseconds if scored else None
     speed = training_speed(seconds, cfg.SOLVER.IMS_PER_BATCH, f"median of {METRICS_NAME}")
@@ -154,9 +155,13 @@ def _curves(cfg: CfgNode, rows: Sequence[Mapping[str, float]]) -> Curves:
 
 
 def _metrics(
-    run: Run, cfg: CfgNode, rows: Sequence[Mapping[str, float]], scored: Scored | None
+    run: Run,
+    cfg: CfgNode,
+    rows: Sequence[Mapping[str, float]],
+    scored: Scored | None,
+    opts: Sequence[str],
 ) -> Metrics | None:
-    """Return the results on all validation images: found here, else as they were recorded."""
+    """Return the results on all of the data: found here, else as they were recorded."""
     name = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else ""
     if scored is not None and scored.results:
         source = (
@@ -164,15 +169,23 @@ def _metrics(
             f"{run.trained.checkpoint.name}"
         )
         return Metrics(source, *results_tables(scored.results))
-    results, iteration = _logged_results(cfg, rows)
+    data = _validation_data(cfg)
+    of_training = data == _validation_data(read_config(run.config_file))
+    results, iteration = _logged_results(cfg, rows) if of_training else ({}, 0)
     if results:
         source = f"logged by the training at iteration {iteration}, on {name}"
         return Metrics(source, *results_tables(results))
-    recorded = recorded_results(run)
+    recorded = recorded_results(run, {**data, "opts": list(opts)})
     if recorded is None:
         return None
     (name, results), *_ = recorded.results.items()
     return Metrics(f"{recorded.source}, on {name}", *results_tables(results))
+
+
+def _validation_data(cfg: CfgNode) -> dict[str, object]:
+    """Return what tells the data that a config evaluates on apart, as `results.json` has it."""
+    own = cfg.DATASETS.OWN.VAL_JSON if VAL_NAME in cfg.DATASETS.TEST else None
+    return {"datasets": list(cfg.DATASETS.TEST), "json_file": own}
 
 
 def _logged_results(
@@ -210,8 +223,7 @@ def _scored(
     def predict() -> Scored:
         own = validation_of_training(cfg) if val is None else None
         if own is not None:
-            check_own_data(cfg, own)
-            use_validation(cfg, own)
+            evaluate_on(cfg, own)
         return score_detector(run.trained, cfg, images=images)
 
     return predicted_or_why(predict)
@@ -252,19 +264,20 @@ def _facts(run: Run, cfg: CfgNode, scored: Scored | None) -> Facts:
     weights = read_config(run.config_file).MODEL.WEIGHTS or "random weights"
     facts += (
         ("started from", weights),
-        ("trained on", _listed(cfg.DATASETS.TRAIN)),
-        ("validated on", _listed(cfg.DATASETS.TEST)),
+        ("trained on", _listed(cfg, cfg.DATASETS.TRAIN)),
+        ("validated on", _listed(cfg, cfg.DATASETS.TEST)),
         ("iterations", f"{cfg.SOLVER.MAX_ITER:,} of {cfg.SOLVER.IMS_PER_BATCH} images"),
     )
     return facts + ((("checkpoint", run.trained.checkpoint.name),) if run.trained else ())
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
+def _listed(cfg: CfgNode, names: Iterable[str]) -> str:
+    """List datasets by their names, those of one's own by their files."""
+    own = {TRAIN_NAME: cfg.DATASETS.OWN.TRAIN_JSON, VAL_NAME: cfg.DATASETS.OWN.VAL_JSON}
+    return ", ".join(own.get(name) or name for name in names) or "none"
 
 
 def _command(run: Run) -> str:
     """Return the command that repeats the training."""
-    return (
-        f"python tools/train_net.py --config-file {run.config_file} OUTPUT_DIR {run.folder}_again"
-    )
+    words = ["tools/train_net.py", "--config-file", run.config_file]
+    return shlex.join(map(str, ["python", *words, "OUTPUT_DIR", folder_of_repetition(run)]))

@@ -60,6 +60,12 @@ def find_run(path: str | Path, *, config_file: str | Path | None = None) -> Run:
     return Run("segmenter", folder, _segmenter_config(folder), trained)
 
 
+def folder_of_repetition(run: Run) -> Path:
+    """Return the folder that the training of a run could be repeated in, beside that of the run."""
+    named = run.folder if run.folder.name not in ("", "..") else run.folder.resolve()
+    return named.with_name(f"{named.name}_again")
+
+
 def is_final(trained: Trained) -> bool:
     """Whether a detector's checkpoint is that of the end of its training.
 

@@ -1,9 +1,8 @@
 """The report of a segmenter's run, as Lightning and `tools/train_semseg.py` left it."""
 
 import inspect
+import shlex
 from collections.abc import Mapping
-from itertools import chain
-from pathlib import Path
 
 import yaml
 from lightning import Trainer
@@ -23,8 +22,8 @@ from regnet_backbones.report.facts import (
     regnet_facts,
     training_speed,
 )
-from regnet_backbones.report.recorded import recorded_results
-from regnet_backbones.report.runs import TENSORBOARD_FOLDER, Run
+from regnet_backbones.report.recorded import no_metrics, recorded_results
+from regnet_backbones.report.runs import TENSORBOARD_FOLDER, Run, folder_of_repetition
 from regnet_backbones.report.segmentation_scores import Scored, score_segmenter
 from regnet_backbones.semseg import metrics
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
@@ -76,9 +75,10 @@ def read_segmenter(
     scored, problem = _scored(run, segmenter, images, overrides, device)
     if problem:
         missing.append(problem)
-    found = _metrics(run, segmenter, events, scored)
+    changed = [str(word) for pair in (overrides or {}).items() for word in pair]
+    found = _metrics(run, segmenter, events, scored, changed)
     if found is None:
-        missing.append(f"There are no metrics: `python tools/evaluate.py {run.folder}` finds them.")
+        missing.append(no_metrics(run))
     batch = config.get("data", {}).get("batch_size", 0)
     batch *= config.get("trainer", {}).get("accumulate_grad_batches") or 1
     seconds = logs.seconds_per_step(events.get(LOSS, ())) if batch else None
@@ -89,7 +89,7 @@ def read_segmenter(
         speed += machine_facts(scored.device, "segmenter")
     return Report(
         title=_title(config.get("model", {})),
-        facts=_facts(run, config, segmenter) + overridden(chain(*(overrides or {}).items())),
+        facts=_facts(run, config, segmenter) + overridden(changed),
         config=Config(changed_settings(config), text),
         curves=_curves(events),
         metrics=found,
@@ -163,18 +163,19 @@ def _metrics(
     segmenter: Segmenter | None,
     events: Mapping[str, list[logs.Event]],
     scored: Scored | None,
+    changed: list[str],
 ) -> Metrics | None:
-    """Return the results on all validation images: found here, else as they were recorded."""
+    """Return the results on all of the data: found here, else as they were recorded."""
     if scored is not None and scored.evaluation is not None:
         source = (
             f"all {scored.predictions.available} validation images, evaluated for this page with "
             f"{run.trained.checkpoint.name}"
         )
         return Metrics(source, *evaluation_tables(scored.evaluation))
-    recorded = recorded_results(run)
+    recorded = recorded_results(run, {"opts": changed})
     if recorded is not None:
         return Metrics(recorded.source, *evaluation_tables(recorded.results))
-    if metrics.MIOU not in events:
+    if metrics.MIOU not in events or changed:
         return None
     step = _step_of(run, events)
     at_step = {tag: e.value for tag, of in events.items() for e in of if e.step == step}
@@ -267,5 +268,6 @@ def _facts(run: Run, config: Settings, segmenter: Segmenter | None) -> Facts:
 
 def _command(run: Run) -> str:
     """Return the command that repeats the training."""
-    config: Path | str = run.config_file or "CONFIG.yaml"
-    return f"python tools/train_semseg.py --config {config} --output {run.folder}_again"
+    config = run.config_file or "CONFIG.yaml"
+    words = ["tools/train_semseg.py", "--config", config, "--output", folder_of_repetition(run)]
+    return shlex.join(map(str, ["python", *words]))

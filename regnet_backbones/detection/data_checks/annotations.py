@@ -31,7 +31,7 @@ def check_coco(content: Mapping[str, Sequence[Mapping]], *, source: str, use: Us
     annotations = content.get("annotations") or []
     defects = [
         *_images_lacking_keys(images, source),
-        *_categories_lacking_keys(categories, source),
+        *_bad_categories(categories, source),
         *_twice(images, kinds.IMAGE_TWICE, source),
         *_twice(categories, kinds.CATEGORY_TWICE, source),
     ]
@@ -96,10 +96,12 @@ def _images_lacking_keys(images: Sequence[Mapping], source: str) -> Iterator[Def
             )
 
 
-def _categories_lacking_keys(categories: Sequence[Mapping], source: str) -> Iterator[Defect]:
+def _bad_categories(categories: Sequence[Mapping], source: str) -> Iterator[Defect]:
     for category in categories:
         if not category.keys() >= CATEGORY_KEYS:
             yield Defect(kinds.INCOMPLETE_CATEGORY, source, detail=str(dict(category)))
+        elif not isinstance(category["name"], str):
+            yield Defect(kinds.NAME_NO_TEXT, source, detail=str(category["name"]))
 
 
 def image_name(image: Mapping) -> str:

@@ -15,6 +15,7 @@ INCOMPLETE_IMAGE = error(
     "an image has no id, file_name, width or height", "give all four: width and height in pixels"
 )
 INCOMPLETE_CATEGORY = error("a category has no id or name", "give both")
+NAME_NO_TEXT = error("the name of a category is no text", "write it in quotes")
 IMAGE_MISSING = error(
     "an image is not on the disk",
     "put it there or remove it from the json: a 'file_name' is relative to the image folder "

@@ -106,6 +106,10 @@ class Report:
         """Whether a training would stop or be spoiled."""
         return any(defect.severity == "error" for defect in self.defects)
 
+    def errors(self) -> "Report":
+        """Return the report of those defects that are errors."""
+        return Report(tuple(defect for defect in self.defects if defect.severity == "error"))
+
     def summary(self) -> str:
         """Return a paragraph for each kind, with its count and the first few; "" for no defects."""
         return self._format(LISTED)
