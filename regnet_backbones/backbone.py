@@ -243,7 +243,7 @@ def _pretrained_source(
     variant: zoo.Variant | None, pretrained: bool | str | Path
 ) -> str | Path | None:
     """Return the source of weights that `pretrained` asks for, None for random weights."""
-    if not pretrained:
+    if pretrained is False or pretrained is None:
         return None
     tags = tuple(variant.weights) if variant else ()
     if pretrained is True:

@@ -1,5 +1,6 @@
 """What command lines say: sizes of images, and how others can repeat one."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,15 +19,15 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def plain_command(tool: str, argv: Sequence[str], paths: Iterable[str | None]) -> str:
-    """Return the command line as others can repeat it, without a path of this machine.
+    """Return the command line as a shell repeats it, without a path of this machine.
 
     Args:
         tool: path of the script in the repository.
         argv: its arguments.
         paths: those of them of which only the last part is kept.
     """
-    words = []
+    words, given = [], [path for path in paths if path]
     for word in argv:
-        path = next((path for path in paths if path and word.endswith(path)), None)
+        path = max((path for path in given if word.endswith(path)), key=len, default="")
         words.append(word.removesuffix(path) + Path(path).name if path else word)
-    return " ".join([f"python {tool}", *words])
+    return shlex.join(["python", tool, *words])

@@ -1,9 +1,12 @@
 """Image files as Pillow reads them: what it raises, and what their headers tell."""
 
+import os
 import struct
 from pathlib import Path
+from typing import IO
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
+from PIL.TiffImagePlugin import TiffImageFile
 
 # What Pillow raises on files that are broken in one way or another.
 UNREADABLE = (
@@ -29,17 +32,63 @@ ON_ITS_SIDE = (5, 6, 7, 8)
 # The byte of a PNG that says its bits per channel.
 DEPTH_BYTE = 24
 
+# The signature that a PNG begins with, in bytes, and the chunk that its pixels are in.
+SIGNATURE, PIXELS = 8, b"IDAT"
+
+# Bytes at the end of a PNG among which its last chunk of pixels mostly begins.
+TAIL = 2**17
+
+# What a PNG has where Pillow finds an orientation.
+ORIENTING = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height of an open image, once it is turned as its EXIF data say."""
-    # Asked of a PNG without EXIF data, `getexif` would decode the whole file to look for them.
-    has_none = image.format == "PNG" and "exif" not in image.info
-    exif = {} if has_none else image.getexif()
-    turned = exif.get(ExifTags.Base.Orientation) in ON_ITS_SIDE
-    return image.size[::-1] if turned else image.size
+    """Return width and height of an open image, once it is turned as its EXIF or XMP data say.
+
+    That is the size after `PIL.ImageOps.exif_transpose`. No pixels are decoded, but those of a PNG
+    that has such data behind them.
+    """
+    if _exif(image).get(ExifTags.Base.Orientation) not in ON_ITS_SIDE:
+        return image.size
+    if isinstance(image, TiffImageFile):
+        # Its `size` is turned already, in older versions of Pillow not before it is decoded.
+        return image.tag_v2[TiffImagePlugin.IMAGELENGTH], image.tag_v2[TiffImagePlugin.IMAGEWIDTH]
+    return image.size[::-1]
 
 
 def bit_depth(path: str | Path) -> int:
     """Return the bits per channel of a PNG file."""
     with open(path, "rb") as file:
         return file.read(DEPTH_BYTE + 1)[DEPTH_BYTE]
+
+
+def _exif(image: Image.Image) -> Image.Exif:
+    """Return the EXIF data of an open image, with the orientation of its XMP data."""
+    if image.format != "PNG":
+        return image.getexif()
+    file = getattr(image, "fp", None)  # None once it is decoded
+    behind = b"" if file is None else _behind_pixels(file)
+    if any(mark in behind for mark in ORIENTING):
+        image.load()
+    # A PNG's own `getexif` would decode every file that has no EXIF data, to look for them.
+    return Image.Image.getexif(image)
+
+
+def _behind_pixels(file: IO[bytes]) -> bytes:
+    """Return the end of an open PNG from its last chunk of pixels on."""
+    place = file.tell()
+    try:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - TAIL))
+        tail = file.read()
+        if PIXELS in tail:
+            return tail[tail.rindex(PIXELS) :]
+        last = file.seek(SIGNATURE)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            end = file.seek(length + 4, os.SEEK_CUR)
+            last = end if kind == PIXELS else last
+        file.seek(last)
+        return file.read()
+    finally:
+        file.seek(place)

@@ -4,16 +4,21 @@ The only place of this package that exchanges batch-norm layers. timm's `BatchNo
 `BatchNorm2d` that also applies the activation, so the usual helpers
 (`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, detectron2's
 `FrozenBatchNorm2d.convert_frozen_batchnorm`) take it for a plain batch norm and silently delete the
-ReLU. timm's own helpers (`timm/layers/norm_act.py`) keep it, and so does the group norm here.
+ReLU. timm's own helpers (`timm/layers/norm_act.py`) keep it, and so does the group norm here. timm
+freezes the batch norms of images only; others, such as LeViT's of tokens, become `FrozenBatchNorm`.
 """
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Literal, get_args
 
+import torch
 from timm.layers import GroupNormAct, convert_sync_batchnorm, freeze_batch_norm_2d
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.ops import FrozenBatchNorm2d
 
 Norm = Literal["BN", "SyncBN", "FrozenBN", "GN"]
 
@@ -23,6 +28,16 @@ NORMS: tuple[str, ...] = get_args(Norm)
 GROUP_NORM_GROUPS = 32
 
 logger = logging.getLogger(__name__)
+
+
+class FrozenBatchNorm(FrozenBatchNorm2d):
+    """torchvision's frozen batch norm, for inputs (N, C, ...) of any number of dimensions."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise each channel by the fixed statistics, then scale and shift it."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
 
 
 def convert_norm(network: nn.Module, norm: Norm) -> nn.Module:
@@ -50,7 +65,7 @@ def convert_norm(network: nn.Module, norm: Norm) -> nn.Module:
         return network
     convert = {
         "SyncBN": convert_sync_batchnorm,
-        "FrozenBN": freeze_batch_norm_2d,
+        "FrozenBN": _freeze_batch_norms,
         "GN": _convert_group_norm,
     }[norm]
     return convert(network)
@@ -69,7 +84,7 @@ def freeze(module: nn.Module) -> nn.Module:
     Returns:
         The module (the converted layer where `module` is itself a batch norm).
     """
-    module = freeze_batch_norm_2d(module)
+    module = _freeze_batch_norms(module)
     return module.requires_grad_(False).eval()
 
 
@@ -91,13 +106,30 @@ def update_twice(module: nn.Module) -> nn.Module:
     return module
 
 
+def _freeze_batch_norms(module: nn.Module) -> nn.Module:
+    """Exchange each batch norm for a frozen one."""
+    return _exchange(freeze_batch_norm_2d(module), _frozen_norm_like)
+
+
 def _convert_group_norm(module: nn.Module) -> nn.Module:
     """Exchange each batch norm for a group norm that keeps affine parameters and activation."""
+    return _exchange(module, _group_norm_like)
+
+
+def _exchange(module: nn.Module, stand_in: Callable[[_BatchNorm], nn.Module]) -> nn.Module:
+    """Exchange each batch norm for its stand-in."""
     if isinstance(module, _BatchNorm):
-        return _group_norm_like(module)
+        return stand_in(module)
     for name, child in module.named_children():
-        module.add_module(name, _convert_group_norm(child))
+        module.add_module(name, _exchange(child, stand_in))
     return module
+
+
+def _frozen_norm_like(norm: _BatchNorm) -> FrozenBatchNorm:
+    """Build the frozen norm that stands in for `norm`, a batch norm without an activation."""
+    frozen = FrozenBatchNorm(norm.num_features, eps=norm.eps).to(norm.running_mean)
+    frozen.load_state_dict(norm.state_dict(), strict=False)  # it may have no affine parameters
+    return frozen.train(norm.training)
 
 
 def _group_norm_like(norm: _BatchNorm) -> GroupNormAct:

@@ -364,6 +364,12 @@ def test_a_tag_that_does_not_exist_is_answered_with_those_that_do():
         RegNetFeatures("regnety_032", pretrained="ra2_in1k")
 
 
+@pytest.mark.parametrize("network", ["regnetx_002", RegNetDesign(8, 8.0, 1.5, 6, 8)])
+def test_no_name_at_all_is_no_way_to_say_random_weights(network):
+    with pytest.raises(FileNotFoundError, match="pretrained='' is neither a tag"):
+        RegNetFeatures(network, pretrained="")
+
+
 def test_a_variant_without_weights_says_so():
     with pytest.raises(ValueError, match="no pretrained weights for regnetz_005"):
         RegNetFeatures("regnetz_005", pretrained=True)

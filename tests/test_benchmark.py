@@ -2,13 +2,16 @@
 
 import json
 import re
+import shlex
 import socket
 
 import pytest
 import torch
+from documents import ROOT
 
 from regnet_backbones.benchmark.cases import Case
 from regnet_backbones.benchmark.chart import write_chart
+from regnet_backbones.benchmark.command import _cases, _check, benchmark_parser
 from regnet_backbones.benchmark.floors import Rates, distances, floors_of, measure_rates
 from regnet_backbones.benchmark.growth import Point, growth, points
 from regnet_backbones.benchmark.machine import cpu_model, versions
@@ -16,7 +19,9 @@ from regnet_backbones.benchmark.report import as_json, growth_table, result_tabl
 from regnet_backbones.benchmark.results import Result, Row, failed_rows
 from regnet_backbones.benchmark.runner import failure_of
 from regnet_backbones.benchmark.steps import largest_error
-from regnet_backbones.command_lines import parse_size
+from regnet_backbones.command_lines import parse_size, plain_command
+
+RECORDED = sorted((ROOT / "benchmarks" / "results").glob("cpu_*.json"))
 
 CASE = Case("features", False, "regnetx_002", (64, 96), 4)
 
@@ -175,6 +180,25 @@ def test_the_processor_is_named_and_the_host_is_not(tmp_path):
     assert found["torch"] == torch.__version__
     assert set(found) >= {"python", "timm", "torchvision", "detectron2", "onnxruntime"}
     assert socket.gethostname() not in found.values()
+
+
+# Command lines
+
+
+def test_a_command_line_is_repeated_as_it_was_given():
+    argv = ["--entries", "ours, optimized", "*bf16", "timm", "--output=/home/me/results/mine"]
+    line = plain_command("tools/benchmark.py", argv, ["e", "/home/me/results/mine", None])
+    assert line == (
+        "python tools/benchmark.py --entries 'ours, optimized' '*bf16' timm --output=mine"
+    )
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=[path.stem for path in RECORDED])
+def test_what_the_committed_results_were_measured_with_can_be_given_again(path):
+    python, tool, *argv = shlex.split(json.loads(path.read_text())["command"])
+    assert (python, tool) == ("python", "tools/benchmark.py")
+    args = benchmark_parser("").parse_args(argv)
+    _check(args, _cases(args))  # the rows are there
 
 
 # Sizes

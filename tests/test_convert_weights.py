@@ -12,6 +12,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
+from troubleshooting import assert_documented
 
 from regnet_backbones import RegNetFeatures, config_path, weights, zoo
 from regnet_backbones.weights.conversion import LAYOUTS, convert_file
@@ -266,6 +267,43 @@ def test_a_network_goes_only_where_the_same_network_was(tmp_path, classifier):
     ):
         convert_file(tmp_path / "a.pth", tmp_path / "b.pth", into=tmp_path / "unet.pth")
     assert not (tmp_path / "b.pth").exists()
+
+
+def test_what_lies_beside_the_weights_is_listed(classifier, tmp_path, capsys):
+    torch.save(classifier, tmp_path / "a.pth")
+    host = {f"backbone.bottom_up.{k}": v + 1 for k, v in without_head(classifier).items()}
+    training = {"model": host, "optimizer": {"state": {}}, "iteration": 9}
+    torch.save(training, tmp_path / "model_final.pth")
+    assert main(tmp_path / "a.pth", tmp_path / "b.pth", "--into", tmp_path / "model_final.pth") == 0
+    assert "left out: optimizer, iteration" in capsys.readouterr().out.splitlines()
+    assert list(torch.load(tmp_path / "b.pth", weights_only=True)) == ["model"]
+    assert main(tmp_path / "model_final.pth", tmp_path / "c.pth", "--to", "timm") == 0
+    assert "left out: optimizer, iteration" in capsys.readouterr().out.splitlines()
+    assert main(tmp_path / "a.pth", tmp_path / "c.pth", "--to", "timm") == 0
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_one_of_two_networks_is_replaced(classifier, tmp_path, capsys):
+    new = without_head(classifier)
+    names = ("student.encoder.", "teacher.encoder.")
+    two = {f"{prefix}{k}": v + 1 for prefix in names for k, v in new.items()}
+    torch.save(two, tmp_path / "two.pth")
+    torch.save(new, tmp_path / "a.pth")
+    arguments = [tmp_path / "a.pth", tmp_path / "b.pth", "--into", tmp_path / "two.pth"]
+    assert main(*arguments) == 2
+    said = assert_documented(capsys.readouterr().err)
+    assert "more than one RegNet, under 'student.encoder.', 'teacher.encoder.'" in said
+    assert said.endswith("(--into-prefix)")
+    assert main(*arguments, "--into-prefix", "teacher.encoder.") == 0
+    expected = two | {f"teacher.encoder.{k}": v for k, v in new.items()}
+    assert_same_state(torch.load(tmp_path / "b.pth", weights_only=True), expected)
+
+
+def test_a_prefix_of_no_file_is_refused(classifier, tmp_path, capsys):
+    torch.save(classifier, tmp_path / "a.pth")
+    arguments = [tmp_path / "a.pth", tmp_path / "b.pth", "--to", "timm"]
+    assert main(*arguments, "--into-prefix", "teacher.") == 2
+    assert_documented(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"to": "timm", "into": "x.pth"}])

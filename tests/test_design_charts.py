@@ -13,7 +13,6 @@ from PIL import Image
 from regnet_backbones import zoo
 from regnet_backbones.design.distribution import edf
 from regnet_backbones.design.law import RegNetDesign
-from regnet_backbones.design_tool import charts
 from regnet_backbones.design_tool.charts import (
     check_chart,
     edf_figure,
@@ -135,7 +134,7 @@ def test_other_suffixes_are_refused(tmp_path):
 
 
 def test_without_matplotlib_an_error_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(charts, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'regnet_backbones\[design\]'"):
         check_chart(tmp_path / "chart.png")
 

@@ -2,19 +2,22 @@
 
 import re
 import shlex
+from dataclasses import replace
 
+import pytest
 from documents import ROOT, commands
 from load_tool import load_tool
 
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.run import argument_parser
+from regnet_backbones.latency import LatencyMeter
 
 # What makes a command quick; of options given twice the last counts.
 SMALLER = {
     "sample": ["--count", "6"],
     "search": [
         *("--measure-size", "32", "--runs", "1", "--threads", "1", "--latency-ms", "1000"),
-        *("--count", "2", "--max-measured", "2"),
+        *("--count", "1", "--max-measured", "2"),
     ],
 }
 
@@ -25,16 +28,43 @@ def arguments(tool):
     return [shlex.split(line)[2:] for line in commands(WALK, f"python tools/{tool}.py")]
 
 
-def test_the_commands_run_in_their_order(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def too_slow(monkeypatch):
+    """Let the first design of each search take longer than its limit, as most on a real one do."""
+    measure = LatencyMeter.measure
+    meters = []
+
+    def measure_slowly(self, network):
+        measured = measure(self, network)
+        later = any(meter is self for meter in meters)
+        if later or isinstance(network, str):  # the name of a reference
+            return measured
+        meters.append(self)
+        return replace(measured, latency_ms=5000.0)
+
+    monkeypatch.setattr(LatencyMeter, "measure", measure_slowly)
+
+
+def test_the_commands_run_in_their_order(tmp_path, monkeypatch, capsys, too_slow):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     found = arguments("design")
     assert len(found) > 10
+    printed = {}
     for command in found:
         status = load_tool("design").main([*command, *SMALLER.get(command[0], [])])
-        assert status == 0, f"{command}: {capsys.readouterr()}"
+        said = capsys.readouterr()
+        assert status == 0, f"{command}: {said}"
+        assert "was rejected" not in said.err
+        printed[shlex.join(command)] = said.out
     for _, path in re.findall(r"--(picture|write|base) (\S+)", WALK):
         assert (tmp_path / path).is_file()
+    # What is shown, written and scaled of a search is what the search chose.
+    (searched,) = (printed[command] for command in printed if "--output found " in command)
+    chosen = re.search(r"^the best by flops: row [1-9]\d*, (.+)$", searched, re.MULTILINE)[1]
+    taken = [printed[command] for command in printed if "--from found.json" in command]
+    assert len(taken) == 3
+    assert all(chosen in text for text in taken)
 
 
 def test_the_training_reads_the_config_that_was_written(tmp_path, monkeypatch):

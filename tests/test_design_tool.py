@@ -2,15 +2,19 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from argparse import ArgumentTypeError
+from dataclasses import replace
+from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from documents import ROOT
 from load_tool import load_tool
 from torch._inductor import cpp_builder
 from torch._inductor.exc import InvalidCxxCompiler
@@ -18,7 +22,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 from regnet_backbones import config_path, zoo
 from regnet_backbones.design import RegNetDesign, complexity
 from regnet_backbones.design.cost import Complexity
-from regnet_backbones.design.records import design_of, read_records
+from regnet_backbones.design.records import design_of, read_chosen, read_records
 from regnet_backbones.design.sampling import Candidate
 from regnet_backbones.design.searching import Found, Limits
 from regnet_backbones.design_tool import search
@@ -235,6 +239,24 @@ def test_fit_prints_the_law(capsys, tmp_path):
     assert by_name == by_numbers
 
 
+@pytest.mark.parametrize("name", [name for name in zoo.names() if zoo.get(name).design])
+def test_fit_recovers_every_regnet_by_its_name(name, capsys):
+    assert design(["fit", name, "--format", "smp"]) == 0
+    found = "\n".join(lines(capsys))
+    assert "mean log-ratio error 0.0000" in found
+    (code,) = re.findall(r"(RegNetDesign\(.*\))\)$", found, re.MULTILINE)
+    fitted, published = eval(code), zoo.get(name).design
+    assert fitted.stages == published.stages
+    # The widths tell w_a and w_m no closer.
+    assert replace(fitted, w_a=published.w_a, w_m=published.w_m) == published
+
+
+def test_other_groups_may_be_asked_for_of_a_fitted_regnet(capsys):
+    assert design(["fit", "regnety_002", "--group-width", "16", "--se-ratio", "0"]) == 0
+    # 24, 56, 152 and 368 channels: the first three are between two multiples, and go to the even.
+    assert lines(capsys)[-1].endswith("group width 16: 32x1, 64x1, 160x4, 368x7")
+
+
 def test_a_sample_is_written_and_taken_up_again(tmp_path, capsys):
     output = tmp_path / "out" / "x"
     assert design(["sample", *X_400MF, "--count", "12", "--output", str(output)]) == 0
@@ -308,6 +330,14 @@ def test_the_same_seed_gives_the_same_designs(tmp_path):
     assert a == b != c
 
 
+def test_bands_are_named_by_their_confidence(tmp_path, capsys):
+    (tmp_path / "x.json").write_text(json.dumps([24.0, 25.0, 26.0]))
+    for confidence, name in (("0.95", "its 95% band"), ("0.995", "its 99.5% band")):
+        args = ["edf", str(tmp_path / "x.json"), "--confidence", confidence]
+        assert design([*args, "--column", "error"]) == 0
+        assert name in capsys.readouterr().out
+
+
 def test_distributions_are_compared(tmp_path, capsys):
     for name, errors in (("x", [24.0, 25.0, 26.0]), ("y", [27.0, 28.0, 29.0])):
         (tmp_path / f"{name}.json").write_text(json.dumps([{"error": e} for e in errors]))
@@ -357,6 +387,66 @@ def test_a_search_measures_and_writes_what_it_found(tmp_path, capsys):
     assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
 
 
+def measured_in(monkeypatch, *milliseconds):
+    """Let the networks that are measured take so long, one after the other."""
+    times = iter(milliseconds)
+
+    def measure(self, network):
+        return SimpleNamespace(latency_ms=next(times), memory_mib=1.0)
+
+    monkeypatch.setattr(LatencyMeter, "measure", measure)
+
+
+def test_what_a_search_chose_is_what_is_taken_from_its_results(tmp_path, monkeypatch, capsys):
+    """Of four networks the first and last are over the limit; of the others the third is faster."""
+    measured_in(monkeypatch, 9.0, 3.0, 2.0, 9.0)
+    output = tmp_path / "found"
+    limits = ["--latency-ms", "5", "--count", "3", "--max-measured", "4", "--by", "latency_ms"]
+    assert design([*SEARCH, *limits, "--output", str(output)]) == 0
+    (said,) = (line for line in lines(capsys) if line.startswith("the best by latency_ms: row 2, "))
+    content = json.loads((tmp_path / "found.json").read_text())
+    assert content["chosen"] == 2
+    assert [row["kept"] for row in content["designs"]] == [False, True, True, False]
+    show = ["show", "--from", f"{output}.json"]
+    assert design(show) == 0
+    printed = capsys.readouterr()
+    assert said.endswith(f", {printed.out.splitlines()[0]}")
+    assert printed.err == ""
+    assert design([*show, "--index", "1"]) == 0
+    printed = capsys.readouterr()
+    assert not said.endswith(f", {printed.out.splitlines()[0]}")
+    assert printed.err == ""
+    assert design([*show, "--index", "3"]) == 0
+    warning = f"warning: row 3 of {output}.json was rejected by the search, which chose row 2\n"
+    assert capsys.readouterr().err == warning
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_command_of_a_search_has_no_path_of_this_machine(tmp_path, monkeypatch, relative):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "base.yaml").touch()
+    measured_in(monkeypatch, 1.0)
+    folder = Path() if relative else tmp_path
+    base, found, mine = (str(folder / path) for path in ("configs/base.yaml", "found", "mine.yaml"))
+    written = ["--output", found, "--format", "detectron2", "--write", mine]
+    assert design([*SEARCH, "--count", "1", *written, "--base", base]) == 0
+    command = json.loads((tmp_path / "found.json").read_text())["command"]
+    named = "configs/base.yaml" if relative else "base.yaml"
+    assert command.endswith(f"--output found --format detectron2 --write mine.yaml --base {named}")
+
+
+@pytest.mark.parametrize(
+    ("name", "row"), [("50ms_640", 42), ("regnety_008", 27), ("5ms_640", None)]
+)
+def test_results_of_the_repository_say_what_was_chosen(name, row):
+    """42 and 27 are what docs/design.md takes; in 5 ms nothing is to be had."""
+    path = ROOT / "benchmarks" / "results" / f"design_{name}.json"
+    assert read_chosen(path) == row
+    rows = read_records(path)
+    assert rows[row]["kept"] if row is not None else not any(each["kept"] for each in rows)
+
+
 def test_a_search_that_is_killed_keeps_what_it_has_measured(tmp_path, monkeypatch):
     measured = []
 
@@ -371,6 +461,7 @@ def test_a_search_that_is_killed_keeps_what_it_has_measured(tmp_path, monkeypatc
         design([*SEARCH, "--output", str(tmp_path / "killed")])
     rows = read_records(tmp_path / "killed.json")
     assert [design_of(row) for row in rows] == measured
+    assert read_chosen(tmp_path / "killed.json") == 0  # the first of three that take as long
 
 
 def test_a_search_that_finds_nothing_says_so(tmp_path, capsys):
@@ -383,6 +474,7 @@ def test_a_search_that_finds_nothing_says_so(tmp_path, capsys):
     content = json.loads((tmp_path / "none.json").read_text())
     assert [row["kept"] for row in content["designs"]] == [False, False]
     assert content["rejections"]["latency too high"] == 2
+    assert content["chosen"] is None
 
 
 def candidates(*milliseconds):

@@ -301,6 +301,20 @@ def test_a_file_without_the_last_stage_is_refused(tmp_path):
         load(build_model(c4_config()), state, tmp_path / "a.pth")
 
 
+def test_a_file_with_more_in_its_last_stage_is_refused(tmp_path):
+    state = RegNetFeatures(NAME).state_dict()
+    state["s4.b99.conv1.conv.weight"] = torch.zeros(1)
+    with pytest.raises(ValueError, match=r"fill roi_heads.res5.*1 unknown: s4\.b99\.conv1\.conv\."):
+        load(build_model(c4_config()), state, tmp_path / "a.pth")
+
+
+def test_a_last_stage_that_is_not_finite_is_refused(tmp_path):
+    state = RegNetFeatures(NAME).state_dict()
+    state["s4.b1.conv1.conv.weight"][0] = float("nan")
+    with pytest.raises(ValueError, match=r"NaN .* in 1: roi_heads\.res5\.s4\.b1\.conv1\.conv\."):
+        load(build_model(c4_config()), state, tmp_path / "a.pth")
+
+
 def test_a_c4_head_is_trained_on_the_images(randomize):
     model = randomize(build_model(c4_config()))
     sum(losses(model, a_batch()).values()).backward()

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import wrapt
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 from torch.nn import functional as F
 
@@ -25,6 +25,7 @@ from regnet_backbones.adapters import detectron2_compat
 from regnet_backbones.adapters.detectron2_compat import (
     cpu_processes,
     extension,
+    image_orientation,
     internal_names,
     panoptic,
     removed_names,
@@ -425,6 +426,18 @@ class TestRemovedNames:
         transforms = module_of("detectron2.data.transforms.transform")
         assert transforms.ExtentTransform((0, 0, 2, 2), (2, 2)).interp == Image.BILINEAR
 
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("suffix", ["tif", "jpg", "png"])
+    def test_images_are_read_as_pillow_turns_them(self, tmp_path, suffix, orientation):
+        path, exif = tmp_path / f"image.{suffix}", Image.Exif()
+        exif[0x0112] = orientation
+        pixels = np.random.default_rng(0).integers(0, 255, (3, 5, 3), np.uint8)
+        Image.fromarray(pixels).save(path, exif=exif)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+        assert expected.shape == ((3, 5, 3) if orientation < 5 else (5, 3, 3))
+        read_image = module_of("detectron2.data.detection_utils").read_image
+        assert np.array_equal(read_image(str(path), "RGB"), expected)
+
     def test_unusable_images_are_replaced_by_others(self):
         common = module_of("detectron2.data.common")
         dataset = common.MapDataset([0, 0, 5, 0], lambda element: element or None)
@@ -533,6 +546,8 @@ class TestCausesAreTested:
     def test_fixed_modules_need_no_fix(self):
         """What upstream main does itself looks the same to these tests."""
         assert not removed_names.samples_from_a_set(module_of("detectron2.data.common"))
+        reading = module_of("detectron2.data.detection_utils")
+        assert not image_orientation.turns_tiff_twice(reading)
         retinanet = module_of("detectron2.modeling.meta_arch.retinanet")
         assert not removed_names.probes_norm_with_one_channel(retinanet)
         defaults = module_of("detectron2.engine.defaults")

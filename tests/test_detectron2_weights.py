@@ -221,6 +221,11 @@ def test_an_encoder_of_smp_becomes_the_backbone_of_a_detector(classifier, tmp_pa
     assert_backbone(load(config(), tmp_path / "unet.pth"), classifier)
 
 
+def test_a_question_mark_may_be_part_of_a_name(classifier, tmp_path):
+    torch.save(classifier, tmp_path / "what?.pth")
+    assert_backbone(load(config(), tmp_path / "what?.pth"), classifier)
+
+
 def test_the_predictor_loads_it_too(classifier, tmp_path):
     torch.save(classifier, tmp_path / "bare.pth")
     cfg = config()
@@ -375,6 +380,22 @@ def test_a_detector_without_part_of_its_backbone_is_refused(tmp_path):
         load(config(), tmp_path / "a.pth")
 
 
+def test_heads_that_are_not_finite_are_refused_where_they_would_be_loaded(tmp_path):
+    state = build_model(config("regnetx_002")).state_dict()
+    state["roi_heads.box_predictor.cls_score.bias"][2] = float("nan")
+    torch.save({"model": state}, tmp_path / "a.pth")
+    model = build_model(config("regnetx_002"))
+    before = model.backbone.bottom_up.s1.b1.conv1.conv.weight.clone()
+    with pytest.raises(ValueError, match=r"in 1: roi_heads\.box_predictor\.cls_score\.bias\."):
+        DetectionCheckpointer(model).load(str(tmp_path / "a.pth"))
+    assert torch.equal(model.backbone.bottom_up.s1.b1.conv1.conv.weight, before)
+    cfg = config("regnetx_002")
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3  # whose head stays random
+    model = load(cfg, tmp_path / "a.pth")
+    lateral = "backbone.fpn_lateral2.weight"
+    assert torch.equal(model.state_dict()[lateral], state[lateral])
+
+
 def test_a_malicious_pickle_is_not_run(tmp_path):
     class Malicious:
         def __reduce__(self):
@@ -457,6 +478,28 @@ def test_statistics_that_nobody_knows_are_taken_as_they_are(tmp_path):
         '  INPUT.FORMAT: "RGB"\n  MODEL.PIXEL_MEAN: [1.0, 2.0, 3.0]\n'
         "  MODEL.PIXEL_STD: [4.0, 5.0, 6.0]\n"
     ) in str(error.value)
+
+
+@pytest.mark.parametrize("builder", ["build_regnet_backbone", "build_regnet_fpn_backbone"])
+def test_a_backbone_by_itself_gets_the_images_that_its_weights_saw(builder, classifier, tmp_path):
+    torch.save(classifier, tmp_path / "rgb.pth")
+    weights.write_checkpoint(tmp_path / "bgr.pyth", weights.convert(classifier, "timm", "pycls"))
+
+    def stem(file, form, told=""):
+        cfg = config(form=form)
+        cfg.MODEL.BACKBONE.NAME, cfg.MODEL.REGNET.WEIGHTS_FORMAT = builder, told
+        backbone = build_backbone(cfg)
+        DetectionCheckpointer(backbone).load(str(tmp_path / file))
+        return getattr(backbone, "bottom_up", backbone).stem.conv.weight
+
+    rgb = classifier["stem.conv.weight"]
+    assert torch.equal(stem("rgb.pth", "RGB"), rgb)
+    assert torch.equal(stem("bgr.pyth", "RGB"), rgb)
+    assert torch.equal(stem("bgr.pyth", "BGR"), rgb.flip(1))
+    with pytest.raises(ValueError, match=r"rgb.pth' are taken for RGB .* INPUT.FORMAT is 'BGR'"):
+        stem("rgb.pth", "BGR")
+    assert torch.equal(stem("rgb.pth", "BGR", told="RGB"), rgb.flip(1))
+    assert torch.equal(stem("rgb.pth", "BGR", told="BGR"), rgb)
 
 
 def test_the_user_can_say_what_the_weights_saw(classifier, tmp_path):

@@ -7,7 +7,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from regnet_backbones import RegNetFeatures
+from regnet_backbones import RegNetDesign, RegNetFeatures
 from regnet_backbones.export import (
     ExportError,
     export_onnx,
@@ -17,6 +17,9 @@ from regnet_backbones.export import (
 )
 from regnet_backbones.export import running as running_module
 from regnet_backbones.export.checking import other_sizes, relative_error
+from regnet_backbones.export.network import smallest_map
+
+SMALL = RegNetDesign(w_0=8, w_a=8.0, w_m=2.0, depth=7, group_width=8)
 
 
 def extractor():
@@ -74,8 +77,28 @@ def test_what_cannot_be_exported_says_why(tmp_path):
 
 
 def test_sizes_of_the_check_are_others():
-    assert other_sizes((64, 96), 1) == ((97, 49), (33, 97))
-    assert other_sizes((64, 96), 32) == ((128, 64), (64, 128))
+    assert other_sizes((64, 96), 1, (16, 24)) == ((97, 49), (33, 97))
+    assert other_sizes((64, 96), 32, (16, 24)) == ((128, 64), (64, 128))
+    # Half of a side with three pixels could have one.
+    assert other_sizes((96, 128), 1, (3, 4)) == ((145, 65), (97, 129))
+    assert other_sizes((64, 96), 32, (2, 3)) == ((128, 128), (96, 128))
+
+
+# C5, of stride 32, has two pixels a side from 33 on.
+@pytest.mark.parametrize("image_size", [(33, 33), (48, 200)])
+def test_images_may_be_small(image_size, tmp_path):
+    network = RegNetFeatures(SMALL)
+    checked = export_program(network, tmp_path / "net.pt2", image_size=image_size)
+    assert min(side for size in checked.sizes for side in size.shape[2:]) > 32
+    assert checked.error < 1e-5
+
+
+def test_the_smallest_map_of_a_segmenter_is_one_of_its_encoder():
+    images = torch.zeros(1, 3, 48, 130)
+    unet = smp.Unet("regnetx_002", encoder_weights=None).eval()
+    assert smallest_map(unet, images) == (2, 5)  # of stride 32
+    assert smallest_map(RegNetFeatures(SMALL, out_levels=(2, 4)), images) == (3, 9)
+    assert smallest_map(nn.Flatten(), images) == (0, 0)
 
 
 def test_errors_are_parts_of_the_largest_value():

@@ -86,6 +86,7 @@ def folders(data, *more):
         (["--data.flip"], "--data.flip: expected one argument"),
         (["--model.num_classes", 4], "--model.num_classes is taken from the data; leave it out"),
         (["--model.mean", "[0, 0, 0]"], "--model.mean is taken from --data.mean; leave it out"),
+        (["--model.short_side", 64], "--model.short_side is taken from --data.short_side; leave"),
         (["--config", "no.yaml"], "--config must be a YAML file, and there is none at '"),
         (["--model.encoder", "regnety_31", *RANDOM], "did you mean 'regnety_032'"),
         (["--model.encoder", "resnet5", *RANDOM], "unknown encoder 'resnet5'; did you mean 'res"),
@@ -101,6 +102,14 @@ def folders(data, *more):
         (["--trainer.accelerator", "gpu"], "torch sees no GPU here; take --trainer.accelerator c"),
         (["--trainer.accelerator", "cuda:0"], "--trainer.accelerator must be one of auto, "),
         (["--trainer.devices", 0], "--trainer.devices must be a number of devices from 1, or auto"),
+        (["--trainer.devices", -1], "--trainer.devices must be a number of processes from 1, or"),
+        (["--trainer.devices", "[0]"], "on a CPU; -1 and lists are for GPUs"),
+        (["--trainer.num_nodes", 0], "--trainer.num_nodes must be 1 or more, got 0"),
+        (["--trainer.accumulate_grad_batches", 0], "_grad_batches must be 1 or more, got 0"),
+        (["--trainer.val_check_interval", 0], "--trainer.val_check_interval must be above 0, got"),
+        (["--seed_everything", -1], "--seed_everything must be 0 to 4294967295, got -1"),
+        (["--seed_everything", 2**32], "--seed_everything must be 0 to 4294967295, got 4294967296"),
+        (["--trainer.barebones", "true"], "would leave out checkpoints, logs and metrics; l"),
         (["--trainer.strategy", "dpp"], "--trainer.strategy must be auto, ddp, fsdp or another"),
         (["--trainer.precision", 8], "--trainer.precision must be 64, 32, 16, transformer-engine"),
         (["--trainer.max_steps", 0], "total_steps must be at least 1, got 0; let max_steps"),
@@ -142,6 +151,12 @@ def test_one_pixel_is_no_batch(data, tmp_path, capfd):
     assert "take two images per process" in assert_documented(capfd.readouterr().err)
 
 
+def test_a_crop_too_small_for_a_decoder(data, tmp_path, capfd):
+    options = ["--model.decoder", "PAN", "--model.encoder", TINY, "--data.short_side", "null"]
+    assert run("train_semseg", *training(data, tmp_path, 2, *options, *RANDOM)) == 2
+    assert "take a larger --data.crop_size" in assert_documented(capfd.readouterr().err)
+
+
 def test_folders_that_are_no_dataset(data, tmp_path, capfd):
     for options, said in (
         (folders(data), "layout 'folder' needs num_classes, or class_names_file"),
@@ -176,6 +191,23 @@ def test_an_output_that_cannot_be_is_found_before_the_data(tmp_path, capfd):
     file.touch()
     assert run("train_semseg", *training("nowhere", file / "run", 2)) == 2
     assert "--output must be a folder" in assert_documented(capfd.readouterr().err)
+
+
+def test_an_output_in_ones_home_is_one_folder(data, tmp_path, monkeypatch):
+    """A shell leaves `~` alone in `--output=~/run`, and nobody replaces it in a YAML file."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
+    own = tmp_path / "own.yaml"
+    own.write_text("output: ~/second\n")
+    assert run("train_semseg", *training(data, "~/first", 1)) == 0
+    assert run("train_semseg", *training(data, "elsewhere", 1, "--config", own)) == 0
+    for name in ("first", "second"):
+        checkpoints = home / name / "checkpoints"
+        assert {file.name for file in checkpoints.iterdir()} == {"best.ckpt", "last.ckpt"}
+        assert (home / name / "tensorboard" / "config.yaml").is_file()
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -219,6 +251,17 @@ def test_what_a_resumed_run_does_not_take_is_warned_of(data, run_folder, caplog)
 def test_a_run_with_nothing_to_resume_begins(data, tmp_path, caplog):
     assert run("train_semseg", *training(data, tmp_path, 1, "--resume")) == 0
     assert "last.ckpt' to go on from; the training begins" in caplog.text
+
+
+def test_a_run_goes_on_in_a_renamed_folder_with_the_best_checkpoint_that_it_has(data, run_folder):
+    checkpoints = run_folder / "checkpoints"
+    last = torch.load(checkpoints / "last.ckpt", weights_only=True)
+    (state,) = [s for s in last["callbacks"].values() if "best_k_models" in s]
+    assert state["dirpath"] != str(checkpoints)  # of the run that this is a copy of
+    state["best_k_models"] = {state["best_model_path"]: torch.tensor(1.0)}  # nothing is better
+    torch.save(last, checkpoints / "last.ckpt")
+    assert run("train_semseg", *training(data, run_folder, 4, "--resume")) == 0
+    assert torch.load(checkpoints / "best.ckpt", weights_only=True)["global_step"] == 2
 
 
 def test_a_new_run_in_the_folder_of_another_sets_its_files_aside(data, run_folder, caplog):

@@ -1,5 +1,6 @@
 """What a newcomer gets wrong with the other tools: one line that says what to do."""
 
+import json
 import os
 import resource
 import runpy
@@ -12,6 +13,15 @@ import pytest
 from troubleshooting import assert_documented
 
 from regnet_backbones import failures
+
+# A row whose lists are not of one length.
+ANYNET = {
+    "stage_width": [8, 16, 24, 32],
+    "stage_depth": [1, 2],
+    "stage_stride": [2, 2, 2, 2],
+    "stage_group_width": [8, 8, 8, 8],
+    "stage_bottleneck_width": [8, 16, 24, 32],
+}
 
 TOOLS = Path(__file__).parents[1] / "tools"
 
@@ -28,6 +38,12 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     (tmp_path / "page.pth").write_text("<html>not found</html>")
     (tmp_path / "text.json").write_text("no json")
+    for name, content in (
+        ("none_kept", {"designs": [{"kept": False}], "chosen": None}),
+        ("cut", {"designs": [{"kept": True}], "chosen": 7}),
+        ("anynet", [ANYNET]),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()
     return tmp_path
@@ -60,6 +76,9 @@ def here(tmp_path, monkeypatch):
         ("design show --w0 48 --wa 28 --wm 0.8 --depth 7 --group-width 8", "w_m must be above 1"),
         ("design show --from none.json", "No such file or directory: 'none.json'"),
         ("design edf text.json", "text.json is not JSON: "),
+        ("design show --from none_kept.json", "search of none_kept.json has chosen no row; give"),
+        ("design scale --factor 2 --from cut.json", '"chosen" of cut.json must be a row, 0 to 0,'),
+        ("design show --from anynet.json", "stage_depth must be a list of 4 numbers, got [1, 2]"),
         ("design sample --space RegNetQ --count 2", "'RegNetQ'; did you mean 'RegNetY'? known are"),
         ("convert_weights page.pth x.pth --to timm", "is a web page, not the weights; download"),
         ("convert_weights none.pth x.pth --to timm", "no weights file at 'none.pth'"),
@@ -73,6 +92,27 @@ def here(tmp_path, monkeypatch):
 def test_a_command_line_is_mended_by_what_is_said_of_it(line, said, here, capfd):
     assert run(*line.split()) == 2
     assert said in assert_documented(capfd.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("missing", "line"),
+    [
+        ("tabulate", "design sample --count 2 --output x"),
+        ("tabulate", "design search --count 2 --output x"),
+        ("tqdm", "design sample --count 2 --output x"),
+        ("tqdm", "design search --count 2 --output x"),
+    ],
+)
+def test_what_prints_results_is_missed_before_there_are_any(missing, line, monkeypatch, capfd):
+    def work(*_, **__):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setitem(sys.modules, missing, None)
+    for name in ("sample.sample", "search._run"):
+        monkeypatch.setattr(f"regnet_backbones.design_tool.{name}", work)
+    assert run(*line.split()) == 2
+    said = assert_documented(capfd.readouterr().err)
+    assert f"take {missing}, which is not installed; `pip install 'regnet_backbones[" in said
 
 
 def test_an_export_that_needs_too_much_memory(here, capfd):

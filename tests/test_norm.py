@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from regnet_backbones.norm import convert_norm, freeze
+from regnet_backbones.norm import FrozenBatchNorm, convert_norm, freeze
 
 
 @pytest.fixture
@@ -36,6 +36,34 @@ def test_frozen_batch_norm_has_no_parameters_and_ignores_training_mode(network, 
     for key, value in statistics.items():
         torch.testing.assert_close(network.state_dict()[key], value, rtol=0, atol=0)
     assert not any(".bn." in name for name, _ in network.named_parameters())
+
+
+@pytest.mark.parametrize(("kind", "dimensions"), [("1d", 2), ("1d", 3), ("2d", 4), ("3d", 5)])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("freezes", [lambda m: convert_norm(m, "FrozenBN"), freeze])
+def test_a_batch_norm_of_any_dimensions_is_frozen(freezes, affine, kind, dimensions, randomize):
+    norm = getattr(nn, f"BatchNorm{kind}")(4, eps=0.1, affine=affine)
+    network = randomize(nn.Sequential(norm)).eval()
+    x = torch.randn(3, 4, *(5, 6, 7)[: dimensions - 2])
+    before, state = network(x), {k: v.clone() for k, v in network.state_dict().items()}
+    network = freezes(network).train()
+    torch.testing.assert_close(network(x), before)
+    assert not list(network.parameters())
+    network.load_state_dict(state, strict=affine)  # with the batch counter of a live norm
+    torch.testing.assert_close(network(x), before)
+
+
+def test_a_network_that_normalises_tokens_is_frozen(randomize):
+    """LeViT has 48 batch norms of one dimension beside the 4 of its stem."""
+    network = randomize(timm.create_model("levit_128s", num_classes=0)).eval()
+    live = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+    image = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        before = network(image)
+        convert_norm(network, "FrozenBN")
+        assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+        assert sum(isinstance(m, FrozenBatchNorm) for m in network.modules()) == live - 4
+        torch.testing.assert_close(network.eval()(image), before, rtol=1e-4, atol=1e-5)
 
 
 def test_group_norm_normalises_each_group_and_keeps_the_activation(image):

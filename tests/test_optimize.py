@@ -7,16 +7,19 @@ import segmentation_models_pytorch as smp
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
+from timm.layers import ConvNormAct, freeze_batch_norm_2d
 from torch import nn
 
 from regnet_backbones import config_path
 from regnet_backbones.backbone import RegNetFeatures
+from regnet_backbones.design import RegNetDesign
 from regnet_backbones.optimize import layout as layout_module
 from regnet_backbones.optimize import optimize
 from regnet_backbones.optimize.precision import has_native
 from regnet_backbones.optimize.trunk import maps_of
 
 SMALL = {"image_size": (64, 64)}
+TINY = RegNetDesign(w_0=8, w_a=8.0, w_m=2.0, depth=7, group_width=8)
 
 
 def small_detector(*overrides):
@@ -177,6 +180,17 @@ def test_training_in_reduced_precision_keeps_float_weights_and_gradients(randomi
         assert not torch.equal(twin(images)[0], fast(images)[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@torch.no_grad()
+def test_a_model_of_another_type_keeps_it(dtype, randomize):
+    network = randomize(RegNetFeatures(TINY)).to(dtype)
+    fast, report = optimize(network, image_size=(33, 33))
+    maps = fast(torch.randn(1, 3, 64, 64, dtype=dtype))
+    assert {features.dtype for features in maps} == {dtype}
+    assert report.batch_norms_left == 0
+    assert report.error < 20 * torch.finfo(dtype).eps
+
+
 # What training keeps
 
 
@@ -207,6 +221,52 @@ def test_folding_keeps_no_more_and_checkpointing_less_than_half(name):
     assert report.checkpointed
     assert "checkpointing" in str(report)
     assert saved_bytes(checkpointed, images) < plain / 2
+
+
+class Pooling(nn.Module):
+    """A frozen network under the layer that a DeepLabV3+ has: batch norm of one pixel an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = RegNetFeatures(TINY, norm="FrozenBN")
+        width = self.encoder.channels[5]
+        self.pool = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, 4, 1), nn.BatchNorm2d(4)
+        )
+
+    def forward(self, x):
+        return self.pool(self.encoder(x)[-1])
+
+
+def test_training_is_measured_where_batch_norm_sees_one_pixel_an_image():
+    fast, report = optimize(Pooling().train(), mode="training", image_size=(32, 32))
+    assert len(report.folded) == 26  # of 7 blocks each 3, 4 shortcuts, and the stem
+    assert report.layout_seconds.keys() == {"contiguous", "channels_last"}
+    assert fast(torch.randn(2, 3, 32, 32)).shape == (2, 4, 1, 1)
+
+
+class Fails(Pooling):
+    def forward(self, x):
+        raise RuntimeError("of the model")
+
+
+def test_a_model_that_fails_in_training_is_left_as_it_was():
+    model = Fails().train()
+    norms = [module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = repr(model)
+    with pytest.raises(RuntimeError, match="of the model"):
+        optimize(model, mode="training", checkpointing=True, **SMALL)
+    assert repr(model) == before
+    assert not model.encoder.grad_checkpointing
+    assert norms == [m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def test_a_frozen_model_that_cannot_be_checkpointed_is_left_as_it_was():
+    model = nn.Sequential(freeze_batch_norm_2d(ConvNormAct(3, 8, 1)))
+    options = {"checkpointing": True, "memory_format": "contiguous"}
+    with pytest.raises(ValueError, match="needs a RegNetFeatures, Sequential has none"):
+        optimize(model, mode="training", **options)
+    assert type(model[0]) is ConvNormAct
 
 
 # Errors

@@ -88,6 +88,30 @@ def test_detectron2s_convolutions_are_folded_and_shared_ones_are_not(norm, rando
     assert_close(network(images), expected)
 
 
+class Towers(nn.Module):
+    """Two heads on a tower that both share, and a block that stands at two places as a whole."""
+
+    def __init__(self):
+        super().__init__()
+        tower = nn.Sequential(nn.Conv2d(3, 8, 1))
+        self.one = nn.Sequential(tower, nn.BatchNorm2d(8))
+        self.two = nn.Sequential(tower, nn.BatchNorm2d(8))
+        block = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+        self.three, self.four = nn.Sequential(block, nn.ReLU()), nn.Sequential(block)
+
+    def forward(self, x):
+        return [self.three(self.one(x)), self.four(self.two(x))]
+
+
+@torch.no_grad()
+def test_what_stands_in_a_shared_module_is_folded_only_with_its_norm(randomize):
+    network = randomize(Towers()).eval()
+    images = torch.randn(1, 3, 8, 8)
+    expected = network(images)
+    assert fold_batch_norm(network) == ["three.0.1"]
+    assert_close(network(images), expected)
+
+
 @torch.no_grad()
 def test_sequences_are_folded_where_a_norm_follows_a_convolution(randomize):
     network = nn.Sequential(

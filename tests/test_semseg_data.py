@@ -299,10 +299,11 @@ def test_grey_masks_of_few_bits_are_not_stretched(tmp_path, depth):
     assert read_mask(file, (0, 1, 2, 3)).tolist() == [[3]]
 
 
-def test_images_are_turned_as_their_exif_data_say(tmp_path):
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_images_are_turned_as_their_exif_data_say(tmp_path, suffix):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
-    file = tmp_path / "images" / "a.jpg"
+    file = tmp_path / "images" / f"a.{suffix}"
     save(file, colours(40, 48), exif=exif)
     assert read_image(file).shape == (48, 40, 3)
     save(tmp_path / "masks" / "a.png", labels(48, 40))

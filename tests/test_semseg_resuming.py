@@ -1,16 +1,19 @@
 """A run that is broken off again and again has the images and epochs of an unbroken one."""
 
 import random
+import shutil
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
 from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
 from regnet_backbones.semseg.resuming import (
     LastCheckpoint,
+    MovedFolder,
     ResumableLoader,
     ResumableSampler,
     RightEpoch,
@@ -154,12 +157,14 @@ class BreakingOff(AtomicCheckpointIO):
             raise BrokenOffError
 
 
-def train(folder, breaks_after=-1, every=1):
+def train(folder, breaks_after=-1, every=1, accumulate=1):
     """Train to the end, or until a number of checkpoints is written; return what was recorded."""
+    torch.manual_seed(0)
     model = Recorder()
     trainer = Trainer(
         accelerator="cpu",
         max_steps=STEPS,
+        accumulate_grad_batches=accumulate,
         val_check_interval=VALIDATE_EVERY,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
@@ -219,6 +224,78 @@ def test_the_last_checkpoint_is_that_of_the_last_validation_and_then_of_the_end(
         assert torch.load(last, weights_only=True)["global_step"] == validations * VALIDATE_EVERY
     train(tmp_path, every=1000)
     assert torch.load(last, weights_only=True)["global_step"] == STEPS
+
+
+@pytest.mark.parametrize("every", [2, 1000])
+def test_no_gradient_is_lost_where_gradients_are_accumulated(every, tmp_path):
+    """Validations are after 5 batches, in the middle of two that are one step, 10, 15, ..."""
+    folders = [tmp_path / name for name in ("unbroken", "broken")]
+    for folder in folders:
+        folder.mkdir()
+    train(folders[0], every=every, accumulate=2)
+    for breaks_after in (1, 1, 2, 1):
+        with pytest.raises(BrokenOffError):
+            train(folders[1], breaks_after, every=every, accumulate=2)
+    train(folders[1], every=every, accumulate=2)
+    unbroken, broken = (torch.load(f / "last.ckpt", weights_only=True) for f in folders)
+    assert unbroken["global_step"] == broken["global_step"] == STEPS
+    assert broken["recorded"][0] == unbroken["recorded"][0]
+    torch.testing.assert_close(broken["state_dict"], unbroken["state_dict"], rtol=0, atol=0)
+
+
+class Scored(Recorder):
+    """Says how good it is."""
+
+    def __init__(self, score):
+        super().__init__()
+        self.score = score
+
+    def validation_step(self, batch):
+        self.log("score", self.score, batch_size=len(batch))
+
+
+def go_on(folder, score, validations):
+    """Train until a number of validations; return the step of the best one, and its score."""
+    last = folder / "last.ckpt"
+    keeps_best = ModelCheckpoint(
+        folder, filename="best", monitor="score", mode="max", enable_version_counter=False
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=validations * VALIDATE_EVERY,
+        val_check_interval=VALIDATE_EVERY,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        callbacks=[keeps_best, RightEpoch(), MovedFolder()],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    # After the one that keeps the best, whose state it has.
+    trainer.callbacks.append(LastCheckpoint(last, every=1000))
+    path = str(last) if last.is_file() else None
+    trainer.fit(Scored(score), loader(), DataLoader(Images(), batch_size=IMAGES), ckpt_path=path)
+    assert keeps_best.best_model_path == str(folder / "best.ckpt")
+    assert float(keeps_best.best_model_score) == keeps_best.best_k_models[str(folder / "best.ckpt")]
+    best = torch.load(folder / "best.ckpt", weights_only=True)
+    return best["global_step"], float(keeps_best.best_model_score)
+
+
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def test_the_best_checkpoint_stays_the_best_in_another_folder(move, tmp_path):
+    assert go_on(tmp_path / "first", 0.5, 1) == (5, 0.5)
+    move(tmp_path / "first", tmp_path / "second")
+    assert go_on(tmp_path / "second", 0.25, 2) == (5, 0.5)
+    move(tmp_path / "second", tmp_path / "third")
+    assert go_on(tmp_path / "third", 0.75, 3) == (15, 0.75)
+
+
+def test_a_best_checkpoint_that_was_left_behind_is_not_waited_for(tmp_path):
+    go_on(tmp_path / "first", 0.5, 1)
+    (tmp_path / "second").mkdir()
+    shutil.move(tmp_path / "first" / "last.ckpt", tmp_path / "second")
+    with pytest.warns(UserWarning, match="The dirpath has changed"):
+        assert go_on(tmp_path / "second", 0.25, 2) == (10, 0.25)
 
 
 def test_another_sampler_is_left_alone(tmp_path):

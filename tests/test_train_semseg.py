@@ -2,6 +2,7 @@
 
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.semseg.module import Segmenter
+from regnet_backbones.semseg.run import summarize
 
 TOOL = Path(__file__).parent.parent / "tools" / "train_semseg.py"
 QUICK = config_path("semseg/quick/unet_regnet_small_shapes.yaml")
@@ -66,6 +68,29 @@ def test_a_segmenter_is_trained_and_resumed(dataset, tmp_path, capsys):
     steps = [state["step"] for state in second["optimizer_states"][0]["state"].values()]
     assert set(map(int, steps)) == {6}  # of the optimizer, whose state went on
     assert second["lr_schedulers"][0]["last_epoch"] == 6
+
+    capsys.readouterr()
+    assert main(*small(dataset, tmp_path, 6), "--resume") == 0  # it is at its end
+    said = capsys.readouterr().out
+    assert said.startswith(f"best checkpoint: {tmp_path / 'checkpoints' / 'best.ckpt'}")
+
+
+def test_a_class_that_is_not_there_has_no_iou():
+    """Lightning's `callback_metrics` keep that of a validation before."""
+    trainer = SimpleNamespace(
+        callback_metrics={"val/iou/circle": torch.tensor(0.25)},
+        checkpoint_callback=SimpleNamespace(best_model_path=""),
+    )
+    segmenter = SimpleNamespace(
+        last_validation={"val/miou": 0.5, "val/iou/circle": float("nan"), "val/iou/square": 0.5}
+    )
+    _, _, *rows, best, _, _ = summarize(trainer, segmenter, "out").splitlines()
+    assert [row.split() for row in rows] == [
+        ["miou", "0.5000"],
+        ["iou/circle", "-"],
+        ["iou/square", "0.5000"],
+    ]
+    assert best == "best checkpoint: none"
 
 
 def test_a_detector_gives_its_backbone(dataset, tmp_path):

@@ -4,6 +4,8 @@ import argparse
 import os
 import pickle
 import sys
+import threading
+import time
 import zipfile
 from collections import OrderedDict
 
@@ -550,6 +552,28 @@ def test_what_is_registered_elsewhere_is_neither_admitted_nor_lost(tmp_path):
             read_checkpoint(numpy_scalar)
         assert read_checkpoint(good).extras == {"b": 1.0}
         assert set(torch.serialization.get_safe_globals()) == before | set(registered)
+
+
+def test_threads_take_turns_at_the_list_of_what_is_registered(tmp_path, monkeypatch):
+    path = save(small_state(), tmp_path / "net.pth")
+    real_load, inside, most = torch.load, [], []
+
+    def load(*args, **options):
+        inside.append(None)
+        most.append(len(inside))
+        time.sleep(0.05)  # so that the others come in, if they can
+        inside.pop()
+        return real_load(*args, **options)
+
+    before = set(torch.serialization.get_safe_globals())
+    monkeypatch.setattr(torch, "load", load)
+    threads = [threading.Thread(target=read_checkpoint, args=(path,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1, 1]
+    assert set(torch.serialization.get_safe_globals()) == before
 
 
 # What is no weights file

@@ -162,6 +162,60 @@ def test_without_a_network_the_error_says_what_to_do(name, url, hub, monkeypatch
     assert "pass pretrained=False (SMP: encoder_weights=None; Detectron2: MODEL.WEIGHTS ''" in said
 
 
+def test_urls_with_the_same_file_name_are_kept_apart(hub, state, monkeypatch):
+    """On the Hugging Face hub every file is a model.safetensors."""
+    other = {k: v + 1 for k, v in state.items()}
+    served = {
+        f"https://localhost/{n}/model.safetensors": s for n, s in (("a", state), ("b", other))
+    }
+    asked = []
+
+    def download_url_to_file(url, file, hash_prefix=None):
+        asked.append(url)
+        weights.write_checkpoint(file, served[url])
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download_url_to_file)
+    weights.write_checkpoint(hub / "model.safetensors", {k: v + 2 for k, v in state.items()})
+    for _ in range(2):  # downloaded, and from the cache
+        for url, theirs in served.items():
+            assert_loaded(RegNetFeatures("regnety_002", pretrained=url), theirs)
+    assert asked == list(served)
+
+
+@pytest.mark.parametrize(
+    ("tag", "url", "file"),
+    [
+        ("deit_in1k", None, "regnety_160.deit_in1k.safetensors"),
+        (
+            "deit_in1k",
+            "https://dl.fbaipublicfiles.com/deit/regnety_160-a5fe301d.pth",
+            "regnety_160-a5fe301d.pth",
+        ),
+        ("sw_in12k_ft_in1k", None, "regnety_160.sw_in12k_ft_in1k.safetensors"),
+    ],
+)
+def test_a_url_of_published_weights_is_kept_where_their_name_keeps_it(tag, url, file, hub):
+    url = url or f"https://huggingface.co/timm/regnety_160.{tag}/resolve/main/model.safetensors"
+    source = sources.find_source(url)
+    assert (source.name, source.url, source.file) == (url, url, hub / file)
+    assert source.variant is zoo.get("regnety_160")
+    assert source.licence == "apache-2.0"
+
+
+def test_no_two_published_files_are_kept_under_one_name(hub):
+    urls = {}
+    for name in zoo.names():
+        for tag, row in zoo.get(name).weights.items():
+            for source in (f"timm://{name}.{tag}", row.url):
+                if source:
+                    found = sources.find_source(source)
+                    assert urls.setdefault(found.file, found.url) == found.url
+    # Whose file it is, these names do not say: others have one, too.
+    assert not {"model.safetensors", "model_final_checkpoint_phase0.torch"} & {
+        file.name for file in urls
+    }
+
+
 def test_licences_that_forbid_commercial_use_are_known():
     find = sources.find_source
     assert find("torchvision://regnet_y_16gf.IMAGENET1K_SWAG_E2E_V1").licence == "cc-by-nc-4.0"
@@ -238,6 +292,19 @@ def test_a_broken_classifier_is_of_no_concern(state):
     weights.load(RegNetFeatures("regnety_002"), state)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_loaded_beside_the_backbone_is_finite_too(value):
+    ours = smp.Unet("regnety_002", encoder_weights=None)
+    before = {k: v.clone() for k, v in ours.state_dict().items()}
+    theirs = smp.Unet("regnety_002", encoder_weights=None).state_dict()
+    theirs["segmentation_head.0.bias"][0] = value
+    with pytest.raises(ValueError, match=r"NaN or infinite .* in 1: segmentation_head\.0\.bias\."):
+        weights.load(ours, theirs)
+    for key, tensor in ours.state_dict().items():
+        assert torch.equal(tensor, before[key])
+    weights.load(ours.encoder, theirs)  # which takes nothing of the head
+
+
 def test_batch_counters_may_be_missing(state):
     old = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     features = RegNetFeatures("regnety_002")
@@ -264,7 +331,23 @@ def test_a_model_without_our_backbone_is_refused():
         weights.load(two, {})
 
 
+def test_a_compiled_network_holds_one_regnet(state):
+    features = RegNetFeatures("regnety_002")
+    weights.load(torch.compile(features), state)
+    assert_loaded(features, state)
+
+
 # SMP
+
+
+def test_a_compiled_segmenter_is_loaded_whole(randomize):
+    theirs = randomize(smp.Unet("regnety_002", encoder_weights=None)).state_dict()
+    ours = smp.Unet("regnety_002", encoder_weights=None)
+    assert not weights.load(torch.compile(ours), theirs).dropped
+    assert_loaded(ours, theirs)
+    ours.encoder = torch.compile(RegNetFeatures("regnety_002"))
+    weights.load(ours, theirs)
+    assert torch.equal(ours.encoder.stem.bn.bias, theirs["encoder.stem.bn.bias"])
 
 
 def test_the_weights_of_an_encoder_come_from_every_source(hub, state, tmp_path):

@@ -9,7 +9,8 @@ The suffix of the new file says its format: .pth, .pt, .bin, .torch, .safetensor
 .pkl (detectron2's). Forms are dialects (timm, timm_features, torchvision, pycls, classyvision,
 vissl) and models (detector: detectron2 on our backbone, detector_pycls: on detectron2's own RegNet,
 smp: segmentation-models-pytorch on our encoder, smp_tu: on a tu- encoder). From a model to the same
-kind of model everything is kept, otherwise only the network is taken.
+kind of model all weights are kept, otherwise only the network is taken. What lies beside weights
+(optimizer, iteration, ...) is left out and listed.
 """
 
 import argparse
@@ -37,6 +38,7 @@ def _convert(args: argparse.Namespace) -> int:
         into=args.into,
         channel_order=args.channel_order,
         prefix=args.prefix,
+        into_prefix=args.into_prefix,
     )
     if args.dry_run:
         print(conversion.mapping())
@@ -64,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of the images that the weights saw, where it is not that of their dialect",
     )
     parser.add_argument("--prefix", help="which network to take, where the source holds several")
+    parser.add_argument("--into-prefix", help="which to replace, where the --into FILE does")
     parser.add_argument("--dry-run", action="store_true", help="print the mapping, write nothing")
     return parser
 

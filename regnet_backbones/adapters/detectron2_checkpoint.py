@@ -17,7 +17,11 @@ from urllib.error import URLError
 import torch
 from torch import nn
 
-from regnet_backbones.adapters.detectron2_input import check_images, statistics_of_dialect
+from regnet_backbones.adapters.detectron2_input import (
+    check_images,
+    check_order,
+    statistics_of_dialect,
+)
 from regnet_backbones.adapters.detectron2_weights import url_error
 from regnet_backbones.weights.dialects import (
     CHANNEL_ORDERS,
@@ -30,11 +34,11 @@ from regnet_backbones.weights.files import read_checkpoint
 from regnet_backbones.weights.loading import (
     Fitted,
     check_variant,
-    compare,
     extractors,
     fit,
     report_of,
 )
+from regnet_backbones.weights.matching import check_finite, compare, is_counter
 from regnet_backbones.weights.sources import URL_PREFIXES, Source, find_source, is_name
 
 logger = logging.getLogger(__name__)
@@ -85,7 +89,8 @@ def load_every_dialect(module: ModuleType) -> None:
 
 def _check_exists(path: str) -> None:
     """Raise FileNotFoundError for a path of this machine without a file."""
-    if "://" not in path and not Path(path.partition("?")[0]).is_file():
+    # What follows a "?" is options to detectron2, unless it belongs to the name of a file.
+    if "://" not in path and not any(Path(p).is_file() for p in (path, path.partition("?")[0])):
         raise FileNotFoundError(
             f"no weights file at '{path}'; set MODEL.WEIGHTS to a file, a URL or a name such as "
             "'timm://regnety_032', or to '' to start from random weights"
@@ -109,15 +114,15 @@ def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) 
     """Rename what a checkpoint has for each backbone to the names of the model, in place.
 
     Raises:
-        ValueError: the checkpoint has no complete backbone of this network, or the images of the
-            config are not those that its weights saw.
+        ValueError: the checkpoint has no complete backbone of this network, the images of the
+            config are not those that its weights saw, or weights to load are not finite.
     """
     state, named, outer = checkpoint["model"], {}, None
     networks = []
     for home, backbone in extractors(model).items():
         network = locate(state, _prefix_for(home, state))
         networks.append(network)
-        if network.prefix.endswith(home):
+        if home and network.prefix.endswith(home):
             outer = network.prefix.removesuffix(home)
         fitted = _fit_backbone(network, state, path, model, home, backbone)
         named |= {home + name: value for name, value in fitted.state.items()}
@@ -126,7 +131,10 @@ def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) 
         checkpoint.pop("matching_heuristics", None)
         others = []
         named |= _stages_of_heads(networks[0], path, model)
-    checkpoint["model"] = {name.removeprefix(outer or ""): state[name] for name in others} | named
+    matched = {name.removeprefix(outer or ""): state[name] for name in others} | named
+    own = model.state_dict()
+    check_finite({n: v for n, v in matched.items() if n in own and own[n].shape == v.shape})
+    checkpoint["model"] = matched
 
 
 def _fit_backbone(
@@ -145,10 +153,13 @@ def _fit_backbone(
     images = "BGR" if format_ == "BGR" else "RGB"
     told = getattr(backbone, "weights_format", None)
     order = told or CHANNEL_ORDERS[network.dialect]
-    is_detector = network.prefix.endswith(home)
+    is_detector = bool(home) and network.prefix.endswith(home)
+    must_agree = not (is_detector or told) and backbone.in_channels == 3
     if is_detector and network.dialect == "timm":
         order = images  # of this package: it goes on with the images that it was trained on
-    elif not (is_detector or told) and backbone.in_channels == 3 and hasattr(model, "pixel_mean"):
+    elif must_agree and not hasattr(model, "pixel_mean"):  # such as a backbone by itself
+        check_order(path, order, input_format=images)
+    elif must_agree:
         mean, std = source.mean, source.std
         if mean is None and not network.rest:
             mean, std = statistics_of_dialect(network.dialect, backbone.name or backbone.design)
@@ -171,7 +182,7 @@ def _stages_of_heads(network: Network, path: str, model: nn.Module) -> dict[str,
     """Return the weights of stages that a model runs in its heads, such as those of a C4 detector.
 
     Raises:
-        ValueError: the network has no such stage, or another.
+        ValueError: the network has no such stage, another, or one with more in it.
     """
     named = {}
     for home, stage in model.named_modules():
@@ -180,7 +191,13 @@ def _stages_of_heads(network: Network, path: str, model: nn.Module) -> dict[str,
         own = stage.state_dict()
         names = {name: to_timm_name(name, network.dialect) for name in network.state}
         given = {names[n]: value for n, value in network.state.items() if names[n] in own}
-        problems = compare(given, own, [])
+        parts = {name.partition(".")[0] for name in own}
+        unknown = [
+            n
+            for n, ours in names.items()
+            if ours and ours.partition(".")[0] in parts and ours not in own and not is_counter(n)
+        ]
+        problems = compare(given, own, unknown)
         if problems:
             raise ValueError(
                 f"the weights '{path}' do not fill {home}, the last stage of {stage.stage_of}: "

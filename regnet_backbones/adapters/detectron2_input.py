@@ -63,6 +63,19 @@ def check_images(
     )
 
 
+def check_order(weights: str, order: ChannelOrder, *, input_format: str) -> None:
+    """Raise ValueError where RGB weights get BGR images, of which nothing but the order is known.
+
+    BGR weights are right either way, as `check_images` says.
+    """
+    if order == "RGB" and input_format == "BGR":
+        raise ValueError(
+            f"the weights '{weights}' are taken for RGB images, and INPUT.FORMAT is 'BGR'; set it "
+            "to 'RGB', or MODEL.REGNET.WEIGHTS_FORMAT to the order that they saw: 'RGB' turns "
+            "their stem, 'BGR' leaves it"
+        )
+
+
 def statistics_of_dialect(
     dialect: str, network: str | RegNetDesign
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:

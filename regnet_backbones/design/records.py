@@ -2,20 +2,22 @@
 
 A file is an object with "designs", a list of flat rows: the numbers of the design under their names
 here, then flops, params, activations, latency_ms and memory_mib. Users add columns of their own,
-such as "error", and compare them by `edf`.
+such as "error", and compare them by `edf`. Of a search all that was measured is a row, "kept" or
+not, and "chosen" beside the rows is the number of the one that was found best.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
 from regnet_backbones.design.anynet import AnyNetDesign, Design
-from regnet_backbones.design.law import RegNetDesign, Stage
+from regnet_backbones.design.law import NUM_STAGES, RegNetDesign, Stage
 from regnet_backbones.design.sampling import Candidate
 from regnet_backbones.whole_files import write_whole
 
 ROWS_KEY = "designs"
+CHOSEN_KEY = "chosen"
 
 STAGE_COLUMNS = tuple(each.name for each in fields(Stage))
 
@@ -55,8 +57,7 @@ def design_of(row: Mapping[str, object]) -> Design:
     """
     columns = [f"stage_{name}" for name in STAGE_COLUMNS]
     if columns[0] in row:
-        _check_columns(row, columns)
-        stages = zip(*(row[column] for column in columns), strict=True)
+        stages = zip(*_stage_lists(row, columns), strict=True)
         others = {name: row[name] for name in ("se_ratio", "stem_width") if name in row}
         return AnyNetDesign(
             tuple(Stage(*numbers) for numbers in stages),
@@ -94,10 +95,39 @@ def read_records(path: str | Path) -> list[object]:
         ValueError: the file is not such JSON, or holds no row.
         OSError: it cannot be read.
     """
+    return _rows(path, _content(path))
+
+
+def read_chosen(path: str | Path) -> int | None:
+    """Return the number of the row that a search chose, None where a file does not say it.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: the file is no such JSON, or has no such row.
+        OSError: it cannot be read.
+    """
+    content = _content(path)
+    rows = _rows(path, content)
+    chosen = content.get(CHOSEN_KEY) if isinstance(content, dict) else None
+    if chosen is not None and (type(chosen) is not int or not 0 <= chosen < len(rows)):
+        raise ValueError(
+            f'"{CHOSEN_KEY}" of {path} must be a row, 0 to {len(rows) - 1}, or null, got {chosen!r}'
+        )
+    return chosen
+
+
+def _content(path: str | Path) -> object:
+    """Return what a JSON file holds."""
     try:
-        content = json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def _rows(path: str | Path, content: object) -> list[object]:
+    """Return the rows of what a JSON file holds."""
     rows = content.get(ROWS_KEY) if isinstance(content, dict) else content
     if not isinstance(rows, list) or not rows:
         what = (
@@ -108,6 +138,16 @@ def read_records(path: str | Path) -> list[object]:
             f"it holds {what[:80]}"
         )
     return rows
+
+
+def _stage_lists(row: Mapping[str, object], columns: Sequence[str]) -> Iterator[list[object]]:
+    """Return the columns of an AnyNet, of which each has a number for each stage."""
+    _check_columns(row, columns)
+    for column in columns:
+        numbers = row[column]
+        if not isinstance(numbers, list) or len(numbers) != NUM_STAGES:
+            raise ValueError(f"{column} must be a list of {NUM_STAGES} numbers, got {numbers!r}")
+        yield numbers
 
 
 def _check_columns(row: Mapping[str, object], columns: Sequence[str]) -> None:

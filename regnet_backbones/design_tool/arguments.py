@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 
@@ -10,7 +11,7 @@ from regnet_backbones.command_lines import parse_size
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.design.anynet import Design
 from regnet_backbones.design.ranges import Interval
-from regnet_backbones.design.records import design_of, read_records
+from regnet_backbones.design.records import design_of, read_chosen, read_records
 
 UNITS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "MF": 1e6, "G": 1e9, "GF": 1e9}
 
@@ -38,7 +39,9 @@ def add_design(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("name", nargs="?", metavar="NAME", help="regnety_032, RegNetX-400MF, ...")
     group.add_argument("--from", dest="results", metavar="JSON", help="results of sample or search")
-    group.add_argument("--index", type=int, default=0, metavar="N", help="row of it (default: 0)")
+    group.add_argument(
+        "--index", type=int, metavar="N", help="row of it (default: what the search chose, else 0)"
+    )
     for name, (option, kind) in NUMBERS.items():
         group.add_argument(option, dest=name, type=kind, metavar="NUMBER")
 
@@ -171,12 +174,28 @@ def _changed(design: Design, numbers: dict[str, float]) -> Design:
     return replace(design, **numbers)
 
 
-def _row(path: str, index: int) -> Design:
-    """Return the design of a row of results."""
-    rows = read_records(path)
+def _row(path: str, index: int | None) -> Design:
+    """Return the design of a row of results, and warn of one that a search rejected.
+
+    Args:
+        path: of the results.
+        index: the row; None for the one that was chosen, or the first where nothing chose.
+    """
+    rows, chosen = read_records(path), read_chosen(path)
+    if index is None and chosen is None and any(map(_is_rejected, rows)):
+        raise ValueError(f"the search of {path} has chosen no row; give one with --index")
+    index = index if index is not None else chosen or 0
     if not 0 <= index < len(rows):
         raise ValueError(f"--index must be 0 to {len(rows) - 1} for {path}, got {index}")
     row = rows[index]
     if not isinstance(row, dict):
         raise ValueError(f"row {index} of {path} is no design but {row!r}")
+    if _is_rejected(row):
+        best = "" if chosen is None else f", which chose row {chosen}"
+        print(f"warning: row {index} of {path} was rejected by the search{best}", file=sys.stderr)
     return design_of(row)
+
+
+def _is_rejected(row: object) -> bool:
+    """Tell whether a search measured a design and did not keep it."""
+    return isinstance(row, dict) and row.get("kept") is False

@@ -7,12 +7,12 @@ Figures are made without pyplot, so nothing of a notebook's or a program's own c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from itertools import accumulate, cycle, pairwise, product
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
+from regnet_backbones.design_tool.packages import check_package
 from regnet_backbones.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -61,12 +61,7 @@ def check_chart(path: str | Path) -> None:
     suffix = Path(path).suffix
     if suffix.lower() not in SUFFIXES:
         raise ValueError(f"a chart ends in {' or '.join(SUFFIXES)}, got '{suffix}' in '{path}'")
-    if find_spec("matplotlib") is None:
-        raise ModuleNotFoundError(
-            "charts take matplotlib, which is not installed; "
-            "`pip install 'regnet_backbones[design]'` installs it",
-            name="matplotlib",
-        )
+    check_package("matplotlib", "charts")
 
 
 def write_chart(path: str | Path, figure: Figure) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from regnet_backbones.command_lines import plain_command
 from regnet_backbones.design_tool import edf, fit, sample, scale, search, show, variants
+from regnet_backbones.design_tool.packages import check_package
 from regnet_backbones.failures import Cause, reported
 from regnet_backbones.output_folders import check_output_folder
 
@@ -40,9 +41,10 @@ def design_command(argv: Sequence[str] | None, *, description: str) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = design_parser(description).parse_args(argv)
     written = {name: getattr(args, name, None) for name in ("output", "write", "picture")}
-    args.command = plain_command("tools/design.py", argv, written.values())
+    args.command = plain_command("tools/design.py", argv, [*written.values(), _outside(args)])
 
     def run() -> int:
+        check_package("tabulate", "tables")
         for name, path in written.items():
             if path:
                 check_output_folder(Path(path).parent, name=f"the folder of --{name}")
@@ -62,3 +64,9 @@ def design_parser(description: str) -> argparse.ArgumentParser:
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)
     return parser
+
+
+def _outside(args: argparse.Namespace) -> str | None:
+    """Return the base where its path is one of this machine, not one of the repository."""
+    base = getattr(args, "base", None)
+    return base if base and Path(base).is_absolute() else None

@@ -66,7 +66,7 @@ def _summaries(edfs: Mapping[str, Edf], confidence: float) -> str:
         rows.append(
             (label, summary.count, f"{summary.median:.4g}", between, *(f"{n:.4g}" for n in numbers))
         )
-    headers = ("", "designs", "median", f"its {confidence:.0%} band", "lowest", "mean")
+    headers = ("", "designs", "median", f"its {100 * confidence:g}% band", "lowest", "mean")
     return table((*headers, *(f"{q:.0%}" for q in QUANTILES)), rows)
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from regnet_backbones import zoo
 from regnet_backbones.design.fitting import fit
-from regnet_backbones.design.law import NUM_STAGES
+from regnet_backbones.design.law import NUM_STAGES, RegNetDesign
 from regnet_backbones.design_tool.charts import check_chart, fit_figure, write_chart
 from regnet_backbones.design_tool.output import add_output, check_output, show_output
 from regnet_backbones.design_tool.tables import describe, table
@@ -24,6 +24,9 @@ KNOWN: dict[str, tuple[Sequence[int], Sequence[int]]] = {
 
 ANY = "any"
 
+# Numbers that a fit leaves open.
+OF_THE_DESIGN = ("group_width", "bottleneck_multiplier", "se_ratio")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the subcommand."""
@@ -37,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of the fitted law; 'any' for what fits best (default: 4, which can be built)",
     )
-    add("--group-width", type=int, default=8, metavar="N", help="of the design (default: 8)")
-    add("--bottleneck-multiplier", type=float, default=1.0, metavar="NUMBER", help="of the design")
-    add("--se-ratio", type=float, default=0.0, metavar="NUMBER", help="of the design")
+    add("--group-width", type=int, metavar="N", help="of the design (default: the RegNet's, or 8)")
+    for option in ("--bottleneck-multiplier", "--se-ratio"):
+        add(option, type=float, metavar="NUMBER", help="of the design (default: the RegNet's)")
     add("--picture", metavar="FILE", help="observed widths, line and fitted widths")
     add_output(parser)
 
@@ -54,8 +57,10 @@ def run(args: argparse.Namespace) -> int:
     check_output(args)
     if args.picture:
         check_chart(args.picture)
-    title, widths, depths = _observed(args)
-    result = fit(widths, depths, num_stages=_stages(args.stages), group_width=args.group_width)
+    title, widths, depths, given = _observed(args)
+    numbers = {name: getattr(args, name) for name in OF_THE_DESIGN}
+    numbers = {name: value for name, value in numbers.items() if value is not None}
+    result = fit(widths, depths, num_stages=_stages(args.stages))
     print(
         f"{title}: w_0 {result.w_0}, w_a {result.w_a:g}, w_m {result.w_m:g}, depth {result.depth}; "
         f"mean log-ratio error {result.error:.4f}"
@@ -72,34 +77,36 @@ def run(args: argparse.Namespace) -> int:
         if args.format or args.build:
             raise ValueError("--format and --build need a law of 4 stages; take --stages 4")
         return 0
-    design = replace(
-        result.design,
-        bottleneck_multiplier=args.bottleneck_multiplier,
-        se_ratio=args.se_ratio,
-    )
+    law = {name: getattr(result, name) for name in ("w_0", "w_a", "w_m", "depth")}
+    design = replace(given or result.design, **law, **numbers)
     print(f"\n{describe(design)}")
     show_output(args, design)
     return 0
 
 
-def _observed(args: argparse.Namespace) -> tuple[str, Sequence[int], Sequence[int] | None]:
-    """Return a title, and the widths and depths that were asked for."""
+def _observed(
+    args: argparse.Namespace,
+) -> tuple[str, Sequence[int], Sequence[int] | None, RegNetDesign | None]:
+    """Return a title, the widths and depths that were asked for, and whose design they are.
+
+    The widths of a RegNet are those that its law gives, before they are fitted to its groups.
+    """
     if (args.name is None) == (args.widths is None):
         raise ValueError(
             f"give a name ({', '.join(KNOWN)}, or a RegNet), or --widths with --depths, and not "
             "both"
         )
     if args.name is None:
-        return "these widths", args.widths, args.depths
+        return "these widths", args.widths, args.depths, None
     if args.depths:
         raise ValueError("--depths belong to --widths, not to a name")
     if args.name in KNOWN:
-        return args.name, *KNOWN[args.name]
+        return args.name, *KNOWN[args.name], None
     variant = zoo.get(args.name)
     if variant.design is None:
         raise ValueError(f"the stages of {variant.name} are not known here; give --widths")
-    stages = variant.design.stages
-    return variant.name, [s.width for s in stages], [s.depth for s in stages]
+    title = f"{variant.name} before it is fitted to groups"
+    return title, variant.design.block_widths.quantized, None, variant.design
 
 
 def _stages(text: str) -> int | None:

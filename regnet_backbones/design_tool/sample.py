@@ -15,6 +15,7 @@ from regnet_backbones.design_tool.drawing import (
     print_candidates,
     print_rejections,
 )
+from regnet_backbones.design_tool.packages import check_package
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
         ValueError: the arguments make no sense, or nothing meets the bounds.
         OSError: the results cannot be written.
     """
+    check_package("tqdm", "progress bars")
     from tqdm import tqdm
 
     if args.fit_error and not args.output:

@@ -28,6 +28,7 @@ from regnet_backbones.design_tool.drawing import (
     describe_bounds,
 )
 from regnet_backbones.design_tool.output import add_output, check_output, show_output
+from regnet_backbones.design_tool.packages import check_package
 from regnet_backbones.design_tool.search_report import (
     CAPACITIES,
     Bands,
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         OSError: the results cannot be written.
     """
     check_output(args)
+    check_package("tqdm", "progress bars")
     space, bounds = chosen_space(args), chosen_bounds(args)
     limits = Limits(latency_ms=args.latency_ms, memory_mib=args.memory_mib)
     if isinstance(space, AnyNetSpace):
@@ -121,13 +123,15 @@ def _run(args: argparse.Namespace, space: Space, bounds: Bounds, limits: Limits)
     about = _about(args, space, bounds, limits, meter)
     about["references"] = {name: row_of(each) for name, each in references.items()}
 
-    def write(found: Found) -> None:
+    by = args.by or ("latency_ms" if limits.latency_ms is None else "flops")
+
+    def write(found: Found, chosen: Candidate | None = None) -> None:
         if args.output:
             about["measured"] = _conditions(args, meter)
-            write_rows(args.output, found, about=about)
+            chosen = chosen or next(iter(best(found, by=by)), None)
+            write_rows(args.output, found, chosen=chosen, about=about)
 
     found = _search(args, space, bounds, limits, meter, write)
-    by = args.by or ("latency_ms" if limits.latency_ms is None else "flops")
     print(f"{space.name}, {bounds}, seed {args.seed}")
     print_found(found, by, top=args.top, references=references)
     write(found)
@@ -153,8 +157,8 @@ def _run(args: argparse.Namespace, space: Space, bounds: Bounds, limits: Limits)
         about["beside_the_reference"] = [
             {"row": found.measured.index(candidate), **asdict(band)} for candidate, band in bands
         ]
-        write(found)
     chosen = _chosen(found, by, bands, reference_ms=reference_ms, limits=limits)
+    write(found, chosen)
     print(f"\nthe best by {by}: row {found.measured.index(chosen)}, {describe(chosen.design)}")
     show_output(args, chosen.design)
     return 0

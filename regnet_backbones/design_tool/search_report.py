@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from regnet_backbones.design.records import row_of, write_records
+from regnet_backbones.design.records import CHOSEN_KEY, row_of, write_records
 from regnet_backbones.design.sampling import Candidate
 from regnet_backbones.design.searching import Found, Limits, best, pareto_front
 from regnet_backbones.design_tool.charts import pareto_figure, write_chart
@@ -75,18 +75,22 @@ def print_verdict(
         )
 
 
-def write_rows(output: str, found: Found, *, about: Mapping[str, object]) -> None:
+def write_rows(
+    output: str, found: Found, *, chosen: Candidate | None, about: Mapping[str, object]
+) -> None:
     """Write the results so far as JSON.
 
     Args:
         output: path without suffix.
         found: the results.
+        chosen: the best of them, None where nothing was kept.
         about: what must be known about them.
     """
     counts = {
         "drawn": found.drawn,
         "rejections": dict(found.rejections),
         "interrupted": found.interrupted,
+        CHOSEN_KEY: None if chosen is None else found.measured.index(chosen),
     }
     kept = {id(candidate) for candidate in found.kept}
     rows = [row_of(each) | {"kept": id(each) in kept} for each in found.measured]

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
+
+from regnet_backbones.image_files import UNREADABLE
 
 SOURCE, TARGET = "annotations", "annotations_detectron2"
 SPLITS = ("training", "validation")
@@ -90,7 +92,7 @@ def convert_mask(source: Path, target: Path) -> None:
     try:
         with Image.open(source) as image:
             labels = np.asarray(image)
-    except (UnidentifiedImageError, OSError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"mask '{source}' cannot be read: {error}; fetch it again") from error
     if labels.dtype != np.uint8 or labels.ndim != 2 or labels.max() > CLASSES:
         raise ValueError(

@@ -17,6 +17,9 @@ TOLERANCE = 1e-4
 EXAMPLE_BATCH = 2
 CHECKED_BATCHES = (1, 3)
 
+# An image is halved for the check where its smallest map has so many pixels a side.
+LEAST_HALVED = 4
+
 
 class ExportError(ValueError):
     """A network cannot be exported, or the exported file gives something else."""
@@ -63,20 +66,29 @@ class Checked:
         return "\n".join([*map(str, self.sizes), f"written: {self.path}"])
 
 
-def other_sizes(image_size: tuple[int, int], multiple: int) -> tuple[tuple[int, int], ...]:
-    """Return two other image sizes, wide and tall, odd where multiples of one are allowed.
+def other_sizes(
+    image_size: tuple[int, int], multiple: int, smallest: tuple[int, int]
+) -> tuple[tuple[int, int], ...]:
+    """Return two other image sizes, one tall and one wide.
+
+    The shorter side is about half of the given one, or a little longer than it where half of it
+    could leave a map of one pixel, which exporters take for a constant.
 
     Args:
         image_size: multiples of `multiple`.
         multiple: what heights and widths must be multiples of.
+        smallest: sides of the smallest map of such an image.
     """
 
     def beyond(side: float) -> int:
         return (int(side) // multiple + 1) * multiple
 
+    def shorter(side: int, pixels: int) -> int:
+        return beyond(side / 2 if pixels >= LEAST_HALVED else side)
+
     height, width = image_size
-    tall, wide = (beyond(1.5 * height), beyond(width / 2)), (beyond(height / 2), beyond(width))
-    return tall, wide
+    tall = beyond(1.5 * height), shorter(width, smallest[1])
+    return tall, (shorter(height, smallest[0]), beyond(width))
 
 
 def random_images(batch: int, channels: int, size: tuple[int, int]) -> torch.Tensor:

@@ -30,6 +30,7 @@ from regnet_backbones.export.network import (
     multiple_of,
     part_of,
     prepare,
+    smallest_map,
 )
 from regnet_backbones.export.running import (
     ONNX_SUFFIXES,
@@ -67,7 +68,7 @@ def export_onnx(
             of segmentation-models-pytorch. It is not changed, and exported as in evaluation.
         path: the file, `.onnx`.
         image_size: height and width of the images it is exported with; other sizes work, too.
-        opset: version of ONNX's operators, 18 to 23.
+        opset: version of ONNX's operators, 18 to 25.
         fold: fold batch norm into convolutions first.
         check: compare with the model, on the CPU with onnxruntime, on images of two other sizes and
             other batches.
@@ -195,9 +196,10 @@ def _export(
                 f"sizes: {error}"
             ) from error
         if checked:
-            batches = zip(CHECKED_BATCHES, other_sizes(image_size, multiple), strict=True)
-            images = [random_images(batch, channels, size) for batch, size in batches]
             unfolded = prepare(part, example, fold=False)
+            smallest = smallest_map(unfolded.network, example)
+            batches = zip(CHECKED_BATCHES, other_sizes(image_size, multiple, smallest), strict=True)
+            images = [random_images(batch, channels, size) for batch, size in batches]
             sizes = check(target, load_exported, unfolded, images, tolerance=tolerance)
     return Checked(path, sizes)
 

@@ -101,6 +101,18 @@ def prepare(network: nn.Module, example: torch.Tensor, *, fold: bool) -> NamedMa
     return NamedMaps(network, names)
 
 
+def smallest_map(network: nn.Module, images: torch.Tensor) -> tuple[int, int]:
+    """Return the least height and width of a network's maps, 0 and 0 where it has none.
+
+    Args:
+        network: what `part_of` returns; of a segmentation model it is the encoder that has them.
+        images: (N, C, H, W).
+    """
+    source = network.encoder if hasattr(network, "segmentation_head") else network
+    sides = [each.shape[-2:] for each in maps_of(source(images)) if each.ndim == 4]
+    return min((h for h, _ in sides), default=0), min((w for _, w in sides), default=0)
+
+
 def _names(network: nn.Module, output: object) -> tuple[str, ...]:
     """Name the outputs of a network."""
     if isinstance(output, Mapping):

@@ -202,6 +202,7 @@ class LatencyMeter:
         """Return a forward pass, and the memory format that it is done in."""
         model = build(network, fpn=self.fpn).to(self.device).eval().requires_grad_(False)
         shape = {"image_size": self.image_size, "batch_size": self.batch_size}
+        images = example_images(model, **shape)  # before it has another dtype: images are float32
         if not self.passes:
             memory_format = "contiguous"
         else:
@@ -209,7 +210,6 @@ class LatencyMeter:
                 model, dtype=self.dtype, compile=self.compile, memory_format=memory_format, **shape
             )
             memory_format = report.memory_format
-        images = example_images(model, **shape)
 
         def call() -> None:
             with torch.inference_mode():

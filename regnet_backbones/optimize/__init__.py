@@ -67,7 +67,8 @@ def optimize(
         compile: `torch.compile`. On a CPU it takes a C++ compiler, and calls under `torch.no_grad`
             or `torch.inference_mode` to be fastest.
         dynamic: compile once for all heights and widths, rather than for each anew.
-        memory_format: "auto" measures, on random images of `image_size` and `batch_size`.
+        memory_format: "auto" measures, on random images of `image_size` and `batch_size`; in
+            training on two at least, because some batch norms learn from no single one.
         checkpointing: in training, keep only what enters a block and compute the rest again.
         cuda_graphs: with `compile` on CUDA, for images of few sizes (see
             `compiling.compile_network`).
@@ -79,28 +80,34 @@ def optimize(
 
     Raises:
         ValueError: an option is unknown or cannot be used with another one, or the model takes no
-            images.
+            images. Then, and after errors of the model itself, the given model is as it was.
     """
     _check_options(model, mode, dtype, compile, memory_format, checkpointing, cuda_graphs)
     training = mode == "training"
     if not training:
         model = deepcopy(model).eval().requires_grad_(False)
     trunk = trunk_of(model)
-    images = example_images(trunk, image_size=image_size, batch_size=batch_size)
+    least = 2 if training else 1
+    images = example_images(trunk, image_size=image_size, batch_size=max(least, batch_size))
     before = None if training else _maps(trunk, images)
 
-    folded = fold_frozen_norm(model) if training else fold_batch_norm(model)
-    if checkpointing:
-        _checkpoint_blocks(model)
-    if dtype is not None and not training:
-        # Heads and losses expect what they got before.
-        whole = isinstance(model, RegNetFeatures)
-        cast(trunk, dtype, outputs=None if whole else next(model.parameters()).dtype)
     seconds = {}
-    if memory_format == "auto":
-        seconds = measure_layouts(
-            trunk, images, training=training, dtype=dtype if training else None
-        )
+    if training:
+        if memory_format == "auto":
+            # First, and on a copy: where it fails, the model is as it was.
+            trial = deepcopy(trunk)
+            _fold_for_training(trial, checkpointing=checkpointing)
+            seconds = measure_layouts(trial, images, training=True, dtype=dtype)
+        folded = _fold_for_training(model, checkpointing=checkpointing)
+    else:
+        folded = fold_batch_norm(model)
+        if dtype is not None:
+            # Heads and losses expect what they got before.
+            whole = isinstance(model, RegNetFeatures)
+            cast(trunk, dtype, outputs=None if whole else next(model.parameters()).dtype)
+        if memory_format == "auto":
+            seconds = measure_layouts(trunk, images, training=False)
+    if seconds:
         memory_format = min(seconds, key=seconds.get)
     trunk.to(memory_format=FORMATS[memory_format])
     error = None if before is None else _error(_maps(trunk, images), before)
@@ -154,6 +161,13 @@ def _check_options(
 def _sizes(dynamic: bool) -> Literal["all sizes", "each size"]:
     """Say what one compilation is for."""
     return "all sizes" if dynamic else "each size"
+
+
+def _fold_for_training(model: nn.Module, *, checkpointing: bool) -> list[str]:
+    """Change a model for training, in place, and return the names of the norms that are folded."""
+    if checkpointing:
+        _checkpoint_blocks(model)
+    return fold_frozen_norm(model)
 
 
 def _checkpoint_blocks(model: nn.Module) -> None:

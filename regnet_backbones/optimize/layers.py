@@ -56,13 +56,14 @@ def is_frozen_norm(module: nn.Module) -> bool:
 def conv_norms(model: nn.Module) -> Iterator[ConvNorm]:
     """Find every convolution with a batch norm of its own right behind it.
 
-    A convolution or a norm that stands at several places of the model is left out: it cannot be
-    changed for one of them.
+    A convolution or a norm that also stands elsewhere in the model, alone or in another module, is
+    left out: it cannot be changed for one place. A module that holds both may stand anywhere.
     """
-    places = Counter(id(child) for module in model.modules() for child in module.children())
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for name, module in model.named_modules():
         for pair in _pairs_of(name, module):
-            shared = places[id(pair.conv)] > 1 or places[id(pair.norm)] > 1
+            here = places[id(module)]
+            shared = places[id(pair.conv)] > here or places[id(pair.norm)] > here
             if is_batch_norm(pair.norm) and not shared:
                 yield pair
 

@@ -19,7 +19,7 @@ def trunk_of(model: nn.Module) -> nn.Module:
 def example_images(
     trunk: nn.Module, *, image_size: tuple[int, int], batch_size: int
 ) -> torch.Tensor:
-    """Return random images (N, C, H, W) for a trunk, on its device.
+    """Return random images (N, C, H, W) for a trunk, on its device and in the type of its weights.
 
     Raises:
         ValueError: the trunk begins with no convolution, so that it does not take images.
@@ -32,7 +32,7 @@ def example_images(
         )
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, first.in_channels, *image_size)
-    return torch.randn(shape, generator=generator).to(first.weight.device)
+    return torch.randn(shape, generator=generator).to(first.weight)
 
 
 def first_conv(trunk: nn.Module) -> nn.Conv2d | None:

@@ -19,8 +19,12 @@ REWORDED = {
     r"asks for the GPUs \1 and this machine has \2; ask for as many as there are",
     r"`Trainer\(devices=(.*?)\)` value is not a valid input using (\w+)": "--trainer.devices must "
     r"be a number of devices from 1, or auto, got \1",
+    r"`devices` selected with `CPUAccelerator`": "--trainer.devices must be a number of processes "
+    "from 1, or auto, on a CPU; -1 and lists are for GPUs",
     r"invalid accelerator name: `accelerator='(.*?)'`.*?are: (.*?)\.?$": "--trainer.accelerator "
     r"must be one of \2 or gpu, got \1; which of the GPUs is for --trainer.devices, such as [0]",
+    r"`Trainer\(barebones=True": "--trainer.barebones would leave out checkpoints, logs and "
+    "metrics; leave it out",
     r"invalid strategy name: `strategy='(.*?)'`": "--trainer.strategy must be auto, ddp, fsdp or "
     r"another of Lightning's strategies, got \1",
     r"`val_check_interval` \((\d+)\) must be less than.*?training batches \((\d+)\)": "one epoch "
@@ -34,6 +38,8 @@ REWORDED = {
         "1x1; take two images per process or more (--data.batch_size), or a larger "
         "--data.crop_size"
     ),
+    r"Calculated output size: \(.*?\). Output size is too small": "the deepest map of the crop is "
+    "too small for this decoder, which pools it; take a larger --data.crop_size",
     r"gloo.*Connection (closed|reset) by peer|remote worker crashing|NCCL.*remote process exited": (
         "another process of this run has ended; what it says is the cause"
     ),
@@ -49,7 +55,7 @@ def reworded() -> Iterator[None]:
     """
     try:
         yield
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         text = " ".join(str(error).split())
         line = next((line for pattern in REWORDED if (line := _filled(pattern, text))), None)
         if line is None and not isinstance(error, MisconfigurationException):

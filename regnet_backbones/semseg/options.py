@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 
+from jsonargparse import Namespace
+
 EXAMPLE = "configs/semseg/quick/unet_regnet_small_shapes.yaml"
 HELP = "--help lists all options"
 
@@ -24,6 +26,28 @@ KINDS = {
     "NoneType": "null",
 }
 EXPECTED = re.compile(r"Expected an? (?P<kind>[^\n]+?)(?:\. Got value: (?P<value>.*))?$", re.M)
+
+
+# Numbers that Lightning takes at first, or refuses without the name of the option: what they must
+# be, in words and as a test.
+NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "seed_everything": ("0 to 4294967295", lambda value: 0 <= value < 2**32),
+    "trainer.num_nodes": ("1 or more", lambda value: value >= 1),
+    "trainer.accumulate_grad_batches": ("1 or more", lambda value: value >= 1),
+    "trainer.val_check_interval": ("above 0", lambda value: value > 0),
+}
+
+
+def check_numbers(config: Namespace) -> None:
+    """Check the values of Lightning's options that it does not check in words of the command line.
+
+    Raises:
+        ValueError: one is out of range.
+    """
+    for key, (allowed, fits) in NUMBERS.items():
+        value = config[key]
+        if isinstance(value, (int, float)) and not fits(value):
+            raise ValueError(f"--{key} must be {allowed}, got {value}")
 
 
 def option_error(text: str, *, known: Iterable[str], argv: Sequence[str] = ()) -> str:
@@ -114,7 +138,7 @@ _WORDED: list[tuple[re.Pattern[str], Callable[[re.Match[str], list[str], list[st
     (re.compile(r"^Parser key \"(?P<key>\S+)\":\s*"), _wrong_value),
     (re.compile(r"^Problems parsing config: (?P<why>.*)", re.S), _config_unreadable),
     (re.compile(r'^Linked "(?P<key>\S+)" must be given via "(?P<source>\S+)"'), _linked),
-    (re.compile(r"^argument \S+\((?P<source>\S+)\) --> (?P<key>[\w.]+):"), _linked),
+    (re.compile(r"^argument (?:\S+\()?(?P<source>[\w.]+)\)? --> (?P<key>[\w.]+):"), _linked),
     (re.compile(r"^the following arguments are required: (?P<key>.*)"), _required),
     (re.compile(r"^argument (?P<key>\S+): (?P<why>.*)", re.S), _no_value),
 ]

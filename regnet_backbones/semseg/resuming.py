@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -110,19 +111,32 @@ class LastCheckpoint(Callback):
     def __init__(self, path: Path, *, every: int):
         self.path = path
         self.every = every
-        self._written_at = 0  # steps
+        self._step = self._written_at = 0
+        self._accumulating = self._due = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Know the step that a resumed run begins with: it is no new one, and is written."""
+        self._step = self._written_at = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, _: int
     ) -> None:
         """Write it, if it is time; steps that accumulate gradients are one."""
-        if trainer.global_step % self.every == 0 and trainer.global_step != self._written_at:
+        self._accumulating = trainer.global_step == self._step
+        self._step = trainer.global_step
+        if not self._accumulating and (self._due or self._step % self.every == 0):
             self._write(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it, so that the validation is not repeated in a resumed run."""
+        """Write it, so that the validation is not repeated in a resumed run.
+
+        While gradients are accumulated, which no checkpoint holds, it waits for their step.
+        """
         if not trainer.sanity_checking and trainer.state.fn == TrainerFn.FITTING:
-            self._write(trainer)
+            if self._accumulating:
+                self._due = True
+            else:
+                self._write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it, if it is not of the last step."""
@@ -132,6 +146,42 @@ class LastCheckpoint(Callback):
     def _write(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path)
         self._written_at = trainer.global_step
+        self._due = False
+
+
+class MovedFolder(Callback):
+    """Know the best checkpoints of a run again, once its folder was moved, renamed or copied.
+
+    Lightning's `ModelCheckpoint` forgets how good they were where its folder has another path, and
+    the next validation, however bad, overwrites them.
+    """
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, dict]
+    ) -> None:
+        """Put the present paths into a checkpoint; it is called before Lightning reads them."""
+        for callback in trainer.checkpoint_callbacks:
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if state and isinstance(callback, ModelCheckpoint) and callback.dirpath:
+                _move_best(state, Path(callback.dirpath))
+
+
+def _move_best(state: dict, folder: Path) -> None:
+    """Give the state of a `ModelCheckpoint` the paths that its files have in a folder.
+
+    Where not all of them came along, it stays as it is.
+    """
+    before = Path(state["dirpath"])
+
+    def moved(path: str) -> str:
+        inside = Path(path).is_relative_to(before)
+        return str(folder / Path(path).relative_to(before)) if inside else path
+
+    best = {moved(path): score for path, score in state["best_k_models"].items()}
+    if all(Path(path).is_file() for path in best):
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        state |= {name: moved(state[name]) for name in paths}
+        state |= {"dirpath": str(folder), "best_k_models": best}
 
 
 class RightEpoch(Callback):

@@ -1,6 +1,8 @@
 """A training run of a segmenter, as `tools/train_semseg.py` starts it, on LightningCLI."""
 
 import logging
+import math
+import os
 import shlex
 import sys
 import time
@@ -27,8 +29,8 @@ from regnet_backbones.semseg.continuation import check_continuation
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.failures import hints_of, reworded
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.semseg.options import option_error
-from regnet_backbones.semseg.resuming import LastCheckpoint, RightEpoch
+from regnet_backbones.semseg.options import check_numbers, option_error
+from regnet_backbones.semseg.resuming import LastCheckpoint, MovedFolder, RightEpoch
 
 LAST = "last.ckpt"
 
@@ -91,6 +93,9 @@ class SegmentationCLI(LightningCLI):
         except ArgumentError as error:
             known = parser.get_defaults().keys()
             raise ValueError(option_error(str(error), known=known, argv=argv)) from error
+        check_numbers(self.config)
+        # As Lightning does with the paths in this folder that it is given.
+        self.config.output = os.path.expanduser(self.config.output)
 
     def before_instantiate_classes(self) -> None:
         """Check where the run writes, before its data and its network.
@@ -121,7 +126,7 @@ class SegmentationCLI(LightningCLI):
         every = self._get(self.config_init, "save_every")
         # After the one that keeps the best, whose state it has.
         trainer.callbacks.append(LastCheckpoint(_checkpoints(output) / LAST, every=every))
-        trainer.callbacks.append(RightEpoch())
+        trainer.callbacks += [RightEpoch(), MovedFolder()]
         if trainer.logger is not None:
             trainer.callbacks.append(LearningRateMonitor(logging_interval="step"))
         return trainer
@@ -193,7 +198,7 @@ def _train(cli: SegmentationCLI) -> None:
         raise KeyboardInterrupt(f"at step {trainer.global_step}") from stop
     if trainer.is_global_zero:
         took = timedelta(seconds=round(time.monotonic() - start))
-        print(summarize(trainer, output))
+        print(summarize(trainer, cli.model, output))
         print(f"time, validations included: {took}")
 
 
@@ -224,13 +229,21 @@ def _warn_of_emulation(trainer: Trainer) -> None:
         )
 
 
-def summarize(trainer: Trainer, output: str | Path) -> str:
-    """Format the last validation as a table, and say where checkpoints and pictures are."""
-    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-    rows = [[name.removeprefix("val/"), value] for name, value in metrics.items()]
+def summarize(trainer: Trainer, segmenter: Segmenter, output: str | Path) -> str:
+    """Format the last validation as a table, and say where checkpoints and pictures are.
+
+    A class that was neither there nor predicted has no IoU; where nothing was validated, as the run
+    was at its end already, there is no table.
+    """
+    rows = [
+        [name.removeprefix("val/"), None if math.isnan(value) else value]
+        for name, value in (segmenter.last_validation or {}).items()
+    ]
+    header = ("last validation", "value")
+    table = [tabulate(rows, headers=header, floatfmt=".4f", missingval="-")] if rows else []
     return "\n".join(
         [
-            tabulate(rows, headers=("last validation", "value"), floatfmt=".4f"),
+            *table,
             f"best checkpoint: {trainer.checkpoint_callback.best_model_path or 'none'}",
             f"config, logs, checkpoints and pictures: {output}",
             f"all of it on one page: {shlex.join(['python', 'tools/report.py', str(output)])}",

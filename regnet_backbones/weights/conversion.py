@@ -11,6 +11,7 @@ from regnet_backbones.weights.dialects import (
     DIALECTS,
     ChannelOrder,
     Network,
+    find_networks,
     is_head,
     listing,
     locate,
@@ -18,8 +19,9 @@ from regnet_backbones.weights.dialects import (
     rename,
     to_timm_name,
 )
-from regnet_backbones.weights.files import read_checkpoint, write_checkpoint
-from regnet_backbones.weights.loading import CLASSIFIER_PARTS, compare, is_counter
+from regnet_backbones.weights.files import Checkpoint, read_checkpoint, write_checkpoint
+from regnet_backbones.weights.loading import CLASSIFIER_PARTS
+from regnet_backbones.weights.matching import compare, is_counter
 from regnet_backbones.weights.sources import find_source, local_file
 
 # Where a network is inside a model, and whose names it has there.
@@ -48,6 +50,8 @@ class Conversion:
         nesting: key under which they go, None for what the new file's suffix does by itself.
         pairs: for every entry of the network its name there and its name in the new file.
         dropped: names of the source that the new file has no place for.
+        left_out: top-level entries of the source, or of the checkpoint that its network goes into,
+            that are no weights or others than those taken: optimizer, iteration, options, ...
         channel_order: of the images that the weights saw, and of those they are for now.
         licence: of the weights, None where unknown.
     """
@@ -58,6 +62,7 @@ class Conversion:
     nesting: str | None
     pairs: tuple[tuple[str, str], ...]
     dropped: tuple[str, ...]
+    left_out: tuple[str, ...]
     channel_order: tuple[ChannelOrder, ChannelOrder]
     licence: str | None
 
@@ -85,6 +90,7 @@ class Conversion:
                 + (f" ({listing(list(self.dropped))})" if self.dropped else ""),
                 f"licence: {self.licence or 'unknown, that of where the weights came from'}",
             ]
+            + ([f"left out: {listing(list(self.left_out))}"] if self.left_out else [])
         )
 
 
@@ -96,11 +102,13 @@ def convert_file(
     into: str | Path | None = None,
     channel_order: ChannelOrder | None = None,
     prefix: str | None = None,
+    into_prefix: str | None = None,
 ) -> Conversion:
     """Convert weights, and write them where `output` says.
 
-    From a whole model to the same kind of model everything is kept; otherwise only the network is
-    taken, with its classifier where the new form has one.
+    From a whole model to the same kind of model all weights are kept; otherwise only the network is
+    taken, with its classifier where the new form has one. What lies beside the weights is left out:
+    an optimizer's state, for one, is that of the weights that are replaced.
 
     Args:
         source: a name of published weights, a URL, or a path.
@@ -109,24 +117,36 @@ def convert_file(
         to: the form to convert to, one of `LAYOUTS`.
         into: instead of `to`: a checkpoint of a model, whose network is replaced.
         channel_order: of the images that the weights saw, None for that of their dialect.
-        prefix: which network of the source to take where it holds several.
+        prefix: which network of the source to take where it holds several, such as "teacher.".
+        into_prefix: which network of `into` to replace where it holds several.
 
     Returns:
         The conversion, written or not.
 
     Raises:
         ValueError: no or both of `to` and `into`, an unknown form, entries that it has no name for,
-            a network other than the one it replaces, or an unreadable file.
+            a network other than the one it replaces, several where no prefix says which, or an
+            unreadable file.
         FileNotFoundError: there is no such file.
         OSError: a download failed.
     """
     if (to is None) == (into is None):
         raise ValueError("give either to=, a form, or into=, a checkpoint to put the network into")
+    if into is None and into_prefix is not None:
+        raise ValueError(
+            "into_prefix= (--into-prefix) says which network of into= (--into) to replace, and "
+            "into= is missing"
+        )
     if to is not None and to not in LAYOUTS:
         raise ValueError(f"unknown form '{to}'; there are {', '.join(LAYOUTS)}")
     known = find_source(source)
-    network = locate(read_checkpoint(local_file(known)).state, prefix)
-    target = _form(to, network) if into is None else _host(into)
+    checkpoint = read_checkpoint(local_file(known))
+    network = locate(checkpoint.state, prefix)
+    if into is None:
+        target = _form(to, network)
+    else:
+        checkpoint = read_checkpoint(into)
+        target = _host(into, checkpoint, into_prefix)
     orders = (channel_order or CHANNEL_ORDERS[network.dialect], CHANNEL_ORDERS[target.dialect])
     names, dropped = _names(network, target.dialect, with_classifier=not target.prefix)
     renamed = rename(network, names, flips=orders[0] != orders[1])
@@ -145,6 +165,7 @@ def convert_file(
         ),
         dropped=tuple(network.prefix + name for name in dropped)
         + (() if target.keeps_rest else tuple(network.rest)),
+        left_out=tuple(map(str, checkpoint.extras)),
         channel_order=orders,
         licence=known.licence,
     )
@@ -179,10 +200,19 @@ def _form(to: str, network: Network) -> _Target:
     return _Target(dialect, prefix, rest, nesting, keeps_rest=bool(rest))
 
 
-def _host(into: str | Path) -> _Target:
-    """Return the place of the network in a checkpoint."""
-    checkpoint = read_checkpoint(into)
-    host = locate(checkpoint.state)
+def _host(into: str | Path, checkpoint: Checkpoint, prefix: str | None) -> _Target:
+    """Return the place of the network in a checkpoint, which is the file `into`.
+
+    Raises:
+        ValueError: there are several, and `prefix` does not say which.
+    """
+    found = sorted(find_networks(checkpoint.state))
+    if prefix is None and len(found) > 1:
+        raise ValueError(
+            f"'{into}' holds more than one RegNet, under {', '.join(map(repr, found))}; say which "
+            "to replace with into_prefix= (--into-prefix)"
+        )
+    host = locate(checkpoint.state, prefix)
     return _Target(
         host.dialect,
         host.prefix,

@@ -23,6 +23,7 @@ from regnet_backbones.weights.dialects import (
     to_timm_name,
 )
 from regnet_backbones.weights.files import read_checkpoint
+from regnet_backbones.weights.matching import check_finite, compare, describe, is_counter
 from regnet_backbones.weights.sources import Source, find_source, local_file
 
 # Parts of a timm classifier that no feature map passes through.
@@ -117,6 +118,7 @@ def load(
         FileNotFoundError: a path names no file.
         OSError: a download failed.
     """
+    model = getattr(model, "_orig_mod", model)  # of what torch.compile returned
     homes = extractors(model)
     if len(homes) != 1:
         raise ValueError(
@@ -141,6 +143,7 @@ def load(
     )
     loaded = {home + name: value for name, value in fitted.state.items()}
     rest = _rest_of_model(fitted.network, home, model)
+    check_finite(rest)
     loaded |= rest
     model.load_state_dict(loaded, strict=False)
     report = report_of(known, fitted, tuple(loaded), keeps_rest=bool(rest))
@@ -196,7 +199,8 @@ def extractors(model: nn.Module) -> dict[str, nn.Module]:
     return {
         f"{name}." if name else "": module
         for name, module in model.named_modules()
-        if hasattr(module, "level_parts")
+        # Its own: what torch.compile returns has all attributes of what it was given.
+        if "level_parts" in vars(module)
     }
 
 
@@ -251,25 +255,6 @@ def fit(
     return Fitted(network, state, tuple(dropped), order, flips)
 
 
-def compare(
-    given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], unknown: list[str]
-) -> str:
-    """Count and list what is missing, unknown and of another shape; empty where nothing is."""
-    missing = [n for n in own if n not in given and not is_counter(n)]
-    ill_shaped = [
-        f"{n} {tuple(given[n].shape)} for {tuple(own[n].shape)}"
-        for n in own
-        if n in given and given[n].shape != own[n].shape
-    ]
-    kinds = {"missing": missing, "unknown": unknown, "of another shape": ill_shaped}
-    return "; ".join(f"{len(n)} {kind}: {listing(n)}" for kind, n in kinds.items() if n)
-
-
-def is_counter(name: str) -> bool:
-    """Tell whether an entry counts batches, which says nothing of the network."""
-    return name.endswith("num_batches_tracked")
-
-
 def _check_fit(
     fitted: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], unknown: list[str]
 ) -> None:
@@ -284,12 +269,7 @@ def _check_fit(
         raise ValueError(
             f"the weights do not match the network, nothing was loaded; {problems}.{networks}"
         )
-    broken = [n for n in own if n in fitted and not _is_finite(fitted[n])]
-    if broken:
-        raise ValueError(
-            f"the weights hold NaN or infinite values, nothing was loaded; in {len(broken)}: "
-            f"{listing(broken)}. The training that wrote them diverged: take an earlier checkpoint"
-        )
+    check_finite(fitted)
 
 
 def _rest_of_model(network: Network, home: str, model: nn.Module) -> dict[str, torch.Tensor]:
@@ -318,39 +298,6 @@ def _rest_of_model(network: Network, home: str, model: nn.Module) -> dict[str, t
     return rest
 
 
-def describe(state: Mapping[str, torch.Tensor]) -> str:
-    """Say which network a state dict with timm's names is of, as far as it can be seen."""
-    stages = []
-    for stage in range(1, 5):
-        blocks = {name.split(".")[1] for name in state if name.startswith(f"s{stage}.b")}
-        ends = [f"s{stage}.b1.conv3.conv.weight", f"s{stage}.b1.conv3.weight"]
-        widths = [state[end].shape[0] for end in ends if end in state]
-        if blocks and widths:
-            stages.append((len(blocks), widths[0]))
-    if not stages:
-        return "another kind of network"
-    excited = any(".se." in name for name in state)
-    names = [n for n in zoo.names() if _looks_like(zoo.get(n).design, stages, excited)]
-    depths, widths = (", ".join(map(str, column)) for column in zip(*stages, strict=True))
-    squeeze = "with" if excited else "without"
-    return (
-        f"a RegNet of {depths} blocks, {widths} wide, {squeeze} squeeze-and-excitation "
-        f"({' or '.join(names) if names else 'none of the zoo'})"
-    )
-
-
-def _looks_like(design: RegNetDesign | None, stages: list[tuple[int, int]], excited: bool) -> bool:
-    """Tell whether the first stages of a design are those that were seen."""
-    if design is None or bool(design.se_ratio) != excited:
-        return False
-    return [(s.depth, s.width) for s in design.stages][: len(stages)] == stages
-
-
 def _parts(names: tuple[str, ...]) -> list[str]:
     """Name the top-level parts that names belong to."""
     return list(dict.fromkeys(name.split(".")[0] for name in names))
-
-
-def _is_finite(value: torch.Tensor) -> bool:
-    """Tell whether no value is NaN or infinite; a tensor without data passes."""
-    return value.is_meta or not value.is_floating_point() or bool(torch.isfinite(value).all())

@@ -8,8 +8,11 @@
 
 Downloads go where the libraries keep theirs: the hub's cache for timm, torch hub's `checkpoints`
 folder for the others. A file put into that folder by hand is taken without asking the network.
+There the zoo's files have their published names if those say which RegNet it is; all others, many a
+`model.safetensors` among them, have a hash of the URL before their names.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +28,8 @@ URL_PREFIXES = ("http://", "https://")
 
 # What a torchvision file name says of its content: regnet_y_3_2gf-9180c971.pth.
 _HASH = re.compile(r"-([0-9a-f]{8,})\.pth$")
+# A published file whose name says its network is the only one of its name.
+_NETWORK = re.compile(r"regnet", re.IGNORECASE)
 _HUB_FILE = "model.safetensors"
 _HUB = "https://huggingface.co/{hub_id}/resolve/main/" + _HUB_FILE
 
@@ -200,14 +205,17 @@ def _url(url: str) -> Source:
         for weights in zoo.get(name).weights.values():
             if weights.url == url:
                 return _of_row(url, zoo.get(name), weights, url=url)
-    return Source(url, file=_by_hand(Path(urlsplit(url).path).name), url=url)
+            if url == _HUB.format(hub_id=weights.hub_id):
+                return replace(_timm(f"timm://{name}.{weights.tag}"), name=url)
+    return Source(url, file=_by_hand(_name_of_its_own(url)), url=url)
 
 
 def _of_row(name: str, variant: zoo.Variant, weights: zoo.Weights, *, url: str) -> Source:
     """Return what the zoo knows of weights."""
+    file_name = Path(urlsplit(url).path).name
     return Source(
         name,
-        file=_by_hand(Path(urlsplit(url).path).name),
+        file=_by_hand(file_name if _NETWORK.search(file_name) else _name_of_its_own(url)),
         url=url,
         variant=variant,
         licence=weights.licence,
@@ -219,3 +227,8 @@ def _of_row(name: str, variant: zoo.Variant, weights: zoo.Weights, *, url: str) 
 def _by_hand(name: str) -> Path:
     """Return where torch hub keeps a file."""
     return Path(torch.hub.get_dir()) / "checkpoints" / name
+
+
+def _name_of_its_own(url: str) -> str:
+    """Return the name of a URL's file behind a hash of the URL: others have such a file, too."""
+    return f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{Path(urlsplit(url).path).name}"

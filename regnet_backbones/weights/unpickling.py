@@ -12,6 +12,7 @@ import math
 import pickle
 import pickletools
 import re
+import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -41,6 +42,9 @@ TORCH_REFUSAL = re.compile(
 PLAIN_DTYPE = re.compile(r"[biufcSU]\d+")
 
 EXPORT_HINT = "torch.save(model.state_dict(), path)"
+
+# torch has one list of safe globals a process: threads take turns at exchanging it.
+_SAFE_GLOBALS_LOCK = threading.Lock()
 
 
 def read_content(path: Path) -> object:
@@ -298,18 +302,20 @@ def _stand_in(full_name: str) -> Callable:
 @contextmanager
 def _safe_globals_are_ours() -> Iterator[None]:
     """Have torch.load admit the stand-ins, and nothing that was registered elsewhere."""
-    registered = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    # The two classes so that their instances may be given a state. Training scripts, timm's and
-    # torchvision's among them, keep their options beside the weights: a namespace does nothing.
-    torch.serialization.add_safe_globals(
-        [_Array, _Dtype, argparse.Namespace, *map(_stand_in, STAND_INS)]
-    )
-    try:
-        yield
-    finally:
+    with _SAFE_GLOBALS_LOCK:
+        registered = torch.serialization.get_safe_globals()
         torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(registered)
+        # The two classes so that their instances may be given a state. Training scripts, timm's
+        # and torchvision's among them, keep their options beside the weights: a namespace does
+        # nothing.
+        torch.serialization.add_safe_globals(
+            [_Array, _Dtype, argparse.Namespace, *map(_stand_in, STAND_INS)]
+        )
+        try:
+            yield
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(registered)
 
 
 def _plain(value: object, done: dict[int, object]) -> object:

@@ -6,6 +6,7 @@ A new one is a row here and a function, named after the cause, in the file of th
 from regnet_backbones.adapters.detectron2_compat import (
     cpu_processes,
     extension,
+    image_orientation,
     internal_names,
     panoptic,
     removed_names,
@@ -73,6 +74,12 @@ FIXES: tuple[Fix, ...] = (
         cause="Pillow 10 removed Image.LINEAR",
         needed=removed_names.uses_removed_pillow_linear,
         apply=removed_names.pillow_linear_removed,
+    ),
+    AfterImport(
+        modules=("detectron2.data.detection_utils",),
+        cause="Pillow turns a TIFF as its EXIF data say when it loads it, detectron2 once more",
+        needed=image_orientation.turns_tiff_twice,
+        apply=image_orientation.tiff_turned_twice,
     ),
     AfterImport(
         modules=("detectron2.data.common",),

@@ -1,0 +1,146 @@
+"""Sizes of turned images, against those of the images as Pillow decodes and turns them."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+
+from regnet_backbones.image_files import TAIL, upright_size
+
+WIDTH, HEIGHT = 50, 30
+PIXELS = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+SIGNATURE = 8  # bytes that a PNG begins with
+
+
+def exif(orientation):
+    data = Image.Exif()
+    data[0x0112] = orientation
+    return data
+
+
+def xmp(orientation):
+    return f'<rdf:Description tiff:Orientation="{orientation}"/>'
+
+
+def save_exif(path, orientation, **options):
+    Image.fromarray(PIXELS).save(path, exif=exif(orientation), **options)
+
+
+def save_xmp(path, orientation):
+    if path.suffix == ".png":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp(orientation))
+        Image.fromarray(PIXELS).save(path, pnginfo=info)
+    elif path.suffix == ".tif":
+        data = Image.Exif()
+        data[700] = xmp(orientation).encode()
+        Image.fromarray(PIXELS).save(path, exif=data)
+    else:
+        Image.fromarray(PIXELS).save(path, xmp=xmp(orientation).encode())
+
+
+def save_raw_profile(path, orientation):
+    """Save EXIF data as ImageMagick writes them into a PNG."""
+    data, info = exif(orientation).tobytes(), PngImagePlugin.PngInfo()
+    info.add_text("Raw profile type exif", f"\nexif\n{len(data):8}\n{data.hex()}\n", zip=True)
+    Image.fromarray(PIXELS).save(path, pnginfo=info)
+
+
+def chunks(path):
+    """Return the chunks of a PNG, with their types."""
+    content, start, found = path.read_bytes(), SIGNATURE, []
+    while start < len(content):
+        (length,) = struct.unpack(">I", content[start : start + 4])
+        end = start + 12 + length
+        found.append((content[start + 4 : start + 8], content[start:end]))
+        start = end
+    return found
+
+
+def put_behind_pixels(path, more=()):
+    """Put what a PNG has beside its pixels, and more chunks, behind these."""
+    found = chunks(path)
+    first = [chunk for kind, chunk in found if kind in (b"IHDR", b"IDAT")]
+    late = [chunk for kind, chunk in found if kind in (b"eXIf", b"iTXt", b"zTXt")]
+    assert late
+    (end,) = [chunk for kind, chunk in found if kind == b"IEND"]
+    path.write_bytes(path.read_bytes()[:SIGNATURE] + b"".join([*first, *late, *more, end]))
+
+
+def size_as_read(path):
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image).size
+
+
+def sizes(path):
+    """Return the size before the pixels are decoded, and after."""
+    with Image.open(path) as image:
+        before = upright_size(image)
+        image.load()
+        after = upright_size(image)
+    with Image.open(path) as image:
+        image.load()
+        assert upright_size(image) == after
+    return before, after
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("save", [save_exif, save_xmp])
+def test_the_size_is_that_of_the_turned_image(save, suffix, orientation, tmp_path):
+    file = tmp_path / f"a.{suffix}"
+    save(file, orientation)
+    size = (HEIGHT, WIDTH) if orientation in (6, 8) else (WIDTH, HEIGHT)
+    assert size_as_read(file) == size
+    assert sizes(file) == (size, size)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "tiff_lzw"])
+def test_compressed_tiffs(compression, tmp_path):
+    file = tmp_path / "a.tif"
+    save_exif(file, 6, compression=compression)
+    assert size_as_read(file) == (HEIGHT, WIDTH)
+    assert sizes(file) == ((HEIGHT, WIDTH), (HEIGHT, WIDTH))
+
+
+def test_a_tiff_whose_size_older_versions_of_pillow_do_not_turn(tmp_path):
+    file = tmp_path / "a.tif"
+    save_exif(file, 6)
+    with Image.open(file) as image:
+        image._size = (WIDTH, HEIGHT)  # as it is there until the pixels are decoded
+        assert upright_size(image) == (HEIGHT, WIDTH)
+
+
+def text_of(size):
+    """Return a chunk of text for a PNG."""
+    content = b"tEXtcomment\0".ljust(size, b"-")
+    return struct.pack(">I", size - 4) + content + struct.pack(">I", zlib.crc32(content))
+
+
+@pytest.mark.parametrize("more", [(), (text_of(2 * TAIL),)], ids=["short", "longer than the tail"])
+@pytest.mark.parametrize("save", [save_exif, save_xmp, save_raw_profile])
+def test_a_png_that_says_it_behind_its_pixels(save, more, tmp_path):
+    file = tmp_path / "a.png"
+    save(file, 6)
+    assert sizes(file) == ((HEIGHT, WIDTH), (HEIGHT, WIDTH))
+    put_behind_pixels(file, more)
+    assert size_as_read(file) == (HEIGHT, WIDTH)
+    assert sizes(file) == ((HEIGHT, WIDTH), (HEIGHT, WIDTH))
+
+
+def save_plain(path, orientation):
+    Image.fromarray(PIXELS).save(path)
+
+
+@pytest.mark.parametrize("save", [save_exif, save_xmp, save_plain])
+def test_a_png_is_not_decoded_for_its_size(save, tmp_path, monkeypatch):
+    file = tmp_path / "a.png"
+    save(file, 6)
+    with Image.open(file) as image:
+        with monkeypatch.context() as patch:
+            patch.delattr(ImageFile.ImageFile, "load")
+            size = upright_size(image)
+        np.testing.assert_array_equal(image, PIXELS)  # it goes on where it was
+    assert size == size_as_read(file)
