@@ -1,6 +1,7 @@
 """Folders that a command writes to: looked at before it works for hours, cleared of other runs."""
 
 import itertools
+import logging
 import os
 import shutil
 from collections.abc import Iterable
@@ -8,6 +9,8 @@ from pathlib import Path
 
 # Folders for the files of earlier runs, numbered from 1.
 EARLIER = "earlier_run_{}"
+
+logger = logging.getLogger(__name__)
 
 
 def check_output_folder(folder: str | Path, *, name: str) -> None:
@@ -36,12 +39,15 @@ def check_output_folder(folder: str | Path, *, name: str) -> None:
         )
 
 
-def set_aside(folder: Path, files: Iterable[Path], *, in_use: Iterable[Path] = ()) -> Path:
-    """Move the files of an earlier run out of the way of a new one, each to where it lay there.
+def set_aside(
+    folder: Path, files: Iterable[Path], *, name: str, in_use: Iterable[Path] = ()
+) -> Path:
+    """Move the files of an earlier run out of the way of a new one, and say so in a warning.
 
     Args:
-        folder: of the runs; the files go to a new folder in it.
+        folder: of the runs; the files go to a new folder in it, each to where it lay.
         files: in the folder, or in folders of it.
+        name: of the option or key that gave the folder.
         in_use: as `files`, but open for appending in this process: their content is moved.
 
     Returns:
@@ -54,6 +60,11 @@ def set_aside(folder: Path, files: Iterable[Path], *, in_use: Iterable[Path] = (
     for file in in_use:
         shutil.copyfile(file, _place(aside, file.relative_to(folder)))
         os.truncate(file, 0)
+    logger.warning(
+        "'%s' has an earlier run in it: this is a new one, and the files of the other are in '%s' "
+        "now; another %s keeps both apart, --resume goes on with a run",
+        *(folder, aside, name),
+    )
     return aside
 
 

@@ -22,7 +22,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 from regnet_backbones import config_path, zoo
 from regnet_backbones.design import RegNetDesign, complexity
 from regnet_backbones.design.cost import Complexity
-from regnet_backbones.design.records import design_of, read_chosen, read_records
+from regnet_backbones.design.records import design_of, read_records, read_results
 from regnet_backbones.design.sampling import Candidate
 from regnet_backbones.design.searching import Found, Limits
 from regnet_backbones.design_tool import search
@@ -442,8 +442,8 @@ def test_the_command_of_a_search_has_no_path_of_this_machine(tmp_path, monkeypat
 def test_results_of_the_repository_say_what_was_chosen(name, row):
     """42 and 27 are what docs/design.md takes; in 5 ms nothing is to be had."""
     path = ROOT / "benchmarks" / "results" / f"design_{name}.json"
-    assert read_chosen(path) == row
-    rows = read_records(path)
+    rows, chosen = read_results(path)
+    assert chosen == row
     assert rows[row]["kept"] if row is not None else not any(each["kept"] for each in rows)
 
 
@@ -459,9 +459,9 @@ def test_a_search_that_is_killed_keeps_what_it_has_measured(tmp_path, monkeypatc
     monkeypatch.setattr(LatencyMeter, "measure", measure)
     with pytest.raises(SystemExit):
         design([*SEARCH, "--output", str(tmp_path / "killed")])
-    rows = read_records(tmp_path / "killed.json")
+    rows, chosen = read_results(tmp_path / "killed.json")
     assert [design_of(row) for row in rows] == measured
-    assert read_chosen(tmp_path / "killed.json") == 0  # the first of three that take as long
+    assert chosen == 0  # the first of three that take as long
 
 
 def test_a_search_that_finds_nothing_says_so(tmp_path, capsys):

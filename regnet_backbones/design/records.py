@@ -98,8 +98,10 @@ def read_records(path: str | Path) -> list[object]:
     return _rows(path, _content(path))
 
 
-def read_chosen(path: str | Path) -> int | None:
-    """Return the number of the row that a search chose, None where a file does not say it.
+def read_results(path: str | Path) -> tuple[list[object], int | None]:
+    """Return the rows of a file, and the number of the one that a search chose.
+
+    That is None where the file does not say it.
 
     Args:
         path: the file.
@@ -115,7 +117,7 @@ def read_chosen(path: str | Path) -> int | None:
         raise ValueError(
             f'"{CHOSEN_KEY}" of {path} must be a row, 0 to {len(rows) - 1}, or null, got {chosen!r}'
         )
-    return chosen
+    return rows, chosen
 
 
 def _content(path: str | Path) -> object:

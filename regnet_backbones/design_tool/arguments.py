@@ -11,7 +11,7 @@ from regnet_backbones.command_lines import parse_size
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.design.anynet import Design
 from regnet_backbones.design.ranges import Interval
-from regnet_backbones.design.records import design_of, read_chosen, read_records
+from regnet_backbones.design.records import design_of, read_results
 
 UNITS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "MF": 1e6, "G": 1e9, "GF": 1e9}
 
@@ -181,7 +181,7 @@ def _row(path: str, index: int | None) -> Design:
         path: of the results.
         index: the row; None for the one that was chosen, or the first where nothing chose.
     """
-    rows, chosen = read_records(path), read_chosen(path)
+    rows, chosen = read_results(path)
     if index is None and chosen is None and any(map(_is_rejected, rows)):
         raise ValueError(f"the search of {path} has chosen no row; give one with --index")
     index = index if index is not None else chosen or 0

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from regnet_backbones.detection.config import values_by_key
-from regnet_backbones.inference.trained import CONFIG_NAME, FINAL_NAME, LAST_NAME
+from regnet_backbones.inference.trained import CONFIG_NAME, FINAL_NAME, LAST_NAME, METRICS_NAME
 from regnet_backbones.output_folders import set_aside
 from regnet_backbones.whole_files import write_whole
 
@@ -30,9 +30,8 @@ KEPT = (
 IRRELEVANT = ("OUTPUT_DIR", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "DATALOADER.CHECK_IMAGES")
 IRRELEVANT_PARTS = ("TEST.",)
 
-# What a run writes that a new one would be mixed up with; METRICS grows line by line.
+# What a run writes that a new one would be mixed up with, beside the metrics.
 FILES = (FINAL_NAME, f"model_{'[0-9]' * 7}.pth", LAST_NAME, "events.out.tfevents.*")
-METRICS = "metrics.json"
 
 # How many differences are named.
 NAMED = 8
@@ -53,7 +52,7 @@ class EarlierRun:
         known = writes and self._config_file.is_file()
         self._config = self._config_file.read_bytes() if known else None
         self._files = [file for name in FILES for file in sorted(folder.glob(name)) if writes]
-        metrics = folder / METRICS
+        metrics = folder / METRICS_NAME
         grown = writes and metrics.is_file() and metrics.stat().st_size > 0
         self._metrics = [metrics] if grown else []
 
@@ -78,14 +77,9 @@ class EarlierRun:
         """
         if not (self._files or self._metrics):
             return
-        aside = set_aside(self._folder, self._files, in_use=self._metrics)
+        aside = set_aside(self._folder, self._files, name="OUTPUT_DIR", in_use=self._metrics)
         if self._config is not None:
             self._write_config(aside / CONFIG_NAME)
-        logger.warning(
-            "'%s' has an earlier run in it: this is a new one, and the files of the other are in "
-            "'%s' now; another OUTPUT_DIR keeps both apart, --resume goes on with a run",
-            *(self._folder, aside),
-        )
 
     def _write_config(self, path: Path) -> None:
         """Write the config that the earlier run had."""

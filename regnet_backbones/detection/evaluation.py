@@ -142,10 +142,8 @@ def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
             f"{len(val.categories)} ({', '.join(val.categories.values())}); give a json with the "
             "categories of the training"
         )
-    trained, given = (
-        [name for _, name in cfg.DATASETS.OWN.CATEGORIES],
-        list(val.categories.values()),
-    )
+    trained = [name for _, name in cfg.DATASETS.OWN.CATEGORIES]
+    given = list(val.categories.values())
     if trained and trained != given:
         raise ValueError(
             f"the detector was trained on the classes {', '.join(trained)}, and those of "

@@ -1,7 +1,9 @@
 """What a run left behind: which kind of model, its checkpoint, and its config.
 
     detector    <run>/config.yaml, model_final.pth, last_checkpoint   tools/train_net.py
+                <run>/metrics.json
     segmenter   <run>/checkpoints/best.ckpt, last.ckpt                tools/train_semseg.py
+                <run>/tensorboard/config.yaml
 
 A segmenter's checkpoint says itself what network and data it is of.
 """
@@ -23,6 +25,10 @@ CONFIG_NAME = "config.yaml"
 FINAL_NAME = "model_final.pth"
 # A text file that names the newest checkpoint beside it.
 LAST_NAME = "last_checkpoint"
+METRICS_NAME = "metrics.json"
+
+# Of a segmenter's logs and its config.
+TENSORBOARD_FOLDER = "tensorboard"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
@@ -18,7 +17,7 @@ from regnet_backbones.detection.data import (
 )
 from regnet_backbones.detection.evaluation import evaluate_on
 from regnet_backbones.detection.trained import load_config
-from regnet_backbones.inference.trained import FINAL_NAME
+from regnet_backbones.inference.trained import FINAL_NAME, METRICS_NAME
 from regnet_backbones.report import logs
 from regnet_backbones.report.attempts import predicted_or_why
 from regnet_backbones.report.content import Config, Curves, Metrics, Report, Setting, Table
@@ -32,7 +31,7 @@ from regnet_backbones.report.facts import (
     training_speed,
 )
 from regnet_backbones.report.recorded import no_metrics, recorded_results
-from regnet_backbones.report.runs import METRICS_NAME, Run, folder_of_repetition, is_final
+from regnet_backbones.report.runs import Run, folder_of_repetition, is_final
 
 # The number of a task that stands for it in a chart, and the numbers of single classes in a table.
 CHIEF = ("AP", "mIoU", "PQ")
@@ -79,7 +78,8 @@ def read_detector(
         missing.append(problem)
     if len(cfg.DATASETS.TEST) > 1:
         missing.append(f"Of DATASETS.TEST only the first, {cfg.DATASETS.TEST[0]}, is looked at.")
-    metrics = _metrics(run, cfg, rows, scored, opts)
+    own = read_config(run.config_file)
+    metrics = _metrics(run, cfg, own, rows, scored, opts)
     if metrics is None:
         missing.append(no_metrics(run))
     seconds = logs.seconds_per_iteration(rows)
@@ -90,8 +90,9 @@ def read_detector(
         speed += machine_facts(cfg.MODEL.DEVICE, "detector")
     return Report(
         title=_title(cfg),
-        facts=_facts(run, cfg, scored) + overridden(opts),
-        config=_config(cfg, run.config_file),
+        facts=_facts(run, cfg, own, scored) + overridden(opts),
+        # Without what the report has set in it.
+        config=Config(changed_settings(own, get_cfg()), own.dump()),
         curves=_curves(cfg, rows),
         metrics=metrics,
         predictions=scored.predictions if scored else None,
@@ -136,12 +137,6 @@ def results_tables(results: Results) -> tuple[tuple[Table, ...], Table | None]:
 _NO_VALUE = object()
 
 
-def _config(cfg: CfgNode, config_file: Path) -> Config:
-    """Return the config of the run, without what the report has set in it."""
-    own = read_config(config_file)
-    return Config(changed_settings(own, get_cfg()), own.dump())
-
-
 def _curves(cfg: CfgNode, rows: Sequence[Mapping[str, float]]) -> Curves:
     """Return the curves of losses, learning rate, and the chief results of validations."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
@@ -157,6 +152,7 @@ def _curves(cfg: CfgNode, rows: Sequence[Mapping[str, float]]) -> Curves:
 def _metrics(
     run: Run,
     cfg: CfgNode,
+    own: CfgNode,
     rows: Sequence[Mapping[str, float]],
     scored: Scored | None,
     opts: Sequence[str],
@@ -170,7 +166,7 @@ def _metrics(
         )
         return Metrics(source, *results_tables(scored.results))
     data = _validation_data(cfg)
-    of_training = data == _validation_data(read_config(run.config_file))
+    of_training = data == _validation_data(own)
     results, iteration = _logged_results(cfg, rows) if of_training else ({}, 0)
     if results:
         source = f"logged by the training at iteration {iteration}, on {name}"
@@ -255,13 +251,13 @@ def _title(cfg: CfgNode) -> str:
     return f"{name} on {network if isinstance(network, str) else 'a RegNet by numbers'}"
 
 
-def _facts(run: Run, cfg: CfgNode, scored: Scored | None) -> Facts:
+def _facts(run: Run, cfg: CfgNode, own: CfgNode, scored: Scored | None) -> Facts:
     """Say what was trained, from what, on what, and for how long."""
     facts: Facts = ()
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         facts += regnet_facts(network_of(regnet_node(cfg)))
     facts += scored.model_facts if scored else ()
-    weights = read_config(run.config_file).MODEL.WEIGHTS or "random weights"
+    weights = own.MODEL.WEIGHTS or "random weights"
     facts += (
         ("started from", weights),
         ("trained on", _listed(cfg, cfg.DATASETS.TRAIN)),

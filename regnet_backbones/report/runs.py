@@ -6,14 +6,13 @@ from pathlib import Path
 from regnet_backbones.inference.trained import (
     CONFIG_NAME,
     FINAL_NAME,
+    METRICS_NAME,
     SEGMENTER_FOLDER,
+    TENSORBOARD_FOLDER,
     Kind,
     Trained,
     find_trained,
 )
-
-METRICS_NAME = "metrics.json"
-TENSORBOARD_FOLDER = "tensorboard"
 
 
 @dataclass(frozen=True)

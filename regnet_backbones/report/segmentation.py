@@ -10,6 +10,7 @@ from lightning import Trainer
 from regnet_backbones import zoo
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.inference.device import check_device
+from regnet_backbones.inference.trained import TENSORBOARD_FOLDER
 from regnet_backbones.report import logs
 from regnet_backbones.report.attempts import predicted_or_why
 from regnet_backbones.report.content import Config, Curve, Curves, Metrics, Report, Setting, Table
@@ -23,7 +24,7 @@ from regnet_backbones.report.facts import (
     training_speed,
 )
 from regnet_backbones.report.recorded import no_metrics, recorded_results
-from regnet_backbones.report.runs import TENSORBOARD_FOLDER, Run, folder_of_repetition
+from regnet_backbones.report.runs import Run, folder_of_repetition
 from regnet_backbones.report.segmentation_scores import Scored, score_segmenter
 from regnet_backbones.semseg import metrics
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter

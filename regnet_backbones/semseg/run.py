@@ -22,6 +22,7 @@ from tabulate import tabulate
 
 from regnet_backbones.failures import reported
 from regnet_backbones.inference.optimization import show_reports
+from regnet_backbones.inference.trained import SEGMENTER_FOLDER, TENSORBOARD_FOLDER
 from regnet_backbones.optimize.precision import has_native
 from regnet_backbones.output_folders import check_output_folder, set_aside
 from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
@@ -33,9 +34,6 @@ from regnet_backbones.semseg.options import check_numbers, option_error
 from regnet_backbones.semseg.resuming import LastCheckpoint, MovedFolder, RightEpoch
 
 LAST = "last.ckpt"
-
-# Folders of checkpoints and of logs with the config, in the folder of a run.
-CHECKPOINTS, LOGS = "checkpoints", "tensorboard"
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +111,7 @@ class SegmentationCLI(LightningCLI):
         output = self._get(self.config_init, "output")
         config = self._get(self.config_init, "trainer")
         if config["logger"] is None:
-            kwargs["logger"] = TensorBoardLogger(output, name="", version=LOGS)
+            kwargs["logger"] = TensorBoardLogger(output, name="", version=TENSORBOARD_FOLDER)
         plugins = config["plugins"] or []
         kwargs["plugins"] = [
             *(plugins if isinstance(plugins, list) else [plugins]),
@@ -203,19 +201,14 @@ def _train(cli: SegmentationCLI) -> None:
 
 
 def _set_earlier_run_aside(output: Path) -> None:
-    """Move what an earlier run left to a folder of its own, and say so.
+    """Move what an earlier run left to a folder of its own.
 
     Logs would be mixed with this run's, and its checkpoints be taken for this run's.
     """
-    folders = (output / CHECKPOINTS, output / LOGS)
+    folders = (output / SEGMENTER_FOLDER, output / TENSORBOARD_FOLDER)
     files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
     if files:
-        aside = set_aside(output, files)
-        logger.warning(
-            "'%s' has an earlier run in it: this is a new one, and the files of the other are in "
-            "'%s' now; another --output keeps both apart, --resume goes on with a run",
-            *(output, aside),
-        )
+        set_aside(output, files, name="--output")
 
 
 def _warn_of_emulation(trainer: Trainer) -> None:
@@ -253,7 +246,7 @@ def summarize(trainer: Trainer, segmenter: Segmenter, output: str | Path) -> str
 
 def _checkpoints(output: str | Path) -> Path:
     """Return the folder of checkpoints of a run."""
-    return Path(output) / CHECKPOINTS
+    return Path(output) / SEGMENTER_FOLDER
 
 
 # What only the data knows, once it has found its classes.
