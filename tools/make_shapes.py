@@ -12,7 +12,7 @@ from pathlib import Path
 
 from regnet_backbones import shapes
 from regnet_backbones.failures import reported
-from regnet_backbones.output_folders import check_output_folder
+from regnet_backbones.files import check_output_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from regnet_backbones.benchmark.entries import OURS
 from regnet_backbones.benchmark.results import Result
-from regnet_backbones.whole_files import write_whole
+from regnet_backbones.files import write_whole
 
 COLOURS = {True: "#1f6fb2", False: "#a9b4bd"}  # ours, others
 

@@ -34,7 +34,7 @@ from regnet_backbones.benchmark.results import Result, failed_rows
 from regnet_backbones.benchmark.runner import measure
 from regnet_backbones.command_lines import parse_size, plain_command
 from regnet_backbones.failures import Cause, reported
-from regnet_backbones.output_folders import check_output_folder
+from regnet_backbones.files import check_output_folder
 from regnet_backbones.timing import cpu_threads
 
 # What to do, in the options of the command.

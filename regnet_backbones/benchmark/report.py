@@ -12,7 +12,7 @@ from regnet_backbones.benchmark.entries import OURS
 from regnet_backbones.benchmark.floors import Rates, distances, floors_of
 from regnet_backbones.benchmark.growth import Point, growth
 from regnet_backbones.benchmark.results import Result, Row
-from regnet_backbones.whole_files import write_whole
+from regnet_backbones.files import write_whole
 
 MIB = 2**20
 

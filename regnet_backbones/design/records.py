@@ -14,7 +14,7 @@ from pathlib import Path
 from regnet_backbones.design.anynet import AnyNetDesign, Design
 from regnet_backbones.design.law import NUM_STAGES, RegNetDesign, Stage
 from regnet_backbones.design.sampling import Candidate
-from regnet_backbones.whole_files import write_whole
+from regnet_backbones.files import read_json, write_whole
 
 ROWS_KEY = "designs"
 CHOSEN_KEY = "chosen"
@@ -95,7 +95,7 @@ def read_records(path: str | Path) -> list[object]:
         ValueError: the file is not such JSON, or holds no row.
         OSError: it cannot be read.
     """
-    return _rows(path, _content(path))
+    return _rows(path, read_json(path))
 
 
 def read_results(path: str | Path) -> tuple[list[object], int | None]:
@@ -110,7 +110,7 @@ def read_results(path: str | Path) -> tuple[list[object], int | None]:
         ValueError: the file is no such JSON, or has no such row.
         OSError: it cannot be read.
     """
-    content = _content(path)
+    content = read_json(path)
     rows = _rows(path, content)
     chosen = content.get(CHOSEN_KEY) if isinstance(content, dict) else None
     if chosen is not None and (type(chosen) is not int or not 0 <= chosen < len(rows)):
@@ -118,14 +118,6 @@ def read_results(path: str | Path) -> tuple[list[object], int | None]:
             f'"{CHOSEN_KEY}" of {path} must be a row, 0 to {len(rows) - 1}, or null, got {chosen!r}'
         )
     return rows, chosen
-
-
-def _content(path: str | Path) -> object:
-    """Return what a JSON file holds."""
-    try:
-        return json.loads(Path(path).read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def _rows(path: str | Path, content: object) -> list[object]:

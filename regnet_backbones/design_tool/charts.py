@@ -13,7 +13,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from regnet_backbones.design_tool.packages import check_package
-from regnet_backbones.whole_files import write_whole
+from regnet_backbones.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

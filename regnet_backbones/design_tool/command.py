@@ -9,7 +9,7 @@ from regnet_backbones.command_lines import plain_command
 from regnet_backbones.design_tool import edf, fit, sample, scale, search, show, variants
 from regnet_backbones.design_tool.packages import check_package
 from regnet_backbones.failures import Cause, reported
-from regnet_backbones.output_folders import check_output_folder
+from regnet_backbones.files import check_output_folder
 
 # What to do, in the options of the commands.
 HINTS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from regnet_backbones.design.anynet import Design
 from regnet_backbones.design.formats import FORMATS, to_format
 from regnet_backbones.design_tool.building import build, check_buildable
-from regnet_backbones.whole_files import write_whole
+from regnet_backbones.files import write_whole
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

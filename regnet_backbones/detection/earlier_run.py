@@ -9,9 +9,8 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from regnet_backbones.detection.config import values_by_key
+from regnet_backbones.files import set_aside, write_whole
 from regnet_backbones.inference.trained import CONFIG_NAME, FINAL_NAME, LAST_NAME, METRICS_NAME
-from regnet_backbones.output_folders import set_aside
-from regnet_backbones.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 

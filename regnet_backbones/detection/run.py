@@ -42,8 +42,8 @@ from regnet_backbones.detection.processes import (
 from regnet_backbones.detection.results import results_tables
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.failures import reported
+from regnet_backbones.files import check_output_folder
 from regnet_backbones.inference.trained import CONFIG_NAME
-from regnet_backbones.output_folders import check_output_folder
 from regnet_backbones.weights.sources import is_name
 
 logger = logging.getLogger(__name__)

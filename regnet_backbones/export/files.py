@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from regnet_backbones.output_folders import check_output_folder
+from regnet_backbones.files import check_output_folder
 
 
 def check_path(path: str | Path, suffixes: Sequence[str]) -> Path:

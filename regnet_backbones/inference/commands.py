@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regnet_backbones.failures import Cause, reported
+from regnet_backbones.files import check_output_folder
 from regnet_backbones.inference.arguments import (
     check_options,
     data_overrides,
@@ -23,7 +24,6 @@ from regnet_backbones.inference.images import find_images
 from regnet_backbones.inference.optimization import show_reports
 from regnet_backbones.inference.report import RESULTS_NAME, write_results
 from regnet_backbones.inference.trained import Trained, find_trained
-from regnet_backbones.output_folders import check_output_folder
 
 if TYPE_CHECKING:
     from regnet_backbones.semseg.inference import Inference

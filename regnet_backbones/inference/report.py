@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from regnet_backbones.files import write_whole
 from regnet_backbones.inference.trained import Kind, Trained
-from regnet_backbones.whole_files import write_whole
 
 RESULTS_NAME = "results.json"
 

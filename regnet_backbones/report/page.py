@@ -8,9 +8,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from regnet_backbones.files import write_whole
 from regnet_backbones.report.charts import chart, describe
 from regnet_backbones.report.content import Curve, Report
-from regnet_backbones.whole_files import write_whole
 
 TEMPLATE = "page.html.j2"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from regnet_backbones.whole_files import write_whole
+from regnet_backbones.files import write_whole
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -12,10 +12,10 @@ from torchvision import tv_tensors
 from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
 
+from regnet_backbones.files import check_output_folder
 from regnet_backbones.inference.device import check_device
 from regnet_backbones.inference.images import output_names
 from regnet_backbones.inference.optimization import Optimization
-from regnet_backbones.output_folders import check_output_folder
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import crop_size_of, load_segmenter
 from regnet_backbones.semseg.dataset import BadPairError, read_image

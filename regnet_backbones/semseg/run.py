@@ -21,10 +21,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from tabulate import tabulate
 
 from regnet_backbones.failures import reported
+from regnet_backbones.files import check_output_folder, set_aside
 from regnet_backbones.inference.optimization import show_reports
 from regnet_backbones.inference.trained import SEGMENTER_FOLDER, TENSORBOARD_FOLDER
 from regnet_backbones.optimize.precision import has_native
-from regnet_backbones.output_folders import check_output_folder, set_aside
 from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
 from regnet_backbones.semseg.continuation import check_continuation
 from regnet_backbones.semseg.datamodule import SegmentationData

@@ -9,10 +9,10 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from regnet_backbones.files import write_whole
 from regnet_backbones.weights.dialects import listing
 from regnet_backbones.weights.nesting import CLASSY, NESTING_KEYS, is_array, nest, unwrap
 from regnet_backbones.weights.unpickling import EXPORT_HINT, read_content
-from regnet_backbones.whole_files import write_whole
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".torch", ".pyth")
 SUFFIXES = (".safetensors", ".pkl", *TORCH_SUFFIXES)

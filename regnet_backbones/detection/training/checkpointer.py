@@ -18,8 +18,8 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from regnet_backbones.detection.completeness import check_complete
+from regnet_backbones.files import write_whole
 from regnet_backbones.weights.dialects import listing
-from regnet_backbones.whole_files import write_whole
 
 # The weights that training goes on with, in files whose "model" is averaged.
 TRAINED_KEY = "trained_model"

@@ -1,16 +1,80 @@
-"""Folders that a command writes to: looked at before it works for hours, cleared of other runs."""
+"""Files: written whole, read as text, JSON or YAML without running anything; folders of runs."""
 
 import itertools
+import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 # Folders for the files of earlier runs, numbered from 1.
 EARLIER = "earlier_run_{}"
 
 logger = logging.getLogger(__name__)
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is in another encoding.
+    """
+    data = Path(path).read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        is_utf_16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        kind = (
+            "UTF-16" if is_utf_16 else "an encoding other than UTF-8, such as a Windows code page"
+        )
+        raise ValueError(
+            f"'{path}' is text in {kind} (byte {data[error.start]:#04x} at {error.start}); save it "
+            "as UTF-8"
+        ) from error
+
+
+def read_json(path: str | Path) -> object:
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON, in another encoding than UTF-8, or nested too deeply.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"'{path}' is nested too deeply to be read as JSON") from error
+    except ValueError as error:
+        raise ValueError(f"'{path}' is not a JSON file: {error}") from error
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all: beside its name first, which it gets when it is on disk.
+
+    What a killed process left behind, `.<name>.part`, is overwritten by the next one. Two that
+    write the same file at the same time are not provided for.
+
+    Args:
+        path: the file; a missing folder is made, an existing file replaced.
+        write: writes the content to an open binary file.
+
+    Raises:
+        OSError: the file cannot be written; the one that was there stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def check_output_folder(folder: str | Path, *, name: str) -> None:
