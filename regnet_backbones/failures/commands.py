@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from regnet_backbones.failures.lines import Cause, error_line
 from regnet_backbones.failures.origins import origin_of
+from regnet_backbones.stopping import StoppedError
 
 INTERRUPTED, NOBODY_READS = 130, 141  # as a shell says it
 
@@ -22,8 +23,9 @@ def reported(
         quiet: print nothing, in a process that another one speaks for.
 
     Returns:
-        The command's exit status, 2 for what the user can mend, 1 for a training whose losses or
-        weights were not finite, 130 after Ctrl-C, 141 where what reads stdout has ended (`| head`).
+        The command's exit status, 2 for what the user can fix, 1 for a training whose losses or
+        weights were not finite, 130 after Ctrl-C, 143 for a training that SIGTERM or SIGHUP
+        stopped, 141 if the reader of stdout has ended (`| head`).
 
     Raises:
         Exception: the command's, if it is no mistake of the user.
@@ -32,6 +34,10 @@ def reported(
         status = command()
         sys.stdout.flush()  # or a reader that has ended is met when nobody can say it
         return status
+    except StoppedError as stopped:
+        if not quiet:
+            print(stopped, file=sys.stderr)
+        return stopped.status
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return NOBODY_READS
