@@ -496,7 +496,7 @@ def test_a_backbone_by_itself_gets_the_images_that_its_weights_saw(builder, clas
     assert torch.equal(stem("rgb.pth", "RGB"), rgb)
     assert torch.equal(stem("bgr.pyth", "RGB"), rgb)
     assert torch.equal(stem("bgr.pyth", "BGR"), rgb.flip(1))
-    with pytest.raises(ValueError, match=r"rgb.pth' are taken for RGB .* INPUT.FORMAT is 'BGR'"):
+    with pytest.raises(ValueError, match="rgb.pth' saw other images .*INPUT.FORMAT 'BGR'"):
         stem("rgb.pth", "BGR")
     assert torch.equal(stem("rgb.pth", "BGR", told="RGB"), rgb.flip(1))
     assert torch.equal(stem("rgb.pth", "BGR", told="BGR"), rgb)

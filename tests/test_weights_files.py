@@ -719,8 +719,8 @@ def test_another_pickle_protocol_is_no_damage(tmp_path, zipped):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"epoch": 3, "weights": {"a": torch.ones(1)}}, r"top-level keys are epoch, weights; save"),
-        ({"weights": {"a": torch.ones(1)}, "loss": torch.ones(1)}, "keys are weights, loss; save"),
+        ({"epoch": 3, "weights": {"a": 1.5}}, r"top-level keys are epoch, weights; save"),
+        ({"optimizer": {"a": torch.ones(1)}, "epoch": 3}, "keys are optimizer, epoch; save"),
         ({"a": 1.5}, "holds no state dict.*top-level keys are a; save"),
         ([torch.ones(1)], r"holds no state dict \(names to tensors\), but a list; save"),
         (torch.ones(1), r"holds no state dict \(names to tensors\), but a Tensor; save"),
@@ -802,8 +802,9 @@ def test_an_unknown_suffix_lists_the_known_ones(tmp_path, name):
         ("net.safetensors", "model", "cannot nest the weights under 'model'"),
         ("net.pkl", "state_dict", "must have its weights under 'model'"),
         ("net.pkl", "", "must have its weights under 'model'"),
-        ("net.pth", "weights", r"nesting must be one of classy_state_dict, .*got 'weights'"),
-        ("net.pth", "model.weights", r"nesting must be one of .*got 'model.weights'"),
+        ("net.pth", "model..net", r"nesting must be .*got 'model\.\.net'"),
+        ("net.pth", "optimizer.model", r"nesting must be .*got 'optimizer\.model'"),
+        ("net.pth", ".".join("abcdefghi"), r"nesting must be up to 8 keys"),
     ],
 )
 def test_a_nesting_that_does_not_fit_is_refused(tmp_path, name, nesting, message):

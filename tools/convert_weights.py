@@ -4,13 +4,14 @@
     python tools/convert_weights.py timm://regnety_032 regnety_032.pkl --to pycls --dry-run
     python tools/convert_weights.py output/model_final.pth unet.pth --to smp
     python tools/convert_weights.py unet.pth model.pth --into output/model_final.pth
+    python tools/convert_weights.py dino.pth teacher.pth --to timm --prefix teacher
 
 The suffix of the new file says its format: .pth, .pt, .bin, .torch, .safetensors, .pyth (pycls's),
 .pkl (detectron2's). Forms are dialects (timm, timm_features, torchvision, pycls, classyvision,
-vissl) and models (detector: detectron2 on our backbone, detector_pycls: on detectron2's own RegNet,
-smp: segmentation-models-pytorch on our encoder, smp_tu: on a tu- encoder). From a model to the same
-kind of model all weights are kept, otherwise only the network is taken. What lies beside weights
-(optimizer, iteration, ...) is left out and listed.
+vissl, transformers, mmdet) and models (detector: detectron2 on our backbone, detector_pycls: on
+detectron2's own RegNet, smp: segmentation-models-pytorch on our encoder, smp_tu: on a tu- encoder).
+From a model to the same kind of model all weights are kept, otherwise only the network is taken. What
+lies next to the weights (optimizer, iteration, ...) is left out and listed.
 """
 
 import argparse
@@ -65,7 +66,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=("RGB", "BGR"),
         help="of the images that the weights saw, where it is not that of their dialect",
     )
-    parser.add_argument("--prefix", help="which network to take, where the source holds several")
+    parser.add_argument(
+        "--prefix",
+        help="which network to take, where the source holds several: keys of the file, the start of "
+        "its names, or both, such as teacher, backbone. or teacher.backbone.",
+    )
     parser.add_argument("--into-prefix", help="which to replace, where the --into FILE does")
     parser.add_argument("--dry-run", action="store_true", help="print the mapping, write nothing")
     return parser

@@ -47,6 +47,9 @@ class RegNetBackbone(RegNetFeatures, Backbone):
     Attributes:
         input_format: channel order of the images that the detector gets, "RGB" or "BGR"; None
             where the builder did not say and the detector itself has to know.
+        pixel_mean: what the detector subtracts from each channel of an image, None likewise. A
+            detector need not show it, so that the builder keeps it here.
+        pixel_std: what the detector divides by, None likewise.
         weights_format: of the images that the weights to load saw, None for what their dialect
             says.
 
@@ -80,6 +83,8 @@ class RegNetBackbone(RegNetFeatures, Backbone):
             out_levels=sorted(set(levels.values())),
         )
         self.input_format: str | None = None
+        self.pixel_mean: tuple[float, ...] | None = None
+        self.pixel_std: tuple[float, ...] | None = None
         self.weights_format: str | None = None
         self._level_by_feature = levels
         self._out_features = list(levels)
@@ -272,6 +277,8 @@ def _build_bottom_up(
         grad_checkpointing=node.GRAD_CHECKPOINT,
     )
     backbone.input_format = cfg.INPUT.FORMAT
+    backbone.pixel_mean = tuple(cfg.MODEL.PIXEL_MEAN)
+    backbone.pixel_std = tuple(cfg.MODEL.PIXEL_STD)
     backbone.weights_format = node.WEIGHTS_FORMAT or None
     return backbone
 

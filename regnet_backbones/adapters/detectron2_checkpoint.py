@@ -23,13 +23,7 @@ from regnet_backbones.adapters.detectron2_input import (
     statistics_of_dialect,
 )
 from regnet_backbones.adapters.detectron2_weights import url_error
-from regnet_backbones.weights.dialects import (
-    CHANNEL_ORDERS,
-    Network,
-    find_networks,
-    locate,
-    to_timm_name,
-)
+from regnet_backbones.weights.dialects import CHANNEL_ORDERS, find_networks, to_timm_name
 from regnet_backbones.weights.files import read_checkpoint
 from regnet_backbones.weights.loading import (
     Fitted,
@@ -39,6 +33,7 @@ from regnet_backbones.weights.loading import (
     report_of,
 )
 from regnet_backbones.weights.matching import check_finite, compare, is_counter
+from regnet_backbones.weights.nesting import Network, locate
 from regnet_backbones.weights.sources import URL_PREFIXES, Source, find_source, is_name
 
 logger = logging.getLogger(__name__)
@@ -153,11 +148,12 @@ def _fit_backbone(
     images = "BGR" if format_ == "BGR" else "RGB"
     told = getattr(backbone, "weights_format", None)
     order = told or CHANNEL_ORDERS[network.dialect]
-    is_detector = bool(home) and network.prefix.endswith(home)
+    # MMDetection's have their network under "backbone.", too.
+    is_detector = home != "" and network.prefix.endswith(home) and network.dialect != "mmdet"
     must_agree = not (is_detector or told) and backbone.in_channels == 3
     if is_detector and network.dialect == "timm":
         order = images  # of this package: it goes on with the images that it was trained on
-    elif must_agree and not hasattr(model, "pixel_mean"):  # such as a backbone by itself
+    elif must_agree and (given := _mean_and_std(backbone, model)) is None:
         check_order(path, order, input_format=images)
     elif must_agree:
         mean, std = source.mean, source.std
@@ -169,13 +165,26 @@ def _fit_backbone(
             mean,
             std,
             input_format=format_ or "RGB",
-            pixel_mean=model.pixel_mean.flatten().tolist(),
-            pixel_std=model.pixel_std.flatten().tolist(),
+            pixel_mean=given[0],
+            pixel_std=given[1],
         )
     fitted = fit(state, backbone, channel_order=order, image_order=images, prefix=network.prefix)
     loaded = tuple(home + name for name in fitted.state)
     logger.info("backbone: %s", report_of(source, fitted, loaded, keeps_rest=is_detector))
     return fitted
+
+
+def _mean_and_std(backbone: nn.Module, model: nn.Module) -> list[list[float]] | None:
+    """Return what normalises the images of a backbone; None where nothing is known of it.
+
+    The builder of a config keeps the values on the backbone. Built without one, as in a LazyConfig,
+    they are known where the model shows them.
+    """
+    for owner in (backbone, model):
+        values = [getattr(owner, name, None) for name in ("pixel_mean", "pixel_std")]
+        if all(value is not None for value in values):
+            return [torch.as_tensor(value).flatten().tolist() for value in values]
+    return None
 
 
 def _stages_of_heads(network: Network, path: str, model: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Convert weights files: from any dialect to any, out of one kind of model and into another."""
+"""Convert weights: from any dialect to any, out of one kind of model and into another."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ import torch
 from regnet_backbones.weights.dialects import (
     CHANNEL_ORDERS,
     DIALECTS,
+    STEMS,
     ChannelOrder,
-    Network,
-    find_networks,
+    canonical,
+    flip_channels,
+    from_timm_names,
     is_head,
     listing,
-    locate,
-    name_pairs,
-    rename,
     to_timm_name,
 )
-from regnet_backbones.weights.files import Checkpoint, read_checkpoint, write_checkpoint
+from regnet_backbones.weights.files import read_checkpoint, write_checkpoint
 from regnet_backbones.weights.loading import CLASSIFIER_PARTS
 from regnet_backbones.weights.matching import compare, is_counter
+from regnet_backbones.weights.nesting import Network, locate
 from regnet_backbones.weights.sources import find_source, local_file
 
 # Where a network is inside a model, and whose names it has there.
@@ -83,7 +83,7 @@ class Conversion:
         return "\n".join(
             [
                 f"source: {self.source} ({self.network.dialect}'s names"
-                + (f" under '{self.network.prefix}'" if self.network.prefix else "")
+                + (f" under '{self.network.place}'" if self.network.place else "")
                 + ")",
                 f"network: {len(self.pairs)} entries converted; channel order {ours}, {flip}",
                 f"beside it: {kept} entries kept, {len(self.dropped)} dropped"
@@ -92,6 +92,61 @@ class Conversion:
             ]
             + ([f"left out: {listing(list(self.left_out))}"] if self.left_out else [])
         )
+
+
+def convert(
+    state_dict: Mapping[str, torch.Tensor],
+    source: str,
+    target: str,
+    *,
+    channel_order: ChannelOrder | None = None,
+    prefix: str | None = None,
+) -> dict[str, torch.Tensor]:
+    """Rename a RegNet's parameters from one dialect to another.
+
+    A prefix stays, and so does what a model has beside the network (an FPN, a decoder). Where the
+    dialects differ in channel order the stem is flipped; everything else keeps its bits. The way
+    back restores the state dict, but for what only ClassyVision and VISSL have: heads of self-
+    supervised training, which are left out, and the group names of sharded trunks.
+
+    Args:
+        state_dict: names to tensors, or a checkpoint that holds such a state dict.
+        source: the dialect it is in, one of `DIALECTS` ("detectron2" is "pycls").
+        target: the dialect that is wanted.
+        channel_order: of the images that the weights saw, where it is not the source dialect's own
+            (VISSL has classifiers that say BGR in their file name).
+        prefix: which network, where there are several, such as "teacher.".
+
+    Returns:
+        The tensors by their new names.
+
+    Raises:
+        ValueError: a dialect is unknown, the names are another dialect's, or some of them belong to
+            no part of the table or to one that `target` has not; all are counted, some listed.
+    """
+    source, target = canonical(source), canonical(target)
+    network = locate(state_dict, prefix)
+    if network.dialect != source:
+        raise ValueError(
+            f"the names are {network.dialect}'s, not {source}'s; pass source='{network.dialect}'"
+        )
+    names, lost = _name_pairs(network, target)
+    lost = [n for n in lost if source == target or not is_head(n, source)]
+    if lost:
+        raise ValueError(
+            f"there is no way from {source} to {target} for {len(lost)} of {len(network.state)} "
+            f"names: {listing(lost)}; they belong to no RegNet, or {target} has no such part"
+        )
+    flips = (channel_order or CHANNEL_ORDERS[source]) != CHANNEL_ORDERS[target]
+    renamed = _rename(network, names, flips=flips)
+    converted = {}
+    for whole_name, value in network.entries.items():
+        name = whole_name.removeprefix(network.prefix)
+        if whole_name in network.rest:
+            converted[whole_name] = value
+        elif name in names:
+            converted[network.prefix + names[name]] = renamed[names[name]]
+    return converted
 
 
 def convert_file(
@@ -117,7 +172,8 @@ def convert_file(
         to: the form to convert to, one of `LAYOUTS`.
         into: instead of `to`: a checkpoint of a model, whose network is replaced.
         channel_order: of the images that the weights saw, None for that of their dialect.
-        prefix: which network of the source to take where it holds several, such as "teacher.".
+        prefix: which network of the source to take where it holds several, such as "teacher"; see
+            `locate`.
         into_prefix: which network of `into` to replace where it holds several.
 
     Returns:
@@ -140,19 +196,27 @@ def convert_file(
     if to is not None and to not in LAYOUTS:
         raise ValueError(f"unknown form '{to}'; there are {', '.join(LAYOUTS)}")
     known = find_source(source)
-    checkpoint = read_checkpoint(local_file(known))
-    network = locate(checkpoint.state, prefix)
+    checkpoint = read_checkpoint(local_file(known), prefix=prefix)
+    network = locate(checkpoint.content, prefix)
     if into is None:
         target = _form(to, network)
     else:
-        checkpoint = read_checkpoint(into)
-        target = _host(into, checkpoint, into_prefix)
+        checkpoint = read_checkpoint(into, prefix=into_prefix)
+        host = locate(checkpoint.content, into_prefix)
+        target = _Target(
+            host.dialect,
+            host.prefix,
+            host.rest,
+            checkpoint.nesting or None,
+            keeps_rest=False,
+            host=host,
+        )
     orders = (channel_order or CHANNEL_ORDERS[network.dialect], CHANNEL_ORDERS[target.dialect])
-    names, dropped = _names(network, target.dialect, with_classifier=not target.prefix)
-    renamed = rename(network, names, flips=orders[0] != orders[1])
+    names, dropped = _names(network, target)
+    renamed = _rename(network, names, flips=orders[0] != orders[1])
     state = {**target.rest, **{target.prefix + name: value for name, value in renamed.items()}}
     if target.host is not None:
-        state = _replaced(target.host, state, into)
+        state = _replaced(target.host.entries, state, into)
     conversion = Conversion(
         source=known.name,
         network=network,
@@ -178,14 +242,14 @@ def convert_file(
 
 @dataclass(frozen=True)
 class _Target:
-    """Where a network goes: `host` is the state dict that has another one there, if there is."""
+    """Where a network goes: `host` is another one that is there, if one is."""
 
     dialect: str
     prefix: str
     rest: Mapping[str, torch.Tensor]
     nesting: str | None
     keeps_rest: bool
-    host: Mapping[str, torch.Tensor] | None = None
+    host: Network | None = None
 
 
 def _form(to: str, network: Network) -> _Target:
@@ -200,27 +264,32 @@ def _form(to: str, network: Network) -> _Target:
     return _Target(dialect, prefix, rest, nesting, keeps_rest=bool(rest))
 
 
-def _host(into: str | Path, checkpoint: Checkpoint, prefix: str | None) -> _Target:
-    """Return the place of the network in a checkpoint, which is the file `into`.
+def _name_pairs(network: Network, target: str) -> tuple[dict[str, str], list[str]]:
+    """Return the names of a network's entries in another dialect, and those that have none."""
+    if network.dialect == target:
+        return {name: name for name in network.state}, []
+    ours = {name: to_timm_name(name, network.dialect) for name in network.state}
+    theirs = from_timm_names({name for name in ours.values() if name}, target)
+    # Two spellings of one name would be one entry.
+    once = {theirs[timm]: name for name, timm in ours.items() if timm in theirs}
+    names = {name: new for new, name in once.items()}
+    return names, [name for name in network.state if name not in names]
 
-    Raises:
-        ValueError: there are several, and `prefix` does not say which.
+
+def _rename(network: Network, names: Mapping[str, str], *, flips: bool) -> dict[str, torch.Tensor]:
+    """Return the entries of a network that have new names, by those; the stem flipped if `flips`.
+
+    Args:
+        network: what to rename, its prefix left out.
+        names: new names by old ones, as `_name_pairs` finds them.
+        flips: whether the new names are for images of the other channel order.
     """
-    found = sorted(find_networks(checkpoint.state))
-    if prefix is None and len(found) > 1:
-        raise ValueError(
-            f"'{into}' holds more than one RegNet, under {', '.join(map(repr, found))}; say which "
-            "to replace with into_prefix= (--into-prefix)"
-        )
-    host = locate(checkpoint.state, prefix)
-    return _Target(
-        host.dialect,
-        host.prefix,
-        host.rest,
-        checkpoint.nesting or None,
-        keeps_rest=False,
-        host=checkpoint.state,
-    )
+    renamed = {}
+    for name, new in names.items():
+        value = network.state[name]
+        is_stem = to_timm_name(name, network.dialect) in STEMS
+        renamed[new] = flip_channels(value) if flips and is_stem else value
+    return renamed
 
 
 def _kept(network: Network, place: str) -> dict[str, torch.Tensor]:
@@ -233,15 +302,14 @@ def _kept(network: Network, place: str) -> dict[str, torch.Tensor]:
     return {}
 
 
-def _names(
-    network: Network, dialect: str, *, with_classifier: bool
-) -> tuple[dict[str, str], list[str]]:
+def _names(network: Network, target: _Target) -> tuple[dict[str, str], list[str]]:
     """Return the network's new names, and what is dropped: heads that the new form has not.
 
     Raises:
         ValueError: other parts have no name in the dialect.
     """
-    names, lost = name_pairs(network, dialect)
+    dialect = target.dialect
+    names, lost = _name_pairs(network, dialect)
     ours = {name: to_timm_name(name, network.dialect) or "" for name in network.state}
     # The final convolution of a byobnet network gives its C5, that of others only their classes.
     is_byobnet = any(name.startswith("stages.") for name in ours.values())
@@ -251,7 +319,10 @@ def _names(
         for name in network.state
         if is_head(name, network.dialect) or ours[name].startswith(classifier)
     ]
-    if not with_classifier:
+    if target.host is not None:  # spelled as they are there
+        there = {to_timm_name(name, dialect): name for name in target.host.state}
+        names = {name: there.get(ours[name], new) for name, new in names.items()}
+    if target.prefix:
         names = {name: theirs for name, theirs in names.items() if name not in heads}
     strange = [name for name in lost if name not in heads]
     if strange:

@@ -9,24 +9,25 @@ Sources, by dialect:
   (`detectron2/modeling/backbone/regnet.py`), whose classifiers and detectors saw BGR images.
 - classyvision: ClassyVision `classy_vision/models/anynet.py`.
 - vissl: VISSL `vissl/models/trunks/regnet.py` and `regnet_fsdp.py`; SEER.
+- transformers: `transformers/models/regnet/modeling_regnet.py`, the plain model and the classifier.
+- mmdet: MMDetection `mmdet/models/backbones/regnet.py`, and mmpretrain's of the same name. Their
+  published weights come from pycls (`tools/model_converters/regnet2mmdet.py`) or were trained on
+  BGR images as pycls' were (`bgr_to_rgb=False` in the configs).
 
 A name is a part ("s1.b1.conv1.bn") and a leaf ("running_mean"). The table has the parts, each in
 every dialect; the way back is the same table read the other way.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 import torch
 
-from regnet_backbones.weights.nesting import unwrap
-
 ChannelOrder = Literal["RGB", "BGR"]
 
-# How many names of each kind an error lists.
-LISTED_NAMES = 8
+# How many names of each kind an error lists, and how much of each.
+LISTED_NAMES, LISTED_LETTERS = 8, 120
 
 
 class Names(NamedTuple):
@@ -37,38 +38,78 @@ class Names(NamedTuple):
     pycls: str | None
     classyvision: str | None
     vissl: str | None
+    transformers: str | None
+    mmdet: str | None
 
 
-# s is the stage and b the block, counted from one; i is the block counted from zero, and r is the
-# number of the level.
+# s is the stage and b the block, counted from one; z and i are the same counted from zero, and r is
+# the number of the level.
 BLOCK = Names(
     timm="s{s}.b{b}",
     torchvision="trunk_output.block{s}.block{s}-{i}",
     pycls="s{s}.b{b}",
     classyvision="trunk_output.block{s}.block{s}-{i}",
     vissl="_feature_blocks.res{r}.block{s}-{i}",
+    transformers="encoder.stages.{z}.layers.{i}",
+    mmdet="layer{s}.{i}",
 )
 
 BLOCK_PARTS = (
-    Names("conv1.conv", "f.a.0", "f.a", "f.a.0", "f.a.0"),
-    Names("conv1.bn", "f.a.1", "f.a_bn", "f.a.1", "f.a.1"),
-    Names("conv2.conv", "f.b.0", "f.b", "f.b.0", "f.b.0"),
-    Names("conv2.bn", "f.b.1", "f.b_bn", "f.b.1", "f.b.1"),
-    Names("se.fc1", "f.se.fc1", "f.se.f_ex.0", "f.se.excitation.0", "f.se.excitation.0"),
-    Names("se.fc2", "f.se.fc2", "f.se.f_ex.2", "f.se.excitation.2", "f.se.excitation.2"),
-    Names("conv3.conv", "f.c.0", "f.c", "f.c", "f.c"),
-    Names("conv3.bn", "f.c.1", "f.c_bn", "f.final_bn", "f.final_bn"),
-    Names("downsample.conv", "proj.0", "proj", "proj", "proj"),
-    Names("downsample.bn", "proj.1", "bn", "bn", "bn"),
+    Names("conv1.conv", "f.a.0", "f.a", "f.a.0", "f.a.0", "layer.0.convolution", "conv1"),
+    Names("conv1.bn", "f.a.1", "f.a_bn", "f.a.1", "f.a.1", "layer.0.normalization", "bn1"),
+    Names("conv2.conv", "f.b.0", "f.b", "f.b.0", "f.b.0", "layer.1.convolution", "conv2"),
+    Names("conv2.bn", "f.b.1", "f.b_bn", "f.b.1", "f.b.1", "layer.1.normalization", "bn2"),
+    Names(
+        "se.fc1",
+        "f.se.fc1",
+        "f.se.f_ex.0",
+        "f.se.excitation.0",
+        "f.se.excitation.0",
+        "layer.2.attention.0",
+        None,
+    ),
+    Names(
+        "se.fc2",
+        "f.se.fc2",
+        "f.se.f_ex.2",
+        "f.se.excitation.2",
+        "f.se.excitation.2",
+        "layer.2.attention.2",
+        None,
+    ),
+    Names("conv3.conv", "f.c.0", "f.c", "f.c", "f.c", "layer.3.convolution", "conv3"),
+    Names(
+        "conv3.bn", "f.c.1", "f.c_bn", "f.final_bn", "f.final_bn", "layer.3.normalization", "bn3"
+    ),
+    Names(
+        "downsample.conv", "proj.0", "proj", "proj", "proj", "shortcut.convolution", "downsample.0"
+    ),
+    Names("downsample.bn", "proj.1", "bn", "bn", "bn", "shortcut.normalization", "downsample.1"),
 )
 
 OTHER_PARTS = (
-    Names("stem.conv", "stem.0", "stem.conv", "stem.stem.0", "_feature_blocks.conv1.stem.0"),
-    Names("stem.bn", "stem.1", "stem.bn", "stem.stem.1", "_feature_blocks.conv1.stem.1"),
-    Names("final_conv.conv", None, "head.conv", None, None),
-    Names("final_conv.bn", None, "head.bn", None, None),
+    Names(
+        "stem.conv",
+        "stem.0",
+        "stem.conv",
+        "stem.stem.0",
+        "_feature_blocks.conv1.stem.0",
+        "embedder.embedder.convolution",
+        "conv1",
+    ),
+    Names(
+        "stem.bn",
+        "stem.1",
+        "stem.bn",
+        "stem.stem.1",
+        "_feature_blocks.conv1.stem.1",
+        "embedder.embedder.normalization",
+        "bn1",
+    ),
+    Names("final_conv.conv", None, "head.conv", None, None, None, None),
+    Names("final_conv.bn", None, "head.bn", None, None, None, None),
     # VISSL keeps its heads apart; this is the classifier of a finetuned SEER.
-    Names("head.fc", "fc", "head.fc", None, "heads.0.clf.0"),
+    Names("head.fc", "fc", "head.fc", None, "heads.0.clf.0", "classifier.1", "fc"),
 )
 
 LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -80,11 +121,19 @@ CHANNEL_ORDERS: dict[str, ChannelOrder] = {
     "pycls": "BGR",
     "classyvision": "RGB",
     "vissl": "RGB",
+    "transformers": "RGB",
+    "mmdet": "BGR",
 }
 DIALECTS = tuple(CHANNEL_ORDERS)
 
 # Other names for a dialect.
-ALIASES = {"detectron2": "pycls", "classy": "classyvision", "seer": "vissl"}
+ALIASES = {
+    "detectron2": "pycls",
+    "classy": "classyvision",
+    "seer": "vissl",
+    "huggingface": "transformers",
+    "mmpretrain": "mmdet",
+}
 
 # What a dialect's network has beside the table, and no other dialect can have: heads of self-
 # supervised training, and whole families (V, and Z of byobnet) that only timm has.
@@ -92,192 +141,81 @@ _HEADS = re.compile(r"heads\.")
 _ONLY_TIMM = re.compile(r"(stem|s\d+\.b\d+|stages\.\d+\.\d+|final_conv|head)\.")
 
 # By any of these names a dialect is known, under whatever prefix: every extractor has the first
-# block, and no other dialect calls its convolutions so.
+# block, and no other dialect calls its convolutions so. The classifier of transformers has its
+# network under "regnet.", and its last layer next to that.
 _SIGNS = {
     "timm": (
-        *(f"s1.b1.conv{i}.conv.weight" for i in (1, 2, 3)),
-        *(f"s1.b1.conv{i}.weight" for i in (1, 2, 3)),
-        *(f"stages.0.0.{conv}.conv.weight" for conv in ("conv1_1x1", "conv2_kxk", "conv3_1x1")),
+        *(f"s1.b1.conv{i}.conv" for i in (1, 2, 3)),
+        *(f"s1.b1.conv{i}" for i in (1, 2, 3)),
+        *(f"stages.0.0.{conv}.conv" for conv in ("conv1_1x1", "conv2_kxk", "conv3_1x1")),
     ),
     "timm_features": tuple(
-        f"stages_0.0.{conv}.conv.weight" for conv in ("conv1_1x1", "conv2_kxk", "conv3_1x1")
+        f"stages_0.0.{conv}.conv" for conv in ("conv1_1x1", "conv2_kxk", "conv3_1x1")
     ),
     "torchvision": tuple(
-        f"trunk_output.block1.block1-0.{part}.weight" for part in ("f.c.0", "f.c.1", "proj.0")
+        f"trunk_output.block1.block1-0.{part}" for part in ("f.c.0", "f.c.1", "proj.0")
     ),
-    "pycls": tuple(f"s1.b1.f.{part}.weight" for part in "abc"),
+    "pycls": tuple(f"s1.b1.f.{part}" for part in "abc"),
     "classyvision": tuple(
-        f"trunk_output.block1.block1-0.{part}.weight" for part in ("f.c", "f.final_bn", "proj")
+        f"trunk_output.block1.block1-0.{part}" for part in ("f.c", "f.final_bn", "proj")
     ),
     "vissl": tuple(
-        f"_feature_blocks.res2.block1-0.{part}.weight" for part in ("f.c", "f.final_bn", "proj")
+        f"_feature_blocks.res2.block1-0.{part}" for part in ("f.c", "f.final_bn", "proj")
     ),
+    "transformers": tuple(
+        f"{place}encoder.stages.0.layers.0.{part}.convolution"
+        for place in ("regnet.", "")
+        for part in ("layer.0", "layer.1", "shortcut")
+    ),
+    "mmdet": ("layer1.0.conv3", "layer1.0.bn3"),
 }
+# The longest first, for some end in others.
+_SIGN_OF = {
+    f"{part}.weight": dialect
+    for part, dialect in sorted(
+        ((part, dialect) for dialect, parts in _SIGNS.items() for part in parts),
+        key=lambda sign: -len(sign[0]),
+    )
+}
+# ResNets have the same names in these projects, so that shapes must decide.
+_SHARED_WITH_RESNET = ("transformers", "mmdet")
 
 # The convolution that sees the image, in timm's names of the families.
 STEMS = ("stem.conv.weight", "stem.weight", "stem.conv1.conv.weight")
 
-# VISSL's trunks for sharded training group blocks once more; the groups hold no weights.
+# Other spellings of a dialect, and what the table has for them. VISSL's trunks for sharded training
+# group blocks once more; the groups hold no weights. transformers' classifier holds the plain model
+# under "regnet."; its blocks without squeeze-and-excitation have the last convolution in its place.
 _SHARD_GROUP = re.compile(r"\bblock\d+-part\d+\.")
-
-
-@dataclass(frozen=True)
-class Network:
-    """Where the RegNet of a state dict is.
-
-    Attributes:
-        dialect: one of `DIALECTS`.
-        prefix: what stands before its names, such as "backbone.bottom_up."; may be empty.
-        state: the network's entries, without the prefix.
-        rest: all other entries, with their whole names.
-    """
-
-    dialect: str
-    prefix: str
-    state: dict[str, torch.Tensor]
-    rest: dict[str, torch.Tensor]
-
-
-def detect(state_dict: Mapping[str, torch.Tensor]) -> str:
-    """Return the dialect of the RegNet in a state dict, one of `DIALECTS`.
-
-    Args:
-        state_dict: of a network, or of a model that holds one under any prefix (`module.`,
-            `backbone.bottom_up.`, `encoder.`, ...), or a checkpoint that holds such a state dict
-            ("model", "state_dict", "model_state", "classy_state_dict", ...).
-
-    Raises:
-        ValueError: there is no RegNet in it, or more than one.
-    """
-    return locate(state_dict).dialect
-
-
-def convert(
-    state_dict: Mapping[str, torch.Tensor],
-    source: str,
-    target: str,
-    *,
-    channel_order: ChannelOrder | None = None,
-) -> dict[str, torch.Tensor]:
-    """Rename a RegNet's parameters from one dialect to another.
-
-    A prefix stays, and so does what a model has beside the network (an FPN, a decoder). Where the
-    dialects differ in channel order the stem is flipped; everything else keeps its bits. The way
-    back restores the state dict, but for what only ClassyVision and VISSL have: heads of self-
-    supervised training, which are left out, and the group names of sharded trunks.
-
-    Args:
-        state_dict: names to tensors, or a checkpoint that holds such a state dict.
-        source: the dialect it is in, one of `DIALECTS` ("detectron2" is "pycls").
-        target: the dialect that is wanted.
-        channel_order: of the images that the weights saw, where it is not the source dialect's own
-            (VISSL has classifiers that say BGR in their file name).
-
-    Returns:
-        The tensors by their new names.
-
-    Raises:
-        ValueError: a dialect is unknown, the names are another dialect's, or some of them belong to
-            no part of the table or to one that `target` has not; all are counted, some listed.
-    """
-    source, target = canonical(source), canonical(target)
-    state_dict, _ = unwrap(state_dict) or (state_dict, ())
-    network = locate(state_dict)
-    if network.dialect != source:
-        raise ValueError(
-            f"the names are {network.dialect}'s, not {source}'s; pass source='{network.dialect}'"
-        )
-    names, lost = name_pairs(network, target)
-    lost = [n for n in lost if source == target or not is_head(n, source)]
-    if lost:
-        raise ValueError(
-            f"there is no way from {source} to {target} for {len(lost)} of {len(network.state)} "
-            f"names: {listing(lost)}; they belong to no RegNet, or {target} has no such part"
-        )
-    flips = (channel_order or CHANNEL_ORDERS[source]) != CHANNEL_ORDERS[target]
-    renamed = rename(network, names, flips=flips)
-    converted = {}
-    for whole_name, value in state_dict.items():
-        name = whole_name.removeprefix(network.prefix)
-        if whole_name in network.rest:
-            converted[whole_name] = value
-        elif name in names:
-            converted[network.prefix + names[name]] = renamed[names[name]]
-    return converted
-
-
-def name_pairs(network: Network, target: str) -> tuple[dict[str, str], list[str]]:
-    """Return the names of a network's entries in another dialect, and those that have none."""
-    names, lost = {}, []
-    for name in network.state:
-        if network.dialect == target:
-            names[name] = name
-            continue
-        ours = to_timm_name(name, network.dialect)
-        theirs = ours and from_timm_name(ours, target)
-        if theirs:
-            names[name] = theirs
-        else:
-            lost.append(name)
-    return names, lost
-
-
-def rename(network: Network, names: Mapping[str, str], *, flips: bool) -> dict[str, torch.Tensor]:
-    """Return the entries of a network that have new names, by those; the stem flipped if `flips`.
-
-    Args:
-        network: what to rename, its prefix left out.
-        names: new names by old ones, as `name_pairs` finds them.
-        flips: whether the new names are for images of the other channel order.
-    """
-    renamed = {}
-    for name, new in names.items():
-        value = network.state[name]
-        is_stem = to_timm_name(name, network.dialect) in STEMS
-        renamed[new] = flip_channels(value) if flips and is_stem else value
-    return renamed
-
-
-def locate(state_dict: Mapping[str, torch.Tensor], prefix: str | None = None) -> Network:
-    """Find the RegNet in a state dict.
-
-    Args:
-        state_dict: names to tensors, or a checkpoint that holds such a state dict.
-        prefix: which network to take where there are several, such as "student.".
-
-    Raises:
-        ValueError: there is none, or there are several and `prefix` does not say which.
-    """
-    state_dict, _ = unwrap(state_dict) or (state_dict, ())
-    found = find_networks(state_dict)
-    if prefix is not None:
-        found = {p: d for p, d in found.items() if p == prefix}
-    if not found:
-        where = f" under '{prefix}'" if prefix else ""
-        raise ValueError(
-            f"there is no RegNet{where} in these {len(state_dict)} names: "
-            f"{listing(list(state_dict))}. Known are the names of {', '.join(DIALECTS)}"
-        )
-    if len(found) > 1:
-        raise ValueError(
-            f"there is more than one RegNet, under {', '.join(map(repr, sorted(found)))}; say "
-            "which with prefix="
-        )
-    ((prefix, dialect),) = found.items()
-    state = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-    rest = {k: v for k, v in state_dict.items() if not k.startswith(prefix)}
-    return Network(dialect, prefix, state, rest)
+_SPELLINGS = {
+    "vissl": ((_SHARD_GROUP, ""),),
+    "transformers": (
+        (re.compile(r"^regnet\."), ""),
+        (re.compile(r"\blayer\.2\.(?=convolution|normalization)"), "layer.3."),
+    ),
+}
 
 
 def find_networks(state_dict: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Return the dialect of every RegNet in a state dict, by prefix."""
+    return {
+        prefix: dialect
+        for prefix, dialect in find_names(state_dict).items()
+        if dialect not in _SHARED_WITH_RESNET or _has_shapes(state_dict, prefix, dialect)
+    }
+
+
+def find_names(state_dict: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Return the dialect of everything that has the names of a RegNet, by prefix."""
     found = {}
     for name in state_dict:
+        if not isinstance(name, str) or not name.endswith(".weight"):
+            continue
         plain = _SHARD_GROUP.sub("", name)
-        for dialect, signs in _SIGNS.items():
-            for sign in signs:
-                if plain == sign or plain.endswith(f".{sign}"):
-                    found[plain.removesuffix(sign)] = dialect
+        for sign, dialect in _SIGN_OF.items():
+            if plain == sign or plain.endswith(f".{sign}"):
+                found[plain.removesuffix(sign)] = dialect
+                break
     return found
 
 
@@ -303,13 +241,27 @@ def to_timm_name(name: str, dialect: str) -> str | None:
         name = re.sub(r"^(stages|stem)_", r"\1.", name)
     if dialect.startswith("timm"):
         return name if _ONLY_TIMM.match(name) else None
-    name = _SHARD_GROUP.sub("", name)
+    for spelling, plain in _SPELLINGS.get(dialect, ()):
+        name = spelling.sub(plain, name)
     part, _, leaf = name.rpartition(".")
     timm_part = _part(part, dialect)
     return f"{timm_part}.{leaf}" if timm_part and leaf in LEAVES else None
 
 
-def from_timm_name(name: str, dialect: str) -> str | None:
+def from_timm_names(names: Collection[str], dialect: str) -> dict[str, str]:
+    """Return a dialect's names of the parameters of one network, by timm's; some have none."""
+    theirs = {name: _from_timm_name(name, dialect) for name in names}
+    found = {name: new for name, new in theirs.items() if new is not None}
+    if dialect == "transformers":
+        excited = any(".attention." in new for new in found.values())
+        root = "regnet." if any(new.startswith("classifier.") for new in found.values()) else ""
+        for name, new in found.items():
+            new = new if excited else new.replace(".layer.3.", ".layer.2.")
+            found[name] = new if new.startswith("classifier.") else root + new
+    return found
+
+
+def _from_timm_name(name: str, dialect: str) -> str | None:
     """Return a dialect's name of a parameter that timm calls `name`, None if it has none."""
     if dialect == "timm":
         return name
@@ -322,7 +274,7 @@ def from_timm_name(name: str, dialect: str) -> str | None:
     if not block or block["part"] not in _BLOCK_FROM_TIMM[dialect]:
         return None
     stage, number = int(block["s"]), int(block["b"])
-    root = getattr(BLOCK, dialect).format(s=stage, b=number, i=number - 1, r=stage + 1)
+    root = getattr(BLOCK, dialect).format(s=stage, z=stage - 1, b=number, i=number - 1, r=stage + 1)
     return f"{root}.{_BLOCK_FROM_TIMM[dialect][block['part']]}.{leaf}"
 
 
@@ -352,9 +304,13 @@ def flip_channels(weight: torch.Tensor) -> torch.Tensor:
 
 
 def listing(names: list[str]) -> str:
-    """Name the first few of a list and count the others."""
+    """Name the first few of a list, long ones cut, and count the others."""
+    first = (
+        name if len(name) <= LISTED_LETTERS else f"{name[:LISTED_LETTERS]}..."
+        for name in names[:LISTED_NAMES]
+    )
     more = f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
-    return ", ".join(names[:LISTED_NAMES]) + more
+    return ", ".join(first) + more
 
 
 def _part(part: str, dialect: str) -> str | None:
@@ -364,15 +320,29 @@ def _part(part: str, dialect: str) -> str | None:
     block = _BLOCK_PATTERNS[dialect].match(part)
     if not block or block["part"] not in _BLOCK_TO_TIMM[dialect]:
         return None
-    number = int(block["b"]) if "b" in block.groupdict() else int(block["i"]) + 1
-    return f"s{block['s']}.b{number}.{_BLOCK_TO_TIMM[dialect][block['part']]}"
+    place = block.groupdict()
+    stage = int(place["s"]) if "s" in place else int(place["z"]) + 1
+    number = int(place["b"]) if "b" in place else int(place["i"]) + 1
+    return f"s{stage}.b{number}.{_BLOCK_TO_TIMM[dialect][place['part']]}"
+
+
+def _has_shapes(state_dict: Mapping[str, torch.Tensor], prefix: str, dialect: str) -> bool:
+    """Tell a RegNet from a ResNet: it has a stem of 3x3, and no block widens."""
+    shapes = {
+        to_timm_name(name.removeprefix(prefix), dialect): tuple(getattr(value, "shape", ()))
+        for name, value in state_dict.items()
+        if isinstance(name, str) and name.startswith(prefix)
+    }
+    stem = shapes.get("stem.conv.weight", ())
+    first, last = (shapes.get(f"s1.b1.conv{i}.conv.weight", ()) for i in (1, 3))
+    return stem[2:] == (3, 3) and (not first or not last or first[0] == last[0])
 
 
 def _block_pattern(template: str) -> re.Pattern:
     """Make the pattern of a block's parts from the template of its name."""
-    pattern = re.escape(template).replace(r"\{r\}", r"\d+")
-    for field in "sbi":
-        pattern = pattern.replace(rf"\{{{field}\}}", rf"(?P<{field}>\d+)", 1)
+    pattern = re.escape(template).replace(r"\{r\}", r"\d{1,3}")
+    for field in "szbi":
+        pattern = pattern.replace(rf"\{{{field}\}}", rf"(?P<{field}>\d{{1,3}})", 1)
         pattern = pattern.replace(rf"\{{{field}\}}", rf"(?P={field})")
     return re.compile(pattern + r"\.(?P<part>.+)$")
 

@@ -11,7 +11,7 @@ import torch
 
 from regnet_backbones.files import write_whole
 from regnet_backbones.weights.dialects import listing
-from regnet_backbones.weights.nesting import CLASSY, NESTING_KEYS, is_array, nest, unwrap
+from regnet_backbones.weights.nesting import is_array, nest, unwrap
 from regnet_backbones.weights.unpickling import EXPORT_HINT, read_content
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".torch", ".pyth")
@@ -36,8 +36,13 @@ class Checkpoint:
     nesting: str
     extras: dict[str, object]
 
+    @property
+    def content(self) -> Mapping[str, object]:
+        """Return the state dict under its nesting, for a `prefix` that names both."""
+        return {self.nesting: self.state} if self.nesting else self.state
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+
+def read_checkpoint(path: str | Path, *, prefix: str | None = None) -> Checkpoint:
     """Read a weights file, whatever its name; never run code that it holds.
 
     Numpy arrays become tensors. Averaged (EMA) weights come before plain ones where a file has
@@ -46,24 +51,30 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Args:
         path: a file of torch's, a safetensors file or a pickle of numpy arrays.
+        prefix: which RegNet is wanted where the file holds several, such as "teacher"; see
+            `nesting.locate`.
 
     Returns:
         The state dict, where in the file it lay, and what else there is.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, is something else, would run code, or holds no state dict.
+        ValueError: the file is damaged, is something else, would run code, or holds no state dict,
+            or several of which `prefix` does not choose one.
     """
     path = Path(path)
     content = read_content(path)
-    state, keys = unwrap(content) or (None, ())
-    if state is None:
+    try:
+        found = unwrap(content, prefix)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if found is None:
         raise ValueError(f"{path} {_say_what_is_there(content)}; save one with {EXPORT_HINT}")
-    used = {*keys[:1], *(("base_model", "trunk", "heads") if keys[:1] == (CLASSY,) else ())}
+    used = found.keys[:1] or (("trunk", "heads") if found.nesting else content)
     return Checkpoint(
-        state=_tensors(path, state),
-        nesting=CLASSY if CLASSY in keys else ".".join(keys),
-        extras={key: value for key, value in content.items() if keys and key not in used},
+        state=_tensors(path, found.entries),
+        nesting=found.nesting,
+        extras={key: value for key, value in content.items() if key not in used},
     )
 
 
@@ -106,7 +117,10 @@ def write_checkpoint(
     else:
         if nesting is None:
             nesting = "model_state" if suffix == ".pyth" else ""
-        content = nest(tensors, nesting)
+        try:
+            content = nest(tensors, nesting)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         if suffix == ".pyth" and nesting == "model_state":
             content = {"epoch": 0, **content}
         write_whole(path, lambda file: torch.save(content, file))
@@ -116,7 +130,7 @@ def _say_what_is_there(content: object) -> str:
     """Say what a file holds that has no state dict."""
     if not isinstance(content, Mapping):
         return f"holds no state dict (names to tensors), but a {type(content).__name__}"
-    if not content or any(isinstance(content.get(key), Mapping) for key in NESTING_KEYS):
+    if not content or any(isinstance(v, Mapping) and not v for v in content.values()):
         return "holds a state dict without tensors"
     keys = listing([str(key) for key in content])
     return f"holds no state dict (names to tensors); its top-level keys are {keys}"
@@ -145,7 +159,7 @@ def _tensors(path: Path, state: Mapping) -> dict[str, torch.Tensor]:
 
 
 def _check_nesting(path: Path, suffix: str, nesting: str | None) -> None:
-    """Raise ValueError for a nesting that the format has not, or that would not be found again."""
+    """Raise ValueError for a nesting that the format has not."""
     if suffix == ".safetensors" and nesting:
         raise ValueError(
             f"{path} cannot nest the weights under '{nesting}', safetensors holds tensors alone; "
@@ -156,9 +170,6 @@ def _check_nesting(path: Path, suffix: str, nesting: str | None) -> None:
             f"{path} must have its weights under 'model', where Detectron2 looks for them in a "
             f".pkl, got nesting='{nesting}'; leave nesting out"
         )
-    known = (CLASSY, *NESTING_KEYS)
-    if nesting and nesting != CLASSY and not set(nesting.split(".")) <= set(NESTING_KEYS):
-        raise ValueError(f"{path}: nesting must be one of {', '.join(known)}, got '{nesting}'")
 
 
 def _check_state(path: Path, state: Mapping[str, torch.Tensor]) -> None:

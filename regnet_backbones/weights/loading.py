@@ -15,15 +15,14 @@ from regnet_backbones.weights.dialects import (
     CHANNEL_ORDERS,
     STEMS,
     ChannelOrder,
-    Network,
     flip_channels,
     is_head,
     listing,
-    locate,
     to_timm_name,
 )
 from regnet_backbones.weights.files import read_checkpoint
 from regnet_backbones.weights.matching import check_finite, compare, describe, is_counter
+from regnet_backbones.weights.nesting import Network, locate
 from regnet_backbones.weights.sources import Source, find_source, local_file
 
 # Parts of a timm classifier that no feature map passes through.
@@ -107,7 +106,8 @@ def load(
             "pycls://RegNetY-3.2GF"), a URL, a path, or a state dict.
         channel_order: of the images that the weights saw; None for that of the dialect (BGR for
             pycls and detectron2's own RegNet, RGB for all others). A model for BGR images needs it.
-        prefix: which RegNet of the file to take where it holds several, such as "teacher.".
+        prefix: which RegNet of the file to take where it holds several: the keys of its state dict,
+            the beginning of its names, or both ("teacher", "backbone.", "teacher.backbone.").
 
     Returns:
         What was loaded, what was left out, and under which licence the weights are.
@@ -133,7 +133,7 @@ def load(
             "with DetectionCheckpointer, which checks them against the config, or say what images "
             "they saw, channel_order='RGB' or 'BGR'"
         )
-    known, state_dict = read_source(source, extractor)
+    known, state_dict = read_source(source, extractor, prefix=prefix)
     fitted = fit(
         state_dict,
         extractor,
@@ -169,14 +169,17 @@ def report_of(
 
 
 def read_source(
-    source: str | Path | Mapping[str, torch.Tensor], extractor: nn.Module
+    source: str | Path | Mapping[str, torch.Tensor],
+    extractor: nn.Module,
+    *,
+    prefix: str | None = None,
 ) -> tuple[Source, Mapping[str, torch.Tensor]]:
     """Return what is known of a source, and its state dict; `extractor` must be of its network."""
     if isinstance(source, Mapping):
         return Source("a state dict", file=Path()), source
     known = find_source(source)
     check_variant(known, extractor.name or extractor.design)
-    return known, read_checkpoint(local_file(known)).state
+    return known, read_checkpoint(local_file(known), prefix=prefix).content
 
 
 def check_variant(source: Source, network: str | RegNetDesign) -> None:
@@ -239,7 +242,7 @@ def fit(
         ours = to_timm_name(name, network.dialect)
         if is_head(name, network.dialect) or (ours and ours.startswith(useless)):
             dropped.append(name)
-        elif ours is None:
+        elif ours is None or ours in fitted:
             unknown.append(name)
         else:
             fitted[ours] = value
