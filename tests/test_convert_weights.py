@@ -12,6 +12,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
+from other_regnets import MmdetRegNet, TransformersClassifier, TransformersModel
 from troubleshooting import assert_documented
 
 from regnet_backbones import RegNetFeatures, config_path, weights, zoo
@@ -72,7 +73,9 @@ def detector():
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.parametrize("form", ["timm", "torchvision", "pycls", "classyvision", "vissl"])
+@pytest.mark.parametrize(
+    "form", [d for d in weights.DIALECTS if d not in ("timm_features", "mmdet")]
+)
 def test_there_and_back_through_every_dialect_and_format(form, suffix, classifier, tmp_path):
     source, there, back = (tmp_path / name for name in ("a.pth", f"b{suffix}", f"c{suffix}"))
     torch.save(classifier, source)
@@ -107,6 +110,26 @@ def test_the_file_for_pycls_loads_into_detectron2s_own_regnet(
     assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
+@pytest.mark.parametrize("host", [TransformersModel, TransformersClassifier])
+def test_a_network_takes_the_names_that_the_checkpoint_has_for_it(host, randomize, tmp_path):
+    """The classifier of transformers has its network under `regnet.`, and stays as it is."""
+    design = zoo.get("regnetx_002").design
+    new = randomize(MmdetRegNet(design)).state_dict()
+    torch.save({"state_dict": {f"backbone.{k}": v for k, v in new.items()}}, tmp_path / "a.pth")
+    network = randomize(host(design))
+    torch.save(network.state_dict(), tmp_path / "b.bin")
+    if host is TransformersClassifier:  # whose file is of a classifier: one is needed
+        with pytest.raises(ValueError, match=r"missing: classifier\.1\.weight"):
+            convert_file(tmp_path / "a.pth", tmp_path / "c.bin", into=tmp_path / "b.bin")
+        new["fc.weight"], new["fc.bias"] = torch.rand(7, 368), torch.rand(7)
+        torch.save(new, tmp_path / "a.pth")
+    convert_file(tmp_path / "a.pth", tmp_path / "c.bin", into=tmp_path / "b.bin")
+    written = torch.load(tmp_path / "c.bin", weights_only=True)
+    network.load_state_dict(written)
+    stem = next(value for name, value in written.items() if "embedder.embedder.conv" in name)
+    assert torch.equal(stem, new["conv1.weight"].flip(1))
+
+
 # The tool
 
 
@@ -114,7 +137,7 @@ def test_the_tool_converts_and_says_what_it_did(classifier, tmp_path):
     torch.save({"model": weights.convert(classifier, "timm", "pycls")}, tmp_path / "a.pth")
     result = run(tmp_path / "a.pth", tmp_path / "b.safetensors", "--to", "timm")
     assert result.returncode == 0, result.stderr
-    assert "(pycls's names)" in result.stdout
+    assert "(pycls's names under 'model')" in result.stdout
     assert f"network: {len(classifier)} entries converted; channel order RGB, flipped from BGR" in (
         result.stdout
     )
@@ -297,6 +320,22 @@ def test_one_of_two_networks_is_replaced(classifier, tmp_path, capsys):
     assert main(*arguments, "--into-prefix", "teacher.encoder.") == 0
     expected = two | {f"teacher.encoder.{k}": v for k, v in new.items()}
     assert_same_state(torch.load(tmp_path / "b.pth", weights_only=True), expected)
+
+
+def test_the_teacher_of_two_is_taken(classifier, tmp_path, capsys):
+    """As DINO saves them."""
+    student, teacher = ({k: v + i for k, v in classifier.items()} for i in (1, 2))
+    torch.save({"student": student, "teacher": teacher, "epoch": 3}, tmp_path / "dino.pth")
+    arguments = [tmp_path / "dino.pth", tmp_path / "b.pth", "--to", "timm"]
+    assert main(*arguments) == 2
+    said = assert_documented(capsys.readouterr().err)
+    assert "'student', 'teacher'" in said
+    assert "--prefix" in said
+    assert main(*arguments, "--prefix", "somebody") == 2
+    assert "'student', 'teacher'" in assert_documented(capsys.readouterr().err)
+    assert main(*arguments, "--prefix", "teacher") == 0
+    assert "under 'teacher'" in capsys.readouterr().out
+    assert_same_state(torch.load(tmp_path / "b.pth", weights_only=True), teacher)
 
 
 def test_a_prefix_of_no_file_is_refused(classifier, tmp_path, capsys):

@@ -13,6 +13,7 @@ from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.utils.file_io import PathManager
+from other_regnets import MmdetRegNet
 
 from regnet_backbones import config_path, weights, zoo
 
@@ -321,11 +322,12 @@ def test_a_detector_of_ours_comes_back_as_it_was(form, tmp_path):
         assert torch.equal(again.state_dict()[key], value)
 
 
-def test_training_goes_on_with_the_plain_weights_of_a_checkpoint_that_also_averages(tmp_path):
+@pytest.mark.parametrize("other", ["model_ema", "teacher"])
+def test_a_training_resumes_from_its_own_weights_whatever_else_it_keeps(other, tmp_path):
     model = build_model(config())
     state = model.state_dict()
-    averaged = {k: v + 1 for k, v in state.items()}
-    torch.save({"model": state, "model_ema": averaged, "iteration": 9}, tmp_path / "a.pth")
+    others = {k: v + 1 for k, v in state.items()}
+    torch.save({"model": state, other: others, "iteration": 9}, tmp_path / "a.pth")
     loaded = load(config(), tmp_path / "a.pth")
     assert torch.equal(
         loaded.backbone.bottom_up.stem.bn.bias, state["backbone.bottom_up.stem.bn.bias"]
@@ -500,6 +502,61 @@ def test_a_backbone_by_itself_gets_the_images_that_its_weights_saw(builder, clas
         stem("rgb.pth", "BGR")
     assert torch.equal(stem("rgb.pth", "BGR", told="RGB"), rgb.flip(1))
     assert torch.equal(stem("rgb.pth", "BGR", told="BGR"), rgb)
+
+
+class Blind(torch.nn.Module):
+    """A meta-architecture that shows nothing of how it normalises images, as some projects' do."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.backbone = build_backbone(cfg)
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (RGB_MEAN, RGB_STD))
+        self.normalizer = lambda image: (image - mean) / std
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("INPUT.FORMAT", "BGR"),
+        ("MODEL.PIXEL_MEAN", BGR_MEAN),
+        ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0]),
+    ],
+)
+@pytest.mark.parametrize("builder", ["build_regnet_backbone", "build_regnet_fpn_backbone"])
+def test_images_are_checked_in_every_meta_architecture(builder, key, wrong, classifier, tmp_path):
+    torch.save(classifier, tmp_path / "a.pth")
+    cfg = config()
+    cfg.MODEL.BACKBONE.NAME = builder
+    model = Blind(cfg)
+    DetectionCheckpointer(model).load(str(tmp_path / "a.pth"))
+    assert not any("pixel" in name for name in model.state_dict())
+    cfg.merge_from_list([key, wrong])
+    with pytest.raises(ValueError, match="saw other images than this config makes") as error:
+        DetectionCheckpointer(Blind(cfg)).load(str(tmp_path / "a.pth"))
+    assert RGB_LINES in str(error.value)
+    cfg.MODEL.REGNET.WEIGHTS_FORMAT = cfg.INPUT.FORMAT
+    DetectionCheckpointer(Blind(cfg)).load(str(tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize("builder", ["build_regnet_backbone", "build_regnet_fpn_backbone"])
+def test_a_detector_of_mmdet_gives_its_backbone_for_bgr_images(builder, randomize, tmp_path):
+    network = randomize(MmdetRegNet(zoo.get("regnetx_008").design))
+    state = {f"backbone.{name}": value for name, value in network.state_dict().items()}
+    state["rpn_head.rpn_conv.weight"] = torch.ones(1)
+    torch.save({"meta": {"epoch": 12}, "state_dict": state}, tmp_path / "mask_rcnn.pth")
+    for form, stem in (("RGB", network.conv1.weight.flip(1)), ("BGR", network.conv1.weight)):
+        cfg = config(form=form)
+        cfg.MODEL.BACKBONE.NAME = builder
+        model = Blind(cfg)
+        DetectionCheckpointer(model).load(str(tmp_path / "mask_rcnn.pth"))
+        backbone = getattr(model.backbone, "bottom_up", model.backbone)
+        assert torch.equal(backbone.stem.conv.weight, stem)
+    # Mean and deviation are known for a classifier alone, not for a detector.
+    torch.save(network.state_dict(), tmp_path / "open_mmlab.pth")
+    cfg.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
+    with pytest.raises(ValueError, match="saw other images") as error:
+        DetectionCheckpointer(Blind(cfg)).load(str(tmp_path / "open_mmlab.pth"))
+    assert BGR_LINES in str(error.value)
 
 
 def test_the_user_can_say_what_the_weights_saw(classifier, tmp_path):

@@ -145,7 +145,12 @@ def test_what_images_the_weights_expect():
     assert flipped[2:] == imagenet[2:]
     for rgb, reversed_ in zip(imagenet[2:], bgr[2:], strict=True):
         assert numbers(rgb)[::-1] == numbers(reversed_)
-    assert {name for name, order in CHANNEL_ORDERS.items() if order == "BGR"} == {"pycls"}
+    told = {
+        name: order
+        for dialects, _, order in rows("weights", "Dialects")
+        for name in dialects.replace("`", "").split(", ")
+    }
+    assert told == CHANNEL_ORDERS
 
 
 def test_the_licences():

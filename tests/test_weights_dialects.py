@@ -6,6 +6,12 @@ import re
 import pytest
 import timm
 import torch
+from other_regnets import (
+    MmdetRegNet,
+    TransformersClassifier,
+    TransformersModel,
+    resnet_names,
+)
 from timm.models.regnet import _filter_fn
 from torchvision.models import regnet as tv_regnet
 
@@ -241,6 +247,131 @@ def test_classyvision_weights_differ_from_torchvisions_in_stem_and_ends():
     assert_same_state(back, state)
 
 
+# transformers
+
+
+TRANSFORMERS = ("regnetx_002", "regnety_002", "regnety_008", "regnety_640", "regnety_1280")
+
+
+def assert_loads_and_comes_back(network, name, dialect, randomize, image, order):
+    """Compare the maps of another project's network with ours, and the way there and back."""
+    state = randomize(network).eval().state_dict()
+    features = RegNetFeatures(name).eval()
+    report = weights.load(features, state)
+    assert (report.dialect, report.channel_order) == (dialect, order)
+    back = weights.convert(weights.convert(state, dialect, "timm"), "timm", dialect)
+    assert_same_state(back, state)
+    network.load_state_dict(back)
+    with torch.no_grad():
+        assert_same_maps(features(image), network(image.flip(1) if order == "BGR" else image))
+    return report
+
+
+@pytest.mark.parametrize("network", [TransformersModel, TransformersClassifier])
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformers_weights_give_the_maps_of_transformers(name, network, randomize):
+    design = zoo.get(name).design
+    if is_small(name):
+        report = assert_loads_and_comes_back(
+            network(design), name, "transformers", randomize, torch.randn(1, 3, 64, 96), "RGB"
+        )
+        has_head = network is TransformersClassifier
+        assert set(report.dropped) == (
+            {"classifier.1.weight", "classifier.1.bias"} if has_head else set()
+        )
+        return
+    with torch.device("meta"):  # SEER's
+        state, features = network(design).state_dict(), RegNetFeatures(name)
+    weights.load(features, state)
+    back = weights.convert(weights.convert(state, "transformers", "timm"), "timm", "transformers")
+    assert_same_state(back, state)
+
+
+@pytest.mark.parametrize("kind", ["RegNetModel", "RegNetForImageClassification"])
+@pytest.mark.parametrize("name", ["regnetx_002", "regnety_002"])
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+def test_files_of_transformers_itself_are_read_and_written(name, kind, safe, randomize, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    design = zoo.get(name).design
+    config = transformers.RegNetConfig(
+        embedding_size=design.stem_width,
+        hidden_sizes=[stage.width for stage in design.stages],
+        depths=[stage.depth for stage in design.stages],
+        groups_width=design.group_width,
+        layer_type="y" if design.se_ratio else "x",
+        num_labels=7,
+    )
+    network = randomize(getattr(transformers, kind)(config)).eval()
+    network.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    if not safe:  # what versions before 5 wrote
+        file = tmp_path / "pytorch_model.bin"
+        torch.save(network.state_dict(), file)
+    features = RegNetFeatures(name, pretrained=file).eval()
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        maps = getattr(network, "regnet", network)(image, output_hidden_states=True).hidden_states
+        assert_same_maps(features(image), maps[1:])
+    there = weights.convert(features.state_dict(), "timm", "transformers")
+    getattr(network, "regnet", network).load_state_dict(there)
+
+
+def test_two_spellings_of_one_weight_are_not_one(randomize):
+    """A block with squeeze-and-excitation has its last convolution in another place."""
+    state = TransformersModel(zoo.get("regnetx_002").design).state_dict()
+    name = "encoder.stages.0.layers.0.layer.2.convolution.weight"
+    state[name.replace("layer.2.", "layer.3.")] = state[name] + 1
+    with pytest.raises(ValueError, match=r"1 unknown: .*layer\.3\.convolution"):
+        weights.load(RegNetFeatures("regnetx_002"), state)
+    with pytest.raises(ValueError, match="no way from transformers to timm for 1 of"):
+        weights.convert(state, "transformers", "timm")
+
+
+# mmdet and mmpretrain
+
+
+@pytest.mark.parametrize("name", ["regnetx_002", "regnetx_004", "regnetx_008", "regnetx_016"])
+def test_mmdet_weights_give_the_maps_of_mmdet(name, randomize):
+    """Its networks see BGR images, as pycls' do."""
+    network = MmdetRegNet(zoo.get(name).design)
+    image = torch.randn(1, 3, 64, 96)
+    assert_loads_and_comes_back(network, name, "mmdet", randomize, image, "BGR")
+
+
+@pytest.mark.parametrize(
+    ("home", "head"), [("", "fc"), ("backbone.", "head.fc"), ("backbone.", "neck.lateral_convs.0")]
+)
+def test_files_of_mmdet_and_mmpretrain_are_read(home, head):
+    """What open-mmlab:// fetches, a classifier of mmpretrain, a detector of mmdet."""
+    network = MmdetRegNet(zoo.get("regnetx_002").design)
+    state = {f"{home}{name}": value for name, value in network.state_dict().items()}
+    state[f"{head}.weight"] = torch.ones(2, 2)
+    features = RegNetFeatures("regnetx_002")
+    report = weights.load(features, {"meta": {"epoch": 100}, "state_dict": state})
+    assert report.dropped == (f"{head}.weight",)
+    assert torch.equal(features.stem.conv.weight, network.conv1.weight.flip(1))
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"dialect": "mmdet"},
+        {"dialect": "mmdet", "ratio": 1},  # ResNeXt-101 64x4d
+        {"dialect": "mmdet", "stem": 3},  # for small images
+        {"dialect": "mmdet", "stem": 3, "ratio": 1, "deep": True},
+        {"dialect": "transformers"},
+        {"dialect": "transformers", "stem": 3},
+    ],
+    ids=str,
+)
+def test_a_resnet_of_the_same_names_is_told_by_its_shapes(shapes):
+    state = resnet_names(**shapes)
+    with pytest.raises(ValueError, match="no RegNet in these .* their shapes these are a ResNet's"):
+        weights.detect(state)
+    with pytest.raises(ValueError, match="their shapes these are a ResNet's"):
+        weights.load(RegNetFeatures("regnetx_002"), {"model": state})
+
+
 # Prefixes
 
 
@@ -248,13 +379,14 @@ def test_classyvision_weights_differ_from_torchvisions_in_stem_and_ends():
     "prefix",
     ["module.", "model.", "backbone.bottom_up.", "module.backbone.bottom_up.", "encoder."],
 )
-@pytest.mark.parametrize("dialect", ["timm", "torchvision", "pycls", "classyvision", "vissl"])
+@pytest.mark.parametrize("dialect", [d for d in weights.DIALECTS if d != "timm_features"])
 def test_a_network_is_found_under_any_prefix(prefix, dialect, randomize):
-    state = randomize(RegNetFeatures("regnety_002")).state_dict()
+    name = "regnetx_002" if dialect == "mmdet" else "regnety_002"
+    state = randomize(RegNetFeatures(name)).state_dict()
     theirs = {prefix + k: v for k, v in weights.convert(state, "timm", dialect).items()}
     theirs["fpn_lateral2.weight"] = torch.zeros(1)
     assert weights.detect(theirs) == dialect
-    features = RegNetFeatures("regnety_002")
+    features = RegNetFeatures(name)
     report = weights.load(features, theirs)
     assert_same_state(features.state_dict(), state)
     assert report.dropped == ("fpn_lateral2.weight",)

@@ -9,9 +9,9 @@
 The suffix of the new file says its format: .pth, .pt, .bin, .torch, .safetensors, .pyth (pycls's),
 .pkl (detectron2's). Forms are dialects (timm, timm_features, torchvision, pycls, classyvision,
 vissl, transformers, mmdet) and models (detector: detectron2 on our backbone, detector_pycls: on
-detectron2's own RegNet, smp: segmentation-models-pytorch on our encoder, smp_tu: on a tu- encoder).
-From a model to the same kind of model all weights are kept, otherwise only the network is taken. What
-lies next to the weights (optimizer, iteration, ...) is left out and listed.
+detectron2's own RegNet, smp: segmentation-models-pytorch on our encoder, smp_tu: on a tu-
+encoder). From a model to the same kind of model all weights are kept, otherwise only the network is
+taken. What lies next to the weights (optimizer, iteration, ...) is left out and listed.
 """
 
 import argparse
@@ -68,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--prefix",
-        help="which network to take, where the source holds several: keys of the file, the start of "
-        "its names, or both, such as teacher, backbone. or teacher.backbone.",
+        help="which network to take, where the source holds several: keys of the file, the start "
+        "of its names, or both, such as teacher, backbone. or teacher.backbone.",
     )
     parser.add_argument("--into-prefix", help="which to replace, where the --into FILE does")
     parser.add_argument("--dry-run", action="store_true", help="print the mapping, write nothing")

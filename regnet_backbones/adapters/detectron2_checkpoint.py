@@ -33,7 +33,7 @@ from regnet_backbones.weights.loading import (
     report_of,
 )
 from regnet_backbones.weights.matching import check_finite, compare, is_counter
-from regnet_backbones.weights.nesting import Network, locate
+from regnet_backbones.weights.nesting import Network, SeveralNetworksError, locate
 from regnet_backbones.weights.sources import URL_PREFIXES, Source, find_source, is_name
 
 logger = logging.getLogger(__name__)
@@ -94,12 +94,16 @@ def _check_exists(path: str) -> None:
 
 def _read(file: str, path: str) -> dict[str, object]:
     """Read a file into the form that the checkpointer expects: weights under "model"."""
-    checkpoint = read_checkpoint(file)
+    try:
+        checkpoint = read_checkpoint(file)
+        resumes = {"iteration", "model"} <= checkpoint.extras.keys()
+    except SeveralNetworksError:
+        resumes = True
+    if resumes:  # a training that also keeps an average or a teacher
+        checkpoint = read_checkpoint(file, prefix="model")
     state, extras = checkpoint.state, checkpoint.extras
-    if "iteration" in extras and "model" in extras:
-        state = extras["model"]  # of a training that also averages: it goes on with the plain ones
-    elif checkpoint.nesting != "model":
-        extras = {}  # what other projects save beside the weights means nothing to detectron2
+    if checkpoint.nesting != "model":
+        extras = {}  # what other projects save next to the weights means nothing to detectron2
     if "matching_heuristics=True" in path.partition("?")[2]:
         extras = {**extras, "matching_heuristics": True}
     return {**extras, "model": state}

@@ -67,7 +67,7 @@ def read_checkpoint(path: str | Path, *, prefix: str | None = None) -> Checkpoin
     try:
         found = unwrap(content, prefix)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
     if found is None:
         raise ValueError(f"{path} {_say_what_is_there(content)}; save one with {EXPORT_HINT}")
     used = found.keys[:1] or (("trunk", "heads") if found.nesting else content)

@@ -24,9 +24,13 @@ MAX_NETWORKS = 100
 
 # What an optimizer keeps of each weight has the name of the weight.
 _OPTIMIZER = re.compile("optim", re.IGNORECASE)
-# Averaged weights. pycls' are preferred by their error only (`_averaged_or_plain`).
+# Averaged weights. pycls' are preferred by their error only (`_preferred`).
 _AVERAGED = re.compile(r"(^|[_.])ema([_.]|$)", re.IGNORECASE)
 _PYCLS_AVERAGED = "ema_state"
+
+
+class SeveralNetworksError(ValueError):
+    """There are several networks, and nothing chooses one of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +190,7 @@ def _mappings(content: Mapping) -> Iterator[tuple[tuple[str, ...], Mapping]]:
         keys, mapping = queue.popleft()
         seen += len(mapping) + 1
         if seen > MAX_ENTRIES:
-            raise ValueError(f"its mappings are nested to more than {MAX_ENTRIES} entries")
+            raise ValueError(f"there are more than {MAX_ENTRIES} entries in nested mappings")
         yield keys, mapping
         queue.extend(
             ((*keys, key), value)
@@ -198,21 +202,21 @@ def _mappings(content: Mapping) -> Iterator[tuple[tuple[str, ...], Mapping]]:
 
 def _state_dicts(content: Mapping) -> Iterator[StateDict]:
     """Find the mappings that hold tensors or arrays; ClassyVision's trunk and heads are one."""
-    joined = {}
+    joined: set[tuple[str, ...]] = set()
     for keys, mapping in _mappings(content):
-        if any(keys[:depth] in joined for depth in range(len(keys))):
+        if any(keys[:i] in joined and keys[i] in ("trunk", "heads") for i in range(len(keys))):
             continue
         trunk, heads = mapping.get("trunk"), mapping.get("heads")
         if isinstance(trunk, Mapping) and any(map(is_array, trunk.values())):
             entries = dict(trunk)
             for path, head in _mappings(heads if isinstance(heads, Mapping) else {}):
                 entries |= {
-                    ".".join(("heads", *path, str(name))): value
+                    ".".join(("heads", *path, name)): value
                     for name, value in head.items()
-                    if not isinstance(value, Mapping)
+                    if isinstance(name, str) and not isinstance(value, Mapping)
                 }
             yield StateDict(keys, ".".join(keys) if joined else CLASSY, entries)
-            joined[keys] = entries
+            joined.add(keys)
         elif any(map(is_array, mapping.values())):
             yield StateDict(keys, ".".join(keys), mapping)
 
@@ -241,7 +245,7 @@ def _places(found: list[StateDict]) -> list[_Place]:
 
 def _has_statistics(entries: Mapping) -> bool:
     """Tell whether a state dict has running statistics of batch norm."""
-    return any(str(name).endswith(".running_var") for name in entries)
+    return any(isinstance(name, str) and name.endswith(".running_var") for name in entries)
 
 
 def _matching(places: list[_Place], prefix: str | None) -> list[_Place]:
@@ -274,11 +278,13 @@ def _preferred(found: list[StateDict], content: Mapping) -> list[StateDict]:
         return plain
 
 
-def _no_choice(places: list[_Place], matching: list[_Place], prefix: str | None) -> ValueError:
+def _no_choice(
+    places: list[_Place], matching: list[_Place], prefix: str | None
+) -> SeveralNetworksError:
     """Say that a prefix, or none, chooses no network or several, and which it can choose."""
     what = "more than one RegNet," if matching else f"no RegNet under {str(prefix)[:100]!r}, but"
     choices = listing(sorted(repr(str(place)) for place in matching or places))
-    return ValueError(
+    return SeveralNetworksError(
         f"there is {what} under {choices}; choose one with prefix= "
         "(tools/convert_weights.py: --prefix, or --into-prefix for the file of --into)"
     )
