@@ -370,6 +370,7 @@ def test_a_resnet_of_the_same_names_is_told_by_its_shapes(shapes):
         weights.detect(state)
     with pytest.raises(ValueError, match="their shapes these are a ResNet's"):
         weights.load(RegNetFeatures("regnetx_002"), {"model": state})
+    assert weights.detect(RegNetFeatures("regnetx_002").state_dict() | state) == "timm"
 
 
 # Prefixes

@@ -187,10 +187,11 @@ def deep(depth):
         {"trunk": {"a": torch.zeros(1)}, "heads": shared(7, 40)},
         deep(100_000),
         {str(i): {"s1.b1.f.a.weight": torch.zeros(1)} for i in range(5000)},
+        {f"{i}.layer1.0.conv3.weight": torch.zeros(1) for i in range(50_000)},
         {"." * 100_000 + "s1.b1.f.a.weight" + "." * 9: torch.zeros(1)},
         {f"layer1.{9 * '9'}.conv1.weight": torch.zeros(1), "layer1.0.conv3.weight": torch.zeros(1)},
     ],
-    ids=["shared", "heads", "deep", "many", "dots", "digits"],
+    ids=["shared", "heads", "deep", "many", "prefixes", "dots", "digits"],
 )
 def test_content_that_costs_much_is_refused_in_a_short_line(content):
     began = time.process_time()

@@ -177,8 +177,19 @@ _SIGN_OF = {
         key=lambda sign: -len(sign[0]),
     )
 }
-# ResNets have the same names in these projects, so that shapes must decide.
-_SHARED_WITH_RESNET = ("transformers", "mmdet")
+# ResNets have the same names in these projects, so that the shapes of these parts must decide: the
+# stem, and the first and the last convolution of a block.
+_SHAPES = {
+    "transformers": tuple(
+        tuple(f"{root}{part}.convolution" for root in ("regnet.", "") for part in parts)
+        for parts in (
+            ("embedder.embedder",),
+            ("encoder.stages.0.layers.0.layer.0",),
+            ("encoder.stages.0.layers.0.layer.3", "encoder.stages.0.layers.0.layer.2"),
+        )
+    ),
+    "mmdet": (("conv1",), ("layer1.0.conv1",), ("layer1.0.conv3",)),
+}
 
 # The convolution that sees the image, in timm's names of the families.
 STEMS = ("stem.conv.weight", "stem.weight", "stem.conv1.conv.weight")
@@ -201,7 +212,7 @@ def find_networks(state_dict: Mapping[str, torch.Tensor]) -> dict[str, str]:
     return {
         prefix: dialect
         for prefix, dialect in find_names(state_dict).items()
-        if dialect not in _SHARED_WITH_RESNET or _has_shapes(state_dict, prefix, dialect)
+        if dialect not in _SHAPES or _has_shapes(state_dict, prefix, dialect)
     }
 
 
@@ -214,7 +225,9 @@ def find_names(state_dict: Mapping[str, torch.Tensor]) -> dict[str, str]:
         plain = _SHARD_GROUP.sub("", name)
         for sign, dialect in _SIGN_OF.items():
             if plain == sign or plain.endswith(f".{sign}"):
-                found[plain.removesuffix(sign)] = dialect
+                prefix = plain.removesuffix(sign)
+                if dialect not in _SHAPES or prefix not in found:
+                    found[prefix] = dialect
                 break
     return found
 
@@ -328,13 +341,10 @@ def _part(part: str, dialect: str) -> str | None:
 
 def _has_shapes(state_dict: Mapping[str, torch.Tensor], prefix: str, dialect: str) -> bool:
     """Tell a RegNet from a ResNet: it has a stem of 3x3, and no block widens."""
-    shapes = {
-        to_timm_name(name.removeprefix(prefix), dialect): tuple(getattr(value, "shape", ()))
-        for name, value in state_dict.items()
-        if isinstance(name, str) and name.startswith(prefix)
-    }
-    stem = shapes.get("stem.conv.weight", ())
-    first, last = (shapes.get(f"s1.b1.conv{i}.conv.weight", ()) for i in (1, 3))
+    stem, first, last = (
+        next((tuple(getattr(state_dict[n], "shape", ())) for n in names if n in state_dict), ())
+        for names in ([f"{prefix}{part}.weight" for part in parts] for parts in _SHAPES[dialect])
+    )
     return stem[2:] == (3, 3) and (not first or not last or first[0] == last[0])
 
 
