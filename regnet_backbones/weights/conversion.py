@@ -13,15 +13,15 @@ from regnet_backbones.weights.dialects import (
     Network,
     find_networks,
     is_head,
-    listing,
     locate,
     name_pairs,
     rename,
     to_timm_name,
 )
+from regnet_backbones.weights.entries import listing
 from regnet_backbones.weights.files import Checkpoint, read_checkpoint, write_checkpoint
 from regnet_backbones.weights.loading import CLASSIFIER_PARTS
-from regnet_backbones.weights.matching import compare, is_counter
+from regnet_backbones.weights.matching import cast, compare, dtypes, is_counter
 from regnet_backbones.weights.sources import find_source, local_file
 
 # Where a network is inside a model, and whose names it has there.
@@ -149,6 +149,8 @@ def convert_file(
         target = _host(into, checkpoint, into_prefix)
     orders = (channel_order or CHANNEL_ORDERS[network.dialect], CHANNEL_ORDERS[target.dialect])
     names, dropped = _names(network, target.dialect, with_classifier=not target.prefix)
+    cast(network.state, {n: torch.int64 if is_counter(n) else torch.float32 for n in network.state})
+    cast(target.rest, dtypes(target.rest))
     renamed = rename(network, names, flips=orders[0] != orders[1])
     state = {**target.rest, **{target.prefix + name: value for name, value in renamed.items()}}
     if target.host is not None:

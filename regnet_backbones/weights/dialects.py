@@ -19,14 +19,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 
+from regnet_backbones.weights.entries import as_tensors, listing
 from regnet_backbones.weights.nesting import unwrap
 
 ChannelOrder = Literal["RGB", "BGR"]
-
-# How many names of each kind an error lists.
-LISTED_NAMES = 8
 
 
 class Names(NamedTuple):
@@ -138,7 +137,7 @@ class Network:
     rest: dict[str, torch.Tensor]
 
 
-def detect(state_dict: Mapping[str, torch.Tensor]) -> str:
+def detect(state_dict: Mapping[str, torch.Tensor | np.ndarray]) -> str:
     """Return the dialect of the RegNet in a state dict, one of `DIALECTS`.
 
     Args:
@@ -153,7 +152,7 @@ def detect(state_dict: Mapping[str, torch.Tensor]) -> str:
 
 
 def convert(
-    state_dict: Mapping[str, torch.Tensor],
+    state_dict: Mapping[str, torch.Tensor | np.ndarray],
     source: str,
     target: str,
     *,
@@ -167,7 +166,7 @@ def convert(
     supervised training, which are left out, and the group names of sharded trunks.
 
     Args:
-        state_dict: names to tensors, or a checkpoint that holds such a state dict.
+        state_dict: names to tensors or numpy arrays, or a checkpoint that holds such a state dict.
         source: the dialect it is in, one of `DIALECTS` ("detectron2" is "pycls").
         target: the dialect that is wanted.
         channel_order: of the images that the weights saw, where it is not the source dialect's own
@@ -181,7 +180,7 @@ def convert(
             no part of the table or to one that `target` has not; all are counted, some listed.
     """
     source, target = canonical(source), canonical(target)
-    state_dict, _ = unwrap(state_dict) or (state_dict, ())
+    state_dict = _entries(state_dict)
     network = locate(state_dict)
     if network.dialect != source:
         raise ValueError(
@@ -238,7 +237,9 @@ def rename(network: Network, names: Mapping[str, str], *, flips: bool) -> dict[s
     return renamed
 
 
-def locate(state_dict: Mapping[str, torch.Tensor], prefix: str | None = None) -> Network:
+def locate(
+    state_dict: Mapping[str, torch.Tensor | np.ndarray], prefix: str | None = None
+) -> Network:
     """Find the RegNet in a state dict.
 
     Args:
@@ -248,7 +249,7 @@ def locate(state_dict: Mapping[str, torch.Tensor], prefix: str | None = None) ->
     Raises:
         ValueError: there is none, or there are several and `prefix` does not say which.
     """
-    state_dict, _ = unwrap(state_dict) or (state_dict, ())
+    state_dict = _entries(state_dict)
     found = find_networks(state_dict)
     if prefix is not None:
         found = {p: d for p, d in found.items() if p == prefix}
@@ -351,10 +352,10 @@ def flip_channels(weight: torch.Tensor) -> torch.Tensor:
     return weight.flip(1)
 
 
-def listing(names: list[str]) -> str:
-    """Name the first few of a list and count the others."""
-    more = f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
-    return ", ".join(names[:LISTED_NAMES]) + more
+def _entries(state_dict: Mapping[str, object]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a state dict, or of a checkpoint that holds one."""
+    state, _ = unwrap(state_dict) or (state_dict, ())
+    return as_tensors(state, "the state dict")
 
 
 def _part(part: str, dialect: str) -> str | None:

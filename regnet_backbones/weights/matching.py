@@ -1,12 +1,13 @@
-"""Whether weights are those of a network: what is missing, unknown, ill-shaped or not finite."""
+"""Whether weights are those of a network: what is missing, unknown, ill-shaped or unusable."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 import torch
 
 from regnet_backbones import zoo
 from regnet_backbones.design import RegNetDesign
-from regnet_backbones.weights.dialects import listing
+from regnet_backbones.weights.entries import listing
 
 
 def compare(
@@ -28,14 +29,38 @@ def is_counter(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
-def check_finite(state: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError where weights that are about to be loaded are NaN or infinite."""
-    broken = [name for name, value in state.items() if not _is_finite(value)]
+def cast(
+    given: Mapping[str, torch.Tensor], dtypes: Mapping[str, torch.dtype]
+) -> dict[str, torch.Tensor]:
+    """Return weights as a model gets them.
+
+    Args:
+        given: weights by name.
+        dtypes: of the model's entries, by name; weights of other names keep their own.
+
+    Raises:
+        ValueError: weights are sparse, quantized or without data, are whole numbers, truth values
+            or complex where the model has others, are NaN or infinite once they are converted, or
+            are negative variances.
+    """
+    values: dict[str, torch.Tensor] = {}
+    broken: defaultdict[str, list[str]] = defaultdict(list)
+    for name, value in given.items():
+        dtype = dtypes.get(name, value.dtype)
+        problem = _why_not(name, value, dtype)
+        if problem:
+            broken[problem].append(name)
+        else:
+            values[name] = value.to(dtype)
     if broken:
-        raise ValueError(
-            f"the weights hold NaN or infinite values, nothing was loaded; in {len(broken)}: "
-            f"{listing(broken)}. The training that wrote them diverged: take an earlier checkpoint"
-        )
+        listed = (f"{problem} in {len(n)}: {listing(n)}" for problem, n in broken.items())
+        raise ValueError(f"the weights hold {'; '.join(listed)}. Nothing was loaded")
+    return values
+
+
+def dtypes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.dtype]:
+    """Return the types of numbers of a state dict."""
+    return {name: value.dtype for name, value in state.items()}
 
 
 def describe(state: Mapping[str, torch.Tensor]) -> str:
@@ -66,6 +91,28 @@ def _looks_like(design: RegNetDesign | None, stages: list[tuple[int, int]], exci
     return [(s.depth, s.width) for s in design.stages][: len(stages)] == stages
 
 
-def _is_finite(value: torch.Tensor) -> bool:
-    """Tell whether no value is NaN or infinite; a tensor without data passes."""
-    return value.is_meta or not value.is_floating_point() or bool(torch.isfinite(value).all())
+def _why_not(name: str, value: torch.Tensor, dtype: torch.dtype) -> str | None:
+    """Say why a value cannot become that of a model; None where it can."""
+    if value.is_meta:
+        return "tensors without data"
+    if value.layout is not torch.strided or value.is_quantized or value.is_nested:
+        return "sparse, quantized or nested tensors"
+    floats = value.is_floating_point()
+    # A running average makes fractions of counters, too.
+    fits = floats if dtype.is_floating_point else _is_whole(dtype) and (_is_whole(value) or floats)
+    if not fits and value.dtype != dtype:
+        return f"{value.dtype} for {dtype}"
+    try:
+        seen = value if _is_whole(dtype) else value.to(dtype)
+        if not torch.isfinite(seen).all():
+            return f"NaN or infinite values of {dtype} (take a checkpoint from before that)"
+        is_negative = name.endswith("running_var") and bool((seen < 0).any())
+    except (NotImplementedError, RuntimeError):  # torch has kinds that it can hardly compute with
+        return f"{value.dtype}, which cannot be converted to {dtype}"
+    return "negative variances" if is_negative else None
+
+
+def _is_whole(of: torch.Tensor | torch.dtype) -> bool:
+    """Tell whether a tensor or a type is of whole numbers."""
+    dtype = of.dtype if isinstance(of, torch.Tensor) else of
+    return not (dtype.is_floating_point or dtype.is_complex or dtype is torch.bool)
