@@ -4,12 +4,21 @@ import io
 import pickle
 import struct
 import zipfile
+from pathlib import Path
 
 # Format of torch.save before torch 1.6: these three pickles come before the content.
 OLD_TORCH_HEAD = b"".join(
     pickle.dumps(value, protocol=2)
     for value in (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True})
 )
+
+
+class Touch:
+    """A class that does something where it is made."""
+
+    def __new__(cls, path):
+        Path(path).touch()
+        return super().__new__(cls)
 
 
 def text(value):
@@ -33,7 +42,6 @@ def bombs(marker):
     code = text(f"open({str(marker)!r}, 'w')")
     system, touch = named("posix.system"), called("posix.system", command)
     namespace = named("argparse.Namespace") + b")R"
-    list_of = b"](" + text("touch") + text(str(marker)) + b"e"
     nested = io.BytesIO()
     nested.write(OLD_TORCH_HEAD + b"\x80\x02" + touch + b"." + b"\x80\x02].")
     return {
@@ -41,18 +49,20 @@ def bombs(marker):
         "STACK_GLOBAL": text("posix") + text("system") + b"\x93" + command + b"\x85R",
         "INST": b"(" + command + b"iposix\nsystem\n",
         "OBJ": b"(" + system + command + b"o",
-        "NEWOBJ": named("subprocess.Popen") + list_of + b"\x85\x81",
-        "NEWOBJ_EX": named("subprocess.Popen") + list_of + b"\x85}\x92",
+        "NEWOBJ": named("malicious_files.Touch") + text(str(marker)) + b"\x85\x81",
+        "NEWOBJ_EX": named("malicious_files.Touch") + text(str(marker)) + b"\x85}\x92",
         "BUILD": namespace + b"}" + text("__setstate__") + system + b"sb" + command + b"b",
         "EXT1": b"\x82\xf0" + command + b"\x85R",
         "persistent id": b"(" + text("module") + touch + text("a") + text("b") + b"tQ",
         "persistent id as text": touch + b"0Pstorage\n",
         "storage": b"(" + text("storage") + touch + text("0") + text("cpu") + b"K\x01tQ",
         "eval": called("builtins.eval", code),
-        "eval of Python 2": called("__builtin__.eval", code),
+        "eval of Python 2": b"\x80\x02" + called("__builtin__.eval", code) + b"\x80\x04",
         "exec": called("builtins.exec", code),
         "open": called("io.open", text(str(marker)), text("w")),
-        "pathlib": called("pathlib.Path.touch", called("pathlib.PosixPath", text(str(marker)))),
+        "pathlib": b"cpathlib\nPath.touch\n"
+        + called("pathlib.PosixPath", text(str(marker)))
+        + b"\x85R",
         "getattr": called(
             "builtins.getattr", called("builtins.__import__", text("os")), text("system")
         )
@@ -144,7 +154,7 @@ def costly():
     floats = named("torch.FloatStorage")
     storage = b"(" + text("storage") + floats + text("0") + text("cpu")
     big = b"B" + struct.pack("<I", 100_000) + bytes(100_000) + b"q\x01"
-    many = 100_000
+    many = 20_000
     return {
         "tuples as a key": b"}" + deep(b")", 60, b"\x86") + b"Ns.",
         "tuples in a set": b"\x8f(" + deep(b")", 60, b"\x86") + b"\x90.",

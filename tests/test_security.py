@@ -1,6 +1,8 @@
 """Nothing runs of what is data: weights, checkpoints and proposals, in whatever reads them."""
 
+import contextlib
 import copyreg
+import io
 import logging
 import pickle
 import resource
@@ -92,27 +94,17 @@ def test_nothing_of_a_file_is_run(name, tmp_path):
 
 @pytest.mark.usefixtures("extension")
 def test_these_files_do_run_code_where_pickle_is_trusted(tmp_path):
-    """Those of torch need its unpickler, those of identities a `persistent_load`."""
     marker, gone_off = tmp_path / "marker", set()
     for name, operations in bombs(marker).items():
         marker.unlink(missing_ok=True)
-        unpickler = Trusting(wrapped(operations))
-        try:
-            unpickler.load()
-        except Exception:  # after it went off, most are no checkpoint
-            logging.getLogger(__name__).debug("%s raised", name, exc_info=True)
-        for _ in range(100):  # a process that was started, and not waited for
-            if marker.exists() or not name.startswith("NEWOBJ"):
-                break
-            time.sleep(0.02)
+        with contextlib.suppress(Exception):  # what comes after it, a result that does not fit
+            Trusting(wrapped(operations)).load()
         gone_off |= {name} if marker.exists() else set()
-    assert set(bombs(marker)) - gone_off <= {"torch.load"}, set(bombs(marker)) - gone_off
+    assert gone_off == set(bombs(marker))
 
 
 class Trusting(pickle.Unpickler):
     def __init__(self, operations):
-        import io
-
         super().__init__(io.BytesIO(operations), encoding="latin1")
 
     def persistent_load(self, identity):

@@ -416,9 +416,7 @@ def test_a_file_is_known_by_its_content_and_not_by_its_name(tmp_path):
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_whole_module_is_refused(tmp_path, writer):
     path = WRITERS[writer](nn.Linear(2, 1), tmp_path / "net")
-    with pytest.raises(
-        ValueError, match=r"no state dict .*torch\.nn\.modules\.linear\.Linear"
-    ):
+    with pytest.raises(ValueError, match=r"no state dict .*torch\.nn\.modules\.linear\.Linear"):
         read_checkpoint(path)
 
 

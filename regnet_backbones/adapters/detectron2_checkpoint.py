@@ -39,7 +39,7 @@ from regnet_backbones.weights.loading import (
     fit,
     report_of,
 )
-from regnet_backbones.weights.matching import cast, compare, dtypes, is_counter
+from regnet_backbones.weights.matching import cast, compare, is_counter
 from regnet_backbones.weights.sources import URL_PREFIXES, Source, find_source, is_name
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) 
     matched = {name.removeprefix(outer or ""): state[name] for name in others} | named
     own = model.state_dict()
     loaded = {n: v for n, v in matched.items() if n in own and own[n].shape == v.shape}
-    checkpoint["model"] = matched | cast(loaded, dtypes(own))
+    checkpoint["model"] = matched | cast(loaded, own)
 
 
 def _fit_backbone(

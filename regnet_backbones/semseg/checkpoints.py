@@ -14,8 +14,8 @@ from regnet_backbones.semseg.checkpoint_io import read_lightning_checkpoint
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.weights.entries import as_tensors, reason
-from regnet_backbones.weights.matching import cast, compare, dtypes
+from regnet_backbones.weights.entries import reason
+from regnet_backbones.weights.matching import load_all
 
 # Hyperparameters by which a checkpoint of a segmenter is known.
 _MODEL = Segmenter.CHECKPOINT_HYPER_PARAMS_KEY
@@ -48,11 +48,7 @@ def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> S
     try:
         segmenter = Segmenter(**(arguments | {"encoder_weights": None}))
         segmenter.on_load_checkpoint(content)
-        own, given = segmenter.state_dict(), as_tensors(content["state_dict"], "its state dict")
-        problems = compare(given, own, [name for name in given if name not in own])
-        if problems:
-            raise ValueError(f"its weights do not match: {problems}")
-        segmenter.load_state_dict(cast(given, dtypes(own)), strict=False)
+        load_all(segmenter, content["state_dict"], "its state dict")
     # Arguments of any kind and value are in the file.
     except Exception as error:
         raise ValueError(

@@ -21,7 +21,7 @@ from regnet_backbones.weights.dialects import (
 from regnet_backbones.weights.entries import listing
 from regnet_backbones.weights.files import Checkpoint, read_checkpoint, write_checkpoint
 from regnet_backbones.weights.loading import CLASSIFIER_PARTS
-from regnet_backbones.weights.matching import cast, compare, dtypes, is_counter
+from regnet_backbones.weights.matching import cast, compare, is_counter
 from regnet_backbones.weights.sources import find_source, local_file
 
 # Where a network is inside a model, and whose names it has there.
@@ -149,8 +149,9 @@ def convert_file(
         target = _host(into, checkpoint, into_prefix)
     orders = (channel_order or CHANNEL_ORDERS[network.dialect], CHANNEL_ORDERS[target.dialect])
     names, dropped = _names(network, target.dialect, with_classifier=not target.prefix)
-    cast(network.state, {n: torch.int64 if is_counter(n) else torch.float32 for n in network.state})
-    cast(target.rest, dtypes(target.rest))
+    number, count = torch.empty(0), torch.empty(0, dtype=torch.int64)
+    cast(network.state, {n: count if is_counter(n) else number for n in network.state})
+    cast(target.rest, target.rest)
     renamed = rename(network, names, flips=orders[0] != orders[1])
     state = {**target.rest, **{target.prefix + name: value for name, value in renamed.items()}}
     if target.host is not None:

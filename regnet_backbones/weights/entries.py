@@ -25,7 +25,8 @@ def as_tensors(state: Mapping[str, object], where: str) -> dict[str, torch.Tenso
         where: what holds them, for messages.
 
     Raises:
-        ValueError: a value is neither, numpy's kind is unknown to torch, or a name is not text.
+        ValueError: a value is neither, or one that torch has no rectangular tensor of, or a name is
+            not text.
     """
     tensors, others = {}, []
     for name, value in state.items():
@@ -33,7 +34,7 @@ def as_tensors(state: Mapping[str, object], where: str) -> dict[str, torch.Tenso
             value = _from_numpy(value)
         if not isinstance(name, str):
             others.append(f"{shown(name)} (a name that is not text)")
-        elif not isinstance(value, torch.Tensor):
+        elif not isinstance(value, torch.Tensor) or value.is_nested:
             kind = getattr(value, "name", None) or getattr(value, "dtype", type(value).__name__)
             others.append(f"{shown(name)} ({shown(str(kind))})")
         elif name not in AVERAGED_MODEL_COUNTERS or value.ndim:

@@ -24,7 +24,7 @@ from regnet_backbones.weights.dialects import (
     to_timm_name,
 )
 from regnet_backbones.weights.files import read_checkpoint
-from regnet_backbones.weights.matching import cast, compare, describe, dtypes, is_counter
+from regnet_backbones.weights.matching import cast, compare, describe, is_counter
 from regnet_backbones.weights.sources import Source, find_source, local_file
 
 # Parts of a timm classifier that no feature map passes through.
@@ -248,7 +248,7 @@ def fit(
     if stem and fitted[stem].shape[1] == 3:
         expected[stem] = own[stem][:, :1].expand(-1, 3, -1, -1)
     _check_names(fitted, expected, unknown)
-    fitted = cast({n: v for n, v in fitted.items() if n in own}, dtypes(own))
+    fitted = cast({n: v for n, v in fitted.items() if n in own}, own)
     flips = stem is not None and order != image_order
     if flips:
         fitted[stem] = flip_channels(fitted[stem])
@@ -298,7 +298,7 @@ def _rest_of_model(network: Network, home: str, model: nn.Module) -> dict[str, t
             f"loaded; {problems}. To take only its backbone, load into the backbone: "
             f"load(model.{home.removesuffix('.')}, ...)"
         )
-    return cast(rest, dtypes(own))
+    return cast(rest, own)
 
 
 def _parts(names: tuple[str, ...]) -> list[str]:

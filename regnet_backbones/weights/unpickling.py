@@ -11,6 +11,7 @@ has, so that a small file costs little.
 """
 
 import codecs
+import errno
 import io
 import logging
 import math
@@ -106,12 +107,12 @@ def read_content(path: Path) -> object:
     try:
         content = _reader(head)(path)
         _check_size(_measure(content, {}, names)[0], size)
-    except OSError:
-        raise
     except _RefusedError as error:
         raise ValueError(f"{path} {error}; save the weights with {EXPORT_HINT}") from error
-    # Damage makes the readers raise nearly anything.
+    # Damage makes the readers raise nearly anything, and seek places that files do not have.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise ValueError(
             f"{path} is truncated or damaged ({size} bytes); download or copy it again"
         ) from error

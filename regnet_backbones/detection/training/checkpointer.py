@@ -19,7 +19,7 @@ from torch import nn
 from regnet_backbones.detection.completeness import SafeCheckpointer, check_complete
 from regnet_backbones.files import write_whole
 from regnet_backbones.weights.entries import listing
-from regnet_backbones.weights.matching import cast, dtypes
+from regnet_backbones.weights.matching import load_all
 
 # The weights that training goes on with, in files whose "model" is averaged.
 TRAINED_KEY = "trained_model"
@@ -93,7 +93,7 @@ class TrainingCheckpointer(SafeCheckpointer):
             self.average.set(self.model)
         trained = rest.pop(TRAINED_KEY, None)
         if trained is not None and checkpointables is None:
-            self.model.load_state_dict(cast(trained, dtypes(self.model.state_dict())))
+            load_all(self.model, trained, f"{TRAINED_KEY} of '{path}'")
         return rest
 
     def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
