@@ -5,9 +5,11 @@ import copyreg
 import io
 import logging
 import pickle
+import random
 import resource
 import time
 from pathlib import Path
+from pickletools import opcodes
 
 import numpy as np
 import pytest
@@ -42,6 +44,7 @@ class Trainer:
         assert isinstance(state, dict)
 
 
+COUNT = torch.tensor(1)
 FEATURES, OTHER = RegNetFeatures("regnetx_002"), nn.Linear(2, 1)
 READINGS = {
     "read_content": read_content,
@@ -272,3 +275,50 @@ def test_a_detector_reads_its_proposals_with_this_reader(tmp_path):
             with pytest.raises(ValueError, match="bad.pkl"):
                 build()
     assert not marker.exists()
+
+
+# Files of models without a RegNet
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("zoo.pkl", {"model": {"weight": np.ones((1, 2), "f4")}, "__author__": "x"}),
+        ("caffe2.pkl", {"blobs": {"weight": np.ones((1, 2), "f4"), "weight_momentum": np.ones(1)}}),
+        ("flat.pkl", {"weight": np.ones((1, 2), "f4"), "bias_momentum": np.ones(1)}),
+        ("a.pyth", {"model_state": {"weight": torch.ones(1, 2), "n.num_batches_tracked": COUNT}}),
+        ("a.pth", {"model": {"weight": torch.ones(1, 2)}, "iteration": 3}),
+        ("bare.pth", {"weight": torch.ones(1, 2), "bias": torch.ones(1)}),
+    ],
+)
+def test_files_of_other_models_mean_what_they_mean_to_detectron2(name, content, tmp_path):
+    path = tmp_path / name
+    if path.suffix == ".pkl":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path)
+    expected = DetectionCheckpointer(OTHER)._load_file(str(path))
+    found = WholeCheckpointer(OTHER)._load_file(str(path))
+    assert found.keys() == expected.keys()
+    assert found["model"].keys() == expected["model"].keys()
+    for weight, value in expected.pop("model").items():
+        assert torch.equal(found["model"][weight], torch.as_tensor(value))
+    found.pop("model")
+    assert found == expected
+
+
+def test_random_operations_end_in_one_line(tmp_path):
+    """Operations in any order, and any damage to them."""
+    drawn = random.Random(0)
+    parts = [
+        *bombs(tmp_path / "marker").values(),
+        *(opcode.code.encode("latin1") for opcode in opcodes),
+    ]
+    for number in range(600):
+        operations = wrapped(b"".join(drawn.choices(parts, k=drawn.randrange(1, 12))))
+        place = drawn.randrange(len(operations))
+        if number % 2:
+            operations = operations[:place] + drawn.randbytes(2) + operations[place + 1 :]
+        (tmp_path / "a").write_bytes(drawn.choice([*forms(operations).values()]))
+        read("read_content", tmp_path / "a")
+    assert not (tmp_path / "marker").exists()

@@ -555,6 +555,13 @@ def test_an_old_torch_file_cut_within_a_name_is_not_refused_for_the_name(tmp_pat
             read_checkpoint(path)
 
 
+def test_an_old_torch_file_cut_behind_the_first_byte_of_a_tensor_is_damaged(tmp_path):
+    path = save({"a": torch.ones(9)}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[: -9 * 4 + 1])
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        read_checkpoint(path)
+
+
 def test_an_absurd_length_is_damage(tmp_path):
     """Eight exbibytes of array data: Python runs out of memory at once."""
     data = b"\x80\x05\x96" + (2**63 - 100).to_bytes(8, "little") + b"...."

@@ -238,7 +238,10 @@ def _read_old_torch(path: Path) -> object:
             raise ValueError("the storages are not those of the content")
         for key in keys:
             file.seek(8, io.SEEK_CUR)  # the number of values
-            storages[key].copy_(_bytes(file.read(len(storages[key]))))  # of another size it raises
+            data = file.read(len(storages[key]))
+            if len(data) != len(storages[key]):
+                raise ValueError(f"{len(data)} bytes for {len(storages[key])}")
+            storages[key].copy_(_bytes(data))
     return content
 
 
