@@ -4,8 +4,6 @@ import argparse
 import os
 import pickle
 import sys
-import threading
-import time
 import zipfile
 from collections import OrderedDict
 
@@ -416,54 +414,34 @@ def test_a_file_is_known_by_its_content_and_not_by_its_name(tmp_path):
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-@pytest.mark.parametrize("function", ["system", "open"])
-def test_nothing_in_a_file_is_run(tmp_path, writer, function):
-    marker = tmp_path / "marker"
-    bomb = {
-        "system": Call(os.system, (f"touch {marker}",)),
-        "open": Call(open, (str(marker), "w")),
-    }[function]
-    content = {"model": {"weight": np.ones(1)}, "extra": bomb}
-    path = WRITERS[writer](content, tmp_path / "net")
-    asked = {"system": "(posix|nt).system", "open": r"(\w+\.)?open"}[function]
-    with pytest.raises(ValueError, match=rf"{path} asks for {asked}; refused.*export plain"):
-        read_checkpoint(path)
-    assert not marker.exists()
-
-
-def test_the_bomb_of_these_tests_goes_off_where_pickle_is_trusted(tmp_path):
-    marker = tmp_path / "marker"
-    pickle.loads(pickle.dumps(Call(os.system, (f"touch {marker}",))))
-    assert marker.exists()
-
-
-@pytest.mark.parametrize("writer", WRITERS)
 def test_a_whole_module_is_refused(tmp_path, writer):
     path = WRITERS[writer](nn.Linear(2, 1), tmp_path / "net")
-    with pytest.raises(ValueError, match=r"asks for torch\.nn\.modules\.linear\.Linear; refused"):
+    with pytest.raises(ValueError, match=r"no state dict .*torch\.nn\.modules\.linear\.Linear"):
         read_checkpoint(path)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_is_refused(tmp_path):
     torch.jit.script(nn.Linear(2, 1)).save(str(tmp_path / "net.pt"))
-    with pytest.raises(ValueError, match=r"net.pt is a TorchScript archive; refused"):
+    with pytest.raises(ValueError, match=r"net.pt is a TorchScript archive"):
         read_checkpoint(tmp_path / "net.pt")
 
 
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("array", [np.array([{}, None]), np.zeros(2, "f4,i4")], ids=["O", "V"])
 def test_arrays_of_objects_and_records_are_refused(tmp_path, writer, array):
-    path = WRITERS[writer]({"model": {"weight": array}}, tmp_path / "net")
-    with pytest.raises(ValueError, match=r"holds an array of Python objects.*refused"):
+    content = {"model": {"bias": np.ones(1), "weight": array}}
+    path = WRITERS[writer](content, tmp_path / "net")
+    with pytest.raises(ValueError, match=r"not tensors: weight \(numpy.*_reconstruct\)"):
         read_checkpoint(path)
 
 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_the_class_of_arrays_is_not_called(tmp_path, writer):
     """It would hand out memory that nobody wrote to."""
-    path = WRITERS[writer]({"weight": Call(np.ndarray, ((2,),))}, tmp_path / "net")
-    with pytest.raises(ValueError, match=r"calls numpy.ndarray; refused"):
+    content = {"bias": np.ones(1), "weight": Call(np.ndarray, ((2,),))}
+    path = WRITERS[writer](content, tmp_path / "net")
+    with pytest.raises(ValueError, match=r"not tensors: weight \(numpy.ndarray\)"):
         read_checkpoint(path)
 
 
@@ -523,7 +501,7 @@ def test_only_latin1_is_encoded(tmp_path, encoding):
     import codecs
 
     path = dump({"a": np.ones(1), "b": Call(codecs.encode, ("x", encoding))}, tmp_path / "net.pkl")
-    with pytest.raises(ValueError, match=rf"calls _codecs.encode for '{encoding}'; refused"):
+    with pytest.raises(ValueError, match=r"not tensors: b \(_codecs.encode\)"):
         read_checkpoint(path)
 
 
@@ -533,47 +511,7 @@ def test_the_options_of_a_training_script_may_lie_beside_the_weights(tmp_path):
     path = save({"state_dict": small_state(), "args": options}, tmp_path / "model_best.pth.tar")
     checkpoint = read_checkpoint(path)
     assert checkpoint.nesting == "state_dict"
-    assert checkpoint.extras == {"args": options}
-
-
-def test_what_is_registered_elsewhere_is_neither_admitted_nor_lost(tmp_path):
-    from types import SimpleNamespace as Namespace
-
-    path = save({"model": {"a": torch.ones(1)}, "args": Namespace()}, tmp_path / "net.pth")
-    numpy_scalar = save({"a": torch.ones(1), "b": np.float64(1)}, tmp_path / "b.pth")
-    good = save({"model": small_state(), "b": np.float64(1)}, tmp_path / "good.pth")
-    registered = [Namespace, np.dtype, type(np.dtype("f8")), np.float64(1).__reduce__()[0]]
-    before = set(torch.serialization.get_safe_globals())
-    with torch.serialization.safe_globals(registered):
-        torch.load(path, weights_only=True)
-        with pytest.raises(ValueError, match="asks for types.SimpleNamespace; refused"):
-            read_checkpoint(path)
-        with pytest.raises(ValueError, match=r"b \(float64\)"):
-            read_checkpoint(numpy_scalar)
-        assert read_checkpoint(good).extras == {"b": 1.0}
-        assert set(torch.serialization.get_safe_globals()) == before | set(registered)
-
-
-def test_threads_take_turns_at_the_list_of_what_is_registered(tmp_path, monkeypatch):
-    path = save(small_state(), tmp_path / "net.pth")
-    real_load, inside, most = torch.load, [], []
-
-    def load(*args, **options):
-        inside.append(None)
-        most.append(len(inside))
-        time.sleep(0.05)  # so that the others come in, if they can
-        inside.pop()
-        return real_load(*args, **options)
-
-    before = set(torch.serialization.get_safe_globals())
-    monkeypatch.setattr(torch, "load", load)
-    threads = [threading.Thread(target=read_checkpoint, args=(path,)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1, 1, 1, 1]
-    assert set(torch.serialization.get_safe_globals()) == before
+    assert checkpoint.extras["args"].name == "argparse.Namespace"
 
 
 # What is no weights file
@@ -617,6 +555,13 @@ def test_an_old_torch_file_cut_within_a_name_is_not_refused_for_the_name(tmp_pat
             read_checkpoint(path)
 
 
+def test_an_old_torch_file_cut_behind_the_first_byte_of_a_tensor_is_damaged(tmp_path):
+    path = save({"a": torch.ones(9)}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[: -9 * 4 + 1])
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        read_checkpoint(path)
+
+
 def test_an_absurd_length_is_damage(tmp_path):
     """Eight exbibytes of array data: Python runs out of memory at once."""
     data = b"\x80\x05\x96" + (2**63 - 100).to_bytes(8, "little") + b"...."
@@ -626,12 +571,11 @@ def test_an_absurd_length_is_damage(tmp_path):
 
 
 @pytest.mark.parametrize("put", [b"r\x00\x00\x00\x08", b"p134217728\n"])
-def test_an_absurd_memo_index_is_damage_and_takes_no_memory(tmp_path, put):
+def test_an_absurd_memo_index_takes_no_memory(tmp_path, put):
     """Python's unpickler would make room for all the entries below it, 2 GiB here."""
     data = pickle.dumps({"weight": np.ones(1)}, protocol=2)
     (tmp_path / "net.pkl").write_bytes(data[:-1] + put + b".")
-    with pytest.raises(ValueError, match="truncated or damaged"):
-        read_checkpoint(tmp_path / "net.pkl")
+    assert read_checkpoint(tmp_path / "net.pkl").state["weight"].tolist() == [1]
 
 
 def test_strings_of_python_2_in_protocol_0_are_read(tmp_path):
@@ -706,14 +650,12 @@ def test_another_zip_archive_is_called_so(tmp_path):
         read_checkpoint(tmp_path / "net.zip")
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("protocol", [3, 4, 5])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_another_pickle_protocol_is_no_damage(tmp_path, zipped):
-    """torch.load(weights_only=True) knows the operations of protocol 2 alone."""
+def test_every_pickle_protocol_of_torch_is_read(tmp_path, zipped, protocol):
     path = tmp_path / "net.pth"
-    save(small_state(), path, pickle_protocol=4, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"uses pickle operations .*; save the weights with"):
-        read_checkpoint(path)
+    save(small_state(), path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    assert_same(read_checkpoint(path).state, small_state())
 
 
 @pytest.mark.parametrize(
@@ -726,31 +668,35 @@ def test_another_pickle_protocol_is_no_damage(tmp_path, zipped):
         (torch.ones(1), r"holds no state dict \(names to tensors\), but a Tensor; save"),
         ({}, "holds a state dict without tensors; save"),
         ({"model": {}, "epoch": 3}, "holds a state dict without tensors; save"),
-        ({"a": torch.ones(1), "b": 1.5, "c": "x"}, r"no tensors: b \(float\), c \(str\); save"),
-        ({"a": torch.ones(1), "b": np.array(["x"])}, r"no tensors: b \(<U1\); save"),
-        ({1: torch.ones(1)}, r"no tensors: 1 \(a name that is no text\); save"),
+        ({"a": torch.ones(1), "b": 1.5, "c": "x"}, r"not tensors: b \(float\), c \(str\); save"),
+        ({"a": torch.ones(1), "b": np.array(["x"])}, r"not tensors: b \(<U1\); save"),
+        ({1: torch.ones(1)}, r"not tensors: 1 \(a name that is not text\); save"),
     ],
 )
 @pytest.mark.parametrize("writer", ["zip", "old_torch"])
 def test_files_without_a_state_dict(tmp_path, writer, content, message):
     path = WRITERS[writer](content, tmp_path / "net")
-    with pytest.raises(ValueError, match=f"{path} holds.*{message.removeprefix('holds ')}"):
+    with pytest.raises(ValueError, match=f"{path} h(olds|as).*{message.removeprefix('holds ')}"):
         read_checkpoint(path)
 
 
 def test_a_list_that_holds_itself_is_no_endless_loop(tmp_path):
     endless = []
     endless.append(endless)
-    with pytest.raises(ValueError, match="truncated or damaged"):
+    with pytest.raises(ValueError, match="refers to itself"):
         read_checkpoint(dump({"model": endless}, tmp_path / "net.pkl"))
 
 
-def test_shared_containers_are_visited_once(tmp_path):
+def test_containers_may_be_shared_but_not_without_end(tmp_path):
     nested = []
-    for _ in range(60):
+    for _ in range(10):
         nested = [nested, nested]
-    path = dump({"model": {"a": np.ones(1)}, "nested": nested}, tmp_path / "net.pkl")
-    assert list(read_checkpoint(path).extras) == ["nested"]
+    content = {"model": {"a": np.ones(1)}, "nested": nested}
+    assert read_checkpoint(dump(content, tmp_path / "net.pkl")).extras == {"nested": nested}
+    for _ in range(50):
+        nested = [nested, nested]
+    with pytest.raises(ValueError, match="same values again and again"):
+        read_checkpoint(dump({**content, "nested": nested}, tmp_path / "net.pkl"))
 
 
 # Writing

@@ -24,6 +24,7 @@ from regnet_backbones.adapters.detectron2_input import (
 )
 from regnet_backbones.adapters.detectron2_weights import url_error
 from regnet_backbones.weights.dialects import CHANNEL_ORDERS, find_networks, to_timm_name
+from regnet_backbones.weights.entries import as_tensors
 from regnet_backbones.weights.files import read_checkpoint
 from regnet_backbones.weights.loading import (
     Fitted,
@@ -32,7 +33,7 @@ from regnet_backbones.weights.loading import (
     fit,
     report_of,
 )
-from regnet_backbones.weights.matching import check_finite, compare, is_counter
+from regnet_backbones.weights.matching import cast, compare, is_counter
 from regnet_backbones.weights.nesting import Network, SeveralNetworksError, locate
 from regnet_backbones.weights.sources import URL_PREFIXES, Source, find_source, is_name
 
@@ -70,9 +71,9 @@ def load_every_dialect(module: ModuleType) -> None:
     @functools.wraps(stock_load_model)
     def _load_model(self, checkpoint):
         if extractors(self.model):
-            # Checkpointers of other projects have a reading of their own.
-            self._convert_ndarray_to_tensor(checkpoint["model"])
             path = getattr(self, "regnet_source", None) or "a state dict"
+            # Checkpointers of other projects have a reading of their own.
+            checkpoint["model"] = as_tensors(checkpoint["model"], path)
             _take_backbones(checkpoint, path, self.model)
         return stock_load_model(self, checkpoint)
 
@@ -132,8 +133,8 @@ def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) 
         named |= _stages_of_heads(networks[0], path, model)
     matched = {name.removeprefix(outer or ""): state[name] for name in others} | named
     own = model.state_dict()
-    check_finite({n: v for n, v in matched.items() if n in own and own[n].shape == v.shape})
-    checkpoint["model"] = matched
+    loaded = {n: v for n, v in matched.items() if n in own and own[n].shape == v.shape}
+    checkpoint["model"] = matched | cast(loaded, own)
 
 
 def _fit_backbone(

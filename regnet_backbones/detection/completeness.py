@@ -1,17 +1,48 @@
-"""Whether a checkpoint has every weight of a model; detectron2 only logs what it lacks."""
+"""Detectron2's checkpointer for the tools: it reads safely, and all weights or an error.
 
-from collections.abc import Sequence
+Detectron2 itself unpickles a `.pkl` as it is, and only logs what a checkpoint lacks.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleKeys
 from torch import nn
 
+from regnet_backbones.weights.entries import as_tensors
+from regnet_backbones.weights.loading import extractors
+from regnet_backbones.weights.unpickling import read_content
+
 # How many names of weights an error lists.
 LISTED = 5
 
 
-class WholeCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, for which weights that it would leave random are an error."""
+class SafeCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, which runs nothing of a file, whatever the model is."""
+
+    def _load_file(self, filename: str) -> dict[str, object]:
+        if extractors(self.model):
+            return super()._load_file(filename)  # by `adapters.detectron2_checkpoint`
+        content = read_content(Path(filename))
+        content = content if isinstance(content, Mapping) else {"model": content}
+        author, state, kind = None, content.get("model", content), Path(filename).suffix
+        if kind == ".pyth":
+            author, state = "pycls", content.get("model_state")
+        elif kind == ".pkl" and not {"model", "__author__"} <= content.keys():
+            author, state = "Caffe2", content.get("blobs", content)
+        if not isinstance(state, Mapping):
+            raise ValueError(f"{filename} holds no state dict (names to tensors)")
+        state = as_tensors(state, filename)
+        if author is None:
+            return {**(content if "model" in content else {}), "model": state}
+        useless = ("num_batches_tracked", "_momentum")
+        state = {name: value for name, value in state.items() if not name.endswith(useless)}
+        return {"model": state, "__author__": author, "matching_heuristics": True}
+
+
+class WholeCheckpointer(SafeCheckpointer):
+    """A checkpointer for which weights that detectron2 would leave random are an error."""
 
     def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
         super()._log_incompatible_keys(incompatible)

@@ -27,12 +27,11 @@ from regnet_backbones.report.recorded import no_metrics, recorded_results
 from regnet_backbones.report.runs import Run, folder_of_repetition
 from regnet_backbones.report.segmentation_scores import Scored, score_segmenter
 from regnet_backbones.semseg import metrics
-from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
+from regnet_backbones.semseg.checkpoints import load_data, load_segmenter, read_segmenter_checkpoint
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.evaluation import Evaluation
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.run import LAST
-from regnet_backbones.weights.unpickling import read_content
 
 LOSS, LEARNING_RATE = "train/loss", "train/lr"
 
@@ -200,7 +199,7 @@ def _step_of(run: Run, events: Mapping[str, list[logs.Event]]) -> int:
     """Return the step that Lightning logged the validation of the checkpoint with."""
     if run.trained is None:
         return events[metrics.MIOU][-1].step
-    return read_content(run.trained.checkpoint)["global_step"] - 1
+    return read_segmenter_checkpoint(run.trained.checkpoint)["global_step"] - 1
 
 
 def _scored(
@@ -225,7 +224,7 @@ def _scored(
 def _unfinished(run: Run, config: Settings, events: Mapping[str, list[logs.Event]]) -> list[str]:
     """Say what a run lacks that was stopped before its end."""
     last = run.trained and run.trained.checkpoint.with_name(LAST)
-    state = read_content(last) if last and last.is_file() else {}
+    state = read_segmenter_checkpoint(last) if last and last.is_file() else {}
     steps, epochs = state.get("global_step", 0), state.get("epoch", -1) + 1
     trainer = config.get("trainer", {})
     bounds = [

@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from regnet_backbones.semseg.checkpoint_io import read_lightning_checkpoint
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.weights.unpickling import read_content
+from regnet_backbones.weights.entries import reason
+from regnet_backbones.weights.matching import load_all
 
 # Hyperparameters by which a checkpoint of a segmenter is known.
+_MODEL = Segmenter.CHECKPOINT_HYPER_PARAMS_KEY
+_DATA = SegmentationData.CHECKPOINT_HYPER_PARAMS_KEY
 KNOWN_BY = {"num_classes", "decoder", "encoder"}
 WANTED = "give one that tools/train_semseg.py wrote, such as <output>/checkpoints/best.ckpt"
 
@@ -37,15 +42,18 @@ def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> S
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read, or is no checkpoint of a segmenter.
     """
-    _read(checkpoint)
+    content = read_segmenter_checkpoint(checkpoint)
+    known = inspect.signature(Segmenter).parameters
+    arguments = {n: v for n, v in content[_MODEL].items() if n in known}
     try:
-        segmenter = Segmenter.load_from_checkpoint(
-            checkpoint, map_location="cpu", weights_only=True, encoder_weights=None
-        )
-    except (ArgumentError, KeyError, RuntimeError, ValueError) as error:
+        segmenter = Segmenter(**(arguments | {"encoder_weights": None}))
+        segmenter.on_load_checkpoint(content)
+        load_all(segmenter, content["state_dict"], "its state dict")
+    # Arguments of any kind and value are in the file.
+    except Exception as error:
         raise ValueError(
-            f"checkpoint '{checkpoint}' was written by another version, or for an encoder or "
-            f"decoder that is not installed here: {error}"
+            f"checkpoint '{checkpoint}' is damaged, was written by another version, or for an "
+            f"encoder or decoder that is not installed here: {reason(error)}"
         ) from error
     if inference is not None:
         own = segmenter.hparams["short_side"]
@@ -70,8 +78,8 @@ def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -
         FileNotFoundError: there is no such file, or its dataset is not where it was.
         ValueError: it holds no data, or an override is unknown or has a wrong value.
     """
-    saved = _read(checkpoint).get(SegmentationData.CHECKPOINT_HYPER_PARAMS_KEY)
-    if saved is None:
+    saved = read_segmenter_checkpoint(checkpoint).get(_DATA)
+    if not isinstance(saved, dict):
         raise ValueError(
             f"checkpoint '{checkpoint}' does not say what data it was trained on, because these "
             f"were no SegmentationData; {WANTED}"
@@ -89,7 +97,9 @@ def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -
     try:
         arguments = parser.parse_object(values)
     except ArgumentError as error:
-        raise ValueError(f"data of checkpoint '{checkpoint}' cannot be so: {error}") from error
+        raise ValueError(
+            f"invalid data arguments in checkpoint '{checkpoint}': {reason(error)}"
+        ) from error
     return SegmentationData(**arguments.as_dict())
 
 
@@ -99,19 +109,31 @@ def crop_size_of(checkpoint: Path) -> int | None:
     Raises:
         FileNotFoundError, ValueError: see `load_segmenter`.
     """
-    saved = _read(checkpoint).get(SegmentationData.CHECKPOINT_HYPER_PARAMS_KEY)
-    return None if saved is None else saved["crop_size"]
+    saved = read_segmenter_checkpoint(checkpoint).get(_DATA)
+    size = saved.get("crop_size") if isinstance(saved, dict) else None
+    return size if isinstance(size, int) else None
 
 
-def _read(checkpoint: Path) -> dict[str, object]:
-    """Read a checkpoint of a segmenter, checked."""
+def read_segmenter_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """Read a checkpoint of a segmenter.
+
+    Returns:
+        What Lightning saved: the state dict, the arguments of model and data, "global_step", ...
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or is not a checkpoint of a segmenter.
+    """
     if not checkpoint.exists():
         raise FileNotFoundError(f"no checkpoint '{checkpoint}'; {WANTED}")
-    content = read_content(checkpoint)
-    content = content if isinstance(content, dict) else {}
-    arguments = content.get(Segmenter.CHECKPOINT_HYPER_PARAMS_KEY)
-    if not isinstance(arguments, dict) or not arguments.keys() >= KNOWN_BY:
-        raise ValueError(f"'{checkpoint}' is no checkpoint of a Segmenter; {WANTED}")
+    try:
+        content = read_lightning_checkpoint(checkpoint)
+    except ValueError as error:
+        raise ValueError(f"{error}; {WANTED}") from error
+    arguments, counts = content.get(_MODEL), [content.get(key) for key in ("global_step", "epoch")]
+    known = isinstance(arguments, dict) and arguments.keys() >= KNOWN_BY
+    if not known or not all(isinstance(count, int) for count in counts):
+        raise ValueError(f"'{checkpoint}' is not a checkpoint of a Segmenter; {WANTED}")
     return content
 
 

@@ -3,8 +3,9 @@
 import logging
 from pathlib import Path
 
+from regnet_backbones.semseg.checkpoints import read_segmenter_checkpoint
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.weights.unpickling import read_content
+from regnet_backbones.weights.entries import listing, shown
 
 logger = logging.getLogger(__name__)
 
@@ -30,16 +31,17 @@ def check_continuation(checkpoint: Path, segmenter: Segmenter, *, max_steps: int
         ValueError: the checkpoint cannot be read, is of another network or optimizer, or has more
             steps than the run shall have.
     """
-    content = read_content(checkpoint)
-    saved = content.get(Segmenter.CHECKPOINT_HYPER_PARAMS_KEY) or {}
+    content = read_segmenter_checkpoint(checkpoint)
+    saved = content[Segmenter.CHECKPOINT_HYPER_PARAMS_KEY]
     now = segmenter.hparams
     for name in SAME:
         if name in saved and _plain(saved[name]) != _plain(now[name]):
             raise ValueError(
                 f"--resume cannot go on from '{checkpoint}': {OPTIONS.get(name, f'--model.{name}')}"
-                f" was {saved[name]} and is {now[name]}; give what it was, or another --output"
+                f" was {shown(saved[name])} and is {shown(now[name])}; give what it was, or "
+                "another --output"
             )
-    steps = content.get("global_step", 0)
+    steps = content["global_step"]
     if 0 <= max_steps < steps:
         raise ValueError(
             f"'{checkpoint}' has {steps} steps, more than --trainer.max_steps {max_steps}; give "
@@ -50,13 +52,13 @@ def check_continuation(checkpoint: Path, segmenter: Segmenter, *, max_steps: int
             logger.warning(
                 "--model.%s %s has no effect: a resumed run goes on with %s, as its optimizer was "
                 "saved; start anew in another --output to change it",
-                *(name, now[name], saved[name]),
+                *(name, now[name], shown(saved[name])),
             )
     names = saved.get("class_names")
-    if names and tuple(names) != tuple(now["class_names"] or ()):
+    if isinstance(names, list | tuple) and tuple(names) != tuple(now["class_names"] or ()):
         logger.warning(
             "the classes were %s and are %s; labels learnt so far mean the former",
-            *(", ".join(names), ", ".join(now["class_names"] or ())),
+            *(listing(list(names)), listing(list(now["class_names"] or ()))),
         )
 
 

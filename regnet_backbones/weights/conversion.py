@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from regnet_backbones.weights.dialects import (
@@ -15,12 +16,12 @@ from regnet_backbones.weights.dialects import (
     flip_channels,
     from_timm_names,
     is_head,
-    listing,
     to_timm_name,
 )
+from regnet_backbones.weights.entries import listing
 from regnet_backbones.weights.files import read_checkpoint, write_checkpoint
 from regnet_backbones.weights.loading import CLASSIFIER_PARTS
-from regnet_backbones.weights.matching import compare, is_counter
+from regnet_backbones.weights.matching import cast, compare, is_counter
 from regnet_backbones.weights.nesting import Network, locate
 from regnet_backbones.weights.sources import find_source, local_file
 
@@ -95,7 +96,7 @@ class Conversion:
 
 
 def convert(
-    state_dict: Mapping[str, torch.Tensor],
+    state_dict: Mapping[str, torch.Tensor | np.ndarray],
     source: str,
     target: str,
     *,
@@ -110,7 +111,7 @@ def convert(
     supervised training, which are left out, and the group names of sharded trunks.
 
     Args:
-        state_dict: names to tensors, or a checkpoint that holds such a state dict.
+        state_dict: names to tensors or numpy arrays, or a checkpoint that holds such a state dict.
         source: the dialect it is in, one of `DIALECTS` ("detectron2" is "pycls").
         target: the dialect that is wanted.
         channel_order: of the images that the weights saw, where it is not the source dialect's own
@@ -213,6 +214,9 @@ def convert_file(
         )
     orders = (channel_order or CHANNEL_ORDERS[network.dialect], CHANNEL_ORDERS[target.dialect])
     names, dropped = _names(network, target)
+    number, count = torch.empty(0), torch.empty(0, dtype=torch.int64)
+    cast(network.state, {n: count if is_counter(n) else number for n in network.state})
+    cast(target.rest, target.rest)
     renamed = _rename(network, names, flips=orders[0] != orders[1])
     state = {**target.rest, **{target.prefix + name: value for name, value in renamed.items()}}
     if target.host is not None:

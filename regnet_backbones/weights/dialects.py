@@ -26,9 +26,6 @@ import torch
 
 ChannelOrder = Literal["RGB", "BGR"]
 
-# How many names of each kind an error lists, and how much of each.
-LISTED_NAMES, LISTED_LETTERS = 8, 120
-
 
 class Names(NamedTuple):
     """What each dialect calls one part; None where it has no such part."""
@@ -314,16 +311,6 @@ def flip_channels(weight: torch.Tensor) -> torch.Tensor:
             "the order of the target"
         )
     return weight.flip(1)
-
-
-def listing(names: list[str]) -> str:
-    """Name the first few of a list, long ones cut, and count the others."""
-    first = (
-        name if len(name) <= LISTED_LETTERS else f"{name[:LISTED_LETTERS]}..."
-        for name in names[:LISTED_NAMES]
-    )
-    more = f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
-    return ", ".join(first) + more
 
 
 def _part(part: str, dialect: str) -> str | None:

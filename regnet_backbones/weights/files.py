@@ -5,20 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 
 from regnet_backbones.files import write_whole
-from regnet_backbones.weights.dialects import listing
-from regnet_backbones.weights.nesting import is_array, nest, unwrap
-from regnet_backbones.weights.unpickling import EXPORT_HINT, read_content
+from regnet_backbones.weights.entries import as_tensors, listing
+from regnet_backbones.weights.nesting import nest, unwrap
+from regnet_backbones.weights.unpickling import EXPORT_HINT, StandIn, read_content
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".torch", ".pyth")
 SUFFIXES = (".safetensors", ".pkl", *TORCH_SUFFIXES)
-
-# torch.optim.swa_utils.AveragedModel counts its updates in the state dict, alone or in DDP.
-AVERAGED_MODEL_COUNTERS = ("n_averaged", "module.n_averaged")
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,8 @@ def read_checkpoint(path: str | Path, *, prefix: str | None = None) -> Checkpoin
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, is something else, would run code, or holds no state dict,
-            or several of which `prefix` does not choose one.
+        ValueError: the file is damaged, is something else, or holds no state dict, or several of
+            which `prefix` does not choose one.
     """
     path = Path(path)
     content = read_content(path)
@@ -72,7 +68,7 @@ def read_checkpoint(path: str | Path, *, prefix: str | None = None) -> Checkpoin
         raise ValueError(f"{path} {_say_what_is_there(content)}; save one with {EXPORT_HINT}")
     used = found.keys[:1] or (("trunk", "heads") if found.nesting else content)
     return Checkpoint(
-        state=_tensors(path, found.entries),
+        state=as_tensors(found.entries, str(path)),
         nesting=found.nesting,
         extras={key: value for key, value in content.items() if key not in used},
     )
@@ -129,33 +125,12 @@ def write_checkpoint(
 def _say_what_is_there(content: object) -> str:
     """Say what a file holds that has no state dict."""
     if not isinstance(content, Mapping):
-        return f"holds no state dict (names to tensors), but a {type(content).__name__}"
+        kind = content if isinstance(content, StandIn) else type(content).__name__
+        return f"holds no state dict (names to tensors), but a {kind}"
     if not content or any(isinstance(v, Mapping) and not v for v in content.values()):
         return "holds a state dict without tensors"
-    keys = listing([str(key) for key in content])
+    keys = listing(list(content))
     return f"holds no state dict (names to tensors); its top-level keys are {keys}"
-
-
-def _tensors(path: Path, state: Mapping) -> dict[str, torch.Tensor]:
-    """Return the state dict as tensors, without what a wrapper counts in it."""
-    tensors, others = {}, []
-    for name, value in state.items():
-        if name in AVERAGED_MODEL_COUNTERS and is_array(value) and value.ndim == 0:
-            continue
-        try:
-            if isinstance(value, np.ndarray):
-                value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
-            tensors[name] = value.detach()
-        except (AttributeError, TypeError):
-            others.append(f"{name} ({getattr(value, 'dtype', type(value).__name__)})")
-        if not isinstance(name, str):
-            others.append(f"{name!r} (a name that is no text)")
-    if others:
-        raise ValueError(
-            f"{path} holds a state dict with entries that are no tensors: {listing(others)}; "
-            f"save tensors alone, with {EXPORT_HINT}"
-        )
-    return tensors
 
 
 def _check_nesting(path: Path, suffix: str, nesting: str | None) -> None:

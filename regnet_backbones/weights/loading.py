@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from timm.models import adapt_input_conv
 from torch import nn
@@ -17,11 +18,11 @@ from regnet_backbones.weights.dialects import (
     ChannelOrder,
     flip_channels,
     is_head,
-    listing,
     to_timm_name,
 )
+from regnet_backbones.weights.entries import listing
 from regnet_backbones.weights.files import read_checkpoint
-from regnet_backbones.weights.matching import check_finite, compare, describe, is_counter
+from regnet_backbones.weights.matching import cast, compare, describe, is_counter
 from regnet_backbones.weights.nesting import Network, locate
 from regnet_backbones.weights.sources import Source, find_source, local_file
 
@@ -89,7 +90,7 @@ class Fitted:
 
 def load(
     model: nn.Module,
-    source: str | Path | Mapping[str, torch.Tensor],
+    source: str | Path | Mapping[str, torch.Tensor | np.ndarray],
     *,
     channel_order: ChannelOrder | None = None,
     prefix: str | None = None,
@@ -103,7 +104,7 @@ def load(
     Args:
         model: changed in place (not at all when this raises).
         source: a name ("timm://regnety_032.ra_in1k", "torchvision://regnet_y_3_2gf.IMAGENET1K_V2",
-            "pycls://RegNetY-3.2GF"), a URL, a path, or a state dict.
+            "pycls://RegNetY-3.2GF"), a URL, a path, or a state dict of tensors or numpy arrays.
         channel_order: of the images that the weights saw; None for that of the dialect (BGR for
             pycls and detectron2's own RegNet, RGB for all others). A model for BGR images needs it.
         prefix: which RegNet of the file to take where it holds several: the keys of its state dict,
@@ -143,7 +144,6 @@ def load(
     )
     loaded = {home + name: value for name, value in fitted.state.items()}
     rest = _rest_of_model(fitted.network, home, model)
-    check_finite(rest)
     loaded |= rest
     model.load_state_dict(loaded, strict=False)
     report = report_of(known, fitted, tuple(loaded), keeps_rest=bool(rest))
@@ -169,11 +169,11 @@ def report_of(
 
 
 def read_source(
-    source: str | Path | Mapping[str, torch.Tensor],
+    source: str | Path | Mapping[str, torch.Tensor | np.ndarray],
     extractor: nn.Module,
     *,
     prefix: str | None = None,
-) -> tuple[Source, Mapping[str, torch.Tensor]]:
+) -> tuple[Source, Mapping[str, torch.Tensor | np.ndarray]]:
     """Return what is known of a source, and its state dict; `extractor` must be of its network."""
     if isinstance(source, Mapping):
         return Source("a state dict", file=Path()), source
@@ -208,7 +208,7 @@ def extractors(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def fit(
-    state_dict: Mapping[str, torch.Tensor],
+    state_dict: Mapping[str, torch.Tensor | np.ndarray],
     extractor: nn.Module,
     *,
     channel_order: ChannelOrder | None = None,
@@ -247,18 +247,22 @@ def fit(
         else:
             fitted[ours] = value
     stem = next((n for n in STEMS if n in fitted and n in own and fitted[n].ndim == 4), None)
+    expected = dict(own)
+    if stem and fitted[stem].shape[1] == 3:
+        expected[stem] = own[stem][:, :1].expand(-1, 3, -1, -1)
+    _check_names(fitted, expected, unknown)
+    fitted = cast({n: v for n, v in fitted.items() if n in own}, own)
     flips = stem is not None and order != image_order
     if flips:
         fitted[stem] = flip_channels(fitted[stem])
-    if stem and fitted[stem].shape[1] == 3:
+    if stem and fitted[stem].shape != own[stem].shape:
         fitted[stem] = adapt_input_conv(own[stem].shape[1], fitted[stem])
-    _check_fit(fitted, own, unknown)
     # A frozen norm has no batch counter, a norm that is not frozen misses it in older files.
     state = {name: fitted.get(name, value) for name, value in own.items()}
     return Fitted(network, state, tuple(dropped), order, flips)
 
 
-def _check_fit(
+def _check_names(
     fitted: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], unknown: list[str]
 ) -> None:
     """Raise ValueError unless every entry of a network has its value, and every value its entry."""
@@ -272,7 +276,6 @@ def _check_fit(
         raise ValueError(
             f"the weights do not match the network, nothing was loaded; {problems}.{networks}"
         )
-    check_finite(fitted)
 
 
 def _rest_of_model(network: Network, home: str, model: nn.Module) -> dict[str, torch.Tensor]:
@@ -298,7 +301,7 @@ def _rest_of_model(network: Network, home: str, model: nn.Module) -> dict[str, t
             f"loaded; {problems}. To take only its backbone, load into the backbone: "
             f"load(model.{home.removesuffix('.')}, ...)"
         )
-    return rest
+    return cast(rest, own)
 
 
 def _parts(names: tuple[str, ...]) -> list[str]:

@@ -1,12 +1,14 @@
-"""Whether weights are those of a network: what is missing, unknown, ill-shaped or not finite."""
+"""Whether weights are those of a network: what is missing, unknown, ill-shaped or unusable."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from regnet_backbones import zoo
 from regnet_backbones.design import RegNetDesign
-from regnet_backbones.weights.dialects import listing
+from regnet_backbones.weights.entries import as_tensors, listing
 
 
 def compare(
@@ -28,14 +30,49 @@ def is_counter(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
-def check_finite(state: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError where weights that are about to be loaded are NaN or infinite."""
-    broken = [name for name, value in state.items() if not _is_finite(value)]
+def cast(
+    given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return weights as a model gets them.
+
+    Args:
+        given: weights by name, in the shapes of the model.
+        own: entries of the model with these names.
+
+    Raises:
+        ValueError: weights are sparse, quantized or without data, are whole numbers, truth values
+            or complex where the model has others, are NaN or infinite once they are converted, or
+            are negative variances.
+    """
+    broken: defaultdict[str, list[str]] = defaultdict(list)
+    for name, value in given.items():
+        problem = _why_not(name, value, own[name])
+        if problem:
+            broken[problem].append(name)
     if broken:
-        raise ValueError(
-            f"the weights hold NaN or infinite values, nothing was loaded; in {len(broken)}: "
-            f"{listing(broken)}. The training that wrote them diverged: take an earlier checkpoint"
-        )
+        listed = (f"{problem} in {len(n)}: {listing(n)}" for problem, n in broken.items())
+        raise ValueError(f"the weights hold {'; '.join(listed)}. Nothing was loaded")
+    return {name: value.to(own[name].dtype) for name, value in given.items()}
+
+
+def load_all(model: nn.Module, state: object, where: str) -> None:
+    """Load a state dict that must be the model's own, all of it.
+
+    Args:
+        model: changed in place (not at all when this raises).
+        state: names to tensors or arrays, of a file.
+        where: what holds them, for messages.
+
+    Raises:
+        ValueError: something else is given, entries are missing, unknown, of another shape or
+            unusable.
+    """
+    given = as_tensors(state if isinstance(state, Mapping) else {}, where)
+    own = model.state_dict()
+    problems = compare(given, own, [name for name in given if name not in own])
+    if problems:
+        raise ValueError(f"{where} does not match the model: {problems}. Nothing was loaded")
+    model.load_state_dict(cast(given, own), strict=False)  # old files have no batch counters
 
 
 def describe(state: Mapping[str, torch.Tensor]) -> str:
@@ -66,6 +103,28 @@ def _looks_like(design: RegNetDesign | None, stages: list[tuple[int, int]], exci
     return [(s.depth, s.width) for s in design.stages][: len(stages)] == stages
 
 
-def _is_finite(value: torch.Tensor) -> bool:
-    """Tell whether no value is NaN or infinite; a tensor without data passes."""
-    return value.is_meta or not value.is_floating_point() or bool(torch.isfinite(value).all())
+def _why_not(name: str, value: torch.Tensor, own: torch.Tensor) -> str | None:
+    """Say why a value cannot become that of a model; None where it can."""
+    if value.is_meta:
+        return None if own.is_meta else "tensors without data"
+    if value.layout is not torch.strided or value.is_quantized:
+        return "sparse or quantized tensors"
+    kinds = (_kind(value), _kind(own))
+    # A running average makes fractions of counters, too.
+    if kinds[0] != kinds[1] and kinds != ("float", "int"):
+        return f"{value.dtype} for {own.dtype}"
+    try:
+        seen = value if kinds[1] == "int" else value.to(own.dtype)
+        if not torch.isfinite(seen).all():
+            return f"NaN or infinite values of {own.dtype} (take an earlier checkpoint)"
+        is_negative = name.endswith("running_var") and bool((seen < 0).any())
+    except (NotImplementedError, RuntimeError):  # torch has kinds that it can hardly compute with
+        return f"{value.dtype}, which cannot be converted to {own.dtype}"
+    return "negative variances" if is_negative else None
+
+
+def _kind(value: torch.Tensor) -> str:
+    """Name the kind of numbers of a tensor."""
+    kinds = {"float": value.is_floating_point(), "complex": value.is_complex()}
+    kinds["bool"] = value.dtype is torch.bool
+    return next((kind for kind, is_it in kinds.items() if is_it), "int")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from regnet_backbones.weights.dialects import DIALECTS, find_names, find_networks, listing
+from regnet_backbones.weights.dialects import DIALECTS, find_names, find_networks
+from regnet_backbones.weights.entries import as_tensors, listing
 
 # ClassyVision and VISSL split the network into `trunk` and `heads`, below these keys.
 CLASSY = "classy_state_dict"
@@ -69,7 +70,9 @@ class Network:
     rest: dict[str, torch.Tensor]
 
 
-def detect(state_dict: Mapping[str, torch.Tensor], *, prefix: str | None = None) -> str:
+def detect(
+    state_dict: Mapping[str, torch.Tensor | np.ndarray], *, prefix: str | None = None
+) -> str:
     """Return the dialect of the RegNet in a state dict, one of `DIALECTS`.
 
     Args:
@@ -88,7 +91,7 @@ def locate(content: Mapping[str, object], prefix: str | None = None) -> Network:
     """Find the RegNet in a state dict.
 
     Args:
-        content: names to tensors, or a checkpoint that holds such a state dict.
+        content: names to tensors or numpy arrays, or a checkpoint that holds such a state dict.
         prefix: which network to take where there are several: the keys that lead to its state dict
             ("teacher"), what stands before its names ("backbone."), or both ("teacher.backbone.").
             The beginning is enough where only one network has it.
@@ -113,7 +116,7 @@ def locate(content: Mapping[str, object], prefix: str | None = None) -> Network:
     if len(matching) != 1:
         raise _no_choice(places, matching, prefix)
     place = matching[0]
-    before = place.prefix
+    before, entries = place.prefix, as_tensors(entries, "the state dict")
     state = {k.removeprefix(before): v for k, v in entries.items() if k.startswith(before)}
     rest = {k: v for k, v in entries.items() if not k.startswith(before)}
     return Network(place.dialect, before, str(place), entries, state, rest)

@@ -1,54 +1,97 @@
 """Read what a weights file holds, and never run code that it holds.
 
 Torch's files (zip archives, and the format before torch 1.6), safetensors, and pickles of numpy
-arrays, which is what Detectron2's zoo distributes. A pickle can name any function to call. torch's
-own unpickler (`weights_only=True`) and the one here call only what rebuilds tensors, arrays and
-containers. Both get stand-ins for numpy's functions: numpy itself believes the item size and the
-flags that a pickled dtype claims, and a false flag has it follow numbers as pointers.
+arrays, which is what Detectron2's zoo distributes.
+
+A pickle is a program for a small machine: it can name any function, have it called, and set any
+state. The machine here has no way to look up a name. What is not in its tables, `REBUILT` and
+`BUILT`, becomes a `StandIn`, which keeps its name and does nothing. So a file may hold other
+objects next to the weights. Lengths, sizes and keys that a file claims are checked against what it
+has, so that a small file costs little.
 """
 
-import argparse
+import codecs
+import errno
+import io
+import logging
 import math
-import pickle
+import mmap
+import operator
 import pickletools
 import re
-import threading
+import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import safetensors.torch
 import torch
 
-from regnet_backbones.weights.dialects import listing
+from regnet_backbones.weights.entries import listing, shown
 
 # Format before torch 1.6: pickles of this number, a version, the system, and the content.
 OLD_TORCH_MAGIC = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
-OLD_TORCH_PICKLES = 4
 
 # The longest header that safetensors itself accepts, in bytes.
 SAFETENSORS_MAX_HEADER = 100_000_000
 
-# What torch says when a file asks for more than tensors.
-TORCH_REFUSAL = re.compile(
-    r"GLOBAL (?P<name>\S+)|reduce for unrecognized function|Can only (?:create|build) "
-)
+# Content may be nested as deep. It may refer to one value several times, and so be larger than its
+# file: by this factor, or up to this number of bytes.
+MAX_DEPTH = 100
+MAX_FACTOR = 16
+MAX_BYTES = 2**24
+
+MAX_DIMENSIONS = 64
+MAX_NUMBERS = 2**60  # of a tensor or an array
+
+# Keys of dicts and sets: Python spends time on those that are larger, nested or made to collide.
+KEY_TYPES = (str, bytes, float, bool, type(None), np.generic, torch.dtype)
+LARGEST_KEY = 2**60
+LONGEST_KEY = 8
 
 # numpy's numbers and strings: no objects ("O"), no records ("V"), no dates.
-PLAIN_DTYPE = re.compile(r"[biufcSU]\d+")
+PLAIN_DTYPE = re.compile(r"[biufcSU]\d{1,9}")
 
 EXPORT_HINT = "torch.save(model.state_dict(), path)"
 
-# torch has one list of safe globals a process: threads take turns at exchanging it.
-_SAFE_GLOBALS_LOCK = threading.Lock()
+DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "ComplexDoubleStorage": torch.complex128,
+    "ComplexFloatStorage": torch.complex64,
+    "UntypedStorage": torch.uint8,
+}
+
+logger = logging.getLogger(__name__)
 
 
 def read_content(path: Path) -> object:
-    """Read whatever the file holds, by its content; every failure names the file."""
+    """Read whatever a file holds, by its content.
+
+    Args:
+        path: a file of torch's, a safetensors file or a pickle.
+
+    Returns:
+        Tensors on the CPU, numpy arrays, numbers, texts and containers; a `StandIn` for each object
+        of another kind.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is a folder, damaged, of another format, or made to be costly; in one line
+            that names the file.
+    """
     if path.is_dir():
         held = sorted(p.name for p in path.iterdir())
         raise ValueError(f"{path} is a folder, give one file of it: {listing(held) or 'none'}")
@@ -60,23 +103,59 @@ def read_content(path: Path) -> object:
     with path.open("rb") as file:
         head = file.read(1024)
     _check_not_text(path, head)
+    names: set[str] = set()
     try:
-        return _plain(_reader(head)(path), {})
-    except OSError:
-        raise
-    # Damage makes torch and pickle raise nearly anything, a MemoryError where a length is damaged.
+        content = _reader(head)(path)
+        _check_size(_measure(content, {}, names)[0], size)
+    except _RefusedError as error:
+        raise ValueError(f"{path} {error}; save the weights with {EXPORT_HINT}") from error
+    # Damage makes the readers raise nearly anything, and seek places that files do not have.
     except Exception as error:
-        refusal = _refusal(error)
-        if refusal is not None:
-            raise ValueError(
-                f"{path} {refusal}; refused, because loading it would run code; "
-                f"export plain tensors with {EXPORT_HINT}"
-            ) from error
-        if isinstance(error, _OtherFormatError):
-            raise ValueError(f"{path} {error}; save the weights with {EXPORT_HINT}") from error
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise ValueError(
             f"{path} is truncated or damaged ({size} bytes); download or copy it again"
         ) from error
+    if names:
+        logger.info("%s: left aside, nothing of it was run: %s", path, listing(sorted(names)))
+    return content
+
+
+class StandIn:
+    """An object of a file that is neither tensor, array nor container.
+
+    Attributes:
+        name: of its class or of the function that would make it.
+        arguments: what that would be called with; None for the class or function itself.
+        places: where the machine remembers it.
+    """
+
+    __slots__ = ("arguments", "name", "places")
+
+    def __init__(self, name: str, arguments: tuple | None = None):
+        self.name, self.arguments = name, arguments
+        self.places: list[int] = []
+
+    def __repr__(self) -> str:
+        return f"<{shown(self.name)}, not loaded>"
+
+
+class _RefusedError(Exception):
+    """A file is not damaged, but cannot be read here."""
+
+
+class _Storage(NamedTuple):
+    """The bytes of tensors, and the type of their numbers."""
+
+    data: torch.Tensor
+    dtype: torch.dtype
+
+
+# Returns the bytes of a storage by its key, of which there must be that many.
+OpenStorage = Callable[[str, int], torch.Tensor]
+
+
+# Files
 
 
 def _reader(head: bytes) -> Callable[[Path], object]:
@@ -88,62 +167,6 @@ def _reader(head: bytes) -> Callable[[Path], object]:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= SAFETENSORS_MAX_HEADER:
         return safetensors.torch.load_file
     return _read_pickle
-
-
-def _read_zip(path: Path) -> object:
-    """Read a zip archive, if it is one of torch.save."""
-    with zipfile.ZipFile(path) as archive:
-        files = {Path(name).name for name in archive.namelist()}
-    if "constants.pkl" in files:
-        raise _RefusedError("is a TorchScript archive")
-    if "data.pkl" not in files:
-        raise _OtherFormatError("is a zip archive, but not one that torch.save wrote")
-    return _read_torch(path)
-
-
-def _read_old_torch(path: Path) -> object:
-    """Read a file of torch.save before torch 1.6: pickles, then the bytes of the tensors."""
-    try:
-        return _read_torch(path)
-    except pickle.UnpicklingError:
-        # Where the file is cut within a name, torch takes the rest for a name, and refuses it.
-        with path.open("rb") as file:
-            for _ in range(OLD_TORCH_PICKLES):
-                for _ in pickletools.genops(file):
-                    pass
-        raise
-
-
-def _read_torch(path: Path) -> object:
-    """Read a file of torch.save."""
-    # An open file: of a path, torch.load believes the suffix.
-    with path.open("rb") as file, _safe_globals_are_ours():
-        try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            if "Unsupported operand" in str(error):
-                raise _OtherFormatError(
-                    "uses pickle operations that torch does not load safely (a pickle_protocol "
-                    "other than 2?)"
-                ) from error
-            raise
-
-
-def _read_pickle(path: Path) -> object:
-    """Read a pickle of numpy arrays and plain containers."""
-    with path.open("rb") as file:
-        _check_memo(file, path.stat().st_size)
-        file.seek(0)
-        # Pickles of Python 2 hold bytes as strings: latin1 keeps every byte.
-        return _ArrayUnpickler(file, encoding="latin1").load()
-
-
-def _check_memo(file: BinaryIO, size: int) -> None:
-    """Raise ValueError for an index that no file of this size needs: pickle makes room for it."""
-    with suppress(UnicodeDecodeError):  # pickletools reads protocol 0 as ASCII, Python 2 wrote more
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > size:
-                raise ValueError(f"memo index {argument} in {size} bytes")
 
 
 def _check_not_text(path: Path, head: bytes) -> None:
@@ -159,175 +182,449 @@ def _check_not_text(path: Path, head: bytes) -> None:
         )
 
 
-def _refusal(error: Exception) -> str | None:
-    """Say what a file asked for that only code could give; None if the error is another."""
-    if isinstance(error, _RefusedError):
-        return str(error)
-    asked = TORCH_REFUSAL.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
-    if asked is None:
+def _read_zip(path: Path) -> object:
+    """Read a zip archive of torch.save; `zipfile` checks the CRC of each record."""
+    with zipfile.ZipFile(path) as archive:
+        records = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+        if "constants.pkl" in records:
+            raise _RefusedError("is a TorchScript archive, which is a program")
+        if "data.pkl" not in records:
+            raise _RefusedError("is a zip archive, but not one that torch.save wrote")
+        if any(info.compress_type != zipfile.ZIP_STORED for info in records.values()):
+            raise _RefusedError("is a compressed zip archive, which torch.save does not write")
+        if sum(info.file_size for info in records.values()) > path.stat().st_size:
+            raise ValueError("records that are larger than the archive")
+        if not any(info.CRC for info in records.values()):
+            for info in records.values():  # see torch.serialization.set_crc32_options
+                info.CRC = None
+        order = archive.read(records["byteorder"]) if "byteorder" in records else b"little"
+        if order != sys.byteorder.encode():
+            raise _RefusedError("was written on a machine of another byte order")
+        storages: dict[str, torch.Tensor] = {}
+
+        def open_storage(key: str, size: int) -> torch.Tensor:
+            if key not in storages:
+                storages[key] = _bytes(archive.read(records[f"data/{key}"]))
+            if len(storages[key]) != size:
+                raise ValueError(f"{len(storages[key])} bytes for {size}")
+            return storages[key]
+
+        pickled = archive.read(records["data.pkl"])
+        return _Machine(io.BytesIO(pickled), len(pickled), open_storage).run()
+
+
+def _read_old_torch(path: Path) -> object:
+    """Read a file of torch.save before torch 1.6: pickles, then the bytes of the storages."""
+    storages: dict[str, torch.Tensor] = {}
+    left = path.stat().st_size
+    with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
+
+        def open_storage(key: str, size: int) -> torch.Tensor:
+            nonlocal left
+            if key not in storages:
+                left -= size
+                if left < 0:
+                    raise ValueError("storages that are larger than the file")
+                storages[key] = torch.zeros(size, dtype=torch.uint8)
+            if len(storages[key]) != size:
+                raise ValueError(f"{len(storages[key])} bytes for {size}")
+            return storages[key]
+
+        for _ in ("magic number", "version", "system"):
+            _Machine(file, len(file)).run()
+        content = _Machine(file, len(file), open_storage).run()
+        keys = _Machine(file, len(file)).run()
+        if not isinstance(keys, list) or sorted(keys) != sorted(storages):
+            raise ValueError("the storages are not those of the content")
+        for key in keys:
+            file.seek(8, io.SEEK_CUR)  # the number of values
+            data = file.read(len(storages[key]))
+            if len(data) != len(storages[key]):
+                raise ValueError(f"{len(data)} bytes for {len(storages[key])}")
+            storages[key].copy_(_bytes(data))
+    return content
+
+
+def _read_pickle(path: Path) -> object:
+    """Read a pickle of numpy arrays and plain containers."""
+    with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
+        return _Machine(file, len(file)).run()
+
+
+def _bytes(data: bytes) -> torch.Tensor:
+    """Return bytes as a tensor that can be written to."""
+    if not data:
+        return torch.empty(0, dtype=torch.uint8)
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+# The machine
+
+OPCODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
+
+CONSTANTS: dict[str, Callable[[], object]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": set,
+}
+
+
+# What a call may copy.
+COPIED = (str, bytes, bytearray, list, tuple, set, dict)
+
+
+class _Machine:
+    """Run the operations of one pickle, of any protocol.
+
+    Args:
+        file: at the first operation; afterwards behind the last one.
+        size: of the pickle, in bytes.
+        open_storage: finds the bytes of tensors; None where there are none.
+    """
+
+    def __init__(
+        self, file: BinaryIO | mmap.mmap, size: int, open_storage: OpenStorage | None = None
+    ):
+        self._file, self._size, self._open_storage = file, size, open_storage
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, object] = {}
+        self._copied = 0
+
+    def run(self) -> object:
+        """Return what the pickle describes."""
+        while True:
+            opcode = OPCODES[self._file.read(1)]
+            if opcode.name == "STOP":
+                return self._stack.pop()
+            if opcode.name in CONSTANTS:
+                self._stack.append(CONSTANTS[opcode.name]())
+            elif opcode.name == "STRING":  # pickletools takes it for ASCII, Python 2 wrote more
+                line = self._file.readline().strip()[1:-1]
+                self._stack.append(codecs.escape_decode(line)[0].decode("latin1"))
+            else:
+                self._do(opcode.name, opcode.arg.reader(self._file) if opcode.arg else None)
+
+    def _do(self, name: str, argument: Any) -> None:
+        """Do one operation."""
+        stack = self._stack
+        match name:
+            case "BINPUT" | "LONG_BINPUT" | "MEMOIZE" | "PUT":
+                place = len(self._memo) if argument is None else argument
+                self._memo[place] = stack[-1]
+                if isinstance(stack[-1], StandIn):
+                    stack[-1].places.append(place)
+            case "BINGET" | "LONG_BINGET" | "GET":
+                stack.append(self._memo[argument])
+            case "MARK":
+                self._marks.append(len(stack))
+            case "TUPLE":
+                stack.append(tuple(self._marked()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(self._last(int(name[-1]))))
+            case "LIST":
+                stack.append(self._marked())
+            case "DICT":
+                stack.append(_put({}, self._marked()))
+            case "FROZENSET":
+                stack.append(frozenset(map(_key, self._marked())))
+            case "SETITEM":
+                _put(stack[-3], self._last(2))
+            case "SETITEMS":
+                items = self._marked()
+                _put(stack[-1], items)
+            case "APPEND":
+                _extend(stack[-2], self._last(1))
+            case "APPENDS" | "ADDITEMS":
+                items = self._marked()
+                _extend(stack[-1], items)
+            case "GLOBAL":
+                stack.append(_named(*argument.split(" ", 1)))
+            case "STACK_GLOBAL":
+                stack.append(_named(*self._last(2)))
+            case "EXT1" | "EXT2" | "EXT4":
+                stack.append(StandIn(f"copyreg extension {argument}"))
+            case "REDUCE" | "NEWOBJ":
+                stack.append(self._call(*self._last(2)))
+            case "NEWOBJ_EX":
+                made, arguments, _ = self._last(3)
+                stack.append(self._call(made, arguments))
+            case "OBJ":
+                made, *arguments = self._marked()
+                stack.append(self._call(made, tuple(arguments)))
+            case "INST":
+                stack.append(self._call(_named(*argument.split(" ", 1)), tuple(self._marked())))
+            case "BUILD":
+                self._build(*self._last(1))
+            case "PERSID":
+                stack.append(StandIn("a persistent id"))
+            case "BINPERSID":
+                stack.append(self._persistent(*self._last(1)))
+            case "POP" if self._marks and self._marks[-1] == len(stack):
+                self._marks.pop()
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                self._marked()
+            case "DUP":
+                stack.append(stack[-1])
+            case "PROTO" | "FRAME" | "READONLY_BUFFER":
+                pass
+            case "NEXT_BUFFER":
+                raise _RefusedError("keeps its arrays outside the file")
+            case _:  # numbers, texts and bytes
+                stack.append(argument)
+
+    def _marked(self) -> list[Any]:
+        """Take what is above the last mark."""
+        return self._last(len(self._stack) - self._marks.pop())
+
+    def _last(self, count: int) -> list[Any]:
+        """Take the topmost values."""
+        start = len(self._stack) - count
+        if not 0 <= start <= len(self._stack):
+            raise IndexError("the stack has too few values")
+        taken = self._stack[start:]
+        del self._stack[start:]
+        return taken
+
+    def _call(self, made: object, arguments: tuple) -> object:
+        """Make an object, if it is one of `REBUILT`."""
+        self._count(arguments)
+        return _call(made, arguments)
+
+    def _build(self, state: object) -> None:
+        """Finish an array or a dtype; the state of all else is left aside."""
+        unfinished = self._stack[-1]
+        if isinstance(unfinished, StandIn) and unfinished.arguments and unfinished.name in BUILT:
+            self._count(state)
+            finished = BUILT[unfinished.name](unfinished.arguments, state)
+            if finished is not None:
+                self._stack[-1] = finished
+                self._memo |= dict.fromkeys(unfinished.places, finished)
+                unfinished.places.clear()
+
+    def _count(self, values: object) -> None:
+        """Count what is about to be copied; it is in the pickle once, and may be named often."""
+        if not isinstance(values, tuple):
+            raise TypeError("arguments or a state that are not a tuple")
+        self._copied += sum(len(v) for v in values if isinstance(v, COPIED))
+        _check_size(self._copied, self._size)
+
+    def _persistent(self, identity: object) -> object:
+        """Return the storage that an identity names."""
+        match identity:
+            case ("storage", StandIn() as kind, str() as key, _, int() as length, *views):
+                dtype = STORAGES.get(kind.name.rpartition(".")[2])
+                if dtype and self._open_storage and length >= 0 and not any(views):
+                    return _Storage(self._open_storage(key, length * dtype.itemsize), dtype)
+            case ("module", StandIn() as made, *_):  # a class, and its source
+                return made
+        return StandIn("a persistent id")
+
+
+def _named(module: str, name: str) -> object:
+    """Return a dtype of torch; for all else that a pickle names a stand-in."""
+    full_name = f"{module}.{name}".replace("__builtin__.", "builtins.", 1)  # as Python 2 calls it
+    return DTYPES.get(full_name) or StandIn(full_name)
+
+
+def _call(made: object, arguments: tuple) -> object:
+    """Make an object, if it is one of `REBUILT`; else a stand-in."""
+    name = made.name if isinstance(made, StandIn) else f"an object of {type(made).__name__}"
+    is_class = isinstance(made, StandIn) and made.arguments is None
+    rebuilt = REBUILT[name](*arguments) if is_class and name in REBUILT else None
+    return StandIn(name, arguments) if rebuilt is None else rebuilt
+
+
+def _put(target: object, items: list[Any]) -> object:
+    """Put keys and values, in turn, into a dict; those of a stand-in are left aside."""
+    if isinstance(target, dict):
+        target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
+    elif not isinstance(target, StandIn):
+        raise TypeError(f"items of a {type(target).__name__}")
+    return target
+
+
+def _extend(target: object, items: list[Any]) -> None:
+    """Add items to a list or a set; those of a stand-in are left aside."""
+    if isinstance(target, list):
+        target.extend(items)
+    elif isinstance(target, set):
+        target.update(map(_key, items))
+    elif not isinstance(target, StandIn):
+        raise TypeError(f"items of a {type(target).__name__}")
+
+
+def _key(key: object) -> object:
+    """Return a key of a dict or set, checked to be a plain one or a tuple of a few."""
+    parts = key if type(key) is tuple and len(key) <= LONGEST_KEY else (key,)
+    for part in parts:
+        is_small = type(part) is int and abs(part) < LARGEST_KEY
+        if not (is_small or isinstance(part, KEY_TYPES)):
+            raise _RefusedError(f"has a {type(part).__name__} for a key, or a very large number")
+    return key
+
+
+def _measure(
+    content: object, known: dict[int, tuple[float, int]], names: set[str]
+) -> tuple[float, int]:
+    """Return the bytes of content, counted wherever it refers to them, and how deep it is nested.
+
+    Args:
+        content: read by a machine.
+        known: results by the identity of containers.
+        names: those of the stand-ins are added.
+    """
+    if isinstance(content, StandIn):
+        names.add(content.name)
+    if type(content) not in (dict, OrderedDict, list, tuple, set, frozenset):
+        length = len(content) if isinstance(content, str | bytes | bytearray) else 0
+        return 8 + length + getattr(content, "nbytes", 0), 0
+    if id(content) not in known:
+        known[id(content)] = (math.inf, 0)  # of one that holds itself
+        parts = [*content, *(content.values() if isinstance(content, dict) else ())]
+        sizes, depths = zip((8, 0), *(_measure(part, known, names) for part in parts), strict=True)
+        known[id(content)] = sum(sizes), 1 + max(depths)
+        if max(depths) >= MAX_DEPTH:
+            raise _RefusedError("is nested too deeply")
+    return known[id(content)]
+
+
+def _check_size(size: float, of_file: int) -> None:
+    """Raise `_RefusedError` for content that is many times as large as its file."""
+    if size > max(MAX_BYTES, MAX_FACTOR * of_file):
+        raise _RefusedError("refers to itself, or to the same values again and again")
+
+
+# What the machine can make: each returns None for what becomes a stand-in.
+
+
+def _tensor(
+    storage: object,
+    offset: int,
+    size: tuple,
+    stride: tuple,
+    requires_grad: object = None,
+    hooks: object = None,
+    dtype: object = None,
+    metadata: object = None,
+) -> torch.Tensor | None:
+    """Return a tensor; metadata say that it is to be read as its conjugate or negative."""
+    if isinstance(dtype, Mapping):  # they are the seventh of older functions
+        dtype, metadata = None, dtype
+    if not isinstance(storage, _Storage) or metadata:
         return None
-    return f"asks for {asked['name'] or 'objects other than tensors'}"
+    values = storage.data.view(dtype if isinstance(dtype, torch.dtype) else storage.dtype)
+    size, (offset, *stride) = _counts(size), _counts((offset, *stride))
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if math.prod(size) and last >= len(values):
+        raise ValueError(f"{len(values)} values for a tensor of {size}")
+    return values.as_strided(size, stride, offset)
 
 
-class _RefusedError(Exception):
-    """A file asks for something that is neither tensor, array nor container."""
+def _parameter(data: object, *_: object) -> torch.Tensor | None:
+    """Return the tensor of a parameter."""
+    return data if isinstance(data, torch.Tensor) else None
 
 
-class _OtherFormatError(Exception):
-    """A file is sound, but no weights file that can be read here."""
+def _of_type(rebuild: object, kind: object, arguments: tuple, *_: object) -> object:
+    """Return the tensor of a subclass, or of a tensor with attributes, without them."""
+    is_tensors = isinstance(rebuild, StandIn) and REBUILT.get(rebuild.name) in (_tensor, _parameter)
+    return _call(rebuild, arguments) if is_tensors else None
 
 
-class _Dtype:
-    """A pickled numpy dtype: its kind and byte order, and nothing else that it claims."""
-
-    __hash__ = None
-
-    def __init__(self, code: str, *_: object) -> None:
-        if not isinstance(code, str) or not PLAIN_DTYPE.fullmatch(code):
-            raise _RefusedError(f"holds an array of Python objects or records (dtype {code!r})")
-        self.numpy = np.dtype(code)
-
-    def __setstate__(self, state: tuple) -> None:
-        self.numpy = self.numpy.newbyteorder(state[1])
-
-
-class _Array:
-    """A pickled numpy array, rebuilt from its bytes."""
-
-    __hash__ = None
-
-    def __init__(self, *_: object) -> None:
-        self.numpy = None
-
-    def __setstate__(self, state: tuple) -> None:
-        *_, shape, dtype, is_fortran, data = state
-        self.fill(shape, dtype, "F" if is_fortran else "C", data)
-
-    def fill(self, shape: tuple, dtype: _Dtype, order: str, data: object) -> None:
-        """Take the values from their bytes, of which there must be exactly enough."""
-        if isinstance(data, str):  # Python 2 wrote bytes as a string
-            data = data.encode("latin1")
-        if len(data) != math.prod(shape) * dtype.numpy.itemsize:
-            raise ValueError(f"{len(data)} bytes for {shape} of {dtype.numpy}")
-        # Bytes could not be written to.
-        self.numpy = np.ndarray(shape, dtype.numpy, buffer=bytearray(data), order=order)
+def _array(shape: tuple, dtype: object, order: str, data: object) -> np.ndarray | None:
+    """Return an array of bytes, of which there must be exactly enough."""
+    if not isinstance(dtype, np.dtype):
+        return None
+    if isinstance(data, str):  # Python 2 wrote bytes as a string
+        data = data.encode("latin1")
+    if not isinstance(data, bytes | bytearray):
+        raise TypeError(f"array data is a {type(data).__name__}")
+    if len(data) != math.prod(_counts(shape)) * dtype.itemsize:
+        raise ValueError(f"{len(data)} bytes for {shape} of {dtype}")
+    # Bytes could not be written to.
+    return np.ndarray(shape, dtype, buffer=bytearray(data), order=order)
 
 
-def _array_from_buffer(
-    data: object, dtype: _Dtype, shape: tuple, order: str, axes: tuple | None = None
-) -> _Array:
-    """Rebuild an array of pickle protocol 5; `axes` permutes the axes, as numpy 2.3 may."""
-    array = _Array()
-    array.fill(shape, dtype, "C" if order == "K" else order, data)
-    if order == "K" and axes is not None:
-        array.numpy = array.numpy.transpose(axes)
-    return array
+def _array_of_state(arguments: tuple, state: tuple) -> np.ndarray | None:
+    """Return the array of `numpy.ndarray.__reduce__`."""
+    *_, shape, dtype, is_fortran, data = state
+    if not isinstance(arguments[0], StandIn) or arguments[0].name != "numpy.ndarray":
+        return None
+    return _array(shape, dtype, "F" if is_fortran else "C", data)
 
 
-def _scalar(dtype: _Dtype, data: object) -> np.generic:
-    """Rebuild a numpy scalar."""
-    array = _Array()
-    array.fill((), dtype, "C", data)
-    return array.numpy[()]
+def _array_of_buffer(
+    data: object, dtype: object, shape: tuple, order: str, axes: tuple | None = None
+) -> np.ndarray | None:
+    """Return an array of pickle protocol 5; `axes` permutes the axes, as numpy 2.3 may."""
+    array = _array(shape, dtype, "C" if order == "K" else order, data)
+    is_permuted = array is not None and order == "K" and axes is not None
+    return array.transpose(axes) if is_permuted else array
 
 
-def _no_call(*_: object) -> None:
-    """Refuse to be called; arrays name their class, and it is not needed."""
-    raise _RefusedError("calls numpy.ndarray")
+def _scalar(dtype: object, data: object) -> np.generic | None:
+    """Return a scalar of numpy."""
+    array = _array((), dtype, "C", data)
+    return None if array is None else array[()]
 
 
-def _encode(text: str, encoding: str) -> bytes:
+def _dtype(arguments: tuple, state: tuple) -> np.dtype | None:
+    """Return a dtype of its kind and byte order alone.
+
+    numpy itself believes the item size and the flags of a state, and a false flag has it follow
+    numbers as pointers.
+    """
+    code = arguments[0]
+    if not isinstance(code, str) or not PLAIN_DTYPE.fullmatch(code):
+        return None
+    return np.dtype(code).newbyteorder(state[1])
+
+
+def _ordered(items: Iterable = ()) -> OrderedDict:
+    """Return an ordered dict; older protocols give its items."""
+    ordered: OrderedDict = OrderedDict()
+    for key, value in items:
+        ordered[_key(key)] = value
+    return ordered
+
+
+def _encode(text: str, encoding: str) -> bytes | None:
     """Return the bytes that pickle protocol 2 spells as text."""
-    if encoding not in ("latin1", "latin-1"):
-        raise _RefusedError(f"calls _codecs.encode for {encoding!r}")
-    return text.encode("latin1")
+    return text.encode("latin1") if encoding in ("latin1", "latin-1") else None
 
 
-def _empty_bytes() -> bytes:
-    """Return no bytes, which pickle protocol 2 spells as a call."""
-    return b""
+def _counts(numbers: Iterable) -> list[int]:
+    """Return sizes, strides or offsets, checked to be whole numbers of a tensor."""
+    numbers = [operator.index(number) for number in numbers]
+    if len(numbers) > MAX_DIMENSIONS + 1 or not all(0 <= n < MAX_NUMBERS for n in numbers):
+        raise ValueError("sizes, strides or an offset that no tensor has")
+    return numbers
 
 
-# What stands in for the functions that a file names. numpy 2 renamed numpy.core: files exist with
-# either name.
-STAND_INS: dict[str, Callable] = {
-    "numpy.dtype": _Dtype,
-    "numpy.ndarray": _no_call,
-    **{
-        f"numpy.{core}.{name}": stand_in
-        for core in ("core", "_core")
-        for name, stand_in in (
-            ("multiarray._reconstruct", _Array),
-            ("multiarray.scalar", _scalar),
-            ("numeric._frombuffer", _array_from_buffer),
-        )
-    },
+REBUILT: dict[str, Callable] = {
+    "collections.OrderedDict": _ordered,
+    "builtins.set": lambda items=(): set(map(_key, items)),
+    "builtins.frozenset": lambda items=(): frozenset(map(_key, items)),
+    "builtins.bytes": lambda *given: None if given else b"",
     "_codecs.encode": _encode,
-    "builtins.bytes": _empty_bytes,
+    "torch.Size": lambda sizes=(): torch.Size(_counts(sizes)),
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._tensor._rebuild_from_type": _of_type,
+    "torch._tensor._rebuild_from_type_v2": _of_type,
 }
-
-# Types that nothing can be done to, admitted as they are.
-CONTAINERS = {
-    "collections.OrderedDict": OrderedDict,
-    "builtins.set": set,
-    "builtins.frozenset": frozenset,
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Load numpy arrays, numpy scalars and plain containers; refuse everything else."""
-
-    def find_class(self, module: str, name: str) -> Callable:
-        """Return the stand-in for what the file names."""
-        # Python 2's name for it.
-        full_name = f"{module}.{name}".replace("__builtin__.", "builtins.", 1)
-        if full_name in CONTAINERS:
-            return CONTAINERS[full_name]
-        if full_name in STAND_INS:
-            return _stand_in(full_name)
-        raise _RefusedError(f"asks for {module}.{name}")
-
-
-def _stand_in(full_name: str) -> Callable:
-    """Return a fresh function: a pickle may set attributes of what it is given."""
-
-    def stand_in(*args: object) -> object:
-        return STAND_INS[full_name](*args)
-
-    stand_in.__module__, _, name = full_name.rpartition(".")
-    stand_in.__name__ = stand_in.__qualname__ = name
-    return stand_in
-
-
-@contextmanager
-def _safe_globals_are_ours() -> Iterator[None]:
-    """Have torch.load admit the stand-ins, and nothing that was registered elsewhere."""
-    with _SAFE_GLOBALS_LOCK:
-        registered = torch.serialization.get_safe_globals()
-        torch.serialization.clear_safe_globals()
-        # The two classes so that their instances may be given a state. Training scripts, timm's
-        # and torchvision's among them, keep their options beside the weights: a namespace does
-        # nothing.
-        torch.serialization.add_safe_globals(
-            [_Array, _Dtype, argparse.Namespace, *map(_stand_in, STAND_INS)]
-        )
-        try:
-            yield
-        finally:
-            torch.serialization.clear_safe_globals()
-            torch.serialization.add_safe_globals(registered)
-
-
-def _plain(value: object, done: dict[int, object]) -> object:
-    """Exchange the stand-ins for numpy's own, in whatever containers they lie."""
-    if isinstance(value, _Array | _Dtype):
-        return value.numpy
-    if type(value) not in (dict, OrderedDict, list, tuple):
-        return value
-    if id(value) not in done:
-        if isinstance(value, dict):
-            done[id(value)] = {key: _plain(item, done) for key, item in dict.items(value)}
-        else:
-            items = [_plain(item, done) for item in value]
-            done[id(value)] = type(value)(items)  # type: ignore[call-arg]  # a list or tuple
-    return done[id(value)]
+BUILT: dict[str, Callable] = {"numpy.dtype": _dtype}
+for _core in ("numpy.core", "numpy._core"):  # numpy 2 renamed it
+    REBUILT[f"{_core}.multiarray.scalar"] = _scalar
+    REBUILT[f"{_core}.numeric._frombuffer"] = _array_of_buffer
+    BUILT[f"{_core}.multiarray._reconstruct"] = _array_of_state

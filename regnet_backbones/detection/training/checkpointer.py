@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import TrainerBase
 from fvcore.common.checkpoint import _IncompatibleKeys
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from regnet_backbones.detection.completeness import check_complete
+from regnet_backbones.detection.completeness import SafeCheckpointer, check_complete
 from regnet_backbones.files import write_whole
-from regnet_backbones.weights.dialects import listing
+from regnet_backbones.weights.entries import listing
+from regnet_backbones.weights.matching import load_all
 
 # The weights that training goes on with, in files whose "model" is averaged.
 TRAINED_KEY = "trained_model"
 
 
-class TrainingCheckpointer(DetectionCheckpointer):
+class TrainingCheckpointer(SafeCheckpointer):
     """Detectron2's checkpointer of a training.
 
     Args:
@@ -93,7 +93,7 @@ class TrainingCheckpointer(DetectionCheckpointer):
             self.average.set(self.model)
         trained = rest.pop(TRAINED_KEY, None)
         if trained is not None and checkpointables is None:
-            self.model.load_state_dict(trained)
+            load_all(self.model, trained, f"{TRAINED_KEY} of '{path}'")
         return rest
 
     def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:

@@ -21,6 +21,7 @@ from torch import nn
 from regnet_backbones.detection.evaluators import build_evaluators
 from regnet_backbones.detection.hints import quiet_about_mendable_errors
 from regnet_backbones.detection.optimization import optimize_for_training
+from regnet_backbones.detection.proposals import read_safely
 from regnet_backbones.detection.training.averaging import AverageWeights, build_average
 from regnet_backbones.detection.training.checkpointer import TrainingCheckpointer
 from regnet_backbones.detection.training.continuation import (
@@ -37,6 +38,8 @@ from regnet_backbones.detection.training.mappers import train_mapper
 
 # Iterations between two lines of metrics.json, detectron2's own number.
 WRITE_PERIOD = 20
+
+read_safely()
 
 
 class Trainer(DefaultTrainer):
