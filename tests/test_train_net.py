@@ -14,9 +14,9 @@ from load_tool import load_tool
 from PIL import Image
 from troubleshooting import assert_documented
 
-from regnet_backbones import config_path, shapes
+from regnet_backbones import add_regnet_config, config_path, shapes
 from regnet_backbones.detection import run
-from regnet_backbones.detection.config import values_by_key
+from regnet_backbones.detection.config import default_config, values_by_key
 from regnet_backbones.detection.data import (
     OPTIONS,
     VAL_NAME,
@@ -69,9 +69,9 @@ def test_a_detector_is_trained_resumed_and_evaluated_on_own_data(main, dataset, 
     assert str(sheet) in printed
     assert Image.open(sheet).width > 4 * 256
     assert list(tmp_path.glob("events.out.tfevents.*"))
-    assert (
-        get_cfg().merge_from_file(str(tmp_path / "config.yaml")) is None
-    )  # DefaultPredictor's way
+    by_hand = get_cfg()  # as scripts with a DefaultPredictor do
+    add_regnet_config(by_hand)
+    by_hand.merge_from_file(str(tmp_path / "config.yaml"))
     assert "eta:" in (tmp_path / "log.txt").read_text()
 
     assert main([*common, "--resume", *options, "22"]) == 0
@@ -105,7 +105,7 @@ def test_a_config_can_name_own_data_and_that_of_a_run_does(main, dataset, tmp_pa
 
 
 def test_classes_are_taken_from_the_json(dataset):
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.merge_from_file(QUICK)
     train, val = (
         read_coco_split(dataset.instances_json(s), dataset.images(s)) for s in ("train", "val")
@@ -290,7 +290,7 @@ def test_own_data_replaces_what_is_left_of_other_data(dataset, tmp_path, catalog
 
 
 def test_a_dataset_of_an_unknown_kind_is_refused():
-    cfg = get_cfg()
+    cfg = default_config()
     MetadataCatalog.get("unheard_of").evaluator_type = "telepathy"
     with pytest.raises(ValueError, match="evaluator_type 'telepathy', known are coco"):
         Trainer.build_evaluator(cfg, "unheard_of")
@@ -300,7 +300,7 @@ def test_a_dataset_of_an_unknown_kind_is_refused():
 
 
 def test_pictures_show_the_truth_left_and_sure_predictions_right(dataset, tmp_path):
-    cfg = get_cfg()
+    cfg = default_config()
     splits = [read_coco_split(dataset.instances_json(s), dataset.images(s)) for s in shapes.SPLITS]
     use_coco_splits(cfg, *splits)
     pictures = InstancePictures("own_val", tmp_path / "sheet.png", count=3, min_score=0.5)
