@@ -4,6 +4,7 @@ A config needs scalars, lists and maps. What YAML 1.1 takes for a date stays tex
 used where the file stays small with every alias written out.
 """
 
+from copy import deepcopy
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,6 +21,16 @@ _STANDARD = "tag:yaml.org,2002:"
 _PLAIN = {_STANDARD + kind for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
 _MERGE = _STANDARD + "merge"
 
+# Detectron2's own RetinaNet and Panoptic-DeepLab configs give a list by a tag that runs Python. The
+# text is not run: it is looked up here.
+_EVAL = _STANDARD + "python/object/apply:eval"
+_KNOWN = {
+    "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]": [
+        [x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in (32, 64, 128, 256, 512)
+    ],
+    "[int(x * 0.1 * 640) for x in range(5, 16)]": [int(x * 0.1 * 640) for x in range(5, 16)],
+}
+
 
 class _PlainLoader(yaml.SafeLoader):
     """A safe loader that knows plain values only."""
@@ -28,6 +39,13 @@ class _PlainLoader(yaml.SafeLoader):
         first: [row for row in rows if row[0] in _PLAIN | {_MERGE}]
         for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def look_up(self, node: yaml.SequenceNode) -> list:
+        """Return the list of a known text."""
+        return deepcopy(_KNOWN[node.value[0].value])
+
+
+_PlainLoader.add_constructor(_EVAL, _PlainLoader.look_up)
 
 
 def read_yaml(path: str | Path) -> object:
@@ -73,7 +91,7 @@ def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
     if known:
         return known
     sizes[id(node)] = 0
-    if node.tag not in _PLAIN:
+    if node.tag not in _PLAIN and not _is_known(node):
         tag = node.tag.replace(_STANDARD, "!!")[:200]
         advice = "tags are refused, since they can run code: write the plain value"
         raise ConstructorError(None, None, f"the tag '{tag}'; {advice}", node.start_mark)
@@ -93,6 +111,13 @@ def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
         raise ConstructorError(None, None, problem, node.start_mark)
     sizes[id(node)] = size
     return size
+
+
+def _is_known(node: yaml.Node) -> bool:
+    """Return whether a node is one of the lists of detectron2's that can be looked up."""
+    if node.tag != _EVAL or not isinstance(node, yaml.SequenceNode) or len(node.value) != 1:
+        return False
+    return isinstance(node.value[0], yaml.ScalarNode) and node.value[0].value in _KNOWN
 
 
 def _check_keys(node: yaml.MappingNode) -> None:
