@@ -10,6 +10,7 @@ names go to SMP's functions as before.
 """
 
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import wraps
@@ -259,8 +260,17 @@ def _get_encoder(
     depth: int = 5,
     weights: str | None = None,
     output_stride: int = 32,
+    **kwargs: object,
 ) -> RegNetEncoder:
-    """Build an encoder of ours, as `smp.encoders.get_encoder` is asked to."""
+    """Build an encoder of ours, as `smp.encoders.get_encoder` is asked to.
+
+    Args:
+        kwargs: options of SMP's `tu-` encoders, which SMP's other encoders ignore; one that is set
+            is warned of.
+    """
+    ignored = [key for key, value in kwargs.items() if value is not None]
+    if ignored:
+        warnings.warn(f"the encoder '{name}' ignores {', '.join(ignored)}", stacklevel=3)
     entry = smp_encoders.encoders[name]
     return RegNetEncoder(
         **entry["params"],

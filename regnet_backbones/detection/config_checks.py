@@ -153,7 +153,7 @@ def _unread(cfg: CfgNode) -> tuple[str, ...]:
         "MODEL.SEM_SEG_HEAD.": architecture in ("PanopticFPN", "SemanticSegmentor"),
         "MODEL.PANOPTIC_FPN.": architecture == "PanopticFPN",
         "MODEL.RETINANET.": architecture == "RetinaNet",
-        "MODEL.FCOS.": architecture == "FCOSDetector",
+        "MODEL.FCOS.": "FCOS" in f"{architecture} {backbone}".upper(),
         "MODEL.POINT_HEAD.": "PointRend" in f"{model.ROI_MASK_HEAD.NAME} {model.SEM_SEG_HEAD.NAME}",
         "MODEL.INS_EMBED_HEAD.": architecture == "PanopticDeepLab",
         "MODEL.PANOPTIC_DEEPLAB.": architecture == "PanopticDeepLab",
@@ -166,7 +166,7 @@ def _unread(cfg: CfgNode) -> tuple[str, ...]:
 
 
 def _misfits(cfg: CfgNode, unread: tuple[str, ...]) -> Iterator[str]:
-    """Yield what does not fit together, of keys that are each right and that are read."""
+    """Yield what does not fit together, of keys that are read and that are right by themselves."""
 
     def reads(key: str) -> bool:
         return not key.startswith(unread)
@@ -179,64 +179,50 @@ def _misfits(cfg: CfgNode, unread: tuple[str, ...]) -> Iterator[str]:
         )
     yield from _feature_misfits(cfg, reads)
     for name in ("RPN", "ROI_HEADS", "RETINANET"):
-        node = model[name]
-        thresholds, labels = list(node.IOU_THRESHOLDS), node.IOU_LABELS
-        if reads(f"MODEL.{name}.IOU_LABELS") and (
-            thresholds != sorted(thresholds) or len(labels) != len(thresholds) + 1
-        ):
-            yield (
-                f"MODEL.{name}.IOU_THRESHOLDS must rise, and IOU_LABELS have one value more, got "
-                f"{thresholds} and {list(labels)}"
-            )
+        if reads(f"MODEL.{name}.IOU_LABELS"):
+            thresholds, labels = list(model[name].IOU_THRESHOLDS), list(model[name].IOU_LABELS)
+            if thresholds != sorted(thresholds) or len(labels) != len(thresholds) + 1:
+                yield (
+                    f"MODEL.{name}.IOU_THRESHOLDS must be rising, and IOU_LABELS one more, got "
+                    f"{thresholds} and {labels}"
+                )
     for key, channels in NORMED.items():
-        convolutions = _value(cfg, f"{channels.rpartition('.')[0]}.NUM_CONV", 1)
-        if (
-            reads(key)
-            and _value(cfg, key, "") == "GN"
-            and convolutions
-            and _value(cfg, channels) % 32
-        ):
-            yield f"{key} 'GN' needs {channels} to be a multiple of 32, got {_value(cfg, channels)}"
-    cascade, box, mask = model.ROI_BOX_CASCADE_HEAD, model.ROI_BOX_HEAD, model.ROI_MASK_HEAD
-    if reads("MODEL.ROI_BOX_CASCADE_HEAD.IOUS"):
-        if len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
-            yield (
-                "MODEL.ROI_BOX_CASCADE_HEAD.IOUS and BBOX_REG_WEIGHTS must be of the same length, "
-                f"got {len(cascade.IOUS)} and {len(cascade.BBOX_REG_WEIGHTS)}"
-            )
-        if cascade.IOUS[0] != model.ROI_HEADS.IOU_THRESHOLDS[0]:
-            yield (
-                "MODEL.ROI_BOX_CASCADE_HEAD.IOUS must begin with the first of "
-                f"MODEL.ROI_HEADS.IOU_THRESHOLDS, got {cascade.IOUS[0]} and "
-                f"{model.ROI_HEADS.IOU_THRESHOLDS[0]}"
-            )
+        unused = _value(cfg, f"{channels.rpartition('.')[0]}.NUM_CONV", 1) == 0
+        if reads(key) and not unused and _value(cfg, key) == "GN" and _value(cfg, channels) % 32:
+            yield f"{channels} must be a multiple of 32 for {key} 'GN', got {_value(cfg, channels)}"
+    heads, box, cascade = model.ROI_HEADS, model.ROI_BOX_HEAD, model.ROI_BOX_CASCADE_HEAD
+    if reads("MODEL.ROI_BOX_CASCADE_HEAD."):
         if not box.CLS_AGNOSTIC_BBOX_REG:
-            yield "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG must be True for CascadeROIHeads"
+            yield (
+                "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG must be True for CascadeROIHeads, got "
+                "False"
+            )
+        count, first = len(cascade.BBOX_REG_WEIGHTS), heads.IOU_THRESHOLDS[0]
+        if len(cascade.IOUS) != count or cascade.IOUS[0] != first:
+            yield (
+                "MODEL.ROI_BOX_CASCADE_HEAD.IOUS must be as many as its BBOX_REG_WEIGHTS, "
+                f"{count}, and begin with MODEL.ROI_HEADS.IOU_THRESHOLDS, {first}, got "
+                f"{list(cascade.IOUS)}"
+            )
     if reads("MODEL.ROI_BOX_HEAD.NAME"):
         if box.NAME == "FastRCNNConvFCHead" and not box.NUM_FC + box.NUM_CONV:
             yield "MODEL.ROI_BOX_HEAD.NUM_FC or NUM_CONV must be 1 or more, got 0 and 0"
-        if (
-            reads("MODEL.ROI_MASK_HEAD.NAME")
-            and not mask.POOLER_TYPE
-            and "PointRend" not in mask.NAME
-        ):
-            yield f"MODEL.ROI_MASK_HEAD.POOLER_TYPE must not be '' for the head {mask.NAME}"
-    if not reads("SOLVER.STEPS"):
+        mask = model.ROI_MASK_HEAD
+        if reads("MODEL.ROI_MASK_HEAD.") and not mask.POOLER_TYPE and "Point" not in mask.NAME:
+            yield f"MODEL.ROI_MASK_HEAD.POOLER_TYPE must be a pooler for {mask.NAME}, got ''"
+    if not reads("SOLVER."):
         return
     steps = list(solver.STEPS)
     if steps != sorted(set(steps)):
-        yield f"SOLVER.STEPS must rise, got {steps}"
+        yield f"SOLVER.STEPS must be rising, got {steps}"
     if solver.NESTEROV and not solver.MOMENTUM:
-        yield "SOLVER.NESTEROV needs SOLVER.MOMENTUM above 0, got 0"
-    if images.MIN_SIZE_TRAIN_SAMPLING == "range" and len(images.MIN_SIZE_TRAIN) != 2:
-        yield (
-            "INPUT.MIN_SIZE_TRAIN must be the lowest and highest size for "
-            f"INPUT.MIN_SIZE_TRAIN_SAMPLING 'range', got {list(images.MIN_SIZE_TRAIN)}"
-        )
-    if reads("INPUT.CROP.SIZE"):
-        relative = "relative" in images.CROP.TYPE
-        if any(side > 1 if relative else side % 1 for side in images.CROP.SIZE):
-            kind = "shares up to 1" if relative else "whole numbers"
+        yield "SOLVER.MOMENTUM must be above 0 for SOLVER.NESTEROV, got 0"
+    sizes = list(images.MIN_SIZE_TRAIN)
+    if images.MIN_SIZE_TRAIN_SAMPLING == "range" and len(sizes) != 2:
+        yield f"INPUT.MIN_SIZE_TRAIN must be the lowest and highest size of a range, got {sizes}"
+    if reads("INPUT.CROP."):
+        kind = "shares up to 1" if "relative" in images.CROP.TYPE else "whole numbers"
+        if any(side > 1 if kind[0] == "s" else side % 1 for side in images.CROP.SIZE):
             yield (
                 f"INPUT.CROP.SIZE must be {kind} for INPUT.CROP.TYPE '{images.CROP.TYPE}', got "
                 f"{list(images.CROP.SIZE)}"
@@ -245,40 +231,39 @@ def _misfits(cfg: CfgNode, unread: tuple[str, ...]) -> Iterator[str]:
 
 def _feature_misfits(cfg: CfgNode, reads: Callable[[str], bool]) -> Iterator[str]:
     """Yield which heads name maps that there are not, and anchors that do not fit their maps."""
-    maps, anchors = _maps(cfg), cfg.MODEL.ANCHOR_GENERATOR
+    maps = _maps(cfg)
     for node in ("RPN", "ROI_HEADS", "SEM_SEG_HEAD", "RETINANET", "FCOS", "INS_EMBED_HEAD"):
         key = f"MODEL.{node}.IN_FEATURES"
-        names = list(_value(cfg, key, ()))
         if not reads(key):
             continue
-        absent = [name for name in names if maps and name not in maps]
-        if absent:
+        names = list(_value(cfg, key))
+        if maps and not set(names) <= set(maps):
             of = "MODEL.FPN.IN_FEATURES" if reads("MODEL.FPN.") else "MODEL.REGNET.OUT_FEATURES"
             yield f"{key} must be of the maps that {of} gives, {', '.join(maps)}; got {names}"
-        levels = [int(name[1:]) for name in names if re.fullmatch(r"p\d+", name)]
-        pooled = node == "ROI_HEADS" and levels
-        if pooled and levels != list(range(levels[0], levels[0] + len(names))):
+        levels = [int(name[1:]) for name in names if re.fullmatch(r"p\d", name)]
+        if node == "ROI_HEADS" and levels and levels != list(range(levels[0], levels[-1] + 1)):
             yield f"{key} must be neighbours from fine to coarse, such as ['p2', 'p3'], got {names}"
-        if node not in ("RPN", "RETINANET"):
-            continue
-        nested = [
-            [value] if not isinstance(value[0], list | tuple) else value
-            for value in (anchors.SIZES, anchors.ASPECT_RATIOS)
-        ]
-        for name, value in zip(("SIZES", "ASPECT_RATIOS"), nested, strict=True):
-            if len(value) not in (1, len(names)):
-                yield (
-                    f"MODEL.ANCHOR_GENERATOR.{name} must be one list, or one for each of the "
-                    f"{len(names)} maps of {key}, got {len(value)}"
-                )
-        sizes, ratios = (
-            [len(row) for row in value * (len(names) // len(value))] for value in nested
-        )
-        if len({size * ratio for size, ratio in zip(sizes, ratios, strict=True)}) > 1:
+        if node in ("RPN", "RETINANET") and reads("MODEL.ANCHOR_GENERATOR."):
+            yield from _anchor_misfits(cfg.MODEL.ANCHOR_GENERATOR, key, len(names))
+
+
+def _anchor_misfits(node: CfgNode, key: str, count: int) -> Iterator[str]:
+    """Yield what is wrong with the anchors of so many maps, which a key names."""
+    numbers = []
+    for name in ("SIZES", "ASPECT_RATIOS"):
+        rows = node[name] if isinstance(node[name][0], list | tuple) else [node[name]]
+        if len(rows) not in (1, count):
             yield (
-                "MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS must give every map as many "
-                f"anchors, got {_shown(anchors.SIZES)} and {_shown(anchors.ASPECT_RATIOS)}"
+                f"MODEL.ANCHOR_GENERATOR.{name} must be one list, or one for each of the {count} "
+                f"maps of {key}, got {len(rows)}"
             )
+            return
+        numbers.append([len(row) for row in rows] * (count // len(rows)))
+    if len({sizes * ratios for sizes, ratios in zip(*numbers, strict=True)}) > 1:
+        yield (
+            "MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS must give every map as many anchors, "
+            f"got {_shown(node.SIZES)} and {_shown(node.ASPECT_RATIOS)}"
+        )
 
 
 def _maps(cfg: CfgNode) -> list[str]:
