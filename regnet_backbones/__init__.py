@@ -1,6 +1,8 @@
 """RegNet backbones for Detectron2 and segmentation-models-pytorch.
 
-Importing this package is all the registration there is, before or after the framework:
+Importing this package is all the registration there is, before or after the framework (detectron2
+0.6 without its compiled extension cannot be imported first, except in the environment that `make
+install` makes):
 
 - Detectron2 gets the `MODEL.REGNET` config node, the builders `build_regnet_backbone` and
   `build_regnet_fpn_backbone`, RegNet weights of every dialect as `MODEL.WEIGHTS`, and what

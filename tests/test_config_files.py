@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from load_tool import load_tool
+from PIL import Image
 
 from regnet_backbones import config_path
 from regnet_backbones.detection import run
@@ -62,7 +63,7 @@ HOSTILE = {
     "merged laughs": (MERGED_LAUGHS, "100,000 values"),
     "laughs in a known call": (
         LAUGHS + "\nX: !!python/object/apply:eval [*a29]",
-        "!!python/object/apply:eval",
+        "100,000 values",
     ),
     "itself": ("X: &x [*x]", "alias"),
     "depth": ("X: " + "[" * 20_000, "nested"),
@@ -167,6 +168,7 @@ def test_what_is_no_config_is_one_line(config, case):
 def test_the_tools_print_the_line(config, capsys):
     path = config(HOSTILE["a call"][0])
     config("", "model_final.pth")
+    Image.new("RGB", (8, 8)).save(path.with_name("image.png"))
     for tool, arguments in {
         "train_net": ["--config-file", str(path)],
         "evaluate": [str(path.parent)],

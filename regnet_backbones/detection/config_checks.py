@@ -183,8 +183,8 @@ def _misfits(cfg: CfgNode, unread: tuple[str, ...]) -> Iterator[str]:
             thresholds, labels = list(model[name].IOU_THRESHOLDS), list(model[name].IOU_LABELS)
             if thresholds != sorted(thresholds) or len(labels) != len(thresholds) + 1:
                 yield (
-                    f"MODEL.{name}.IOU_THRESHOLDS must be rising, and IOU_LABELS one more, got "
-                    f"{thresholds} and {labels}"
+                    f"MODEL.{name}.IOU_THRESHOLDS must be rising, and MODEL.{name}.IOU_LABELS one "
+                    f"more, got {thresholds} and {labels}"
                 )
     for key, channels in NORMED.items():
         unused = _value(cfg, f"{channels.rpartition('.')[0]}.NUM_CONV", 1) == 0
