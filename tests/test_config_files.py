@@ -88,6 +88,8 @@ NO_CONFIG = {
     "a base that is a number": ("_BASE_: 3", "_BASE_"),
     "a base that is a map": ("_BASE_: {a: b}", "_BASE_"),
     "no base at all": ("_BASE_:", "_BASE_"),
+    "a base of no name": ('_BASE_: "\\0"', "_BASE_"),
+    "a model that is a number": ("MODEL: 3", "MODEL must be of the type CfgNode"),
     "a base that there is not": ("_BASE_: gone.yaml", "gone.yaml"),
     "a version of the future": ("VERSION: 3", "VERSION"),
     "a version that is text": ("VERSION: two", "VERSION"),
@@ -180,6 +182,17 @@ def test_the_tools_print_the_line(config, capsys):
         error = capsys.readouterr().err
         assert "Traceback" not in error, tool
         assert "!!python/object/apply:os.system" in error, tool
+
+
+def test_bases_that_double_in_every_file_are_refused(config):
+    for number in range(40):
+        config(f"_BASE_: [{number + 1}.yaml, {number + 1}.yaml]", f"{number}.yaml")
+    config("SEED: 1", "40.yaml")
+    with pytest.raises(ValueError, match="_BASE_ must not"):
+        load_config_file("0.yaml")
+    config("_BASE_: [1.yaml, 1.yaml, 1.yaml]", "0.yaml")
+    config("SEED: 1", "1.yaml")
+    assert load_config_file("0.yaml") == {"SEED": 1}
 
 
 def test_bases_are_merged_in_order_below_the_file(config):

@@ -83,7 +83,7 @@ def arguments(dataset, output, *options, **overrides):
         ("MODEL.REGNET.NAME", "regnetx_041", "did you mean 'regnetx_040'"),
         ("MODEL.REGNET.NAM", "x", "MODEL.REGNET.NAM (did you mean MODEL.REGNET.NAME"),
         ("MODEL.REGNET.NORM", "bn", "must be one of BN, SyncBN, FrozenBN, GN, got 'bn'"),
-        ("MODEL.FPN.NORM", "Foo", "MODEL.FPN.NORM must be one of '', 'BN'"),
+        ("MODEL.FPN.NORM", "Foo", "MODEL.FPN.NORM must be one of '', BN"),
         ("MODEL.BACKBONE.NAME", "build_regnt_fpn_backbone", "mean 'build_regnet_fpn_backbone'"),
         ("MODEL.META_ARCHITECTURE", "MaskRCNN", "one of FCOSDetector, "),
         ("MODEL.ROI_HEADS.NAME", "StandardROIHead", "did you mean 'StandardROIHeads'"),

@@ -106,6 +106,12 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
         maps.insert(0, x)
         return maps
 
+    def __prepare_scriptable__(self) -> "RegNetEncoder":
+        """Refuse TorchScript in an error of the type that SMP expects of an encoder."""
+        if not self._is_torch_scriptable:
+            raise RuntimeError(f"the encoder {self.name} is not torch scriptable; trace it instead")
+        return self
+
     def get_stages(self) -> dict[int, list[torch.nn.Module]]:
         """Return the parts that an output stride dilates, by the stride they have without one."""
         return {

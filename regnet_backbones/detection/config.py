@@ -14,8 +14,8 @@ from fvcore.common.config import BASE_KEY
 from regnet_backbones.adapters.detectron2_config import add_regnet_config
 from regnet_backbones.yaml_files import read_yaml
 
-# How many files may be the _BASE_ of each other.
-MAX_BASES = 20
+# How many files a config may be of.
+MAX_FILES = 50
 
 # What yacs raises for a value of another type, and for text that Python cannot read as a literal.
 UNREADABLE = (ValueError, TypeError, RecursionError, MemoryError)
@@ -81,46 +81,19 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     return cfg
 
 
-def load_config_file(name: str | Path, *, chain: tuple[str, ...] = ()) -> dict[str, object]:
+def load_config_file(config_file: str | Path) -> dict[str, object]:
     """Return the values of a config file over those of its `_BASE_`, without defaults.
 
     As `CfgNode.load_yaml_with_base`, but as plain data: no tag of YAML is obeyed.
 
     Args:
-        name: of the file; that of a `_BASE_` may be an address.
-        chain: the files whose `_BASE_` led here.
+        config_file: on this machine; its `_BASE_` may be an address.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a file is not YAML of config keys, or the files lead back to one of them.
+        ValueError: a file is not YAML of config keys, or its `_BASE_` leads back to it.
     """
-    name = str(name)
-    if name in chain or len(chain) > MAX_BASES:
-        raise ValueError(
-            f"_BASE_ must not lead back to '{name}': {' -> '.join((*chain[:MAX_BASES], name))}"
-        )
-    try:
-        own = read_yaml(PathManager.get_local_path(name) if "://" in name else name)
-    except FileNotFoundError as error:
-        by = f", which '{chain[-1]}' names as its _BASE_" if chain else ""
-        raise FileNotFoundError(f"no config file '{name}'{by}") from error
-    if not isinstance(own, dict):
-        raise ValueError(
-            f"'{name}' must be a YAML file of config keys, it is "
-            f"{'empty' if own is None else f'a {type(own).__name__}'}"
-        )
-    _check_names(own, name)
-    bases = own.pop(BASE_KEY, [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not (isinstance(bases, list) and all(isinstance(base, str) and base for base in bases)):
-        raise ValueError(f"_BASE_ of '{name}' must name a config file, got {repr(bases)[:200]}")
-    merged: dict[str, object] = {}
-    for base in bases:
-        base = os.path.expanduser(base)
-        path = base if "://" in base else os.path.join(os.path.dirname(name), base)
-        _merge(load_config_file(path, chain=(*chain, name)), merged, name)
-    _merge(own, merged, name)
-    return merged
+    return _load_with_bases(str(config_file), (), [])
 
 
 def values_by_key(node: CfgNode, prefix: str = "") -> dict[str, object]:
@@ -147,6 +120,43 @@ def _listed(value: object) -> object:
     return [_listed(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
+def _load_with_bases(name: str, chain: tuple[str, ...], read: list[str]) -> dict[str, object]:
+    """Do what `load_config_file` does.
+
+    Args:
+        name: of a file.
+        chain: the files whose `_BASE_` led to it.
+        read: the files read so far, to which this one is added.
+    """
+    read.append(name)
+    if name in chain or len(read) > MAX_FILES:
+        way = " -> ".join((*chain[-3:], name))
+        raise ValueError(f"_BASE_ must not lead back to a file, or to over {MAX_FILES}, got {way}")
+    try:
+        own = read_yaml(PathManager.get_local_path(name) if "://" in name else name)
+    except FileNotFoundError as error:
+        by = f", which '{chain[-1]}' names as its _BASE_" if chain else ""
+        raise FileNotFoundError(f"no config file '{name}'{by}") from error
+    if not isinstance(own, dict):
+        kind = "empty" if own is None else f"a {type(own).__name__}"
+        raise ValueError(f"'{name}' must be a YAML file of config keys, it is {kind}")
+    _check_names(own, name)
+    bases = own.pop(BASE_KEY, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(_is_path(base) for base in bases):
+        raise ValueError(f"_BASE_ of '{name}' must be a config file, got {repr(bases)[:200]}")
+    merged: dict[str, object] = {}
+    for base in map(os.path.expanduser, bases):
+        path = base if "://" in base else os.path.join(os.path.dirname(name), base)
+        _merge(_load_with_bases(path, (*chain, name), read), merged, name)
+    _merge(own, merged, name)
+    return merged
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and value.isprintable()
+
+
 def _check_names(values: dict, file: str) -> None:
     """Raise ValueError for a key that is not text, such as `on`, which YAML reads as True."""
     for key, value in values.items():
@@ -170,7 +180,9 @@ def _merge(values: dict[str, object], into: dict[str, object], file: str) -> Non
 def _merged(cfg: CfgNode, loaded: CfgNode, file: str) -> CfgNode:
     """Return a config with the values of a file, which may be of an older version of detectron2."""
     version = loaded.get("VERSION")
-    version = guess_version(loaded, file) if version is None else version
+    if version is None:
+        nodes = all(isinstance(loaded.get(key, loaded), CfgNode) for key in ("MODEL", "TEST"))
+        version = guess_version(loaded, file) if nodes else cfg.VERSION
     if version not in range(1, cfg.VERSION + 1):
         raise ValueError(f"VERSION must be 1 to {cfg.VERSION}, got {version!r}")
     if version == cfg.VERSION:

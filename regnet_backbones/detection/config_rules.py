@@ -144,7 +144,7 @@ def _require(holds: bool) -> None:
 
 
 ANYTHING = Accepted("anything", lambda value: None)
-TEXT = Accepted("text", lambda value: _require(isinstance(value, str)))
+TEXT = Accepted("text", lambda value: _require(isinstance(value, str) and "\0" not in value))
 TRUTH = Choice((True, False))
 COUNT, FROM_0, NOT_NEGATIVE = Number(1, whole=True), Number(0, whole=True), Number(0)
 SHARE, POSITIVE, PROBABILITY = Number(0, 1), Number(0, open=True), Number(0, 1, open=True)
