@@ -24,7 +24,7 @@ _MERGE = _STANDARD + "merge"
 # Detectron2's own RetinaNet and Panoptic-DeepLab configs give a list by a tag that runs Python. The
 # text is not run: it is looked up here.
 _EVAL = _STANDARD + "python/object/apply:eval"
-_KNOWN = {
+_KNOWN: dict[str, list] = {
     "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]": [
         [x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in (32, 64, 128, 256, 512)
     ],

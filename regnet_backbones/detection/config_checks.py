@@ -219,7 +219,10 @@ def _misfits(cfg: CfgNode, unread: tuple[str, ...]) -> Iterator[str]:
         yield "SOLVER.MOMENTUM must be above 0 for SOLVER.NESTEROV, got 0"
     sizes = list(images.MIN_SIZE_TRAIN)
     if images.MIN_SIZE_TRAIN_SAMPLING == "range" and len(sizes) != 2:
-        yield f"INPUT.MIN_SIZE_TRAIN must be the lowest and highest size of a range, got {sizes}"
+        yield (
+            "INPUT.MIN_SIZE_TRAIN must be the lowest and highest size for "
+            f"INPUT.MIN_SIZE_TRAIN_SAMPLING 'range', got {sizes}"
+        )
     if reads("INPUT.CROP."):
         kind = "shares up to 1" if "relative" in images.CROP.TYPE else "whole numbers"
         if any(side > 1 if kind[0] == "s" else side % 1 for side in images.CROP.SIZE):

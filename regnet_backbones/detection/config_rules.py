@@ -207,6 +207,7 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
     (Each(Choice((-1, 0, 1))), "IOU_LABELS"),
     (Either((Each(POSITIVE), Each(Each(POSITIVE)))), "SIZES ASPECT_RATIOS"),
     (Each(TEXT), "IN_FEATURES"),
+    (Each(TEXT, least=0), "DATASETS.TRAIN DATASETS.TEST"),
     (Each(Choice(tuple(FEATURE_LEVELS))), "REGNET.OUT_FEATURES"),
     (Choice(OUTPUT_STRIDES), "OUTPUT_STRIDE"),
     (Choice((0, 1, 2)), "TOP_LEVELS"),
