@@ -52,9 +52,9 @@ def load_config(
     elif cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("there is no GPU: MODEL.DEVICE is cpu instead of %s", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
+    _check_test_augmentation(cfg)
     import_projects(cfg)
     check_config(cfg, training=False)
-    _check_test_augmentation(cfg)
     check_optimization(cfg, training=False)
     return cfg
 
