@@ -46,10 +46,11 @@ __all__ = [
     "zoo",
 ]
 
+_EXTEND_DEFAULTS = "regnet_backbones.adapters.detectron2_config:extend_defaults"
+
 # What is imported, and the function of it that is called, when a module of a framework has been
 # imported; at once where it already is. An adapter that itself imports the framework registers
 # where it ends: it may be in the middle of its import when it is asked for.
-_EXTEND_DEFAULTS = "regnet_backbones.adapters.detectron2_config:extend_defaults"
 _POST_IMPORT_HOOKS = (
     ("detectron2.config.defaults", _EXTEND_DEFAULTS),
     ("detectron2.modeling.backbone", "regnet_backbones.adapters.detectron2"),
