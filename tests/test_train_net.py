@@ -262,13 +262,6 @@ def test_own_data_are_given_whole(main, dataset, capsys, given, changed, message
     assert message in assert_documented(capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("text", ["", "MODEL: [", "a: b: c"])
-def test_a_config_that_is_no_yaml_is_refused(main, tmp_path, capsys, text):
-    (tmp_path / "broken.yaml").write_text(text)
-    assert main(["--config-file", str(tmp_path / "broken.yaml")]) == 2
-    assert "broken.yaml' is no YAML file of config keys: " in capsys.readouterr().err
-
-
 def test_a_file_that_is_no_json_is_refused(dataset, tmp_path):
     path = tmp_path / "broken.json"
     path.write_text("{")
