@@ -5,6 +5,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 LOCK := requirements/lock.txt
 STAMP := $(VENV)/.installed
+# Lets `import detectron2` come before `import regnet_backbones`, in this environment.
+STARTUP := $(wildcard requirements/startup/*.p*)
 DEMO_CONFIG := configs/detectron2/quick/mask_rcnn_regnet_small_fpn.yaml
 DEMO_OUTPUT := output/demo
 SEMSEG_CONFIG := configs/semseg/quick/unet_regnet_small_shapes.yaml
@@ -22,7 +24,7 @@ install: $(STAMP)
 
 # Interrupted while .venv is made for the first time, the marker .incomplete stays behind and the
 # next run starts over; interrupted in a later update, the stamp stays old and pip runs again.
-$(STAMP): pyproject.toml setup.py $(LOCK) requirements/detectron2.txt requirements/evaluators.txt
+$(STAMP): pyproject.toml setup.py $(LOCK) requirements/detectron2.txt requirements/evaluators.txt $(STARTUP)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@if [ -e $(VENV)/.incomplete ] || [ ! -x $(PY) ]; then \
@@ -37,6 +39,7 @@ $(STAMP): pyproject.toml setup.py $(LOCK) requirements/detectron2.txt requiremen
 		$(PY) -m pip install --quiet --no-deps --use-pep517 --no-build-isolation \
 			--requirement requirements/detectron2.txt; \
 	fi
+	@cp $(STARTUP) "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	$(PY) -m pip install --quiet --no-deps --requirement requirements/evaluators.txt
 	@rm -f $(VENV)/.incomplete
 	@touch $@

@@ -1,6 +1,8 @@
 """RegNet backbones for Detectron2 and segmentation-models-pytorch.
 
-Importing this package is all the registration there is, before or after the framework:
+Importing this package is all the registration there is, before or after the framework (detectron2
+0.6 without its compiled extension cannot be imported first, except in the environment that `make
+install` makes):
 
 - Detectron2 gets the `MODEL.REGNET` config node, the builders `build_regnet_backbone` and
   `build_regnet_fpn_backbone`, RegNet weights of every dialect as `MODEL.WEIGHTS`, and what
@@ -44,11 +46,13 @@ __all__ = [
     "zoo",
 ]
 
+_EXTEND_DEFAULTS = "regnet_backbones.adapters.detectron2_config:extend_defaults"
+
 # What is imported, and the function of it that is called, when a module of a framework has been
 # imported; at once where it already is. An adapter that itself imports the framework registers
 # where it ends: it may be in the middle of its import when it is asked for.
 _POST_IMPORT_HOOKS = (
-    ("detectron2.config.defaults", "regnet_backbones.adapters.detectron2_config:extend_defaults"),
+    ("detectron2.config.defaults", _EXTEND_DEFAULTS),
     ("detectron2.modeling.backbone", "regnet_backbones.adapters.detectron2"),
     ("detectron2.modeling", "regnet_backbones.adapters.detectron2_c4"),
     ("detectron2.modeling", "regnet_backbones.adapters.detectron2_fcos"),
@@ -94,12 +98,14 @@ def config_path(name: str = "") -> Path:
 
 
 def setup_environment() -> None:
-    """Do nothing more than the import did; detectron2 calls this.
+    """Add all of our keys to detectron2's defaults, as `add_regnet_config` does to one config.
 
     Detectron2 imports the module that the environment variable `DETECTRON2_ENV_MODULE` names while
     its own package is imported, and calls this function of it. So
-    `DETECTRON2_ENV_MODULE=regnet_backbones` brings RegNet to scripts that do not know of it.
+    `DETECTRON2_ENV_MODULE=regnet_backbones` brings RegNet, and our recipes, to scripts that you
+    cannot change.
     """
+    _after_import("detectron2.config.defaults", _EXTEND_DEFAULTS + "_by_all")
 
 
 def __getattr__(name: str) -> object:
@@ -115,7 +121,12 @@ def _register() -> None:
     """Hook into the frameworks, whether they are imported already or not."""
     detectron2_compat.install()
     for module, hook in _POST_IMPORT_HOOKS:
-        wrapt.register_post_import_hook(partial(_run_hook, hook), module)
+        _after_import(module, hook)
+
+
+def _after_import(module: str, hook: str) -> None:
+    """Run a hook when a module of a framework is imported, or now."""
+    wrapt.register_post_import_hook(partial(_run_hook, hook), module)
 
 
 def _run_hook(hook: str, framework_module: ModuleType) -> None:

@@ -24,6 +24,13 @@ def numpy_widths(w_0, w_a, w_m, depth):
     return (np.round(w_0 * np.power(w_m, exponents) / 8) * 8).astype(int).tolist()
 
 
+def pycls_samples(w_0, w_a, w_m, depth):
+    """Whether pycls' sampler keeps a network of four stages: as many widths as powers of w_m."""
+    exponents = np.round(np.log(numpy_line(w_0, w_a, depth) / w_0) / np.log(w_m))
+    widths = np.unique(numpy_widths(w_0, w_a, w_m, depth))
+    return len(widths) == exponents.max() + 1 == 4
+
+
 def runs(widths):
     """Width and length of each run of equal widths."""
     return [(width, len(list(blocks))) for width, blocks in groupby(widths)]

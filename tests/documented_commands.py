@@ -13,7 +13,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from detectron2.config import LazyConfig, get_cfg
+from detectron2.config import LazyConfig
 from detectron2.engine import default_argument_parser
 from documents import ROOT
 from load_tool import load_tool
@@ -23,7 +23,7 @@ from torch.distributed.run import get_args_parser
 from regnet_backbones import zoo
 from regnet_backbones.benchmark.command import benchmark_parser
 from regnet_backbones.design_tool.command import design_parser
-from regnet_backbones.detection.config import read_config
+from regnet_backbones.detection.config import default_config, read_config
 from regnet_backbones.detection.run import argument_parser
 from regnet_backbones.inference.arguments import evaluate_parser, predict_parser
 from regnet_backbones.inference.export import export_parser
@@ -164,7 +164,7 @@ def check_config(args):
         read_config(ROOT / args.config_file, args.opts)
     else:
         assert "/" not in args.config_file
-        get_cfg().merge_from_list(args.opts)
+        default_config().merge_from_list(args.opts)
 
 
 def check_segmenter(argv, segmenter_parser):

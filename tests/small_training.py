@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
 from PIL import Image
 
 from regnet_backbones import config_path
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.training.trainer import Trainer
 
 NAME = "boxes_of_two_orientations"
@@ -51,7 +51,7 @@ def draw_images(folder):
 
 def small_config(output, *overrides):
     """Return the config of a small Mask R-CNN without masks, that has random numbers of its own."""
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.merge_from_file(str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")))
     settings = {
         "MODEL.MASK_ON": False,

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.build import get_detection_dataset_dicts
 from detectron2.data.datasets import load_sem_seg
@@ -26,6 +25,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from regnet_backbones import config_path
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.data import register_split
 from regnet_backbones.detection.data_checks import coco_kinds, image_kinds
 from regnet_backbones.detection.data_checks.annotations import check_coco
@@ -76,7 +76,7 @@ def save(data, tmp_path):
     def register(*, train=True, test=False, **overrides):
         (tmp_path / "data.json").write_text(json.dumps(data))
         register_split(NAME, tmp_path / "data.json", tmp_path)
-        cfg = get_cfg()
+        cfg = default_config()
         cfg.merge_from_file(QUICK)
         cfg.DATASETS.TRAIN = (NAME,) if train else ()
         cfg.DATASETS.TEST = (NAME,) if test else ()
@@ -485,7 +485,7 @@ def masks(tmp_path):
         MetadataCatalog.get(NAME).set(
             evaluator_type="sem_seg", stuff_classes=["a", "b", "c"], ignore_label=255
         )
-        cfg = get_cfg()
+        cfg = default_config()
         cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 3
         cfg.DATASETS.TRAIN = (NAME,) if train else ()

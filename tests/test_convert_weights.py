@@ -10,12 +10,12 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from other_regnets import MmdetRegNet, TransformersClassifier, TransformersModel
 from troubleshooting import assert_documented
 
 from regnet_backbones import RegNetFeatures, config_path, weights, zoo
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.weights.conversion import LAYOUTS, convert_file
 
 TOOL = Path(__file__).parent.parent / "tools" / "convert_weights.py"
@@ -61,7 +61,7 @@ def assert_same_state(state, other):
 
 
 def detector():
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.merge_from_file(str(config_path("detectron2/Base-RegNet-FPN.yaml")))
     cfg.MODEL.REGNET.NAME, cfg.MODEL.DEVICE = "regnety_002", "cpu"
     cfg.MODEL.REGNET.NORM = "BN"

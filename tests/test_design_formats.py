@@ -126,7 +126,7 @@ def test_timms_arguments_are_those_of_its_own_table(name):
 
 def test_an_anynet_and_an_unknown_format_are_refused():
     for name in FORMATS:
-        with pytest.raises(ValueError, match="no AnyNets: take the spaces RegNetX or RegNetY"):
+        with pytest.raises(ValueError, match="got an AnyNet: take the spaces RegNetX or RegNetY"):
             to_format(name, ANYNET)
     with pytest.raises(ValueError, match="one of detectron2, smp, timm, got 'keras'"):
         to_format("keras", SMALL)

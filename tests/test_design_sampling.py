@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from design_restated import pycls_samples
 
 from regnet_backbones.design.anynet import AnyNetDesign
 from regnet_backbones.design.cost import complexity
@@ -22,10 +23,11 @@ def build(space, numbers):
         if "AnyNet" in space.name:
             return AnyNetDesign.of(*numbers, **constants)
         *line, multiplier = numbers
+        if not pycls_samples(*line[:4]):
+            return "not four stages"
         return RegNetDesign(*line, bottleneck_multiplier=multiplier, **constants)
     except ValueError as error:
         reasons = {
-            "exactly 4 stages": "not four stages",
             "no width": "groups do not fit",
             "se_ratio": "no channel for squeeze-and-excitation",
         }

@@ -8,10 +8,14 @@ from dataclasses import replace
 from itertools import chain
 
 import pytest
+from design_restated import numpy_widths, pycls_samples, runs
 
-from regnet_backbones.design.law import RegNetDesign
 from regnet_backbones.design.ranges import Range, log_uniform, powers_of_two, uniform
-from regnet_backbones.design.runs import stage_runs
+from regnet_backbones.design.space_kinds import (
+    GROUPS_DO_NOT_FIT,
+    NOT_FOUR_STAGES,
+    RegNetNumbers,
+)
 from regnet_backbones.design.spaces import SPACES, get_space
 
 ANYNETS = ["AnyNetX_A", "AnyNetX_B", "AnyNetX_C", "AnyNetX_D", "AnyNetX_E"]
@@ -253,36 +257,33 @@ def test_spaces_are_found_in_any_case():
         get_space("vgg16")
 
 
-def law_runs(w_0, w_a, w_m, depth):
-    """Group blocks by the width that the law gives them."""
-    try:
-        design = RegNetDesign(w_0, w_a, w_m, depth, 1)
-    except ValueError as error:
-        if "exactly 4 stages" not in str(error):
-            raise
-        return None
-    return [(stage.width, stage.depth) for stage in design.stages]
-
-
 @pytest.mark.parametrize("name", ["RegNetX", "RegNetX_constrained"])
-def test_stage_runs_against_the_law(name):
-    found = Counter()
+def test_stages_are_those_that_pycls_samples(name):
+    space, found = get_space(name), Counter()
     for numbers in draws(name, 6000, seed=5):
-        expected = law_runs(*numbers[:4])
-        assert stage_runs(*numbers[:4]) == expected
-        found[expected is None] += 1
-    assert min(found.values()) > 500
+        law = numbers[:4]
+        widths, kept = runs(numpy_widths(*law)), pycls_samples(*law)
+        stages = space.stages(numbers)
+        assert (stages == NOT_FOUR_STAGES) is not kept
+        if kept and stages != GROUPS_DO_NOT_FIT:
+            assert [depth for _, depth, *_ in stages] == [depth for _, depth in widths]
+        found[len(widths) == 4, kept] += 1
+    # Four stages, of which one skips a power of w_m or has two of them.
+    assert found[True, True] > 500
+    assert found[True, False] > 100
+    assert not found[False, True]
 
 
-def test_stage_runs_where_a_block_is_half_way_between_powers():
+def test_a_block_half_way_between_powers_is_the_even_ones():
     # The roots of these ratios are 1.25, 1.5, 1.125 and 2: whole numbers cross on a block.
-    halves = 0
+    space, halves = get_space("RegNetX"), 0
     for w_m in (1.5625, 2.25, 1.265625, 4.0):
         for w_0 in range(8, 100, 8):
             for w_a in (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 24.0, 100.0, 300.0):
                 for depth in (4, 9, 17, 40):
-                    expected = law_runs(w_0, w_a, w_m, depth)
-                    assert stage_runs(w_0, w_a, w_m, depth) == expected
+                    stages = space.stages(RegNetNumbers(w_0, w_a, w_m, depth, 1, 1.0))
+                    kept = pycls_samples(w_0, w_a, w_m, depth)
+                    assert (stages == NOT_FOUR_STAGES) is not kept
                     crossing = w_0 * (math.sqrt(w_m) - 1) / (w_a or 1)
-                    halves += expected is not None and crossing == round(crossing)
-    assert halves > 20
+                    halves += kept and crossing == round(crossing)
+    assert halves > 10

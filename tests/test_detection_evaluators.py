@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from demo_datasets import looked_for_in
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from load_tool import load_tool
@@ -13,6 +12,7 @@ from PIL import Image
 from regnet_backbones import config_path, shapes
 from regnet_backbones.adapters.detectron2_compat.panoptic_quality import rgb2id
 from regnet_backbones.detection import evaluators
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.evaluators import build_evaluators, check_evaluators
 from regnet_backbones.detection.results import results_tables
 from regnet_backbones.detection.training.trainer import Trainer
@@ -28,7 +28,7 @@ def dataset(tmp_path_factory):
 
 
 def config(architecture, test, **keys):
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.MODEL.META_ARCHITECTURE, cfg.DATASETS.TEST = architecture, (test,)
     cfg.merge_from_list([each for pair in keys.items() for each in pair])
     return cfg

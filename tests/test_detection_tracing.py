@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.layers import paste_masks_in_image
 from detectron2.modeling import build_model
 from PIL import Image
 
 from regnet_backbones import config_path
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.tracing import images_for, trace_detector
 from regnet_backbones.export import ExportError
 
@@ -15,7 +15,7 @@ SIDE = 64
 
 
 def config(name, *overrides):
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.merge_from_file(str(config_path(f"detectron2/quick/{name}.yaml")))
     settings = ["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", str(SIDE)]
     # Random weights are sure of nothing.

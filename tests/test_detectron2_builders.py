@@ -4,7 +4,6 @@ import pytest
 import timm
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import (
     META_ARCH_REGISTRY,
@@ -25,6 +24,7 @@ from regnet_backbones import RegNetDesign, RegNetFeatures, config_path, zoo
 from regnet_backbones.adapters.detectron2 import LastLevelP6
 from regnet_backbones.adapters.detectron2_c4 import RegNetLastStage
 from regnet_backbones.adapters.detectron2_projects import import_projects
+from regnet_backbones.detection.config import default_config
 
 NAME = "regnety_002"
 STAGES = ["s1", "s2", "s3", "s4"]
@@ -33,7 +33,7 @@ CHANNELS = 32
 
 def config(quick="mask_rcnn_regnet_small_fpn", norm="BN"):
     """Return a quick config on RegNetY-200MF, for the BGR images of detectron2's own RegNet."""
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.merge_from_file(str(config_path(f"detectron2/quick/{quick}.yaml")))
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.REGNET.NAME, cfg.MODEL.REGNET.NORM = NAME, norm
@@ -350,7 +350,7 @@ def keys(node, prefix=""):
 
 
 def test_the_projects_keys_are_those_that_they_add_themselves():
-    ours, theirs = get_cfg(), get_cfg()
+    ours, theirs = default_config(), default_config()
     for add in (add_deeplab_config, add_pointrend_config, add_panoptic_deeplab_config):
         add(theirs)
     assert theirs.SOLVER.OPTIMIZER == "ADAM"
@@ -363,7 +363,7 @@ def test_what_is_named_of_a_project_is_imported(monkeypatch):
         monkeypatch.setattr(registry, "_obj_map", dict(registry._obj_map))
     asked = []
     monkeypatch.setattr("regnet_backbones.adapters.detectron2_projects.import_module", asked.append)
-    cfg = get_cfg()
+    cfg = default_config()
     import_projects(cfg)
     assert asked == []
     for name, project in (

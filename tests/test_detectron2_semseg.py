@@ -9,7 +9,6 @@ import pytest
 import torch
 from demo_datasets import looked_for_in
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
@@ -23,7 +22,7 @@ from PIL import Image
 from regnet_backbones import config_path, shapes, zoo
 from regnet_backbones.adapters.detectron2_schedule import build_poly_lr
 from regnet_backbones.detection.ade20k import check_semantic_datasets, convert_masks
-from regnet_backbones.detection.config import read_config
+from regnet_backbones.detection.config import default_config, read_config
 from regnet_backbones.detection.pictures import SemanticPictures
 from regnet_backbones.detection.training.semantic import build_train_mapper
 from regnet_backbones.detection.training.trainer import Trainer
@@ -205,7 +204,7 @@ def test_colours_are_changed_and_labels_are_not(dataset):
 
 def schedule(max_iter, build):
     """Return a schedule of a base rate of 1, and its optimizer."""
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS = max_iter, 3
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.25
@@ -349,7 +348,7 @@ def test_a_segmenter_is_trained_resumed_evaluated_and_predicts(head, dataset, tm
     printed = capsys.readouterr().out
     assert re.search(rf"^sem_seg +{last['sem_seg/mIoU']:.1f} ", printed, re.MULTILINE)
 
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.merge_from_file(str(output / "config.yaml"))
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = str(output / "model_final.pth"), "cpu"
     predictor = DefaultPredictor(cfg)

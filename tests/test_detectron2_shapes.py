@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from demo_datasets import looked_for_in
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from detectron2.projects.panoptic_deeplab import PanopticDeeplabDatasetMapper
@@ -15,6 +14,7 @@ from PIL import Image
 
 from regnet_backbones import shapes
 from regnet_backbones.adapters.detectron2_compat.panoptic_quality import rgb2id
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.evaluators import build_evaluators
 
 KINDS = ("", "_keypoints", "_sem_seg", "_panoptic", "_panoptic_separated")
@@ -30,7 +30,7 @@ def dataset(tmp_path_factory):
 
 
 def config(architecture, output, **keys):
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.MODEL.META_ARCHITECTURE, cfg.OUTPUT_DIR = architecture, str(output)
     cfg.TEST.PICTURES = 0
     cfg.merge_from_list([each for pair in keys.items() for each in pair])

@@ -7,7 +7,6 @@ import pytest
 import timm
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import get_cfg
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.backbone import FPN
@@ -16,6 +15,7 @@ from detectron2.utils.file_io import PathManager
 from other_regnets import MmdetRegNet
 
 from regnet_backbones import config_path, weights, zoo
+from regnet_backbones.detection.config import default_config
 
 RGB_MEAN, RGB_STD = [123.675, 116.280, 103.530], [58.395, 57.120, 57.375]
 BGR_MEAN, BGR_STD = RGB_MEAN[::-1], RGB_STD[::-1]
@@ -44,7 +44,7 @@ NAMES = {
 
 
 def config(name="regnetx_008", form="RGB"):
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.merge_from_file(str(config_path("detectron2/Base-RegNet-FPN.yaml")))
     cfg.MODEL.REGNET.NAME = name
     cfg.MODEL.WEIGHTS = ""
@@ -445,7 +445,7 @@ def test_bgr_weights_are_right_in_a_bgr_config_as_they_are(classifier, tmp_path)
 
 
 def test_stock_detectron2_defaults_with_timm_weights_are_answered_with_the_right_lines():
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.MODEL.BACKBONE.NAME = "build_regnet_fpn_backbone"
     cfg.MODEL.REGNET.NAME = "regnety_032"
     cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]

@@ -112,6 +112,7 @@ from detectron2.config import LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_backbone
 path = regnet_backbones.config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
 cfg = get_cfg()
+regnet_backbones.add_regnet_config(cfg)
 cfg.merge_from_file(str(path))
 cfg.MODEL.DEVICE = "cpu"
 maps = build_backbone(cfg)(torch.zeros(1, 3, 64, 64))

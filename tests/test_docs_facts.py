@@ -9,7 +9,7 @@ import documents
 import pytest
 import torch
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 from documents import DOCUMENTS, ROOT, blocks, codes
 
@@ -17,6 +17,7 @@ from regnet_backbones import zoo
 from regnet_backbones.adapters.detectron2 import BUILDERS
 from regnet_backbones.adapters.detectron2_config import REGNET_DEFAULTS
 from regnet_backbones.design import RegNetDesign, complexity
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.norm import NORMS
 from regnet_backbones.weights.dialects import CHANNEL_ORDERS
 
@@ -47,7 +48,7 @@ def test_all_builders():
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "docs" / "detectron2.md"])
 def test_the_config_builds_the_network_it_names(path):
-    cfg = get_cfg()
+    cfg = default_config()
     for block in blocks(path.read_text(), "yaml"):
         cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(block)))
     cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]  # as every stock FPN config says

@@ -7,10 +7,11 @@ from urllib.parse import urlsplit
 import documents
 import pytest
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from documented_commands import check
 from documents import DOCUMENTS, ROOT, name_of
 
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.weights.sources import PREFIXES, find_source
@@ -85,7 +86,7 @@ def test_code_runs(path, block, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("path", "block"), blocks("yaml"))
 def test_configs_are_of_keys_that_exist(path, block):
-    get_cfg().merge_from_other_cfg(CfgNode(yaml.safe_load(block)))
+    default_config().merge_from_other_cfg(CfgNode(yaml.safe_load(block)))
 
 
 KEY = r"`((?:MODEL|SOLVER|INPUT|DATASETS|DATALOADER|TEST|OPTIMIZE)(?:\.[A-Z0-9_]+)+)[`: ]"
@@ -93,7 +94,7 @@ KEY = r"`((?:MODEL|SOLVER|INPUT|DATASETS|DATALOADER|TEST|OPTIMIZE)(?:\.[A-Z0-9_]
 
 @pytest.mark.parametrize(("path", "key"), found(lambda text: re.findall(KEY, text)))
 def test_keys_exist(path, key):
-    node = get_cfg()
+    node = default_config()
     for part in key.split("."):
         assert part in node, key
         node = node[part]

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.lvis import register_lvis_instances
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from regnet_backbones import shapes
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.evaluators import build_evaluators
 from regnet_backbones.detection.results import results_tables
 
@@ -32,7 +32,7 @@ def registered():
 
 
 def config(tmp_path, name, architecture="GeneralizedRCNN"):
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.OUTPUT_DIR, cfg.DATASETS.TEST = str(tmp_path / "out"), (name,)
     cfg.MODEL.META_ARCHITECTURE = architecture
     return cfg

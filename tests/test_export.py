@@ -5,10 +5,10 @@ import onnxruntime
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from regnet_backbones import RegNetFeatures, config_path
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.export import (
     export_onnx,
     export_program,
@@ -22,7 +22,7 @@ def extractor():
 
 
 def detector():
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.merge_from_file(str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")))
     cfg.merge_from_list(["MODEL.DEVICE", "cpu"])
     return build_model(cfg)

@@ -6,11 +6,11 @@ import lightning
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from load_tool import load_tool
 
 from regnet_backbones import config_path, shapes
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.module import Segmenter
 
@@ -22,7 +22,7 @@ def main(*args):
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
     folder = tmp_path_factory.mktemp("detector")
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.merge_from_file(str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")))
     settings = ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
     cfg.merge_from_list([*settings, "INPUT.MIN_SIZE_TEST", "64"])

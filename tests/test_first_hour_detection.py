@@ -83,7 +83,7 @@ def arguments(dataset, output, *options, **overrides):
         ("MODEL.REGNET.NAME", "regnetx_041", "did you mean 'regnetx_040'"),
         ("MODEL.REGNET.NAM", "x", "MODEL.REGNET.NAM (did you mean MODEL.REGNET.NAME"),
         ("MODEL.REGNET.NORM", "bn", "must be one of BN, SyncBN, FrozenBN, GN, got 'bn'"),
-        ("MODEL.FPN.NORM", "Foo", "MODEL.FPN.NORM must be one of '', 'BN'"),
+        ("MODEL.FPN.NORM", "Foo", "MODEL.FPN.NORM must be one of '', BN"),
         ("MODEL.BACKBONE.NAME", "build_regnt_fpn_backbone", "mean 'build_regnet_fpn_backbone'"),
         ("MODEL.META_ARCHITECTURE", "MaskRCNN", "one of FCOSDetector, "),
         ("MODEL.ROI_HEADS.NAME", "StandardROIHead", "did you mean 'StandardROIHeads'"),
@@ -95,12 +95,12 @@ def arguments(dataset, output, *options, **overrides):
         ("MODEL.WEIGHTS", "gone.pth", "'gone.pth'"),
         ("MODEL.WEIGHTS", "timm://regnetx_041", "did you mean 'regnetx_040'"),
         ("SOLVER.MAX_ITER", "many", "SOLVER.MAX_ITER must be of the type int ("),
-        ("SOLVER.MAX_ITER", "0", "must be 1 or more, got 0"),
-        ("SOLVER.IMS_PER_BATCH", "0", "must be 1 or more, got 0"),
+        ("SOLVER.MAX_ITER", "0", "SOLVER.MAX_ITER must be a whole number of 1 or more, got 0"),
+        ("SOLVER.IMS_PER_BATCH", "0", "of 1 or more, got 0"),
         ("SOLVER.OPTIMIZER", "LION", "one of SGD, ADAMW, ADAM, got 'LION'"),
         ("SOLVER.LR_SCHEDULER_NAME", "Foo", "WarmupCosineLR"),
         ("SOLVER.AMP.ENABLED", "True", "needs CUDA"),
-        ("DATALOADER.NUM_WORKERS", "-1", "must be 0 or more, got -1"),
+        ("DATALOADER.NUM_WORKERS", "-1", "from 0 to 10,000, got -1"),
         ("DATALOADER.SAMPLER_TRAIN", "Foo", "RepeatFactorTrainingSampler"),
         ("DATASETS.TRAIN", "coco_2017_train", "type tuple (("),
         ("INPUT.FORMAT", "GBR", "one of BGR, RGB, L, YUV-BT.601, got 'GBR'"),
@@ -140,9 +140,9 @@ def test_a_key_without_a_value(main, capsys):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: [1,\n b: }", "line 2: expected the node content"),
-        ("hello", "it is empty, or text of another kind"),
-        ("", "it is empty, or text of another kind"),
+        ("a: [1,\n b: }", "line 2: not a YAML file of plain values: expected the node content"),
+        ("hello", "it is a str"),
+        ("", "it is empty"),
         ("_BASE_: gone.yaml", "gone.yaml', which '"),
         ("MODEL:\n  REGNT:\n    NAME: x", "MODEL.REGNT (did you mean MODEL.REGNET"),
         ("SOLVER:\n  MAX_ITER: many", "MAX_ITER must be of the type int (40000), got 'many'"),
@@ -160,7 +160,7 @@ def test_a_wrong_config_file(line, tmp_path, text, said):
 def test_a_config_file_that_is_none(line, dataset):
     assert "no config file 'gone.yaml'" in line(config="gone.yaml")
     image = next(dataset.images("train").iterdir())
-    assert "it is empty, or text of another kind" in line(config=image)
+    assert "save it as UTF-8" in line(config=image)
 
 
 @pytest.mark.parametrize(

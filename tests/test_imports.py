@@ -30,6 +30,7 @@ RINGS = {
     "image_files": 0,
     "command_lines": 0,
     "files": 0,
+    "yaml_files": 0,
     "stopping": 0,
     "__init__": 0,
     "norm": 1,

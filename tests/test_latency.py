@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo
-from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 
 from regnet_backbones import RegNetDesign, timing
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.latency import LatencyMeter, RatioBand, confirm, ratio_band
 from regnet_backbones.latency import meter as meter_module
 from regnet_backbones.latency.networks import build
@@ -152,7 +152,7 @@ def test_more_networks_than_are_compiled_are_not_compared():
 @torch.no_grad()
 def test_the_feature_pyramid_is_detectron2s():
     ours = build("regnetx_002", fpn=True).eval()
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.MODEL.BACKBONE.NAME = "build_regnet_fpn_backbone"
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.REGNET.NAME, cfg.MODEL.REGNET.NORM = "regnetx_002", "BN"

@@ -8,7 +8,7 @@ import timm
 import torch
 from demo_datasets import looked_for_in
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.modeling import build_model
@@ -18,6 +18,7 @@ from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
 from regnet_backbones import config_path, shapes, zoo
+from regnet_backbones.detection.config import default_config
 
 ROOT = config_path("detectron2/lazy")
 COMMON = ("coco", "mask_rcnn_fpn", "mask_rcnn_fpn_100ep_lsj", "optim", "train")
@@ -35,7 +36,7 @@ def load(path, *overrides):
 
 
 def yaml_config(name):
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.merge_from_file(str(config_path(f"detectron2/{name}")))
     cfg.MODEL.DEVICE = "cpu"
     return cfg

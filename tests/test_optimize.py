@@ -5,7 +5,6 @@ import copy
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from timm.layers import ConvNormAct, freeze_batch_norm_2d
 from torch import nn
@@ -13,6 +12,7 @@ from torch import nn
 from regnet_backbones import config_path
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.design import RegNetDesign
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.optimize import layout as layout_module
 from regnet_backbones.optimize import optimize
 from regnet_backbones.optimize.precision import has_native
@@ -23,7 +23,7 @@ TINY = RegNetDesign(w_0=8, w_a=8.0, w_m=2.0, depth=7, group_width=8)
 
 
 def small_detector(*overrides):
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.merge_from_file(str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")))
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", *overrides])
     return build_model(cfg)

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch._dynamo
 import torch._inductor.compile_fx
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from functorch.compile import min_cut_rematerialization_partition, nop
 from torch._dynamo.backends.common import aot_autograd
@@ -18,6 +17,7 @@ from torch._dynamo.utils import counters
 from regnet_backbones import config_path
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.design import RegNetDesign
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.memory import saved_bytes
 from regnet_backbones.optimize import optimize
 from regnet_backbones.optimize.compiling import MAX_COMPILATIONS, CompiledCalls
@@ -96,7 +96,7 @@ def test_a_compiled_training_keeps_no_scaled_weights(monkeypatch):
 
 @torch.no_grad()
 def test_a_detector_is_compiled_at_most_twice_for_twenty_sizes(traced_graphs, randomize):
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.merge_from_file(str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")))
     cfg.MODEL.DEVICE = "cpu"
     detector = randomize(build_model(cfg)).eval()

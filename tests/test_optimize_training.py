@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from small_training import draw_images, small_config, train
 from torch import nn
 from torch._inductor import config as inductor_config
 
 from regnet_backbones import config_path, optimize, shapes
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.optimization import (
     check_optimization,
     optimization_of,
@@ -175,7 +175,7 @@ def test_mixed_precision_is_measured_and_left_to_the_trainer(monkeypatch):
 
 
 def test_it_is_off_by_default(tmp_path, caplog):
-    assert optimization_of(get_cfg()) is None
+    assert optimization_of(default_config()) is None
     with caplog.at_level("INFO", "regnet_backbones.inference.optimization"):
         trainer = Trainer(small_config(tmp_path, *FROZEN))
     assert "optimized" not in caplog.text
@@ -207,7 +207,7 @@ def test_compilation_is_asked_for(tmp_path, compiled):
     ],
 )
 def test_unknown_values_are_refused(key, value, message):
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.OPTIMIZE[key] = value
     check_optimization(cfg, training=True)  # it is off
     cfg.OPTIMIZE.ENABLED = True
@@ -219,7 +219,7 @@ def test_unknown_values_are_refused(key, value, message):
 def test_a_compiler_that_is_not_there_is_named_before_the_training(monkeypatch, device):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.OPTIMIZE.ENABLED = cfg.OPTIMIZE.COMPILE = True
     cfg.MODEL.DEVICE = device
     message = {"cpu": r"needs a C\+\+ compiler.* variable CXX", "cuda": "needs a C compiler.* CC"}
@@ -231,7 +231,7 @@ def test_a_compiler_that_is_not_there_is_named_before_the_training(monkeypatch, 
 
 
 def test_a_type_for_trained_models_is_no_precision_of_the_training(caplog):
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.OPTIMIZE.ENABLED, cfg.OPTIMIZE.DTYPE = True, "bfloat16"
     check_optimization(cfg, training=False)
     assert not caplog.records
@@ -257,7 +257,7 @@ def test_a_type_for_trained_models_is_no_precision_of_the_training(caplog):
     ],
 )
 def test_sizes_are_typical(overrides, training, divisor, expected):
-    cfg = get_cfg()
+    cfg = default_config()
     crop = ["INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE"]
     cfg.merge_from_list([*crop, [512, 700], *overrides])
     assert typical_size(cfg, training=training, divisor=divisor) == expected

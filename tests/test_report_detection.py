@@ -6,7 +6,6 @@ import json
 import shutil
 
 import pytest
-from detectron2.config import get_cfg
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
@@ -14,7 +13,7 @@ from load_tool import load_tool
 from report_pages import Page
 
 from regnet_backbones import config_path, shapes
-from regnet_backbones.detection.config import read_config
+from regnet_backbones.detection.config import default_config, read_config
 from regnet_backbones.detection.data import VAL_NAME, read_coco_split, register_split
 from regnet_backbones.report.content import Table
 from regnet_backbones.report.detection import changed_settings, read_detector, results_tables
@@ -156,10 +155,10 @@ def find_config(report):
 
 
 def test_settings_that_differ_are_those_that_were_set():
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.merge_from_list(["SOLVER.BASE_LR", 0.5, "MODEL.REGNET.NAME", "regnety_032"])
     cfg.OUTPUT_DIR = "elsewhere"
-    found = [(s.key, s.value, s.default) for s in changed_settings(cfg, get_cfg())]
+    found = [(s.key, s.value, s.default) for s in changed_settings(cfg, default_config())]
     assert sorted(found) == [
         ("MODEL.REGNET.NAME", "regnety_032", ""),
         ("SOLVER.BASE_LR", "0.5", "0.001"),

@@ -24,7 +24,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
-from regnet_backbones import RegNetDesign, complexity, config_path, shapes
+from regnet_backbones import RegNetDesign, add_regnet_config, complexity, config_path, shapes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHECKOUT = "REGNET_BACKBONES_DETECTRON2"
@@ -181,6 +181,7 @@ def test_demo(stock, trained):
 def test_default_predictor_and_visualizer(stock, trained):
     """What the demo does, in a script that imports us."""
     cfg = get_cfg()
+    add_regnet_config(cfg)
     cfg.merge_from_file(str(trained / "config.yaml"))
     cfg.MODEL.WEIGHTS = str(trained / "model_final.pth")
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.01

@@ -5,7 +5,6 @@ import re
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.engine import DefaultPredictor, HookBase, launch
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathHandler, PathManager
@@ -14,6 +13,7 @@ from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 
 from regnet_backbones.detection import run
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.trained import load_weights
 from regnet_backbones.detection.training.averaging import build_average
 from regnet_backbones.detection.training.checkpointer import TrainingCheckpointer
@@ -290,7 +290,7 @@ def test_averaged_weights_are_evaluated_saved_and_read(images, tmp_path, monkeyp
 
 
 def test_a_decay_out_of_range_is_refused():
-    cfg = get_cfg()
+    cfg = default_config()
     assert build_average(cfg, nn.Linear(1, 1)) is None
     cfg.MODEL.EMA.ENABLED, cfg.MODEL.EMA.DECAY = True, 1.0
     with pytest.raises(ValueError, match="MODEL.EMA.DECAY must be between 0 and 1, got 1.0"):

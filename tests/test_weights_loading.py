@@ -6,10 +6,10 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from regnet_backbones import RegNetFeatures, config_path, weights, zoo
+from regnet_backbones.detection.config import default_config
 from regnet_backbones.weights import sources
 
 
@@ -395,7 +395,7 @@ def test_a_segmenter_of_other_classes_is_refused_and_its_backbone_can_be_taken()
 
 
 def test_a_detector_gives_its_backbone_to_a_segmenter(randomize):
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.merge_from_file(str(config_path("detectron2/Base-RegNet-FPN.yaml")))
     cfg.MODEL.REGNET.NAME, cfg.MODEL.DEVICE = "regnety_002", "cpu"
     detector = randomize(build_model(cfg))

@@ -17,7 +17,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from fvcore.nn import weight_init
 from torch import nn
 
-from regnet_backbones.adapters.detectron2_config import regnet_node
+from regnet_backbones.adapters.detectron2_config import fcos_node, regnet_node
 from regnet_backbones.adapters.detectron2_network import (
     check_fpn,
     check_weights_of,
@@ -113,7 +113,7 @@ def build_regnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RegNetBackbon
     """Build the RegNet of `MODEL.REGNET` with the maps of `MODEL.REGNET.OUT_FEATURES`.
 
     Args:
-        cfg: with the keys of `add_regnet_config`.
+        cfg: of which `MODEL.REGNET` is read; keys that it lacks have our defaults.
         input_shape: of the images, of which the number of channels is read.
 
     Raises:
@@ -170,7 +170,7 @@ def build_fcos_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     Raises:
         ValueError: as `build_regnet_fpn_backbone`, or for another number of levels.
     """
-    top_levels = cfg.MODEL.FCOS.TOP_LEVELS
+    top_levels = fcos_node(cfg).TOP_LEVELS
     if top_levels not in (0, 1, 2):
         raise ValueError(
             f"MODEL.FCOS.TOP_LEVELS must be 2 (P6 and P7), 1 (P6) or 0, got {top_levels}"

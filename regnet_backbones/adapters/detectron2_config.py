@@ -7,6 +7,7 @@ are named as AdelaiDet names them.
 
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import wraps
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -115,10 +116,10 @@ NUMBERS = (*REQUIRED_NUMBERS, "BOT_MUL", "SE_R")
 
 
 def add_regnet_config(cfg: "CfgNode") -> None:
-    """Add all of our keys to a config; keys that it already has stay.
+    """Add all of our keys to a config, and those of detectron2's projects; keys it has stay.
 
-    `get_cfg()` does this by itself once `regnet_backbones` is imported; this is for a config made
-    before that, and for projects that build their config by hand.
+    Of these, `get_cfg()` has `MODEL.REGNET` alone once `regnet_backbones` is imported, which is
+    enough for a RegNet. The recipes of `configs/` and the configs of our tools' runs need the rest.
 
     Args:
         cfg: of detectron2, changed in place.
@@ -130,15 +131,48 @@ def add_regnet_config(cfg: "CfgNode") -> None:
 
 def regnet_node(cfg: "CfgNode") -> "CfgNode":
     """Return a copy of `MODEL.REGNET` with every key: a project may have defined its own node."""
-    node = cfg.MODEL.REGNET.clone() if "REGNET" in cfg.MODEL else type(cfg)()
-    node.defrost()
-    _add_missing(node, REGNET_DEFAULTS)
-    return node
+    return _completed(cfg, "REGNET", REGNET_DEFAULTS)
+
+
+def fcos_node(cfg: "CfgNode") -> "CfgNode":
+    """Return a copy of `MODEL.FCOS` with every key, see `regnet_node`."""
+    return _completed(cfg, "FCOS", FCOS_DEFAULTS)
 
 
 def extend_defaults(defaults: ModuleType) -> None:
-    """Give detectron2's own defaults our keys, so that `get_cfg()` has them."""
+    """Give detectron2's own defaults `MODEL.REGNET`, and leave it out of dumps without a RegNet.
+
+    A config that does not use the node can then be read where this package is not installed.
+    """
+    _add_missing(defaults._C, {"MODEL": {"REGNET": REGNET_DEFAULTS}})
+    config_class = type(defaults._C)
+    dump = config_class.dump
+    if hasattr(dump, "leaves_out_regnet"):
+        return
+
+    @wraps(dump)
+    def dump_what_is_used(self: "CfgNode", *args: object, **kwargs: object) -> str:
+        model = self.get("MODEL")
+        if isinstance(model, Mapping) and model.get("REGNET") == REGNET_DEFAULTS:
+            self = self.clone()
+            del self.MODEL["REGNET"]
+        return dump(self, *args, **kwargs)
+
+    dump_what_is_used.leaves_out_regnet = True
+    config_class.dump = dump_what_is_used
+
+
+def extend_defaults_by_all(defaults: ModuleType) -> None:
+    """Give detectron2's own defaults all of our keys."""
     add_regnet_config(defaults._C)
+
+
+def _completed(cfg: "CfgNode", name: str, defaults: Mapping[str, object]) -> "CfgNode":
+    """Return a copy of a node of `MODEL` with the default of every key that it lacks."""
+    node = cfg.MODEL[name].clone() if name in cfg.MODEL else type(cfg)()
+    node.defrost()
+    _add_missing(node, defaults)
+    return node
 
 
 def _add_missing(node: "CfgNode", defaults: Mapping[str, object]) -> None:

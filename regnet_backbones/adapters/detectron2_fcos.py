@@ -7,6 +7,8 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 
+from regnet_backbones.adapters.detectron2_config import fcos_node
+
 
 @META_ARCH_REGISTRY.register()
 class FCOSDetector(FCOS):
@@ -90,9 +92,9 @@ class FCOSDetector(FCOS):
         """Return the arguments of the model of a config.
 
         Args:
-            cfg: with the keys of `add_regnet_config`, of which `MODEL.FCOS` is read.
+            cfg: of which `MODEL.FCOS` is read; keys that it lacks have our defaults.
         """
-        node = cfg.MODEL.FCOS
+        node = fcos_node(cfg)
         return {
             "backbone": build_backbone(cfg),
             "in_features": node.IN_FEATURES,

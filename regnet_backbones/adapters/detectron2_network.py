@@ -58,17 +58,20 @@ def network_of(node: "CfgNode") -> str | RegNetDesign:
             "MODEL.REGNET names no network: set MODEL.REGNET.NAME, such as 'regnety_032', or the "
             f"numbers {', '.join(REQUIRED_NUMBERS)}; missing: {', '.join(missing)}"
         )
-    return RegNetDesign(
-        w_0=node.W0,
-        w_a=node.WA,
-        w_m=node.WM,
-        depth=node.DEPTH,
-        group_width=node.GROUP_W,
-        bottleneck_multiplier=1.0 if node.BOT_MUL is None else node.BOT_MUL,
-        se_ratio=0.0 if node.SE_R is None else node.SE_R,
-        stem_width=node.STEM_W,
-        rounding=node.ROUNDING,
-    )
+    try:
+        return RegNetDesign(
+            w_0=node.W0,
+            w_a=node.WA,
+            w_m=node.WM,
+            depth=node.DEPTH,
+            group_width=node.GROUP_W,
+            bottleneck_multiplier=1.0 if node.BOT_MUL is None else node.BOT_MUL,
+            se_ratio=0.0 if node.SE_R is None else node.SE_R,
+            stem_width=node.STEM_W,
+            rounding=node.ROUNDING,
+        )
+    except ValueError as error:
+        raise ValueError(f"the numbers of MODEL.REGNET give no network: {error}") from error
 
 
 def check_weights(cfg: "CfgNode") -> None:

@@ -1,10 +1,10 @@
 """Config keys of detectron2's projects DeepLab, PointRend and Panoptic-DeepLab, and their imports.
 
 These projects are part of detectron2, but `get_cfg()` has none of their keys, and its registries
-none of their heads: each has a training script of its own that adds them. With these tables
-`get_cfg()` has the keys, so that every tool reads a config of any of them, and a project is
-imported when a config names something of it. Names and defaults are those of the projects'
-`config.py`, but for `SOLVER.OPTIMIZER`, which Panoptic-DeepLab would set to "ADAM" for everybody.
+none of their heads: each has a training script that adds them. `add_regnet_config` adds the keys of
+these tables, so that every tool of ours reads a config of any of them, and a project is imported
+when a config names something of it. Names and defaults are those of the projects' `config.py`, but
+for `SOLVER.OPTIMIZER`, which Panoptic-DeepLab would set to "ADAM" for everybody.
 """
 
 from importlib import import_module
@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
+POLY_DEFAULTS = {"POLY_LR_POWER": 0.9, "POLY_LR_CONSTANT_ENDING": 0.0}
+
 _DEEPLAB = {
     "INPUT": {"CROP": {"SINGLE_CATEGORY_MAX_AREA": 1.0}},
-    "SOLVER": {"POLY_LR_POWER": 0.9, "POLY_LR_CONSTANT_ENDING": 0.0},
+    "SOLVER": POLY_DEFAULTS,
     "MODEL": {
         "SEM_SEG_HEAD": {
             "LOSS_TYPE": "hard_pixel_mining",

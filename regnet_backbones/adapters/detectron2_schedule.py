@@ -4,6 +4,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 
+from regnet_backbones.adapters.detectron2_projects import POLY_DEFAULTS
+
 
 class PolyLR(WarmupPolyLR):
     """DeepLab's schedule, with nothing but the iteration as its state.
@@ -19,12 +21,13 @@ class PolyLR(WarmupPolyLR):
 
 def build_poly_lr(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> PolyLR:
     """Build the schedule of `SOLVER`: warm-up, then (1 - iteration / MAX_ITER) ** POLY_LR_POWER."""
+    solver = POLY_DEFAULTS | cfg.SOLVER
     return PolyLR(
         optimizer,
         cfg.SOLVER.MAX_ITER,
         warmup_factor=cfg.SOLVER.WARMUP_FACTOR,
         warmup_iters=cfg.SOLVER.WARMUP_ITERS,
         warmup_method=cfg.SOLVER.WARMUP_METHOD,
-        power=cfg.SOLVER.POLY_LR_POWER,
-        constant_ending=cfg.SOLVER.POLY_LR_CONSTANT_ENDING,
+        power=solver["POLY_LR_POWER"],
+        constant_ending=solver["POLY_LR_CONSTANT_ENDING"],
     )

@@ -8,6 +8,7 @@ For the defaults, detectron2's functions are called as they are.
 """
 
 import functools
+import logging
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ OPTIMIZERS = ("SGD", "ADAMW", "ADAM")
 
 # Clips the norm of all gradients together.
 FULL_MODEL = "full_model"
+
+logger = logging.getLogger(__name__)
 
 
 def choose_by_config(module: ModuleType) -> None:
@@ -58,10 +61,12 @@ def _with_adam_and_full_clipping(stock):
     def build_optimizer(cfg: "CfgNode", model: "torch.nn.Module") -> "torch.optim.Optimizer":
         name = cfg.SOLVER.get("OPTIMIZER", "SGD")
         if name not in OPTIMIZERS:
-            raise ValueError(
-                f"SOLVER.OPTIMIZER must be one of {', '.join(OPTIMIZERS)}, got '{name}'"
+            logger.warning(
+                "SOLVER.OPTIMIZER '%s' is not one of %s: it is left to detectron2's own "
+                "build_optimizer",
+                *(name, ", ".join(OPTIMIZERS)),
             )
-        build = stock if name == "SGD" else build_adam
+        build = build_adam if name in ("ADAM", "ADAMW") else stock
         clipping = cfg.SOLVER.CLIP_GRADIENTS
         if not clipping.ENABLED or clipping.CLIP_TYPE != FULL_MODEL:
             return build(cfg, model)

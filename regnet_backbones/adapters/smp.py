@@ -10,6 +10,7 @@ names go to SMP's functions as before.
 """
 
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import wraps
@@ -104,6 +105,12 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
         maps = self._byobnet_maps(x) if hasattr(self, "stages") else self._regnet_maps(x)
         maps.insert(0, x)
         return maps
+
+    def __prepare_scriptable__(self) -> "RegNetEncoder":
+        """Refuse TorchScript in an error of the type that SMP expects of an encoder."""
+        if not self._is_torch_scriptable:
+            raise RuntimeError(f"the encoder {self.name} is not torch scriptable; trace it instead")
+        return self
 
     def get_stages(self) -> dict[int, list[torch.nn.Module]]:
         """Return the parts that an output stride dilates, by the stride they have without one."""
@@ -259,8 +266,17 @@ def _get_encoder(
     depth: int = 5,
     weights: str | None = None,
     output_stride: int = 32,
+    **kwargs: object,
 ) -> RegNetEncoder:
-    """Build an encoder of ours, as `smp.encoders.get_encoder` is asked to."""
+    """Build an encoder of ours, as `smp.encoders.get_encoder` is asked to.
+
+    Args:
+        kwargs: options of SMP's `tu-` encoders, which SMP's other encoders ignore; one that is set
+            is warned of.
+    """
+    ignored = [key for key, value in kwargs.items() if value is not None]
+    if ignored:
+        warnings.warn(f"the encoder '{name}' ignores {', '.join(ignored)}", stacklevel=3)
     entry = smp_encoders.encoders[name]
     return RegNetEncoder(
         **entry["params"],

@@ -68,27 +68,23 @@ def to_format(
         raise ValueError(f"a format is one of {', '.join(FORMATS)}, got '{name}'")
     if base is not None and name != "detectron2":
         raise ValueError(f"a base is for the format detectron2, got '{base}' with {name}")
-    regnet = check_is_regnet(design, "Detectron2, SMP and timm build")
+    regnet = check_is_regnet(design)
     if name == "detectron2":
         return detectron2_yaml(regnet, base)
     return smp_code(regnet, title) if name == "smp" else timm_code(regnet)
 
 
-def check_is_regnet(design: Design, who: str) -> RegNetDesign:
-    """Return a design that is a RegNet.
-
-    Args:
-        design: the network.
-        who: subject and verb of what needs a RegNet.
+def check_is_regnet(design: Design) -> RegNetDesign:
+    """Return a design that is a RegNet, which timm and the adapters of this package build.
 
     Raises:
         ValueError: it is an AnyNet; the message says what to do.
     """
     if isinstance(design, AnyNetDesign):
         raise ValueError(
-            f"{who} RegNets, whose widths follow a quantized line, and no AnyNets: take the "
-            "spaces RegNetX or RegNetY, or the nearest RegNet by `fit` with this one's widths and "
-            "depths"
+            "only RegNets, whose widths follow a quantized line, are built here, got an AnyNet: "
+            "take the spaces RegNetX or RegNetY, or the nearest RegNet by `fit` with these widths "
+            "and depths (detectron2's own class AnyNet builds the stages as they are)"
         )
     return design
 

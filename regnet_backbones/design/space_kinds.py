@@ -3,6 +3,7 @@
 `spaces.py` has those of the paper.
 """
 
+import math
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
@@ -15,11 +16,12 @@ from regnet_backbones.design.law import (
     NUM_STAGES,
     WIDTH_QUANTUM,
     RegNetDesign,
+    block_widths,
     fit_to_groups,
     fits_groups,
+    width_runs,
 )
 from regnet_backbones.design.ranges import Interval, N, Range
-from regnet_backbones.design.runs import stage_runs
 
 NOT_FOUR_STAGES = "not four stages"
 GROUPS_DO_NOT_FIT = "groups do not fit"
@@ -206,8 +208,13 @@ class RegNetSpace(_Space):
             numbers: as `draw` returns them.
         """
         w_0, w_a, w_m, depth, group_width, bottleneck_multiplier = numbers
-        runs = stage_runs(w_0, w_a, w_m, depth)
-        if runs is None:
+        # As in pycls' sampler (`check_regnet_constraints` of `pycls/sweep/samplers.py`), the stages
+        # are the powers 0 to 3 of w_m: none is skipped, and no two round to one width.
+        last = round(math.log((w_0 + w_a * (depth - 1)) / w_0) / math.log(w_m))
+        if last != NUM_STAGES - 1:
+            return NOT_FOUR_STAGES
+        runs = width_runs(block_widths(w_0, w_a, w_m, depth).quantized)
+        if len(runs) != NUM_STAGES:
             return NOT_FOUR_STAGES
         return self._fitted([(*run, group_width, bottleneck_multiplier) for run in runs])
 

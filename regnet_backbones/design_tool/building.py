@@ -45,7 +45,7 @@ def check_buildable(design: Design) -> None:
     Raises:
         ValueError: the design is no RegNet, or timm would build other stages.
     """
-    regnet = check_is_regnet(design, "Detectron2, SMP and timm build")
+    regnet = check_is_regnet(design)
     from regnet_backbones.backbone import RegNetFeatures
 
     RegNetFeatures(regnet)

@@ -102,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
     limits = Limits(latency_ms=args.latency_ms, memory_mib=args.memory_mib)
     if isinstance(space, AnyNetSpace):
         raise ValueError(
-            f"{space.name} is a space of AnyNets, which no framework here builds and which can "
-            "therefore not be measured; search RegNetX, RegNetY or their constrained forms"
+            f"{space.name} is a space of AnyNets, which timm does not build, so they cannot be "
+            "measured here; search RegNetX, RegNetY or their constrained forms"
         )
     if args.output:
         check_chart(f"{args.output}.png")

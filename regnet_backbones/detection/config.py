@@ -1,12 +1,24 @@
 """Reading the config of a run."""
 
+import os
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from detectron2.config import CfgNode, get_cfg
-from yaml import YAMLError
+from detectron2.config import CfgNode, downgrade_config, get_cfg, upgrade_config
+from detectron2.config.compat import guess_version
+from detectron2.utils.file_io import PathManager
+from fvcore.common.config import BASE_KEY
+
+from regnet_backbones.adapters.detectron2_config import add_regnet_config
+from regnet_backbones.yaml_files import read_yaml
+
+# How many files a config may be of.
+MAX_FILES = 50
+
+# What yacs raises for a value of another type, and for text that Python cannot read as a literal.
+UNREADABLE = (ValueError, TypeError, RecursionError, MemoryError)
 
 # How yacs and fvcore say that a value is of another type.
 MISMATCH = re.compile(
@@ -14,6 +26,13 @@ MISMATCH = re.compile(
     r"\((?P<old>.*) vs\. (?P<new>.*)\) for config key: (?P<key>\S+)",
     re.DOTALL,
 )
+
+
+def default_config() -> CfgNode:
+    """Return the config of our tools before a file is read: detectron2's keys and all of ours."""
+    cfg = get_cfg()
+    add_regnet_config(cfg)
+    return cfg
 
 
 def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
@@ -24,13 +43,13 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         overrides: keys and values in turn.
 
     Returns:
-        The config, not frozen; what neither file nor overrides say is as in `get_cfg()`.
+        The config, not frozen; what neither file nor overrides give is as in `default_config`.
 
     Raises:
         FileNotFoundError: there is no such file.
         KeyError: a key of the file does not exist.
         ValueError: an override's does not, or has no value; a value has the wrong type; the file is
-            no YAML, or is empty.
+            not YAML of plain values, or is empty.
     """
     if not Path(config_file).is_file():
         raise FileNotFoundError(
@@ -38,37 +57,43 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
             "configs/detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"
         )
     _check_pairs(overrides)
-    cfg = get_cfg()
+    loaded = CfgNode(load_config_file(config_file))
+    cfg = default_config()
     try:
-        cfg.merge_from_file(str(config_file))
-    except YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        where = f"line {place.line + 1}: {error.problem}" if place else " ".join(str(error).split())
-        raise ValueError(f"'{config_file}' is no YAML file of config keys: {where}") from error
-    except (TypeError, AttributeError, UnicodeDecodeError) as error:  # it was read, and is no dict
-        raise ValueError(
-            f"'{config_file}' is no YAML file of config keys: it is empty, or text of another kind"
-        ) from error
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"no config file '{error.filename}', which '{config_file}' names as its _BASE_"
-        ) from error
+        cfg = _merged(cfg, loaded, str(config_file))
     except KeyError as error:
         raise KeyError(
             f"{error.args[0]}{_meant(cfg, error.args[0])}, in '{config_file}'"
         ) from error
-    except ValueError as error:
+    except UNREADABLE as error:
         raise ValueError(f"{_reworded(str(error))}, in '{config_file}'") from error
-    try:
-        cfg.merge_from_list(list(overrides))
-    except AssertionError as error:  # how yacs says that an override is wrong
-        raise ValueError(
-            f"{error}{_meant(cfg, str(error))}; overrides are pairs of a config key and a value, "
-            "such as SOLVER.BASE_LR 0.01"
-        ) from error
-    except ValueError as error:
-        raise ValueError(_reworded(str(error))) from error
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        try:
+            cfg.merge_from_list([key, value])
+        except AssertionError as error:  # how yacs says that an override is wrong
+            raise ValueError(
+                f"{error}{_meant(cfg, str(error))}; overrides are pairs of a config key and a "
+                "value, such as SOLVER.BASE_LR 0.01"
+            ) from error
+        except UNREADABLE as error:
+            found = _reworded(str(error))
+            raise ValueError(found if key in found else f"{key}: {found}") from error
     return cfg
+
+
+def load_config_file(config_file: str | Path) -> dict[str, object]:
+    """Return the values of a config file over those of its `_BASE_`, without defaults.
+
+    As `CfgNode.load_yaml_with_base`, but as plain data: no tag of YAML is obeyed.
+
+    Args:
+        config_file: on this machine; its `_BASE_` may be an address.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file is not YAML of config keys, or its `_BASE_` leads back to it.
+    """
+    return _load_with_bases(str(config_file), (), [])
 
 
 def values_by_key(node: CfgNode, prefix: str = "") -> dict[str, object]:
@@ -95,6 +120,79 @@ def _listed(value: object) -> object:
     return [_listed(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
+def _load_with_bases(name: str, chain: tuple[str, ...], read: list[str]) -> dict[str, object]:
+    """Do what `load_config_file` does.
+
+    Args:
+        name: of a file.
+        chain: the files whose `_BASE_` led to it.
+        read: the files read so far, to which this one is added.
+    """
+    read.append(name)
+    if name in chain or len(read) > MAX_FILES:
+        way = " -> ".join((*chain[-3:], name))
+        raise ValueError(f"_BASE_ must not lead back to a file, or to over {MAX_FILES}, got {way}")
+    try:
+        own = read_yaml(PathManager.get_local_path(name) if "://" in name else name)
+    except FileNotFoundError as error:
+        by = f", which '{chain[-1]}' names as its _BASE_" if chain else ""
+        raise FileNotFoundError(f"no config file '{name}'{by}") from error
+    if not isinstance(own, dict):
+        kind = "empty" if own is None else f"a {type(own).__name__}"
+        raise ValueError(f"'{name}' must be a YAML file of config keys, it is {kind}")
+    _check_names(own, name)
+    bases = own.pop(BASE_KEY, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(_is_path(base) for base in bases):
+        raise ValueError(f"_BASE_ of '{name}' must be a config file, got {repr(bases)[:200]}")
+    merged: dict[str, object] = {}
+    for base in map(os.path.expanduser, bases):
+        path = base if "://" in base else os.path.join(os.path.dirname(name), base)
+        _merge(_load_with_bases(path, (*chain, name), read), merged, name)
+    _merge(own, merged, name)
+    return merged
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and value.isprintable()
+
+
+def _check_names(values: dict, file: str) -> None:
+    """Raise ValueError for a key that is not text, such as `on`, which YAML reads as True."""
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise ValueError(f"keys of '{file}' must be text, got {key!r}; put it in quotes")
+        if isinstance(value, dict):
+            _check_names(value, file)
+
+
+def _merge(values: dict[str, object], into: dict[str, object], file: str) -> None:
+    """Merge the values of a file over those of its `_BASE_`."""
+    for key, value in values.items():
+        if not isinstance(value, dict) or key not in into:
+            into[key] = value
+        elif isinstance(into[key], dict):
+            _merge(value, into[key], file)
+        else:
+            raise ValueError(f"{key} has keys below it in '{file}', and a value in its _BASE_")
+
+
+def _merged(cfg: CfgNode, loaded: CfgNode, file: str) -> CfgNode:
+    """Return a config with the values of a file, which may be of an older version of detectron2."""
+    version = loaded.get("VERSION")
+    if version is None:
+        nodes = all(isinstance(loaded.get(key, loaded), CfgNode) for key in ("MODEL", "TEST"))
+        version = guess_version(loaded, file) if nodes else cfg.VERSION
+    if version not in range(1, cfg.VERSION + 1):
+        raise ValueError(f"VERSION must be 1 to {cfg.VERSION}, got {version!r}")
+    if version == cfg.VERSION:
+        cfg.merge_from_other_cfg(loaded)
+        return cfg
+    old = downgrade_config(cfg, to_version=version)
+    old.merge_from_other_cfg(loaded)
+    return upgrade_config(old)
+
+
 def _check_pairs(overrides: Sequence[str]) -> None:
     """Raise ValueError where keys and values do not take turns."""
     joined = [text for text in overrides[::2] if "=" in text]
@@ -112,7 +210,8 @@ def _reworded(text: str) -> str:
     if found is None:
         return text
     old = found["old"] if found["type"] != "CfgNode" else "keys of its own, one in a line below it"
-    return f"{found['key']} must be of the type {found['type']} ({old}), got '{found['new']}'"
+    given = found["new"] if len(found["new"]) <= 200 else f"{found['new'][:200]}..."
+    return f"{found['key']} must be of the type {found['type']} ({old}), got '{given}'"
 
 
 def _meant(cfg: CfgNode, text: str) -> str:

@@ -1,38 +1,52 @@
-"""Values of a config that detectron2 takes as they are, and stumbles over when a run has begun."""
+"""Values of a config that detectron2 takes as they are, and fails on when a run has begun."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.layers import get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
-# The smallest value of keys that are counts; the first ones of a training alone.
-TRAINING_COUNTS = {"SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_ITER": 1, "SOLVER.CHECKPOINT_PERIOD": 1}
-COUNTS = {"DATALOADER.NUM_WORKERS": 0}
+from regnet_backbones.adapters.detectron2 import BUILDERS
+from regnet_backbones.adapters.detectron2_config import fcos_node
+from regnet_backbones.adapters.detectron2_network import feature_levels
+from regnet_backbones.detection.config import default_config, values_by_key
+from regnet_backbones.detection.config_rules import Choice, rule_of
 
-NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
-SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR", "WarmupPolyLR")
-SAMPLERS = (
-    "TrainingSampler",
-    "RepeatFactorTrainingSampler",
-    "RandomSubsetTrainingSampler",
-    "WeightedTrainingSampler",
-    "WeightedCategoryTrainingSampler",
+# What a training alone reads.
+OF_TRAINING = (
+    "SOLVER.",
+    "INPUT.CROP.",
+    "INPUT.MIN_SIZE_TRAIN",
+    "INPUT.MAX_SIZE_TRAIN",
+    "INPUT.RANDOM_FLIP",
+    "DATALOADER.SAMPLER_TRAIN",
+    "DATALOADER.REPEAT_THRESHOLD",
+    "DATALOADER.RANDOM_SUBSET_RATIO",
 )
-CHOICES = {
-    "INPUT.FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
-    "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
-    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm", "full_model"),
-}
-TRAINING_CHOICES = {"SOLVER.LR_SCHEDULER_NAME": SCHEDULERS, "DATALOADER.SAMPLER_TRAIN": SAMPLERS}
 
-# Norms that every detector has.
+# The norms of every detector's backbone.
 OF_BACKBONES = ("MODEL.REGNET.NORM", "MODEL.FPN.NORM")
+
+# Levels on top of those of an FPN; `MODEL.FCOS.TOP_LEVELS` has those of another builder.
+TOP_LEVELS = {
+    "build_regnet_fpn_backbone": 1,
+    "build_resnet_fpn_backbone": 1,
+    "build_retinanet_regnet_fpn_backbone": 2,
+    "build_retinanet_resnet_fpn_backbone": 2,
+}
+
+# Norms, and the channels that 32 groups must divide.
+NORMED = {
+    "MODEL.FPN.NORM": "MODEL.FPN.OUT_CHANNELS",
+    "MODEL.RETINANET.NORM": "MODEL.FPN.OUT_CHANNELS",
+    "MODEL.FCOS.NORM": "MODEL.FPN.OUT_CHANNELS",
+    "MODEL.ROI_BOX_HEAD.NORM": "MODEL.ROI_BOX_HEAD.CONV_DIM",
+    "MODEL.ROI_MASK_HEAD.NORM": "MODEL.ROI_MASK_HEAD.CONV_DIM",
+    "MODEL.SEM_SEG_HEAD.NORM": "MODEL.SEM_SEG_HEAD.CONVS_DIM",
+}
 
 # Where a dataset's metadata says what it is read from.
 PLACES = ("json_file", "panoptic_json", "image_root", "image_dir", "dirname")
@@ -49,32 +63,31 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
     Raises:
         ValueError: with the key, what it may be, and what it is.
     """
-    for key, least in (COUNTS | (TRAINING_COUNTS if training else {})).items():
-        if _value(cfg, key) < least:
-            raise ValueError(f"{key} must be {least} or more, got {_value(cfg, key)}")
-    if training and cfg.SOLVER.IMS_PER_BATCH % processes:
+    unread = _unread(cfg) + (() if training else OF_TRAINING)
+    for key, default in values_by_key(default_config()).items():
+        if key.startswith(unread):
+            continue
+        value, rule = _value(cfg, key, default), rule_of(key, default)
+        if not rule.allows(value):
+            names = [str(name) for name in rule.names] if isinstance(rule, Choice) else []
+            raise ValueError(
+                f"{key} must be {rule}, got {_shown(value)}{_meant(str(value), names)}"
+            )
+    for problem in _misfits(cfg, unread):
+        raise ValueError(problem)
+    if not training:
+        return
+    if cfg.SOLVER.IMS_PER_BATCH % processes:
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes, got "
             f"{cfg.SOLVER.IMS_PER_BATCH}"
         )
-    for key, choices in (CHOICES | (TRAINING_CHOICES if training else {})).items():
-        _check_choice(key, _value(cfg, key), choices)
-    _check_device(cfg.MODEL.DEVICE)
-    _check_names(cfg)
-    if len(cfg.MODEL.PIXEL_MEAN) != len(cfg.MODEL.PIXEL_STD):
+    synced = [key for key in OF_BACKBONES if _value(cfg, key) == "SyncBN"]
+    if synced and processes > 1 and cfg.MODEL.DEVICE == "cpu":
         raise ValueError(
-            "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD must have one number for each channel, got "
-            f"{list(cfg.MODEL.PIXEL_MEAN)} and {list(cfg.MODEL.PIXEL_STD)}"
+            f"{' and '.join(synced)} 'SyncBN' needs GPUs in several processes, got {processes} "
+            "processes on the CPU; set it to 'BN' or 'FrozenBN', or run in one process"
         )
-    for key, norm in _norms(cfg.MODEL, "MODEL"):
-        _check_norm(key, norm)
-    if training and processes > 1 and cfg.MODEL.DEVICE == "cpu":
-        synced = [key for key in OF_BACKBONES if _value(cfg, key) == "SyncBN"]
-        if synced:
-            raise ValueError(
-                f"{' and '.join(synced)} 'SyncBN' needs GPUs in several processes, got {processes} "
-                "processes on the CPU; set it to 'BN' or 'FrozenBN', or run in one process"
-            )
 
 
 def check_datasets_exist(cfg: CfgNode, *, training: bool) -> None:
@@ -117,60 +130,171 @@ def _check_dataset(key: str, name: str) -> None:
         )
 
 
-def _check_names(cfg: CfgNode) -> None:
-    """Check the names that are looked up in registries first."""
-    named = [
-        ("MODEL.META_ARCHITECTURE", META_ARCH_REGISTRY),
-        ("MODEL.BACKBONE.NAME", BACKBONE_REGISTRY),
-    ]
-    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
-        named.append(("MODEL.ROI_HEADS.NAME", ROI_HEADS_REGISTRY))
-    for key, registry in named:
-        name, known = _value(cfg, key), sorted(known for known, _ in registry)
-        if name not in registry:
-            raise ValueError(
-                f"{key} is no registered name: '{name}'{_meant(name, known)}; it may be one of "
-                f"{', '.join(known)}"
+def _unread(cfg: CfgNode) -> tuple[str, ...]:
+    """Return how keys begin that nothing of this config reads."""
+    model = cfg.MODEL
+    architecture, backbone = model.META_ARCHITECTURE, model.BACKBONE.NAME
+    regions = architecture in ("GeneralizedRCNN", "PanopticFPN")
+    proposals = regions or architecture == "ProposalNetwork"
+    rpn = proposals and model.PROPOSAL_GENERATOR.NAME == "RPN"
+    standard = regions and model.ROI_HEADS.NAME in ("StandardROIHeads", "CascadeROIHeads")
+    read = {
+        "MODEL.REGNET.": backbone in BUILDERS,
+        "MODEL.RESNETS.": "resnet" in str(backbone),
+        "MODEL.FPN.": "fpn" in str(backbone),
+        "MODEL.PROPOSAL_GENERATOR.": proposals,
+        "MODEL.RPN.": rpn,
+        "MODEL.ANCHOR_GENERATOR.": rpn or architecture == "RetinaNet",
+        "MODEL.ROI_": regions,
+        "MODEL.ROI_BOX_HEAD.NAME": standard,
+        "MODEL.ROI_BOX_CASCADE_HEAD.": regions and model.ROI_HEADS.NAME == "CascadeROIHeads",
+        "MODEL.ROI_MASK_HEAD.": model.MASK_ON,
+        "MODEL.ROI_KEYPOINT_HEAD.": model.KEYPOINT_ON,
+        "MODEL.SEM_SEG_HEAD.": architecture in ("PanopticFPN", "SemanticSegmentor"),
+        "MODEL.PANOPTIC_FPN.": architecture == "PanopticFPN",
+        "MODEL.RETINANET.": architecture == "RetinaNet",
+        "MODEL.FCOS.": "FCOS" in f"{architecture} {backbone}".upper(),
+        "MODEL.POINT_HEAD.": "PointRend" in f"{model.ROI_MASK_HEAD.NAME} {model.SEM_SEG_HEAD.NAME}",
+        "MODEL.INS_EMBED_HEAD.": architecture == "PanopticDeepLab",
+        "MODEL.PANOPTIC_DEEPLAB.": architecture == "PanopticDeepLab",
+        "MODEL.EMA.": model.get("EMA", {}).get("ENABLED", False),
+        "TEST.AUG.": cfg.TEST.AUG.ENABLED,
+        "INPUT.CROP.": cfg.INPUT.CROP.ENABLED,
+        "SOLVER.CLIP_GRADIENTS.": cfg.SOLVER.CLIP_GRADIENTS.ENABLED,
+    }
+    return tuple(start for start, is_read in read.items() if not is_read)
+
+
+def _misfits(cfg: CfgNode, unread: tuple[str, ...]) -> Iterator[str]:
+    """Yield what does not fit together, of keys that are read and that are right by themselves."""
+
+    def reads(key: str) -> bool:
+        return not key.startswith(unread)
+
+    model, solver, images = cfg.MODEL, cfg.SOLVER, cfg.INPUT
+    if len(model.PIXEL_MEAN) != len(model.PIXEL_STD):
+        yield (
+            "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD must have one number for each channel, got "
+            f"{list(model.PIXEL_MEAN)} and {list(model.PIXEL_STD)}"
+        )
+    yield from _feature_misfits(cfg, reads)
+    for name in ("RPN", "ROI_HEADS", "RETINANET"):
+        if reads(f"MODEL.{name}.IOU_LABELS"):
+            thresholds, labels = list(model[name].IOU_THRESHOLDS), list(model[name].IOU_LABELS)
+            if thresholds != sorted(thresholds) or len(labels) != len(thresholds) + 1:
+                yield (
+                    f"MODEL.{name}.IOU_THRESHOLDS must be rising, and MODEL.{name}.IOU_LABELS one "
+                    f"more, got {thresholds} and {labels}"
+                )
+    for key, channels in NORMED.items():
+        unused = _value(cfg, f"{channels.rpartition('.')[0]}.NUM_CONV", 1) == 0
+        if reads(key) and not unused and _value(cfg, key) == "GN" and _value(cfg, channels) % 32:
+            yield f"{channels} must be a multiple of 32 for {key} 'GN', got {_value(cfg, channels)}"
+    heads, box, cascade = model.ROI_HEADS, model.ROI_BOX_HEAD, model.ROI_BOX_CASCADE_HEAD
+    if reads("MODEL.ROI_BOX_CASCADE_HEAD."):
+        if not box.CLS_AGNOSTIC_BBOX_REG:
+            yield (
+                "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG must be True for CascadeROIHeads, got "
+                "False"
+            )
+        count, first = len(cascade.BBOX_REG_WEIGHTS), heads.IOU_THRESHOLDS[0]
+        if len(cascade.IOUS) != count or cascade.IOUS[0] != first:
+            yield (
+                "MODEL.ROI_BOX_CASCADE_HEAD.IOUS must be as many as its BBOX_REG_WEIGHTS, "
+                f"{count}, and begin with MODEL.ROI_HEADS.IOU_THRESHOLDS, {first}, got "
+                f"{list(cascade.IOUS)}"
+            )
+    if reads("MODEL.ROI_BOX_HEAD.NAME"):
+        if box.NAME == "FastRCNNConvFCHead" and not box.NUM_FC + box.NUM_CONV:
+            yield "MODEL.ROI_BOX_HEAD.NUM_FC or NUM_CONV must be 1 or more, got 0 and 0"
+        mask = model.ROI_MASK_HEAD
+        if reads("MODEL.ROI_MASK_HEAD.") and not mask.POOLER_TYPE and "Point" not in mask.NAME:
+            yield f"MODEL.ROI_MASK_HEAD.POOLER_TYPE must be a pooler for {mask.NAME}, got ''"
+    if not reads("SOLVER."):
+        return
+    steps = list(solver.STEPS)
+    if steps != sorted(set(steps)):
+        yield f"SOLVER.STEPS must be rising, got {steps}"
+    if solver.NESTEROV and not solver.MOMENTUM:
+        yield "SOLVER.MOMENTUM must be above 0 for SOLVER.NESTEROV, got 0"
+    sizes = list(images.MIN_SIZE_TRAIN)
+    if images.MIN_SIZE_TRAIN_SAMPLING == "range" and len(sizes) != 2:
+        yield (
+            "INPUT.MIN_SIZE_TRAIN must be the lowest and highest size for "
+            f"INPUT.MIN_SIZE_TRAIN_SAMPLING 'range', got {sizes}"
+        )
+    if reads("INPUT.CROP."):
+        kind = "shares up to 1" if "relative" in images.CROP.TYPE else "whole numbers"
+        if any(side > 1 if kind[0] == "s" else side % 1 for side in images.CROP.SIZE):
+            yield (
+                f"INPUT.CROP.SIZE must be {kind} for INPUT.CROP.TYPE '{images.CROP.TYPE}', got "
+                f"{list(images.CROP.SIZE)}"
             )
 
 
-def _check_choice(key: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{key} must be one of {', '.join(choices)}, got '{value}'")
+def _feature_misfits(cfg: CfgNode, reads: Callable[[str], bool]) -> Iterator[str]:
+    """Yield which heads name maps that there are not, and anchors that do not fit their maps."""
+    maps = _maps(cfg)
+    for node in ("RPN", "ROI_HEADS", "SEM_SEG_HEAD", "RETINANET", "FCOS", "INS_EMBED_HEAD"):
+        key = f"MODEL.{node}.IN_FEATURES"
+        if not reads(key):
+            continue
+        names = list(_value(cfg, key))
+        if maps and not set(names) <= set(maps):
+            of = "MODEL.FPN.IN_FEATURES" if reads("MODEL.FPN.") else "MODEL.REGNET.OUT_FEATURES"
+            yield f"{key} must be of the maps that {of} gives, {', '.join(maps)}; got {names}"
+        levels = [int(name[1:]) for name in names if re.fullmatch(r"p\d", name)]
+        if node == "ROI_HEADS" and levels and levels != list(range(levels[0], levels[-1] + 1)):
+            yield f"{key} must be neighbours from fine to coarse, such as ['p2', 'p3'], got {names}"
+        if node in ("RPN", "RETINANET") and reads("MODEL.ANCHOR_GENERATOR."):
+            yield from _anchor_misfits(cfg.MODEL.ANCHOR_GENERATOR, key, len(names))
 
 
-def _check_device(device: str) -> None:
+def _anchor_misfits(node: CfgNode, key: str, count: int) -> Iterator[str]:
+    """Yield what is wrong with the anchors of so many maps, which a key names."""
+    numbers = []
+    for name in ("SIZES", "ASPECT_RATIOS"):
+        rows = node[name] if isinstance(node[name][0], list | tuple) else [node[name]]
+        if len(rows) not in (1, count):
+            yield (
+                f"MODEL.ANCHOR_GENERATOR.{name} must be one list, or one for each of the {count} "
+                f"maps of {key}, got {len(rows)}"
+            )
+            return
+        numbers.append([len(row) for row in rows] * (count // len(rows)))
+    if len({sizes * ratios for sizes, ratios in zip(*numbers, strict=True)}) > 1:
+        yield (
+            "MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS must give every map as many anchors, "
+            f"got {_shown(node.SIZES)} and {_shown(node.ASPECT_RATIOS)}"
+        )
+
+
+def _maps(cfg: CfgNode) -> list[str]:
+    """Return the names of the maps that a backbone gives; none where that is not known."""
+    name = cfg.MODEL.BACKBONE.NAME
+    if name == "build_regnet_backbone":
+        return list(cfg.MODEL.REGNET.OUT_FEATURES)
+    if name not in {*TOP_LEVELS, *BUILDERS}:
+        return []
+    levels = feature_levels(cfg.MODEL.FPN.IN_FEATURES).values()
+    top = TOP_LEVELS.get(name, fcos_node(cfg).TOP_LEVELS)
+    return [f"p{level}" for level in range(min(levels), max(levels) + top + 1)]
+
+
+def _shown(value: object) -> str:
+    """Return a value as Python writes it, cut where it is long."""
     try:
-        torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"MODEL.DEVICE must be cpu, cuda, or one GPU such as cuda:1, got '{device}'"
-        ) from error
+        text = repr(value)
+    except ValueError:  # of a number with thousands of digits
+        return "a number of too many digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def _check_norm(key: str, norm: str | Callable) -> None:
-    """Check a norm of detectron2's, in the words that name the key."""
-    try:
-        get_norm(norm, 32)
-    except KeyError as error:
-        raise ValueError(
-            f"{key} must be one of {', '.join(map(repr, NORMS))}, got '{norm}'"
-        ) from error
-
-
-def _norms(node: CfgNode, prefix: str) -> Iterator[tuple[str, str]]:
-    """Yield the keys of norms that are used, and their values; a RegNet checks its own."""
-    for key, value in node.items():
-        name = f"{prefix}.{key}"
-        if isinstance(value, CfgNode) and key not in ("RESNETS", "REGNET"):
-            yield from _norms(value, name)
-        elif key == "NORM" and isinstance(value, str):
-            yield name, value
-
-
-def _value(cfg: CfgNode, key: str) -> object:
+def _value(cfg: CfgNode, key: str, default: object = None) -> object:
     """Return what a config has at a dotted key."""
     for part in key.split("."):
+        if not isinstance(cfg, CfgNode) or part not in cfg:
+            return default
         cfg = cfg[part]
     return cfg
 

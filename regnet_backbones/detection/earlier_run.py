@@ -8,7 +8,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from regnet_backbones.detection.config import values_by_key
+from regnet_backbones.detection.config import load_config_file, values_by_key
 from regnet_backbones.files import set_aside, write_whole
 from regnet_backbones.inference.trained import CONFIG_NAME, FINAL_NAME, LAST_NAME, METRICS_NAME
 
@@ -94,7 +94,7 @@ def warn_of_changes(cfg: CfgNode, config_file: Path) -> None:
     """
     if not config_file.is_file():
         return
-    before = values_by_key(CfgNode(CfgNode.load_yaml_with_base(str(config_file))))
+    before = values_by_key(CfgNode(load_config_file(config_file)))
     now = values_by_key(cfg)
     changed = [
         key

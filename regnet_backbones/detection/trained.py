@@ -8,8 +8,10 @@ from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
 
+from regnet_backbones.adapters.detectron2_projects import import_projects
 from regnet_backbones.detection.completeness import WholeCheckpointer
 from regnet_backbones.detection.config import read_config
+from regnet_backbones.detection.config_checks import check_config
 from regnet_backbones.detection.optimization import check_optimization
 from regnet_backbones.inference.device import check_device
 from regnet_backbones.inference.trained import Trained
@@ -51,6 +53,8 @@ def load_config(
         logger.warning("there is no GPU: MODEL.DEVICE is cpu instead of %s", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     _check_test_augmentation(cfg)
+    import_projects(cfg)
+    check_config(cfg, training=False)
     check_optimization(cfg, training=False)
     return cfg
 

@@ -3,12 +3,12 @@
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
 from regnet_backbones.adapters.detectron2 import BUILDERS
 from regnet_backbones.adapters.detectron2_config import regnet_node
 from regnet_backbones.adapters.detectron2_network import network_of
-from regnet_backbones.detection.config import read_config, values_by_key
+from regnet_backbones.detection.config import default_config, read_config, values_by_key
 from regnet_backbones.detection.data import (
     TRAIN_NAME,
     VAL_NAME,
@@ -92,7 +92,7 @@ def read_detector(
         title=_title(cfg),
         facts=_facts(run, cfg, own, scored) + overridden(opts),
         # Without what the report has set in it.
-        config=Config(changed_settings(own, get_cfg()), own.dump()),
+        config=Config(changed_settings(own, default_config()), own.dump()),
         curves=_curves(cfg, rows),
         metrics=metrics,
         predictions=scored.predictions if scored else None,

@@ -9,6 +9,7 @@ from lightning import Trainer
 
 from regnet_backbones import zoo
 from regnet_backbones.design import RegNetDesign
+from regnet_backbones.files import read_text
 from regnet_backbones.inference.device import check_device
 from regnet_backbones.inference.trained import TENSORBOARD_FOLDER
 from regnet_backbones.report import logs
@@ -32,6 +33,7 @@ from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.evaluation import Evaluation
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.run import LAST
+from regnet_backbones.yaml_files import read_yaml
 
 LOSS, LEARNING_RATE = "train/loss", "train/lr"
 
@@ -135,8 +137,10 @@ def _percent(value: float | None) -> float | None:
 def _read_config(run: Run, segmenter: Segmenter | None) -> tuple[Settings, str]:
     """Return the config and its text; of a run without one, the arguments of its model."""
     if run.config_file is not None:
-        text = run.config_file.read_text()
-        return yaml.safe_load(text) or {}, text
+        settings = read_yaml(run.config_file)
+        if not isinstance(settings, dict):
+            raise ValueError(f"'{run.config_file}' must be the config of a segmenter's training")
+        return settings, read_text(run.config_file)
     settings = {"model": {name: _plain(value) for name, value in segmenter.hparams.items()}}
     return settings, yaml.safe_dump(settings, sort_keys=False)
 
