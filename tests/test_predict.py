@@ -256,7 +256,7 @@ def test_files_that_cannot_be_read_are_left_out_and_counted(
     assert f"1 of 3 images predicted: {output}" in printed.out
     assert "2 could not be read" in printed.err
     for name in ("broken.png", "text.jpg"):
-        assert f"'{photos / name}' cannot be read: " in caplog.text
+        assert f"image '{photos / name}' cannot be read (" in caplog.text
     assert [p.name for p in (output / "overlays").iterdir()] == ["whole.jpg"]
     entries = json.loads((output / "predictions.json").read_text())
     # Broken, text, whole: numbers are of the files, so that they stay when one is mended.
@@ -290,8 +290,8 @@ def test_wrong_command_lines_are_refused(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not in COCO's instance format: it has no categories with id and name"),
-        ('{"categories": [{"id": 1}]}', "it has no categories with id and name"),
+        ("{", "is not a JSON file"),
+        ('{"categories": [{"id": 1}]}', "category 1: name missing"),
         ('{"categories": [{"id": 1, "name": "a"}]}', "the detector has 5 classes, and "),
     ],
 )

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class CocoSplit:
         image_root: the folder that the json's `file_name`s are relative to.
         categories: names by id, in the order of the ids.
         num_images, num_annotations: how many the json has.
-        without_mask: the annotations that have no segmentation, as messages name them.
+        without_mask: how many annotations have no segmentation, and which is the first, in words.
         notes: what was corrected.
         root: id and name of the category that was left out as the root of the others.
     """
@@ -60,7 +60,7 @@ class CocoSplit:
     categories: dict[int | str, str]
     num_images: int
     num_annotations: int
-    without_mask: tuple[str, ...] = ()
+    without_mask: str = ""
     notes: tuple[Defect, ...] = ()
     root: tuple[int | str, str] | None = None
 
@@ -95,22 +95,15 @@ def read_coco_split(
         if not content[key]:
             raise ValueError(f"'{json_file}' has no {key}: the list is empty")
     found = normalise(content, source=str(json_file), image_root=image_root, keep_root=keep_root)
-    errors = Report(found.defects).of("error")
-    if errors.defects:
-        raise ValueError(f"'{json_file}' cannot be used:\n{errors.summary()}")
+    _raise_errors(json_file, found.defects)
     _keep_copy(json_file, image_root, content if found.changed else None)
-    names = {image["id"]: image_name(image) for image in images}
     return CocoSplit(
         json_file=json_file,
         image_root=image_root,
-        categories={c["id"]: c["name"] for c in sorted(categories, key=lambda c: c["id"])},
+        categories=_names_by_id(categories),
         num_images=len(images),
         num_annotations=len(annotations),
-        without_mask=tuple(
-            f"annotation {a['id']!r} of {names[a['image_id']]}"
-            for a in annotations
-            if not a.get("segmentation")
-        ),
+        without_mask=_without_mask(json_file, content),
         notes=repaired(found.defects),
         root=found.root,
     )
@@ -132,13 +125,8 @@ def read_categories(json_file: str | Path, *, count: int | None = None) -> dict[
     content = coco_lists(read_json(json_file), json_file, ("categories",))
     every = list(content["categories"])
     found = normalise(content, source=str(json_file))
-    if found.defects and Report(found.defects).has_errors:
-        raise ValueError(
-            f"'{json_file}' is not in COCO's instance format: it has no categories with id and "
-            f"name:\n{Report(found.defects).summary()}"
-        )
-    kept = every if len(every) == count else content["categories"]
-    return {c["id"]: c["name"] for c in sorted(kept, key=lambda c: c["id"])}
+    _raise_errors(json_file, found.defects)
+    return _names_by_id(every if len(every) == count else content["categories"])
 
 
 def read_image_ids(json_file: str | Path) -> dict[str, int | str]:
@@ -278,8 +266,8 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
         for split in (train, val):
             if split.without_mask:
                 raise ValueError(
-                    f"the config trains masks, and {count_without_mask(split)}; add them, remove "
-                    "the annotations, or train boxes only with MODEL.MASK_ON False"
+                    f"the config trains masks, and {split.without_mask}; add it, remove the "
+                    "annotations, or train boxes only with MODEL.MASK_ON False"
                 )
     cfg.DATASETS.OWN.TRAIN_JSON = str(train.json_file.absolute())
     cfg.DATASETS.OWN.TRAIN_IMAGES = str(train.image_root.absolute())
@@ -317,11 +305,27 @@ def register_split(
     register_coco_instances(name, {"data_notes": notes}, str(used), str(image_root))
 
 
-def count_without_mask(split: CocoSplit) -> str:
-    """Say how many annotations of a split have no segmentation, and name the first."""
+def _raise_errors(json_file: str | Path, defects: Iterable[Defect]) -> None:
+    """Raise ValueError where a json has errors."""
+    errors = Report(tuple(defects)).of("error")
+    if errors.defects:
+        raise ValueError(f"'{json_file}' cannot be used:\n{errors.summary()}")
+
+
+def _names_by_id(categories: Iterable[Mapping]) -> dict[int | str, str]:
+    """Return the names of categories in the order of their ids, which is detectron2's."""
+    return {c["id"]: c["name"] for c in sorted(categories, key=lambda c: c["id"])}
+
+
+def _without_mask(json_file: Path, content: Mapping[str, list]) -> str:
+    """Say how many annotations have no segmentation, and name the first; "" for none."""
+    lacking = [a for a in content["annotations"] if not a.get("segmentation")]
+    if not lacking:
+        return ""
+    name = next(image_name(i) for i in content["images"] if i["id"] == lacking[0]["image_id"])
     return (
-        f"{len(split.without_mask):,} of {split.num_annotations:,} annotations of "
-        f"'{split.json_file}' have no 'segmentation', such as {split.without_mask[0]}"
+        f"{len(lacking):,} of {len(content['annotations']):,} annotations of '{json_file}' have no "
+        f"'segmentation', such as annotation {lacking[0]['id']} of {name}"
     )
 
 

@@ -19,7 +19,6 @@ from regnet_backbones.detection.ade20k import check_semantic_datasets
 from regnet_backbones.detection.classes import instance_classes
 from regnet_backbones.detection.data import (
     CocoSplit,
-    count_without_mask,
     read_coco_split,
     register_own_data,
     use_validation,
@@ -163,7 +162,7 @@ def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
         )
     if cfg.MODEL.MASK_ON and val.without_mask:
         raise ValueError(
-            f"the detector predicts masks, and {count_without_mask(val)}; add them, remove the "
+            f"the detector predicts masks, and {val.without_mask}; add it, remove the "
             "annotations, or evaluate boxes only with --opts MODEL.MASK_ON False"
         )
 

@@ -314,11 +314,11 @@ class _Normaliser:
                     continue
                 try:
                     taken = key.take(value)
+                    if taken is value:
+                        continue
                     kind = key.other_type(harmless=taken == value)
                 except REFUSED:
-                    taken, kind = None, key.wrong
-                if taken is value and value is not None:
-                    continue
+                    taken, kind = value, key.wrong
                 found = shown(value) if key.name in entry else "missing"
                 self._add(kind, key.place, entry, f"{key.name} {found}")
                 entry[key.name] = taken
@@ -334,10 +334,11 @@ class _Normaliser:
                     self._add(kinds.NUMBER_AS_TEXT, list_name, entry, f"{key} {shown(entry[key])}")
                     entry[key] = int(entry[key])
         counts = Counter(entry["id"] for entry in entries)
+        unsortable = len({*map(type, counts)}) > 1
         for entry in entries:
             if counts[entry["id"]] > 1:
                 self._add(twice, place, entry, f"id {shown(entry['id'])}")
-            elif len({*map(type, counts)}) > 1 and isinstance(entry["id"], str):
+            elif unsortable and isinstance(entry["id"], str):
                 self._add(kinds.TEXTS_AND_NUMBERS, place, entry, f"id {shown(entry['id'])}")
         for annotation in annotations if place in self._content else ():
             if annotation[reference] not in counts:

@@ -106,7 +106,10 @@ def _check_json(cfg: CfgNode, content: Content, name: str, use: Use) -> list[Def
         keep_root=True,
     )
     # A json of the user is registered as it was corrected, with notes of that.
-    defects = [*metadata.get("data_notes", ()), *(d.in_file(use) for d in found.defects)]
+    defects = [
+        *metadata.get("data_notes", ()),
+        *filter(None, (d.in_file(use) for d in found.defects)),
+    ]
     if any(d.severity == "error" and d.kind != coco_kinds.IMAGE_MISSING for d in defects):
         return defects
     defects += check_coco(content, source=name, use=use)

@@ -122,12 +122,18 @@ class Defect:
             return self
         return replace(self, kind=note(self.kind.problem, self.kind.done))
 
-    def in_file(self, use: Use) -> "Defect":
-        """Return what a repair is in a file that is used as it is: an error where it is read."""
+    def in_file(self, use: Use) -> "Defect | None":
+        """Return what a repair is in a file that is used as it is: an error for those who read it.
+
+        Returns:
+            A note of what fails nobody, None of what would fail others only.
+        """
         if self.severity != "repair":
             return self
-        severity = "error" if use.reads(self.kind) else "note"
-        return replace(self, kind=Kind(severity, self.kind.problem, self.kind.fix))
+        if not use.reads(self.kind) and self.kind.reader != "none":
+            return None
+        make = error if use.reads(self.kind) else note
+        return replace(self, kind=make(self.kind.problem, self.kind.fix))
 
 
 @dataclass(frozen=True)
