@@ -29,8 +29,9 @@ FITS, FITS_OTHERWISE, ROUNDED = 0.5, 0.7, 2.0
 # Beyond the border by this part of the image's side is not yet outside.
 SLACK = 0.02
 
-# Without polygons a reading is believed which fits nearly all boxes, where this many are outside.
-NEARLY_ALL, OUTSIDE, PART_OUTSIDE = 0.99, 3, 0.1
+# A reading is believed where this part of the annotations speaks against COCO's; where only the
+# border does, this many of them, and where the reading fits nearly all.
+PART, OUTSIDE, NEARLY_ALL = 0.1, 3, 0.99
 
 
 @dataclass(frozen=True)
@@ -127,17 +128,13 @@ def compare(geometry: Geometry) -> Iterator[tuple[int, Kind]]:
     # Each of these is evidence by itself; a box beyond the border is not.
     odd = unlike | (tiny & (geometry.boxes <= 1).all(axis=1))
     named = np.zeros(len(straight), bool)
-    if not straight.all():
+    many_outside = (~straight).sum() >= max(OUTSIDE, PART * len(straight))
+    if odd.any() or many_outside:
         found = [reading.fits(geometry, FITS_OTHERWISE) for reading in READINGS[1:]]
         # Of those that explain as many, the one that fits most of the others, too.
         best = max(found, key=lambda fits: ((fits & ~straight).sum(), fits.sum()))
-        outside = (~straight).sum()
-        sure = odd.any() and best.sum() > straight.sum()
-        sure |= (
-            outside >= OUTSIDE
-            and outside >= PART_OUTSIDE * len(straight)
-            and best.mean() >= NEARLY_ALL
-        )
+        sure = odd.mean() >= PART and best.sum() > straight.sum()
+        sure = bool(sure or (many_outside and best.mean() >= NEARLY_ALL))
         named = ~straight & best & (odd | sure)
         if named.any():
             causes = _causes(READINGS[1:], found, named)
