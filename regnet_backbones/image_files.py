@@ -67,7 +67,7 @@ def depth_problem(image: Image.Image) -> str | None:
     if not image.mode.startswith(("I", "F")):
         return None
     return (
-        f"has more than 8 bits per channel (mode {image.mode}), which would be clipped to 255: "
+        f"has more than 8 bits per channel (mode {image.mode}), which would be clipped to 255; "
         "save it with 8 bits per channel, its values scaled"
     )
 

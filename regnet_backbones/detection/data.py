@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def read_coco_split(
             raise ValueError(f"'{json_file}' has no {key}: the list is empty")
     found = normalise(content, source=str(json_file), image_root=image_root, keep_root=keep_root)
     _raise_errors(json_file, found.defects)
-    _keep_copy(json_file, image_root, content if found.changed else None)
+    _keep_copy(json_file, image_root, content, changed=bool(found.defects))
     return CocoSplit(
         json_file=json_file,
         image_root=image_root,
@@ -339,18 +340,18 @@ def _copy_of(json_file: Path, image_root: Path) -> Path | None:
     return Path(get_cache_dir()) / "regnet_backbones" / f"{json_file.stem}-{digest[:16]}.json"
 
 
-def _keep_copy(json_file: Path, image_root: Path, content: Mapping[str, list] | None) -> None:
-    """Write the corrected copy of a json, or remove an older one where there is none now."""
+def _keep_copy(
+    json_file: Path, image_root: Path, content: Mapping[str, list], *, changed: bool
+) -> None:
+    """Write the corrected copy of a json, or remove an older one where nothing was corrected."""
     copy = _copy_of(json_file, image_root)
     with json_file.open("rb") as file:
-        marked = file.read(3) == b"\xef\xbb\xbf"  # which pycocotools does not read
-    if content is None and not marked:
+        changed |= file.read(len(BOM_UTF8)) == BOM_UTF8  # pycocotools does not read it
+    if not changed:
         copy.unlink(missing_ok=True)
         return
-    # Other processes may be writing the same.
-    part = copy.with_name(f"{copy.name}.{os.getpid()}")
-    text = json.dumps({"info": {}, **(content or coco_lists(read_json(json_file), json_file))})
-    write_whole(part, lambda file: file.write(text.encode()))
+    part = copy.with_name(f"{copy.name}.{os.getpid()}")  # other processes may write the same
+    write_whole(part, lambda file: file.write(json.dumps({"info": {}, **content}).encode()))
     os.replace(part, copy)
 
 

@@ -146,7 +146,3 @@ def _training_problems(
     for image in content["images"]:
         if image["id"] not in with_objects:
             yield Defect(kinds.EMPTY_IMAGE, source, image_name(image))
-    if use.masks and not use.polygons:
-        single = (a.get("segmentation") for a in content["annotations"] if not a["iscrowd"])
-        if len({is_rle(segmentation) for segmentation in single if segmentation}) == 2:
-            yield Defect(kinds.MIXED, source)

@@ -226,11 +226,6 @@ class Normalised:
     defects: tuple[Defect, ...]
     root: tuple[int | str, str] | None = None
 
-    @property
-    def changed(self) -> bool:
-        """Whether the content differs from the file."""
-        return any(defect.severity == "repair" for defect in self.defects)
-
 
 def normalise(
     content: Content,

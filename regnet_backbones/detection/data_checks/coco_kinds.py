@@ -157,9 +157,6 @@ DROPPED_POLYGON = note(
 RLE_FOR_POLYGON = error(
     "a segmentation is an RLE, and the config trains polygons", "set INPUT.MASK_FORMAT bitmask"
 )
-MIXED = note(
-    "the file has both polygons and RLE", "with INPUT.MASK_FORMAT bitmask detectron2 reads both"
-)
 RLE_SIZE = error(
     "an RLE is not of its image's size", "encode the mask in the size [height, width] of the image"
 )

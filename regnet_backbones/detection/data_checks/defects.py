@@ -125,6 +125,9 @@ class Defect:
     def in_file(self, use: Use) -> "Defect | None":
         """Return what a repair is in a file that is used as it is: an error for those who read it.
 
+        Args:
+            use: what the dataset is for.
+
         Returns:
             A note of what fails nobody, None of what would fail others only.
         """
@@ -152,7 +155,11 @@ class Report:
         return any(defect.severity == "error" for defect in self.defects)
 
     def of(self, severity: Literal["error", "note"]) -> "Report":
-        """Return the report of the defects of one severity."""
+        """Return the report of the defects of one severity.
+
+        Args:
+            severity: "error" or "note".
+        """
         return Report(tuple(defect for defect in self.defects if defect.severity == severity))
 
     def summary(self) -> str:
