@@ -303,7 +303,9 @@ def register_split(
             catalog.remove(name)
     copy = _copy_of(Path(json_file), Path(image_root))
     used = copy if copy is not None and copy.is_file() else json_file
-    register_coco_instances(name, {"data_notes": notes}, str(used), str(image_root))
+    register_coco_instances(
+        name, {"data_notes": notes, "data_source": str(json_file)}, str(used), str(image_root)
+    )
 
 
 def _raise_errors(json_file: str | Path, defects: Iterable[Defect]) -> None:

@@ -115,20 +115,23 @@ def _image_ids(images: Sequence[Path], val_json: str | Path | None) -> dict[Path
     known = {} if val_json is None else read_image_ids(val_json)
     for name, identity in known.items():
         parts = _parts(name.replace("\\", "/"))
-        by_name.setdefault(parts[-1], []).append((parts, identity))
+        by_name.setdefault(parts[-1] if parts else "", []).append((parts, identity))
     found: dict[Path, int | str] = {}
+    given: set[int | str] = set()
     for image in images:
         path = _parts(os.path.abspath(image))
         # The longest name that the path ends with: two folders may have files of one name.
         fitting = [(p, i) for p, i in by_name.get(path[-1], ()) if path[-len(p) :] == p]
-        if fitting:
-            found[image] = max(fitting, key=lambda pair: len(pair[0]))[1]
+        identity = max(fitting, key=lambda pair: len(pair[0]))[1] if fitting else None
+        if identity is not None and identity not in given:
+            found[image] = identity
+            given.add(identity)
     free = itertools.count(max((i for i in known.values() if isinstance(i, int)), default=0) + 1)
     others = [image for image in images if image not in found]
     if known and others:
         logger.warning(
-            "%d of %d images are not in '%s', such as '%s': their image_id counts on from its "
-            "largest one, and COCO's tools refuse them",
+            "%d of %d images are not in '%s', or are there under the name of another one, such as "
+            "'%s': their image_id counts on from its largest one, and COCO's tools refuse them",
             *(len(others), len(images), val_json, others[0]),
         )
     return found | dict(zip(others, free, strict=False))

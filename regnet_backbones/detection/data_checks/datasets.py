@@ -56,17 +56,21 @@ def check_datasets(cfg: CfgNode, *, images: int | None, train: bool = True) -> R
     trained: set[str] = set()
     for name in names:
         use = _use(cfg, name, train)
-        files, found = _files_of(cfg, name, use)
+        # A json of the user is named as such, not by the name that it is registered under.
+        source = MetadataCatalog.get(name).get("data_source", name)
+        files, found = _files_of(cfg, name, source, use)
         defects += found
-        defects += check_images(files[:images], source=name, progress=images is None)
+        defects += check_images(files[:images], source=source, progress=images is None)
         paths = {os.path.abspath(file.path) for file in files} if train else set()
         in_both = trained & paths if use.test and not use.train else ()
-        defects += [Defect(coco_kinds.IN_BOTH, name, path) for path in sorted(in_both)]
+        defects += [Defect(coco_kinds.IN_BOTH, source, path) for path in sorted(in_both)]
         trained |= paths if use.train else set()
     return Report(tuple(defects))
 
 
-def _files_of(cfg: CfgNode, name: str, use: Use) -> tuple[list[ImageFile], list[Defect]]:
+def _files_of(
+    cfg: CfgNode, name: str, source: str, use: Use
+) -> tuple[list[ImageFile], list[Defect]]:
     """Return the images of a dataset, and what is wrong with its json, if it is one."""
     defects: list[Defect] = []
     metadata = MetadataCatalog.get(name)
@@ -76,8 +80,8 @@ def _files_of(cfg: CfgNode, name: str, use: Use) -> tuple[list[ImageFile], list[
         content = {}
         if is_json:
             read = read_json(json_file)
-            content = coco_lists(read, name, lacking_annotations=not use.train)
-            defects += _check_json(cfg, content, name, use)
+            content = coco_lists(read, source, lacking_annotations=not use.train)
+            defects += _check_json(cfg, content, name, source, use)
         if is_json and metadata.get("evaluator_type") in JSON_TYPES:
             missing = {d.image for d in defects if d.kind == coco_kinds.IMAGE_MISSING}
             wrong = len(missing) < sum(defect.severity == "error" for defect in defects)
@@ -90,17 +94,17 @@ def _files_of(cfg: CfgNode, name: str, use: Use) -> tuple[list[ImageFile], list[
             files = [_file_of_record(cfg, r, use) for r in records if "file_name" in r]
     except Exception as error:  # whatever the code of a dataset raises
         detail = f"{type(error).__name__}: {error}"
-        return [], [*defects, Defect(kinds.UNLOADABLE, name, detail=detail)]
+        return [], [*defects, Defect(kinds.UNLOADABLE, source, detail=detail)]
     return files, defects
 
 
-def _check_json(cfg: CfgNode, content: Content, name: str, use: Use) -> list[Defect]:
+def _check_json(cfg: CfgNode, content: Content, name: str, source: str, use: Use) -> list[Defect]:
     """Check the json of a dataset, without opening images."""
     metadata, architecture = MetadataCatalog.get(name), cfg.MODEL.META_ARCHITECTURE
     of_json = metadata.get("evaluator_type") in JSON_TYPES
     found = normalise(
         content,
-        source=name,
+        source=source,
         image_root=metadata.image_root if of_json else None,
         by_url=metadata.get("evaluator_type") == "lvis",
         keep_root=True,
@@ -112,13 +116,13 @@ def _check_json(cfg: CfgNode, content: Content, name: str, use: Use) -> list[Def
     ]
     if any(d.severity == "error" and d.kind != coco_kinds.IMAGE_MISSING for d in defects):
         return defects
-    defects += check_coco(content, source=name, use=use)
+    defects += check_coco(content, source=source, use=use)
     categories = len(content["categories"])
     if use.train and architecture in COUNTED and architecture != PANOPTIC_DEEPLAB:
         key, classes = COUNTED[architecture], instance_classes(cfg)
         if categories > classes:
             detail = f"{categories} classes, {key} is {classes}"
-            defects.append(Defect(kinds.TOO_MANY_CLASSES, name, detail=detail))
+            defects.append(Defect(kinds.TOO_MANY_CLASSES, source, detail=detail))
     return defects
 
 
