@@ -1,11 +1,11 @@
-"""Image files as Pillow reads them: what it raises, and what their headers tell."""
+"""Image files as Pillow reads them: what it raises, what headers tell, and which are refused."""
 
 import os
 import struct
 from pathlib import Path
 from typing import IO
 
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from PIL.TiffImagePlugin import TiffImageFile
 
 # What Pillow raises on files that are broken in one way or another.
@@ -42,6 +42,36 @@ TAIL = 2**17
 ORIENTING = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
+def open_upright(path: str | Path) -> Image.Image:
+    """Read an image to its end, turned as its EXIF or XMP data say.
+
+    Raises:
+        ValueError: it cannot be read, or has more than 8 bits per channel.
+    """
+    try:
+        with Image.open(path) as image:
+            problem = depth_problem(image)
+            upright = image if problem else ImageOps.exif_transpose(image)
+            upright.load()
+    except UNREADABLE as error:
+        raise ValueError(
+            f"image '{path}' cannot be read ({error}); replace or remove it"
+        ) from error
+    if problem:
+        raise ValueError(f"image '{path}' {problem}")
+    return upright
+
+
+def depth_problem(image: Image.Image) -> str | None:
+    """Say why an open image has too many bits for training and prediction, None if it has not."""
+    if not image.mode.startswith(("I", "F")):
+        return None
+    return (
+        f"has more than 8 bits per channel (mode {image.mode}), which would be clipped to 255; "
+        "save it with 8 bits per channel, its values scaled"
+    )
+
+
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Return width and height of an open image, once it is turned as its EXIF or XMP data say.
 
@@ -54,6 +84,11 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
         # Its `size` is turned already, in older versions of Pillow not before it is decoded.
         return image.tag_v2[TiffImagePlugin.IMAGELENGTH], image.tag_v2[TiffImagePlugin.IMAGEWIDTH]
     return image.size[::-1]
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Return whether the EXIF or XMP data of an open image turn or mirror it."""
+    return _exif(image).get(ExifTags.Base.Orientation, 1) in range(2, 9)
 
 
 def bit_depth(path: str | Path) -> int:

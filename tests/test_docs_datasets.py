@@ -128,7 +128,7 @@ def test_ones_own_json(tmp_path):
     for split in ("train", "val"):
         read = read_coco_split(tmp_path / f"{split}.json", tmp_path / "images" / split)
         assert (read.num_images, read.num_annotations) == (1, 1)
-        assert (read.categories, read.has_masks) == ({1: "screw"}, True)
+        assert (read.categories, read.without_mask) == ({1: "screw"}, "")
 
 
 def test_the_shapes(tmp_path):

@@ -1,4 +1,4 @@
-"""Sizes of turned images, against those of the images as Pillow decodes and turns them."""
+"""Turned images, their sizes, and images that are refused, against what Pillow decodes."""
 
 import struct
 import zlib
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
-from regnet_backbones.image_files import TAIL, upright_size
+from regnet_backbones.image_files import TAIL, open_upright, upright_size
 
 WIDTH, HEIGHT = 50, 30
 PIXELS = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
@@ -144,3 +144,36 @@ def test_a_png_is_not_decoded_for_its_size(save, tmp_path, monkeypatch):
             size = upright_size(image)
         np.testing.assert_array_equal(image, PIXELS)  # it goes on where it was
     assert size == size_as_read(file)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_an_image_is_read_turned(suffix, tmp_path):
+    file = tmp_path / f"a.{suffix}"
+    save_exif(file, 6)
+    with Image.open(file) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(open_upright(file), expected)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "suffix"),
+    [
+        (np.full((4, 4), 4096, np.uint16), "png"),
+        (np.full((4, 4), 4096, np.uint16), "tif"),
+        (np.full((4, 4), 70000, np.int32), "tif"),
+        (np.full((4, 4), 0.5, np.float32), "tif"),
+    ],
+)
+def test_an_image_of_more_bits_is_refused(pixels, suffix, tmp_path):
+    file = tmp_path / f"deep.{suffix}"
+    Image.fromarray(pixels).save(file)
+    with pytest.raises(ValueError, match=r"deep\..* has more than 8 bits per channel"):
+        open_upright(file)
+
+
+def test_an_image_that_breaks_off_is_named(tmp_path):
+    file = tmp_path / "broken.png"
+    save_plain(file, 1)
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"broken.png' cannot be read"):
+        open_upright(file)

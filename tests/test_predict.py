@@ -234,6 +234,38 @@ def test_images_of_one_name_do_not_overwrite_each_other(detector, dataset, tmp_p
     assert written == {Path("train/000000.jpg"), Path("val/000000.jpg")}
 
 
+def test_image_ids_are_those_of_the_json(detector, dataset, val_json, tmp_path, caplog):
+    """By the longest name that a file's path ends with; others are counted on."""
+    content = json.loads(val_json.read_text())
+    first = content["images"][0]
+    content["images"] = [
+        {**first, "id": 40, "file_name": "other/000000.png"},
+        {**first, "id": 7, "file_name": "val\\000000.png"},
+        {**first, "id": 41, "file_name": "000000.png"},
+    ]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    options = ["--val-json", tmp_path / "val.json", "--output", tmp_path, "--min-score", "0"]
+    assert main(detector[1], dataset.images("val"), *options) == 0
+    entries = json.loads((tmp_path / "predictions.json").read_text())
+    ids = {Path(entry["file_name"]).name: entry["image_id"] for entry in entries}
+    assert ids == {"000000.png": 7, "000001.png": 42}
+    (said,) = [r.getMessage() for r in caplog.records if "image_id" in r.getMessage()]
+    assert said.startswith("1 of 2 images are not in ")
+    assert "000001.png" in said
+
+
+def test_what_training_refuses_is_not_predicted(detector, dataset, tmp_path, caplog):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("..png", "a b\n.png"):
+        (folder / name).write_bytes((dataset.images("val") / "000000.png").read_bytes())
+    Image.fromarray(np.full((SIDE, SIDE), 4096, np.uint16)).save(folder / "deep.png")
+    assert main(detector[1], folder, "--output", tmp_path / "out", "--min-score", "0") == 1
+    assert "deep.png' has more than 8 bits per channel" in caplog.text
+    entries = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert {Path(entry["file_name"]).name for entry in entries} == {"..png", "a b\n.png"}
+
+
 @pytest.fixture
 def photos(dataset, tmp_path):
     """Return a folder with one image, one that breaks off, and one that is a text."""
@@ -256,7 +288,7 @@ def test_files_that_cannot_be_read_are_left_out_and_counted(
     assert f"1 of 3 images predicted: {output}" in printed.out
     assert "2 could not be read" in printed.err
     for name in ("broken.png", "text.jpg"):
-        assert f"'{photos / name}' cannot be read: " in caplog.text
+        assert f"image '{photos / name}' cannot be read (" in caplog.text
     assert [p.name for p in (output / "overlays").iterdir()] == ["whole.jpg"]
     entries = json.loads((output / "predictions.json").read_text())
     # Broken, text, whole: numbers are of the files, so that they stay when one is mended.
@@ -290,8 +322,8 @@ def test_wrong_command_lines_are_refused(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not in COCO's instance format: it has no categories with id and name"),
-        ('{"categories": [{"id": 1}]}', "it has no categories with id and name"),
+        ("{", "is not a JSON file"),
+        ('{"categories": [{"id": 1}]}', "category 1: name missing"),
         ('{"categories": [{"id": 1, "name": "a"}]}', "the detector has 5 classes, and "),
     ],
 )

@@ -1,6 +1,5 @@
 """What the numbers of a detector's classes stand for, as far as it can be known."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 
-from regnet_backbones.detection.data import VAL_NAME
+from regnet_backbones.detection.data import VAL_NAME, read_categories
 from regnet_backbones.detection.training.mappers import SEGMENTER
 
 # Numbers its classes in one row, and asks its training dataset which of them are things.
@@ -112,10 +111,8 @@ def _given_categories(cfg: CfgNode, val_json: Path) -> dict[int, str]:
             f"a {architecture} takes the names of its classes from its training dataset; leave "
             "out --val-json"
         )
-    if not val_json.is_file():
-        raise FileNotFoundError(f"no annotation file '{val_json}'")
-    categories = _read_categories(val_json)
     count = instance_classes(cfg)
+    categories = read_categories(val_json, count=count)
     if len(categories) != count:
         raise ValueError(
             f"the detector has {count} classes, and '{val_json}' {len(categories)}; give a COCO "
@@ -137,7 +134,9 @@ def _registered_categories(fields: Mapping[str, object]) -> dict[int, str]:
     if len(ids) != len(names):  # COCO's combined panoptic form, whose names are of all classes
         ids = _by_number({**fields.get("stuff_dataset_id_to_contiguous_id", {}), **things})
     if len(ids) != len(names) and Path(fields.get("json_file") or "").is_file():
-        ids = list(_read_categories(Path(fields["json_file"])))  # detectron2 has not read it yet
+        ids = list(
+            read_categories(fields["json_file"], count=len(names))
+        )  # detectron2 has not read it yet
     if len(ids) != len(names):
         ids = range(len(names))
     return dict(zip(ids, names, strict=True))
@@ -146,17 +145,6 @@ def _registered_categories(fields: Mapping[str, object]) -> dict[int, str]:
 def _by_number(numbers: Mapping[int, int]) -> list[int]:
     """Return ids in the order of the class numbers that they stand for."""
     return sorted(numbers, key=numbers.get)
-
-
-def _read_categories(json_file: Path) -> dict[int, str]:
-    """Read the names by id of a COCO json, in the order of the ids, which is detectron2's."""
-    try:
-        content = json.loads(json_file.read_text())
-        return {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"'{json_file}' is not in COCO's instance format: it has no categories with id and name"
-        ) from error
 
 
 def _numbers(count: int) -> list[str]:

@@ -1,20 +1,29 @@
-"""Train on one's own COCO json: read it, check it, register it, fit the config to it.
+"""Train on your own COCO json: read it, correct it, register it, fit the config to it.
 
-Everything that can be seen to be wrong is said before a model is built.
+A json whose values mean one thing but are written otherwise (`data_checks.coco`) is registered as a
+corrected copy. The copy lies in the cache folder, under a name made of the json's, so that every
+process of a run finds it; the json of the user stays as it is.
 """
 
+import hashlib
 import json
 import logging
+import os
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from iopath.common.file_io import get_cache_dir
 
-from regnet_backbones.detection.data_checks.annotations import check_coco, check_files_exist
-from regnet_backbones.detection.data_checks.defects import Report, Use
+from regnet_backbones import __version__
+from regnet_backbones.detection.data_checks.coco import coco_lists, image_name, normalise
+from regnet_backbones.detection.data_checks.defects import Defect, Report, repaired
 from regnet_backbones.detection.training.mappers import SEGMENTER
+from regnet_backbones.files import read_json, write_whole
 
 # The keys of DATASETS.OWN, and the options of `tools/train_net.py` that set them.
 OPTIONS = {
@@ -27,8 +36,6 @@ OPTIONS = {
 # What these learn is not all in a COCO instance json.
 NEED_MORE_THAN_INSTANCES = (SEGMENTER, "PanopticFPN", "PanopticDeepLab")
 
-COCO_LISTS = ("images", "annotations", "categories")
-
 # Names under which the two splits are registered.
 TRAIN_NAME, VAL_NAME = "own_train", "own_val"
 
@@ -37,59 +44,104 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CocoSplit:
-    """A checked COCO instance json and the folder of its images.
+    """A COCO instance json that was read, and the folder of its images.
 
     Attributes:
         json_file: a file in the format of COCO's `instances_*.json`.
         image_root: the folder that the json's `file_name`s are relative to.
         categories: names by id, in the order of the ids.
         num_images, num_annotations: how many the json has.
-        has_masks: whether every annotation has a segmentation.
+        without_mask: how many annotations have no segmentation, and which is the first, in words.
+        notes: what was corrected.
+        root: id and name of the category that was left out as the root of the others.
     """
 
     json_file: Path
     image_root: Path
-    categories: dict[int, str]
+    categories: dict[int | str, str]
     num_images: int
     num_annotations: int
-    has_masks: bool
+    without_mask: str = ""
+    notes: tuple[Defect, ...] = ()
+    root: tuple[int | str, str] | None = None
 
 
-def read_coco_split(json_file: str | Path, image_root: str | Path) -> CocoSplit:
-    """Read a COCO instance json and check it against itself and the image folder.
+def read_coco_split(
+    json_file: str | Path, image_root: str | Path, *, keep_root: bool = False
+) -> CocoSplit:
+    """Read a COCO instance json, correct what has one meaning, and look for its images.
 
     Args:
         json_file: a file in the format of COCO's `instances_*.json`.
         image_root: the folder that the json's `file_name`s are relative to.
+        keep_root: whether a category without annotations that is the `supercategory` of all others
+            is a class; it is none in the exports that write one.
 
     Returns:
         The two paths, and what the json has.
 
     Raises:
         FileNotFoundError: the json or the folder is not there.
-        ValueError: the file is no COCO json, is empty, or has defects whatever it is used for, such
-            as images that are not there or annotations of what it does not define.
+        ValueError: the file is not a COCO json, is empty, or has values that mean nothing, such as
+            images that are not there or annotations of what it does not define.
     """
     json_file, image_root = Path(json_file), Path(image_root)
-    content = _read_json(json_file)
+    if not json_file.is_file():
+        raise FileNotFoundError(f"no annotation file '{json_file}'")
     if not image_root.is_dir():
         raise FileNotFoundError(f"no image folder '{image_root}'")
-    defects = (
-        *check_coco(content, source=str(json_file), use=Use()),
-        *check_files_exist(content["images"], image_root, source=str(json_file)),
-    )
-    errors = Report(defects).errors()
-    if errors.defects:
-        raise ValueError(f"'{json_file}' cannot be used:\n{errors.summary()}")
-    images, annotations, categories = (content[key] for key in COCO_LISTS)
+    content = coco_lists(read_json(json_file), json_file)
+    images, annotations, categories = content.values()
+    for key in ("images", "categories"):
+        if not content[key]:
+            raise ValueError(f"'{json_file}' has no {key}: the list is empty")
+    found = normalise(content, source=str(json_file), image_root=image_root, keep_root=keep_root)
+    _raise_errors(json_file, found.defects)
+    _keep_copy(json_file, image_root, content, changed=bool(found.defects))
     return CocoSplit(
         json_file=json_file,
         image_root=image_root,
-        categories={c["id"]: c["name"] for c in sorted(categories, key=lambda c: c["id"])},
+        categories=_names_by_id(categories),
         num_images=len(images),
         num_annotations=len(annotations),
-        has_masks=all(a.get("segmentation") for a in annotations),
+        without_mask=_without_mask(json_file, content),
+        notes=repaired(found.defects),
+        root=found.root,
     )
+
+
+def read_categories(json_file: str | Path, *, count: int | None = None) -> dict[int | str, str]:
+    """Read the names by id of a COCO json's categories, in the order of the ids.
+
+    Args:
+        json_file: of which only the categories are needed.
+        count: how many a model has, if known: a root of the others is one of them, or not.
+
+    Raises:
+        FileNotFoundError: the json is not there.
+        ValueError: it has no categories with id and name.
+    """
+    if not Path(json_file).is_file():
+        raise FileNotFoundError(f"no annotation file '{json_file}'")
+    content = coco_lists(read_json(json_file), json_file, ("categories",))
+    every = list(content["categories"])
+    found = normalise(content, source=str(json_file))
+    _raise_errors(json_file, found.defects)
+    return _names_by_id(every if len(every) == count else content["categories"])
+
+
+def read_image_ids(json_file: str | Path) -> dict[str, int | str]:
+    """Read the ids of images by `file_name` of a COCO json, as far as it has them.
+
+    Raises:
+        ValueError: it is not a COCO json.
+    """
+    content = read_json(json_file)
+    if not isinstance(content, dict) or "images" not in content:
+        return {}
+    images = coco_lists(content, json_file, ("images",))["images"]
+    pairs = [(image.get("file_name"), image.get("id")) for image in images]
+    return {n: i for n, i in pairs if isinstance(n, str) and n and isinstance(i, (int, str))}
 
 
 def names_own_data(cfg: CfgNode) -> bool:
@@ -130,7 +182,8 @@ def use_own_data(cfg: CfgNode) -> None:
             "DATASETS.TRAIN and DATASETS.TEST"
         )
     train = read_coco_split(own.TRAIN_JSON, own.TRAIN_IMAGES)
-    use_coco_splits(cfg, train, read_coco_split(own.VAL_JSON, own.VAL_IMAGES))
+    val = read_coco_split(own.VAL_JSON, own.VAL_IMAGES, keep_root=train.root is None)
+    use_coco_splits(cfg, train, val)
 
 
 def use_validation(cfg: CfgNode, val: CocoSplit) -> None:
@@ -143,7 +196,7 @@ def use_validation(cfg: CfgNode, val: CocoSplit) -> None:
     cfg.DATASETS.OWN.VAL_JSON = str(val.json_file.absolute())
     cfg.DATASETS.OWN.VAL_IMAGES = str(val.image_root.absolute())
     cfg.DATASETS.TEST = (VAL_NAME,)
-    register_split(VAL_NAME, val.json_file.absolute(), val.image_root.absolute())
+    register_split(VAL_NAME, val.json_file.absolute(), val.image_root.absolute(), val.notes)
 
 
 def register_own_data(cfg: CfgNode) -> None:
@@ -212,16 +265,16 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
         )
     if cfg.MODEL.MASK_ON:
         for split in (train, val):
-            if not split.has_masks:
+            if split.without_mask:
                 raise ValueError(
-                    f"the config trains masks, and '{split.json_file}' has annotations without "
-                    "'segmentation'; add them, or train boxes only with MODEL.MASK_ON False"
+                    f"the config trains masks, and {split.without_mask}; add it, remove the "
+                    "annotations, or train boxes only with MODEL.MASK_ON False"
                 )
     cfg.DATASETS.OWN.TRAIN_JSON = str(train.json_file.absolute())
     cfg.DATASETS.OWN.TRAIN_IMAGES = str(train.image_root.absolute())
     cfg.DATASETS.OWN.CATEGORIES = [[number, name] for number, name in train.categories.items()]
     cfg.DATASETS.TRAIN = (TRAIN_NAME,)
-    register_split(TRAIN_NAME, train.json_file.absolute(), train.image_root.absolute())
+    register_split(TRAIN_NAME, train.json_file.absolute(), train.image_root.absolute(), train.notes)
     use_validation(cfg, val)
     for head in ("ROI_HEADS", "POINT_HEAD", "RETINANET", "FCOS"):
         cfg.MODEL[head].NUM_CLASSES = len(train.categories)
@@ -234,37 +287,74 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
     )
 
 
-def register_split(name: str, json_file: str | Path, image_root: str | Path) -> None:
-    """Register a COCO instance json as a detectron2 dataset, in place of one of that name."""
+def register_split(
+    name: str, json_file: str | Path, image_root: str | Path, notes: tuple[Defect, ...] = ()
+) -> None:
+    """Register a COCO instance json as a detectron2 dataset, in place of one of that name.
+
+    Args:
+        name: of the dataset.
+        json_file: as `read_coco_split` read it: its corrected copy is registered, if it has one.
+        image_root: the folder of its images.
+        notes: what was corrected.
+    """
     for catalog in (DatasetCatalog, MetadataCatalog):  # metadata may be there without its dataset
         if name in catalog.list():
             catalog.remove(name)
-    register_coco_instances(name, {}, str(json_file), str(image_root))
+    copy = _copy_of(Path(json_file), Path(image_root))
+    used = copy if copy is not None and copy.is_file() else json_file
+    register_coco_instances(
+        name, {"data_notes": notes, "data_source": str(json_file)}, str(used), str(image_root)
+    )
 
 
-def _read_json(json_file: Path) -> dict[str, list]:
-    """Read a json that has COCO's three lists of dictionaries, none of them empty."""
+def _raise_errors(json_file: str | Path, defects: Iterable[Defect]) -> None:
+    """Raise ValueError where a json has errors."""
+    errors = Report(tuple(defects)).of("error")
+    if errors.defects:
+        raise ValueError(f"'{json_file}' cannot be used:\n{errors.summary()}")
+
+
+def _names_by_id(categories: Iterable[Mapping]) -> dict[int | str, str]:
+    """Return the names of categories in the order of their ids, which is detectron2's."""
+    return {c["id"]: c["name"] for c in sorted(categories, key=lambda c: c["id"])}
+
+
+def _without_mask(json_file: Path, content: Mapping[str, list]) -> str:
+    """Say how many annotations have no segmentation, and name the first; "" for none."""
+    lacking = [a for a in content["annotations"] if not a.get("segmentation")]
+    if not lacking:
+        return ""
+    name = next(image_name(i) for i in content["images"] if i["id"] == lacking[0]["image_id"])
+    return (
+        f"{len(lacking):,} of {len(content['annotations']):,} annotations of '{json_file}' have no "
+        f"'segmentation', such as annotation {lacking[0]['id']} of {name}"
+    )
+
+
+def _copy_of(json_file: Path, image_root: Path) -> Path | None:
+    """Return where the corrected copy of a json is, whether or not there is one."""
     if not json_file.is_file():
-        raise FileNotFoundError(f"no annotation file '{json_file}'")
-    try:
-        content = json.loads(json_file.read_text())
-    except ValueError as error:
-        raise ValueError(f"'{json_file}' is not a json file: {error}") from error
-    lacking = [key for key in COCO_LISTS if not isinstance(content, dict) or key not in content]
-    if lacking:
-        raise ValueError(
-            f"'{json_file}' is not in COCO's instance format: it has no {', '.join(lacking)}"
-        )
-    for key in COCO_LISTS:
-        if not content[key]:
-            raise ValueError(f"'{json_file}' has no {key}: the list is empty")
-        strange = [entry for entry in content[key] if not isinstance(entry, dict)]
-        if strange:
-            raise ValueError(
-                f"'{json_file}' is not in COCO's instance format: {key} must have keys and values, "
-                f"and {len(strange)} have none, such as {str(strange[0])[:80]}"
-            )
-    return content
+        return None
+    state = json_file.stat()
+    made_of = (json_file.absolute(), image_root.absolute(), state.st_mtime_ns, state.st_size)
+    digest = hashlib.sha256(repr((*map(str, made_of), __version__)).encode()).hexdigest()
+    return Path(get_cache_dir()) / "regnet_backbones" / f"{json_file.stem}-{digest[:16]}.json"
+
+
+def _keep_copy(
+    json_file: Path, image_root: Path, content: Mapping[str, list], *, changed: bool
+) -> None:
+    """Write the corrected copy of a json, or remove an older one where nothing was corrected."""
+    copy = _copy_of(json_file, image_root)
+    with json_file.open("rb") as file:
+        changed |= file.read(len(BOM_UTF8)) == BOM_UTF8  # pycocotools does not read it
+    if not changed:
+        copy.unlink(missing_ok=True)
+        return
+    part = copy.with_name(f"{copy.name}.{os.getpid()}")  # other processes may write the same
+    write_whole(part, lambda file: file.write(json.dumps({"info": {}, **content}).encode()))
+    os.replace(part, copy)
 
 
 def _difference(one: CocoSplit, other: CocoSplit) -> list[tuple[int, str]]:

@@ -1,6 +1,7 @@
 """Evaluating a trained detector, in as many processes as asked for."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from regnet_backbones.detection.ade20k import check_semantic_datasets
 from regnet_backbones.detection.classes import instance_classes
 from regnet_backbones.detection.data import (
     CocoSplit,
+    read_coco_split,
     register_own_data,
     use_validation,
     validation_of_training,
@@ -35,6 +37,9 @@ from regnet_backbones.inference.trained import Trained
 
 # By dataset, task and name of the metric; None where it is not defined.
 Results = Mapping[str, Mapping[str, Mapping[str, float | None]]]
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,11 +125,16 @@ def evaluate_on(cfg: CfgNode, val: CocoSplit) -> None:
             masks, and the json has none, or annotations or images would stop an evaluation or
             spoil its result.
     """
+    if val.root is not None and list(val.root) in map(list, cfg.DATASETS.OWN.CATEGORIES):
+        val = read_coco_split(val.json_file, val.image_root, keep_root=True)
     _check_fit(cfg, val)
     use_validation(cfg, val)
-    report = check_datasets(cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False).errors()
+    report = check_datasets(cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False)
+    if report.has_errors:
+        errors = report.of("error").summary()
+        raise ValueError(f"'{val.json_file}' cannot be evaluated on:\n{errors}")
     if report.defects:
-        raise ValueError(f"'{val.json_file}' cannot be evaluated on:\n{report.summary()}")
+        logger.warning("%s", report.summary())
 
 
 def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
@@ -150,10 +160,10 @@ def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
             f"'{val.json_file}', in the order of their ids, are {', '.join(given)}; give a json "
             "with the categories of the training"
         )
-    if cfg.MODEL.MASK_ON and not val.has_masks:
+    if cfg.MODEL.MASK_ON and val.without_mask:
         raise ValueError(
-            f"the detector predicts masks, and '{val.json_file}' has annotations without "
-            "'segmentation'; add them, or evaluate boxes only with --opts MODEL.MASK_ON False"
+            f"the detector predicts masks, and {val.without_mask}; add it, remove the "
+            "annotations, or evaluate boxes only with --opts MODEL.MASK_ON False"
         )
 
 

@@ -4,7 +4,8 @@ import copy
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -72,8 +73,11 @@ class PredictionPictures(DatasetEvaluator, ABC):
         """Draw what was kept."""
 
     def _draw_truth(self, canvas: Visualizer, record: dict[str, object]) -> None:
-        """Draw the annotations of a dataset's record."""
-        canvas.draw_dataset_dict(record)
+        """Draw the annotations of a dataset's record, without what only some of them have."""
+        annotations = record.get("annotations", [])
+        common = set.intersection(*map(set, annotations)) if annotations else set()
+        same = [{key: a[key] for key in a if key in common} for a in annotations]
+        canvas.draw_dataset_dict({**record, "annotations": same})
 
     def reset(self) -> None:
         """Forget the predictions of the last evaluation."""
@@ -93,14 +97,17 @@ class PredictionPictures(DatasetEvaluator, ABC):
         """Write the contact sheet, and show it in TensorBoard while training."""
         if not comm.is_main_process() or not self._predictions:
             return
-        records = {record["file_name"]: record for record in DatasetCatalog.get(self._dataset_name)}
-        sheet = contact_sheet(
-            [self.pair(records[name], kept) for name, kept in self._predictions.items()]
-        )
-        self.output_file.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(self.output_file)
-        logger.info("ground truth beside prediction: %s", self.output_file)
-        _show_in_tensorboard(f"{self._dataset_name}/predictions", sheet)
+        with _warning_if_not_drawn(self.output_file):
+            records = {
+                record["file_name"]: record for record in DatasetCatalog.get(self._dataset_name)
+            }
+            sheet = contact_sheet(
+                [self.pair(records[name], kept) for name, kept in self._predictions.items()]
+            )
+            self.output_file.parent.mkdir(parents=True, exist_ok=True)
+            sheet.save(self.output_file)
+            logger.info("ground truth next to prediction: %s", self.output_file)
+            _show_in_tensorboard(f"{self._dataset_name}/predictions", sheet)
 
     def pair(
         self, record: dict[str, object], prediction: Prediction
@@ -120,8 +127,10 @@ class PredictionPictures(DatasetEvaluator, ABC):
             Visualizer(image, self.metadata, scale, instance_mode=ColorMode.SEGMENTATION)
             for _ in range(2)
         )
-        self._draw_truth(truth, record)
-        self._draw(found, prediction)
+        with _warning_if_not_drawn(f"the annotations of {record['file_name']}"):
+            self._draw_truth(truth, record)
+        with _warning_if_not_drawn(f"the prediction of {record['file_name']}"):
+            self._draw(found, prediction)
         return truth.output.get_image(), found.output.get_image()
 
 
@@ -227,6 +236,15 @@ def contact_sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Image.Image
             left = index % columns * cell_width + MARGIN + place * (width + MARGIN)
             sheet.paste(Image.fromarray(picture), (left, top))
     return sheet
+
+
+@contextmanager
+def _warning_if_not_drawn(what: str | Path) -> Iterator[None]:
+    """Turn a failure into a warning: a picture must not end a run or take its numbers with it."""
+    try:
+        yield
+    except Exception as error:  # whatever Matplotlib, Pillow or the disk raise
+        logger.warning("%s could not be drawn: %s: %s", what, type(error).__name__, error)
 
 
 def _class_colors(count: int) -> list[tuple[int, int, int]]:

@@ -1,14 +1,17 @@
 """What a trained detector sees in images: pictures, COCO results, label and segment maps."""
 
+import itertools
 import logging
+import os
+import unicodedata
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata
-from detectron2.data.detection_utils import build_augmentation, read_image
+from detectron2.data.detection_utils import build_augmentation, convert_PIL_to_numpy
 from detectron2.data.transforms import AugInput, AugmentationList
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
@@ -19,10 +22,11 @@ from tqdm import tqdm
 
 from regnet_backbones.adapters.detectron2_projects import import_projects
 from regnet_backbones.detection.classes import KnownClasses, known_classes
+from regnet_backbones.detection.data import read_image_ids
 from regnet_backbones.detection.optimization import optimize_detector
 from regnet_backbones.detection.panoptic import coco_categories, coco_segments
 from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
-from regnet_backbones.image_files import UNREADABLE
+from regnet_backbones.image_files import open_upright
 from regnet_backbones.inference.images import output_names
 from regnet_backbones.inference.report import write_json
 from regnet_backbones.inference.trained import Trained
@@ -53,9 +57,10 @@ def predict(
         overlays/<name>.jpg   the image with what is seen drawn over it, small ones enlarged
         predictions.json      instances as COCO results: `bbox` is x, y, width, height in pixels,
                               `segmentation` run-length encoded, `keypoints` x, y, score in turn;
-                              `image_id` counts the images from 1, `category_id` is the dataset's,
-                              or the class from 0 where that is not known; beside COCO's keys
-                              `file_name` and `category`
+                              `image_id` is that of `val_json`; other images, and all without a
+                              json, are counted, from 1 or from the json's largest id on;
+                              `category_id` is the dataset's, or the class from 0 where that is
+                              not known; further keys are `file_name` and `category`
         panoptic/<name>.png   ids of segments as colours, of a panoptic model, and
         panoptic.json         what they are, as COCO's panoptic results
         labels/<name>.png     the class of each pixel, from 0, of a model with semantic output
@@ -70,8 +75,8 @@ def predict(
         min_score: instances below this score are left out.
         opts: keys and values in turn that override the config.
         device: None for that of the config, or the CPU where there is no GPU.
-        val_json: a COCO json whose categories are those of the training; None for those of
-            `DATASETS.TEST`, if it is registered.
+        val_json: a COCO json whose categories are those of the training, and whose images, if it
+            has them, give the ids; None for the categories of `DATASETS.TEST`, if it is registered.
 
     Returns:
         The images that could not be read.
@@ -86,21 +91,55 @@ def predict(
     classes = known_classes(cfg, val_json)
     predictor = _Predictor(cfg)
     results, failed, names = _Results(Path(output), classes), [], output_names(images)
-    for number, image in enumerate(tqdm(images, unit="image", disable=None), 1):
+    numbers = _image_ids(images, val_json)
+    for image in tqdm(images, unit="image", disable=None):
         try:
-            pixels = read_image(str(image), cfg.INPUT.FORMAT)
-            rgb = _rgb_of(pixels, image, cfg.INPUT.FORMAT)
-        except UNREADABLE as error:
-            logger.warning("'%s' cannot be read: %s", image, error)
+            upright = open_upright(image)
+        except ValueError as error:
+            logger.warning("not predicted: %s", error)
             failed.append(image)
             continue
+        pixels = convert_PIL_to_numpy(upright, cfg.INPUT.FORMAT)
         seen = _to_cpu(predictor(pixels), min_score)
         # First: detectron2's conversion to COCO results moves the keypoints.
-        picture = _draw(rgb, seen, classes.metadata)
+        picture = _draw(np.asarray(upright.convert("RGB")), seen, classes.metadata)
         _save(picture, Path(output) / "overlays" / f"{names[image]}.jpg")
-        results.add(seen, number=number, image=image, name=names[image])
+        results.add(seen, number=numbers[image], image=image, name=names[image])
     results.write()
     return failed
+
+
+def _image_ids(images: Sequence[Path], val_json: str | Path | None) -> dict[Path, int | str]:
+    """Return the ids that images have in a json; others are counted from its largest id on."""
+    by_name: dict[str, list[tuple[tuple[str, ...], int | str]]] = {}
+    known = {} if val_json is None else read_image_ids(val_json)
+    for name, identity in known.items():
+        parts = _parts(name.replace("\\", "/"))
+        by_name.setdefault(parts[-1] if parts else "", []).append((parts, identity))
+    found: dict[Path, int | str] = {}
+    given: set[int | str] = set()
+    for image in images:
+        path = _parts(os.path.abspath(image))
+        # The longest name that the path ends with: two folders may have files of one name.
+        fitting = [(p, i) for p, i in by_name.get(path[-1], ()) if path[-len(p) :] == p]
+        identity = max(fitting, key=lambda pair: len(pair[0]))[1] if fitting else None
+        if identity is not None and identity not in given:
+            found[image] = identity
+            given.add(identity)
+    free = itertools.count(max((i for i in known.values() if isinstance(i, int)), default=0) + 1)
+    others = [image for image in images if image not in found]
+    if known and others:
+        logger.warning(
+            "%d of %d images are not in '%s', or are there under the name of another one, such as "
+            "'%s': their image_id counts on from its largest one, and COCO's tools refuse them",
+            *(len(others), len(images), val_json, others[0]),
+        )
+    return found | dict(zip(others, free, strict=False))
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    """Return the parts of a path, accents composed."""
+    return PurePosixPath(unicodedata.normalize("NFC", path)).parts
 
 
 class _Results:
@@ -113,7 +152,7 @@ class _Results:
         self._segments: list[dict[str, object]] = []
         self._images: list[dict[str, object]] = []
 
-    def add(self, seen: Mapping[str, object], *, number: int, image: Path, name: str) -> None:
+    def add(self, seen: Mapping[str, object], *, number: int | str, image: Path, name: str) -> None:
         """Add what is seen in an image."""
         file = f"{name}.png"
         self._given |= seen.keys()
@@ -169,13 +208,6 @@ class _Predictor:
         return self._model([{"image": image, "height": height, "width": width}])[0]
 
 
-def _rgb_of(pixels: np.ndarray, image: Path, image_format: str) -> np.ndarray:
-    """Return an image that was read in a format as RGB, to draw on; others are read again."""
-    if image_format == "BGR":
-        return pixels[:, :, ::-1]
-    return pixels if image_format == "RGB" else read_image(str(image), "RGB")
-
-
 def _to_cpu(outputs: Mapping[str, object], min_score: float) -> dict[str, object]:
     """Return the instances that are sure enough, the classes of the pixels, and the segments."""
     seen = {}
@@ -193,7 +225,7 @@ def _to_cpu(outputs: Mapping[str, object], min_score: float) -> dict[str, object
 
 
 def _coco_results(
-    instances: Instances, image_id: int, image: Path, classes: KnownClasses
+    instances: Instances, image_id: int | str, image: Path, classes: KnownClasses
 ) -> list[dict[str, object]]:
     """Return instances of an image as entries of COCO results."""
     entries = instances_to_coco_json(instances, image_id)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import torchvision.transforms.v2.functional as F
 from detectron2.config import CfgNode
-from detectron2.data.detection_utils import read_image
+from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.export.torchscript_patch import patch_builtin_len
 from detectron2.modeling import GeneralizedRCNN, PanopticFPN, build_model
@@ -38,7 +38,7 @@ from regnet_backbones.export.checking import (
 from regnet_backbones.export.files import check_path, written_whole
 from regnet_backbones.export.formats import IMAGE_SIZE
 from regnet_backbones.export.torchscript import TORCHSCRIPT_SUFFIXES, load_torchscript, trace
-from regnet_backbones.image_files import UNREADABLE
+from regnet_backbones.image_files import open_upright
 from regnet_backbones.inference.trained import Trained
 from regnet_backbones.optimize.folding import fold_batch_norm
 from regnet_backbones.optimize.trunk import relative_error
@@ -170,10 +170,7 @@ def images_for(cfg: CfgNode, paths: Sequence[Path] = ()) -> list[torch.Tensor]:
     """
     arrays = []
     for path in paths:
-        try:
-            arrays.append(read_image(str(path), cfg.INPUT.FORMAT))
-        except UNREADABLE as error:
-            raise ValueError(f"image '{path}' cannot be read: {error}") from error
+        arrays.append(convert_PIL_to_numpy(open_upright(path), cfg.INPUT.FORMAT))
     if not paths:
         rgb = [draw(ShapesSpec(), "val", number).image for number in range(DRAWN)]
         arrays = [image if cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1] for image in rgb]

@@ -43,7 +43,8 @@ def output_names(images: Sequence[Path]) -> dict[Path, Path]:
     absolute = {image: Path(os.path.abspath(image)) for image in images}
     common = os.path.commonpath([path.parent for path in absolute.values()])
     full = {image: path.relative_to(common) for image, path in absolute.items()}
-    short = {image: name.with_name(name.stem) for image, name in full.items()}
+    # A name of dots has no stem that a file could have.
+    short = {i: n.with_name(n.stem) if n.stem.strip(".") else n for i, n in full.items()}
     return short if len(set(short.values())) == len(short) else full
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
@@ -22,6 +22,8 @@ from regnet_backbones.image_files import (
     STRETCHED,
     UNREADABLE,
     bit_depth,
+    depth_problem,
+    open_upright,
     upright_size,
 )
 from regnet_backbones.semseg.layouts import IGNORE, LISTED, Pairs
@@ -178,10 +180,11 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         BadPairError: it cannot be read, or has more than 8 bits per channel.
     """
-    with _opened(path, "image") as image:
-        _check_image_mode(path, image)
+    try:
         # Viewers and labelling tools turn it too, so that masks are drawn on the turned image.
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        return np.array(open_upright(path).convert("RGB"))
+    except ValueError as error:
+        raise BadPairError(f"{error}, or leave out all such pairs with skip_bad") from error
 
 
 def read_mask(path: Path, label_map: tuple[int, ...]) -> np.ndarray:
@@ -267,10 +270,8 @@ def _check_sizes(
 
 
 def _check_image_mode(path: Path, image: Image.Image) -> None:
-    if image.mode.startswith(("I", "F")):
-        raise BadPairError(
-            f"image '{path}' has more than 8 bits per channel (mode {image.mode}); save it with 8"
-        )
+    if problem := depth_problem(image):
+        raise BadPairError(f"image '{path}' {problem}")
 
 
 def _check_mask_mode(path: Path, mask: Image.Image) -> None:

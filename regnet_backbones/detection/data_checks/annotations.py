@@ -1,138 +1,86 @@
-"""Check the content of a COCO instance json against itself; no image is opened."""
+"""Check what a COCO json says, of entries that `coco.normalise` has brought to their types."""
 
-import math
-import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
 
 from regnet_backbones.detection.data_checks import coco_kinds as kinds
+from regnet_backbones.detection.data_checks.coco import Content, Entry, image_name
+from regnet_backbones.detection.data_checks.comparison import Geometry, compare
 from regnet_backbones.detection.data_checks.defects import Defect, Kind, Use
-from regnet_backbones.detection.data_checks.segmentations import is_rle, segmentation_problems
+from regnet_backbones.detection.data_checks.segmentations import (
+    extent_of,
+    is_rle,
+    segmentation_problems,
+)
 
-IMAGE_KEYS = {"id", "width", "height"}
-# Where the file is: LVIS has URLs.
-FILE_KEYS = {"file_name", "coco_url"}
-CATEGORY_KEYS = {"id", "name"}
+Repeatable = TypeVar("Repeatable", bound=Hashable)
+
+# What takes an annotation out of a training.
+DROPPING = (kinds.CROWD, kinds.DROPPED_BOX, kinds.DROPPED_ANNOTATION)
 
 
-def check_coco(content: Mapping[str, Sequence[Mapping]], *, source: str, use: Use) -> list[Defect]:
+def check_coco(content: Content, *, source: str, use: Use) -> list[Defect]:
     """Check a COCO instance json.
 
     Args:
-        content: the json, with `images`, `categories` and, to train on, `annotations`.
+        content: normalised, with `images`, `categories` and `annotations`.
         source: name of the dataset or the file, for the defects.
         use: what it is for.
 
     Returns:
         What is wrong or worth knowing, in the order of the file.
     """
-    images, categories = content["images"], content["categories"]
-    annotations = content.get("annotations") or []
-    defects = [
-        *_images_lacking_keys(images, source),
-        *_bad_categories(categories, source),
-        *_twice(images, kinds.IMAGE_TWICE, source),
-        *_twice(categories, kinds.CATEGORY_TWICE, source),
-    ]
-    if use.unique_ids:
-        defects += _twice(annotations, kinds.ANNOTATION_TWICE, source)
-    if use.train and not annotations:
-        defects.append(Defect(kinds.NOTHING, source))
-    by_id = {image["id"]: image for image in images if _is_complete(image)}
-    known = {category.get("id") for category in categories}
+    images, categories, annotations = (
+        content[key] for key in ("images", "categories", "annotations")
+    )
+    by_id = {image["id"]: image for image in images}
+    defects = [Defect(kinds.SAME_FILE, source, n) for n in _repeated(map(image_name, images))]
+    names = _repeated(category["name"] for category in categories)
+    defects += [Defect(kinds.SAME_NAME, source, detail=name) for name in names]
+
+    def add(kind: Kind, annotation: Entry, detail: str = "") -> None:
+        name = image_name(by_id[annotation["image_id"]])
+        defects.append(Defect(kind, source, name, annotation["id"], detail))
+
+    trained = []
     for annotation in annotations:
-        image = by_id.get(annotation.get("image_id"))
-        name = image_name(image) if image else ""
-        for kind, detail in _annotation_problems(annotation, image, known, use):
-            defects.append(Defect(kind, source, name, annotation.get("id"), detail))
+        problems = list(_annotation_problems(annotation, by_id[annotation["image_id"]], use))
+        for kind, detail in problems:
+            add(kind, annotation, detail)
+        if not any(kind in DROPPING for kind, _ in problems):
+            trained.append(annotation)
+    for image_id, _, box in _repeated(
+        (a["image_id"], a["category_id"], tuple(a["bbox"])) for a in annotations
+    ):
+        name = image_name(by_id[image_id])
+        defects.append(Defect(kinds.REPEATED, source, name, detail=f"bbox {list(box)}"))
+    single = [a for a in annotations if not a["iscrowd"]]
+    geometry = _geometry(single, by_id)
+    for number, kind in compare(geometry):
+        extent, (width, height) = geometry.extents[number].tolist(), geometry.sizes[number]
+        shape = "" if np.isnan(extent[0]) else f", polygons from {extent[:2]} to {extent[2:]}"
+        detail = f"bbox {single[number]['bbox']} in {width:.0f}x{height:.0f}{shape}"
+        add(kind, single[number], detail)
+    used = {a["category_id"] for a in annotations}
+    unused = [c for c in categories if c["id"] not in used] if annotations else []
+    defects += [Defect(kinds.UNUSED_CLASS, source, detail=c["name"]) for c in unused]
+    if not annotations and use.test:
+        defects.append(Defect(kinds.NOTHING_TO_SCORE, source))
     if use.train:
-        defects += _empty_images(by_id, annotations, source)
-        if use.masks and not use.polygons and _is_mixed(annotations):
-            defects.append(Defect(kinds.MIXED, source))
+        defects += _training_problems(content, trained, source, use)
     return defects
 
 
-def check_files_exist(
-    images: Iterable[Mapping], image_root: str | Path, *, source: str, by_url: bool = False
-) -> list[Defect]:
-    """Check that the images of a json are on the disk; each folder is listed once.
-
-    Args:
-        images: the entries of the json.
-        image_root: the folder that their `file_name`s are relative to.
-        source: name of the dataset or the file, for the defects.
-        by_url: see `image_path`.
-    """
-    listed: dict[str, set[str]] = {}
-    defects = []
-    for image in filter(_is_complete, images):
-        folder, name = os.path.split(image_path(image, image_root, by_url=by_url))
-        if folder not in listed:
-            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in listed[folder]:
-            detail = f"not in '{folder}'"
-            defects.append(Defect(kinds.IMAGE_MISSING, source, image_name(image), detail=detail))
-    return defects
-
-
-def image_path(image: Mapping, image_root: str | Path, *, by_url: bool = False) -> str:
-    """Return where an image is: `by_url`, as LVIS has it, where the end of its URL says."""
-    if by_url:
-        return str(image_root) + "/".join(image["coco_url"].split("/")[-2:])
-    return os.path.join(image_root, image["file_name"])
-
-
-def _is_complete(image: Mapping) -> bool:
-    """Tell whether an image has what detectron2 reads."""
-    return image.keys() >= IMAGE_KEYS and not image.keys().isdisjoint(FILE_KEYS)
-
-
-def _images_lacking_keys(images: Sequence[Mapping], source: str) -> Iterator[Defect]:
-    for image in images:
-        if not _is_complete(image):
-            yield Defect(
-                kinds.INCOMPLETE_IMAGE, source, image_name(image), detail=f"has {sorted(image)}"
-            )
-
-
-def _bad_categories(categories: Sequence[Mapping], source: str) -> Iterator[Defect]:
-    for category in categories:
-        if not category.keys() >= CATEGORY_KEYS:
-            yield Defect(kinds.INCOMPLETE_CATEGORY, source, detail=str(dict(category)))
-        elif not isinstance(category["name"], str):
-            yield Defect(kinds.NAME_NO_TEXT, source, detail=str(category["name"]))
-
-
-def image_name(image: Mapping) -> str:
-    """Name an image."""
-    return str(image.get("file_name", image.get("coco_url", "")))
-
-
-def _twice(entries: Sequence[Mapping], kind: Kind, source: str) -> Iterator[Defect]:
-    """Find ids that are given twice."""
-    counts = Counter(entry["id"] for entry in entries if "id" in entry)
-    return (Defect(kind, source, detail=f"id {i}") for i, count in counts.items() if count > 1)
-
-
-def _annotation_problems(
-    annotation: Mapping, image: Mapping | None, categories: set, use: Use
-) -> Iterator[tuple[Kind, str]]:
+def _annotation_problems(annotation: Entry, image: Entry, use: Use) -> Iterator[tuple[Kind, str]]:
     """Find what is wrong with an annotation: kinds, and what was found."""
-    if image is None:
-        yield kinds.NO_IMAGE, f"image_id {annotation.get('image_id')}"
-        return
-    if "id" not in annotation:
-        yield kinds.NO_ID, ""
-    elif use.test and not _counts_as_found(annotation["id"]):
-        yield kinds.ZERO_ID, ""
-    if annotation.get("category_id") not in categories:
-        yield kinds.NO_CATEGORY, f"category_id {annotation.get('category_id')}"
     if annotation.get("ignore"):
         yield kinds.IGNORED, ""
     size = image["height"], image["width"]
-    yield from _box_problems(annotation.get("bbox"), size, use)
-    crowd = bool(annotation.get("iscrowd"))
+    yield from _box_problems(annotation["bbox"], size, use)
+    crowd = bool(annotation["iscrowd"])
     if crowd:
         yield kinds.CROWD, ""
     yield from segmentation_problems(annotation.get("segmentation"), size, use, crowd=crowd)
@@ -140,59 +88,61 @@ def _annotation_problems(
         values = annotation.get("keypoints") or ()
         if len(values) != 3 * use.keypoints:
             yield kinds.KEYPOINTS, f"{len(values)} values, not {3 * use.keypoints}"
-    lacking = [key for key in use.evaluated_keys if key not in annotation]
-    if lacking:
-        yield kinds.NOT_EVALUABLE, f"no {', '.join(lacking)}"
+        elif use.test and annotation.get("num_keypoints") is None:
+            yield kinds.KEYPOINTS, "no num_keypoints"
 
 
-def _box_problems(
-    box: Sequence[float] | None, size: tuple[int, int], use: Use
-) -> Iterator[tuple[Kind, str]]:
+def _box_problems(box: list[float], size: tuple[int, int], use: Use) -> Iterator[tuple[Kind, str]]:
     """Find what is wrong with a box of an image of (height, width)."""
-    if not _is_box(box):
-        yield kinds.BAD_BOX, f"bbox {box}"
-        return
     x, y, width, height = box
     detail = f"bbox {box} in {size[1]}x{size[0]}"
-    if not math.isfinite(x + y + width + height):
-        yield kinds.INFINITE_BOX, detail
-    elif width < 0 or height < 0:
-        yield kinds.NEGATIVE_BOX, detail
-    elif min(x + width, size[1]) <= max(x, 0) or min(y + height, size[0]) <= max(y, 0):
+    if min(x + width, size[1]) <= max(x, 0) or min(y + height, size[0]) <= max(y, 0):
         if use.test:
             yield kinds.UNREACHABLE_BOX, detail
         if use.train:
             yield kinds.DROPPED_BOX, detail
-    else:
-        beyond = max(-x, -y, x + width - size[1], y + height - size[0])
-        if beyond > kinds.ROUNDING:
-            yield kinds.CLIPPED_BOX, detail
+    elif max(-x, -y, x + width - size[1], y + height - size[0]) > kinds.ROUNDING:
+        yield kinds.CLIPPED_BOX, detail
 
 
-def _is_box(box: Sequence[float] | None) -> bool:
-    """Tell whether a box is four numbers."""
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
+def _geometry(annotations: list[Entry], by_id: dict[int | str, Entry]) -> Geometry:
+    """Return boxes, extents of polygons, and sizes of images of annotations."""
+    nothing = (float("nan"),) * 4
+    extents = []
+    for annotation in annotations:
+        masks = annotation.get("segmentation") or []
+        extents.append((None if is_rle(masks) else extent_of(masks)) or nothing)
+    images = [by_id[a["image_id"]] for a in annotations]
+    return Geometry(
+        np.array([a["bbox"] for a in annotations], float).reshape(-1, 4),
+        np.array(extents, float).reshape(-1, 4),
+        np.array([(i["width"], i["height"]) for i in images], float).reshape(-1, 2),
+    )
 
 
-def _counts_as_found(identity: int | str) -> bool:
-    """Tell whether COCO's evaluation, which notes down ids of objects as numbers, can use one."""
-    try:
-        return int(identity) != 0
-    except (TypeError, ValueError):
-        return False
+def _repeated(values: Iterable[Repeatable]) -> Iterator[Repeatable]:
+    """Yield the values that came before."""
+    seen: set[Repeatable] = set()
+    for value in values:
+        if value in seen:
+            yield value
+        seen.add(value)
 
 
-def _empty_images(
-    by_id: Mapping[int, Mapping], annotations: Sequence[Mapping], source: str
+def _training_problems(
+    content: Content, trained: list[Entry], source: str, use: Use
 ) -> Iterator[Defect]:
-    """Find images that have nothing to train on."""
-    used = {a.get("image_id") for a in annotations if not a.get("iscrowd")}
-    for identity, image in by_id.items():
-        if identity not in used:
+    """Find images that have nothing to train on, and whether any has."""
+    visible: dict[int | str, int] = defaultdict(int)
+    for annotation in content["annotations"] if use.min_keypoints else ():
+        flags = (annotation.get("keypoints") or ())[2::3]
+        visible[annotation["image_id"]] += sum(flag > 0 for flag in flags)
+    images = {a["image_id"] for a in trained}
+    if not any(visible[i] >= use.min_keypoints for i in images):
+        found = Counter("crowd" if a["iscrowd"] else "object" for a in content["annotations"])
+        detail = f"{found['crowd']:,} crowd regions, {found['object']:,} other annotations"
+        yield Defect(kinds.NOTHING, source, detail=detail)
+    with_objects = {a["image_id"] for a in content["annotations"] if not a["iscrowd"]}
+    for image in content["images"]:
+        if image["id"] not in with_objects:
             yield Defect(kinds.EMPTY_IMAGE, source, image_name(image))
-
-
-def _is_mixed(annotations: Sequence[Mapping]) -> bool:
-    """Tell whether there are both polygons and RLE of single objects."""
-    segmentations = (a.get("segmentation") for a in annotations if not a.get("iscrowd"))
-    return len({is_rle(segmentation) for segmentation in segmentations if segmentation}) == 2

@@ -5,32 +5,36 @@ drops annotations when a run starts, its mapper (`detection_utils.py`) when an i
 pycocotools after all images are evaluated.
 """
 
-from regnet_backbones.detection.data_checks.defects import error, note
+from regnet_backbones.detection.data_checks.defects import error, note, repair
 
 # Boxes beyond the border by up to this many pixels are rounded ones.
 ROUNDING = 1.0
 
-NOTHING = error("there are no annotations to train on", "give the json that has them")
-INCOMPLETE_IMAGE = error(
-    "an image has no id, file_name, width or height", "give all four: width and height in pixels"
-)
-INCOMPLETE_CATEGORY = error("a category has no id or name", "give both")
-NAME_NO_TEXT = error("the name of a category is no text", "write it in quotes")
+# In reading, see `coco`. Wrong types of values are kinds of their own there.
 IMAGE_MISSING = error(
     "an image is not on the disk",
     "put it there or remove it from the json: a 'file_name' is relative to the image folder "
     "(--train-images, --val-images)",
+)
+OTHER_SPELLING = repair(
+    "a 'file_name' differs from the file's place in its slashes, in how Unicode is composed, or by "
+    "folders that all names begin with",
+    "write the name that the file has below the image folder",
+    "the file on the disk is used",
 )
 IMAGE_TWICE = error(
     "an id of images is given twice",
     "give every image an id of its own, and its annotations that image_id",
 )
 CATEGORY_TWICE = error("an id of categories is given twice", "give every category an id of its own")
-ANNOTATION_TWICE = error("an id of annotations is given twice", "number the annotations from 1")
-NO_ID = error("an annotation has no id", "number the annotations from 1")
-ZERO_ID = error(
-    "an annotation's id is 0 or no number, and COCO's evaluation takes 0 for 'not found'",
-    "number the annotations from 1",
+NUMBER_AS_TEXT = repair(
+    "an id is a text in one place and a number in another",
+    "write it as a number everywhere",
+    "it is used as the number",
+)
+TEXTS_AND_NUMBERS = error(
+    "some ids of a list are texts and others numbers, which cannot be sorted",
+    "write all as texts or all as numbers",
 )
 NO_IMAGE = error(
     "an annotation has an image_id that the file does not define",
@@ -40,19 +44,75 @@ NO_CATEGORY = error(
     "an annotation has a category_id that the file does not define",
     "add the category to 'categories', or correct the id",
 )
+ROOT = repair(
+    "a category is only the 'supercategory' of all others and has no annotation",
+    "remove it, or a class of the model stands for nothing",
+    "it is left out",
+    "none",
+)
+NUMBERED = "all annotations are numbered from 1 in the order of the file"
+NO_ID = repair("an annotation has no id", "number the annotations from 1", NUMBERED)
+ID_TWICE = repair(
+    "an id of annotations is given twice", "number the annotations from 1", NUMBERED, "unique"
+)
+ZERO_ID = repair(
+    "an annotation's id is 0 or not a number, and COCO's evaluation takes 0 for 'not found'",
+    "number the annotations from 1",
+    NUMBERED,
+    "test",
+)
+BOX_AS_MASK = repair(
+    "a 'segmentation' repeats the bbox, [[x, y, width, height]]",
+    "leave it out, or write polygons [[x1, y1, x2, y2, x3, y3, ...], ...]",
+    "the annotation has a bbox and no mask",
+)
+NO_BOX = error("an annotation has no bbox", "write [x, y, width, height] in pixels")
+BOX_OF_POLYGONS = repair(
+    "an annotation has polygons and no bbox",
+    "write [x, y, width, height] in pixels",
+    "the box around the polygons is used",
+)
+EMPTY_OBJECT = repair(
+    "an annotation is empty: its bbox has no width and no height, and it has no segmentation",
+    "remove it",
+    "it is left out",
+    "none",
+)
+NO_CROWD_FLAG = repair("an annotation has no iscrowd", "write 0", "0 is used", "crowds")
+AREA = "the area of the segmentation, or of the box, is used"
+NO_AREA = repair("an annotation has no area", "write its pixels", AREA, "test")
+ZERO_AREA = repair("an area is 0, and the bbox has one", "write its pixels", AREA, "none")
+
+# In what the values say, see `annotations`.
+NOTHING = error(
+    "there is nothing to train on: every annotation is a crowd region (iscrowd 1), has no box "
+    "inside its image or no polygon of 3 points, or is of an image with too few keypoints",
+    "give the json that has annotations; set iscrowd 0 where an annotation is one object (CVAT's "
+    "brush writes 1); to train boxes only, remove 'segmentation' and set MODEL.MASK_ON False",
+)
+NOTHING_TO_SCORE = note("there are no annotations", "the evaluation has nothing to score")
+UNUSED_CLASS = note(
+    "a category has no annotation", "it is a class that is not learnt, or not measured"
+)
+SAME_NAME = note("two categories have one name", "they are two classes all the same")
+SAME_FILE = note("a file is listed as several images", "each counts, with its own annotations")
+IN_BOTH = note(
+    "a file is in the training and in the validation data",
+    "results on it say nothing about new images",
+)
+REPEATED = note(
+    "an annotation repeats another one: the same image, category and bbox",
+    "both are used; evaluation counts two objects",
+)
+ONE_PIXEL = note(
+    "a bbox is one pixel or smaller", "check that it is [x, y, width, height] in pixels"
+)
+UNLIKE_MASK = note(
+    "the bbox and the polygons of an annotation do not fit", "look at it: one of them is wrong"
+)
 IGNORED = error(
     "an annotation has 'ignore', which detectron2 does not support",
     "remove the key, and mark regions that count nowhere with iscrowd 1",
-)
-BAD_BOX = error("a bbox is not four numbers", "write it as [x, y, width, height] in pixels")
-INFINITE_BOX = error(
-    "a bbox has a number that is NaN or infinite: training loses or distorts it, evaluation "
-    "finds it where it is not",
-    "correct the box or remove the annotation",
-)
-NEGATIVE_BOX = error(
-    "a bbox has a negative width or height: training turns it round, evaluation does not find it",
-    "write it as [x, y, width, height], x and y of the upper left corner",
 )
 DROPPED_BOX = note(
     "a bbox has no area inside its image", "detectron2 leaves the annotation out of training"
@@ -73,18 +133,9 @@ EMPTY_IMAGE = note(
     "an image has no annotations, or crowd regions only",
     "with DATALOADER.FILTER_EMPTY_ANNOTATIONS, detectron2's default, it is not trained on",
 )
-BAD_SEGMENTATION = error(
-    "a segmentation is neither a list of polygons nor an RLE with 'size' and 'counts'",
-    "write polygons as [[x1, y1, x2, y2, x3, y3, ...], ...], or remove the key and train boxes "
-    "only with MODEL.MASK_ON False",
-)
 NO_MASK = error(
     "an annotation has no segmentation, and the config trains masks",
     "add it, remove the annotation, or train boxes only with MODEL.MASK_ON False",
-)
-INFINITE_POLYGON = error(
-    "a polygon has a number that is NaN or infinite, which crashes the process when it is drawn",
-    "correct the polygon or remove the annotation",
 )
 DROPPED_ANNOTATION = note(
     "all polygons of an annotation have fewer than 3 points or an odd number of values",
@@ -106,9 +157,6 @@ DROPPED_POLYGON = note(
 RLE_FOR_POLYGON = error(
     "a segmentation is an RLE, and the config trains polygons", "set INPUT.MASK_FORMAT bitmask"
 )
-MIXED = note(
-    "the file has both polygons and RLE", "with INPUT.MASK_FORMAT bitmask detectron2 reads both"
-)
 RLE_SIZE = error(
     "an RLE is not of its image's size", "encode the mask in the size [height, width] of the image"
 )
@@ -118,11 +166,7 @@ BROKEN_RLE = error(
     "encode the mask again",
 )
 KEYPOINTS = error(
-    "an annotation has not the number of keypoints of the config",
+    "an annotation has another number of keypoints than the config, or no num_keypoints",
     "give [x, y, visibility] of each of MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, zeros where not "
-    "visible",
-)
-NOT_EVALUABLE = error(
-    "an annotation lacks what the evaluation reads, which fails after all images are predicted",
-    "add area (pixels), iscrowd (0) and, for keypoints, num_keypoints",
+    "visible, and to evaluate the number of visible ones",
 )

@@ -1,41 +1,59 @@
-"""What is wrong with a dataset: kinds of defects, the defects, and a report of all of them.
-
-An error stops a training or spoils its result; a note is what detectron2 copes with, and how.
-"""
+"""What is wrong with a dataset: kinds of defects, the defects, and a report of all of them."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from reprlib import Repr
 from typing import Literal
 
 # How many defects of a kind are named where not all are.
 LISTED = 3
 
+# Values of a user in messages: enough to find them, whatever their length and depth.
+_REPR = Repr()
+_REPR.maxstring = _REPR.maxother = 80
+_REPR.maxlist = _REPR.maxdict = 6
+_REPR.maxlevel = 3
+shown = _REPR.repr
+
+# Who fails on a value: every run, an evaluation, COCO's evaluation (LVIS' has no crowds),
+# detectron2's loader unless it knows the file, or nobody.
+Reader = Literal["all", "test", "crowds", "unique", "none"]
+
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of defect: a row of `coco_kinds` or `image_kinds`.
+    """A kind of defect.
 
     Attributes:
-        severity: "error" stops a training or spoils its result, "note" is what detectron2 copes
-            with.
-        problem: what is wrong, in a sentence whose subject is the place of the defect.
+        severity: "error" stops a run or spoils its result; "note" is worth knowing; "repair" is
+            corrected when a json of the user is read, see `Defect.in_file` for other datasets.
+        problem: what is wrong.
         fix: what happens if it stays, and of an error what to do.
+        done: of a repair, what is used in its place.
+        reader: of a repair, who would fail on the value as it is.
     """
 
-    severity: Literal["error", "note"]
+    severity: Literal["error", "note", "repair"]
     problem: str
     fix: str
+    done: str = ""
+    reader: Reader = "all"
 
 
 def error(problem: str, fix: str) -> Kind:
-    """Return a kind of defect that stops a training or spoils its result."""
+    """Return a kind of defect that stops a run or spoils its result."""
     return Kind("error", problem, fix)
 
 
 def note(problem: str, fix: str) -> Kind:
     """Return a kind of defect that detectron2 copes with; `fix` says how."""
     return Kind("note", problem, fix)
+
+
+def repair(problem: str, fix: str, done: str, reader: Reader = "all") -> Kind:
+    """Return a kind of defect that has one meaning, which is used in its place."""
+    return Kind("repair", problem, fix, done, reader)
 
 
 @dataclass(frozen=True)
@@ -47,7 +65,8 @@ class Use:
         masks: whether segmentations are used (`MODEL.MASK_ON`).
         polygons: whether masks are trained as polygons (`INPUT.MASK_FORMAT`).
         keypoints: how many an instance has (`MODEL.ROI_KEYPOINT_HEAD`); None uses none.
-        evaluated_keys: what the evaluation reads of an annotation beside what training reads.
+        min_keypoints: how many visible ones an image needs to be trained on.
+        crowds: whether the evaluation reads `iscrowd`, as COCO's does and LVIS' does not.
         unique_ids: whether detectron2 refuses a json with the same annotation id twice.
     """
 
@@ -56,8 +75,15 @@ class Use:
     masks: bool = False
     polygons: bool = True
     keypoints: int | None = None
-    evaluated_keys: tuple[str, ...] = ()
+    min_keypoints: int = 0
+    crowds: bool = True
     unique_ids: bool = True
+
+    def reads(self, kind: Kind) -> bool:
+        """Whether a run fails on what a repair would correct."""
+        readers = {"test": self.test, "crowds": self.test and self.crowds}
+        readers |= {"all": True, "none": False, "unique": self.unique_ids}
+        return readers[kind.reader]
 
 
 @dataclass(frozen=True)
@@ -79,16 +105,38 @@ class Defect:
     detail: str = ""
 
     @property
-    def severity(self) -> Literal["error", "note"]:
+    def severity(self) -> Literal["error", "note", "repair"]:
         """Whether it stops a training."""
         return self.kind.severity
 
     @property
     def place(self) -> str:
         """Name the annotation, the image, and what was found."""
-        annotation = "" if self.annotation is None else f"annotation {self.annotation}"
+        annotation = "" if self.annotation is None else f"annotation {shown(self.annotation)}"
         place = " of ".join(part for part in (annotation, self.image) if part)
         return f"{place} ({self.detail})" if place and self.detail else place or self.detail
+
+    def repaired(self) -> "Defect":
+        """Return the note that a repair was made."""
+        if self.severity != "repair":
+            return self
+        return replace(self, kind=note(self.kind.problem, self.kind.done))
+
+    def in_file(self, use: Use) -> "Defect | None":
+        """Return what a repair is in a file that is used as it is: an error for those who read it.
+
+        Args:
+            use: what the dataset is for.
+
+        Returns:
+            A note of what fails nobody, None of what would fail others only.
+        """
+        if self.severity != "repair":
+            return self
+        if not use.reads(self.kind) and self.kind.reader != "none":
+            return None
+        make = error if use.reads(self.kind) else note
+        return replace(self, kind=make(self.kind.problem, self.kind.fix))
 
 
 @dataclass(frozen=True)
@@ -106,9 +154,13 @@ class Report:
         """Whether a training would stop or be spoiled."""
         return any(defect.severity == "error" for defect in self.defects)
 
-    def errors(self) -> "Report":
-        """Return the report of those defects that are errors."""
-        return Report(tuple(defect for defect in self.defects if defect.severity == "error"))
+    def of(self, severity: Literal["error", "note"]) -> "Report":
+        """Return the report of the defects of one severity.
+
+        Args:
+            severity: "error" or "note".
+        """
+        return Report(tuple(defect for defect in self.defects if defect.severity == severity))
 
     def summary(self) -> str:
         """Return a paragraph for each kind, with its count and the first few; "" for no defects."""
@@ -125,24 +177,22 @@ class Report:
             path: a text file; its folder is made where there is none.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        summary = self.summary() or "no defects"
-        path.write_text(f"{summary}\n\nAll of them\n\n{self.full()}\n" if self.defects else summary)
+        text = self.summary() or "no defects"
+        if self.defects:
+            text += f"\n\nAll of them\n\n{self.full()}\n"
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
     def _format(self, listed: int | None) -> str:
-        groups = _grouped(self.defects)
+        groups: dict[tuple[str, Kind], list[Defect]] = {}
+        for defect in self.defects:
+            groups.setdefault((defect.dataset, defect.kind), []).append(defect)
         errors_first = sorted(groups, key=lambda key: key[1].severity != "error")
-        return "\n".join(
-            _paragraph(dataset, kind, groups[dataset, kind], listed)
-            for dataset, kind in errors_first
-        )
+        return "\n".join(_paragraph(*key, groups[key], listed) for key in errors_first)
 
 
-def _grouped(defects: Iterable[Defect]) -> dict[tuple[str, Kind], list[Defect]]:
-    """Group defects by dataset and kind."""
-    groups: dict[tuple[str, Kind], list[Defect]] = {}
-    for defect in defects:
-        groups.setdefault((defect.dataset, defect.kind), []).append(defect)
-    return groups
+def repaired(defects: Iterable[Defect]) -> tuple[Defect, ...]:
+    """Return defects of a json whose repairs are made."""
+    return tuple(defect.repaired() for defect in defects)
 
 
 def _paragraph(dataset: str, kind: Kind, defects: list[Defect], listed: int | None) -> str:
@@ -150,5 +200,6 @@ def _paragraph(dataset: str, kind: Kind, defects: list[Defect], listed: int | No
     places = [f"    {defect.place}" for defect in defects[:listed] if defect.place]
     if listed is not None and len(defects) > listed:
         places.append(f"    ... and {len(defects) - listed:,} more")
-    head = f"{kind.severity}: '{dataset}', {len(defects):,} times: {kind.problem}; {kind.fix}"
+    times = "1 time" if len(defects) == 1 else f"{len(defects):,} times"
+    head = f"{kind.severity}: '{dataset}', {times}: {kind.problem}; {kind.fix}"
     return "\n".join([head, *places])

@@ -16,10 +16,10 @@ WRONG_SIZE = error(
     "an image is not of the size that its annotations say, which stops a training when it is drawn",
     "correct width and height of the annotations, or the image (turned as its EXIF data say)",
 )
-DEEP_IMAGE = error(
-    "an image has more than 8 bits per channel, which are clipped to 255 in reading: it would be "
-    "white",
-    "save it with 8 bits per channel, its values scaled",
+DEEP_IMAGE = error("an image cannot be taken as it is", "correct it as the message says")
+TURNED = note(
+    "an image is turned by its EXIF data, and its size is that of the annotations",
+    "check that these are of the turned image",
 )
 CONVERTED = note("an image is not RGB", "detectron2 converts it")
 TRANSPARENT = note("an image has transparency", "detectron2 leaves the transparency out")

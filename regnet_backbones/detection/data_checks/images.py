@@ -16,6 +16,8 @@ from regnet_backbones.image_files import (
     STRETCHED,
     UNREADABLE,
     bit_depth,
+    depth_problem,
+    is_turned,
     upright_size,
 )
 
@@ -93,13 +95,16 @@ def _image_problems(
     image: Image.Image, expected: tuple[int, int] | None
 ) -> Iterator[tuple[Kind, str]]:
     """Find what is wrong with an open image: kinds, and what was found."""
+    turned = is_turned(image)  # not known any more of an image that is decoded
     image.load()
     size = upright_size(image)
+    if expected is not None and turned and size == expected:
+        yield kinds.TURNED, ""
     if expected is not None and size != expected:
         (width, height), (said_width, said_height) = size, expected
         yield kinds.WRONG_SIZE, f"{width}x{height}, the annotations say {said_width}x{said_height}"
-    if image.mode.startswith(("I", "F")):
-        yield kinds.DEEP_IMAGE, f"mode {image.mode}"
+    if problem := depth_problem(image):
+        yield kinds.DEEP_IMAGE, problem
     elif image.mode in TRANSPARENT_MODES:
         yield kinds.TRANSPARENT, f"mode {image.mode}"
     elif image.mode != "RGB":

@@ -1,6 +1,5 @@
 """Check polygons and RLE of a COCO json; nothing is drawn."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -31,8 +30,6 @@ def segmentation_problems(
         if drawn and use.train and use.polygons and not crowd:
             yield kinds.RLE_FOR_POLYGON, ""
         yield from _rle_problems(segmentation, size, drawn=drawn)
-    elif not _are_polygons(segmentation):
-        yield kinds.BAD_SEGMENTATION, ""
     else:
         yield from _polygon_problems(segmentation, use, drawn=drawn)
 
@@ -42,23 +39,37 @@ def is_rle(segmentation: Sequence | Rle | None) -> bool:
     return isinstance(segmentation, dict)
 
 
-def _are_polygons(segmentation: Sequence) -> bool:
-    """Tell whether a segmentation is a list of lists of numbers."""
-    if not isinstance(segmentation, list):
-        return False
-    try:
-        return all(
-            isinstance(polygon, list) and sum(polygon) is not None for polygon in segmentation
-        )
-    except TypeError:
-        return False
+def drawable(polygons: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    """Return the polygons that detectron2 keeps: of 3 points or more, of x and y in turn."""
+    return [polygon for polygon in polygons if len(polygon) % 2 == 0 and len(polygon) >= 6]
+
+
+def extent_of(polygons: Sequence[Sequence[float]]) -> tuple[float, float, float, float] | None:
+    """Return left, top, right and bottom of polygons; None where none can be drawn."""
+    kept = drawable(polygons)
+    if not kept:
+        return None
+    xs, ys = [x for p in kept for x in p[::2]], [y for p in kept for y in p[1::2]]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def area_of(segmentation: Sequence | Rle) -> float:
+    """Return the pixels of a segmentation, 0 where it cannot be decoded."""
+    if is_rle(segmentation):
+        runs = _runs_of(segmentation["counts"])
+        return 0 if runs is None else int(runs[1::2].sum())
+    area = 0.0
+    for polygon in drawable(segmentation):
+        x, y = np.array(polygon[::2]), np.array(polygon[1::2])
+        area += abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
+    return float(area)
 
 
 def _polygon_problems(
     polygons: Sequence[Sequence[float]], use: Use, *, drawn: bool
 ) -> Iterator[tuple[Kind, str]]:
     lengths = [len(polygon) for polygon in polygons]
-    kept = [polygon for polygon in polygons if len(polygon) % 2 == 0 and len(polygon) >= 6]
+    kept = drawable(polygons)
     detail = f"values: {', '.join(str(length) for length in lengths)}"
     if not kept:
         if use.train:
@@ -69,15 +80,11 @@ def _polygon_problems(
         yield kinds.DROPPED_POLYGON, detail
         if use.test and use.masks and lengths[0] == 4:
             yield kinds.BOX_FOR_POLYGON, detail
-    if drawn and not all(math.isfinite(sum(polygon)) for polygon in polygons):
-        yield kinds.INFINITE_POLYGON, ""
 
 
 def _rle_problems(rle: Rle, size: tuple[int, int], *, drawn: bool) -> Iterator[tuple[Kind, str]]:
-    rle_size, counts = rle.get("size"), rle.get("counts")
-    if not isinstance(rle_size, list) or len(rle_size) != 2 or not isinstance(counts, (list, str)):
-        yield kinds.BAD_SEGMENTATION, ""
-    elif drawn and tuple(rle_size) != size:
+    rle_size, counts = rle["size"], rle["counts"]
+    if drawn and tuple(rle_size) != size:
         yield kinds.RLE_SIZE, f"RLE {rle_size[1]}x{rle_size[0]}, image {size[1]}x{size[0]}"
     elif drawn and not _adds_up(counts, size[0] * size[1]):
         yield kinds.BROKEN_RLE, ""
@@ -85,11 +92,16 @@ def _rle_problems(rle: Rle, size: tuple[int, int], *, drawn: bool) -> Iterator[t
 
 def _adds_up(counts: list[int] | str, pixels: int) -> bool:
     """Tell whether the runs of an RLE are those of so many pixels."""
+    runs = _runs_of(counts)
+    return runs is not None and bool((runs >= 0).all() and runs.sum() == pixels)
+
+
+def _runs_of(counts: list[int] | str) -> np.ndarray | None:
+    """Return the runs of an RLE, None where they cannot be decoded."""
     try:
-        runs = np.array(counts, np.int64) if isinstance(counts, list) else _decode(counts)
+        return np.array(counts, np.int64) if isinstance(counts, list) else _decode(counts)
     except (TypeError, ValueError, OverflowError):
-        return False
-    return bool((runs >= 0).all() and runs.sum() == pixels)
+        return None
 
 
 def _decode(text: str) -> np.ndarray:
