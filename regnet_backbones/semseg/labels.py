@@ -77,7 +77,11 @@ class Labels:
         return len(self.class_names)
 
     def classes_of(self, values: np.ndarray) -> np.ndarray:
-        """Return the classes of values, int16; -1 for values that are errors."""
+        """Return the classes of values, int16; -1 for values that are errors.
+
+        Args:
+            values: of a mask, whole numbers of any type.
+        """
         table = _lookup_table(tuple(self.classes.items()))
         if values.dtype == np.uint8:
             return table[values]
@@ -85,7 +89,7 @@ class Labels:
         return np.where(known, table[np.where(known, values, 0)], np.int16(-1))
 
     def strays(self, counted: Mapping[int, int]) -> str | None:
-        """Say which values of a mask are errors, and which are allowed; None if none is.
+        """Return which values of a mask are errors, and which are allowed; None if none is.
 
         Args:
             counted: pixels by value.
@@ -128,7 +132,12 @@ class LabelCounts:
 
     @classmethod
     def of(cls, counted: Sequence[Mapping[int, int]], labels: Labels) -> "LabelCounts":
-        """Add up masks, each as pixels by value."""
+        """Return the sums over masks.
+
+        Args:
+            counted: of each mask, pixels by value.
+            labels: what the values mean.
+        """
         pixels, classes, masks = Counter[int](), Counter[int](), Counter[int]()
         for mask in counted:
             pixels.update(mask)
@@ -296,7 +305,10 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
 
 
 def parse_colors(lines: Sequence[str]) -> dict[int, str]:
-    """Return the class name of each colour of the lines of a table.
+    """Return the class name of each colour of a table.
+
+    Args:
+        lines: of the table, such as "road 128 64 128", "128 64 128 road", or CVAT's.
 
     Raises:
         ValueError: a line is not understood, or a colour comes twice.
