@@ -28,9 +28,11 @@ def tree(*needed):
     return found
 
 
-def lay_out(root, paths):
-    """Write files of their kinds: noise as images, masks of class 1."""
+def lay_out(root, paths, divisor=1):
+    """Write files of their kinds: noise as images, masks of labels 1, 7 and 8."""
     noise = np.random.default_rng(0)
+    mask = np.ones(SIDES, np.uint8)
+    mask[:16], mask[16:32] = 7, 8
     for path in paths:
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +41,7 @@ def lay_out(root, paths):
         elif file.suffix == ".txt":
             file.write_text("background\nscrew\n")
         elif any(word in path for word in MASKS):
-            Image.fromarray(np.ones(SIDES, np.uint8)).save(file)
+            Image.fromarray(mask // divisor).save(file)
         else:
             Image.fromarray(noise.integers(0, 255, (*SIDES, 3), dtype=np.uint8)).save(file)
 
@@ -92,8 +94,9 @@ def test_layouts_for_segmenters(layout, folder, classes, tmp_path):
     data.setup()
     assert (len(data.train_set), len(data.val_set), data.num_classes) == (1, 1, classes)
     mask = data.val_set[0]["mask"]
-    # Label 1 is class 0 of ADE20K, and none of Cityscapes'.
-    assert set(torch.as_tensor(mask).unique().tolist()) == {0 if layout == "ade20k" else 255}
+    # Label 1 is class 0 of ADE20K, and none of Cityscapes', of whose classes 7 and 8 are the first.
+    wanted = {0, 6, 7} if layout == "ade20k" else {0, 1, 255}
+    assert set(torch.as_tensor(mask).unique().tolist()) == wanted
 
 
 def test_ade20k_is_converted(tmp_path):
@@ -103,7 +106,7 @@ def test_ade20k_is_converted(tmp_path):
 
 
 def test_folders_of_images_and_masks(tmp_path):
-    lay_out(tmp_path, tree("masks/"))
+    lay_out(tmp_path, tree("masks/"), divisor=7)  # labels 0 and 1
     data = SegmentationData(
         "folder",
         str(tmp_path),
@@ -117,7 +120,7 @@ def test_folders_of_images_and_masks(tmp_path):
     )
     data.setup()
     assert data.class_names == ("background", "screw")
-    assert set(torch.as_tensor(data.val_set[0]["mask"]).unique().tolist()) == {1}
+    assert set(torch.as_tensor(data.val_set[0]["mask"]).unique().tolist()) == {0, 1}
 
 
 def test_ones_own_json(tmp_path):

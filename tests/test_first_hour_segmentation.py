@@ -161,6 +161,11 @@ def test_folders_that_are_no_dataset(data, tmp_path, capfd):
     for options, said in (
         (folders(data), "layout 'folder' needs num_classes, or class_names_file"),
         (folders(data, "--data.num_classes", 3), "has labels that the dataset does not define: "),
+        (folders(data, "--data.label_map", "{1: a, x: b}"), "a class each, got 'x' with 'b'"),
+        (
+            folders(data, "--data.label_map", "{1: a, 2: a, 3: b}"),
+            "correct the mask, the number of classes, or",
+        ),
         (folders(data, "--data.train_masks", tmp_path, "--data.num_classes", 7), "has no masks"),
         (folders(data, "--data.val_masks", "x", "--data.num_classes", 7), "no mask folder 'x'"),
     ):

@@ -38,6 +38,8 @@ RINGS = {
     "backbone": 1,
     "timing": 1,
     "memory": 1,
+    "look": 1,
+    "randomness": 1,
     "failures": 1,
     "latency": 1,
     "optimize": 1,

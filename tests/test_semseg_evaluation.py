@@ -19,6 +19,7 @@ from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.dataset import read_image, read_mask
 from regnet_backbones.semseg.evaluation import evaluate, results_table
 from regnet_backbones.semseg.inference import Inference
+from regnet_backbones.semseg.labels import folder_labels
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.prediction import predict
 from regnet_backbones.semseg.run import launch_run
@@ -340,7 +341,7 @@ def test_images_of_every_kind_are_predicted(dataset, checkpoint, tmp_path):
     ]
     assert [Image.open(path).size for path in written.labels] == [(80, 50)] * 4 + [(50, 80)]
     assert (tmp_path / "out" / "classes.txt").read_text().splitlines() == list(NAMES)
-    same = [read_mask(path, tuple(range(6))) for path in written.labels]
+    same = [read_mask(path, folder_labels(6)) for path in written.labels]
     assert (same[0] == same[1]).all()
 
 

@@ -116,8 +116,15 @@ def test_without_resume_a_run_starts_anew(dataset, tmp_path):
     assert last["global_step"] == 2
 
 
-def test_folders_of_ones_own_images_and_masks(dataset, tmp_path):
-    """The labels of the demo's masks, 0 to 6, as they are."""
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ("--data.num_classes", 7),
+        ("--data.label_map", "{1: round, 2: other, 3: other, 4: other, 5: other, 6: ignore}"),
+    ],
+)
+def test_folders_of_ones_own_images_and_masks(classes, dataset, tmp_path):
+    """The labels of the demo's masks, 1 to 6, as they are or as a map says."""
     folders = {
         f"--data.{split}_{kind}": folder(split)
         for split in ("train", "val")
@@ -131,7 +138,7 @@ def test_folders_of_ones_own_images_and_masks(dataset, tmp_path):
     arguments = small(dataset, tmp_path / "out", 2)
     arguments[1] = own
     paths = [item for pair in folders.items() for item in pair]
-    assert main(*arguments, *paths, "--data.num_classes", 7) == 0
+    assert main(*arguments, *paths, *classes) == 0
 
 
 def test_a_mask_that_is_not_there_stops_it_with_its_name(dataset, tmp_path, capsys):

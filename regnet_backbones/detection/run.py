@@ -32,6 +32,7 @@ from regnet_backbones.detection.data_checks.defects import Report
 from regnet_backbones.detection.earlier_run import EarlierRun, warn_of_changes
 from regnet_backbones.detection.evaluators import check_evaluators
 from regnet_backbones.detection.hints import hints_of
+from regnet_backbones.detection.look import look_at
 from regnet_backbones.detection.optimization import check_optimization, optimize_detector
 from regnet_backbones.detection.processes import (
     check_processes,
@@ -144,6 +145,8 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
         if not args.resume:
             comm.synchronize()  # every process has loaded its weights
             earlier.set_aside()
+        if comm.is_main_process() and trainer.start_iter == 0 and not args.skip_data_check:
+            look_at(cfg, trainer.data_loader)
         results = trainer.train()
     if comm.is_main_process():
         print(summarize(cfg, results))
@@ -238,6 +241,8 @@ def _check_data(args: argparse.Namespace, cfg: CfgNode) -> Report:
         file = Path(cfg.OUTPUT_DIR) / "data_report.txt"
         report.write(file)
         print(f"{len(report.defects):,} errors and notes, all of them in {file}")
+        if not args.eval_only:
+            look_at(cfg)
     elif report.has_errors:
         print(
             "all of them, and those of the other images: --check-data; to train all the same: "

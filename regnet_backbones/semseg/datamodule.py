@@ -1,5 +1,6 @@
 """Training and validation data of a segmenter for Lightning, from any of the layouts."""
 
+import logging
 import os
 from functools import partial
 from pathlib import Path
@@ -11,22 +12,39 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from regnet_backbones.semseg.dataset import SegmentationDataset, check_pairs
+from regnet_backbones.semseg.labels import (
+    LabelCounts,
+    Labels,
+    check_counts,
+    check_number,
+    folder_labels,
+    lines_of,
+    parse_colors,
+    read_class_names,
+    read_label_map,
+)
 from regnet_backbones.semseg.layouts import (
     CITYSCAPES_NAMES,
     Pairs,
     ade20k_class_names,
     ade20k_pairs,
-    check_class_names,
     cityscapes_pairs,
+    find_color_table,
     folder_pairs,
-    numbered_class_names,
-    read_class_names,
 )
 from regnet_backbones.semseg.resuming import ResumableLoader, ResumableSampler
 from regnet_backbones.semseg.transforms import train_transform, val_transform
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
+logger = logging.getLogger(__name__)
+
 LAYOUTS = ("ade20k", "cityscapes", "folder")
+
+# Arguments that only layout "folder" takes.
+OF_FOLDERS = (
+    *("class_names_file", "ignore_label", "label_map", "colors", "mask_suffix"),
+    *("train_list", "val_list"),
+)
 
 # Of processes that load where the training itself computes on the CPU: a core that they take stalls
 # the threads on all others.
@@ -41,12 +59,22 @@ class SegmentationData(LightningDataModule):
         root: its folder. For layout "folder" optional: what the four folders and the class file
             are relative to.
         train_images: folder of the training images; this and the next three for layout "folder".
-        train_masks: folder of their masks, PNG files of the same names.
+        train_masks: folder of their masks, files of the same names, or paths below the folder.
         val_images: folder of the validation images.
         val_masks: folder of their masks.
-        num_classes: number of classes. Layout "folder" needs it or a class file; the others know
-            it, and a different one is an error.
-        class_names_file: text file with one class name a line, for layout "folder".
+        num_classes: number of classes; 1 for binary segmentation, into background and object.
+            Layout "folder" needs it or names; the others know it, and a different one is an error.
+        class_names_file: text file with one class name a line; this and the next six for layout
+            "folder". Two names without `num_classes` are binary segmentation, too.
+        ignore_label: label of pixels that count nowhere, None for 255 (in binary masks 255 is the
+            object), -1 for none.
+        label_map: class, its name, or "ignore", of each label; or a text file with "LABEL CLASS" a
+            line. None for labels that are the classes.
+        colors: text file that says which class each colour is, "NAME R G B" a line, or its lines.
+            None for masks of labels, or CVAT's `labelmap.txt` where masks lie with it.
+        mask_suffix: what names of masks have after those of their images, such as "_mask".
+        train_list: text file with the names of the training images, None for all of the folder.
+        val_list: text file with the names of the validation images, None for all of the folder.
         crop_size: pixels, both sides of training images.
         batch_size: images per step, shared out evenly among the processes.
         num_workers: processes per process that load; 0 loads in the process itself.
@@ -60,9 +88,14 @@ class SegmentationData(LightningDataModule):
         std: per RGB channel, of pixels in [0, 1]; that of the encoder's weights.
         skip_bad: warn of files that cannot be used and go on without them.
 
+    What the values in masks mean is in `hparams` in full, and with them in checkpoints: it is not
+    guessed a second time.
+
     Attributes:
         class_names: names of the classes in their order.
-        num_classes: their number.
+        num_classes: their number, 2 for binary segmentation.
+        check_everything: whether `setup` is to read all files in full.
+        label_counts: what the masks of a split hold, by "train" and "val", once it is set up.
         short_side: as given, for the model.
 
     Raises:
@@ -82,6 +115,12 @@ class SegmentationData(LightningDataModule):
         val_masks: str | None = None,
         num_classes: int | None = None,
         class_names_file: str | None = None,
+        ignore_label: int | None = None,
+        label_map: dict[int | str, int | str] | str | None = None,
+        colors: list[str] | str | None = None,
+        mask_suffix: str = "",
+        train_list: str | None = None,
+        val_list: str | None = None,
         crop_size: int = 512,
         batch_size: int = 8,
         num_workers: int = 4,
@@ -112,14 +151,16 @@ class SegmentationData(LightningDataModule):
             "val_images": val_images,
             "val_masks": val_masks,
         }
-        self.class_names_file = class_names_file
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.short_side = short_side
         self.skip_bad = skip_bad
         self._check_sources()
+        self._labels = self._find_labels() if layout == "folder" else None
         self.class_names = self._find_class_names(num_classes)
         self.num_classes = len(self.class_names)
+        self.check_everything = False
+        self.label_counts: dict[str, LabelCounts] = {}
         self.train_transform = train_transform(
             crop_size,
             scale_range=scale_range,
@@ -144,6 +185,14 @@ class SegmentationData(LightningDataModule):
             self.train_set = self._dataset("train", self.train_transform)
         if self.val_set is None:
             self.val_set = self._dataset("val", self.val_transform)
+            trained = set() if self.train_set is None else set(self.train_set.pairs.images)
+            both = sum(image in trained for image in self.val_set.pairs.images)
+            if both:
+                logger.warning(
+                    "%d of the %d validation images are training images, too: results on them do "
+                    "not say how good the model is on new images",
+                    *(both, len(self.val_set)),
+                )
 
     def train_dataloader(self) -> DataLoader:
         """Return the shuffled loader of whole batches of training crops.
@@ -203,38 +252,52 @@ class SegmentationData(LightningDataModule):
         if self.root is None:
             raise ValueError(f"layout {self.layout!r} needs root, the folder of the dataset")
         ignored = [name for name in self.folders if name not in lacking]
-        ignored += ["class_names_file"] if self.class_names_file is not None else []
+        ignored += [name for name in OF_FOLDERS if self.hparams[name] not in (None, "", [])]
         if ignored:
             raise ValueError(
                 f"layout {self.layout!r} finds everything below root; remove "
                 f"{', '.join(ignored)}, or take layout 'folder'"
             )
 
+    def _find_labels(self) -> Labels:
+        """Return what the values in the masks of layout "folder" mean, and complete `hparams`."""
+        given = self.hparams
+        names, table, label_map = (given[k] for k in ("class_names_file", "colors", "label_map"))
+        if table is None and label_map is None:
+            masks = self._path(self.folders["train_masks"])
+            table = find_color_table(masks, Path(self.root or masks)) or []
+        if isinstance(table, (str, Path)):
+            table = lines_of(self._path(table), "colour table", "one 'NAME R G B' a line")
+        if label_map is not None:
+            file = self._path(label_map) if isinstance(label_map, str) else label_map
+            given["label_map"] = read_label_map(file)
+        given["colors"] = list(table or [])
+        labels = folder_labels(
+            given["num_classes"],
+            None if names is None else read_class_names(self._path(names)),
+            ignore_label=given["ignore_label"],
+            label_map=given["label_map"],
+            colors=parse_colors(given["colors"]) if given["colors"] else None,
+        )
+        if labels.binary:
+            given["num_classes"] = 1
+        return labels
+
     def _find_class_names(self, num_classes: int | None) -> tuple[str, ...]:
         """Return the names of the classes, whose number must be the one given."""
-        if self.layout == "ade20k":
-            names = ade20k_class_names(self.root)
-        elif self.layout == "cityscapes":
-            names = CITYSCAPES_NAMES
-        elif self.class_names_file is not None:
-            names = read_class_names(self._path(self.class_names_file))
-        elif num_classes is not None:
-            names = numbered_class_names(num_classes)
-            check_class_names(names)
-        else:
-            raise ValueError(
-                "layout 'folder' needs num_classes, or class_names_file with one name a line"
-            )
-        if num_classes not in (None, len(names)):
-            raise ValueError(
-                f"num_classes is {num_classes}, but the dataset names {len(names)} classes; leave "
-                "num_classes out, or correct the names"
-            )
+        if self._labels is not None:
+            return self._labels.class_names
+        names = ade20k_class_names(self.root) if self.layout == "ade20k" else CITYSCAPES_NAMES
+        check_number(num_classes, names)
         return names
 
     def _dataset(self, split: str, transform: torch.nn.Module) -> SegmentationDataset:
         """Return the checked dataset of a split."""
-        pairs = check_pairs(self._find_pairs(split), self.num_classes, self.skip_bad)
+        pairs, counts = check_pairs(
+            self._find_pairs(split), skip_bad=self.skip_bad, everything=self.check_everything
+        )
+        check_counts(pairs.labels, counts, train=split == "train")
+        self.label_counts[split] = counts
         return SegmentationDataset(pairs, transform, skip_bad=self.skip_bad)
 
     def _find_pairs(self, split: str) -> Pairs:
@@ -246,7 +309,14 @@ class SegmentationData(LightningDataModule):
         images, masks = (
             self._path(self.folders[f"{split}_{kind}"]) for kind in ("images", "masks")
         )
-        return folder_pairs(images, masks, self.class_names)
+        names = self.hparams[f"{split}_list"]
+        return folder_pairs(
+            images,
+            masks,
+            self._labels,
+            mask_suffix=self.hparams["mask_suffix"],
+            listed=names and lines_of(self._path(names), "list of images", "one image a line"),
+        )
 
     def _path(self, path: str) -> Path:
         """Return a path, below the root where there is one and the path is relative."""

@@ -8,12 +8,12 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
@@ -26,7 +26,17 @@ from regnet_backbones.image_files import (
     open_upright,
     upright_size,
 )
-from regnet_backbones.semseg.layouts import IGNORE, LISTED, Pairs
+from regnet_backbones.semseg.labels import (
+    IGNORE,
+    LISTED,
+    LabelCounts,
+    Labels,
+    advice,
+    count_values,
+    counts_text,
+    packed,
+)
+from regnet_backbones.semseg.layouts import Pairs
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +44,13 @@ logger = logging.getLogger(__name__)
 MASKS_IN_FULL = 2000
 MASKS_IN_SAMPLE = 500
 
-# Modes in which Pillow opens PNG files of one channel. Palette indices are labels.
+# Formats that keep labels exactly, and Pillow's modes of masks: of one channel, where the indices
+# of a palette are labels, and of several.
+MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
+COLOR_MODES = ("LA", "RGB", "RGBA")
+
+BITS_PER_SAMPLE = 258  # a tag of TIFF files
 
 PairTransform = Callable[
     [tv_tensors.Image, tv_tensors.Mask], tuple[tv_tensors.Image, tv_tensors.Mask]
@@ -50,7 +65,7 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
     """Read pairs and transform them.
 
     An item is a dict of `image` (float32, (3, H, W), as the transform leaves it), `mask` (int64,
-    (H, W), classes and `IGNORE`) and `name` (the image's file name without suffix).
+    (H, W), classes and `IGNORE`) and `name` (of the image, see `Pairs.names`).
 
     Args:
         pairs: the files.
@@ -65,6 +80,7 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
 
     def __init__(self, pairs: Pairs, transform: PairTransform, *, skip_bad: bool = False) -> None:
         self.pairs = pairs
+        self.names = pairs.names()
         self.transform = transform
         self.skip_bad = skip_bad
         self._bad: dict[int, str] = {}
@@ -82,7 +98,7 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
         return {
             "image": image.as_subclass(torch.Tensor),
             "mask": mask.as_subclass(torch.Tensor).long(),
-            "name": self.pairs.images[read].stem,
+            "name": self.names[read],
         }
 
     def _read_at_or_after(self, index: int) -> tuple[int, torch.Tensor, torch.Tensor]:
@@ -94,7 +110,7 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
                 continue
             try:
                 image, mask = read_pair(
-                    pairs.images[candidate], pairs.masks[candidate], pairs.label_map
+                    pairs.images[candidate], pairs.masks[candidate], pairs.labels
                 )
             except BadPairError as error:
                 if not self.skip_bad:
@@ -108,68 +124,75 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
         )
 
 
-def check_pairs(pairs: Pairs, num_classes: int, skip_bad: bool = False) -> Pairs:
-    """Check the files of a split: present, readable, of equal size, labels below the class count.
+def check_pairs(
+    pairs: Pairs, *, skip_bad: bool = False, everything: bool = False
+) -> tuple[Pairs, LabelCounts]:
+    """Check the files of a split: present, readable, of equal size, with labels that have a class.
 
     Sizes and modes are read from the headers. Labels are read of all masks where these are fewer
     than 2,000, else of a sample; a dataset checks the rest when it reads them.
 
     Args:
         pairs: of a split.
-        num_classes: as many as `pairs` says that there are.
         skip_bad: leave bad pairs out rather than raise.
+        everything: read all masks and images in full.
 
     Returns:
-        The pairs without the bad ones, which are logged as a warning.
+        The pairs without the bad ones, which are logged as a warning; and what their masks hold.
 
     Raises:
-        ValueError: there are more or fewer classes. As `BadPairError`: a pair is bad and `skip_bad`
-            is False, or all are.
+        BadPairError: a pair is bad and `skip_bad` is False, or all are.
     """
-    if num_classes != pairs.num_classes:
-        raise ValueError(
-            f"num_classes is {num_classes}, but the dataset has {pairs.num_classes} classes; "
-            "give that number"
-        )
-    step = 1 if len(pairs) < MASKS_IN_FULL else -(-len(pairs) // MASKS_IN_SAMPLE)
+    step = 1 if everything or len(pairs) < MASKS_IN_FULL else -(-len(pairs) // MASKS_IN_SAMPLE)
 
-    def problem(index: int) -> str | None:
+    def look(index: int) -> tuple[str | None, dict[int, int] | None]:
         image, mask = pairs.images[index], pairs.masks[index]
         try:
             _check_headers(image, mask)
-            if index % step == 0:
-                read_mask(mask, pairs.label_map)
+            if everything:
+                read_image(image)
+            if index % step:
+                return None, None
+            counted = count_values(_read_values(mask, pairs.labels))
         except BadPairError as error:
-            return str(error)
-        return None
+            return str(error), None
+        strays = pairs.labels.strays(counted)
+        return strays and f"mask '{mask}' {strays}", counted
 
     with ThreadPoolExecutor(CHECK_THREADS) as pool:
-        problems = dict(enumerate(pool.map(problem, range(len(pairs)))))
-    bad = {index: text for index, text in problems.items() if text is not None}
-    if not bad:
-        return pairs
-    first = next(iter(bad.values()))
-    names = ", ".join(pairs.images[index].name for index in list(bad)[:LISTED])
-    names += ", ..." if len(bad) > LISTED else ""
-    if len(bad) == len(pairs) or not skip_bad:
-        others = f"; {len(bad)} of the {len(pairs)} pairs are bad: {names}"
-        raise BadPairError(first + (others if len(bad) > 1 else ""))
-    logger.warning(
-        "skipped %d of %d pairs: %s; the first problem: %s", len(bad), len(pairs), names, first
-    )
-    return pairs.subset([index for index in range(len(pairs)) if index not in bad])
+        found = list(pool.map(look, range(len(pairs))))
+    bad = {index: text for index, (text, _) in enumerate(found) if text is not None}
+    counted = [(text, mask) for text, mask in found if mask is not None]
+    if bad:
+        first = next(iter(bad.values()))
+        names = ", ".join(pairs.images[index].name for index in list(bad)[:LISTED])
+        names += ", ..." if len(bad) > LISTED else ""
+        if len(bad) == len(pairs) or not skip_bad:
+            others = f"; {len(bad)} of the {len(pairs)} pairs are bad: {names}"
+            strays = any(text is not None for text, _ in counted)
+            held = LabelCounts.of([mask for _, mask in counted], pairs.labels)
+            raise BadPairError(
+                first
+                + (others if len(bad) > 1 else "")
+                + (f"; {advice(pairs.labels, held)}" if strays else "")
+            )
+        logger.warning(
+            "skipped %d of %d pairs: %s; the first problem: %s",
+            *(len(bad), len(pairs), names, first),
+        )
+        pairs = pairs.subset([index for index in range(len(pairs)) if index not in bad])
+    good = [mask for text, mask in counted if text is None]
+    return pairs, LabelCounts.of(good, pairs.labels)
 
 
-def read_pair(
-    image: Path, mask: Path, label_map: tuple[int, ...]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def read_pair(image: Path, mask: Path, labels: Labels) -> tuple[torch.Tensor, torch.Tensor]:
     """Read an image, uint8 (3, H, W), and the classes of its mask, uint8 (H, W).
 
     Raises:
         BadPairError: one of the files cannot be used, or their sizes differ.
     """
     _check_mask_is_there(image, mask)
-    pixels, classes = read_image(image), read_mask(mask, label_map)
+    pixels, classes = read_image(image), read_mask(mask, labels)
     _check_sizes(image, mask, pixels.shape[:2], classes.shape)
     return torch.from_numpy(pixels).permute(2, 0, 1), torch.from_numpy(classes)
 
@@ -187,40 +210,50 @@ def read_image(path: Path) -> np.ndarray:
         raise BadPairError(f"{error}, or leave out all such pairs with skip_bad") from error
 
 
-def read_mask(path: Path, label_map: tuple[int, ...]) -> np.ndarray:
+def read_mask(path: Path, labels: Labels) -> np.ndarray:
     """Read a mask as classes and `IGNORE`, uint8 (H, W).
 
     Raises:
-        BadPairError: it cannot be read, is no PNG of one channel, or has labels beyond the map.
+        BadPairError: it cannot be read, cannot hold labels, or has values that have no class.
     """
-    with _opened(path, "mask") as image:
-        _check_mask_mode(path, image)
-        labels = np.array(image)
-        if image.mode == "L":
-            labels //= STRETCHED.get(bit_depth(path), 1)
-    # Label 256 stands for all labels of 16-bit masks that no map has.
-    beyond = IGNORE + 1
-    labels = labels.astype(np.uint8) if labels.dtype == bool else labels
-    known = labels if labels.dtype == np.uint8 else np.clip(labels, 0, beyond)
-    classes = _lookup_table(label_map)[known]
-    strays = classes < 0
-    if strays.any():
-        found = ", ".join(str(label) for label in np.unique(labels[strays])[:LISTED])
-        raise BadPairError(
-            f"mask '{path}' has labels that the dataset does not define: {found}; allowed are 0 "
-            f"to {len(label_map) - 1}, and {IGNORE} for pixels that count nowhere; correct the "
-            "mask, or the number of classes"
-        )
+    values = _read_values(path, labels)
+    classes = labels.classes_of(values)
+    if (classes < 0).any():
+        raise BadPairError(f"mask '{path}' {labels.strays(count_values(values))}")
     return classes.astype(np.uint8)
 
 
-@lru_cache(maxsize=8)
-def _lookup_table(label_map: tuple[int, ...]) -> np.ndarray:
-    """Return the class of labels 0 to 256 as int16, -1 for labels that are errors."""
-    table = np.full(IGNORE + 2, -1, np.int16)
-    table[: len(label_map)] = label_map
-    table[IGNORE] = IGNORE
-    return table
+def _read_values(path: Path, labels: Labels) -> np.ndarray:
+    """Read the values of a mask (H, W): labels, or colours as numbers."""
+    with _opened(path, "mask") as image:
+        depth = _check_mask_mode(path, image)
+        if labels.in_color and image.mode in ("1", "P"):
+            values = np.array(image.convert("RGB"))
+        else:
+            values = np.array(image)
+        stretched = image.mode == "L" and not labels.in_color
+    values = values.astype(np.uint8) if values.dtype == bool else values
+    if stretched:
+        values //= STRETCHED.get(depth, 1)
+    if values.ndim == 3 and values.shape[2] in (2, 4):
+        alpha, values = values[..., -1], values[..., :-1]
+        if (alpha != alpha.flat[0]).any():
+            raise BadPairError(
+                f"mask '{path}' has an alpha channel of several values, and alpha is not a label; "
+                "save it without"
+            )
+    if values.ndim == 3 and (values == values[..., :1]).all():
+        values = values[..., 0]
+    if labels.in_color:
+        return packed(values if values.ndim == 3 else np.stack([values] * 3, axis=-1))
+    if values.ndim == 3:
+        held = counts_text(count_values(packed(values)), in_color=True)
+        raise BadPairError(
+            f"mask '{path}' has channels R G B (mode RGB), which differ: {held}. Say which class "
+            "each colour is in a file for --data.colors, one 'NAME R G B' a line, or save it as "
+            "grey or palette PNG whose values are the labels"
+        )
+    return values
 
 
 @contextmanager
@@ -274,14 +307,26 @@ def _check_image_mode(path: Path, image: Image.Image) -> None:
         raise BadPairError(f"image '{path}' {problem}")
 
 
-def _check_mask_mode(path: Path, mask: Image.Image) -> None:
-    if mask.format != "PNG":
+def _check_mask_mode(path: Path, mask: Image.Image) -> int:
+    """Check that a file keeps labels exactly; return its bits per channel."""
+    packing = str(mask.info.get("compression", "")) if mask.format == "TIFF" else ""
+    if mask.format not in MASK_FORMATS or any(kind in packing for kind in ("jpeg", "webp")):
         raise BadPairError(
-            f"mask '{path}' is a {mask.format} file; save it as PNG, which keeps labels exactly"
+            f"mask '{path}' is a {mask.format} file{packing and f' ({packing})'}; save it as "
+            "PNG from what it was made of: compression as in JPEG changes the values of pixels, "
+            "and so their labels, and a converted file keeps the wrong ones"
         )
-    if mask.mode not in LABEL_MODES:
+    if getattr(mask, "n_frames", 1) > 1:
+        raise BadPairError(f"mask '{path}' has {mask.n_frames} pages; save each as a file")
+    depth = 8
+    if mask.format == "PNG":
+        depth = bit_depth(path)
+    elif isinstance(mask, TiffImageFile):
+        depth = max(mask.tag_v2.get(BITS_PER_SAMPLE, (1,)))
+    if mask.mode not in LABEL_MODES + COLOR_MODES or (mask.mode in COLOR_MODES and depth > 8):
         raise BadPairError(
-            f"mask '{path}' has channels {' '.join(mask.getbands())} (mode {mask.mode}); a mask "
-            "has one channel, whose values are the labels: save it as grey or palette PNG without "
-            "alpha (colours are no labels)"
+            f"mask '{path}' has channels {' '.join(mask.getbands())} of {depth} bits (mode "
+            f"{mask.mode}); a mask has labels in one channel, or colours of 8 bits: save it as "
+            "grey or palette PNG whose values are the labels"
         )
+    return depth

@@ -1,26 +1,41 @@
-"""Where the images and masks of a dataset are, and what the labels in its masks mean.
+"""Where the images and masks of a dataset are.
 
 Three layouts: ADE20K's scene parsing benchmark (http://sceneparsing.csail.mit.edu), Cityscapes
 (https://www.cityscapes-dataset.com, label ids of cityscapesScripts), and any pair of folders.
 """
 
 import logging
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+
+from PIL import Image
+
+from regnet_backbones.image_files import UNREADABLE
+from regnet_backbones.semseg.labels import (
+    IGNORE,
+    Labels,
+    first_of,
+    lines_of,
+    named,
+    numbered_class_names,
+)
 
 logger = logging.getLogger(__name__)
 
-# Label of pixels that count nowhere, in every mask file and in every mask handed out.
-IGNORE = 255
-
 SPLITS = ("train", "val")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-MASK_SUFFIXES = (".png",)
+# Of files that keep labels exactly. Where a folder has none, the check says what is wrong with it.
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
-# How many names an error lists.
-LISTED = 8
+# The name of CVAT's table of colours.
+COLOR_TABLE = "labelmap.txt"
+
+# Images whose masks are looked for to find a suffix that all have.
+TRIED = 100
 
 ADE20K_CLASSES = 150
 ADE20K_FOLDERS = {"train": "training", "val": "validation"}
@@ -59,20 +74,15 @@ class Pairs:
     Args:
         images: files of images.
         masks: file of each image's mask; it need not exist yet, `check_pairs` looks.
-        class_names: names of classes 0, 1, ...
-        label_map: class, or `IGNORE`, of labels 0, 1, ... of the mask files. Label 255 is `IGNORE`
-            in every dataset; labels beyond the map are errors.
+        labels: the classes, and what the values in the masks mean.
 
     Raises:
-        ValueError: there is no image, or one without the file of its mask; the number of classes or
-            of labels is not 1 to 255, two classes have one name, or the map gives a class that
-            there is not.
+        ValueError: there is no image, or one without the file of its mask.
     """
 
     images: tuple[Path, ...]
     masks: tuple[Path, ...]
-    class_names: tuple[str, ...]
-    label_map: tuple[int, ...]
+    labels: Labels
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -82,26 +92,17 @@ class Pairs:
                 "every image needs the file of its mask, got "
                 f"{len(self.images)} images and {len(self.masks)} masks"
             )
-        check_class_names(self.class_names)
-        if not 1 <= len(self.label_map) <= IGNORE:
-            raise ValueError(
-                f"a label map has an entry for each of 1 to {IGNORE} labels, got "
-                f"{len(self.label_map)}; label {IGNORE} is ignored and needs none"
-            )
-        strays = sorted({c for c in self.label_map if c != IGNORE} - set(range(self.num_classes)))
-        if strays:
-            raise ValueError(
-                f"a label map gives classes 0 to {self.num_classes - 1} or {IGNORE} (ignored), "
-                f"got {first_of(strays)}"
-            )
 
     def __len__(self) -> int:
         return len(self.images)
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, without the ignored label."""
-        return len(self.class_names)
+    def names(self) -> list[str]:
+        """Return a name for each image: its file's, with folders where two would be the same."""
+        names = [image.stem for image in self.images]
+        if len(set(names)) == len(names):
+            return names
+        common = os.path.commonpath([image.parent for image in self.images])
+        return [i.relative_to(common).with_suffix("").as_posix() for i in self.images]
 
     def subset(self, indices: Sequence[int]) -> "Pairs":
         """Return some of the pairs.
@@ -140,8 +141,8 @@ def ade20k_pairs(root: str | Path, split: str) -> Pairs:
                 "images/training, images/validation, annotations/training and "
                 "annotations/validation: correct it, or take layout 'folder' and name your four"
             )
-    images, masks = _pairs_by_stem(*folders)
-    return Pairs(images, masks, names, label_map=(IGNORE, *range(len(names))))
+    classes = {0: IGNORE, IGNORE: IGNORE} | {k + 1: k for k in range(len(names))}
+    return Pairs(*_pairs_by_name(*folders), Labels(names, classes))
 
 
 def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
@@ -169,7 +170,7 @@ def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
             ADE20K_CLASSES,
         )
         return numbered_class_names(ADE20K_CLASSES)
-    rows = [re.split(r"\t+", line.strip()) for line in _lines(path)]
+    rows = [re.split(r"\t+", line) for line in lines_of(path, "class file", "numbered rows")]
     if rows and rows[0][0].strip() == "Idx":
         rows = rows[1:]
     if [row[0].strip() for row in rows] != [str(k) for k in range(1, len(rows) + 1)]:
@@ -179,7 +180,7 @@ def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
         )
     names = tuple(row[-1].strip() for row in rows)
     short = tuple(name.split(",")[0].strip() for name in names)
-    return _named(short if len(set(short)) == len(short) else names, path)
+    return named(short if len(set(short)) == len(short) else names, path)
 
 
 def cityscapes_pairs(root: str | Path, split: str) -> Pairs:
@@ -210,8 +211,9 @@ def cityscapes_pairs(root: str | Path, split: str) -> Pairs:
             "leftImg8bit_trainvaltest.zip there, or correct the root"
         )
     kinds = {
-        "labelIds": _map_of_label_ids(),
-        "labelTrainIds": tuple(range(len(CITYSCAPES_CLASSES))),
+        "labelIds": dict.fromkeys((*range(CITYSCAPES_LABELS), IGNORE), IGNORE)
+        | {label: k for k, (_, label) in enumerate(CITYSCAPES_CLASSES)},
+        "labelTrainIds": {IGNORE: IGNORE} | {k: k for k in range(len(CITYSCAPES_CLASSES))},
     }
     kind = next((k for k in kinds if any(mask_folder.glob(f"*/*_gtFine_{k}.png"))), None)
     if kind is None:
@@ -223,143 +225,180 @@ def cityscapes_pairs(root: str | Path, split: str) -> Pairs:
         mask_folder / image.parent.name / f"{image.name.removesuffix(ending)}_gtFine_{kind}.png"
         for image in images
     )
-    return Pairs(images, masks, CITYSCAPES_NAMES, label_map=kinds[kind])
+    return Pairs(images, masks, Labels(CITYSCAPES_NAMES, kinds[kind]))
 
 
-def folder_pairs(images: str | Path, masks: str | Path, class_names: Sequence[str]) -> Pairs:
-    """Pair the images of one folder with the PNG masks of another that have the same stem.
+def folder_pairs(
+    images: str | Path,
+    masks: str | Path,
+    labels: Labels,
+    *,
+    mask_suffix: str = "",
+    listed: Sequence[str] | None = None,
+) -> Pairs:
+    """Pair the images below one folder with the masks below another that have the same path.
 
     Args:
         images: folder of the images.
         masks: folder of the masks.
-        class_names: names of classes 0, 1, ...
+        labels: what the values in the masks mean.
+        mask_suffix: what the name of a mask has after that of its image, such as "_mask".
+        listed: names of the images to take, relative to their folder, with or without the ending of
+            the file; None for all.
 
     Returns:
-        The pairs, whose labels are the classes; 255 is ignored.
+        The pairs, in the order of the names.
 
     Raises:
-        FileNotFoundError: a folder is not there.
-        ValueError: a folder has no images, two files of a folder have one stem, or two classes one
-            name.
+        FileNotFoundError: a folder does not exist.
+        ValueError: a folder has no images, no image has a mask, two files differ in nothing but
+            the ending, or a listed image does not exist.
     """
-    names = tuple(class_names)
-    check_class_names(names)
-    return Pairs(*_pairs_by_stem(Path(images), Path(masks)), names, tuple(range(len(names))))
+    return Pairs(*_pairs_by_name(Path(images), Path(masks), mask_suffix, listed), labels)
 
 
-def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Read the names of classes from a text file.
+def find_color_table(mask_folder: Path, root: Path) -> Path | None:
+    """Return CVAT's table of colours in or above a folder of masks, or in the root.
 
-    Args:
-        path: a file in UTF-8 with one name a line.
-
-    Returns:
-        Names of classes 0, 1, ...
-
-    Raises:
-        FileNotFoundError: the file is not there.
-        ValueError: it has no names, or one twice.
+    It is of no use for masks that are not in colour, as the first one shows.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no class file '{path}'; it has one class name a line")
-    return _named(tuple(line.strip() for line in _lines(path)), path)
+    places = (mask_folder, mask_folder.parent, root)
+    table = next((f for place in places if (f := place / COLOR_TABLE).is_file()), None)
+    masks = (f for f in mask_folder.rglob("*") if f.suffix.lower() in MASK_SUFFIXES)
+    first = None if table is None else next(masks, None)
+    if first is None:
+        return None
+    try:
+        with Image.open(first) as mask:
+            return table if mask.mode in ("RGB", "RGBA") else None
+    except UNREADABLE:
+        return None  # the check of the masks reports it
 
 
-def numbered_class_names(num_classes: int) -> tuple[str, ...]:
-    """Name classes that have no names."""
-    return tuple(f"class {k}" for k in range(num_classes))
-
-
-def check_class_names(names: Sequence[str]) -> None:
-    """Raise ValueError unless there are 1 to 255 classes, all named differently."""
-    if not 1 <= len(names) <= IGNORE:
-        raise ValueError(
-            f"the number of classes must be 1 to {IGNORE}, got {len(names)}; "
-            f"label {IGNORE} is kept for ignored pixels"
-        )
-    twice = sorted({name for name in names if list(names).count(name) > 1})
-    if twice:
-        raise ValueError(f"class names must differ, these come twice: {first_of(twice)}")
-
-
-def first_of(items: Sequence[object]) -> str:
-    """Name the first few of many."""
-    more = ", ..." if len(items) > LISTED else ""
-    return ", ".join(str(item) for item in items[:LISTED]) + more
-
-
-def _map_of_label_ids() -> tuple[int, ...]:
-    """Return the class of each of Cityscapes' label ids."""
-    classes = {label: k for k, (_, label) in enumerate(CITYSCAPES_CLASSES)}
-    return tuple(classes.get(label, IGNORE) for label in range(CITYSCAPES_LABELS))
-
-
-def _pairs_by_stem(
-    image_folder: Path, mask_folder: Path
+def _pairs_by_name(
+    image_folder: Path,
+    mask_folder: Path,
+    mask_suffix: str = "",
+    listed: Sequence[str] | None = None,
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """List the images of a folder and where the mask of each is or should be."""
-    images = _files_by_stem(image_folder, IMAGE_SUFFIXES, "image")
-    masks = _files_by_stem(mask_folder, MASK_SUFFIXES, "mask")
-    unused = [file.name for stem, file in masks.items() if stem not in images]
-    if unused:
+    _existing(image_folder, "image folder")
+    _existing(mask_folder, "mask folder")
+    masks = _files_by_name(mask_folder, MASK_SUFFIXES, "mask", other=image_folder)
+    masks = masks or _files_by_name(mask_folder, IMAGE_SUFFIXES, "mask", other=image_folder)
+    end = Path(mask_suffix).suffix
+    ending = mask_suffix.removesuffix(end if end.lower() in MASK_SUFFIXES else "")  # "_mask.png"
+    if ending:
+        with_it = {k.removesuffix(ending): f for k, f in masks.items() if k.endswith(ending)}
+        if masks and not with_it:
+            raise ValueError(
+                f"no mask of '{mask_folder}' has --data.mask_suffix '{mask_suffix}' at the end of "
+                f"its name; they are {first_of([file.name for file in masks.values()])}"
+            )
+        masks = with_it
+    # Both in one folder: what is a mask is not an image.
+    both = set(masks.values()) if image_folder == mask_folder else set()
+    images = _files_by_name(image_folder, IMAGE_SUFFIXES, "image", other=mask_folder, without=both)
+    for kind, files, folder, suffixes in (
+        ("image", images, image_folder, IMAGE_SUFFIXES),
+        ("mask", masks, mask_folder, MASK_SUFFIXES),
+    ):
+        if not files:
+            raise ValueError(
+                f"{kind} folder '{folder}' has no {kind}s ({', '.join(suffixes)}) in it; put them "
+                "there, or correct the path"
+            )
+    if listed is not None:
+        images = _listed(images, listed, image_folder)
+    if not images.keys() & masks.keys():
+        raise ValueError(_no_pair(images, masks, mask_folder))
+    unused = [file.name for name, file in masks.items() if name not in images]
+    if unused and listed is None:
         logger.warning(
             "%d masks of '%s' have no image in '%s' and are not used: %s",
-            len(unused),
-            mask_folder,
-            image_folder,
-            first_of(unused),
+            *(len(unused), mask_folder, image_folder, first_of(unused)),
         )
-    files = tuple(masks.get(stem, mask_folder / f"{stem}.png") for stem in images)
+    files = tuple(masks.get(name, mask_folder / f"{name}{ending}.png") for name in images)
     return tuple(images.values()), files
 
 
-def _files_by_stem(folder: Path, suffixes: Sequence[str], kind: str) -> dict[str, Path]:
-    """List the files of a folder that have one of the suffixes, hidden ones left out."""
-    _existing(folder, f"{kind} folder")
+def _files_by_name(
+    folder: Path,
+    suffixes: Sequence[str],
+    kind: str,
+    *,
+    other: Path,
+    without: frozenset[Path] | set[Path] = frozenset(),
+) -> dict[str, Path]:
+    """List the files below a folder that have one of the suffixes, hidden ones left out.
+
+    Args:
+        folder: is searched with the folders in it, but for `other`.
+        suffixes: in lower case.
+        kind: of file, for messages.
+        other: the folder of the other kind, which may be in this one.
+        without: files to leave out.
+
+    Returns:
+        The files by their path below the folder, without suffix.
+    """
+    apart = other if other != folder else None
     files: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        if file.suffix.lower() not in suffixes or file.name.startswith("."):
+    for file in sorted(folder.rglob("*")):
+        below = file.relative_to(folder)
+        if file.suffix.lower() not in suffixes or any(p.startswith(".") for p in below.parts):
             continue
-        if file.stem in files:
+        if apart in file.parents or file in without:
+            continue
+        name = below.with_suffix("").as_posix()
+        if name in files:
             raise ValueError(
-                f"'{files[file.stem]}' and '{file.name}' beside it have the same name before the "
+                f"'{files[name]}' and '{file.name}' beside it have the same name before the "
                 f"suffix, by which images and masks are paired; keep one {kind} of that name "
                 "(images and masks belong in two folders)"
             )
-        files[file.stem] = file
-    if not files:
-        raise ValueError(
-            f"{kind} folder '{folder}' has no {kind}s ({', '.join(suffixes)}) directly in it; "
-            "put them there, or correct the path"
-        )
+        files[name] = file
     return files
+
+
+def _listed(images: Mapping[str, Path], listed: Sequence[str], folder: Path) -> dict[str, Path]:
+    """Return the images that a list names, with or without the ending of the file."""
+    by_file = {file.relative_to(folder).as_posix(): name for name, file in images.items()}
+    found: dict[str, Path] = {}
+    for line in listed:
+        name = line if line in images else by_file.get(line)
+        if name is None:
+            raise ValueError(
+                f"a list of images names '{line[:200]}', and '{folder}' has no such image; names "
+                f"are relative to that folder, as {first_of(list(images)[:2])}"
+            )
+        if name in found:
+            raise ValueError(f"a list of images names '{line}' twice; leave one of them out")
+        found[name] = images[name]
+    return found
+
+
+def _no_pair(images: Mapping[str, Path], masks: Mapping[str, Path], mask_folder: Path) -> str:
+    """Say that no image has a mask, and which suffix of the masks would change that."""
+    first = next(iter(images.values()))
+    tried = list(islice(images, TRIED))
+    ends = ({mask.removeprefix(name) for mask in masks if mask.startswith(name)} for name in tried)
+    common = set.intersection(*ends)
+    way_out = (
+        f"--data.mask_suffix {min(common, key=len)} pairs them"
+        if common
+        else "give masks the names of their images"
+    )
+    return (
+        f"image '{first}' has no mask: no image has a mask of its name in '{mask_folder}', where "
+        f"they are {first_of([file.name for file in masks.values()])}; {way_out}"
+    )
 
 
 def _existing(folder: Path, kind: str) -> None:
     """Raise FileNotFoundError for a folder that is not there."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no {kind} '{folder}'; correct the path")
-
-
-def _lines(path: Path) -> list[str]:
-    """Read the lines of a text file that are not blank."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"class file '{path}' is not a text file in UTF-8: {error}; save it as one"
-        ) from error
-    return [line for line in text.splitlines() if line.strip()]
-
-
-def _named(names: tuple[str, ...], path: Path) -> tuple[str, ...]:
-    """Return class names, or say which file has wrong ones."""
-    try:
-        check_class_names(names)
-    except ValueError as error:
-        raise ValueError(f"class file '{path}': {error}") from error
-    return names
 
 
 def _checked(split: str) -> str:

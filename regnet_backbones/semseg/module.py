@@ -324,7 +324,9 @@ class Segmenter(lightning.LightningModule):
 def _class_names(num_classes: int, names: tuple[str, ...] | None) -> tuple[str, ...]:
     """Return the names of the classes, checked."""
     if not 2 <= num_classes <= IGNORE:
-        raise ValueError(f"num_classes must be 2 to {IGNORE}, got {num_classes}")
+        raise ValueError(
+            f"num_classes must be 2 to {IGNORE}, got {num_classes}; background and object are 2"
+        )
     names = tuple(map(str, range(num_classes))) if names is None else tuple(names)
     if len(names) != num_classes:
         raise ValueError(

@@ -66,18 +66,16 @@ def paint(
 
 def side_by_side(
     image: torch.Tensor,
-    truth: torch.Tensor,
-    prediction: torch.Tensor,
-    *,
+    *masks: torch.Tensor,
     mean: Sequence[float],
     std: Sequence[float],
     colors: Sequence[Color],
 ) -> Image.Image:
-    """Return the picture image | truth | prediction.
+    """Return an image next to its masks, such as image | truth | prediction.
 
     Args:
         image: normalised float (3, H, W).
-        truth, prediction: int64 (H, W), 255 is ignored.
+        masks: int64 (H, W), 255 is ignored.
         mean, std: what the image was normalised with, RGB in 0 to 1.
         colors: RGB (0 to 255) by class.
     """
@@ -85,7 +83,7 @@ def side_by_side(
     image = image.cpu().float() * torch.tensor(std).view(channels)
     image = ((image + torch.tensor(mean).view(channels)) * 255).round().clamp(0, 255)
     image = image.to(torch.uint8)
-    panels = [image, *(paint(image, mask.cpu(), colors) for mask in (truth, prediction))]
+    panels = [image, *(paint(image, mask.cpu(), colors) for mask in masks)]
     picture = to_pil_image(torch.cat(panels, dim=2))
     picture.thumbnail((len(panels) * PANEL_SIDE, PANEL_SIDE))
     return picture

@@ -24,11 +24,13 @@ from regnet_backbones.failures import reported
 from regnet_backbones.files import check_output_folder, set_aside
 from regnet_backbones.inference.optimization import show_reports
 from regnet_backbones.inference.trained import SEGMENTER_FOLDER, TENSORBOARD_FOLDER
+from regnet_backbones.look import PICTURE
 from regnet_backbones.optimize.precision import has_native
 from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
 from regnet_backbones.semseg.continuation import check_continuation
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.failures import hints_of, reworded
+from regnet_backbones.semseg.look import Look, look_at
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.options import check_numbers, option_error
 from regnet_backbones.semseg.resuming import LastCheckpoint, MovedFolder, RightEpoch
@@ -72,6 +74,11 @@ class SegmentationCLI(LightningCLI):
         )
         parser.link_arguments("output", "checkpoint.dirpath", compute_fn=_checkpoints)
         parser.link_arguments("output", "trainer.default_root_dir")
+        parser.add_argument(
+            "--check_data",
+            action="store_true",
+            help=f"check every file of the data, write {PICTURE} to --output, and do not train",
+        )
         for name, compute in _OF_THE_DATA.items():
             parser.link_arguments(
                 "data", f"model.{name}", compute_fn=compute, apply_on="instantiate"
@@ -103,6 +110,16 @@ class SegmentationCLI(LightningCLI):
         """
         check_output_folder(self._get(self.config, "output"), name="--output")
 
+    def instantiate_classes(self) -> None:
+        """Build what a training needs, or the data alone to check them."""
+        if not self.config.check_data:
+            super().instantiate_classes()
+            return
+        given = self.config.data.as_dict()
+        given.pop("__path__", None)  # of the file that has it
+        self.datamodule = SegmentationData(**given)
+        self.datamodule.check_everything = True
+
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Build the trainer, with our checkpoints, and TensorBoard where no logger is named.
 
@@ -124,7 +141,7 @@ class SegmentationCLI(LightningCLI):
         every = self._get(self.config_init, "save_every")
         # After the one that keeps the best, whose state it has.
         trainer.callbacks.append(LastCheckpoint(_checkpoints(output) / LAST, every=every))
-        trainer.callbacks += [RightEpoch(), MovedFolder()]
+        trainer.callbacks += [RightEpoch(), MovedFolder(), Look(Path(output))]
         if trainer.logger is not None:
             trainer.callbacks.append(LearningRateMonitor(logging_interval="step"))
         return trainer
@@ -154,7 +171,7 @@ def launch_run(argv: Sequence[str] | None = None) -> int:
 
     def train() -> int:
         with reworded():
-            _train(cli)
+            (_check_data if cli.config.check_data else _train)(cli)
         return 0
 
     return reported(train, hints=hints_of(cli.config))
@@ -198,6 +215,14 @@ def _train(cli: SegmentationCLI) -> None:
         took = timedelta(seconds=round(time.monotonic() - start))
         print(summarize(trainer, cli.model, output))
         print(f"time, validations included: {took}")
+
+
+def _check_data(cli: SegmentationCLI) -> None:
+    """Check every file, and look at the data."""
+    data = cli.datamodule
+    data.setup("fit")
+    look_at(data, Path(cli.config.output))
+    print(f"every file was read: {len(data.train_set):,} and {len(data.val_set):,} pairs")
 
 
 def _set_earlier_run_aside(output: Path) -> None:

@@ -24,8 +24,8 @@ from PIL import Image
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from regnet_backbones.detection.training.randomness import seed_of, seeded
 from regnet_backbones.image_files import UNREADABLE, upright_size
+from regnet_backbones.randomness import seed_of, seeded
 
 Mapper = Callable[[dict], dict | None]
 
@@ -91,6 +91,7 @@ class TrainLoader:
         num_workers: processes that read; 0 reads in this one.
 
     Attributes:
+        records: as given.
         seed: that which was given, or that which the loader goes on with.
         first_batch: how many batches the next iteration leaves out, without reading an image.
     """
@@ -107,7 +108,7 @@ class TrainLoader:
         aspect_ratio_grouping: bool = True,
         num_workers: int = 0,
     ):
-        self._records, self._mapper = records, PicklableWrapper(mapper)
+        self.records, self._mapper = records, PicklableWrapper(mapper)
         self._build_sampler, self._sampler = build_sampler, build_sampler(seed)
         self._sizes = sizes
         self._batch_size = batch_size
@@ -135,7 +136,7 @@ class TrainLoader:
         """Yield the batches from the given one on."""
         return iter(
             DataLoader(
-                _Samples(self._records, self._mapper, self.seed),
+                _Samples(self.records, self._mapper, self.seed),
                 batch_sampler=itertools.islice(self._batches(), first, None),
                 num_workers=num_workers,
                 collate_fn=trivial_batch_collator,
@@ -157,7 +158,7 @@ class TrainLoader:
     def _shape(self, index: int) -> dict[str, int]:
         """Return the size of an image in the form of a record."""
         if self._sizes[index, 0] < 0:
-            self._sizes[index] = _size_of_file(self._records[index]["file_name"])
+            self._sizes[index] = _size_of_file(self.records[index]["file_name"])
         return {"width": self._sizes[index, 0], "height": self._sizes[index, 1]}
 
 

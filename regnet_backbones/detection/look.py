@@ -1,0 +1,95 @@
+"""A look at the data of a detector before the first step: see `regnet_backbones.look`."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import detection_utils as utils
+from detectron2.structures import BoxMode
+from detectron2.utils.visualizer import Visualizer
+from PIL import Image
+
+from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
+from regnet_backbones.detection.training.mappers import train_mapper
+from regnet_backbones.look import PICTURES, SIDE, mosaic, show, table_of
+
+# Of more records, as many are counted, evenly spread: a look takes no longer than two seconds.
+COUNTED = 4000
+
+
+def look_at(cfg: CfgNode, loader: Iterable[list[dict]] | None = None) -> None:
+    """Print how often and how large objects are, and write training images to `data.png`.
+
+    Args:
+        cfg: of the run; with `TEST.PICTURES 0` nothing is drawn.
+        loader: of the run, which is left as it is; None to build one.
+    """
+    found: list[TrainLoader] = []
+
+    def batches() -> TrainLoader:
+        if not found:
+            found.append(loader or build_train_loader(cfg, train_mapper(cfg)))
+        if not isinstance(found[0], TrainLoader):
+            raise TypeError("the training datasets are not lists of records")
+        return found[0]
+
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    show(
+        Path(cfg.OUTPUT_DIR),
+        table=lambda: _table(batches().records, metadata),
+        picture=(lambda: _picture(cfg, batches(), metadata)) if cfg.TEST.PICTURES else None,
+    )
+
+
+def _table(records: Iterable[dict], metadata: Metadata) -> str:
+    """Format the number of boxes and images, and the sizes of boxes, by class."""
+    step = -(-len(records) // COUNTED)
+    chosen = range(0, len(records), step)
+    sides, images = defaultdict(list), Counter()
+    for index in chosen:
+        objects = [a for a in records[index].get("annotations", ()) if not a.get("iscrowd", 0)]
+        images.update({a["category_id"] for a in objects})
+        for annotation in objects:
+            sides[annotation["category_id"]].append(_side(annotation))
+    names, boxes = metadata.get("thing_classes", ()), sum(map(len, sides.values()))
+    order = sorted(range(len(names)), key=lambda k: -len(sides[k])) if boxes else []
+    every = f"{len(chosen):,} of {len(records):,} training images"
+    headers = (every, "boxes", "share", "images", "side in pixels: 5 %", "50 %", "95 %")
+    rows = [
+        [names[k], len(sides[k]), f"{len(sides[k]) / boxes:.1%}", images[k]]
+        + [f"{s:.0f}" for s in np.percentile(sides[k] or [np.nan], (5, 50, 95))]
+        for k in order
+    ]
+    return table_of(headers, rows) if rows else every
+
+
+def _side(annotation: Mapping) -> float:
+    """Return the square root of a box's area."""
+    box, mode = annotation["bbox"], annotation["bbox_mode"]
+    if mode != BoxMode.XYWHA_ABS:
+        box = BoxMode.convert(box, mode, BoxMode.XYWH_ABS)
+    return float(np.sqrt(abs(box[2] * box[3])))
+
+
+def _picture(cfg: CfgNode, loader: TrainLoader, metadata: Metadata) -> Image.Image:
+    """Draw the first images of the training, as they come out of the augmentation."""
+    samples = islice(chain.from_iterable(loader.repeat_first(PICTURES)), PICTURES)
+    return mosaic([_drawn(sample, cfg.INPUT.FORMAT, metadata) for sample in samples])
+
+
+def _drawn(sample: Mapping, channels: str, metadata: Metadata) -> Image.Image:
+    """Draw a training image with its labels."""
+    image = utils.convert_image_to_rgb(sample["image"].permute(1, 2, 0), channels)
+    canvas = Visualizer(image, metadata, scale=SIDE / min(image.shape[:2]))
+    if "sem_seg" in sample:
+        canvas.draw_sem_seg(sample["sem_seg"], area_threshold=0, alpha=0.5)
+    if "instances" in sample:
+        fields = sample["instances"].get_fields()
+        parts = {name: fields.get(f"gt_{name}") for name in ("boxes", "masks", "keypoints")}
+        names = [metadata.thing_classes[k] for k in fields["gt_classes"]]
+        canvas.overlay_instances(labels=names, **parts)
+    return Image.fromarray(canvas.output.get_image())
