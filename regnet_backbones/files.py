@@ -11,6 +11,8 @@ from typing import BinaryIO
 
 # Folders for the files of earlier runs, numbered from 1.
 EARLIER = "earlier_run_{}"
+# Name of a file while `write_whole` writes it.
+PART = ".{}.part"
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +55,10 @@ def read_json(path: str | Path) -> object:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all: beside its name first, which it gets when it is on disk.
+    """Write a file whole or not at all: as `.<name>.part` first, renamed when it is on disk.
 
-    What a killed process left behind, `.<name>.part`, is overwritten by the next one. Two that
-    write the same file at the same time are not provided for.
+    `remove_parts` removes what a killed process left. Two processes must not write the same file at
+    the same time.
 
     Args:
         path: the file; a missing folder is made, an existing file replaced.
@@ -66,7 +68,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         OSError: the file cannot be written; the one that was there stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(PART.format(path.name))
     try:
         with part.open("wb") as file:
             write(file)
@@ -74,6 +76,16 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         os.replace(part, path)
     finally:
+        part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: str | Path) -> None:
+    """Remove what processes left in a folder that were killed in `write_whole`.
+
+    Args:
+        folder: of a run that starts or is resumed; not the folders in it. It need not exist.
+    """
+    for part in Path(folder).glob(PART.format("*")):
         part.unlink(missing_ok=True)
 
 
