@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 # Slurm, `timeout` and `docker stop` send SIGTERM, a closed terminal SIGHUP, Ctrl-C SIGINT. The
@@ -28,32 +30,65 @@ class StoppedError(Exception):
 class StopSignals:
     """Note a signal instead of dying from it, as a context manager.
 
-    A second signal has its usual effect at once. In other threads than the main one nothing is
-    caught, as Python handles signals in the main thread only.
+    A second signal has its usual effect at once. A signal that is ignored, as SIGHUP is under
+    `nohup`, stays ignored. In other threads than the main one nothing is caught, as Python handles
+    signals in the main thread only.
+
+    Args:
+        wait: whether a signal is noted only. False raises a `StoppedError` at once, as long as a
+            training has nothing to save; it may be changed at any time.
 
     Attributes:
         received: the first signal, None as long as there is none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, wait: bool = True) -> None:
+        self.wait = wait
         self.received: signal.Signals | None = None
         self._handlers: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._note) for number in STATUSES}
+            handlers = {number: signal.getsignal(number) for number in STATUSES}
+            self._handlers = {n: h for n, h in handlers.items() if h not in (signal.SIG_IGN, None)}
+        self.install()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._restore()
 
+    def install(self) -> None:
+        """Catch the signals, again where a framework has put handlers of its own in place."""
+        if self.received is None:
+            for number in self._handlers:
+                signal.signal(number, self._note)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Note a signal; the next one is handled as it was before."""
         self.received = signal.Signals(number)
         self._restore()
+        if not self.wait:
+            raise StoppedError(
+                f"stopped by {self.received.name} before the first step; the same command starts "
+                "it again",
+                STATUSES[self.received],
+            )
 
     def _restore(self) -> None:
         """Put the handlers from before back."""
-        while self._handlers:
-            number, handler = self._handlers.popitem()
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def held_signals() -> Iterator[None]:
+    """Hold the signals back, for processes and threads that are started inside for ever.
+
+    A terminal, `timeout` and Slurm send signals to all processes of a run. A data worker that dies
+    from one takes its training along before that has saved; held back, it ends with the training.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STATUSES)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

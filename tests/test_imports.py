@@ -37,6 +37,7 @@ RINGS = {
     "backbone": 1,
     "timing": 1,
     "memory": 1,
+    "randomness": 1,
     "failures": 1,
     "latency": 1,
     "optimize": 1,

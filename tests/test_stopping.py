@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from regnet_backbones.failures import reported
-from regnet_backbones.stopping import STATUSES, StoppedError, StopSignals
+from regnet_backbones.stopping import STATUSES, StoppedError, StopSignals, held_signals
 
 
 @pytest.mark.parametrize("number", STATUSES)
@@ -27,6 +27,50 @@ def test_a_second_signal_has_its_usual_effect():
         assert signals.received is signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_handlers_of_a_framework_give_way_and_come_back_no_more():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignals() as signals:
+        signal.signal(signal.SIGTERM, lambda *_: pytest.fail("of a framework"))
+        signals.install()
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.received is signal.SIGTERM
+        signal.signal(signal.SIGTERM, lambda *_: pytest.fail("of a framework"))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """As SIGHUP is in a training that `nohup` has started."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert signals.received is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("number", "status"), STATUSES.items())
+def test_where_nothing_is_to_be_saved_a_signal_stops_at_once(number, status):
+    with pytest.raises(StoppedError, match=number.name) as stopped, StopSignals(wait=False):
+        signal.raise_signal(number)
+    assert stopped.value.status == status
+
+
+def test_processes_that_are_started_while_signals_are_held_do_not_get_them():
+    with held_signals():
+        child = os.fork()
+        if not child:
+            for number in STATUSES:
+                signal.raise_signal(number)
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    with StopSignals() as signals, held_signals():
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.received is None
+    assert signals.received is signal.SIGTERM
 
 
 def test_outside_of_the_main_thread_nothing_is_caught():

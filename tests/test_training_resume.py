@@ -17,7 +17,7 @@ from small_training import COUNT, NAME, draw_images, register, small_config, tra
 from regnet_backbones.detection.training.continuation import DataOrder, go_on_after
 from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
 from regnet_backbones.detection.training.mappers import train_mapper
-from regnet_backbones.detection.training.randomness import seed_of, seeded
+from regnet_backbones.randomness import seed_of, seeded
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.optim import Optimizer
 
-from regnet_backbones.detection.training.randomness import seed_everything, seed_of
+from regnet_backbones.randomness import seed_everything, seed_of
 
 # Where random numbers are for: see `randomness.seed_of`.
 STEPS = 1

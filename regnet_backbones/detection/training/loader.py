@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from regnet_backbones.detection.training.randomness import seed_of, seeded
+from regnet_backbones.randomness import seed_of, seeded
 from regnet_backbones.image_files import UNREADABLE, upright_size
 
 Mapper = Callable[[dict], dict | None]
