@@ -1,5 +1,6 @@
 """SIGTERM, SIGHUP and Ctrl-C: a training finishes its step, saves, and exits with a status."""
 
+import os
 import re
 import signal
 import threading
@@ -99,6 +100,22 @@ class StopSignals:
         """Put the handlers from before back."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+
+
+def heed_parent_only(worker: int) -> None:
+    """Let a data worker ignore signals of others than its parent; a `worker_init_fn`.
+
+    A terminal, `timeout` and Slurm send signals to all processes of a run. A data worker that dies
+    from one takes its training along before that has saved. Its parent ends it with SIGTERM.
+    """
+
+    def wait() -> None:
+        while signal.sigwaitinfo(STATUSES).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, STATUSES)
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager

@@ -4,12 +4,19 @@ import os
 import pickle
 import signal
 import threading
+import time
 
 import pytest
 
 from regnet_backbones import stopping
 from regnet_backbones.failures import reported
-from regnet_backbones.stopping import STATUSES, StoppedError, StopSignals, held_signals
+from regnet_backbones.stopping import (
+    STATUSES,
+    StoppedError,
+    StopSignals,
+    heed_parent_only,
+    held_signals,
+)
 
 
 @pytest.mark.parametrize("number", STATUSES)
@@ -89,6 +96,22 @@ def test_processes_that_are_started_while_signals_are_held_do_not_get_them():
         signal.raise_signal(signal.SIGTERM)
         assert signals.received is None
     assert signals.received is signal.SIGTERM
+
+
+def test_a_data_worker_heeds_its_parent_only():
+    started, ended = os.pipe()
+    worker = os.fork()
+    if not worker:
+        heed_parent_only(0)
+        for number in STATUSES:
+            os.kill(os.getpid(), number)
+        os.write(ended, b"1")
+        time.sleep(60)
+        os._exit(1)
+    assert os.read(started, 1) == b"1"
+    assert os.waitpid(worker, os.WNOHANG) == (0, 0)
+    os.kill(worker, signal.SIGTERM)
+    assert os.waitpid(worker, 0)[1] == 0
 
 
 def test_outside_of_the_main_thread_nothing_is_caught():
