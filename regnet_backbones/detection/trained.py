@@ -2,23 +2,48 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
 
 from regnet_backbones.detection.completeness import WholeCheckpointer
-from regnet_backbones.detection.config import read_config
+from regnet_backbones.detection.config import read_config, values_by_key
 from regnet_backbones.detection.optimization import check_optimization
+from regnet_backbones.files import read_text
 from regnet_backbones.inference.device import check_device
-from regnet_backbones.inference.trained import Trained
+from regnet_backbones.inference.trained import (
+    CONFIG_NAME,
+    FINAL_NAME,
+    LAST_NAME,
+    METRICS_NAME,
+    Trained,
+)
 
 # Keys of a config that are said in another way, which an override would contradict.
 SAID_OTHERWISE = {
     "MODEL.WEIGHTS": "give the checkpoint as the path",
     "MODEL.DEVICE": "give --device",
     "OUTPUT_DIR": "give --output",
+}
+
+# What a run's config always has: what decides its network and input, and the last keys of the file,
+# which is sorted.
+WRITTEN = {
+    "DATASETS.TEST",
+    "INPUT.FORMAT",
+    "INPUT.MAX_SIZE_TEST",
+    "INPUT.MIN_SIZE_TEST",
+    "MODEL.BACKBONE.NAME",
+    "MODEL.META_ARCHITECTURE",
+    "MODEL.PIXEL_MEAN",
+    "MODEL.PIXEL_STD",
+    "OUTPUT_DIR",
+    "VERSION",
+    "VIS_PERIOD",
 }
 
 logger = logging.getLogger(__name__)
@@ -43,6 +68,7 @@ def load_config(
         if key in SAID_OTHERWISE:
             raise ValueError(f"{key} cannot be overridden here; {SAID_OTHERWISE[key]} instead")
     cfg = read_config(trained.config_file, opts)
+    check_whole(trained.config_file)
     cfg.MODEL.WEIGHTS = str(trained.checkpoint)
     if device is not None:
         check_device(device)
@@ -53,6 +79,31 @@ def load_config(
     _check_test_augmentation(cfg)
     check_optimization(cfg, training=False)
     return cfg
+
+
+def check_whole(config_file: str | Path) -> None:
+    """Check that the config that a run wrote into its folder has not been cut or replaced.
+
+    Args:
+        config_file: that can be read; another one than `config.yaml` next to what a run writes may
+            have any keys.
+
+    Raises:
+        ValueError: it lacks what a run writes.
+        YAMLError: it cannot be read.
+    """
+    path = Path(config_file)
+    of_run = any((path.parent / name).is_file() for name in (LAST_NAME, FINAL_NAME, METRICS_NAME))
+    if path.name != CONFIG_NAME or not of_run:
+        return
+    content = yaml.safe_load(read_text(path))
+    known = values_by_key(CfgNode(content)) if isinstance(content, dict) else {}
+    lacking = sorted(WRITTEN - known.keys())
+    if lacking:
+        raise ValueError(
+            f"'{path}' is not the whole config of a run: it lacks {', '.join(lacking)}. It was "
+            "cut or replaced; pass the config of the training, with its overrides, as --config-file"
+        )
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> None:

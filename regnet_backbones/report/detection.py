@@ -16,7 +16,7 @@ from regnet_backbones.detection.data import (
     validation_of_training,
 )
 from regnet_backbones.detection.evaluation import evaluate_on
-from regnet_backbones.detection.trained import load_config
+from regnet_backbones.detection.trained import check_whole, load_config
 from regnet_backbones.inference.trained import (
     FINAL_NAME,
     ITERATION,
@@ -73,6 +73,7 @@ def read_detector(
     rows = read_metrics(run.folder / METRICS_NAME)
     if run.trained is None:
         cfg = read_config(run.config_file, opts)
+        check_whole(run.config_file)
     else:
         cfg = load_config(run.trained, opts=opts, device=device)
     if val is not None:
