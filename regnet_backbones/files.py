@@ -4,7 +4,6 @@ import itertools
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -115,16 +114,13 @@ def check_output_folder(folder: str | Path, *, name: str) -> None:
         )
 
 
-def set_aside(
-    folder: Path, files: Iterable[Path], *, name: str, in_use: Iterable[Path] = ()
-) -> Path:
+def set_aside(folder: Path, files: Iterable[Path], *, name: str) -> Path:
     """Move the files of an earlier run out of the way of a new one, and say so in a warning.
 
     Args:
         folder: of the runs; the files go to a new folder in it, each to where it lay.
         files: in the folder, or in folders of it.
         name: of the option or key that gave the folder.
-        in_use: as `files`, but open for appending in this process: their content is moved.
 
     Returns:
         The new folder.
@@ -133,9 +129,6 @@ def set_aside(
     aside = next(place for place in numbered if not os.path.lexists(place))
     for file in files:
         file.replace(_place(aside, file.relative_to(folder)))
-    for file in in_use:
-        shutil.copyfile(file, _place(aside, file.relative_to(folder)))
-        os.truncate(file, 0)
     logger.warning(
         "'%s' has an earlier run in it: this is a new one, and the files of the other are in '%s' "
         "now; another %s keeps both apart, --resume goes on with a run",

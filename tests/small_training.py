@@ -1,7 +1,11 @@
 """A small training for tests: images of two orientations, a detector, and what it computes."""
 
+import contextlib
 import itertools
+import json
+import os
 import random
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,11 @@ from PIL import Image
 from regnet_backbones import config_path
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.training.trainer import Trainer
+from regnet_backbones.inference.trained import METRICS_NAME
+from regnet_backbones.stopping import StoppedError, StopSignals
+
+# What differs from run to run.
+TIMES = ("time", "data_time", "eta_seconds", "rank_data_time")
 
 NAME = "boxes_of_two_orientations"
 COUNT = 10
@@ -74,29 +83,53 @@ def small_config(output, *overrides):
 
 
 class Record(HookBase):
-    """Note the losses of every iteration, bit by bit; stop a run after one."""
+    """Note the losses of every iteration, bit by bit; send the run a signal in one."""
 
-    def __init__(self, losses, stop_after=None):
-        self.losses, self.stop_after = losses, stop_after
+    def __init__(self, losses, signal_in=None):
+        self.losses, self.signal_in = losses, signal_in
+
+    def before_step(self):
+        if self.trainer.iter == self.signal_in:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def after_step(self):
         latest = self.trainer.storage.latest()
         self.losses[self.trainer.iter] = {k: v for k, (v, _) in latest.items() if "loss" in k}
-        if self.trainer.iter + 1 == self.stop_after:
+
+
+class StopAfter(HookBase):
+    """End a run after some iterations."""
+
+    def __init__(self, iterations):
+        self.iterations = iterations
+
+    def after_step(self):
+        if self.trainer.iter + 1 == self.iterations:
             raise KeyboardInterrupt
 
 
-def train(cfg, *, resume=False, stop_after=None):
-    """Train, and return the losses by iteration and the weights."""
+def train(cfg, *, resume=False, stop_after=None, signal_in=None):
+    """Train, and return the losses by iteration and the weights.
+
+    Args:
+        stop_after: iterations after which the run ends as a killed one.
+        signal_in: iteration in which SIGTERM comes.
+    """
     torch.manual_seed(0 if not resume else 123)  # what a process has drawn before plays no part
     np.random.seed(0 if not resume else 123)
     random.seed(0 if not resume else 123)
     losses = {}
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=resume)
-    trainer.register_hooks([Record(losses, stop_after)])
-    try:
-        trainer.train()
-    except KeyboardInterrupt:
-        assert stop_after
+    with StopSignals() as signals:
+        trainer = Trainer(cfg, signals)
+        trainer.resume_or_load(resume=resume)
+        trainer.register_hooks([StopAfter(stop_after), Record(losses, signal_in)])
+        trainer._hooks.insert(0, trainer._hooks.pop())  # a signal ends a step before its last hook
+        with contextlib.suppress(KeyboardInterrupt, StoppedError):
+            trainer.train()
     return losses, trainer.checkpointer.model.state_dict()
+
+
+def rows(output):
+    """Return the rows of a run's metrics without times."""
+    lines = (Path(output) / METRICS_NAME).read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]

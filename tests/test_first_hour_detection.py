@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import shutil
+import signal
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from load_tool import load_tool
 from troubleshooting import assert_documented
 
 from regnet_backbones import config_path, shapes
+from regnet_backbones.detection import run
+from regnet_backbones.detection.trained import check_whole
 from regnet_backbones.detection.training import checkpointer
 from regnet_backbones.detection.training.trainer import Trainer
 
@@ -264,6 +268,38 @@ def test_ctrl_c_says_where_it_was(line, main, dataset, tmp_path, monkeypatch):
     goes_on_from(main, dataset, tmp_path / "out", done=1)
 
 
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 143), (signal.SIGINT, 130)],
+)
+def test_a_signal_leaves_a_checkpoint_of_the_last_step(
+    line, main, dataset, tmp_path, monkeypatch, number, status
+):
+    step = Trainer.run_step
+
+    def run_step(self):
+        if self.iter == 1:
+            signal.raise_signal(number)
+        step(self)
+
+    options = {"SOLVER.CHECKPOINT_PERIOD": "100"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run_step", run_step)
+        found = line(status=status, **options)
+    assert number.name in found
+    assert f"'{tmp_path / 'out' / 'model_0000001.pth'}'" in found
+    assert "Traceback" not in (tmp_path / "out" / "log.txt").read_text()
+    goes_on_from(main, dataset, tmp_path / "out", done=2)
+
+
+def test_a_signal_before_the_first_step_ends_a_run_at_once(line, tmp_path, monkeypatch):
+    for owner, name in ((run, "check_datasets"), (run, "collect_env_info"), (Trainer, "__init__")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+            assert "SIGTERM before the first step" in line(status=143)
+    assert not list((tmp_path / "out").glob("*.pth"))
+
+
 def goes_on_from(main, dataset, output, *, done):
     """Check that the last checkpoint is whole, and that a resumed run ends as it should."""
     last = output / (output / "last_checkpoint").read_text()
@@ -379,3 +415,39 @@ def test_a_wrong_trained_detector(finished, tmp_path, capsys, tool, options, sai
     options = [option.format(**places) for option in options]
     assert load_tool(tool).main([*options, "--output", str(tmp_path / "out")]) == 2
     assert said in assert_documented(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: "", "is empty"),
+        (lambda text: text[: text.index("\nTEST:") + 1], "VERSION, VIS_PERIOD"),
+        (lambda text: text[: text.index("\nSOLVER:") + 20], "config.yaml'"),
+        (lambda text: "MODEL:\n  MASK_ON: false\n", "MODEL.PIXEL_MEAN"),
+    ],
+)
+@pytest.mark.parametrize("tool", ["evaluate", "predict", "report", "export"])
+def test_the_config_of_a_run_that_was_cut(finished, tmp_path, capsys, tool, change, said):
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for name in ("config.yaml", "last_checkpoint", "model_final.pth", "metrics.json"):
+        shutil.copy(finished / name, copy)
+    config = copy / "config.yaml"
+    config.write_text(change(config.read_text()))
+    images = [str(tmp_path)] if tool == "predict" else []
+    assert load_tool(tool).main([str(copy), *images, "--output", str(tmp_path / "out")]) == 2
+    found = assert_documented(capsys.readouterr().err)
+    assert said in found
+    assert str(config) in found
+
+
+@pytest.mark.parametrize("text", ["", "VERSION: 2\nMODEL: {WEI", "VERSION: 2\n"])
+def test_a_resumed_run_writes_a_config_that_was_cut_again(
+    main, dataset, finished, tmp_path, caplog, text
+):
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    (copy / "config.yaml").write_text(text)
+    assert main(arguments(dataset, copy, "--resume")) == 0
+    assert "not compared" in caplog.text
+    check_whole(copy / "config.yaml")

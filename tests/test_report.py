@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from report_pages import EVIL, Page, content_of, small_report
 from torch.utils.tensorboard import SummaryWriter
 
+from regnet_backbones.inference.trained import read_metrics
 from regnet_backbones.report import command, logs
 from regnet_backbones.report.content import Curve, Curves
 from regnet_backbones.report.page import render, write_page
@@ -24,7 +25,7 @@ from regnet_backbones.report.semantic import count_pixels, mean_iou
 
 def test_rows_of_metrics_are_merged_and_what_was_cut_off_is_left_out(tmp_path):
     path = tmp_path / "metrics.json"
-    assert logs.read_metrics(path) == []
+    assert read_metrics(path) == []
     path.write_text(
         '{"iteration": 19, "total_loss": 3.0, "time": 0.25}\n'
         '{"iteration": 39, "total_loss": 2.0, "time": 0.75}\n'
@@ -33,7 +34,7 @@ def test_rows_of_metrics_are_merged_and_what_was_cut_off_is_left_out(tmp_path):
         '{"iteration": 59, "total_loss": NaN, "time": 0.5}\n'
         '{"iteration": 79, "total_l'
     )
-    rows = logs.read_metrics(path)
+    rows = read_metrics(path)
     assert [row["iteration"] for row in rows] == [19, 39, 59]
     assert rows[1] == {"iteration": 39, "total_loss": 2.0, "time": 0.75, "bbox/AP": 12.0}
     assert logs.curve_of_rows(rows, "total_loss") == Curve("total_loss", (19, 39), (2.5, 2.0))

@@ -4,11 +4,19 @@ import os
 import pickle
 import signal
 import threading
+import time
 
 import pytest
 
+from regnet_backbones import stopping
 from regnet_backbones.failures import reported
-from regnet_backbones.stopping import STATUSES, StoppedError, StopSignals, held_signals
+from regnet_backbones.stopping import (
+    STATUSES,
+    StoppedError,
+    StopSignals,
+    heed_parent_only,
+    held_signals,
+)
 
 
 @pytest.mark.parametrize("number", STATUSES)
@@ -27,6 +35,23 @@ def test_a_second_signal_has_its_usual_effect():
         assert signals.received is signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_that_is_sent_twice_at_once_is_one(monkeypatch):
+    """As `timeout` does: to the command, and to its group."""
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received is signal.SIGINT
+        monkeypatch.setattr(stopping, "REPEATED", 0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("number", "status"), STATUSES.items())
+def test_the_message_of_another_process_is_enough(number, status):
+    error = StoppedError.from_message(f"stopped by {number.name} at iteration 3")
+    assert error.status == status
 
 
 def test_handlers_of_a_framework_give_way_and_come_back_no_more():
@@ -71,6 +96,29 @@ def test_processes_that_are_started_while_signals_are_held_do_not_get_them():
         signal.raise_signal(signal.SIGTERM)
         assert signals.received is None
     assert signals.received is signal.SIGTERM
+
+
+def test_a_data_worker_ends_with_its_training_only():
+    """With the signal of its parent, not with that of another process."""
+    began, begin = os.pipe()
+    with held_signals():
+        worker = os.fork()
+        if not worker:
+            heed_parent_only(0)
+            os.write(begin, b"1")
+            time.sleep(60)
+            os._exit(1)
+    assert os.read(began, 1)
+    other = os.fork()
+    if not other:
+        for number in STATUSES:
+            os.kill(worker, number)
+        os._exit(0)
+    os.waitpid(other, 0)
+    time.sleep(0.2)
+    assert os.waitpid(worker, os.WNOHANG) == (0, 0)
+    os.kill(worker, signal.SIGTERM)
+    assert os.waitpid(worker, 0) == (worker, 0)
 
 
 def test_outside_of_the_main_thread_nothing_is_caught():

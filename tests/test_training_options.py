@@ -247,7 +247,9 @@ class Weights(HookBase):
 
 def test_averaged_weights_are_evaluated_saved_and_read(images, tmp_path, monkeypatch):
     evaluated = []
-    monkeypatch.setattr(Trainer, "test", lambda _, cfg, model: evaluated.append(model) or {})
+    monkeypatch.setattr(
+        Trainer, "test", lambda _, cfg, model, evaluators: evaluated.append(model) or {}
+    )
     ema = ["MODEL.EMA.ENABLED", True, "MODEL.EMA.DECAY", 0.5, "MODEL.EMA.WARMUP", False]
     cfg = small_config(tmp_path, *ema, "SOLVER.MAX_ITER", 3)
     trainer = Trainer(cfg)

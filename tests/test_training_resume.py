@@ -3,7 +3,9 @@
 import itertools
 import json
 import logging
+import os
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -12,11 +14,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_tra
 from detectron2.engine import launch
 from detectron2.utils import comm
 from PIL import Image
-from small_training import COUNT, NAME, draw_images, register, small_config, train
+from small_training import COUNT, NAME, draw_images, register, rows, small_config, train
 
+from regnet_backbones.detection.training import metrics
 from regnet_backbones.detection.training.continuation import DataOrder, go_on_after
 from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
 from regnet_backbones.detection.training.mappers import train_mapper
+from regnet_backbones.detection.training.stopping import StoppableEvaluator
 from regnet_backbones.randomness import seed_of, seeded
 
 
@@ -69,6 +73,82 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_unbroken_one(images, tmp
     assert_same_weights(final[1]["model"], final[0]["model"])
 
 
+# Signals, and rows of the metrics
+
+
+EVALUATED = [
+    *("DATASETS.TEST", (NAME,)),
+    *("INPUT.MIN_SIZE_TEST", 32),
+    *("TEST.PICTURES", 0),
+    *("TEST.EVAL_PERIOD", 3),
+    *("SOLVER.MAX_ITER", 6),
+    *("SOLVER.CHECKPOINT_PERIOD", 4),
+]
+
+
+@pytest.fixture(scope="module")
+def evaluated(images, tmp_path_factory):
+    """Train without a break, with a row of metrics after every second iteration."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "PERIOD", 2)
+        MetadataCatalog.get(NAME).set(evaluator_type="coco", thing_classes=["box"])
+        output = tmp_path_factory.mktemp("evaluated")
+        return output, *train(small_config(output, *EVALUATED))
+
+
+@pytest.mark.parametrize(
+    ("signal_in", "in_evaluation", "saved"),
+    [
+        (0, None, "model_0000000.pth"),
+        (2, None, "model_0000002.pth"),  # an evaluation is due
+        (3, None, "model_0000003.pth"),  # a checkpoint, too
+        (5, None, "model_final.pth"),
+        (None, 0, "model_0000002.pth"),
+        (None, 1, "model_final.pth"),
+    ],
+)
+def test_a_run_that_a_signal_stops_is_resumed_exactly(
+    images, evaluated, tmp_path, monkeypatch, signal_in, in_evaluation, saved
+):
+    """With every row of its metrics, also of the evaluation that the signal cut short."""
+    monkeypatch.setattr(metrics, "PERIOD", 2)
+    whole, whole_losses, whole_weights = evaluated
+    cfg = small_config(tmp_path, *EVALUATED)
+    count = itertools.count()
+    with monkeypatch.context() as patch:
+
+        def reset(self):
+            self._evaluator.reset()
+            if next(count) == in_evaluation:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        patch.setattr(StoppableEvaluator, "reset", reset)
+        before, _ = train(cfg, signal_in=signal_in)
+    assert (tmp_path / "last_checkpoint").read_text() == saved
+    after, weights = train(cfg, resume=True)
+    assert not before.keys() & after.keys()
+    assert {**before, **after} == whole_losses
+    assert_same_weights(weights, whole_weights)
+    assert rows(tmp_path) == rows(whole)
+    assert [row["iteration"] for row in rows(whole)] == [1, 2, 3, 5, 6]
+    assert [row["iteration"] for row in rows(whole) if "bbox/AP" in row] == [2, 6]
+
+
+def test_rows_of_killed_runs_are_those_of_an_unbroken_one(images, evaluated, tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "PERIOD", 2)
+    whole, _, whole_weights = evaluated
+    cfg = small_config(tmp_path, *EVALUATED, "SOLVER.CHECKPOINT_PERIOD", 1)
+    for stop_after in (1, 2, 4):
+        train(cfg, resume=stop_after > 1, stop_after=stop_after)
+    with (tmp_path / "metrics.json").open("a") as file:
+        file.write(
+            '{"iteration": 5, "total_loss": 1.0}\n{"itera'
+        )  # past the last checkpoint, and cut
+    _, weights = train(cfg, resume=True)
+    assert rows(tmp_path) == rows(whole)
+    assert_same_weights(weights, whole_weights)
+
+
 def in_two_processes(folder, output):
     """Train as one of two processes, unbroken and resumed; write down the losses, and evaluate."""
     register(folder)
@@ -79,6 +159,13 @@ def in_two_processes(folder, output):
     cfg.merge_from_list(["DATASETS.TEST", (NAME,), "INPUT.MIN_SIZE_TEST", 32, "TEST.PICTURES", 0])
     after, _ = train(cfg, resume=True)
     assert list(after) == [2, 3, 4]
+    signalled = small_config(output / "signalled")
+    # One process gets the signal, in its third step: all stop after it.
+    first, _ = train(signalled, signal_in=2 if comm.get_rank() else None)
+    assert list(first) == [0, 1, 2]
+    rest, _ = train(signalled, resume=True)
+    assert list(rest) == [3, 4]
+    assert {**first, **rest} == whole
     for name, losses in (("whole", whole), ("resumed", {**before, **after})):
         (output / f"{name}_{comm.get_rank()}.json").write_text(json.dumps(losses))
 
@@ -89,8 +176,7 @@ def test_two_processes_resume_as_exactly(images, tmp_path, monkeypatch):
     whole, resumed = ((tmp_path / f"{n}_0.json").read_text() for n in ("whole", "resumed"))
     assert whole == resumed
     assert len(json.loads(whole)) == 5
-    metrics = (tmp_path / "stopped" / "metrics.json").read_text().splitlines()
-    assert "bbox/AP" in json.loads(metrics[-1])
+    assert "bbox/AP" in rows(tmp_path / "stopped")[-1]
 
 
 # What is not exact is said

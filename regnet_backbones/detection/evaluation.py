@@ -12,7 +12,6 @@ from detectron2.data import DatasetCatalog
 from detectron2.engine import launch
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from regnet_backbones.adapters.detectron2_projects import import_projects
 from regnet_backbones.detection.ade20k import check_semantic_datasets
@@ -28,7 +27,7 @@ from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.evaluators import check_evaluators
 from regnet_backbones.detection.optimization import optimization_of, optimize_detector
 from regnet_backbones.detection.results import results_tables
-from regnet_backbones.detection.run import share_cores, share_log
+from regnet_backbones.detection.run import share_cores, start_log
 from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
 from regnet_backbones.detection.training.mappers import SEGMENTER
 from regnet_backbones.detection.training.trainer import Trainer
@@ -170,9 +169,7 @@ def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
 def _evaluate(cfg: CfgNode, trained: Trained, settings: Mapping[str, object]) -> None:
     """Do the part of this process, and in the first one write the results."""
     register_own_data(cfg)  # known to the process that read them, not to those it started
-    for name in ("fvcore", "detectron2"):
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
-    share_log()
+    start_log(cfg)
     share_cores(cfg)
     import_projects(cfg)
     model = build_model(cfg)

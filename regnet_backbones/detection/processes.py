@@ -5,15 +5,21 @@ On several machines detectron2 wants the same command on each, with the rank of 
 the processes itself and tells each its place in the environment.
 """
 
+import logging
 import os
 from collections.abc import Callable
+from multiprocessing import active_children
+from types import FrameType
 
 import torch
 from detectron2.engine import launch
 from detectron2.utils import comm
 from torch import distributed as dist
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from regnet_backbones.adapters.detectron2_compat.cpu_processes import make_local_groups
+from regnet_backbones.failures.origins import origin_of
+from regnet_backbones.stopping import StoppedError, StopSignals
 
 
 def started_by_torchrun() -> bool:
@@ -44,20 +50,47 @@ def run_in_processes(
         machines, machine_rank: how many run this command, and which of them this is, from 0.
         url: where the processes find each other, `tcp://host:port` of the first machine, or "auto"
             for a free port of the only one.
+
+    Raises:
+        StoppedError: a signal stopped the processes.
     """
     if started_by_torchrun():
         _join_torchrun()
         function(*args)
         dist.destroy_process_group()
         return
-    launch(
-        function,
-        processes,
-        num_machines=machines,
-        machine_rank=machine_rank,
-        dist_url=url,
-        args=args,
-    )
+    if processes * machines == 1:
+        function(*args)
+        return
+    # It says that processes are ended which a failed one leaves behind.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    with _ForwardedSignals() as signals:
+        try:
+            launch(
+                function,
+                processes,
+                num_machines=machines,
+                machine_rank=machine_rank,
+                dist_url=url,
+                args=args,
+            )
+        except (ProcessExitedException, ProcessRaisedException) as error:
+            origin = origin_of(error)
+            if issubclass(origin.kind, StoppedError):
+                raise StoppedError.from_message(origin.text) from None
+            if signals.received and isinstance(error, ProcessExitedException):
+                raise signals.early_stop() from None
+            raise
+
+
+class _ForwardedSignals(StopSignals):
+    """Note a signal, and send it to the processes that this one has started."""
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Note it and send it."""
+        for process in active_children():
+            os.kill(process.pid, number)
+        super().note(number, frame)
 
 
 def check_processes(processes: int, machines: int, machine_rank: int, url: str | None) -> None:

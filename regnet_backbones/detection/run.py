@@ -9,9 +9,12 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup
+from detectron2.engine import DefaultTrainer, default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
 
 from regnet_backbones.adapters.detectron2 import BUILDERS
 from regnet_backbones.adapters.detectron2_network import check_weights
@@ -29,7 +32,7 @@ from regnet_backbones.detection.data import (
 )
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.data_checks.defects import Report
-from regnet_backbones.detection.earlier_run import EarlierRun, warn_of_changes
+from regnet_backbones.detection.earlier_run import set_earlier_run_aside, warn_of_changes
 from regnet_backbones.detection.evaluators import check_evaluators
 from regnet_backbones.detection.hints import hints_of
 from regnet_backbones.detection.look import look_at
@@ -41,10 +44,12 @@ from regnet_backbones.detection.processes import (
     started_by_torchrun,
 )
 from regnet_backbones.detection.results import results_tables
+from regnet_backbones.detection.trained import check_whole
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.failures import reported
-from regnet_backbones.files import check_output_folder
+from regnet_backbones.files import check_output_folder, remove_parts
 from regnet_backbones.inference.trained import CONFIG_NAME
+from regnet_backbones.stopping import StoppedError, StopSignals
 from regnet_backbones.weights.sources import is_name
 
 logger = logging.getLogger(__name__)
@@ -98,11 +103,12 @@ def launch_run(args: argparse.Namespace) -> int:
     found: list[CfgNode] = []
 
     def prepare() -> int:
-        check_processes(*place)
-        cfg = build_config(args)
-        if not args.check_data:
-            _fetch_weights(args, cfg)
-        report = _check_data(args, cfg)
+        with StopSignals(wait=False):
+            check_processes(*place)
+            cfg = build_config(args)
+            if not args.check_data:
+                _fetch_weights(args, cfg)
+            report = _check_data(args, cfg)
         if not (args.check_data or report.has_errors):
             found.append(cfg)
             if _resumes(args, cfg) and not args.eval_only and is_first_process():
@@ -115,7 +121,12 @@ def launch_run(args: argparse.Namespace) -> int:
     cfg = found[0]
 
     def start() -> int:
-        run_in_processes(run, (args, cfg), *place)
+        try:
+            run_in_processes(run, (args, cfg), *place)
+        except StoppedError as stopped:
+            if is_first_process():
+                raise
+            return stopped.status
         return 0
 
     return reported(start, hints=hints_of(cfg))
@@ -123,36 +134,60 @@ def launch_run(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
     """Train or evaluate in this process, and return the results."""
-    register_own_data(cfg)  # known to the process that checked the files, not to those it started
-    import_projects(cfg)  # for processes of their own
-    earlier = EarlierRun(Path(cfg.OUTPUT_DIR))
-    with earlier.config_kept_if_refused():
-        default_setup(cfg, args)
-        share_log()
-        share_cores(cfg)
-        if args.eval_only:
-            model = DefaultTrainer.build_model(cfg)  # ours is optimized for training
-            checkpointer = WholeCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        else:
-            trainer = Trainer(cfg)
-            trainer.resume_or_load(resume=args.resume)
-    if args.eval_only:
-        results = Trainer.test(cfg, optimize_detector(cfg, model))
-        if comm.is_main_process():
-            verify_results(cfg, results)
-    else:
-        if not args.resume:
-            comm.synchronize()  # every process has loaded its weights
-            earlier.set_aside()
-        if comm.is_main_process() and trainer.start_iter == 0 and not args.skip_data_check:
-            look_at(cfg, trainer.data_loader)
-        results = trainer.train()
+    with StopSignals(wait=False) as signals:
+        register_own_data(cfg)  # known to the process that checked the files only
+        import_projects(cfg)  # for processes of their own
+        _set_up(args, cfg)
+        results = _evaluate(args, cfg) if args.eval_only else _train(args, cfg, signals)
     if comm.is_main_process():
         print(summarize(cfg, results))
         if not args.eval_only:
             print(f"all of it on one page: {report_command_line(cfg)}")
     return results
+
+
+def _set_up(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Start the log and seed this process.
+
+    It takes the place of detectron2's `default_setup`, which overwrites the config of an earlier
+    run, and leaves half of one where it is killed meanwhile.
+    """
+    start_log(cfg)
+    share_cores(cfg)
+    rank = comm.get_rank()
+    logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
+    logger.info("Environment info:\n%s", collect_env_info())
+    logger.info("Command line arguments: %s", args)
+    logger.info("Running with full config:\n%s", cfg.dump())
+    seed_all_rng(cfg.SEED + rank if cfg.SEED >= 0 else None)
+
+
+def _evaluate(args: argparse.Namespace, cfg: CfgNode) -> dict:
+    """Evaluate a checkpoint."""
+    model = DefaultTrainer.build_model(cfg)  # ours is optimized for training
+    checkpointer = WholeCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    results = Trainer.test(cfg, optimize_detector(cfg, model))
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def _train(args: argparse.Namespace, cfg: CfgNode, signals: StopSignals) -> dict:
+    """Train; a folder with an earlier run changes when this run is known to be possible."""
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    trainer = Trainer(cfg, signals)
+    trainer.resume_or_load(resume=args.resume)
+    comm.synchronize()  # every process has loaded its weights
+    if comm.is_main_process():
+        remove_parts(cfg.OUTPUT_DIR)
+        if not args.resume:
+            set_earlier_run_aside(Path(cfg.OUTPUT_DIR))
+        text = cfg.dump().encode()
+        trainer.checkpointer.write(CONFIG_NAME, lambda file: file.write(text))
+        if trainer.start_iter == 0 and not args.skip_data_check:
+            look_at(cfg, trainer.data_loader)
+    return trainer.train()
 
 
 def build_config(args: argparse.Namespace) -> CfgNode:
@@ -163,6 +198,7 @@ def build_config(args: argparse.Namespace) -> CfgNode:
         ModuleNotFoundError: the evaluation needs a package that is not installed.
     """
     cfg = read_config(args.config_file, args.opts)
+    check_whole(args.config_file)
     if args.optimize or args.compile:
         cfg.OPTIMIZE.ENABLED = True
     if args.compile:
@@ -213,8 +249,10 @@ def report_command_line(cfg: CfgNode) -> str:
     return shlex.join(["python", "tools/report.py", cfg.OUTPUT_DIR])
 
 
-def share_log() -> None:
-    """Log where detectron2 does, the file of the run among it, and nowhere else, as it does."""
+def start_log(cfg: CfgNode) -> None:
+    """Log to the terminal and to the log file of `OUTPUT_DIR`, and nowhere else."""
+    for name in ("fvcore", "detectron2"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     ours = logging.getLogger("regnet_backbones")
     ours.handlers = list(logging.getLogger("detectron2").handlers)
     ours.propagate = False

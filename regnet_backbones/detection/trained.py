@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -10,17 +11,40 @@ from torch import nn
 
 from regnet_backbones.adapters.detectron2_projects import import_projects
 from regnet_backbones.detection.completeness import WholeCheckpointer
-from regnet_backbones.detection.config import read_config
+from regnet_backbones.detection.config import read_config, values_by_key
 from regnet_backbones.detection.config_checks import check_config
 from regnet_backbones.detection.optimization import check_optimization
 from regnet_backbones.inference.device import check_device
-from regnet_backbones.inference.trained import Trained
+from regnet_backbones.inference.trained import (
+    CONFIG_NAME,
+    FINAL_NAME,
+    LAST_NAME,
+    METRICS_NAME,
+    Trained,
+)
+from regnet_backbones.yaml_files import read_yaml
 
 # Keys of a config that are said in another way, which an override would contradict.
 SAID_OTHERWISE = {
     "MODEL.WEIGHTS": "give the checkpoint as the path",
     "MODEL.DEVICE": "give --device",
     "OUTPUT_DIR": "give --output",
+}
+
+# What a run's config always has: what decides its network and input, and the last keys of the file,
+# which is sorted.
+WRITTEN = {
+    "DATASETS.TEST",
+    "INPUT.FORMAT",
+    "INPUT.MAX_SIZE_TEST",
+    "INPUT.MIN_SIZE_TEST",
+    "MODEL.BACKBONE.NAME",
+    "MODEL.META_ARCHITECTURE",
+    "MODEL.PIXEL_MEAN",
+    "MODEL.PIXEL_STD",
+    "OUTPUT_DIR",
+    "VERSION",
+    "VIS_PERIOD",
 }
 
 logger = logging.getLogger(__name__)
@@ -45,6 +69,7 @@ def load_config(
         if key in SAID_OTHERWISE:
             raise ValueError(f"{key} cannot be overridden here; {SAID_OTHERWISE[key]} instead")
     cfg = read_config(trained.config_file, opts)
+    check_whole(trained.config_file)
     cfg.MODEL.WEIGHTS = str(trained.checkpoint)
     if device is not None:
         check_device(device)
@@ -57,6 +82,30 @@ def load_config(
     check_config(cfg, training=False)
     check_optimization(cfg, training=False)
     return cfg
+
+
+def check_whole(config_file: str | Path) -> None:
+    """Check that the config that a run wrote into its folder has not been cut or replaced.
+
+    Args:
+        config_file: that can be read; another one than `config.yaml` next to what a run writes may
+            have any keys.
+
+    Raises:
+        ValueError: it lacks what a run writes, or cannot be read.
+    """
+    path = Path(config_file)
+    of_run = any((path.parent / name).is_file() for name in (LAST_NAME, FINAL_NAME, METRICS_NAME))
+    if path.name != CONFIG_NAME or not of_run:
+        return
+    content = read_yaml(path)
+    known = values_by_key(CfgNode(content)) if isinstance(content, dict) else {}
+    lacking = sorted(WRITTEN - known.keys())
+    if lacking:
+        raise ValueError(
+            f"'{path}' is not the whole config of a run: it lacks {', '.join(lacking)}. It was "
+            "cut or replaced; pass the config of the training, with its overrides, as --config-file"
+        )
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> None:

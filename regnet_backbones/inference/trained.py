@@ -8,6 +8,7 @@
 A segmenter's checkpoint says itself what network and data it is of.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,8 @@ FINAL_NAME = "model_final.pth"
 # A text file that names the newest checkpoint beside it.
 LAST_NAME = "last_checkpoint"
 METRICS_NAME = "metrics.json"
+# The key of a row of it.
+ITERATION = "iteration"
 
 # Of a segmenter's logs and its config.
 TENSORBOARD_FOLDER = "tensorboard"
@@ -92,6 +95,24 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
             f"detector's in one of {', '.join(DETECTOR_SUFFIXES)}"
         )
     return Trained("detector", checkpoint, _config_for(checkpoint, config_file))
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """Return the rows of a detector's metrics in the order of iterations; none without such a file.
+
+    Of rows with the same iteration the last value of a key counts. What a killed process wrote last
+    may not be JSON, and is left out.
+    """
+    path = Path(path)
+    merged: dict[int, dict[str, float]] = {}
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and ITERATION in row:
+            merged.setdefault(row[ITERATION], {}).update(row)
+    return [merged[iteration] for iteration in sorted(merged)]
 
 
 def _checkpoint_of_run(folder: Path) -> Path:

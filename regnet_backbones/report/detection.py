@@ -16,8 +16,13 @@ from regnet_backbones.detection.data import (
     validation_of_training,
 )
 from regnet_backbones.detection.evaluation import evaluate_on
-from regnet_backbones.detection.trained import load_config
-from regnet_backbones.inference.trained import FINAL_NAME, METRICS_NAME
+from regnet_backbones.detection.trained import check_whole, load_config
+from regnet_backbones.inference.trained import (
+    FINAL_NAME,
+    ITERATION,
+    METRICS_NAME,
+    read_metrics,
+)
 from regnet_backbones.report import logs
 from regnet_backbones.report.attempts import predicted_or_why
 from regnet_backbones.report.content import Config, Curves, Metrics, Report, Setting, Table
@@ -65,9 +70,10 @@ def read_detector(
     Raises:
         KeyError, ValueError: config, override, device or one's own data cannot be used.
     """
-    rows = logs.read_metrics(run.folder / METRICS_NAME)
+    rows = read_metrics(run.folder / METRICS_NAME)
     if run.trained is None:
         cfg = read_config(run.config_file, opts)
+        check_whole(run.config_file)
     else:
         cfg = load_config(run.trained, opts=opts, device=device)
     if val is not None:
@@ -197,7 +203,7 @@ def _logged_results(
             if key.startswith(start) and _is_result(key.removeprefix(start), row):
                 results.setdefault(task, {})[metric] = value
         if results:
-            return results, int(row[logs.ITERATION])
+            return results, int(row[ITERATION])
     return {}, 0
 
 
@@ -229,7 +235,7 @@ def _unfinished(run: Run, cfg: CfgNode, rows: Sequence[Mapping[str, float]]) -> 
     """Say what a run lacks that was stopped before its end."""
     if run.trained is not None and is_final(run.trained):
         return []
-    done = int(rows[-1][logs.ITERATION]) + 1 if rows else 0
+    done = int(rows[-1][ITERATION]) + 1 if rows else 0
     shown = f"; this page is of {run.trained.checkpoint.name}" if run.trained else ""
     return [
         f"The training has not finished: there is no newest {FINAL_NAME}, and the log ends at "

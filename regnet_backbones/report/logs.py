@@ -1,9 +1,5 @@
-"""What trainings logged: detectron2's metrics.json, and Lightning's TensorBoard events.
+"""What trainings logged: rows of detectron2's metrics.json, and Lightning's TensorBoard events."""
 
-A resumed run logs some iterations again; the last value counts.
-"""
-
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,10 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+from regnet_backbones.inference.trained import ITERATION
 from regnet_backbones.report.content import Curve
 
-# The keys under which detectron2 has the number of a row and the seconds of its iteration.
-ITERATION, SECONDS = "iteration", "time"
+# The key under which detectron2 has the seconds of an iteration.
+SECONDS = "time"
 
 
 @dataclass(frozen=True)
@@ -24,23 +21,6 @@ class Event:
     seconds: float
     step: int
     value: float
-
-
-def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Return the rows of a metrics.json in the order of iterations; none without such a file.
-
-    What a killed process wrote last may be no JSON, and is left out.
-    """
-    path = Path(path)
-    merged: dict[int, dict[str, float]] = {}
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and ITERATION in row:
-            merged.setdefault(row[ITERATION], {}).update(row)
-    return [merged[iteration] for iteration in sorted(merged)]
 
 
 def read_events(folder: str | Path) -> dict[str, list[Event]]:

@@ -49,7 +49,9 @@ class TrainingCheckpointer(SafeCheckpointer):
         self._goes_on = False
 
     def save(self, name: str, **extra: object) -> None:
-        """Write the checkpoint `<name>.pth`, and that it is the last.
+        """Write the checkpoint `<name>.pth`, and that it is the last, in the first process.
+
+        All processes must call it: the state of a training is gathered from all.
 
         Args:
             name: of the file, without suffix.
@@ -59,6 +61,7 @@ class TrainingCheckpointer(SafeCheckpointer):
             FloatingPointError: a weight is not finite; nothing is written.
             OSError: it cannot be written; what was there stays.
         """
+        states = {key: kept.state_dict() for key, kept in self.checkpointables.items()}
         if not self.save_dir or not self.save_to_disk:
             return
         content = {"model": self.model.state_dict()}
@@ -69,15 +72,14 @@ class TrainingCheckpointer(SafeCheckpointer):
             }
         for key in content:
             self._check_finite(content[key], extra.get("iteration"))
-        content |= {key: kept.state_dict() for key, kept in self.checkpointables.items()}
         file_name = f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", os.path.join(self.save_dir, file_name))
-        self._write(file_name, lambda file: torch.save({**content, **extra}, file))
+        self.write(file_name, lambda file: torch.save({**content, **states, **extra}, file))
         self.tag_last_checkpoint(file_name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write which file is the last checkpoint."""
-        self._write("last_checkpoint", lambda file: file.write(last_filename_basename.encode()))
+        self.write("last_checkpoint", lambda file: file.write(last_filename_basename.encode()))
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, object]:
         """Load weights and, unless told which, all states; the average begins with the weights.
@@ -101,7 +103,7 @@ class TrainingCheckpointer(SafeCheckpointer):
         if self._goes_on:  # where a training starts, heads of other classes stay random
             check_complete(self.model, incompatible)
 
-    def _write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+    def write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
         """Write a file of the folder, whole or not at all where it is one of this machine."""
         path = os.path.join(self.save_dir, name)
         if "://" not in path:

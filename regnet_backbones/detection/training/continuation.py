@@ -132,24 +132,16 @@ class KeepLossNormalizer(HookBase):
 
     Args:
         model: the model in training, not in DDP; one without a `loss_normalizer` is left alone.
-        period: iterations between checkpoints.
     """
 
-    def __init__(self, model: nn.Module, period: int):
-        self._model, self._period = model, period
-        self._values: list[float] = []
-
-    def after_step(self) -> None:
-        """Gather the values where a checkpoint is due."""
-        done = self.trainer.iter + 1
-        if hasattr(self._model, "loss_normalizer") and (
-            done % self._period == 0 or done == self.trainer.max_iter
-        ):
-            self._values = comm.all_gather(float(self._model.loss_normalizer))
+    def __init__(self, model: nn.Module):
+        self._model = model
 
     def state_dict(self) -> dict[str, list[float]]:
-        """Return the values by process; nothing for other models."""
-        return {"values": self._values} if self._values else {}
+        """Return the values by process, in every process; nothing for other models."""
+        if not hasattr(self._model, "loss_normalizer"):
+            return {}
+        return {"values": comm.all_gather(float(self._model.loss_normalizer))}
 
     def load_state_dict(self, state_dict: dict[str, list[float]]) -> None:
         """Go on with the value of this process."""

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from regnet_backbones.image_files import UNREADABLE, upright_size
 from regnet_backbones.randomness import seed_of, seeded
+from regnet_backbones.stopping import heed_parent_only
 
 Mapper = Callable[[dict], dict | None]
 
@@ -140,6 +141,7 @@ class TrainLoader:
                 batch_sampler=itertools.islice(self._batches(), first, None),
                 num_workers=num_workers,
                 collate_fn=trivial_batch_collator,
+                worker_init_fn=heed_parent_only,
                 generator=Generator(),  # the loader would draw a number of the model's
             )
         )

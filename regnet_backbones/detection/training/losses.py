@@ -1,6 +1,7 @@
 """What stops a training whose loss is not finite, before it spoils the weights."""
 
 from collections.abc import Mapping
+from signal import Signals
 
 import torch
 from detectron2.engine import HookBase
@@ -8,13 +9,25 @@ from detectron2.engine.hooks import LRScheduler
 from detectron2.utils import comm
 from torch import nn
 
+from regnet_backbones.stopping import StopSignals
+
 
 class StopAtBadLosses(HookBase):
     """Raise FloatingPointError in all processes where the loss of one is not finite.
 
     It is raised before the backward pass. Detectron2 looks after it, in its first process alone,
     and leaves the others waiting.
+
+    Args:
+        signals: that this process received; the processes agree on them in passing.
+
+    Attributes:
+        signal: which a process had received before the last forward pass.
     """
+
+    def __init__(self, signals: StopSignals):
+        self._signals = signals
+        self.signal: Signals | None = None
 
     def before_train(self) -> None:
         """Look at all that the model returns from here on."""
@@ -57,15 +70,18 @@ class StopAtBadLosses(HookBase):
 
     def _agree(self, is_bad: torch.Tensor, found: str | Mapping[str, torch.Tensor]) -> None:
         """Raise FloatingPointError if it is bad, 0 or 1, in any process; say what each found."""
-        was_bad_here = is_bad
+        received = torch.full_like(is_bad, self._signals.received or 0)
+        here = torch.stack([is_bad, received])
+        anywhere = here.clone()
         if comm.get_world_size() > 1:
-            was_bad_here = is_bad.clone()
-            torch.distributed.all_reduce(is_bad, op=torch.distributed.ReduceOp.MAX)
-        if not is_bad:
+            torch.distributed.all_reduce(anywhere, op=torch.distributed.ReduceOp.MAX)
+        is_bad_anywhere, number = anywhere.tolist()
+        self.signal = Signals(int(number)) if number else None
+        if not is_bad_anywhere:
             return
         if not isinstance(found, str):
             found = "  " + ", ".join(f"{name} {value:.6g}" for name, value in found.items())
-        text = f"{found}\n  of {self._files}" if was_bad_here else ""
+        text = f"{found}\n  of {self._files}" if is_bad else ""
         self._raised = FloatingPointError(self._report(comm.all_gather(text)))
         raise self._raised
 

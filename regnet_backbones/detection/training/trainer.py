@@ -5,9 +5,13 @@ data and the random numbers, which a resumed run goes on with exactly, checkpoin
 and finite, averaged weights, evaluators by dataset, and pictures of predictions.
 """
 
+import os
 import weakref
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
+from signal import Signals
+from typing import NoReturn
 
 import torch
 from detectron2.config import CfgNode
@@ -35,9 +39,10 @@ from regnet_backbones.detection.training.continuation import (
 from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
 from regnet_backbones.detection.training.losses import StopAtBadLosses
 from regnet_backbones.detection.training.mappers import train_mapper
-
-# Iterations between two lines of metrics.json, detectron2's own number.
-WRITE_PERIOD = 20
+from regnet_backbones.detection.training.metrics import WriteMetrics
+from regnet_backbones.detection.training.stopping import StoppableEvaluator
+from regnet_backbones.inference.trained import FINAL_NAME
+from regnet_backbones.stopping import STATUSES, StoppedError, StopSignals, heed_parent_only
 
 read_safely()
 
@@ -47,13 +52,16 @@ class Trainer(DefaultTrainer):
 
     Args:
         cfg: the config; where its `SEED` is below 0 one is drawn, which checkpoints keep.
+        signals: to stop at; None for none.
 
     Attributes:
         order: what the order of the training data follows from.
         average: the running average of the weights (`MODEL.EMA`), or None.
     """
 
-    def __init__(self, cfg: CfgNode):
+    def __init__(self, cfg: CfgNode, signals: StopSignals | None = None):
+        self._signals = signals or StopSignals()
+        self._stopped_by: Signals | None = None
         self._seed_was_drawn = cfg.SEED < 0
         if self._seed_was_drawn:
             cfg = cfg.clone()
@@ -80,6 +88,13 @@ class Trainer(DefaultTrainer):
         """Build the batches of training, augmented in the way of the architecture."""
         return build_train_loader(cfg, train_mapper(cfg))
 
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
+        """Build detectron2's batches of an evaluation."""
+        loader = super().build_test_loader(cfg, dataset_name)
+        loader.worker_init_fn = heed_parent_only
+        return loader
+
     def build_hooks(self) -> list[HookBase | None]:
         """Build detectron2's hooks and ours, and the checkpointer that they use."""
         cfg, model = self.cfg, self.checkpointer.model  # not in DDP
@@ -87,36 +102,39 @@ class Trainer(DefaultTrainer):
         self.checkpointer = TrainingCheckpointer(
             self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), average=self.average
         )
-        self._stop_at_bad_losses = StopAtBadLosses()
-        found: list[HookBase | None] = [
+        self._stop_at_bad_losses = StopAtBadLosses(self._signals)
+        self._evaluate_hook = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)
+        self._write_metrics = WriteMetrics(cfg.TEST.EVAL_PERIOD)
+        return [
             hooks.IterationTimer(),
             SeedEveryStep(),
             self._stop_at_bad_losses,
             hooks.LRScheduler(),
             AverageWeights(self.average, model) if self.average else None,
             self._build_precise_bn(),  # its forward passes move the normalizer
-            KeepLossNormalizer(model, cfg.SOLVER.CHECKPOINT_PERIOD),
+            KeepLossNormalizer(model),
+            # What is saved has the precise statistics, and is there if the evaluation fails.
+            hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
+            hooks.CallbackHook(after_step=Trainer._stop_if_asked),
+            self._evaluate_hook,
+            self._write_metrics,
         ]
-        # What is saved has the precise statistics, and is there if the evaluation fails.
-        if comm.is_main_process():
-            period = cfg.SOLVER.CHECKPOINT_PERIOD
-            found.append(hooks.PeriodicCheckpointer(self.checkpointer, period))
-        found.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate))
-        if comm.is_main_process():
-            found.append(hooks.PeriodicWriter(self.build_writers(), period=WRITE_PERIOD))
-        return found
 
     def train(self) -> dict:
         """Train to `SOLVER.MAX_ITER` and return the results of the last evaluation.
 
         Raises:
             FloatingPointError: losses or weights are not finite.
+            StoppedError: a signal came; a checkpoint is saved.
             KeyboardInterrupt: with the iteration.
         """
         # The first process knows: others need not see the checkpoint.
-        self.order, self.start_iter = comm.all_gather((self.order, self.start_iter))[0]
+        has_final = os.path.basename(self.checkpointer.get_checkpoint_file()) == FINAL_NAME
+        here = (self.order, self.start_iter, has_final, self._write_metrics.lacks_row())
+        self.order, self.start_iter, self._has_final, self._lacks_row = comm.all_gather(here)[0]
         if isinstance(self.data_loader, TrainLoader):
             self.data_loader.go_on(seed=self.order.seed, batch=self.start_iter)
+        self._signals.wait = True
         # The loss of RetinaNet and FCOS is a script, which rounds otherwise once it is optimized,
         # after two calls: the first two of a resumed run would not be exact. Where no seed was
         # asked for, speed goes first.
@@ -124,8 +142,29 @@ class Trainer(DefaultTrainer):
             try:
                 super().train()
             except KeyboardInterrupt as interrupt:
-                raise KeyboardInterrupt(f"at iteration {self.iter}") from interrupt
+                if self._stopped_by is None:
+                    raise KeyboardInterrupt(f"at iteration {self.iter}") from interrupt
+                comm.synchronize()  # one that has ended may take the others along
+                raise StoppedError(
+                    f"stopped by {self._stopped_by.name} after iteration "
+                    f"{min(self.iter, self.max_iter - 1)} of {self.max_iter}, saved in "
+                    f"'{self.checkpointer.get_checkpoint_file()}'; --resume continues from there",
+                    STATUSES[self._stopped_by],
+                ) from None
         return getattr(self, "_last_eval_results", {})
+
+    def before_train(self) -> None:
+        """Let the hooks begin, and do what a killed run had to do after its last checkpoint."""
+        super().before_train()
+        if self.start_iter == 0:
+            return
+        self.iter = self.storage.iter = self.start_iter - 1
+        self._write_metrics.restore(with_last=self._lacks_row)
+        if self.start_iter == self.max_iter and not self._has_final:
+            self.checkpointer.save(Path(FINAL_NAME).stem, iteration=self.iter)
+        if self._lacks_row:
+            for hook in (self._evaluate_hook, self._write_metrics):
+                hook.after_step()
 
     def run_step(self) -> None:
         """Do a step of detectron2's, with one message for all ways to diverge."""
@@ -184,5 +223,24 @@ class Trainer(DefaultTrainer):
             # Each process has seen other images: what is evaluated is what the first one saves.
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
-        self._last_eval_results = self.test(self.cfg, model)
+        evaluators = [
+            StoppableEvaluator(self.build_evaluator(self.cfg, name), self._signals, self._stop)
+            for name in self.cfg.DATASETS.TEST
+        ]
+        self._last_eval_results = self.test(self.cfg, model, evaluators)
         return self._last_eval_results
+
+    def _stop_if_asked(self) -> None:
+        """Stop after a step if a signal came, in several processes if one came before the step."""
+        alone = comm.get_world_size() == 1
+        received = self._signals.received if alone else self._stop_at_bad_losses.signal
+        if received:
+            self._stop(received)
+
+    def _stop(self, received: Signals) -> NoReturn:
+        """End the training, with a checkpoint of the last step."""
+        done = self.iter + 1
+        if done < self.max_iter and done % self.cfg.SOLVER.CHECKPOINT_PERIOD:
+            self.checkpointer.save(f"model_{self.iter:07}", iteration=self.iter)
+        self._stopped_by = received
+        raise KeyboardInterrupt
