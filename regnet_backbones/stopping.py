@@ -1,7 +1,9 @@
 """SIGTERM, SIGHUP and Ctrl-C: a training finishes its step, saves, and exits with a status."""
 
+import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,12 +12,17 @@ from types import FrameType
 # exit statuses are those that a shell reports for SIGTERM and SIGINT.
 STATUSES = {signal.SIGTERM: 143, signal.SIGHUP: 143, signal.SIGINT: 130}
 
+# Seconds in which a signal that comes twice is one: `timeout` sends it to the command and then to
+# the command's process group, and a run sends it to the processes that it has started.
+REPEATED = 1.0
+
 
 class StoppedError(Exception):
     """A signal stopped a training, which has saved its state.
 
     Args:
-        message: one line for the user: the signal, where the training is, and how to resume.
+        message: one line for the user: the name of the signal, where the training is, and how to
+            resume.
         status: exit status of the command.
     """
 
@@ -26,13 +33,18 @@ class StoppedError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    @classmethod
+    def from_message(cls, message: str) -> "StoppedError":
+        """Return the error of another process that handed over only its message."""
+        return cls(message, STATUSES[signal.Signals[re.search(r"SIG[A-Z]+", message)[0]]])
+
 
 class StopSignals:
     """Note a signal instead of dying from it, as a context manager.
 
-    A second signal has its usual effect at once. A signal that is ignored, as SIGHUP is under
-    `nohup`, stays ignored. In other threads than the main one nothing is caught, as Python handles
-    signals in the main thread only.
+    A second signal has its usual effect at once; the same one counts as second after `REPEATED`
+    seconds. A signal that is ignored, as SIGHUP is under `nohup`, stays ignored. In other threads
+    than the main one nothing is caught, as Python handles signals in the main thread only.
 
     Args:
         wait: whether a signal is noted only. False raises a `StoppedError` at once, as long as a
@@ -45,6 +57,7 @@ class StopSignals:
     def __init__(self, *, wait: bool = True) -> None:
         self.wait = wait
         self.received: signal.Signals | None = None
+        self._received_at = 0.0
         self._handlers: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -61,18 +74,26 @@ class StopSignals:
         """Catch the signals, again where a framework has put handlers of its own in place."""
         if self.received is None:
             for number in self._handlers:
-                signal.signal(number, self._note)
+                signal.signal(number, self.note)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal; the next one is handled as it was before."""
-        self.received = signal.Signals(number)
-        self._restore()
-        if not self.wait:
-            raise StoppedError(
-                f"stopped by {self.received.name} before the first step; the same command starts "
-                "it again",
-                STATUSES[self.received],
-            )
+    def early_stop(self) -> StoppedError:
+        """Return the error of a training that a signal stopped before its first step."""
+        return StoppedError(
+            f"stopped by {self.received.name} before the first step; the same command starts it "
+            "again",
+            STATUSES[self.received],
+        )
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Note the first signal; handle the second one as it was before."""
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._received_at = signal.Signals(number), now
+            if not self.wait:
+                raise self.early_stop()
+        elif number != self.received or now - self._received_at > REPEATED:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         """Put the handlers from before back."""

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from regnet_backbones import stopping
 from regnet_backbones.failures import reported
 from regnet_backbones.stopping import STATUSES, StoppedError, StopSignals, held_signals
 
@@ -27,6 +28,23 @@ def test_a_second_signal_has_its_usual_effect():
         assert signals.received is signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_that_is_sent_twice_at_once_is_one(monkeypatch):
+    """As `timeout` does: to the command, and to its group."""
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received is signal.SIGINT
+        monkeypatch.setattr(stopping, "REPEATED", 0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("number", "status"), STATUSES.items())
+def test_the_message_of_another_process_is_enough(number, status):
+    error = StoppedError.from_message(f"stopped by {number.name} at iteration 3")
+    assert error.status == status
 
 
 def test_handlers_of_a_framework_give_way_and_come_back_no_more():

@@ -24,8 +24,8 @@ from PIL import Image
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from regnet_backbones.randomness import seed_of, seeded
 from regnet_backbones.image_files import UNREADABLE, upright_size
+from regnet_backbones.randomness import seed_of, seeded
 
 Mapper = Callable[[dict], dict | None]
 
