@@ -1,5 +1,6 @@
 """SIGTERM, SIGHUP and Ctrl-C: a training finishes its step, saves, and exits with a status."""
 
+import os
 import re
 import signal
 import threading
@@ -105,11 +106,30 @@ class StopSignals:
 def held_signals() -> Iterator[None]:
     """Hold the signals back, for processes and threads that are started inside for ever.
 
-    A terminal, `timeout` and Slurm send signals to all processes of a run. A data worker that dies
-    from one takes its training along before that has saved; held back, it ends with the training.
+    A terminal, `timeout` and Slurm send signals to all processes of a run, and a data worker that
+    dies from one takes its training along before that has saved. A worker that is started inside
+    calls `end_with_training`.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STATUSES)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_training(worker: int = 0) -> None:
+    """Let a data worker that was started in `held_signals` end when its training says so.
+
+    Python and torch end workers with SIGTERM, and a Python that exits waits for them.
+
+    Args:
+        worker: its number, as torch gives it to the `worker_init_fn` of a loader; not used.
+    """
+    training = os.getppid()
+
+    def wait() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != training:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()

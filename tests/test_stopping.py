@@ -4,12 +4,19 @@ import os
 import pickle
 import signal
 import threading
+import time
 
 import pytest
 
 from regnet_backbones import stopping
 from regnet_backbones.failures import reported
-from regnet_backbones.stopping import STATUSES, StoppedError, StopSignals, held_signals
+from regnet_backbones.stopping import (
+    STATUSES,
+    StoppedError,
+    StopSignals,
+    end_with_training,
+    held_signals,
+)
 
 
 @pytest.mark.parametrize("number", STATUSES)
@@ -89,6 +96,29 @@ def test_processes_that_are_started_while_signals_are_held_do_not_get_them():
         signal.raise_signal(signal.SIGTERM)
         assert signals.received is None
     assert signals.received is signal.SIGTERM
+
+
+def test_a_data_worker_ends_with_its_training_only():
+    """With the signal of its parent, not with that of another process."""
+    began, begin = os.pipe()
+    with held_signals():
+        worker = os.fork()
+        if not worker:
+            end_with_training()
+            os.write(begin, b"1")
+            time.sleep(60)
+            os._exit(1)
+    assert os.read(began, 1)
+    other = os.fork()
+    if not other:
+        for number in STATUSES:
+            os.kill(worker, number)
+        os._exit(0)
+    os.waitpid(other, 0)
+    time.sleep(0.2)
+    assert os.waitpid(worker, os.WNOHANG) == (0, 0)
+    os.kill(worker, signal.SIGTERM)
+    assert os.waitpid(worker, 0) == (worker, 0)
 
 
 def test_outside_of_the_main_thread_nothing_is_caught():
