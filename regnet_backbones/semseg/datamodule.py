@@ -1,12 +1,10 @@
 """Training and validation data of a segmenter for Lightning, from any of the layouts."""
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -22,8 +20,14 @@ from regnet_backbones.semseg.layouts import (
     numbered_class_names,
     read_class_names,
 )
-from regnet_backbones.semseg.resuming import ResumableLoader, ResumableSampler
+from regnet_backbones.semseg.resuming import (
+    Loader,
+    ResumableLoader,
+    ResumableSampler,
+    SeededSamples,
+)
 from regnet_backbones.semseg.transforms import train_transform, val_transform
+from regnet_backbones.stopping import end_with_training
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 LAYOUTS = ("ade20k", "cityscapes", "folder")
@@ -163,29 +167,28 @@ class SegmentationData(LightningDataModule):
                 f"batch_size {self.batch_size} is more than the {len(self.train_set)} training "
                 "images, which would give no batch at all; give a smaller one"
             )
-        # Rank by rank and worker by worker other random numbers, from a seed that torch draws anew
-        # whenever workers start; workers that persist go on drawing.
         rank = 0 if self.trainer is None else self.trainer.global_rank
         return ResumableLoader(
-            self.train_set,
+            SeededSamples(self.train_set),
             batch_size=share,
             sampler=ResumableSampler(self.train_set, num_replicas=processes, rank=rank),
             drop_last=True,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=partial(_start_worker, rank=rank),
+            worker_init_fn=_start_worker,
         )
 
     def val_dataloader(self) -> DataLoader:
         """Return the loader of single validation images, which differ in size."""
-        return DataLoader(
+        return Loader(
             self.val_set,
             batch_size=1,
             shuffle=False,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=end_with_training,
         )
 
     def _check_sources(self) -> None:
@@ -253,8 +256,8 @@ class SegmentationData(LightningDataModule):
         return Path(self.root or "") / path
 
 
-def _start_worker(worker: int, rank: int) -> None:
-    """Seed a process that loads, and let the training go first where both need the CPU."""
-    pl_worker_init_function(worker, rank=rank)
+def _start_worker(worker: int) -> None:
+    """End with the training, and give way to it where both need the CPU."""
+    end_with_training()
     if not torch.cuda.is_available() and hasattr(os, "nice"):
         os.nice(LOWEST_PRIORITY)
