@@ -1,5 +1,6 @@
 """SIGTERM, SIGHUP and Ctrl-C: a training finishes its step, saves, and exits with a status."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -125,7 +126,9 @@ def end_with_training(worker: int = 0) -> None:
     Args:
         worker: its number, as torch gives it to the `worker_init_fn` of a loader; not used.
     """
-    training = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STATUSES)  # a forkserver may be older than the hold
+    parent = multiprocessing.parent_process()  # not the forkserver
+    training = parent.pid if parent else os.getppid()
 
     def wait() -> None:
         while signal.sigwaitinfo([signal.SIGTERM]).si_pid != training:
