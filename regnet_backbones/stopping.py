@@ -103,36 +103,33 @@ class StopSignals:
             signal.signal(number, handler)
 
 
+def heed_parent_only(worker: int) -> None:
+    """Let a data worker ignore signals of others than its parent; a `worker_init_fn`.
+
+    A terminal, `timeout` and Slurm send signals to all processes of a run. A data worker that dies
+    from one takes its training along before that has saved. Its parent ends it with SIGTERM, and
+    waits for that when Python exits.
+    """
+    parent = multiprocessing.parent_process()  # of a forkserver's child, os.getppid() is not it
+    pid = parent.pid if parent else os.getppid()
+
+    def wait() -> None:
+        while signal.sigwaitinfo(STATUSES).si_pid != pid:
+            pass
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, STATUSES)
+    threading.Thread(target=wait, daemon=True).start()
+
+
 @contextmanager
 def held_signals() -> Iterator[None]:
     """Hold the signals back, for processes and threads that are started inside for ever.
 
-    A terminal, `timeout` and Slurm send signals to all processes of a run, and a data worker that
-    dies from one takes its training along before that has saved. A worker that is started inside
-    calls `end_with_training`.
+    Data workers are started inside, so that none reaches them before `heed_parent_only`.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STATUSES)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def end_with_training(worker: int = 0) -> None:
-    """Let a data worker that was started in `held_signals` end when its training says so.
-
-    Python and torch end workers with SIGTERM, and a Python that exits waits for them.
-
-    Args:
-        worker: its number, as torch gives it to the `worker_init_fn` of a loader; not used.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STATUSES)  # a forkserver may be older than the hold
-    parent = multiprocessing.parent_process()  # not the forkserver
-    training = parent.pid if parent else os.getppid()
-
-    def wait() -> None:
-        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != training:
-            pass
-        os._exit(0)
-
-    threading.Thread(target=wait, daemon=True).start()

@@ -14,7 +14,7 @@ from regnet_backbones.stopping import (
     STATUSES,
     StoppedError,
     StopSignals,
-    end_with_training,
+    heed_parent_only,
     held_signals,
 )
 
@@ -104,7 +104,7 @@ def test_a_data_worker_ends_with_its_training_only():
     with held_signals():
         worker = os.fork()
         if not worker:
-            end_with_training()
+            heed_parent_only(0)
             os.write(begin, b"1")
             time.sleep(60)
             os._exit(1)

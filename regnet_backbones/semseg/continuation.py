@@ -21,8 +21,11 @@ SAME = (
     *("model.output_stride", "model.optimizer"),
 )
 
-# The state of optimizer and schedule holds these: those of the checkpoint are kept.
-KEPT = ("model.lr", "model.encoder_lr_factor", "model.weight_decay", "model.momentum")
+# The states of optimizer, schedule and data hold these: those of the checkpoint are kept.
+KEPT = (
+    *("model.lr", "model.encoder_lr_factor", "model.weight_decay", "model.momentum"),
+    "trainer.seed",
+)
 
 # A step does not depend on these, or depends on them by another option that is compared.
 FREE = (
@@ -36,6 +39,7 @@ WORDED = {
     "model.num_classes": "the number of classes of the data",
     "model.class_names": "the list of classes of the data",
     "trainer.processes": "the number of processes",
+    "trainer.seed": "--seed_everything",
 }
 
 logger = logging.getLogger(__name__)

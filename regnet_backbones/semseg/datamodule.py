@@ -27,7 +27,7 @@ from regnet_backbones.semseg.resuming import (
     SeededSamples,
 )
 from regnet_backbones.semseg.transforms import train_transform, val_transform
-from regnet_backbones.stopping import end_with_training
+from regnet_backbones.stopping import heed_parent_only
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 LAYOUTS = ("ade20k", "cityscapes", "folder")
@@ -188,7 +188,7 @@ class SegmentationData(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=end_with_training,
+            worker_init_fn=heed_parent_only,
         )
 
     def _check_sources(self) -> None:
@@ -257,7 +257,7 @@ class SegmentationData(LightningDataModule):
 
 
 def _start_worker(worker: int) -> None:
-    """End with the training, and give way to it where both need the CPU."""
-    end_with_training()
+    """Heed the training only, and give way to it where both need the CPU."""
+    heed_parent_only(worker)
     if not torch.cuda.is_available() and hasattr(os, "nice"):
         os.nice(LOWEST_PRIORITY)

@@ -337,11 +337,15 @@ def _set_to_end_of_batch(checkpoint: dict[str, dict]) -> int | None:
         return None
     epoch = loader["epoch"]
     batches, epochs = fit["epoch_loop.batch_progress"], fit["epoch_progress"]
+    validation = fit["epoch_loop.val_loop.batch_progress"]
     for progress in (batches["total"], batches["current"]):
         progress["completed"] = progress["processed"] - 1
     for progress in (epochs["total"], epochs["current"]):
         progress |= {"ready": epoch + 1, "started": epoch + 1}
         progress |= {"processed": epoch, "completed": epoch}
+    for progress in (validation["total"], validation["current"]):
+        progress |= dict.fromkeys(progress, 0)
+    validation["is_last_batch"] = False
     # What loggers take for the step.
     fit["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"] - 1
     checkpoint["epoch"] = epoch

@@ -37,7 +37,7 @@ from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.failures import hints_of, reworded
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.options import check_numbers, option_error
-from regnet_backbones.semseg.resuming import LastCheckpoint, MovedFolder, SeedSteps
+from regnet_backbones.semseg.resuming import LastCheckpoint, MovedFolder, SeedSteps, run_seed
 from regnet_backbones.stopping import StoppedError, StopSignals
 
 LAST = "last.ckpt"
@@ -202,7 +202,7 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
     last = _checkpoints(output) / LAST
     resumes = cli.config.resume and last.is_file()
     options = {name: cli.config.trainer[name] for name in TRAINER}
-    options["processes"] = trainer.world_size
+    options |= {"processes": trainer.world_size, "seed": run_seed()}
     if trainer.is_global_zero:
         for folder in (SEGMENTER_FOLDER, TENSORBOARD_FOLDER):
             remove_parts(Path(output) / folder)
