@@ -6,7 +6,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -38,7 +38,8 @@ class StoppedError(Exception):
     @classmethod
     def from_message(cls, message: str) -> "StoppedError":
         """Return the error of another process that handed over only its message."""
-        return cls(message, STATUSES[signal.Signals[re.search(r"SIG[A-Z]+", message)[0]]])
+        (name,) = re.findall(r"SIG[A-Z]+", message)[:1]
+        return cls(message, STATUSES[signal.Signals[name]])
 
 
 class StopSignals:
@@ -60,12 +61,14 @@ class StopSignals:
         self.wait = wait
         self.received: signal.Signals | None = None
         self._received_at = 0.0
-        self._handlers: dict[signal.Signals, object] = {}
+        self._handlers: dict[signal.Signals, Callable[[int, FrameType | None], object] | int] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            handlers = {number: signal.getsignal(number) for number in STATUSES}
-            self._handlers = {n: h for n, h in handlers.items() if h not in (signal.SIG_IGN, None)}
+            for number in STATUSES:
+                handler = signal.getsignal(number)
+                if handler is not None and handler != signal.SIG_IGN:
+                    self._handlers[number] = handler
         self.install()
         return self
 
@@ -80,6 +83,7 @@ class StopSignals:
 
     def early_stop(self) -> StoppedError:
         """Return the error of a training that a signal stopped before its first step."""
+        assert self.received is not None
         return StoppedError(
             f"stopped by {self.received.name} before the first step; the same command starts it "
             "again",

@@ -218,10 +218,10 @@ def test_an_output_in_ones_home_is_one_folder(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("steps", "options", "said"),
     [
-        (4, ["--model.decoder", "FPN", *RANDOM], "--model.decoder was Unet and is FPN; give what"),
-        (4, ["--model.encoder", TINY], "and is regnetx_002; give what it was, or another"),
-        (4, ["--model.optimizer", "sgd"], "--model.optimizer was adamw and is sgd; give what"),
-        (1, [], "has 2 steps, more than --trainer.max_steps 1; give more steps to go on, or"),
+        (4, ["--model.decoder", "FPN", *RANDOM], "--model.decoder was Unet and is FPN; restore"),
+        (4, ["--model.encoder", TINY], "and is regnetx_002; restore the old value"),
+        (4, ["--model.optimizer", "sgd"], "--model.optimizer was adamw and is sgd; restore"),
+        (1, [], "has 2 steps, more than --trainer.max_steps 1; give more steps"),
     ],
 )
 def test_a_run_that_cannot_be_resumed(steps, options, said, data, run_folder, capfd):
@@ -245,17 +245,25 @@ def test_a_checkpoint_that_is_cut_off_is_not_resumed(data, run_folder, capfd):
     assert "is truncated or damaged (10000 bytes)" in assert_documented(capfd.readouterr().err)
 
 
-def test_what_a_resumed_run_does_not_take_is_warned_of(data, run_folder, caplog):
-    options = ["--model.lr", 0.125, "--resume"]
+def test_options_that_keep_a_resumed_run_from_being_exact_are_named(data, run_folder, caplog):
+    options = ["--model.lr", 0.125, "--data.flip", 0.25, "--data.root", data.resolve()]
+    options += ["--data.num_workers", 1, "--seed_everything", 7, "--resume"]
     assert run("train_semseg", *training(data, run_folder, 3, *options)) == 0
-    assert "--model.lr 0.125 has no effect: a resumed run goes on with 0.003" in caplog.text
+    (said,) = [r.getMessage() for r in caplog.records if "options that differ" in r.getMessage()]
+    assert said.startswith(f"resuming with options that differ from those of '{run_folder}")
+    assert "--model.lr was 0.003 and is 0.125 (no effect" in said
+    assert "--data.flip was 0.5 and is 0.25;" in said
+    assert "--trainer.max_steps was 2 and is 3" in said
+    assert "--seed_everything was 0 and is 7 (no effect" in said
+    assert "num_workers" not in said
+    assert "--data.root" not in said
     last = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.003
 
 
 def test_a_run_with_nothing_to_resume_begins(data, tmp_path, caplog):
     assert run("train_semseg", *training(data, tmp_path, 1, "--resume")) == 0
-    assert "last.ckpt' to go on from; the training begins" in caplog.text
+    assert "last.ckpt' to resume from; the training starts" in caplog.text
 
 
 def test_a_run_goes_on_in_a_renamed_folder_with_the_best_checkpoint_that_it_has(data, run_folder):
@@ -350,19 +358,11 @@ def test_a_run_goes_on_after_the_disk_was_full(data, run_folder, capfd):
 
 
 def test_a_run_goes_on_after_ctrl_c(data, run_folder, monkeypatch, capfd):
-    handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        fail_at(3, lambda: signal.raise_signal(signal.SIGINT), patch)
-        try:
-            assert run("train_semseg", *training(data, run_folder, 4, "--resume")) == 130
-        finally:
-            signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
-    said = assert_documented(capfd.readouterr().err)
-    assert said == (
-        "interrupted at step 3; --resume goes on from the last checkpoint, if there is one"
-    )
-    for file in (run_folder / "checkpoints").iterdir():
-        assert torch.load(file, weights_only=True)["global_step"] == 2
+        fail_at(2, lambda: signal.raise_signal(signal.SIGINT), patch)
+        assert run("train_semseg", *training(data, run_folder, 4, "--resume")) == 130
+    assert "stopped by SIGINT after step 3" in assert_documented(capfd.readouterr().err)
+    assert_goes_on(data, run_folder, to=4)
 
 
 def test_what_another_process_was_ended_by_is_said_there():

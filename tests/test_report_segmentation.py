@@ -192,6 +192,17 @@ def test_a_stopped_run_is_reported_as_far_as_it_came(run, tmp_path, capsys):
     assert "Predictions" not in Page(text).text_of("h2")
 
 
+@pytest.mark.parametrize("kept", [0, 0.3, "data:\n"], ids=str)
+def test_a_config_that_is_cut_off_is_one_line(kept, run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "run")
+    config = copy / "tensorboard" / "config.yaml"
+    text = config.read_text()
+    end = text.index(kept) + len(kept) if isinstance(kept, str) else int(kept * len(text))
+    config.write_text(text[: text.rfind("\n", 0, end) + 1])
+    assert load_tool("report").main([str(copy), "--device", "cpu"]) == 2
+    assert f"'{config}' is cut off" in capsys.readouterr().err
+
+
 def test_without_its_data_a_run_is_reported_and_says_so(dataset, run, tmp_path, capsys):
     kept = dataset.root.rename(tmp_path / "moved")
     try:

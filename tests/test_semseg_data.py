@@ -735,8 +735,7 @@ def test_loading_does_not_hold_up_a_training_on_the_cpu(gpu, priorities, monkeyp
     data = own_data(make_folders(tmp_path))
     data.setup("fit")
     start = data.train_dataloader().worker_init_fn
-    seeding = "regnet_backbones.semseg.datamodule.pl_worker_init_function"
-    monkeypatch.setattr(seeding, lambda worker, rank: None)  # of this process it must not be
+    monkeypatch.setattr("regnet_backbones.semseg.datamodule.heed_parent_only", lambda worker: None)
     start(0)
     assert seen == priorities
 
@@ -753,7 +752,11 @@ def epochs(root, workers, count=2):
     data = own_data(root, num_workers=workers)
     data.setup("fit")
     loader = data.train_dataloader()
-    return [torch.cat([batch["image"] for batch in loader]) for _ in range(count)]
+    found = []
+    for epoch in range(count):
+        loader.sampler.set_epoch(epoch)  # as Lightning does
+        found.append(torch.cat([batch["image"] for batch in loader]))
+    return found
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,8 +1,9 @@
-"""A run of `tools/train_semseg.py` that is killed again and again, and one of two processes."""
+"""A run of `tools/train_semseg.py` that is stopped and killed ends as one that was not."""
 
-import itertools
 import os
 import random
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,94 +15,298 @@ from killed_runs import forking_context
 from torch import nn
 
 from regnet_backbones import config_path, shapes
+from regnet_backbones.report.logs import read_events
 from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
+from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.run import launch_run
 
 ROOT = Path(__file__).parent.parent
 QUICK = config_path("semseg/quick/unet_regnet_small_shapes.yaml")
-KILLS = 10
-IMAGES, BATCH = 12, 2
-MAX_STEPS, LR, WARMUP = 2000, 0.01, 4
+DROPOUT = {
+    "decoder_pyramid_channels": 16,
+    "decoder_segmentation_channels": 32,
+    "decoder_dropout": 0.5,
+}
+ACCUMULATE = ("--trainer.accumulate_grad_batches", 2)
+BY_EPOCH = ("--trainer.check_val_every_n_epoch", 1, "--trainer.val_check_interval", 3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    spec = shapes.ShapesSpec(num_train=IMAGES, num_val=2, image_size=64, seed=0)
+    spec = shapes.ShapesSpec(num_train=12, num_val=3, image_size=64, seed=0)
     return shapes.write(tmp_path_factory.mktemp("shapes") / "shapes", spec)
 
 
-def command_line(dataset, output, max_steps, batch_size=BATCH):
-    """Return the options of a run that writes a checkpoint after every step."""
-    return [
-        *("--config", str(QUICK)),
-        *("--output", str(output)),
-        *("--save_every", "1"),
-        *("--data.root", str(dataset.root / "semantic")),
-        *("--data.short_side", "32"),
-        *("--data.crop_size", "32"),
-        *("--data.batch_size", str(batch_size)),
-        *("--data.num_workers", "0"),
-        *("--model.lr", str(LR)),
-        *("--model.warmup_steps", str(WARMUP)),
-        *("--trainer.max_steps", str(max_steps)),
-        *("--trainer.val_check_interval", "5"),
-        *("--trainer.log_every_n_steps", "1"),
-        *("--trainer.enable_progress_bar", "false"),
-        *("--trainer.enable_model_summary", "false"),
+def command_line(dataset, output, *more):
+    """Return the options of a run in epochs of six batches, with all that draws random numbers."""
+    options = [
+        *("--config", QUICK, "--output", output, "--resume", "--save_every", 3),
+        *("--data.root", dataset.root / "semantic", "--data.batch_size", 2),
+        *("--data.num_workers", 0, "--data.photometric", "true"),
+        *("--model.decoder", "FPN", "--model.decoder_options", DROPOUT),
+        *("--model.pictures", 0, "--model.warmup_steps", 2, "--model.channels_last", "false"),
+        *("--trainer.accelerator", "cpu", "--trainer.max_steps", 14),
+        *("--trainer.val_check_interval", 5, "--trainer.log_every_n_steps", 1),
+        *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
+        *more,
     ]
+    return [str(option) for option in options]
 
 
-def check_state(checkpoint):
-    """Check that optimizer, schedule and epoch are those of the step that the checkpoint is of."""
-    step = checkpoint["global_step"]
-    steps = {int(s["step"]) for s in checkpoint["optimizer_states"][0]["state"].values()}
-    assert steps == {step}
-    assert checkpoint["lr_schedulers"][0]["last_epoch"] == step
-    if step >= WARMUP:
-        lr = LR * (1 - (step - WARMUP) / (MAX_STEPS - WARMUP)) ** 0.9
-        assert checkpoint["optimizer_states"][0]["param_groups"][-1]["lr"] == pytest.approx(lr)
-    # The last step of an epoch is saved before the epoch is counted.
-    per_epoch = IMAGES // BATCH
-    assert checkpoint["epoch"] in ({step // per_epoch, (step - 1) // per_epoch})
+def load(output, name="last.ckpt"):
+    """Return a checkpoint without the paths of its run, and the state of the best one."""
+    checkpoint = torch.load(output / "checkpoints" / name, weights_only=True)
+    callbacks = checkpoint.pop("callbacks")
+    (best,) = [state for state in callbacks.values() if "best_model_score" in state]
+    return checkpoint, best["best_model_score"]
 
 
-def test_a_run_that_is_killed_ten_times_goes_on_each_time(dataset, tmp_path, monkeypatch):
-    """Processes are forked from one that has imported everything, and computed nothing."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    context = forking_context()
-    moments = random.Random(0)
-    folder = tmp_path / "checkpoints"
-    options = command_line(dataset, tmp_path, MAX_STEPS)
-    reached = [0]
-    for _ in range(KILLS):
-        run = context.Process(target=launch_run, args=([*options, "--resume"],))
-        run.start()
-        before = written_at(folder)
-        while written_at(folder) == before and run.is_alive():  # until it goes on
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0, 1.5))
-        assert run.is_alive()
-        run.kill()
-        run.join()
-        for file in folder.glob("*.ckpt"):
-            checkpoint = torch.load(file, weights_only=True)
-            check_state(checkpoint)
-            if file.name == "last.ckpt":
-                reached.append(checkpoint["global_step"])
-    assert all(earlier < later for earlier, later in itertools.pairwise(reached))
-
-    end = reached[-1] + 3
-    assert launch_run([*command_line(dataset, tmp_path, end), "--resume"]) == 0
-    last = torch.load(folder / "last.ckpt", weights_only=True)
-    assert last["global_step"] == end
-    assert {int(s["step"]) for s in last["optimizer_states"][0]["state"].values()} == {end}
-    assert {file.name for file in folder.glob("*.ckpt")} == {"last.ckpt", "best.ckpt"}
+def assert_same(found, expected, path=""):
+    """Check that two trees of plain values and tensors are the same, bit by bit."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), path
+        for key, value in expected.items():
+            assert_same(found[key], value, f"{path}/{key}")
+    elif isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), path
+    elif isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected), path
+        for index, pair in enumerate(zip(found, expected, strict=True)):
+            assert_same(*pair, f"{path}/{index}")
+    else:
+        assert found == expected, path
 
 
-def written_at(folder):
+def assert_same_runs(found, expected):
+    """Check that two runs have the same weights, state, best checkpoint, logs, and no other file.
+
+    What the options say of workers aside.
+    """
+    (last, score), (expected_last, expected_score) = load(found), load(expected)
+    for checkpoint in (last, expected_last):
+        checkpoint["datamodule_hyper_parameters"].pop("num_workers")
+    assert_same(last, expected_last)
+    assert score == expected_score
+    best, expected_best = (load(run, "best.ckpt")[0] for run in (found, expected))
+    for key in ("global_step", "epoch", "state_dict"):
+        assert_same(best[key], expected_best[key], key)
+    assert logged(found) == logged(expected)
+    assert {path.name for path in (found / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert not list(found.rglob(".*.part"))
+
+
+def logged(output):
+    """Return what a run has logged by name and step; what was logged twice must be the same."""
+    found = {}
+    for tag, events in read_events(output / "tensorboard").items():
+        for event in events:
+            assert found.setdefault((tag, event.step), event.value) == event.value
+    return found
+
+
+@pytest.fixture(scope="module")
+def unbroken(dataset, tmp_path_factory):
+    """Return a function that trains without a break, once for the same options."""
+    runs = {}
+
+    def run(*more):
+        if more not in runs:
+            runs[more] = tmp_path_factory.mktemp("unbroken")
+            assert launch_run(command_line(dataset, runs[more], *more)) == 0
+        return runs[more]
+
+    return run
+
+
+def signal_in(method, step, number, patch):
+    """Send this process a signal at a step, in a method of the segmenter."""
+    stock, left = getattr(Segmenter, method), [number]
+
+    def patched(self, *arguments):
+        if self.trainer.global_step == step and not self.trainer.sanity_checking and left:
+            signal.raise_signal(left.pop())
+        return stock(self, *arguments)
+
+    patch.setattr(Segmenter, method, patched)
+
+
+@pytest.mark.parametrize(
+    ("stops", "more"),
+    [
+        # After step 5 validation is due, and 6 is the last of an epoch.
+        ([("training_step", 6), ("training_step", 11)], ()),
+        ([("training_step", 4), ("training_step", 5)], ()),
+        ([("validation_step", 5), ("validation_step", 5), ("training_step", 9)], ()),
+        ([("training_step", 13)], ()),
+        ([("validation_step", 3), ("training_step", 5), ("validation_step", 12)], BY_EPOCH),
+        ([("training_step", 2), ("validation_step", 5), ("training_step", 8)], ACCUMULATE),
+    ],
+)
+def test_a_run_stopped_by_a_signal_resumes_exactly(
+    stops, more, dataset, unbroken, tmp_path, monkeypatch, capfd
+):
+    options = command_line(dataset, tmp_path, *more)
+    for number, (method, step) in zip(
+        (signal.SIGTERM, signal.SIGINT, signal.SIGHUP), stops, strict=False
+    ):
+        with monkeypatch.context() as patch:
+            signal_in(method, step, number, patch)
+            status = launch_run(options)
+        done = load(tmp_path)[0]["global_step"]
+        if done == 14 and status == 0:
+            break  # at its end anyway
+        assert status == (130 if number == signal.SIGINT else 143)
+        line = capfd.readouterr().err.splitlines()[-1]
+        assert f"stopped by {number.name} after step {done}" in line
+        assert f"{tmp_path / 'checkpoints' / 'last.ckpt'}" in line
+        assert "--resume" in line
+    assert launch_run(options) == 0
+    assert_same_runs(tmp_path, unbroken(*more))
+
+
+def test_a_signal_before_the_first_step_stops_at_once(dataset, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(
+        Segmenter, "configure_optimizers", lambda self: signal.raise_signal(signal.SIGTERM)
+    )
+    assert launch_run(command_line(dataset, tmp_path)) == 143
+    assert "stopped by SIGTERM before the first step" in capfd.readouterr().err
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_second_ctrl_c_ends_a_run_at_once(dataset, tmp_path, monkeypatch, capfd):
+    def training_step(self, *_):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Segmenter, "training_step", training_step)
+    assert launch_run(command_line(dataset, tmp_path)) == 130
+    assert "interrupted at step 0" in capfd.readouterr().err
+
+
+def train(options, *, killed_at=None, environment=()):
+    """Train in a process of its own, and exit with its status.
+
+    Args:
+        options: the command line.
+        killed_at: the step in whose validation the process kills itself.
+        environment: variables to set.
+    """
+    os.setsid()
+    os.environ.update(environment)
+    if killed_at is not None:
+        with pytest.MonkeyPatch.context() as patch:
+            signal_in("validation_step", killed_at, signal.SIGKILL, patch)
+            launch_run(options)
+    sys.exit(launch_run(options))
+
+
+def written_at(output):
     """Return when the last checkpoint was written, 0 where there is none."""
-    file = folder / "last.ckpt"
+    file = output / "checkpoints" / "last.ckpt"
     return file.stat().st_mtime_ns if file.exists() else 0
+
+
+def kill_again_and_again(options, output, *, kills, stops, seed=0):
+    """Kill a run, or stop it with a signal to its process group, at random moments.
+
+    All files of the run must be readable each time.
+
+    Returns:
+        The exit statuses in their order.
+    """
+    moments = random.Random(seed)
+    numbers = [signal.SIGKILL] * kills + [signal.SIGTERM] * stops
+    moments.shuffle(numbers)
+    statuses = []
+    for number in numbers:
+        run = forking_context().Process(target=train, args=(options,))
+        run.start()
+        before = written_at(output)
+        while written_at(output) == before and run.is_alive():
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.4))
+        if run.is_alive():
+            os.killpg(run.pid, number)
+        run.join()
+        statuses.append(run.exitcode)
+        for file in (output / "checkpoints").glob("*.ckpt"):
+            torch.load(file, weights_only=True)
+        assert (output / "tensorboard" / "config.yaml").read_text().endswith("\n")
+    return statuses
+
+
+def test_a_run_that_is_killed_at_random_and_at_its_end_is_as_one_that_was_not(
+    dataset, unbroken, tmp_path
+):
+    """With workers, which get the signals of the process group, too."""
+    more = ("--trainer.max_steps", 60, "--save_every", 1)
+    options = command_line(dataset, tmp_path, *more, "--data.num_workers", 2)
+    statuses = kill_again_and_again(options, tmp_path, kills=2, stops=1)
+    assert set(statuses) <= {-signal.SIGKILL, 143}
+    run = forking_context().Process(target=train, args=(options,), kwargs={"killed_at": 60})
+    run.start()
+    run.join()
+    assert run.exitcode == -signal.SIGKILL
+    assert load(tmp_path)[0]["global_step"] == 60
+    (tmp_path / "checkpoints" / ".best.ckpt.part").write_bytes(b"of a killed write")
+    assert launch_run(command_line(dataset, tmp_path, *more)) == 0
+    assert_same_runs(tmp_path, unbroken(*more))
+
+
+def train_in_two_processes(options):
+    """Train in two processes that share batches of two."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    address |= {"NODE_RANK": "0", "WORLD_SIZE": "2"}
+    runs = [
+        forking_context().Process(
+            target=train,
+            args=(options,),
+            kwargs={"environment": {**address, "LOCAL_RANK": str(rank)}},
+        )
+        for rank in range(2)
+    ]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0, 0]
+
+
+def test_two_processes_stop_and_resume_as_one(dataset, tmp_path):
+    """The first of them gets the signal alone, as from `docker stop`."""
+    more = (
+        *("--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.max_steps", 24),
+        *("--trainer.val_check_interval", 12, "--data.batch_size", 4, "--save_every", 1),
+    )
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    run = subprocess.Popen(
+        [
+            sys.executable,
+            ROOT / "tools" / "train_semseg.py",
+            *command_line(dataset, stopped, *more),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not written_at(stopped) and run.poll() is None:
+        time.sleep(0.01)
+    run.terminate()
+    _, said = run.communicate()
+    assert run.returncode == 143, said
+    assert said.count("stopped by SIGTERM after step") == 1
+    assert load(stopped)[0]["global_step"] < 24
+    train_in_two_processes(command_line(dataset, stopped, *more))
+    train_in_two_processes(command_line(dataset, whole, *more))
+    assert_same_runs(stopped, whole)
 
 
 def test_a_write_that_fails_leaves_the_checkpoint_that_was_there(tmp_path):
@@ -119,20 +324,3 @@ def test_a_write_that_fails_leaves_the_checkpoint_that_was_there(tmp_path):
     io.save_checkpoint({"step": 2}, path)
     assert io.load_checkpoint(path) == {"step": 2}
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
-
-
-def test_two_processes_train_as_one(dataset, tmp_path):
-    """Two gloo processes that share batches of four: images, metrics and files of one run."""
-    command = [sys.executable, str(ROOT / "tools" / "train_semseg.py")]
-    options = [*("--trainer.devices", "2"), *("--trainer.strategy", "ddp")]
-    result = subprocess.run(
-        [*command, *command_line(dataset, tmp_path, 5, batch_size=4), *options],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("best checkpoint: ") == 1
-    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
-    assert last["global_step"] == 5
-    assert last["epoch"] == 1  # 12 images in steps of 4

@@ -73,6 +73,7 @@ def read_segmenter(
     events = logs.read_events(run.folder / TENSORBOARD_FOLDER)
     segmenter = load_segmenter(run.trained.checkpoint) if run.trained else None
     config, text = _read_config(run, segmenter)
+    _check_groups(run, config)
     missing = _unfinished(run, config, events)
     scored, problem = _scored(run, segmenter, images, overrides, device)
     if problem:
@@ -143,6 +144,16 @@ def _read_config(run: Run, segmenter: Segmenter | None) -> tuple[Settings, str]:
         return settings, read_text(run.config_file)
     settings = {"model": {name: _plain(value) for name, value in segmenter.hparams.items()}}
     return settings, yaml.safe_dump(settings, sort_keys=False)
+
+
+def _check_groups(run: Run, config: Settings) -> None:
+    """Raise a ValueError for the config of a run that was cut off between its groups."""
+    lacking = [group for group in GROUPS if not isinstance(config.get(group), Mapping)]
+    if run.config_file is not None and lacking:
+        raise ValueError(
+            f"'{run.config_file}' is cut off or not the config of a segmenter's training: it has "
+            f"no {', '.join(lacking)}; remove it, and the report takes the checkpoint's settings"
+        )
 
 
 def _curves(events: Mapping[str, list[logs.Event]]) -> Curves:

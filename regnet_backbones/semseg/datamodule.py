@@ -2,12 +2,10 @@
 
 import logging
 import os
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -32,8 +30,14 @@ from regnet_backbones.semseg.layouts import (
     find_color_table,
     folder_pairs,
 )
-from regnet_backbones.semseg.resuming import ResumableLoader, ResumableSampler
+from regnet_backbones.semseg.resuming import (
+    Loader,
+    ResumableLoader,
+    ResumableSampler,
+    SeededSamples,
+)
 from regnet_backbones.semseg.transforms import train_transform, val_transform
+from regnet_backbones.stopping import heed_parent_only
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 logger = logging.getLogger(__name__)
@@ -212,29 +216,28 @@ class SegmentationData(LightningDataModule):
                 f"batch_size {self.batch_size} is more than the {len(self.train_set)} training "
                 "images, which would give no batch at all; give a smaller one"
             )
-        # Rank by rank and worker by worker other random numbers, from a seed that torch draws anew
-        # whenever workers start; workers that persist go on drawing.
         rank = 0 if self.trainer is None else self.trainer.global_rank
         return ResumableLoader(
-            self.train_set,
+            SeededSamples(self.train_set),
             batch_size=share,
             sampler=ResumableSampler(self.train_set, num_replicas=processes, rank=rank),
             drop_last=True,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=partial(_start_worker, rank=rank),
+            worker_init_fn=_start_worker,
         )
 
     def val_dataloader(self) -> DataLoader:
         """Return the loader of single validation images, which differ in size."""
-        return DataLoader(
+        return Loader(
             self.val_set,
             batch_size=1,
             shuffle=False,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=heed_parent_only,
         )
 
     def _check_sources(self) -> None:
@@ -323,8 +326,8 @@ class SegmentationData(LightningDataModule):
         return Path(self.root or "") / path
 
 
-def _start_worker(worker: int, rank: int) -> None:
-    """Seed a process that loads, and let the training go first where both need the CPU."""
-    pl_worker_init_function(worker, rank=rank)
+def _start_worker(worker: int) -> None:
+    """Heed the training only, and give way to it where both need the CPU."""
+    heed_parent_only(worker)
     if not torch.cuda.is_available() and hasattr(os, "nice"):
         os.nice(LOWEST_PRIORITY)

@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import draw_segmentation_masks
 
+from regnet_backbones.files import write_whole
+
 Color = tuple[int, int, int]
 
 # How much of a painted pixel is the colour of its class.
@@ -122,8 +124,7 @@ def save_picture(
     """
     name = name.replace("/", "_").replace("\\", "_")
     path = folder / str(step) / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    write_whole(path, lambda file: picture.save(file, "PNG"))
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import shlex
+import signal
 import sys
 import time
 from argparse import ArgumentError
@@ -14,37 +15,56 @@ from pathlib import Path
 import torch
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import (
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
+from lightning.pytorch.core import LightningModule
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from tabulate import tabulate
 
 from regnet_backbones.failures import reported
-from regnet_backbones.files import check_output_folder, set_aside
+from regnet_backbones.files import check_output_folder, remove_parts, set_aside, write_whole
 from regnet_backbones.inference.optimization import show_reports
 from regnet_backbones.inference.trained import SEGMENTER_FOLDER, TENSORBOARD_FOLDER
 from regnet_backbones.look import PICTURE
 from regnet_backbones.optimize.precision import has_native
 from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
-from regnet_backbones.semseg.continuation import check_continuation
+from regnet_backbones.semseg.continuation import TRAINER, check_continuation
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.failures import hints_of, reworded
 from regnet_backbones.semseg.look import Look, look_at
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.options import check_numbers, option_error
-from regnet_backbones.semseg.resuming import LastCheckpoint, MovedFolder, RightEpoch
+from regnet_backbones.semseg.resuming import LastCheckpoint, MovedFolder, SeedSteps, run_seed
+from regnet_backbones.stopping import StoppedError, StopSignals
 
 LAST = "last.ckpt"
 
 logger = logging.getLogger(__name__)
 
 
+class SaveConfig(SaveConfigCallback):
+    """Write the config of the run whole, so that a killed run leaves none that is cut off."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it to the folder of the logs."""
+        folder = trainer.log_dir  # a broadcast, which needs every process
+        if trainer.is_global_zero:
+            text = self.parser.dump(self.config, skip_none=False)
+            path = Path(folder) / self.config_filename
+            write_whole(path, lambda file: file.write(text.encode()))
+
+
 class SegmentationCLI(LightningCLI):
     """Build data, model and trainer from YAML files and the command line.
 
-    Beside Lightning's `--config`, `--data.*`, `--model.*` and `--trainer.*` it takes `--output`,
-    the folder of everything that a run writes, `--resume`, `--save_every`, and `--checkpoint.*`.
+    In addition to Lightning's `--config`, `--data.*`, `--model.*` and `--trainer.*` it
+    takes `--output`, the folder of everything that a run writes, `--resume`, `--save_every`, and
+    `--checkpoint.*`.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -55,7 +75,7 @@ class SegmentationCLI(LightningCLI):
         parser.add_argument(
             "--resume",
             action="store_true",
-            help=f"go on from the last checkpoint of --output ({LAST}), if there is one",
+            help=f"resume from the last checkpoint of --output ({LAST}), if there is one",
         )
         parser.add_argument(
             "--save_every",
@@ -121,7 +141,7 @@ class SegmentationCLI(LightningCLI):
         self.datamodule.check_everything = True
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
-        """Build the trainer, with our checkpoints, and TensorBoard where no logger is named.
+        """Build the trainer, and TensorBoard where no logger is named.
 
         A run that is shorter than the distance of two validations is validated at its end.
         """
@@ -138,10 +158,6 @@ class SegmentationCLI(LightningCLI):
         if isinstance(interval, int) and 0 < steps < interval:
             kwargs["val_check_interval"] = steps
         trainer = super().instantiate_trainer(**kwargs)
-        every = self._get(self.config_init, "save_every")
-        # After the one that keeps the best, whose state it has.
-        trainer.callbacks.append(LastCheckpoint(_checkpoints(output) / LAST, every=every))
-        trainer.callbacks += [RightEpoch(), MovedFolder(), Look(Path(output))]
         if trainer.logger is not None:
             trainer.callbacks.append(LearningRateMonitor(logging_interval="step"))
         return trainer
@@ -158,23 +174,24 @@ def launch_run(argv: Sequence[str] | None = None) -> int:
     """
     show_reports()
     built: list[SegmentationCLI] = []
+    with StopSignals(wait=False) as signals:
 
-    def build() -> int:
-        with reworded():
-            built.append(_build(argv))
-        return 0
+        def build() -> int:
+            with reworded():
+                built.append(_build(argv))
+            return 0
 
-    status = reported(build, quiet=rank_zero_only.rank != 0)
-    if not built:
-        return status
-    (cli,) = built
+        status = reported(build, quiet=rank_zero_only.rank != 0)
+        if not built:
+            return status
+        (cli,) = built
 
-    def train() -> int:
-        with reworded():
-            (_check_data if cli.config.check_data else _train)(cli)
-        return 0
+        def train() -> int:
+            with reworded():
+                _check_data(cli) if cli.config.check_data else _train(cli, signals)
+            return 0
 
-    return reported(train, hints=hints_of(cli.config))
+        return reported(train, hints=hints_of(cli.config))
 
 
 def _build(argv: Sequence[str] | None) -> SegmentationCLI:
@@ -185,28 +202,48 @@ def _build(argv: Sequence[str] | None) -> SegmentationCLI:
         run=False,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=SaveConfig,
         parser_kwargs={"description": "Train a semantic segmenter.", "exit_on_error": False},
         args=None if argv is None else list(argv),
     )
 
 
-def _train(cli: SegmentationCLI) -> None:
-    """Train from the beginning or the last checkpoint, and print how good it got."""
+def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
+    """Train from the beginning or the last checkpoint, and print how good it got.
+
+    Raises:
+        StoppedError: a signal stopped the training.
+        KeyboardInterrupt: a second Ctrl-C did, at once.
+    """
     trainer, output = cli.trainer, cli.config.output
     last = _checkpoints(output) / LAST
     resumes = cli.config.resume and last.is_file()
+    options = {name: cli.config.trainer[name] for name in TRAINER}
+    options |= {"processes": trainer.world_size, "seed": run_seed()}
+    if trainer.is_global_zero:
+        for folder in (SEGMENTER_FOLDER, TENSORBOARD_FOLDER):
+            remove_parts(Path(output) / folder)
     if resumes:
-        check_continuation(last, cli.model, max_steps=trainer.max_steps)
+        check_continuation(last, cli.model, cli.datamodule, options)
     elif cli.config.resume and trainer.is_global_zero:
-        logger.warning("there is no '%s' to go on from; the training begins", last)
+        logger.warning("there is no '%s' to resume from; the training starts from step 0", last)
     elif trainer.is_global_zero:
         _set_earlier_run_aside(Path(output))
     if trainer.is_global_zero:
         _warn_of_emulation(trainer)
+    # After the one that keeps the best checkpoint, whose state the last one has.
+    every = cli.config.save_every
+    writes_last = LastCheckpoint(last, every=every, signals=signals, options=options)
+    trainer.callbacks += [writes_last, SeedSteps(), MovedFolder(), Look(Path(output))]
     start = time.monotonic()
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if resumes else None)
+    except StoppedError:
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGTERM)  # those that have received none
+        if trainer.is_global_zero:
+            raise
+        return  # with a status, Lightning would kill the first process before it has ended
     except SystemExit as stop:  # what Lightning makes of Ctrl-C
         if not trainer.interrupted:
             raise
