@@ -1,5 +1,6 @@
 """SIGTERM, SIGHUP and Ctrl-C: a training finishes its step, saves, and exits with a status."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -109,8 +110,10 @@ def heed_parent_only(worker: int) -> None:
     from one takes its training along before that has saved. Its parent ends it with SIGTERM.
     """
 
+    parent = multiprocessing.parent_process().pid  # os.getppid may be that of a fork server
+
     def wait() -> None:
-        while signal.sigwaitinfo(STATUSES).si_pid != os.getppid():
+        while signal.sigwaitinfo(STATUSES).si_pid != parent:
             pass
         os._exit(0)
 

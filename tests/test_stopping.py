@@ -1,8 +1,10 @@
 """Signals that a training is stopped with."""
 
+import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 
@@ -98,20 +100,27 @@ def test_processes_that_are_started_while_signals_are_held_do_not_get_them():
     assert signals.received is signal.SIGTERM
 
 
+def work(started):
+    heed_parent_only(0)
+    for number in STATUSES:
+        os.kill(os.getpid(), number)
+    while signal.sigpending() & set(STATUSES):
+        time.sleep(0.01)
+    started.set()
+    time.sleep(20)
+    sys.exit(1)
+
+
 def test_a_data_worker_heeds_its_parent_only():
-    started, ended = os.pipe()
-    worker = os.fork()
-    if not worker:
-        heed_parent_only(0)
-        for number in STATUSES:
-            os.kill(os.getpid(), number)
-        os.write(ended, b"1")
-        time.sleep(60)
-        os._exit(1)
-    assert os.read(started, 1) == b"1"
-    assert os.waitpid(worker, os.WNOHANG) == (0, 0)
-    os.kill(worker, signal.SIGTERM)
-    assert os.waitpid(worker, 0)[1] == 0
+    context = multiprocessing.get_context("fork")
+    started = context.Event()
+    worker = context.Process(target=work, args=(started,))
+    worker.start()
+    assert started.wait(timeout=10)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join()
+    assert worker.exitcode == 0
 
 
 def test_outside_of_the_main_thread_nothing_is_caught():
