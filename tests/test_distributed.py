@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from operator import itemgetter
 from pathlib import Path
 
@@ -121,6 +122,30 @@ def test_two_machines_of_one_process_train_as_one_machine_of_two(dataset, tmp_pa
         torch.testing.assert_close(same_weights, weights, rtol=1e-5, atol=1e-6)
         for key in ("bbox/AP", "iteration"):
             assert same_metrics[key] == pytest.approx(metrics[key], rel=1e-5), key
+
+
+def test_a_signal_to_the_first_process_stops_all_after_the_same_step(dataset, tmp_path):
+    """Only the process that starts the others gets it, as from `docker stop`."""
+    settings = ["SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "100000"]
+    command = [TOOL, "--num-gpus", "2", *options(dataset, tmp_path), *settings]
+    running = subprocess.Popen(
+        [sys.executable, "-W", "ignore", *map(str, command)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    log = tmp_path / "log.txt"
+    while running.poll() is None and not (log.is_file() and " iter: " in log.read_text()):
+        time.sleep(0.1)
+    running.terminate()
+    assert running.wait(timeout=120) == 143
+    printed = running.stderr.read()
+    assert "Traceback" not in printed
+    (line,) = [line for line in printed.splitlines() if "SIGTERM" in line]
+    name = (tmp_path / "last_checkpoint").read_text()
+    assert f"'{tmp_path / name}'" in line
+    assert name == f"model_{torch.load(tmp_path / name)['iteration']:07}.pth"
 
 
 @pytest.mark.parametrize(

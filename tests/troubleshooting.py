@@ -33,7 +33,7 @@ def assert_documented(printed):
     assert "Traceback" not in printed, printed
     *_, last = printed.rstrip().splitlines() or [""]
     before, mark, line = f"\n{printed}".rpartition("\nerror: ")
-    assert mark or last.startswith(("interrupted", "stopped by")), before
+    assert mark or last.startswith(("interrupted", "stopped")), before
     line = line.strip() if mark else last
     known = [symptom for symptom in symptoms() if pattern_of(symptom).fullmatch(line)]
     assert known, f"docs/troubleshooting.md has no row for: {line}"
