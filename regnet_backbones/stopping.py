@@ -18,6 +18,9 @@ STATUSES = {signal.SIGTERM: 143, signal.SIGHUP: 143, signal.SIGINT: 130}
 # the command's process group, and a run sends it to the processes that it has started.
 REPEATED = 1.0
 
+# Seconds between two looks of a data worker whether its training has been killed.
+PARENT_CHECKED = 2.0
+
 
 class StoppedError(Exception):
     """A signal stopped a training, which has saved its state.
@@ -114,15 +117,20 @@ def heed_parent_only(worker: int) -> None:
 
     A terminal, `timeout` and Slurm send signals to all processes of a run. A data worker that dies
     from one takes its training along before that has saved. Its parent ends it with SIGTERM, and
-    waits for that when Python exits.
+    waits for that when Python exits. It ends by itself when its parent was killed.
     """
     parent = multiprocessing.parent_process()  # of a forkserver's child, os.getppid() is not it
     pid = parent.pid if parent else os.getppid()
 
     def wait() -> None:
-        while signal.sigwaitinfo(STATUSES).si_pid != pid:
-            pass
-        os._exit(0)
+        while True:
+            received = signal.sigtimedwait(STATUSES, PARENT_CHECKED)
+            if received is None:
+                ended = not parent.is_alive() if parent else os.getppid() != pid
+            else:
+                ended = received.si_pid == pid
+            if ended:
+                os._exit(0)
 
     signal.pthread_sigmask(signal.SIG_BLOCK, STATUSES)
     threading.Thread(target=wait, daemon=True).start()

@@ -160,3 +160,22 @@ def test_a_stopped_command_prints_its_line_and_returns_its_status(capsys):
 
     assert reported(command) == 143
     assert capsys.readouterr().err == "stopped by SIGTERM at step 3\n"
+
+
+def test_a_data_worker_ends_when_its_training_was_killed(monkeypatch):
+    monkeypatch.setattr(stopping, "PARENT_CHECKED", 0.05)
+    worker_alive, says = os.pipe()
+    training = os.fork()
+    if not training:
+        if not os.fork():
+            os.close(worker_alive)
+            heed_parent_only(0)
+            os.write(says, b"1")
+            time.sleep(60)
+        time.sleep(60)
+        os._exit(1)
+    os.close(says)
+    assert os.read(worker_alive, 1)
+    os.kill(training, signal.SIGKILL)
+    os.waitpid(training, 0)
+    assert os.read(worker_alive, 1) == b""  # closed by the end of the worker
