@@ -71,6 +71,8 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         self._restore()
+        if self.received is not None:
+            _end_workers()
 
     def install(self) -> None:
         """Catch the signals, again where a framework has put handlers of its own in place."""
@@ -120,6 +122,18 @@ def heed_parent_only(worker: int) -> None:
 
     signal.pthread_sigmask(signal.SIG_BLOCK, STATUSES)
     threading.Thread(target=wait, daemon=True).start()
+
+
+def _end_workers() -> None:
+    """End the data workers of this process before Python waits for them.
+
+    The SIGTERM that Python sends once is lost where one of another process is still pending.
+    """
+    for worker in multiprocessing.active_children():
+        for _ in range(50):
+            if worker.daemon and worker.is_alive():
+                worker.terminate()
+                worker.join(0.2)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Signals that a training is stopped with."""
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -119,6 +120,24 @@ def test_a_data_worker_ends_with_its_training_only():
     assert os.waitpid(worker, os.WNOHANG) == (0, 0)
     os.kill(worker, signal.SIGTERM)
     assert os.waitpid(worker, 0) == (worker, 0)
+
+
+def test_a_stopped_run_ends_its_workers_though_a_signal_of_others_is_pending():
+    def work():
+        time.sleep(0.5)  # as long as it has not begun to heed, all SIGTERM that come are one
+        heed_parent_only(0)
+        time.sleep(60)
+
+    with StopSignals() as signals, held_signals():
+        worker = multiprocessing.get_context("fork").Process(target=work, daemon=True)
+        worker.start()
+        other = os.fork()
+        if not other:
+            os.kill(worker.pid, signal.SIGTERM)
+            os._exit(0)
+        os.waitpid(other, 0)
+        signals.note(signal.SIGTERM, None)
+    assert worker.exitcode == 0
 
 
 def test_outside_of_the_main_thread_nothing_is_caught():
