@@ -263,6 +263,8 @@ class LastCheckpoint(Callback):
             self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
+        for log in trainer.loggers:
+            log.save()  # what a killed run has not saved is not logged again
         trainer.save_checkpoint(self.path, weights_only=False)
         self._written_at = trainer.global_step
         self._due = False
