@@ -171,13 +171,11 @@ def _read(path: Path, head: bytes) -> object:
     """Read a file by the format that its first bytes show."""
     if head.startswith(b"PK\x03\x04"):
         return _read_zip(path)
-    if OLD_TORCH_MAGIC not in head[:32] and head[8:9] == b"{":
-        if int.from_bytes(head[:8], "little") <= SAFETENSORS_MAX_HEADER:
-            return safetensors.torch.load_file(path)
+    is_old, header = OLD_TORCH_MAGIC in head[:32], int.from_bytes(head[:8], "little")
+    if not is_old and head[8:9] == b"{" and header <= SAFETENSORS_MAX_HEADER:
+        return safetensors.torch.load_file(path)
     with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
-        if OLD_TORCH_MAGIC in head[:32]:
-            return _read_old_torch(file)
-        return _Machine(file, len(file)).run()
+        return _read_old_torch(file) if is_old else _Machine(file, len(file)).run()
 
 
 def _read_zip(path: Path) -> object:
@@ -251,13 +249,7 @@ COPIED = (str, bytes, bytearray, list, tuple, set, dict)
 
 
 class _Machine:
-    """Run the operations of one pickle, of any protocol.
-
-    Args:
-        file: at the first operation; afterwards behind the last one.
-        size: of the pickle, in bytes.
-        open_storage: finds the bytes of tensors; None where there are none.
-    """
+    """Run the operations of one pickle of `size` bytes, of any protocol, from where a file is."""
 
     def __init__(
         self, file: BinaryIO | mmap.mmap, size: int, open_storage: OpenStorage | None = None
@@ -266,7 +258,7 @@ class _Machine:
         self.storages: dict[str, torch.Tensor] = {}
         self._stack: list[Any] = []
         self._marks: list[int] = []
-        self._memo: dict[int, object] = {}
+        self.memo: dict[int, object] = {}
         self._copied = 0
 
     def run(self) -> object:
@@ -310,15 +302,11 @@ class _Machine:
 
     def remember(self, place: int | None, *top: object) -> object:
         """Remember the topmost value, which MEMOIZE has taken off the stack."""
-        place = len(self._memo) if place is None else place
-        value = self._memo[place] = top[0] if top else self._stack[-1]
+        place = len(self.memo) if place is None else place
+        value = self.memo[place] = top[0] if top else self._stack[-1]
         if isinstance(value, StandIn):
             value.places.append(place)
         return value
-
-    def recall(self, place: int) -> object:
-        """Return what is remembered."""
-        return self._memo[place]
 
     def call(self, _: None, made: object, arguments: tuple, *_keywords: object) -> object:
         """Make an object, if it is one of `REBUILT`."""
@@ -333,7 +321,7 @@ class _Machine:
         finished = BUILT[made.name](made.arguments, state)
         if finished is None:
             return made
-        self._memo |= dict.fromkeys(made.places, finished)
+        self.memo |= dict.fromkeys(made.places, finished)
         made.places.clear()
         return finished
 
@@ -350,17 +338,14 @@ class _Machine:
             case ("storage", StandIn() as kind, str() as key, _, int() as length, *views):
                 dtype = STORAGES.get(kind.name.rpartition(".")[2])
                 if dtype and self._open_storage and length >= 0 and not any(views):
-                    return _Storage(self._storage(key, length * dtype.itemsize), dtype)
+                    size = length * dtype.itemsize
+                    if key not in self.storages:
+                        self.storages[key] = self._open_storage(key, size)
+                    _check_length(len(self.storages[key]), size)
+                    return _Storage(self.storages[key], dtype)
             case ("module", StandIn() as made, *_):  # a class, and its source
                 return made
         return StandIn("a persistent id")
-
-    def _storage(self, key: str, size: int) -> torch.Tensor:
-        """Return the bytes of a storage, of which there must be that many."""
-        if key not in self.storages:
-            self.storages[key] = self._open_storage(key, size)
-        _check_length(len(self.storages[key]), size)
-        return self.storages[key]
 
 
 # What each operation does with its argument and its operands; it returns what goes on the stack.
@@ -392,7 +377,7 @@ OPERATIONS: dict[str, Callable] = {
     **dict.fromkeys(("TUPLE1", "TUPLE2", "TUPLE3"), lambda m, _, *values: values),
     **dict.fromkeys(("APPENDS", "ADDITEMS", "SETITEMS"), lambda m, _, *given: _add(*given)),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.remember),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.recall),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, place: m.memo[place]),
     **dict.fromkeys(("EXT1", "EXT2", "EXT4"), lambda m, code: StandIn(f"copyreg extension {code}")),
     **dict.fromkeys(("REDUCE", "NEWOBJ", "NEWOBJ_EX"), _Machine.call),
 }
@@ -443,10 +428,7 @@ def _measure(
 ) -> tuple[float, int]:
     """Return the bytes of content, counted wherever it refers to them, and how deep it is nested.
 
-    Args:
-        content: read by a machine.
-        known: results by the identity of containers.
-        names: those of the stand-ins are added.
+    `known` has the results by the identity of containers, `names` gets those of the stand-ins.
     """
     if isinstance(content, StandIn):
         names.add(content.name)
@@ -470,7 +452,6 @@ def _check_size(size: float, of_file: int) -> None:
 
 
 def _check_length(length: int, expected: int) -> None:
-    """Raise ValueError for another number of bytes than is claimed."""
     if length != expected:
         raise ValueError(f"{length} bytes for {expected}")
 
@@ -501,15 +482,10 @@ def _tensor(
     return values.as_strided(size, stride, offset)
 
 
-def _parameter(data: object, *_: object) -> torch.Tensor | None:
-    """Return the tensor of a parameter."""
-    return data if isinstance(data, torch.Tensor) else None
-
-
 def _of_type(rebuild: object, kind: object, arguments: tuple, *_: object) -> object:
     """Return the tensor of a subclass, or of a tensor with attributes, without them."""
-    is_tensors = isinstance(rebuild, StandIn) and REBUILT.get(rebuild.name) in (_tensor, _parameter)
-    return _call(rebuild, arguments) if is_tensors else None
+    of_torch = isinstance(rebuild, StandIn) and rebuild.name.startswith("torch._utils._rebuild_")
+    return _call(rebuild, arguments) if of_torch else None
 
 
 def _array(shape: tuple, dtype: object, order: str, data: object) -> np.ndarray | None:
@@ -590,8 +566,8 @@ REBUILT: dict[str, Callable] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
     "torch._tensor._rebuild_from_type": _of_type,
     "torch._tensor._rebuild_from_type_v2": _of_type,
 }
