@@ -4,9 +4,7 @@ A config needs scalars, lists and maps. What YAML 1.1 takes for a date stays tex
 used where the file stays small with every alias written out.
 """
 
-from copy import deepcopy
 from pathlib import Path
-from typing import ClassVar
 
 import yaml
 from yaml.constructor import ConstructorError
@@ -14,38 +12,23 @@ from yaml.constructor import ConstructorError
 from regnet_backbones.files import read_text
 
 MAX_BYTES = 2_000_000
-MAX_CHARACTERS = {"str": 10_000, "int": 100, "float": 100}  # of one scalar
 MAX_VALUES = 100_000  # with aliases written out
 
 _STANDARD = "tag:yaml.org,2002:"
-_PLAIN = {_STANDARD + kind for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
-_MERGE = _STANDARD + "merge"
+# The most characters of a scalar, by the tags that are obeyed; the lists and maps of them.
+_MAX_CHARACTERS = {"str": 10_000, "int": 100, "float": 100, "null": 10, "bool": 10}
+_COLLECTIONS = ("seq", "map")
+_TEXT = ("timestamp", "value")  # a date, and "="
 
 # Detectron2's own RetinaNet and Panoptic-DeepLab configs give a list by a tag that runs Python. The
 # text is not run: it is looked up here.
-_EVAL = _STANDARD + "python/object/apply:eval"
+_EVAL = "python/object/apply:eval"
 _KNOWN: dict[str, list] = {
     "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]": [
         [x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in (32, 64, 128, 256, 512)
     ],
     "[int(x * 0.1 * 640) for x in range(5, 16)]": [int(x * 0.1 * 640) for x in range(5, 16)],
 }
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """A safe loader that knows plain values only."""
-
-    yaml_implicit_resolvers: ClassVar = {
-        first: [row for row in rows if row[0] in _PLAIN | {_MERGE}]
-        for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def look_up(self, node: yaml.SequenceNode) -> list:
-        """Return the list of a known text."""
-        return deepcopy(_KNOWN[node.value[0].value])
-
-
-_PlainLoader.add_constructor(_EVAL, _PlainLoader.look_up)
 
 
 def read_yaml(path: str | Path) -> object:
@@ -63,7 +46,7 @@ def read_yaml(path: str | Path) -> object:
         raise ValueError(f"'{path}' has {size:,} bytes; a YAML file may have {MAX_BYTES:,}")
     text = read_text(path)
     try:
-        loader = _PlainLoader(text)
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -85,49 +68,46 @@ def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
         node: of the composed document, in which an alias is the node that it names.
         sizes: of the nodes seen, by their ids; 0 for one that is not left yet.
     """
-    known = sizes.get(id(node))
-    if known == 0:
-        raise ConstructorError(None, None, "an alias of what it is in", node.start_mark)
-    if known:
-        return known
-    sizes[id(node)] = 0
-    if node.tag not in _PLAIN and not _is_known(node):
+    if sizes.setdefault(id(node), 0):
+        return sizes[id(node)]
+    kind, parts, problem = node.tag.removeprefix(_STANDARD), [], ""
+    if kind in _TEXT and isinstance(node, yaml.ScalarNode):
+        kind, node.tag = "str", f"{_STANDARD}str"
+    if kind == _EVAL and isinstance(node, yaml.SequenceNode) and len(node.value) == 1:
+        known = _KNOWN.get(str(node.value[0].value))
+        if known is not None:
+            kind, node.tag = "seq", f"{_STANDARD}seq"
+            node.value = yaml.compose(str(known), yaml.SafeLoader).value
+    if kind not in (*_MAX_CHARACTERS, *_COLLECTIONS) or not node.tag.startswith(_STANDARD):
         tag = node.tag.replace(_STANDARD, "!!")[:200]
-        advice = "tags are refused, since they can run code: write the plain value"
-        raise ConstructorError(None, None, f"the tag '{tag}'; {advice}", node.start_mark)
-    size = 1
-    if isinstance(node, yaml.ScalarNode):
-        limit = MAX_CHARACTERS.get(node.tag.removeprefix(_STANDARD), 10)
-        if len(node.value) > limit:
-            problem = f"a value of {len(node.value):,} characters; {limit:,} are allowed"
-            raise ConstructorError(None, None, problem, node.start_mark)
+        problem = f"the tag '{tag}'; tags are refused, since they can run code: write the value"
     elif isinstance(node, yaml.MappingNode):
-        _check_keys(node)
-        size += sum(_check(value, sizes) for _, value in node.value)
-    else:
-        size += sum(_check(value, sizes) for value in node.value)
+        problem = _wrong_key(node)
+        parts = [value for _, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    elif len(node.value) > (limit := _MAX_CHARACTERS.get(kind, 0)):
+        problem = f"a value of {len(node.value):,} characters; {limit:,} are allowed"
+    if any(sizes.get(id(part)) == 0 for part in parts):
+        problem = "an alias of what it is in"
+    size = 1 if problem else 1 + sum(_check(part, sizes) for part in parts)
     if size > MAX_VALUES:
         problem = f"more than {MAX_VALUES:,} values with aliases written out"
+    if problem:
         raise ConstructorError(None, None, problem, node.start_mark)
     sizes[id(node)] = size
     return size
 
 
-def _is_known(node: yaml.Node) -> bool:
-    """Return whether a node is one of the lists of detectron2's that can be looked up."""
-    if node.tag != _EVAL or not isinstance(node, yaml.SequenceNode) or len(node.value) != 1:
-        return False
-    return isinstance(node.value[0], yaml.ScalarNode) and node.value[0].value in _KNOWN
-
-
-def _check_keys(node: yaml.MappingNode) -> None:
-    """Raise for a key that is not a scalar, or that is given twice: YAML would keep the last."""
+def _wrong_key(node: yaml.MappingNode) -> str:
+    """Say which key is not a plain name, or given twice, of which YAML would keep the last."""
     lines: dict[tuple[str, str], int] = {}
     for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode) or key.tag not in _PLAIN | {_MERGE}:
-            raise ConstructorError(None, None, "a key that is not a plain name", key.start_mark)
-        if (key.tag, key.value) in lines:
-            first = lines[key.tag, key.value]
-            problem = f"the key '{key.value[:200]}' is there twice, first in line {first}"
-            raise ConstructorError(None, None, problem, key.start_mark)
-        lines[key.tag, key.value] = key.start_mark.line + 1
+        kind, line = key.tag.removeprefix(_STANDARD), key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode) or kind not in (*_MAX_CHARACTERS, "merge"):
+            return f"a key that is not a plain name, in line {line}"
+        if (kind, key.value) in lines:
+            first = lines[kind, key.value]
+            return f"the key '{key.value[:200]}' in line {line} is there twice, first in {first}"
+        lines[kind, key.value] = line
+    return ""

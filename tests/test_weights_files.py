@@ -746,8 +746,8 @@ def test_an_unknown_suffix_lists_the_known_ones(tmp_path, name):
     ("name", "nesting", "message"),
     [
         ("net.safetensors", "model", "cannot nest the weights under 'model'"),
-        ("net.pkl", "state_dict", "must have its weights under 'model'"),
-        ("net.pkl", "", "must have its weights under 'model'"),
+        ("net.pkl", "state_dict", "cannot nest the weights under 'state_dict'"),
+        ("net.pkl", "", "cannot nest the weights under ''"),
         ("net.pth", "model..net", r"nesting must be .*got 'model\.\.net'"),
         ("net.pth", "optimizer.model", r"nesting must be .*got 'optimizer\.model'"),
         ("net.pth", ".".join("abcdefghi"), r"nesting must be up to 8 keys"),

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from regnet_backbones.yaml_files import read_yaml
 
 # How many files a config may be of.
 MAX_FILES = 50
+
+PAIRS = "overrides are pairs of a config key and a value, such as SOLVER.BASE_LR 0.01"
 
 # What yacs raises for a value of another type, and for text that Python cannot read as a literal.
 UNREADABLE = (ValueError, TypeError, RecursionError, MemoryError)
@@ -56,7 +58,10 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
             f"no config file '{config_file}'; give one with --config-file, such as "
             "configs/detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"
         )
-    _check_pairs(overrides)
+    joined = [text for text in overrides[::2] if "=" in text]
+    if joined or len(overrides) % 2:
+        got = f"'{joined[0]}' with = between" if joined else f"'{overrides[-1]}' without a value"
+        raise ValueError(f"{PAIRS}, got {got}")
     loaded = CfgNode(load_config_file(config_file))
     cfg = default_config()
     try:
@@ -71,10 +76,7 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         try:
             cfg.merge_from_list([key, value])
         except AssertionError as error:  # how yacs says that an override is wrong
-            raise ValueError(
-                f"{error}{_meant(cfg, str(error))}; overrides are pairs of a config key and a "
-                "value, such as SOLVER.BASE_LR 0.01"
-            ) from error
+            raise ValueError(f"{error}{_meant(cfg, str(error))}; {PAIRS}") from error
         except UNREADABLE as error:
             found = _reworded(str(error))
             raise ValueError(found if key in found else f"{key}: {found}") from error
@@ -115,19 +117,19 @@ def values_by_key(node: CfgNode, prefix: str = "") -> dict[str, object]:
     return found
 
 
+def did_you_mean(name: str, known: Iterable[str], *, form: Callable[[str], str] = str) -> str:
+    """Suggest the names that are written like one; empty where none is."""
+    close = get_close_matches(name, list(known), n=2)
+    return f" (did you mean {' or '.join(map(form, close))}?)" if close else ""
+
+
 def _listed(value: object) -> object:
     """Return a value with lists in the place of tuples, inside of others too."""
     return [_listed(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 def _load_with_bases(name: str, chain: tuple[str, ...], read: list[str]) -> dict[str, object]:
-    """Do what `load_config_file` does.
-
-    Args:
-        name: of a file.
-        chain: the files whose `_BASE_` led to it.
-        read: the files read so far, to which this one is added.
-    """
+    """Load a file, to which the `_BASE_` of the files in `chain` led; `read` gets its name."""
     read.append(name)
     if name in chain or len(read) > MAX_FILES:
         way = " -> ".join((*chain[-3:], name))
@@ -140,41 +142,31 @@ def _load_with_bases(name: str, chain: tuple[str, ...], read: list[str]) -> dict
     if not isinstance(own, dict):
         kind = "empty" if own is None else f"a {type(own).__name__}"
         raise ValueError(f"'{name}' must be a YAML file of config keys, it is {kind}")
-    _check_names(own, name)
     bases = own.pop(BASE_KEY, [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(_is_path(base) for base in bases):
-        raise ValueError(f"_BASE_ of '{name}' must be a config file, got {repr(bases)[:200]}")
+    bases = bases if isinstance(bases, list) else [bases]
     merged: dict[str, object] = {}
-    for base in map(os.path.expanduser, bases):
+    for base in bases:
+        if not isinstance(base, str) or not base or not base.isprintable():
+            raise ValueError(f"_BASE_ of '{name}' must be a config file, got {repr(base)[:200]}")
+        base = os.path.expanduser(base)
         path = base if "://" in base else os.path.join(os.path.dirname(name), base)
         _merge(_load_with_bases(path, (*chain, name), read), merged, name)
     _merge(own, merged, name)
     return merged
 
 
-def _is_path(value: object) -> bool:
-    return isinstance(value, str) and bool(value) and value.isprintable()
-
-
-def _check_names(values: dict, file: str) -> None:
-    """Raise ValueError for a key that is not text, such as `on`, which YAML reads as True."""
-    for key, value in values.items():
-        if not isinstance(key, str):
-            raise ValueError(f"keys of '{file}' must be text, got {key!r}; put it in quotes")
-        if isinstance(value, dict):
-            _check_names(value, file)
-
-
-def _merge(values: dict[str, object], into: dict[str, object], file: str) -> None:
+def _merge(values: dict, into: dict[str, object], file: str) -> None:
     """Merge the values of a file over those of its `_BASE_`."""
     for key, value in values.items():
-        if not isinstance(value, dict) or key not in into:
+        if not isinstance(key, str):  # such as `on`, which YAML reads as True
+            raise ValueError(f"keys of '{file}' must be text, got {key!r}; put it in quotes")
+        if not isinstance(value, dict):
             into[key] = value
-        elif isinstance(into[key], dict):
-            _merge(value, into[key], file)
-        else:
+            continue
+        below = into.setdefault(key, {})
+        if not isinstance(below, dict):
             raise ValueError(f"{key} has keys below it in '{file}', and a value in its _BASE_")
+        _merge(value, below, file)
 
 
 def _merged(cfg: CfgNode, loaded: CfgNode, file: str) -> CfgNode:
@@ -193,17 +185,6 @@ def _merged(cfg: CfgNode, loaded: CfgNode, file: str) -> CfgNode:
     return upgrade_config(old)
 
 
-def _check_pairs(overrides: Sequence[str]) -> None:
-    """Raise ValueError where keys and values do not take turns."""
-    joined = [text for text in overrides[::2] if "=" in text]
-    if joined or len(overrides) % 2:
-        got = joined[0] if joined else overrides[-1]
-        raise ValueError(
-            "overrides are pairs of a config key and a value, such as SOLVER.BASE_LR 0.01, got "
-            f"'{got}' {'with = between them' if joined else 'without a value'}"
-        )
-
-
 def _reworded(text: str) -> str:
     """Say a mismatch of types as the key, its type and present value, and what was given."""
     found = MISMATCH.search(text)
@@ -215,13 +196,7 @@ def _reworded(text: str) -> str:
 
 
 def _meant(cfg: CfgNode, text: str) -> str:
-    """Suggest keys that are written like the one that a text ends with."""
-    key = text.rpartition(": ")[2]
-    close = get_close_matches(key, _keys(cfg), n=2)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
-
-
-def _keys(cfg: CfgNode) -> list[str]:
-    """Return all keys of a config, those of nodes too."""
+    """Suggest keys of a config, also of nodes, that are written like what a text ends with."""
     parts = [key.split(".") for key in values_by_key(cfg)]
-    return list(dict.fromkeys(".".join(p[:n]) for p in parts for n in range(1, len(p) + 1)))
+    keys = dict.fromkeys(".".join(p[:n]) for p in parts for n in range(1, len(p) + 1))
+    return did_you_mean(text.rpartition(": ")[2], keys)

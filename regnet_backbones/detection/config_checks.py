@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -12,8 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from regnet_backbones.adapters.detectron2 import BUILDERS
 from regnet_backbones.adapters.detectron2_config import fcos_node
 from regnet_backbones.adapters.detectron2_network import feature_levels
-from regnet_backbones.detection.config import default_config, values_by_key
-from regnet_backbones.detection.config_rules import Choice, rule_of
+from regnet_backbones.detection.config import default_config, did_you_mean, values_by_key
+from regnet_backbones.detection.config_rules import rule_of
 
 # What a training alone reads.
 OF_TRAINING = (
@@ -48,6 +48,9 @@ NORMED = {
     "MODEL.SEM_SEG_HEAD.NORM": "MODEL.SEM_SEG_HEAD.CONVS_DIM",
 }
 
+# A key in the words of a rule.
+KEY = re.compile(r"[A-Z]+(?:\.[A-Z_]+)+")
+
 # Where a dataset's metadata says what it is read from.
 PLACES = ("json_file", "panoptic_json", "image_root", "image_dir", "dirname")
 
@@ -69,25 +72,12 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
             continue
         value, rule = _value(cfg, key, default), rule_of(key, default)
         if not rule.allows(value):
-            names = [str(name) for name in rule.names] if isinstance(rule, Choice) else []
-            raise ValueError(
-                f"{key} must be {rule}, got {_shown(value)}{_meant(str(value), names)}"
-            )
-    for problem in _misfits(cfg, unread):
-        raise ValueError(problem)
-    if not training:
-        return
-    if cfg.SOLVER.IMS_PER_BATCH % processes:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes, got "
-            f"{cfg.SOLVER.IMS_PER_BATCH}"
-        )
-    synced = [key for key in OF_BACKBONES if _value(cfg, key) == "SyncBN"]
-    if synced and processes > 1 and cfg.MODEL.DEVICE == "cpu":
-        raise ValueError(
-            f"{' and '.join(synced)} 'SyncBN' needs GPUs in several processes, got {processes} "
-            "processes on the CPU; set it to 'BN' or 'FrozenBN', or run in one process"
-        )
+            meant = did_you_mean(str(value), map(str, rule.names), form=repr)
+            raise ValueError(f"{key} must be {rule.words}, got {_shown(value)}{meant}")
+    for is_wrong, words in _misfits(cfg, lambda key: not key.startswith(unread), processes):
+        if is_wrong:
+            values = " and ".join(_shown(_value(cfg, key)) for key in KEY.findall(words))
+            raise ValueError(f"{words}, got {values}")
 
 
 def check_datasets_exist(cfg: CfgNode, *, training: bool) -> None:
@@ -97,37 +87,33 @@ def check_datasets_exist(cfg: CfgNode, *, training: bool) -> None:
         ValueError: one is not registered, or none is named.
         FileNotFoundError: a file or folder is not there.
     """
+    registered = DatasetCatalog.list()
     for key in ("TRAIN", "TEST") if training else ("TEST",):
         names = cfg.DATASETS[key]
         if not names and (key == "TRAIN" or not training):
             raise ValueError(
                 f"DATASETS.{key} is empty; name registered datasets, such as "
-                "\"('coco_2017_train',)\", or give one's own with --train-json, --train-images, "
+                "\"('coco_2017_train',)\", or give your data with --train-json, --train-images, "
                 "--val-json and --val-images"
             )
         for name in names:
-            _check_dataset(f"DATASETS.{key}", name)
-
-
-def _check_dataset(key: str, name: str) -> None:
-    registered = DatasetCatalog.list()
-    if name not in registered:
-        raise ValueError(
-            f"{key} names '{name}', which is not registered{_meant(name, registered)}; detectron2 "
-            "has its own datasets registered and the demo's; one's own are given with --train-json "
-            "and the like, or registered in code that runs before"
-        )
-    metadata = MetadataCatalog.get(name)
-    for place in PLACES:
-        path = metadata.get(place)
-        if not isinstance(path, str) or "://" in path or Path(path).exists():
-            continue
-        root = os.environ.get("DETECTRON2_DATASETS")
-        where = f"is '{root}'" if root else "is not set, which means 'datasets' of this folder"
-        raise FileNotFoundError(
-            f"the dataset '{name}' of {key} has no '{path}'; set DETECTRON2_DATASETS to the folder "
-            f"that holds it (it {where})"
-        )
+            if name not in registered:
+                meant = did_you_mean(name, registered, form=repr)
+                raise ValueError(
+                    f"DATASETS.{key} names '{name}', which is not registered{meant}; register it "
+                    "in code that runs before, or give your data with --train-json and the like"
+                )
+            metadata = MetadataCatalog.get(name)
+            paths = [metadata.get(place) for place in PLACES]
+            paths = [path for path in paths if isinstance(path, str) and "://" not in path]
+            missing = next((path for path in paths if not Path(path).exists()), None)
+            if missing is not None:
+                root = os.environ.get("DETECTRON2_DATASETS")
+                where = f"'{root}'" if root else "not set, which means 'datasets' of this folder"
+                raise FileNotFoundError(
+                    f"the dataset '{name}' of DATASETS.{key} has no '{missing}'; set "
+                    f"DETECTRON2_DATASETS to the folder that holds it (it is {where})"
+                )
 
 
 def _unread(cfg: CfgNode) -> tuple[str, ...]:
@@ -165,107 +151,109 @@ def _unread(cfg: CfgNode) -> tuple[str, ...]:
     return tuple(start for start, is_read in read.items() if not is_read)
 
 
-def _misfits(cfg: CfgNode, unread: tuple[str, ...]) -> Iterator[str]:
-    """Yield what does not fit together, of keys that are read and that are right by themselves."""
+def _misfits(
+    cfg: CfgNode, reads: Callable[[str], bool], processes: int
+) -> Iterator[tuple[bool, str]]:
+    """Yield whether keys that are right by themselves contradict each other, and how they must be.
 
-    def reads(key: str) -> bool:
-        return not key.startswith(unread)
-
+    `reads` returns whether anything reads a key.
+    """
     model, solver, images = cfg.MODEL, cfg.SOLVER, cfg.INPUT
-    if len(model.PIXEL_MEAN) != len(model.PIXEL_STD):
-        yield (
-            "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD must have one number for each channel, got "
-            f"{list(model.PIXEL_MEAN)} and {list(model.PIXEL_STD)}"
-        )
+    yield (
+        len(model.PIXEL_MEAN) != len(model.PIXEL_STD),
+        "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD must have one number for each channel",
+    )
     yield from _feature_misfits(cfg, reads)
     for name in ("RPN", "ROI_HEADS", "RETINANET"):
         if reads(f"MODEL.{name}.IOU_LABELS"):
-            thresholds, labels = list(model[name].IOU_THRESHOLDS), list(model[name].IOU_LABELS)
-            if thresholds != sorted(thresholds) or len(labels) != len(thresholds) + 1:
-                yield (
-                    f"MODEL.{name}.IOU_THRESHOLDS must be rising, and MODEL.{name}.IOU_LABELS one "
-                    f"more, got {thresholds} and {labels}"
-                )
+            thresholds, labels = list(model[name].IOU_THRESHOLDS), model[name].IOU_LABELS
+            yield (
+                thresholds != sorted(thresholds) or len(labels) != len(thresholds) + 1,
+                f"MODEL.{name}.IOU_THRESHOLDS must rise, and MODEL.{name}.IOU_LABELS be one more",
+            )
     for key, channels in NORMED.items():
         unused = _value(cfg, f"{channels.rpartition('.')[0]}.NUM_CONV", 1) == 0
-        if reads(key) and not unused and _value(cfg, key) == "GN" and _value(cfg, channels) % 32:
-            yield f"{channels} must be a multiple of 32 for {key} 'GN', got {_value(cfg, channels)}"
-    heads, box, cascade = model.ROI_HEADS, model.ROI_BOX_HEAD, model.ROI_BOX_CASCADE_HEAD
+        if reads(key) and not unused and _value(cfg, key) == "GN":
+            words = f"{channels} must be a multiple of 32 for {key} 'GN'"
+            yield _value(cfg, channels) % 32 != 0, words
+    heads, box, mask = model.ROI_HEADS, model.ROI_BOX_HEAD, model.ROI_MASK_HEAD
     if reads("MODEL.ROI_BOX_CASCADE_HEAD."):
-        if not box.CLS_AGNOSTIC_BBOX_REG:
-            yield (
-                "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG must be True for CascadeROIHeads, got "
-                "False"
-            )
-        count, first = len(cascade.BBOX_REG_WEIGHTS), heads.IOU_THRESHOLDS[0]
-        if len(cascade.IOUS) != count or cascade.IOUS[0] != first:
-            yield (
-                "MODEL.ROI_BOX_CASCADE_HEAD.IOUS must be as many as its BBOX_REG_WEIGHTS, "
-                f"{count}, and begin with MODEL.ROI_HEADS.IOU_THRESHOLDS, {first}, got "
-                f"{list(cascade.IOUS)}"
-            )
+        words = "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG must be True for CascadeROIHeads"
+        yield not box.CLS_AGNOSTIC_BBOX_REG, words
+        ious, name = model.ROI_BOX_CASCADE_HEAD.IOUS, "MODEL.ROI_BOX_CASCADE_HEAD"
+        yield (
+            len(ious) != len(model.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS)
+            or ious[0] != heads.IOU_THRESHOLDS[0],
+            f"{name}.IOUS must be as many as {name}.BBOX_REG_WEIGHTS, and begin with "
+            "MODEL.ROI_HEADS.IOU_THRESHOLDS",
+        )
     if reads("MODEL.ROI_BOX_HEAD.NAME"):
-        if box.NAME == "FastRCNNConvFCHead" and not box.NUM_FC + box.NUM_CONV:
-            yield "MODEL.ROI_BOX_HEAD.NUM_FC or NUM_CONV must be 1 or more, got 0 and 0"
-        mask = model.ROI_MASK_HEAD
-        if reads("MODEL.ROI_MASK_HEAD.") and not mask.POOLER_TYPE and "Point" not in mask.NAME:
-            yield f"MODEL.ROI_MASK_HEAD.POOLER_TYPE must be a pooler for {mask.NAME}, got ''"
+        yield (
+            box.NAME == "FastRCNNConvFCHead" and not box.NUM_FC + box.NUM_CONV,
+            "MODEL.ROI_BOX_HEAD.NUM_FC or MODEL.ROI_BOX_HEAD.NUM_CONV must be 1 or more",
+        )
+        yield (
+            reads("MODEL.ROI_MASK_HEAD.") and not mask.POOLER_TYPE and "Point" not in mask.NAME,
+            "MODEL.ROI_MASK_HEAD.POOLER_TYPE must be a pooler for MODEL.ROI_MASK_HEAD.NAME",
+        )
     if not reads("SOLVER."):
         return
-    steps = list(solver.STEPS)
-    if steps != sorted(set(steps)):
-        yield f"SOLVER.STEPS must be rising, got {steps}"
-    if solver.NESTEROV and not solver.MOMENTUM:
-        yield "SOLVER.MOMENTUM must be above 0 for SOLVER.NESTEROV, got 0"
-    sizes = list(images.MIN_SIZE_TRAIN)
-    if images.MIN_SIZE_TRAIN_SAMPLING == "range" and len(sizes) != 2:
-        yield (
-            "INPUT.MIN_SIZE_TRAIN must be the lowest and highest size for "
-            f"INPUT.MIN_SIZE_TRAIN_SAMPLING 'range', got {sizes}"
-        )
+    yield list(solver.STEPS) != sorted(set(solver.STEPS)), "SOLVER.STEPS must rise"
+    words = "SOLVER.MOMENTUM must be above 0 for SOLVER.NESTEROV"
+    yield solver.NESTEROV and not solver.MOMENTUM, words
+    yield (
+        images.MIN_SIZE_TRAIN_SAMPLING == "range" and len(images.MIN_SIZE_TRAIN) != 2,
+        "INPUT.MIN_SIZE_TRAIN must be the lowest and highest size for "
+        "INPUT.MIN_SIZE_TRAIN_SAMPLING 'range'",
+    )
     if reads("INPUT.CROP."):
-        kind = "shares up to 1" if "relative" in images.CROP.TYPE else "whole numbers"
-        if any(side > 1 if kind[0] == "s" else side % 1 for side in images.CROP.SIZE):
-            yield (
-                f"INPUT.CROP.SIZE must be {kind} for INPUT.CROP.TYPE '{images.CROP.TYPE}', got "
-                f"{list(images.CROP.SIZE)}"
-            )
+        relative = "relative" in images.CROP.TYPE
+        yield (
+            any(side > 1 if relative else side % 1 for side in images.CROP.SIZE),
+            f"INPUT.CROP.SIZE must be {'shares up to 1' if relative else 'whole numbers'} for "
+            "INPUT.CROP.TYPE",
+        )
+    yield (
+        solver.IMS_PER_BATCH % processes != 0,
+        f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes",
+    )
+    for key in OF_BACKBONES:
+        yield (
+            processes > 1 and model.DEVICE == "cpu" and _value(cfg, key) == "SyncBN",
+            f"{key} 'SyncBN' needs GPUs in several processes, or one process; or set it to 'BN' or "
+            "'FrozenBN'",
+        )
 
 
-def _feature_misfits(cfg: CfgNode, reads: Callable[[str], bool]) -> Iterator[str]:
-    """Yield which heads name maps that there are not, and anchors that do not fit their maps."""
+def _feature_misfits(cfg: CfgNode, reads: Callable[[str], bool]) -> Iterator[tuple[bool, str]]:
+    """Yield what must hold of the maps that heads name, and of the anchors on them."""
     maps = _maps(cfg)
     for node in ("RPN", "ROI_HEADS", "SEM_SEG_HEAD", "RETINANET", "FCOS", "INS_EMBED_HEAD"):
         key = f"MODEL.{node}.IN_FEATURES"
         if not reads(key):
             continue
         names = list(_value(cfg, key))
-        if maps and not set(names) <= set(maps):
-            of = "MODEL.FPN.IN_FEATURES" if reads("MODEL.FPN.") else "MODEL.REGNET.OUT_FEATURES"
-            yield f"{key} must be of the maps that {of} gives, {', '.join(maps)}; got {names}"
+        of = "MODEL.FPN.IN_FEATURES" if reads("MODEL.FPN.") else "MODEL.REGNET.OUT_FEATURES"
+        words = f"{key} must be of the maps {', '.join(maps)}, which come from {of}"
+        yield bool(maps) and not set(names) <= set(maps), words
         levels = [int(name[1:]) for name in names if re.fullmatch(r"p\d", name)]
-        if node == "ROI_HEADS" and levels and levels != list(range(levels[0], levels[-1] + 1)):
-            yield f"{key} must be neighbours from fine to coarse, such as ['p2', 'p3'], got {names}"
-        if node in ("RPN", "RETINANET") and reads("MODEL.ANCHOR_GENERATOR."):
-            yield from _anchor_misfits(cfg.MODEL.ANCHOR_GENERATOR, key, len(names))
-
-
-def _anchor_misfits(node: CfgNode, key: str, count: int) -> Iterator[str]:
-    """Yield what is wrong with the anchors of so many maps, which a key names."""
-    numbers = []
-    for name in ("SIZES", "ASPECT_RATIOS"):
-        rows = node[name] if isinstance(node[name][0], list | tuple) else [node[name]]
-        if len(rows) not in (1, count):
-            yield (
-                f"MODEL.ANCHOR_GENERATOR.{name} must be one list, or one for each of the {count} "
-                f"maps of {key}, got {len(rows)}"
-            )
-            return
-        numbers.append([len(row) for row in rows] * (count // len(rows)))
-    if len({sizes * ratios for sizes, ratios in zip(*numbers, strict=True)}) > 1:
         yield (
-            "MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS must give every map as many anchors, "
-            f"got {_shown(node.SIZES)} and {_shown(node.ASPECT_RATIOS)}"
+            node == "ROI_HEADS" and any(b - a != 1 for a, b in pairwise(levels)),
+            f"{key} must be neighbours from fine to coarse, such as ['p2', 'p3']",
+        )
+        if node not in ("RPN", "RETINANET") or not reads("MODEL.ANCHOR_GENERATOR."):
+            continue
+        numbers = []
+        for name in ("SIZES", "ASPECT_RATIOS"):
+            rows = cfg.MODEL.ANCHOR_GENERATOR[name]
+            rows = rows if isinstance(rows[0], list | tuple) else [rows]
+            words = f"MODEL.ANCHOR_GENERATOR.{name} must be one list, or one for each map of {key}"
+            yield len(rows) not in (1, len(names)), words
+            numbers.append([len(row) for row in rows] * (len(names) // len(rows)))
+        yield (
+            len({sizes * ratios for sizes, ratios in zip(*numbers, strict=True)}) > 1,
+            "MODEL.ANCHOR_GENERATOR.SIZES and MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS must give every "
+            "map as many anchors",
         )
 
 
@@ -297,9 +285,3 @@ def _value(cfg: CfgNode, key: str, default: object = None) -> object:
             return default
         cfg = cfg[part]
     return cfg
-
-
-def _meant(name: str, known: Sequence[str]) -> str:
-    """Suggest the names that are written alike."""
-    close = get_close_matches(name, known, n=2)
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""

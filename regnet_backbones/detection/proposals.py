@@ -47,28 +47,23 @@ def load_proposals(records: list[dict], file: str) -> list[dict]:
         raise ValueError(f"proposals '{file}': unknown bbox_mode {shown(mode)}")
     places = {str(image): place for place, image in enumerate(lists["ids"])}
     for record in records:
-        place = places.get(str(record["image_id"]))
+        image = record["image_id"]
+        place = places.get(str(image))
         if place is None:
             raise ValueError(
-                f"proposals '{file}' have none for image {record['image_id']!r}; compute them for "
-                "this dataset"
+                f"proposals '{file}' have none for image {image!r}; compute them for this dataset"
             )
-        boxes, scores = lists["boxes"][place], lists["objectness_logits"][place]
-        if not _are_proposals(boxes, scores):
+        arrays = boxes, scores = lists["boxes"][place], lists["objectness_logits"][place]
+        if not all(
+            isinstance(array, np.ndarray) and array.dtype.kind in "fiu" and np.isfinite(array).all()
+            for array in arrays
+        ) or (scores.ndim, boxes.shape) != (1, (len(scores), 4)):
             raise ValueError(
-                f"proposals '{file}' of image {record['image_id']!r} must be finite boxes (N, 4) "
-                "and scores (N,), numpy arrays of numbers"
+                f"proposals '{file}' of image {image!r} must be finite boxes (N, 4) and scores "
+                "(N,), numpy arrays of numbers"
             )
         order = scores.argsort()[::-1]
         record["proposal_boxes"] = boxes[order]
         record["proposal_objectness_logits"] = scores[order]
         record["proposal_bbox_mode"] = BoxMode(mode)
     return records
-
-
-def _are_proposals(boxes: object, scores: object) -> bool:
-    """Tell whether these are the proposals of one image."""
-    arrays = (boxes, scores)
-    if not all(isinstance(array, np.ndarray) and array.dtype.kind in "fiu" for array in arrays):
-        return False
-    return boxes.shape == (len(scores), 4) and all(np.isfinite(array).all() for array in arrays)

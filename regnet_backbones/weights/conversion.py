@@ -22,7 +22,7 @@ from regnet_backbones.weights.entries import listing
 from regnet_backbones.weights.files import read_checkpoint, write_checkpoint
 from regnet_backbones.weights.loading import CLASSIFIER_PARTS
 from regnet_backbones.weights.matching import cast, compare, is_counter
-from regnet_backbones.weights.nesting import Network, locate
+from regnet_backbones.weights.nesting import CLASSY, Network, locate
 from regnet_backbones.weights.sources import find_source, local_file
 
 # Where a network is inside a model, and whose names it has there.
@@ -118,9 +118,6 @@ def convert(
             (VISSL has classifiers that say BGR in their file name).
         prefix: which network, where there are several, such as "teacher.".
 
-    Returns:
-        The tensors by their new names.
-
     Raises:
         ValueError: a dialect is unknown, the names are another dialect's, or some of them belong to
             no part of the table or to one that `target` has not; all are counted, some listed.
@@ -190,49 +187,48 @@ def convert_file(
     if (to is None) == (into is None):
         raise ValueError("give either to=, a form, or into=, a checkpoint to put the network into")
     if into is None and into_prefix is not None:
-        raise ValueError(
-            "into_prefix= (--into-prefix) says which network of into= (--into) to replace, and "
-            "into= is missing"
-        )
+        raise ValueError("into_prefix= (--into-prefix) needs into= (--into), a checkpoint")
     if to is not None and to not in LAYOUTS:
         raise ValueError(f"unknown form '{to}'; there are {', '.join(LAYOUTS)}")
     known = find_source(source)
     checkpoint = read_checkpoint(local_file(known), prefix=prefix)
     network = locate(checkpoint.content, prefix)
+    host = None
     if into is None:
-        target = _form(to, network)
+        dialect, place = LAYOUTS[to]
+        rest = _kept(network, place)
+        nesting = "model" if place.startswith("backbone.") else None
+        nesting = CLASSY if dialect in ("classyvision", "vissl") else nesting
     else:
         checkpoint = read_checkpoint(into, prefix=into_prefix)
         host = locate(checkpoint.content, into_prefix)
-        target = _Target(
-            host.dialect,
-            host.prefix,
-            host.rest,
-            checkpoint.nesting or None,
-            keeps_rest=False,
-            host=host,
-        )
-    orders = (channel_order or CHANNEL_ORDERS[network.dialect], CHANNEL_ORDERS[target.dialect])
-    names, dropped = _names(network, target)
+        dialect, place, rest = host.dialect, host.prefix, host.rest
+        nesting = checkpoint.nesting or None
+    orders = (channel_order or CHANNEL_ORDERS[network.dialect], CHANNEL_ORDERS[dialect])
+    names, dropped = _names(network, dialect, place, host)
     number, count = torch.empty(0), torch.empty(0, dtype=torch.int64)
     cast(network.state, {n: count if is_counter(n) else number for n in network.state})
-    cast(target.rest, target.rest)
+    cast(rest, rest)
     renamed = _rename(network, names, flips=orders[0] != orders[1])
-    state = {**target.rest, **{target.prefix + name: value for name, value in renamed.items()}}
-    if target.host is not None:
-        state = _replaced(target.host.entries, state, into)
+    state = {**rest, **{place + name: value for name, value in renamed.items()}}
+    if host is not None:  # the same entries, but for the batch counters that a frozen norm lacks
+        unknown = [name for name in state if name not in host.entries and not is_counter(name)]
+        problems = compare(state, host.entries, unknown)
+        if problems:
+            raise ValueError(f"the network does not fit into '{into}': {problems}")
+        state = {name: state.get(name, value) for name, value in host.entries.items()}
+    lost = () if host is None and rest else tuple(network.rest)
     conversion = Conversion(
         source=known.name,
         network=network,
         state=state,
-        nesting=target.nesting,
+        nesting=nesting,
         pairs=tuple(
-            (network.prefix + name, target.prefix + theirs)
+            (network.prefix + name, place + theirs)
             for name, theirs in names.items()
-            if target.prefix + theirs in state
+            if place + theirs in state
         ),
-        dropped=tuple(network.prefix + name for name in dropped)
-        + (() if target.keeps_rest else tuple(network.rest)),
+        dropped=tuple(network.prefix + name for name in dropped) + lost,
         left_out=tuple(map(str, checkpoint.extras)),
         channel_order=orders,
         licence=known.licence,
@@ -240,32 +236,8 @@ def convert_file(
     if output is not None:
         # These have a nesting of their own, or none.
         is_fixed = Path(output).suffix.lower() in (".safetensors", ".pkl", ".pyth")
-        write_checkpoint(output, state, nesting=None if is_fixed else target.nesting)
+        write_checkpoint(output, state, nesting=None if is_fixed else nesting)
     return conversion
-
-
-@dataclass(frozen=True)
-class _Target:
-    """Where a network goes: `host` is another one that is there, if one is."""
-
-    dialect: str
-    prefix: str
-    rest: Mapping[str, torch.Tensor]
-    nesting: str | None
-    keeps_rest: bool
-    host: Network | None = None
-
-
-def _form(to: str, network: Network) -> _Target:
-    """Return the place of a network in one of `LAYOUTS`."""
-    dialect, prefix = LAYOUTS[to]
-    nesting = None
-    if dialect in ("classyvision", "vissl"):
-        nesting = "classy_state_dict"
-    elif prefix.startswith("backbone."):
-        nesting = "model"
-    rest = _kept(network, prefix)
-    return _Target(dialect, prefix, rest, nesting, keeps_rest=bool(rest))
 
 
 def _name_pairs(network: Network, target: str) -> tuple[dict[str, str], list[str]]:
@@ -281,13 +253,7 @@ def _name_pairs(network: Network, target: str) -> tuple[dict[str, str], list[str
 
 
 def _rename(network: Network, names: Mapping[str, str], *, flips: bool) -> dict[str, torch.Tensor]:
-    """Return the entries of a network that have new names, by those; the stem flipped if `flips`.
-
-    Args:
-        network: what to rename, its prefix left out.
-        names: new names by old ones, as `_name_pairs` finds them.
-        flips: whether the new names are for images of the other channel order.
-    """
+    """Return the entries of a network that have new names, by those; `flips` the stem."""
     renamed = {}
     for name, new in names.items():
         value = network.state[name]
@@ -306,13 +272,14 @@ def _kept(network: Network, place: str) -> dict[str, torch.Tensor]:
     return {}
 
 
-def _names(network: Network, target: _Target) -> tuple[dict[str, str], list[str]]:
+def _names(
+    network: Network, dialect: str, place: str, host: Network | None
+) -> tuple[dict[str, str], list[str]]:
     """Return the network's new names, and what is dropped: heads that the new form has not.
 
     Raises:
         ValueError: other parts have no name in the dialect.
     """
-    dialect = target.dialect
     names, lost = _name_pairs(network, dialect)
     ours = {name: to_timm_name(name, network.dialect) or "" for name in network.state}
     # The final convolution of a byobnet network gives its C5, that of others only their classes.
@@ -323,10 +290,10 @@ def _names(network: Network, target: _Target) -> tuple[dict[str, str], list[str]
         for name in network.state
         if is_head(name, network.dialect) or ours[name].startswith(classifier)
     ]
-    if target.host is not None:  # spelled as they are there
-        there = {to_timm_name(name, dialect): name for name in target.host.state}
+    if host is not None:  # spelled as they are there
+        there = {to_timm_name(name, dialect): name for name in host.state}
         names = {name: there.get(ours[name], new) for name, new in names.items()}
-    if target.prefix:
+    if place:
         names = {name: theirs for name, theirs in names.items() if name not in heads}
     strange = [name for name in lost if name not in heads]
     if strange:
@@ -335,20 +302,3 @@ def _names(network: Network, target: _Target) -> tuple[dict[str, str], list[str]
             f"{network.dialect} network: {listing(strange)}"
         )
     return names, [name for name in heads if name not in names]
-
-
-def _replaced(
-    host: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], into: str | Path
-) -> dict[str, torch.Tensor]:
-    """Return the entries of `host` with the values of `state`, which must be the same entries.
-
-    A frozen norm has no batch counter, so those may differ.
-
-    Raises:
-        ValueError: the network is another one.
-    """
-    unknown = [name for name in state if name not in host and not is_counter(name)]
-    problems = compare(state, host, unknown)
-    if problems:
-        raise ValueError(f"the network does not fit into '{into}': {problems}")
-    return {name: state.get(name, value) for name, value in host.items()}

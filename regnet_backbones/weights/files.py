@@ -50,9 +50,6 @@ def read_checkpoint(path: str | Path, *, prefix: str | None = None) -> Checkpoin
         prefix: which RegNet is wanted where the file holds several, such as "teacher"; see
             `nesting.locate`.
 
-    Returns:
-        The state dict, where in the file it lay, and what else there is.
-
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, is something else, or holds no state dict, or several of
@@ -96,23 +93,37 @@ def write_checkpoint(
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path} must end in one of {', '.join(SUFFIXES)}, got '{path.suffix}'")
-    _check_nesting(path, suffix, nesting)
-    _check_state(path, state)
+    if nesting is None:
+        nesting = {".pyth": "model_state", ".pkl": "model"}.get(suffix, "")
+    only = {".safetensors": "", ".pkl": "model"}.get(suffix, nesting)
+    if nesting != only:
+        raise ValueError(
+            f"{path} cannot nest the weights under '{nesting}', {suffix} files have them under "
+            f"'{only}'; leave nesting out, or use one of {', '.join(TORCH_SUFFIXES)}"
+        )
+    others = [
+        f"{name} ({type(value).__name__})"
+        for name, value in state.items()
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor)
+    ]
+    if others or not state:
+        raise ValueError(
+            f"{path} was not written: a state dict has names and tensors, got "
+            f"{listing(others) or 'none'}; give model.state_dict()"
+        )
     # Contiguous copies: a file shall hold neither shared memory nor the rest of a sliced tensor.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in state.items()
     }
     if suffix == ".safetensors":
-        content = safetensors.torch.save(tensors, metadata={"format": "pt"})
-        write_whole(path, lambda file: file.write(content))
+        data = safetensors.torch.save(tensors, metadata={"format": "pt"})
+        write_whole(path, lambda file: file.write(data))
     elif suffix == ".pkl":
         content = _detectron2_form(path, tensors)
         # Protocols below 3 spell bytes as text, half as long again.
         write_whole(path, lambda file: pickle.dump(content, file, protocol=4))
     else:
-        if nesting is None:
-            nesting = "model_state" if suffix == ".pyth" else ""
         try:
             content = nest(tensors, nesting)
         except ValueError as error:
@@ -133,34 +144,6 @@ def _say_what_is_there(content: object) -> str:
     return f"holds no state dict (names to tensors); its top-level keys are {keys}"
 
 
-def _check_nesting(path: Path, suffix: str, nesting: str | None) -> None:
-    """Raise ValueError for a nesting that the format has not."""
-    if suffix == ".safetensors" and nesting:
-        raise ValueError(
-            f"{path} cannot nest the weights under '{nesting}', safetensors holds tensors alone; "
-            f"leave nesting out, or use one of {', '.join(TORCH_SUFFIXES)}"
-        )
-    if suffix == ".pkl" and nesting not in (None, "model"):
-        raise ValueError(
-            f"{path} must have its weights under 'model', where Detectron2 looks for them in a "
-            f".pkl, got nesting='{nesting}'; leave nesting out"
-        )
-
-
-def _check_state(path: Path, state: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError for what could not be read again as a state dict."""
-    others = [
-        f"{name} ({type(value).__name__})"
-        for name, value in state.items()
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor)
-    ]
-    if others or not state:
-        raise ValueError(
-            f"{path} was not written: a state dict has names and tensors, got "
-            f"{listing(others) or 'none'}; give model.state_dict()"
-        )
-
-
 def _detectron2_form(path: Path, state: dict[str, torch.Tensor]) -> dict[str, object]:
     """Return what Detectron2's zoo files hold; a whole detector's names are left as they are."""
     arrays = {}
@@ -172,7 +155,6 @@ def _detectron2_form(path: Path, state: dict[str, torch.Tensor]) -> dict[str, ob
                 f"{path} cannot hold {name}: numpy has no {str(tensor.dtype).split('.')[-1]}; "
                 "convert it with .float(), or write .safetensors or .pth"
             ) from error
+    matching = not any(name.startswith("backbone.") for name in arrays)
     content = {"model": arrays, "__author__": "regnet_backbones"}
-    if not any(name.startswith("backbone.") for name in arrays):
-        content["matching_heuristics"] = True
-    return content
+    return content | ({"matching_heuristics": True} if matching else {})

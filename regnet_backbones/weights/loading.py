@@ -60,7 +60,8 @@ class Report:
 
     def __str__(self) -> str:
         """Say it in one line."""
-        dropped = f", dropped {len(self.dropped)} ({listing(_parts(self.dropped))})"
+        parts = list(dict.fromkeys(name.split(".")[0] for name in self.dropped))
+        dropped = f", dropped {len(self.dropped)} ({listing(parts)})"
         flip = ", stem flipped to the other order" if self.flipped else ""
         return (
             f"weights {self.source}: {self.dialect}'s names, {len(self.loaded)} entries loaded"
@@ -134,7 +135,12 @@ def load(
             "with DetectionCheckpointer, which checks them against the config, or say what images "
             "they saw, channel_order='RGB' or 'BGR'"
         )
-    known, state_dict = read_source(source, extractor, prefix=prefix)
+    if isinstance(source, Mapping):
+        known, state_dict = Source("a state dict", file=Path()), source
+    else:
+        known = find_source(source)
+        check_variant(known, extractor.name or extractor.design)
+        state_dict = read_checkpoint(local_file(known), prefix=prefix).content
     fitted = fit(
         state_dict,
         extractor,
@@ -166,20 +172,6 @@ def report_of(
         flipped=fitted.flipped,
         licence=source.licence,
     )
-
-
-def read_source(
-    source: str | Path | Mapping[str, torch.Tensor | np.ndarray],
-    extractor: nn.Module,
-    *,
-    prefix: str | None = None,
-) -> tuple[Source, Mapping[str, torch.Tensor | np.ndarray]]:
-    """Return what is known of a source, and its state dict; `extractor` must be of its network."""
-    if isinstance(source, Mapping):
-        return Source("a state dict", file=Path()), source
-    known = find_source(source)
-    check_variant(known, extractor.name or extractor.design)
-    return known, read_checkpoint(local_file(known), prefix=prefix).content
 
 
 def check_variant(source: Source, network: str | RegNetDesign) -> None:
@@ -219,14 +211,8 @@ def fit(
 
     What the extractor does not have is dropped: a classifier, and stages behind its last level. A
     stem of three channels is adapted to the extractor's `in_channels` as timm does (summed for one
-    channel, repeated and rescaled for more).
-
-    Args:
-        state_dict: names to tensors, in any dialect, under any prefix.
-        extractor: a `RegNetFeatures`, not changed.
-        channel_order: of the images that the weights saw, None for that of their dialect.
-        image_order: of the images that the extractor will see.
-        prefix: which network to take where there are several.
+    channel, repeated and rescaled for more). The extractor is not changed. Options are those of
+    `load`; `image_order` is of the images that the extractor will see.
 
     Raises:
         ValueError: entries are missing, unknown, of another shape or not finite; all are counted,
@@ -250,7 +236,14 @@ def fit(
     expected = dict(own)
     if stem and fitted[stem].shape[1] == 3:
         expected[stem] = own[stem][:, :1].expand(-1, 3, -1, -1)
-    _check_names(fitted, expected, unknown)
+    unknown += [n for n in fitted if n not in expected and not is_counter(n)]
+    problems = compare(fitted, expected, unknown)
+    if problems:
+        theirs, ours = describe(fitted), describe(own)
+        raise ValueError(
+            f"the weights do not match the network, nothing was loaded; {problems}."
+            + (f" The file holds {theirs}, the model is {ours}." if theirs != ours else "")
+        )
     fitted = cast({n: v for n, v in fitted.items() if n in own}, own)
     flips = stem is not None and order != image_order
     if flips:
@@ -262,36 +255,16 @@ def fit(
     return Fitted(network, state, tuple(dropped), order, flips)
 
 
-def _check_names(
-    fitted: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], unknown: list[str]
-) -> None:
-    """Raise ValueError unless every entry of a network has its value, and every value its entry."""
-    unknown = unknown + [n for n in fitted if n not in own and not is_counter(n)]
-    problems = compare(fitted, own, unknown)
-    if problems:
-        theirs, ours = describe(fitted), describe(own)
-        networks = ""
-        if theirs != ours:
-            networks = f" The file holds {theirs}, the model is {ours}."
-        raise ValueError(
-            f"the weights do not match the network, nothing was loaded; {problems}.{networks}"
-        )
-
-
 def _rest_of_model(network: Network, home: str, model: nn.Module) -> dict[str, torch.Tensor]:
     """Return a file's values for what a model has beside its backbone, none if it has another's.
 
     Raises:
         ValueError: the file is of the same kind of model, but does not match it.
     """
-    if not home or not network.rest:
+    inside = [i for i in (home, home + _TU_ENCODER) if network.prefix.endswith(i)]
+    if not home or not network.rest or not inside:
         return {}
-    for inside in (home, home + _TU_ENCODER):
-        if network.prefix.endswith(inside):
-            outer = network.prefix.removesuffix(inside)
-            break
-    else:
-        return {}
+    outer = network.prefix.removesuffix(inside[0])
     own = {n: v for n, v in model.state_dict().items() if not n.startswith(home)}
     rest = {n.removeprefix(outer): v for n, v in network.rest.items() if n.startswith(outer)}
     problems = compare(rest, own, [n for n in rest if n not in own])
@@ -302,8 +275,3 @@ def _rest_of_model(network: Network, home: str, model: nn.Module) -> dict[str, t
             f"load(model.{home.removesuffix('.')}, ...)"
         )
     return cast(rest, own)
-
-
-def _parts(names: tuple[str, ...]) -> list[str]:
-    """Name the top-level parts that names belong to."""
-    return list(dict.fromkeys(name.split(".")[0] for name in names))

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from regnet_backbones import zoo
-from regnet_backbones.design import RegNetDesign
 from regnet_backbones.weights.entries import as_tensors, listing
 
 
@@ -33,11 +32,7 @@ def is_counter(name: str) -> bool:
 def cast(
     given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Return weights as a model gets them.
-
-    Args:
-        given: weights by name, in the shapes of the model.
-        own: entries of the model with these names.
+    """Return weights as a model gets them, which has entries with their names and shapes.
 
     Raises:
         ValueError: weights are sparse, quantized or without data, are whole numbers, truth values
@@ -58,14 +53,9 @@ def cast(
 def load_all(model: nn.Module, state: object, where: str) -> None:
     """Load a state dict that must be the model's own, all of it.
 
-    Args:
-        model: changed in place (not at all when this raises).
-        state: names to tensors or arrays, of a file.
-        where: what holds them, for messages.
-
     Raises:
-        ValueError: something else is given, entries are missing, unknown, of another shape or
-            unusable.
+        ValueError: it is something else, or entries are missing, unknown, of another shape or
+            unusable. The model is not changed, and the message names `where`.
     """
     given = as_tensors(state if isinstance(state, Mapping) else {}, where)
     own = model.state_dict()
@@ -87,20 +77,18 @@ def describe(state: Mapping[str, torch.Tensor]) -> str:
     if not stages:
         return "another kind of network"
     excited = any(".se." in name for name in state)
-    names = [n for n in zoo.names() if _looks_like(zoo.get(n).design, stages, excited)]
+    designs = ((name, zoo.get(name).design) for name in zoo.names())
+    names = [
+        name
+        for name, design in designs
+        if design is not None and bool(design.se_ratio) == excited
+        if [(s.depth, s.width) for s in design.stages][: len(stages)] == stages
+    ]
     depths, widths = (", ".join(map(str, column)) for column in zip(*stages, strict=True))
-    squeeze = "with" if excited else "without"
     return (
-        f"a RegNet of {depths} blocks, {widths} wide, {squeeze} squeeze-and-excitation "
-        f"({' or '.join(names) if names else 'none of the zoo'})"
+        f"a RegNet of {depths} blocks, {widths} wide, {'with' if excited else 'without'} "
+        f"squeeze-and-excitation ({' or '.join(names) if names else 'none of the zoo'})"
     )
-
-
-def _looks_like(design: RegNetDesign | None, stages: list[tuple[int, int]], excited: bool) -> bool:
-    """Tell whether the first stages of a design are those that were seen."""
-    if design is None or bool(design.se_ratio) != excited:
-        return False
-    return [(s.depth, s.width) for s in design.stages][: len(stages)] == stages
 
 
 def _why_not(name: str, value: torch.Tensor, own: torch.Tensor) -> str | None:
@@ -125,6 +113,6 @@ def _why_not(name: str, value: torch.Tensor, own: torch.Tensor) -> str | None:
 
 def _kind(value: torch.Tensor) -> str:
     """Name the kind of numbers of a tensor."""
-    kinds = {"float": value.is_floating_point(), "complex": value.is_complex()}
-    kinds["bool"] = value.dtype is torch.bool
-    return next((kind for kind, is_it in kinds.items() if is_it), "int")
+    if value.is_floating_point():
+        return "float"
+    return "complex" if value.is_complex() else "bool" if value.dtype is torch.bool else "int"

@@ -7,7 +7,8 @@ holds tensors or arrays, and a RegNet has the names of `dialects`.
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -35,39 +36,38 @@ class SeveralNetworksError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class StateDict:
-    """A state dict within a checkpoint.
+class Network:
+    """A state dict within a checkpoint, and where in it a RegNet is.
 
     Attributes:
-        keys: that lead to it, none if the checkpoint is one itself.
+        keys: that lead to the state dict, none if the checkpoint is one itself.
         nesting: the keys joined with ".", `CLASSY` for ClassyVision's forms.
-        entries: names to tensors or arrays.
+        entries: all of the state dict, with their whole names.
+        prefix: what stands before the RegNet's names, such as "backbone.bottom_up."; may be empty.
+        dialect: one of `DIALECTS`; empty where there is no RegNet.
     """
 
     keys: tuple[str, ...]
     nesting: str
     entries: Mapping
+    prefix: str = ""
+    dialect: str = ""
 
+    @property
+    def place(self) -> str:
+        """The keys of the state dict and the prefix, as `locate` takes them."""
+        return ".".join(filter(None, (self.nesting, self.prefix)))
 
-@dataclass(frozen=True)
-class Network:
-    """Where the RegNet of a state dict is.
+    @cached_property
+    def state(self) -> dict[str, torch.Tensor]:
+        """The RegNet's entries, without the prefix."""
+        named = self.entries.items()
+        return {n.removeprefix(self.prefix): v for n, v in named if n.startswith(self.prefix)}
 
-    Attributes:
-        dialect: one of `DIALECTS`.
-        prefix: what stands before its names, such as "backbone.bottom_up."; may be empty.
-        place: the keys of the state dict and the prefix, as `locate` takes them.
-        entries: all of the state dict, with their whole names.
-        state: the network's entries, without the prefix.
-        rest: all other entries, with their whole names.
-    """
-
-    dialect: str
-    prefix: str
-    place: str
-    entries: Mapping[str, torch.Tensor]
-    state: dict[str, torch.Tensor]
-    rest: dict[str, torch.Tensor]
+    @cached_property
+    def rest(self) -> dict[str, torch.Tensor]:
+        """All other entries, with their whole names."""
+        return {n: v for n, v in self.entries.items() if not n.startswith(self.prefix)}
 
 
 def detect(
@@ -96,57 +96,45 @@ def locate(content: Mapping[str, object], prefix: str | None = None) -> Network:
             ("teacher"), what stands before its names ("backbone."), or both ("teacher.backbone.").
             The beginning is enough where only one network has it.
 
-    Returns:
-        The network, and what the state dict holds besides it.
-
     Raises:
         ValueError: there is none, or there are several and `prefix` does not choose one.
     """
     found = unwrap(content, prefix)
     entries = content if found is None else found.entries
-    places = _places([found]) if found else []
-    if not places:
+    networks = _networks([found]) if found else []
+    if not networks:
         raise ValueError(
             f"there is no RegNet in these {len(entries)} names: "
             f"{listing([name for name in entries if isinstance(name, str)])}. Known are the names "
             f"of {', '.join(DIALECTS)}"
             + ("; by their shapes these are a ResNet's" if find_names(entries) else "")
         )
-    matching = _matching(places, prefix)
+    matching = _matching(networks, prefix)
     if len(matching) != 1:
-        raise _no_choice(places, matching, prefix)
-    place = matching[0]
-    before, entries = place.prefix, as_tensors(entries, "the state dict")
-    state = {k.removeprefix(before): v for k, v in entries.items() if k.startswith(before)}
-    rest = {k: v for k, v in entries.items() if not k.startswith(before)}
-    return Network(place.dialect, before, str(place), entries, state, rest)
+        raise _no_choice(networks, matching, prefix)
+    return replace(matching[0], entries=as_tensors(entries, "the state dict"))
 
 
-def unwrap(content: object, prefix: str | None = None) -> StateDict | None:
-    """Find the state dict of a checkpoint; None if there is none.
+def unwrap(content: object, prefix: str | None = None) -> Network | None:
+    """Find the state dict of a checkpoint, with a RegNet or without; None if there is none.
 
     State dicts with a RegNet come before others, and of a pair averaged weights before plain ones.
 
-    Args:
-        content: what a file holds.
-        prefix: which network is wanted where there are several, see `locate`.
-
     Raises:
-        ValueError: several have a RegNet, and `prefix` does not choose one; or the checkpoint has
-            no end.
+        ValueError: several have a RegNet, and `prefix` does not choose one (see `locate`); or the
+            checkpoint has no end.
     """
     if not isinstance(content, Mapping):
         return None
     found = list(_state_dicts(content))
-    places = _places(found)
-    if not places:
+    networks = _networks(found)
+    if not networks:
         leaves = [e for e in found if not any(isinstance(v, Mapping) for v in e.entries.values())]
         return max(_preferred(leaves, content), key=lambda e: len(e.entries), default=None)
-    matching = _matching(places, prefix)
-    owners = {place.owner.keys: place.owner for place in matching}
-    chosen = _preferred(list(owners.values()), content)
+    matching = _matching(networks, prefix)
+    chosen = _preferred(list({network.keys: network for network in matching}.values()), content)
     if len(chosen) != 1:
-        raise _no_choice(places, matching, prefix)
+        raise _no_choice(networks, matching, prefix)
     return chosen[0]
 
 
@@ -171,24 +159,6 @@ def nest(state: dict[str, torch.Tensor], nesting: str) -> dict[str, object]:
     return state
 
 
-def is_array(value: object) -> bool:
-    """Tell whether a state dict may have this value."""
-    return isinstance(value, torch.Tensor | np.ndarray)
-
-
-@dataclass(frozen=True, eq=False)
-class _Place:
-    """A RegNet: the state dict that has it, the prefix of its names there, and their dialect."""
-
-    owner: StateDict
-    prefix: str
-    dialect: str
-
-    def __str__(self) -> str:
-        """Return how a user can choose it."""
-        return ".".join(filter(None, (self.owner.nesting, self.prefix)))
-
-
 def _mappings(content: Mapping) -> Iterator[tuple[tuple[str, ...], Mapping]]:
     """Walk nested mappings, but for what is an optimizer's; give the keys that lead to each."""
     queue, seen = deque([((), content)]), 0
@@ -206,14 +176,14 @@ def _mappings(content: Mapping) -> Iterator[tuple[tuple[str, ...], Mapping]]:
         )
 
 
-def _state_dicts(content: Mapping) -> Iterator[StateDict]:
+def _state_dicts(content: Mapping) -> Iterator[Network]:
     """Find the mappings that hold tensors or arrays; ClassyVision's trunk and heads are one."""
     joined: set[tuple[str, ...]] = set()
     for keys, mapping in _mappings(content):
         if any(keys[:i] in joined and keys[i] in ("trunk", "heads") for i in range(len(keys))):
             continue
         trunk, heads = mapping.get("trunk"), mapping.get("heads")
-        if isinstance(trunk, Mapping) and any(map(is_array, trunk.values())):
+        if isinstance(trunk, Mapping) and _has_arrays(trunk):
             entries = dict(trunk)
             for path, head in _mappings(heads if isinstance(heads, Mapping) else {}):
                 entries |= {
@@ -221,50 +191,53 @@ def _state_dicts(content: Mapping) -> Iterator[StateDict]:
                     for name, value in head.items()
                     if isinstance(name, str) and not isinstance(value, Mapping)
                 }
-            yield StateDict(keys, ".".join(keys) if joined else CLASSY, entries)
+            yield Network(keys, ".".join(keys) if joined else CLASSY, entries)
             joined.add(keys)
-        elif any(map(is_array, mapping.values())):
-            yield StateDict(keys, ".".join(keys), mapping)
+        elif _has_arrays(mapping):
+            yield Network(keys, ".".join(keys), mapping)
 
 
-def _places(found: list[StateDict]) -> list[_Place]:
+def _has_arrays(mapping: Mapping) -> bool:
+    return any(isinstance(value, torch.Tensor | np.ndarray) for value in mapping.values())
+
+
+def _networks(found: list[Network]) -> list[Network]:
     """Return the RegNets of state dicts.
 
     What an optimizer keeps of the weights may have their names, but not the statistics of batch
     norm: it is left out where the network is there as well.
     """
-    places = [
-        _Place(each, prefix, dialect)
+    networks = [
+        replace(each, prefix=prefix, dialect=dialect)
         for each in found
         for prefix, dialect in find_networks(each.entries).items()
     ]
-    if len(places) > MAX_NETWORKS:
+    if len(networks) > MAX_NETWORKS:
         raise ValueError(f"there are more than {MAX_NETWORKS} RegNets in one file")
-    whole = [p.owner.entries for p in places if _has_statistics(p.owner.entries)]
+    whole = [
+        network
+        for network in networks
+        if any(isinstance(n, str) and n.endswith(".running_var") for n in network.entries)
+    ]
     return [
-        place
-        for place in places
-        if _has_statistics(place.owner.entries)
-        or not any(place.owner.entries.keys() < entries.keys() for entries in whole)
+        network
+        for network in networks
+        if network in whole
+        or not any(network.entries.keys() < other.entries.keys() for other in whole)
     ]
 
 
-def _has_statistics(entries: Mapping) -> bool:
-    """Tell whether a state dict has running statistics of batch norm."""
-    return any(isinstance(name, str) and name.endswith(".running_var") for name in entries)
-
-
-def _matching(places: list[_Place], prefix: str | None) -> list[_Place]:
+def _matching(networks: list[Network], prefix: str | None) -> list[Network]:
     """Return the networks that are meant by a prefix: by all of it, or else by its beginning."""
     if prefix is None:
-        return places
+        return networks
     wanted = prefix.removesuffix(".")
-    names = {place: [n.removesuffix(".") for n in (str(place), place.prefix)] for place in places}
-    exact = [place for place in places if wanted in names[place]]
-    return exact or [p for p in places if any(n.startswith(f"{wanted}.") for n in names[p])]
+    names = [(n, (n.place.removesuffix("."), n.prefix.removesuffix("."))) for n in networks]
+    exact = [network for network, own in names if wanted in own]
+    return exact or [n for n, own in names if any(o.startswith(f"{wanted}.") for o in own)]
 
 
-def _preferred(found: list[StateDict], content: Mapping) -> list[StateDict]:
+def _preferred(found: list[Network], content: Mapping) -> list[Network]:
     """Return the averaged one of a pair of state dicts; all of what is no such pair.
 
     pycls evaluates both its networks, and the better one is taken.
@@ -285,11 +258,11 @@ def _preferred(found: list[StateDict], content: Mapping) -> list[StateDict]:
 
 
 def _no_choice(
-    places: list[_Place], matching: list[_Place], prefix: str | None
+    networks: list[Network], matching: list[Network], prefix: str | None
 ) -> SeveralNetworksError:
     """Say that a prefix, or none, chooses no network or several, and which it can choose."""
     what = "more than one RegNet," if matching else f"no RegNet under {str(prefix)[:100]!r}, but"
-    choices = listing(sorted(repr(str(place)) for place in matching or places))
+    choices = listing(sorted(repr(network.place) for network in matching or networks))
     return SeveralNetworksError(
         f"there is {what} under {choices}; choose one with prefix= "
         "(tools/convert_weights.py: --prefix, or --into-prefix for the file of --into)"

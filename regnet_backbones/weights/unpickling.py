@@ -22,9 +22,9 @@ import re
 import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 import safetensors.torch
@@ -59,19 +59,21 @@ EXPORT_HINT = "torch.save(model.state_dict(), path)"
 
 DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "ComplexDoubleStorage": torch.complex128,
-    "ComplexFloatStorage": torch.complex64,
-    "UntypedStorage": torch.uint8,
+    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool, "ComplexDoubleStorage": torch.complex128,
+    "ComplexFloatStorage": torch.complex64, "UntypedStorage": torch.uint8,
+}  # fmt: skip
+
+# How what a failed download leaves behind begins, and what to do.
+NO_WEIGHTS = {
+    (b"<!doctype", b"<html", b"<head", b"<?xml"): (
+        "is a web page, not the weights; download the file that the page links to"
+    ),
+    (b"version https://git-lfs",): (
+        "is a git-lfs pointer, not the weights; fetch them with git lfs pull"
+    ),
 }
 
 logger = logging.getLogger(__name__)
@@ -102,10 +104,13 @@ def read_content(path: Path) -> object:
         raise ValueError(f"{path} is empty (0 bytes); download or copy it again")
     with path.open("rb") as file:
         head = file.read(1024)
-    _check_not_text(path, head)
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for starts, problem in NO_WEIGHTS.items():
+        if text.startswith(starts):
+            raise ValueError(f"{path} {problem}")
     names: set[str] = set()
     try:
-        content = _reader(head)(path)
+        content = _read(path, head)
         _check_size(_measure(content, {}, names)[0], size)
     except _RefusedError as error:
         raise ValueError(f"{path} {error}; save the weights with {EXPORT_HINT}") from error
@@ -144,6 +149,10 @@ class _RefusedError(Exception):
     """A file is not damaged, but cannot be read here."""
 
 
+def _refuse(problem: str) -> NoReturn:
+    raise _RefusedError(problem)
+
+
 class _Storage(NamedTuple):
     """The bytes of tensors, and the type of their numbers."""
 
@@ -151,35 +160,22 @@ class _Storage(NamedTuple):
     dtype: torch.dtype
 
 
-# Returns the bytes of a storage by its key, of which there must be that many.
+# Returns the bytes of a storage, given its key and how many there must be.
 OpenStorage = Callable[[str, int], torch.Tensor]
 
 
 # Files
 
 
-def _reader(head: bytes) -> Callable[[Path], object]:
-    """Choose how to read a file that starts with `head`."""
+def _read(path: Path, head: bytes) -> object:
+    """Read a file by the format that its first bytes show."""
     if head.startswith(b"PK\x03\x04"):
-        return _read_zip
-    if OLD_TORCH_MAGIC in head[:32]:
-        return _read_old_torch
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= SAFETENSORS_MAX_HEADER:
-        return safetensors.torch.load_file
-    return _read_pickle
-
-
-def _check_not_text(path: Path, head: bytes) -> None:
-    """Raise ValueError for what a failed download leaves under the name of a weights file."""
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        raise ValueError(
-            f"{path} is a web page, not the weights; download the file that the page links to"
-        )
-    if text.startswith(b"version https://git-lfs"):
-        raise ValueError(
-            f"{path} is a git-lfs pointer, not the weights; fetch them with git lfs pull"
-        )
+        return _read_zip(path)
+    is_old, header = OLD_TORCH_MAGIC in head[:32], int.from_bytes(head[:8], "little")
+    if not is_old and head[8:9] == b"{" and header <= SAFETENSORS_MAX_HEADER:
+        return safetensors.torch.load_file(path)
+    with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
+        return _read_old_torch(file) if is_old else _Machine(file, len(file)).run()
 
 
 def _read_zip(path: Path) -> object:
@@ -187,11 +183,11 @@ def _read_zip(path: Path) -> object:
     with zipfile.ZipFile(path) as archive:
         records = {info.filename.partition("/")[2]: info for info in archive.infolist()}
         if "constants.pkl" in records:
-            raise _RefusedError("is a TorchScript archive, which is a program")
+            _refuse("is a TorchScript archive, which is a program")
         if "data.pkl" not in records:
-            raise _RefusedError("is a zip archive, but not one that torch.save wrote")
+            _refuse("is a zip archive, but not one that torch.save wrote")
         if any(info.compress_type != zipfile.ZIP_STORED for info in records.values()):
-            raise _RefusedError("is a compressed zip archive, which torch.save does not write")
+            _refuse("is a compressed zip archive, which torch.save does not write")
         if sum(info.file_size for info in records.values()) > path.stat().st_size:
             raise ValueError("records that are larger than the archive")
         if not any(info.CRC for info in records.values()):
@@ -199,56 +195,39 @@ def _read_zip(path: Path) -> object:
                 info.CRC = None
         order = archive.read(records["byteorder"]) if "byteorder" in records else b"little"
         if order != sys.byteorder.encode():
-            raise _RefusedError("was written on a machine of another byte order")
-        storages: dict[str, torch.Tensor] = {}
-
-        def open_storage(key: str, size: int) -> torch.Tensor:
-            if key not in storages:
-                storages[key] = _bytes(archive.read(records[f"data/{key}"]))
-            if len(storages[key]) != size:
-                raise ValueError(f"{len(storages[key])} bytes for {size}")
-            return storages[key]
-
+            _refuse("was written on a machine of another byte order")
         pickled = archive.read(records["data.pkl"])
-        return _Machine(io.BytesIO(pickled), len(pickled), open_storage).run()
+        return _Machine(
+            io.BytesIO(pickled),
+            len(pickled),
+            lambda key, _: _bytes(archive.read(records[f"data/{key}"])),
+        ).run()
 
 
-def _read_old_torch(path: Path) -> object:
+def _read_old_torch(file: mmap.mmap) -> object:
     """Read a file of torch.save before torch 1.6: pickles, then the bytes of the storages."""
-    storages: dict[str, torch.Tensor] = {}
-    left = path.stat().st_size
-    with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
+    left = len(file)
 
-        def open_storage(key: str, size: int) -> torch.Tensor:
-            nonlocal left
-            if key not in storages:
-                left -= size
-                if left < 0:
-                    raise ValueError("storages that are larger than the file")
-                storages[key] = torch.zeros(size, dtype=torch.uint8)
-            if len(storages[key]) != size:
-                raise ValueError(f"{len(storages[key])} bytes for {size}")
-            return storages[key]
+    def reserve(_: str, size: int) -> torch.Tensor:
+        nonlocal left
+        left -= size
+        if left < 0:
+            raise ValueError("storages that are larger than the file")
+        return torch.zeros(size, dtype=torch.uint8)
 
-        for _ in ("magic number", "version", "system"):
-            _Machine(file, len(file)).run()
-        content = _Machine(file, len(file), open_storage).run()
-        keys = _Machine(file, len(file)).run()
-        if not isinstance(keys, list) or sorted(keys) != sorted(storages):
-            raise ValueError("the storages are not those of the content")
-        for key in keys:
-            file.seek(8, io.SEEK_CUR)  # the number of values
-            data = file.read(len(storages[key]))
-            if len(data) != len(storages[key]):
-                raise ValueError(f"{len(data)} bytes for {len(storages[key])}")
-            storages[key].copy_(_bytes(data))
+    for _ in ("magic number", "version", "system"):
+        _Machine(file, len(file)).run()
+    machine = _Machine(file, len(file), reserve)
+    content, keys = machine.run(), _Machine(file, len(file)).run()
+    if not isinstance(keys, list) or sorted(keys) != sorted(machine.storages):
+        raise ValueError("the storages are not those of the content")
+    for key in keys:
+        storage = machine.storages[key]
+        file.seek(8, io.SEEK_CUR)  # the number of values
+        data = file.read(len(storage))
+        _check_length(len(data), len(storage))
+        storage.copy_(_bytes(data))
     return content
-
-
-def _read_pickle(path: Path) -> object:
-    """Read a pickle of numpy arrays and plain containers."""
-    with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
-        return _Machine(file, len(file)).run()
 
 
 def _bytes(data: bytes) -> torch.Tensor:
@@ -262,128 +241,57 @@ def _bytes(data: bytes) -> torch.Tensor:
 
 OPCODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
 
-CONSTANTS: dict[str, Callable[[], object]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": set,
-}
-
+# Names of Python 2 and of numpy 2, and those of the tables.
+RENAMED = (("__builtin__.", "builtins."), ("numpy._core.", "numpy.core."))
 
 # What a call may copy.
 COPIED = (str, bytes, bytearray, list, tuple, set, dict)
 
 
 class _Machine:
-    """Run the operations of one pickle, of any protocol.
-
-    Args:
-        file: at the first operation; afterwards behind the last one.
-        size: of the pickle, in bytes.
-        open_storage: finds the bytes of tensors; None where there are none.
-    """
+    """Run the operations of one pickle of `size` bytes, of any protocol, from where a file is."""
 
     def __init__(
         self, file: BinaryIO | mmap.mmap, size: int, open_storage: OpenStorage | None = None
     ):
         self._file, self._size, self._open_storage = file, size, open_storage
+        self.storages: dict[str, torch.Tensor] = {}
         self._stack: list[Any] = []
         self._marks: list[int] = []
-        self._memo: dict[int, object] = {}
+        self.memo: dict[int, object] = {}
         self._copied = 0
 
     def run(self) -> object:
         """Return what the pickle describes."""
         while True:
             opcode = OPCODES[self._file.read(1)]
-            if opcode.name == "STOP":
-                return self._stack.pop()
-            if opcode.name in CONSTANTS:
-                self._stack.append(CONSTANTS[opcode.name]())
-            elif opcode.name == "STRING":  # pickletools takes it for ASCII, Python 2 wrote more
+            if opcode.name == "STRING":  # pickletools takes it for ASCII, Python 2 wrote more
                 line = self._file.readline().strip()[1:-1]
-                self._stack.append(codecs.escape_decode(line)[0].decode("latin1"))
+                argument: Any = codecs.escape_decode(line)[0].decode("latin1")
             else:
-                self._do(opcode.name, opcode.arg.reader(self._file) if opcode.arg else None)
-
-    def _do(self, name: str, argument: Any) -> None:
-        """Do one operation."""
-        stack = self._stack
-        match name:
-            case "BINPUT" | "LONG_BINPUT" | "MEMOIZE" | "PUT":
-                place = len(self._memo) if argument is None else argument
-                self._memo[place] = stack[-1]
-                if isinstance(stack[-1], StandIn):
-                    stack[-1].places.append(place)
-            case "BINGET" | "LONG_BINGET" | "GET":
-                stack.append(self._memo[argument])
-            case "MARK":
-                self._marks.append(len(stack))
-            case "TUPLE":
-                stack.append(tuple(self._marked()))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                stack.append(tuple(self._last(int(name[-1]))))
-            case "LIST":
-                stack.append(self._marked())
-            case "DICT":
-                stack.append(_put({}, self._marked()))
-            case "FROZENSET":
-                stack.append(frozenset(map(_key, self._marked())))
-            case "SETITEM":
-                _put(stack[-3], self._last(2))
-            case "SETITEMS":
-                items = self._marked()
-                _put(stack[-1], items)
-            case "APPEND":
-                _extend(stack[-2], self._last(1))
-            case "APPENDS" | "ADDITEMS":
-                items = self._marked()
-                _extend(stack[-1], items)
-            case "GLOBAL":
-                stack.append(_named(*argument.split(" ", 1)))
-            case "STACK_GLOBAL":
-                stack.append(_named(*self._last(2)))
-            case "EXT1" | "EXT2" | "EXT4":
-                stack.append(StandIn(f"copyreg extension {argument}"))
-            case "REDUCE" | "NEWOBJ":
-                stack.append(self._call(*self._last(2)))
-            case "NEWOBJ_EX":
-                made, arguments, _ = self._last(3)
-                stack.append(self._call(made, arguments))
-            case "OBJ":
-                made, *arguments = self._marked()
-                stack.append(self._call(made, tuple(arguments)))
-            case "INST":
-                stack.append(self._call(_named(*argument.split(" ", 1)), tuple(self._marked())))
-            case "BUILD":
-                self._build(*self._last(1))
-            case "PERSID":
-                stack.append(StandIn("a persistent id"))
-            case "BINPERSID":
-                stack.append(self._persistent(*self._last(1)))
-            case "POP" if self._marks and self._marks[-1] == len(stack):
+                argument = opcode.arg.reader(self._file) if opcode.arg else None
+            if opcode.name == "MARK":
+                self._marks.append(len(self._stack))
+            elif opcode.name == "POP" and self._marks and self._marks[-1] == len(self._stack):
                 self._marks.pop()
-            case "POP":
-                stack.pop()
-            case "POP_MARK":
-                self._marked()
-            case "DUP":
-                stack.append(stack[-1])
-            case "PROTO" | "FRAME" | "READONLY_BUFFER":
-                pass
-            case "NEXT_BUFFER":
-                raise _RefusedError("keeps its arrays outside the file")
-            case _:  # numbers, texts and bytes
-                stack.append(argument)
+            else:
+                result = self._do(opcode, argument)
+                if opcode.name == "STOP":
+                    return result
+                self._stack += [result] * len(opcode.stack_after)
 
-    def _marked(self) -> list[Any]:
-        """Take what is above the last mark."""
-        return self._last(len(self._stack) - self._marks.pop())
+    def _do(self, opcode: pickletools.OpcodeInfo, argument: Any) -> Any:
+        """Take the operands of an operation off the stack, and return its result."""
+        before, given = opcode.stack_before, []
+        if pickletools.markobject in before:  # all values above the last mark are one operand
+            given = [self._take(len(self._stack) - self._marks.pop())]
+            before = before[: before.index(pickletools.markobject)]
+        given = [*self._take(len(before)), *given]
+        if opcode.name not in OPERATIONS:  # numbers, texts and bytes
+            return argument
+        return OPERATIONS[opcode.name](self, argument, *given)
 
-    def _last(self, count: int) -> list[Any]:
+    def _take(self, count: int) -> list[Any]:
         """Take the topmost values."""
         start = len(self._stack) - count
         if not 0 <= start <= len(self._stack):
@@ -392,21 +300,30 @@ class _Machine:
         del self._stack[start:]
         return taken
 
-    def _call(self, made: object, arguments: tuple) -> object:
+    def remember(self, place: int | None, *top: object) -> object:
+        """Remember the topmost value, which MEMOIZE has taken off the stack."""
+        place = len(self.memo) if place is None else place
+        value = self.memo[place] = top[0] if top else self._stack[-1]
+        if isinstance(value, StandIn):
+            value.places.append(place)
+        return value
+
+    def call(self, _: None, made: object, arguments: tuple, *_keywords: object) -> object:
         """Make an object, if it is one of `REBUILT`."""
         self._count(arguments)
         return _call(made, arguments)
 
-    def _build(self, state: object) -> None:
+    def build(self, _: None, made: object, state: object) -> object:
         """Finish an array or a dtype; the state of all else is left aside."""
-        unfinished = self._stack[-1]
-        if isinstance(unfinished, StandIn) and unfinished.arguments and unfinished.name in BUILT:
-            self._count(state)
-            finished = BUILT[unfinished.name](unfinished.arguments, state)
-            if finished is not None:
-                self._stack[-1] = finished
-                self._memo |= dict.fromkeys(unfinished.places, finished)
-                unfinished.places.clear()
+        if not (isinstance(made, StandIn) and made.arguments and made.name in BUILT):
+            return made
+        self._count(state)
+        finished = BUILT[made.name](made.arguments, state)
+        if finished is None:
+            return made
+        self.memo |= dict.fromkeys(made.places, finished)
+        made.places.clear()
+        return finished
 
     def _count(self, values: object) -> None:
         """Count what is about to be copied; it is in the pickle once, and may be named often."""
@@ -415,21 +332,63 @@ class _Machine:
         self._copied += sum(len(v) for v in values if isinstance(v, COPIED))
         _check_size(self._copied, self._size)
 
-    def _persistent(self, identity: object) -> object:
+    def persistent(self, _: None, identity: object) -> object:
         """Return the storage that an identity names."""
         match identity:
             case ("storage", StandIn() as kind, str() as key, _, int() as length, *views):
                 dtype = STORAGES.get(kind.name.rpartition(".")[2])
                 if dtype and self._open_storage and length >= 0 and not any(views):
-                    return _Storage(self._open_storage(key, length * dtype.itemsize), dtype)
+                    size = length * dtype.itemsize
+                    if key not in self.storages:
+                        self.storages[key] = self._open_storage(key, size)
+                    _check_length(len(self.storages[key]), size)
+                    return _Storage(self.storages[key], dtype)
             case ("module", StandIn() as made, *_):  # a class, and its source
                 return made
         return StandIn("a persistent id")
 
 
+# What each operation does with its argument and its operands; it returns what goes on the stack.
+# Others push their argument.
+OPERATIONS: dict[str, Callable] = {
+    "NEWTRUE": lambda m, _: True,
+    "NEWFALSE": lambda m, _: False,
+    "EMPTY_TUPLE": lambda m, _: (),
+    "EMPTY_LIST": lambda m, _: [],
+    "EMPTY_DICT": lambda m, _: {},
+    "EMPTY_SET": lambda m, _: set(),
+    "LIST": lambda m, _, values: values,
+    "TUPLE": lambda m, _, values: tuple(values),
+    "DICT": lambda m, _, items: _add({}, items),
+    "FROZENSET": lambda m, _, values: frozenset(map(_key, values)),
+    "APPEND": lambda m, _, target, value: _add(target, [value]),
+    "SETITEM": lambda m, _, target, *item: _add(target, item),
+    "GLOBAL": lambda m, name: _named(*name.split(" ", 1)),
+    "STACK_GLOBAL": lambda m, _, *name: _named(*name),
+    "INST": lambda m, name, values: m.call(None, _named(*name.split(" ", 1)), tuple(values)),
+    "OBJ": lambda m, _, values: m.call(None, values[0], tuple(values[1:])),
+    "BUILD": _Machine.build,
+    "PERSID": lambda m, _: StandIn("a persistent id"),
+    "BINPERSID": _Machine.persistent,
+    "DUP": lambda m, _, value: value,
+    "STOP": lambda m, _, value: value,
+    "READONLY_BUFFER": lambda m, _, value: value,
+    "NEXT_BUFFER": lambda m, _: _refuse("keeps its arrays outside the file"),
+    **dict.fromkeys(("TUPLE1", "TUPLE2", "TUPLE3"), lambda m, _, *values: values),
+    **dict.fromkeys(("APPENDS", "ADDITEMS", "SETITEMS"), lambda m, _, *given: _add(*given)),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.remember),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, place: m.memo[place]),
+    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), lambda m, code: StandIn(f"copyreg extension {code}")),
+    **dict.fromkeys(("REDUCE", "NEWOBJ", "NEWOBJ_EX"), _Machine.call),
+}
+
+
 def _named(module: str, name: str) -> object:
     """Return a dtype of torch; for all else that a pickle names a stand-in."""
-    full_name = f"{module}.{name}".replace("__builtin__.", "builtins.", 1)  # as Python 2 calls it
+    full_name = f"{module}.{name}"
+    for theirs, ours in RENAMED:
+        if full_name.startswith(theirs):
+            full_name = ours + full_name.removeprefix(theirs)
     return DTYPES.get(full_name) or StandIn(full_name)
 
 
@@ -441,23 +400,17 @@ def _call(made: object, arguments: tuple) -> object:
     return StandIn(name, arguments) if rebuilt is None else rebuilt
 
 
-def _put(target: object, items: list[Any]) -> object:
-    """Put keys and values, in turn, into a dict; those of a stand-in are left aside."""
+def _add(target: object, values: Sequence[Any]) -> object:
+    """Add values to a list or set, or keys and values in turn to a dict; not to a stand-in."""
     if isinstance(target, dict):
-        target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
+        target.update(zip(map(_key, values[::2]), values[1::2], strict=True))
+    elif isinstance(target, set):
+        target.update(map(_key, values))
+    elif isinstance(target, list):
+        target.extend(values)
     elif not isinstance(target, StandIn):
         raise TypeError(f"items of a {type(target).__name__}")
     return target
-
-
-def _extend(target: object, items: list[Any]) -> None:
-    """Add items to a list or a set; those of a stand-in are left aside."""
-    if isinstance(target, list):
-        target.extend(items)
-    elif isinstance(target, set):
-        target.update(map(_key, items))
-    elif not isinstance(target, StandIn):
-        raise TypeError(f"items of a {type(target).__name__}")
 
 
 def _key(key: object) -> object:
@@ -466,7 +419,7 @@ def _key(key: object) -> object:
     for part in parts:
         is_small = type(part) is int and abs(part) < LARGEST_KEY
         if not (is_small or isinstance(part, KEY_TYPES)):
-            raise _RefusedError(f"has a {type(part).__name__} for a key, or a very large number")
+            _refuse(f"has a {type(part).__name__} for a key, or a very large number")
     return key
 
 
@@ -475,10 +428,7 @@ def _measure(
 ) -> tuple[float, int]:
     """Return the bytes of content, counted wherever it refers to them, and how deep it is nested.
 
-    Args:
-        content: read by a machine.
-        known: results by the identity of containers.
-        names: those of the stand-ins are added.
+    `known` has the results by the identity of containers, `names` gets those of the stand-ins.
     """
     if isinstance(content, StandIn):
         names.add(content.name)
@@ -491,14 +441,19 @@ def _measure(
         sizes, depths = zip((8, 0), *(_measure(part, known, names) for part in parts), strict=True)
         known[id(content)] = sum(sizes), 1 + max(depths)
         if max(depths) >= MAX_DEPTH:
-            raise _RefusedError("is nested too deeply")
+            _refuse("is nested too deeply")
     return known[id(content)]
 
 
 def _check_size(size: float, of_file: int) -> None:
-    """Raise `_RefusedError` for content that is many times as large as its file."""
+    """Refuse content that is many times as large as its file."""
     if size > max(MAX_BYTES, MAX_FACTOR * of_file):
-        raise _RefusedError("refers to itself, or to the same values again and again")
+        _refuse("refers to itself, or to the same values again and again")
+
+
+def _check_length(length: int, expected: int) -> None:
+    if length != expected:
+        raise ValueError(f"{length} bytes for {expected}")
 
 
 # What the machine can make: each returns None for what becomes a stand-in.
@@ -527,15 +482,10 @@ def _tensor(
     return values.as_strided(size, stride, offset)
 
 
-def _parameter(data: object, *_: object) -> torch.Tensor | None:
-    """Return the tensor of a parameter."""
-    return data if isinstance(data, torch.Tensor) else None
-
-
 def _of_type(rebuild: object, kind: object, arguments: tuple, *_: object) -> object:
     """Return the tensor of a subclass, or of a tensor with attributes, without them."""
-    is_tensors = isinstance(rebuild, StandIn) and REBUILT.get(rebuild.name) in (_tensor, _parameter)
-    return _call(rebuild, arguments) if is_tensors else None
+    of_torch = isinstance(rebuild, StandIn) and rebuild.name.startswith("torch._utils._rebuild_")
+    return _call(rebuild, arguments) if of_torch else None
 
 
 def _array(shape: tuple, dtype: object, order: str, data: object) -> np.ndarray | None:
@@ -546,8 +496,7 @@ def _array(shape: tuple, dtype: object, order: str, data: object) -> np.ndarray 
         data = data.encode("latin1")
     if not isinstance(data, bytes | bytearray):
         raise TypeError(f"array data is a {type(data).__name__}")
-    if len(data) != math.prod(_counts(shape)) * dtype.itemsize:
-        raise ValueError(f"{len(data)} bytes for {shape} of {dtype}")
+    _check_length(len(data), math.prod(_counts(shape)) * dtype.itemsize)
     # Bytes could not be written to.
     return np.ndarray(shape, dtype, buffer=bytearray(data), order=order)
 
@@ -589,10 +538,7 @@ def _dtype(arguments: tuple, state: tuple) -> np.dtype | None:
 
 def _ordered(items: Iterable = ()) -> OrderedDict:
     """Return an ordered dict; older protocols give its items."""
-    ordered: OrderedDict = OrderedDict()
-    for key, value in items:
-        ordered[_key(key)] = value
-    return ordered
+    return OrderedDict((_key(key), value) for key, value in items)
 
 
 def _encode(text: str, encoding: str) -> bytes | None:
@@ -614,17 +560,18 @@ REBUILT: dict[str, Callable] = {
     "builtins.frozenset": lambda items=(): frozenset(map(_key, items)),
     "builtins.bytes": lambda *given: None if given else b"",
     "_codecs.encode": _encode,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy.core.numeric._frombuffer": _array_of_buffer,
     "torch.Size": lambda sizes=(): torch.Size(_counts(sizes)),
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
     "torch._tensor._rebuild_from_type": _of_type,
     "torch._tensor._rebuild_from_type_v2": _of_type,
 }
-BUILT: dict[str, Callable] = {"numpy.dtype": _dtype}
-for _core in ("numpy.core", "numpy._core"):  # numpy 2 renamed it
-    REBUILT[f"{_core}.multiarray.scalar"] = _scalar
-    REBUILT[f"{_core}.numeric._frombuffer"] = _array_of_buffer
-    BUILT[f"{_core}.multiarray._reconstruct"] = _array_of_state
+BUILT: dict[str, Callable] = {
+    "numpy.dtype": _dtype,
+    "numpy.core.multiarray._reconstruct": _array_of_state,
+}
