@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
@@ -34,7 +35,7 @@ from regnet_backbones.detection.training.continuation import (
 )
 from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
 from regnet_backbones.detection.training.losses import StopAtBadLosses
-from regnet_backbones.detection.training.mappers import train_mapper
+from regnet_backbones.detection.training.mappers import test_mapper, train_mapper
 
 # Iterations between two lines of metrics.json, detectron2's own number.
 WRITE_PERIOD = 20
@@ -79,6 +80,11 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
         """Build the batches of training, augmented in the way of the architecture."""
         return build_train_loader(cfg, train_mapper(cfg))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
+        """Build the batches of an evaluation."""
+        return build_detection_test_loader(cfg, dataset_name, mapper=test_mapper(cfg))
 
     def build_hooks(self) -> list[HookBase | None]:
         """Build detectron2's hooks and ours, and the checkpointer that they use."""
