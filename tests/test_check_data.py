@@ -27,7 +27,7 @@ from pycocotools import mask as coco_mask
 from regnet_backbones import config_path
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.data import register_split
-from regnet_backbones.detection.data_checks import coco_kinds, image_kinds
+from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.annotations import check_coco
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.data_checks.defects import Defect, Kind, Report, Use
@@ -118,8 +118,8 @@ def evaluate(data, tasks=("bbox",)):
 def kinds_of(cfg, images=None, severity=None):
     """Return what is found, but for what is noted of almost every change here."""
     found = check_datasets(cfg, images=images).defects
-    kinds = {d.kind for d in found if severity is None or d.severity == severity}
-    return kinds - {coco_kinds.UNUSED_CLASS, coco_kinds.UNLIKE_MASK}
+    found = {d.kind for d in found if severity is None or d.severity == severity}
+    return found - {kinds.UNUSED_CLASS, kinds.UNLIKE_MASK}
 
 
 def errors_of(cfg):
@@ -144,23 +144,23 @@ def test_good_data_has_no_defects_and_detectron2_uses_it_all(data, save):
     [
         ({"bbox": [1, 2, 3]}, "'bbox' in 'annotations' must be", AssertionError),
         ({"bbox": []}, "'bbox' in 'annotations' must be", ValueError),
-        ({"bbox": None}, coco_kinds.BOX_OF_POLYGONS.problem, TypeError),
+        ({"bbox": None}, kinds.BOX_OF_POLYGONS.problem, TypeError),
         ({"bbox": ["1", "2", "3", "4"]}, "'bbox' in 'annotations' must be", ValueError),
-        ({"category_id": 9}, coco_kinds.NO_CATEGORY.problem, KeyError),
-        ({"category_id": "1"}, coco_kinds.NUMBER_AS_TEXT.problem, KeyError),
-        ({"ignore": 1}, coco_kinds.IGNORED.problem, AssertionError),
-        ({"id": 2}, coco_kinds.ID_TWICE.problem, AssertionError),
+        ({"category_id": 9}, kinds.UNDEFINED_ID.problem, KeyError),
+        ({"category_id": "1"}, kinds.NUMBER_AS_TEXT.problem, KeyError),
+        ({"ignore": 1}, kinds.IGNORED.problem, AssertionError),
+        ({"id": 2}, kinds.ID_TWICE.problem, AssertionError),
         ({"segmentation": SQUARE[0]}, "'segmentation' in 'annotations' should be", TypeError),
         ({"segmentation": {"size": [64, 64]}}, "'segmentation' in 'annotations' must", KeyError),
-        ({"segmentation": RLE}, coco_kinds.RLE_FOR_POLYGON.problem, ValueError),
+        ({"segmentation": RLE}, kinds.RLE_FOR_POLYGON.problem, ValueError),
         (
             {"segmentation": {"size": [64, 64], "counts": "@@@zz"}},
-            coco_kinds.BROKEN_RLE.problem,
+            kinds.BROKEN_RLE.problem,
             ValueError,
         ),
         (
             {"segmentation": {"size": [32, 32], "counts": [500, 24, 500]}},
-            coco_kinds.RLE_SIZE.problem,
+            kinds.RLE_SIZE.problem,
             AssertionError,
         ),
     ],
@@ -174,7 +174,7 @@ def test_what_stops_detectron2_is_an_error(data, save, values, said, raised):
 
 
 @pytest.mark.parametrize(
-    ("key", "said"), [("id", coco_kinds.NO_ID.problem), ("category_id", "category_id missing")]
+    ("key", "said"), [("id", kinds.NO_ID.problem), ("category_id", "category_id missing")]
 )
 def test_a_key_that_is_not_there_stops_it(data, save, key, said):
     del data["annotations"][0][key]
@@ -196,17 +196,26 @@ def test_an_image_or_category_without_a_key_stops_it(data, save):
 @pytest.mark.parametrize("empty", [[], None])
 def test_masks_need_segmentations(data, save, empty):
     data["annotations"][1]["segmentation"] = empty
-    assert kinds_of(save(), severity="error") == {coco_kinds.NO_MASK}
+    assert kinds_of(save(), severity="error") == {kinds.NO_MASK}
     with pytest.raises(KeyError, match="segmentation"):
         map_all(save())
     assert kinds_of(save(MODEL__MASK_ON=False)) == set()
     assert len(map_all(save(MODEL__MASK_ON=False))[0]["instances"]) == 2
 
 
+def test_a_byte_order_mark_stops_it(data, save, tmp_path):
+    cfg, file = save(), tmp_path / "data.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    (defect,) = check_datasets(cfg, images=None).defects
+    assert (defect.severity, defect.kind.problem) == ("error", kinds.BOM.problem)
+    with pytest.raises(ValueError, match="BOM"):
+        map_all(cfg)
+
+
 def test_a_missing_image_stops_it(data, save, tmp_path):
     (tmp_path / "2.png").unlink()
     cfg = save()
-    assert kinds_of(cfg, images=0) == kinds_of(cfg) == {coco_kinds.IMAGE_MISSING}
+    assert kinds_of(cfg, images=0) == kinds_of(cfg) == {kinds.IMAGE_MISSING}
     with pytest.raises(FileNotFoundError):
         map_all(cfg)
 
@@ -218,7 +227,7 @@ def test_keypoints_of_the_wrong_number_stop_it(data, save):
     options = {"MODEL__KEYPOINT_ON": True, "MODEL__ROI_KEYPOINT_HEAD__NUM_KEYPOINTS": 3}
     cfg = save(**options)
     MetadataCatalog.get(NAME).set(keypoint_names=["a", "b", "c"], keypoint_flip_map=[])
-    assert kinds_of(cfg) == {coco_kinds.KEYPOINTS}
+    assert kinds_of(cfg) == {kinds.KEYPOINTS}
     with pytest.raises(ValueError, match="expected sequence of length"):
         map_all(cfg)
 
@@ -230,7 +239,7 @@ def test_ids_given_twice_lose_an_image_and_a_category(data, save):
     data["images"].append({**data["images"][0], "file_name": "2.png"})
     data["categories"].append({"id": 1, "name": "triangle"})
     cfg = save()
-    assert kinds_of(cfg) == {coco_kinds.IMAGE_TWICE, coco_kinds.CATEGORY_TWICE}
+    assert kinds_of(cfg) == {kinds.DOUBLE_ID}
     assert len(map_all(cfg)) == 2
     assert "square" not in MetadataCatalog.get(NAME).thing_classes
 
@@ -238,7 +247,7 @@ def test_ids_given_twice_lose_an_image_and_a_category(data, save):
 def test_an_annotation_of_no_image_is_lost(data, save):
     change(data, image_id=9)
     cfg = save()
-    assert kinds_of(cfg) == {coco_kinds.NO_IMAGE}
+    assert kinds_of(cfg) == {kinds.UNDEFINED_ID}
     assert [len(sample["instances"]) for sample in map_all(cfg)] == [1, 2]
 
 
@@ -270,7 +279,7 @@ def test_a_box_of_nan_is_found_where_it_is_not(data, save):
 
 def test_more_classes_than_the_model_has(data, save):
     cfg = save(MODEL__ROI_HEADS__NUM_CLASSES=1)
-    assert kinds_of(cfg) == {image_kinds.TOO_MANY_CLASSES}
+    assert kinds_of(cfg) == {kinds.TOO_MANY_CLASSES}
     head = FastRCNNOutputLayers(
         ShapeSpec(channels=4),
         box2box_transform=Box2BoxTransform(weights=(10.0, 10.0, 5.0, 5.0)),
@@ -289,7 +298,7 @@ def test_more_classes_than_the_model_has(data, save):
 def test_deep_images_become_white(data, save, tmp_path):
     Image.fromarray(np.full((SIZE, SIZE), 4096, np.uint16)).save(tmp_path / "1.png")
     cfg = save()
-    assert kinds_of(cfg, severity="error") == {image_kinds.DEEP_IMAGE}
+    assert kinds_of(cfg, severity="error") == {kinds.DEEP_IMAGE}
     assert (map_all(cfg)[0]["image"] == 255).all()
 
 
@@ -301,8 +310,8 @@ def test_an_id_of_zero_is_not_found_in_evaluation(data, save):
     save(test=True)
     assert evaluate(data)["bbox"]["AP"] == pytest.approx(100)
     change(data, id=0)
-    assert coco_kinds.ZERO_ID.problem not in errors_of(save())
-    assert coco_kinds.ZERO_ID.problem in errors_of(save(train=False, test=True))
+    assert kinds.ZERO_ID.problem not in errors_of(save())
+    assert kinds.ZERO_ID.problem in errors_of(save(train=False, test=True))
     # Found at half the precision and up to half the recall, 51 of COCO's 101 points.
     assert evaluate(data)["bbox"]["AP"] == pytest.approx(100 * 51 / 101 / 2, abs=0.01)
 
@@ -320,31 +329,31 @@ def test_evaluation_needs_keys_that_training_does_not(data, save, key):
 def test_boxes_without_area_are_dropped_in_training_and_missed_in_evaluation(data, save, box):
     change(data, bbox=box)
     cfg = save()
-    assert kinds_of(cfg) == {coco_kinds.DROPPED_BOX}
-    assert coco_kinds.DROPPED_BOX.severity == "note"
+    assert kinds_of(cfg) == {kinds.DROPPED_BOX}
+    assert kinds.DROPPED_BOX.severity == "note"
     assert [len(sample["instances"]) for sample in map_all(cfg)] == [1, 2]
     # Alone in its image, it is an object that nothing finds.
     data["annotations"] = [annotation(1, 1)]
     save(train=False, test=True)
     assert evaluate(data)["bbox"]["AP"] == pytest.approx(100)
     change(data, bbox=box)
-    assert kinds_of(save(train=False, test=True)) == {coco_kinds.UNREACHABLE_BOX}
-    assert coco_kinds.UNREACHABLE_BOX.severity == "note"  # benchmarks have such objects
+    assert kinds_of(save(train=False, test=True)) == {kinds.UNREACHABLE_BOX}
+    assert kinds.UNREACHABLE_BOX.severity == "note"  # benchmarks have such objects
     assert evaluate(data)["bbox"]["AP"] == 0
 
 
 def test_polygons_that_cannot_be_drawn(data, save):
     change(data, segmentation=[[1.0, 2.0, 3.0, 4.0]])
     cfg = save()
-    assert kinds_of(cfg) == {coco_kinds.DROPPED_ANNOTATION}
+    assert kinds_of(cfg) == {kinds.DROPPED_ANNOTATION}
     assert [len(sample["instances"]) for sample in map_all(cfg)] == [1, 2]
-    assert kinds_of(save(train=False, test=True)) == {coco_kinds.NO_POLYGON}
+    assert kinds_of(save(train=False, test=True)) == {kinds.NO_POLYGON}
     with pytest.raises(TypeError):
         evaluate(data, ("segm",))
     # Beside one that can be drawn, a polygon of two points is taken for a box if it is the first.
     change(data, segmentation=[[1.0, 2.0, 3.0, 4.0], *SQUARE])
     found = kinds_of(save(train=False, test=True))
-    assert found == {coco_kinds.DROPPED_POLYGON, coco_kinds.BOX_FOR_POLYGON}
+    assert found == {kinds.DROPPED_POLYGON, kinds.NO_POLYGON}
     with pytest.raises(TypeError):
         evaluate(data, ("segm",))
 
@@ -356,7 +365,7 @@ def test_crowd_regions_and_empty_images_are_not_trained_on(data, save):
     change(data, iscrowd=1, segmentation=RLE)
     data["annotations"] = data["annotations"][:1] + data["annotations"][2:]
     cfg = save()
-    assert kinds_of(cfg) == {coco_kinds.CROWD, coco_kinds.EMPTY_IMAGE}
+    assert kinds_of(cfg) == {kinds.CROWD, kinds.EMPTY_IMAGE}
     assert kinds_of(cfg, severity="error") == set()
     assert [len(sample["instances"]) for sample in map_all(cfg)] == [2]
 
@@ -364,7 +373,7 @@ def test_crowd_regions_and_empty_images_are_not_trained_on(data, save):
 def test_boxes_beyond_the_border_are_clipped(data, save):
     change(data, bbox=[50, 50, 30, 30], segmentation=[[50, 50, 80, 50, 80, 80, 50, 80]])
     cfg = save()
-    assert kinds_of(cfg, severity="note") == kinds_of(cfg) == {coco_kinds.CLIPPED_BOX}
+    assert kinds_of(cfg, severity="note") == kinds_of(cfg) == {kinds.CLIPPED_BOX}
     boxes = map_all(cfg)[0]["instances"].gt_boxes.tensor
     assert boxes[0].tolist() == [50, 50, 64, 64]
     change(data, bbox=[50, 50, 15, 14], segmentation=[[50, 50, 64, 50, 64, 64]])  # a rounded one
@@ -374,7 +383,7 @@ def test_boxes_beyond_the_border_are_clipped(data, save):
 def test_some_polygons_are_dropped(data, save):
     change(data, segmentation=[*SQUARE, [1.0, 2.0, 3.0, 4.0, 5.0]])
     cfg = save()
-    assert kinds_of(cfg) == {coco_kinds.DROPPED_POLYGON}
+    assert kinds_of(cfg) == {kinds.DROPPED_POLYGON}
     assert len(map_all(cfg)[0]["instances"].gt_masks.polygons[0]) == 1
 
 
@@ -394,8 +403,7 @@ def test_images_of_other_modes_are_converted(data, save, tmp_path, mode):
     image.save(tmp_path / file)
     data["images"][0]["file_name"] = file
     cfg = save()
-    kind = image_kinds.TRANSPARENT if mode == "RGBA" else image_kinds.CONVERTED
-    assert kinds_of(cfg) == kinds_of(cfg, severity="note") == {kind}
+    assert kinds_of(cfg) == kinds_of(cfg, severity="note") == {kinds.CONVERTED}
     assert (map_all(cfg)[0]["image"] == 255).all()
 
 
@@ -423,7 +431,7 @@ def test_a_truncated_jpeg_stops_it(data, save, tmp_path):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     data["images"][0]["file_name"] = file.name
     cfg = save()
-    assert kinds_of(cfg) == {image_kinds.UNREADABLE_FILE}
+    assert kinds_of(cfg) == {kinds.UNREADABLE_FILE}
     assert kinds_of(cfg, images=0) == set()
     with pytest.raises(OSError, match="truncated"):
         map_all(cfg)
@@ -433,7 +441,7 @@ def test_an_image_of_another_size_stops_it(data, save):
     data["images"][1]["width"] = SIZE + 1
     cfg = save()
     (defect,) = check_datasets(cfg, images=None).defects
-    assert (defect.kind, Path(defect.image).name) == (image_kinds.WRONG_SIZE, "2.png")
+    assert (defect.kind, Path(defect.image).name) == (kinds.WRONG_SIZE, "2.png")
     assert defect.detail == "64x64, the annotations say 65x64"
     assert kinds_of(cfg, images=1) == set()
     with pytest.raises(ValueError, match="Mismatched image shape"):
@@ -448,8 +456,8 @@ def test_sizes_are_those_of_the_turned_image(data, save, tmp_path):
     for entry in data["annotations"][:2]:
         entry.update(bbox=[10, 10, 30, 20])
     cfg = save()
-    assert kinds_of(cfg) == {image_kinds.TURNED}
-    assert image_kinds.TURNED.severity == "note"
+    assert kinds_of(cfg) == {kinds.TURNED}
+    assert kinds.TURNED.severity == "note"
     assert map_all(cfg)[0]["image"].shape == (3, SIZE, 102)  # 64 * 64 / 40
 
 
@@ -507,7 +515,7 @@ def test_grey_masks_are_read_as_they_are(masks, mask, channels):
 )
 def test_training_takes_colours_for_labels_and_evaluation_does_not(masks, mask):
     cfg = masks(mask)
-    assert kinds_of(cfg) == {image_kinds.MASK_COLOURS}
+    assert kinds_of(cfg) == {kinds.MASK_COLOURS}
     assert map_all(cfg)[0]["sem_seg"].max() > 2
     assert kinds_of(masks(mask, train=False)) == set()
 
@@ -515,7 +523,7 @@ def test_training_takes_colours_for_labels_and_evaluation_does_not(masks, mask):
 def test_labels_beyond_the_classes_spoil_the_evaluation(masks):
     mask = np.full((SIZE, SIZE), 5, np.uint8)
     for train in (True, False):
-        assert kinds_of(masks(Image.fromarray(mask), train=train)) == {image_kinds.MASK_LABELS}
+        assert kinds_of(masks(Image.fromarray(mask), train=train)) == {kinds.MASK_LABELS}
     evaluator = SemSegEvaluator(NAME, distributed=False)
     evaluator.reset()
     record = DatasetCatalog.get(NAME)[0]
@@ -532,13 +540,13 @@ def test_labels_beyond_the_classes_spoil_the_evaluation(masks):
 
 def test_masks_of_another_size_or_that_are_not_there(masks, tmp_path):
     cfg = masks(Image.fromarray(LABELS[:32]))
-    assert kinds_of(cfg) == {image_kinds.MASK_SIZE}
+    assert kinds_of(cfg) == {kinds.MASK_SIZE}
     with pytest.raises(AssertionError):
         map_all(cfg)
     record = {"file_name": str(tmp_path / "images" / "1.png"), "sem_seg_file_name": "gone.png"}
     DatasetCatalog.remove(NAME)
     DatasetCatalog.register(NAME, lambda: [record])
-    assert kinds_of(cfg) == {image_kinds.UNREADABLE_FILE}
+    assert kinds_of(cfg) == {kinds.UNREADABLE_FILE}
     with pytest.raises(FileNotFoundError):
         map_all(cfg)
 
@@ -564,12 +572,12 @@ def test_compressed_rle_is_read_as_pycocotools_does():
         text = rle["counts"].decode()
         assert one_rle({"size": [SIZE, SIZE], "counts": text}) == []
         for broken in (text[:-1], text + "1", ""):
-            assert one_rle({"size": [SIZE, SIZE], "counts": broken}) == [coco_kinds.BROKEN_RLE]
+            assert one_rle({"size": [SIZE, SIZE], "counts": broken}) == [kinds.BROKEN_RLE]
 
 
-@pytest.mark.parametrize("counts", [[650, 30], [5000], [-1, 4097], ["a"]])
+@pytest.mark.parametrize("counts", [[650, 30], [5000], [-1, 4097]])
 def test_runs_that_do_not_add_up(counts):
-    assert one_rle({"size": [SIZE, SIZE], "counts": counts}) == [coco_kinds.BROKEN_RLE]
+    assert one_rle({"size": [SIZE, SIZE], "counts": counts}) == [kinds.BROKEN_RLE]
 
 
 # The report
@@ -619,7 +627,7 @@ def test_check_data_reports_and_does_not_train(main, data, save, tmp_path, capsy
     assert main([*command, *output]) == 0
     printed = capsys.readouterr()
     assert "2 errors and notes" in printed.out
-    assert coco_kinds.IN_BOTH.problem in printed.err
+    assert kinds.IN_BOTH.problem in printed.err
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:500])
     assert main([*command, *output]) == 2
     assert "a file cannot be read to its end" in capsys.readouterr().err
@@ -652,7 +660,7 @@ def test_a_dataset_that_cannot_be_loaded_is_an_error(save):
     cfg.DATASETS.TRAIN = ("coco_2017_train",)
     MetadataCatalog.get("coco_2017_train")
     (defect,) = check_datasets(cfg, images=0).defects
-    assert defect.kind == image_kinds.UNLOADABLE
+    assert defect.kind == kinds.UNLOADABLE
     assert "instances_train2017.json" in defect.detail
 
 
@@ -670,7 +678,7 @@ def test_lvis_finds_its_images_by_url_and_needs_no_iscrowd(data, save, tmp_path)
     )
     assert check_datasets(cfg, images=None).defects == ()
     (tmp_path / "val2017" / "1.png").unlink()
-    assert kinds_of(cfg) == {coco_kinds.IMAGE_MISSING}
+    assert kinds_of(cfg) == {kinds.IMAGE_MISSING}
 
 
 def test_datasets_that_have_a_mapper_of_their_own_are_left_to_it(save):

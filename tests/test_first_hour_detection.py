@@ -9,6 +9,7 @@ import signal
 import pytest
 import torch
 from load_tool import load_tool
+from PIL import Image
 from troubleshooting import assert_documented
 
 from regnet_backbones import config_path, shapes
@@ -389,6 +390,34 @@ def test_a_checkpoint_of_another_model_is_not_evaluated(line, finished):
     weights = str(finished / "model_final.pth")
     found = line("--eval-only", MODEL__WEIGHTS=weights, MODEL__FPN__OUT_CHANNELS="32")
     assert "have another shape: " in found
+
+
+# Data that is not checked before
+
+
+def test_nothing_to_train_on(line, dataset, tmp_path):
+    content = json.loads(dataset.instances_json("train").read_text())
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    (tmp_path / "crowds.json").write_text(json.dumps(content))
+    data = ["--train-json", str(tmp_path / "crowds.json")]
+    found = line("--skip-data-check", *data, MODEL__MASK_ON="False")
+    assert "'own_train': there is nothing to train on" in found
+    assert "iscrowd 0" in found
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_deep_image(line, dataset, tmp_path, split, workers):
+    images = tmp_path / "images"
+    shutil.copytree(dataset.images(split), images)
+    for file in images.iterdir():
+        deep = Image.new("I;16", Image.open(file).size, 4096)
+        deep.save(images / file.name, "PNG")
+    options = [f"--{split}-images", str(images)]
+    found = line(*options, DATALOADER__CHECK_IMAGES="0", DATALOADER__NUM_WORKERS=workers)
+    assert f"image '{images}" in found
+    assert "has more than 8 bits per channel" in found
 
 
 # Trained detectors

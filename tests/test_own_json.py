@@ -9,7 +9,6 @@ import io
 import json
 import random
 import unicodedata
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +20,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from regnet_backbones.detection.data import read_categories, read_coco_split, register_split
+from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.annotations import check_coco
-from regnet_backbones.detection.data_checks.coco import coco_lists, normalise
+from regnet_backbones.detection.data_checks.coco import read_coco
 from regnet_backbones.detection.data_checks.defects import Report, Use
 
 WIDTH, HEIGHT, NAME = 96, 64, "own_json_test"
@@ -255,6 +255,10 @@ REFUSED = {
         first("segmentation", {"size": [HEIGHT, WIDTH], "counts": [-1, 6145]}),
         "'counts': [-1, 6145]",
     ),
+    "RLE of texts": (
+        first("segmentation", {"size": [HEIGHT, WIDTH], "counts": ["a"]}),
+        "'counts': ['a']",
+    ),
     "keypoints text": (first("keypoints", ["1", 2, 2]), "keypoints ['1', 2, 2]"),
     "masks that are boxes": (
         each("segmentation", lambda s: [[*s[0][:2], 5, 5]]),
@@ -268,11 +272,14 @@ REFUSED = {
     "relative boxes": (each("bbox", relative), "normalised, 0 to 1"),
     "relative centres": (each("bbox", lambda b: relative(centred(b))), "[centre x, centre y"),
     "relative corners": (each("bbox", lambda b: relative(corners(b))), "normalised, 0 to 1"),
-    "swapped boxes": (each("bbox", swapped), "boxes written with x and y exchanged"),
-    "swapped polygons": (polygons(lambda x, y: y, lambda x, y: x), "polygons written with x and y"),
+    "swapped boxes": (each("bbox", swapped), "boxes with x and y exchanged"),
+    "swapped polygons": (
+        polygons(lambda x, y: y, lambda x, y: x),
+        "polygons with x and y exchanged",
+    ),
     "relative polygons": (
         polygons(lambda x, y: [v / WIDTH for v in x], lambda x, y: [v / HEIGHT for v in y]),
-        "polygons written as parts of the image's size",
+        "polygons as parts of the image's size",
     ),
     "shifted polygons": (
         polygons(lambda x, y: [v - 20 for v in x], lambda x, y: [v + 15 for v in y]),
@@ -317,11 +324,11 @@ def read(path, folder):
     """Read, register and check a json as a training does, and return the split and the report."""
     split = read_coco_split(path, folder)
     register_split(NAME, path, folder, split.notes)
-    registered = json.loads(Path(MetadataCatalog.get(NAME).json_file).read_text())
-    content = coco_lists(registered, NAME)
-    assert normalise(content, source=NAME, image_root=folder).defects == ()
+    registered = read_coco(MetadataCatalog.get(NAME).json_file, image_root=folder)
+    assert registered.defects == ()
     masks = not split.without_mask
-    found = check_coco(content, source=str(path), use=Use(train=True, masks=masks, polygons=False))
+    use = Use(train=True, masks=masks, polygons=False)
+    found = check_coco(registered.content, source=str(path), use=use)
     return split, Report((*split.notes, *found))
 
 
@@ -395,7 +402,8 @@ def test_what_may_be_meant_is_noted(name, folder, tmp_path):
 def test_a_byte_order_mark_is_taken(folder, tmp_path):
     path = write(tmp_path, lambda content: None)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    read(path, folder)
+    split, _ = read(path, folder)
+    assert [note.kind.problem for note in split.notes] == [kinds.BOM.problem]
     assert truth_as_prediction() == pytest.approx([100, 100])
 
 

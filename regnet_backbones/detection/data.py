@@ -9,8 +9,6 @@ import hashlib
 import json
 import logging
 import os
-from codecs import BOM_UTF8
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +18,10 @@ from detectron2.data.datasets import register_coco_instances
 from iopath.common.file_io import get_cache_dir
 
 from regnet_backbones import __version__
-from regnet_backbones.detection.data_checks.coco import coco_lists, image_name, normalise
-from regnet_backbones.detection.data_checks.defects import Defect, Report, repaired
+from regnet_backbones.detection.data_checks.coco import Coco, image_name, read_coco, read_lists
+from regnet_backbones.detection.data_checks.defects import Defect, Report
 from regnet_backbones.detection.training.mappers import SEGMENTER
-from regnet_backbones.files import read_json, write_whole
+from regnet_backbones.files import write_whole
 
 # The keys of DATASETS.OWN, and the options of `tools/train_net.py` that set them.
 OPTIONS = {
@@ -81,32 +79,32 @@ def read_coco_split(
         The two paths, and what the json has.
 
     Raises:
-        FileNotFoundError: the json or the folder is not there.
+        FileNotFoundError: the json or the folder is missing.
         ValueError: the file is not a COCO json, is empty, or has values that mean nothing, such as
             images that are not there or annotations of what it does not define.
     """
     json_file, image_root = Path(json_file), Path(image_root)
-    if not json_file.is_file():
-        raise FileNotFoundError(f"no annotation file '{json_file}'")
-    if not image_root.is_dir():
+    if json_file.is_file() and not image_root.is_dir():
         raise FileNotFoundError(f"no image folder '{image_root}'")
-    content = coco_lists(read_json(json_file), json_file)
-    images, annotations, categories = content.values()
-    for key in ("images", "categories"):
-        if not content[key]:
-            raise ValueError(f"'{json_file}' has no {key}: the list is empty")
-    found = normalise(content, source=str(json_file), image_root=image_root, keep_root=keep_root)
-    _raise_errors(json_file, found.defects)
-    _keep_copy(json_file, image_root, content, changed=bool(found.defects))
+    read = read_coco(json_file, image_root=image_root, keep_root=keep_root)
+    _raise_errors(json_file, read)
+    copy = _copy_of(json_file, image_root)
+    if read.defects:
+        part = copy.with_name(f"{copy.name}.{os.getpid()}")  # other processes may write the same
+        content = json.dumps({"info": {}, **read.content}).encode()
+        write_whole(part, lambda file: file.write(content))
+        os.replace(part, copy)
+    else:
+        copy.unlink(missing_ok=True)  # of an older version of the json
     return CocoSplit(
         json_file=json_file,
         image_root=image_root,
-        categories=_names_by_id(categories),
-        num_images=len(images),
-        num_annotations=len(annotations),
-        without_mask=_without_mask(json_file, content),
-        notes=repaired(found.defects),
-        root=found.root,
+        categories=_names_by_id(read),
+        num_images=len(read.content["images"]),
+        num_annotations=len(read.content["annotations"]),
+        without_mask=_without_mask(json_file, read),
+        notes=tuple(defect.repaired() for defect in read.defects),
+        root=read.root,
     )
 
 
@@ -114,32 +112,25 @@ def read_categories(json_file: str | Path, *, count: int | None = None) -> dict[
     """Read the names by id of a COCO json's categories, in the order of the ids.
 
     Args:
-        json_file: of which only the categories are needed.
+        json_file: only its categories are needed.
         count: how many a model has, if known: a root of the others is one of them, or not.
 
     Raises:
-        FileNotFoundError: the json is not there.
+        FileNotFoundError: the json is missing.
         ValueError: it has no categories with id and name.
     """
-    if not Path(json_file).is_file():
-        raise FileNotFoundError(f"no annotation file '{json_file}'")
-    content = coco_lists(read_json(json_file), json_file, ("categories",))
-    every = list(content["categories"])
-    found = normalise(content, source=str(json_file))
-    _raise_errors(json_file, found.defects)
-    return _names_by_id(every if len(every) == count else content["categories"])
+    names: dict[int | str, str] = {}
+    for keep_root in (True, False):
+        if len(names) != count:
+            read = read_coco(json_file, ("categories",), keep_root=keep_root)
+            _raise_errors(json_file, read)
+            names = _names_by_id(read)
+    return names
 
 
 def read_image_ids(json_file: str | Path) -> dict[str, int | str]:
-    """Read the ids of images by `file_name` of a COCO json, as far as it has them.
-
-    Raises:
-        ValueError: it is not a COCO json.
-    """
-    content = read_json(json_file)
-    if not isinstance(content, dict) or "images" not in content:
-        return {}
-    images = coco_lists(content, json_file, ("images",))["images"]
+    """Read the ids of images by `file_name` of a COCO json, as far as it has them."""
+    images = read_lists(json_file, (), optional=("images",))["images"]
     pairs = [(image.get("file_name"), image.get("id")) for image in images]
     return {n: i for n, i in pairs if isinstance(n, str) and n and isinstance(i, (int, str))}
 
@@ -308,27 +299,29 @@ def register_split(
     )
 
 
-def _raise_errors(json_file: str | Path, defects: Iterable[Defect]) -> None:
-    """Raise ValueError where a json has errors."""
-    errors = Report(tuple(defects)).of("error")
-    if errors.defects:
-        raise ValueError(f"'{json_file}' cannot be used:\n{errors.summary()}")
+def _raise_errors(json_file: str | Path, read: Coco) -> None:
+    """Raise ValueError if a json has errors."""
+    errors = Report(read.defects).of("error").summary()
+    if errors:
+        raise ValueError(f"'{json_file}' cannot be used:\n{errors}")
 
 
-def _names_by_id(categories: Iterable[Mapping]) -> dict[int | str, str]:
+def _names_by_id(read: Coco) -> dict[int | str, str]:
     """Return the names of categories in the order of their ids, which is detectron2's."""
-    return {c["id"]: c["name"] for c in sorted(categories, key=lambda c: c["id"])}
+    return {c["id"]: c["name"] for c in sorted(read.content["categories"], key=lambda c: c["id"])}
 
 
-def _without_mask(json_file: Path, content: Mapping[str, list]) -> str:
+def _without_mask(json_file: Path, read: Coco) -> str:
     """Say how many annotations have no segmentation, and name the first; "" for none."""
-    lacking = [a for a in content["annotations"] if not a.get("segmentation")]
+    annotations = read.content["annotations"]
+    lacking = [a for a in annotations if not a.get("segmentation")]
     if not lacking:
         return ""
-    name = next(image_name(i) for i in content["images"] if i["id"] == lacking[0]["image_id"])
+    first = lacking[0]
+    name = next(image_name(i) for i in read.content["images"] if i["id"] == first["image_id"])
     return (
-        f"{len(lacking):,} of {len(content['annotations']):,} annotations of '{json_file}' have no "
-        f"'segmentation', such as annotation {lacking[0]['id']} of {name}"
+        f"{len(lacking):,} of {len(annotations):,} annotations of '{json_file}' have no "
+        f"'segmentation', such as annotation {first['id']} of {name}"
     )
 
 
@@ -340,21 +333,6 @@ def _copy_of(json_file: Path, image_root: Path) -> Path | None:
     made_of = (json_file.absolute(), image_root.absolute(), state.st_mtime_ns, state.st_size)
     digest = hashlib.sha256(repr((*map(str, made_of), __version__)).encode()).hexdigest()
     return Path(get_cache_dir()) / "regnet_backbones" / f"{json_file.stem}-{digest[:16]}.json"
-
-
-def _keep_copy(
-    json_file: Path, image_root: Path, content: Mapping[str, list], *, changed: bool
-) -> None:
-    """Write the corrected copy of a json, or remove an older one where nothing was corrected."""
-    copy = _copy_of(json_file, image_root)
-    with json_file.open("rb") as file:
-        changed |= file.read(len(BOM_UTF8)) == BOM_UTF8  # pycocotools does not read it
-    if not changed:
-        copy.unlink(missing_ok=True)
-        return
-    part = copy.with_name(f"{copy.name}.{os.getpid()}")  # other processes may write the same
-    write_whole(part, lambda file: file.write(json.dumps({"info": {}, **content}).encode()))
-    os.replace(part, copy)
 
 
 def _difference(one: CocoSplit, other: CocoSplit) -> list[tuple[int, str]]:

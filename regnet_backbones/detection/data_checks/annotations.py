@@ -1,123 +1,108 @@
-"""Check what a COCO json says, of entries that `coco.normalise` has brought to their types."""
+"""Compare what a COCO json says, of entries that `coco.read_coco` has brought to their types.
+
+Boxes and polygons are read in each way that exporters write them, `READINGS`. If another reading
+fits more annotations than COCO's, the file is in that form. Nothing is drawn.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
 from typing import TypeVar
 
 import numpy as np
 
-from regnet_backbones.detection.data_checks import coco_kinds as kinds
-from regnet_backbones.detection.data_checks.coco import Content, Entry, image_name
-from regnet_backbones.detection.data_checks.comparison import Geometry, compare
-from regnet_backbones.detection.data_checks.defects import Defect, Kind, Use
-from regnet_backbones.detection.data_checks.segmentations import (
+from regnet_backbones.detection.data_checks import kinds
+from regnet_backbones.detection.data_checks.coco import (
+    Content,
+    Entry,
+    drawable,
     extent_of,
+    image_name,
     is_rle,
-    segmentation_problems,
+    runs_of,
 )
+from regnet_backbones.detection.data_checks.defects import Defect, Kind, Use, error, note
 
 Repeatable = TypeVar("Repeatable", bound=Hashable)
 
 # What takes an annotation out of a training.
 DROPPING = (kinds.CROWD, kinds.DROPPED_BOX, kinds.DROPPED_ANNOTATION)
 
+# How four numbers are a box, by what they are written as: its left, top, right and bottom.
+ORDERS = {
+    "": lambda a, b, c, d: (a, b, a + c, b + d),
+    "as corners [x1, y1, x2, y2]": lambda a, b, c, d: (a, b, c, d),
+    "as [centre x, centre y, width, height]": lambda a, b, c, d: (
+        *(a - c / 2, b - d / 2, a + c / 2, b + d / 2),
+    ),
+}
+RELATIVE, SWAPPED = "as parts of the image's size (normalised, 0 to 1)", "with x and y exchanged"
+SHIFTED = "shifted against their boxes"
+
+# Overlap (IoU) with the polygons' extent from which a box fits: the right reading is given more
+# room, as boxes of hidden parts have it. Corners within ROUNDED pixels fit, too.
+FITS, FITS_OTHERWISE, ROUNDED = 0.5, 0.7, 2.0
+
+# Beyond the border by this part of the image's side is not yet outside.
+SLACK = 0.02
+
+# A reading is believed where this part of the annotations speaks against COCO's; where only the
+# border does, this many of them, and where the reading fits nearly all.
+PART, OUTSIDE, NEARLY_ALL = 0.1, 3, 0.99
+
 
 def check_coco(content: Content, *, source: str, use: Use) -> list[Defect]:
     """Check a COCO instance json.
 
     Args:
-        content: normalised, with `images`, `categories` and `annotations`.
+        content: of `read_coco`, with all three lists.
         source: name of the dataset or the file, for the defects.
         use: what it is for.
 
     Returns:
         What is wrong or worth knowing, in the order of the file.
     """
-    images, categories, annotations = (
-        content[key] for key in ("images", "categories", "annotations")
+    images, annotations, categories = (
+        content["images"],
+        content["annotations"],
+        content["categories"],
     )
     by_id = {image["id"]: image for image in images}
     defects = [Defect(kinds.SAME_FILE, source, n) for n in _repeated(map(image_name, images))]
     names = _repeated(category["name"] for category in categories)
     defects += [Defect(kinds.SAME_NAME, source, detail=name) for name in names]
 
-    def add(kind: Kind, annotation: Entry, detail: str = "") -> None:
-        name = image_name(by_id[annotation["image_id"]])
-        defects.append(Defect(kind, source, name, annotation["id"], detail))
+    def add(kind: Kind, entry: Entry, detail: str) -> None:
+        name = image_name(by_id[entry["image_id"]])
+        defects.append(Defect(kind, source, name, entry["id"], detail))
 
     trained = []
-    for annotation in annotations:
-        problems = list(_annotation_problems(annotation, by_id[annotation["image_id"]], use))
+    for entry in annotations:
+        problems = list(_annotation_problems(entry, by_id[entry["image_id"]], use))
         for kind, detail in problems:
-            add(kind, annotation, detail)
+            add(kind, entry, detail)
         if not any(kind in DROPPING for kind, _ in problems):
-            trained.append(annotation)
-    for image_id, _, box in _repeated(
-        (a["image_id"], a["category_id"], tuple(a["bbox"])) for a in annotations
-    ):
-        name = image_name(by_id[image_id])
+            trained.append(entry)
+    what = ((a["image_id"], a["category_id"], tuple(a["bbox"])) for a in annotations)
+    for image, _, box in _repeated(what):
+        name = image_name(by_id[image])
         defects.append(Defect(kinds.REPEATED, source, name, detail=f"bbox {list(box)}"))
     single = [a for a in annotations if not a["iscrowd"]]
-    geometry = _geometry(single, by_id)
-    for number, kind in compare(geometry):
-        extent, (width, height) = geometry.extents[number].tolist(), geometry.sizes[number]
-        shape = "" if np.isnan(extent[0]) else f", polygons from {extent[:2]} to {extent[2:]}"
-        detail = f"bbox {single[number]['bbox']} in {width:.0f}x{height:.0f}{shape}"
-        add(kind, single[number], detail)
+    extents = [extent_of(a.get("segmentation")) for a in single]
+    sizes = [(by_id[a["image_id"]]["width"], by_id[a["image_id"]]["height"]) for a in single]
+    for number, kind in _compare([a["bbox"] for a in single], extents, sizes):
+        extent, (width, height) = extents[number], sizes[number]
+        shape = f", polygons from {[*extent[:2]]} to {[*extent[2:]]}" if extent else ""
+        add(kind, single[number], f"bbox {single[number]['bbox']} in {width}x{height}{shape}")
     used = {a["category_id"] for a in annotations}
-    unused = [c for c in categories if c["id"] not in used] if annotations else []
-    defects += [Defect(kinds.UNUSED_CLASS, source, detail=c["name"]) for c in unused]
+    unused = [c["name"] for c in categories if used and c["id"] not in used]
+    defects += [Defect(kinds.UNUSED_CLASS, source, detail=name) for name in unused]
     if not annotations and use.test:
         defects.append(Defect(kinds.NOTHING_TO_SCORE, source))
     if use.train:
         defects += _training_problems(content, trained, source, use)
     return defects
-
-
-def _annotation_problems(annotation: Entry, image: Entry, use: Use) -> Iterator[tuple[Kind, str]]:
-    """Find what is wrong with an annotation: kinds, and what was found."""
-    if annotation.get("ignore"):
-        yield kinds.IGNORED, ""
-    size = image["height"], image["width"]
-    yield from _box_problems(annotation["bbox"], size, use)
-    crowd = bool(annotation["iscrowd"])
-    if crowd:
-        yield kinds.CROWD, ""
-    yield from segmentation_problems(annotation.get("segmentation"), size, use, crowd=crowd)
-    if use.keypoints is not None and not (crowd and not use.test):
-        values = annotation.get("keypoints") or ()
-        if len(values) != 3 * use.keypoints:
-            yield kinds.KEYPOINTS, f"{len(values)} values, not {3 * use.keypoints}"
-        elif use.test and annotation.get("num_keypoints") is None:
-            yield kinds.KEYPOINTS, "no num_keypoints"
-
-
-def _box_problems(box: list[float], size: tuple[int, int], use: Use) -> Iterator[tuple[Kind, str]]:
-    """Find what is wrong with a box of an image of (height, width)."""
-    x, y, width, height = box
-    detail = f"bbox {box} in {size[1]}x{size[0]}"
-    if min(x + width, size[1]) <= max(x, 0) or min(y + height, size[0]) <= max(y, 0):
-        if use.test:
-            yield kinds.UNREACHABLE_BOX, detail
-        if use.train:
-            yield kinds.DROPPED_BOX, detail
-    elif max(-x, -y, x + width - size[1], y + height - size[0]) > kinds.ROUNDING:
-        yield kinds.CLIPPED_BOX, detail
-
-
-def _geometry(annotations: list[Entry], by_id: dict[int | str, Entry]) -> Geometry:
-    """Return boxes, extents of polygons, and sizes of images of annotations."""
-    nothing = (float("nan"),) * 4
-    extents = []
-    for annotation in annotations:
-        masks = annotation.get("segmentation") or []
-        extents.append((None if is_rle(masks) else extent_of(masks)) or nothing)
-    images = [by_id[a["image_id"]] for a in annotations]
-    return Geometry(
-        np.array([a["bbox"] for a in annotations], float).reshape(-1, 4),
-        np.array(extents, float).reshape(-1, 4),
-        np.array([(i["width"], i["height"]) for i in images], float).reshape(-1, 2),
-    )
 
 
 def _repeated(values: Iterable[Repeatable]) -> Iterator[Repeatable]:
@@ -129,20 +114,182 @@ def _repeated(values: Iterable[Repeatable]) -> Iterator[Repeatable]:
         seen.add(value)
 
 
+def _annotation_problems(entry: Entry, image: Entry, use: Use) -> Iterator[tuple[Kind, str]]:
+    """Find what is wrong with an annotation: kinds, and what was found."""
+    (x, y, w, h), width, height = entry["bbox"], image["width"], image["height"]
+    crowd, detail = bool(entry["iscrowd"]), f"bbox {entry['bbox']} in {width}x{height}"
+    if entry.get("ignore"):
+        yield kinds.IGNORED, ""
+    if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
+        if use.test:
+            yield kinds.UNREACHABLE_BOX, detail
+        if use.train:
+            yield kinds.DROPPED_BOX, detail
+    elif max(-x, -y, x + w - width, y + h - height) > kinds.ROUNDING:
+        yield kinds.CLIPPED_BOX, detail
+    if crowd:
+        yield kinds.CROWD, ""
+    yield from _mask_problems(entry.get("segmentation"), (height, width), use, crowd=crowd)
+    if use.keypoints is not None and (use.test or not crowd):
+        values = entry.get("keypoints") or ()
+        if len(values) != 3 * use.keypoints:
+            yield kinds.KEYPOINTS, f"{len(values)} values, not {3 * use.keypoints}"
+        elif use.test and entry.get("num_keypoints") is None:
+            yield kinds.KEYPOINTS, "no num_keypoints"
+
+
+def _mask_problems(
+    masks: list[list[float]] | Entry | None, size: tuple[int, int], use: Use, *, crowd: bool
+) -> Iterator[tuple[Kind, str]]:
+    """Find what is wrong with a segmentation in an image of (height, width)."""
+    # Masks of crowd regions are never drawn in training.
+    drawn = use.masks and (use.test or not crowd)
+    if is_rle(masks):
+        if drawn and use.train and use.polygons and not crowd:
+            yield kinds.RLE_FOR_POLYGON, ""
+        runs = runs_of(masks["counts"])
+        if drawn and tuple(masks["size"]) != size:
+            yield kinds.RLE_SIZE, f"size {masks['size']}, image {[*size]}"
+        elif drawn and (runs is None or min(runs) < 0 or sum(runs) != size[0] * size[1]):
+            yield kinds.BROKEN_RLE, ""
+    elif masks:
+        kept, lengths = drawable(masks), [len(polygon) for polygon in masks]
+        detail = f"values: {', '.join(map(str, lengths))}"
+        if kept and len(kept) < len(masks):
+            yield kinds.DROPPED_POLYGON, detail
+        elif not kept and use.train:
+            yield kinds.DROPPED_ANNOTATION, detail
+        if use.test and use.masks and (not kept or lengths[0] == 4):
+            yield kinds.NO_POLYGON, detail
+    elif drawn:
+        yield kinds.NO_MASK, ""
+
+
 def _training_problems(
     content: Content, trained: list[Entry], source: str, use: Use
 ) -> Iterator[Defect]:
     """Find images that have nothing to train on, and whether any has."""
-    visible: dict[int | str, int] = defaultdict(int)
-    for annotation in content["annotations"] if use.min_keypoints else ():
-        flags = (annotation.get("keypoints") or ())[2::3]
-        visible[annotation["image_id"]] += sum(flag > 0 for flag in flags)
-    images = {a["image_id"] for a in trained}
-    if not any(visible[i] >= use.min_keypoints for i in images):
-        found = Counter("crowd" if a["iscrowd"] else "object" for a in content["annotations"])
-        detail = f"{found['crowd']:,} crowd regions, {found['object']:,} other annotations"
+    annotations, visible = content["annotations"], defaultdict(int)
+    for entry in annotations if use.min_keypoints else ():
+        flags = (entry.get("keypoints") or ())[2::3]
+        visible[entry["image_id"]] += sum(flag > 0 for flag in flags)
+    if not any(visible[a["image_id"]] >= use.min_keypoints for a in trained):
+        found = Counter(bool(a["iscrowd"]) for a in annotations)
+        detail = f"{found[True]:,} crowd regions, {found[False]:,} other annotations"
         yield Defect(kinds.NOTHING, source, detail=detail)
-    with_objects = {a["image_id"] for a in content["annotations"] if not a["iscrowd"]}
+    with_objects = {a["image_id"] for a in annotations if not a["iscrowd"]}
     for image in content["images"]:
         if image["id"] not in with_objects:
             yield Defect(kinds.EMPTY_IMAGE, source, image_name(image))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A way to read boxes and polygons, by what they are written as; the defaults are COCO's.
+
+    Attributes:
+        order: of the numbers of a box, one of `ORDERS`.
+        boxes, polygons: `RELATIVE`, `SWAPPED` or both; polygons may be `SHIFTED`.
+    """
+
+    order: str = ""
+    boxes: tuple[str, ...] = ()
+    polygons: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> int:
+        """In how many ways it differs from COCO's; a shift would explain too much."""
+        ways = (*filter(None, [self.order]), *self.boxes, *self.polygons)
+        return len(ways) + 5 * (SHIFTED in ways)
+
+    @property
+    def name(self) -> str:
+        """What boxes and polygons are taken for."""
+        parts = (("boxes", self.order, *self.boxes), ("polygons", *self.polygons))
+        return " and ".join(" ".join(filter(None, words)) for words in parts if any(words[1:]))
+
+    def fits(
+        self, boxes: np.ndarray, extents: np.ndarray, sizes: np.ndarray, least: float
+    ) -> np.ndarray:
+        """Return for each annotation whether its box is a box so, in its image, on its polygons."""
+        corners = np.stack(ORDERS[self.order](*_pixels(boxes, self.boxes, sizes).T), axis=1)
+        extents, shifted = _pixels(extents, self.polygons, sizes), SHIFTED in self.polygons
+        if shifted:
+            extents = extents - np.tile(extents[:, :2] - corners[:, :2], 2)
+        masked = ~np.isnan(extents[:, 0])
+        placed = np.hstack([corners, np.where(masked[:, None], extents, corners)])
+        sizes = np.tile(sizes, 4)
+        room = np.maximum(kinds.ROUNDING, SLACK * sizes)
+        sides = corners[:, 2:] - corners[:, :2]
+        inside = ((placed >= -room) & (placed <= sizes + room)).all(axis=1)
+        sensible = (sides > 0).all(axis=1) & (sides > 1).any(axis=1)
+        return inside & sensible & np.where(masked, _match(corners, extents, least), not shifted)
+
+
+WAYS = ((), (RELATIVE,), (SWAPPED,), (RELATIVE, SWAPPED))
+READINGS = [Reading(*parts) for parts in product(ORDERS, WAYS, WAYS)]
+READINGS = sorted([*READINGS[1:], Reading(polygons=(SHIFTED,))], key=lambda r: r.changes)
+
+
+def _compare(
+    boxes: list[list[float]], extents: list[tuple | None], sizes: list[tuple[int, int]]
+) -> Iterator[tuple[int, Kind]]:
+    """Find boxes that are not what they should be.
+
+    Args:
+        boxes: of single objects.
+        extents: left, top, right and bottom of their polygons.
+        sizes: width and height of their images.
+
+    Yields:
+        The number of an annotation, and the kind of its defect: an error if most annotations have
+        the same cause.
+    """
+    if not boxes:
+        return
+    nothing = (float("nan"),) * 4
+    told = np.array(boxes, float), np.array([e or nothing for e in extents]), np.array(sizes, float)
+    boxes, extents, _ = told
+    straight = Reading().fits(*told, FITS)
+    tiny = (boxes[:, 2:] <= 1).all(axis=1)
+    corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+    unlike = ~np.isnan(extents[:, 0]) & ~_match(corners, extents, FITS)
+    # Each of these is evidence by itself; a box beyond the border is not.
+    odd = unlike | (boxes <= 1).all(axis=1)
+    named = np.zeros(len(boxes), bool)
+    many_outside = (~straight).sum() >= max(OUTSIDE, PART * len(boxes))
+    if odd.any() or many_outside:
+        found = [reading.fits(*told, FITS_OTHERWISE) for reading in READINGS]
+        # Of those that explain as many, the one that fits most of the others, too.
+        best = max(found, key=lambda fits: ((fits & ~straight).sum(), fits.sum()))
+        sure = bool(
+            (odd.mean() >= PART and best.sum() > straight.sum())
+            or (many_outside and best.mean() >= NEARLY_ALL)
+        )
+        named = ~straight & best & (odd | sure)
+        fitting = [r for r, fits in zip(READINGS, found, strict=True) if fits[named].all()]
+        causes = ", or ".join(r.name for r in fitting if r.changes == fitting[0].changes)
+        problem = (
+            f"boxes do not fit their images or polygons; the likely cause is {causes}: so "
+            f"{best.sum():,} of {len(boxes):,} annotations fit, and {straight.sum():,} as COCO's "
+            "[x, y, width, height] in pixels"
+        )
+        kind = (error if sure else note)(problem, "correct the file, or what exported it")
+        yield from ((int(number), kind) for number in np.flatnonzero(named))
+    yield from ((int(n), kinds.UNLIKE_MASK) for n in np.flatnonzero(unlike & ~named))
+    yield from ((int(n), kinds.ONE_PIXEL) for n in np.flatnonzero(tiny & ~unlike & ~named))
+
+
+def _pixels(values: np.ndarray, ways: tuple[str, ...], sizes: np.ndarray) -> np.ndarray:
+    """Return coordinates in pixels, x first, that are written in some ways."""
+    values = values[:, [1, 0, 3, 2]] if SWAPPED in ways else values
+    return values * np.tile(sizes, 2) if RELATIVE in ways else values
+
+
+def _match(corners: np.ndarray, extents: np.ndarray, least: float) -> np.ndarray:
+    """Return whether boxes are on extents, up to rounding."""
+    common = np.minimum(corners[:, 2:], extents[:, 2:]) - np.maximum(corners[:, :2], extents[:, :2])
+    both = common.clip(0).prod(axis=1)
+    areas = [(c[:, 2:] - c[:, :2]).clip(0).prod(axis=1) for c in (corners, extents)]
+    union = np.maximum(areas[0] + areas[1] - both, 1e-9)
+    return (both >= least * union) | (np.abs(corners - extents) <= ROUNDED).all(axis=1)

@@ -1,6 +1,6 @@
 """Read a COCO instance json: what has one meaning is taken as that, the rest is named.
 
-`KEYS` has every value that detectron2 and pycocotools read, with its one type. `normalise` brings a
+`KEYS` has every value that detectron2 and pycocotools read, with its one type. `read_coco` brings a
 json to these types and settles what depends on other entries: ids, boxes and areas that are
 missing, and file names. Its result, read again, has nothing more to be corrected.
 """
@@ -8,16 +8,25 @@ missing, and file names. Its result, read again, has nothing more to be correcte
 import os
 import re
 import unicodedata
+from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
 from itertools import takewhile
 from pathlib import Path
 
-from regnet_backbones.detection.data_checks import coco_kinds as kinds
-from regnet_backbones.detection.data_checks.defects import Defect, Kind, error, repair, shown
-from regnet_backbones.detection.data_checks.segmentations import area_of, extent_of, is_rle
+import numpy as np
+
+from regnet_backbones.detection.data_checks import kinds
+from regnet_backbones.detection.data_checks.defects import (
+    Defect,
+    Kind,
+    Report,
+    error,
+    repair,
+    shown,
+)
+from regnet_backbones.files import read_json
 
 Entry = dict[str, object]
 Content = dict[str, list[Entry]]
@@ -36,22 +45,23 @@ NUMBER = re.compile(r"0|-?[1-9][0-9]{0,15}")
 REFUSED = (TypeError, ValueError, KeyError, OverflowError)
 
 
+def _only(value: object, allowed: bool) -> object:
+    if not allowed:
+        raise ValueError
+    return value
+
+
 def _whole(value: object) -> int:
     number = int(value)
-    if isinstance(value, bool) or number != value or abs(number) >= 2**53:
-        raise ValueError
-    return number
+    return _only(number, type(value) is not bool and number == value and abs(number) < 2**53)
 
 
 def _size(value: object) -> int:
-    if not 1 <= _whole(value) <= LARGEST:
-        raise ValueError
-    return _whole(value)
+    return _only(_whole(value), 1 <= _whole(value) <= LARGEST)
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError
+    _only(value, isinstance(value, str) and bool(value.strip()))
     value.encode()  # half a surrogate pair can be neither written nor found
     return value
 
@@ -64,55 +74,42 @@ def _flag(value: object) -> int:
     return FLAGS[value.strip().lower() if isinstance(value, str) else value]
 
 
+def _are_numbers(values: list, largest: float = LARGEST) -> bool:
+    """Return whether all are finite numbers of a sensible size; the sum alone finds NaN."""
+    if not values or not set(map(type, values)) <= {int, float}:
+        return not values
+    return min(values) >= -largest and max(values) <= largest and sum(values) < 1e300
+
+
 def _area(value: object) -> float:
-    if not _are_numbers([value], LARGEST**2) or value < 0:
-        raise ValueError
-    return value
+    return _only(value, _are_numbers([value], LARGEST**2) and value >= 0)
 
 
 def _numbers(value: object) -> list[float]:
-    if not isinstance(value, list) or not _are_numbers(value):
-        raise ValueError
-    return value
+    return _only(value, isinstance(value, list) and _are_numbers(value))
 
 
 def _box(value: object) -> list[float]:
-    if len(_numbers(value)) != 4 or min(value[2:]) < 0:
-        raise ValueError
-    return value
+    return _only(value, len(_numbers(value)) == 4 and min(value[2:]) >= 0)
 
 
 def _keypoints(value: object) -> list[float]:
-    if len(_numbers(value)) % 3:
-        raise ValueError
-    return value
+    return _only(value, len(_numbers(value)) % 3 == 0)
 
 
 def _segmentation(value: object) -> list[list[float]] | Entry:
     if is_rle(value):
-        (height, width), counts = map(_size, value["size"]), value["counts"]
+        size, counts = value["size"], value["counts"]
         runs = [0] if isinstance(counts, str) else counts
-        if not set(map(type, runs)) <= {int} or not 0 <= min(runs) <= max(runs) < 2**32:
-            raise ValueError
-        same = all(type(number) is int for number in value["size"])
-        return value if same else {**value, "size": [height, width]}
-    if not isinstance(value, list):
-        raise ValueError
+        _only(runs, set(map(type, runs)) <= {int} and 0 <= min(runs) <= max(runs) < 2**32)
+        height, width = map(_size, size)
+        return value if set(map(type, size)) == {int} else {**value, "size": [height, width]}
+    _only(value, isinstance(value, list))
     if len(value) >= 6 and len(value) % 2 == 0 and not isinstance(value[0], list):
         return [_numbers(value)]
     for polygon in value:
         _numbers(polygon)
     return value
-
-
-def _are_numbers(values: list, largest: float = LARGEST) -> bool:
-    """Whether all are finite numbers of a sensible size."""
-    if not set(map(type, values)) <= {int, float}:
-        return False
-    # The sum alone finds NaN.
-    return not values or (
-        min(values) >= -largest and max(values) <= largest and sum(values) < 1e300
-    )
 
 
 @dataclass(frozen=True)
@@ -135,34 +132,30 @@ class Key:
     required: bool = False
     null: bool = False
 
-    @property
     def wrong(self) -> Kind:
-        """The error of a value that means nothing."""
+        """Return the error of a value that means nothing."""
         problem = f"'{self.name}' in '{self.place}' must be {self.allowed}"
         return error(problem, "correct the values, or remove their entries")
 
     def other_type(self, *, harmless: bool) -> Kind:
         """Return the repair of a value that is written in another type."""
         problem = f"'{self.name}' in '{self.place}' should be {self.allowed}"
-        done = "the value that is meant is used"
-        return repair(problem, "write it so", done, "none" if harmless else "all")
+        readers = None if harmless else ()
+        return repair(problem, "write it so", "the value that is meant is used", readers)
 
 
-IDENTITY = "a whole number or a text"
+IDENTITY, PIXELS = "a whole number or a text", "a whole number of pixels, 1 or more"
 KEYS = (
     Key("images", "id", _identity, IDENTITY, required=True),
     Key("images", "file_name", _text, "a text, the file below the image folder", required=True),
-    Key("images", "width", _size, "a whole number of pixels, 1 or more", required=True),
-    Key("images", "height", _size, "a whole number of pixels, 1 or more", required=True),
+    Key("images", "coco_url", _text, "a text", required=True),  # LVIS has it for the file name
+    Key("images", "width", _size, PIXELS, required=True),
+    Key("images", "height", _size, PIXELS, required=True),
     Key("categories", "id", _identity, IDENTITY, required=True),
     Key("categories", "name", _text, "a text in quotes", required=True),
     Key("annotations", "image_id", _identity, IDENTITY, required=True),
     Key("annotations", "category_id", _identity, IDENTITY, required=True),
-    Key(
-        *("annotations", "bbox", _box),
-        "[x, y, width, height], four finite numbers of pixels: x and y of the upper left corner, "
-        "width and height not negative",
-    ),
+    Key("annotations", "bbox", _box, "[x, y, width, height], pixels, width and height not below 0"),
     Key("annotations", "area", _area, "a finite number of pixels, 0 or more"),
     Key("annotations", "iscrowd", _flag, "0 or 1", null=True),
     Key("annotations", "ignore", _flag, "0 or 1", null=True),
@@ -174,88 +167,97 @@ KEYS = (
     Key("annotations", "keypoints", _keypoints, "x, y and visibility of each keypoint in turn"),
     Key("annotations", "num_keypoints", _whole, "a whole number"),
 )
-BY_URL = Key("images", "coco_url", _text, "a text", required=True)
-
-
-def coco_lists(
-    content: object,
-    source: str | Path,
-    lists: Collection[str] = LISTS,
-    *,
-    lacking_annotations: bool = False,
-) -> Content:
-    """Return the lists of a COCO json.
-
-    Args:
-        content: of the file.
-        source: its name, for the message.
-        lists: which ones.
-        lacking_annotations: whether a json without any is taken for one with an empty list, as the
-            test splits of benchmarks are.
-
-    Raises:
-        ValueError: one is missing, or is not a list of objects.
-    """
-    if lacking_annotations and isinstance(content, dict):
-        content = {"annotations": [], **content}
-    lacking = [key for key in lists if not isinstance(content, dict) or key not in content]
-    if lacking:
-        raise ValueError(
-            f"'{source}' is not in COCO's instance format: it has no {', '.join(lacking)}"
-        )
-    for key in lists:
-        entries = content[key] if isinstance(content[key], list) else [content[key]]
-        strange = [entry for entry in entries if not isinstance(entry, dict)]
-        if strange or not isinstance(content[key], list):
-            raise ValueError(
-                f"'{source}' is not in COCO's instance format: {key} must be a list of objects "
-                f"with keys and values, got {shown((strange or entries)[0])}"
-            )
-    return {key: content[key] for key in lists}
 
 
 @dataclass(frozen=True)
-class Normalised:
-    """What became of a json.
+class Coco:
+    """A COCO json that was read.
 
     Attributes:
+        content: its lists, corrected.
         defects: errors, and the repairs that were made in the content.
         root: id and name of the category that was left out, see `kinds.ROOT`.
     """
 
+    content: Content
     defects: tuple[Defect, ...]
     root: tuple[int | str, str] | None = None
 
 
-def normalise(
-    content: Content,
+def read_lists(
+    json_file: str | Path,
+    needed: Collection[str] = LISTS,
     *,
-    source: str,
+    optional: Collection[str] = (),
+    source: str = "",
+) -> Content:
+    """Read lists of a COCO json as they are.
+
+    Args:
+        json_file: the file.
+        needed: which lists; images and categories must not be empty.
+        optional: lists that are empty if the file has none.
+        source: name of the file for messages, if not its path.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: a list is missing, or is not a list of objects.
+    """
+    if not Path(json_file).is_file():
+        raise FileNotFoundError(f"no annotation file '{json_file}'")
+    content, source = read_json(json_file), source or str(json_file)
+    problem = f"'{source}' is not in COCO's instance format"
+    content = content if isinstance(content, dict) else {}
+    lacking = [key for key in needed if key not in content]
+    if lacking:
+        raise ValueError(f"{problem}: it has no {', '.join(lacking)}")
+    content = {key: content.get(key, []) for key in (*needed, *optional)}
+    for key, entries in content.items():
+        wrong = [e for e in entries if type(e) is not dict] if type(entries) is list else [entries]
+        if wrong:
+            raise ValueError(
+                f"{problem}: {key} must be a list of objects with keys and values, got "
+                f"{shown(wrong[0])}"
+            )
+        if key in needed and key != "annotations" and not entries:
+            raise ValueError(f"'{source}' has no {key}: the list is empty")
+    return content
+
+
+def read_coco(
+    json_file: str | Path,
+    needed: Collection[str] = LISTS,
+    *,
+    optional: Collection[str] = (),
+    source: str = "",
     image_root: str | Path | None = None,
     by_url: bool = False,
     keep_root: bool = False,
-) -> Normalised:
-    """Bring a COCO json to one type for each value, and derive what is missing.
+) -> Coco:
+    """Read a COCO json, bring it to one type for each value, and derive what is missing.
 
     Args:
-        content: of `coco_lists`, changed in place.
-        source: name of the dataset or the file, for the defects.
+        json_file, needed, optional, source: as `read_lists` takes them.
         image_root: the folder of the images; None does not look for them.
         by_url: whether images are found by their `coco_url`, as LVIS has it.
         keep_root: whether a category that is only the root of the others stays.
     """
-    normaliser = _Normaliser(content, source)
+    content = read_lists(json_file, needed, optional=optional, source=source)
+    reader = _Reader(content, source or str(json_file))
+    with open(json_file, "rb") as file:
+        if file.read(len(BOM_UTF8)) == BOM_UTF8:
+            reader.defects.append(Defect(kinds.BOM, reader.source))
     root = None
-    normaliser.take_all(by_url)
-    if not normaliser.has_errors:
-        normaliser.settle_ids("images", "image_id", kinds.IMAGE_TWICE, kinds.NO_IMAGE)
-        normaliser.settle_ids("categories", "category_id", kinds.CATEGORY_TWICE, kinds.NO_CATEGORY)
-    if not normaliser.has_errors:
-        root = None if keep_root else normaliser.leave_out_root()
-        normaliser.settle_annotations()
-    if not normaliser.has_errors and image_root is not None:
-        normaliser.find_files(partial(image_path, image_root=image_root, by_url=by_url))
-    return Normalised(tuple(normaliser.defects), root)
+    reader.take_all("file_name" if by_url else "coco_url")
+    if not reader.has_errors:
+        reader.settle_ids("images", "image_id")
+        reader.settle_ids("categories", "category_id")
+    if not reader.has_errors:
+        root = None if keep_root else reader.leave_out_root()
+        reader.settle_annotations()
+    if not reader.has_errors and image_root is not None:
+        reader.find_files(lambda image: image_path(image, image_root, by_url=by_url))
+    return Coco(content, tuple(reader.defects), root)
 
 
 def image_path(image: Mapping, image_root: str | Path, *, by_url: bool = False) -> str:
@@ -271,21 +273,73 @@ def image_name(image: Mapping) -> str:
     return name if isinstance(name, str) else f"image {shown(image.get('id'))}"
 
 
-class _Normaliser:
-    """The steps of `normalise`, and what they find."""
+def is_rle(segmentation: object) -> bool:
+    """Return whether a segmentation has the form of an RLE."""
+    return isinstance(segmentation, dict)
+
+
+def drawable(polygons: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    """Return the polygons that detectron2 keeps: of 3 points or more, of x and y in turn."""
+    return [polygon for polygon in polygons if len(polygon) % 2 == 0 and len(polygon) >= 6]
+
+
+def extent_of(
+    segmentation: Sequence[Sequence[float]] | Mapping | None,
+) -> tuple[float, float, float, float] | None:
+    """Return left, top, right and bottom of polygons; None of an RLE, or if none can be drawn."""
+    kept = [] if is_rle(segmentation) else drawable(segmentation or ())
+    if not kept:
+        return None
+    xs, ys = [x for p in kept for x in p[::2]], [y for p in kept for y in p[1::2]]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def area_of(segmentation: Sequence[Sequence[float]] | Mapping | None) -> float:
+    """Return the pixels of a segmentation, 0 if it cannot be decoded."""
+    if is_rle(segmentation):
+        return sum((runs_of(segmentation["counts"]) or ())[1::2])
+    area = 0.0
+    for polygon in drawable(segmentation or ()):
+        x, y = np.array(polygon[::2]), np.array(polygon[1::2])
+        area += abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
+    return float(area)
+
+
+def runs_of(counts: list[int] | str) -> list[int] | None:
+    """Return the runs of an RLE, as pycocotools' `rleFrString` reads them; None if it cannot.
+
+    A character holds 5 bits of a number, the lowest first, and whether more follow; the sign is the
+    highest bit of the last. From the fourth run on, a number is the difference to the run before
+    the last.
+    """
+    if isinstance(counts, list):
+        return counts
+    runs, number, bits = [], 0, 0
+    for code in counts.encode(errors="replace"):
+        if not 48 <= code < 112 or bits > 50:
+            return None
+        code -= 48
+        number |= (code & 31) << bits
+        bits += 5
+        if not code & 32:
+            number -= (code >> 4) << bits
+            runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+            number, bits = 0, 0
+    return None if bits or not runs else runs
+
+
+class _Reader:
+    """The steps of `read_coco`, and what they find."""
 
     def __init__(self, content: Content, source: str):
-        self._content, self._source = content, source
+        self._content, self.source = content, source
         self.defects: list[Defect] = []
+        # By ids as text, which may still be of any type.
+        self._names = {_as_text(i.get("id")): image_name(i) for i in content.get("images", ())}
 
     @property
     def has_errors(self) -> bool:
-        return any(defect.severity == "error" for defect in self.defects)
-
-    @cached_property
-    def _names(self) -> dict[str, str]:
-        """Names of images by their ids as text, which may still be of any type."""
-        return {_as_text(i.get("id")): image_name(i) for i in self._content.get("images", ())}
+        return Report(tuple(self.defects)).has_errors
 
     def _add(self, kind: Kind, place: str, entry: Entry, detail: str = "") -> None:
         """Add a defect of an entry."""
@@ -297,13 +351,12 @@ class _Normaliser:
             annotation = entry.get("id", "without id")
         elif "id" in entry:
             detail = f"category {shown(entry['id'])}: {detail}"
-        self.defects.append(Defect(kind, self._source, image, annotation, detail))
+        self.defects.append(Defect(kind, self.source, image, annotation, detail))
 
-    def take_all(self, by_url: bool) -> None:
-        """Take every value of `KEYS` in its type."""
+    def take_all(self, unread: str) -> None:
+        """Take every value of `KEYS` in its type, but that of a name."""
         for key in KEYS:
-            key = BY_URL if by_url and key.name == "file_name" else key
-            for entry in self._content.get(key.place, ()):
+            for entry in self._content.get(key.place, ()) if key.name != unread else ():
                 value = entry.get(key.name)
                 if value is None and not (key.required or (key.null and key.name in entry)):
                     continue
@@ -313,32 +366,33 @@ class _Normaliser:
                         continue
                     kind = key.other_type(harmless=taken == value)
                 except REFUSED:
-                    taken, kind = value, key.wrong
+                    taken, kind = value, key.wrong()
                 found = shown(value) if key.name in entry else "missing"
                 self._add(kind, key.place, entry, f"{key.name} {found}")
                 entry[key.name] = taken
 
-    def settle_ids(self, place: str, reference: str, twice: Kind, undefined: Kind) -> None:
+    def settle_ids(self, place: str, reference: str) -> None:
         """Make ids of one type of those that are meant, and check that references find them."""
         entries, annotations = self._content.get(place, []), self._content.get("annotations", [])
-        holders = [(place, "id", e) for e in entries]
-        holders += [("annotations", reference, a) for a in annotations]
+        holders = [(place, "id", entry) for entry in entries]
+        holders += [("annotations", reference, entry) for entry in annotations]
         if len({type(entry[key]) for _, key, entry in holders}) > 1:
-            for list_name, key, entry in holders:
+            for where, key, entry in holders:
                 if isinstance(entry[key], str) and NUMBER.fullmatch(entry[key]):
-                    self._add(kinds.NUMBER_AS_TEXT, list_name, entry, f"{key} {shown(entry[key])}")
+                    self._add(kinds.NUMBER_AS_TEXT, where, entry, f"{key} {shown(entry[key])}")
                     entry[key] = int(entry[key])
         counts = Counter(entry["id"] for entry in entries)
-        unsortable = len({*map(type, counts)}) > 1
-        for entry in entries:
-            if counts[entry["id"]] > 1:
-                self._add(twice, place, entry, f"id {shown(entry['id'])}")
-            elif unsortable and isinstance(entry["id"], str):
-                self._add(kinds.TEXTS_AND_NUMBERS, place, entry, f"id {shown(entry['id'])}")
-        for annotation in annotations if place in self._content else ():
-            if annotation[reference] not in counts:
-                detail = f"{reference} {shown(annotation[reference])}"
-                self._add(undefined, "annotations", annotation, detail)
+        mixed = len(set(map(type, counts))) > 1
+        for where, key, entry in holders if entries else ():
+            value, kind = entry[key], None
+            if key == reference:
+                kind = None if value in counts else kinds.UNDEFINED_ID
+            elif counts[value] > 1:
+                kind = kinds.DOUBLE_ID
+            elif mixed and isinstance(value, str):
+                kind = kinds.MIXED_IDS
+            if kind is not None:
+                self._add(kind, where, entry, f"{key} {shown(value)}")
 
     def leave_out_root(self) -> tuple[int | str, str] | None:
         """Leave out a category that nothing but the others' `supercategory` names."""
@@ -354,22 +408,25 @@ class _Normaliser:
 
     def settle_annotations(self) -> None:
         """Derive boxes, areas and flags that are missing, and number the annotations."""
-        kept = []
-        for entry in self._content.get("annotations", ()):
-            add = partial(self._add, place="annotations", entry=entry)
+        annotations, kept = self._content.get("annotations", []), []
+
+        def add(kind: Kind, detail: str = "") -> None:
+            self._add(kind, "annotations", entry, detail)
+
+        for entry in annotations:
             masks, box = entry.get("segmentation"), entry.get("bbox")
-            if isinstance(masks, list) and box is not None and masks == [box]:
+            if box is not None and masks == [box]:
                 add(kinds.BOX_AS_MASK)
                 masks = entry["segmentation"] = []
             if box is None:
-                extent = None if is_rle(masks) else extent_of(masks or [])
+                extent = extent_of(masks)
                 add(kinds.NO_BOX if extent is None else kinds.BOX_OF_POLYGONS)
                 if extent is None:
                     continue
                 left, top, right, bottom = extent
                 box = entry["bbox"] = [left, top, right - left, bottom - top]
             if not masks and box[2] == box[3] == 0:
-                add(kinds.EMPTY_OBJECT, detail=f"bbox {shown(box)}, no segmentation")
+                add(kinds.EMPTY_OBJECT, f"bbox {shown(box)}, no segmentation")
                 continue
             if "iscrowd" not in entry:
                 add(kinds.NO_CROWD_FLAG)
@@ -377,25 +434,21 @@ class _Normaliser:
             area = entry.get("area")
             if area is None or (area == 0 and box[2] * box[3] > 0):
                 add(kinds.NO_AREA if area is None else kinds.ZERO_AREA)
-                entry["area"] = area_of(masks or []) or box[2] * box[3]
+                entry["area"] = area_of(masks) or box[2] * box[3]
             kept.append(entry)
-        self._content.get("annotations", [])[:] = kept
-        self._number(kept)
-
-    def _number(self, annotations: list[Entry]) -> None:
-        """Number annotations from 1, unless their ids are numbers that can be evaluated."""
-        counts = Counter(a["id"] for a in annotations if type(a.get("id")) is int)
+        annotations[:] = kept
+        counts = Counter(a["id"] for a in kept if type(a.get("id")) is int)
         found = len(self.defects)
-        for entry in annotations:
-            value = entry.get("id")
-            if value is None:
-                self._add(kinds.NO_ID, "annotations", entry)
-            elif type(value) is not int or value == 0 or abs(value) >= 2**53:
-                self._add(kinds.ZERO_ID, "annotations", entry)
-            elif counts[value] > 1:
-                self._add(kinds.ID_TWICE, "annotations", entry)
+        for entry in kept:
+            number = entry.get("id")
+            if number is None:
+                add(kinds.NO_ID)
+            elif type(number) is not int or number == 0 or abs(number) >= 2**53:
+                add(kinds.ZERO_ID)
+            elif counts[number] > 1:
+                add(kinds.ID_TWICE)
         if len(self.defects) > found:
-            for number, entry in enumerate(annotations, 1):
+            for number, entry in enumerate(kept, 1):
                 entry["id"] = number
 
     def find_files(self, path_of: Callable[[Entry], str]) -> None:

@@ -1,12 +1,11 @@
-"""What is wrong with a dataset: kinds of defects, the defects, and a report of all of them."""
+"""Defects of a dataset: their kinds, their places, and a report of them."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import Repr
 from typing import Literal
 
-# How many defects of a kind are named where not all are.
+# How many defects of a kind a summary names.
 LISTED = 3
 
 # Values of a user in messages: enough to find them, whatever their length and depth.
@@ -16,44 +15,7 @@ _REPR.maxlist = _REPR.maxdict = 6
 _REPR.maxlevel = 3
 shown = _REPR.repr
 
-# Who fails on a value: every run, an evaluation, COCO's evaluation (LVIS' has no crowds),
-# detectron2's loader unless it knows the file, or nobody.
-Reader = Literal["all", "test", "crowds", "unique", "none"]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of defect.
-
-    Attributes:
-        severity: "error" stops a run or spoils its result; "note" is worth knowing; "repair" is
-            corrected when a json of the user is read, see `Defect.in_file` for other datasets.
-        problem: what is wrong.
-        fix: what happens if it stays, and of an error what to do.
-        done: of a repair, what is used in its place.
-        reader: of a repair, who would fail on the value as it is.
-    """
-
-    severity: Literal["error", "note", "repair"]
-    problem: str
-    fix: str
-    done: str = ""
-    reader: Reader = "all"
-
-
-def error(problem: str, fix: str) -> Kind:
-    """Return a kind of defect that stops a run or spoils its result."""
-    return Kind("error", problem, fix)
-
-
-def note(problem: str, fix: str) -> Kind:
-    """Return a kind of defect that detectron2 copes with; `fix` says how."""
-    return Kind("note", problem, fix)
-
-
-def repair(problem: str, fix: str, done: str, reader: Reader = "all") -> Kind:
-    """Return a kind of defect that has one meaning, which is used in its place."""
-    return Kind("repair", problem, fix, done, reader)
+Severity = Literal["error", "note", "repair"]
 
 
 @dataclass(frozen=True)
@@ -79,11 +41,41 @@ class Use:
     crowds: bool = True
     unique_ids: bool = True
 
-    def reads(self, kind: Kind) -> bool:
-        """Whether a run fails on what a repair would correct."""
-        readers = {"test": self.test, "crowds": self.test and self.crowds}
-        readers |= {"all": True, "none": False, "unique": self.unique_ids}
-        return readers[kind.reader]
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of defect.
+
+    Attributes:
+        severity: "error" stops a run or spoils its result; "note" is worth knowing; "repair" is
+            corrected when a json of the user is read, see `Defect.in_file` for other datasets.
+        problem: what is wrong.
+        fix: what happens if it stays, and of an error what to do.
+        done: of a repair, what is used instead.
+        readers: of a repair, the flags of `Use` under which a run fails on the value as it is: ()
+            is every run, None is no run.
+    """
+
+    severity: Severity
+    problem: str
+    fix: str
+    done: str = ""
+    readers: tuple[str, ...] | None = ()
+
+
+def error(problem: str, fix: str) -> Kind:
+    """Return a kind of defect that stops a run or spoils its result."""
+    return Kind("error", problem, fix)
+
+
+def note(problem: str, fix: str) -> Kind:
+    """Return a kind of defect that detectron2 copes with; `fix` says how."""
+    return Kind("note", problem, fix)
+
+
+def repair(problem: str, fix: str, done: str, readers: tuple[str, ...] | None = ()) -> Kind:
+    """Return a kind of defect that has one meaning, which is used instead."""
+    return Kind("repair", problem, fix, done, readers)
 
 
 @dataclass(frozen=True)
@@ -93,8 +85,8 @@ class Defect:
     Args:
         kind: what is wrong and what to do.
         dataset: name of the dataset, or its file.
-        image: file name of the image, where it belongs to one.
-        annotation: id of the annotation, where it belongs to one.
+        image: file name of the image, if it belongs to one.
+        annotation: id of the annotation, if it belongs to one.
         detail: what was found.
     """
 
@@ -105,7 +97,7 @@ class Defect:
     detail: str = ""
 
     @property
-    def severity(self) -> Literal["error", "note", "repair"]:
+    def severity(self) -> Severity:
         """Whether it stops a training."""
         return self.kind.severity
 
@@ -129,13 +121,14 @@ class Defect:
             use: what the dataset is for.
 
         Returns:
-            A note of what fails nobody, None of what would fail others only.
+            A note of what fails no run, None of what fails others only.
         """
+        readers = self.kind.readers
         if self.severity != "repair":
             return self
-        if not use.reads(self.kind) and self.kind.reader != "none":
+        if readers is not None and not all(getattr(use, flag) for flag in readers):
             return None
-        make = error if use.reads(self.kind) else note
+        make = note if readers is None else error
         return replace(self, kind=make(self.kind.problem, self.kind.fix))
 
 
@@ -144,7 +137,7 @@ class Report:
     """What is wrong with datasets.
 
     Attributes:
-        defects: all that were found, in the order in which they were.
+        defects: in the order in which they were found.
     """
 
     defects: tuple[Defect, ...]
@@ -154,52 +147,41 @@ class Report:
         """Whether a training would stop or be spoiled."""
         return any(defect.severity == "error" for defect in self.defects)
 
-    def of(self, severity: Literal["error", "note"]) -> "Report":
+    def of(self, severity: Severity) -> "Report":
         """Return the report of the defects of one severity.
 
         Args:
-            severity: "error" or "note".
+            severity: of the defects.
         """
         return Report(tuple(defect for defect in self.defects if defect.severity == severity))
 
-    def summary(self) -> str:
-        """Return a paragraph for each kind, with its count and the first few; "" for no defects."""
-        return self._format(LISTED)
+    def summary(self, listed: int | None = LISTED) -> str:
+        """Return a paragraph for each kind, errors first; "" for no defects.
 
-    def full(self) -> str:
-        """Return a paragraph for each kind that names every defect."""
-        return self._format(None)
+        Args:
+            listed: how many defects of a kind are named; None for all.
+        """
+        groups: dict[tuple[str, Kind], list[Defect]] = {}
+        for defect in self.defects:
+            groups.setdefault((defect.dataset, defect.kind), []).append(defect)
+        lines = []
+        for dataset, kind in sorted(groups, key=lambda key: key[1].severity != "error"):
+            defects = groups[dataset, kind]
+            times = f"{len(defects):,} time{'s' * (len(defects) > 1)}"
+            lines.append(f"{kind.severity}: '{dataset}', {times}: {kind.problem}; {kind.fix}")
+            lines += [f"    {defect.place}" for defect in defects[:listed] if defect.place]
+            if listed is not None and len(defects) > listed:
+                lines.append(f"    ... and {len(defects) - listed:,} more")
+        return "\n".join(lines)
 
     def write(self, path: Path) -> None:
         """Write the summary, and below it every defect.
 
         Args:
-            path: a text file; its folder is made where there is none.
+            path: a text file; a missing folder is made.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         text = self.summary() or "no defects"
         if self.defects:
-            text += f"\n\nAll of them\n\n{self.full()}\n"
+            text += f"\n\nAll of them\n\n{self.summary(None)}\n"
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-    def _format(self, listed: int | None) -> str:
-        groups: dict[tuple[str, Kind], list[Defect]] = {}
-        for defect in self.defects:
-            groups.setdefault((defect.dataset, defect.kind), []).append(defect)
-        errors_first = sorted(groups, key=lambda key: key[1].severity != "error")
-        return "\n".join(_paragraph(*key, groups[key], listed) for key in errors_first)
-
-
-def repaired(defects: Iterable[Defect]) -> tuple[Defect, ...]:
-    """Return defects of a json whose repairs are made."""
-    return tuple(defect.repaired() for defect in defects)
-
-
-def _paragraph(dataset: str, kind: Kind, defects: list[Defect], listed: int | None) -> str:
-    """Format the defects of a kind: what, how many, what to do, and which."""
-    places = [f"    {defect.place}" for defect in defects[:listed] if defect.place]
-    if listed is not None and len(defects) > listed:
-        places.append(f"    ... and {len(defects) - listed:,} more")
-    times = "1 time" if len(defects) == 1 else f"{len(defects):,} times"
-    head = f"{kind.severity}: '{dataset}', {times}: {kind.problem}; {kind.fix}"
-    return "\n".join([head, *places])

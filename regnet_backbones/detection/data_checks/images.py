@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from regnet_backbones.detection.data_checks import image_kinds as kinds
+from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.defects import Defect, Kind
 from regnet_backbones.image_files import (
     CHECK_THREADS,
@@ -20,9 +20,6 @@ from regnet_backbones.image_files import (
     is_turned,
     upright_size,
 )
-
-# Modes whose conversion to RGB leaves something out.
-TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 @dataclass(frozen=True)
@@ -43,9 +40,9 @@ class ImageFile:
 
     Args:
         path: the file.
-        size: width and height that the annotations say; None where they say nothing.
+        size: width and height that the annotations say; None if they say nothing.
         mask: file of the semantic mask that belongs to it.
-        labels: what the mask may hold; None where its labels are not used.
+        labels: what the mask may hold; None if its labels are not used.
     """
 
     path: str
@@ -75,20 +72,21 @@ def check_images(
 
 def _check_image(file: ImageFile, *, source: str) -> list[Defect]:
     """Check an image, then its mask."""
-    try:
-        with Image.open(file.path) as image:
-            problems, size = list(_image_problems(image, file.size)), upright_size(image)
-    except UNREADABLE as error:
-        return [Defect(kinds.UNREADABLE_FILE, source, file.path, detail=str(error))]
-    defects = [Defect(kind, source, file.path, detail=detail) for kind, detail in problems]
-    if file.mask is None:
-        return defects
-    try:
-        with Image.open(file.mask) as mask:
-            problems = list(_mask_problems(mask, size, file))
-    except UNREADABLE as error:
-        problems = [(kinds.UNREADABLE_FILE, str(error))]
-    return defects + [Defect(kind, source, file.mask, detail=text) for kind, text in problems]
+    defects, size = [], None
+    for path in (file.path, file.mask) if file.mask else (file.path,):
+        try:
+            with Image.open(path) as image:
+                if size is None:
+                    problems = list(_image_problems(image, file.size))
+                    size = upright_size(image)
+                else:
+                    problems = list(_mask_problems(image, size, file))
+        except UNREADABLE as error:
+            problems = [(kinds.UNREADABLE_FILE, str(error))]
+        defects += [Defect(kind, source, path, detail=detail) for kind, detail in problems]
+        if size is None:
+            break
+    return defects
 
 
 def _image_problems(
@@ -98,15 +96,12 @@ def _image_problems(
     turned = is_turned(image)  # not known any more of an image that is decoded
     image.load()
     size = upright_size(image)
-    if expected is not None and turned and size == expected:
-        yield kinds.TURNED, ""
     if expected is not None and size != expected:
-        (width, height), (said_width, said_height) = size, expected
-        yield kinds.WRONG_SIZE, f"{width}x{height}, the annotations say {said_width}x{said_height}"
+        yield kinds.WRONG_SIZE, "{}x{}, the annotations say {}x{}".format(*size, *expected)
+    elif expected is not None and turned:
+        yield kinds.TURNED, ""
     if problem := depth_problem(image):
         yield kinds.DEEP_IMAGE, problem
-    elif image.mode in TRANSPARENT_MODES:
-        yield kinds.TRANSPARENT, f"mode {image.mode}"
     elif image.mode != "RGB":
         yield kinds.CONVERTED, f"mode {image.mode}"
 
@@ -116,29 +111,25 @@ def _mask_problems(
 ) -> Iterator[tuple[Kind, str]]:
     """Find what is wrong with an open mask of an image of (width, height)."""
     mask.load()
-    mask_size = upright_size(mask)
+    mask_size, labels = upright_size(mask), file.labels
     if mask_size != size:
-        yield kinds.MASK_SIZE, f"{mask_size[0]}x{mask_size[1]}, the image {size[0]}x{size[1]}"
-    if file.labels is None:
+        yield kinds.MASK_SIZE, "{}x{}, the image {}x{}".format(*mask_size, *size)
+    if labels is None:
         return
-    values = np.asarray(mask)
-    if not _are_labels(values, mask, file):
+    values, grey = np.asarray(mask), np.asarray(mask.convert("L"))
+    stretched = mask.format == "PNG" and mask.mode == "L" and bit_depth(file.mask) in STRETCHED
+    if not labels.as_grey:
+        as_saved = values.ndim == 2
+    elif values.ndim == 2:
+        as_saved = bool((values.astype(np.int64) == grey).all())
+    else:  # grey saved as colours is read as it was, transparency left out
+        colours = values[..., : 1 if mask.mode == "LA" else 3]
+        as_saved = bool((colours == grey[..., None]).all())
+    if stretched or not as_saved:
         yield kinds.MASK_COLOURS, f"mode {mask.mode}"
         return
-    found = np.unique(np.asarray(mask.convert("L")) if file.labels.as_grey else values)
-    strays = found[(found >= file.labels.count) & (found != file.labels.ignored)]
+    found = np.unique(grey if labels.as_grey else values)
+    strays = found[(found >= labels.count) & (found != labels.ignored)]
     if len(strays):
-        allowed = f"allowed are 0 to {file.labels.count - 1} and {file.labels.ignored}"
-        yield kinds.MASK_LABELS, f"{', '.join(str(label) for label in strays[:3])}; {allowed}"
-
-
-def _are_labels(values: np.ndarray, mask: Image.Image, file: ImageFile) -> bool:
-    """Tell whether what is read of a mask are the labels that it was saved with."""
-    if mask.format == "PNG" and mask.mode == "L" and bit_depth(file.mask) in STRETCHED:
-        return False
-    if not file.labels.as_grey:
-        return values.ndim == 2
-    grey = np.asarray(mask.convert("L"))
-    if values.ndim == 3:  # grey saved as colours is read as it was, transparency left out
-        values, grey = values[..., : 1 if mask.mode == "LA" else 3], grey[..., None]
-    return bool((values.astype(np.int64) == grey).all())
+        allowed = f"allowed are 0 to {labels.count - 1} and {labels.ignored}"
+        yield kinds.MASK_LABELS, f"{', '.join(map(str, strays[:3]))}; {allowed}"

@@ -24,11 +24,11 @@ from PIL import Image
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from regnet_backbones.detection.data_checks import kinds
+from regnet_backbones.detection.training.mappers import Mapper
 from regnet_backbones.image_files import UNREADABLE, upright_size
 from regnet_backbones.randomness import seed_of, seeded
 from regnet_backbones.stopping import heed_parent_only
-
-Mapper = Callable[[dict], dict | None]
 
 # Where random numbers are for: see `randomness.seed_of`.
 SAMPLES = 0
@@ -47,8 +47,8 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict]]:
         A `TrainLoader`; for datasets that are no lists of records detectron2's own loader.
 
     Raises:
-        ValueError: the images of a batch cannot be shared by the processes, or the sampler is
-            unknown.
+        ValueError: the images of a batch cannot be shared by the processes, the sampler is unknown,
+            or no image has anything to train on.
     """
     processes = comm.get_world_size()
     if cfg.SOLVER.IMS_PER_BATCH % processes:
@@ -57,7 +57,13 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict]]:
             f"{cfg.SOLVER.IMS_PER_BATCH}"
         )
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    parts = _detectron2s_parts(cfg, mapper, seed)
+    try:
+        parts = _detectron2s_parts(cfg, mapper, seed)
+    except AssertionError as error:
+        if not str(error).startswith("No valid data"):
+            raise
+        names = ", ".join(f"'{name}'" for name in cfg.DATASETS.TRAIN)
+        raise ValueError(f"{names}: {kinds.NOTHING.problem}; {kinds.NOTHING.fix}") from error
     if not isinstance(parts["dataset"], list):
         logger.warning(
             "DATASETS.TRAIN has no list of records, but a %s: detectron2's own loader reads it, "

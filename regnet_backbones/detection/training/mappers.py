@@ -1,25 +1,56 @@
-"""What reads and augments the training images of an architecture."""
+"""What reads and augments the images of an architecture."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+from regnet_backbones.image_files import UNREADABLE, depth_problem
 
 SEGMENTER = "SemanticSegmentor"
 
+Mapper = Callable[[dict], dict | None]
 
-def train_mapper(cfg: CfgNode) -> Callable[[dict], dict | None]:
+
+def train_mapper(cfg: CfgNode) -> Mapper:
     """Return what makes a training input of a dataset's record.
 
     Detectors have detectron2's `DatasetMapper`; segmenters crop by classes and change colours (see
-    `semantic` beside this); Panoptic-DeepLab learns centres and offsets, which its mapper makes.
+    `semantic`); Panoptic-DeepLab learns centres and offsets, which its mapper makes.
     """
     if cfg.MODEL.META_ARCHITECTURE == SEGMENTER:
         from regnet_backbones.detection.training.semantic import build_train_mapper
 
-        return build_train_mapper(cfg)
+        return _of_8_bits(build_train_mapper(cfg))
     if cfg.MODEL.META_ARCHITECTURE == "PanopticDeepLab":
         from detectron2.projects.panoptic_deeplab import PanopticDeeplabDatasetMapper
 
-        return PanopticDeeplabDatasetMapper(cfg)
-    return DatasetMapper(cfg, is_train=True)
+        return _of_8_bits(PanopticDeeplabDatasetMapper(cfg))
+    return _of_8_bits(DatasetMapper(cfg, is_train=True))
+
+
+def test_mapper(cfg: CfgNode) -> Mapper:
+    """Return what makes an input of an evaluation of a dataset's record."""
+    return _of_8_bits(DatasetMapper(cfg, is_train=False))
+
+
+def _of_8_bits(mapper: Mapper) -> Mapper:
+    """Return a mapper that refuses images of more bits, which detectron2 reads as white."""
+
+    def map_record(record: dict) -> dict | None:
+        problem = None
+        # An image that cannot be opened is left to the mapper.
+        with (
+            suppress(*UNREADABLE),
+            PathManager.open(record["file_name"], "rb") as file,
+            Image.open(file) as image,
+        ):
+            problem = depth_problem(image)
+        if problem:
+            raise ValueError(f"image '{record['file_name']}' {problem}")
+        return mapper(record)
+
+    return map_record

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
@@ -38,7 +39,7 @@ from regnet_backbones.detection.training.continuation import (
 )
 from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
 from regnet_backbones.detection.training.losses import StopAtBadLosses
-from regnet_backbones.detection.training.mappers import train_mapper
+from regnet_backbones.detection.training.mappers import test_mapper, train_mapper
 from regnet_backbones.detection.training.metrics import WriteMetrics
 from regnet_backbones.detection.training.stopping import StoppableEvaluator
 from regnet_backbones.inference.trained import FINAL_NAME
@@ -90,8 +91,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
-        """Build detectron2's batches of an evaluation."""
-        loader = super().build_test_loader(cfg, dataset_name)
+        """Build the batches of an evaluation."""
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=test_mapper(cfg))
         loader.worker_init_fn = heed_parent_only
         return loader
 
