@@ -29,22 +29,16 @@ ROWS = 40
 def show(
     folder: Path, *, table: Callable[[], str], picture: Callable[[], Image.Image] | None
 ) -> None:
-    """Print a table of the training data and write a picture of them.
+    """Print a table of the training data, and draw a picture of them to `data.png` in a folder."""
 
-    Args:
-        folder: of the run; gets `data.png`.
-        table: makes the table.
-        picture: draws the picture; None for no picture.
-    """
-
-    def write() -> None:
+    def draw() -> None:
         if picture is not None:
             drawn = picture()
             folder.mkdir(parents=True, exist_ok=True)
             drawn.save(folder / PICTURE)
             print(f"training images as the network sees them: {folder / PICTURE}")
 
-    for what, make in (("table", lambda: print(table())), ("picture", write)):
+    for what, make in (("table", lambda: print(table())), ("picture", draw)):
         try:
             with seeded(0):
                 make()

@@ -5,13 +5,8 @@ import pytest
 from PIL import Image
 
 from regnet_backbones.semseg.datamodule import SegmentationData
-from regnet_backbones.semseg.labels import (
-    IGNORE,
-    Labels,
-    folder_labels,
-    parse_colors,
-    read_label_map,
-)
+from regnet_backbones.semseg.labels import IGNORE, LABEL_MAP, Labels, folder_labels, read_table
+from regnet_backbones.semseg.layouts import folder_pairs
 
 COLORS = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0), (130, 7, 255)], np.uint8)
 NAMES = ("ground", "tree", "road", "car")
@@ -322,7 +317,7 @@ def one_class_and_void(folder):
     folder.write(lambda mask: np.where(mask == IGNORE, mask, np.uint8(1)))
 
 
-@refused("0 is missing: labels that begin with 1 need --data.label_map '{1: 0, 2: 1")
+@refused("--data.label_map '{1: 0, 2: 1")
 def one_based(folder):
     folder.write(lambda mask: mask + np.uint8(1))
 
@@ -332,13 +327,13 @@ def two_odd_labels(folder):
     folder.write(lambda mask: mask * 100)
 
 
-@refused("does not define: 255", void=True)
+@refused("labels that the dataset does not define: 255", void=True)
 def void_of_255_that_is_none(folder):
     folder.options["ignore_label"] = -1
     folder.write(lambda mask: mask)
 
 
-@refused("--data.ignore_label 0 is the label of a class, too")
+@refused("--data.ignore_label 0")
 def void_that_is_a_class(folder):
     folder.options["ignore_label"] = 0
     folder.write(lambda mask: mask)
@@ -396,7 +391,7 @@ def colours_without_a_table(folder):
     folder.write(lambda mask: COLORS[mask])
 
 
-@refused("colours that are not in the table: (130, 7, 255): ", classes=4)
+@refused("colours that the dataset does not define: (130, 7, 255): ", classes=4)
 def colours_that_the_table_lacks(folder):
     folder.options |= {"num_classes": None, "colors": color_lines(folder)[:-1]}
     folder.write(lambda mask: COLORS[mask])
@@ -408,13 +403,13 @@ def a_table_of_other_classes(folder):
     folder.write(lambda mask: COLORS[mask])
 
 
-@refused("--data.colors says what every colour means")
+@refused("--data.colors cannot be combined with --data.label_map")
 def a_table_and_a_map(folder):
     folder.options |= {"colors": color_lines(folder), "label_map": {0: 1}}
     folder.write(lambda mask: COLORS[mask])
 
 
-@refused("no colour table")
+@refused("no file of --data.colors '")
 def no_table(folder):
     folder.options["colors"] = "nowhere.txt"
     folder.write(lambda mask: COLORS[mask])
@@ -427,13 +422,13 @@ def a_map_to_another_class(folder):
     folder.write(lambda mask: mask)
 
 
-@refused("--data.mask_suffix _mask pairs them")
+@refused("--data.mask_suffix _mask")
 def suffix_that_is_not_given(folder):
     folder.suffix = "_mask"
     folder.write(lambda mask: mask)
 
 
-@refused("--data.mask_suffix '_mask'")
+@refused("*_mask and ")
 def suffix_that_is_another(folder):
     folder.suffix, folder.options["mask_suffix"] = "_label", "_mask"
     folder.write(lambda mask: mask)
@@ -484,13 +479,13 @@ def images_of_sixteen_bits(folder):
         Image.fromarray(mask.astype(np.uint16)).save(folder.path(name, "images"))
 
 
-@refused("names '900', and")
+@refused("a list of images names '900'")
 def a_list_of_another_set(folder):
     folder.write(lambda mask: mask)
     folder.options["train_list"] = text_file(folder, "train.txt", ["900"])
 
 
-@refused("twice; leave one of them out")
+@refused(".png' a second time")
 def a_list_with_a_name_twice(folder):
     folder.write(lambda mask: mask)
     first = next(iter(folder.truth))
@@ -587,6 +582,18 @@ def test_masks_with_a_suffix_may_lie_with_their_images(tmp_path):
     assert len(found) == COUNT
 
 
+@pytest.mark.parametrize(("images", "masks"), [(".", "masks"), ("images", ".")])
+def test_one_of_the_folders_may_lie_in_the_other(images, masks, tmp_path):
+    for folder in (images, masks):
+        for name in ("a", "b"):
+            path = tmp_path / folder / f"{name}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(np.zeros((9, 9), np.uint8)).save(path)
+    pairs = folder_pairs(tmp_path / images, tmp_path / masks, folder_labels(2))
+    assert pairs.images == tuple(tmp_path / images / name for name in ("a.png", "b.png"))
+    assert pairs.masks == tuple(tmp_path / masks / name for name in ("a.png", "b.png"))
+
+
 def test_binary_segmentation_names_its_object():
     assert folder_labels(1).class_names == ("background", "object")
     assert folder_labels(None, ["crack"]).class_names == ("background", "crack")
@@ -604,7 +611,7 @@ def test_binary_segmentation_names_its_object():
     ],
 )
 def test_lines_of_colour_tables(line, name, color):
-    assert parse_colors(["name,r,g,b", line]) == {color: name}
+    assert read_table(["name,r,g,b", line], "--data.colors") == {color: name}
 
 
 @pytest.mark.parametrize(
@@ -612,36 +619,39 @@ def test_lines_of_colour_tables(line, name, color):
 )
 def test_colour_tables_that_are_none(lines):
     with pytest.raises(ValueError, match="--data.colors"):
-        parse_colors(lines)
+        read_table(lines, "--data.colors")
 
 
 def test_label_maps_from_a_command_line_or_a_file(tmp_path):
     file = tmp_path / "map.txt"
     file.write_text("# comment\n1 0\n2: traffic light\n\n 7 = ignore\n")
     wanted = {1: 0, 2: "traffic light", 7: "ignore"}
-    assert read_label_map(file) == wanted
-    assert read_label_map({"1": "0", "2": "traffic light", 7: "ignore"}) == wanted
+    assert read_table(file, LABEL_MAP) == wanted
+    assert read_table({"1": "0", "2": "traffic light", 7: "ignore"}, LABEL_MAP) == wanted
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({}, "--data.label_map is empty"),
-        ({-1: 0}, "got -1 with 0"),
-        ({70000: 0}, "labels, 0 to 65535, a class each, got 70000 with 0"),
-        ({"road": 0}, "got 'road' with 0"),
-        ({3: ""}, "got 3 with ''"),
-        ({1: 0, "1": 2}, "got '1' with 2 a second time"),
+        ({-1: 0}, "'-1: 0'"),
+        ({70000: 0}, "0 to 65535, and classes 0 to 3 or ignore, got 70000: 0"),
+        ({0: -1}, "got 0: -1"),
+        ({"road": 0}, "'road: 0'"),
+        ({3: ""}, "'3: '"),
+        ({3: None}, "'3: '"),
+        ({1: 0, "1": 2}, "'1: 2'"),
     ],
 )
 def test_label_maps_that_are_none(given, said):
     with pytest.raises(ValueError) as caught:
-        read_label_map(given)
+        folder_labels(4, label_map=read_table(given, LABEL_MAP))
+    assert "--data.label_map" in str(caught.value)
     assert said in str(caught.value)
 
 
 def test_a_map_to_classes_that_do_not_exist():
-    with pytest.raises(ValueError, match="classes 0 to 1 or ignore, got 2"):
+    with pytest.raises(ValueError, match="classes 0 to 1 or ignore, got 1: 2"):
         folder_labels(2, label_map={0: 0, 1: 2})
-    with pytest.raises(ValueError, match="come twice: a"):
+    with pytest.raises(ValueError, match="one name: a"):
         Labels(("a", "a"), {0: 0})

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 
@@ -28,14 +29,13 @@ def look_at(cfg: CfgNode, loader: Iterable[list[dict]] | None = None) -> None:
         cfg: of the run; with `TEST.PICTURES 0` nothing is drawn.
         loader: of the run, which is left as it is; None to build one.
     """
-    found: list[TrainLoader] = []
 
+    @cache
     def batches() -> TrainLoader:
-        if not found:
-            found.append(loader or build_train_loader(cfg, train_mapper(cfg)))
-        if not isinstance(found[0], TrainLoader):
+        built = loader or build_train_loader(cfg, train_mapper(cfg))
+        if not isinstance(built, TrainLoader):
             raise TypeError("the training datasets are not lists of records")
-        return found[0]
+        return built
 
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     show(
@@ -47,24 +47,22 @@ def look_at(cfg: CfgNode, loader: Iterable[list[dict]] | None = None) -> None:
 
 def _table(records: Iterable[dict], metadata: Metadata) -> str:
     """Format the number of boxes and images, and the sizes of boxes, by class."""
-    step = -(-len(records) // COUNTED)
-    chosen = range(0, len(records), step)
+    chosen = range(0, len(records), -(-len(records) // COUNTED))
     sides, images = defaultdict(list), Counter()
     for index in chosen:
         objects = [a for a in records[index].get("annotations", ()) if not a.get("iscrowd", 0)]
         images.update({a["category_id"] for a in objects})
         for annotation in objects:
             sides[annotation["category_id"]].append(_side(annotation))
-    names, boxes = metadata.get("thing_classes", ()), sum(map(len, sides.values()))
-    order = sorted(range(len(names)), key=lambda k: -len(sides[k])) if boxes else []
     every = f"{len(chosen):,} of {len(records):,} training images"
-    headers = (every, "boxes", "share", "images", "side in pixels: 5 %", "50 %", "95 %")
+    boxes = sum(map(len, sides.values()))
     rows = [
-        [names[k], len(sides[k]), f"{len(sides[k]) / boxes:.1%}", images[k]]
+        [name, len(sides[k]), f"{len(sides[k]) / boxes:.1%}", images[k]]
         + [f"{s:.0f}" for s in np.percentile(sides[k] or [np.nan], (5, 50, 95))]
-        for k in order
+        for k, name in enumerate(metadata.get("thing_classes", ()) if boxes else ())
     ]
-    return table_of(headers, rows) if rows else every
+    headers = (every, "boxes", "share", "images", "side in pixels: 5 %", "50 %", "95 %")
+    return table_of(headers, sorted(rows, key=lambda row: -row[1])) if rows else every
 
 
 def _side(annotation: Mapping) -> float:

@@ -11,15 +11,15 @@ from torch.utils.data import DataLoader
 
 from regnet_backbones.semseg.dataset import SegmentationDataset, check_pairs
 from regnet_backbones.semseg.labels import (
+    COLORS,
+    LABEL_MAP,
     LabelCounts,
     Labels,
+    check_class_names,
     check_counts,
-    check_number,
     folder_labels,
     lines_of,
-    parse_colors,
-    read_class_names,
-    read_label_map,
+    read_table,
 )
 from regnet_backbones.semseg.layouts import (
     CITYSCAPES_NAMES,
@@ -44,7 +44,8 @@ logger = logging.getLogger(__name__)
 
 LAYOUTS = ("ade20k", "cityscapes", "folder")
 
-# Arguments that only layout "folder" takes.
+# Arguments that layout "folder" needs, and others that only it takes.
+FOLDERS = ("train_images", "train_masks", "val_images", "val_masks")
 OF_FOLDERS = (
     *("class_names_file", "ignore_label", "label_map", "colors", "mask_suffix"),
     *("train_list", "val_list"),
@@ -149,19 +150,17 @@ class SegmentationData(LightningDataModule):
             raise ValueError(f"num_workers must be at least 0, got {num_workers}")
         self.layout = layout
         self.root = root
-        self.folders = {
-            "train_images": train_images,
-            "train_masks": train_masks,
-            "val_images": val_images,
-            "val_masks": val_masks,
-        }
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.short_side = short_side
         self.skip_bad = skip_bad
         self._check_sources()
-        self._labels = self._find_labels() if layout == "folder" else None
-        self.class_names = self._find_class_names(num_classes)
+        if layout == "folder":
+            self._labels = self._find_labels()
+            self.class_names = self._labels.class_names
+        else:
+            names = ade20k_class_names(root) if layout == "ade20k" else CITYSCAPES_NAMES
+            self.class_names = check_class_names(names, num_classes)
         self.num_classes = len(self.class_names)
         self.check_everything = False
         self.label_counts: dict[str, LabelCounts] = {}
@@ -244,81 +243,65 @@ class SegmentationData(LightningDataModule):
         """Check that a layout is given what it needs and nothing that it would ignore."""
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}")
-        lacking = [name for name, folder in self.folders.items() if folder is None]
-        if self.layout == "folder":
-            if lacking:
-                raise ValueError(
-                    f"layout 'folder' needs {', '.join(self.folders)}; missing: "
-                    f"{', '.join(lacking)}"
-                )
-            return
-        if self.root is None:
-            raise ValueError(f"layout {self.layout!r} needs root, the folder of the dataset")
-        ignored = [name for name in self.folders if name not in lacking]
-        ignored += [name for name in OF_FOLDERS if self.hparams[name] not in (None, "", [])]
-        if ignored:
+        given = [k for k in (*FOLDERS, *OF_FOLDERS) if self.hparams[k] not in (None, "", [])]
+        missing = [name for name in FOLDERS if name not in given]
+        if self.layout == "folder" and missing:
             raise ValueError(
-                f"layout {self.layout!r} finds everything below root; remove "
-                f"{', '.join(ignored)}, or take layout 'folder'"
+                f"layout 'folder' needs {', '.join(FOLDERS)}; missing: {', '.join(missing)}"
+            )
+        if self.layout != "folder" and self.root is None:
+            raise ValueError(f"layout {self.layout!r} needs root, the folder of the dataset")
+        if self.layout != "folder" and given:
+            raise ValueError(
+                f"layout {self.layout!r} finds everything below root; remove {', '.join(given)}, "
+                "or take layout 'folder'"
             )
 
     def _find_labels(self) -> Labels:
         """Return what the values in the masks of layout "folder" mean, and complete `hparams`."""
         given = self.hparams
-        names, table, label_map = (given[k] for k in ("class_names_file", "colors", "label_map"))
-        if table is None and label_map is None:
-            masks = self._path(self.folders["train_masks"])
-            table = find_color_table(masks, Path(self.root or masks)) or []
-        if isinstance(table, (str, Path)):
-            table = lines_of(self._path(table), "colour table", "one 'NAME R G B' a line")
+        names, colors, label_map = (given[k] for k in ("class_names_file", "colors", "label_map"))
+        if colors is None and label_map is None:
+            masks = self._path(given["train_masks"])
+            colors = find_color_table(masks, Path(self.root or masks))
+        if isinstance(colors, str | Path):
+            colors = lines_of(self._path(colors), f"file of {COLORS}")
         if label_map is not None:
             file = self._path(label_map) if isinstance(label_map, str) else label_map
-            given["label_map"] = read_label_map(file)
-        given["colors"] = list(table or [])
-        labels = folder_labels(
+            given["label_map"] = read_table(file, LABEL_MAP)
+        given["colors"] = list(colors or [])
+        if names is not None:
+            path = self._path(names)
+            names = check_class_names(lines_of(path, "class file"), source=f"class file '{path}'")
+        return folder_labels(
             given["num_classes"],
-            None if names is None else read_class_names(self._path(names)),
+            names,
             ignore_label=given["ignore_label"],
             label_map=given["label_map"],
-            colors=parse_colors(given["colors"]) if given["colors"] else None,
+            colors=read_table(given["colors"], COLORS) if given["colors"] else None,
         )
-        if labels.binary:
-            given["num_classes"] = 1
-        return labels
-
-    def _find_class_names(self, num_classes: int | None) -> tuple[str, ...]:
-        """Return the names of the classes, whose number must be the one given."""
-        if self._labels is not None:
-            return self._labels.class_names
-        names = ade20k_class_names(self.root) if self.layout == "ade20k" else CITYSCAPES_NAMES
-        check_number(num_classes, names)
-        return names
 
     def _dataset(self, split: str, transform: torch.nn.Module) -> SegmentationDataset:
         """Return the checked dataset of a split."""
         pairs, counts = check_pairs(
             self._find_pairs(split), skip_bad=self.skip_bad, everything=self.check_everything
         )
-        check_counts(pairs.labels, counts, train=split == "train")
+        check_counts(counts, train=split == "train")
         self.label_counts[split] = counts
         return SegmentationDataset(pairs, transform, skip_bad=self.skip_bad)
 
     def _find_pairs(self, split: str) -> Pairs:
         """List the files of a split."""
-        if self.layout == "ade20k":
-            return ade20k_pairs(self.root, split)
-        if self.layout == "cityscapes":
-            return cityscapes_pairs(self.root, split)
-        images, masks = (
-            self._path(self.folders[f"{split}_{kind}"]) for kind in ("images", "masks")
-        )
-        names = self.hparams[f"{split}_list"]
+        if self.layout != "folder":
+            return (ade20k_pairs if self.layout == "ade20k" else cityscapes_pairs)(self.root, split)
+        given = self.hparams
+        listed = given[f"{split}_list"]
         return folder_pairs(
-            images,
-            masks,
+            self._path(given[f"{split}_images"]),
+            self._path(given[f"{split}_masks"]),
             self._labels,
-            mask_suffix=self.hparams["mask_suffix"],
-            listed=names and lines_of(self._path(names), "list of images", "one image a line"),
+            mask_suffix=given["mask_suffix"],
+            listed=listed and lines_of(self._path(listed), "list of images"),
         )
 
     def _path(self, path: str) -> Path:

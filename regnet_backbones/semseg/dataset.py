@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +28,14 @@ from regnet_backbones.image_files import (
     upright_size,
 )
 from regnet_backbones.semseg.labels import (
+    COLORS,
     IGNORE,
-    LISTED,
     LabelCounts,
     Labels,
-    advice,
     count_values,
     counts_text,
+    explained,
+    first_of,
     packed,
 )
 from regnet_backbones.semseg.layouts import Pairs
@@ -74,8 +76,7 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
             can, with a mask of `IGNORE` only: it counts in no loss and no metric.
 
     Raises:
-        BadPairError: on reading, for a file that cannot be used, unless `skip_bad`; with it, only
-            when not a single pair can be read.
+        BadPairError: on reading, for a file that cannot be used; with `skip_bad` if none can.
     """
 
     def __init__(self, pairs: Pairs, transform: PairTransform, *, skip_bad: bool = False) -> None:
@@ -93,32 +94,32 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
             raise IndexError(f"index {index} of a dataset of {len(self)} pairs")
         read, image, mask = self._read_at_or_after(index)
         if read != index:
-            mask = torch.full_like(mask, IGNORE)
-        image, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
+            mask = np.full_like(mask, IGNORE)
+        image, mask = self.transform(
+            tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)),
+            tv_tensors.Mask(torch.from_numpy(mask)),
+        )
         return {
             "image": image.as_subclass(torch.Tensor),
             "mask": mask.as_subclass(torch.Tensor).long(),
             "name": self.names[read],
         }
 
-    def _read_at_or_after(self, index: int) -> tuple[int, torch.Tensor, torch.Tensor]:
+    def _read_at_or_after(self, index: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Read a pair, or with `skip_bad` the first one from there on that can be read."""
         pairs = self.pairs
-        for step in range(len(self)):
-            candidate = (index + step) % len(self)
+        for candidate in chain(range(index, len(self)), range(index)):
             if candidate in self._bad:
                 continue
+            image, mask = pairs.images[candidate], pairs.masks[candidate]
             try:
-                image, mask = read_pair(
-                    pairs.images[candidate], pairs.masks[candidate], pairs.labels
-                )
+                pixels, values = _read(image, mask, pairs.labels)
+                return candidate, pixels, _classes(mask, values, pairs.labels)
             except BadPairError as error:
                 if not self.skip_bad:
                     raise
                 self._bad[candidate] = str(error)
                 logger.warning("skipped a pair: %s", error)
-                continue
-            return candidate, image, mask
         raise BadPairError(
             f"none of the {len(self)} pairs can be used; the first problem: {self._bad[index]}"
         )
@@ -147,54 +148,35 @@ def check_pairs(
 
     def look(index: int) -> tuple[str | None, dict[int, int] | None]:
         image, mask = pairs.images[index], pairs.masks[index]
+        decode = {"pixels": everything, "values": index % step == 0}
         try:
-            _check_headers(image, mask)
-            if everything:
-                read_image(image)
-            if index % step:
-                return None, None
-            counted = count_values(_read_values(mask, pairs.labels))
+            _, values = _read(image, mask, pairs.labels, **decode)
         except BadPairError as error:
             return str(error), None
-        strays = pairs.labels.strays(counted)
+        if values is None:
+            return None, None
+        strays = pairs.labels.strays(counted := count_values(values))
         return strays and f"mask '{mask}' {strays}", counted
 
     with ThreadPoolExecutor(CHECK_THREADS) as pool:
         found = list(pool.map(look, range(len(pairs))))
-    bad = {index: text for index, (text, _) in enumerate(found) if text is not None}
-    counted = [(text, mask) for text, mask in found if mask is not None]
+    bad = {index: problem for index, (problem, _) in enumerate(found) if problem}
     if bad:
-        first = next(iter(bad.values()))
-        names = ", ".join(pairs.images[index].name for index in list(bad)[:LISTED])
-        names += ", ..." if len(bad) > LISTED else ""
+        first, names = next(iter(bad.values())), first_of([pairs.images[k].name for k in bad])
         if len(bad) == len(pairs) or not skip_bad:
-            others = f"; {len(bad)} of the {len(pairs)} pairs are bad: {names}"
-            strays = any(text is not None for text, _ in counted)
-            held = LabelCounts.of([mask for _, mask in counted], pairs.labels)
-            raise BadPairError(
-                first
-                + (others if len(bad) > 1 else "")
-                + (f"; {advice(pairs.labels, held)}" if strays else "")
-            )
+            way_out = "--data.skip_bad true leaves them out"
+            if any(problem and mask for problem, mask in found):
+                masks = [mask for _, mask in found if mask]
+                way_out = explained(LabelCounts.of(masks, pairs.labels), "checked")
+            count = f"{len(bad)} of the {len(pairs)} pairs are bad"
+            raise BadPairError(f"{first}; {count}: {names}; {way_out}")
         logger.warning(
             "skipped %d of %d pairs: %s; the first problem: %s",
             *(len(bad), len(pairs), names, first),
         )
         pairs = pairs.subset([index for index in range(len(pairs)) if index not in bad])
-    good = [mask for text, mask in counted if text is None]
+    good = [mask for problem, mask in found if mask and not problem]
     return pairs, LabelCounts.of(good, pairs.labels)
-
-
-def read_pair(image: Path, mask: Path, labels: Labels) -> tuple[torch.Tensor, torch.Tensor]:
-    """Read an image, uint8 (3, H, W), and the classes of its mask, uint8 (H, W).
-
-    Raises:
-        BadPairError: one of the files cannot be used, or their sizes differ.
-    """
-    _check_mask_is_there(image, mask)
-    pixels, classes = read_image(image), read_mask(mask, labels)
-    _check_sizes(image, mask, pixels.shape[:2], classes.shape)
-    return torch.from_numpy(pixels).permute(2, 0, 1), torch.from_numpy(classes)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -207,7 +189,7 @@ def read_image(path: Path) -> np.ndarray:
         # Viewers and labelling tools turn it too, so that masks are drawn on the turned image.
         return np.array(open_upright(path).convert("RGB"))
     except ValueError as error:
-        raise BadPairError(f"{error}, or leave out all such pairs with skip_bad") from error
+        raise BadPairError(str(error)) from error
 
 
 def read_mask(path: Path, labels: Labels) -> np.ndarray:
@@ -216,108 +198,97 @@ def read_mask(path: Path, labels: Labels) -> np.ndarray:
     Raises:
         BadPairError: it cannot be read, cannot hold labels, or has values that have no class.
     """
-    values = _read_values(path, labels)
-    classes = labels.classes_of(values)
-    if (classes < 0).any():
-        raise BadPairError(f"mask '{path}' {labels.strays(count_values(values))}")
-    return classes.astype(np.uint8)
+    with _opened(path, "mask") as mask:
+        values = _values(mask, _depth(path, mask), labels)
+    return _classes(path, values, labels)
 
 
-def _read_values(path: Path, labels: Labels) -> np.ndarray:
-    """Read the values of a mask (H, W): labels, or colours as numbers."""
-    with _opened(path, "mask") as image:
-        depth = _check_mask_mode(path, image)
-        if labels.in_color and image.mode in ("1", "P"):
-            values = np.array(image.convert("RGB"))
-        else:
-            values = np.array(image)
-        stretched = image.mode == "L" and not labels.in_color
-    values = values.astype(np.uint8) if values.dtype == bool else values
-    if stretched:
-        values //= STRETCHED.get(depth, 1)
-    if values.ndim == 3 and values.shape[2] in (2, 4):
-        alpha, values = values[..., -1], values[..., :-1]
-        if (alpha != alpha.flat[0]).any():
-            raise BadPairError(
-                f"mask '{path}' has an alpha channel of several values, and alpha is not a label; "
-                "save it without"
-            )
-    if values.ndim == 3 and (values == values[..., :1]).all():
-        values = values[..., 0]
-    if labels.in_color:
-        return packed(values if values.ndim == 3 else np.stack([values] * 3, axis=-1))
-    if values.ndim == 3:
-        held = counts_text(count_values(packed(values)), in_color=True)
+def _read(
+    image: Path, mask: Path, labels: Labels, *, pixels: bool = True, values: bool = True
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Check a pair and read an image, uint8 (H, W, 3), and the values of its mask (H, W).
+
+    What is not wanted is checked by its header.
+    """
+    if not mask.is_file():
         raise BadPairError(
-            f"mask '{path}' has channels R G B (mode RGB), which differ: {held}. Say which class "
-            "each colour is in a file for --data.colors, one 'NAME R G B' a line, or save it as "
-            "grey or palette PNG whose values are the labels"
+            f"image '{image}' has no mask: there is no '{mask}'; add that file, or remove the image"
         )
-    return values
+    array = None
+    if pixels:
+        array = read_image(image)
+        height, width = array.shape[:2]
+    else:
+        with _opened(image, "image") as header:
+            if problem := depth_problem(header):
+                raise BadPairError(problem)
+            width, height = upright_size(header)
+    with _opened(mask, "mask") as header:
+        depth = _depth(mask, header)
+        found = _values(header, depth, labels) if values else None
+        if header.size != (width, height):
+            raise BadPairError(
+                f"is {header.width}x{header.height} pixels, but its image '{image}' is "
+                f"{width}x{height} (width x height, turned as its EXIF data say); save both in one "
+                "size, masks resized without interpolation"
+            )
+    return array, found
 
 
 @contextmanager
 def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
-    """Open a file, and say which one it was when anything inside fails to read it."""
+    """Open a file, and name it in whatever goes wrong inside."""
     try:
         with Image.open(path) as image:
             yield image
-    except BadPairError:
-        raise
+    except BadPairError as error:
+        raise BadPairError(f"{kind} '{path}' {error}") from error
     except UNREADABLE as error:
         raise BadPairError(
-            f"{kind} '{path}' cannot be read ({error}); replace or remove it, or leave out all "
-            "such pairs with skip_bad"
+            f"{kind} '{path}' cannot be read ({error}); replace or remove it"
         ) from error
 
 
-def _check_headers(image: Path, mask: Path) -> None:
-    """Check what the headers of a pair tell: modes and sizes."""
-    _check_mask_is_there(image, mask)
-    with _opened(image, "image") as header:
-        _check_image_mode(image, header)
-        width, height = upright_size(header)
-    with _opened(mask, "mask") as header:
-        _check_mask_mode(mask, header)
-        _check_sizes(image, mask, (height, width), (header.height, header.width))
+def _classes(mask: Path, values: np.ndarray, labels: Labels) -> np.ndarray:
+    """Return the classes of the values of a mask, all of which must have one."""
+    classes = labels.classes_of(values)
+    if (classes < 0).any():
+        raise BadPairError(f"mask '{mask}' {labels.strays(count_values(values))}")
+    return classes.astype(np.uint8)
 
 
-def _check_mask_is_there(image: Path, mask: Path) -> None:
-    if not mask.is_file():
+def _values(mask: Image.Image, depth: int, labels: Labels) -> np.ndarray:
+    """Return the values of a mask (H, W): labels, or colours as numbers."""
+    if labels.in_color and mask.mode in ("1", "P"):
+        mask = mask.convert("RGB")
+    values = np.array(mask)
+    values = values.astype(np.uint8) if values.dtype == bool else values
+    values = values.reshape(*values.shape[:2], -1)
+    if values.shape[2] in (2, 4):
+        if (values[..., -1] != values[0, 0, -1]).any():
+            raise BadPairError("has an alpha channel of several values; save it without alpha")
+        values = values[..., :-1]
+    if labels.in_color:
+        return packed(np.broadcast_to(values, (*values.shape[:2], 3)))
+    if values.shape[2] == 3 and (values != values[..., :1]).any():
+        held = counts_text(count_values(packed(values)), in_color=True)
         raise BadPairError(
-            f"image '{image}' has no mask: there is no '{mask}'; add that file, remove the image, "
-            "or leave out all such pairs with skip_bad"
+            f"has channels R G B (mode RGB), which differ: {held}. Give a table of colours "
+            f"({COLORS}), or save it as grey or palette PNG whose values are the labels"
         )
+    return values[..., 0] // (STRETCHED.get(depth, 1) if mask.mode == "L" else 1)
 
 
-def _check_sizes(
-    image: Path, mask: Path, image_size: tuple[int, ...], mask_size: tuple[int, ...]
-) -> None:
-    if image_size != mask_size:
-        (height, width), (mask_height, mask_width) = image_size, mask_size
-        raise BadPairError(
-            f"mask '{mask}' is {mask_width}x{mask_height} pixels, but its image '{image}' is "
-            f"{width}x{height} (width x height, turned as its EXIF data say); save both in one "
-            "size, masks resized without interpolation"
-        )
-
-
-def _check_image_mode(path: Path, image: Image.Image) -> None:
-    if problem := depth_problem(image):
-        raise BadPairError(f"image '{path}' {problem}")
-
-
-def _check_mask_mode(path: Path, mask: Image.Image) -> int:
+def _depth(path: Path, mask: Image.Image) -> int:
     """Check that a file keeps labels exactly; return its bits per channel."""
     packing = str(mask.info.get("compression", "")) if mask.format == "TIFF" else ""
     if mask.format not in MASK_FORMATS or any(kind in packing for kind in ("jpeg", "webp")):
         raise BadPairError(
-            f"mask '{path}' is a {mask.format} file{packing and f' ({packing})'}; save it as "
-            "PNG from what it was made of: compression as in JPEG changes the values of pixels, "
-            "and so their labels, and a converted file keeps the wrong ones"
+            f"is a {mask.format} file{packing and f' ({packing})'}; save it as PNG from what it "
+            "was made of: JPEG changes labels, and a converted file keeps the wrong ones"
         )
     if getattr(mask, "n_frames", 1) > 1:
-        raise BadPairError(f"mask '{path}' has {mask.n_frames} pages; save each as a file")
+        raise BadPairError(f"has {mask.n_frames} pages; save each as a file")
     depth = 8
     if mask.format == "PNG":
         depth = bit_depth(path)
@@ -325,8 +296,7 @@ def _check_mask_mode(path: Path, mask: Image.Image) -> int:
         depth = max(mask.tag_v2.get(BITS_PER_SAMPLE, (1,)))
     if mask.mode not in LABEL_MODES + COLOR_MODES or (mask.mode in COLOR_MODES and depth > 8):
         raise BadPairError(
-            f"mask '{path}' has channels {' '.join(mask.getbands())} of {depth} bits (mode "
-            f"{mask.mode}); a mask has labels in one channel, or colours of 8 bits: save it as "
-            "grey or palette PNG whose values are the labels"
+            f"has channels {' '.join(mask.getbands())} of {depth} bits (mode {mask.mode}); save it "
+            "as grey or palette PNG whose values are the labels, or in colours of 8 bits"
         )
     return depth

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +26,25 @@ IGNORED = "ignore"
 # `ignore_label` of masks in which every pixel has a class.
 NOTHING_IGNORED = -1
 
-# Names of the two classes of binary segmentation that has no names of its own.
+# Names of the two classes of binary segmentation without names.
 BINARY = ("background", "object")
 
 # How many names, labels or colours a message lists.
 LISTED = 8
 
-LARGEST_LABEL = 2**16 - 1
-NUMBERS = r"(?P<red>\d{1,3})[\s,]+(?P<green>\d{1,3})[\s,]+(?P<blue>\d{1,3})"
-# A line of a colour table: "road 128 64 128", "128 64 128 road", or CVAT's "road:128,64,128::".
-COLOR_LINES = (
-    re.compile(rf"(?P<name>\S.*?)[\s,:]+{NUMBERS}\s*(?::.*)?"),
-    re.compile(rf"{NUMBERS}[\s,:]+(?P<name>.*\S)"),
-)
-MAP_LINE = re.compile(r"([^\s:,=]*)[\s:,=]*(.*)")
+LARGEST_LABEL, LARGEST_COLOR = 2**16 - 1, 2**24 - 1
+
+# The options that say what values mean: the form of a line, and patterns of its value and meaning.
+LABEL_MAP, COLORS = "--data.label_map", "--data.colors"
+RGB = r"(?P<value>\d{1,3}[\s,]+\d{1,3}[\s,]+\d{1,3})"
+TABLES = {
+    LABEL_MAP: ("LABEL CLASS", [r"(?P<value>\d{1,9})[\s:,=]+(?P<meaning>\S.*)"]),
+    COLORS: (
+        "NAME R G B",
+        # "road 128 64 128" or CVAT's "road:128,64,128::", and "128 64 128 road".
+        [rf"(?P<meaning>\S.*?)[\s,:]+{RGB}\s*(?::.*)?", rf"{RGB}[\s,:]+(?P<meaning>\S.*)"],
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,8 @@ class Labels:
         binary: whether 1 and 255 are two ways to write the object, of which masks have one.
 
     Raises:
-        ValueError: the number of classes is not 1 to 255, two have one name, or a value has a class
-            that does not exist.
+        ValueError: the number of classes is not 1 to 255, two have one name, or a value or its
+            class is out of range.
     """
 
     class_names: tuple[str, ...]
@@ -64,11 +69,16 @@ class Labels:
 
     def __post_init__(self) -> None:
         check_class_names(self.class_names)
-        last = self.num_classes - 1
-        strays = sorted({c for c in self.classes.values() if c != IGNORE and not 0 <= c <= last})
-        if strays:
+        last, largest = self.num_classes - 1, LARGEST_COLOR if self.in_color else LARGEST_LABEL
+        wrong = [
+            f"{value}: {of}"
+            for value, of in self.classes.items()
+            if not 0 <= value <= largest or not (0 <= of <= last or of == IGNORE)
+        ]
+        if wrong:
             raise ValueError(
-                f"a label map gives classes 0 to {last} or {IGNORED}, got {first_of(strays)}"
+                f"labels are 0 to {largest}, and classes 0 to {last} or {IGNORED}, got "
+                f"{first_of(wrong)}; correct {LABEL_MAP} or --data.ignore_label"
             )
 
     @property
@@ -76,17 +86,23 @@ class Labels:
         """Number of classes, without the ignored label."""
         return len(self.class_names)
 
+    @cached_property
+    def _table(self) -> np.ndarray:
+        """Class of each value as int16, -1 for values that are errors."""
+        table = np.full(max(IGNORE, *self.classes) + 1, -1, np.int16)
+        table[list(self.classes)] = list(self.classes.values())
+        return table
+
     def classes_of(self, values: np.ndarray) -> np.ndarray:
         """Return the classes of values, int16; -1 for values that are errors.
 
         Args:
             values: of a mask, whole numbers of any type.
         """
-        table = _lookup_table(tuple(self.classes.items()))
         if values.dtype == np.uint8:
-            return table[values]
-        known = (values >= 0) & (values < len(table))
-        return np.where(known, table[np.where(known, values, 0)], np.int16(-1))
+            return self._table[values]
+        known = (values >= 0) & (values < len(self._table))
+        return np.where(known, self._table[np.where(known, values, 0)], np.int16(-1))
 
     def strays(self, counted: Mapping[int, int]) -> str | None:
         """Return which values of a mask are errors, and which are allowed; None if none is.
@@ -97,20 +113,15 @@ class Labels:
         strays = {value: n for value, n in counted.items() if value not in self.classes}
         if not strays:
             return None
+        known = sorted(self.classes)
+        run = sum(value == place for place, value in enumerate(known))  # 0, 1, 2, ...
+        rest = [f"{v} (ignored)" if self.classes[v] == IGNORE else v for v in known[run:]]
+        what, allowed, option = "labels", [*([f"0 to {run - 1}"] if run else []), *rest], LABEL_MAP
         if self.in_color:
-            return (
-                f"has colours that are not in the table: {counts_text(strays, in_color=True)}; add "
-                f"them to the file of --data.colors, named '{IGNORED}' if they count nowhere"
-            )
-        void = self.classes.get(IGNORE) == IGNORE
-        known = sorted(v for v in self.classes if v != IGNORE or not void)
-        in_order = known == list(range(len(known)))
-        allowed = f"0 to {known[-1]}" if in_order else first_of(known)
-        also = f", and {IGNORE} for pixels that count nowhere" if void else ""
-        found = first_of([str(value) for value in sorted(strays)])
+            what, allowed, option = "colours", ["those of the table"], COLORS
         return (
-            f"has labels that the dataset does not define: {found}; allowed are {allowed}{also}; "
-            "correct the mask, the number of classes, or --data.label_map"
+            f"has {what} that the dataset does not define: {counts_text(strays, self.in_color)}; "
+            f"allowed are {first_of(allowed)}; correct the mask, or what values mean ({option})"
         )
 
 
@@ -119,12 +130,14 @@ class LabelCounts:
     """What the masks of a split hold.
 
     Attributes:
+        labels: what the values mean.
         pixels: number of pixels by value.
         classes: number of pixels by class and `IGNORE`.
         masks: number of masks that have a class, or ignored pixels.
         looked_at: number of masks that were counted.
     """
 
+    labels: Labels
     pixels: Counter[int]
     classes: Counter[int]
     masks: Counter[int]
@@ -144,7 +157,7 @@ class LabelCounts:
             masks.update({labels.classes[value] for value in mask if value in labels.classes})
         for value in pixels.keys() & labels.classes.keys():
             classes[labels.classes[value]] += pixels[value]
-        return cls(pixels, classes, masks, len(counted))
+        return cls(labels, pixels, classes, masks, len(counted))
 
 
 def count_values(values: np.ndarray) -> dict[int, int]:
@@ -153,7 +166,7 @@ def count_values(values: np.ndarray) -> dict[int, int]:
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
-def counts_text(counted: Mapping[int, int], *, in_color: bool) -> str:
+def counts_text(counted: Mapping[int, int], in_color: bool) -> str:
     """List values with their pixels, the most frequent first."""
     shown = []
     for value, count in sorted(counted.items(), key=lambda item: -item[1]):
@@ -167,11 +180,31 @@ def packed(colors: np.ndarray) -> np.ndarray:
     return colors.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
 
 
-def check_counts(labels: Labels, counts: LabelCounts, *, train: bool) -> None:
-    """Check that the masks of a split, as they are counted, have something to learn or measure.
+def explained(counts: LabelCounts, kind: str, problem: str = "") -> str:
+    """Return what masks hold, what is wrong with that, and what is likely to help."""
+    labels = counts.labels
+    found = sorted(v for v in counts.pixels if labels.classes.get(v) != IGNORE)
+    way_out = f"correct the masks, or what values mean ({LABEL_MAP}, {COLORS})"
+    if labels.binary and {1, IGNORE} <= counts.pixels.keys():
+        way_out = (
+            "if 255 is ignored, take --data.ignore_label 255; if both are the object, "
+            f"{LABEL_MAP} '{{0: 0, 1: 1, 255: 1}}'"
+        )
+    elif counts.pixels.keys() == {0, IGNORE} and not labels.in_color:
+        way_out = "masks of 0 and 255 are read with --data.num_classes 1 (background, object)"
+    elif len(found) == labels.num_classes and not labels.in_color:
+        table = first_of([f"{value}: {k}" for k, value in enumerate(found)])
+        way_out = f"labels other than 0, 1, 2, ... need {LABEL_MAP} '{{{table}}}'"
+    held = counts_text(counts.pixels, labels.in_color)
+    return (
+        f"the {counts.looked_at:,} {kind} masks hold {held}{problem and ': '}{problem}; {way_out}"
+    )
+
+
+def check_counts(counts: LabelCounts, *, train: bool) -> None:
+    """Check that the masks of a split have something to learn or measure.
 
     Args:
-        labels: of the dataset.
         counts: of the split.
         train: whether it is the training split.
 
@@ -179,46 +212,22 @@ def check_counts(labels: Labels, counts: LabelCounts, *, train: bool) -> None:
         ValueError: all pixels are ignored; in training masks, all others are of one class; or
             binary masks write their object in both ways.
     """
-    kind = "training" if train else "validation"
-    held = f"the {counts.looked_at:,} {kind} masks hold "
-    held += counts_text(counts.pixels, in_color=labels.in_color)
-    two_ways = labels.binary and labels.classes[IGNORE] == 1
-    if two_ways and {1, IGNORE} <= counts.pixels.keys():
-        raise ValueError(
-            f"{held}: object is either 1 or 255. If 255 is ignored: --data.ignore_label 255; if "
-            "both are object: --data.label_map '{0: 0, 1: 1, 255: 1}'"
-        )
-    present = [k for k in range(labels.num_classes) if counts.classes[k]]
+    labels, kind = counts.labels, "training" if train else "validation"
+    if labels.binary and {1, IGNORE} <= counts.pixels.keys():
+        raise ValueError(explained(counts, kind, "object is both 1 and 255"))
+    present = [name for k, name in enumerate(labels.class_names) if counts.classes[k]]
     if len(present) < min(2, labels.num_classes):
-        only = f"only class '{labels.class_names[present[0]]}'" if present else "no class"
-        says = f"{held}: {only} has pixels that are not ignored"
-        if counts.pixels.keys() == {0, IGNORE} and not labels.binary and not labels.in_color:
-            says += "; masks of 0 and 255 are read with --data.num_classes 1 (background, object)"
-        else:
-            says += "; correct the masks, or what their labels mean (--data.label_map)"
+        only = f"only class '{present[0]}'" if present else "no class"
+        text = explained(counts, kind, f"{only} has pixels that are not ignored")
         if train or not present:
-            raise ValueError(says)
-        logger.warning("%s. Its mean IoU says little", says)
-    absent = [labels.class_names[k] for k in range(labels.num_classes) if k not in present]
+            raise ValueError(text)
+        logger.warning("%s. The mean IoU of one class means little", text)
+    absent = [name for name in labels.class_names if name not in present]
     if absent and train:
         logger.warning(
             "%d of %d classes are in none of the %d training masks that were looked at: %s",
             *(len(absent), labels.num_classes, counts.looked_at, first_of(absent)),
         )
-
-
-def advice(labels: Labels, counts: LabelCounts) -> str:
-    """Say what all masks hold, for an error about some, and what that may mean."""
-    found = sorted(counts.pixels)
-    held = f"in the {counts.looked_at:,} masks that were read: "
-    held += counts_text(counts.pixels, in_color=labels.in_color)
-    begin_with_1 = [v for v in found if v != IGNORE] == list(range(1, labels.num_classes + 1))
-    if begin_with_1 and not labels.in_color:
-        shift = ", ".join(f"{k + 1}: {k}" for k in range(labels.num_classes))
-        return f"{held}. 0 is missing: labels that begin with 1 need --data.label_map '{{{shift}}}'"
-    if len(found) == 2 and not labels.in_color:
-        return f"{held}. For two classes: --data.label_map '{{{found[0]}: 0, {found[1]}: 1}}'"
-    return held
 
 
 def folder_labels(
@@ -227,9 +236,9 @@ def folder_labels(
     *,
     ignore_label: int | None = None,
     label_map: Mapping[int, int | str] | None = None,
-    colors: Mapping[int, str] | None = None,
+    colors: Mapping[int, int | str] | None = None,
 ) -> Labels:
-    """Return what the labels of a user's own masks mean.
+    """Return what the values in custom masks mean.
 
     One class, or two names without a number, is binary segmentation: 0 is the background, 1 or 255
     the object, and nothing is ignored unless `ignore_label` is.
@@ -239,176 +248,118 @@ def folder_labels(
         class_names: their names in order; those of `colors`, or of a map to names, if None.
         ignore_label: label of pixels that count nowhere; `NOTHING_IGNORED` for none, None for 255.
         label_map: class, its name, or "ignore", of each label; None for labels that are classes.
-        colors: name of the class, or "ignore", of each colour.
+        colors: the same of each colour; None for masks of labels.
 
     Raises:
         ValueError: the arguments contradict each other, or do not say what the classes are.
     """
     if colors is not None and not (ignore_label is label_map is None):
         raise ValueError(
-            "--data.colors says what every colour means, and cannot be combined with "
-            f"--data.label_map or --data.ignore_label; name ignored colours '{IGNORED}' in it"
+            f"{COLORS} cannot be combined with {LABEL_MAP} or --data.ignore_label; name ignored "
+            f"colours '{IGNORED}' in it"
         )
-    if ignore_label is not None and not NOTHING_IGNORED <= ignore_label <= LARGEST_LABEL:
+    option, table = (LABEL_MAP, label_map) if colors is None else (COLORS, colors)
+    words = [of for of in (table or {}).values() if isinstance(of, str) and of != IGNORED]
+    names = tuple(dict.fromkeys(words) if class_names is None else class_names)
+    if class_names is None and not words:
+        names = numbered_class_names(num_classes)
+    elif len(names) == 1:
+        names = (BINARY[0], *names)
+    two = len(names) == 2 and num_classes in (None, 1)
+    check_class_names(names, None if two else num_classes)
+    binary = two and table is None and ignore_label != IGNORE
+
+    values = dict(enumerate(range(len(names)))) if table is None else dict(table)
+    if binary:
+        values[IGNORE] = 1
+    if ignore_label is None and colors is None:
+        values.setdefault(IGNORE, IGNORED)
+    elif ignore_label in values:
         raise ValueError(
-            f"--data.ignore_label must be a label, or {NOTHING_IGNORED} if none is ignored, got "
-            f"{ignore_label}"
-        )
-    given: dict[int, int | str] | None = None
-    if colors is not None or label_map is not None:
-        given = {value: _meaning(m) for value, m in (colors or label_map or {}).items()}
-    texts = [m for m in (given or {}).values() if isinstance(m, str) and m != IGNORED]
-    if class_names is None and texts:
-        class_names = tuple(dict.fromkeys(texts))
-    names = _names(num_classes, class_names)
-    binary = given is None and len(names) == 2 and num_classes in (None, 1)
-    if given is None:
-        given = {k: k for k in range(len(names))}
-        if binary and ignore_label != IGNORE:
-            given[IGNORE] = 1
-    if ignore_label is None and colors is None and IGNORE not in given:
-        given[IGNORE] = IGNORED
-    elif ignore_label in given:
-        others = [k for k in given if k not in (ignore_label, IGNORE)]
-        example = ", ".join([f"{ignore_label}: {IGNORED}", *(f"{k}: ..." for k in others[:2])])
-        raise ValueError(
-            f"--data.ignore_label {ignore_label} is the label of a class, too; say what every "
-            f"label means with --data.label_map '{{{example}, ...}}', and leave it out"
+            f"--data.ignore_label {ignore_label} is the label of a class, too; leave it out, and "
+            f"give {LABEL_MAP} '{{{ignore_label}: {IGNORED}, ...}}' with the class of each label"
         )
     elif ignore_label not in (None, NOTHING_IGNORED):
-        given[ignore_label] = IGNORED
-    unknown = sorted(set(texts) - set(names))
-    if unknown:
+        values[ignore_label] = IGNORED
+    places = {name: k for k, name in enumerate(names)} | {IGNORED: IGNORE}
+    if unknown := sorted(set(words) - places.keys()):
         raise ValueError(
-            f"{'--data.colors' if colors is not None else '--data.label_map'} names classes that "
-            f"the class names do not have: {first_of(unknown)}"
+            f"{option} names classes that the class names do not have: {first_of(unknown)}"
         )
-    place = {IGNORED: IGNORE} | {name: k for k, name in enumerate(names)}
-    classes = {v: place[m] if isinstance(m, str) else m for v, m in given.items()}
+    classes = {value: places.get(of, of) for value, of in values.items()}
     return Labels(names, classes, in_color=colors is not None, binary=binary)
 
 
-def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Read the names of classes from a text file.
+def read_table(
+    given: str | Path | Sequence[str] | Mapping[int | str, int | str], option: str
+) -> dict[int, int | str]:
+    """Return what each label or colour means: a class, its name, or "ignore".
 
     Args:
-        path: a file in UTF-8 with one name a line.
-
-    Returns:
-        Names of classes 0, 1, ...
+        given: a text file, its lines, or a mapping.
+        option: `LABEL_MAP` for "LABEL CLASS" a line, `COLORS` for "NAME R G B".
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it has no names, or one twice.
+        ValueError: a line has another form, or a value has two meanings.
     """
-    return named(tuple(lines_of(path, "class file", "one class name a line")), path)
-
-
-def parse_colors(lines: Sequence[str]) -> dict[int, str]:
-    """Return the class name of each colour of a table.
-
-    Args:
-        lines: of the table, such as "road 128 64 128", "128 64 128 road", or CVAT's.
-
-    Raises:
-        ValueError: a line is not understood, or a colour comes twice.
-    """
-    table: dict[int, str] = {}
-    for line in lines:
-        found = next((match for p in COLOR_LINES if (match := p.fullmatch(line.strip()))), None)
+    if isinstance(given, str | Path):
+        given = lines_of(given, f"file of {option}")
+    elif isinstance(given, Mapping):
+        given = [f"{value}: {'' if of is None else of}" for value, of in given.items()]
+    form, patterns = TABLES[option]
+    table: dict[int, int | str] = {}
+    for line in given:
+        found = next((m for p in patterns if (m := re.fullmatch(p, line.strip()))), None)
         if found is None and not table and not any(c.isdigit() for c in line):
             continue  # the header of a table with commas
-        rgb = [int(found[c]) for c in ("red", "green", "blue")] if found else [256]
-        if found is None or max(rgb) > 255:
+        numbers = [int(n) for n in re.findall(r"\d+", found["value"])] if found else [-1]
+        if numbers == [-1] or (option == COLORS and max(numbers) > 255):
+            raise ValueError(f"{option}: {line[:80]!r} is not '{form}', with numbers from 0 on")
+        value = numbers[0] if option == LABEL_MAP else int(packed(np.array(numbers)))
+        of = found["meaning"].strip()
+        of = int(of) if of.removeprefix("-").isdecimal() else of
+        if table.setdefault(value, of) != of:
             raise ValueError(
-                f"--data.colors: '{line[:80]}' is not 'NAME R G B' or 'R G B NAME' with numbers "
-                "from 0 to 255, nor a line of CVAT's labelmap.txt"
-            )
-        color = rgb[0] << 16 | rgb[1] << 8 | rgb[2]
-        if table.setdefault(color, found["name"]) != found["name"]:
-            raise ValueError(
-                f"--data.colors: '{table[color]}' and '{found['name']}' have one colour, {rgb}"
+                f"{option}: {line[:80]!r} is a second meaning; '{table[value]}' is one"
             )
     if not table:
-        raise ValueError("--data.colors names no colour; give one 'NAME R G B' a line")
+        raise ValueError(f"{option} is empty; give one '{form}' a line")
     return table
 
 
-def read_label_map(
-    given: str | Path | Mapping[int | str, int | str],
-) -> dict[int, int | str]:
-    """Return the class, its name, or "ignore", of labels, from a file or as they are.
-
-    Args:
-        given: a mapping, or a text file with `LABEL CLASS` or `LABEL: CLASS` a line.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: a line has no class, or a label comes twice or is not a label.
-    """
-    if isinstance(given, (str, Path)):
-        lines = lines_of(given, "label map", "one 'LABEL CLASS' a line")
-        pairs = [MAP_LINE.fullmatch(line).groups() for line in lines]
-    else:
-        pairs = list(given.items())
-    found: dict[int, int | str] = {}
-    for label, of in pairs:
-        number = int(label) if str(label).isdecimal() else -1
-        if not 0 <= number <= LARGEST_LABEL or number in found or of in ("", None):
-            raise ValueError(
-                f"--data.label_map gives labels, 0 to {LARGEST_LABEL}, a class each, got "
-                f"{label!r} with {of!r}{' a second time' if number in found else ''}"
-            )
-        found[number] = _meaning(of)
-    if not found:
-        raise ValueError("--data.label_map is empty; give each label its class")
-    return found
-
-
-def numbered_class_names(num_classes: int) -> tuple[str, ...]:
+def numbered_class_names(num_classes: int | None) -> tuple[str, ...]:
     """Name classes that have no names."""
-    return tuple(f"class {k}" for k in range(num_classes))
-
-
-def check_class_names(names: Sequence[str]) -> None:
-    """Raise ValueError unless there are 1 to 255 classes, all named differently."""
-    if not 1 <= len(names) <= IGNORE:
+    if num_classes is None:
         raise ValueError(
-            f"the number of classes must be 1 to {IGNORE}, got {len(names)}; "
-            f"label {IGNORE} is kept for ignored pixels"
+            "layout 'folder' needs num_classes, or class_names_file with one name a line "
+            f"(or {COLORS} for masks in colours)"
         )
-    twice = sorted({name for name in names if list(names).count(name) > 1})
-    if twice:
-        raise ValueError(f"class names must differ, these come twice: {first_of(twice)}")
+    if not 1 <= num_classes <= IGNORE:
+        raise ValueError(f"num_classes must be 1 to {IGNORE}, got {num_classes}")
+    return BINARY if num_classes == 1 else tuple(f"class {k}" for k in range(num_classes))
 
 
-def check_number(num_classes: int | None, names: Sequence[str]) -> None:
-    """Raise ValueError where a number of classes is given that is not that of their names."""
+def check_class_names(
+    names: Sequence[str], num_classes: int | None = None, *, source: str = "the dataset"
+) -> tuple[str, ...]:
+    """Return names, or raise ValueError unless they are 1 to 255, different, and of that number."""
+    if not 1 <= len(names) <= IGNORE:
+        raise ValueError(f"{source} must name 1 to {IGNORE} classes, got {len(names)}")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{source} gives several classes one name: {first_of(twice)}")
     if num_classes not in (None, len(names)):
         raise ValueError(
-            f"num_classes is {num_classes}, but the dataset names {len(names)} classes; leave "
+            f"num_classes is {num_classes}, but {source} names {len(names)} classes; leave "
             "num_classes out, or correct the names"
         )
+    return tuple(names)
 
 
-def named(names: tuple[str, ...], path: str | Path) -> tuple[str, ...]:
-    """Return class names, or say which file has wrong ones."""
-    try:
-        check_class_names(names)
-    except ValueError as error:
-        raise ValueError(f"class file '{path}': {error}") from error
-    return names
-
-
-def lines_of(path: str | Path, kind: str, form: str) -> list[str]:
-    """Read the lines of a text file that are neither blank nor comments.
-
-    Args:
-        path: the file.
-        kind, form: what it is and holds, for messages.
-    """
+def lines_of(path: str | Path, kind: str) -> list[str]:
+    """Read the lines of a text file that are neither blank nor comments."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no {kind} '{path}'; it has {form}")
+        raise FileNotFoundError(f"no {kind} '{path}'; correct the path")
     lines = (line.strip() for line in read_text(path).splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -417,36 +368,3 @@ def first_of(items: Sequence[object]) -> str:
     """Name the first few of many."""
     more = ", ..." if len(items) > LISTED else ""
     return ", ".join(str(item) for item in items[:LISTED]) + more
-
-
-def _names(num_classes: int | None, names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of the classes; of one class the object's, after the background."""
-    if names is None and num_classes is None:
-        raise ValueError(
-            "layout 'folder' needs num_classes, or class_names_file with one name a line "
-            "(or --data.colors for masks in colours)"
-        )
-    if num_classes is not None and not 1 <= num_classes <= IGNORE:
-        raise ValueError(f"num_classes must be 1 to {IGNORE}, got {num_classes}")
-    if names is None:
-        names = BINARY if num_classes == 1 else numbered_class_names(num_classes)
-    elif len(names) == 1:
-        names = (BINARY[0], *names)
-    check_class_names(names)
-    if (num_classes, len(names)) != (1, 2):
-        check_number(num_classes, names)
-    return tuple(names)
-
-
-def _meaning(given: int | str) -> int | str:
-    """Return a class number, or a name."""
-    return int(given) if isinstance(given, str) and given.isdecimal() else given
-
-
-@lru_cache(maxsize=4)
-def _lookup_table(classes: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """Return the class of each value as int16, -1 for values that are errors."""
-    table = np.full(max(IGNORE, *(value for value, _ in classes)) + 1, -1, np.int16)
-    for value, of in classes:
-        table[value] = of
-    return table

@@ -7,10 +7,13 @@ Three layouts: ADE20K's scene parsing benchmark (http://sceneparsing.csail.mit.e
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -18,15 +21,16 @@ from regnet_backbones.image_files import UNREADABLE
 from regnet_backbones.semseg.labels import (
     IGNORE,
     Labels,
+    check_class_names,
     first_of,
     lines_of,
-    named,
     numbered_class_names,
 )
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "val")
+Split = Literal["train", "val"]
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # Of files that keep labels exactly. Where a folder has none, the check says what is wrong with it.
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
@@ -34,37 +38,21 @@ MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 # The name of CVAT's table of colours.
 COLOR_TABLE = "labelmap.txt"
 
-# Images whose masks are looked for to find a suffix that all have.
+# Images whose masks are looked for to find what all names of masks have at their end.
 TRIED = 100
 
 ADE20K_CLASSES = 150
 ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 ADE20K_CLASS_FILES = ("objectInfo150.txt", "objectInfo.txt")
 
-# The 19 classes of the benchmark in their order, with their label id among the 34.
-CITYSCAPES_CLASSES = (
-    ("road", 7),
-    ("sidewalk", 8),
-    ("building", 11),
-    ("wall", 12),
-    ("fence", 13),
-    ("pole", 17),
-    ("traffic light", 19),
-    ("traffic sign", 20),
-    ("vegetation", 21),
-    ("terrain", 22),
-    ("sky", 23),
-    ("person", 24),
-    ("rider", 25),
-    ("car", 26),
-    ("truck", 27),
-    ("bus", 28),
-    ("train", 31),
-    ("motorcycle", 32),
-    ("bicycle", 33),
+# The 19 classes of the benchmark in their order, and their label ids among the 34.
+CITYSCAPES_NAMES = (
+    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
+    *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
+    *("motorcycle", "bicycle"),
 )
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 CITYSCAPES_LABELS = 34
-CITYSCAPES_NAMES = tuple(name for name, _ in CITYSCAPES_CLASSES)
 
 
 @dataclass(frozen=True)
@@ -85,11 +73,9 @@ class Pairs:
     labels: Labels
 
     def __post_init__(self) -> None:
-        if not self.images:
-            raise ValueError("a dataset needs at least one image, got none")
-        if len(self.images) != len(self.masks):
+        if not self.images or len(self.images) != len(self.masks):
             raise ValueError(
-                "every image needs the file of its mask, got "
+                "a dataset needs images, and the file of a mask for each, got "
                 f"{len(self.images)} images and {len(self.masks)} masks"
             )
 
@@ -117,7 +103,7 @@ class Pairs:
         )
 
 
-def ade20k_pairs(root: str | Path, split: str) -> Pairs:
+def ade20k_pairs(root: str | Path, split: Split) -> Pairs:
     """Find the pairs of a folder in the layout of ADEChallengeData2016.
 
     Args:
@@ -128,21 +114,12 @@ def ade20k_pairs(root: str | Path, split: str) -> Pairs:
         The pairs, of which label 0 (unlabelled) is ignored and label k is class k - 1.
 
     Raises:
-        FileNotFoundError: a folder is not there.
-        ValueError: a folder has no images, or the class file is not understood.
+        FileNotFoundError, ValueError: see `ade20k_class_names` and `folder_pairs`.
     """
-    part = ADE20K_FOLDERS[_checked(split)]
     names = ade20k_class_names(root)
-    folders = [Path(root) / kind / part for kind in ("images", "annotations")]
-    for folder in folders:
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"no folder '{folder}'; in layout 'ade20k' root is the folder that holds "
-                "images/training, images/validation, annotations/training and "
-                "annotations/validation: correct it, or take layout 'folder' and name your four"
-            )
     classes = {0: IGNORE, IGNORE: IGNORE} | {k + 1: k for k in range(len(names))}
-    return Pairs(*_pairs_by_name(*folders), Labels(names, classes))
+    images, masks = (Path(root, kind, ADE20K_FOLDERS[split]) for kind in ("images", "annotations"))
+    return folder_pairs(images, masks, Labels(names, classes))
 
 
 def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
@@ -156,34 +133,32 @@ def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
         a class file, which is a warning, these are 150 numbered classes.
 
     Raises:
-        FileNotFoundError: the root is not there.
+        FileNotFoundError: the root does not exist.
         ValueError: the file does not number its rows 1, 2, ...
     """
-    root = Path(root)
-    _existing(root, "dataset folder")
-    path = next((root / name for name in ADE20K_CLASS_FILES if (root / name).is_file()), None)
+    _check_folder(Path(root), "dataset folder")
+    paths = (Path(root, name) for name in ADE20K_CLASS_FILES)
+    path = next((path for path in paths if path.is_file()), None)
     if path is None:
         logger.warning(
             "'%s' has no %s; the classes are 1 to %d without names",
-            root,
-            " or ".join(ADE20K_CLASS_FILES),
-            ADE20K_CLASSES,
+            *(root, " or ".join(ADE20K_CLASS_FILES), ADE20K_CLASSES),
         )
         return numbered_class_names(ADE20K_CLASSES)
-    rows = [re.split(r"\t+", line) for line in lines_of(path, "class file", "numbered rows")]
-    if rows and rows[0][0].strip() == "Idx":
-        rows = rows[1:]
-    if [row[0].strip() for row in rows] != [str(k) for k in range(1, len(rows) + 1)]:
+    rows = [re.split(r"\s*\t+", line) for line in lines_of(path, "class file")]
+    rows = rows[1:] if rows and rows[0][0] == "Idx" else rows
+    if [row[0] for row in rows] != [str(k) for k in range(1, len(rows) + 1)]:
         raise ValueError(
             f"class file '{path}' is not understood: after the line 'Idx ... Name' its rows must "
             "be numbered 1, 2, ... in the first column and named in the last, separated by tabs"
         )
-    names = tuple(row[-1].strip() for row in rows)
-    short = tuple(name.split(",")[0].strip() for name in names)
-    return named(short if len(set(short)) == len(short) else names, path)
+    names = [row[-1].strip() for row in rows]
+    short = [name.split(",")[0].strip() for name in names]
+    every = short if len(set(short)) == len(short) else names
+    return check_class_names(every, source=f"class file '{path}'")
 
 
-def cityscapes_pairs(root: str | Path, split: str) -> Pairs:
+def cityscapes_pairs(root: str | Path, split: Split) -> Pairs:
     """Find the pairs of a folder in the layout of Cityscapes.
 
     Masks are `*_gtFine_labelIds.png`, or `*_gtFine_labelTrainIds.png` where a split has only those.
@@ -196,36 +171,17 @@ def cityscapes_pairs(root: str | Path, split: str) -> Pairs:
         The pairs, with the benchmark's 19 classes.
 
     Raises:
-        FileNotFoundError: a folder is not there.
-        ValueError: a folder has no images or no masks.
+        FileNotFoundError, ValueError: see `folder_pairs`.
     """
-    image_folder = Path(root) / "leftImg8bit" / _checked(split)
-    mask_folder = Path(root) / "gtFine" / split
-    _existing(image_folder, "image folder")
-    _existing(mask_folder, "mask folder")
-    ending = "_leftImg8bit.png"
-    images = tuple(sorted(image_folder.glob(f"*/*{ending}")))
-    if not images:
-        raise ValueError(
-            f"image folder '{image_folder}' has no images <city>/*{ending}; unpack "
-            "leftImg8bit_trainvaltest.zip there, or correct the root"
-        )
+    images, masks = (Path(root, kind, split) for kind in ("leftImg8bit", "gtFine"))
     kinds = {
-        "labelIds": dict.fromkeys((*range(CITYSCAPES_LABELS), IGNORE), IGNORE)
-        | {label: k for k, (_, label) in enumerate(CITYSCAPES_CLASSES)},
-        "labelTrainIds": {IGNORE: IGNORE} | {k: k for k in range(len(CITYSCAPES_CLASSES))},
+        "_gtFine_labelIds": dict.fromkeys((*range(CITYSCAPES_LABELS), IGNORE), IGNORE)
+        | {label: k for k, label in enumerate(CITYSCAPES_IDS)},
+        "_gtFine_labelTrainIds": {IGNORE: IGNORE} | {k: k for k in range(len(CITYSCAPES_IDS))},
     }
-    kind = next((k for k in kinds if any(mask_folder.glob(f"*/*_gtFine_{k}.png"))), None)
-    if kind is None:
-        raise ValueError(
-            f"mask folder '{mask_folder}' has no masks <city>/*_gtFine_labelIds.png; unpack "
-            "gtFine_trainvaltest.zip there, or correct the root"
-        )
-    masks = tuple(
-        mask_folder / image.parent.name / f"{image.name.removesuffix(ending)}_gtFine_{kind}.png"
-        for image in images
-    )
-    return Pairs(images, masks, Labels(CITYSCAPES_NAMES, kinds[kind]))
+    suffix = next((kind for kind in kinds if any(masks.glob(f"*/*{kind}.png"))), min(kinds))
+    labels = Labels(CITYSCAPES_NAMES, kinds[suffix])
+    return folder_pairs(images, masks, labels, image_suffix="_leftImg8bit", mask_suffix=suffix)
 
 
 def folder_pairs(
@@ -233,6 +189,7 @@ def folder_pairs(
     masks: str | Path,
     labels: Labels,
     *,
+    image_suffix: str = "",
     mask_suffix: str = "",
     listed: Sequence[str] | None = None,
 ) -> Pairs:
@@ -242,7 +199,8 @@ def folder_pairs(
         images: folder of the images.
         masks: folder of the masks.
         labels: what the values in the masks mean.
-        mask_suffix: what the name of a mask has after that of its image, such as "_mask".
+        image_suffix: what names of images end in before that of the file; others are left out.
+        mask_suffix: what names of masks end in, such as "_mask".
         listed: names of the images to take, relative to their folder, with or without the ending of
             the file; None for all.
 
@@ -254,154 +212,99 @@ def folder_pairs(
         ValueError: a folder has no images, no image has a mask, two files differ in nothing but
             the ending, or a listed image does not exist.
     """
-    return Pairs(*_pairs_by_name(Path(images), Path(masks), mask_suffix, listed), labels)
+    images, masks = Path(images), Path(masks)
+    _check_folder(images, "image folder")
+    _check_folder(masks, "mask folder")
+    end = Path(mask_suffix).suffix
+    mask_suffix = mask_suffix.removesuffix(end if end.lower() in MASK_SUFFIXES else "")
+    mask_of = _files(masks, "mask", mask_suffix, other=images)
+    # In a folder of both, what is a mask is not an image.
+    taken = frozenset(mask_of.values())
+    image_of = _files(images, "image", image_suffix, other=masks, without=taken)
+    if listed is not None:
+        image_of = _listed(image_of, listed, images)
+    elif unused := [file.name for name, file in mask_of.items() if name not in image_of]:
+        logger.warning(
+            "%d masks of '%s' have no image in '%s' and are not used: %s",
+            *(len(unused), masks, images, first_of(unused)),
+        )
+    if not image_of.keys() & mask_of.keys():
+        tried = islice(image_of, TRIED)
+        ends = Counter(m.removeprefix(n) for n in tried for m in mask_of if m.startswith(n))
+        suffix = next((f"--data.mask_suffix {end}" for end, _ in ends.most_common(1)), "")
+        raise ValueError(
+            f"image '{next(iter(image_of.values()))}' has no mask: no image has a mask of its name "
+            f"in '{masks}', where they are {first_of([f.name for f in mask_of.values()])}; "
+            f"{suffix or 'give masks the names of their images'}"
+        )
+    paths = (mask_of.get(name, masks / f"{name}{mask_suffix}.png") for name in image_of)
+    return Pairs(tuple(image_of.values()), tuple(paths), labels)
 
 
 def find_color_table(mask_folder: Path, root: Path) -> Path | None:
-    """Return CVAT's table of colours in or above a folder of masks, or in the root.
-
-    It is of no use for masks that are not in colour, as the first one shows.
-    """
+    """Return CVAT's table of colours in or above a folder of masks, if the first mask has any."""
+    masks = (file for file in mask_folder.rglob("*") if file.suffix.lower() in MASK_SUFFIXES)
     places = (mask_folder, mask_folder.parent, root)
-    table = next((f for place in places if (f := place / COLOR_TABLE).is_file()), None)
-    masks = (f for f in mask_folder.rglob("*") if f.suffix.lower() in MASK_SUFFIXES)
-    first = None if table is None else next(masks, None)
-    if first is None:
-        return None
-    try:
-        with Image.open(first) as mask:
-            return table if mask.mode in ("RGB", "RGBA") else None
-    except UNREADABLE:
-        return None  # the check of the masks reports it
+    if tables := [path for place in places if (path := place / COLOR_TABLE).is_file()]:
+        with suppress(*UNREADABLE), Image.open(next(masks, "")) as mask:  # else the check reports
+            return tables[0] if mask.mode in ("RGB", "RGBA") else None
+    return None
 
 
-def _pairs_by_name(
-    image_folder: Path,
-    mask_folder: Path,
-    mask_suffix: str = "",
-    listed: Sequence[str] | None = None,
-) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """List the images of a folder and where the mask of each is or should be."""
-    _existing(image_folder, "image folder")
-    _existing(mask_folder, "mask folder")
-    masks = _files_by_name(mask_folder, MASK_SUFFIXES, "mask", other=image_folder)
-    masks = masks or _files_by_name(mask_folder, IMAGE_SUFFIXES, "mask", other=image_folder)
-    end = Path(mask_suffix).suffix
-    ending = mask_suffix.removesuffix(end if end.lower() in MASK_SUFFIXES else "")  # "_mask.png"
-    if ending:
-        with_it = {k.removesuffix(ending): f for k, f in masks.items() if k.endswith(ending)}
-        if masks and not with_it:
-            raise ValueError(
-                f"no mask of '{mask_folder}' has --data.mask_suffix '{mask_suffix}' at the end of "
-                f"its name; they are {first_of([file.name for file in masks.values()])}"
-            )
-        masks = with_it
-    # Both in one folder: what is a mask is not an image.
-    both = set(masks.values()) if image_folder == mask_folder else set()
-    images = _files_by_name(image_folder, IMAGE_SUFFIXES, "image", other=mask_folder, without=both)
-    for kind, files, folder, suffixes in (
-        ("image", images, image_folder, IMAGE_SUFFIXES),
-        ("mask", masks, mask_folder, MASK_SUFFIXES),
-    ):
-        if not files:
-            raise ValueError(
-                f"{kind} folder '{folder}' has no {kind}s ({', '.join(suffixes)}) in it; put them "
-                "there, or correct the path"
-            )
-    if listed is not None:
-        images = _listed(images, listed, image_folder)
-    if not images.keys() & masks.keys():
-        raise ValueError(_no_pair(images, masks, mask_folder))
-    unused = [file.name for name, file in masks.items() if name not in images]
-    if unused and listed is None:
-        logger.warning(
-            "%d masks of '%s' have no image in '%s' and are not used: %s",
-            *(len(unused), mask_folder, image_folder, first_of(unused)),
-        )
-    files = tuple(masks.get(name, mask_folder / f"{name}{ending}.png") for name in images)
-    return tuple(images.values()), files
-
-
-def _files_by_name(
-    folder: Path,
-    suffixes: Sequence[str],
-    kind: str,
-    *,
-    other: Path,
-    without: frozenset[Path] | set[Path] = frozenset(),
+def _files(
+    folder: Path, kind: str, ending: str, *, other: Path, without: Collection[Path] = ()
 ) -> dict[str, Path]:
-    """List the files below a folder that have one of the suffixes, hidden ones left out.
+    """List the images or masks below a folder by path without ending and suffix, no hidden ones.
 
-    Args:
-        folder: is searched with the folders in it, but for `other`.
-        suffixes: in lower case.
-        kind: of file, for messages.
-        other: the folder of the other kind, which may be in this one.
-        without: files to leave out.
-
-    Returns:
-        The files by their path below the folder, without suffix.
+    Those below the `other` folder are left out, too, where that is in this one.
     """
-    apart = other if other != folder else None
+    inner = other if folder in other.parents else None
+    every = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and inner not in file.parents
+        and file not in without
+    ]
+    wanted = MASK_SUFFIXES if kind == "mask" else IMAGE_SUFFIXES
+    suffixes = wanted if any(f.suffix.lower() in wanted for f in every) else IMAGE_SUFFIXES
     files: dict[str, Path] = {}
-    for file in sorted(folder.rglob("*")):
-        below = file.relative_to(folder)
-        if file.suffix.lower() not in suffixes or any(p.startswith(".") for p in below.parts):
+    for file in every:
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        if file.suffix.lower() not in suffixes or not name.endswith(ending):
             continue
-        if apart in file.parents or file in without:
-            continue
-        name = below.with_suffix("").as_posix()
-        if name in files:
+        first = files.setdefault(name.removesuffix(ending), file)
+        if first != file:
             raise ValueError(
-                f"'{files[name]}' and '{file.name}' beside it have the same name before the "
-                f"suffix, by which images and masks are paired; keep one {kind} of that name "
-                "(images and masks belong in two folders)"
+                f"'{first}' and '{file.name}' have the same name before the suffix, by which "
+                "images and masks are paired; keep one (they belong in two folders)"
             )
-        files[name] = file
+    if not files:
+        raise ValueError(
+            f"{kind} folder '{folder}' has no {kind}s (*{ending} and {', '.join(wanted)}) in it; "
+            f"it has {first_of([f.name for f in every]) or 'no files'}: correct the path"
+            f"{' or --data.mask_suffix' if ending else ''}"
+        )
     return files
 
 
-def _listed(images: Mapping[str, Path], listed: Sequence[str], folder: Path) -> dict[str, Path]:
+def _listed(images: dict[str, Path], listed: Sequence[str], folder: Path) -> dict[str, Path]:
     """Return the images that a list names, with or without the ending of the file."""
     by_file = {file.relative_to(folder).as_posix(): name for name, file in images.items()}
     found: dict[str, Path] = {}
     for line in listed:
-        name = line if line in images else by_file.get(line)
-        if name is None:
+        name = line if line in images else by_file.get(line, "")
+        if name not in images or name in found:
+            problem = "a second time" if name else f"that is not in '{folder}'"
             raise ValueError(
-                f"a list of images names '{line[:200]}', and '{folder}' has no such image; names "
-                f"are relative to that folder, as {first_of(list(images)[:2])}"
+                f"a list of images names '{line[:200]}' {problem}; each line must be another path "
+                f"relative to that folder, such as {first_of(list(images)[:2])}"
             )
-        if name in found:
-            raise ValueError(f"a list of images names '{line}' twice; leave one of them out")
         found[name] = images[name]
     return found
 
 
-def _no_pair(images: Mapping[str, Path], masks: Mapping[str, Path], mask_folder: Path) -> str:
-    """Say that no image has a mask, and which suffix of the masks would change that."""
-    first = next(iter(images.values()))
-    tried = list(islice(images, TRIED))
-    ends = ({mask.removeprefix(name) for mask in masks if mask.startswith(name)} for name in tried)
-    common = set.intersection(*ends)
-    way_out = (
-        f"--data.mask_suffix {min(common, key=len)} pairs them"
-        if common
-        else "give masks the names of their images"
-    )
-    return (
-        f"image '{first}' has no mask: no image has a mask of its name in '{mask_folder}', where "
-        f"they are {first_of([file.name for file in masks.values()])}; {way_out}"
-    )
-
-
-def _existing(folder: Path, kind: str) -> None:
-    """Raise FileNotFoundError for a folder that is not there."""
+def _check_folder(folder: Path, kind: str) -> None:
+    """Raise FileNotFoundError for a folder that does not exist."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no {kind} '{folder}'; correct the path")
-
-
-def _checked(split: str) -> str:
-    if split not in SPLITS:
-        raise ValueError(f"split must be 'train' or 'val', got {split!r}")
-    return split

@@ -28,24 +28,18 @@ class Look(Callback):
 
 
 def look_at(data: SegmentationData, folder: Path, *, picture: bool = True) -> None:
-    """Print how often classes are, and write training images with their masks to `data.png`.
-
-    Args:
-        data: set up for a training.
-        folder: of the run.
-        picture: whether to draw.
-    """
+    """Print how often classes are, and write training images with their masks to `data.png`."""
     show(folder, table=lambda: _table(data), picture=(lambda: _picture(data)) if picture else None)
 
 
 def _table(data: SegmentationData) -> str:
     """Format the share of each class in the pixels of both splits, and the masks that have it."""
+    classes = [*range(data.num_classes), IGNORE]
     headers, columns = ["class"], [[*data.class_names, IGNORED]]
     for split, counts in data.label_counts.items():
-        total = counts.pixels.total()
-        classes = [*range(data.num_classes), IGNORE]
         headers += [f"{split} pixels", f"of {counts.looked_at:,} masks"]
-        columns.append([f"{counts.classes[k] / max(total, 1):.2%}" for k in classes])
+        total = max(counts.pixels.total(), 1)
+        columns.append([f"{counts.classes[k] / total:.2%}" for k in classes])
         columns.append([counts.masks[k] for k in classes])
     return table_of(headers, list(zip(*columns, strict=True)))
 
@@ -53,9 +47,8 @@ def _table(data: SegmentationData) -> str:
 def _picture(data: SegmentationData) -> Image.Image:
     """Draw training images, as they come out of the augmentation, next to their masks."""
     colors, count = overlays.palette(data.num_classes), len(data.train_set)
-    chosen = dict.fromkeys(k * count // PICTURES for k in range(PICTURES))
-    items = [data.train_set[index] for index in chosen]
-    options = {name: data.hparams[name] for name in ("mean", "std")}
-    drawn = [overlays.side_by_side(i["image"], i["mask"], colors=colors, **options) for i in items]
+    items = [data.train_set[k] for k in sorted({i * count // PICTURES for i in range(PICTURES)})]
+    options = {"colors": colors, "mean": data.hparams["mean"], "std": data.hparams["std"]}
+    drawn = [overlays.side_by_side(item["image"], item["mask"], **options) for item in items]
     present = sorted({k for item in items for k in item["mask"].unique().tolist()} - {IGNORE})
     return overlays.with_legend(mosaic(drawn), [(data.class_names[k], colors[k]) for k in present])
