@@ -139,9 +139,7 @@ def _read_config(run: Run, segmenter: Segmenter | None) -> tuple[Settings, str]:
     """Return the config and its text; of a run without one, the arguments of its model."""
     if run.config_file is not None:
         settings = read_yaml(run.config_file)
-        if not isinstance(settings, dict):
-            raise ValueError(f"'{run.config_file}' must be the config of a segmenter's training")
-        return settings, read_text(run.config_file)
+        return settings if isinstance(settings, dict) else {}, read_text(run.config_file)
     settings = {"model": {name: _plain(value) for name, value in segmenter.hparams.items()}}
     return settings, yaml.safe_dump(settings, sort_keys=False)
 
