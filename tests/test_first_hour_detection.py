@@ -402,7 +402,7 @@ def test_nothing_to_train_on(line, dataset, tmp_path):
     (tmp_path / "crowds.json").write_text(json.dumps(content))
     data = ["--train-json", str(tmp_path / "crowds.json")]
     found = line("--skip-data-check", *data, MODEL__MASK_ON="False")
-    assert "'own_train': there is nothing to train on" in found
+    assert "crowds.json': there is nothing to train on" in found
     assert "iscrowd 0" in found
 
 

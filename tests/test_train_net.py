@@ -152,9 +152,9 @@ def drop_segmentation(content):
             "1 time: an image is not on the disk",
         ),
         (lambda c: c["images"][0].update(file_name="gone.png"), "gone.png (not in '"),
-        (lambda c: c["annotations"][0].update(category_id=9), "has a category_id that the file"),
-        (lambda c: c["annotations"][0].update(image_id=99), "has an image_id that the file"),
-        (lambda c: c["images"].append(c["images"][0]), "an id of images is given twice"),
+        (lambda c: c["annotations"][0].update(category_id=9), "that the file does not define"),
+        (lambda c: c["annotations"][0].update(image_id=99), "that the file does not define"),
+        (lambda c: c["images"].append(c["images"][0]), "is given twice"),
         (drop_segmentation, "train boxes only with MODEL.MASK_ON False"),
     ],
 )

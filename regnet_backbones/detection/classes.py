@@ -134,9 +134,8 @@ def _registered_categories(fields: Mapping[str, object]) -> dict[int, str]:
     if len(ids) != len(names):  # COCO's combined panoptic form, whose names are of all classes
         ids = _by_number({**fields.get("stuff_dataset_id_to_contiguous_id", {}), **things})
     if len(ids) != len(names) and Path(fields.get("json_file") or "").is_file():
-        ids = list(
-            read_categories(fields["json_file"], count=len(names))
-        )  # detectron2 has not read it yet
+        # Detectron2 has not read it yet.
+        ids = list(read_categories(fields["json_file"], count=len(names)))
     if len(ids) != len(names):
         ids = range(len(names))
     return dict(zip(ids, names, strict=True))

@@ -1,8 +1,7 @@
 """Train on your own COCO json: read it, correct it, register it, fit the config to it.
 
-A json whose values mean one thing but are written otherwise (`data_checks.coco`) is registered as a
-corrected copy. The copy lies in the cache folder, under a name made of the json's, so that every
-process of a run finds it; the json of the user stays as it is.
+What `data_checks.coco` corrects is registered as a copy. The copy is in the cache folder, under a
+name made of the json's, where every process of a run finds it; your json stays as it is.
 """
 
 import hashlib
@@ -136,21 +135,12 @@ def read_image_ids(json_file: str | Path) -> dict[str, int | str]:
 
 
 def names_own_data(cfg: CfgNode) -> bool:
-    """Tell whether a config names data of one's own, or a part of them."""
+    """Return whether a config sets a key of `DATASETS.OWN`."""
     return any(cfg.DATASETS.OWN[key] for key in OPTIONS)
 
 
 def use_own_data(cfg: CfgNode) -> None:
-    """Check and register the data that `DATASETS.OWN` names, if any, and fit the config to it.
-
-    Args:
-        cfg: changed in place, as `use_coco_splits` does.
-
-    Raises:
-        FileNotFoundError: a json or a folder is not there.
-        ValueError: only some of the keys are set, the model takes more than instances, or the data
-            cannot be used.
-    """
+    """Check and register the data that `DATASETS.OWN` names, if any, and fit the config to it."""
     own, options = cfg.DATASETS.OWN, ", ".join(OPTIONS.values())
     if not names_own_data(cfg):
         return
@@ -178,12 +168,7 @@ def use_own_data(cfg: CfgNode) -> None:
 
 
 def use_validation(cfg: CfgNode, val: CocoSplit) -> None:
-    """Register a split as the only dataset that a config evaluates on.
-
-    Args:
-        cfg: changed in place, `DATASETS.TEST` and the validation data of `DATASETS.OWN`.
-        val: of `read_coco_split`.
-    """
+    """Register a split as the only dataset that a config evaluates on."""
     cfg.DATASETS.OWN.VAL_JSON = str(val.json_file.absolute())
     cfg.DATASETS.OWN.VAL_IMAGES = str(val.image_root.absolute())
     cfg.DATASETS.TEST = (VAL_NAME,)
@@ -191,32 +176,20 @@ def use_validation(cfg: CfgNode, val: CocoSplit) -> None:
 
 
 def register_own_data(cfg: CfgNode) -> None:
-    """Register the data that `DATASETS.OWN` names in this process, unread.
-
-    Args:
-        cfg: of a run whose data were checked by `use_own_data`, in this process or another.
-    """
+    """Register the data that `DATASETS.OWN` names, which this or another process has checked."""
     own = cfg.DATASETS.OWN
-    for name, json_file, images in (
-        (TRAIN_NAME, own.TRAIN_JSON, own.TRAIN_IMAGES),
-        (VAL_NAME, own.VAL_JSON, own.VAL_IMAGES),
-    ):
-        if json_file:
-            register_split(name, json_file, images)
+    if own.TRAIN_JSON:
+        register_split(TRAIN_NAME, own.TRAIN_JSON, own.TRAIN_IMAGES)
+    if own.VAL_JSON:
+        register_split(VAL_NAME, own.VAL_JSON, own.VAL_IMAGES)
 
 
 def validation_of_training(cfg: CfgNode) -> CocoSplit | None:
-    """Read the validation data that a detector of one's own data was trained with.
-
-    Args:
-        cfg: of the detector.
-
-    Returns:
-        What `read_coco_split` does; None where `DATASETS.TEST` has registered datasets.
+    """Read the validation data of `DATASETS.OWN`; None if `DATASETS.TEST` has other datasets.
 
     Raises:
-        FileNotFoundError: the json or the folder is not there any more, or cannot be read.
-        ValueError: the json cannot be used, or the config does not tell where it is.
+        FileNotFoundError: the json or the folder is missing, or cannot be read.
+        ValueError: the json cannot be used, or the config does not name it.
     """
     own = cfg.DATASETS.OWN
     if VAL_NAME not in cfg.DATASETS.TEST:
@@ -239,7 +212,7 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
     """Register two splits as detectron2 datasets and fit a config to them.
 
     Sets `DATASETS.TRAIN` and `TEST`, the number of classes of every head, and `DATASETS.OWN` to the
-    absolute paths and the categories: the config tells where the data lie, and what classes mean.
+    absolute paths and the categories.
 
     Args:
         cfg: changed in place.
@@ -269,26 +242,15 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
     use_validation(cfg, val)
     for head in ("ROI_HEADS", "POINT_HEAD", "RETINANET", "FCOS"):
         cfg.MODEL[head].NUM_CLASSES = len(train.categories)
-    logger.info(
-        "%d classes (%s); %d train and %d val images",
-        len(train.categories),
-        ", ".join(train.categories.values()),
-        train.num_images,
-        val.num_images,
-    )
+    names = ", ".join(train.categories.values())
+    counts = (len(train.categories), names, train.num_images, val.num_images)
+    logger.info("%d classes (%s); %d train and %d val images", *counts)
 
 
 def register_split(
     name: str, json_file: str | Path, image_root: str | Path, notes: tuple[Defect, ...] = ()
 ) -> None:
-    """Register a COCO instance json as a detectron2 dataset, in place of one of that name.
-
-    Args:
-        name: of the dataset.
-        json_file: as `read_coco_split` read it: its corrected copy is registered, if it has one.
-        image_root: the folder of its images.
-        notes: what was corrected.
-    """
+    """Register a COCO instance json, or its corrected copy, in place of a dataset of that name."""
     for catalog in (DatasetCatalog, MetadataCatalog):  # metadata may be there without its dataset
         if name in catalog.list():
             catalog.remove(name)

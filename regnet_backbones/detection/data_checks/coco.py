@@ -18,14 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from regnet_backbones.detection.data_checks import kinds
-from regnet_backbones.detection.data_checks.defects import (
-    Defect,
-    Kind,
-    Report,
-    error,
-    repair,
-    shown,
-)
+from regnet_backbones.detection.data_checks.defects import Defect, Kind, error, repair, shown
 from regnet_backbones.files import read_json
 
 Entry = dict[str, object]
@@ -40,6 +33,9 @@ FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, None: 0, 0: 0, 1: 1}
 
 # Texts that can be the number that another entry has as a number.
 NUMBER = re.compile(r"0|-?[1-9][0-9]{0,15}")
+
+# What is done about a value of another type, and what to do about one that means nothing.
+MEANT, CORRECT = "the value that is meant is used", "correct the values, or remove their entries"
 
 # What a converter raises on a value that it cannot take.
 REFUSED = (TypeError, ValueError, KeyError, OverflowError)
@@ -131,17 +127,6 @@ class Key:
     allowed: str
     required: bool = False
     null: bool = False
-
-    def wrong(self) -> Kind:
-        """Return the error of a value that means nothing."""
-        problem = f"'{self.name}' in '{self.place}' must be {self.allowed}"
-        return error(problem, "correct the values, or remove their entries")
-
-    def other_type(self, *, harmless: bool) -> Kind:
-        """Return the repair of a value that is written in another type."""
-        problem = f"'{self.name}' in '{self.place}' should be {self.allowed}"
-        readers = None if harmless else ()
-        return repair(problem, "write it so", "the value that is meant is used", readers)
 
 
 IDENTITY, PIXELS = "a whole number or a text", "a whole number of pixels, 1 or more"
@@ -339,7 +324,7 @@ class _Reader:
 
     @property
     def has_errors(self) -> bool:
-        return Report(tuple(self.defects)).has_errors
+        return any(defect.severity == "error" for defect in self.defects)
 
     def _add(self, kind: Kind, place: str, entry: Entry, detail: str = "") -> None:
         """Add a defect of an entry."""
@@ -360,13 +345,15 @@ class _Reader:
                 value = entry.get(key.name)
                 if value is None and not (key.required or (key.null and key.name in entry)):
                     continue
+                what = f"'{key.name}' in '{key.place}'"
                 try:
                     taken = key.take(value)
                     if taken is value:
                         continue
-                    kind = key.other_type(harmless=taken == value)
+                    readers = None if taken == value else ()
+                    kind = repair(f"{what} should be {key.allowed}", "write it so", MEANT, readers)
                 except REFUSED:
-                    taken, kind = value, key.wrong()
+                    taken, kind = value, error(f"{what} must be {key.allowed}", CORRECT)
                 found = shown(value) if key.name in entry else "missing"
                 self._add(kind, key.place, entry, f"{key.name} {found}")
                 entry[key.name] = taken

@@ -12,7 +12,7 @@ from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.annotations import check_coco
 from regnet_backbones.detection.data_checks.coco import image_name, image_path, read_coco
 from regnet_backbones.detection.data_checks.defects import Defect, Report, Use
-from regnet_backbones.detection.data_checks.images import ImageFile, Labels, check_images
+from regnet_backbones.detection.data_checks.images import ImageFile, check_images
 
 # Datasets that are a json of instances and nothing else, by `evaluator_type`.
 JSON_TYPES = ("coco", "lvis")
@@ -99,13 +99,13 @@ def _files_of(
                 if image_name(i) not in missing
             ]
     records, head = DatasetCatalog.get(name), cfg.MODEL.SEM_SEG_HEAD
-    labels = Labels(head.NUM_CLASSES, head.IGNORE_VALUE, as_grey=use.train)
     return [
         ImageFile(
             record["file_name"],
             (record["width"], record["height"]) if "width" in record else None,
             mask=record.get("sem_seg_file_name"),
-            labels=labels if architecture in SEMANTIC else None,
+            labels=(head.NUM_CLASSES, head.IGNORE_VALUE) if architecture in SEMANTIC else None,
+            as_grey=use.train,
         )
         # Datasets of other forms, or without files, have a mapper of their own.
         for record in (records if isinstance(records, list) else ())

@@ -64,17 +64,17 @@ class Kind:
 
 
 def error(problem: str, fix: str) -> Kind:
-    """Return a kind of defect that stops a run or spoils its result."""
+    """Return a kind of severity "error"."""
     return Kind("error", problem, fix)
 
 
 def note(problem: str, fix: str) -> Kind:
-    """Return a kind of defect that detectron2 copes with; `fix` says how."""
+    """Return a kind of severity "note"."""
     return Kind("note", problem, fix)
 
 
 def repair(problem: str, fix: str, done: str, readers: tuple[str, ...] | None = ()) -> Kind:
-    """Return a kind of defect that has one meaning, which is used instead."""
+    """Return a kind of severity "repair"."""
     return Kind("repair", problem, fix, done, readers)
 
 

@@ -23,18 +23,6 @@ from regnet_backbones.image_files import (
 
 
 @dataclass(frozen=True)
-class Labels:
-    """Which labels a semantic mask may have: 0 to `count - 1`, and `ignored`.
-
-    Training reads them as grey values (`as_grey`), the evaluation as they are in the file.
-    """
-
-    count: int
-    ignored: int
-    as_grey: bool = True
-
-
-@dataclass(frozen=True)
 class ImageFile:
     """An image, and what its dataset says of it.
 
@@ -42,13 +30,16 @@ class ImageFile:
         path: the file.
         size: width and height that the annotations say; None if they say nothing.
         mask: file of the semantic mask that belongs to it.
-        labels: what the mask may hold; None if its labels are not used.
+        labels: number of classes and the ignored label of the mask; None if they are not used.
+        as_grey: whether the mask is read as grey values, as training does, or as it is in the file,
+            as evaluation does.
     """
 
     path: str
     size: tuple[int, int] | None = None
     mask: str | None = None
-    labels: Labels | None = None
+    labels: tuple[int, int] | None = None
+    as_grey: bool = True
 
 
 def check_images(
@@ -111,14 +102,15 @@ def _mask_problems(
 ) -> Iterator[tuple[Kind, str]]:
     """Find what is wrong with an open mask of an image of (width, height)."""
     mask.load()
-    mask_size, labels = upright_size(mask), file.labels
+    mask_size = upright_size(mask)
     if mask_size != size:
         yield kinds.MASK_SIZE, "{}x{}, the image {}x{}".format(*mask_size, *size)
-    if labels is None:
+    if file.labels is None:
         return
+    count, ignored = file.labels
     values, grey = np.asarray(mask), np.asarray(mask.convert("L"))
     stretched = mask.format == "PNG" and mask.mode == "L" and bit_depth(file.mask) in STRETCHED
-    if not labels.as_grey:
+    if not file.as_grey:
         as_saved = values.ndim == 2
     elif values.ndim == 2:
         as_saved = bool((values.astype(np.int64) == grey).all())
@@ -128,8 +120,8 @@ def _mask_problems(
     if stretched or not as_saved:
         yield kinds.MASK_COLOURS, f"mode {mask.mode}"
         return
-    found = np.unique(grey if labels.as_grey else values)
-    strays = found[(found >= labels.count) & (found != labels.ignored)]
+    found = np.unique(grey if file.as_grey else values)
+    strays = found[(found >= count) & (found != ignored)]
     if len(strays):
-        allowed = f"allowed are 0 to {labels.count - 1} and {labels.ignored}"
-        yield kinds.MASK_LABELS, f"{', '.join(map(str, strays[:3]))}; {allowed}"
+        first = ", ".join(map(str, strays[:3]))
+        yield kinds.MASK_LABELS, f"{first}; allowed are 0 to {count - 1} and {ignored}"

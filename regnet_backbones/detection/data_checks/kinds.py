@@ -23,8 +23,7 @@ IMAGE_MISSING = error(
     "(--train-images, --val-images)",
 )
 OTHER_SPELLING = repair(
-    "a 'file_name' differs from the file's place in its slashes, in how Unicode is composed, or by "
-    "folders that all names begin with",
+    "a 'file_name' has other slashes, composed accents or leading folders than the file",
     "write the name that the file has below the image folder",
     "the file on the disk is used",
 )
@@ -85,8 +84,8 @@ ZERO_AREA = repair("an area is 0, and the bbox has one", "write its pixels", ARE
 NOTHING = error(
     "there is nothing to train on: every annotation is a crowd region (iscrowd 1), has no box "
     "inside its image or no polygon of 3 points, or is of an image with too few keypoints",
-    "give the json that has annotations; set iscrowd 0 where an annotation is one object (CVAT's "
-    "brush writes 1); to train boxes only, remove 'segmentation' and set MODEL.MASK_ON False",
+    "set iscrowd 0 if an annotation is one object (CVAT's brush writes 1); to train boxes only, "
+    "remove 'segmentation' and set MODEL.MASK_ON False",
 )
 NOTHING_TO_SCORE = note("there are no annotations", "the evaluation has nothing to score")
 UNUSED_CLASS = note("a category has no annotation", "the class is not learnt, or not measured")
@@ -135,8 +134,7 @@ DROPPED_ANNOTATION = note(
 )
 DROPPED_POLYGON = note(f"some {SHORT_POLYGONS}", "detectron2 leaves these out of training")
 NO_POLYGON = error(
-    "no polygon of an annotation has 3 points, or the first one has 2, which evaluation takes for "
-    "a box: its masks cannot be drawn",
+    "evaluation cannot draw a mask: no polygon has 3 points, or the first one has 2, like a box",
     "correct the polygons, or remove them",
 )
 RLE_FOR_POLYGON = error(
@@ -151,15 +149,14 @@ BROKEN_RLE = error(
 )
 KEYPOINTS = error(
     "an annotation has another number of keypoints than the config, or no num_keypoints",
-    "give [x, y, visibility] of each of MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, zeros where not "
-    "visible, and to evaluate the number of visible ones",
+    "give [x, y, visibility] of each of MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, zeros if invisible, "
+    "and to evaluate the number of visible ones",
 )
 
 # Found in loading a dataset and opening its files, see `datasets` and `images`
 UNLOADABLE = error("the dataset cannot be loaded", "correct what the message says")
 TOO_MANY_CLASSES = error(
-    "the dataset has more classes than the model: training takes the first of them for background, "
-    "or stops",
+    "the dataset has more classes than the model, which takes the next one for background or stops",
     "set the number of classes",
 )
 UNREADABLE_FILE = error(
@@ -181,8 +178,7 @@ MASK_SIZE = error(
     "save both in one size, masks resized without interpolation",
 )
 MASK_COLOURS = error(
-    "a mask's values are not its labels when it is read: detectron2 makes grey values of colours, "
-    "palettes, 1, 2, 4 and 16 bits",
+    "a mask's values are not its labels once detectron2 has made them grey values of 8 bits",
     "save it as grey PNG of 8 bits whose values are the labels",
 )
 MASK_LABELS = error(

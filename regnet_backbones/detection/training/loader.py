@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader
+from detectron2.data import MetadataCatalog, build_detection_train_loader
 from detectron2.data.build import trivial_batch_collator
 from detectron2.data.common import AspectRatioGroupedDataset, DatasetFromList
 from detectron2.utils import comm
@@ -62,7 +62,8 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict]]:
     except AssertionError as error:
         if not str(error).startswith("No valid data"):
             raise
-        names = ", ".join(f"'{name}'" for name in cfg.DATASETS.TRAIN)
+        sources = (MetadataCatalog.get(n).get("data_source", n) for n in cfg.DATASETS.TRAIN)
+        names = ", ".join(f"'{source}'" for source in sources)
         raise ValueError(f"{names}: {kinds.NOTHING.problem}; {kinds.NOTHING.fix}") from error
     if not isinstance(parts["dataset"], list):
         logger.warning(
