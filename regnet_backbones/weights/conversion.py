@@ -118,6 +118,9 @@ def convert(
             (VISSL has classifiers that say BGR in their file name).
         prefix: which network, where there are several, such as "teacher.".
 
+    Returns:
+        The tensors by their new names.
+
     Raises:
         ValueError: a dialect is unknown, the names are another dialect's, or some of them belong to
             no part of the table or to one that `target` has not; all are counted, some listed.

@@ -50,6 +50,9 @@ def read_checkpoint(path: str | Path, *, prefix: str | None = None) -> Checkpoin
         prefix: which RegNet is wanted where the file holds several, such as "teacher"; see
             `nesting.locate`.
 
+    Returns:
+        The state dict, where in the file it lay, and what else there is.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, is something else, or holds no state dict, or several of
@@ -99,7 +102,8 @@ def write_checkpoint(
     if nesting != only:
         raise ValueError(
             f"{path} cannot nest the weights under '{nesting}', {suffix} files have them under "
-            f"'{only}'; leave nesting out, or use one of {', '.join(TORCH_SUFFIXES)}"
+            f"{repr(only) if only else 'no key'}; leave nesting out, or use one of "
+            f"{', '.join(TORCH_SUFFIXES)}"
         )
     others = [
         f"{name} ({type(value).__name__})"

@@ -96,6 +96,9 @@ def locate(content: Mapping[str, object], prefix: str | None = None) -> Network:
             ("teacher"), what stands before its names ("backbone."), or both ("teacher.backbone.").
             The beginning is enough where only one network has it.
 
+    Returns:
+        The network, and what the state dict holds besides it.
+
     Raises:
         ValueError: there is none, or there are several and `prefix` does not choose one.
     """
