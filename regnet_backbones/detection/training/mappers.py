@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
@@ -24,23 +25,34 @@ def train_mapper(cfg: CfgNode) -> Mapper:
     if cfg.MODEL.META_ARCHITECTURE == SEGMENTER:
         from regnet_backbones.detection.training.semantic import build_train_mapper
 
-        return _of_8_bits(build_train_mapper(cfg))
+        return _Of8Bits(build_train_mapper(cfg))
     if cfg.MODEL.META_ARCHITECTURE == "PanopticDeepLab":
         from detectron2.projects.panoptic_deeplab import PanopticDeeplabDatasetMapper
 
-        return _of_8_bits(PanopticDeeplabDatasetMapper(cfg))
-    return _of_8_bits(DatasetMapper(cfg, is_train=True))
+        return _Of8Bits(PanopticDeeplabDatasetMapper(cfg))
+    return _Of8Bits(DatasetMapper(cfg, is_train=True))
 
 
 def test_mapper(cfg: CfgNode) -> Mapper:
     """Return what makes an input of an evaluation of a dataset's record."""
-    return _of_8_bits(DatasetMapper(cfg, is_train=False))
+    return _Of8Bits(DatasetMapper(cfg, is_train=False))
 
 
-def _of_8_bits(mapper: Mapper) -> Mapper:
-    """Return a mapper that refuses images of more bits, which detectron2 reads as white."""
+@dataclass(frozen=True)
+class _Of8Bits:
+    """A mapper that refuses images of more bits, which detectron2 reads as white.
 
-    def map_record(record: dict) -> dict | None:
+    A class, since data workers that are spawned unpickle their mapper.
+    """
+
+    mapper: Mapper
+
+    def __call__(self, record: dict) -> dict | None:
+        """Map a record.
+
+        Raises:
+            ValueError: its image has more than 8 bits per channel.
+        """
         problem = None
         # An image that cannot be opened is left to the mapper.
         with (
@@ -51,6 +63,4 @@ def _of_8_bits(mapper: Mapper) -> Mapper:
             problem = depth_problem(image)
         if problem:
             raise ValueError(f"image '{record['file_name']}' {problem}")
-        return mapper(record)
-
-    return map_record
+        return self.mapper(record)
