@@ -91,14 +91,20 @@ class WriteMetrics(HookBase):
             return
         if self._writers is None:
             if self._file.is_file():
-                _keep_rows(self._file, before=self.trainer.start_iter)
+                self._drop_rows_to_come()
             self._writers = self.trainer.build_writers()
         for writer in self._writers:
             writer.write()
 
-
-def _keep_rows(file: Path, *, before: int) -> None:
-    """Keep the rows of the iterations before the given one."""
-    rows = [row for row in read_metrics(file) if row[ITERATION] < before]
-    text = "".join(f"{json.dumps(row, sort_keys=True)}\n" for row in rows)
-    write_whole(file, lambda opened: opened.write(text.encode()))
+    def _drop_rows_to_come(self) -> None:
+        """Drop the rows that a killed run wrote after its last checkpoint."""
+        start, end = self.trainer.start_iter, self.trainer.max_iter
+        rows = [
+            row
+            for row in read_metrics(self._file)
+            if row[ITERATION] < start
+            # The last evaluation of a finished run, which a higher MAX_ITER makes a longer one.
+            or (row[ITERATION] == start < end and "total_loss" not in row)
+        ]
+        text = "".join(f"{json.dumps(row, sort_keys=True)}\n" for row in rows)
+        write_whole(self._file, lambda file: file.write(text.encode()))
