@@ -52,8 +52,8 @@ class Kind:
         problem: what is wrong.
         fix: what happens if it stays, and of an error what to do.
         done: of a repair, what is used instead.
-        readers: of a repair, the flags of `Use` under which a run fails on the value as it is: ()
-            is every run, None is no run.
+        readers: of a repair, what a run does (such as "masks") if it fails on the value as it is:
+            () is every run, None is no run.
     """
 
     severity: Severity
