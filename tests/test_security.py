@@ -58,7 +58,7 @@ READINGS = {
     "segmenter": load_segmenter,
     "data of a segmenter": load_data,
     "crop size": crop_size_of,
-    "resume": lambda path: check_continuation(path, None, max_steps=1),
+    "resume": lambda path: check_continuation(path, None, None, {"max_steps": 1}),
     "checkpoint io": lambda path: AtomicCheckpointIO().load_checkpoint(path),
     "proposals": lambda path: load_proposals([{"image_id": 1}], str(path)),
 }
