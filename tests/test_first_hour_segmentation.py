@@ -159,7 +159,7 @@ def test_a_crop_too_small_for_a_decoder(data, tmp_path, capfd):
 
 def test_folders_that_are_no_dataset(data, tmp_path, capfd):
     for options, said in (
-        (folders(data), "layout 'folder' needs num_classes, or class_names_file"),
+        (folders(data), "layout 'folder' needs num_classes"),
         (folders(data, "--data.num_classes", 3), "has labels that the dataset does not define: "),
         (folders(data, "--data.label_map", "{1: a, x: b}"), "--data.label_map: 'x: b'"),
         (
@@ -182,7 +182,7 @@ def test_images_that_do_not_pair_or_cannot_be_read(data, tmp_path, capfd):
     Image.fromarray(np.full((64, 64), 77, np.uint8)).save(mask)
     assert run("train_semseg", *training(broken, tmp_path / "run", 2)) == 2
     said = assert_documented(capfd.readouterr().err)
-    assert "does not define: 77: 4,096 pixels; allowed are 0 to 6" in said
+    assert "does not define: 77: 4,096 pixels; allowed are 1 to 6" in said
     shutil.copy(data / "annotations" / "training" / mask.name, mask)
     image = broken / "images" / "training" / mask.name
     start = image.read_bytes()[:20]

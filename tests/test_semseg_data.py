@@ -333,7 +333,7 @@ BAD = [
     ),
     (
         lambda r: save(r / "masks/1.png", labels(top=4)),
-        r"mask '.*masks/1.png' has labels .*: 3: .*; allowed are 0 to 2, 255 .*; correct the mask",
+        r"mask '.*masks/1.png' has labels .*: 3: .*; allowed are 0 to 2 .*255.*; correct the mask",
     ),
     (
         lambda r: save(r / "masks/1.png", labels().astype(np.uint16) * 500),
@@ -633,9 +633,9 @@ def test_arguments_that_do_not_fit_together_are_refused(options, message):
 
 
 def test_a_folder_dataset_needs_its_number_of_classes(tmp_path):
-    with pytest.raises(ValueError, match="needs num_classes, or class_names_file"):
+    with pytest.raises(ValueError, match="needs num_classes .*class_names_file"):
         own_data(tmp_path, num_classes=None)
-    with pytest.raises(ValueError, match="must be 1 to 255, got 256"):
+    with pytest.raises(ValueError, match="num_classes from 1 to 255, .* got num_classes 256"):
         own_data(tmp_path, num_classes=256)
 
 

@@ -164,7 +164,7 @@ def check_pairs(
     if bad:
         first, names = next(iter(bad.values())), first_of([pairs.images[k].name for k in bad])
         if len(bad) == len(pairs) or not skip_bad:
-            way_out = "--data.skip_bad true leaves them out"
+            way_out = "none is left" if skip_bad else "--data.skip_bad true leaves them out"
             if any(problem and mask for problem, mask in found):
                 masks = [mask for _, mask in found if mask]
                 way_out = explained(LabelCounts.of(masks, pairs.labels), "checked")

@@ -113,15 +113,19 @@ class Labels:
         strays = {value: n for value, n in counted.items() if value not in self.classes}
         if not strays:
             return None
-        known = sorted(self.classes)
-        run = sum(value == place for place, value in enumerate(known))  # 0, 1, 2, ...
-        rest = [f"{v} (ignored)" if self.classes[v] == IGNORE else v for v in known[run:]]
-        what, allowed, option = "labels", [*([f"0 to {run - 1}"] if run else []), *rest], LABEL_MAP
-        if self.in_color:
-            what, allowed, option = "colours", ["those of the table"], COLORS
+        what, option = ("colours", COLORS) if self.in_color else ("labels", LABEL_MAP)
+        known = sorted(value for value, of in self.classes.items() if of != IGNORE)
+        in_order = len(known) > 1 and known[-1] - known[0] == len(known) - 1
+        allowed = (
+            f"{known[0]} to {known[-1]}"
+            if in_order
+            else first_of([_shown(v, self.in_color) for v in known])
+        )
+        ignored = [_shown(v, self.in_color) for v, of in self.classes.items() if of == IGNORE]
         return (
             f"has {what} that the dataset does not define: {counts_text(strays, self.in_color)}; "
-            f"allowed are {first_of(allowed)}; correct the mask, or what values mean ({option})"
+            f"allowed are {allowed} (ignored: {first_of(ignored) or 'none'}); correct the mask, "
+            f"the number of classes, or {option}"
         )
 
 
@@ -168,11 +172,13 @@ def count_values(values: np.ndarray) -> dict[int, int]:
 
 def counts_text(counted: Mapping[int, int], in_color: bool) -> str:
     """List values with their pixels, the most frequent first."""
-    shown = []
-    for value, count in sorted(counted.items(), key=lambda item: -item[1]):
-        color = f"({value >> 16}, {value >> 8 & 255}, {value & 255})"
-        shown.append(f"{color if in_color else value}: {count:,} pixels")
-    return first_of(shown)
+    by_pixels = sorted(counted.items(), key=lambda item: -item[1])
+    return first_of([f"{_shown(v, in_color)}: {count:,} pixels" for v, count in by_pixels])
+
+
+def _shown(value: int, in_color: bool) -> str:
+    """Return a value as people write it."""
+    return f"({value >> 16}, {value >> 8 & 255}, {value & 255})" if in_color else str(value)
 
 
 def packed(colors: np.ndarray) -> np.ndarray:
@@ -330,13 +336,11 @@ def read_table(
 
 def numbered_class_names(num_classes: int | None) -> tuple[str, ...]:
     """Name classes that have no names."""
-    if num_classes is None:
+    if num_classes is None or not 1 <= num_classes <= IGNORE:
         raise ValueError(
-            "layout 'folder' needs num_classes, or class_names_file with one name a line "
-            f"(or {COLORS} for masks in colours)"
+            f"layout 'folder' needs num_classes from 1 to {IGNORE}, class_names_file, or {COLORS}, "
+            f"got num_classes {num_classes}"
         )
-    if not 1 <= num_classes <= IGNORE:
-        raise ValueError(f"num_classes must be 1 to {IGNORE}, got {num_classes}")
     return BINARY if num_classes == 1 else tuple(f"class {k}" for k in range(num_classes))
 
 
