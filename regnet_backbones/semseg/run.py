@@ -52,7 +52,7 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write it to the folder of the logs."""
-        folder = trainer.log_dir  # a broadcast, which needs every process
+        folder = trainer.log_dir or trainer.default_root_dir  # a broadcast: in every process
         if trainer.is_global_zero:
             text = self.parser.dump(self.config, skip_none=False)
             path = Path(folder) / self.config_filename
