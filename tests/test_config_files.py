@@ -120,12 +120,10 @@ def readings(path):
     """Return every reading of a detector's config in our tools, by the tools that do it."""
     args = run.argument_parser("").parse_args(["--config-file", str(path), "MODEL.DEVICE", "cpu"])
     trained = Trained("detector", path.with_name("model_final.pth"), path)
-    resumed = read_config(QUICK)
     return {
         "train": partial(run.build_config, args),
         "evaluate, predict, export, report": partial(load_config, trained),
         "a report without a checkpoint": partial(read_config, path),
-        "resume": partial(warn_of_changes, resumed, path),
         "a segmenter's report": partial(
             _read_config, Run("segmenter", path.parent, path, None), None
         ),
@@ -142,6 +140,15 @@ def test_a_file_is_read_as_data_everywhere(config, case):
         assert named in message, (tool, message)
         assert "config.yaml" in message
         assert one_line(message)
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_run_is_not_compared_with_a_config_that_is_hostile(config, case, caplog):
+    text, named = HOSTILE[case]
+    warn_of_changes(read_config(QUICK), config(text))
+    (record,) = caplog.records
+    assert named in record.getMessage()
+    assert "config.yaml" in record.getMessage()
 
 
 @pytest.mark.parametrize("case", ["a call", "an expression", "laughs", "twice"])
