@@ -75,7 +75,7 @@ def here(tmp_path, monkeypatch):
         ("design show regnetx_002 --picture x.abc", "a chart ends in .png or .svg, got '.abc' in"),
         ("design show --w0 48 --wa 28 --wm 0.8 --depth 7 --group-width 8", "w_m must be above 1"),
         ("design show --from none.json", "No such file or directory: 'none.json'"),
-        ("design edf text.json", "text.json is not JSON: "),
+        ("design edf text.json", "is not a JSON file: "),
         ("design show --from none_kept.json", "search of none_kept.json has chosen no row; give"),
         ("design scale --factor 2 --from cut.json", '"chosen" of cut.json must be a row, 0 to 0,'),
         ("design show --from anynet.json", "stage_depth must be a list of 4 numbers, got [1, 2]"),
