@@ -283,7 +283,7 @@ def _without_mask(json_file: Path, read: Coco) -> str:
     name = next(image_name(i) for i in read.content["images"] if i["id"] == first["image_id"])
     return (
         f"{len(lacking):,} of {len(annotations):,} annotations of '{json_file}' have no "
-        f"'segmentation', such as annotation {first['id']} of {name}"
+        f"'segmentation' that makes a mask, such as annotation {first['id']} of {name}"
     )
 
 
