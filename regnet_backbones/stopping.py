@@ -96,7 +96,15 @@ class StopSignals:
         )
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Note the first signal; handle the second one as it was before."""
+        """Note the first signal; handle the second one as it was before.
+
+        Args:
+            number: of the signal.
+            frame: what Python gives to a handler; not used.
+
+        Raises:
+            StoppedError: there is nothing to wait for.
+        """
         now = time.monotonic()
         if self.received is None:
             self.received, self._received_at = signal.Signals(number), now
