@@ -25,7 +25,7 @@ from regnet_backbones.adapters.detectron2_input import (
 from regnet_backbones.adapters.detectron2_weights import url_error
 from regnet_backbones.weights.dialects import CHANNEL_ORDERS, find_networks, to_timm_name
 from regnet_backbones.weights.entries import as_tensors
-from regnet_backbones.weights.files import read_checkpoint
+from regnet_backbones.weights.files import checkpoint_of
 from regnet_backbones.weights.loading import (
     Fitted,
     check_variant,
@@ -36,6 +36,7 @@ from regnet_backbones.weights.loading import (
 from regnet_backbones.weights.matching import cast, compare, is_counter
 from regnet_backbones.weights.nesting import Network, SeveralNetworksError, locate
 from regnet_backbones.weights.sources import URL_PREFIXES, Source, find_source, is_name
+from regnet_backbones.weights.unpickling import read_content
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def load_every_dialect(module: ModuleType) -> None:
     def _load_file(self, filename):
         if not extractors(self.model):
             return stock_load_file(self, filename)
-        return _read(filename, getattr(self, "regnet_source", filename))
+        return _read(Path(filename), getattr(self, "regnet_source", filename))
 
     @functools.wraps(stock_load_model)
     def _load_model(self, checkpoint):
@@ -93,15 +94,16 @@ def _check_exists(path: str) -> None:
         )
 
 
-def _read(file: str, path: str) -> dict[str, object]:
+def _read(file: Path, path: str) -> dict[str, object]:
     """Read a file into the form that the checkpointer expects: weights under "model"."""
+    content = read_content(file)
     try:
-        checkpoint = read_checkpoint(file)
+        checkpoint = checkpoint_of(content, file)
         resumes = {"iteration", "model"} <= checkpoint.extras.keys()
     except SeveralNetworksError:
         resumes = True
     if resumes:  # a training that also keeps an average or a teacher
-        checkpoint = read_checkpoint(file, prefix="model")
+        checkpoint = checkpoint_of(content, file, prefix="model")
     state, extras = checkpoint.state, checkpoint.extras
     if checkpoint.nesting != "model":
         extras = {}  # what other projects save next to the weights means nothing to detectron2

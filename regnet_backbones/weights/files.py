@@ -59,7 +59,20 @@ def read_checkpoint(path: str | Path, *, prefix: str | None = None) -> Checkpoin
             which `prefix` does not choose one.
     """
     path = Path(path)
-    content = read_content(path)
+    return checkpoint_of(read_content(path), path, prefix=prefix)
+
+
+def checkpoint_of(content: object, path: Path, *, prefix: str | None = None) -> Checkpoint:
+    """Return what `read_checkpoint` does, of the content of a file that was read already.
+
+    Args:
+        content: what `read_content` returned.
+        path: of the file, for messages.
+        prefix: as `read_checkpoint` takes it.
+
+    Raises:
+        ValueError: there is no state dict, or several of which `prefix` does not choose one.
+    """
     try:
         found = unwrap(content, prefix)
     except ValueError as error:
