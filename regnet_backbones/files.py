@@ -1,4 +1,4 @@
-"""Files: written whole, read as text, JSON or YAML without running anything; folders of runs."""
+"""Files: written whole, read as text or JSON; folders of runs."""
 
 import itertools
 import json

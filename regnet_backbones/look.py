@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from tabulate import tabulate
 
+from regnet_backbones.files import write_whole
 from regnet_backbones.randomness import seeded
 
 logger = logging.getLogger(__name__)
@@ -34,8 +35,7 @@ def show(
     def draw() -> None:
         if picture is not None:
             drawn = picture()
-            folder.mkdir(parents=True, exist_ok=True)
-            drawn.save(folder / PICTURE)
+            write_whole(folder / PICTURE, lambda file: drawn.save(file, "PNG"))
             print(f"training images as the network sees them: {folder / PICTURE}")
 
     for what, make in (("table", lambda: print(table())), ("picture", draw)):

@@ -144,18 +144,6 @@ def heed_parent_only(worker: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _end_workers() -> None:
-    """End the data workers of this process before Python waits for them.
-
-    The SIGTERM that Python sends once is lost where one of another process is still pending.
-    """
-    for worker in multiprocessing.active_children():
-        for _ in range(50):
-            if worker.daemon and worker.is_alive():
-                worker.terminate()
-                worker.join(0.2)
-
-
 @contextmanager
 def held_signals() -> Iterator[None]:
     """Hold the signals back, for processes and threads that are started inside for ever.
@@ -167,3 +155,15 @@ def held_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_workers() -> None:
+    """End the data workers of this process before Python waits for them.
+
+    The SIGTERM that Python sends once is lost where one of another process is still pending.
+    """
+    for worker in multiprocessing.active_children():
+        for _ in range(50):
+            if worker.daemon and worker.is_alive():
+                worker.terminate()
+                worker.join(0.2)

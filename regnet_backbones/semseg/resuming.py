@@ -79,9 +79,7 @@ class SeededSamples(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, drawn: tuple[int, int] | int) -> dict[str, Tensor | str]:
-        if isinstance(
-            drawn, int
-        ):  # of the sampler that Lightning's `overfit_batches` puts in place
+        if isinstance(drawn, int):  # from the sampler of Lightning's `overfit_batches`
             return self.dataset[drawn]
         index, seed = drawn
         with seeded(seed):

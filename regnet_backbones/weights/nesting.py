@@ -29,8 +29,8 @@ _OPTIMIZER = re.compile("optim", re.IGNORECASE)
 # Averaged weights. pycls' are preferred by their error only (`_preferred`).
 _AVERAGED = re.compile(r"(^|[_.])ema([_.]|$)", re.IGNORECASE)
 _PYCLS_AVERAGED = "ema_state"
-# Of detectors trained with MODEL.EMA, whose "model" is averaged.
-_TRAINED = "trained_model"
+# The plain weights of detectors trained with MODEL.EMA, whose "model" is averaged.
+TRAINED_KEY = "trained_model"
 
 
 class SeveralNetworksError(ValueError):
@@ -247,7 +247,7 @@ def _preferred(found: list[Network], content: Mapping) -> list[Network]:
 
     pycls evaluates both its networks, and the better one is taken.
     """
-    trained = [each for each in found if _TRAINED in each.keys]
+    trained = [each for each in found if TRAINED_KEY in each.keys]
     averaged = [
         e for e in found if any(map(_AVERAGED.search, e.keys)) or (trained and e not in trained)
     ]

@@ -20,9 +20,7 @@ from regnet_backbones.detection.completeness import SafeCheckpointer, check_comp
 from regnet_backbones.files import write_whole
 from regnet_backbones.weights.entries import listing
 from regnet_backbones.weights.matching import load_all
-
-# The weights that training goes on with, in files whose "model" is averaged.
-TRAINED_KEY = "trained_model"
+from regnet_backbones.weights.nesting import TRAINED_KEY
 
 
 class TrainingCheckpointer(SafeCheckpointer):
