@@ -30,7 +30,7 @@ python_maximum_signature_line_length = 80
 
 # Types of others: their documentation is not looked up, pages are built without a network.
 _OTHERS = (
-    *("collections", "os", "pathlib", "random", "typing"),
+    *("collections", "os", "pathlib", "random", "types", "typing"),
     *("detectron2", "fvcore", "lightning", "nn", "numpy", "PIL", "torch", "torchvision"),
 )
 nitpick_ignore_regex = [
