@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING
 import wrapt
 
 from regnet_backbones import design, zoo
-from regnet_backbones.adapters import detectron2_compat
+from regnet_backbones.adapters.detectron2 import compat
 from regnet_backbones.design import Complexity, RegNetDesign, complexity
+from regnet_backbones.errors import MissingFileError
 
 if TYPE_CHECKING:
     from regnet_backbones import weights
-    from regnet_backbones.adapters.detectron2_config import add_regnet_config
-    from regnet_backbones.adapters.smp import register_encoder
+    from regnet_backbones.adapters.detectron2.config import add_regnet_config
+    from regnet_backbones.adapters.smp.encoder import register_encoder
     from regnet_backbones.backbone import RegNetFeatures
 
 __version__ = "0.1.0"
@@ -46,33 +47,33 @@ __all__ = [
     "zoo",
 ]
 
-_EXTEND_DEFAULTS = "regnet_backbones.adapters.detectron2_config:extend_defaults"
+_EXTEND_DEFAULTS = "regnet_backbones.adapters.detectron2.config:extend_defaults"
 
 # What is imported, and the function of it that is called, when a module of a framework has been
 # imported; at once where it already is. An adapter that itself imports the framework registers
 # where it ends: it may be in the middle of its import when it is asked for.
 _POST_IMPORT_HOOKS = (
     ("detectron2.config.defaults", _EXTEND_DEFAULTS),
-    ("detectron2.modeling.backbone", "regnet_backbones.adapters.detectron2"),
-    ("detectron2.modeling", "regnet_backbones.adapters.detectron2_c4"),
-    ("detectron2.modeling", "regnet_backbones.adapters.detectron2_fcos"),
-    ("detectron2.solver.build", "regnet_backbones.adapters.detectron2_solver:choose_by_config"),
-    ("detectron2.solver", "regnet_backbones.adapters.detectron2_solver:choose_by_config"),
-    ("detectron2.engine.defaults", "regnet_backbones.adapters.detectron2_solver:choose_by_config"),
-    ("detectron2.utils.file_io", "regnet_backbones.adapters.detectron2_weights:register_on_import"),
+    ("detectron2.modeling.backbone", "regnet_backbones.adapters.detectron2.builders"),
+    ("detectron2.modeling", "regnet_backbones.adapters.detectron2.c4"),
+    ("detectron2.modeling", "regnet_backbones.adapters.detectron2.fcos"),
+    ("detectron2.solver.build", "regnet_backbones.adapters.detectron2.solver:choose_by_config"),
+    ("detectron2.solver", "regnet_backbones.adapters.detectron2.solver:choose_by_config"),
+    ("detectron2.engine.defaults", "regnet_backbones.adapters.detectron2.solver:choose_by_config"),
+    ("detectron2.utils.file_io", "regnet_backbones.adapters.detectron2.weights:register_on_import"),
     (
         "detectron2.checkpoint.detection_checkpoint",
-        "regnet_backbones.adapters.detectron2_checkpoint:load_every_dialect",
+        "regnet_backbones.adapters.detectron2.checkpoint:load_every_dialect",
     ),
-    ("detectron2.data.datasets", "regnet_backbones.adapters.detectron2_shapes:register_on_import"),
-    ("segmentation_models_pytorch.encoders", "regnet_backbones.adapters.smp"),
+    ("detectron2.data.datasets", "regnet_backbones.adapters.detectron2.shapes:register_on_import"),
+    ("segmentation_models_pytorch.encoders", "regnet_backbones.adapters.smp.encoder"),
 )
 
 # Public names whose modules need torch or a framework, imported when first asked for.
 _LAZY = {
     "RegNetFeatures": "regnet_backbones.backbone",
-    "add_regnet_config": "regnet_backbones.adapters.detectron2_config",
-    "register_encoder": "regnet_backbones.adapters.smp",
+    "add_regnet_config": "regnet_backbones.adapters.detectron2.config",
+    "register_encoder": "regnet_backbones.adapters.smp.encoder",
 }
 
 
@@ -93,7 +94,7 @@ def config_path(name: str = "") -> Path:
     if not path.exists():
         files = [p for suffix in ("yaml", "py") for p in root.rglob(f"*.{suffix}")]
         known = sorted(str(p.relative_to(root)) for p in files)
-        raise FileNotFoundError(f"no config '{name}' in {root}; there are: {', '.join(known)}")
+        raise MissingFileError(f"no config '{name}' in {root}; there are: {', '.join(known)}")
     return path
 
 
@@ -119,7 +120,7 @@ def __getattr__(name: str) -> object:
 
 def _register() -> None:
     """Hook into the frameworks, whether they are imported already or not."""
-    detectron2_compat.install()
+    compat.install()
     for module, hook in _POST_IMPORT_HOOKS:
         _after_import(module, hook)
 

@@ -22,6 +22,7 @@ from torch import nn
 from regnet_backbones import zoo
 from regnet_backbones.design import RegNetDesign, UnbuildableError
 from regnet_backbones.design.formats import timm_arguments
+from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.norm import Norm, convert_norm, freeze, update_twice
 from regnet_backbones.weights.loading import load
 from regnet_backbones.weights.sources import PREFIXES, is_name
@@ -82,7 +83,7 @@ class RegNetFeatures(nn.Module):
         variant = None if isinstance(name_or_design, RegNetDesign) else zoo.get(name_or_design)
         source = _pretrained_source(variant, pretrained)
         if pretrained and norm == "GN":
-            raise ValueError(
+            raise UserError(
                 "pretrained weights belong to batch norm, norm='GN' would give another network; "
                 "use norm='BN', 'SyncBN' or 'FrozenBN', or pretrained=False"
             )
@@ -224,19 +225,19 @@ def _check_arguments(
 ) -> None:
     """Raise ValueError for the first argument that is out of its range."""
     if in_channels < 1:
-        raise ValueError(f"in_channels must be at least 1, got {in_channels}")
+        raise UserError(f"in_channels must be at least 1, got {in_channels}")
     if output_stride not in OUTPUT_STRIDES:
-        raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+        raise UserError(f"output_stride must be 8, 16 or 32, got {output_stride}")
     if freeze_at not in (0, *LEVELS):
-        raise ValueError(f"freeze_at must be 0 (nothing) to 5 (everything), got {freeze_at}")
+        raise UserError(f"freeze_at must be 0 (nothing) to 5 (everything), got {freeze_at}")
     if not 0 <= drop_path_rate < 1:
-        raise ValueError(f"drop_path_rate must be in [0, 1), got {drop_path_rate}")
+        raise UserError(f"drop_path_rate must be in [0, 1), got {drop_path_rate}")
     if (
         not out_levels
         or set(out_levels) - set(LEVELS)
         or list(out_levels) != sorted(set(out_levels))
     ):
-        raise ValueError(f"out_levels must be some of 1 to 5 in rising order, got {out_levels}")
+        raise UserError(f"out_levels must be some of 1 to 5 in rising order, got {out_levels}")
 
 
 def _pretrained_source(
@@ -248,7 +249,7 @@ def _pretrained_source(
     tags = tuple(variant.weights) if variant else ()
     if pretrained is True:
         if not tags:
-            raise ValueError(
+            raise UserError(
                 f"there are no pretrained weights for {variant.name if variant else 'a design'}; "
                 "give a file, pretrained='path/to/weights.safetensors', or pretrained=False"
             )
@@ -257,7 +258,7 @@ def _pretrained_source(
         return f"timm://{variant.name}.{pretrained}"
     if not is_name(pretrained) and not Path(pretrained).expanduser().is_file():
         known = f"a tag of {variant.name} ({', '.join(tags)})" if tags else "a tag (there are none)"
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"pretrained='{pretrained}' is neither {known}, nor a source "
             f"({', '.join(PREFIXES)}, a URL), nor a file"
         )

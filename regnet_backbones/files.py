@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+from regnet_backbones.errors import UserError
+
 # Folders for the files of earlier runs, numbered from 1.
 EARLIER = "earlier_run_{}"
 # Name of a file while `write_whole` writes it.
@@ -31,7 +33,7 @@ def read_text(path: str | Path) -> str:
         kind = (
             "UTF-16" if is_utf_16 else "an encoding other than UTF-8, such as a Windows code page"
         )
-        raise ValueError(
+        raise UserError(
             f"'{path}' is text in {kind} (byte {data[error.start]:#04x} at {error.start}); save it "
             "as UTF-8"
         ) from error
@@ -48,9 +50,9 @@ def read_json(path: str | Path) -> object:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError(f"'{path}' is nested too deeply to be read as JSON") from error
+        raise UserError(f"'{path}' is nested too deeply to be read as JSON") from error
     except ValueError as error:
-        raise ValueError(f"'{path}' is not a JSON file: {error}") from error
+        raise UserError(f"'{path}' is not a JSON file: {error}") from error
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:

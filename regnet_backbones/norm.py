@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
+from regnet_backbones.errors import UserError
+
 Norm = Literal["BN", "SyncBN", "FrozenBN", "GN"]
 
 NORMS: tuple[str, ...] = get_args(Norm)
@@ -57,7 +59,7 @@ def convert_norm(network: nn.Module, norm: Norm) -> nn.Module:
         ValueError: `norm` is none of these.
     """
     if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+        raise UserError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
     if norm == "BN":
         return network
     if not any(isinstance(module, _BatchNorm) for module in network.modules()):

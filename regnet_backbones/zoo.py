@@ -26,6 +26,7 @@ from difflib import SequenceMatcher
 from types import MappingProxyType
 
 from regnet_backbones.design import RegNetDesign
+from regnet_backbones.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -125,13 +126,13 @@ def get(name: str) -> Variant:
         return variant
     base, _, tag = name.partition(".")
     if base in _VARIANTS:
-        raise ValueError(
+        raise UserError(
             f"'{name}' is a name with a tag; pass them separately, the name '{base}' and the tag "
             f"'{tag}' (known tags: {', '.join(_VARIANTS[base].weights) or 'none'})"
         )
     similar = _similar(name)
     hint = f"did you mean {' or '.join(map(repr, similar))}? " if similar else ""
-    raise ValueError(f"unknown RegNet '{name}'; {hint}regnet_backbones.zoo.names() lists all")
+    raise UserError(f"unknown RegNet '{name}'; {hint}regnet_backbones.zoo.names() lists all")
 
 
 def _plain(name: str) -> str:

@@ -132,7 +132,7 @@ def traced_graphs(monkeypatch):
 def detectron2s_own_regnet():
     """Return a function that builds detectron2's own RegNet of a design."""
 
-    from regnet_backbones.benchmark.extractors import detectron2s_regnet
+    from benchmarks.extractors import detectron2s_regnet
 
     return detectron2s_regnet
 

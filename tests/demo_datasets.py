@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from regnet_backbones.adapters import detectron2_shapes
+from regnet_backbones.adapters.detectron2 import shapes
 
 
 @contextmanager
@@ -25,4 +25,4 @@ def _register_anew() -> None:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
         MetadataCatalog.pop(f"{name}_instances", None)
-    detectron2_shapes.register_on_import(None)
+    shapes.register_on_import(None)

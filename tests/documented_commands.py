@@ -20,14 +20,14 @@ from load_tool import load_tool
 from packaging.requirements import Requirement
 from torch.distributed.run import get_args_parser
 
+from benchmarks.command import benchmark_parser
 from regnet_backbones import zoo
-from regnet_backbones.benchmark.command import benchmark_parser
-from regnet_backbones.design_tool.command import design_parser
+from regnet_backbones.cli.design.command import design_parser
+from regnet_backbones.cli.export import export_parser
+from regnet_backbones.cli.options import evaluate_parser, predict_parser
+from regnet_backbones.cli.report import report_parser
 from regnet_backbones.detection.config import default_config, read_config
 from regnet_backbones.detection.run import argument_parser
-from regnet_backbones.inference.arguments import evaluate_parser, predict_parser
-from regnet_backbones.inference.export import export_parser
-from regnet_backbones.report.command import report_parser
 from regnet_backbones.weights.sources import find_source, is_name
 
 PARSERS = {

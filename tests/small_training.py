@@ -17,8 +17,8 @@ from PIL import Image
 from regnet_backbones import config_path
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.training.trainer import Trainer
-from regnet_backbones.inference.trained import METRICS_NAME
-from regnet_backbones.stopping import StoppedError, StopSignals
+from regnet_backbones.runs.stopping import StoppedError, StopSignals
+from regnet_backbones.runs.trained import METRICS_NAME
 
 # What differs from run to run.
 TIMES = ("time", "data_time", "eta_seconds", "rank_data_time")

@@ -9,17 +9,17 @@ import pytest
 import torch
 from documents import ROOT
 
-from regnet_backbones.benchmark.cases import Case
-from regnet_backbones.benchmark.chart import write_chart
-from regnet_backbones.benchmark.command import _cases, _check, benchmark_parser
-from regnet_backbones.benchmark.floors import Rates, distances, floors_of, measure_rates
-from regnet_backbones.benchmark.growth import Point, growth, points
-from regnet_backbones.benchmark.machine import cpu_model, versions
-from regnet_backbones.benchmark.report import as_json, growth_table, result_table, write_json
-from regnet_backbones.benchmark.results import Result, Row, failed_rows
-from regnet_backbones.benchmark.runner import failure_of
-from regnet_backbones.benchmark.steps import largest_error
-from regnet_backbones.command_lines import parse_size, plain_command
+from benchmarks.cases import Case
+from benchmarks.chart import write_chart
+from benchmarks.command import _cases, _check, benchmark_parser
+from benchmarks.floors import Rates, distances, floors_of, measure_rates
+from benchmarks.growth import Point, growth, points
+from benchmarks.machine import cpu_model, versions
+from benchmarks.report import as_json, growth_table, result_table, write_json
+from benchmarks.results import Result, Row, failed_rows
+from benchmarks.runner import failure_of
+from benchmarks.steps import largest_error
+from regnet_backbones.cli.command_lines import parse_size, plain_command
 
 RECORDED = sorted((ROOT / "benchmarks" / "results").glob("cpu_*.json"))
 
@@ -140,7 +140,7 @@ def test_floors_follow_from_the_published_cost():
 
 
 def test_rates_count_a_product_and_both_ways_of_a_copy(monkeypatch):
-    from regnet_backbones.benchmark import floors
+    from benchmarks import floors
 
     times = {"product": (0.5, 0.5, 7.0), "copy": (0.25, 0.25, 0.25)}
     monkeypatch.setattr(floors, "interleaved_times", lambda calls, **_: times)

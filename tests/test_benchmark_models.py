@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from regnet_backbones.benchmark import whole_models
-from regnet_backbones.benchmark.cases import Case
-from regnet_backbones.benchmark.entries import Entry
-from regnet_backbones.benchmark.runner import measure
-from regnet_backbones.benchmark.steps import make_step
-from regnet_backbones.benchmark.treatments import Treatment
+from benchmarks import whole_models
+from benchmarks.cases import Case
+from benchmarks.entries import Entry
+from benchmarks.runner import measure
+from benchmarks.steps import make_step
+from benchmarks.treatments import Treatment
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from regnet_backbones.benchmark.cases import Case
-from regnet_backbones.benchmark.entries import entries_of
-from regnet_backbones.benchmark.runner import measure
+from benchmarks.cases import Case
+from benchmarks.entries import entries_of
+from benchmarks.runner import measure
 
 CASE = Case("features", False, "regnetx_002", (32, 64), 2)
 

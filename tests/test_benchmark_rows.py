@@ -12,13 +12,13 @@ from load_tool import load_tool
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from benchmarks import command, entries, extractors
+from benchmarks.cases import Case
+from benchmarks.entries import Entry, check_names, entries_of, select
+from benchmarks.runner import measure
+from benchmarks.steps import largest_error, last_maps, make_step
+from benchmarks.treatments import Treatment
 from regnet_backbones import zoo
-from regnet_backbones.benchmark import command, entries, extractors
-from regnet_backbones.benchmark.cases import Case
-from regnet_backbones.benchmark.entries import Entry, check_names, entries_of, select
-from regnet_backbones.benchmark.runner import measure
-from regnet_backbones.benchmark.steps import largest_error, last_maps, make_step
-from regnet_backbones.benchmark.treatments import Treatment
 
 # The smallest one that torchvision has, too.
 CASE = Case("features", False, "regnety_004", (64, 96), 1)

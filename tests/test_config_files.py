@@ -14,10 +14,10 @@ from regnet_backbones.detection import run
 from regnet_backbones.detection.config import load_config_file, read_config
 from regnet_backbones.detection.earlier_run import warn_of_changes
 from regnet_backbones.detection.trained import load_config
-from regnet_backbones.inference.trained import Trained
 from regnet_backbones.report.runs import Run
 from regnet_backbones.report.segmentation import _read_config
-from regnet_backbones.yaml_files import MAX_BYTES, read_yaml
+from regnet_backbones.runs.trained import Trained
+from regnet_backbones.runs.yaml_files import MAX_BYTES, read_yaml
 
 QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
 MARKER = "OWNED"

@@ -10,7 +10,7 @@ from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
 
 from regnet_backbones import config_path
-from regnet_backbones.adapters.detectron2_projects import import_projects
+from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.config import read_config, values_by_key
 from regnet_backbones.detection.config_checks import check_config
 

@@ -12,8 +12,8 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 
 from regnet_backbones import config_path, zoo
-from regnet_backbones.adapters.detectron2 import RegNetBackbone
-from regnet_backbones.adapters.detectron2_projects import import_projects
+from regnet_backbones.adapters.detectron2.builders import RegNetBackbone
+from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.config import read_config
 
 ROOT = config_path("detectron2")

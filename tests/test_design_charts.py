@@ -11,9 +11,7 @@ from matplotlib.text import Annotation, Text
 from PIL import Image
 
 from regnet_backbones import zoo
-from regnet_backbones.design.distribution import edf
-from regnet_backbones.design.law import RegNetDesign
-from regnet_backbones.design_tool.charts import (
+from regnet_backbones.cli.design.charts import (
     check_chart,
     edf_figure,
     fit_figure,
@@ -21,6 +19,8 @@ from regnet_backbones.design_tool.charts import (
     width_figure,
     write_chart,
 )
+from regnet_backbones.design.distribution import edf
+from regnet_backbones.design.law import RegNetDesign
 
 X_3200MF = zoo.get("regnetx_032").design
 
@@ -142,7 +142,7 @@ def test_without_matplotlib_an_error_says_what_to_install(tmp_path, monkeypatch)
 def test_importing_takes_no_matplotlib_and_drawing_neither_torch_nor_pyplot(tmp_path):
     code = f"""
 import sys
-from regnet_backbones.design_tool import charts
+from regnet_backbones.cli.design import charts
 from regnet_backbones.design.distribution import edf
 print("matplotlib" in sys.modules)
 charts.write_chart({str(tmp_path / "x.png")!r}, charts.edf_figure({{"a": edf([1, 2])}}, xlabel=""))

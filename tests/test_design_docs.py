@@ -10,7 +10,7 @@ from load_tool import load_tool
 
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.run import argument_parser
-from regnet_backbones.latency import LatencyMeter
+from regnet_backbones.measure.meter import LatencyMeter
 
 # What makes a command quick; of options given twice the last counts.
 SMALLER = {

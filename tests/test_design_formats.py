@@ -11,12 +11,12 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from regnet_backbones import RegNetFeatures, config_path, zoo
-from regnet_backbones.adapters.detectron2_network import network_of
+from regnet_backbones.adapters.detectron2.network import network_of
+from regnet_backbones.cli.design import building
+from regnet_backbones.cli.design.building import build
 from regnet_backbones.design.anynet import AnyNetDesign
 from regnet_backbones.design.formats import FORMATS, python_code, timm_arguments, to_format
 from regnet_backbones.design.law import RegNetDesign
-from regnet_backbones.design_tool import building
-from regnet_backbones.design_tool.building import build
 
 SMALL = RegNetDesign(8, 8.0, 2.0, 8, 8)
 PLAIN = {

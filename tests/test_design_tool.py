@@ -20,17 +20,18 @@ from torch._inductor import cpp_builder
 from torch._inductor.exc import InvalidCxxCompiler
 
 from regnet_backbones import config_path, zoo
+from regnet_backbones.cli.design import search
+from regnet_backbones.cli.design.arguments import interval, number, span
+from regnet_backbones.cli.design.search_report import print_verdict
+from regnet_backbones.cli.design.tables import short
 from regnet_backbones.design import RegNetDesign, complexity
 from regnet_backbones.design.cost import Complexity
 from regnet_backbones.design.records import design_of, read_records, read_results
 from regnet_backbones.design.sampling import Candidate
 from regnet_backbones.design.searching import Found, Limits
-from regnet_backbones.design_tool import search
-from regnet_backbones.design_tool.arguments import interval, number, span
-from regnet_backbones.design_tool.search_report import print_verdict
-from regnet_backbones.design_tool.tables import short
 from regnet_backbones.detection.config import read_config
-from regnet_backbones.latency import LatencyMeter, RatioBand
+from regnet_backbones.measure.meter import LatencyMeter
+from regnet_backbones.measure.ratios import RatioBand
 
 design = load_tool("design").main
 
@@ -549,7 +550,7 @@ def test_torch_is_imported_only_to_measure_and_to_build(tmp_path):
         ["search", "--space", "AnyNetX_A"],
     ]
     code = (
-        "import sys; from regnet_backbones.design_tool.command import design_command\n"
+        "import sys; from regnet_backbones.cli.design.command import design_command\n"
         f"for call in {calls!r}: design_command(call, description='')\n"
         "print(sorted({'torch', 'timm', 'torchvision', 'detectron2'} & set(sys.modules)))"
     )

@@ -16,8 +16,8 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from regnet_backbones import RegNetDesign, RegNetFeatures, add_regnet_config
-from regnet_backbones.adapters.detectron2 import RegNetBackbone
-from regnet_backbones.adapters.detectron2_config import REGNET_DEFAULTS
+from regnet_backbones.adapters.detectron2.builders import RegNetBackbone
+from regnet_backbones.adapters.detectron2.config import REGNET_DEFAULTS
 
 # As detectron2's stock R-50-FPN configs say it, ResNet's own keys and all.
 STOCK_MASK_RCNN_R50_FPN = """
@@ -138,7 +138,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 cfg = get_cfg()
 cfg.MODEL.REGNET.NAME = "regnetx_002"
 for name in ("build_regnet_backbone", "build_regnet_fpn_backbone"):
-    assert BACKBONE_REGISTRY.get(name).__module__ == "regnet_backbones.adapters.detectron2"
+    assert BACKBONE_REGISTRY.get(name).__module__ == "regnet_backbones.adapters.detectron2.builders"
 """
 
 
@@ -191,13 +191,13 @@ def test_a_copy_registered_earlier_stays_until_replaced():
         "del build.BACKBONE_REGISTRY._obj_map['build_regnet_fpn_backbone']"
         + THEIR_COPY
         + """
-from regnet_backbones.adapters import detectron2
-detectron2.register_builders()
+from regnet_backbones.adapters.detectron2 import builders
+builders.register_builders()
 assert BACKBONE_REGISTRY.get("build_regnet_fpn_backbone") is build_regnet_fpn_backbone
-assert BACKBONE_REGISTRY.get("build_regnet_backbone") is detectron2.build_regnet_backbone
-detectron2.register_builders(replace=True)
-assert BACKBONE_REGISTRY.get("build_regnet_fpn_backbone") is detectron2.build_regnet_fpn_backbone
-detectron2.register_builders()
+assert BACKBONE_REGISTRY.get("build_regnet_backbone") is builders.build_regnet_backbone
+builders.register_builders(replace=True)
+assert BACKBONE_REGISTRY.get("build_regnet_fpn_backbone") is builders.build_regnet_fpn_backbone
+builders.register_builders()
 """
     )
     assert output.count("is registered by __main__") == 1

@@ -21,9 +21,9 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from regnet_backbones import RegNetDesign, RegNetFeatures, config_path, zoo
-from regnet_backbones.adapters.detectron2 import LastLevelP6
-from regnet_backbones.adapters.detectron2_c4 import RegNetLastStage
-from regnet_backbones.adapters.detectron2_projects import import_projects
+from regnet_backbones.adapters.detectron2.builders import LastLevelP6
+from regnet_backbones.adapters.detectron2.c4 import RegNetLastStage
+from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.config import default_config
 
 NAME = "regnety_002"
@@ -362,14 +362,14 @@ def test_what_is_named_of_a_project_is_imported(monkeypatch):
     for registry in (META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY):
         monkeypatch.setattr(registry, "_obj_map", dict(registry._obj_map))
     asked = []
-    monkeypatch.setattr("regnet_backbones.adapters.detectron2_projects.import_module", asked.append)
+    monkeypatch.setattr("regnet_backbones.adapters.detectron2.projects.import_module", asked.append)
     cfg = default_config()
     import_projects(cfg)
     assert asked == []
     for name, project in (
         ("DeepLabV3PlusHead", "detectron2.projects.deeplab"),
         ("PointRendSemSegHead", "detectron2.projects.point_rend"),
-        ("AnySizeDeepLabV3Head", "regnet_backbones.adapters.detectron2_heads"),
+        ("AnySizeDeepLabV3Head", "regnet_backbones.adapters.detectron2.heads"),
     ):
         SEM_SEG_HEADS_REGISTRY._obj_map.pop(name, None)
         cfg.MODEL.SEM_SEG_HEAD.NAME = name

@@ -21,8 +21,8 @@ from PIL import Image, ImageOps
 from torch import nn
 from torch.nn import functional as F
 
-from regnet_backbones.adapters import detectron2_compat
-from regnet_backbones.adapters.detectron2_compat import (
+from regnet_backbones.adapters.detectron2 import compat
+from regnet_backbones.adapters.detectron2.compat import (
     cpu_processes,
     extension,
     image_orientation,
@@ -32,18 +32,18 @@ from regnet_backbones.adapters.detectron2_compat import (
     stand_ins,
     training_state,
 )
-from regnet_backbones.adapters.detectron2_compat.hook import (
+from regnet_backbones.adapters.detectron2.compat.hook import (
     AfterImport,
     DuringImport,
     FixFinder,
 )
-from regnet_backbones.adapters.detectron2_compat.table import FIXES
+from regnet_backbones.adapters.detectron2.compat.table import FIXES
 
 pytest.importorskip("detectron2")
-detectron2_compat.install()
+compat.install()
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-LOGGER = "regnet_backbones.detectron2_compat"
+LOGGER = "regnet_backbones.adapters.detectron2.compat"
 
 
 def module_of(name: str) -> types.ModuleType:
@@ -196,8 +196,8 @@ class TestInstall:
     def test_install_imports_nothing_heavy(self, tmp_path):
         code = """
             import sys
-            from regnet_backbones.adapters import detectron2_compat
-            detectron2_compat.install()
+            from regnet_backbones.adapters.detectron2 import compat
+            compat.install()
             print(sorted({"torch", "numpy", "PIL", "detectron2"} & set(sys.modules)))
         """
         assert run_python("-c", textwrap.dedent(code), cwd=tmp_path).strip() == "[]"
@@ -206,7 +206,7 @@ class TestInstall:
         code = """
             import detectron2.checkpoint
             import regnet_backbones
-            print(*[row.module for row in regnet_backbones.adapters.detectron2_compat.applied()])
+            print(*[row.module for row in regnet_backbones.adapters.detectron2.compat.applied()])
             import detectron2.modeling
         """
         applied = run_python("-c", textwrap.dedent(code), cwd=tmp_path)
@@ -228,9 +228,9 @@ class TestInstall:
     def test_installing_again_changes_nothing(self):
         worker = module_of("detectron2.engine.launch")._distributed_worker
         distributed = module_of("detectron2.engine.defaults").DistributedDataParallel
-        before = detectron2_compat.applied()
-        detectron2_compat.install()
-        assert detectron2_compat.applied() == before
+        before = compat.applied()
+        compat.install()
+        assert compat.applied() == before
         assert module_of("detectron2.engine.launch")._distributed_worker is worker
         assert module_of("detectron2.engine.defaults").DistributedDataParallel is distributed
 
@@ -770,7 +770,7 @@ class TestPanoptic:
     @pytest.fixture
     def quality(self):
         return importlib.import_module(
-            "regnet_backbones.adapters.detectron2_compat.panoptic_quality"
+            "regnet_backbones.adapters.detectron2.compat.panoptic_quality"
         )
 
     @pytest.fixture

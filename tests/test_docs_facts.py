@@ -14,8 +14,8 @@ from detectron2.modeling import build_backbone
 from documents import DOCUMENTS, ROOT, blocks, codes
 
 from regnet_backbones import zoo
-from regnet_backbones.adapters.detectron2 import BUILDERS
-from regnet_backbones.adapters.detectron2_config import REGNET_DEFAULTS
+from regnet_backbones.adapters.detectron2.builders import BUILDERS
+from regnet_backbones.adapters.detectron2.config import REGNET_DEFAULTS
 from regnet_backbones.design import RegNetDesign, complexity
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.norm import NORMS

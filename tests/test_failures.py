@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
 from regnet_backbones import zoo
-from regnet_backbones.failures import Cause, error_line, reported
+from regnet_backbones.cli.failure_lines import Cause, error_line
+from regnet_backbones.cli.failures import reported
 
 TOO_MANY_FLOATS = 10**15
 
@@ -242,7 +243,7 @@ def test_a_command_ends_with_a_line_and_a_status(capsys, command, status, printe
 
 
 def test_a_training_that_diverged_has_a_status_of_its_own(capsys, monkeypatch):
-    monkeypatch.setattr("regnet_backbones.failures.lines.OURS", __file__)
+    monkeypatch.setattr("regnet_backbones.cli.failure_lines.OURS", __file__)
     assert reported(non_finite) == 1
     assert capsys.readouterr().err == "error: the loss is not finite\n"
 

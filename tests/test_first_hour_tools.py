@@ -109,7 +109,7 @@ def test_what_prints_results_is_missed_before_there_are_any(missing, line, monke
 
     monkeypatch.setitem(sys.modules, missing, None)
     for name in ("sample.sample", "search._run"):
-        monkeypatch.setattr(f"regnet_backbones.design_tool.{name}", work)
+        monkeypatch.setattr(f"regnet_backbones.cli.design.{name}", work)
     assert run(*line.split()) == 2
     said = assert_documented(capfd.readouterr().err)
     assert f"take {missing}, which is not installed; `pip install 'regnet_backbones[" in said

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
-from regnet_backbones.image_files import TAIL, open_upright, upright_size
+from regnet_backbones.runs.image_files import TAIL, open_upright, upright_size
 
 WIDTH, HEIGHT = 50, 30
 PIXELS = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from regnet_backbones.inference.arguments import check_options, evaluate_parser, predict_parser
-from regnet_backbones.inference.images import find_images, output_names
-from regnet_backbones.inference.report import write_json, write_results
-from regnet_backbones.inference.trained import Trained, find_trained
+from regnet_backbones.cli.options import check_options, evaluate_parser, predict_parser
+from regnet_backbones.runs.image_paths import find_images, output_names
+from regnet_backbones.runs.results import write_json, write_results
+from regnet_backbones.runs.trained import Trained, find_trained
 
 
 def touch(root, *names):
@@ -242,7 +242,7 @@ class Finder:
             raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 sys.meta_path.insert(0, Finder)
 importlib.util.find_spec = lambda name, *rest: None if name in absent else stock(name, *rest)
-from regnet_backbones.inference.commands import evaluate_command
+from regnet_backbones.cli.models import evaluate_command
 print([evaluate_command([checkpoint], description="") for checkpoint in checkpoints])
 importlib.import_module(predicts)
 """

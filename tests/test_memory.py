@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from regnet_backbones.memory import is_out_of_memory, peak_bytes, saved_bytes
+from regnet_backbones.measure.memory import is_out_of_memory, peak_bytes, saved_bytes
 
 
 def test_peak_memory_of_a_hand_made_call():
@@ -47,7 +47,10 @@ def test_saved_bytes_of_a_hand_made_network():
 
 def test_measuring_is_silent():
     """In a process of its own: torch's profiler asks once whether it shall tell what it does."""
-    code = "import torch; from regnet_backbones.memory import peak_bytes; peak_bytes(torch.Tensor)"
+    code = (
+        "import torch; from regnet_backbones.measure.memory import peak_bytes; "
+        "peak_bytes(torch.Tensor)"
+    )
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
     )

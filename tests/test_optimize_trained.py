@@ -15,7 +15,7 @@ from torch._inductor import config as inductor_config
 
 from regnet_backbones import config_path, optimize, shapes
 from regnet_backbones.detection.config import read_config
-from regnet_backbones.inference.optimization import Optimization
+from regnet_backbones.optimize.options import Optimization
 from regnet_backbones.semseg.datamodule import SegmentationData
 
 QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")

@@ -21,7 +21,7 @@ from regnet_backbones.detection.optimization import (
 )
 from regnet_backbones.detection.run import argument_parser, build_config
 from regnet_backbones.detection.training.trainer import Trainer
-from regnet_backbones.inference.optimization import Optimization, optimize_training
+from regnet_backbones.optimize.options import Optimization, optimize_training
 
 TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
 QUICK = str(config_path("detectron2/quick/faster_rcnn_regnet_small_fpn.yaml"))
@@ -42,7 +42,7 @@ def images(tmp_path_factory):
 def test_losses_and_weights_are_those_without(tmp_path, caplog):
     frozen = [*FROZEN, "SOLVER.MAX_ITER", 3]
     losses, weights = train(small_config(tmp_path / "off", *frozen))
-    with caplog.at_level("INFO", "regnet_backbones.inference.optimization"):
+    with caplog.at_level("INFO", "regnet_backbones.optimize.options"):
         fast, fast_weights = train(small_config(tmp_path / "on", *frozen, *ON))
     # Of 7 blocks each 3 convolutions and 4 shortcuts that change the size, the stem, and the FPN's
     # 4 lateral and 4 output ones.
@@ -176,7 +176,7 @@ def test_mixed_precision_is_measured_and_left_to_the_trainer(monkeypatch):
 
 def test_it_is_off_by_default(tmp_path, caplog):
     assert optimization_of(default_config()) is None
-    with caplog.at_level("INFO", "regnet_backbones.inference.optimization"):
+    with caplog.at_level("INFO", "regnet_backbones.optimize.options"):
         trainer = Trainer(small_config(tmp_path, *FROZEN))
     assert "optimized" not in caplog.text
     kinds = {type(module).__module__ for module in trainer.model.modules()}

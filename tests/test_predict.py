@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from small_segmenter import train_segmenter
 
 from regnet_backbones import config_path, shapes
-from regnet_backbones.adapters.detectron2_projects import import_projects
+from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.classes import known_classes
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.data import register_split

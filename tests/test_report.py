@@ -12,13 +12,13 @@ from pycocotools.coco import COCO
 from report_pages import EVIL, Page, content_of, small_report
 from torch.utils.tensorboard import SummaryWriter
 
-from regnet_backbones.inference.trained import read_metrics
 from regnet_backbones.report import command, logs
 from regnet_backbones.report.content import Curve, Curves
 from regnet_backbones.report.page import render, write_page
 from regnet_backbones.report.runs import find_run
 from regnet_backbones.report.scores import Matches, Score, best_and_worst, match_instances
 from regnet_backbones.report.semantic import count_pixels, mean_iou
+from regnet_backbones.runs.trained import read_metrics
 
 # Logs
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from regnet_backbones import config_path, shapes
-from regnet_backbones.adapters.detectron2_projects import import_projects
+from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.report.detection import read_detector
 from regnet_backbones.report.runs import find_run

@@ -17,8 +17,8 @@ from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from torch import nn
 
 from regnet_backbones import RegNetDesign, RegNetFeatures, zoo
-from regnet_backbones.adapters import smp as adapter
-from regnet_backbones.adapters.smp import RegNetEncoder, register_encoder, register_encoders
+from regnet_backbones.adapters.smp import encoder as adapter
+from regnet_backbones.adapters.smp.encoder import RegNetEncoder, register_encoder, register_encoders
 
 # A design of our own, small: widths 24, 48, 96, 192 in groups of 8.
 DESIGN = RegNetDesign(w_0=24, w_a=24.0, w_m=2.0, depth=8, group_width=8, se_ratio=0.25)
@@ -261,7 +261,7 @@ from segmentation_models_pytorch.encoders import get_encoder, get_preprocessing_
 import regnet_backbones
 """,
     "the adapter first": """
-from regnet_backbones.adapters.smp import register_encoder
+from regnet_backbones.adapters.smp.encoder import register_encoder
 register_encoder("mine", "regnetx_002")
 import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.encoders import get_encoder, get_preprocessing_params

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from regnet_backbones import timing
-from regnet_backbones.timing import interleaved_times
+from regnet_backbones.measure import timing
+from regnet_backbones.measure.timing import interleaved_times
 
 
 def test_calls_take_turns_after_the_warm_up(monkeypatch):

@@ -20,7 +20,7 @@ from regnet_backbones.detection.training import checkpointer
 from regnet_backbones.detection.training.stopping import StoppableEvaluator
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.files import write_whole
-from regnet_backbones.inference.trained import find_trained
+from regnet_backbones.runs.trained import find_trained
 
 QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
 STOPS = 10

@@ -20,8 +20,11 @@ PATH.png. The exit status is 1 if a row failed; the others are measured all the 
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from regnet_backbones.benchmark.command import benchmark_command
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/ is not installed
+
+from benchmarks.command import benchmark_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

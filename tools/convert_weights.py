@@ -18,7 +18,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from regnet_backbones.failures import reported
+from regnet_backbones.cli.failures import reported
 from regnet_backbones.files import check_output_folder
 from regnet_backbones.weights.conversion import LAYOUTS, convert_file
 

@@ -16,7 +16,7 @@ on the data of its training, which --opts moves or changes.
 import sys
 from collections.abc import Sequence
 
-from regnet_backbones.inference.commands import evaluate_command
+from regnet_backbones.cli.models import evaluate_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

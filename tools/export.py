@@ -17,7 +17,7 @@ which takes one image with values from 0 to 255.
 import sys
 from collections.abc import Sequence
 
-from regnet_backbones.inference.export import export_command
+from regnet_backbones.cli.export import export_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

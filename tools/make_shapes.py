@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from regnet_backbones import shapes
-from regnet_backbones.failures import reported
+from regnet_backbones.cli.failures import reported
 from regnet_backbones.files import check_output_folder
 
 

@@ -16,7 +16,7 @@ the names of its classes from --val-json.
 import sys
 from collections.abc import Sequence
 
-from regnet_backbones.inference.commands import predict_command
+from regnet_backbones.cli.models import predict_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from regnet_backbones.cli.failures import reported
 from regnet_backbones.detection.ade20k import convert_masks
-from regnet_backbones.failures import reported
 
 
 def main(argv: Sequence[str] | None = None) -> int:

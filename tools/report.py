@@ -15,7 +15,7 @@ reported as far as it came. The page needs no network and no file beside itself.
 import sys
 from collections.abc import Sequence
 
-from regnet_backbones.report.command import report_command
+from regnet_backbones.cli.report import report_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@
 - `distribution.py`: `edf` and `compare`, empirical distribution functions of any number.
 - `formats.py`: a design for Detectron2, SMP and timm; `records.py`: designs as JSON, and back.
 
-All of it is standard library; what measures on a device is `regnet_backbones.latency`. What is not
+All of it is standard library; what measures on a device is `regnet_backbones.measure`. What is not
 needed to build a network is imported when it is first asked for.
 """
 

@@ -21,6 +21,7 @@ from regnet_backbones.design.law import (
     fit_to_groups,
     fits_groups,
 )
+from regnet_backbones.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class AnyNetDesign:
     def __post_init__(self) -> None:
         """Raise for numbers that give no network; make plain Python numbers of numpy's."""
         if not isinstance(self.stages, Sequence) or len(self.stages) != NUM_STAGES:
-            raise ValueError(f"stages must be {NUM_STAGES} of type Stage, got {self.stages!r}")
+            raise UserError(f"stages must be {NUM_STAGES} of type Stage, got {self.stages!r}")
         checked = tuple(_checked_stage(s, f"stage {i}") for i, s in enumerate(self.stages, 1))
         object.__setattr__(self, "stages", checked)
         object.__setattr__(self, "stem_width", positive_integer("stem_width", self.stem_width))
@@ -97,7 +98,7 @@ class AnyNetDesign:
         }
         for name, numbers in given.items():
             if len(numbers) != NUM_STAGES:
-                raise ValueError(f"{name} must be {NUM_STAGES} numbers, got {list(numbers)}")
+                raise UserError(f"{name} must be {NUM_STAGES} numbers, got {list(numbers)}")
         rows = zip(*given.values(), strict=True)
         stages = tuple(_fitted_stage(f"stage {i}", *row) for i, row in enumerate(rows, 1))
         return cls(stages, se_ratio=se_ratio, stem_width=stem_width)
@@ -113,12 +114,12 @@ def _fitted_stage(
     width = positive_integer(f"{where}: width", width)
     group_width = positive_integer(f"{where}: group_width", group_width)
     if not isinstance(bottleneck_multiplier, Real) or not 0 < bottleneck_multiplier < float("inf"):
-        raise ValueError(
+        raise UserError(
             f"{where}: bottleneck_multiplier must be above 0, got {bottleneck_multiplier!r}"
         )
     fitted = fit_to_groups(width, group_width, float(bottleneck_multiplier))
     if not fits_groups(*fitted, bottleneck_multiplier):
-        raise ValueError(
+        raise UserError(
             f"{where}: no width near {width} fits group_width {group_width} and "
             f"bottleneck_multiplier {bottleneck_multiplier:g}; take a group_width divisible by the "
             "multiplier, or a multiplier such as 0.25, 0.5 or 1"
@@ -130,13 +131,13 @@ def _fitted_stage(
 def _checked_stage(stage: Stage, where: str) -> Stage:
     """Return the stage in plain integers."""
     if not isinstance(stage, Stage):
-        raise ValueError(f"{where} must be a Stage, got {stage!r}")
+        raise UserError(f"{where} must be a Stage, got {stage!r}")
     names = (f"{where}: {field.name}" for field in fields(Stage))
     stage = Stage(*map(positive_integer, names, astuple(stage)))
     if stage.stride != STRIDE:
-        raise ValueError(f"{where}: stride must be {STRIDE}, got {stage.stride}")
+        raise UserError(f"{where}: stride must be {STRIDE}, got {stage.stride}")
     if stage.bottleneck_width % stage.group_width:
-        raise ValueError(
+        raise UserError(
             f"{where}: group_width {stage.group_width} does not divide the bottleneck of "
             f"{stage.bottleneck_width} channels; AnyNetDesign.of fits widths to groups"
         )

@@ -3,6 +3,8 @@
 from math import nan
 from numbers import Integral, Real
 
+from regnet_backbones.errors import UserError
+
 
 def positive_integer(name: str, value: object, hint: str = "") -> int:
     """Return an integer above 0 as Python's own.
@@ -12,7 +14,7 @@ def positive_integer(name: str, value: object, hint: str = "") -> int:
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         what = f"a positive integer ({hint})" if hint else "a positive integer"
-        raise ValueError(f"{name} must be {what}, got {value!r}")
+        raise UserError(f"{name} must be {what}, got {value!r}")
     return int(value)
 
 
@@ -24,5 +26,5 @@ def share_or_none(name: str, value: object) -> float:
     """
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else nan
     if not 0 <= number <= 1:
-        raise ValueError(f"{name} must be a number in [0, 1], 0 for none, got {value!r}")
+        raise UserError(f"{name} must be a number in [0, 1], 0 for none, got {value!r}")
     return number

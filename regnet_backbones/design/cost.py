@@ -12,6 +12,7 @@ from numbers import Integral
 from regnet_backbones.design.anynet import Design
 from regnet_backbones.design.checks import positive_integer
 from regnet_backbones.design.law import NUM_STAGES, Stage, se_width
+from regnet_backbones.errors import UserError
 
 IMAGE_CHANNELS = 3
 
@@ -135,7 +136,7 @@ def _checked_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """Return (height, width)."""
     size = (image_size, image_size) if isinstance(image_size, Integral) else image_size
     if not isinstance(size, tuple | list) or len(size) != 2:
-        raise ValueError(f"image_size must be an integer or (height, width), got {image_size!r}")
+        raise UserError(f"image_size must be an integer or (height, width), got {image_size!r}")
     height, width = (positive_integer("image_size", side, "in pixels") for side in size)
     return height, width
 

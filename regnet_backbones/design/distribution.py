@@ -20,6 +20,8 @@ from numbers import Real
 from statistics import fmean
 from typing import TypeGuard
 
+from regnet_backbones.errors import UserError
+
 # Up to so many pairs of values the p-value is exact; counting its paths takes about a second.
 EXACT_PAIRS = 4_000_000
 
@@ -141,7 +143,7 @@ def edf(values: Sequence[float], *, confidence: float = 0.95) -> Edf:
             0 and 1.
     """
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, such as 0.95, got {confidence!r}")
+        raise UserError(f"confidence must be between 0 and 1, such as 0.95, got {confidence!r}")
     ordered = sorted(_checked(values))
     n = len(ordered)
     counts = [bisect_right(ordered, value) for value in ordered]
@@ -212,7 +214,7 @@ def column(rows: Sequence[object], name: str) -> list[float]:
         return _checked(rows)
     if len(objects) < len(rows):
         others = [i for i, row in enumerate(rows) if not isinstance(row, Mapping)]
-        raise ValueError(
+        raise UserError(
             f"rows must be all objects or all numbers, got objects and, as rows[{others[0]}], "
             f"{rows[others[0]]!r}"
         )
@@ -221,10 +223,10 @@ def column(rows: Sequence[object], name: str) -> list[float]:
         near = get_close_matches(name, numeric, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         known = ", ".join(numeric) or "none"
-        raise ValueError(f"no column '{name}' of numbers; {hint}There are: {known}")
+        raise UserError(f"no column '{name}' of numbers; {hint}There are: {known}")
     missing = [i for i, row in enumerate(objects) if row.get(name) is None]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{len(missing)} of {len(rows)} rows have no '{name}', the first of them is "
             f"rows[{missing[0]}]; give it to them or leave them out"
         )
@@ -234,11 +236,11 @@ def column(rows: Sequence[object], name: str) -> list[float]:
 def _checked(values: Sequence[object], what: str = "values") -> list[float]:
     """Return values as floats, or raise for what is no finite number."""
     if not len(values):
-        raise ValueError("there are no values, a distribution takes one or more")
+        raise UserError("there are no values, a distribution takes one or more")
     numbers = []
     for i, value in enumerate(values):
         if not _is_number(value) or not math.isfinite(value):
-            raise ValueError(f"{what}[{i}] must be a finite number, got {value!r}; leave it out")
+            raise UserError(f"{what}[{i}] must be a finite number, got {value!r}; leave it out")
         numbers.append(float(value))
     return numbers
 
@@ -246,7 +248,7 @@ def _checked(values: Sequence[object], what: str = "values") -> list[float]:
 def _check_share(name: str, share: float) -> None:
     """Raise for what is no share of a whole."""
     if not 0 <= share <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {share!r}")
+        raise UserError(f"{name} must be in [0, 1], got {share!r}")
 
 
 def _is_number(value: object) -> TypeGuard[Real]:

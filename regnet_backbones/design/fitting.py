@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from regnet_backbones.design.checks import positive_integer
 from regnet_backbones.design.fit_search import Cell, Search
 from regnet_backbones.design.law import NUM_STAGES, RegNetDesign
+from regnet_backbones.errors import UserError
 
 # The time of the search grows with the depth and the widths.
 _MOST_BLOCKS = 512
@@ -79,21 +80,21 @@ def fit(
     observed = _per_block(widths, depths)
     depth = len(observed)
     if depth > _MOST_BLOCKS or max(observed) > _MOST_CHANNELS:
-        raise ValueError(
+        raise UserError(
             f"a network may have {_MOST_BLOCKS} blocks and {_MOST_CHANNELS} channels at most, got "
             f"{depth} blocks of up to {max(observed)} channels"
         )
     if num_stages is not None:
         positive_integer("num_stages", num_stages)
         if num_stages > depth:
-            raise ValueError(
+            raise UserError(
                 f"a law of {num_stages} stages needs at least {num_stages} blocks, got {depth}; "
                 "give more blocks, fewer stages, or num_stages=None for any number"
             )
     search = Search(observed)
     search.run(range(1, depth + 1) if num_stages is None else [num_stages])
     if not search.cells:
-        raise ValueError(
+        raise UserError(
             f"no law of {depth} blocks has exactly {num_stages} stages near widths from "
             f"{min(observed)} to {max(observed)}; take fewer stages, or num_stages=None for any"
         )
@@ -120,13 +121,13 @@ def fit(
 def _per_block(widths: Sequence[int], depths: Sequence[int] | None) -> list[int]:
     """Return the width of each block."""
     if not len(widths):
-        raise ValueError("widths must have at least one width, got none")
+        raise UserError("widths must have at least one width, got none")
     for width in widths:
         positive_integer("each of widths", width)
     if depths is None:
         return [int(width) for width in widths]
     if len(depths) != len(widths):
-        raise ValueError(
+        raise UserError(
             f"there must be as many depths as widths, got {len(depths)} depths for {len(widths)} "
             "widths; give depths=None when there is one width for each block"
         )

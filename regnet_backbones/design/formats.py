@@ -1,7 +1,8 @@
 """A design in the words of Detectron2, segmentation-models-pytorch (SMP) and timm.
 
-Sources of the words: `MODEL.REGNET` in `regnet_backbones/adapters/detectron2_config.py`,
-`register_encoder` in `regnet_backbones/adapters/smp.py`, `RegNetCfg` in `timm/models/regnet.py`.
+Sources of the words: `MODEL.REGNET` in `regnet_backbones/adapters/detectron2/config.py`,
+`register_encoder` in `regnet_backbones/adapters/smp/encoder.py`, `RegNetCfg` in
+`timm/models/regnet.py`.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import fields
 
 from regnet_backbones.design.anynet import AnyNetDesign, Design
 from regnet_backbones.design.law import TORCHVISION_MIN_RATIO, RegNetDesign
+from regnet_backbones.errors import UserError
 
 FORMATS = ("detectron2", "smp", "timm")
 
@@ -65,9 +67,9 @@ def to_format(
         ValueError: the format is unknown, or has no words for the design.
     """
     if name not in FORMATS:
-        raise ValueError(f"a format is one of {', '.join(FORMATS)}, got '{name}'")
+        raise UserError(f"a format is one of {', '.join(FORMATS)}, got '{name}'")
     if base is not None and name != "detectron2":
-        raise ValueError(f"a base is for the format detectron2, got '{base}' with {name}")
+        raise UserError(f"a base is for the format detectron2, got '{base}' with {name}")
     regnet = check_is_regnet(design)
     if name == "detectron2":
         return detectron2_yaml(regnet, base)
@@ -81,7 +83,7 @@ def check_is_regnet(design: Design) -> RegNetDesign:
         ValueError: it is an AnyNet; the message says what to do.
     """
     if isinstance(design, AnyNetDesign):
-        raise ValueError(
+        raise UserError(
             "only RegNets, whose widths follow a quantized line, are built here, got an AnyNet: "
             "take the spaces RegNetX or RegNetY, or the nearest RegNet by `fit` with these widths "
             "and depths (detectron2's own class AnyNet builds the stages as they are)"
@@ -102,7 +104,7 @@ def detectron2_yaml(design: RegNetDesign, base: str | None = None) -> str:
     """
     unknown = [name for name in _changed(design) if name not in DETECTRON2_KEYS]
     if unknown:
-        raise ValueError(
+        raise UserError(
             f"MODEL.REGNET has no key for {', '.join(unknown)}; if the network is one of "
             "regnet_backbones.zoo.names(), set MODEL.REGNET.NAME, otherwise use RegNetFeatures, "
             "SMP or timm"

@@ -40,6 +40,8 @@ from itertools import groupby
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Literal, get_args
 
+from regnet_backbones.errors import UserError
+
 if TYPE_CHECKING:
     from regnet_backbones.design.anynet import AnyNetDesign
 
@@ -220,7 +222,7 @@ def check_se(design: "RegNetDesign | AnyNetDesign") -> None:
     """Raise when squeeze-and-excitation would have no channel."""
     narrowest = min(design.stem_width, *(stage.width for stage in design.stages))
     if design.se_ratio and se_width(design, narrowest) < 1:
-        raise ValueError(
+        raise UserError(
             f"se_ratio {design.se_ratio:g} of {narrowest} channels rounds to 0; take 0 for no "
             f"squeeze-and-excitation, or at least {1 / narrowest:.2g}"
         )
@@ -251,17 +253,17 @@ def _check_types(design: RegNetDesign) -> None:
             allowed = get_args(choices[spec.name])
             if value not in allowed:
                 known = ", ".join(map(repr, allowed))
-                raise ValueError(f"{spec.name} must be one of {known}, got {value!r}")
+                raise UserError(f"{spec.name} must be one of {known}, got {value!r}")
         elif spec.type is bool:
             if not isinstance(value, bool):
-                raise ValueError(f"{spec.name} must be True or False, got {value!r}")
+                raise UserError(f"{spec.name} must be True or False, got {value!r}")
         elif spec.type is int:
             if not isinstance(value, Integral) or isinstance(value, bool):
-                raise ValueError(f"{spec.name} must be an integer, got {value!r}")
+                raise UserError(f"{spec.name} must be an integer, got {value!r}")
             object.__setattr__(design, spec.name, int(value))
         else:
             if not isinstance(value, Real) or isinstance(value, bool) or not _is_finite(value):
-                raise ValueError(f"{spec.name} must be a finite number, got {value!r}")
+                raise UserError(f"{spec.name} must be a finite number, got {value!r}")
             object.__setattr__(design, spec.name, float(value))
 
 
@@ -278,9 +280,9 @@ def _check_ranges(design: RegNetDesign) -> None:
     for name, (allows, rule) in _RANGES.items():
         value = getattr(design, name)
         if not allows(value):
-            raise ValueError(f"{name} must be {rule}, got {value}")
+            raise UserError(f"{name} must be {rule}, got {value}")
     if design.preact and design.linear_out:
-        raise ValueError(
+        raise UserError(
             "preact=True leaves no activation behind the sum of a block that linear_out=True could "
             "drop; set one of the two"
         )
@@ -291,7 +293,7 @@ def _check_stages(design: RegNetDesign) -> None:
     try:
         stages, widths = design.stages, sorted(set(design.block_widths.quantized))
     except OverflowError:
-        raise ValueError(
+        raise UserError(
             f"the widths of {design} are too large for a float; lower w_0, w_a or "
             "bottleneck_multiplier"
         ) from None
@@ -300,7 +302,7 @@ def _check_stages(design: RegNetDesign) -> None:
         advice = (
             "raise w_a or depth, or lower w_m" if too_few else "lower w_a or depth, or raise w_m"
         )
-        raise ValueError(
+        raise UserError(
             f"the design must give exactly 4 stages, got {len(stages)} (block widths "
             f"{_shorten(widths)}); {advice}"
         )
@@ -315,7 +317,7 @@ def _check_groups(design: RegNetDesign, stage: Stage, where: str) -> None:
     multiplier = design.bottleneck_multiplier
     if not fits_groups(stage.width, stage.group_width, stage.bottleneck_width, multiplier):
         bottleneck = stage.width * multiplier
-        raise ValueError(
+        raise UserError(
             f"{where}: no width fits group_width {design.group_width} and bottleneck_multiplier "
             f"{design.bottleneck_multiplier:g}: the nearest, {stage.width}, has a bottleneck of "
             f"{bottleneck:g} channels, not a positive multiple of {max(1, stage.group_width)}; "
@@ -331,7 +333,7 @@ def _check_norm(design: RegNetDesign) -> None:
     widths |= {w for stage in design.stages for w in (stage.width, stage.bottleneck_width)}
     indivisible = sorted(w for w in widths if w % design.norm_group_width)
     if indivisible:
-        raise ValueError(
+        raise UserError(
             f"norm_group_width {design.norm_group_width} does not divide the layers of "
             f"{_shorten(indivisible)} channels; take a divisor of all widths, or 0 for batch norm"
         )

@@ -15,6 +15,8 @@ from itertools import accumulate
 from numbers import Real
 from typing import Generic, TypeVar
 
+from regnet_backbones.errors import UserError
+
 Interval = tuple[float, float]  # lowest and highest, both included
 Number = int | float
 
@@ -39,9 +41,9 @@ class Range(Generic[N]):
     def __post_init__(self) -> None:
         """Raise for what is no distribution."""
         if not self.values or list(self.values) != sorted(set(self.values)):
-            raise ValueError(f"a range needs ascending values, got {_shorten(self.values)}")
+            raise UserError(f"a range needs ascending values, got {_shorten(self.values)}")
         if len(self.weights) != len(self.values) or min(self.weights) <= 0:
-            raise ValueError(
+            raise UserError(
                 f"a range needs a weight above 0 for each value, got {_shorten(self.weights)} for "
                 f"{_shorten(self.values)}"
             )
@@ -122,11 +124,11 @@ class Range(Generic[N]):
         """
         low, high = checked_interval(interval)
         if 0 < low < self.lowest or self.highest < high < math.inf:
-            raise ValueError(f"must be within {self}, got {interval!r}")
+            raise UserError(f"must be within {self}, got {interval!r}")
         kept = [i for i, value in enumerate(self.values) if low <= value <= high]
         if not kept:
             near = min(bisect(self.values, low), len(self.values) - 1)
-            raise ValueError(
+            raise UserError(
                 f"has no value in {interval!r}; the nearest are "
                 f"{_shorten(self.values[max(0, near - 1) : near + 1])}"
             )
@@ -181,10 +183,10 @@ def checked_interval(interval: Interval) -> Interval:
     """Return lowest and highest; raise for what is no interval."""
     pair = isinstance(interval, tuple | list) and len(interval) == 2
     if not pair or not all(isinstance(end, Real) for end in interval):
-        raise ValueError(f"must be (lowest, highest), got {interval!r}")
+        raise UserError(f"must be (lowest, highest), got {interval!r}")
     low, high = interval
     if not 0 <= low <= high:
-        raise ValueError(f"must be (lowest, highest) with 0 <= lowest <= highest, got {interval!r}")
+        raise UserError(f"must be (lowest, highest) with 0 <= lowest <= highest, got {interval!r}")
     return low, high
 
 

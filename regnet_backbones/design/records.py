@@ -14,6 +14,7 @@ from pathlib import Path
 from regnet_backbones.design.anynet import AnyNetDesign, Design
 from regnet_backbones.design.law import NUM_STAGES, RegNetDesign, Stage
 from regnet_backbones.design.sampling import Candidate
+from regnet_backbones.errors import UserError
 from regnet_backbones.files import read_json, write_whole
 
 ROWS_KEY = "designs"
@@ -114,7 +115,7 @@ def read_results(path: str | Path) -> tuple[list[object], int | None]:
     rows = _rows(path, content)
     chosen = content.get(CHOSEN_KEY) if isinstance(content, dict) else None
     if chosen is not None and (type(chosen) is not int or not 0 <= chosen < len(rows)):
-        raise ValueError(
+        raise UserError(
             f'"{CHOSEN_KEY}" of {path} must be a row, 0 to {len(rows) - 1}, or null, got {chosen!r}'
         )
     return rows, chosen
@@ -127,7 +128,7 @@ def _rows(path: str | Path, content: object) -> list[object]:
         what = (
             f"an object with {', '.join(content)}" if isinstance(content, dict) else repr(content)
         )
-        raise ValueError(
+        raise UserError(
             f'{path} must hold a list of rows, or an object whose "{ROWS_KEY}" is one, not empty; '
             f"it holds {what[:80]}"
         )
@@ -140,7 +141,7 @@ def _stage_lists(row: Mapping[str, object], columns: Sequence[str]) -> Iterator[
     for column in columns:
         numbers = row[column]
         if not isinstance(numbers, list) or len(numbers) != NUM_STAGES:
-            raise ValueError(f"{column} must be a list of {NUM_STAGES} numbers, got {numbers!r}")
+            raise UserError(f"{column} must be a list of {NUM_STAGES} numbers, got {numbers!r}")
         yield numbers
 
 
@@ -148,4 +149,4 @@ def _check_columns(row: Mapping[str, object], columns: Sequence[str]) -> None:
     """Raise unless a row has the columns."""
     missing = [column for column in columns if column not in row]
     if missing:
-        raise ValueError(f"a design needs {', '.join(columns)}; missing: {', '.join(missing)}")
+        raise UserError(f"a design needs {', '.join(columns)}; missing: {', '.join(missing)}")

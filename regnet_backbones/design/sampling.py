@@ -26,6 +26,7 @@ from regnet_backbones.design.cost import (
 from regnet_backbones.design.ranges import Interval, checked_interval
 from regnet_backbones.design.rules import activations_trend, params_trend
 from regnet_backbones.design.space_kinds import Space
+from regnet_backbones.errors import UserError
 
 DRAWN_BEFORE = "drawn before"
 ABOVE_PARAMS_TREND = "above the paper's params trend"
@@ -67,7 +68,7 @@ class Bounds:
                 try:
                     checked_interval(interval)
                 except ValueError as error:
-                    raise ValueError(f"{name} {error}") from None
+                    raise UserError(f"{name} {error}") from None
         map_pixels(self.image_size)
         checked_num_classes(self.num_classes)
 
@@ -199,7 +200,7 @@ def draw(
         in_vain += 1
         if in_vain >= max_draws:
             counted = ", ".join(f"{reason} {n:,}" for reason, n in rejections.most_common())
-            raise ValueError(
+            raise UserError(
                 f"the last {in_vain:,} draws from {space.name} gave nothing new within {bounds}; "
                 f"rejected so far: {counted}; widen the bounds, or draw from another space"
             )

@@ -19,6 +19,7 @@ from regnet_backbones.design.checks import positive_integer
 from regnet_backbones.design.cost import complexity
 from regnet_backbones.design.fitting import fit
 from regnet_backbones.design.law import WIDTH_QUANTUM, RegNetDesign, width_runs
+from regnet_backbones.errors import UserError
 
 FAST = "d1_w8_g8_r1"
 
@@ -73,7 +74,7 @@ def scale(
         ValueError: the factor, strategy or image size is none, or there is no such network.
     """
     if not isinstance(factor, Real) or isinstance(factor, bool) or not _LEAST <= factor <= _MOST:
-        raise ValueError(f"factor must be a number from {_LEAST} to {_MOST}, got {factor!r}")
+        raise UserError(f"factor must be a number from {_LEAST} to {_MOST}, got {factor!r}")
     image_size = positive_integer("image_size", image_size, "in pixels")
     depth, width, group_width, resolution = _share(strategy, float(factor))
     scaled_size = max(1, round(image_size * resolution / _IMAGE_QUANTUM)) * _IMAGE_QUANTUM
@@ -82,7 +83,7 @@ def scale(
     try:
         scaled = _scale_design(design, depth, width, group_width)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{design} cannot be scaled by {factor:g} with strategy '{strategy}': {error}; take "
             "another factor, or a strategy with other weights of d, w and g"
         ) from None
@@ -94,7 +95,7 @@ def _share(strategy: str, factor: float) -> tuple[float, float, float, float]:
     """Return the factors of depth, width, group width and resolution."""
     weights = dict.fromkeys("dwgr", 0.0)
     if not isinstance(strategy, str):
-        raise ValueError(f"strategy must be text such as '{FAST}', got {strategy!r}")
+        raise UserError(f"strategy must be text such as '{FAST}', got {strategy!r}")
     found = re.findall(r"([dwgr])(\d+(?:\.\d+)?|\.\d+)", strategy)
     letters = strategy if re.fullmatch("[dwgr]+", strategy) else "".join(key for key, _ in found)
     if letters == strategy:
@@ -103,12 +104,12 @@ def _share(strategy: str, factor: float) -> tuple[float, float, float, float]:
         weights |= {key: float(weight) for key, weight in found}
     well_formed = letters == strategy or "_".join(map("".join, found)) == strategy
     if not strategy or not well_formed or len(set(letters)) != len(letters):
-        raise ValueError(
+        raise UserError(
             f"strategy must be some of the letters d, w, g and r, such as 'dw', or letters with "
             f"weights, such as '{FAST}', each letter once; got '{strategy}'"
         )
     if not any(weights.values()):
-        raise ValueError(f"strategy '{strategy}' scales nothing; give a letter a weight above 0")
+        raise UserError(f"strategy '{strategy}' scales nothing; give a letter a weight above 0")
     # Group widths cost little, so they take no share; alone, they take the factor as it is.
     total = weights["d"] + weights["w"] + weights["r"] or weights["g"] / 2
     depth = factor ** (weights["d"] / total)

@@ -2,7 +2,7 @@
 
 No more than random search, as in "Designing Network Design Spaces" (arXiv 2003.13678), where even
 the best models of a space are found so. What measures is handed in, for instance
-`regnet_backbones.latency.LatencyMeter(...).measure`.
+`regnet_backbones.measure.LatencyMeter(...).measure`.
 """
 
 import logging
@@ -15,6 +15,7 @@ from regnet_backbones.design.anynet import Design
 from regnet_backbones.design.law import UnbuildableError
 from regnet_backbones.design.sampling import UNBOUNDED, Bounds, Candidate, draw
 from regnet_backbones.design.space_kinds import Space
+from regnet_backbones.errors import UserError
 
 # A candidate is measured after all if the best speed so far, made this much better, would do.
 MARGIN = 0.8
@@ -73,7 +74,7 @@ class Limits:
         for spec in fields(self):
             limit = getattr(self, spec.name)
             if limit is not None and not limit > 0:
-                raise ValueError(f"{spec.name} must be above 0, or None for no limit, got {limit}")
+                raise UserError(f"{spec.name} must be above 0, or None for no limit, got {limit}")
 
     def reason_to_reject(self, candidate: Candidate) -> str | None:
         """Return which limit a measured candidate is over, None for one within.
@@ -147,7 +148,7 @@ def search(
     """
     max_measured = 4 * count if max_measured is None else max_measured
     if count < 1 or max_measured < 1:
-        raise ValueError(
+        raise UserError(
             f"a search takes count >= 1 and max_measured >= 1, got {count} and {max_measured}"
         )
     trial = _Trial(limits, measure)
@@ -179,7 +180,7 @@ def best(found: Found, *, by: Order = "flops", count: int = 1) -> tuple[Candidat
     """
     known = get_args(Order)
     if by not in known:
-        raise ValueError(f"by must be one of {', '.join(known)}, got {by!r}")
+        raise UserError(f"by must be one of {', '.join(known)}, got {by!r}")
     measured = by in ("latency_ms", "memory_mib")
     ordered = sorted(
         found.kept,
@@ -206,7 +207,7 @@ def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:
     places = [tuple(point) for point in points]
     lengths = {len(place) for place in places}
     if len(lengths) > 1:
-        raise ValueError(f"points must have as many coordinates each, got {sorted(lengths)}")
+        raise UserError(f"points must have as many coordinates each, got {sorted(lengths)}")
     front: list[int] = []
     for i in sorted(range(len(places)), key=lambda i: places[i]):
         # What is better comes before; of two coordinates, the last in front has the least second.

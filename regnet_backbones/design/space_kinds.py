@@ -22,6 +22,7 @@ from regnet_backbones.design.law import (
     width_runs,
 )
 from regnet_backbones.design.ranges import Interval, N, Range
+from regnet_backbones.errors import UserError
 
 NOT_FOUR_STAGES = "not four stages"
 GROUPS_DO_NOT_FIT = "groups do not fit"
@@ -75,7 +76,7 @@ class _Space:
         stem = positive_integer("stem_width", self.stem_width)
         ratio = share_or_none("se_ratio", self.se_ratio)
         if ratio and round(stem * ratio) < 1:
-            raise ValueError(
+            raise UserError(
                 f"se_ratio {ratio:g} of a stem of {stem} channels rounds to 0; take 0 for no "
                 f"squeeze-and-excitation, or at least {1 / stem:.2g}"
             )
@@ -130,11 +131,11 @@ class _Space:
             if interval is None:
                 continue
             if name not in self.ranges:
-                raise ValueError(f"{self.name} has no {name}; it draws {', '.join(self.ranges)}")
+                raise UserError(f"{self.name} has no {name}; it draws {', '.join(self.ranges)}")
             try:
                 changes[name] = self.ranges[name].narrowed(interval)
             except ValueError as error:
-                raise ValueError(f"{name} of {self.name} {error}") from None
+                raise UserError(f"{name} of {self.name} {error}") from None
         constants = {"se_ratio": se_ratio, "stem_width": stem_width}
         changes |= {name: value for name, value in constants.items() if value is not None}
         if not changes:
@@ -182,9 +183,9 @@ class RegNetSpace(_Space):
         """Raise for ranges that the law has no meaning for."""
         super().__post_init__()
         if any(w % WIDTH_QUANTUM for w in self.w_0.values) or self.w_0.lowest < 1:
-            raise ValueError(f"w_0 must be positive multiples of {WIDTH_QUANTUM}, got {self.w_0}")
+            raise UserError(f"w_0 must be positive multiples of {WIDTH_QUANTUM}, got {self.w_0}")
         if self.w_m.lowest <= 1:
-            raise ValueError(f"w_m must be above 1, got {self.w_m}")
+            raise UserError(f"w_m must be above 1, got {self.w_m}")
 
     def draw(self, rng: random.Random) -> RegNetNumbers:
         """Return drawn numbers of a network, which need not give one.

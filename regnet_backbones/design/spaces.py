@@ -27,6 +27,7 @@ from types import MappingProxyType
 from regnet_backbones.design.law import NUM_STAGES
 from regnet_backbones.design.ranges import log_uniform, powers_of_two, uniform
 from regnet_backbones.design.space_kinds import AnyNetSpace, RegNetSpace, Space
+from regnet_backbones.errors import UserError
 
 SE_RATIO = 0.25  # of the paper's RegNetY
 
@@ -93,4 +94,4 @@ def get_space(name: str) -> Space:
         return space
     near = get_close_matches(name.lower(), by_key, n=1)
     hint = f"did you mean '{by_key[near[0]].name}'? " if near else ""
-    raise ValueError(f"unknown design space '{name}'; {hint}known are {', '.join(SPACES)}")
+    raise UserError(f"unknown design space '{name}'; {hint}known are {', '.join(SPACES)}")

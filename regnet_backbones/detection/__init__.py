@@ -3,8 +3,10 @@
 import warnings
 from importlib.util import find_spec
 
+from regnet_backbones.errors import MissingPackageError
+
 if find_spec("detectron2") is None:
-    raise ModuleNotFoundError(
+    raise MissingPackageError(
         "detectron2 is not installed; `make install` installs it, and docs/install.md says how to "
         "do so in another environment",
         name="detectron2",

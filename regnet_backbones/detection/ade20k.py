@@ -16,7 +16,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
-from regnet_backbones.image_files import UNREADABLE
+from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.runs.image_files import UNREADABLE
 
 SOURCE, TARGET = "annotations", "annotations_detectron2"
 SPLITS = ("training", "validation")
@@ -93,9 +94,9 @@ def convert_mask(source: Path, target: Path) -> None:
         with Image.open(source) as image:
             labels = np.asarray(image)
     except UNREADABLE as error:
-        raise ValueError(f"mask '{source}' cannot be read: {error}; fetch it again") from error
+        raise UserError(f"mask '{source}' cannot be read: {error}; fetch it again") from error
     if labels.dtype != np.uint8 or labels.ndim != 2 or labels.max() > CLASSES:
-        raise ValueError(
+        raise UserError(
             f"mask '{source}' must have one 8-bit channel with labels 0 to {CLASSES}, got "
             f"{labels.dtype} of shape {labels.shape} with labels up to {labels.max()}; this "
             "converts the scene parsing benchmark (ADEChallengeData2016), not the full ADE20K"
@@ -107,7 +108,7 @@ def _masks_of(folder: Path) -> list[Path]:
     """List the masks of a split."""
     masks = sorted(folder.glob("*.png")) if folder.is_dir() else []
     if not masks:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"there are no masks *.png in '{folder}'; give the folder that holds '{SOURCE}', such "
             "as datasets/ADEChallengeData2016"
         )
@@ -119,7 +120,7 @@ def _convert_split(masks: list[Path], folder: Path, *, overwrite: bool) -> Conve
     if folder.exists() and not overwrite:
         if {mask.name for mask in masks} == {file.name for file in folder.iterdir()}:
             return ConvertedMasks(folder, len(masks), written=False)
-        raise ValueError(
+        raise UserError(
             f"'{folder}' exists and does not hold the {len(masks)} masks of "
             f"'{masks[0].parent}'; pass overwrite=True (--overwrite) to replace it"
         )
@@ -142,11 +143,11 @@ def _check_ade20k(name: str) -> None:
     if folder.is_dir():
         return
     if (root / SOURCE / folder.name).is_dir():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"'{name}' has no masks for detectron2 in '{folder}'; make them with: "
             f"python tools/prepare_ade20k.py {root}"
         )
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"'{name}' is not at '{root}': there is no {SOURCE}/{folder.name}; unpack "
         "ADEChallengeData2016.zip there, or set DETECTRON2_DATASETS to the folder above"
     )

@@ -10,6 +10,7 @@ from detectron2.data import Metadata, MetadataCatalog
 
 from regnet_backbones.detection.data import VAL_NAME, read_categories
 from regnet_backbones.detection.training.mappers import SEGMENTER
+from regnet_backbones.errors import UserError
 
 # Numbers its classes in one row, and asks its training dataset which of them are things.
 PANOPTIC_DEEPLAB = "PanopticDeepLab"
@@ -67,7 +68,7 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
     known = dataset in MetadataCatalog.list() and dataset != VAL_NAME
     fields = MetadataCatalog.get(dataset).as_dict() if known else {}
     if architecture == PANOPTIC_DEEPLAB and "thing_dataset_id_to_contiguous_id" not in fields:
-        raise ValueError(
+        raise UserError(
             f"a {PANOPTIC_DEEPLAB} needs its training dataset '{dataset}' registered with panoptic "
             "metadata, to tell things from stuff; set DATASETS.TRAIN in --opts"
         )
@@ -105,16 +106,16 @@ def _given_categories(cfg: CfgNode, val_json: Path) -> dict[int, str]:
     """Read the names by id of a json of the user, which must be of this model."""
     architecture = cfg.MODEL.META_ARCHITECTURE
     if architecture == SEGMENTER:
-        raise ValueError(f"a COCO json names instances, and a {architecture} predicts none")
+        raise UserError(f"a COCO json names instances, and a {architecture} predicts none")
     if architecture == PANOPTIC_DEEPLAB:
-        raise ValueError(
+        raise UserError(
             f"a {architecture} takes the names of its classes from its training dataset; leave "
             "out --val-json"
         )
     count = instance_classes(cfg)
     categories = read_categories(val_json, count=count)
     if len(categories) != count:
-        raise ValueError(
+        raise UserError(
             f"the detector has {count} classes, and '{val_json}' {len(categories)}; give a COCO "
             "json with the categories of the training"
         )

@@ -10,6 +10,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleKeys
 from torch import nn
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.weights.entries import as_tensors
 from regnet_backbones.weights.loading import extractors
 from regnet_backbones.weights.unpickling import read_content
@@ -32,7 +33,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         elif kind == ".pkl" and not {"model", "__author__"} <= content.keys():
             author, state = "Caffe2", content.get("blobs", content)
         if not isinstance(state, Mapping):
-            raise ValueError(f"{filename} holds no state dict (names to tensors)")
+            raise UserError(f"{filename} holds no state dict (names to tensors)")
         state = as_tensors(state, filename)
         if author is None:
             return {**(content if "model" in content else {}), "model": state}
@@ -68,7 +69,7 @@ def check_complete(model: nn.Module, incompatible: _IncompatibleKeys) -> None:
         return
     problems = [f"{len(unlike)} have another shape: {_first(unlike)}"] if unlike else []
     problems += [f"{len(lacking)} are not in it: {_first(lacking)}"] if lacking else []
-    raise ValueError(
+    raise UserError(
         f"the checkpoint is not of the model that the config describes; of the model's "
         f"weights {'; '.join(problems)}. Give the config that it was trained with, or the "
         "overrides that it was trained with (--opts of evaluate and predict)"

@@ -11,8 +11,9 @@ from detectron2.config.compat import guess_version
 from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
-from regnet_backbones.adapters.detectron2_config import add_regnet_config
-from regnet_backbones.yaml_files import read_yaml
+from regnet_backbones.adapters.detectron2.config import add_regnet_config
+from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.runs.yaml_files import read_yaml
 
 # How many files a config may be of.
 MAX_FILES = 50
@@ -54,14 +55,14 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
             not YAML of plain values, or is empty.
     """
     if not Path(config_file).is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no config file '{config_file}'; give one with --config-file, such as "
             "configs/detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"
         )
     joined = [text for text in overrides[::2] if "=" in text]
     if joined or len(overrides) % 2:
         got = f"'{joined[0]}' with = between" if joined else f"'{overrides[-1]}' without a value"
-        raise ValueError(f"{PAIRS}, got {got}")
+        raise UserError(f"{PAIRS}, got {got}")
     loaded = CfgNode(load_config_file(config_file))
     cfg = default_config()
     try:
@@ -71,15 +72,15 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
             f"{error.args[0]}{_meant(cfg, error.args[0])}, in '{config_file}'"
         ) from error
     except UNREADABLE as error:
-        raise ValueError(f"{_reworded(str(error))}, in '{config_file}'") from error
+        raise UserError(f"{_reworded(str(error))}, in '{config_file}'") from error
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         try:
             cfg.merge_from_list([key, value])
         except AssertionError as error:  # how yacs says that an override is wrong
-            raise ValueError(f"{error}{_meant(cfg, str(error))}; {PAIRS}") from error
+            raise UserError(f"{error}{_meant(cfg, str(error))}; {PAIRS}") from error
         except UNREADABLE as error:
             found = _reworded(str(error))
-            raise ValueError(found if key in found else f"{key}: {found}") from error
+            raise UserError(found if key in found else f"{key}: {found}") from error
     return cfg
 
 
@@ -133,21 +134,21 @@ def _load_with_bases(name: str, chain: tuple[str, ...], read: list[str]) -> dict
     read.append(name)
     if name in chain or len(read) > MAX_FILES:
         way = " -> ".join((*chain[-3:], name))
-        raise ValueError(f"_BASE_ must not lead back to a file, or to over {MAX_FILES}, got {way}")
+        raise UserError(f"_BASE_ must not lead back to a file, or to over {MAX_FILES}, got {way}")
     try:
         own = read_yaml(PathManager.get_local_path(name) if "://" in name else name)
     except FileNotFoundError as error:
         by = f", which '{chain[-1]}' names as its _BASE_" if chain else ""
-        raise FileNotFoundError(f"no config file '{name}'{by}") from error
+        raise MissingFileError(f"no config file '{name}'{by}") from error
     if not isinstance(own, dict):
         kind = "empty" if own is None else f"a {type(own).__name__}"
-        raise ValueError(f"'{name}' must be a YAML file of config keys, it is {kind}")
+        raise UserError(f"'{name}' must be a YAML file of config keys, it is {kind}")
     bases = own.pop(BASE_KEY, [])
     bases = bases if isinstance(bases, list) else [bases]
     merged: dict[str, object] = {}
     for base in bases:
         if not isinstance(base, str) or not base or not base.isprintable():
-            raise ValueError(f"_BASE_ of '{name}' must be a config file, got {repr(base)[:200]}")
+            raise UserError(f"_BASE_ of '{name}' must be a config file, got {repr(base)[:200]}")
         base = os.path.expanduser(base)
         path = base if "://" in base else os.path.join(os.path.dirname(name), base)
         _merge(_load_with_bases(path, (*chain, name), read), merged, name)
@@ -159,13 +160,13 @@ def _merge(values: dict, into: dict[str, object], file: str) -> None:
     """Merge the values of a file over those of its `_BASE_`."""
     for key, value in values.items():
         if not isinstance(key, str):  # such as `on`, which YAML reads as True
-            raise ValueError(f"keys of '{file}' must be text, got {key!r}; put it in quotes")
+            raise UserError(f"keys of '{file}' must be text, got {key!r}; put it in quotes")
         if not isinstance(value, dict):
             into[key] = value
             continue
         below = into.setdefault(key, {})
         if not isinstance(below, dict):
-            raise ValueError(f"{key} has keys below it in '{file}', and a value in its _BASE_")
+            raise UserError(f"{key} has keys below it in '{file}', and a value in its _BASE_")
         _merge(value, below, file)
 
 
@@ -176,7 +177,7 @@ def _merged(cfg: CfgNode, loaded: CfgNode, file: str) -> CfgNode:
         nodes = all(isinstance(loaded.get(key, loaded), CfgNode) for key in ("MODEL", "TEST"))
         version = guess_version(loaded, file) if nodes else cfg.VERSION
     if version not in range(1, cfg.VERSION + 1):
-        raise ValueError(f"VERSION must be 1 to {cfg.VERSION}, got {version!r}")
+        raise UserError(f"VERSION must be 1 to {cfg.VERSION}, got {version!r}")
     if version == cfg.VERSION:
         cfg.merge_from_other_cfg(loaded)
         return cfg

@@ -9,11 +9,12 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from regnet_backbones.adapters.detectron2 import BUILDERS
-from regnet_backbones.adapters.detectron2_config import fcos_node
-from regnet_backbones.adapters.detectron2_network import feature_levels
+from regnet_backbones.adapters.detectron2.builders import BUILDERS
+from regnet_backbones.adapters.detectron2.config import fcos_node
+from regnet_backbones.adapters.detectron2.network import feature_levels
 from regnet_backbones.detection.config import default_config, did_you_mean, values_by_key
 from regnet_backbones.detection.config_rules import rule_of
+from regnet_backbones.errors import MissingFileError, UserError
 
 # What a training alone reads.
 OF_TRAINING = (
@@ -73,11 +74,11 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
         value, rule = _value(cfg, key, default), rule_of(key, default)
         if not rule.allows(value):
             meant = did_you_mean(str(value), map(str, rule.names), form=repr)
-            raise ValueError(f"{key} must be {rule.words}, got {_shown(value)}{meant}")
+            raise UserError(f"{key} must be {rule.words}, got {_shown(value)}{meant}")
     for is_wrong, words in _misfits(cfg, lambda key: not key.startswith(unread), processes):
         if is_wrong:
             values = " and ".join(_shown(_value(cfg, key)) for key in KEY.findall(words))
-            raise ValueError(f"{words}, got {values}")
+            raise UserError(f"{words}, got {values}")
 
 
 def check_datasets_exist(cfg: CfgNode, *, training: bool) -> None:
@@ -91,7 +92,7 @@ def check_datasets_exist(cfg: CfgNode, *, training: bool) -> None:
     for key in ("TRAIN", "TEST") if training else ("TEST",):
         names = cfg.DATASETS[key]
         if not names and (key == "TRAIN" or not training):
-            raise ValueError(
+            raise UserError(
                 f"DATASETS.{key} is empty; name registered datasets, such as "
                 "\"('coco_2017_train',)\", or give your data with --train-json, --train-images, "
                 "--val-json and --val-images"
@@ -99,7 +100,7 @@ def check_datasets_exist(cfg: CfgNode, *, training: bool) -> None:
         for name in names:
             if name not in registered:
                 meant = did_you_mean(name, registered, form=repr)
-                raise ValueError(
+                raise UserError(
                     f"DATASETS.{key} names '{name}', which is not registered{meant}; register it "
                     "in code that runs before, or give your data with --train-json and the like"
                 )
@@ -110,7 +111,7 @@ def check_datasets_exist(cfg: CfgNode, *, training: bool) -> None:
             if missing is not None:
                 root = os.environ.get("DETECTRON2_DATASETS")
                 where = f"'{root}'" if root else "not set, which means 'datasets' of this folder"
-                raise FileNotFoundError(
+                raise MissingFileError(
                     f"the dataset '{name}' of DATASETS.{key} has no '{missing}'; set "
                     f"DETECTRON2_DATASETS to the folder that holds it (it is {where})"
                 )

@@ -23,8 +23,8 @@ from detectron2.modeling import (
 )
 from fvcore.common.registry import Registry
 
-from regnet_backbones.adapters.detectron2_network import FEATURE_LEVELS
-from regnet_backbones.adapters.detectron2_solver import FULL_MODEL, OPTIMIZERS
+from regnet_backbones.adapters.detectron2.network import FEATURE_LEVELS
+from regnet_backbones.adapters.detectron2.solver import FULL_MODEL, OPTIMIZERS
 from regnet_backbones.backbone import OUTPUT_STRIDES
 from regnet_backbones.norm import NORMS
 

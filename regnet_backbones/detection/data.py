@@ -20,6 +20,7 @@ from regnet_backbones import __version__
 from regnet_backbones.detection.data_checks.coco import Coco, image_name, read_coco, read_lists
 from regnet_backbones.detection.data_checks.defects import Defect, Report
 from regnet_backbones.detection.training.mappers import SEGMENTER
+from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.files import write_whole
 
 # The keys of DATASETS.OWN, and the options of `tools/train_net.py` that set them.
@@ -84,7 +85,7 @@ def read_coco_split(
     """
     json_file, image_root = Path(json_file), Path(image_root)
     if json_file.is_file() and not image_root.is_dir():
-        raise FileNotFoundError(f"no image folder '{image_root}'")
+        raise MissingFileError(f"no image folder '{image_root}'")
     read = read_coco(json_file, image_root=image_root, keep_root=keep_root)
     _raise_errors(json_file, read)
     copy = _copy_of(json_file, image_root)
@@ -146,18 +147,18 @@ def use_own_data(cfg: CfgNode) -> None:
         return
     missing = [option for key, option in OPTIONS.items() if not own[key]]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"own data needs all of {options} (DATASETS.OWN in a config); missing: "
             f"{', '.join(missing)}"
         )
     architecture = cfg.MODEL.META_ARCHITECTURE
     if architecture in NEED_MORE_THAN_INSTANCES:
-        raise ValueError(
+        raise UserError(
             f"{options} are for detectors, the config trains a {architecture}: give a config of a "
             "detector, or name registered datasets in DATASETS.TRAIN and DATASETS.TEST"
         )
     if cfg.MODEL.KEYPOINT_ON:
-        raise ValueError(
+        raise UserError(
             f"{options} do not tell which keypoints a mirrored image exchanges: register the "
             "datasets with their keypoint_names and keypoint_flip_map, and name them in "
             "DATASETS.TRAIN and DATASETS.TEST"
@@ -195,14 +196,14 @@ def validation_of_training(cfg: CfgNode) -> CocoSplit | None:
     if VAL_NAME not in cfg.DATASETS.TEST:
         return None
     if not own.VAL_JSON:
-        raise ValueError(
+        raise UserError(
             "the config does not tell where the data of the training are (DATASETS.OWN): tell it "
             "with --val-json and --val-images"
         )
     try:
         return read_coco_split(own.VAL_JSON, own.VAL_IMAGES)
     except (FileNotFoundError, PermissionError) as error:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"the validation data of the training have gone: {error}; tell where they are with "
             "--val-json and --val-images"
         ) from error
@@ -222,7 +223,7 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
         ValueError: the categories of the two differ, or the config wants masks and there are none.
     """
     if train.categories != val.categories:
-        raise ValueError(
+        raise UserError(
             f"the categories of '{train.json_file}' and '{val.json_file}' differ: only in train "
             f"{_difference(train, val)}, only in val {_difference(val, train)}; give both files "
             "the same 'categories' (id and name)"
@@ -230,7 +231,7 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
     if cfg.MODEL.MASK_ON:
         for split in (train, val):
             if split.without_mask:
-                raise ValueError(
+                raise UserError(
                     f"the config trains masks, and {split.without_mask}; add it, remove the "
                     "annotations, or train boxes only with MODEL.MASK_ON False"
                 )
@@ -265,7 +266,7 @@ def _raise_errors(json_file: str | Path, read: Coco) -> None:
     """Raise ValueError if a json has errors."""
     errors = Report(read.defects).of("error").summary()
     if errors:
-        raise ValueError(f"'{json_file}' cannot be used:\n{errors}")
+        raise UserError(f"'{json_file}' cannot be used:\n{errors}")
 
 
 def _names_by_id(read: Coco) -> dict[int | str, str]:

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from regnet_backbones.detection.config import load_config_file, values_by_key
 from regnet_backbones.detection.trained import check_whole
 from regnet_backbones.files import set_aside
-from regnet_backbones.inference.trained import CONFIG_NAME, FINAL_NAME, LAST_NAME, METRICS_NAME
+from regnet_backbones.runs.trained import CONFIG_NAME, FINAL_NAME, LAST_NAME, METRICS_NAME
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from detectron2.engine import launch
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
-from regnet_backbones.adapters.detectron2_projects import import_projects
+from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.ade20k import check_semantic_datasets
 from regnet_backbones.detection.classes import instance_classes
 from regnet_backbones.detection.data import (
@@ -31,8 +31,9 @@ from regnet_backbones.detection.run import share_cores, start_log
 from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
 from regnet_backbones.detection.training.mappers import SEGMENTER
 from regnet_backbones.detection.training.trainer import Trainer
-from regnet_backbones.inference.report import RESULTS_NAME, write_results
-from regnet_backbones.inference.trained import Trained
+from regnet_backbones.errors import UserError
+from regnet_backbones.runs.results import RESULTS_NAME, write_results
+from regnet_backbones.runs.trained import Trained
 
 # By dataset, task and name of the metric; None where it is not defined.
 Results = Mapping[str, Mapping[str, Mapping[str, float | None]]]
@@ -131,7 +132,7 @@ def evaluate_on(cfg: CfgNode, val: CocoSplit) -> None:
     report = check_datasets(cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False)
     if report.has_errors:
         errors = report.of("error").summary()
-        raise ValueError(f"'{val.json_file}' cannot be evaluated on:\n{errors}")
+        raise UserError(f"'{val.json_file}' cannot be evaluated on:\n{errors}")
     if report.defects:
         logger.warning("%s", report.summary())
 
@@ -140,13 +141,13 @@ def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
     """Raise ValueError where a json is not of the kind or the classes that a detector gives."""
     architecture = cfg.MODEL.META_ARCHITECTURE
     if architecture == SEGMENTER:
-        raise ValueError(
+        raise UserError(
             f"a COCO json is for detectors, the config is of a {architecture}; name a registered "
             "dataset with --opts DATASETS.TEST"
         )
     count = instance_classes(cfg)
     if count != len(val.categories):
-        raise ValueError(
+        raise UserError(
             f"the detector has {count} classes, and '{val.json_file}' "
             f"{len(val.categories)} ({', '.join(val.categories.values())}); give a json with the "
             "categories of the training"
@@ -154,13 +155,13 @@ def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
     trained = [name for _, name in cfg.DATASETS.OWN.CATEGORIES]
     given = list(val.categories.values())
     if trained and trained != given:
-        raise ValueError(
+        raise UserError(
             f"the detector was trained on the classes {', '.join(trained)}, and those of "
             f"'{val.json_file}', in the order of their ids, are {', '.join(given)}; give a json "
             "with the categories of the training"
         )
     if cfg.MODEL.MASK_ON and val.without_mask:
-        raise ValueError(
+        raise UserError(
             f"the detector predicts masks, and {val.without_mask}; add it, remove the "
             "annotations, or evaluate boxes only with --opts MODEL.MASK_ON False"
         )
@@ -185,11 +186,11 @@ def _evaluate(cfg: CfgNode, trained: Trained, settings: Mapping[str, object]) ->
 def _check_processes(cfg: CfgNode, processes: int) -> None:
     """Raise ValueError where there are not as many devices as processes."""
     if processes < 1:
-        raise ValueError(f"the number of processes must be at least 1, got {processes}")
+        raise UserError(f"the number of processes must be at least 1, got {processes}")
     if processes == 1 or cfg.MODEL.DEVICE == "cpu":
         return
     if cfg.MODEL.DEVICE != "cuda" or processes > torch.cuda.device_count():
-        raise ValueError(
+        raise UserError(
             f"{processes} processes need as many GPUs and the device 'cuda', got "
             f"{torch.cuda.device_count()} GPUs and '{cfg.MODEL.DEVICE}'"
         )
@@ -202,7 +203,7 @@ def _check_datasets(cfg: CfgNode) -> None:
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         problem = f"names '{unknown[0]}', which is not registered" if unknown else "is empty"
-        raise ValueError(
+        raise UserError(
             f"there is nothing to evaluate on: DATASETS.TEST {problem}; give one's own data with "
             "--val-json and --val-images, or a registered dataset with --opts DATASETS.TEST "
             "\"('coco_2017_val',)\""

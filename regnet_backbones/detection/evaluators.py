@@ -24,6 +24,7 @@ from regnet_backbones.detection.pictures import (
     PredictionPictures,
     SemanticPictures,
 )
+from regnet_backbones.errors import MissingPackageError, UserError
 
 # What a model can give for an image, by detectron2's names of it; proposals count as instances.
 OUTPUTS = ("sem_seg", "instances", "panoptic_seg")
@@ -120,7 +121,7 @@ def check_evaluators(cfg: CfgNode) -> None:
     """
     for name in cfg.DATASETS.TEST:
         if name not in DatasetCatalog.list():
-            raise ValueError(
+            raise UserError(
                 f"DATASETS.TEST names '{name}', which is not registered; detectron2 has its own "
                 "datasets registered and the demo's, such as 'coco_2017_val' and 'shapes_val'"
             )
@@ -172,13 +173,13 @@ def _kind_and_measured(cfg: CfgNode, dataset_name: str) -> tuple[str, list[str]]
     metadata = MetadataCatalog.get(dataset_name)
     kind = metadata.get("evaluator_type", None)
     if kind not in EVALUATORS:
-        raise ValueError(
+        raise UserError(
             f"dataset '{dataset_name}' has evaluator_type {kind!r}, known are "
             f"{', '.join(EVALUATORS)}; set it with MetadataCatalog.get(name).evaluator_type"
         )
     package = PACKAGES.get(kind)
     if package is not None and find_spec(package) is None:
-        raise ModuleNotFoundError(
+        raise MissingPackageError(
             f"evaluating on '{dataset_name}' needs the package {package}, which is not installed; "
             f"install it with: pip install {package}",
             name=package,
@@ -188,7 +189,7 @@ def _kind_and_measured(cfg: CfgNode, dataset_name: str) -> tuple[str, list[str]]
         measurable.remove("sem_seg")  # COCO's combined form has no semantic masks
     measured = [output for output in measurable if output in given]
     if not measured:
-        raise ValueError(
+        raise UserError(
             f"a {cfg.MODEL.META_ARCHITECTURE} gives {', '.join(given)}, and what can be measured "
             f"on '{dataset_name}' is {', '.join(measurable)}; name another dataset in "
             "DATASETS.TEST"
@@ -203,7 +204,7 @@ def _check_sigmas(cfg: CfgNode) -> None:
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or COCO_KEYPOINTS
     if sigmas != keypoints:
-        raise ValueError(
+        raise UserError(
             f"the model has {keypoints} keypoints and the evaluation {sigmas} sigmas; set "
             f"TEST.KEYPOINT_OKS_SIGMAS to {keypoints} numbers (empty are COCO's for its "
             f"{COCO_KEYPOINTS})"

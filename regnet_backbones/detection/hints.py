@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from regnet_backbones.failures import Cause, error_line
+from regnet_backbones.cli.failure_lines import Cause, error_line
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

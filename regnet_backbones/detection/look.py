@@ -1,4 +1,4 @@
-"""A look at the data of a detector before the first step: see `regnet_backbones.look`."""
+"""A look at the data of a detector before the first step: see `regnet_backbones.runs.look`."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from PIL import Image
 
 from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
 from regnet_backbones.detection.training.mappers import train_mapper
-from regnet_backbones.look import PICTURES, SIDE, mosaic, show, table_of
+from regnet_backbones.runs.look import PICTURES, SIDE, mosaic, show, table_of
 
 # Of more records, as many are counted, evenly spread: a look takes no longer than two seconds.
 COUNTED = 4000

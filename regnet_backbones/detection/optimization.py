@@ -11,7 +11,8 @@ from torch import nn
 
 from regnet_backbones.detection.classes import PANOPTIC_DEEPLAB
 from regnet_backbones.detection.training.mappers import SEGMENTER
-from regnet_backbones.inference.optimization import (
+from regnet_backbones.errors import UserError
+from regnet_backbones.optimize.options import (
     Optimization,
     check_compiler,
     log_report,
@@ -42,7 +43,7 @@ def optimization_of(cfg: CfgNode) -> Optimization | None:
             dtype=node.DTYPE, compile=node.COMPILE, memory_format=node.MEMORY_FORMAT
         )
     except ValueError as error:
-        raise ValueError(f"OPTIMIZE cannot be so: {error}") from error
+        raise UserError(f"OPTIMIZE cannot be so: {error}") from error
 
 
 def check_optimization(cfg: CfgNode, *, training: bool) -> None:

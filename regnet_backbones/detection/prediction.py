@@ -20,16 +20,17 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image
 from tqdm import tqdm
 
-from regnet_backbones.adapters.detectron2_projects import import_projects
+from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.classes import KnownClasses, known_classes
 from regnet_backbones.detection.data import read_image_ids
 from regnet_backbones.detection.optimization import optimize_detector
 from regnet_backbones.detection.panoptic import coco_categories, coco_segments
 from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
-from regnet_backbones.image_files import open_upright
-from regnet_backbones.inference.images import output_names
-from regnet_backbones.inference.report import write_json
-from regnet_backbones.inference.trained import Trained
+from regnet_backbones.errors import UserError
+from regnet_backbones.runs.image_files import open_upright
+from regnet_backbones.runs.image_paths import output_names
+from regnet_backbones.runs.results import write_json
+from regnet_backbones.runs.trained import Trained
 
 # How much of a pixel's colour is that of its class.
 ALPHA = 0.6
@@ -86,7 +87,7 @@ def predict(
             used.
     """
     if not 0 <= min_score <= 1:
-        raise ValueError(f"min_score must be from 0 to 1, got {min_score}")
+        raise UserError(f"min_score must be from 0 to 1, got {min_score}")
     cfg = load_config(trained, opts=opts, device=device)
     classes = known_classes(cfg, val_json)
     predictor = _Predictor(cfg)

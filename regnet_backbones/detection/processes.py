@@ -17,9 +17,10 @@ from detectron2.utils import comm
 from torch import distributed as dist
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from regnet_backbones.adapters.detectron2_compat.cpu_processes import make_local_groups
-from regnet_backbones.failures.origins import origin_of
-from regnet_backbones.stopping import StoppedError, StopSignals
+from regnet_backbones.adapters.detectron2.compat.cpu_processes import make_local_groups
+from regnet_backbones.errors import UserError
+from regnet_backbones.runs.origins import origin_of
+from regnet_backbones.runs.stopping import StoppedError, StopSignals
 
 
 def started_by_torchrun() -> bool:
@@ -101,22 +102,22 @@ def check_processes(processes: int, machines: int, machine_rank: int, url: str |
             or the place of this machine among several cannot be used.
     """
     if started_by_torchrun() and (processes > 1 or machines > 1):
-        raise ValueError(
+        raise UserError(
             "torchrun has started the processes: leave out --num-gpus and --num-machines, "
             "torchrun's --nproc-per-node and --nnodes say the same"
         )
     if machines < 1 or not 0 <= machine_rank < machines:
-        raise ValueError(
+        raise UserError(
             f"--machine-rank must be 0 to --num-machines - 1, got {machine_rank} of {machines}"
         )
     if machines > 1 and url in (None, "auto"):
-        raise ValueError(
+        raise UserError(
             "several machines need the same --dist-url, tcp://HOST:PORT with the address of the "
             f"first machine and a free port of it, got '{url}'"
         )
     gpus = torch.cuda.device_count()
     if processes < 1 or 0 < gpus < processes:
-        raise ValueError(
+        raise UserError(
             f"--num-gpus must be 1 to the number of GPUs, got {processes} and there are {gpus}"
         )
 

@@ -8,6 +8,7 @@ from detectron2.data import build
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.weights.entries import shown
 from regnet_backbones.weights.unpickling import read_content
 
@@ -38,19 +39,19 @@ def load_proposals(records: list[dict], file: str) -> list[dict]:
     if not all(
         isinstance(value, list) and len(value) == len(lists["ids"]) for value in lists.values()
     ):
-        raise ValueError(
+        raise UserError(
             f"proposals '{file}' must be a dict of {', '.join(NAMES)}, lists of one length; write "
             "them as detectron2's COCOEvaluator does (box_proposals.pkl)"
         )
     mode = found.get("bbox_mode", BoxMode.XYXY_ABS.value)
     if type(mode) is not int or mode not in list(BoxMode):
-        raise ValueError(f"proposals '{file}': unknown bbox_mode {shown(mode)}")
+        raise UserError(f"proposals '{file}': unknown bbox_mode {shown(mode)}")
     places = {str(image): place for place, image in enumerate(lists["ids"])}
     for record in records:
         image = record["image_id"]
         place = places.get(str(image))
         if place is None:
-            raise ValueError(
+            raise UserError(
                 f"proposals '{file}' have none for image {image!r}; compute them for this dataset"
             )
         arrays = boxes, scores = lists["boxes"][place], lists["objectness_logits"][place]
@@ -58,7 +59,7 @@ def load_proposals(records: list[dict], file: str) -> list[dict]:
             isinstance(array, np.ndarray) and array.dtype.kind in "fiu" and np.isfinite(array).all()
             for array in arrays
         ) or (scores.ndim, boxes.shape) != (1, (len(scores), 4)):
-            raise ValueError(
+            raise UserError(
                 f"proposals '{file}' of image {image!r} must be finite boxes (N, 4) and scores "
                 "(N,), numpy arrays of numbers"
             )

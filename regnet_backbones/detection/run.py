@@ -16,10 +16,11 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from regnet_backbones.adapters.detectron2 import BUILDERS
-from regnet_backbones.adapters.detectron2_network import check_weights
-from regnet_backbones.adapters.detectron2_projects import import_projects
-from regnet_backbones.adapters.detectron2_weights import fetch
+from regnet_backbones.adapters.detectron2.builders import BUILDERS
+from regnet_backbones.adapters.detectron2.network import check_weights
+from regnet_backbones.adapters.detectron2.projects import import_projects
+from regnet_backbones.adapters.detectron2.weights import fetch
+from regnet_backbones.cli.failures import reported
 from regnet_backbones.detection.ade20k import check_semantic_datasets
 from regnet_backbones.detection.completeness import WholeCheckpointer
 from regnet_backbones.detection.config import read_config
@@ -46,10 +47,10 @@ from regnet_backbones.detection.processes import (
 from regnet_backbones.detection.results import results_tables
 from regnet_backbones.detection.trained import check_whole
 from regnet_backbones.detection.training.trainer import Trainer
-from regnet_backbones.failures import reported
+from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder, remove_parts
-from regnet_backbones.inference.trained import CONFIG_NAME
-from regnet_backbones.stopping import StoppedError, StopSignals
+from regnet_backbones.runs.stopping import StoppedError, StopSignals
+from regnet_backbones.runs.trained import CONFIG_NAME
 from regnet_backbones.weights.sources import is_name
 
 logger = logging.getLogger(__name__)
@@ -220,7 +221,7 @@ def build_config(args: argparse.Namespace) -> CfgNode:
     check_config(cfg, training=not args.eval_only, processes=processes)
     check_evaluators(cfg)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not _resumes(args, cfg):
-        raise ValueError(
+        raise UserError(
             "there is nothing to evaluate: give a checkpoint, MODEL.WEIGHTS path/to/model.pth, or "
             "--resume for the last one of OUTPUT_DIR"
         )
@@ -229,7 +230,7 @@ def build_config(args: argparse.Namespace) -> CfgNode:
     if not (args.check_data or args.skip_data_check):
         check_datasets_exist(cfg, training=not args.eval_only)
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu" and not args.eval_only:
-        raise ValueError(
+        raise UserError(
             "automatic mixed precision needs CUDA: set SOLVER.AMP.ENABLED False, or MODEL.DEVICE "
             "cuda on a machine with a GPU"
         )
@@ -306,13 +307,13 @@ def _use_own_data(cfg: CfgNode, args: argparse.Namespace) -> None:
     for key, option in OPTIONS.items():
         path = getattr(args, key.lower())
         if path == "":
-            raise ValueError(f"{option} is empty; give a path")
+            raise UserError(f"{option} is empty; give a path")
         if path:
             cfg.DATASETS.OWN[key] = path
     if names_own_data(cfg):
         named = [key for key in args.opts[::2] if key in ("DATASETS.TRAIN", "DATASETS.TEST")]
         if named:
-            raise ValueError(
+            raise UserError(
                 f"{named[0]} and data of one's own were given, which take its place: leave one out"
             )
     use_own_data(cfg)

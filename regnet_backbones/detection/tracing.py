@@ -25,8 +25,9 @@ from detectron2.modeling import GeneralizedRCNN, PanopticFPN, build_model
 from detectron2.modeling.roi_heads import cascade_rcnn
 from torch import nn
 
-from regnet_backbones.adapters.detectron2_projects import import_projects
+from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.trained import load_config, load_weights
+from regnet_backbones.errors import UserError
 from regnet_backbones.export.checking import (
     TOLERANCE,
     Checked,
@@ -38,10 +39,10 @@ from regnet_backbones.export.checking import (
 from regnet_backbones.export.files import check_path, written_whole
 from regnet_backbones.export.formats import IMAGE_SIZE
 from regnet_backbones.export.torchscript import TORCHSCRIPT_SUFFIXES, load_torchscript, trace
-from regnet_backbones.image_files import open_upright
-from regnet_backbones.inference.trained import Trained
 from regnet_backbones.optimize.folding import fold_batch_norm
 from regnet_backbones.optimize.trunk import relative_error
+from regnet_backbones.runs.image_files import open_upright
+from regnet_backbones.runs.trained import Trained
 from regnet_backbones.shapes import ShapesSpec, draw
 
 # Height and width of the images of the check, as parts of those that are given.
@@ -77,7 +78,7 @@ class Traceable(nn.Module):
             return self.model.inference(inputs, do_postprocess=False)[0].get_fields()
         outputs = dict(self.model(inputs)[0])
         if "panoptic_seg" in outputs:
-            raise ValueError(
+            raise UserError(
                 f"a {type(self.model).__name__} merges instances and semantics in Python, which "
                 "no trace follows; export its backbone (tools/export.py --part backbone)"
             )
@@ -121,7 +122,7 @@ def trace_detector(
     """
     path = check_path(path, TORCHSCRIPT_SUFFIXES)
     if not images:
-        raise ValueError("tracing a detector takes at least one image in which it sees something")
+        raise UserError("tracing a detector takes at least one image in which it sees something")
     example = images[0]
     traced = deepcopy(model).eval().requires_grad_(False)
     if fold:

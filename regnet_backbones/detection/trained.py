@@ -9,20 +9,21 @@ from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
 
-from regnet_backbones.adapters.detectron2_projects import import_projects
+from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.completeness import WholeCheckpointer
 from regnet_backbones.detection.config import read_config, values_by_key
 from regnet_backbones.detection.config_checks import check_config
 from regnet_backbones.detection.optimization import check_optimization
-from regnet_backbones.inference.device import check_device
-from regnet_backbones.inference.trained import (
+from regnet_backbones.errors import UserError
+from regnet_backbones.runs.device import check_device
+from regnet_backbones.runs.trained import (
     CONFIG_NAME,
     FINAL_NAME,
     LAST_NAME,
     METRICS_NAME,
     Trained,
 )
-from regnet_backbones.yaml_files import read_yaml
+from regnet_backbones.runs.yaml_files import read_yaml
 
 # Keys of a config that are said in another way, which an override would contradict.
 SAID_OTHERWISE = {
@@ -67,7 +68,7 @@ def load_config(
     """
     for key in opts[::2]:
         if key in SAID_OTHERWISE:
-            raise ValueError(f"{key} cannot be overridden here; {SAID_OTHERWISE[key]} instead")
+            raise UserError(f"{key} cannot be overridden here; {SAID_OTHERWISE[key]} instead")
     cfg = read_config(trained.config_file, opts)
     check_whole(trained.config_file)
     cfg.MODEL.WEIGHTS = str(trained.checkpoint)
@@ -102,7 +103,7 @@ def check_whole(config_file: str | Path) -> None:
     known = values_by_key(CfgNode(content)) if isinstance(content, dict) else {}
     lacking = sorted(WRITTEN - known.keys())
     if lacking:
-        raise ValueError(
+        raise UserError(
             f"'{path}' is not the whole config of a run: it lacks {', '.join(lacking)}. It was "
             "cut or replaced; pass the config of the training, with its overrides, as --config-file"
         )
@@ -134,7 +135,7 @@ def _check_test_augmentation(cfg: CfgNode) -> None:
         return
     architecture = cfg.MODEL.META_ARCHITECTURE
     if architecture != "GeneralizedRCNN" or cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS:
-        raise ValueError(
+        raise UserError(
             "TEST.AUG.ENABLED works for MODEL.META_ARCHITECTURE 'GeneralizedRCNN' without "
             f"keypoints and precomputed proposals, this is a '{architecture}'; set "
             "TEST.AUG.ENABLED False in --opts"

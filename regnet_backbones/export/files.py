@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.files import check_output_folder
 
 
@@ -19,10 +20,10 @@ def check_path(path: str | Path, suffixes: Sequence[str]) -> Path:
     """
     path = Path(path)
     if path.suffix.lower() not in suffixes:
-        raise ValueError(f"the file must end in {' or '.join(suffixes)}, got '{path}'")
+        raise UserError(f"the file must end in {' or '.join(suffixes)}, got '{path}'")
     check_output_folder(path.parent, name="the folder of the file")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder '{path.parent}' to write '{path.name}' in; make it")
+        raise MissingFileError(f"no folder '{path.parent}' to write '{path.name}' in; make it")
     return path
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.export.checking import (
     CHECKED_BATCHES,
     EXAMPLE_BATCH,
@@ -84,7 +85,7 @@ def export_onnx(
             or the file gives something else; then there is no new file.
     """
     if opset not in OPSETS:
-        raise ValueError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
+        raise UserError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
     require("onnx", "onnxscript", *(["onnxruntime"] if check else []))
 
     def write(network: NamedMaps, example: torch.Tensor, multiple: int, path: Path) -> None:
@@ -207,7 +208,7 @@ def _export(
 def _check_size(image_size: tuple[int, int], multiple: int, network: nn.Module) -> None:
     """Raise ValueError for a size that a network does not take."""
     if any(side < 1 or side % multiple for side in image_size):
-        raise ValueError(
+        raise UserError(
             f"image_size must be multiples of {multiple} for {type(network).__name__}, got "
             f"{tuple(image_size)}; images of other sizes are padded to such multiples first"
         )

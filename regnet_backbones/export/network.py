@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from regnet_backbones.backbone import RegNetFeatures
+from regnet_backbones.errors import UserError
 from regnet_backbones.optimize.folding import fold_batch_norm
 from regnet_backbones.optimize.trunk import first_conv, maps_of
 
@@ -62,12 +63,12 @@ def in_channels_of(network: nn.Module) -> int:
     """
     first = first_conv(network)
     if first is None:
-        raise ValueError(
+        raise UserError(
             f"{type(network).__name__} has no convolution; exported are a RegNetFeatures, the "
             "backbone of a detectron2 model, and models of segmentation-models-pytorch"
         )
     if first.weight.dtype != torch.float32:
-        raise ValueError(
+        raise UserError(
             f"the weights must be torch.float32, got {first.weight.dtype}; runtimes reduce "
             "precision themselves, export the network as it was before"
         )
@@ -91,7 +92,7 @@ def prepare(network: nn.Module, example: torch.Tensor, *, fold: bool) -> NamedMa
     names = _names(network, output)
     for name, tensor in zip(names, maps_of(output), strict=True):
         if tensor.ndim == 4 and min(tensor.shape[-2:]) < 2:
-            raise ValueError(
+            raise UserError(
                 f"image_size {tuple(example.shape[-2:])} is too small: '{name}' is "
                 f"{tensor.shape[-2]}x{tensor.shape[-1]}, and an exporter would take a side of one "
                 "pixel for a constant; double image_size"

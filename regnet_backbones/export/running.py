@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from regnet_backbones.errors import MissingPackageError, UserError
 from regnet_backbones.export.torchscript import TORCHSCRIPT_SUFFIXES, load_torchscript
 
 Runner = Callable[[torch.Tensor], dict[str, torch.Tensor]]
@@ -37,14 +38,14 @@ def load_exported(path: str | Path, *, threads: int | None = None) -> Runner:
     if suffix in TORCHSCRIPT_SUFFIXES:
         return load_torchscript(path)
     allowed = ", ".join((*ONNX_SUFFIXES, *PROGRAM_SUFFIXES, *TORCHSCRIPT_SUFFIXES))
-    raise ValueError(f"an exported file ends in one of {allowed}, got '{path}'")
+    raise UserError(f"an exported file ends in one of {allowed}, got '{path}'")
 
 
 def require(*modules: str) -> None:
     """Raise ModuleNotFoundError for the first module that is not installed."""
     for module in modules:
         if find_spec(module) is None:
-            raise ModuleNotFoundError(
+            raise MissingPackageError(
                 f"{module} is not installed; `pip install regnet_backbones[export]` installs what "
                 "ONNX takes",
                 name=module,

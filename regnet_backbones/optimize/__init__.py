@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from regnet_backbones.backbone import RegNetFeatures
+from regnet_backbones.errors import UserError
 from regnet_backbones.optimize.compiling import compile_network
 from regnet_backbones.optimize.folding import (
     fold_batch_norm,
@@ -145,17 +146,17 @@ def _check_options(
         ("memory_format", memory_format, get_args(MemoryFormat)),
     ):
         if given not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {given!r}")
+            raise UserError(f"{name} must be one of {', '.join(allowed)}, got {given!r}")
     check_dtype(dtype)
     if checkpointing and mode != "training":
-        raise ValueError("checkpointing=True is for mode='training': inference keeps no maps")
+        raise UserError("checkpointing=True is for mode='training': inference keeps no maps")
     if cuda_graphs and not compile:
-        raise ValueError("cuda_graphs=True is a way to compile; add compile=True")
+        raise UserError("cuda_graphs=True is a way to compile; add compile=True")
     if cuda_graphs and mode != "inference":
-        raise ValueError("cuda_graphs=True is for mode='inference'")
+        raise UserError("cuda_graphs=True is for mode='inference'")
     device = next(model.parameters(), torch.empty(0)).device.type
     if cuda_graphs and device != "cuda":
-        raise ValueError(f"cuda_graphs=True needs the model on a GPU, it is on '{device}'")
+        raise UserError(f"cuda_graphs=True needs the model on a GPU, it is on '{device}'")
 
 
 def _sizes(dynamic: bool) -> Literal["all sizes", "each size"]:
@@ -174,7 +175,7 @@ def _checkpoint_blocks(model: nn.Module) -> None:
     """Let every RegNet of a model compute its blocks again in the backward pass."""
     networks = [module for module in model.modules() if isinstance(module, RegNetFeatures)]
     if not networks:
-        raise ValueError(
+        raise UserError(
             f"checkpointing=True needs a RegNetFeatures, {type(model).__name__} has none"
         )
     for network in networks:

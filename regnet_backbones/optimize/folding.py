@@ -9,6 +9,7 @@ import torch
 from timm.layers import ConvNormAct
 from torch import nn
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.optimize.layers import ConvNorm, conv_norms, is_batch_norm, is_frozen_norm
 from regnet_backbones.optimize.scaled_conv import scaled_conv
 
@@ -58,7 +59,7 @@ def fold_batch_norm(model: nn.Module) -> list[str]:
     folded = []
     for pair in list(conv_norms(model)):
         if pair.norm.training and not is_frozen_norm(pair.norm):
-            raise ValueError(
+            raise UserError(
                 f"batch norm '{pair.name}' is in training mode; call model.eval() before folding"
             )
         scale, bias = scale_and_shift(pair.norm)

@@ -10,8 +10,8 @@ from statistics import median
 import torch
 from torch import nn
 
+from regnet_backbones.measure.timing import interleaved_times
 from regnet_backbones.optimize.trunk import maps_of
-from regnet_backbones.timing import interleaved_times
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 

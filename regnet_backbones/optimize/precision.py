@@ -9,13 +9,15 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from regnet_backbones.errors import UserError
+
 DTYPES = (torch.bfloat16, torch.float16)
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:
     """Raise ValueError for a type that is no reduced precision."""
     if dtype is not None and dtype not in DTYPES:
-        raise ValueError(
+        raise UserError(
             f"dtype must be torch.bfloat16, torch.float16 or None (float32), got {dtype}"
         )
 

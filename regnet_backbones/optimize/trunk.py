@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from regnet_backbones.errors import UserError
+
 
 def trunk_of(model: nn.Module) -> nn.Module:
     """Return a detector's or segmenter's `backbone`, for any other model the model itself."""
@@ -26,7 +28,7 @@ def example_images(
     """
     first = first_conv(trunk)
     if first is None:
-        raise ValueError(
+        raise UserError(
             f"{type(trunk).__name__} has no convolution; optimize takes a RegNetFeatures, a "
             "detectron2 model or a segmentation model of segmentation-models-pytorch"
         )

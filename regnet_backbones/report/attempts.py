@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from regnet_backbones.failures import error_line
+from regnet_backbones.cli.failure_lines import error_line
 
 Result = TypeVar("Result")
 

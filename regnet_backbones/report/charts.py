@@ -7,7 +7,7 @@ from itertools import cycle
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from regnet_backbones.design_tool.charts import CURVES
+from regnet_backbones.cli.design.charts import CURVES
 from regnet_backbones.report.content import Curve
 
 # In inches; as wide as a column of the page at the size that its letters have there.

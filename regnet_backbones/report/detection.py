@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from detectron2.config import CfgNode
 
-from regnet_backbones.adapters.detectron2 import BUILDERS
-from regnet_backbones.adapters.detectron2_config import regnet_node
-from regnet_backbones.adapters.detectron2_network import network_of
+from regnet_backbones.adapters.detectron2.builders import BUILDERS
+from regnet_backbones.adapters.detectron2.config import regnet_node
+from regnet_backbones.adapters.detectron2.network import network_of
 from regnet_backbones.detection.config import default_config, read_config, values_by_key
 from regnet_backbones.detection.data import (
     TRAIN_NAME,
@@ -17,12 +17,6 @@ from regnet_backbones.detection.data import (
 )
 from regnet_backbones.detection.evaluation import evaluate_on
 from regnet_backbones.detection.trained import check_whole, load_config
-from regnet_backbones.inference.trained import (
-    FINAL_NAME,
-    ITERATION,
-    METRICS_NAME,
-    read_metrics,
-)
 from regnet_backbones.report import logs
 from regnet_backbones.report.attempts import predicted_or_why
 from regnet_backbones.report.content import Config, Curves, Metrics, Report, Setting, Table
@@ -37,6 +31,12 @@ from regnet_backbones.report.facts import (
 )
 from regnet_backbones.report.recorded import no_metrics, recorded_results
 from regnet_backbones.report.runs import Run, folder_of_repetition, is_final
+from regnet_backbones.runs.trained import (
+    FINAL_NAME,
+    ITERATION,
+    METRICS_NAME,
+    read_metrics,
+)
 
 # The number of a task that stands for it in a chart, and the numbers of single classes in a table.
 CHIEF = ("AP", "mIoU", "PQ")

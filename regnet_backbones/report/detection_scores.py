@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from regnet_backbones.adapters.detectron2_projects import import_projects
+from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.ade20k import check_semantic_datasets
 from regnet_backbones.detection.evaluators import (
     PICTURES,
@@ -34,12 +34,12 @@ from regnet_backbones.detection.optimization import optimize_detector
 from regnet_backbones.detection.pictures import InstancePictures, SemanticPictures
 from regnet_backbones.detection.trained import load_weights, with_test_augmentation
 from regnet_backbones.detection.training.trainer import Trainer
-from regnet_backbones.inference.trained import Trained
 from regnet_backbones.report.content import Picture, Predictions
 from regnet_backbones.report.facts import Facts, model_facts
 from regnet_backbones.report.scores import Score, best_and_worst, match_instances
 from regnet_backbones.report.semantic import count_pixels, mean_iou
 from regnet_backbones.report.timing import Stopwatch
+from regnet_backbones.runs.trained import Trained
 
 # Pixels between truth and prediction.
 GAP = 4

@@ -6,11 +6,11 @@ from importlib import import_module
 import torch
 from torch import nn
 
+from benchmarks.machine import machine
 from regnet_backbones import zoo
-from regnet_backbones.benchmark.machine import machine
 from regnet_backbones.design import RegNetDesign, complexity
-from regnet_backbones.inference.report import VERSIONED
-from regnet_backbones.inference.trained import Kind
+from regnet_backbones.runs.results import VERSIONED
+from regnet_backbones.runs.trained import Kind
 
 SIDE = 224  # in pixels, at which the multiply-adds of a backbone are counted
 

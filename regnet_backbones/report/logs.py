@@ -7,8 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from regnet_backbones.inference.trained import ITERATION
 from regnet_backbones.report.content import Curve
+from regnet_backbones.runs.trained import ITERATION
 
 # The key under which detectron2 has the seconds of an iteration.
 SECONDS = "time"

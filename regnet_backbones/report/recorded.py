@@ -5,9 +5,9 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from regnet_backbones.inference.commands import EVALUATION_FOLDER
-from regnet_backbones.inference.report import RESULTS_NAME
+from regnet_backbones.cli.models import EVALUATION_FOLDER
 from regnet_backbones.report.runs import Run
+from regnet_backbones.runs.results import RESULTS_NAME
 
 
 @dataclass(frozen=True)

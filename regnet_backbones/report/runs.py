@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from regnet_backbones.inference.trained import (
+from regnet_backbones.errors import MissingFileError
+from regnet_backbones.runs.trained import (
     CONFIG_NAME,
     FINAL_NAME,
     METRICS_NAME,
@@ -82,7 +83,7 @@ def _before_the_first_checkpoint(folder: Path) -> Run:
     config = folder / CONFIG_NAME
     if config.is_file() and (folder / METRICS_NAME).is_file():
         return Run("detector", folder, config, None)
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"'{folder}' is no run: a detector's has {CONFIG_NAME} and {METRICS_NAME} or a checkpoint, "
         f"a segmenter's {SEGMENTER_FOLDER}/ or {TENSORBOARD_FOLDER}/{CONFIG_NAME}; give the output "
         "folder of tools/train_net.py or tools/train_semseg.py"

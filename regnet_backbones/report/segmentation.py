@@ -9,9 +9,8 @@ from lightning import Trainer
 
 from regnet_backbones import zoo
 from regnet_backbones.design import RegNetDesign
+from regnet_backbones.errors import UserError
 from regnet_backbones.files import read_text
-from regnet_backbones.inference.device import check_device
-from regnet_backbones.inference.trained import TENSORBOARD_FOLDER
 from regnet_backbones.report import logs
 from regnet_backbones.report.attempts import predicted_or_why
 from regnet_backbones.report.content import Config, Curve, Curves, Metrics, Report, Setting, Table
@@ -27,13 +26,15 @@ from regnet_backbones.report.facts import (
 from regnet_backbones.report.recorded import no_metrics, recorded_results
 from regnet_backbones.report.runs import Run, folder_of_repetition
 from regnet_backbones.report.segmentation_scores import Scored, score_segmenter
+from regnet_backbones.runs.device import check_device
+from regnet_backbones.runs.trained import TENSORBOARD_FOLDER
+from regnet_backbones.runs.yaml_files import read_yaml
 from regnet_backbones.semseg import metrics
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter, read_segmenter_checkpoint
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.evaluation import Evaluation
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.run import LAST
-from regnet_backbones.yaml_files import read_yaml
 
 LOSS, LEARNING_RATE = "train/loss", "train/lr"
 
@@ -148,7 +149,7 @@ def _check_groups(run: Run, config: Settings) -> None:
     """Raise a ValueError for the config of a run that was cut off between its groups."""
     lacking = [group for group in GROUPS if not isinstance(config.get(group), Mapping)]
     if run.config_file is not None and lacking:
-        raise ValueError(
+        raise UserError(
             f"'{run.config_file}' is cut off or not the config of a segmenter's training: it has "
             f"no {', '.join(lacking)}; remove it, and the report takes the checkpoint's settings"
         )

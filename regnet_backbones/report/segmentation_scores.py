@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.report.content import Picture, Predictions
 from regnet_backbones.report.scores import Score, best_and_worst
 from regnet_backbones.report.semantic import count_pixels, mean_iou
@@ -47,7 +48,7 @@ def score_segmenter(
     """
     names = segmenter.class_names
     if len(names) != data.num_classes:
-        raise ValueError(
+        raise UserError(
             f"the segmenter knows {len(names)} classes and the data have {data.num_classes}; give "
             "the data of its training with --opts"
         )

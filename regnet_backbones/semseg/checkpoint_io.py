@@ -12,6 +12,7 @@ import torch
 from lightning import LightningDataModule, LightningModule
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.files import write_whole
 from regnet_backbones.weights.unpickling import read_content
 
@@ -34,7 +35,7 @@ def read_lightning_checkpoint(path: str | Path) -> dict[str, object]:
     """
     content = read_content(Path(path))
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise ValueError(f"'{path}' is not a checkpoint of Lightning: it has no 'state_dict'")
+        raise UserError(f"'{path}' is not a checkpoint of Lightning: it has no 'state_dict'")
     for key in ARGUMENTS:
         if isinstance(content.get(key), dict):
             content[key] = {n: v for n, v in content[key].items() if n not in BUILDERS}

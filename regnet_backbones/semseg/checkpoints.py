@@ -10,6 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.semseg.checkpoint_io import read_lightning_checkpoint
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.inference import Inference
@@ -51,7 +52,7 @@ def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> S
         load_all(segmenter, content["state_dict"], "its state dict")
     # Arguments of any kind and value are in the file.
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f"checkpoint '{checkpoint}' is damaged, was written by another version, or for an "
             f"encoder or decoder that is not installed here: {reason(error)}"
         ) from error
@@ -80,7 +81,7 @@ def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -
     """
     saved = read_segmenter_checkpoint(checkpoint).get(_DATA)
     if not isinstance(saved, dict):
-        raise ValueError(
+        raise UserError(
             f"checkpoint '{checkpoint}' does not say what data it was trained on, because these "
             f"were no SegmentationData; {WANTED}"
         )
@@ -97,7 +98,7 @@ def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -
     try:
         arguments = parser.parse_object(values)
     except ArgumentError as error:
-        raise ValueError(
+        raise UserError(
             f"invalid data arguments in checkpoint '{checkpoint}': {reason(error)}"
         ) from error
     return SegmentationData(**arguments.as_dict())
@@ -125,15 +126,15 @@ def read_segmenter_checkpoint(checkpoint: Path) -> dict[str, Any]:
         ValueError: it cannot be read, or is not a checkpoint of a segmenter.
     """
     if not checkpoint.exists():
-        raise FileNotFoundError(f"no checkpoint '{checkpoint}'; {WANTED}")
+        raise MissingFileError(f"no checkpoint '{checkpoint}'; {WANTED}")
     try:
         content = read_lightning_checkpoint(checkpoint)
     except ValueError as error:
-        raise ValueError(f"{error}; {WANTED}") from error
+        raise UserError(f"{error}; {WANTED}") from error
     arguments, counts = content.get(_MODEL), [content.get(key) for key in ("global_step", "epoch")]
     known = isinstance(arguments, dict) and arguments.keys() >= KNOWN_BY
     if not known or not all(isinstance(count, int) for count in counts):
-        raise ValueError(f"'{checkpoint}' is not a checkpoint of a Segmenter; {WANTED}")
+        raise UserError(f"'{checkpoint}' is not a checkpoint of a Segmenter; {WANTED}")
     return content
 
 
@@ -142,4 +143,4 @@ def _check_known(name: str, allowed: list[str]) -> None:
     if name not in allowed:
         near = get_close_matches(name, allowed, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        raise ValueError(f"data take no '{name}'; {hint}Allowed are {', '.join(allowed)}")
+        raise UserError(f"data take no '{name}'; {hint}Allowed are {', '.join(allowed)}")

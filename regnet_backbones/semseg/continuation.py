@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.semseg.checkpoints import read_segmenter_checkpoint
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.module import Segmenter
@@ -80,13 +81,13 @@ def check_continuation(
     }
     for key in SAME:
         if key in changed:
-            raise ValueError(
+            raise UserError(
                 f"--resume cannot continue from '{checkpoint}': {changed[key]}; restore the old "
                 "value, or give another --output"
             )
     steps, max_steps = content["global_step"], trainer["max_steps"]
     if 0 <= max_steps < steps:
-        raise ValueError(
+        raise UserError(
             f"'{checkpoint}' has {steps} steps, more than --trainer.max_steps {max_steps}; give "
             "more steps to continue, or another --output to start over"
         )

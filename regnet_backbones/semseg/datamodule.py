@@ -9,6 +9,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from regnet_backbones.errors import UserError
+from regnet_backbones.runs.stopping import heed_parent_only
 from regnet_backbones.semseg.dataset import SegmentationDataset, check_pairs
 from regnet_backbones.semseg.labels import (
     COLORS,
@@ -37,7 +39,6 @@ from regnet_backbones.semseg.resuming import (
     SeededSamples,
 )
 from regnet_backbones.semseg.transforms import train_transform, val_transform
-from regnet_backbones.stopping import heed_parent_only
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 logger = logging.getLogger(__name__)
@@ -145,9 +146,9 @@ class SegmentationData(LightningDataModule):
         paths = {name: value for name, value in self.hparams.items() if isinstance(value, Path)}
         self.hparams.update({name: str(path) for name, path in paths.items()})
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise UserError(f"batch_size must be at least 1, got {batch_size}")
         if num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, got {num_workers}")
+            raise UserError(f"num_workers must be at least 0, got {num_workers}")
         self.layout = layout
         self.root = root
         self.batch_size = batch_size
@@ -206,12 +207,12 @@ class SegmentationData(LightningDataModule):
         processes = 1 if self.trainer is None else self.trainer.world_size
         share, rest = divmod(self.batch_size, processes)
         if rest:
-            raise ValueError(
+            raise UserError(
                 f"batch_size {self.batch_size} cannot be shared out evenly among {processes} "
                 f"processes; give a multiple of {processes}"
             )
         if len(self.train_set) < self.batch_size:
-            raise ValueError(
+            raise UserError(
                 f"batch_size {self.batch_size} is more than the {len(self.train_set)} training "
                 "images, which would give no batch at all; give a smaller one"
             )
@@ -242,17 +243,17 @@ class SegmentationData(LightningDataModule):
     def _check_sources(self) -> None:
         """Check that a layout is given what it needs and nothing that it would ignore."""
         if self.layout not in LAYOUTS:
-            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}")
+            raise UserError(f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}")
         given = [k for k in (*FOLDERS, *OF_FOLDERS) if self.hparams[k] not in (None, "", [])]
         missing = [name for name in FOLDERS if name not in given]
         if self.layout == "folder" and missing:
-            raise ValueError(
+            raise UserError(
                 f"layout 'folder' needs {', '.join(FOLDERS)}; missing: {', '.join(missing)}"
             )
         if self.layout != "folder" and self.root is None:
-            raise ValueError(f"layout {self.layout!r} needs root, the folder of the dataset")
+            raise UserError(f"layout {self.layout!r} needs root, the folder of the dataset")
         if self.layout != "folder" and given:
-            raise ValueError(
+            raise UserError(
                 f"layout {self.layout!r} finds everything below root; remove {', '.join(given)}, "
                 "or take layout 'folder'"
             )

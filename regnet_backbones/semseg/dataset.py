@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from regnet_backbones.image_files import (
+from regnet_backbones.runs.image_files import (
     CHECK_THREADS,
     STRETCHED,
     UNREADABLE,

@@ -9,8 +9,9 @@ from typing import TypedDict
 from lightning import Trainer
 from tabulate import tabulate
 
-from regnet_backbones.inference.device import check_device
-from regnet_backbones.inference.optimization import Optimization
+from regnet_backbones.errors import UserError
+from regnet_backbones.optimize.options import Optimization
+from regnet_backbones.runs.device import check_device
 from regnet_backbones.semseg import metrics
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
 from regnet_backbones.semseg.datamodule import SegmentationData
@@ -118,7 +119,7 @@ def _check_classes(segmenter: Segmenter, data: SegmentationData) -> None:
     """Raise a ValueError where the classes of the data are not those of the segmenter."""
     known, found = segmenter.class_names, data.class_names
     if len(known) != len(found):
-        raise ValueError(
+        raise UserError(
             f"the segmenter knows {len(known)} classes and the data have {len(found)}; evaluate on "
             "data with its classes"
         )

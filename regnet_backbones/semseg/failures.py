@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from jsonargparse import Namespace
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from regnet_backbones.failures import Cause
+from regnet_backbones.cli.failure_lines import Cause
+from regnet_backbones.errors import UserError
 
 GO_ON = "--resume goes on from the last checkpoint, if there is one"
 
@@ -60,7 +61,7 @@ def reworded() -> Iterator[None]:
         line = next((line for pattern in REWORDED if (line := _filled(pattern, text))), None)
         if line is None and not isinstance(error, MisconfigurationException):
             raise
-        raise ValueError(line or text) from error
+        raise UserError(line or text) from error
 
 
 def hints_of(config: Namespace) -> dict[Cause, str]:

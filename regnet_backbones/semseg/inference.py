@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
 
+from regnet_backbones.errors import UserError
+
 LogitsOf = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -42,19 +44,19 @@ class Inference:
         for name in ("short_side", "window", "window_stride"):
             pixels = getattr(self, name)
             if pixels is not None and pixels < 1:
-                raise ValueError(f"{name} must be at least 1 pixel or None, got {pixels}")
+                raise UserError(f"{name} must be at least 1 pixel or None, got {pixels}")
         if self.window_stride is not None and self.window is None:
-            raise ValueError(
+            raise UserError(
                 f"window_stride {self.window_stride} needs a window; give its size, or leave "
                 "window_stride out"
             )
         if self.window_stride is not None and self.window_stride > self.window:
-            raise ValueError(
+            raise UserError(
                 f"window_stride must be at most the window, {self.window}, or pixels between two "
                 f"windows are in none; got {self.window_stride}"
             )
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
-            raise ValueError(f"scales must be one or more factors above 0, got {self.scales}")
+            raise UserError(f"scales must be one or more factors above 0, got {self.scales}")
 
     @torch.no_grad()
     def __call__(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:

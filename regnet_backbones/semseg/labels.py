@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.files import read_text
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Labels:
             if not 0 <= value <= largest or not (0 <= of <= last or of == IGNORE)
         ]
         if wrong:
-            raise ValueError(
+            raise UserError(
                 f"labels are 0 to {largest}, and classes 0 to {last} or {IGNORED}, got "
                 f"{first_of(wrong)}; correct {LABEL_MAP} or --data.ignore_label"
             )
@@ -220,13 +221,13 @@ def check_counts(counts: LabelCounts, *, train: bool) -> None:
     """
     labels, kind = counts.labels, "training" if train else "validation"
     if labels.binary and {1, IGNORE} <= counts.pixels.keys():
-        raise ValueError(explained(counts, kind, "object is both 1 and 255"))
+        raise UserError(explained(counts, kind, "object is both 1 and 255"))
     present = [name for k, name in enumerate(labels.class_names) if counts.classes[k]]
     if len(present) < min(2, labels.num_classes):
         only = f"only class '{present[0]}'" if present else "no class"
         text = explained(counts, kind, f"{only} has pixels that are not ignored")
         if train or not present:
-            raise ValueError(text)
+            raise UserError(text)
         logger.warning("%s. The mean IoU of one class means little", text)
     absent = [name for name in labels.class_names if name not in present]
     if absent and train:
@@ -260,7 +261,7 @@ def folder_labels(
         ValueError: the arguments contradict each other, or do not say what the classes are.
     """
     if colors is not None and not (ignore_label is label_map is None):
-        raise ValueError(
+        raise UserError(
             f"{COLORS} cannot be combined with {LABEL_MAP} or --data.ignore_label; name ignored "
             f"colours '{IGNORED}' in it"
         )
@@ -281,7 +282,7 @@ def folder_labels(
     if ignore_label is None and colors is None:
         values.setdefault(IGNORE, IGNORED)
     elif ignore_label in values:
-        raise ValueError(
+        raise UserError(
             f"--data.ignore_label {ignore_label} is the label of a class, too; leave it out, and "
             f"give {LABEL_MAP} '{{{ignore_label}: {IGNORED}, ...}}' with the class of each label"
         )
@@ -289,7 +290,7 @@ def folder_labels(
         values[ignore_label] = IGNORED
     places = {name: k for k, name in enumerate(names)} | {IGNORED: IGNORE}
     if unknown := sorted(set(words) - places.keys()):
-        raise ValueError(
+        raise UserError(
             f"{option} names classes that the class names do not have: {first_of(unknown)}"
         )
     classes = {value: places.get(of, of) for value, of in values.items()}
@@ -321,23 +322,21 @@ def read_table(
             continue  # the header of a table with commas
         numbers = [int(n) for n in re.findall(r"\d+", found["value"])] if found else [-1]
         if numbers == [-1] or (option == COLORS and max(numbers) > 255):
-            raise ValueError(f"{option}: {line[:80]!r} is not '{form}', with numbers from 0 on")
+            raise UserError(f"{option}: {line[:80]!r} is not '{form}', with numbers from 0 on")
         value = numbers[0] if option == LABEL_MAP else int(packed(np.array(numbers)))
         of = found["meaning"].strip()
         of = int(of) if of.removeprefix("-").isdecimal() else of
         if table.setdefault(value, of) != of:
-            raise ValueError(
-                f"{option}: {line[:80]!r} is a second meaning; '{table[value]}' is one"
-            )
+            raise UserError(f"{option}: {line[:80]!r} is a second meaning; '{table[value]}' is one")
     if not table:
-        raise ValueError(f"{option} is empty; give one '{form}' a line")
+        raise UserError(f"{option} is empty; give one '{form}' a line")
     return table
 
 
 def numbered_class_names(num_classes: int | None) -> tuple[str, ...]:
     """Name classes that have no names."""
     if num_classes is None or not 1 <= num_classes <= IGNORE:
-        raise ValueError(
+        raise UserError(
             f"layout 'folder' needs num_classes from 1 to {IGNORE}, class_names_file, or {COLORS}, "
             f"got num_classes {num_classes}"
         )
@@ -349,11 +348,11 @@ def check_class_names(
 ) -> tuple[str, ...]:
     """Return names, or raise ValueError unless they are 1 to 255, different, and of that number."""
     if not 1 <= len(names) <= IGNORE:
-        raise ValueError(f"{source} must name 1 to {IGNORE} classes, got {len(names)}")
+        raise UserError(f"{source} must name 1 to {IGNORE} classes, got {len(names)}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"{source} gives several classes one name: {first_of(twice)}")
+        raise UserError(f"{source} gives several classes one name: {first_of(twice)}")
     if num_classes not in (None, len(names)):
-        raise ValueError(
+        raise UserError(
             f"num_classes is {num_classes}, but {source} names {len(names)} classes; leave "
             "num_classes out, or correct the names"
         )
@@ -363,7 +362,7 @@ def check_class_names(
 def lines_of(path: str | Path, kind: str) -> list[str]:
     """Read the lines of a text file that are neither blank nor comments."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no {kind} '{path}'; correct the path")
+        raise MissingFileError(f"no {kind} '{path}'; correct the path")
     lines = (line.strip() for line in read_text(path).splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 

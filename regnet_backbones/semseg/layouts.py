@@ -17,7 +17,8 @@ from typing import Literal
 
 from PIL import Image
 
-from regnet_backbones.image_files import UNREADABLE
+from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.runs.image_files import UNREADABLE
 from regnet_backbones.semseg.labels import (
     IGNORE,
     Labels,
@@ -74,7 +75,7 @@ class Pairs:
 
     def __post_init__(self) -> None:
         if not self.images or len(self.images) != len(self.masks):
-            raise ValueError(
+            raise UserError(
                 "a dataset needs images, and the file of a mask for each, got "
                 f"{len(self.images)} images and {len(self.masks)} masks"
             )
@@ -148,7 +149,7 @@ def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
     rows = [re.split(r"\s*\t+", line) for line in lines_of(path, "class file")]
     rows = rows[1:] if rows and rows[0][0] == "Idx" else rows
     if [row[0] for row in rows] != [str(k) for k in range(1, len(rows) + 1)]:
-        raise ValueError(
+        raise UserError(
             f"class file '{path}' is not understood: after the line 'Idx ... Name' its rows must "
             "be numbered 1, 2, ... in the first column and named in the last, separated by tabs"
         )
@@ -232,7 +233,7 @@ def folder_pairs(
         tried = islice(image_of, TRIED)
         ends = Counter(m.removeprefix(n) for n in tried for m in mask_of if m.startswith(n))
         suffix = next((f"--data.mask_suffix {end}" for end, _ in ends.most_common(1)), "")
-        raise ValueError(
+        raise UserError(
             f"image '{next(iter(image_of.values()))}' has no mask: no image has a mask of its name "
             f"in '{masks}', where they are {first_of([f.name for f in mask_of.values()])}; "
             f"{suffix or 'give masks the names of their images'}"
@@ -275,12 +276,12 @@ def _files(
             continue
         first = files.setdefault(name.removesuffix(ending), file)
         if first != file:
-            raise ValueError(
+            raise UserError(
                 f"'{first}' and '{file.name}' have the same name before the suffix, by which "
                 "images and masks are paired; keep one (they belong in two folders)"
             )
     if not files:
-        raise ValueError(
+        raise UserError(
             f"{kind} folder '{folder}' has no {kind}s (*{ending} and {', '.join(wanted)}) in it; "
             f"it has {first_of([f.name for f in every]) or 'no files'}: correct the path"
             f"{' or --data.mask_suffix' if ending else ''}"
@@ -296,7 +297,7 @@ def _listed(images: dict[str, Path], listed: Sequence[str], folder: Path) -> dic
         name = line if line in images else by_file.get(line, "")
         if name not in images or name in found:
             problem = "a second time" if name else f"that is not in '{folder}'"
-            raise ValueError(
+            raise UserError(
                 f"a list of images names '{line[:200]}' {problem}; each line must be another path "
                 f"relative to that folder, such as {first_of(list(images)[:2])}"
             )
@@ -307,4 +308,4 @@ def _listed(images: dict[str, Path], listed: Sequence[str], folder: Path) -> dic
 def _check_folder(folder: Path, kind: str) -> None:
     """Raise FileNotFoundError for a folder that does not exist."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"no {kind} '{folder}'; correct the path")
+        raise MissingFileError(f"no {kind} '{folder}'; correct the path")

@@ -1,11 +1,11 @@
-"""A look at the data of a segmenter before the first step: see `regnet_backbones.look`."""
+"""A look at the data of a segmenter before the first step: see `regnet_backbones.runs.look`."""
 
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
-from regnet_backbones.look import PICTURES, mosaic, show, table_of
+from regnet_backbones.runs.look import PICTURES, mosaic, show, table_of
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.labels import IGNORE, IGNORED

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from regnet_backbones.errors import DivergedError, UserError
 from regnet_backbones.optimize.layout import FORMATS
 from regnet_backbones.semseg import metrics, overlays
 from regnet_backbones.semseg.inference import Inference
@@ -168,7 +169,7 @@ class Segmenter(lightning.LightningModule):
         padded = F.pad(image, (0, -width % self.stride, 0, -height % self.stride))
         logits = self.network(padded.contiguous(memory_format=self._memory_format))
         if logits.shape[-2:] != padded.shape[-2:]:
-            raise ValueError(
+            raise UserError(
                 f"the network makes {tuple(logits.shape[-2:])} of {tuple(padded.shape[-2:])} "
                 "pixels; change encoder_depth or upsampling of decoder_options, which belong "
                 "together"
@@ -184,7 +185,7 @@ class Segmenter(lightning.LightningModule):
         loss = self.loss(self(batch["image"]), batch["mask"])
         lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
         if not torch.isfinite(loss):
-            raise FloatingPointError(
+            raise DivergedError(
                 f"the loss is {loss.item()} at step {self.global_step}, learning rate {lr:.3g}, "
                 f"images {', '.join(batch['name'])}; take a lower lr, more warmup_steps or "
                 "gradient clipping, and look at these images"
@@ -248,7 +249,7 @@ class Segmenter(lightning.LightningModule):
             optimizer = torch.optim.AdamW(groups)
         total_steps = self.trainer.estimated_stepping_batches
         if total_steps == float("inf"):
-            raise ValueError(
+            raise UserError(
                 "the learning rate decays to the end of the run, and the trainer has none; set "
                 "max_epochs or max_steps"
             )
@@ -324,31 +325,31 @@ class Segmenter(lightning.LightningModule):
 def _class_names(num_classes: int, names: tuple[str, ...] | None) -> tuple[str, ...]:
     """Return the names of the classes, checked."""
     if not 2 <= num_classes <= IGNORE:
-        raise ValueError(
+        raise UserError(
             f"num_classes must be 2 to {IGNORE}, got {num_classes}; background and object are 2"
         )
     names = tuple(map(str, range(num_classes))) if names is None else tuple(names)
     if len(names) != num_classes:
-        raise ValueError(
+        raise UserError(
             f"class_names must be as many as num_classes, {num_classes}, got {len(names)}"
         )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"class_names must differ, got {', '.join(twice)} more than once")
+        raise UserError(f"class_names must differ, got {', '.join(twice)} more than once")
     return names
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise a ValueError where an argument is none of its choices."""
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
 
 def _check_numbers(*, above_zero: Mapping[str, float], not_negative: Mapping[str, float]) -> None:
     """Raise a ValueError where a number is out of range."""
     for name, value in above_zero.items():
         if not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}")
+            raise UserError(f"{name} must be above 0, got {value}")
     for name, value in not_negative.items():
         if not value >= 0:
-            raise ValueError(f"{name} must be 0 or more, got {value}")
+            raise UserError(f"{name} must be 0 or more, got {value}")

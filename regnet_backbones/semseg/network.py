@@ -12,8 +12,9 @@ from segmentation_models_pytorch.base import SegmentationModel
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from regnet_backbones.adapters.smp import register_encoder
+from regnet_backbones.adapters.smp.encoder import register_encoder
 from regnet_backbones.design import RegNetDesign
+from regnet_backbones.errors import UserError
 
 # Arguments of an architecture that `decoder_options` must leave alone: others of `Segmenter` say
 # them, or they would make something else of the logits.
@@ -58,7 +59,7 @@ def build_network(
     known = {name.lower(): value for name, value in architectures().items()}
     architecture = known.get(decoder.lower())
     if architecture is None:
-        raise ValueError(
+        raise UserError(
             f"decoder must be one of {', '.join(sorted(architectures()))}, got '{decoder}'"
         )
     name = architecture.__name__
@@ -69,7 +70,7 @@ def build_network(
         _check_option(name, option, sorted(taken - set(RESERVED_OPTIONS)))
     if output_stride is not None:
         if "encoder_output_stride" not in taken:
-            raise ValueError(
+            raise UserError(
                 f"{name} has no choice of output_stride, got {output_stride}; leave it out, or "
                 "take DeepLabV3, DeepLabV3Plus or PAN"
             )
@@ -84,9 +85,9 @@ def build_network(
             **options,
         )
     except TypeError as error:  # how a value of another type is said
-        raise ValueError(f"decoder_options of {name} cannot be {options}: {error}") from error
+        raise UserError(f"decoder_options of {name} cannot be {options}: {error}") from error
     except ValueError as error:
-        raise ValueError(str(error)) from error  # SMP's, for users too
+        raise UserError(str(error)) from error  # SMP's, for users too
 
 
 def encoder_name(encoder: str | Mapping[str, object]) -> str:
@@ -103,11 +104,11 @@ def encoder_name(encoder: str | Mapping[str, object]) -> str:
     known = [field.name for field in fields(RegNetDesign) if field.init]
     unknown = sorted(set(encoder) - set(known))
     if unknown:
-        raise ValueError(f"encoder, by numbers, takes {', '.join(known)}; got {', '.join(unknown)}")
+        raise UserError(f"encoder, by numbers, takes {', '.join(known)}; got {', '.join(unknown)}")
     try:
         design = RegNetDesign(**encoder)
     except TypeError as error:  # how a missing number, or one of another type, is said
-        raise ValueError(f"encoder, by numbers, is no RegNet: {error}") from error
+        raise UserError(f"encoder, by numbers, is no RegNet: {error}") from error
     name = "regnet({})".format(", ".join(f"{key}={value}" for key, value in encoder.items()))
     register_encoder(name, design)
     return name
@@ -130,7 +131,7 @@ def check_statistics(
     for name, value in given.items():
         if math.dist(value, expected[name]) > STATISTICS_TOLERANCE:
             numbers = ", ".join(f"{n} {list(map(float, expected[n]))}" for n in given)
-            raise ValueError(
+            raise UserError(
                 f"weights '{encoder_weights}' of '{encoder}' expect images of {numbers}, got "
                 f"{name} {list(value)}; set mean and std of the data (and of the model) to those"
             )
@@ -158,7 +159,7 @@ def _check_encoder(name: str) -> None:
     if base == name and "regnet" in name.lower():
         return  # whose names the adapter knows
     hint = "".join(f"did you mean '{near}'? " for near in get_close_matches(name, known, n=1))
-    raise ValueError(
+    raise UserError(
         f"unknown encoder '{name}'; {hint}It is a name of regnet_backbones.zoo.names(), of "
         "segmentation_models_pytorch.encoders.get_encoder_names(), or of timm behind 'tu-'"
     )
@@ -169,8 +170,8 @@ def _check_option(architecture: str, option: str, allowed: list[str]) -> None:
     if option in RESERVED_OPTIONS:
         instead = RESERVED_OPTIONS[option]
         hint = f"use {instead} instead" if instead else "images are RGB and the model gives logits"
-        raise ValueError(f"decoder_options cannot set '{option}': {hint}")
+        raise UserError(f"decoder_options cannot set '{option}': {hint}")
     if option not in allowed:
-        raise ValueError(
+        raise UserError(
             f"decoder_options of {architecture} must be of {', '.join(allowed)}; got '{option}'"
         )

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from regnet_backbones.inference.optimization import (
+from regnet_backbones.optimize.options import (
     Optimization,
     log_report,
     optimize_trained,

@@ -11,6 +11,8 @@ from itertools import pairwise
 
 from jsonargparse import Namespace
 
+from regnet_backbones.errors import UserError
+
 EXAMPLE = "configs/semseg/quick/unet_regnet_small_shapes.yaml"
 HELP = "--help lists all options"
 
@@ -47,7 +49,7 @@ def check_numbers(config: Namespace) -> None:
     for key, (allowed, fits) in NUMBERS.items():
         value = config[key]
         if isinstance(value, (int, float)) and not fits(value):
-            raise ValueError(f"--{key} must be {allowed}, got {value}")
+            raise UserError(f"--{key} must be {allowed}, got {value}")
 
 
 def option_error(text: str, *, known: Iterable[str], argv: Sequence[str] = ()) -> str:

@@ -12,10 +12,11 @@ from torchvision import tv_tensors
 from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
-from regnet_backbones.inference.device import check_device
-from regnet_backbones.inference.images import output_names
-from regnet_backbones.inference.optimization import Optimization
+from regnet_backbones.optimize.options import Optimization
+from regnet_backbones.runs.device import check_device
+from regnet_backbones.runs.image_paths import output_names
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import crop_size_of, load_segmenter
 from regnet_backbones.semseg.dataset import BadPairError, read_image
@@ -81,7 +82,7 @@ def predict(
         ValueError: it cannot be used, or another argument is wrong.
     """
     if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity must be from 0 to 1, got {opacity}")
+        raise UserError(f"opacity must be from 0 to 1, got {opacity}")
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     check_device(device)

@@ -19,8 +19,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from regnet_backbones.randomness import seed_everything, seed_of, seeded
-from regnet_backbones.stopping import STATUSES, StoppedError, StopSignals, held_signals
+from regnet_backbones.runs.randomness import seed_everything, seed_of, seeded
+from regnet_backbones.runs.stopping import STATUSES, StoppedError, StopSignals, held_signals
 
 # What random numbers are for: see `randomness.seed_of`.
 SAMPLES, STEPS = 0, 1

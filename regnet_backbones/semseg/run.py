@@ -26,12 +26,14 @@ from lightning.pytorch.trainer import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from tabulate import tabulate
 
-from regnet_backbones.failures import reported
+from regnet_backbones.cli.failures import reported
+from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder, remove_parts, set_aside, write_whole
-from regnet_backbones.inference.optimization import show_reports
-from regnet_backbones.inference.trained import SEGMENTER_FOLDER, TENSORBOARD_FOLDER
-from regnet_backbones.look import PICTURE
+from regnet_backbones.optimize.options import show_reports
 from regnet_backbones.optimize.precision import has_native
+from regnet_backbones.runs.look import PICTURE
+from regnet_backbones.runs.stopping import StoppedError, StopSignals
+from regnet_backbones.runs.trained import SEGMENTER_FOLDER, TENSORBOARD_FOLDER
 from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
 from regnet_backbones.semseg.continuation import TRAINER, check_continuation
 from regnet_backbones.semseg.datamodule import SegmentationData
@@ -40,7 +42,6 @@ from regnet_backbones.semseg.look import Look, look_at
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.options import check_numbers, option_error
 from regnet_backbones.semseg.resuming import LastCheckpoint, MovedFolder, SeedSteps, run_seed
-from regnet_backbones.stopping import StoppedError, StopSignals
 
 LAST = "last.ckpt"
 
@@ -117,7 +118,7 @@ class SegmentationCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except ArgumentError as error:
             known = parser.get_defaults().keys()
-            raise ValueError(option_error(str(error), known=known, argv=argv)) from error
+            raise UserError(option_error(str(error), known=known, argv=argv)) from error
         check_numbers(self.config)
         # As Lightning does with the paths in this folder that it is given.
         self.config.output = os.path.expanduser(self.config.output)

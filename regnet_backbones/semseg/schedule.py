@@ -10,6 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from regnet_backbones.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,14 +33,14 @@ def poly_with_warmup(
         ValueError: a number is out of range.
     """
     if total_steps < 1:
-        raise ValueError(
+        raise UserError(
             f"total_steps must be at least 1, got {total_steps}; let max_steps or max_epochs of "
             "the trainer be more"
         )
     if warmup_steps < 0:
-        raise ValueError(f"warmup_steps must be 0 or more, got {warmup_steps}")
+        raise UserError(f"warmup_steps must be 0 or more, got {warmup_steps}")
     if power <= 0:
-        raise ValueError(f"power must be above 0, got {power}")
+        raise UserError(f"power must be above 0, got {power}")
     if warmup_steps >= total_steps:
         logger.warning(
             "warmup_steps=%d is the whole run of %d steps: the learning rate never gets to its "

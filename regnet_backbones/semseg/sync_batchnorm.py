@@ -4,6 +4,7 @@ import lightning
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from torch import nn
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.norm import convert_norm
 
 # Devices on which torch's SyncBatchNorm does not train.
@@ -20,7 +21,7 @@ def synchronize(network: nn.Module, trainer: lightning.Trainer, *, stage: str) -
         return network
     device = trainer.strategy.root_device.type
     if stage == "fit" and device in WITHOUT_SYNC_BATCHNORM:
-        raise ValueError(
+        raise UserError(
             f"torch synchronises batch norms on GPUs only, the device is '{device}'; set "
             "sync_batchnorm of the model to false, or train in one process"
         )
@@ -38,7 +39,7 @@ def refuse_torchs_own(trainer: lightning.Trainer) -> None:
     """
     connector = trainer._accelerator_connector
     if isinstance(connector._layer_sync, TorchSyncBatchNorm):
-        raise ValueError(
+        raise UserError(
             "sync_batchnorm=True of the trainer would delete the activations of a RegNet (torch's "
             "conversion does not know timm's layers); set sync_batchnorm of the model instead: "
             "model.sync_batchnorm: true, trainer.sync_batchnorm: false"

@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.semseg.layouts import IGNORE
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
@@ -54,9 +55,9 @@ def train_transform(
         ValueError: an argument is out of range.
     """
     if crop_size < 1:
-        raise ValueError(f"crop_size must be at least 1 pixel, got {crop_size}")
+        raise UserError(f"crop_size must be at least 1 pixel, got {crop_size}")
     if not 0 <= flip <= 1:
-        raise ValueError(f"flip is a probability from 0 to 1, got {flip}")
+        raise UserError(f"flip is a probability from 0 to 1, got {flip}")
     colours = [v2.RandomApply([v2.ColorJitter(**change)], p=0.5) for change in PHOTOMETRIC]
     return v2.Compose(
         [
@@ -91,11 +92,11 @@ class Resize(nn.Module):
     def __init__(self, scale_range: tuple[float, float], short_side: int | None = None) -> None:
         super().__init__()
         if len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1]:
-            raise ValueError(
+            raise UserError(
                 f"scale_range must be two factors, 0 < least <= largest, got {scale_range}"
             )
         if short_side is not None and short_side < 1:
-            raise ValueError(f"short_side must be at least 1 pixel or None, got {short_side}")
+            raise UserError(f"short_side must be at least 1 pixel or None, got {short_side}")
         self.scale_range = scale_range
         self.short_side = short_side
 
@@ -150,7 +151,7 @@ def _normalisation(mean: Sequence[float], std: Sequence[float]) -> list[nn.Modul
     """Return the steps from uint8 to normalised float32."""
     for name, values, least in (("mean", mean, 0.0), ("std", std, 1e-6)):
         if len(values) != 3 or not all(least <= value <= 1 for value in values):
-            raise ValueError(
+            raise UserError(
                 f"{name} must be three numbers, one per RGB channel, of pixels in [0, 1], got "
                 f"{tuple(values)}; divide those of pixels in [0, 255] by 255"
             )

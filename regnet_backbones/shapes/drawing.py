@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.shapes.keypoints import locate, with_visibility
 from regnet_backbones.shapes.tracing import trace
 
@@ -66,27 +67,27 @@ class ShapesSpec:
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
+                raise UserError(f"{name} must be a whole number of at least {low}, got {value!r}")
         if self.min_shapes > self.max_shapes:
-            raise ValueError(
+            raise UserError(
                 f"min_shapes must be at most max_shapes, got {self.min_shapes} and "
                 f"{self.max_shapes}"
             )
         if not 0 < self.min_size <= self.max_size <= 0.7:
-            raise ValueError(
+            raise UserError(
                 "sizes are parts of image_size and must satisfy 0 < min_size <= max_size <= 0.7, "
                 f"got min_size={self.min_size} and max_size={self.max_size}"
             )
         if self.min_size * self.image_size < 6:
-            raise ValueError(
+            raise UserError(
                 f"the smallest shape must be at least 6 pixels, got {self.min_size} * "
                 f"{self.image_size} = {self.min_size * self.image_size:.1f}; "
                 "raise min_size or image_size"
             )
         if not 0 <= self.max_overlap <= 0.9:
-            raise ValueError(f"max_overlap must be between 0 and 0.9, got {self.max_overlap}")
+            raise UserError(f"max_overlap must be between 0 and 0.9, got {self.max_overlap}")
         if not 0 <= self.max_tilt <= 180:
-            raise ValueError(f"max_tilt must be between 0 and 180 degrees, got {self.max_tilt}")
+            raise UserError(f"max_tilt must be between 0 and 180 degrees, got {self.max_tilt}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +144,7 @@ def draw(spec: ShapesSpec, split: str, index: int) -> Sample:
 def checked(split: str) -> str:
     """Return the split; raise where there is none of that name."""
     if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        raise UserError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     return split
 
 

@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.shapes.annotations import BACKGROUND_ID, Annotations, segment_colours
 from regnet_backbones.shapes.drawing import (
     BACKGROUND,
@@ -129,9 +130,9 @@ def check_drawn(root: str | Path) -> None:
     command = f"python tools/make_shapes.py --output {root}"
     record = _read_record(Path(root))
     if record is None:
-        raise FileNotFoundError(f"the demo dataset is not at '{root}'; draw it with: {command}")
+        raise MissingFileError(f"the demo dataset is not at '{root}'; draw it with: {command}")
     if record.get("version") != FORMAT["version"]:
-        raise ValueError(
+        raise UserError(
             f"the demo dataset at '{root}' was drawn in version {record.get('version')} of its "
             f"format, this is version {FORMAT['version']}; draw it again with: {command} "
             "--overwrite"
@@ -178,7 +179,7 @@ def _exists(root: Path, record: dict[str, object], overwrite: bool) -> bool:
         return False
     found = _read_record(root)
     if found is None:
-        raise ValueError(
+        raise UserError(
             f"{root} exists and is not a shapes dataset (no {SPEC_FILE} of this module in it); "
             "it is left alone, choose another folder"
         )
@@ -186,7 +187,7 @@ def _exists(root: Path, record: dict[str, object], overwrite: bool) -> bool:
         return False
     if found == record:
         return True
-    raise ValueError(
+    raise UserError(
         f"{root} holds another shapes dataset ({_differences(found, record)}); "
         "pass overwrite=True (--overwrite) to replace it, or choose another folder"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.weights.dialects import (
     CHANNEL_ORDERS,
     DIALECTS,
@@ -128,13 +129,13 @@ def convert(
     source, target = canonical(source), canonical(target)
     network = locate(state_dict, prefix)
     if network.dialect != source:
-        raise ValueError(
+        raise UserError(
             f"the names are {network.dialect}'s, not {source}'s; pass source='{network.dialect}'"
         )
     names, lost = _name_pairs(network, target)
     lost = [n for n in lost if source == target or not is_head(n, source)]
     if lost:
-        raise ValueError(
+        raise UserError(
             f"there is no way from {source} to {target} for {len(lost)} of {len(network.state)} "
             f"names: {listing(lost)}; they belong to no RegNet, or {target} has no such part"
         )
@@ -188,11 +189,11 @@ def convert_file(
         OSError: a download failed.
     """
     if (to is None) == (into is None):
-        raise ValueError("give either to=, a form, or into=, a checkpoint to put the network into")
+        raise UserError("give either to=, a form, or into=, a checkpoint to put the network into")
     if into is None and into_prefix is not None:
-        raise ValueError("into_prefix= (--into-prefix) needs into= (--into), a checkpoint")
+        raise UserError("into_prefix= (--into-prefix) needs into= (--into), a checkpoint")
     if to is not None and to not in LAYOUTS:
-        raise ValueError(f"unknown form '{to}'; there are {', '.join(LAYOUTS)}")
+        raise UserError(f"unknown form '{to}'; there are {', '.join(LAYOUTS)}")
     known = find_source(source)
     checkpoint = read_checkpoint(local_file(known), prefix=prefix)
     network = locate(checkpoint.content, prefix)
@@ -218,7 +219,7 @@ def convert_file(
         unknown = [name for name in state if name not in host.entries and not is_counter(name)]
         problems = compare(state, host.entries, unknown)
         if problems:
-            raise ValueError(f"the network does not fit into '{into}': {problems}")
+            raise UserError(f"the network does not fit into '{into}': {problems}")
         state = {name: state.get(name, value) for name, value in host.entries.items()}
     lost = () if host is None and rest else tuple(network.rest)
     conversion = Conversion(
@@ -300,7 +301,7 @@ def _names(
         names = {name: theirs for name, theirs in names.items() if name not in heads}
     strange = [name for name in lost if name not in heads]
     if strange:
-        raise ValueError(
+        raise UserError(
             f"{dialect} has no name for {len(strange)} of {len(network.state)} entries of a "
             f"{network.dialect} network: {listing(strange)}"
         )

@@ -24,6 +24,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from regnet_backbones.errors import UserError
+
 ChannelOrder = Literal["RGB", "BGR"]
 
 
@@ -237,7 +239,7 @@ def canonical(dialect: str) -> str:
     """
     dialect = ALIASES.get(dialect, dialect)
     if dialect not in DIALECTS:
-        raise ValueError(
+        raise UserError(
             f"unknown dialect '{dialect}'; there are {', '.join(DIALECTS)} (and "
             + ", ".join(f"{alias} = {name}" for alias, name in ALIASES.items())
             + ")"
@@ -306,7 +308,7 @@ def flip_channels(weight: torch.Tensor) -> torch.Tensor:
         ValueError: it takes other than three channels, or one.
     """
     if weight.shape[1] not in (1, 3):
-        raise ValueError(
+        raise UserError(
             f"a stem of {weight.shape[1]} channels has no RGB order to flip; give channel_order= "
             "the order of the target"
         )

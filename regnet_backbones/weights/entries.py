@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from regnet_backbones.errors import UserError
+
 # How many names of each kind an error lists, and the longest text of a file in a message.
 LISTED_NAMES = 8
 LONGEST = 100
@@ -40,7 +42,7 @@ def as_tensors(state: Mapping[str, object], where: str) -> dict[str, torch.Tenso
         elif name not in AVERAGED_MODEL_COUNTERS or value.ndim:
             tensors[name] = value.detach() if value.requires_grad else value
     if others:
-        raise ValueError(
+        raise UserError(
             f"{where} has entries that are not tensors: {listing(others)}; save tensors alone, "
             "with torch.save(model.state_dict(), path)"
         )

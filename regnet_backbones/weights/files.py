@@ -8,6 +8,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.files import write_whole
 from regnet_backbones.weights.entries import as_tensors, listing
 from regnet_backbones.weights.nesting import nest, unwrap
@@ -78,7 +79,7 @@ def checkpoint_of(content: object, path: Path, *, prefix: str | None = None) -> 
     except ValueError as error:
         raise type(error)(f"{path}: {error}") from error
     if found is None:
-        raise ValueError(f"{path} {_say_what_is_there(content)}; save one with {EXPORT_HINT}")
+        raise UserError(f"{path} {_say_what_is_there(content)}; save one with {EXPORT_HINT}")
     used = found.keys[:1] or (("trunk", "heads") if found.nesting else content)
     return Checkpoint(
         state=as_tensors(found.entries, str(path)),
@@ -108,12 +109,12 @@ def write_checkpoint(
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"{path} must end in one of {', '.join(SUFFIXES)}, got '{path.suffix}'")
+        raise UserError(f"{path} must end in one of {', '.join(SUFFIXES)}, got '{path.suffix}'")
     if nesting is None:
         nesting = {".pyth": "model_state", ".pkl": "model"}.get(suffix, "")
     only = {".safetensors": "", ".pkl": "model"}.get(suffix, nesting)
     if nesting != only:
-        raise ValueError(
+        raise UserError(
             f"{path} cannot nest the weights under '{nesting}', {suffix} files have them under "
             f"{repr(only) if only else 'no key'}; leave nesting out, or use one of "
             f"{', '.join(TORCH_SUFFIXES)}"
@@ -124,7 +125,7 @@ def write_checkpoint(
         if not isinstance(name, str) or not isinstance(value, torch.Tensor)
     ]
     if others or not state:
-        raise ValueError(
+        raise UserError(
             f"{path} was not written: a state dict has names and tensors, got "
             f"{listing(others) or 'none'}; give model.state_dict()"
         )
@@ -144,7 +145,7 @@ def write_checkpoint(
         try:
             content = nest(tensors, nesting)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise UserError(f"{path}: {error}") from error
         if suffix == ".pyth" and nesting == "model_state":
             content = {"epoch": 0, **content}
         write_whole(path, lambda file: torch.save(content, file))
@@ -168,7 +169,7 @@ def _detectron2_form(path: Path, state: dict[str, torch.Tensor]) -> dict[str, ob
         try:
             arrays[name] = tensor.numpy()
         except TypeError as error:
-            raise ValueError(
+            raise UserError(
                 f"{path} cannot hold {name}: numpy has no {str(tensor.dtype).split('.')[-1]}; "
                 "convert it with .float(), or write .safetensors or .pth"
             ) from error

@@ -12,6 +12,7 @@ from torch import nn
 
 from regnet_backbones import zoo
 from regnet_backbones.design import RegNetDesign
+from regnet_backbones.errors import UserError
 from regnet_backbones.weights.dialects import (
     CHANNEL_ORDERS,
     STEMS,
@@ -123,14 +124,14 @@ def load(
     model = getattr(model, "_orig_mod", model)  # of what torch.compile returned
     homes = extractors(model)
     if len(homes) != 1:
-        raise ValueError(
+        raise UserError(
             f"the model holds {len(homes)} RegNets of regnet_backbones"
             + (f" ({', '.join(homes)}); load into one of them" if homes else "; it must hold one")
         )
     ((home, extractor),) = homes.items()
     images = getattr(extractor, "input_format", None)
     if images == "BGR" and channel_order is None:
-        raise ValueError(
+        raise UserError(
             "the model is of a Detectron2 config that says INPUT.FORMAT 'BGR'; load its weights "
             "with DetectionCheckpointer, which checks them against the config, or say what images "
             "they saw, channel_order='RGB' or 'BGR'"
@@ -181,7 +182,7 @@ def check_variant(source: Source, network: str | RegNetDesign) -> None:
     named = isinstance(network, str)
     if source.variant is zoo.get(network) if named else source.variant.design == network:
         return
-    raise ValueError(
+    raise UserError(
         f"the weights '{source.name}' are of {source.variant.name}, and the network is {network}; "
         f"take weights of that network, or the network {source.variant.name} (Detectron2: "
         f"MODEL.REGNET.NAME '{source.variant.name}')"
@@ -240,7 +241,7 @@ def fit(
     problems = compare(fitted, expected, unknown)
     if problems:
         theirs, ours = describe(fitted), describe(own)
-        raise ValueError(
+        raise UserError(
             f"the weights do not match the network, nothing was loaded; {problems}."
             + (f" The file holds {theirs}, the model is {ours}." if theirs != ours else "")
         )
@@ -269,7 +270,7 @@ def _rest_of_model(network: Network, home: str, model: nn.Module) -> dict[str, t
     rest = {n.removeprefix(outer): v for n, v in network.rest.items() if n.startswith(outer)}
     problems = compare(rest, own, [n for n in rest if n not in own])
     if problems:
-        raise ValueError(
+        raise UserError(
             "the file holds a whole model, whose other parts do not match this one, nothing was "
             f"loaded; {problems}. To take only its backbone, load into the backbone: "
             f"load(model.{home.removesuffix('.')}, ...)"

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from regnet_backbones import zoo
+from regnet_backbones.errors import UserError
 from regnet_backbones.weights.entries import as_tensors, listing
 
 
@@ -46,7 +47,7 @@ def cast(
             broken[problem].append(name)
     if broken:
         listed = (f"{problem} in {len(n)}: {listing(n)}" for problem, n in broken.items())
-        raise ValueError(f"the weights hold {'; '.join(listed)}. Nothing was loaded")
+        raise UserError(f"the weights hold {'; '.join(listed)}. Nothing was loaded")
     return {name: value.to(own[name].dtype) for name, value in given.items()}
 
 
@@ -61,7 +62,7 @@ def load_all(model: nn.Module, state: object, where: str) -> None:
     own = model.state_dict()
     problems = compare(given, own, [name for name in given if name not in own])
     if problems:
-        raise ValueError(f"{where} does not match the model: {problems}. Nothing was loaded")
+        raise UserError(f"{where} does not match the model: {problems}. Nothing was loaded")
     model.load_state_dict(cast(given, own), strict=False)  # old files have no batch counters
 
 

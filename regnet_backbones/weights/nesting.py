@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.weights.dialects import DIALECTS, find_names, find_networks
 from regnet_backbones.weights.entries import as_tensors, listing
 
@@ -108,7 +109,7 @@ def locate(content: Mapping[str, object], prefix: str | None = None) -> Network:
     entries = content if found is None else found.entries
     networks = _networks([found]) if found else []
     if not networks:
-        raise ValueError(
+        raise UserError(
             f"there is no RegNet in these {len(entries)} names: "
             f"{listing([name for name in entries if isinstance(name, str)])}. Known are the names "
             f"of {', '.join(DIALECTS)}"
@@ -155,7 +156,7 @@ def nest(state: dict[str, torch.Tensor], nesting: str) -> dict[str, object]:
         return {CLASSY: {"base_model": {"model": {"trunk": trunk, "heads": heads}}}}
     keys = nesting.split(".") if nesting else []
     if len(keys) > MAX_DEPTH or not all(keys) or any(map(_OPTIMIZER.search, keys)):
-        raise ValueError(
+        raise UserError(
             f"nesting must be up to {MAX_DEPTH} keys joined with '.', none of them an optimizer's, "
             f"got {nesting[:100]!r}"
         )
@@ -171,7 +172,7 @@ def _mappings(content: Mapping) -> Iterator[tuple[tuple[str, ...], Mapping]]:
         keys, mapping = queue.popleft()
         seen += len(mapping) + 1
         if seen > MAX_ENTRIES:
-            raise ValueError(f"there are more than {MAX_ENTRIES} entries in nested mappings")
+            raise UserError(f"there are more than {MAX_ENTRIES} entries in nested mappings")
         yield keys, mapping
         queue.extend(
             ((*keys, key), value)
@@ -218,7 +219,7 @@ def _networks(found: list[Network]) -> list[Network]:
         for prefix, dialect in find_networks(each.entries).items()
     ]
     if len(networks) > MAX_NETWORKS:
-        raise ValueError(f"there are more than {MAX_NETWORKS} RegNets in one file")
+        raise UserError(f"there are more than {MAX_NETWORKS} RegNets in one file")
     whole = [
         network
         for network in networks

@@ -22,6 +22,7 @@ import torch
 from torchvision.models import get_model_weights
 
 from regnet_backbones import zoo
+from regnet_backbones.errors import MissingFileError, UserError
 
 PREFIXES = ("timm://", "torchvision://", "pycls://")
 URL_PREFIXES = ("http://", "https://")
@@ -90,7 +91,7 @@ def find_source(source: str | Path) -> Source:
     if name.startswith(URL_PREFIXES):
         return _url(name)
     if "://" in name:
-        raise ValueError(
+        raise UserError(
             f"'{name}' is no source of weights; there are {', '.join(PREFIXES + URL_PREFIXES)} and "
             "paths"
         )
@@ -111,7 +112,7 @@ def local_file(source: Source) -> Path:
     if source.file.is_file():
         return source.file
     if source.url is None:
-        raise FileNotFoundError(f"no weights file at '{source.file}'")
+        raise MissingFileError(f"no weights file at '{source.file}'")
     try:
         return _fetch(source)
     except Exception as error:  # the clients raise errors of several libraries
@@ -147,10 +148,10 @@ def _timm(name: str) -> Source:
     network, _, tag = name.removeprefix("timm://").partition(".")
     variant = zoo.get(network)
     if not variant.weights:
-        raise ValueError(f"there are no pretrained weights for {variant.name}; {FROM_SCRATCH}")
+        raise UserError(f"there are no pretrained weights for {variant.name}; {FROM_SCRATCH}")
     tag = tag or variant.default_tag
     if tag not in variant.weights:
-        raise ValueError(
+        raise UserError(
             f"'{name}' names no weights; {variant.name} has "
             + ", ".join(f"timm://{variant.name}.{known}" for known in variant.weights)
         )
@@ -165,11 +166,11 @@ def _torchvision(name: str) -> Source:
     network, _, tag = name.removeprefix("torchvision://").partition(".")
     variant = zoo.get(network)
     if not variant.torchvision_name:
-        raise ValueError(f"torchvision has no {variant.name}; timm may: timm://{variant.name}")
+        raise UserError(f"torchvision has no {variant.name}; timm may: timm://{variant.name}")
     known = get_model_weights(variant.torchvision_name)
     tag = tag or "DEFAULT"
     if tag not in known.__members__:
-        raise ValueError(
+        raise UserError(
             f"'{name}' names no weights; {variant.torchvision_name} has "
             + ", ".join(f"torchvision://{variant.torchvision_name}.{k}" for k in known.__members__)
         )
@@ -195,7 +196,7 @@ def _pycls(name: str) -> Source:
     variant = zoo.get(name.removeprefix("pycls://"))
     weights = variant.weights.get("pycls_in1k")
     if weights is None:
-        raise ValueError(f"pycls has no weights of {variant.name}; timm may: timm://{variant.name}")
+        raise UserError(f"pycls has no weights of {variant.name}; timm may: timm://{variant.name}")
     return replace(_of_row(name, variant, weights, url=weights.url), dialect="pycls")
 
 

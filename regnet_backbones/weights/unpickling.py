@@ -30,6 +30,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.weights.entries import listing, shown
 
 # Format before torch 1.6: pickles of this number, a version, the system, and the content.
@@ -96,29 +97,29 @@ def read_content(path: Path) -> object:
     """
     if path.is_dir():
         held = sorted(p.name for p in path.iterdir())
-        raise ValueError(f"{path} is a folder, give one file of it: {listing(held) or 'none'}")
+        raise UserError(f"{path} is a folder, give one file of it: {listing(held) or 'none'}")
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist, give the path of a weights file")
+        raise MissingFileError(f"{path} does not exist, give the path of a weights file")
     size = path.stat().st_size
     if size == 0:
-        raise ValueError(f"{path} is empty (0 bytes); download or copy it again")
+        raise UserError(f"{path} is empty (0 bytes); download or copy it again")
     with path.open("rb") as file:
         head = file.read(1024)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for starts, problem in NO_WEIGHTS.items():
         if text.startswith(starts):
-            raise ValueError(f"{path} {problem}")
+            raise UserError(f"{path} {problem}")
     names: set[str] = set()
     try:
         content = _read(path, head)
         _check_size(_measure(content, {}, names)[0], size)
     except _RefusedError as error:
-        raise ValueError(f"{path} {error}; save the weights with {EXPORT_HINT}") from error
+        raise UserError(f"{path} {error}; save the weights with {EXPORT_HINT}") from error
     # Damage makes the readers raise nearly anything, and seek places that files do not have.
     except Exception as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
-        raise ValueError(
+        raise UserError(
             f"{path} is truncated or damaged ({size} bytes); download or copy it again"
         ) from error
     if names:
@@ -189,7 +190,7 @@ def _read_zip(path: Path) -> object:
         if any(info.compress_type != zipfile.ZIP_STORED for info in records.values()):
             _refuse("is a compressed zip archive, which torch.save does not write")
         if sum(info.file_size for info in records.values()) > path.stat().st_size:
-            raise ValueError("records that are larger than the archive")
+            raise UserError("records that are larger than the archive")
         if not any(info.CRC for info in records.values()):
             for info in records.values():  # see torch.serialization.set_crc32_options
                 info.CRC = None
@@ -212,7 +213,7 @@ def _read_old_torch(file: mmap.mmap) -> object:
         nonlocal left
         left -= size
         if left < 0:
-            raise ValueError("storages that are larger than the file")
+            raise UserError("storages that are larger than the file")
         return torch.zeros(size, dtype=torch.uint8)
 
     for _ in ("magic number", "version", "system"):
@@ -220,7 +221,7 @@ def _read_old_torch(file: mmap.mmap) -> object:
     machine = _Machine(file, len(file), reserve)
     content, keys = machine.run(), _Machine(file, len(file)).run()
     if not isinstance(keys, list) or sorted(keys) != sorted(machine.storages):
-        raise ValueError("the storages are not those of the content")
+        raise UserError("the storages are not those of the content")
     for key in keys:
         storage = machine.storages[key]
         file.seek(8, io.SEEK_CUR)  # the number of values
@@ -453,7 +454,7 @@ def _check_size(size: float, of_file: int) -> None:
 
 def _check_length(length: int, expected: int) -> None:
     if length != expected:
-        raise ValueError(f"{length} bytes for {expected}")
+        raise UserError(f"{length} bytes for {expected}")
 
 
 # What the machine can make: each returns None for what becomes a stand-in.
@@ -478,7 +479,7 @@ def _tensor(
     size, (offset, *stride) = _counts(size), _counts((offset, *stride))
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) and last >= len(values):
-        raise ValueError(f"{len(values)} values for a tensor of {size}")
+        raise UserError(f"{len(values)} values for a tensor of {size}")
     return values.as_strided(size, stride, offset)
 
 
@@ -550,7 +551,7 @@ def _counts(numbers: Iterable) -> list[int]:
     """Return sizes, strides or offsets, checked to be whole numbers of a tensor."""
     numbers = [operator.index(number) for number in numbers]
     if len(numbers) > MAX_DIMENSIONS + 1 or not all(0 <= n < MAX_NUMBERS for n in numbers):
-        raise ValueError("sizes, strides or an offset that no tensor has")
+        raise UserError("sizes, strides or an offset that no tensor has")
     return numbers
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.defects import Defect, Kind, error, repair, shown
+from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.files import read_json
 
 Entry = dict[str, object]
@@ -189,23 +190,23 @@ def read_lists(
         ValueError: a list is missing, or is not a list of objects.
     """
     if not Path(json_file).is_file():
-        raise FileNotFoundError(f"no annotation file '{json_file}'")
+        raise MissingFileError(f"no annotation file '{json_file}'")
     content, source = read_json(json_file), source or str(json_file)
     problem = f"'{source}' is not in COCO's instance format"
     content = content if isinstance(content, dict) else {}
     lacking = [key for key in needed if key not in content]
     if lacking:
-        raise ValueError(f"{problem}: it has no {', '.join(lacking)}")
+        raise UserError(f"{problem}: it has no {', '.join(lacking)}")
     content = {key: content.get(key, []) for key in (*needed, *optional)}
     for key, entries in content.items():
         wrong = [e for e in entries if type(e) is not dict] if type(entries) is list else [entries]
         if wrong:
-            raise ValueError(
+            raise UserError(
                 f"{problem}: {key} must be a list of objects with keys and values, got "
                 f"{shown(wrong[0])}"
             )
         if key in needed and key != "annotations" and not entries:
-            raise ValueError(f"'{source}' has no {key}: the list is empty")
+            raise UserError(f"'{source}' has no {key}: the list is empty")
     return content
 
 

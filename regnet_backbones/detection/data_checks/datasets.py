@@ -13,6 +13,7 @@ from regnet_backbones.detection.data_checks.annotations import check_coco
 from regnet_backbones.detection.data_checks.coco import image_name, image_path, read_coco
 from regnet_backbones.detection.data_checks.defects import Defect, Report, Use
 from regnet_backbones.detection.data_checks.images import ImageFile, check_images
+from regnet_backbones.errors import UserError
 
 # Datasets that are a json of instances and nothing else, by `evaluator_type`.
 JSON_TYPES = ("coco", "lvis")
@@ -39,7 +40,7 @@ def check_datasets(cfg: CfgNode, *, images: int | None, train: bool = True) -> R
         ValueError: `images` is negative.
     """
     if images is not None and images < 0:
-        raise ValueError(
+        raise UserError(
             f"DATALOADER.CHECK_IMAGES must be a number of images, 0 for none, got {images}"
         )
     names = dict.fromkeys((*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST))

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.defects import Defect, Kind
-from regnet_backbones.image_files import (
+from regnet_backbones.runs.image_files import (
     CHECK_THREADS,
     STRETCHED,
     UNREADABLE,

@@ -9,6 +9,8 @@ from detectron2.engine import HookBase
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from regnet_backbones.errors import UserError
+
 
 def build_average(cfg: CfgNode, model: nn.Module) -> ModelEmaV3 | None:
     """Build the average that `MODEL.EMA` asks for; None where it asks for none.
@@ -25,7 +27,7 @@ def build_average(cfg: CfgNode, model: nn.Module) -> ModelEmaV3 | None:
     if not ema.ENABLED:
         return None
     if not 0 < ema.DECAY < 1:
-        raise ValueError(f"MODEL.EMA.DECAY must be between 0 and 1, got {ema.DECAY}")
+        raise UserError(f"MODEL.EMA.DECAY must be between 0 and 1, got {ema.DECAY}")
     average = ModelEmaV3(model, decay=ema.DECAY, use_warmup=ema.WARMUP, exclude_buffers=True)
     average.module.train()  # precise batch norm is for layers in training; evaluation sets its own
     return average

@@ -17,6 +17,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from regnet_backbones.detection.completeness import SafeCheckpointer, check_complete
+from regnet_backbones.errors import DivergedError
 from regnet_backbones.files import write_whole
 from regnet_backbones.weights.entries import listing
 from regnet_backbones.weights.matching import load_all
@@ -118,7 +119,7 @@ class TrainingCheckpointer(SafeCheckpointer):
             if value.is_floating_point() and not value.isfinite().all()
         ]
         if bad:
-            raise FloatingPointError(
+            raise DivergedError(
                 f"after iteration {iteration} {len(bad)} of {len(state)} weights are not finite "
                 f"({listing(bad)}), and no checkpoint was written; the last one is still "
                 f"{self.get_checkpoint_file() or 'none'}. Lower SOLVER.BASE_LR, or set "

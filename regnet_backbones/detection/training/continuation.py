@@ -13,7 +13,8 @@ from detectron2.utils import comm
 from torch import nn
 from torch.optim import Optimizer
 
-from regnet_backbones.randomness import seed_everything, seed_of
+from regnet_backbones.errors import UserError
+from regnet_backbones.runs.randomness import seed_everything, seed_of
 
 # Where random numbers are for: see `randomness.seed_of`.
 STEPS = 1
@@ -91,12 +92,12 @@ def check_optimizer(saved: Mapping[str, object], optimizer: Optimizer) -> None:
     groups, current = saved["param_groups"], optimizer.state_dict()["param_groups"]
     remedy = "; resume with the config of the run, or start anew in another OUTPUT_DIR"
     if ("betas" in groups[0]) != ("betas" in current[0]):
-        raise ValueError(
+        raise UserError(
             "the checkpoint to resume from was written with another SOLVER.OPTIMIZER than "
             f"{type(optimizer).__name__}{remedy}"
         )
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in current]:
-        raise ValueError(
+        raise UserError(
             "the checkpoint to resume from was written while other weights were trained (another "
             f"MODEL.BACKBONE.FREEZE_AT, norm or head){remedy}"
         )
@@ -109,7 +110,7 @@ def check_iteration(done: int, max_iter: int) -> None:
         ValueError: more iterations are done than there shall be.
     """
     if done > max_iter:
-        raise ValueError(
+        raise UserError(
             f"the checkpoint to resume from has done {done} iterations, more than SOLVER.MAX_ITER "
             f"{max_iter}; raise it, or start anew in another OUTPUT_DIR"
         )

@@ -26,9 +26,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.training.mappers import Mapper
-from regnet_backbones.image_files import UNREADABLE, upright_size
-from regnet_backbones.randomness import seed_of, seeded
-from regnet_backbones.stopping import heed_parent_only
+from regnet_backbones.errors import UserError
+from regnet_backbones.runs.image_files import UNREADABLE, upright_size
+from regnet_backbones.runs.randomness import seed_of, seeded
+from regnet_backbones.runs.stopping import heed_parent_only
 
 # Where random numbers are for: see `randomness.seed_of`.
 SAMPLES = 0
@@ -52,7 +53,7 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict]]:
     """
     processes = comm.get_world_size()
     if cfg.SOLVER.IMS_PER_BATCH % processes:
-        raise ValueError(
+        raise UserError(
             f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes, got "
             f"{cfg.SOLVER.IMS_PER_BATCH}"
         )
@@ -64,7 +65,7 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict]]:
             raise
         sources = (MetadataCatalog.get(n).get("data_source", n) for n in cfg.DATASETS.TRAIN)
         names = ", ".join(f"'{source}'" for source in sources)
-        raise ValueError(f"{names}: {kinds.NOTHING.problem}; {kinds.NOTHING.fix}") from error
+        raise UserError(f"{names}: {kinds.NOTHING.problem}; {kinds.NOTHING.fix}") from error
     if not isinstance(parts["dataset"], list):
         logger.warning(
             "DATASETS.TRAIN has no list of records, but a %s: detectron2's own loader reads it, "
@@ -186,7 +187,7 @@ class _Samples(Dataset):
                     return sample
                 if tries == 2:  # detectron2's MapDataset is silent as long
                     logger.warning("3 records in a row, from %d on, gave no sample", index)
-        raise ValueError(
+        raise UserError(
             f"the mapper returned None for each of the {len(self.records)} records; check the "
             "datasets of DATASETS.TRAIN"
         )

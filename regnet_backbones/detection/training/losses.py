@@ -9,7 +9,7 @@ from detectron2.engine.hooks import LRScheduler
 from detectron2.utils import comm
 from torch import nn
 
-from regnet_backbones.stopping import StopSignals
+from regnet_backbones.runs.stopping import StopSignals
 
 
 class StopAtBadLosses(HookBase):

@@ -9,7 +9,8 @@ from detectron2.data import DatasetMapper
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-from regnet_backbones.image_files import UNREADABLE, depth_problem
+from regnet_backbones.errors import UserError
+from regnet_backbones.runs.image_files import UNREADABLE, depth_problem
 
 SEGMENTER = "SemanticSegmentor"
 
@@ -62,5 +63,5 @@ class _Of8Bits:
         ):
             problem = depth_problem(image)
         if problem:
-            raise ValueError(f"image '{record['file_name']}' {problem}")
+            raise UserError(f"image '{record['file_name']}' {problem}")
         return self.mapper(record)

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
 from regnet_backbones.files import write_whole
-from regnet_backbones.inference.trained import ITERATION, METRICS_NAME, read_metrics
+from regnet_backbones.runs.trained import ITERATION, METRICS_NAME, read_metrics
 
 # Iterations between two rows, and iterations that a row is the median of: detectron2's own.
 PERIOD = WINDOW = 20

@@ -6,7 +6,7 @@ from signal import Signals
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from regnet_backbones.stopping import StopSignals
+from regnet_backbones.runs.stopping import StopSignals
 
 
 class StoppableEvaluator(DatasetEvaluator):

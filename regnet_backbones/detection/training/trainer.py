@@ -42,8 +42,8 @@ from regnet_backbones.detection.training.losses import StopAtBadLosses
 from regnet_backbones.detection.training.mappers import test_mapper, train_mapper
 from regnet_backbones.detection.training.metrics import WriteMetrics
 from regnet_backbones.detection.training.stopping import StoppableEvaluator
-from regnet_backbones.inference.trained import FINAL_NAME
-from regnet_backbones.stopping import STATUSES, StoppedError, StopSignals, heed_parent_only
+from regnet_backbones.runs.stopping import STATUSES, StoppedError, StopSignals, heed_parent_only
+from regnet_backbones.runs.trained import FINAL_NAME
 
 read_safely()
 

@@ -19,7 +19,7 @@ from detectron2.modeling.roi_heads import (
     StandardROIHeads,
 )
 
-from regnet_backbones.adapters.detectron2 import RegNetBackbone
+from regnet_backbones.adapters.detectron2.builders import RegNetBackbone
 
 model = L(GeneralizedRCNN)(
     backbone=L(FPN)(

@@ -1,0 +1,203 @@
+"""`tools/benchmark.py`: what to measure, from the command line."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.cases import MODES, PRECISIONS, Case, Precision
+from benchmarks.chart import write_chart
+from benchmarks.entries import (
+    REFERENCES,
+    Entry,
+    check_names,
+    entries_of,
+    select,
+)
+from benchmarks.floors import Rates, measure_rates
+from benchmarks.growth import points
+from benchmarks.machine import machine, versions
+from benchmarks.report import (
+    as_json,
+    floors_table,
+    growth_table,
+    result_table,
+    write_json,
+)
+from benchmarks.results import Result, failed_rows
+from benchmarks.runner import measure
+from regnet_backbones import zoo
+from regnet_backbones.cli.command_lines import parse_size, plain_command
+from regnet_backbones.cli.failures import Cause, reported
+from regnet_backbones.files import check_output_folder
+from regnet_backbones.measure.timing import cpu_threads
+
+# What to do, in the options of the command.
+HINTS = {
+    Cause.OUT_OF_MEMORY: "take smaller --sizes or --batches; what was measured before is written",
+    Cause.NOT_WRITABLE: "choose another --output",
+    Cause.INTERRUPTED: "what was measured before is in the files of --output",
+}
+
+
+def benchmark_command(argv: Sequence[str] | None, *, description: str) -> int:
+    """Measure as a command line says, and print the results.
+
+    Args:
+        argv: the command line, None for that of this process.
+        description: of the tool.
+
+    Returns:
+        The exit status, as `failures.reported` gives it, and 1 if a row failed.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = benchmark_parser(description).parse_args(argv)
+
+    def benchmark() -> int:
+        cases = _cases(args)
+        _check(args, cases)
+        chosen = {case: _chosen(args, case) for case in cases}
+        chosen = {case: entries for case, entries in chosen.items() if entries}
+        with cpu_threads(args.threads):
+            line = plain_command("tools/benchmark.py", argv, [args.output])
+            return _benchmark(args, chosen, line)
+
+    return reported(benchmark, hints=HINTS)
+
+
+def benchmark_parser(description: str) -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--mode", nargs="+", choices=MODES, default=["forward"], help="default: forward")
+    add("--variants", nargs="+", default=["regnety_032"], metavar="NAME")
+    add("--sizes", nargs="+", default=["512"], metavar="SIZE", help="512, or 800x1344 (H x W)")
+    add("--batches", nargs="+", type=int, default=[1], metavar="N")
+    add("--dtype", nargs="+", choices=PRECISIONS, default=["fp32"], help="default: fp32")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    add("--threads", type=int, metavar="N", help="of the CPU (default: torch's)")
+    add("--runs", type=int, default=20, metavar="N", help="rounds (default: %(default)s)")
+    add("--warmup", type=int, default=2, metavar="N", help="rounds before (default: %(default)s)")
+    add("--entries", nargs="+", metavar="PATTERN", help="rows to measure: ours* timm '*compiled'")
+    add("--reference", metavar="ROW", help="ratios are to this row (default: a peer as it comes)")
+    add("--floors", action="store_true", help="measure what the device can do at best")
+    add("--growth", action="store_true", help="time against multiply-adds and activations")
+    add("--output", metavar="PATH", help="write PATH.json and PATH.png")
+    return parser
+
+
+def _cases(args: argparse.Namespace) -> list[Case]:
+    """Return what the command line asks for."""
+    sizes = [parse_size(text) for text in args.sizes]
+    variants = [zoo.get(name).name for name in args.variants]
+    parts = dict.fromkeys(part for mode in args.mode for part in MODES[mode])
+    return [
+        Case(part, training, variant, size, batch, args.device)
+        for (part, training), variant, size, batch in product(parts, variants, sizes, args.batches)
+    ]
+
+
+def _chosen(args: argparse.Namespace, case: Case) -> tuple[Entry, ...]:
+    """Return the rows of a case."""
+    entries = entries_of(case.part, training=case.training, device=case.device)
+    return select(entries, precisions=args.dtype, patterns=args.entries)
+
+
+def _check(args: argparse.Namespace, cases: Sequence[Case]) -> None:
+    """Raise ValueError for what cannot be measured, OSError for results that cannot be written."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no GPU here; use --device cpu")
+    for name, least in (("batches", 1), ("runs", 1), ("threads", 1), ("warmup", 0)):
+        given = getattr(args, name)
+        numbers = given if isinstance(given, list) else [given]
+        if any(number is not None and number < least for number in numbers):
+            raise ValueError(f"--{name} must be at least {least}, got {given}")
+    if args.output:
+        check_output_folder(Path(args.output).parent, name="the folder of --output")
+    entries = [
+        entry
+        for case in cases
+        for entry in entries_of(case.part, training=case.training, device=case.device)
+    ]
+    for option, names in (("--entries", args.entries), ("--reference", [args.reference])):
+        check_names(filter(None, names or ()), entries, option=option, precisions=args.dtype)
+
+
+def _benchmark(args: argparse.Namespace, chosen: dict[Case, tuple[Entry, ...]], line: str) -> int:
+    """Measure all cases, print and write the results, and return the exit status."""
+    rates = _rates(args) if args.floors else None
+    about = {
+        "command": line,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(args.device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+    results: list[Result] = []
+    for result in _measured(args, chosen):
+        results.append(result)
+        print(f"\n{result_table(result)}", flush=True)
+        floors = rates and floors_table(result, rates)
+        if floors:
+            print(floors)
+        if args.output:  # after every case: a long run may be interrupted
+            write_json(Path(f"{args.output}.json"), as_json(results, about=about, rates=rates))
+    grown = points(results) if args.growth else None
+    if grown is not None:
+        print(f"\n{growth_table(grown)}")
+    if args.output:
+        content = as_json(results, about=about, rates=rates, points=grown)
+        write_json(Path(f"{args.output}.json"), content)
+        _try_chart(Path(f"{args.output}.png"), results)
+    failed = failed_rows(results)
+    if failed:
+        print(f"{len(failed)} rows failed, see above", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _measured(args: argparse.Namespace, chosen: dict[Case, tuple[Entry, ...]]) -> Iterator[Result]:
+    """Measure one case after the other, and show how far it is."""
+    steps = sum(len(entries) + 1 for entries in chosen.values())
+    with tqdm(total=steps, unit="row", file=sys.stderr, disable=None) as bar:
+        for case, entries in chosen.items():
+
+            def tell(text: str, case: Case = case) -> None:
+                bar.set_description(f"{case.title}: {text}")
+                bar.update()
+
+            result = measure(
+                case,
+                entries,
+                reference=args.reference or REFERENCES[case.part],
+                runs=args.runs,
+                warmup=args.warmup,
+                progress=tell,
+            )
+            bar.clear()
+            yield result
+
+
+def _rates(args: argparse.Namespace) -> dict[Precision, Rates]:
+    """Measure what the device can do, and print it."""
+    rates = {precision: measure_rates(precision, device=args.device) for precision in args.dtype}
+    for precision, rate in rates.items():
+        print(
+            f"{precision}: {rate.multiply_adds / 1e9:.0f} G multiply-adds/s in a matrix product, "
+            f"{rate.bandwidth / 1e9:.1f} GB/s in a copy"
+        )
+    return rates
+
+
+def _try_chart(path: Path, results: Sequence[Result]) -> None:
+    """Write the chart, or say why there is none."""
+    try:
+        write_chart(path, results)
+    except (ModuleNotFoundError, ValueError) as error:
+        print(f"no chart: {error}", file=sys.stderr)

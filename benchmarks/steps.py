@@ -1,0 +1,102 @@
+"""One call of a model as it is measured: an inference, or a step of training without optimizer."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from benchmarks import whole_models
+from benchmarks.cases import Case
+from regnet_backbones.optimize.trunk import maps_of, relative_error
+
+LEVELS = 4  # C2 to C5
+
+
+@dataclass(frozen=True)
+class Step:
+    """A model with its inputs.
+
+    Attributes:
+        model: after its treatment.
+        inputs: what it takes, the same for all rows of a case.
+        run: gives the model its inputs.
+        loss: of its outputs in training.
+        training: forward and backward, rather than forward.
+    """
+
+    model: nn.Module
+    inputs: object
+    run: Callable[[nn.Module, object], object]
+    loss: Callable[..., torch.Tensor]
+    training: bool
+
+    def __call__(self) -> None:
+        """Do what is timed: forward, or forward, backward, and gradients back to none."""
+        if self.training:
+            self.forward().backward()
+            self.model.zero_grad(set_to_none=True)
+        else:
+            self.outputs()
+
+    def forward(self) -> torch.Tensor:
+        """Return the loss, with its graph."""
+        return self.loss(self.run(self.model, self.inputs))
+
+    def outputs(self) -> object:
+        """Return what the model gives, without a graph."""
+        with torch.inference_mode():
+            return self.run(self.model, self.inputs)
+
+    def state(self) -> Iterable[torch.Tensor]:
+        """Return what is in memory anyway."""
+        yield from self.model.parameters()
+        yield from self.model.buffers()
+
+
+def make_step(model: nn.Module, case: Case) -> Step:
+    """Return the step of a case with a model that has been treated."""
+    inputs, run, loss = {
+        "features": (Case.images, _run, features_loss),
+        "detector": (
+            whole_models.detector_inputs,
+            whole_models.run_detector,
+            whole_models.detector_loss,
+        ),
+        "segmenter": (Case.images, _run, whole_models.segmenter_loss),
+    }[case.part]
+    return Step(model, inputs(case), run, loss, case.training)
+
+
+def last_maps(output: object) -> list[torch.Tensor]:
+    """Return C2 to C5 of an extractor's output, whatever its form and what comes before them."""
+    return maps_of(output)[-LEVELS:]
+
+
+def features_loss(output: object) -> torch.Tensor:
+    """Return the sum of the mean squares of C2 to C5."""
+    return sum(features.float().square().mean() for features in last_maps(output))
+
+
+def largest_error(maps: list[torch.Tensor], reference: list[torch.Tensor]) -> float:
+    """Return the largest difference of a map, relative to the largest value of the reference's.
+
+    Raises:
+        FloatingPointError: a map has values that are not finite.
+        ValueError: maps have other shapes.
+    """
+    errors = []
+    for level, (found, expected) in enumerate(zip(maps, reference, strict=True), start=2):
+        if found.shape != expected.shape:
+            raise ValueError(
+                f"C{level} is {tuple(found.shape)}, and {tuple(expected.shape)} in our extractor"
+            )
+        if not found.isfinite().all():
+            raise FloatingPointError(f"C{level} has values that are not finite")
+        errors.append(relative_error(found, expected))
+    return max(errors)
+
+
+def _run(model: nn.Module, images: object) -> object:
+    """Give a model its images."""
+    return model(images)

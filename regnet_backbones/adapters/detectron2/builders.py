@@ -1,0 +1,287 @@
+"""RegNet as a detectron2 backbone: `RegNetBackbone` and the registered builders.
+
+The contract is detectron2's (`modeling/backbone/backbone.py`, `fpn.py`): a builder takes
+`(cfg, input_shape)` and returns a `Backbone`, whose forward gives a dict of named maps. Functions
+take a config, the class takes explicit arguments and knows of no config.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from fvcore.nn import weight_init
+from torch import nn
+
+from regnet_backbones.adapters.detectron2.config import fcos_node, regnet_node
+from regnet_backbones.adapters.detectron2.network import (
+    check_fpn,
+    check_weights_of,
+    feature_levels,
+    network_of,
+    warn_of_frozen_random_weights,
+)
+from regnet_backbones.adapters.detectron2.projects import import_projects
+from regnet_backbones.adapters.detectron2.registry import register
+from regnet_backbones.backbone import RegNetFeatures
+from regnet_backbones.design import RegNetDesign
+from regnet_backbones.errors import UserError
+from regnet_backbones.norm import Norm
+
+
+class RegNetBackbone(RegNetFeatures, Backbone):
+    """A `RegNetFeatures` that returns its maps by detectron2's names.
+
+    It is one rather than has one, so that its parameters keep timm's names without a prefix.
+
+    Args:
+        name_or_design: a name of `regnet_backbones.zoo.names()`, or a `RegNetDesign`.
+        out_features: names of the maps to return: "stem" (C1), "res2" to "res5" or "s1" to "s4"
+            (C2 to C5 both).
+        in_channels, output_stride, norm, freeze_at, drop_path_rate, pretrained, grad_checkpointing:
+            see `RegNetFeatures`; `freeze_at` counts as detectron2's `MODEL.BACKBONE.FREEZE_AT`.
+
+    Attributes:
+        input_format: channel order of the images that the detector gets, "RGB" or "BGR"; None
+            where the builder did not say and the detector itself has to know.
+        pixel_mean: what the detector subtracts from each channel of an image, None likewise. A
+            detector need not show it, so that the builder keeps it here.
+        pixel_std: what the detector divides by, None likewise.
+        weights_format: of the images that the weights to load saw, None for what their dialect
+            says.
+
+    Raises:
+        ValueError: as `RegNetFeatures`, or for an unknown feature name.
+    """
+
+    def __init__(
+        self,
+        name_or_design: str | RegNetDesign,
+        *,
+        out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
+        in_channels: int = 3,
+        output_stride: Literal[8, 16, 32] = 32,
+        norm: Norm = "FrozenBN",
+        freeze_at: int = 0,
+        drop_path_rate: float = 0.0,
+        pretrained: bool | str | Path = False,
+        grad_checkpointing: bool = False,
+    ):
+        levels = feature_levels(out_features)
+        super().__init__(
+            name_or_design,
+            in_channels=in_channels,
+            output_stride=output_stride,
+            norm=norm,
+            freeze_at=freeze_at,
+            drop_path_rate=drop_path_rate,
+            pretrained=pretrained,
+            grad_checkpointing=grad_checkpointing,
+            out_levels=sorted(set(levels.values())),
+        )
+        self.input_format: str | None = None
+        self.pixel_mean: tuple[float, ...] | None = None
+        self.pixel_std: tuple[float, ...] | None = None
+        self.weights_format: str | None = None
+        self._level_by_feature = levels
+        self._out_features = list(levels)
+        self._out_feature_channels = {f: self.channels[level] for f, level in levels.items()}
+        self._out_feature_strides = {f: self.strides[level] for f, level in levels.items()}
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            """Return the maps of `out_features` by name, see `forward`."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the maps of `out_features` by name.
+
+        Args:
+            x: images (N, in_channels, H, W), any height and width.
+
+        Returns:
+            For each name a map (N, channels, ceil(H / stride), ceil(W / stride)).
+        """
+        maps = dict(zip(self.out_levels, super().forward(x), strict=True))
+        return {feature: maps[level] for feature, level in self._level_by_feature.items()}
+
+
+def build_regnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RegNetBackbone:
+    """Build the RegNet of `MODEL.REGNET` with the maps of `MODEL.REGNET.OUT_FEATURES`.
+
+    Args:
+        cfg: of which `MODEL.REGNET` is read; keys that it lacks have our defaults.
+        input_shape: of the images, of which the number of channels is read.
+
+    Raises:
+        ValueError: the node names no network, or one that cannot be built.
+    """
+    node = regnet_node(cfg)
+    return _build_bottom_up(cfg, node, input_shape, node.OUT_FEATURES)
+
+
+def build_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Build a RegNet under an FPN: P2 to P5 from `MODEL.FPN.IN_FEATURES`, P6 by max pooling.
+
+    `MODEL.FPN.IN_FEATURES` may say res2 to res5, as stock ResNet configs do, or s1 to s4.
+
+    Args:
+        cfg, input_shape: see `build_regnet_backbone`.
+
+    Raises:
+        ValueError: the node names no network, or one that cannot feed an FPN.
+    """
+    return _build_fpn(cfg, input_shape, lambda bottom_up: LastLevelMaxPool())
+
+
+def build_retinanet_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Build a RegNet under an FPN for RetinaNet: P3 to P5, and P6 and P7 by convolutions of C5.
+
+    As `build_retinanet_resnet_fpn_backbone` of `detectron2/modeling/backbone/fpn.py`, the coarsest
+    of `MODEL.FPN.IN_FEATURES` (res3 to res5) gives P6.
+
+    Args:
+        cfg, input_shape: see `build_regnet_backbone`.
+
+    Raises:
+        ValueError: as `build_regnet_fpn_backbone`.
+    """
+
+    def build_top(bottom_up: RegNetBackbone) -> nn.Module:
+        coarsest = cfg.MODEL.FPN.IN_FEATURES[-1]
+        channels = bottom_up.output_shape()[coarsest].channels
+        return LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature=coarsest)
+
+    return _build_fpn(cfg, input_shape, build_top)
+
+
+def build_fcos_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Build a RegNet under an FPN for FCOS: P3 to P5, and P6 and P7 by convolutions of P5.
+
+    The convention of AdelaiDet's `build_fcos_resnet_fpn_backbone`, which CondInst and BlendMask
+    use. `MODEL.FCOS.TOP_LEVELS` is how many levels come on top: 2, 1 (P6) or 0.
+
+    Args:
+        cfg, input_shape: see `build_regnet_backbone`.
+
+    Raises:
+        ValueError: as `build_regnet_fpn_backbone`, or for another number of levels.
+    """
+    top_levels = fcos_node(cfg).TOP_LEVELS
+    if top_levels not in (0, 1, 2):
+        raise UserError(
+            f"MODEL.FCOS.TOP_LEVELS must be 2 (P6 and P7), 1 (P6) or 0, got {top_levels}"
+        )
+
+    def build_top(bottom_up: RegNetBackbone) -> nn.Module | None:
+        channels = cfg.MODEL.FPN.OUT_CHANNELS
+        coarsest = f"p{max(feature_levels(cfg.MODEL.FPN.IN_FEATURES).values())}"
+        if top_levels == 2:
+            return LastLevelP6P7(channels, channels, in_feature=coarsest)
+        return LastLevelP6(channels, channels, in_feature=coarsest) if top_levels else None
+
+    return _build_fpn(cfg, input_shape, build_top)
+
+
+class LastLevelP6(nn.Module):
+    """P6 by a convolution of P5, the first half of detectron2's `LastLevelP6P7`.
+
+    Args:
+        in_channels: channels of `in_feature`.
+        out_channels: channels of P6.
+        in_feature: name of the map that P6 is made of.
+    """
+
+    num_levels = 1
+
+    def __init__(self, in_channels: int, out_channels: int, in_feature: str = "p5"):
+        super().__init__()
+        self.in_feature = in_feature
+        self.p6 = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1)
+        weight_init.c2_xavier_fill(self.p6)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return P6 alone, (N, out_channels, ceil(H / 2), ceil(W / 2)).
+
+        Args:
+            x: the map P5, (N, in_channels, H, W).
+        """
+        return [self.p6(x)]
+
+
+BUILDERS: dict[str, Callable[[CfgNode, ShapeSpec], Backbone]] = {
+    builder.__name__: builder
+    for builder in (
+        build_regnet_backbone,
+        build_regnet_fpn_backbone,
+        build_retinanet_regnet_fpn_backbone,
+        build_fcos_regnet_fpn_backbone,
+    )
+}
+
+
+def register_builders(*, replace: bool = False) -> None:
+    """Register the builders of this module in detectron2's `BACKBONE_REGISTRY`.
+
+    A builder of the same name that somebody else registered stays, with a warning, whether it came
+    before this or comes later: a project with its own copy keeps working as it did.
+
+    Args:
+        replace: take the name from the other builder instead.
+    """
+    register(BACKBONE_REGISTRY, BUILDERS, replace=replace)
+
+
+def _build_fpn(
+    cfg: CfgNode,
+    input_shape: ShapeSpec,
+    build_top: Callable[[RegNetBackbone], nn.Module | None],
+) -> FPN:
+    """Build the RegNet of a config under an FPN, with the levels on top that `build_top` makes."""
+    node = regnet_node(cfg)
+    in_features = cfg.MODEL.FPN.IN_FEATURES
+    check_fpn(node, in_features)
+    bottom_up = _build_bottom_up(cfg, node, input_shape, in_features)
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=in_features,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=build_top(bottom_up),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
+def _build_bottom_up(
+    cfg: CfgNode, node: CfgNode, input_shape: ShapeSpec, out_features: Sequence[str]
+) -> RegNetBackbone:
+    """Build the RegNet of a config and its `MODEL.REGNET` with the maps `out_features`.
+
+    Heads are built after their backbone: what the config names of a project is imported by then.
+    """
+    import_projects(cfg)
+    network = network_of(node)
+    warn_of_frozen_random_weights(cfg, node)
+    check_weights_of(cfg, node, network)
+    backbone = RegNetBackbone(
+        network,
+        out_features=out_features,
+        in_channels=input_shape.channels,
+        output_stride=node.OUTPUT_STRIDE,
+        norm=node.NORM,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        drop_path_rate=node.DROP_PATH_RATE,
+        grad_checkpointing=node.GRAD_CHECKPOINT,
+    )
+    backbone.input_format = cfg.INPUT.FORMAT
+    backbone.pixel_mean = tuple(cfg.MODEL.PIXEL_MEAN)
+    backbone.pixel_std = tuple(cfg.MODEL.PIXEL_STD)
+    backbone.weights_format = node.WEIGHTS_FORMAT or None
+    return backbone
+
+
+register_builders()

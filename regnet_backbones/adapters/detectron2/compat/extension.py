@@ -1,0 +1,108 @@
+"""Detectron2 without its compiled extension `detectron2._C`.
+
+Detectron2 0.6 imports the extension wherever one of its operators is defined, so that not even a
+plain Mask R-CNN can be imported without it. Here those modules import, deformable convolution is
+torchvision's, COCO evaluation is pycocotools' own, and what remains (rotated boxes) says what is
+missing when it is used.
+
+Deformable convolution: Dai et al. 2017 (v1), Zhu et al. 2019 (v2, with a mask).
+References: detectron2/layers/deform_conv.py, torchvision/ops/deform_conv.py.
+"""
+
+import functools
+from contextlib import AbstractContextManager
+from types import ModuleType
+
+from regnet_backbones.adapters.detectron2.compat.stand_ins import is_importable, stand_in_modules
+
+EXTENSION = "detectron2._C"
+ABSENT = (
+    "detectron2 was installed without its compiled extension detectron2._C, which this operator "
+    "needs; to use it, build detectron2 from its source with a C++ compiler"
+)
+# What each module does with the extension: the name its callers look up.
+ROTATED_OPERATORS = {
+    "detectron2.layers.nms": "nms_rotated",
+    "detectron2.layers.roi_align_rotated": "roi_align_rotated",
+    "detectron2.layers.rotated_boxes": "pairwise_iou_rotated",
+}
+
+
+def is_absent(_module: ModuleType | None = None) -> bool:
+    """Tell whether detectron2 has no compiled extension."""
+    return not is_importable(EXTENSION)
+
+
+def imports_absent_extension(source: str) -> bool:
+    """Tell whether `source` imports the extension, and there is none."""
+    return "from detectron2 import _C" in source and is_absent()
+
+
+def extension_absent() -> AbstractContextManager[None]:
+    """Provide an empty extension, which raises where it is used."""
+    return stand_in_modules(_AbsentExtension(EXTENSION))
+
+
+def fast_coco_evaluation_absent(module: ModuleType) -> None:
+    """Evaluate with pycocotools' COCOeval: the same numbers, slower on large sets."""
+    from pycocotools.cocoeval import COCOeval
+
+    module.COCOeval_opt = COCOeval
+
+
+def has_deformable_convolution(module: ModuleType) -> bool:
+    """Tell whether the module has its classes, not the placeholders of an uncompiled upstream."""
+    from torch import nn
+
+    return isinstance(module.DeformConv, type) and issubclass(module.DeformConv, nn.Module)
+
+
+def deformable_convolution_needs_cuda_kernel(module: ModuleType) -> None:
+    """Run deformable convolution with torchvision where detectron2 has no kernel for it."""
+    from torchvision.ops import deform_conv2d
+
+    compiled = not is_absent()
+    stock, stock_modulated = module.deform_conv, module.modulated_deform_conv
+
+    # Both take positional arguments only, as the autograd functions they replace do. torchvision
+    # reads the numbers of groups off the shapes of weight and offset.
+    def deform_conv(input, offset, weight, stride=1, padding=0, dilation=1, *groups_and_step):
+        if compiled and input.is_cuda:
+            return stock(input, offset, weight, stride, padding, dilation, *groups_and_step)
+        return deform_conv2d(input, offset, weight, None, stride, padding, dilation)
+
+    def modulated_deform_conv(
+        input, offset, mask, weight, bias=None, stride=1, padding=0, dilation=1, *groups
+    ):
+        if compiled and input.is_cuda:
+            return stock_modulated(
+                input, offset, mask, weight, bias, stride, padding, dilation, *groups
+            )
+        return deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
+
+    module.deform_conv = deform_conv
+    module.modulated_deform_conv = modulated_deform_conv
+
+
+def rotated_operator_absent(module: ModuleType) -> None:
+    """Say what is missing where a rotated-box operator is used."""
+    name = ROTATED_OPERATORS[module.__name__]
+    stock = getattr(module, name)
+
+    @functools.wraps(stock)
+    def operator(*args):
+        try:
+            return stock(*args)
+        except AttributeError as error:  # torch.ops.detectron2 has no such operator
+            raise ImportError(ABSENT) from error
+
+    setattr(module, name, operator)
+
+
+class _AbsentExtension(ModuleType):
+    """An extension without content."""
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):  # what Python itself asks of a module
+            raise AttributeError(name)
+        raise ImportError(ABSENT)

@@ -1,0 +1,183 @@
+"""A meta-path finder that fixes named modules as they are imported.
+
+A fix is a row of one of two kinds. `DuringImport` holds a context manager open while the module
+runs, for what its top level trips over; `AfterImport` changes the module once it has run. The
+module's own finder and loader do the work: ours only stand between, for the length of one import,
+and other import hooks (wrapt's among them) may stand before or behind.
+
+The import protocol: https://docs.python.org/3/reference/import.html#the-meta-path
+"""
+
+import importlib.abc
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+logger = logging.getLogger("regnet_backbones.adapters.detectron2.compat")
+
+
+@dataclass(frozen=True)
+class DuringImport:
+    """A context that is open while the code of `modules` runs.
+
+    `needed` gets the module's source (empty when it has none); `apply` is named after the cause.
+    """
+
+    modules: tuple[str, ...]
+    cause: str
+    needed: Callable[[str], bool]
+    apply: Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class AfterImport:
+    """A change to each of `modules` once it has run; `apply` is named after the cause."""
+
+    modules: tuple[str, ...]
+    cause: str
+    needed: Callable[[ModuleType], bool]
+    apply: Callable[[ModuleType], None]
+
+
+Fix = DuringImport | AfterImport
+
+
+@dataclass(frozen=True)
+class AppliedFix:
+    """A fix that was applied to a module."""
+
+    module: str
+    name: str
+    cause: str
+
+
+class FixFinder(importlib.abc.MetaPathFinder):
+    """Finds the modules that have a fix, through the other finders, and fixes them."""
+
+    def __init__(self, fixes: Iterable[Fix]):
+        self._fixes: dict[str, list[Fix]] = {}
+        for fix in fixes:
+            for module in fix.modules:
+                self._fixes.setdefault(module, []).append(fix)
+        self._applied: dict[tuple[str, str], AppliedFix] = {}
+        self._searching = threading.local()
+
+    @property
+    def applied(self) -> tuple[AppliedFix, ...]:
+        """Return what was applied, in order."""
+        return tuple(self._applied.values())
+
+    def install(self) -> None:
+        """Go in front of the other finders; fix what is imported already."""
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+        for name in self._fixes:
+            module = sys.modules.get(name)
+            if module is not None and not _is_initializing(module):
+                self._fix_imported(module)
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        """Return the other finders' spec with a loader that applies our fixes."""
+        searching = self._searching.__dict__.setdefault("names", set())
+        # Another hook may answer by asking the whole meta path again: that search is not ours.
+        if fullname not in self._fixes or fullname in searching:
+            return None
+        searching.add(fullname)
+        try:
+            spec = _ask_all_finders(fullname, path, target)
+        finally:
+            searching.discard(fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _FixingLoader(spec.loader, self)
+        return spec
+
+    def run_fixed(self, loader: importlib.abc.Loader, module: ModuleType) -> None:
+        """Run `module` with `loader`, inside its contexts, then change what is to be changed."""
+        fixes = self._fixes[module.__name__]
+        source = _source(loader, module.__name__)
+        with ExitStack() as contexts:
+            for fix in fixes:
+                if isinstance(fix, DuringImport) and fix.needed(source):
+                    contexts.enter_context(fix.apply())
+                    self._record(module, fix)
+            loader.exec_module(module)
+        for fix in fixes:
+            if isinstance(fix, AfterImport):
+                self._change(module, fix)
+
+    def _fix_imported(self, module: ModuleType) -> None:
+        for fix in self._fixes[module.__name__]:
+            known = (module.__name__, fix.apply.__name__) in self._applied
+            if isinstance(fix, AfterImport) and not known:
+                self._change(module, fix)
+
+    def _change(self, module: ModuleType, fix: AfterImport) -> None:
+        try:
+            if not fix.needed(module):
+                return
+            fix.apply(module)
+        # A detectron2 we have not seen must stay importable: say what does not fit, and go on.
+        except Exception:
+            logger.warning(
+                "%s does not fit this %s, which stays as it is (%s)",
+                fix.apply.__name__,
+                module.__name__,
+                fix.cause,
+                exc_info=True,
+            )
+        else:
+            self._record(module, fix)
+
+    def _record(self, module: ModuleType, fix: Fix) -> None:
+        row = AppliedFix(module.__name__, fix.apply.__name__, fix.cause)
+        self._applied[row.module, row.name] = row
+        logger.debug("%s: %s (%s)", row.module, row.name, row.cause)
+
+
+class _FixingLoader:
+    """Stands in for a module's loader until the module runs, then steps out of the way."""
+
+    def __init__(self, loader: importlib.abc.Loader, finder: FixFinder):
+        self._loader = loader
+        self._finder = finder
+
+    def __getattr__(self, name: str):
+        if name in ("_loader", "_finder"):  # not there yet: an instance that is being copied
+            raise AttributeError(name)
+        return getattr(self._loader, name)  # get_code, get_source, get_resource_reader, ...
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__loader__ is self:
+            module.__loader__ = self._loader
+        if module.__spec__ is not None and module.__spec__.loader is self:
+            module.__spec__.loader = self._loader
+        self._finder.run_fixed(self._loader, module)
+
+
+def _ask_all_finders(fullname, path, target) -> ModuleSpec | None:
+    for finder in list(sys.meta_path):
+        find_spec = getattr(finder, "find_spec", None)
+        spec = find_spec(fullname, path, target) if find_spec is not None else None
+        if spec is not None:
+            return spec
+    return None
+
+
+def _is_initializing(module: ModuleType) -> bool:
+    """Tell whether the module is still running, further up the stack."""
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
+
+
+def _source(loader: importlib.abc.Loader, name: str) -> str:
+    get_source = getattr(loader, "get_source", None)
+    return (get_source(name) if get_source is not None else None) or ""

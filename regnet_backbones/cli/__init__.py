@@ -1,0 +1,1 @@
+"""The command `regnet-backbones` and its subcommands."""

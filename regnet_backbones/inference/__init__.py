@@ -1,1 +1,0 @@
-"""Evaluating and predicting with what was trained: detectors and segmenters alike."""

@@ -1,0 +1,83 @@
+"""Times of calls that take turns, so that a slow minute of the machine slows all of them."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from regnet_backbones.errors import UserError
+
+
+def interleaved_times(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    runs: int,
+    warmup: int = 2,
+    device: torch.device | str = "cpu",
+) -> dict[str, tuple[float, ...]]:
+    """Time several calls in rounds: each once, then each again in the opposite order.
+
+    What a call leaves behind, in caches or in threads that still wait for work, so does not always
+    burden the same one.
+
+    Args:
+        calls: what to time, by name.
+        runs: rounds that count, at least 1.
+        warmup: rounds before those, which fill caches and compile.
+        device: where the work is done. On CUDA, device events take the time.
+
+    Returns:
+        Seconds of each run, by name.
+
+    Raises:
+        ValueError: there are no runs.
+    """
+    if runs < 1 or warmup < 0:
+        raise UserError(f"timing takes runs >= 1 and warmup >= 0, got {runs} and {warmup}")
+    timed = _cuda_seconds if torch.device(device).type == "cuda" else _cpu_seconds
+    for _ in range(warmup):
+        for call in calls.values():
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for round_number in range(runs):
+        for name in names if round_number % 2 == 0 else reversed(names):
+            times[name].append(timed(calls[name]))
+    return {name: tuple(seconds) for name, seconds in times.items()}
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Let torch work with so many threads of the CPU for a while.
+
+    Args:
+        count: of threads, None leaves them as they are.
+
+    Returns:
+        A context manager, whose end sets the threads that were there before.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cpu_seconds(call: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _cuda_seconds(call: Callable[[], object]) -> float:
+    """Return the seconds that the device works on a call."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000

@@ -1,0 +1,169 @@
+"""What the tools ask of `regnet_backbones.optimize`, for detectors and segmenters alike."""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, TypeVar, get_args
+
+import torch
+from torch import nn
+
+from regnet_backbones.errors import UserError
+from regnet_backbones.optimize import Report, optimize
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+MemoryFormat = Literal["auto", "contiguous", "channels_last"]
+
+# Of a batch on the CPU: one after the other, more images say the same and take longer.
+MEASURED_ON_CPU = 2
+
+Model = TypeVar("Model", bound=nn.Module)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """How a model shall be made fast.
+
+    Args:
+        dtype: of the weights of a trained model; training has a setting of its own.
+        compile: whether to use `torch.compile`, which takes a minute before the first result.
+        memory_format: "auto" measures which one is faster.
+
+    Raises:
+        ValueError: an argument is none of its choices.
+    """
+
+    dtype: Dtype = "float32"
+    compile: bool = False
+    memory_format: MemoryFormat = "auto"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("dtype", Dtype), ("memory_format", MemoryFormat)):
+            given, choices = getattr(self, name), get_args(allowed)
+            if given not in choices:
+                raise UserError(f"{name} must be one of {', '.join(choices)}, got {given!r}")
+
+    def describe(self) -> dict[str, object]:
+        """Return the settings as a JSON file holds them."""
+        return asdict(self)
+
+
+def optimize_trained(
+    model: Model, optimization: Optimization, *, image_size: tuple[int, int]
+) -> tuple[Model, Report]:
+    """Return a fast copy of a model with its final weights, and what was done.
+
+    Args:
+        model: what `optimize` takes, on its device.
+        optimization: how.
+        image_size: height and width, a multiple of the stride, of an image as it comes singly.
+
+    Raises:
+        ValueError: there is no compiler.
+    """
+    if optimization.compile:
+        check_compiler(_device_of(model))
+    return optimize(
+        model,
+        dtype=None if optimization.dtype == "float32" else getattr(torch, optimization.dtype),
+        compile=optimization.compile,
+        memory_format=optimization.memory_format,
+        image_size=image_size,
+    )
+
+
+def optimize_training(
+    model: nn.Module,
+    optimization: Optimization,
+    *,
+    image_size: tuple[int, int],
+    batch_size: int,
+    autocast: torch.dtype | None = None,
+    from_first: Callable[[str], str] = str,
+) -> Report:
+    """Make the training of a model fast, alike in all processes, and return what was done.
+
+    The model is changed, its state dict is not. All processes must call this at the same time:
+    synchronised batch norms wait for each other when they are measured, and DDP refuses parameters
+    whose memory formats differ.
+
+    Args:
+        model: what `optimize` takes, on its device.
+        optimization: how; its `dtype` is not for training.
+        image_size: height and width, a multiple of the stride, of typical images.
+        batch_size: images of a process.
+        autocast: what the training computes in, None for float32. It is measured so; autocast
+            itself remains the trainer's.
+        from_first: returns in all processes what the first one calls it with.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ValueError: there is no compiler.
+    """
+    device = _device_of(model)
+    if optimization.compile:
+        check_compiler(device)
+    if device.type == "cpu":
+        batch_size = min(batch_size, MEASURED_ON_CPU)
+    sizes = {"image_size": image_size, "batch_size": batch_size}
+    memory_format, measured = optimization.memory_format, None
+    if memory_format == "auto":
+        _, measured = optimize(deepcopy(model), mode="training", dtype=autocast, **sizes)
+        memory_format = from_first(measured.memory_format)
+    _, done = optimize(
+        model,
+        mode="training",
+        compile=optimization.compile,
+        memory_format=memory_format,
+        **sizes,
+    )
+    return replace(done, layout_seconds=measured.layout_seconds if measured else {})
+
+
+def check_compiler(device: torch.device | str) -> None:
+    """Check that `torch.compile` finds what it needs on a device, before it is needed.
+
+    Raises:
+        ValueError: there is no compiler; the message says which one is meant.
+    """
+    if torch.device(device).type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler as error:
+            raise UserError(
+                "compilation on a CPU needs a C++ compiler, and none is found; install g++, name "
+                "another one in the environment variable CXX, or do not ask for compilation"
+            ) from error
+    elif not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        raise UserError(
+            "compilation on a GPU needs a C compiler, and none is found; install gcc, name another "
+            "one in the environment variable CC, or do not ask for compilation"
+        )
+
+
+def log_report(report: Report) -> None:
+    """Log what was done; to be called in the first of several processes."""
+    logger.info("%s", report)
+
+
+def show_reports() -> None:
+    """Let a tool print what `log_report` logs, where no handler does yet."""
+    logger.setLevel(logging.INFO)
+    package = logging.getLogger("regnet_backbones")
+    if not package.hasHandlers():
+        package.addHandler(logging.StreamHandler())
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model."""
+    return next(model.parameters()).device

@@ -1,0 +1,75 @@
+"""Which images a command line means, and what is written for each is called."""
+
+import os
+from collections.abc import Iterable, Sequence
+from glob import glob, has_magic
+from pathlib import Path
+
+from regnet_backbones.errors import MissingFileError
+
+# What of a folder, or of the matches of a pattern, is an image.
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+def find_images(inputs: Sequence[str | Path]) -> list[Path]:
+    """Return the images that files, folders and patterns name, each image once.
+
+    Args:
+        inputs: files of any suffix; folders, of which the images directly in them are taken; glob
+            patterns, in which `**` stands for any number of folders. In the order given, what a
+            folder or a pattern holds sorted by name.
+
+    Raises:
+        FileNotFoundError: an input matches nothing.
+    """
+    found: dict[Path, Path] = {}
+    for text in inputs:
+        for image in _images_of(str(text)):
+            found.setdefault(image.resolve(), image)
+    return list(found.values())
+
+
+def output_names(images: Sequence[Path]) -> dict[Path, Path]:
+    """Name the outputs of images so that no two share one.
+
+    Args:
+        images: different files, such as `find_images` returns.
+
+    Returns:
+        By image, its path below the folder that all images have in common, without suffix; with
+        its suffix if two would be the same otherwise (`a.jpg` and `a.png` in one folder). Append
+        the output's own suffix with `f"{name}.png"`: `with_suffix` would cut names with a dot.
+    """
+    if not images:
+        return {}
+    absolute = {image: Path(os.path.abspath(image)) for image in images}
+    common = os.path.commonpath([path.parent for path in absolute.values()])
+    full = {image: path.relative_to(common) for image, path in absolute.items()}
+    # A name of dots has no stem that a file could have.
+    short = {i: n.with_name(n.stem) if n.stem.strip(".") else n for i, n in full.items()}
+    return short if len(set(short.values())) == len(short) else full
+
+
+def _images_of(text: str) -> list[Path]:
+    """List the images that one input names."""
+    path = Path(text)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        images = _sorted_images(path.iterdir())
+        sought = f"no image directly in the folder '{text}'"
+    elif has_magic(text):
+        images = _sorted_images(map(Path, glob(text, recursive=True)))
+        sought = f"no image matches the pattern '{text}'"
+    else:
+        raise MissingFileError(
+            f"no image '{text}'; give files, folders, or patterns in quotes such as 'photos/*.jpg'"
+        )
+    if not images:
+        raise MissingFileError(f"{sought}; looked for files that end in {', '.join(SUFFIXES)}")
+    return images
+
+
+def _sorted_images(paths: Iterable[Path]) -> list[Path]:
+    """Return the files with the suffix of an image, sorted."""
+    return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and p.is_file())

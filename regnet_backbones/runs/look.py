@@ -1,0 +1,71 @@
+"""A look at training data before the first step: a table by class, and one picture of them.
+
+Trainers pass functions that make both. A run does not depend on it: random numbers are as before
+afterwards, and what fails is a warning.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageOps
+from tabulate import tabulate
+
+from regnet_backbones.files import write_whole
+from regnet_backbones.runs.randomness import seeded
+
+logger = logging.getLogger(__name__)
+
+# The picture in the folder of a run, how many training images it shows, and their side in pixels.
+PICTURE = "data.png"
+PICTURES = 6
+COLUMNS = 3
+SIDE = 320
+MARGIN = 4
+
+# A table of more rows shows as many, half of them from its end.
+ROWS = 40
+
+
+def show(
+    folder: Path, *, table: Callable[[], str], picture: Callable[[], Image.Image] | None
+) -> None:
+    """Print a table of the training data, and draw a picture of them to `data.png` in a folder."""
+
+    def draw() -> None:
+        if picture is not None:
+            drawn = picture()
+            write_whole(folder / PICTURE, lambda file: drawn.save(file, "PNG"))
+            print(f"training images as the network sees them: {folder / PICTURE}")
+
+    for what, make in (("table", lambda: print(table())), ("picture", draw)):
+        try:
+            with seeded(0):
+                make()
+        except Exception as error:  # whatever it is, the run does not need it
+            logger.warning("no %s of the training data: %s: %s", what, type(error).__name__, error)
+
+
+def table_of(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Format rows, numbers with separators; of many the first and the last ones."""
+    shown: list[list[object]] = [
+        [f"{v:,}" if isinstance(v, int) else v for v in row] for row in rows
+    ]
+    if len(shown) > ROWS:
+        left_out: list[object] = [f"... {len(shown) - ROWS:,} more", *[""] * (len(headers) - 1)]
+        shown = [*shown[: ROWS // 2], left_out, *shown[-ROWS // 2 :]]
+    align = ("left", *["right"] * (len(headers) - 1))
+    return tabulate(shown, headers=headers, colalign=align, disable_numparse=True)
+
+
+def mosaic(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Lay pictures out in rows, each as high as `SIDE`."""
+    tiles = [ImageOps.contain(picture, (2 * SIDE, SIDE)) for picture in pictures]
+    columns = min(COLUMNS, len(tiles))
+    width, height = (max(getattr(t, side) for t in tiles) + MARGIN for side in ("width", "height"))
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), "white")
+    for index, tile in enumerate(tiles):
+        place = (index % columns * width + MARGIN, index // columns * height + MARGIN)
+        sheet.paste(tile, place)
+    return sheet

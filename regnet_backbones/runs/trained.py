@@ -1,0 +1,164 @@
+"""What a run left behind: which kind of model, its checkpoint, and its config.
+
+    detector    <run>/config.yaml, model_final.pth, last_checkpoint   tools/train_net.py
+                <run>/metrics.json
+    segmenter   <run>/checkpoints/best.ckpt, last.ckpt                tools/train_semseg.py
+                <run>/tensorboard/config.yaml
+
+A segmenter's checkpoint says itself what network and data it is of.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.weights.files import SUFFIXES as DETECTOR_SUFFIXES
+
+Kind = Literal["detector", "segmenter"]
+
+SEGMENTER_SUFFIX = ".ckpt"
+SEGMENTER_FOLDER = "checkpoints"
+# In the order of preference.
+SEGMENTER_NAMES = ("best.ckpt", "last.ckpt")
+
+CONFIG_NAME = "config.yaml"
+FINAL_NAME = "model_final.pth"
+# A text file that names the newest checkpoint beside it.
+LAST_NAME = "last_checkpoint"
+METRICS_NAME = "metrics.json"
+# The key of a row of it.
+ITERATION = "iteration"
+
+# Of a segmenter's logs and its config.
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model.
+
+    Attributes:
+        kind: "detector" or "segmenter".
+        checkpoint: the file of its weights.
+        config_file: of a detector; None for a segmenter, whose checkpoint holds the same.
+    """
+
+    kind: Kind
+    checkpoint: Path
+    config_file: Path | None = None
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of the run that wrote the checkpoint."""
+        folder = self.checkpoint.parent
+        in_subfolder = self.kind == "segmenter" and folder.name == SEGMENTER_FOLDER
+        return folder.parent if in_subfolder else folder
+
+
+def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> Trained:
+    """Find the model that a run's folder or a checkpoint file stands for.
+
+    Args:
+        path: a folder that was the output of a training, or a checkpoint.
+        config_file: config of a detector, None for the `config.yaml` beside the checkpoint.
+
+    Returns:
+        The model; of a folder that of the best checkpoint where the run knows one (segmenters),
+        otherwise of the newest.
+
+    Raises:
+        FileNotFoundError: the path, a checkpoint, or the config of a detector is not there.
+        ValueError: a folder holds both kinds of model, a file is no checkpoint by its suffix, or a
+            config is given for a segmenter.
+    """
+    path = Path(path)
+    if path.is_dir():
+        checkpoint = _checkpoint_of_run(path)
+    elif path.is_file():
+        checkpoint = path
+    else:
+        raise MissingFileError(
+            f"no '{path}'; give the folder of a run, such as output/demo, or a checkpoint in it"
+        )
+    suffix = checkpoint.suffix.lower()
+    if suffix == SEGMENTER_SUFFIX:
+        if config_file is not None:
+            raise UserError(
+                f"a config file is for detectors, and '{checkpoint}' is a segmenter's checkpoint, "
+                "which holds its own configuration; leave it out"
+            )
+        return Trained("segmenter", checkpoint)
+    if suffix not in DETECTOR_SUFFIXES:
+        raise UserError(
+            f"'{checkpoint}' is no checkpoint: a segmenter's ends in {SEGMENTER_SUFFIX}, a "
+            f"detector's in one of {', '.join(DETECTOR_SUFFIXES)}"
+        )
+    return Trained("detector", checkpoint, _config_for(checkpoint, config_file))
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """Return the rows of a detector's metrics in the order of iterations; none without such a file.
+
+    Of rows with the same iteration the last value of a key counts. What a killed process wrote last
+    may not be JSON, and is left out.
+    """
+    path = Path(path)
+    merged: dict[int, dict[str, float]] = {}
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and ITERATION in row:
+            merged.setdefault(row[ITERATION], {}).update(row)
+    return [merged[iteration] for iteration in sorted(merged)]
+
+
+def _checkpoint_of_run(folder: Path) -> Path:
+    """Return the checkpoint to use of a run's folder."""
+    segmenter, detector = _segmenter_of(folder), _detector_of(folder)
+    if segmenter and detector:
+        raise UserError(
+            f"'{folder}' holds a segmenter ({segmenter.relative_to(folder)}) and a detector "
+            f"({detector.relative_to(folder)}); give the checkpoint instead of the folder"
+        )
+    found = segmenter or detector
+    if found is None:
+        raise MissingFileError(
+            f"no checkpoint in '{folder}': a detector's run has {FINAL_NAME} or {LAST_NAME} there, "
+            f"a segmenter's {SEGMENTER_FOLDER}/{' or '.join(SEGMENTER_NAMES)}; give the "
+            "--output of the training, or a checkpoint"
+        )
+    return found
+
+
+def _segmenter_of(folder: Path) -> Path | None:
+    """Return a segmenter's best checkpoint, else the last one."""
+    paths = (folder / SEGMENTER_FOLDER / name for name in SEGMENTER_NAMES)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _detector_of(folder: Path) -> Path | None:
+    """Return the newest checkpoint of a detector: a run that went on has an old final one."""
+    last = folder / LAST_NAME
+    names = [last.read_text().strip()] if last.is_file() else []
+    # detectron2 writes a name without folders, and an absolute path would be of another machine.
+    paths = (folder / Path(name).name for name in (*names, FINAL_NAME) if name)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _config_for(checkpoint: Path, config_file: str | Path | None) -> Path:
+    """Return the config of a detector's checkpoint."""
+    if config_file is not None:
+        if not Path(config_file).is_file():
+            raise MissingFileError(f"no config file '{config_file}'")
+        return Path(config_file)
+    beside = checkpoint.parent / CONFIG_NAME
+    if not beside.is_file():
+        raise MissingFileError(
+            f"no {CONFIG_NAME} beside '{checkpoint}', which would say what network it is; give the "
+            "config that it was trained with as --config-file"
+        )
+    return beside
