@@ -19,10 +19,10 @@ from regnet_backbones.detection.data_checks.coco import (
     drawable,
     extent_of,
     image_name,
-    is_rle,
     runs_of,
 )
-from regnet_backbones.detection.data_checks.defects import Defect, Kind, Use, error, note
+from regnet_backbones.detection.data_checks.defects import Defect, Use
+from regnet_backbones.detection.data_checks.kinds import Kind, error, note
 
 Repeatable = TypeVar("Repeatable", bound=Hashable)
 
@@ -47,26 +47,21 @@ FITS, FITS_OTHERWISE, ROUNDED = 0.5, 0.7, 2.0
 # Beyond the border by this part of the image's side is not yet outside.
 SLACK = 0.02
 
-# A reading is believed where this part of the annotations speaks against COCO's; where only the
-# border does, this many of them, and where the reading fits nearly all.
+# A reading is believed if this part of the annotations speaks against COCO's; if only the border
+# does, this many of them, and the reading must fit nearly all.
 PART, OUTSIDE, NEARLY_ALL = 0.1, 3, 0.99
 
 
 def check_coco(content: Content, *, source: str, use: Use) -> list[Defect]:
-    """Check a COCO instance json.
+    """Return what is wrong or worth knowing in a COCO instance json, in the order of the file.
 
     Args:
         content: of `read_coco`, with all three lists.
         source: name of the dataset or the file, for the defects.
         use: what it is for.
-
-    Returns:
-        What is wrong or worth knowing, in the order of the file.
     """
     images, annotations, categories = (
-        content["images"],
-        content["annotations"],
-        content["categories"],
+        content[name] for name in ("images", "annotations", "categories")
     )
     by_id = {image["id"]: image for image in images}
     defects = [Defect(kinds.SAME_FILE, source, n) for n in _repeated(map(image_name, images))]
@@ -89,9 +84,9 @@ def check_coco(content: Content, *, source: str, use: Use) -> list[Defect]:
         name = image_name(by_id[image])
         defects.append(Defect(kinds.REPEATED, source, name, detail=f"bbox {list(box)}"))
     single = [a for a in annotations if not a["iscrowd"]]
-    extents = [extent_of(a.get("segmentation")) for a in single]
+    extents = [extent_of(drawable(a.get("segmentation"))) for a in single]
     sizes = [(by_id[a["image_id"]]["width"], by_id[a["image_id"]]["height"]) for a in single]
-    for number, kind in _compare([a["bbox"] for a in single], extents, sizes):
+    for number, kind in _unlike([a["bbox"] for a in single], extents, sizes):
         extent, (width, height) = extents[number], sizes[number]
         shape = f", polygons from {[*extent[:2]]} to {[*extent[2:]]}" if extent else ""
         add(kind, single[number], f"bbox {single[number]['bbox']} in {width}x{height}{shape}")
@@ -144,7 +139,7 @@ def _mask_problems(
     """Find what is wrong with a segmentation in an image of (height, width)."""
     # Masks of crowd regions are never drawn in training.
     drawn = use.masks and (use.test or not crowd)
-    if is_rle(masks):
+    if isinstance(masks, dict):
         if drawn and use.train and use.polygons and not crowd:
             yield kinds.RLE_FOR_POLYGON, ""
         runs = runs_of(masks["counts"])
@@ -231,19 +226,15 @@ READINGS = [Reading(*parts) for parts in product(ORDERS, WAYS, WAYS)]
 READINGS = sorted([*READINGS[1:], Reading(polygons=(SHIFTED,))], key=lambda r: r.changes)
 
 
-def _compare(
+def _unlike(
     boxes: list[list[float]], extents: list[tuple | None], sizes: list[tuple[int, int]]
 ) -> Iterator[tuple[int, Kind]]:
-    """Find boxes that are not what they should be.
+    """Find boxes that are not what they should be: numbers of annotations, and kinds.
 
     Args:
         boxes: of single objects.
         extents: left, top, right and bottom of their polygons.
         sizes: width and height of their images.
-
-    Yields:
-        The number of an annotation, and the kind of its defect: an error if most annotations have
-        the same cause.
     """
     if not boxes:
         return
@@ -269,12 +260,11 @@ def _compare(
         named = ~straight & best & (odd | sure)
         fitting = [r for r, fits in zip(READINGS, found, strict=True) if fits[named].all()]
         causes = ", or ".join(r.name for r in fitting if r.changes == fitting[0].changes)
-        problem = (
-            f"boxes do not fit their images or polygons; the likely cause is {causes}: so "
+        kind = (error if sure else note)(
+            f"boxes do not fit their images or polygons; the likely cause is {causes}: then "
             f"{best.sum():,} of {len(boxes):,} annotations fit, and {straight.sum():,} as COCO's "
-            "[x, y, width, height] in pixels"
+            "[x, y, width, height] in pixels; correct the file, or what exported it"
         )
-        kind = (error if sure else note)(problem, "correct the file, or what exported it")
         yield from ((int(number), kind) for number in np.flatnonzero(named))
     yield from ((int(n), kinds.UNLIKE_MASK) for n in np.flatnonzero(unlike & ~named))
     yield from ((int(n), kinds.ONE_PIXEL) for n in np.flatnonzero(tiny & ~unlike & ~named))
