@@ -1,4 +1,4 @@
-"""Reading the config of a run."""
+"""The config of a run: our tools' keys, and reading it from YAML files and a command line."""
 
 import os
 import re
@@ -11,9 +11,63 @@ from detectron2.config.compat import guess_version
 from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
+from regnet_backbones.adapters.detectron2.config import _add_missing as add_missing
 from regnet_backbones.adapters.detectron2.config import add_regnet_config
 from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.runs.trained import CONFIG_NAME, FINAL_NAME, LAST_NAME, METRICS_NAME
 from regnet_backbones.runs.yaml_files import read_yaml
+
+# The keys of our training and its companions.
+TOOL_DEFAULTS = {
+    # COCO instance jsons and the folders of their images, all four or none: they replace
+    # DATASETS.TRAIN and TEST, and give every head its number of classes. The training writes id and
+    # name of each class to CATEGORIES, in the order of class numbers.
+    "DATASETS": {
+        "OWN": {
+            "TRAIN_JSON": "",
+            "TRAIN_IMAGES": "",
+            "VAL_JSON": "",
+            "VAL_IMAGES": "",
+            "CATEGORIES": [],
+        }
+    },
+    # "SGD", which is detectron2's own, "ADAMW" or "ADAM".
+    "SOLVER": {"OPTIMIZER": "SGD"},
+    "DATALOADER": {
+        # Of the images that RandomSubsetTrainingSampler takes; detectron2 0.6 reads the key, and
+        # has no default for it.
+        "RANDOM_SUBSET_RATIO": 1.0,
+        # How many images of each dataset are opened before the training, the first ones.
+        "CHECK_IMAGES": 100,
+    },
+    # A running average of the weights, which is evaluated and saved with those in training. DECAY
+    # is the weight of the past; with WARMUP it rises to that with the iterations.
+    "MODEL": {"EMA": {"ENABLED": False, "DECAY": 0.9998, "WARMUP": True}},
+    # How many val images are drawn with their predictions at every evaluation, and the score an
+    # instance must have to be drawn.
+    "TEST": {"PICTURES": 15, "PICTURES_MIN_SCORE": 0.5},
+    # The backbone made faster by regnet_backbones.optimize: in training, whose checkpoints stay the
+    # same, and in evaluation and prediction.
+    "OPTIMIZE": {
+        "ENABLED": False,
+        # By torch.compile, which takes a minute before the first result.
+        "COMPILE": False,
+        # "float32", "bfloat16" or "float16", of a trained model; SOLVER.AMP.ENABLED decides the
+        # precision of a training and of the evaluations in it.
+        "DTYPE": "float32",
+        # "auto" measures. A run that must resume exact to the last bit needs "contiguous" or
+        # "channels_last": measured again, another one may be faster.
+        "MEMORY_FORMAT": "auto",
+    },
+}
+
+# What a run's config always has: what decides its network and input, and the last keys of the file,
+# which is sorted.
+WRITTEN = {
+    *("DATASETS.TEST", "INPUT.FORMAT", "INPUT.MAX_SIZE_TEST", "INPUT.MIN_SIZE_TEST"),
+    *("MODEL.BACKBONE.NAME", "MODEL.META_ARCHITECTURE", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
+    *("OUTPUT_DIR", "VERSION", "VIS_PERIOD"),
+}
 
 # How many files a config may be of.
 MAX_FILES = 50
@@ -35,6 +89,7 @@ def default_config() -> CfgNode:
     """Return the config of our tools before a file is read: detectron2's keys and all of ours."""
     cfg = get_cfg()
     add_regnet_config(cfg)
+    add_missing(cfg, TOOL_DEFAULTS)
     return cfg
 
 
@@ -49,10 +104,8 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         The config, not frozen; what neither file nor overrides give is as in `default_config`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        KeyError: a key of the file does not exist.
-        ValueError: an override's does not, or has no value; a value has the wrong type; the file is
-            not YAML of plain values, or is empty.
+        UserError: there is no such file, it is not YAML of plain values, is empty, or is the config
+            of a run that was cut; a key does not exist, or a value has the wrong type.
     """
     if not Path(config_file).is_file():
         raise MissingFileError(
@@ -63,12 +116,11 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     if joined or len(overrides) % 2:
         got = f"'{joined[0]}' with = between" if joined else f"'{overrides[-1]}' without a value"
         raise UserError(f"{PAIRS}, got {got}")
-    loaded = CfgNode(load_config_file(config_file))
-    cfg = default_config()
+    loaded, cfg = CfgNode(load_config_file(config_file)), default_config()
     try:
         cfg = _merged(cfg, loaded, str(config_file))
     except KeyError as error:
-        raise KeyError(
+        raise UserError(
             f"{error.args[0]}{_meant(cfg, error.args[0])}, in '{config_file}'"
         ) from error
     except UNREADABLE as error:
@@ -87,28 +139,16 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
 def load_config_file(config_file: str | Path) -> dict[str, object]:
     """Return the values of a config file over those of its `_BASE_`, without defaults.
 
-    As `CfgNode.load_yaml_with_base`, but as plain data: no tag of YAML is obeyed.
-
-    Args:
-        config_file: on this machine; its `_BASE_` may be an address.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a file is not YAML of config keys, or its `_BASE_` leads back to it.
+    As `CfgNode.load_yaml_with_base`, but as plain data: no tag of YAML is obeyed. The file is on
+    this machine; its `_BASE_` may be an address. A run's own config must be whole.
     """
-    return _load_with_bases(str(config_file), (), [])
+    loaded = _load_with_bases(str(config_file), (), [])
+    _check_whole(Path(config_file), loaded)
+    return loaded
 
 
 def values_by_key(node: CfgNode, prefix: str = "") -> dict[str, object]:
-    """Return the values of a config by the full names of their keys.
-
-    Args:
-        node: a config, or a part of one.
-        prefix: of the names, with the dot at its end.
-
-    Returns:
-        The values; tuples as lists, which are all that a YAML file knows.
-    """
+    """Return the values of a config by the full names of their keys, tuples as lists."""
     found: dict[str, object] = {}
     for key, value in node.items():
         if isinstance(value, CfgNode):
@@ -127,6 +167,22 @@ def did_you_mean(name: str, known: Iterable[str], *, form: Callable[[str], str] 
 def _listed(value: object) -> object:
     """Return a value with lists in the place of tuples, inside of others too."""
     return [_listed(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def _check_whole(path: Path, loaded: dict[str, object]) -> None:
+    """Raise UserError if the config that a run wrote into its folder was cut or replaced.
+
+    Another config than `config.yaml` next to what a run writes may have any keys.
+    """
+    of_run = any((path.parent / name).is_file() for name in (LAST_NAME, FINAL_NAME, METRICS_NAME))
+    if path.name != CONFIG_NAME or not of_run:
+        return
+    lacking = sorted(WRITTEN - values_by_key(CfgNode(loaded)).keys())
+    if lacking:
+        raise UserError(
+            f"'{path}' is not the whole config of a run: it lacks {', '.join(lacking)}. It was "
+            "cut or replaced; pass the config of the training, with its overrides, as --config-file"
+        )
 
 
 def _load_with_bases(name: str, chain: tuple[str, ...], read: list[str]) -> dict[str, object]:

@@ -6,16 +6,18 @@ the processes itself and tells each its place in the environment.
 """
 
 import logging
+import multiprocessing
 import os
+import sys
 from collections.abc import Callable
-from multiprocessing import active_children
+from multiprocessing.queues import SimpleQueue
 from types import FrameType
 
 import torch
 from detectron2.engine import launch
 from detectron2.utils import comm
 from torch import distributed as dist
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException
 
 from regnet_backbones.adapters.detectron2.compat.cpu_processes import make_local_groups
 from regnet_backbones.errors import UserError
@@ -23,12 +25,12 @@ from regnet_backbones.runs.stopping import StoppedError, StopSignals
 
 
 def started_by_torchrun() -> bool:
-    """Tell whether this is one of several processes that torchrun has started."""
+    """Return whether this is one of several processes that torchrun has started."""
     return dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def is_first_process() -> bool:
-    """Tell whether this process is to say what is said once."""
+    """Return whether this process is to say what is said once."""
     return not started_by_torchrun() or os.environ["RANK"] == "0"
 
 
@@ -47,12 +49,14 @@ def run_in_processes(
         args: of the function.
         processes: on this machine, each on a GPU of its own where there are GPUs; torchrun has
             started its own, so it must be 1 then.
-        machines, machine_rank: how many run this command, and which of them this is, from 0.
+        machines: how many run this command.
+        machine_rank: which of them this is, from 0.
         url: where the processes find each other, `tcp://host:port` of the first machine, or "auto"
             for a free port of the only one.
 
     Raises:
         StoppedError: a signal stopped the processes.
+        UserError: the first one that a process raised.
     """
     if started_by_torchrun():
         _join_torchrun()
@@ -64,23 +68,32 @@ def run_in_processes(
         return
     # It says that processes are ended which a failed one leaves behind.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    errors = multiprocessing.get_context("spawn").SimpleQueue()
     with _ForwardedSignals() as signals:
         try:
             launch(
-                function,
+                _hand_over_errors,
                 processes,
                 num_machines=machines,
                 machine_rank=machine_rank,
                 dist_url=url,
-                args=args,
+                args=(errors, function, args),
             )
-        except (ProcessExitedException, ProcessRaisedException) as error:
-            _, stopped, message = str(error).rpartition(f"{StoppedError.__module__}.StoppedError: ")
-            if stopped:
-                raise StoppedError.from_message(message.strip()) from None
-            if signals.received and isinstance(error, ProcessExitedException):
+        except ProcessExitedException:
+            if not errors.empty():
+                raise errors.get() from None
+            if signals.received:
                 raise signals.early_stop() from None
             raise
+
+
+def _hand_over_errors(errors: SimpleQueue, function: Callable[..., object], args: tuple) -> None:
+    """Run a function, and end this process with what the user can read of its error."""
+    try:
+        function(*args)
+    except (UserError, StoppedError) as error:
+        errors.put(error)
+        sys.exit(error.status)
 
 
 class _ForwardedSignals(StopSignals):
@@ -88,22 +101,17 @@ class _ForwardedSignals(StopSignals):
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Note it and send it."""
-        for process in active_children():
+        for process in multiprocessing.active_children():
             os.kill(process.pid, number)
         super().note(number, frame)
 
 
 def check_processes(processes: int, machines: int, machine_rank: int, url: str | None) -> None:
-    """Check what `run_in_processes` is to be called with.
-
-    Raises:
-        ValueError: both ways of starting processes were mixed, there are fewer GPUs than processes,
-            or the place of this machine among several cannot be used.
-    """
+    """Raise UserError if `run_in_processes` cannot be called so."""
     if started_by_torchrun() and (processes > 1 or machines > 1):
         raise UserError(
             "torchrun has started the processes: leave out --num-gpus and --num-machines, "
-            "torchrun's --nproc-per-node and --nnodes say the same"
+            "torchrun's --nproc-per-node and --nnodes replace them"
         )
     if machines < 1 or not 0 <= machine_rank < machines:
         raise UserError(
@@ -119,6 +127,13 @@ def check_processes(processes: int, machines: int, machine_rank: int, url: str |
         raise UserError(
             f"--num-gpus must be 1 to the number of GPUs, got {processes} and there are {gpus}"
         )
+
+
+def share_cores(device: str) -> None:
+    """Give each of several CPU processes its part of the cores: more threads stall each other."""
+    processes = comm.get_local_size()
+    if device == "cpu" and processes > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def _join_torchrun() -> None:
