@@ -5,44 +5,50 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from regnet_backbones.cli.failure_lines import Cause
-from regnet_backbones.cli.failures import reported
+from regnet_backbones.cli.command_lines import command_parser
 from regnet_backbones.cli.options import (
     add_data_options,
     check_options,
     data_overrides,
     own_validation,
 )
+from regnet_backbones.cli.run import run_command
 from regnet_backbones.errors import MissingPackageError, UserError
-from regnet_backbones.report.content import Report
-from regnet_backbones.report.runs import Run, find_run
+
+if TYPE_CHECKING:
+    from regnet_backbones.report.content import Report
+    from regnet_backbones.report.runs import Run
 
 PAGE_NAME = "report.html"
 PACKAGES = ("jinja2", "matplotlib", "pycocotools", "tensorboard")
 
-HINTS = {Cause.NOT_WRITABLE: "choose another --output"}
+DESCRIPTION = """\
+Write one self-contained HTML page about a training of a detector or a segmenter.
+
+    %(prog)s output/demo
+    %(prog)s output/demo_semseg --images 50 --output semseg.html
+    %(prog)s output/mine --val-json val.json --val-images images/val
+    %(prog)s output/semseg --opts root /data/ADE20K --device cuda
+
+The page has the curves of the training, the results of the evaluation by class, the best and the
+worst predictions among the validation images, speed, configuration, and the command to repeat it.
+The first --images validation images are predicted; if these are all, the results are of them,
+otherwise those of the training or of `evaluate`. A run that has not finished is reported as far as
+it came. The page needs no network and no other file.
+"""
 
 
-def report_command(argv: Sequence[str] | None, *, description: str) -> int:
-    """Write the page of a run as a command line says.
-
-    Args:
-        argv: the command line, None for that of this process.
-        description: of the tool.
-
-    Returns:
-        The exit status, as `failures.reported` gives it.
-    """
-    args = report_parser(description).parse_args(argv)
-    return reported(lambda: _report(args), hints=HINTS)
+def report_command(argv: Sequence[str], prog: str) -> int:
+    """Write the page of a run."""
+    args = report_parser(prog).parse_args(argv)
+    return run_command(lambda: _report(args))
 
 
-def report_parser(description: str) -> argparse.ArgumentParser:
+def report_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(prog, DESCRIPTION)
     add = parser.add_argument
     add("run", metavar="RUN", help="output folder of a training, or a checkpoint in it")
     add("--output", metavar="FILE", help=f"the page (default: {PAGE_NAME} in the run's folder)")
@@ -60,6 +66,8 @@ def report_parser(description: str) -> argparse.ArgumentParser:
 
 def _report(args: argparse.Namespace) -> int:
     """Read a run, write its page, and return the exit status."""
+    from regnet_backbones.report.runs import find_run
+
     _check_packages()
     run = find_run(args.run, config_file=args.config_file)
     check_options(args, run.kind)
@@ -76,7 +84,7 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read_detector(args: argparse.Namespace, run: Run) -> Report:
+def _read_detector(args: argparse.Namespace, run: "Run") -> "Report":
     """Read a run of detectron2's."""
     from regnet_backbones.report.detection import read_detector
 
@@ -89,7 +97,7 @@ def _read_detector(args: argparse.Namespace, run: Run) -> Report:
     )
 
 
-def _read_segmenter(args: argparse.Namespace, run: Run) -> Report:
+def _read_segmenter(args: argparse.Namespace, run: "Run") -> "Report":
     """Read a run of Lightning's."""
     from regnet_backbones.report.segmentation import read_segmenter
 
@@ -101,7 +109,7 @@ def _read_segmenter(args: argparse.Namespace, run: Run) -> Report:
     )
 
 
-def _write(output: Path, report: Report) -> None:
+def _write(output: Path, report: "Report") -> None:
     """Write the page; what draws it is imported once it is known to be there."""
     from regnet_backbones.report.page import write_page
 

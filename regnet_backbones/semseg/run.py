@@ -115,7 +115,7 @@ class SegmentationCLI(LightningCLI):
         """
         argv = sys.argv[1:] if args is None else list(args)
         try:
-            super().parse_arguments(parser, args)
+            self.config = parser.parse_args(args)
         except ArgumentError as error:
             known = parser.get_defaults().keys()
             raise UserError(option_error(str(error), known=known, argv=argv)) from error
