@@ -24,6 +24,7 @@ from regnet_backbones.adapters.detectron2.config import fcos_node
 from regnet_backbones.adapters.detectron2.network import FEATURE_LEVELS, feature_levels
 from regnet_backbones.adapters.detectron2.solver import FULL_MODEL, OPTIMIZERS
 from regnet_backbones.backbone import OUTPUT_STRIDES
+from regnet_backbones.detection.ade20k import check_semantic_datasets
 from regnet_backbones.detection.architectures import ARCHITECTURES, architecture_of
 from regnet_backbones.detection.config import default_config, did_you_mean, values_by_key
 from regnet_backbones.errors import MissingFileError, UserError
@@ -243,11 +244,17 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
         raise UserError(f"{words}, got {values}")
 
 
-def check_datasets_exist(cfg: CfgNode, *, training: bool) -> None:
-    """Raise UserError where a dataset of a config is not registered, or its files are missing."""
+def check_datasets_exist(cfg: CfgNode, *, training: bool, files: bool = True) -> None:
+    """Raise UserError where a dataset of a config is not registered, or its files are missing.
+
+    Without `files`, only masks that are to be converted are looked for.
+    """
     registered = DatasetCatalog.list()
     for key in ("TRAIN", "TEST") if training else ("TEST",):
         names = cfg.DATASETS[key]
+        check_semantic_datasets(name for name in names if name in registered)
+        if not files:
+            continue
         if not names and (key == "TRAIN" or not training):
             raise UserError(
                 f"DATASETS.{key} is empty; name registered datasets, such as "
@@ -411,7 +418,8 @@ def _feature_misfits(cfg: CfgNode, reads: Callable[[str], bool]) -> Iterator[str
             rows = cfg.MODEL.ANCHOR_GENERATOR[name]
             rows = rows if isinstance(rows[0], list | tuple) else [rows]
             if len(rows) not in (1, len(names)):
-                yield f"MODEL.ANCHOR_GENERATOR.{name} must be one list, or one for each map of {key}"
+                key = f"MODEL.ANCHOR_GENERATOR.{name}"
+                yield f"{key} must be one list, or one for each of {', '.join(names)}"
             numbers.append([len(row) for row in rows] * (len(names) // len(rows)))
         if len({sizes * ratios for sizes, ratios in zip(*numbers, strict=True)}) > 1:
             yield (

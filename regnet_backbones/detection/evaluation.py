@@ -15,8 +15,9 @@ from detectron2.utils import comm
 
 from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.ade20k import check_semantic_datasets
-from regnet_backbones.detection.classes import instance_classes
+from regnet_backbones.detection.architectures import architecture_of, number_of_classes
 from regnet_backbones.detection.data import (
+    VAL_NAME,
     CocoSplit,
     read_coco_split,
     register_own_data,
@@ -26,10 +27,10 @@ from regnet_backbones.detection.data import (
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.evaluators import check_evaluators
 from regnet_backbones.detection.optimization import optimization_of, optimize_detector
+from regnet_backbones.detection.processes import share_cores
 from regnet_backbones.detection.results import results_tables
-from regnet_backbones.detection.run import share_cores, start_log
+from regnet_backbones.detection.run import start_log
 from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
-from regnet_backbones.detection.training.mappers import SEGMENTER
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.results import RESULTS_NAME, write_results
@@ -125,11 +126,13 @@ def evaluate_on(cfg: CfgNode, val: CocoSplit) -> None:
             masks, and the json has none, or annotations or images would stop an evaluation or
             spoil its result.
     """
-    if val.root is not None and list(val.root) in map(list, cfg.DATASETS.OWN.CATEGORIES):
+    if val.coco.root is not None and list(val.coco.root) in map(list, cfg.DATASETS.OWN.CATEGORIES):
         val = read_coco_split(val.json_file, val.image_root, keep_root=True)
     _check_fit(cfg, val)
     use_validation(cfg, val)
-    report = check_datasets(cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False)
+    report = check_datasets(
+        cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False, read={VAL_NAME: val.coco}
+    )
     if report.has_errors:
         errors = report.of("error").summary()
         raise UserError(f"'{val.json_file}' cannot be evaluated on:\n{errors}")
@@ -139,13 +142,12 @@ def evaluate_on(cfg: CfgNode, val: CocoSplit) -> None:
 
 def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
     """Raise ValueError where a json is not of the kind or the classes that a detector gives."""
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    if architecture == SEGMENTER:
+    if "instances" not in architecture_of(cfg).outputs:
         raise UserError(
-            f"a COCO json is for detectors, the config is of a {architecture}; name a registered "
-            "dataset with --opts DATASETS.TEST"
+            f"a COCO json is for detectors, the config is of a {cfg.MODEL.META_ARCHITECTURE}; "
+            "name a registered dataset with --opts DATASETS.TEST"
         )
-    count = instance_classes(cfg)
+    count = number_of_classes(cfg)
     if count != len(val.categories):
         raise UserError(
             f"the detector has {count} classes, and '{val.json_file}' "
@@ -171,7 +173,7 @@ def _evaluate(cfg: CfgNode, trained: Trained, settings: Mapping[str, object]) ->
     """Do the part of this process, and in the first one write the results."""
     register_own_data(cfg)  # known to the process that read them, not to those it started
     start_log(cfg)
-    share_cores(cfg)
+    share_cores(cfg.MODEL.DEVICE)
     import_projects(cfg)
     model = build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)

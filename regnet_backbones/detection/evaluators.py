@@ -18,6 +18,7 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
+from regnet_backbones.detection.architectures import outputs_of
 from regnet_backbones.detection.pictures import (
     InstancePictures,
     PanopticPictures,
@@ -25,9 +26,6 @@ from regnet_backbones.detection.pictures import (
     SemanticPictures,
 )
 from regnet_backbones.errors import MissingPackageError, UserError
-
-# What a model can give for an image, by detectron2's names of it; proposals count as instances.
-OUTPUTS = ("sem_seg", "instances", "panoptic_seg")
 
 # COCO's own keypoints, whose sigmas `COCOEvaluator` knows.
 COCO_KEYPOINTS = 17
@@ -131,22 +129,6 @@ def check_evaluators(cfg: CfgNode) -> None:
 def contact_sheet_path(cfg: CfgNode, dataset_name: str) -> Path:
     """Return where the pictures of a dataset's predictions are written."""
     return Path(cfg.OUTPUT_DIR) / "pictures" / f"{dataset_name}.png"
-
-
-def outputs_of(cfg: CfgNode) -> tuple[str, ...]:
-    """Return which of `OUTPUTS` the model of a config gives; all where it is not one we know."""
-    instances_too = cfg.MODEL.META_ARCHITECTURE == "PanopticDeepLab" and (
-        cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES
-    )
-    return {
-        "SemanticSegmentor": ("sem_seg",),
-        "PanopticFPN": OUTPUTS,
-        "PanopticDeepLab": OUTPUTS if instances_too else ("sem_seg", "panoptic_seg"),
-        "GeneralizedRCNN": ("instances",),
-        "ProposalNetwork": ("instances",),
-        "RetinaNet": ("instances",),
-        "FCOSDetector": ("instances",),
-    }.get(cfg.MODEL.META_ARCHITECTURE, OUTPUTS)
 
 
 def instances_of(dataset_name: str) -> str:

@@ -16,7 +16,7 @@ from fvcore.common.checkpoint import _IncompatibleKeys
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from regnet_backbones.detection.completeness import SafeCheckpointer, check_complete
+from regnet_backbones.detection.trained import SafeCheckpointer, check_complete
 from regnet_backbones.errors import DivergedError
 from regnet_backbones.files import write_whole
 from regnet_backbones.weights.entries import listing

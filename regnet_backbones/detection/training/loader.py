@@ -65,7 +65,7 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict]]:
             raise
         sources = (MetadataCatalog.get(n).get("data_source", n) for n in cfg.DATASETS.TRAIN)
         names = ", ".join(f"'{source}'" for source in sources)
-        raise UserError(f"{names}: {kinds.NOTHING.problem}; {kinds.NOTHING.fix}") from error
+        raise UserError(f"{names}: {kinds.NOTHING.text}") from error
     if not isinstance(parts["dataset"], list):
         logger.warning(
             "DATASETS.TRAIN has no list of records, but a %s: detectron2's own loader reads it, "

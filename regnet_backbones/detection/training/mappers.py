@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pkgutil import resolve_name
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.image_files import UNREADABLE, depth_problem
-
-SEGMENTER = "SemanticSegmentor"
 
 Mapper = Callable[[dict], dict | None]
 
@@ -23,14 +23,9 @@ def train_mapper(cfg: CfgNode) -> Mapper:
     Detectors have detectron2's `DatasetMapper`; segmenters crop by classes and change colours (see
     `semantic`); Panoptic-DeepLab learns centres and offsets, which its mapper makes.
     """
-    if cfg.MODEL.META_ARCHITECTURE == SEGMENTER:
-        from regnet_backbones.detection.training.semantic import build_train_mapper
-
-        return _Of8Bits(build_train_mapper(cfg))
-    if cfg.MODEL.META_ARCHITECTURE == "PanopticDeepLab":
-        from detectron2.projects.panoptic_deeplab import PanopticDeeplabDatasetMapper
-
-        return _Of8Bits(PanopticDeeplabDatasetMapper(cfg))
+    build = architecture_of(cfg).mapper
+    if build:
+        return _Of8Bits(resolve_name(build)(cfg))
     return _Of8Bits(DatasetMapper(cfg, is_train=True))
 
 

@@ -24,9 +24,8 @@ from torch import distributed as dist
 from torch import nn
 
 from regnet_backbones.detection.evaluators import build_evaluators
-from regnet_backbones.detection.hints import quiet_about_mendable_errors
 from regnet_backbones.detection.optimization import optimize_for_training
-from regnet_backbones.detection.proposals import read_safely
+from regnet_backbones.detection.trained import read_proposals_safely
 from regnet_backbones.detection.training.averaging import AverageWeights, build_average
 from regnet_backbones.detection.training.checkpointer import TrainingCheckpointer
 from regnet_backbones.detection.training.continuation import (
@@ -45,7 +44,7 @@ from regnet_backbones.detection.training.stopping import StoppableEvaluator
 from regnet_backbones.runs.stopping import STATUSES, StoppedError, StopSignals, heed_parent_only
 from regnet_backbones.runs.trained import FINAL_NAME
 
-read_safely()
+read_proposals_safely()
 
 
 class Trainer(DefaultTrainer):
@@ -139,7 +138,7 @@ class Trainer(DefaultTrainer):
         # The loss of RetinaNet and FCOS is a script, which rounds otherwise once it is optimized,
         # after two calls: the first two of a resumed run would not be exact. Where no seed was
         # asked for, speed goes first.
-        with torch.jit.optimized_execution(self._seed_was_drawn), quiet_about_mendable_errors():
+        with torch.jit.optimized_execution(self._seed_was_drawn):
             try:
                 super().train()
             except KeyboardInterrupt as interrupt:
