@@ -208,7 +208,7 @@ def test_a_byte_order_mark_stops_it(data, save, tmp_path):
     cfg, file = save(), tmp_path / "data.json"
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     (defect,) = check_datasets(cfg, images=None).defects
-    assert (defect.severity, defect.kind.problem) == ("error", kinds.BOM.text)
+    assert (defect.severity, defect.kind.text) == ("error", kinds.BOM.text)
     with pytest.raises(ValueError, match="BOM"):
         map_all(cfg)
 
