@@ -11,7 +11,7 @@ from detectron2.config.compat import guess_version
 from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
-from regnet_backbones.adapters.detectron2.config import add_regnet_config
+from regnet_backbones.detection.defaults import add_tool_config
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.runs.yaml_files import read_yaml
 
@@ -34,7 +34,7 @@ MISMATCH = re.compile(
 def default_config() -> CfgNode:
     """Return the config of our tools before a file is read: detectron2's keys and all of ours."""
     cfg = get_cfg()
-    add_regnet_config(cfg)
+    add_tool_config(cfg)
     return cfg
 
 
