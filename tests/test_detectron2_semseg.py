@@ -20,7 +20,7 @@ from load_tool import load_tool
 from PIL import Image
 
 from regnet_backbones import config_path, shapes, zoo
-from regnet_backbones.adapters.detectron2.schedule import build_poly_lr
+from regnet_backbones.adapters.detectron2.deeplab import build_poly_lr
 from regnet_backbones.detection.ade20k import check_semantic_datasets, convert_masks
 from regnet_backbones.detection.config import default_config, read_config
 from regnet_backbones.detection.pictures import SemanticPictures

@@ -1,4 +1,4 @@
-"""The config of a run: our tools' keys, and reading it from YAML files and a command line."""
+"""Reading the config of a run from YAML files and a command line."""
 
 import os
 import re
@@ -11,55 +11,10 @@ from detectron2.config.compat import guess_version
 from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
-from regnet_backbones.adapters.detectron2.config import _add_missing as add_missing
-from regnet_backbones.adapters.detectron2.config import add_regnet_config
+from regnet_backbones.detection.defaults import add_tool_config
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.runs.trained import CONFIG_NAME, FINAL_NAME, LAST_NAME, METRICS_NAME
 from regnet_backbones.runs.yaml_files import read_yaml
-
-# The keys of our training and its companions.
-TOOL_DEFAULTS = {
-    # COCO instance jsons and the folders of their images, all four or none: they replace
-    # DATASETS.TRAIN and TEST, and give every head its number of classes. The training writes id and
-    # name of each class to CATEGORIES, in the order of class numbers.
-    "DATASETS": {
-        "OWN": {
-            "TRAIN_JSON": "",
-            "TRAIN_IMAGES": "",
-            "VAL_JSON": "",
-            "VAL_IMAGES": "",
-            "CATEGORIES": [],
-        }
-    },
-    # "SGD", which is detectron2's own, "ADAMW" or "ADAM".
-    "SOLVER": {"OPTIMIZER": "SGD"},
-    "DATALOADER": {
-        # Of the images that RandomSubsetTrainingSampler takes; detectron2 0.6 reads the key, and
-        # has no default for it.
-        "RANDOM_SUBSET_RATIO": 1.0,
-        # How many images of each dataset are opened before the training, the first ones.
-        "CHECK_IMAGES": 100,
-    },
-    # A running average of the weights, which is evaluated and saved with those in training. DECAY
-    # is the weight of the past; with WARMUP it rises to that with the iterations.
-    "MODEL": {"EMA": {"ENABLED": False, "DECAY": 0.9998, "WARMUP": True}},
-    # How many val images are drawn with their predictions at every evaluation, and the score an
-    # instance must have to be drawn.
-    "TEST": {"PICTURES": 15, "PICTURES_MIN_SCORE": 0.5},
-    # The backbone made faster by regnet_backbones.optimize: in training, whose checkpoints stay the
-    # same, and in evaluation and prediction.
-    "OPTIMIZE": {
-        "ENABLED": False,
-        # By torch.compile, which takes a minute before the first result.
-        "COMPILE": False,
-        # "float32", "bfloat16" or "float16", of a trained model; SOLVER.AMP.ENABLED decides the
-        # precision of a training and of the evaluations in it.
-        "DTYPE": "float32",
-        # "auto" measures. A run that must resume exact to the last bit needs "contiguous" or
-        # "channels_last": measured again, another one may be faster.
-        "MEMORY_FORMAT": "auto",
-    },
-}
 
 # What a run's config always has: what decides its network and input, and the last keys of the file,
 # which is sorted.
@@ -88,8 +43,7 @@ MISMATCH = re.compile(
 def default_config() -> CfgNode:
     """Return the config of our tools before a file is read: detectron2's keys and all of ours."""
     cfg = get_cfg()
-    add_regnet_config(cfg)
-    add_missing(cfg, TOOL_DEFAULTS)
+    add_tool_config(cfg)
     return cfg
 
 

@@ -13,7 +13,7 @@ import torch
 from detectron2.data import Metadata
 from detectron2.data.detection_utils import read_image
 
-from regnet_backbones.adapters.detectron2.compat.panoptic_quality import VOID, id2rgb, rgb2id
+from regnet_backbones.adapters.detectron2 import VOID, id2rgb, rgb2id
 from regnet_backbones.detection.classes import KnownClasses
 
 SegmentInfo = dict[str, object]

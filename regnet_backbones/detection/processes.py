@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from torch import distributed as dist
 from torch.multiprocessing import ProcessExitedException
 
-from regnet_backbones.adapters.detectron2.compat.cpu_processes import make_local_groups
+from regnet_backbones.adapters.detectron2 import make_local_groups
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 

@@ -1,27 +1,21 @@
-"""Names and behaviour that detectron2 uses and that newer libraries dropped.
+"""Names and behaviour that detectron2 uses and that newer libraries dropped or changed.
 
 numpy 1.24 removed `np.int` and its like, numpy 2.4 `np.in1d` and counts that are Python's numbers,
-Pillow 10 `Image.LINEAR`, Python 3.11 sampling from a set, setuptools 81 `pkg_resources`; torch
-removed Caffe2, the profiler's `use_cuda`, and group norms with fewer channels than groups.
+Pillow 10 `Image.LINEAR`, Python 3.11 sampling from a set; torch removed the profiler's `use_cuda`
+and group norms with fewer channels than groups, and reads no numpy scalars from a checkpoint.
 """
 
-import importlib.util
+import functools
 import inspect
+import io
 import json
-import os
+import pickle
 import random
 import re
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
-from regnet_backbones.adapters.detectron2.compat.stand_ins import (
-    is_importable,
-    module_with,
-    stand_in_attribute,
-    stand_in_modules,
-)
-
-NUMPY_ALIASES = {"bool": bool, "float": float, "int": int, "object": object, "str": str}
 GROUP_NORM_GROUPS = 32  # of detectron2's "GN"
 
 
@@ -59,18 +53,45 @@ def uses_removed_pillow_linear(source: str) -> bool:
     return "Image.LINEAR" in source and not hasattr(Image, "LINEAR")
 
 
-def pillow_linear_removed() -> AbstractContextManager[None]:
+@contextmanager
+def pillow_linear_removed() -> Iterator[None]:
     """Call bilinear interpolation LINEAR too, for a default argument."""
     from PIL import Image
 
-    return stand_in_attribute(Image, "LINEAR", Image.BILINEAR)
+    Image.LINEAR = Image.BILINEAR
+    try:
+        yield
+    finally:
+        del Image.LINEAR
+
+
+def turns_tiff_twice(module: ModuleType) -> bool:
+    """Tell whether a TIFF of 2x1 pixels that is to be turned by 90 degrees keeps its size."""
+    from PIL import ExifTags, Image
+
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("L", (2, 1)).save(file, "TIFF", exif=exif)
+    return module._apply_exif_orientation(Image.open(file)).size == (2, 1)
+
+
+def tiff_turned_twice(module: ModuleType) -> None:
+    """Load a TIFF first: Pillow turns it then, and takes the orientation out of its EXIF data."""
+    stock = module._apply_exif_orientation
+
+    @functools.wraps(stock)
+    def load_tiff_first(image):
+        if image.format == "TIFF":
+            image.load()
+        return stock(image)
+
+    module._apply_exif_orientation = load_tiff_first
 
 
 def samples_from_a_set(module: ModuleType) -> bool:
     """Tell whether a dataset fails when it has to replace an element that cannot be used."""
-    dataset = module.MapDataset([0, 1], _none_for_zero)
     try:
-        return dataset[0] != 1
+        return module.MapDataset([0, 1], lambda element: element or None)[0] != 1
     except TypeError:
         return True
 
@@ -138,31 +159,39 @@ def profiler_use_cuda_removed(module: ModuleType) -> None:
     module.AutogradProfiler.before_step = before_step
 
 
-def imports_absent_pkg_resources(source: str) -> bool:
-    """Tell whether `source` imports `pkg_resources`, and setuptools has it no more."""
-    return "import pkg_resources" in source and not is_importable("pkg_resources")
+def refuses_numpy_scalars(_module: ModuleType) -> bool:
+    """Tell whether torch.load, as detectron2 calls it, refuses a numpy scalar."""
+    import numpy as np
+    import torch
+
+    file = io.BytesIO()
+    torch.save(np.float64(1), file)
+    file.seek(0)
+    try:
+        torch.load(file)
+    except pickle.UnpicklingError:
+        return True
+    return False
 
 
-def pkg_resources_absent() -> AbstractContextManager[None]:
-    """Provide the one function of it that is used."""
-    return stand_in_modules(module_with("pkg_resources", resource_filename=_resource_filename))
+def numpy_scalars_refused(module: ModuleType) -> None:
+    """Load checkpoints with numpy's scalars and arrays allowed, and still nothing else."""
+    stock = module.DetectionCheckpointer._load_file
 
+    @functools.wraps(stock)
+    def _load_file(self, filename):
+        from torch.serialization import safe_globals
 
-def imports_absent_caffe2(source: str) -> bool:
-    """Tell whether `source` imports its Caffe2 half unconditionally, and there is no Caffe2."""
-    unconditional = re.search(r"^from \.api import", source, re.MULTILINE) is not None
-    return unconditional and not is_importable("caffe2.python")
+        with safe_globals(_numpy_globals()):
+            return stock(self, filename)
 
-
-def caffe2_absent() -> AbstractContextManager[None]:
-    """Leave the Caffe2 half out: tracing and scripting need none of it."""
-    return stand_in_modules(module_with("detectron2.export.api", __all__=[]))
+    module.DetectionCheckpointer._load_file = _load_file
 
 
 class _NumpyWithAliases(ModuleType):
     """numpy with a few more names."""
 
-    def __init__(self, aliases: dict[str, type]):
+    def __init__(self, aliases: dict[str, object]):
         super().__init__("numpy")
         vars(self).update(aliases)
 
@@ -183,25 +212,28 @@ class _SetSampler(random.Random):
 
 
 def _removed_aliases(module: ModuleType) -> dict[str, object]:
+    """Return what the names meant that the module uses and numpy has no more."""
     import numpy
 
-    known = NUMPY_ALIASES | {"in1d": _in1d}
+    known: dict[str, object] = {kind.__name__: kind for kind in (bool, float, int, object, str)}
+    known["in1d"] = lambda ar1, ar2, **options: numpy.isin(ar1, ar2, **options).ravel()
     used = set(re.findall(rf"\bnp\.({'|'.join(known)})\b", inspect.getsource(module)))
     # vars and not hasattr, which makes numpy warn about the very names.
     return {name: known[name] for name in used if name not in vars(numpy)}
 
 
-def _in1d(ar1, ar2, **options):
-    """Do what numpy's function of that name did."""
-    import numpy
+def _numpy_globals() -> list:
+    """List what a pickled numpy scalar or array is made of, unless of objects."""
+    import _codecs
 
-    return numpy.isin(ar1, ar2, **options).ravel()
+    import numpy as np
 
-
-def _none_for_zero(element: int) -> int | None:
-    return element or None
-
-
-def _resource_filename(package: str, resource: str) -> str:
-    spec = importlib.util.find_spec(package)
-    return os.path.join(spec.submodule_search_locations[0], resource)
+    multiarray = (np._core if hasattr(np, "_core") else np.core).multiarray
+    dtypes = {type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OV"}
+    # numpy 2 moved numpy.core to numpy._core: files exist with either name.
+    renamed = [
+        (getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")
+        for core in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    ]
+    return [*renamed, np.dtype, np.ndarray, _codecs.encode, *dtypes]
