@@ -24,7 +24,7 @@ from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
 from regnet_backbones.optimize.options import show_reports
 from regnet_backbones.runs.image_paths import find_images
-from regnet_backbones.runs.results import RESULTS_NAME, write_results
+from regnet_backbones.runs.results import RESULTS_NAME
 from regnet_backbones.runs.trained import Trained, find_trained
 
 if TYPE_CHECKING:
@@ -114,21 +114,16 @@ def _evaluate_segmenter(args: argparse.Namespace, trained: Trained, output: Path
     if args.device not in ACCELERATORS:
         allowed = ", ".join(filter(None, ACCELERATORS))
         raise UserError(f"a segmenter is evaluated on one of {allowed}, got '{args.device}'")
-    overrides = data_overrides(args)
     results = evaluate(
         trained.checkpoint,
+        output=output,
         inference=_inference(args),
-        overrides=overrides,
+        overrides=data_overrides(args),
         accelerator=ACCELERATORS[args.device],
         devices=args.devices,
         optimization=optimization_of(args),
     )
-    if rank_zero_only.rank != 0:
-        return None
-    settings = {**results["settings"], "opts": args.overrides or []}
-    numbers = {name: value for name, value in results.items() if name != "settings"}
-    write_results(output, trained, results=numbers, settings=settings)
-    return results_table(results)
+    return results_table(results) if rank_zero_only.rank == 0 else None
 
 
 def _predict(args: argparse.Namespace) -> int:

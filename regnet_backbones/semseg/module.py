@@ -205,11 +205,15 @@ class Segmenter(lightning.LightningModule):
         )
         self._pictures_left = self.hparams["pictures"] if draws else 0
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count the pixels of a batch by truth and prediction; draw the first images."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor | None:
+        """Count the pixels of a batch by truth and prediction; draw the first images.
+
+        Returns:
+            The predicted classes (N, H, W) for callbacks; of repeated images nothing.
+        """
         new = metrics.count_new(self.trainer.val_dataloaders, batch_idx, len(batch["image"]))
         if not new:
-            return
+            return None
         image, mask = batch["image"][:new], batch["mask"][:new]
         prediction = self.inference.classes(self, image)
         self.confusion.update(prediction, mask)
@@ -217,6 +221,7 @@ class Segmenter(lightning.LightningModule):
             if self._pictures_left:
                 self._pictures_left -= 1
                 self._draw(*drawn)
+        return prediction
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/miou`, `val/accuracy` and `val/iou/<class>`, each from 0 to 1."""
