@@ -4,6 +4,10 @@ They are raised where the mistake is seen and worded there. The command line pri
 one line and exits with its `status`; any other error keeps its traceback.
 """
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(ValueError):
     """Something that the user gave is wrong: the message says what, what is allowed, how to fix it.
@@ -13,6 +17,14 @@ class UserError(ValueError):
     """
 
     status = 2
+
+    def __str__(self) -> str:
+        """Return the message, without the traceback that torch puts before that of a data worker.
+
+        It is the message of a `KeyError` or an `OSError`, too, which have other formats.
+        """
+        name = f"{type(self).__module__}.{type(self).__qualname__}: "
+        return str(self.args[0] if self.args else "").rpartition(name)[2].rstrip()
 
 
 class MissingFileError(UserError, FileNotFoundError):
@@ -26,10 +38,38 @@ class MissingPackageError(UserError, ModuleNotFoundError):
 class UnknownNameError(UserError, KeyError):
     """A name that a table of ours does not hold."""
 
-    __str__ = Exception.__str__  # a KeyError would show the text in quotes
-
 
 class DivergedError(UserError, FloatingPointError):
     """Losses or weights are not finite any more."""
 
     status = 1
+
+
+def from_traceback(text: str) -> UserError | None:
+    """Return the error of this module that ended another process, None if it was another one.
+
+    Args:
+        text: the traceback, which is all that `torch.multiprocessing` passes on.
+    """
+    found = list(re.finditer(rf"^{re.escape(__name__)}\.(\w+): ", text, re.MULTILINE))
+    return globals()[found[-1][1]](text[found[-1].end() :].rstrip()) if found else None
+
+
+@contextmanager
+def as_user_error(*types: type[Exception], prefix: str = "") -> Iterator[None]:
+    """Turn errors of another library, which checks what the user gave, into a `UserError`.
+
+    Args:
+        types: of the errors.
+        prefix: before their messages, such as the option that is wrong.
+
+    Raises:
+        UserError: one of `types` was raised.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except types as error:
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise UserError(f"{prefix}{message}") from error

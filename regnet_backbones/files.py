@@ -19,33 +19,21 @@ logger = logging.getLogger(__name__)
 
 
 def read_text(path: str | Path) -> str:
-    """Read a text file in UTF-8, with or without a byte order mark.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is in another encoding.
-    """
+    """Read a text file in UTF-8, with or without a byte order mark; raise UserError for others."""
     data = Path(path).read_bytes()
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         is_utf_16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-        kind = (
-            "UTF-16" if is_utf_16 else "an encoding other than UTF-8, such as a Windows code page"
-        )
+        other = "an encoding other than UTF-8, such as a Windows code page"
         raise UserError(
-            f"'{path}' is text in {kind} (byte {data[error.start]:#04x} at {error.start}); save it "
-            "as UTF-8"
+            f"'{path}' is text in {'UTF-16' if is_utf_16 else other} (byte {data[error.start]:#04x} at {error.start}); "
+            "save it as UTF-8"
         ) from error
 
 
 def read_json(path: str | Path) -> object:
-    """Read a JSON file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not JSON, in another encoding than UTF-8, or nested too deeply.
-    """
+    """Read a JSON file; raise UserError if it is not JSON in UTF-8, or nested too deeply."""
     text = read_text(path)
     try:
         return json.loads(text)
@@ -66,7 +54,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         write: writes the content to an open binary file.
 
     Raises:
-        OSError: the file cannot be written; the one that was there stays.
+        OSError: the file cannot be written; an earlier one stays as it is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(PART.format(path.name))
@@ -81,46 +69,38 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def remove_parts(folder: str | Path) -> None:
-    """Remove what processes left in a folder that were killed in `write_whole`.
-
-    Args:
-        folder: of a run that starts or is resumed; not the folders in it. It need not exist.
-    """
+    """Remove what processes that were killed in `write_whole` left in a folder, if it exists."""
     for part in Path(folder).glob(PART.format("*")):
         part.unlink(missing_ok=True)
 
 
 def check_output_folder(folder: str | Path, *, name: str) -> None:
-    """Check that a folder can be written to, or made; nothing is made.
+    """Raise UserError if a folder can neither be written to nor be made; nothing is made.
 
     Args:
-        folder: of this machine; one with a scheme, such as `s3://bucket/run`, is not looked at.
+        folder: of this machine; one with a scheme, such as `s3://bucket/run`, is not checked.
         name: of the option or key that gave it.
-
-    Raises:
-        NotADirectoryError: it, or a folder above it, is a file.
-        PermissionError: it, or the folder that it would be made in, cannot be written to.
     """
     if "://" in str(folder):
         return
     path = Path(folder).absolute()
     existing = next(place for place in (path, *path.parents) if os.path.lexists(place))
     if not existing.is_dir():
-        raise NotADirectoryError(
-            f"{name} must be a folder, got '{folder}', and '{existing}' is none; choose another"
+        raise UserError(
+            f"{name} must be a folder, got '{folder}': '{existing}' is a file; choose another"
         )
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(
+        raise UserError(
             f"{name} '{folder}' cannot be written to ('{existing}' is read-only for you); choose "
             "another"
         )
 
 
 def set_aside(folder: Path, files: Iterable[Path], *, name: str) -> Path:
-    """Move the files of an earlier run out of the way of a new one, and say so in a warning.
+    """Move the files of an earlier run out of the way of a new one, with a warning.
 
     Args:
-        folder: of the runs; the files go to a new folder in it, each to where it lay.
+        folder: of the runs; the files go to a new folder in it, under the same relative paths.
         files: in the folder, or in folders of it.
         name: of the option or key that gave the folder.
 
@@ -130,17 +110,12 @@ def set_aside(folder: Path, files: Iterable[Path], *, name: str) -> Path:
     numbered = (folder / EARLIER.format(number) for number in itertools.count(1))
     aside = next(place for place in numbered if not os.path.lexists(place))
     for file in files:
-        file.replace(_place(aside, file.relative_to(folder)))
+        target = aside / file.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
     logger.warning(
-        "'%s' has an earlier run in it: this is a new one, and the files of the other are in '%s' "
-        "now; another %s keeps both apart, --resume goes on with a run",
+        "'%s' holds an earlier run, whose files were moved to '%s', as this is a new run; use "
+        "another %s to keep both apart, or --resume to resume the earlier run",
         *(folder, aside, name),
     )
     return aside
-
-
-def _place(folder: Path, name: Path) -> Path:
-    """Return the path of a file to be, whose folder is there."""
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path

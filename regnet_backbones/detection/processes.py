@@ -19,7 +19,6 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from regnet_backbones.adapters.detectron2.compat.cpu_processes import make_local_groups
 from regnet_backbones.errors import UserError
-from regnet_backbones.runs.origins import origin_of
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 
 
@@ -76,9 +75,9 @@ def run_in_processes(
                 args=args,
             )
         except (ProcessExitedException, ProcessRaisedException) as error:
-            origin = origin_of(error)
-            if issubclass(origin.kind, StoppedError):
-                raise StoppedError.from_message(origin.text) from None
+            _, stopped, message = str(error).rpartition(f"{StoppedError.__module__}.StoppedError: ")
+            if stopped:
+                raise StoppedError.from_message(message.strip()) from None
             if signals.received and isinstance(error, ProcessExitedException):
                 raise signals.early_stop() from None
             raise

@@ -1,0 +1,94 @@
+"""How every command ends: what is printed, and the exit status."""
+
+import errno
+import os
+import select
+import sys
+from collections.abc import Callable
+
+from regnet_backbones.errors import UserError, from_traceback
+from regnet_backbones.runs.stopping import StoppedError
+
+INTERRUPTED, NOBODY_READS = 130, 141  # as shells report them
+
+SMALLER = "use a smaller batch, smaller images or a smaller network"
+
+# By errno of an OSError.
+HINTS = {
+    errno.ENOSPC: "free some space; files that were complete before still are",
+    errno.EDQUOT: "free some space; files that were complete before still are",
+    errno.EFBIG: "raise the limit of the size of files, or free some space",
+    errno.EMFILE: "use fewer data workers, or raise the limit with `ulimit -n 65536`",
+    errno.ENOMEM: SMALLER,
+    errno.EACCES: "choose a path that you have access to",
+    errno.EROFS: "choose a folder that can be written to",
+}
+
+
+def run_command(command: Callable[[], int], *, quiet: bool = False) -> int:
+    """Run a command, and print in one line on stderr what ended it if the user can fix that.
+
+    Args:
+        command: returns its exit status.
+        quiet: print nothing, in a process that another one speaks for.
+
+    Returns:
+        The command's exit status; the `status` of a `UserError` or a `StoppedError`; 2 for an error
+        of the operating system and for lack of memory; 130 after Ctrl-C; 141 if the reader of
+        stdout has ended (`| head`).
+
+    Raises:
+        Exception: any other error of the command.
+    """
+    try:
+        status = command()
+        sys.stdout.flush()  # a reader that has ended is noticed here, not when Python exits
+        return status
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return NOBODY_READS
+        line, status = describe(error)
+        if line is None:
+            raise
+        if not quiet:
+            print(line, file=sys.stderr)
+        return status
+
+
+def describe(error: BaseException) -> tuple[str | None, int]:
+    """Return the line and the exit status of an error, by its type and errno only.
+
+    The line is None for an error that needs its traceback.
+    """
+    torch = sys.modules.get("torch")
+    if torch and isinstance(error, torch.multiprocessing.ProcessRaisedException):
+        error = from_traceback(str(error)) or error
+    if isinstance(error, UserError):
+        return f"error: {error}", error.status
+    if isinstance(error, StoppedError):
+        return str(error), error.status
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted {error}".rstrip(), INTERRUPTED
+    if isinstance(error, (MemoryError, *((torch.OutOfMemoryError,) if torch else ()))):
+        said = (str(error).splitlines() or ["no details"])[-1]
+        return f"error: out of memory ({said}); {SMALLER}", 2
+    if torch and isinstance(error, torch.multiprocessing.ProcessExitedException):
+        hint = "it was probably killed because the machine ran out of memory: "
+        return f"error: {error}; {hint}{SMALLER}, or fewer data workers", 2
+    # While torch closes a file that could not be written, it raises an error of its own.
+    system = error.__context__ if isinstance(error, RuntimeError) else error
+    if isinstance(system, OSError) and system.errno is not None:
+        place = f": '{system.filename}'" if system.filename else ""
+        hint = f"; {HINTS[system.errno]}" if system.errno in HINTS else ""
+        return f"error: {system.strerror}{place}{hint}", 2
+    return None, 1
+
+
+def _nobody_reads() -> bool:
+    """Return whether the reader of stdout has ended; what is left to print is dropped then."""
+    stdout = select.poll()
+    stdout.register(sys.stdout.fileno(), 0)  # no event but an error
+    ended = bool(stdout.poll(0))
+    if ended:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ended
