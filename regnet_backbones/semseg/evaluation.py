@@ -15,7 +15,6 @@ from regnet_backbones.runs.device import check_device
 from regnet_backbones.semseg import metrics
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
 from regnet_backbones.semseg.datamodule import SegmentationData
-from regnet_backbones.semseg.failures import reworded
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.optimization import OptimizeBeforeValidation, typical_side
@@ -79,16 +78,15 @@ def evaluate(
     if optimization is not None:
         side = typical_side(segmenter, data.hparams["crop_size"])
         callbacks.append(OptimizeBeforeValidation(optimization, side=side))
-    with reworded():
-        trainer = Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            precision=precision,
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-        )
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        precision=precision,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
     (values,) = trainer.validate(segmenter, data, verbose=False)
     return Evaluation(
         miou=_finite(values.get(metrics.MIOU)),
