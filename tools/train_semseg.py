@@ -19,9 +19,10 @@ from collections.abc import Sequence
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, and return the exit status."""
+    from regnet_backbones.cli.failures import reported
     from regnet_backbones.semseg.run import launch_run
 
-    return launch_run(argv)
+    return reported(lambda: launch_run(argv))
 
 
 if __name__ == "__main__":

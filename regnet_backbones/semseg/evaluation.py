@@ -18,7 +18,6 @@ from regnet_backbones.runs.yaml_files import read_yaml
 from regnet_backbones.semseg import metrics
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
 from regnet_backbones.semseg.datamodule import SegmentationData
-from regnet_backbones.semseg.failures import reworded
 from regnet_backbones.semseg.image_scores import ScoreImages
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.module import Segmenter
@@ -93,17 +92,16 @@ def evaluate(
     if optimization is not None:
         side = typical_side(segmenter, data.hparams["crop_size"])
         callbacks.append(OptimizeBeforeValidation(optimization, side=side))
-    with reworded():
-        trainer = Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            precision=precision,
-            callbacks=callbacks,
-            limit_val_batches=1.0 if images is None else images,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-        )
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        precision=precision,
+        callbacks=callbacks,
+        limit_val_batches=1.0 if images is None else images,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
     (values,) = trainer.validate(segmenter, data, verbose=False)
     names, finite = segmenter.class_names, metrics.finite
     available = len(data.val_set)
