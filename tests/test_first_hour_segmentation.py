@@ -16,7 +16,6 @@ from troubleshooting import assert_documented
 from regnet_backbones import config_path, shapes
 from regnet_backbones.report.logs import read_events
 from regnet_backbones.runs.trained import find_trained
-from regnet_backbones.semseg.failures import reworded
 from regnet_backbones.semseg.module import Segmenter
 
 TOOLS = Path(__file__).parents[1] / "tools"

@@ -17,11 +17,11 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.structures import BoxMode
 from malicious_files import bombs, costly, forms, wrapped
+from regnet_backbones.detection.completeness import WholeCheckpointer
+from regnet_backbones.detection.proposals import load_proposals
 from torch import nn
 
 from regnet_backbones import RegNetFeatures, weights
-from regnet_backbones.detection.completeness import WholeCheckpointer
-from regnet_backbones.detection.proposals import load_proposals
 from regnet_backbones.detection.training.checkpointer import TrainingCheckpointer
 from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
 from regnet_backbones.semseg.checkpoints import crop_size_of, load_data, load_segmenter

@@ -60,6 +60,11 @@ class CocoSplit:
         return self.coco.categories
 
     @property
+    def root(self) -> tuple[int | str, str] | None:
+        """Id and name of the category that was left out as the root of the others."""
+        return self.coco.root
+
+    @property
     def num_images(self) -> int:
         """How many images the json has."""
         return len(self.coco.content["images"])
@@ -166,7 +171,7 @@ def use_own_data(cfg: CfgNode) -> dict[str, Coco]:
             "DATASETS.TRAIN and DATASETS.TEST"
         )
     train = read_coco_split(own.TRAIN_JSON, own.TRAIN_IMAGES)
-    val = read_coco_split(own.VAL_JSON, own.VAL_IMAGES, keep_root=train.coco.root is None)
+    val = read_coco_split(own.VAL_JSON, own.VAL_IMAGES, keep_root=train.root is None)
     use_coco_splits(cfg, train, val)
     return {TRAIN_NAME: train.coco, VAL_NAME: val.coco}
 

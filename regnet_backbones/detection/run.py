@@ -188,7 +188,7 @@ def _set_up(args: argparse.Namespace, cfg: CfgNode) -> None:
     run, and leaves half of one where it is killed meanwhile.
     """
     start_log(cfg)
-    share_cores(cfg.MODEL.DEVICE)
+    share_cores(cfg)
     rank = comm.get_rank()
     logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
     logger.info("Environment info:\n%s", collect_env_info())
