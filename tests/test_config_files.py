@@ -10,6 +10,7 @@ from load_tool import load_tool
 from PIL import Image
 
 from regnet_backbones import config_path
+from regnet_backbones.cli.train import detector_parser
 from regnet_backbones.detection import run
 from regnet_backbones.detection.config import load_config_file, read_config
 from regnet_backbones.detection.earlier_run import warn_of_changes
@@ -118,7 +119,7 @@ def one_line(message):
 
 def readings(path):
     """Return every reading of a detector's config in our tools, by the tools that do it."""
-    args = run.argument_parser("").parse_args(["--config-file", str(path), "MODEL.DEVICE", "cpu"])
+    args = detector_parser("").parse_args(["--config-file", str(path), "MODEL.DEVICE", "cpu"])
     trained = Trained("detector", path.with_name("model_final.pth"), path)
     return {
         "train": partial(run.build_config, args),
