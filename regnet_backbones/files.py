@@ -1,21 +1,15 @@
-"""Files: written whole, read as text or JSON; folders of runs."""
+"""Files: written whole, read as text or JSON."""
 
-import itertools
 import json
-import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from regnet_backbones.errors import UserError
 
-# Folders for the files of earlier runs, numbered from 1.
-EARLIER = "earlier_run_{}"
 # Name of a file while `write_whole` writes it.
 PART = ".{}.part"
-
-logger = logging.getLogger(__name__)
 
 
 def read_text(path: str | Path) -> str:
@@ -114,33 +108,3 @@ def check_output_folder(folder: str | Path, *, name: str) -> None:
             f"{name} '{folder}' cannot be written to ('{existing}' is read-only for you); choose "
             "another"
         )
-
-
-def set_aside(folder: Path, files: Iterable[Path], *, name: str) -> Path:
-    """Move the files of an earlier run out of the way of a new one, and say so in a warning.
-
-    Args:
-        folder: of the runs; the files go to a new folder in it, each to where it lay.
-        files: in the folder, or in folders of it.
-        name: of the option or key that gave the folder.
-
-    Returns:
-        The new folder.
-    """
-    numbered = (folder / EARLIER.format(number) for number in itertools.count(1))
-    aside = next(place for place in numbered if not os.path.lexists(place))
-    for file in files:
-        file.replace(_place(aside, file.relative_to(folder)))
-    logger.warning(
-        "'%s' has an earlier run in it: this is a new one, and the files of the other are in '%s' "
-        "now; another %s keeps both apart, --resume goes on with a run",
-        *(folder, aside, name),
-    )
-    return aside
-
-
-def _place(folder: Path, name: Path) -> Path:
-    """Return the path of a file to be, whose folder is there."""
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path

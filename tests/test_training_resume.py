@@ -21,7 +21,7 @@ from regnet_backbones.detection.training.continuation import DataOrder, go_on_af
 from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
 from regnet_backbones.detection.training.mappers import train_mapper
 from regnet_backbones.detection.training.stopping import StoppableEvaluator
-from regnet_backbones.runs.randomness import seed_of, seeded
+from regnet_backbones.runs.resume import seed_of, seeded
 
 
 @pytest.fixture(scope="module")

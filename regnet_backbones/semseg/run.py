@@ -28,20 +28,27 @@ from tabulate import tabulate
 
 from regnet_backbones.cli.failures import reported
 from regnet_backbones.errors import UserError
-from regnet_backbones.files import check_output_folder, remove_parts, set_aside, write_whole
+from regnet_backbones.files import check_output_folder, remove_parts, write_whole
 from regnet_backbones.optimize.options import show_reports
 from regnet_backbones.optimize.precision import has_native
 from regnet_backbones.runs.look import PICTURE
+from regnet_backbones.runs.resume import set_earlier_run_aside
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 from regnet_backbones.runs.trained import SEGMENTER_FOLDER, TENSORBOARD_FOLDER
-from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
-from regnet_backbones.semseg.continuation import TRAINER, check_continuation
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.failures import hints_of, reworded
 from regnet_backbones.semseg.look import Look, look_at
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.options import check_numbers, option_error
-from regnet_backbones.semseg.resuming import LastCheckpoint, MovedFolder, SeedSteps, run_seed
+from regnet_backbones.semseg.resume import (
+    TRAINER,
+    AtomicCheckpointIO,
+    LastCheckpoint,
+    MovedFolder,
+    SeedSteps,
+    check_continuation,
+    run_seed,
+)
 
 LAST = "last.ckpt"
 
@@ -229,7 +236,8 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
     elif cli.config.resume and trainer.is_global_zero:
         logger.warning("there is no '%s' to resume from; the training starts from step 0", last)
     elif trainer.is_global_zero:
-        _set_earlier_run_aside(Path(output))
+        files = (f"{SEGMENTER_FOLDER}/**/*", f"{TENSORBOARD_FOLDER}/**/*")
+        set_earlier_run_aside(Path(output), files, output="--output")
     if trainer.is_global_zero:
         _warn_of_emulation(trainer)
     # After the one that keeps the best checkpoint, whose state the last one has.
@@ -261,17 +269,6 @@ def _check_data(cli: SegmentationCLI) -> None:
     data.setup("fit")
     look_at(data, Path(cli.config.output))
     print(f"every file was read: {len(data.train_set):,} and {len(data.val_set):,} pairs")
-
-
-def _set_earlier_run_aside(output: Path) -> None:
-    """Move what an earlier run left to a folder of its own.
-
-    Logs would be mixed with this run's, and its checkpoints be taken for this run's.
-    """
-    folders = (output / SEGMENTER_FOLDER, output / TENSORBOARD_FOLDER)
-    files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
-    if files:
-        set_aside(output, files, name="--output")
 
 
 def _warn_of_emulation(trainer: Trainer) -> None:
