@@ -12,8 +12,8 @@ from PIL import Image
 from regnet_backbones import config_path
 from regnet_backbones.detection import run
 from regnet_backbones.detection.config import load_config_file, read_config
-from regnet_backbones.detection.earlier_run import warn_of_changes
 from regnet_backbones.detection.trained import load_config
+from regnet_backbones.detection.training.checkpoint import warn_of_changes
 from regnet_backbones.report.runs import Run
 from regnet_backbones.report.segmentation import _read_config
 from regnet_backbones.runs.trained import Trained

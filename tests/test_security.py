@@ -22,7 +22,7 @@ from torch import nn
 from regnet_backbones import RegNetFeatures, weights
 from regnet_backbones.detection.completeness import WholeCheckpointer
 from regnet_backbones.detection.proposals import load_proposals
-from regnet_backbones.detection.training.checkpointer import TrainingCheckpointer
+from regnet_backbones.detection.training.checkpoint import TrainingCheckpointer
 from regnet_backbones.semseg.checkpoints import crop_size_of, load_data, load_segmenter
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.resume import AtomicCheckpointIO, check_continuation

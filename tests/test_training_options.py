@@ -15,8 +15,8 @@ from torch.multiprocessing import ProcessRaisedException
 from regnet_backbones.detection import run
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.trained import load_weights
-from regnet_backbones.detection.training.averaging import build_average
-from regnet_backbones.detection.training.checkpointer import TrainingCheckpointer
+from regnet_backbones.detection.training.checkpoint import TrainingCheckpointer
+from regnet_backbones.detection.training.hooks import build_average
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.norm import update_twice
 from regnet_backbones.weights.files import read_checkpoint

@@ -33,7 +33,6 @@ from regnet_backbones.detection.data import (
 )
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.data_checks.defects import Report
-from regnet_backbones.detection.earlier_run import set_earlier_run_aside, warn_of_changes
 from regnet_backbones.detection.evaluators import check_evaluators
 from regnet_backbones.detection.hints import hints_of
 from regnet_backbones.detection.look import look_at
@@ -46,6 +45,7 @@ from regnet_backbones.detection.processes import (
 )
 from regnet_backbones.detection.results import results_tables
 from regnet_backbones.detection.trained import check_whole
+from regnet_backbones.detection.training.checkpoint import set_earlier_run_aside, warn_of_changes
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder, remove_parts

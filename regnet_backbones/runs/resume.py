@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import Signals
 
 import numpy as np
 import torch
@@ -63,12 +62,13 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def signal_anywhere(received: Signals | None, device: torch.device) -> Signals | None:
-    """Return a signal that any process has received; all of them must call it."""
-    number = torch.tensor(int(received or 0), device=device)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(number, op=dist.ReduceOp.MAX)
-    return Signals(int(number)) if number else None
+def largest_anywhere(number: int, device: torch.device) -> int:
+    """Return the largest number that any process calls this with; all of them must call it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return number
+    largest = torch.tensor(number, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest)
 
 
 @dataclass(frozen=True)

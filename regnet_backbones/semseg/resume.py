@@ -8,6 +8,7 @@ back to the end of a batch, wherever a checkpoint was written.
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from signal import Signals
 
 import torch
 from lightning import LightningDataModule, LightningModule
@@ -23,9 +24,9 @@ from regnet_backbones.runs.resume import (
     ResumeRules,
     check_changes,
     check_length,
+    largest_anywhere,
     seed_everything,
     seed_of,
-    signal_anywhere,
 )
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 from regnet_backbones.weights.unpickling import read_content
@@ -198,10 +199,11 @@ class LastCheckpoint(Callback):
         self.every = every
         self.signals = signals or StopSignals()
         self.options = dict(options or {})
-        self._step = self._written_at = 0
+        self._step = self._written_at = self._stopped_by = 0
         self._accumulating = self._due = False
         self._validated_at = -1
-        self._stopped_by = self._resumed_in = self._max_steps = None
+        self._resumed_in: int | None = None
+        self._max_steps: int | None = None
 
     def state_dict(self) -> dict[str, int]:
         """Return the batch, of the whole run, after which it was validated last."""
@@ -288,11 +290,12 @@ class LastCheckpoint(Callback):
     def _look_for_signals(self, trainer: Trainer) -> None:
         """Note a signal that any of the processes has received, all of them at one step."""
         device = trainer.strategy.root_device
-        self._stopped_by = self._stopped_by or signal_anywhere(self.signals.received, device)
+        self._stopped_by = self._stopped_by or largest_anywhere(self.signals.received or 0, device)
 
     def _raise_if_stopped(self, trainer: Trainer) -> None:
         if self._stopped_by:
-            raise StoppedError.after(self._stopped_by, f"step {trainer.global_step}", self.path)
+            received = Signals(self._stopped_by)
+            raise StoppedError.after(received, f"step {trainer.global_step}", self.path)
 
     def _validate(self, trainer: Trainer) -> None:
         """Validate, if that is due after the batch that a run resumes from and was not done.
