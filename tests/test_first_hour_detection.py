@@ -333,7 +333,7 @@ def test_a_run_goes_on_with_another_config_and_says_what_is_other(main, dataset,
     assert main(arguments(dataset, finished, "--resume", **settings)) == 0
     (said,) = [r.getMessage() for r in caplog.records if "config that differs" in r.getMessage()]
     changes = "SOLVER.BASE_LR was 0.0015 and is 0.5 (no effect: the checkpoint's is kept); "
-    assert f"config.yaml': {changes}SOLVER.MAX_ITER was 3 and is 5. Restore" in said
+    assert f"model_final.pth': {changes}SOLVER.MAX_ITER was 3 and is 5. Restore" in said
     assert max(learning_rates(finished)) < 0.01 > max(rates)
     caplog.clear()
     assert main(arguments(dataset, finished, "--resume", **settings)) == 0

@@ -192,43 +192,33 @@ def edited(output, change):
 def test_a_checkpoint_of_another_trainer_is_resumed_with_one_warning(images, tmp_path, caplog):
     cfg = small_config(tmp_path, "SOLVER.MAX_ITER", 3)
     train(cfg, stop_after=2)
-    edited(tmp_path, lambda state: state.pop("data_order"))
+    edited(tmp_path, lambda state: state.pop("config"))
     with caplog.at_level(logging.WARNING, "regnet_backbones"):
         losses, _ = train(cfg, resume=True)
     assert list(losses) == [2]
-    warnings = [r.getMessage() for r in caplog.records if r.name.endswith("training.checkpoint")]
+    warnings = [r.getMessage() for r in caplog.records if r.name.endswith("training.trainer")]
     assert len(warnings) == 1
-    assert "does not say which data it has seen" in warnings[0]
+    assert "does not hold its config" in warnings[0]
     assert "as if SEED had been 0" in warnings[0]
 
 
-ORDER = {"seed": 5, "ims_per_batch": 8, "processes": 2}
-
-
-@pytest.mark.parametrize(
-    ("changed", "drawn", "seed", "named"),
-    [
-        ({}, False, 5, None),
-        ({"seed": 7}, True, 7, None),
-        ({"seed": 7}, False, 5, "SEED was 7 and is 5"),
-        ({"ims_per_batch": 16}, False, 5, "SOLVER.IMS_PER_BATCH was 16 and is 8"),
-        ({"processes": 4}, True, 5, "the number of processes was 4 and is 2"),
-    ],
-)
-def test_another_order_of_the_data_is_warned_of(caplog, changed, drawn, seed, named):
-    found = resumed_order(ORDER | changed, ORDER, source="model.pth", seed_was_drawn=drawn)
-    assert found == ORDER | {"seed": seed}
-    texts = [record.getMessage() for record in caplog.records]
-    assert len(texts) == (named is not None)
-    assert not named or named in texts[0]
-
-
-def test_another_batch_size_is_resumed_too(images, tmp_path):
+def test_what_changed_since_the_checkpoint_is_warned_of(images, tmp_path, caplog):
     train(small_config(tmp_path), stop_after=2)
-    losses, _ = train(
-        small_config(tmp_path, "SOLVER.IMS_PER_BATCH", 1, "SOLVER.MAX_ITER", 3), resume=True
-    )
+    changes = {
+        "SEED": (0, 5),
+        "SOLVER.IMS_PER_BATCH": (2, 1),
+        "SOLVER.MAX_ITER": (5, 3),
+        "TEST.EVAL_PERIOD": (0, 9),
+    }
+    overrides = itertools.chain.from_iterable((key, now) for key, (_, now) in changes.items())
+    edited(tmp_path, lambda state: state["config"].update({"processes": 4}))
+    losses, _ = train(small_config(tmp_path, *overrides), resume=True)
     assert list(losses) == [2]
+    (said,) = [r.getMessage() for r in caplog.records if "config that differs" in r.getMessage()]
+    for key in ("SEED", "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER"):
+        assert "{} was {} and is {}".format(key, *changes[key]) in said
+    assert "the number of processes was 4 and is 1" in said
+    assert "TEST" not in said
 
 
 # The loader

@@ -45,7 +45,7 @@ from regnet_backbones.detection.processes import (
 )
 from regnet_backbones.detection.results import results_tables
 from regnet_backbones.detection.trained import check_whole
-from regnet_backbones.detection.training.checkpoint import set_earlier_run_aside, warn_of_changes
+from regnet_backbones.detection.training.checkpoint import set_earlier_run_aside
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder, remove_parts
@@ -112,8 +112,6 @@ def launch_run(args: argparse.Namespace) -> int:
             report = _check_data(args, cfg)
         if not (args.check_data or report.has_errors):
             found.append(cfg)
-            if _resumes(args, cfg) and not args.eval_only and is_first_process():
-                warn_of_changes(cfg, Path(cfg.OUTPUT_DIR) / CONFIG_NAME)
         return 2 if report.has_errors else 0
 
     status = reported(prepare, quiet=not is_first_process())

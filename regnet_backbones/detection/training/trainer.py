@@ -5,6 +5,7 @@ numbers, with which a resumed run is exact, checkpoints that are whole and finit
 evaluators by dataset, and pictures of predictions.
 """
 
+import logging
 import os
 import weakref
 from collections.abc import Iterable
@@ -21,11 +22,12 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import distributed as dist
 from torch import nn
 
+from regnet_backbones.detection.config import values_by_key
 from regnet_backbones.detection.evaluators import build_evaluators
 from regnet_backbones.detection.hints import quiet_about_mendable_errors
 from regnet_backbones.detection.optimization import optimize_for_training
 from regnet_backbones.detection.proposals import read_safely
-from regnet_backbones.detection.training.checkpoint import TrainingCheckpointer, resumed_order
+from regnet_backbones.detection.training.checkpoint import RULES, TrainingCheckpointer
 from regnet_backbones.detection.training.hooks import (
     StopAtBadLosses,
     StoppableEvaluators,
@@ -37,6 +39,7 @@ from regnet_backbones.detection.training.mappers import test_mapper, train_mappe
 from regnet_backbones.errors import DivergedError, UserError
 from regnet_backbones.runs.resume import (
     STEPS,
+    check_changes,
     check_length,
     largest_anywhere,
     seed_everything,
@@ -44,6 +47,8 @@ from regnet_backbones.runs.resume import (
 )
 from regnet_backbones.runs.stopping import StoppedError, StopSignals, heed_parent_only
 from regnet_backbones.runs.trained import FINAL_NAME
+
+logger = logging.getLogger(__name__)
 
 read_safely()
 
@@ -56,7 +61,7 @@ class Trainer(DefaultTrainer):
         signals: to stop at; None for none.
 
     Attributes:
-        data_order: what the order of the training data follows from, by name.
+        seed: what the order of the training data and all random numbers follow from.
         average: the running average of the weights (`MODEL.EMA`), or None.
     """
 
@@ -69,12 +74,8 @@ class Trainer(DefaultTrainer):
             cfg.defrost()
             cfg.SEED = comm.shared_random_seed()
             cfg.freeze()
+        self.seed = cfg.SEED
         super().__init__(cfg)
-        self.data_order = {
-            "seed": cfg.SEED,
-            "ims_per_batch": self.cfg.SOLVER.IMS_PER_BATCH,
-            "processes": comm.get_world_size(),
-        }
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -133,12 +134,10 @@ class Trainer(DefaultTrainer):
         """
         # The first process knows: others need not see the checkpoint.
         has_final = os.path.basename(self.checkpointer.get_checkpoint_file()) == FINAL_NAME
-        here = (self.data_order, self.start_iter, has_final, self._write_metrics.lacks_row())
-        self.data_order, self.start_iter, self._has_final, self._lacks_row = comm.all_gather(here)[
-            0
-        ]
+        here = (self.seed, self.start_iter, has_final, self._write_metrics.lacks_row())
+        self.seed, self.start_iter, self._has_final, self._lacks_row = comm.all_gather(here)[0]
         if isinstance(self.data_loader, TrainLoader):
-            self.data_loader.resume(seed=self.data_order["seed"], batch=self.start_iter)
+            self.data_loader.resume(seed=self.seed, batch=self.start_iter)
         self._signals.wait = True
         # The loss of RetinaNet and FCOS is a script, which rounds otherwise once it is optimized,
         # after two calls: the first two of a resumed run would not be exact. Where no seed was
@@ -170,7 +169,7 @@ class Trainer(DefaultTrainer):
 
     def run_step(self) -> None:
         """Do a step of detectron2's, seeded, with one message for all ways to diverge."""
-        seed_everything(seed_of(self.data_order["seed"], STEPS, comm.get_rank(), self.iter))
+        seed_everything(seed_of(self.seed, STEPS, comm.get_rank(), self.iter))
         try:
             super().run_step()
         except DivergedError:
@@ -204,7 +203,7 @@ class Trainer(DefaultTrainer):
 
     def state_dict(self) -> dict[str, object]:
         """Return the state of the training, weights aside."""
-        state = {**super().state_dict(), "data_order": self.data_order}
+        state = {**super().state_dict(), "config": self._compared_config()}
         # RetinaNet and FCOS divide losses by a running mean, which no state dict has. Every process
         # has its own, and only the first one writes checkpoints.
         if hasattr(self._bare_model, "loss_normalizer"):
@@ -213,19 +212,26 @@ class Trainer(DefaultTrainer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Take over the state of a checkpoint; warns of what it lacks.
+        """Take over the state of a checkpoint, and warn of what is not exact.
+
+        A seed of the config is followed; one that was drawn gives way to the checkpoint's.
 
         Raises:
             UserError: it is of another optimizer, or has done more iterations.
         """
-        source = self.checkpointer.get_checkpoint_file()
-        check_length(
-            state_dict["iteration"] + 1,
-            self.max_iter,
-            source=source,
-            option="SOLVER.MAX_ITER",
-            output="OUTPUT_DIR",
-        )
+        source, config = self.checkpointer.get_checkpoint_file(), state_dict.get("config")
+        done, option = state_dict["iteration"] + 1, "SOLVER.MAX_ITER"
+        check_length(done, self.max_iter, source=source, option=option, output=RULES.output)
+        if config is None:
+            logger.warning(
+                "'%s' does not hold its config (another trainer wrote it): the data continues as "
+                "if SEED had been %d",
+                *(source, self.seed),
+            )
+        else:
+            if self._seed_was_drawn:
+                self.seed = config["SEED"]
+            check_changes(config, self._compared_config(), RULES, source=source)
         try:
             super().load_state_dict(state_dict)
         except ValueError as error:
@@ -233,15 +239,14 @@ class Trainer(DefaultTrainer):
                 f"the optimizer in '{source}' is not of this model and SOLVER.OPTIMIZER ({error}); "
                 "restore the config of the run, or set another OUTPUT_DIR to start over"
             ) from error
-        self.data_order = resumed_order(
-            state_dict.get("data_order"),
-            self.data_order,
-            source=source,
-            seed_was_drawn=self._seed_was_drawn,
-        )
         normalizers = state_dict.get("loss_normalizers")
         if normalizers:
             self._bare_model.loss_normalizer = normalizers[comm.get_rank() % len(normalizers)]
+
+    def _compared_config(self) -> dict[str, object]:
+        """Return what a resumed run is compared with, by key."""
+        processes = comm.get_world_size()
+        return {**values_by_key(self.cfg), "SEED": self.seed, "processes": processes}
 
     def _build_precise_bn(self) -> HookBase | None:
         """Build the hook of `TEST.PRECISE_BN`, for the weights that are evaluated."""
