@@ -24,7 +24,7 @@ from regnet_backbones.adapters.detectron2.deeplab import build_poly_lr
 from regnet_backbones.detection.ade20k import check_semantic_datasets, convert_masks
 from regnet_backbones.detection.config import default_config, read_config
 from regnet_backbones.detection.pictures import SemanticPictures
-from regnet_backbones.detection.training.semantic import build_train_mapper
+from regnet_backbones.detection.training.mappers import segmenter_train_mapper
 from regnet_backbones.detection.training.trainer import Trainer
 
 QUICK = {
@@ -179,7 +179,7 @@ def test_images_smaller_than_the_crop_are_padded_with_what_is_ignored(dataset):
     still = ["INPUT.RANDOM_FLIP", "none"]
     cfg = tiny_config("semantic_fpn", *still, "INPUT.CROP.SIZE", "[80, 48]")
     record = DatasetCatalog.get("shapes_sem_seg_train")[0]
-    sample = build_train_mapper(cfg)(record)
+    sample = segmenter_train_mapper(cfg)(record)
     image = np.asarray(Image.open(record["file_name"])).transpose(2, 0, 1)
     mask = np.asarray(Image.open(record["sem_seg_file_name"]))
 
@@ -196,7 +196,7 @@ def test_images_smaller_than_the_crop_are_padded_with_what_is_ignored(dataset):
 def test_colours_are_changed_and_labels_are_not(dataset):
     record = DatasetCatalog.get("shapes_sem_seg_train")[0]
     options = ["INPUT.RANDOM_FLIP", "none", "INPUT.COLOR_AUG_SSD", "True"]
-    mapper = build_train_mapper(tiny_config("semantic_fpn", *options))
+    mapper = segmenter_train_mapper(tiny_config("semantic_fpn", *options))
     samples = [mapper(record) for _ in range(12)]
     assert all(torch.equal(s["sem_seg"], samples[0]["sem_seg"]) for s in samples)
     assert len({s["image"].numpy().tobytes() for s in samples}) > 3

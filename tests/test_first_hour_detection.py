@@ -15,7 +15,7 @@ from troubleshooting import assert_documented
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection import run
 from regnet_backbones.detection.trained import check_whole
-from regnet_backbones.detection.training import checkpointer
+from regnet_backbones.detection.training import checkpoint
 from regnet_backbones.detection.training.trainer import Trainer
 
 QUICK = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
@@ -227,7 +227,7 @@ def test_out_of_memory_leaves_a_checkpoint(line, main, dataset, tmp_path, monkey
 
 
 def test_a_full_disk_leaves_a_checkpoint(line, main, dataset, tmp_path, monkeypatch):
-    whole = checkpointer.write_whole
+    whole = checkpoint.write_whole
 
     class Full:
         def __init__(self, file):
@@ -245,7 +245,7 @@ def test_a_full_disk_leaves_a_checkpoint(line, main, dataset, tmp_path, monkeypa
         whole(path, (lambda file: write(Full(file))) if "0000001" in path.name else write)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpointer, "write_whole", write_whole)
+        patch.setattr(checkpoint, "write_whole", write_whole)
         found = line()
     assert "the disk is full (No space left on device); make space for OUTPUT_DIR" in found
     goes_on_from(main, dataset, tmp_path / "out", done=1)
@@ -315,9 +315,9 @@ def goes_on_from(main, dataset, output, *, done):
     [
         ({"MODEL.REGNET.NAME": "regnety_002"}, "the weights do not match the network"),
         ({"MODEL.FPN.OUT_CHANNELS": "32"}, "the checkpoint is not of the model that the config"),
-        ({"SOLVER.OPTIMIZER": "SGD"}, "another SOLVER.OPTIMIZER than SGD"),
-        ({"MODEL.BACKBONE.FREEZE_AT": "2"}, "while other weights were trained"),
-        ({"SOLVER.MAX_ITER": "1"}, "done 3 iterations, more than SOLVER.MAX_ITER 1; raise it"),
+        ({"SOLVER.OPTIMIZER": "SGD"}, "SOLVER.OPTIMIZER was ADAMW and is SGD; restore"),
+        ({"MODEL.BACKBONE.FREEZE_AT": "2"}, "MODEL.BACKBONE.FREEZE_AT was 0 and is 2; restore"),
+        ({"SOLVER.MAX_ITER": "1"}, "has done 3 steps, more than SOLVER.MAX_ITER 1; raise it"),
     ],
 )
 def test_a_run_does_not_go_on_as_another(line, finished, overrides, said):
@@ -331,16 +331,13 @@ def test_a_run_goes_on_with_another_config_and_says_what_is_other(main, dataset,
     rates = learning_rates(finished)
     settings = {"SOLVER.MAX_ITER": "5", "SOLVER.BASE_LR": "0.5", "TEST.EVAL_PERIOD": "7"}
     assert main(arguments(dataset, finished, "--resume", **settings)) == 0
-    (said,) = [r.getMessage() for r in caplog.records if "another config" in r.getMessage()]
-    assert said.endswith(
-        "config.yaml': SOLVER.BASE_LR was 0.0015 and is 0.5 (no effect: the checkpoint's goes on); "
-        "SOLVER.MAX_ITER was 3 and is 5. Give what it was to go on exactly, or another OUTPUT_DIR "
-        "to start anew"
-    )
+    (said,) = [r.getMessage() for r in caplog.records if "config that differs" in r.getMessage()]
+    changes = "SOLVER.BASE_LR was 0.0015 and is 0.5 (no effect: the checkpoint's is kept); "
+    assert f"model_final.pth': {changes}SOLVER.MAX_ITER was 3 and is 5. Restore" in said
     assert max(learning_rates(finished)) < 0.01 > max(rates)
     caplog.clear()
     assert main(arguments(dataset, finished, "--resume", **settings)) == 0
-    assert "another config" not in caplog.text
+    assert "config that differs" not in caplog.text
 
 
 def test_a_new_run_in_the_folder_of_another_is_not_resumed_as_that(main, dataset, tmp_path):
@@ -356,8 +353,8 @@ def test_a_new_run_in_the_folder_of_another_is_not_resumed_as_that(main, dataset
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "run_step", stop)
         assert main(arguments(dataset, output)) == 130
-    said = f"'{output}' has an earlier run in it: this is a new one, and the files of the other are"
-    assert (output / "log.txt").read_text().count(f"{said} in '{aside}' now") == 1
+    said = f"'{output}' holds an earlier run: its files are in '{aside}' now"
+    assert (output / "log.txt").read_text().count(said) == 1
     assert {name: (aside / name).read_bytes() for name in kept} == before
     assert list(aside.glob("events.out.tfevents.*"))
     assert not (output / "last_checkpoint").exists()

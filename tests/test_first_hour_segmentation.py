@@ -249,8 +249,8 @@ def test_options_that_keep_a_resumed_run_from_being_exact_are_named(data, run_fo
     options = ["--model.lr", 0.125, "--data.flip", 0.25, "--data.root", data.resolve()]
     options += ["--data.num_workers", 1, "--seed_everything", 7, "--resume"]
     assert run("train_semseg", *training(data, run_folder, 3, *options)) == 0
-    (said,) = [r.getMessage() for r in caplog.records if "options that differ" in r.getMessage()]
-    assert said.startswith(f"resuming with options that differ from those of '{run_folder}")
+    (said,) = [r.getMessage() for r in caplog.records if "config that differs" in r.getMessage()]
+    assert said.startswith(f"resuming with a config that differs from '{run_folder}")
     assert "--model.lr was 0.003 and is 0.125 (no effect" in said
     assert "--data.flip was 0.5 and is 0.25;" in said
     assert "--trainer.max_steps was 2 and is 3" in said
@@ -287,7 +287,7 @@ def test_a_new_run_in_the_folder_of_another_sets_its_files_aside(data, run_folde
     }
     assert run("train_semseg", *training(data, run_folder, 1)) == 0
     aside = run_folder / "earlier_run_1"
-    assert f"the files of the other are in '{aside}' now" in caplog.text
+    assert f"its files are in '{aside}' now" in caplog.text
     assert {f.relative_to(aside): f.read_bytes() for f in aside.rglob("*") if f.is_file()} == before
     last = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == 1

@@ -11,13 +11,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
-from regnet_backbones.semseg.resuming import (
+from regnet_backbones.semseg.loader import ResumableLoader, ResumableSampler, SeededSamples
+from regnet_backbones.semseg.resume import (
+    AtomicCheckpointIO,
     LastCheckpoint,
     MovedFolder,
-    ResumableLoader,
-    ResumableSampler,
-    SeededSamples,
     SeedSteps,
 )
 

@@ -16,8 +16,8 @@ from small_training import rows
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection import run
 from regnet_backbones.detection.trained import check_whole
-from regnet_backbones.detection.training import checkpointer
-from regnet_backbones.detection.training.stopping import StoppableEvaluator
+from regnet_backbones.detection.training import checkpoint
+from regnet_backbones.detection.training.hooks import StoppableEvaluators
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.files import write_whole
 from regnet_backbones.runs.trained import find_trained
@@ -91,9 +91,9 @@ def run_and_note_losses(options, notes, killed=None):
         # It starts a compiler, and takes longer than the iterations.
         patch.setattr(run, "collect_env_info", str)
         if killed == "evaluation":
-            patch.setattr(StoppableEvaluator, "evaluate", die)
+            patch.setattr(StoppableEvaluators, "evaluate", die)
         elif killed is not None:
-            patch.setattr(checkpointer, "write_whole", write_and_die)
+            patch.setattr(checkpoint, "write_whole", write_and_die)
         sys.exit(run.launch_run(run.argument_parser("").parse_args(options)))
 
 

@@ -17,8 +17,8 @@ from torch import nn
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.report.logs import read_events
-from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
 from regnet_backbones.semseg.module import Segmenter
+from regnet_backbones.semseg.resume import AtomicCheckpointIO
 from regnet_backbones.semseg.run import launch_run
 
 ROOT = Path(__file__).parent.parent

@@ -25,7 +25,6 @@ from regnet_backbones.detection.config_checks import check_config, check_dataset
 from regnet_backbones.detection.data import OPTIONS, register_own_data, use_own_data
 from regnet_backbones.detection.data_checks.coco import Coco
 from regnet_backbones.detection.data_checks.datasets import check_datasets
-from regnet_backbones.detection.earlier_run import set_earlier_run_aside, warn_of_changes
 from regnet_backbones.detection.evaluators import check_evaluators
 from regnet_backbones.detection.look import look_at
 from regnet_backbones.detection.optimization import check_optimization, optimize_detector
@@ -38,6 +37,7 @@ from regnet_backbones.detection.processes import (
 )
 from regnet_backbones.detection.results import results_tables
 from regnet_backbones.detection.trained import WholeCheckpointer, use_cpu_without_gpu
+from regnet_backbones.detection.training.checkpoint import set_earlier_run_aside
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder, remove_parts
@@ -82,8 +82,6 @@ def launch_run(args: argparse.Namespace) -> int:
         return error.status
     if args.check_data or has_errors:
         return 2 if has_errors else 0
-    if _resumes(args, cfg) and not args.eval_only and is_first_process():
-        warn_of_changes(cfg, Path(cfg.OUTPUT_DIR) / CONFIG_NAME)
     try:
         run_in_processes(run, (args, cfg), *place)
     except StoppedError as stopped:

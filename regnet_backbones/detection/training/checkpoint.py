@@ -1,8 +1,9 @@
-"""Checkpoints that are whole and finite under their name at every moment.
+"""Checkpoints of a detector's training, and what may differ in a run that resumes from one.
 
 Detectron2 writes over a file in place, and `last_checkpoint` likewise: a run that is killed
-meanwhile leaves half of it. The keys of a file are those of detectron2; where weights are averaged,
-"model" has the averaged ones, which is what everything but a training wants of it.
+meanwhile leaves half of it. Here both are whole and finite at every moment. The keys of a file are
+detectron2's; where weights are averaged, "model" has the averaged ones, which is what everything
+but a training wants of it.
 """
 
 import os
@@ -19,9 +20,41 @@ from torch import nn
 from regnet_backbones.detection.trained import SafeCheckpointer, check_complete
 from regnet_backbones.errors import DivergedError
 from regnet_backbones.files import write_whole
+from regnet_backbones.runs import resume
+from regnet_backbones.runs.resume import ResumeRules
+from regnet_backbones.runs.trained import CONFIG_NAME, FINAL_NAME, LAST_NAME, METRICS_NAME
 from regnet_backbones.weights.entries import listing
 from regnet_backbones.weights.matching import load_all
 from regnet_backbones.weights.nesting import TRAINED_KEY
+
+# The keys of a config, and the number of processes, that a resumed run may change.
+RULES = ResumeRules(
+    output="OUTPUT_DIR",
+    fixed=("SOLVER.OPTIMIZER", "MODEL.BACKBONE.FREEZE_AT"),
+    kept=(
+        *("SOLVER.BASE_LR", "SOLVER.BIAS_LR_FACTOR", "SOLVER.MOMENTUM", "SOLVER.NESTEROV"),
+        *("SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM"),
+    ),
+    free=(
+        *("OUTPUT_DIR", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "DATALOADER.CHECK_IMAGES"),
+        "TEST.",
+    ),
+    names={"processes": "the number of processes"},
+)
+
+# What a run writes that a new one would be mixed up with.
+RUN_FILES = (
+    *(LAST_NAME, FINAL_NAME, f"model_{'[0-9]' * 7}.pth"),
+    *("events.out.tfevents.*", METRICS_NAME),
+)
+
+
+def set_earlier_run_aside(folder: Path) -> None:
+    """Move what an earlier run left in a folder to a folder in it, with a warning.
+
+    Call it when the new run has its weights, which may be those of the earlier one.
+    """
+    resume.set_earlier_run_aside(folder, RUN_FILES, output=RULES.output, along=(CONFIG_NAME,))
 
 
 class TrainingCheckpointer(SafeCheckpointer):
@@ -45,19 +78,15 @@ class TrainingCheckpointer(SafeCheckpointer):
     ):
         super().__init__(model, save_dir, trainer=trainer)
         self.average = average
-        self._goes_on = False
+        self._resumes = False
 
     def save(self, name: str, **extra: object) -> None:
         """Write the checkpoint `<name>.pth`, and that it is the last, in the first process.
 
         All processes must call it: the state of a training is gathered from all.
 
-        Args:
-            name: of the file, without suffix.
-            extra: further entries, as `iteration`.
-
         Raises:
-            FloatingPointError: a weight is not finite; nothing is written.
+            DivergedError: a weight is not finite; nothing is written.
             OSError: it cannot be written; what was there stays.
         """
         states = {key: kept.state_dict() for key, kept in self.checkpointables.items()}
@@ -65,10 +94,8 @@ class TrainingCheckpointer(SafeCheckpointer):
             return
         content = {"model": self.model.state_dict()}
         if self.average is not None:
-            content = {
-                "model": self.average.module.state_dict(),
-                TRAINED_KEY: self.model.state_dict(),
-            }
+            content[TRAINED_KEY] = content["model"]
+            content["model"] = self.average.module.state_dict()
         for key in content:
             self._check_finite(content[key], extra.get("iteration"))
         file_name = f"{name}.pth"
@@ -78,28 +105,29 @@ class TrainingCheckpointer(SafeCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write which file is the last checkpoint."""
-        self.write("last_checkpoint", lambda file: file.write(last_filename_basename.encode()))
+        self.write(LAST_NAME, lambda file: file.write(last_filename_basename.encode()))
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, object]:
-        """Load weights and, unless told which, all states; the average begins with the weights.
+        """Load weights and, unless told which, all states.
 
-        Training goes on with the weights that were trained, where the file has averaged ones too.
+        A training resumes with the weights that were trained; the average begins with those that
+        the file gives to others.
 
         Raises:
-            ValueError: all states are asked for, and weights of the model are not in the file.
+            UserError: all states are asked for, and weights of the model are not in the file.
         """
-        self._goes_on = checkpointables is None
+        self._resumes = checkpointables is None
         rest = super().load(path, checkpointables)
         if self.average is not None:
             self.average.set(self.model)
         trained = rest.pop(TRAINED_KEY, None)
-        if trained is not None and checkpointables is None:
+        if trained is not None and self._resumes:
             load_all(self.model, trained, f"{TRAINED_KEY} of '{path}'")
         return rest
 
     def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
         super()._log_incompatible_keys(incompatible)
-        if self._goes_on:  # where a training starts, heads of other classes stay random
+        if self._resumes:  # where a training starts, heads of other classes stay random
             check_complete(self.model, incompatible)
 
     def write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
@@ -112,7 +140,6 @@ class TrainingCheckpointer(SafeCheckpointer):
             write(file)
 
     def _check_finite(self, state: Mapping[str, torch.Tensor], iteration: object) -> None:
-        """Raise FloatingPointError where a state dict has an infinite or undefined number."""
         bad = [
             name
             for name, value in state.items()

@@ -1,142 +1,159 @@
-"""Exact resuming: a run that was interrupted ends with the weights of one that was not.
+"""Exact resuming with Lightning: the contract of `runs.resume` for segmenters.
 
-Batches, augmentation and random numbers are functions of the seed, the epoch and the batch, so a
-checkpoint stores none of them. The rest is bringing Lightning back to the end of a batch, wherever
-a checkpoint was written, and the validation that may be due there.
+Batches follow from the seed and the epoch (see `loader`), the random numbers of a step from its
+place (`SeedSteps`). `LastCheckpoint` writes the checkpoint, stops at signals, and brings Lightning
+back to the end of a batch, wherever a checkpoint was written.
 """
 
-import logging
 import os
-import signal
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from signal import Signals
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning import LightningDataModule, LightningModule
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from regnet_backbones.runs.randomness import seed_everything, seed_of, seeded
-from regnet_backbones.runs.stopping import STATUSES, StoppedError, StopSignals, held_signals
+from regnet_backbones.errors import UserError
+from regnet_backbones.files import write_whole
+from regnet_backbones.runs.resume import (
+    STEPS,
+    ResumeRules,
+    check_changes,
+    check_length,
+    largest_anywhere,
+    seed_everything,
+    seed_of,
+)
+from regnet_backbones.runs.stopping import StoppedError, StopSignals
+from regnet_backbones.weights.unpickling import read_content
 
-# What random numbers are for: see `randomness.seed_of`.
-SAMPLES, STEPS = 0, 1
-
-# Where a checkpoint has the options of the trainer that a step depends on.
+# Where a checkpoint has the arguments of its model and its data, and the options of the trainer.
+MODEL_KEY = LightningModule.CHECKPOINT_HYPER_PARAMS_KEY
+DATA_KEY = LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY
 TRAINER_KEY = "trainer_options"
 
-logger = logging.getLogger(__name__)
+# Which function builds the model, of which class: Lightning below 2.6 imports and calls them.
+BUILDERS = ("_instantiator", "_class_path")
+
+# Options of the trainer that a step depends on.
+TRAINER = (
+    *("accumulate_grad_batches", "gradient_clip_algorithm", "gradient_clip_val"),
+    *("limit_train_batches", "max_epochs", "max_steps", "overfit_batches", "precision"),
+)
+
+RULES = ResumeRules(
+    output="--output",
+    fixed=(
+        *("--model.num_classes", "--model.decoder", "--model.decoder_options", "--model.encoder"),
+        *("--model.output_stride", "--model.optimizer"),
+    ),
+    kept=(
+        *("--model.lr", "--model.encoder_lr_factor", "--model.weight_decay", "--model.momentum"),
+        "--trainer.seed",
+    ),
+    free=(
+        *("--model.encoder_weights", "--model.pictures", "--data.root", "--data.skip_bad"),
+        *("--model.mean", "--model.std", "--model.short_side"),  # those of the data are compared
+        *("--data.train_images", "--data.train_masks", "--data.val_images", "--data.val_masks"),
+        *("--data.class_names_file", "--data.num_classes", "--data.num_workers"),
+    ),
+    names={
+        "--model.num_classes": "the number of classes of the data",
+        "--model.class_names": "the list of classes of the data",
+        "--trainer.processes": "the number of processes",
+        "--trainer.seed": "--seed_everything",
+    },
+)
 
 
-class ResumableSampler(DistributedSampler):
-    """Shuffle the images in every epoch, and share them out among processes.
-
-    An item is an index and the seed of the sample's augmentation. Both follow from the seed of the
-    run (Lightning's `seed_everything`) and the epoch alone; no image comes twice in an epoch. Of
-    one epoch, images that were had before can be left out.
+def check_continuation(
+    checkpoint: Path,
+    segmenter: LightningModule,
+    data: LightningDataModule,
+    trainer: Mapping[str, object],
+) -> None:
+    """Check that a run can resume from a checkpoint, and warn of options that differ.
 
     Args:
-        dataset: what has the images.
-        num_replicas: number of processes.
-        rank: number of this process, from 0.
+        checkpoint: a file that Lightning saved in the training of a segmenter.
+        segmenter: of the run.
+        data: of the run.
+        trainer: options of the run's trainer, as the checkpoint has them under `TRAINER_KEY`.
+
+    Raises:
+        UserError: the checkpoint cannot be read, is of another network or optimizer, or has more
+            steps than the run shall have.
+    """
+    content = read_lightning_checkpoint(checkpoint)
+    steps = content.get("global_step")
+    if not isinstance(content.get(MODEL_KEY), dict) or not isinstance(steps, int):
+        raise UserError(f"'{checkpoint}' is not a checkpoint of tools/train_semseg.py")
+    before = _by_option(*(content.get(key) for key in (MODEL_KEY, DATA_KEY, TRAINER_KEY)))
+    now = _by_option(segmenter.hparams, data.hparams, trainer)
+    check_changes(before, now, RULES, source=checkpoint)
+    if trainer["max_steps"] >= 0:
+        length = trainer["max_steps"]
+        option = "--trainer.max_steps"
+        check_length(steps, length, source=checkpoint, option=option, output=RULES.output)
+
+
+def _by_option(model: object, data: object, trainer: object) -> dict[str, object]:
+    return {
+        f"--{group}.{name}": value
+        for group, values in (("model", model), ("data", data), ("trainer", trainer))
+        for name, value in (values.items() if isinstance(values, Mapping) else ())
+    }
+
+
+# Checkpoint files
+
+
+def read_lightning_checkpoint(path: str | Path) -> dict[str, object]:
+    """Read a checkpoint of Lightning, of which nothing is run, now or by Lightning.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it cannot be read, or is not a checkpoint of Lightning.
+    """
+    content = read_content(Path(path))
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise UserError(f"'{path}' is not a checkpoint of Lightning: it has no 'state_dict'")
+    for key in (MODEL_KEY, DATA_KEY):
+        if isinstance(content.get(key), dict):
+            content[key] = {n: v for n, v in content[key].items() if n not in BUILDERS}
+    return content
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write checkpoints whole or not at all, and read them without running anything.
+
+    Lightning writes to the system's temporary folder and moves the file. Where that is on another
+    disk, as on most clusters, the move is a copy, and a run killed during it leaves half of one.
     """
 
-    def __init__(self, dataset: Dataset, *, num_replicas: int = 1, rank: int = 0) -> None:
-        seed = run_seed()
-        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
-        self._had = (0, 0)
+    def save_checkpoint(
+        self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
+    ) -> None:
+        """Write a checkpoint, or raise an OSError and leave the one that was there."""
+        if storage_options is not None:
+            raise TypeError(f"storage_options must be None for local files, got {storage_options}")
+        write_whole(Path(path), lambda file: torch.save(checkpoint, file))
 
-    def resume(self, epoch: int, images: int) -> None:
-        """Resume in an epoch of which this process has had a number of images."""
-        self._had = (epoch, images)
-        self.set_epoch(epoch)
-
-    @property
-    def had(self) -> int:
-        """Number of images of the present epoch that are left out."""
-        epoch, images = self._had
-        return images if epoch == self.epoch else 0
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        for index in islice(super().__iter__(), self.had, None):
-            yield index, seed_of(self.seed, SAMPLES, self.epoch, index)
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, object]:
+        """Read a checkpoint onto the CPU, from where Lightning moves it; the options do nothing."""
+        return read_lightning_checkpoint(path)
 
 
-class SeededSamples(Dataset):
-    """Samples of a dataset, each drawn with the seed that a `ResumableSampler` gives.
-
-    Args:
-        dataset: augments a sample with random numbers of torch, numpy or `random`.
-    """
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, drawn: tuple[int, int] | int) -> dict[str, Tensor | str]:
-        if isinstance(drawn, int):  # from the sampler of Lightning's `overfit_batches`
-            return self.dataset[drawn]
-        index, seed = drawn
-        with seeded(seed):
-            return self.dataset[index]
-
-
-class Loader(DataLoader):
-    """A loader whose workers do not get the signals that stop a training."""
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        with held_signals():
-            return super().__iter__()
-
-
-class ResumableLoader(Loader):
-    """A loader that resumes in the epoch, and at the batch, that a checkpoint was written at.
-
-    Its sampler is a `ResumableSampler`; with another one (Lightning's `overfit_batches` puts it
-    there) it is a loader like any other. What workers have ready does not count as had.
-    """
-
-    _batches = 0
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        # As a generator it shuffles and starts workers when the first batch is wanted: Lightning
-        # asks for an iterator before it says which epoch it is.
-        had = self.sampler.had if isinstance(self.sampler, ResumableSampler) else 0
-        self._batches = had // self.batch_size
-        for batch in super().__iter__():
-            self._batches += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Return where the run is in its data, for a checkpoint of Lightning's."""
-        if not isinstance(self.sampler, ResumableSampler):
-            return {}
-        return {
-            "seed": self.sampler.seed,
-            "epoch": self.sampler.epoch,
-            "batches": self._batches,
-            "batches_per_epoch": len(self),
-        }
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Resume where a checkpoint was written; with other batches, at the same number of them."""
-        if not state or not isinstance(self.sampler, ResumableSampler):
-            return
-        before, now = state["batches_per_epoch"], len(self)
-        if before != now:
-            logger.warning(
-                "an epoch had %d batches and has %d now: the run resumes after batch %d of the "
-                "new ones, and its images are not those of an unbroken run",
-                *(before, now, state["batches"]),
-            )
-        self.sampler.seed = state["seed"]
-        self._batches = state["batches"]
-        self.sampler.resume(state["epoch"], self._batches * self.batch_size)
+# Random numbers, the last checkpoint, and resuming from it
 
 
 class SeedSteps(Callback):
@@ -145,10 +162,15 @@ class SeedSteps(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """Seed all that may be drawn from, in each process differently."""
+        """Seed all generators, in each process differently."""
         seed = getattr(trainer.train_dataloader.sampler, "seed", run_seed())
         place = (trainer.global_rank, trainer.current_epoch, batch_idx)
         seed_everything(seed_of(seed, STEPS, *place))
+
+
+def run_seed() -> int:
+    """Return the seed of the run, as Lightning's `seed_everything` has set it."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 class LastCheckpoint(Callback):
@@ -160,7 +182,7 @@ class LastCheckpoint(Callback):
 
     Args:
         path: of the checkpoint.
-        every: steps between two writings.
+        every: steps between two checkpoints.
         signals: what stops the run; None for nothing.
         options: of the trainer, which every checkpoint gets for `check_continuation`.
     """
@@ -184,7 +206,7 @@ class LastCheckpoint(Callback):
         self._max_steps: int | None = None
 
     def state_dict(self) -> dict[str, int]:
-        """Return the batch, of the whole run, after which was validated last."""
+        """Return the batch, of the whole run, after which it was validated last."""
         return {"validated_at": self._validated_at}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
@@ -201,7 +223,7 @@ class LastCheckpoint(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, dict]
     ) -> None:
-        """Know the epoch of a checkpoint; it is called before Lightning reads its progress."""
+        """Note the epoch of a checkpoint; it is called before Lightning reads its progress."""
         self._resumed_in = _set_to_end_of_batch(checkpoint)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -213,7 +235,7 @@ class LastCheckpoint(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal waits for its step; validate if the checkpoint lacks that."""
         self.signals.wait = True
-        self.signals.install()  # Lightning has put its own handler there
+        self.signals.install()  # Lightning has installed its own handler
         self._step = self._written_at = trainer.global_step
         if self._max_steps is not None:
             trainer.fit_loop.epoch_loop.max_steps = self._max_steps
@@ -224,9 +246,7 @@ class LastCheckpoint(Callback):
         """Stop between two steps, when the one before is logged, too."""
         self._raise_if_stopped(trainer)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, _: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         """Write it, if it is time; steps that accumulate gradients are one."""
         self._accumulating = trainer.global_step == self._step
         self._step = trainer.global_step
@@ -269,18 +289,13 @@ class LastCheckpoint(Callback):
 
     def _look_for_signals(self, trainer: Trainer) -> None:
         """Note a signal that any of the processes has received, all of them at one step."""
-        strategy = trainer.strategy
-        own = torch.tensor(self.signals.received or 0, device=strategy.root_device)
-        self._stopped_by = self._stopped_by or int(strategy.reduce(own, reduce_op="max"))
+        device = trainer.strategy.root_device
+        self._stopped_by = self._stopped_by or largest_anywhere(self.signals.received or 0, device)
 
     def _raise_if_stopped(self, trainer: Trainer) -> None:
         if self._stopped_by:
-            raise StoppedError(
-                f"stopped by {signal.Signals(self._stopped_by).name} after step "
-                f"{trainer.global_step}, saved in '{self.path}'; the same command with --resume "
-                "continues",
-                STATUSES[signal.Signals(self._stopped_by)],
-            )
+            received = Signals(self._stopped_by)
+            raise StoppedError.after(received, f"step {trainer.global_step}", self.path)
 
     def _validate(self, trainer: Trainer) -> None:
         """Validate, if that is due after the batch that a run resumes from and was not done.
@@ -299,7 +314,7 @@ class LastCheckpoint(Callback):
 
 
 class MovedFolder(Callback):
-    """Know the best checkpoints of a run again, once its folder was moved, renamed or copied.
+    """Find the best checkpoints of a run again after its folder was moved, renamed or copied.
 
     Lightning's `ModelCheckpoint` forgets how good they were where its folder has another path, and
     the next validation, however bad, overwrites them.
@@ -315,18 +330,27 @@ class MovedFolder(Callback):
                 _move_best(state, Path(callback.dirpath))
 
 
-def run_seed() -> int:
-    """Return the seed of the run, as Lightning's `seed_everything` has set it."""
-    return int(os.environ.get("PL_GLOBAL_SEED", 0))
+def _move_best(state: dict, folder: Path) -> None:
+    """Give the state of a `ModelCheckpoint` the paths of its files in a folder, if they exist."""
+    before = Path(state["dirpath"])
+
+    def moved(path: str) -> str:
+        inside = Path(path).is_relative_to(before)
+        return str(folder / Path(path).relative_to(before)) if inside else path
+
+    best = {moved(path): score for path, score in state["best_k_models"].items()}
+    if all(Path(path).is_file() for path in best):
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        state |= {name: moved(state[name]) for name in paths}
+        state |= {"dirpath": str(folder), "best_k_models": best}
 
 
 def _set_to_end_of_batch(checkpoint: dict[str, dict]) -> int | None:
     """Set the progress in a checkpoint to the end of its batch, wherever it was written.
 
     Lightning resumes in four ways, by where a checkpoint was written. They differ in whether they
-    validate, and once one has resumed from the last batch of an epoch, its count of epochs that
-    have begun lacks one. The end of a batch is the way that is exact, with
-    `LastCheckpoint._validate`.
+    validate, and a run that has resumed from the last batch of an epoch counts one epoch too few
+    as begun. The end of a batch is the way that is exact, with `LastCheckpoint._validate`.
 
     Returns:
         The epoch of the batch; None where the loader does not know it, with `overfit_batches`.
@@ -355,21 +379,3 @@ def _set_to_end_of_batch(checkpoint: dict[str, dict]) -> int | None:
 def _fits(trainer: Trainer) -> bool:
     """Whether a validation is one of a training, and not the check before its first step."""
     return not trainer.sanity_checking and trainer.state.fn == TrainerFn.FITTING
-
-
-def _move_best(state: dict, folder: Path) -> None:
-    """Give the state of a `ModelCheckpoint` the paths that its files have in a folder.
-
-    Where not all of them came along, it stays as it is.
-    """
-    before = Path(state["dirpath"])
-
-    def moved(path: str) -> str:
-        inside = Path(path).is_relative_to(before)
-        return str(folder / Path(path).relative_to(before)) if inside else path
-
-    best = {moved(path): score for path, score in state["best_k_models"].items()}
-    if all(Path(path).is_file() for path in best):
-        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        state |= {name: moved(state[name]) for name in paths}
-        state |= {"dirpath": str(folder), "best_k_models": best}
