@@ -39,7 +39,7 @@ from regnet_backbones.detection.results import results_tables
 from regnet_backbones.detection.trained import WholeCheckpointer, use_cpu_without_gpu
 from regnet_backbones.detection.training.checkpoint import set_earlier_run_aside
 from regnet_backbones.detection.training.trainer import Trainer
-from regnet_backbones.errors import UserError
+from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.files import check_output_folder, remove_parts
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 from regnet_backbones.runs.trained import CONFIG_NAME
@@ -73,7 +73,8 @@ def launch_run(args: argparse.Namespace) -> int:
             check_processes(*place)
             cfg, read = read_run_config(args)
             if not args.check_data and is_name(cfg.MODEL.WEIGHTS) and not _resumes(args, cfg):
-                fetch(cfg.MODEL.WEIGHTS)  # later every process would, after its data was read
+                with as_user_error(OSError):  # now, or every process would, after its data was read
+                    fetch(cfg.MODEL.WEIGHTS)
             has_errors = _check_data(args, cfg, read)
         del read  # of large datasets a gigabyte
     except (UserError, StoppedError) as error:  # in every process of torchrun's: one says so
