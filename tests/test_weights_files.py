@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from regnet_backbones.weights import unpickling
-from regnet_backbones.weights.files import read_checkpoint, write_checkpoint
+from regnet_backbones.weights.checkpoints import read_checkpoint, write_checkpoint
 
 SUFFIXES = [".safetensors", ".pkl", ".pth", ".pt", ".bin", ".torch", ".pyth"]
 

@@ -11,8 +11,8 @@ from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleK
 from torch import nn
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.weights.entries import as_tensors
 from regnet_backbones.weights.loading import extractors
+from regnet_backbones.weights.state_dicts import as_tensors
 from regnet_backbones.weights.unpickling import read_content
 
 # How many names of weights an error lists.

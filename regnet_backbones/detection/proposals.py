@@ -9,7 +9,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.weights.entries import shown
+from regnet_backbones.weights.state_dicts import shown
 from regnet_backbones.weights.unpickling import read_content
 
 # What a file holds, and what Detectron called it.

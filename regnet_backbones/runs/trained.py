@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.weights.files import SUFFIXES as DETECTOR_SUFFIXES
+from regnet_backbones.weights.checkpoints import SUFFIXES as DETECTOR_SUFFIXES
 
 Kind = Literal["detector", "segmenter"]
 

@@ -9,7 +9,7 @@ from regnet_backbones.semseg.checkpoints import read_segmenter_checkpoint
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.resuming import TRAINER_KEY
-from regnet_backbones.weights.entries import shown
+from regnet_backbones.weights.state_dicts import shown
 
 # Options of the trainer that a step depends on.
 TRAINER = (

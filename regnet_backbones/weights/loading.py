@@ -13,6 +13,7 @@ from torch import nn
 from regnet_backbones import zoo
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError
+from regnet_backbones.weights.checkpoints import Network, locate, read_checkpoint
 from regnet_backbones.weights.dialects import (
     CHANNEL_ORDERS,
     STEMS,
@@ -21,11 +22,8 @@ from regnet_backbones.weights.dialects import (
     is_head,
     to_timm_name,
 )
-from regnet_backbones.weights.entries import listing
-from regnet_backbones.weights.files import read_checkpoint
-from regnet_backbones.weights.matching import cast, compare, describe, is_counter
-from regnet_backbones.weights.nesting import Network, locate
 from regnet_backbones.weights.sources import Source, find_source, local_file
+from regnet_backbones.weights.state_dicts import cast, compare, is_counter, listing
 
 # Parts of a timm classifier that no feature map passes through.
 CLASSIFIER_PARTS = ("head.", "final_conv.")
@@ -240,7 +238,7 @@ def fit(
     unknown += [n for n in fitted if n not in expected and not is_counter(n)]
     problems = compare(fitted, expected, unknown)
     if problems:
-        theirs, ours = describe(fitted), describe(own)
+        theirs, ours = _describe(fitted), _describe(own)
         raise UserError(
             f"the weights do not match the network, nothing was loaded; {problems}."
             + (f" The file holds {theirs}, the model is {ours}." if theirs != ours else "")
@@ -276,3 +274,29 @@ def _rest_of_model(network: Network, home: str, model: nn.Module) -> dict[str, t
             f"load(model.{home.removesuffix('.')}, ...)"
         )
     return cast(rest, own)
+
+
+def _describe(state: Mapping[str, torch.Tensor]) -> str:
+    """Return which network a state dict with timm's names is of, as far as it can be seen."""
+    stages = []
+    for stage in range(1, 5):
+        blocks = {name.split(".")[1] for name in state if name.startswith(f"s{stage}.b")}
+        ends = [f"s{stage}.b1.conv3.conv.weight", f"s{stage}.b1.conv3.weight"]
+        widths = [state[end].shape[0] for end in ends if end in state]
+        if blocks and widths:
+            stages.append((len(blocks), widths[0]))
+    if not stages:
+        return "another kind of network"
+    excited = any(".se." in name for name in state)
+    designs = ((name, zoo.get(name).design) for name in zoo.names())
+    names = [
+        name
+        for name, design in designs
+        if design is not None and bool(design.se_ratio) == excited
+        if [(s.depth, s.width) for s in design.stages][: len(stages)] == stages
+    ]
+    depths, widths = (", ".join(map(str, column)) for column in zip(*stages, strict=True))
+    return (
+        f"a RegNet of {depths} blocks, {widths} wide, {'with' if excited else 'without'} "
+        f"squeeze-and-excitation ({' or '.join(names) if names else 'none of the zoo'})"
+    )

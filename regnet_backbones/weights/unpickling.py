@@ -31,7 +31,7 @@ import safetensors.torch
 import torch
 
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.weights.entries import listing, shown
+from regnet_backbones.weights.state_dicts import listing, shown
 
 # Format before torch 1.6: pickles of this number, a version, the system, and the content.
 OLD_TORCH_MAGIC = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")

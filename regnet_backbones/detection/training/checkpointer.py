@@ -19,9 +19,8 @@ from torch import nn
 from regnet_backbones.detection.completeness import SafeCheckpointer, check_complete
 from regnet_backbones.errors import DivergedError
 from regnet_backbones.files import write_whole
-from regnet_backbones.weights.entries import listing
-from regnet_backbones.weights.matching import load_all
-from regnet_backbones.weights.nesting import TRAINED_KEY
+from regnet_backbones.weights.checkpoints import TRAINED_KEY
+from regnet_backbones.weights.state_dicts import listing, load_all
 
 
 class TrainingCheckpointer(SafeCheckpointer):

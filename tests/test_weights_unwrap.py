@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from regnet_backbones import RegNetFeatures, weights
-from regnet_backbones.weights import nesting
-from regnet_backbones.weights.nesting import locate
+from regnet_backbones.weights import checkpoints
+from regnet_backbones.weights.checkpoints import locate
 
 KEYS = (
     "net", "network", "backbone", "module", "params", "weights", "generator", "checkpoint", "model",
@@ -203,6 +203,6 @@ def test_content_that_costs_much_is_refused_in_a_short_line(content):
 
 def test_a_state_dict_at_the_deepest_level_is_found(state):
     content = copy_of(state)
-    for _ in range(nesting.MAX_DEPTH):
+    for _ in range(checkpoints.MAX_DEPTH):
         content = {"a": content}
-    assert locate(content).place == ".".join("a" * nesting.MAX_DEPTH)
+    assert locate(content).place == ".".join("a" * checkpoints.MAX_DEPTH)
