@@ -8,7 +8,7 @@ from torch import nn
 
 from benchmarks import whole_models
 from benchmarks.cases import Case
-from regnet_backbones.optimize.trunk import maps_of, relative_error
+from regnet_backbones.optimize.passes import maps_of, relative_error
 
 LEVELS = 4  # C2 to C5
 

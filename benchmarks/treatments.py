@@ -12,8 +12,7 @@ from torch import nn
 from benchmarks.cases import PRECISIONS, Case, Precision
 from regnet_backbones.optimize import optimize
 from regnet_backbones.optimize.compiling import compile_network
-from regnet_backbones.optimize.precision import autocast, cast
-from regnet_backbones.optimize.trunk import trunk_of
+from regnet_backbones.optimize.passes import autocast, cast, trunk_of
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,7 @@ from regnet_backbones import RegNetDesign
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.measure import meter as meter_module
 from regnet_backbones.measure import timing
-from regnet_backbones.measure.meter import LatencyMeter
-from regnet_backbones.measure.networks import build
-from regnet_backbones.measure.ratios import RatioBand, confirm, ratio_band
+from regnet_backbones.measure.meter import LatencyMeter, RatioBand, build, confirm, ratio_band
 
 # One block a stage, of 16, 24, 40 and 64 channels.
 TINY = RegNetDesign(w_0=16, w_a=14.0, w_m=1.6, depth=4, group_width=8, stem_width=16)

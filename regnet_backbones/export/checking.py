@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from regnet_backbones.export.running import Runner
-from regnet_backbones.optimize.trunk import relative_error
+from regnet_backbones.optimize.passes import relative_error
 
 # Largest difference that is rounding, as a part of the largest value of a map.
 TOLERANCE = 1e-4

@@ -17,7 +17,7 @@ from torch import nn
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.errors import UserError
 from regnet_backbones.optimize.folding import fold_batch_norm
-from regnet_backbones.optimize.trunk import first_conv, maps_of
+from regnet_backbones.optimize.passes import first_conv, maps_of
 
 
 class NamedMaps(nn.Module):

@@ -3,15 +3,47 @@
 For inference once and for all: a batch norm with fixed statistics is a scale and a shift of each
 channel, which the convolution can do itself. For training on the fly: weights stay as they are, and
 each step computes the scaled ones, so that the gradient is that of the unscaled weight.
+
+Order of definition is no proof of order of execution, so only layers whose `forward` is known are
+folded: timm's `ConvNormAct`, `SEModule` and pre-activation bottleneck, `nn.Sequential`, and
+detectron2's `Conv2d`, which holds its norm.
 """
 
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
-from timm.layers import ConvNormAct
+from timm.layers import ConvNormAct, SqueezeExcite
+from timm.models.regnet import PreBottleneck
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.optimize.layers import ConvNorm, conv_norms, is_batch_norm, is_frozen_norm
 from regnet_backbones.optimize.scaled_conv import scaled_conv
+
+# What timm, torchvision and detectron2 call theirs; the last is not imported for it.
+FROZEN_NORMS = ("FrozenBatchNormAct2d", "FrozenBatchNorm2d")
+DETECTRON2_CONVS = "detectron2.layers.wrappers"
+
+# Names of convolution and norm in modules that run one right after the other.
+PAIRS: tuple[tuple[type[nn.Module], str, str], ...] = (
+    (ConvNormAct, "conv", "bn"),
+    (SqueezeExcite, "fc1", "bn"),
+    (PreBottleneck, "conv1", "norm2"),
+)
+
+
+@dataclass(frozen=True)
+class ConvNorm:
+    """A convolution, the batch norm behind it, and where that batch norm is."""
+
+    name: str
+    conv: nn.Conv2d
+    norm: nn.Module
+    norm_owner: nn.Module
+    norm_name: str
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,6 +162,33 @@ class FoldedConv2d(nn.Conv2d):
         return x if self.activation is None else self.activation(x)
 
 
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm with statistics, frozen or not, of any of the projects."""
+    if isinstance(module, _BatchNorm):
+        return module.running_mean is not None
+    return is_frozen_norm(module)
+
+
+def is_frozen_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm that cannot be trained."""
+    return type(module).__name__ in FROZEN_NORMS
+
+
+def conv_norms(model: nn.Module) -> Iterator[ConvNorm]:
+    """Find every convolution with a batch norm of its own right behind it.
+
+    A convolution or a norm that also stands elsewhere in the model, alone or in another module, is
+    left out: it cannot be changed for one place. A module that holds both may stand anywhere.
+    """
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    for name, module in model.named_modules():
+        for pair in _pairs_of(name, module):
+            here = places[id(module)]
+            shared = places[id(pair.conv)] > here or places[id(pair.norm)] > here
+            if is_batch_norm(pair.norm) and not shared:
+                yield pair
+
+
 def _stand_in(pair: ConvNorm) -> nn.Module | None:
     """Return the layer that does both, None for a kind that is not trained frozen."""
     if isinstance(pair.norm_owner, ConvNormAct) and type(pair.conv) is nn.Conv2d:
@@ -157,3 +216,34 @@ def _activation(norm: nn.Module) -> nn.Module:
 def _like(old: nn.Parameter, value: torch.Tensor) -> nn.Parameter:
     """Make a parameter for inference that needs a gradient where the old one did."""
     return nn.Parameter(value.to(old.dtype), requires_grad=old.requires_grad)
+
+
+def _pairs_of(name: str, module: nn.Module) -> Iterator[ConvNorm]:
+    """Find the pairs that a module itself runs one after the other."""
+    if isinstance(module, nn.Conv2d):
+        if type(module).__module__ == DETECTRON2_CONVS and module.norm is not None:
+            yield ConvNorm(f"{name}.norm", module, module.norm, module, "norm")
+        return
+    if _runs_as(module, nn.Sequential):
+        children = list(module.named_children())
+        for (_, before), (key, norm) in itertools.pairwise(children):
+            conv = _last_layer(before)
+            if type(conv) is nn.Conv2d:
+                yield ConvNorm(f"{name}.{key}", conv, norm, module, key)
+    for kind, conv_name, norm_name in PAIRS:
+        if _runs_as(module, kind):
+            conv, norm = getattr(module, conv_name), getattr(module, norm_name)
+            if type(conv) is nn.Conv2d:
+                yield ConvNorm(f"{name}.{norm_name}", conv, norm, module, norm_name)
+
+
+def _runs_as(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module is of this kind and its `forward` is the kind's."""
+    return isinstance(module, kind) and type(module).forward is kind.forward
+
+
+def _last_layer(module: nn.Module) -> nn.Module:
+    """Return the layer that gives the output of a module, as far as nested sequences tell."""
+    while _runs_as(module, nn.Sequential) and len(module):
+        module = module[-1]
+    return module

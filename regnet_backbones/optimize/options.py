@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.optimize import Report, optimize
+from regnet_backbones.optimize import MemoryFormat, Report, optimize
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 
 # Of a batch on the CPU: one after the other, more images say the same and take longer.
 MEASURED_ON_CPU = 2
@@ -27,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization:
-    """How a model shall be made fast.
+    """How a model is made fast.
 
     Args:
         dtype: of the weights of a trained model; training has a setting of its own.
@@ -35,7 +34,7 @@ class Optimization:
         memory_format: "auto" measures which one is faster.
 
     Raises:
-        ValueError: an argument is none of its choices.
+        ValueError: an argument is not one of its choices.
     """
 
     dtype: Dtype = "float32"
@@ -67,7 +66,7 @@ def optimize_trained(
         ValueError: there is no compiler.
     """
     if optimization.compile:
-        check_compiler(_device_of(model))
+        check_compiler(next(model.parameters()).device)
     return optimize(
         model,
         dtype=None if optimization.dtype == "float32" else getattr(torch, optimization.dtype),
@@ -107,16 +106,16 @@ def optimize_training(
     Raises:
         ValueError: there is no compiler.
     """
-    device = _device_of(model)
+    device = next(model.parameters()).device
     if optimization.compile:
         check_compiler(device)
     if device.type == "cpu":
         batch_size = min(batch_size, MEASURED_ON_CPU)
     sizes = {"image_size": image_size, "batch_size": batch_size}
-    memory_format, measured = optimization.memory_format, None
+    memory_format, seconds = optimization.memory_format, {}
     if memory_format == "auto":
         _, measured = optimize(deepcopy(model), mode="training", dtype=autocast, **sizes)
-        memory_format = from_first(measured.memory_format)
+        memory_format, seconds = from_first(measured.memory_format), measured.layout_seconds
     _, done = optimize(
         model,
         mode="training",
@@ -124,15 +123,11 @@ def optimize_training(
         memory_format=memory_format,
         **sizes,
     )
-    return replace(done, layout_seconds=measured.layout_seconds if measured else {})
+    return replace(done, layout_seconds=seconds)
 
 
 def check_compiler(device: torch.device | str) -> None:
-    """Check that `torch.compile` finds what it needs on a device, before it is needed.
-
-    Raises:
-        ValueError: there is no compiler; the message says which one is meant.
-    """
+    """Check that `torch.compile` finds the compiler that it needs on a device."""
     if torch.device(device).type == "cpu":
         from torch._inductor.cpp_builder import get_cpp_compiler
         from torch._inductor.exc import InvalidCxxCompiler
@@ -162,8 +157,3 @@ def show_reports() -> None:
     package = logging.getLogger("regnet_backbones")
     if not package.hasHandlers():
         package.addHandler(logging.StreamHandler())
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model."""
-    return next(model.parameters()).device

@@ -30,7 +30,7 @@ from regnet_backbones.cli.failures import reported
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder, remove_parts, set_aside, write_whole
 from regnet_backbones.optimize.options import show_reports
-from regnet_backbones.optimize.precision import has_native
+from regnet_backbones.optimize.passes import has_native
 from regnet_backbones.runs.look import PICTURE
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 from regnet_backbones.runs.trained import SEGMENTER_FOLDER, TENSORBOARD_FOLDER

@@ -239,7 +239,7 @@ def _search(
 
 def _confirmed(args: argparse.Namespace, found: Found, by: str, meter: "LatencyMeter") -> Bands:
     """Measure the best few again beside the reference; empty where there is none."""
-    from regnet_backbones.measure.ratios import confirm
+    from regnet_backbones.measure.meter import confirm
 
     if not args.reference or found.interrupted:
         return []
