@@ -3,85 +3,20 @@
 Source: https://cocodataset.org/#format-data.
 """
 
-import json
-from pathlib import Path
-
 import numpy as np
 
-from regnet_backbones.shapes.drawing import BACKGROUND, CATEGORIES, Sample, ShapesSpec
-from regnet_backbones.shapes.keypoints import KEYPOINTS, NOT_LABELLED, SKELETON
+from regnet_backbones.shapes.drawing import BACKGROUND, Sample
+from regnet_backbones.shapes.geometry import CATEGORIES, KEYPOINTS, NOT_LABELLED, SKELETON
 
 BACKGROUND_ID = len(CATEGORIES) + 1
 
 # Odd, hence one-to-one modulo 2 ** 24: panoptic ids become colours the eye can tell apart.
 _ID_STRIDE = 0x5B8F27
 
-_Entry = dict[str, object]
+Entry = dict[str, object]
 
 
-class Annotations:
-    """The annotations of a split, gathered image by image."""
-
-    def __init__(self, spec: ShapesSpec):
-        self._spec = spec
-        self._images: list[_Entry] = []
-        self._instances: list[_Entry] = []
-        self._keypoints: list[_Entry] = []  # of the instances
-        self._panoptic: list[_Entry] = []
-
-    def add(self, file_name: str, sample: Sample) -> None:
-        """Add an image; its id counts from 1."""
-        height, width = sample.instances.shape
-        number = len(self._images) + 1
-        self._images.append(
-            {"id": number, "file_name": file_name, "height": height, "width": width}
-        )
-        described = segments(sample)
-        self._panoptic.append(
-            {"image_id": number, "file_name": file_name, "segments_info": described}
-        )
-        # Things come first.
-        for segment, polygons, points in zip(
-            described, sample.polygons, sample.keypoints, strict=False
-        ):
-            flat = [polygon.ravel().tolist() for polygon in polygons]
-            ids = {"id": len(self._instances) + 1, "image_id": number}
-            self._instances.append({**segment, **ids, "segmentation": flat})
-            self._keypoints.append(_keypoint_fields(points))
-
-    def write_instances(self, path: Path) -> None:
-        """Write COCO's instances."""
-        self._write(path, self._instances, _categories())
-
-    def write_keypoints(self, path: Path) -> None:
-        """Write COCO's keypoints, which are instances with more fields."""
-        skeleton = [[KEYPOINTS.index(end) + 1 for end in line] for line in SKELETON]
-        named = {"keypoints": list(KEYPOINTS), "skeleton": skeleton}
-        both = zip(self._instances, self._keypoints, strict=True)
-        self._write(
-            path,
-            [instance | keypoints for instance, keypoints in both],
-            [category | named for category in _categories()],
-        )
-
-    def write_panoptic(self, path: Path) -> None:
-        """Write COCO's panoptic segments."""
-        self._write(path, self._panoptic, [*_categories(), _background_category()])
-
-    def _write(self, path: Path, annotations: list[_Entry], categories: list[_Entry]) -> None:
-        """Write one annotation file."""
-        content = {
-            # No date: the same spec gives the same bytes.
-            "info": {"description": f"Drawn shapes, seed {self._spec.seed}", "version": "1"},
-            "licenses": [],
-            "images": self._images,
-            "annotations": annotations,
-            "categories": categories,
-        }
-        path.write_text(json.dumps(content, separators=(",", ":")))
-
-
-def segments(sample: Sample) -> list[_Entry]:
+def segments(sample: Sample) -> list[Entry]:
     """Describe the segments of an image in COCO's terms: its things in order, then background."""
     numbers = [*range(1, len(sample.categories) + 1), 0]
     categories = [*sample.categories, BACKGROUND_ID]
@@ -114,7 +49,7 @@ def _segment_id(instance: int) -> int:
     return (instance + 1) * _ID_STRIDE % 2**24
 
 
-def _keypoint_fields(points: np.ndarray) -> _Entry:
+def keypoint_fields(points: np.ndarray) -> Entry:
     """Describe keypoints (5, 3) in COCO's terms, where the middle of the first pixel is (0, 0)."""
     labelled = points[:, 2:] != NOT_LABELLED
     places = np.where(labelled, (points[:, :2] - 0.5).round(2), 0).tolist()
@@ -123,13 +58,15 @@ def _keypoint_fields(points: np.ndarray) -> _Entry:
     return {"keypoints": flat, "num_keypoints": int(labelled.sum())}
 
 
-def _categories() -> list[_Entry]:
-    """List the categories of things in COCO's terms."""
-    return [
-        {"id": number, "name": name, "supercategory": "shape", "isthing": 1}
+def categories(*, keypoints: bool = False, background: bool = False) -> list[Entry]:
+    """List the categories in COCO's terms: of things, and what more a file has of them."""
+    named: Entry = {}
+    if keypoints:
+        skeleton = [[KEYPOINTS.index(end) + 1 for end in line] for line in SKELETON]
+        named = {"keypoints": list(KEYPOINTS), "skeleton": skeleton}
+    things = [
+        {"id": number, "name": name, "supercategory": "shape", "isthing": 1, **named}
         for number, name in enumerate(CATEGORIES, 1)
     ]
-
-
-def _background_category() -> _Entry:
-    return {"id": BACKGROUND_ID, "name": BACKGROUND, "supercategory": BACKGROUND, "isthing": 0}
+    stuff = {"id": BACKGROUND_ID, "name": BACKGROUND, "supercategory": BACKGROUND, "isthing": 0}
+    return [*things, stuff] if background else things

@@ -33,16 +33,23 @@ import numpy as np
 from PIL import Image
 
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.shapes.annotations import BACKGROUND_ID, Annotations, segment_colours
+from regnet_backbones.shapes.annotations import (
+    BACKGROUND_ID,
+    Entry,
+    categories,
+    keypoint_fields,
+    segment_colours,
+    segments,
+)
 from regnet_backbones.shapes.drawing import (
     BACKGROUND,
-    CATEGORIES,
     SPLITS,
     Sample,
     ShapesSpec,
     checked,
     draw,
 )
+from regnet_backbones.shapes.geometry import CATEGORIES
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +172,8 @@ def write(root: str | Path, spec: ShapesSpec, *, overwrite: bool = False) -> Sha
         unfinished = ShapesDataset(Path(work) / root.name, spec, written=True)
         for split, count in zip(SPLITS, (spec.num_train, spec.num_val), strict=True):
             _write_split(unfinished, split, count)
-        _write_class_list(unfinished.class_list)
+        rows = [f"{i}\t{name}" for i, name in enumerate((*CATEGORIES, BACKGROUND), 1)]
+        unfinished.class_list.write_text("\n".join(["Idx\tName", *rows]) + "\n")
         (unfinished.root / SPEC_FILE).write_text(json.dumps(record, indent=2) + "\n")
         if root.exists():
             shutil.rmtree(root)
@@ -228,22 +236,48 @@ def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
     ):
         folder(split).mkdir(parents=True)
     dataset.instances_json(split).parent.mkdir(exist_ok=True)
-    annotations = Annotations(dataset.spec)
+    images: list[Entry] = []
+    panoptic: list[Entry] = []
+    instances: list[Entry] = []
+    keypoints: list[Entry] = []
     for index in range(count):
-        sample = draw(dataset.spec, split, index)
-        name = f"{index:06d}.png"
+        sample, name, number = draw(dataset.spec, split, index), f"{index:06d}.png", index + 1
         _write_images(dataset, split, name, sample)
-        annotations.add(name, sample)
-    annotations.write_instances(dataset.instances_json(split))
-    annotations.write_keypoints(dataset.keypoints_json(split))
-    annotations.write_panoptic(dataset.panoptic_json(split))
+        height, width = sample.instances.shape
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+        described = segments(sample)
+        panoptic.append({"image_id": number, "file_name": name, "segments_info": described})
+        things = zip(described, sample.polygons, sample.keypoints, strict=False)  # they come first
+        for segment, polygons, points in things:
+            ids = {"id": len(instances) + 1, "image_id": number}
+            flat = [polygon.ravel().tolist() for polygon in polygons]
+            instances.append({**segment, **ids, "segmentation": flat})
+            keypoints.append({**instances[-1], **keypoint_fields(points)})
+    for path, annotations, known in (
+        (dataset.instances_json, instances, categories()),
+        (dataset.keypoints_json, keypoints, categories(keypoints=True)),
+        (dataset.panoptic_json, panoptic, categories(background=True)),
+    ):
+        content = {
+            # No date: the same spec gives the same bytes.
+            "info": {"description": f"Drawn shapes, seed {dataset.spec.seed}", "version": "1"},
+            "licenses": [],
+            "images": images,
+            "annotations": annotations,
+            "categories": known,
+        }
+        path(split).write_text(json.dumps(content, separators=(",", ":")))
 
 
 def _write_images(dataset: ShapesDataset, split: str, name: str, sample: Sample) -> None:
     """Write the image and its masks."""
     image = dataset.images(split) / name
     Image.fromarray(sample.image).save(image)
-    _link(image, dataset.semantic_images(split) / name)
+    same = dataset.semantic_images(split) / name
+    try:
+        os.link(image, same)
+    except OSError:  # the file system cannot
+        shutil.copyfile(image, same)
     labels = np.array([BACKGROUND_ID, *sample.categories], np.uint8)[sample.instances]
     for folder, mask in (
         (dataset.panoptic_masks, segment_colours(sample)),
@@ -252,16 +286,3 @@ def _write_images(dataset: ShapesDataset, split: str, name: str, sample: Sample)
         (dataset.semantic_masks_from_zero, labels - 1),
     ):
         Image.fromarray(mask).save(folder(split) / name)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where the file system cannot."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _write_class_list(path: Path) -> None:
-    rows = ["Idx\tName", *(f"{i}\t{name}" for i, name in enumerate((*CATEGORIES, BACKGROUND), 1))]
-    path.write_text("\n".join(rows) + "\n")

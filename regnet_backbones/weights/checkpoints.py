@@ -196,7 +196,7 @@ def write_checkpoint(
         # Protocols below 3 spell bytes as text, half as long again.
         write_whole(path, lambda file: pickle.dump(content, file, protocol=4))
     else:
-        content = _nest(tensors, nesting)
+        content = _nest(tensors, nesting, path)
         if suffix == ".pyth" and nesting == "model_state":
             content = {"epoch": 0, **content}
         write_whole(path, lambda file: torch.save(content, file))
@@ -300,7 +300,7 @@ def _detectron2_form(path: Path, state: dict[str, torch.Tensor]) -> dict[str, ob
     return content | ({"matching_heuristics": True} if matching else {})
 
 
-def _nest(state: dict[str, torch.Tensor], nesting: str) -> dict[str, object]:
+def _nest(state: dict[str, torch.Tensor], nesting: str, path: Path) -> dict[str, object]:
     """Put a state dict under the key(s) of `nesting`, where `unwrap` would find it."""
     if nesting == CLASSY:
         heads = {k.removeprefix("heads."): v for k, v in state.items() if k.startswith("heads.")}
@@ -309,8 +309,8 @@ def _nest(state: dict[str, torch.Tensor], nesting: str) -> dict[str, object]:
     keys = nesting.split(".") if nesting else []
     if len(keys) > MAX_DEPTH or not all(keys) or any(map(_OPTIMIZER.search, keys)):
         raise UserError(
-            f"nesting must be up to {MAX_DEPTH} keys joined with '.', none of them an optimizer's, "
-            f"got {nesting[:100]!r}"
+            f"{path}: nesting must be up to {MAX_DEPTH} keys joined with '.', none of them an "
+            f"optimizer's, got {nesting[:100]!r}"
         )
     for key in reversed(keys):
         state = {key: state}
