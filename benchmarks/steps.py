@@ -8,6 +8,7 @@ from torch import nn
 
 from benchmarks import whole_models
 from benchmarks.cases import Case
+from regnet_backbones.errors import UserError
 from regnet_backbones.optimize.passes import maps_of, relative_error
 
 LEVELS = 4  # C2 to C5
@@ -18,7 +19,7 @@ class Step:
     """A model with its inputs.
 
     Attributes:
-        model: after its treatment.
+        model: after its setting.
         inputs: what it takes, the same for all rows of a case.
         run: gives the model its inputs.
         loss: of its outputs in training.
@@ -88,7 +89,7 @@ def largest_error(maps: list[torch.Tensor], reference: list[torch.Tensor]) -> fl
     errors = []
     for level, (found, expected) in enumerate(zip(maps, reference, strict=True), start=2):
         if found.shape != expected.shape:
-            raise ValueError(
+            raise UserError(
                 f"C{level} is {tuple(found.shape)}, and {tuple(expected.shape)} in our extractor"
             )
         if not found.isfinite().all():

@@ -16,15 +16,15 @@ from benchmarks import command, entries, extractors
 from benchmarks.cases import Case
 from benchmarks.entries import Entry, check_names, entries_of, select
 from benchmarks.runner import measure
+from benchmarks.settings import Setting
 from benchmarks.steps import largest_error, last_maps, make_step
-from benchmarks.treatments import Treatment
 from regnet_backbones import zoo
 
 # The smallest one that torchvision has, too.
 CASE = Case("features", False, "regnety_004", (64, 96), 1)
 SMALL = Case("features", False, "regnetx_002", (32, 32), 1)
 PEERS = {peer.family: peer for peer in extractors.PEERS}
-AS_IT_COMES = Treatment()
+AS_IT_COMES = Setting()
 
 
 def named(case, *names):
@@ -103,12 +103,12 @@ def test_training_rows_know_what_is_saved_and_leave_no_gradients():
     assert all(p.grad is None for p in model.parameters())
 
 
-# Treatments
+# Settings
 
 
 def test_names_say_the_treatment():
     assert AS_IT_COMES.row_name("timm") == "timm"
-    full = Treatment(precision="bf16", channels_last=True, compiled=True, cuda_graphs=True)
+    full = Setting(precision="bf16", channels_last=True, compiled=True, cuda_graphs=True)
     assert full.row_name("SMP") == "SMP, bf16, channels_last, compiled, cuda graphs"
 
 
@@ -181,7 +181,7 @@ def test_patterns_choose_rows():
     rows = entries_of("features", training=False)
     chosen = select(rows, precisions=["fp32"], patterns=["ours*", "timm"])
     ours = ["", ", optimized", ", optimized, compiled", ", optimized, compiled, any size"]
-    assert [e.name for e in chosen] == [*("ours" + treatment for treatment in ours), "timm"]
+    assert [e.name for e in chosen] == [*("ours" + setting for setting in ours), "timm"]
     with pytest.raises(ValueError, match="no row 'tim'; did you mean 'timm'"):
         check_names(["tim"], rows, option="--entries", precisions=["fp32"])
     with pytest.raises(ValueError, match="'ours, bf16' is not of --dtype fp32; add the other"):

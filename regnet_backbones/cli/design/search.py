@@ -270,7 +270,7 @@ def _about(
     meter: "LatencyMeter",
 ) -> dict[str, object]:
     """Return what must be known about the rows before there are any."""
-    from benchmarks.machine import machine, versions
+    from regnet_backbones.measure.machine import machine, versions
 
     return {
         "command": args.command,
