@@ -21,10 +21,6 @@ def peak_bytes(call: Callable[[], object], *, device: torch.device | str = "cpu"
 
     On CUDA torch's allocator counts. On a CPU each allocation and release is recorded by torch's
     profiler, and their running sum has the peak.
-
-    Args:
-        call: what to measure; it is called once.
-        device: where the call works.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
@@ -47,12 +43,8 @@ def peak_bytes(call: Callable[[], object], *, device: torch.device | str = "cpu"
 def saved_bytes(forward: Callable[[], object], *, besides: Iterable[torch.Tensor]) -> int:
     """Return the bytes that a forward pass keeps for its backward pass.
 
-    Args:
-        forward: returns something that holds the graph, such as a loss.
-        besides: tensors that are there anyway and do not count: parameters and buffers.
-
-    Returns:
-        The sum over storages, each counted once and whole.
+    `forward` returns something that holds the graph, such as a loss. Storages count once and whole,
+    those of `besides` (parameters and buffers) not at all.
     """
     known = {tensor.untyped_storage().data_ptr() for tensor in besides}
     storages: dict[int, int] = {}
@@ -70,11 +62,7 @@ def saved_bytes(forward: Callable[[], object], *, besides: Iterable[torch.Tensor
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that a call needed more memory than there is.
-
-    Args:
-        error: that the call has raised.
-    """
+    """Whether an error says that a call needed more memory than there is."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     )

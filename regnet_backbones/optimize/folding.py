@@ -47,11 +47,7 @@ class ConvNorm:
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what a batch norm with fixed statistics multiplies each channel by, and adds.
-
-    Args:
-        norm: a batch norm, frozen or not; without affine parameters too.
-    """
+    """Return what a batch norm with fixed statistics multiplies each channel by, and adds."""
     scale = (norm.running_var + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight
@@ -74,19 +70,10 @@ def folded_conv(x: torch.Tensor, conv: nn.Conv2d, norm: nn.Module) -> torch.Tens
 
 @torch.no_grad()
 def fold_batch_norm(model: nn.Module) -> list[str]:
-    """Fold batch norms into their convolutions for inference, in place.
+    """Fold batch norms into their convolutions for inference, in place, and return their names.
 
     A folded norm becomes its activation, or nothing. Batch norms that follow no convolution (those
     of a pre-activation network, or behind squeeze-and-excitation) stay.
-
-    Args:
-        model: in evaluation mode.
-
-    Returns:
-        Names of the norms that were folded.
-
-    Raises:
-        ValueError: a batch norm is in training mode, where its statistics are those of the batch.
     """
     folded = []
     for pair in list(conv_norms(model)):
@@ -107,14 +94,8 @@ def fold_batch_norm(model: nn.Module) -> list[str]:
 def fold_frozen_norm(model: nn.Module) -> list[str]:
     """Let convolutions of a model in training do the work of the frozen norms behind them.
 
-    In place. State dict, parameters and their gradients stay as they are; there is no pass over the
-    map for the norm.
-
-    Args:
-        model: timm networks and detectron2's convolutions are changed, other layers stay.
-
-    Returns:
-        Names of the norms whose work is done by the convolution.
+    In place; the names of these norms are returned. State dict, parameters and their gradients stay
+    as they are; there is no pass over the map for the norm.
     """
     folded = []
     for pair in list(conv_norms(model)):

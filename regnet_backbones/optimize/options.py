@@ -26,16 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization:
-    """How a model is made fast.
-
-    Args:
-        dtype: of the weights of a trained model; training has a setting of its own.
-        compile: whether to use `torch.compile`, which takes a minute before the first result.
-        memory_format: "auto" measures which one is faster.
-
-    Raises:
-        ValueError: an argument is not one of its choices.
-    """
+    """How a model is made fast; `dtype` is for trained models, training has its own setting."""
 
     dtype: Dtype = "float32"
     compile: bool = False
@@ -57,13 +48,7 @@ def optimize_trained(
 ) -> tuple[Model, Report]:
     """Return a fast copy of a model with its final weights, and what was done.
 
-    Args:
-        model: what `optimize` takes, on its device.
-        optimization: how.
-        image_size: height and width, a multiple of the stride, of an image as it comes singly.
-
-    Raises:
-        ValueError: there is no compiler.
+    `image_size` is that of a typical image, (height, width) in multiples of the stride.
     """
     if optimization.compile:
         check_compiler(next(model.parameters()).device)
@@ -89,22 +74,8 @@ def optimize_training(
 
     The model is changed, its state dict is not. All processes must call this at the same time:
     synchronised batch norms wait for each other when they are measured, and DDP refuses parameters
-    whose memory formats differ.
-
-    Args:
-        model: what `optimize` takes, on its device.
-        optimization: how; its `dtype` is not for training.
-        image_size: height and width, a multiple of the stride, of typical images.
-        batch_size: images of a process.
-        autocast: what the training computes in, None for float32. It is measured so; autocast
-            itself remains the trainer's.
-        from_first: returns in all processes what the first one calls it with.
-
-    Returns:
-        What was done.
-
-    Raises:
-        ValueError: there is no compiler.
+    whose memory formats differ. `autocast` is what the training computes in; it is measured so, and
+    remains the trainer's. `from_first` returns in all processes what the first one calls it with.
     """
     device = next(model.parameters()).device
     if optimization.compile:

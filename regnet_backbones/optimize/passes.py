@@ -39,11 +39,7 @@ def first_conv(trunk: nn.Module) -> nn.Conv2d | None:
 def example_images(
     trunk: nn.Module, *, image_size: tuple[int, int], batch_size: int
 ) -> torch.Tensor:
-    """Return random images (N, C, H, W) for a trunk, on its device and in the type of its weights.
-
-    Raises:
-        ValueError: the trunk has no convolution, so that it does not take images.
-    """
+    """Return random images (N, C, H, W) for a trunk, on its device and in its type."""
     first = first_conv(trunk)
     if first is None:
         raise UserError(
@@ -79,11 +75,8 @@ def measure_layouts(
 ) -> dict[str, float]:
     """Return the median seconds of a step by memory format; the trunk itself is not changed.
 
-    Args:
-        trunk: what takes `images` and returns maps.
-        images: (N, C, H, W), on the trunk's device.
-        training: forward and backward instead of forward.
-        dtype: of autocast, None for none.
+    A step is a forward pass of the images, in training forward and backward; `dtype` is of
+    autocast.
     """
 
     def call(network: nn.Module, batch: torch.Tensor) -> None:
@@ -126,13 +119,7 @@ def has_native(dtype: torch.dtype) -> bool:
 
 
 def cast(network: nn.Module, dtype: torch.dtype, *, outputs: torch.dtype | None) -> nn.Module:
-    """Cast weights in place, and let images of any floating type in.
-
-    Args:
-        network: changed in place.
-        dtype: of weights and computation.
-        outputs: what the maps are converted to, None to leave them in `dtype`.
-    """
+    """Cast weights in place, let images of any floating type in, convert maps to `outputs`."""
     network.to(dtype)
     network.register_forward_pre_hook(Convert(dtype))
     if outputs is not None:

@@ -71,12 +71,9 @@ class Checkpoint:
 class Network:
     """A state dict within a checkpoint, and where in it a RegNet is.
 
-    Attributes:
-        keys: that lead to the state dict, none if the checkpoint is one itself.
-        nesting: the keys joined with ".", `CLASSY` for ClassyVision's forms.
-        entries: all of the state dict, with their whole names.
-        prefix: what stands before the RegNet's names, such as "backbone.bottom_up."; may be empty.
-        dialect: one of `DIALECTS`; empty where there is no RegNet.
+    `keys` lead to the state dict, `nesting` is the same joined with "." (`CLASSY` for
+    ClassyVision's forms); `entries` are all of it. The RegNet's names begin with `prefix`, such as
+    "backbone.bottom_up."; `dialect` is empty where there is none.
     """
 
     keys: tuple[str, ...]
@@ -220,19 +217,11 @@ def detect(
 
 
 def locate(content: Mapping[str, object], prefix: str | None = None) -> Network:
-    """Find the RegNet in a state dict.
+    """Find the RegNet in a state dict, or in a checkpoint that holds one.
 
-    Args:
-        content: names to tensors or numpy arrays, or a checkpoint that holds such a state dict.
-        prefix: which network to take where there are several: the keys that lead to its state dict
-            ("teacher"), what stands before its names ("backbone."), or both ("teacher.backbone.").
-            The beginning is enough where only one network has it.
-
-    Returns:
-        The network, and what the state dict holds besides it.
-
-    Raises:
-        ValueError: there is none, or there are several and `prefix` does not choose one.
+    Of several networks `prefix` chooses one: by the keys that lead to its state dict ("teacher"),
+    by what stands before its names ("backbone."), or by both ("teacher.backbone."). The beginning
+    is enough where only one network has it. Raise ValueError where there is none, or no choice.
     """
     found = unwrap(content, prefix)
     entries = content if found is None else found.entries
@@ -254,10 +243,7 @@ def unwrap(content: object, prefix: str | None = None) -> Network | None:
     """Find the state dict of a checkpoint, with a RegNet or without; None if there is none.
 
     State dicts with a RegNet come before others, and of a pair averaged weights before plain ones.
-
-    Raises:
-        ValueError: several have a RegNet, and `prefix` does not choose one (see `locate`); or the
-            checkpoint has no end.
+    Raise ValueError where several have a RegNet, and `prefix` does not choose one.
     """
     if not isinstance(content, Mapping):
         return None

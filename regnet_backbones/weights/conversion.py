@@ -49,15 +49,10 @@ _KIN = ({"backbone.bottom_up."}, {"encoder.", "encoder.model."})
 class Conversion:
     """A conversion, written or ready to be.
 
-    Attributes:
-        source: where the weights came from.
-        network: what was found there.
-        state: all entries of the new file.
-        pairs: for every entry of the network its name there and its name in the new file.
-        dropped: names of the source that the new file has no place for.
-        left_out: top-level entries of the source, or of the checkpoint that its network goes into,
-            that are no weights or others than those taken: optimizer, iteration, options, ...
-        channel_order: of the images that the weights saw, and of those they are for now.
+    `pairs` has for every entry of the network its name there and its name in the new file,
+    `dropped` the names that the new file has no place for, `left_out` the top-level entries other
+    than the weights that were taken (optimizer, iteration, options, ...), and `channel_order` that
+    of the images that the weights saw, and of those they are for now.
     """
 
     source: Source

@@ -232,11 +232,7 @@ def find_names(state_dict: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 
 def canonical(dialect: str) -> str:
-    """Return the name of a dialect that may be given by another.
-
-    Raises:
-        ValueError: there is no such dialect.
-    """
+    """Return the name of a dialect that may be given by another; ValueError if there is none."""
     dialect = ALIASES.get(dialect, dialect)
     if dialect not in DIALECTS:
         raise UserError(
@@ -291,7 +287,7 @@ def _from_timm_name(name: str, dialect: str) -> str | None:
 
 
 def is_head(name: str, dialect: str) -> bool:
-    """Tell whether a name is of a training head that no backbone has: VISSL's and ClassyVision's.
+    """Whether a name is of a training head that no backbone has: VISSL's and ClassyVision's.
 
     The classifier of the table, which timm has as well, is not meant.
     """
@@ -302,11 +298,7 @@ def is_head(name: str, dialect: str) -> bool:
 
 
 def flip_channels(weight: torch.Tensor) -> torch.Tensor:
-    """Turn the weight of a first convolution (out, 3, k, k) from BGR to RGB images, or back.
-
-    Raises:
-        ValueError: it takes other than three channels, or one.
-    """
+    """Turn the weight of a first convolution (out, 3, k, k) from BGR to RGB images, or back."""
     if weight.shape[1] not in (1, 3):
         raise UserError(
             f"a stem of {weight.shape[1]} channels has no RGB order to flip; give channel_order= "

@@ -73,12 +73,8 @@ class Report:
 class Fitted:
     """The network of a file, made to fit an extractor: complete, in shape, finite.
 
-    Attributes:
-        network: where it was in the file, and what was beside it.
-        state: a value for every entry of the extractor's state dict.
-        dropped: names of the network that the extractor has no use for.
-        channel_order: of the images that the weights saw.
-        flipped: whether the stem was turned to the other order.
+    `state` has a value for every entry of the extractor's state dict; `dropped` are the names of
+    the network that the extractor has no use for.
     """
 
     network: Network
@@ -206,16 +202,13 @@ def fit(
     image_order: ChannelOrder = "RGB",
     prefix: str | None = None,
 ) -> Fitted:
-    """Find the network of a state dict and make it fit an extractor.
+    """Find the network of a state dict and make it fit an extractor, which is not changed.
 
     What the extractor does not have is dropped: a classifier, and stages behind its last level. A
     stem of three channels is adapted to the extractor's `in_channels` as timm does (summed for one
-    channel, repeated and rescaled for more). The extractor is not changed. Options are those of
-    `load`; `image_order` is of the images that the extractor will see.
-
-    Raises:
-        ValueError: entries are missing, unknown, of another shape or not finite; all are counted,
-            some listed.
+    channel, repeated and rescaled for more). Options are those of `load`; `image_order` is of the
+    images that the extractor will see. Raise ValueError where entries are missing, unknown, of
+    another shape or not finite; all are counted, some listed.
     """
     network = locate(state_dict, prefix)
     order = channel_order or CHANNEL_ORDERS[network.dialect]
@@ -255,11 +248,7 @@ def fit(
 
 
 def _rest_of_model(network: Network, home: str, model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return a file's values for what a model has beside its backbone, none if it has another's.
-
-    Raises:
-        ValueError: the file is of the same kind of model, but does not match it.
-    """
+    """Return a file's values for what a model of the same kind has next to its backbone."""
     inside = [i for i in (home, home + _TU_ENCODER) if network.prefix.endswith(i)]
     if not home or not network.rest or not inside:
         return {}

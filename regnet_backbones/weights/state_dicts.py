@@ -24,9 +24,8 @@ _REPR.maxlevel = 2
 def as_tensors(state: Mapping[str, object], where: str) -> dict[str, torch.Tensor]:
     """Return a state dict of tensors or numpy arrays as tensors, without what a wrapper counts.
 
-    Raises:
-        ValueError: a value is neither, or one that torch has no rectangular tensor of, or a name is
-            not text; the message names `where`.
+    Raise ValueError, which names `where`, for a value that is neither, or has no rectangular
+    tensor, and for a name that is not text.
     """
     tensors, others = {}, []
     for name, value in state.items():
@@ -71,10 +70,9 @@ def cast(
 ) -> dict[str, torch.Tensor]:
     """Return weights in the types of a model, which has entries of their names and shapes.
 
-    Raises:
-        ValueError: weights are sparse, quantized or without data, are whole numbers, truth values
-            or complex where the model has others, are NaN or infinite once they are converted, or
-            are negative variances.
+    Raise ValueError for weights that are sparse, quantized or without data, whole numbers, truth
+    values or complex where the model has others, NaN or infinite once converted, or negative
+    variances.
     """
     broken: defaultdict[str, list[str]] = defaultdict(list)
     for name, value in given.items():
