@@ -179,14 +179,15 @@ def test_get_knows_the_names_of_other_projects(alias, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("regnetx_41", "unknown RegNet 'regnetx_41'; did you mean 'regnetx_040'"),
+        ("regnetx_41", "did you mean 'regnetx_040'"),
         ("timm-regnety_032", "did you mean 'regnety_032'"),
         ("RegNetY_032", "did you mean 'regnety_032'"),
-        ("resnet50", r"unknown RegNet 'resnet50'; regnet_backbones.zoo.names\(\) lists all"),
-        ("nf_regnet_b1", "unknown RegNet 'nf_regnet_b1'"),
-        ("", "unknown RegNet ''; regnet_backbones.zoo"),
-        ("regnety_032.ra_in1k", "pass them separately, the name 'regnety_032' and the tag 'ra_in"),
-        ("regnety_032.ra9", "known tags: ra_in1k, tv2_in1k, pycls_in1k"),
+        ("resnet50", "unknown RegNet 'resnet50'"),
+        ("", "unknown RegNet ''"),
+        (
+            "regnety_032.ra9",
+            "the name 'regnety_032' and .*known tags: ra_in1k, tv2_in1k, pycls_in1k",
+        ),
         ("regnetz_005.x", "known tags: none"),
     ],
 )

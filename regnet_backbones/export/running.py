@@ -50,8 +50,7 @@ def require(*modules: str) -> None:
         if find_spec(module) is None:
             raise MissingPackageError(
                 f"{module} is not installed; `pip install regnet_backbones[export]` installs what "
-                "ONNX takes",
-                name=module,
+                "ONNX takes"
             )
 
 
