@@ -12,8 +12,8 @@ from benchmarks import extractors
 from benchmarks.cases import Case
 from benchmarks.entries import Entry
 from benchmarks.results import Result, Row, Status
-from benchmarks.steps import Step, largest_error, last_maps, make_step
-from regnet_backbones.measure.memory import is_out_of_memory, peak_bytes, saved_bytes
+from benchmarks.steps import Step, largest_error, last_maps, make_step, saved_bytes
+from regnet_backbones.measure.memory import is_out_of_memory, peak_bytes
 from regnet_backbones.measure.timing import interleaved_times
 
 # An absolute path, up to its last part: of this machine, and of no use to others.

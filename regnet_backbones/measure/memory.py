@@ -1,4 +1,4 @@
-"""Bytes that a call needs at its peak, and bytes that a forward pass keeps for the backward pass.
+"""Bytes that a call needs at its peak.
 
 What is not seen: on a CPU, memory that torch does not allocate itself (scratch memory and packed
 weights inside oneDNN, everything of onnxruntime); on CUDA, what cuDNN or recorded graphs of kernels
@@ -6,10 +6,9 @@ have set aside before the call.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
-from torch.autograd.graph import saved_tensors_hooks
 from torch.autograd.profiler import profile
 
 # How torch says that there is no memory left, beside `torch.OutOfMemoryError` and `MemoryError`.
@@ -38,27 +37,6 @@ def peak_bytes(call: Callable[[], object], *, device: torch.device | str = "cpu"
         allocated += event.nbytes()
         peak = max(peak, allocated)
     return peak
-
-
-def saved_bytes(forward: Callable[[], object], *, besides: Iterable[torch.Tensor]) -> int:
-    """Return the bytes that a forward pass keeps for its backward pass.
-
-    `forward` returns something that holds the graph, such as a loss. Storages count once and whole,
-    those of `besides` (parameters and buffers) not at all.
-    """
-    known = {tensor.untyped_storage().data_ptr() for tensor in besides}
-    storages: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # the tensor itself would keep its own graph alive
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = forward()
-    del result  # held until here: a storage that is freed may give its address to the next
-    return sum(storages.values())
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -206,22 +206,27 @@ def _check_options(
     model: nn.Module,
 ) -> None:
     """Raise ValueError for an unknown option or an invalid combination."""
-    for name, given, allowed in (
-        ("mode", mode, get_args(Mode)),
-        ("memory_format", memory_format, get_args(MemoryFormat)),
-    ):
-        if given not in allowed:
-            raise UserError(f"{name} must be one of {', '.join(allowed)}, got {given!r}")
-    check_dtype(dtype)
-    if checkpointing and mode != "training":
-        raise UserError("checkpointing=True is for mode='training': inference keeps no maps")
-    if cuda_graphs and not compile:
-        raise UserError("cuda_graphs=True is a way to compile; add compile=True")
-    if cuda_graphs and mode != "inference":
-        raise UserError("cuda_graphs=True is for mode='inference'")
     device = next(model.parameters(), torch.empty(0)).device.type
-    if cuda_graphs and device != "cuda":
-        raise UserError(f"cuda_graphs=True needs the model on a GPU, it is on '{device}'")
+    for is_wrong, rule in (
+        (mode not in get_args(Mode), f"mode must be one of inference, training, got {mode!r}"),
+        (
+            memory_format not in get_args(MemoryFormat),
+            f"memory_format must be one of auto, contiguous, channels_last, got {memory_format!r}",
+        ),
+        (
+            checkpointing and mode != "training",
+            "checkpointing=True is for mode='training': inference keeps no maps",
+        ),
+        (cuda_graphs and not compile, "cuda_graphs=True is a way to compile; add compile=True"),
+        (cuda_graphs and mode != "inference", "cuda_graphs=True is for mode='inference'"),
+        (
+            cuda_graphs and device != "cuda",
+            f"cuda_graphs=True needs the model on a GPU, it is on '{device}'",
+        ),
+    ):
+        if is_wrong:
+            raise UserError(rule)
+    check_dtype(dtype)
 
 
 def _fold_for_training(model: nn.Module, *, checkpointing: bool) -> list[str]:

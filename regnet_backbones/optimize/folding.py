@@ -101,10 +101,18 @@ def fold_frozen_norm(model: nn.Module) -> list[str]:
     for pair in list(conv_norms(model)):
         if not is_frozen_norm(pair.norm):
             continue
-        stand_in = _stand_in(pair)
-        if stand_in is not None:
-            _replace(model, pair.norm_owner, stand_in)
-            folded.append(pair.name)
+        owner: nn.Module = pair.norm_owner
+        if isinstance(owner, ConvNormAct) and type(pair.conv) is nn.Conv2d:
+            stand_in: nn.Module = FoldedConvNormAct(owner)
+        elif owner is pair.conv:
+            stand_in = FoldedConv2d(pair.conv)
+        else:
+            continue
+        for module in list(model.modules()):
+            for name, child in module.named_children():
+                if child is owner:
+                    setattr(module, name, stand_in)
+        folded.append(pair.name)
     return folded
 
 
@@ -168,23 +176,6 @@ def conv_norms(model: nn.Module) -> Iterator[ConvNorm]:
             shared = places[id(pair.conv)] > here or places[id(pair.norm)] > here
             if is_batch_norm(pair.norm) and not shared:
                 yield pair
-
-
-def _stand_in(pair: ConvNorm) -> nn.Module | None:
-    """Return the layer that does both, None for a kind that is not trained frozen."""
-    if isinstance(pair.norm_owner, ConvNormAct) and type(pair.conv) is nn.Conv2d:
-        return FoldedConvNormAct(pair.norm_owner)
-    if pair.norm_owner is pair.conv:
-        return FoldedConv2d(pair.conv)
-    return None
-
-
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` where `old` is."""
-    for module in model.modules():
-        for name, child in module.named_children():
-            if child is old:
-                setattr(module, name, new)
 
 
 def _activation(norm: nn.Module) -> nn.Module:

@@ -195,8 +195,14 @@ def _exists(root: Path, record: dict[str, object], overwrite: bool) -> bool:
         return False
     if found == record:
         return True
+    old, new = ({"version": r.get("version"), **r["spec"]} for r in (found, record))  # type: ignore[dict-item]
+    differences = [
+        f"{key} is {old.get(key)} there and {new.get(key)} here"
+        for key in {**new, **old}
+        if old.get(key) != new.get(key)
+    ]
     raise UserError(
-        f"{root} holds another shapes dataset ({_differences(found, record)}); "
+        f"{root} holds another shapes dataset ({', '.join(differences)}); "
         "pass overwrite=True (--overwrite) to replace it, or choose another folder"
     )
 
@@ -209,19 +215,6 @@ def _read_record(root: Path) -> dict[str, object] | None:
         return None
     ours = isinstance(record, dict) and record.get("dataset") == FORMAT["dataset"]
     return record if ours and isinstance(record.get("spec"), dict) else None
-
-
-def _differences(found: dict[str, object], wanted: dict[str, object]) -> str:
-    """Say which fields differ, for the error message."""
-    old, new = (
-        {"version": r.get("version"), **r["spec"]}  # type: ignore[dict-item]  # read as one
-        for r in (found, wanted)
-    )
-    return ", ".join(
-        f"{key} is {old.get(key)} there and {new.get(key)} here"
-        for key in {**new, **old}
-        if old.get(key) != new.get(key)
-    )
 
 
 def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
