@@ -56,7 +56,7 @@ def convert_norm(network: nn.Module, norm: Norm) -> nn.Module:
         The network (the converted layer where `network` is itself a batch norm).
 
     Raises:
-        ValueError: `norm` is none of these.
+        ValueError: `norm` is not one of these.
     """
     if norm not in NORMS:
         raise UserError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")

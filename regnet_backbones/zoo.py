@@ -89,7 +89,7 @@ class Variant:
 
     @property
     def default_tag(self) -> str | None:
-        """Tag of the default weights, None where there are no weights."""
+        """Tag of the default weights, None if there are no weights."""
         return next(iter(self.weights), None)
 
     def __reduce__(self) -> tuple[object, tuple[str]]:

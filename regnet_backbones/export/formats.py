@@ -122,7 +122,7 @@ def export_program(
 ) -> Checked:
     """Export with `torch.export`: `torch.export.load(path).module()(images)` gives maps by name.
 
-    Images must be so large that no map has a side of one pixel; the program says so otherwise.
+    Images must be so large that no map has a side of one pixel; the program raises otherwise.
 
     Args:
         model, image_size, fold, check, tolerance: see `export_onnx`.
@@ -291,7 +291,7 @@ def _names(network: nn.Module, output: object) -> tuple[str, ...]:
 
 
 def _names_of_sizes(multiple: int) -> dict[str, dict[int, object]]:
-    """Name the free sizes of the input: `height`, or `32*height_by_32` where that is needed."""
+    """Name the free sizes of the input: `height`, or `32*height_by_32` if needed."""
     sides = [
         Dim(side) if multiple == 1 else multiple * Dim(f"{side}_by_{multiple}")
         for side in ("height", "width")

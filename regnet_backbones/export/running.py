@@ -31,7 +31,7 @@ def load_exported(path: str | Path, *, threads: int | None = None) -> Runner:
 
     Raises:
         ValueError: a file of another kind.
-        ModuleNotFoundError: there is no onnxruntime.
+        ModuleNotFoundError: onnxruntime is not installed.
     """
     suffix = Path(path).suffix.lower()
     if suffix in ONNX_SUFFIXES:

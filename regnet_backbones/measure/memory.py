@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch.autograd.profiler import profile
 
-# How torch says that there is no memory left, beside `torch.OutOfMemoryError` and `MemoryError`.
+# What torch's errors of no memory say that are not `torch.OutOfMemoryError` or `MemoryError`.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -28,7 +28,7 @@ def peak_bytes(call: Callable[[], object], *, device: torch.device | str = "cpu"
         call()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells of each start and stop on stderr
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it logs each start and stop on stderr
     with profile(profile_memory=True, use_kineto=True) as recorded:
         call()
     events = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]

@@ -103,8 +103,8 @@ class LatencyMeter:
         chosen_format: what "auto" has led `measure` to, None before its first network.
 
     Raises:
-        ValueError: an option is out of its range, needs a GPU that is not there, or is a pass where
-            there shall be none.
+        ValueError: an option is out of its range, needs a GPU that is not there, or is a pass with
+            `passes=False`.
     """
 
     _: KW_ONLY
@@ -162,7 +162,7 @@ class LatencyMeter:
             Milliseconds of a forward pass, and MiB at its peak.
 
         Raises:
-            ValueError: it is no network that can be built.
+            ValueError: the network cannot be built.
             MemoryError: it needs more memory than there is, on a GPU too.
         """
         with self._tidied():
@@ -179,7 +179,7 @@ class LatencyMeter:
             Seconds of each forward pass, by name; those of one place were taken in one round.
 
         Raises:
-            ValueError: one of them is no network that can be built, there are no runs, or more
+            ValueError: one of them cannot be built, there are no runs, or more
                 networks than torch compiles.
             MemoryError: they need more memory than there is, on a GPU too.
         """
@@ -308,7 +308,7 @@ def confirm(
     runs: int = 30,
     confidence: float = 0.95,
 ) -> tuple[RatioBand, ...]:
-    """Measure a few networks in turns with a reference, to tell which are measurably faster.
+    """Measure a few networks in turns with a reference, to find which are measurably faster.
 
     The more networks, the wider each interval: `confidence` is that of all of them together, for
     one of many is soon called faster by chance.
@@ -316,7 +316,7 @@ def confirm(
     Args:
         meter: with the conditions.
         networks: the best of a search; their weights are in memory at the same time.
-        reference: what they shall be faster than.
+        reference: what they are compared with.
         runs: rounds in which each is called once.
         confidence: that no interval misses its true ratio.
 

@@ -122,7 +122,7 @@ def optimize(
     Args:
         model: a `RegNetFeatures`, a detectron2 model, whose `backbone` is what is measured, cast
             and compiled, or any network that takes images (N, C, H, W), as models of
-            segmentation-models-pytorch do. On the device where it shall run.
+            segmentation-models-pytorch do. On the device where it runs.
         mode: "inference" or "training".
         dtype: torch.bfloat16, torch.float16 or None for that of the model. In inference weights are
             cast; a `RegNetFeatures` then gives maps of this type, other models what they gave

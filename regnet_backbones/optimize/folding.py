@@ -4,7 +4,7 @@ For inference once and for all: a batch norm with fixed statistics is a scale an
 channel, which the convolution can do itself. For training on the fly: weights stay as they are, and
 each step computes the scaled ones, so that the gradient is that of the unscaled weight.
 
-Order of definition is no proof of order of execution, so only layers whose `forward` is known are
+Order of definition does not prove order of execution, so only layers whose `forward` is known are
 folded: timm's `ConvNormAct`, `SEModule` and pre-activation bottleneck, `nn.Sequential`, and
 detectron2's `Conv2d`, which holds its norm.
 """
@@ -215,7 +215,7 @@ def _runs_as(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def _last_layer(module: nn.Module) -> nn.Module:
-    """Return the layer that gives the output of a module, as far as nested sequences tell."""
+    """Return the layer that gives the output of a module, as far as nested sequences show."""
     while _runs_as(module, nn.Sequential) and len(module):
         module = module[-1]
     return module

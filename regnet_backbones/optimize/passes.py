@@ -134,7 +134,7 @@ class Convert:
         self.dtype = dtype
 
     def __call__(self, module: nn.Module, inputs: tuple, output: object = None) -> object:
-        """Return what the network shall get (a pre-hook), or give (a hook)."""
+        """Return what the network gets (a pre-hook), or gives (a hook)."""
         return self._convert(inputs if output is None else output)
 
     def _convert(self, value: object) -> object:

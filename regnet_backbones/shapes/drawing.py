@@ -2,7 +2,7 @@
 
 Every image is drawn from its own random generator, seeded by (seed, split, index): the same
 spec gives the same bytes, and asking for more images does not change the ones already there.
-Colour, texture, size and tilt tell nothing about the class; later shapes hide earlier ones.
+Colour, texture, size and tilt are independent of the class; later shapes hide earlier ones.
 """
 
 import math
@@ -138,7 +138,7 @@ def draw(spec: ShapesSpec, split: str, index: int) -> Sample:
 
 
 def checked(split: str) -> str:
-    """Return the split; raise where there is none of that name."""
+    """Return the split; raise if unknown."""
     if split not in SPLITS:
         raise UserError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     return split

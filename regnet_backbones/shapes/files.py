@@ -53,7 +53,7 @@ _SEMANTIC_SPLITS = {"train": "training", "val": "validation"}
 
 BACKGROUND_ID = len(CATEGORIES) + 1
 
-# Odd, hence one-to-one modulo 2 ** 24: panoptic ids become colours the eye can tell apart.
+# Odd, hence one-to-one modulo 2 ** 24: panoptic ids become colours the eye can distinguish.
 _ID_STRIDE = 0x5B8F27
 
 Entry = dict[str, object]
@@ -96,7 +96,7 @@ class ShapesDataset:
         return self.root / "panoptic" / checked(split)
 
     def stuff_masks(self, split: str) -> Path:
-        """Return the folder of the PNGs that tell background from things."""
+        """Return the folder of the PNGs that are 1 for background and 0 for things."""
         return self.root / "panoptic_stuff" / checked(split)
 
     def semantic_images(self, split: str) -> Path:
@@ -181,7 +181,7 @@ def write(root: str | Path, spec: ShapesSpec, *, overwrite: bool = False) -> Sha
 
 
 def _exists(root: Path, record: dict[str, object], overwrite: bool) -> bool:
-    """Tell whether the root holds this very dataset; raise where writing would do damage."""
+    """Whether the root holds this very dataset; raise where writing would do damage."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     found = _read_record(root)

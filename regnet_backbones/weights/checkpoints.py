@@ -180,7 +180,7 @@ def write_checkpoint(
             f"{path} was not written: a state dict has names and tensors, got "
             f"{listing(others) or 'none'}; give model.state_dict()"
         )
-    # Contiguous copies: a file shall hold neither shared memory nor the rest of a sliced tensor.
+    # Contiguous copies: a file must not hold shared memory or the rest of a sliced tensor.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in state.items()
@@ -382,7 +382,7 @@ def _matching(networks: list[Network], prefix: str | None) -> list[Network]:
 
 
 def _preferred(found: list[Network], content: Mapping) -> list[Network]:
-    """Return the averaged one of a pair of state dicts; all of what is no such pair.
+    """Return the averaged one of a pair of state dicts; all if there is no such pair.
 
     pycls evaluates both its networks, and the better one is taken.
     """

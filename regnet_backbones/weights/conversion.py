@@ -41,7 +41,7 @@ LAYOUTS |= {
     "smp_tu": ("timm_features", "encoder.model."),
 }
 
-# Prefixes of the same kind of model: what is beside the network has the same names.
+# Prefixes of the same kind of model: the rest of the model has the same names.
 _KIN = ({"backbone.bottom_up."}, {"encoder.", "encoder.model."})
 
 
@@ -99,7 +99,7 @@ def convert(
 ) -> dict[str, torch.Tensor]:
     """Rename a RegNet's parameters from one dialect to another.
 
-    A prefix stays, and so does what a model has beside the network (an FPN, a decoder). Where the
+    A prefix stays, and so does the rest of a model (an FPN, a decoder). Where the
     dialects differ in channel order the stem is flipped; everything else keeps its bits. The way
     back restores the state dict, but for what only ClassyVision and VISSL have: heads of self-
     supervised training, which are left out, and the group names of sharded trunks.
@@ -108,9 +108,9 @@ def convert(
         state_dict: names to tensors or numpy arrays, or a checkpoint that holds such a state dict.
         source: the dialect it is in, one of `DIALECTS` ("detectron2" is "pycls").
         target: the dialect that is wanted.
-        channel_order: of the images that the weights saw, where it is not the source dialect's own
+        channel_order: of the images that the weights saw, if not the source dialect's own
             (VISSL has classifiers that say BGR in their file name).
-        prefix: which network, where there are several, such as "teacher.".
+        prefix: which of several networks, such as "teacher.".
 
     Returns:
         The tensors by their new names.
@@ -157,8 +157,8 @@ def convert_file(
     """Convert weights, and write them where `output` says.
 
     From a whole model to the same kind of model all weights are kept; otherwise only the network is
-    taken, with its classifier where the new form has one. What lies beside the weights is left out:
-    an optimizer's state, for one, is that of the weights that are replaced.
+    taken, with its classifier if the new form has one. Other entries of a checkpoint are left out,
+    an optimizer's state among them: it belongs to the weights that are replaced.
 
     Args:
         source: a name of published weights, a URL, or a path.
@@ -254,7 +254,7 @@ def _rename(network: Network, names: Mapping[str, str], *, flips: bool) -> dict[
 
 
 def _kept(network: Network, place: str) -> dict[str, torch.Tensor]:
-    """Return what a model has beside its network, if the new form is of the same kind of model."""
+    """Return the rest of a model, if the new form is of the same kind of model."""
     for kin in _KIN:
         for inside in kin:
             if place in kin and network.prefix.endswith(inside):

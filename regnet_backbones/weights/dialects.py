@@ -134,7 +134,7 @@ ALIASES = {
     "mmpretrain": "mmdet",
 }
 
-# What a dialect's network has beside the table, and no other dialect can have: heads of self-
+# What a dialect's network has apart from the table, and no other dialect can have: heads of self-
 # supervised training, and whole families (V, and Z of byobnet) that only timm has.
 _HEADS = re.compile(r"heads\.")
 _ONLY_TIMM = re.compile(r"(stem|s\d+\.b\d+|stages\.\d+\.\d+|final_conv|head)\.")
@@ -321,7 +321,7 @@ def _part(part: str, dialect: str) -> str | None:
 
 
 def _has_shapes(state_dict: Mapping[str, torch.Tensor], prefix: str, dialect: str) -> bool:
-    """Tell a RegNet from a ResNet: it has a stem of 3x3, and no block widens."""
+    """Whether shapes are a RegNet's: unlike a ResNet it has a stem of 3x3, and no block widens."""
     stem, first, last = (
         next((tuple(getattr(state_dict[n], "shape", ())) for n in names if n in state_dict), ())
         for names in ([f"{prefix}{part}.weight" for part in parts] for parts in _SHAPES[dialect])

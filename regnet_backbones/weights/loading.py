@@ -155,7 +155,7 @@ def load(
 def report_of(
     source: Source, fitted: Fitted, loaded: tuple[str, ...], *, keeps_rest: bool
 ) -> Report:
-    """Report the loading of a fitted network, and of what was beside it if `keeps_rest`."""
+    """Report the loading of a fitted network, and of the rest of its model if `keeps_rest`."""
     network = fitted.network
     dropped = tuple(network.prefix + name for name in fitted.dropped)
     return Report(

@@ -1,4 +1,4 @@
-"""State dicts: as tensors, beside those of a model, and in messages."""
+"""State dicts: as tensors, compared with those of a model, and in messages."""
 
 import reprlib
 from collections import defaultdict
