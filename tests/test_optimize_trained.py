@@ -168,13 +168,6 @@ def test_test_time_augmentation_is_optimized(detector, detected, tmp_path):
     assert fast["bbox"]["AP"] == pytest.approx(plain["bbox"]["AP"], abs=1e-3)
 
 
-@pytest.mark.parametrize("tool", ["evaluate", "predict"])
-def test_unknown_types_are_refused(tool, capsys):
-    with pytest.raises(SystemExit):
-        main(tool, "run", "--dtype", "int8")
-    assert "invalid choice: 'int8'" in capsys.readouterr().err
-
-
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, float16, got"):
         Optimization(dtype="int8")

@@ -19,7 +19,7 @@ from regnet_backbones.detection.training.checkpoint import TrainingCheckpointer
 from regnet_backbones.detection.training.hooks import build_average
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.norm import update_twice
-from regnet_backbones.weights.files import read_checkpoint
+from regnet_backbones.weights.checkpoints import read_checkpoint
 
 
 @pytest.fixture(scope="module")

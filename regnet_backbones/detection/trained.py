@@ -26,8 +26,8 @@ from regnet_backbones.detection.optimization import check_optimization
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.device import check_device
 from regnet_backbones.runs.trained import Trained
-from regnet_backbones.weights.entries import as_tensors, shown
 from regnet_backbones.weights.loading import extractors
+from regnet_backbones.weights.state_dicts import as_tensors, shown
 from regnet_backbones.weights.unpickling import read_content
 
 # Keys of a config that are set in another way, which an override would contradict.

@@ -24,7 +24,7 @@ import torch
 from torch import distributed as dist
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.weights.entries import shown
+from regnet_backbones.weights.state_dicts import shown
 
 # What random numbers are for, the first number of a place: augmentation, or a step of the model.
 SAMPLES, STEPS = 0, 1

@@ -24,7 +24,7 @@ from tabulate import tabulate
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder, remove_parts, write_whole
 from regnet_backbones.optimize.options import show_reports
-from regnet_backbones.optimize.precision import has_native
+from regnet_backbones.optimize.passes import has_native
 from regnet_backbones.runs.look import PICTURE, PICTURES, mosaic, show, table_of
 from regnet_backbones.runs.resume import set_earlier_run_aside
 from regnet_backbones.runs.stopping import StoppedError, StopSignals

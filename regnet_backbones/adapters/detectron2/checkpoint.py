@@ -24,18 +24,21 @@ from regnet_backbones.adapters.detectron2.network import (
 )
 from regnet_backbones.adapters.detectron2.weights import url_error
 from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.weights.checkpoints import (
+    Network,
+    SeveralNetworksError,
+    checkpoint_of,
+    locate,
+)
 from regnet_backbones.weights.dialects import CHANNEL_ORDERS, find_networks, to_timm_name
-from regnet_backbones.weights.entries import as_tensors
-from regnet_backbones.weights.files import checkpoint_of
 from regnet_backbones.weights.loading import (
     check_variant,
     extractors,
     fit,
     report_of,
 )
-from regnet_backbones.weights.matching import cast, compare, is_counter
-from regnet_backbones.weights.nesting import Network, SeveralNetworksError, locate
 from regnet_backbones.weights.sources import URL_PREFIXES, Source, find_source, is_name
+from regnet_backbones.weights.state_dicts import as_tensors, cast, compare, is_counter
 from regnet_backbones.weights.unpickling import read_content
 
 logger = logging.getLogger(__name__)

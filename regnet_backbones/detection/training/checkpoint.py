@@ -23,9 +23,8 @@ from regnet_backbones.files import write_whole
 from regnet_backbones.runs import resume
 from regnet_backbones.runs.resume import ResumeRules
 from regnet_backbones.runs.trained import CONFIG_NAME, FINAL_NAME, LAST_NAME, METRICS_NAME
-from regnet_backbones.weights.entries import listing
-from regnet_backbones.weights.matching import load_all
-from regnet_backbones.weights.nesting import TRAINED_KEY
+from regnet_backbones.weights.checkpoints import TRAINED_KEY
+from regnet_backbones.weights.state_dicts import listing, load_all
 
 # The keys of a config, and the number of processes, that a resumed run may change.
 RULES = ResumeRules(

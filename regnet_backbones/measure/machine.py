@@ -48,7 +48,7 @@ def versions(packages: Iterable[str] = PACKAGES) -> Mapping[str, str | None]:
 
 
 def cpu_model(cpuinfo: str | Path = "/proc/cpuinfo") -> str:
-    """Return the name of the processor, its architecture where the system does not tell."""
+    """Return the name of the processor, its architecture where the system does not name it."""
     try:
         lines = Path(cpuinfo).read_text().splitlines()
     except OSError:

@@ -38,7 +38,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Floors:
+class Roofline:
     """Seconds below which no call of an extractor gets.
 
     Attributes:
@@ -88,8 +88,8 @@ def measure_rates(
     )
 
 
-def floors_of(case: Case, precision: Precision, rates: Rates) -> Floors | None:
-    """Return the floors of an inference by the extractor of a case.
+def roofline_of(case: Case, precision: Precision, rates: Rates) -> Roofline | None:
+    """Return the roofline of an inference by the extractor of a case.
 
     Returns:
         None for a training, a whole model, or a variant without a design, whose cost is not known.
@@ -99,12 +99,12 @@ def floors_of(case: Case, precision: Precision, rates: Rates) -> Floors | None:
         return None
     cost = complexity(design, case.size, num_classes=None)
     values = cost.params + 2 * case.batch * cost.activations
-    return Floors(
+    return Roofline(
         compute=case.batch * cost.flops / rates.multiply_adds,
         memory=values * DTYPES[precision].itemsize / rates.bandwidth,
     )
 
 
-def distances(row: Row, floors: Floors) -> tuple[float, float]:
+def distances(row: Row, roofline: Roofline) -> tuple[float, float]:
     """Return how many times its compute floor and its memory floor a measured row takes."""
-    return row.median / floors.compute, row.median / floors.memory
+    return row.median / roofline.compute, row.median / roofline.memory

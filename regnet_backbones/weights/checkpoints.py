@@ -1,24 +1,34 @@
-"""Where a file has its network: state dicts within checkpoints, RegNets within state dicts.
+"""Checkpoints: files in and out, and where in one its network is.
 
-Both are found by what they are, not by what their keys are called: a state dict is a mapping that
-holds tensors or arrays, and a RegNet has the names of `dialects`.
+State dicts and networks are found by what they are, not by what their keys are called: a state dict
+is a mapping that holds tensors or arrays, and a RegNet has the names of `dialects`.
 """
 
+import pickle
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from regnet_backbones.errors import UserError
+from regnet_backbones.files import write_whole
 from regnet_backbones.weights.dialects import DIALECTS, find_names, find_networks
-from regnet_backbones.weights.entries import as_tensors, listing
+from regnet_backbones.weights.state_dicts import as_tensors, listing
+from regnet_backbones.weights.unpickling import EXPORT_HINT, StandIn, read_content
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".torch", ".pyth")
+SUFFIXES = (".safetensors", ".pkl", *TORCH_SUFFIXES)
 
 # ClassyVision and VISSL split the network into `trunk` and `heads`, below these keys.
 CLASSY = "classy_state_dict"
+# The plain weights of detectors trained with MODEL.EMA, whose "model" is averaged.
+TRAINED_KEY = "trained_model"
 
 # A small file can hold a mapping that is nested without an end.
 MAX_DEPTH = 8
@@ -30,24 +40,40 @@ _OPTIMIZER = re.compile("optim", re.IGNORECASE)
 # Averaged weights. pycls' are preferred by their error only (`_preferred`).
 _AVERAGED = re.compile(r"(^|[_.])ema([_.]|$)", re.IGNORECASE)
 _PYCLS_AVERAGED = "ema_state"
-# The plain weights of detectors trained with MODEL.EMA, whose "model" is averaged.
-TRAINED_KEY = "trained_model"
 
 
-class SeveralNetworksError(ValueError):
+class SeveralNetworksError(UserError):
     """There are several networks, and nothing chooses one of them."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a weights file holds.
+
+    Attributes:
+        state: the network's state dict, on the CPU.
+        nesting: the key(s) under which it lay, joined with "."; empty if it lay bare,
+            "classy_state_dict" for all of ClassyVision's forms.
+        extras: the other top-level entries (optimizer, iteration, ...).
+    """
+
+    state: dict[str, torch.Tensor]
+    nesting: str
+    extras: dict[str, object]
+
+    @property
+    def content(self) -> Mapping[str, object]:
+        """Return the state dict under its nesting, for a `prefix` that names both."""
+        return {self.nesting: self.state} if self.nesting else self.state
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
     """A state dict within a checkpoint, and where in it a RegNet is.
 
-    Attributes:
-        keys: that lead to the state dict, none if the checkpoint is one itself.
-        nesting: the keys joined with ".", `CLASSY` for ClassyVision's forms.
-        entries: all of the state dict, with their whole names.
-        prefix: what stands before the RegNet's names, such as "backbone.bottom_up."; may be empty.
-        dialect: one of `DIALECTS`; empty where there is no RegNet.
+    `keys` lead to the state dict, `nesting` is the same joined with "." (`CLASSY` for
+    ClassyVision's forms); `entries` are all of it. The RegNet's names begin with `prefix`, such as
+    "backbone.bottom_up."; `dialect` is empty where there is none.
     """
 
     keys: tuple[str, ...]
@@ -73,6 +99,106 @@ class Network:
         return {n: v for n, v in self.entries.items() if not n.startswith(self.prefix)}
 
 
+def read_checkpoint(path: str | Path, *, prefix: str | None = None) -> Checkpoint:
+    """Read a weights file, whatever its name; never run code that it holds.
+
+    Numpy arrays become tensors. Averaged (EMA) weights come before plain ones where a file has
+    both; of pycls's pair the one with the lower error, the plain ones where that is unknown.
+    Prefixes of wrappers (`module.`, `_orig_mod.`) stay.
+
+    Args:
+        path: a file of torch's, a safetensors file or a pickle of numpy arrays.
+        prefix: which RegNet is wanted where the file holds several, such as "teacher"; see
+            `locate`.
+
+    Returns:
+        The state dict, where in the file it lay, and what else there is.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, is something else, or holds no state dict, or several of
+            which `prefix` does not choose one.
+    """
+    path = Path(path)
+    return checkpoint_of(read_content(path), path, prefix=prefix)
+
+
+def checkpoint_of(content: object, path: Path, *, prefix: str | None = None) -> Checkpoint:
+    """Do what `read_checkpoint` does, with what `read_content` returned of the file."""
+    try:
+        found = unwrap(content, prefix)
+    except UserError as error:
+        raise type(error)(f"{path}: {error}") from error
+    if found is None:
+        raise UserError(f"{path} {_say_what_is_there(content)}; save one with {EXPORT_HINT}")
+    used = found.keys[:1] or (("trunk", "heads") if found.nesting else content)
+    return Checkpoint(
+        state=as_tensors(found.entries, str(path)),
+        nesting=found.nesting,
+        extras={key: value for key, value in content.items() if key not in used},
+    )
+
+
+def write_checkpoint(
+    path: str | Path, state: Mapping[str, torch.Tensor], *, nesting: str | None = None
+) -> None:
+    """Write a state dict in the form that the suffix asks for, whole or not at all.
+
+    `.safetensors` is bare. `.pth`, `.pt`, `.bin` and `.torch` are torch's, bare. `.pyth` is
+    pycls's, below "model_state". `.pkl` is Detectron2's zoo form: numpy arrays below "model", and
+    the request for name matching unless names are a whole detector's ("backbone....").
+
+    Args:
+        path: the file to write; a missing folder is made, an existing file replaced.
+        state: names to tensors, on any device.
+        nesting: for torch's files, the key(s) to nest the state under, as `Checkpoint.nesting`
+            names them; "" for none, None for what the suffix does by itself.
+
+    Raises:
+        ValueError: unknown suffix or nesting, or a state that the format cannot hold.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"{path} must end in one of {', '.join(SUFFIXES)}, got '{path.suffix}'")
+    if nesting is None:
+        nesting = {".pyth": "model_state", ".pkl": "model"}.get(suffix, "")
+    only = {".safetensors": "", ".pkl": "model"}.get(suffix, nesting)
+    if nesting != only:
+        raise UserError(
+            f"{path} cannot nest the weights under '{nesting}', {suffix} files have them under "
+            f"{repr(only) if only else 'no key'}; leave nesting out, or use one of "
+            f"{', '.join(TORCH_SUFFIXES)}"
+        )
+    others = [
+        f"{name} ({type(value).__name__})"
+        for name, value in state.items()
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor)
+    ]
+    if others or not state:
+        raise UserError(
+            f"{path} was not written: a state dict has names and tensors, got "
+            f"{listing(others) or 'none'}; give model.state_dict()"
+        )
+    # Contiguous copies: a file must not hold shared memory or the rest of a sliced tensor.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
+    if suffix == ".safetensors":
+        data = safetensors.torch.save(tensors, metadata={"format": "pt"})
+        write_whole(path, lambda file: file.write(data))
+    elif suffix == ".pkl":
+        content = _detectron2_form(path, tensors)
+        # Protocols below 3 spell bytes as text, half as long again.
+        write_whole(path, lambda file: pickle.dump(content, file, protocol=4))
+    else:
+        content = _nest(tensors, nesting, path)
+        if suffix == ".pyth" and nesting == "model_state":
+            content = {"epoch": 0, **content}
+        write_whole(path, lambda file: torch.save(content, file))
+
+
 def detect(
     state_dict: Mapping[str, torch.Tensor | np.ndarray], *, prefix: str | None = None
 ) -> str:
@@ -91,19 +217,11 @@ def detect(
 
 
 def locate(content: Mapping[str, object], prefix: str | None = None) -> Network:
-    """Find the RegNet in a state dict.
+    """Find the RegNet in a state dict, or in a checkpoint that holds one.
 
-    Args:
-        content: names to tensors or numpy arrays, or a checkpoint that holds such a state dict.
-        prefix: which network to take where there are several: the keys that lead to its state dict
-            ("teacher"), what stands before its names ("backbone."), or both ("teacher.backbone.").
-            The beginning is enough where only one network has it.
-
-    Returns:
-        The network, and what the state dict holds besides it.
-
-    Raises:
-        ValueError: there is none, or there are several and `prefix` does not choose one.
+    Of several networks `prefix` chooses one: by the keys that lead to its state dict ("teacher"),
+    by what stands before its names ("backbone."), or by both ("teacher.backbone."). The beginning
+    is enough where only one network has it. Raise ValueError where there is none, or no choice.
     """
     found = unwrap(content, prefix)
     entries = content if found is None else found.entries
@@ -125,10 +243,7 @@ def unwrap(content: object, prefix: str | None = None) -> Network | None:
     """Find the state dict of a checkpoint, with a RegNet or without; None if there is none.
 
     State dicts with a RegNet come before others, and of a pair averaged weights before plain ones.
-
-    Raises:
-        ValueError: several have a RegNet, and `prefix` does not choose one (see `locate`); or the
-            checkpoint has no end.
+    Raise ValueError where several have a RegNet, and `prefix` does not choose one.
     """
     if not isinstance(content, Mapping):
         return None
@@ -144,12 +259,35 @@ def unwrap(content: object, prefix: str | None = None) -> Network | None:
     return chosen[0]
 
 
-def nest(state: dict[str, torch.Tensor], nesting: str) -> dict[str, object]:
-    """Put a state dict under the key(s) of `nesting`.
+def _say_what_is_there(content: object) -> str:
+    """Return what a file holds that has no state dict."""
+    if not isinstance(content, Mapping):
+        kind = content if isinstance(content, StandIn) else type(content).__name__
+        return f"holds no state dict (names to tensors), but a {kind}"
+    if not content or any(isinstance(v, Mapping) and not v for v in content.values()):
+        return "holds a state dict without tensors"
+    keys = listing(list(content))
+    return f"holds no state dict (names to tensors); its top-level keys are {keys}"
 
-    Raises:
-        ValueError: it would not be found there.
-    """
+
+def _detectron2_form(path: Path, state: dict[str, torch.Tensor]) -> dict[str, object]:
+    """Return what Detectron2's zoo files hold; a whole detector's names are left as they are."""
+    arrays = {}
+    for name, tensor in state.items():
+        try:
+            arrays[name] = tensor.numpy()
+        except TypeError as error:
+            raise UserError(
+                f"{path} cannot hold {name}: numpy has no {str(tensor.dtype).split('.')[-1]}; "
+                "convert it with .float(), or write .safetensors or .pth"
+            ) from error
+    matching = not any(name.startswith("backbone.") for name in arrays)
+    content = {"model": arrays, "__author__": "regnet_backbones"}
+    return content | ({"matching_heuristics": True} if matching else {})
+
+
+def _nest(state: dict[str, torch.Tensor], nesting: str, path: Path) -> dict[str, object]:
+    """Put a state dict under the key(s) of `nesting`, where `unwrap` would find it."""
     if nesting == CLASSY:
         heads = {k.removeprefix("heads."): v for k, v in state.items() if k.startswith("heads.")}
         trunk = {k: v for k, v in state.items() if not k.startswith("heads.")}
@@ -157,8 +295,8 @@ def nest(state: dict[str, torch.Tensor], nesting: str) -> dict[str, object]:
     keys = nesting.split(".") if nesting else []
     if len(keys) > MAX_DEPTH or not all(keys) or any(map(_OPTIMIZER.search, keys)):
         raise UserError(
-            f"nesting must be up to {MAX_DEPTH} keys joined with '.', none of them an optimizer's, "
-            f"got {nesting[:100]!r}"
+            f"{path}: nesting must be up to {MAX_DEPTH} keys joined with '.', none of them an "
+            f"optimizer's, got {nesting[:100]!r}"
         )
     for key in reversed(keys):
         state = {key: state}
@@ -244,7 +382,7 @@ def _matching(networks: list[Network], prefix: str | None) -> list[Network]:
 
 
 def _preferred(found: list[Network], content: Mapping) -> list[Network]:
-    """Return the averaged one of a pair of state dicts; all of what is no such pair.
+    """Return the averaged one of a pair of state dicts; all if there is no such pair.
 
     pycls evaluates both its networks, and the better one is taken.
     """

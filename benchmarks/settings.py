@@ -12,12 +12,11 @@ from torch import nn
 from benchmarks.cases import PRECISIONS, Case, Precision
 from regnet_backbones.optimize import optimize
 from regnet_backbones.optimize.compiling import compile_network
-from regnet_backbones.optimize.precision import autocast, cast
-from regnet_backbones.optimize.trunk import trunk_of
+from regnet_backbones.optimize.passes import autocast, cast, trunk_of
 
 
 @dataclass(frozen=True)
-class Treatment:
+class Setting:
     """What is done to a model; nothing is how it comes: eager, float32, NCHW.
 
     Attributes:
@@ -85,47 +84,45 @@ class Treatment:
         return model
 
 
-def _both_precisions(*treatments: Treatment) -> tuple[Treatment, ...]:
-    """Return the treatments in float32, then in bfloat16."""
+def _both_precisions(*settings: Setting) -> tuple[Setting, ...]:
+    """Return the settings in float32, then in bfloat16."""
     return tuple(
-        replace(treatment, precision=precision)
-        for precision in PRECISIONS
-        for treatment in treatments
+        replace(setting, precision=precision) for precision in PRECISIONS for setting in settings
     )
 
 
-AS_IT_COMES = (Treatment(),)
+AS_IT_COMES = (Setting(),)
 
 # By whether the model is trained.
-OURS: dict[bool, tuple[Treatment, ...]] = {
+OURS: dict[bool, tuple[Setting, ...]] = {
     False: _both_precisions(
-        Treatment(),
-        Treatment(optimized=True),
-        Treatment(optimized=True, compiled=True),
-        Treatment(optimized=True, compiled=True, any_size=True),
-        Treatment(optimized=True, compiled=True, cuda_graphs=True),
+        Setting(),
+        Setting(optimized=True),
+        Setting(optimized=True, compiled=True),
+        Setting(optimized=True, compiled=True, any_size=True),
+        Setting(optimized=True, compiled=True, cuda_graphs=True),
     ),
     True: _both_precisions(
-        Treatment(),
-        Treatment(optimized=True),
-        Treatment(optimized=True, compiled=True),
-        Treatment(optimized=True, compiled=True, any_size=True),
-        Treatment(optimized=True, checkpointing=True),
+        Setting(),
+        Setting(optimized=True),
+        Setting(optimized=True, compiled=True),
+        Setting(optimized=True, compiled=True, any_size=True),
+        Setting(optimized=True, checkpointing=True),
     ),
 }
-PEERS: dict[bool, tuple[Treatment, ...]] = {
+PEERS: dict[bool, tuple[Setting, ...]] = {
     False: _both_precisions(
-        Treatment(),
-        Treatment(channels_last=True),
-        Treatment(compiled=True),
-        Treatment(channels_last=True, compiled=True),
-        Treatment(compiled=True, cuda_graphs=True),
-        Treatment(channels_last=True, compiled=True, cuda_graphs=True),
+        Setting(),
+        Setting(channels_last=True),
+        Setting(compiled=True),
+        Setting(channels_last=True, compiled=True),
+        Setting(compiled=True, cuda_graphs=True),
+        Setting(channels_last=True, compiled=True, cuda_graphs=True),
     ),
     True: _both_precisions(
-        Treatment(),
-        Treatment(channels_last=True),
-        Treatment(compiled=True),
-        Treatment(channels_last=True, compiled=True),
+        Setting(),
+        Setting(channels_last=True),
+        Setting(compiled=True),
+        Setting(channels_last=True, compiled=True),
     ),
 }

@@ -37,7 +37,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Growth:
+class Scaling:
     """The power of each cost that the time of a row grows with: 1 is in proportion.
 
     Attributes:
@@ -79,7 +79,7 @@ def points(results: Sequence[Result]) -> list[Point]:
     return found
 
 
-def growth(points: Sequence[Point]) -> list[Growth]:
+def scaling(points: Sequence[Point]) -> list[Scaling]:
     """Fit, for each row with two costs or more, straight lines through the logarithms."""
     fitted = []
     for row, training in dict.fromkeys((point.row, point.training) for point in points):
@@ -88,5 +88,5 @@ def growth(points: Sequence[Point]) -> list[Growth]:
             seconds = [log(point.seconds) for point in chosen]
             flops = linear_regression([log(point.flops) for point in chosen], seconds)
             activations = linear_regression([log(point.activations) for point in chosen], seconds)
-            fitted.append(Growth(row, training, flops.slope, activations.slope))
+            fitted.append(Scaling(row, training, flops.slope, activations.slope))
     return fitted
