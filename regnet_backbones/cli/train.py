@@ -219,7 +219,7 @@ def check_parser(prog: str) -> argparse.ArgumentParser:
         detector.add_argument(f"--{split}-json", metavar="FILE", help="COCO instance json")
     segmenter = parser.add_argument_group("segmenters")
     segmenter.add_argument("--config", metavar="CONFIG")
-    segmenter.add_argument("--layout", choices=("ade20k", "cityscapes", "folder"))
+    segmenter.add_argument("--layout", metavar="NAME", help="ade20k, cityscapes or folder")
     segmenter.add_argument("--root", metavar="DIR", help="folder of the dataset")
     for split in ("train", "val"):
         segmenter.add_argument(f"--{split}-masks", metavar="DIR", help="masks as PNG files")
