@@ -332,8 +332,9 @@ def test_a_run_goes_on_with_another_config_and_says_what_is_other(main, dataset,
     settings = {"SOLVER.MAX_ITER": "5", "SOLVER.BASE_LR": "0.5", "TEST.EVAL_PERIOD": "7"}
     assert main(arguments(dataset, finished, "--resume", **settings)) == 0
     (said,) = [r.getMessage() for r in caplog.records if "config that differs" in r.getMessage()]
-    changes = "SOLVER.BASE_LR was 0.0015 and is 0.5 (no effect: the checkpoint's is kept); "
-    assert f"model_final.pth': {changes}SOLVER.MAX_ITER was 3 and is 5. Restore" in said
+    assert "SOLVER.BASE_LR was 0.0015 and is 0.5 (no effect" in said
+    assert "SOLVER.MAX_ITER was 3 and is 5" in said
+    assert "EVAL_PERIOD" not in said
     assert max(learning_rates(finished)) < 0.01 > max(rates)
     caplog.clear()
     assert main(arguments(dataset, finished, "--resume", **settings)) == 0

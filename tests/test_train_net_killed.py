@@ -23,7 +23,7 @@ from regnet_backbones.files import write_whole
 from regnet_backbones.runs.trained import find_trained
 
 QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
-STOPS = 10
+STOPS = 6
 PERIOD = 2
 
 
@@ -149,7 +149,9 @@ def assert_same_runs(output, whole):
     check_whole(output / "config.yaml")
 
 
-def test_a_run_that_is_stopped_ten_times_is_as_one_that_was_not(dataset, tmp_path, monkeypatch):
+def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(
+    dataset, tmp_path, monkeypatch
+):
     """By SIGKILL, and every third time by SIGTERM.
 
     Processes are forked from one that has imported everything, and computed nothing.

@@ -1,7 +1,6 @@
 """A run that is stopped and resumed goes on as if it had not been, bit by bit."""
 
 import itertools
-import json
 import logging
 import os
 import random
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
-from detectron2.engine import launch
+from detectron2.engine import HookBase, launch
 from detectron2.utils import comm
 from PIL import Image
 from small_training import COUNT, NAME, draw_images, register, rows, small_config, train
@@ -20,6 +19,8 @@ from regnet_backbones.detection.training import hooks
 from regnet_backbones.detection.training.hooks import StoppableEvaluators
 from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
 from regnet_backbones.detection.training.mappers import train_mapper
+from regnet_backbones.detection.training.trainer import Trainer
+from regnet_backbones.errors import DivergedError
 from regnet_backbones.runs.resume import seed_of, seeded
 
 
@@ -100,7 +101,6 @@ def evaluated(images, tmp_path_factory):
     [
         (0, None, "model_0000000.pth"),
         (2, None, "model_0000002.pth"),  # an evaluation is due
-        (3, None, "model_0000003.pth"),  # a checkpoint, too
         (5, None, "model_final.pth"),
         (None, 0, "model_0000002.pth"),
         (None, 1, "model_final.pth"),
@@ -148,34 +148,56 @@ def test_rows_of_killed_runs_are_those_of_an_unbroken_one(images, evaluated, tmp
     assert_same_weights(weights, whole_weights)
 
 
+class SpoiledLoss(HookBase):
+    """Make a loss of the second process NaN in one iteration."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def before_train(self):
+        if comm.get_rank() == 1:
+            self.trainer.checkpointer.model.register_forward_hook(self.spoil)
+
+    def spoil(self, model, arguments, losses):
+        if self.trainer.iter == self.iteration:
+            return {**losses, "loss_cls": losses["loss_cls"] * float("nan")}
+
+
 def in_two_processes(folder, output):
-    """Train as one of two processes, unbroken and resumed; write down the losses, and evaluate."""
+    """Train as one of two processes: unbroken, killed, with a signal, and with a bad loss."""
     register(folder)
     MetadataCatalog.get(NAME).set(evaluator_type="coco", thing_classes=["box"])
     whole, _ = train(small_config(output / "whole"))
-    cfg = small_config(output / "stopped")
+    assert list(whole) == [0, 1, 2, 3, 4]
+    cfg = small_config(output / "killed")
     before, _ = train(cfg, stop_after=3)
     cfg.merge_from_list(["DATASETS.TEST", (NAME,), "INPUT.MIN_SIZE_TEST", 32, "TEST.PICTURES", 0])
     after, _ = train(cfg, resume=True)
     assert list(after) == [2, 3, 4]
-    signalled = small_config(output / "signalled")
+    assert {**before, **after} == whole
     # One process gets the signal, in its third step: all stop after it.
-    first, _ = train(signalled, signal_in=2 if comm.get_rank() else None)
-    assert list(first) == [0, 1, 2]
-    rest, _ = train(signalled, resume=True)
-    assert list(rest) == [3, 4]
-    assert {**first, **rest} == whole
-    for name, losses in (("whole", whole), ("resumed", {**before, **after})):
-        (output / f"{name}_{comm.get_rank()}.json").write_text(json.dumps(losses))
+    cfg = small_config(output / "signalled")
+    before, _ = train(cfg, signal_in=2 if comm.get_rank() else None)
+    assert list(before) == [0, 1, 2]
+    after, _ = train(cfg, resume=True)
+    assert {**before, **after} == whole
+    trainer = Trainer(small_config(output / "diverged"))
+    trainer.register_hooks([SpoiledLoss(3)])
+    with pytest.raises(DivergedError) as raised:
+        trainer.train()
+    (output / f"{comm.get_rank()}.txt").write_text(str(raised.value))
 
 
-def test_two_processes_resume_as_exactly(images, tmp_path, monkeypatch):
+def test_two_processes_resume_and_stop_as_one(images, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     launch(in_two_processes, 2, dist_url="auto", args=(images, tmp_path))
-    whole, resumed = ((tmp_path / f"{n}_0.json").read_text() for n in ("whole", "resumed"))
-    assert whole == resumed
-    assert len(json.loads(whole)) == 5
-    assert "bbox/AP" in rows(tmp_path / "stopped")[-1]
+    assert "bbox/AP" in rows(tmp_path / "killed")[-1]
+    first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in (0, 1))
+    assert first == second
+    assert "the loss of iteration 3" in first
+    assert "process 1:\n  loss_cls nan" in first
+    assert "process 0:" not in first
+    assert (tmp_path / "diverged" / "last_checkpoint").read_text() == "model_0000001.pth"
 
 
 # What is not exact is said

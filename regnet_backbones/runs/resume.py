@@ -99,16 +99,13 @@ class ResumeRules:
 def check_changes(
     before: Mapping[str, object], now: Mapping[str, object], rules: ResumeRules, *, source: object
 ) -> None:
-    """Refuse or warn of values that a resumed run has changed; keys of one side are not compared.
+    """Warn of values that a resumed run has changed, and raise a UserError for fixed ones.
 
     Args:
-        before: values by key, of the run as it was.
+        before: values by key, of the run as it was; keys of one side are not compared.
         now: of the run that resumes it.
         rules: what may change.
         source: the file that `before` was read from.
-
-    Raises:
-        UserError: a fixed value differs.
     """
     changed = {
         key: f"{rules.names.get(key, key)} was {shown(before[key])} and is {shown(now[key])}"
@@ -161,7 +158,7 @@ def set_earlier_run_aside(
         folder: of the runs.
         patterns: globs of the files that a run writes.
         output: option or key of the folder.
-        along: globs of files that are moved with others only.
+        along: globs of files that do not make a run, and are moved with those that do.
     """
     files = [file for each in patterns for file in sorted(folder.glob(each)) if file.is_file()]
     if not files:

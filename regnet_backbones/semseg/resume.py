@@ -78,15 +78,9 @@ def check_continuation(
 ) -> None:
     """Check that a run can resume from a checkpoint, and warn of options that differ.
 
-    Args:
-        checkpoint: a file that Lightning saved in the training of a segmenter.
-        segmenter: of the run.
-        data: of the run.
-        trainer: options of the run's trainer, as the checkpoint has them under `TRAINER_KEY`.
-
     Raises:
         UserError: the checkpoint cannot be read, is of another network or optimizer, or has more
-            steps than the run shall have.
+            steps than the run is to have.
     """
     content = read_lightning_checkpoint(checkpoint)
     steps = content.get("global_step")
@@ -95,9 +89,8 @@ def check_continuation(
     before = _by_option(*(content.get(key) for key in (MODEL_KEY, DATA_KEY, TRAINER_KEY)))
     now = _by_option(segmenter.hparams, data.hparams, trainer)
     check_changes(before, now, RULES, source=checkpoint)
-    if trainer["max_steps"] >= 0:
-        length = trainer["max_steps"]
-        option = "--trainer.max_steps"
+    length, option = trainer["max_steps"], "--trainer.max_steps"
+    if length >= 0:  # -1 for no limit
         check_length(steps, length, source=checkpoint, option=option, output=RULES.output)
 
 
@@ -109,16 +102,8 @@ def _by_option(model: object, data: object, trainer: object) -> dict[str, object
     }
 
 
-# Checkpoint files
-
-
 def read_lightning_checkpoint(path: str | Path) -> dict[str, object]:
-    """Read a checkpoint of Lightning, of which nothing is run, now or by Lightning.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        UserError: it cannot be read, or is not a checkpoint of Lightning.
-    """
+    """Read a checkpoint of Lightning, or raise a UserError; nothing of it is run, now or later."""
     content = read_content(Path(path))
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"'{path}' is not a checkpoint of Lightning: it has no 'state_dict'")
@@ -153,9 +138,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_lightning_checkpoint(path)
 
 
-# Random numbers, the last checkpoint, and resuming from it
-
-
 class SeedSteps(Callback):
     """Seed what a step draws, dropout for example, before it."""
 
@@ -176,15 +158,10 @@ def run_seed() -> int:
 class LastCheckpoint(Callback):
     """Write the last checkpoint, and resume from it.
 
-    It is written every so many steps, after every validation, at the end, and when a signal stops
-    the run. Lightning's `ModelCheckpoint(save_last=True)` writes it only where it saves another one
-    too, which for the best one is when a validation was better than all before.
-
-    Args:
-        path: of the checkpoint.
-        every: steps between two checkpoints.
-        signals: what stops the run; None for nothing.
-        options: of the trainer, which every checkpoint gets for `check_continuation`.
+    It is written `every` so many steps, after every validation, at the end, and when one of the
+    `signals` stops the run; it gets the `options` of the trainer for `check_continuation`.
+    Lightning's `ModelCheckpoint(save_last=True)` writes it only with another one, which for the
+    best one is when a validation was better than all before.
     """
 
     def __init__(
@@ -195,8 +172,7 @@ class LastCheckpoint(Callback):
         signals: StopSignals | None = None,
         options: Mapping[str, object] | None = None,
     ):
-        self.path = path
-        self.every = every
+        self.path, self.every = path, every
         self.signals = signals or StopSignals()
         self.options = dict(options or {})
         self._step = self._written_at = self._stopped_by = 0
@@ -346,14 +322,12 @@ def _move_best(state: dict, folder: Path) -> None:
 
 
 def _set_to_end_of_batch(checkpoint: dict[str, dict]) -> int | None:
-    """Set the progress in a checkpoint to the end of its batch, wherever it was written.
+    """Set the progress in a checkpoint to the end of its batch, and return the epoch of that.
 
     Lightning resumes in four ways, by where a checkpoint was written. They differ in whether they
     validate, and a run that has resumed from the last batch of an epoch counts one epoch too few
-    as begun. The end of a batch is the way that is exact, with `LastCheckpoint._validate`.
-
-    Returns:
-        The epoch of the batch; None where the loader does not know it, with `overfit_batches`.
+    as begun. The end of a batch is the way that is exact, with `LastCheckpoint._validate`. With
+    `overfit_batches` the loader does not know its epoch, and all stays as it is.
     """
     fit = checkpoint["loops"]["fit_loop"]
     loader = next(iter(fit["state_dict"].get("combined_loader", ())), None)

@@ -57,15 +57,7 @@ def set_earlier_run_aside(folder: Path) -> None:
 
 
 class TrainingCheckpointer(SafeCheckpointer):
-    """Detectron2's checkpointer of a training.
-
-    Args:
-        model: the model in training, alone or in DDP.
-        save_dir: folder of the checkpoints; one with a scheme (`s3://...`) is written to as
-            detectron2 does it.
-        trainer: keeps iteration, optimizer, schedule and the like.
-        average: the running average of the model's weights, if there is one.
-    """
+    """Detectron2's checkpointer of a training, with the running average of the weights, if any."""
 
     def __init__(
         self,
@@ -82,11 +74,8 @@ class TrainingCheckpointer(SafeCheckpointer):
     def save(self, name: str, **extra: object) -> None:
         """Write the checkpoint `<name>.pth`, and that it is the last, in the first process.
 
-        All processes must call it: the state of a training is gathered from all.
-
-        Raises:
-            DivergedError: a weight is not finite; nothing is written.
-            OSError: it cannot be written; what was there stays.
+        All processes must call it: the state of a training is gathered from all. Weights that are
+        not finite are a DivergedError, and what was there stays.
         """
         states = {key: kept.state_dict() for key, kept in self.checkpointables.items()}
         if not self.save_dir or not self.save_to_disk:
@@ -107,13 +96,10 @@ class TrainingCheckpointer(SafeCheckpointer):
         self.write(LAST_NAME, lambda file: file.write(last_filename_basename.encode()))
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, object]:
-        """Load weights and, unless told which, all states.
+        """Load weights and, unless told which, all states; then no weight may be missing.
 
         A training resumes with the weights that were trained; the average begins with those that
         the file gives to others.
-
-        Raises:
-            UserError: all states are asked for, and weights of the model are not in the file.
         """
         self._resumes = checkpointables is None
         rest = super().load(path, checkpointables)
@@ -130,7 +116,7 @@ class TrainingCheckpointer(SafeCheckpointer):
             check_complete(self.model, incompatible)
 
     def write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
-        """Write a file of the folder, whole or not at all where it is one of this machine."""
+        """Write a file of the folder: whole or not at all, or as detectron2 does (`s3://...`)."""
         path = os.path.join(self.save_dir, name)
         if "://" not in path:
             write_whole(Path(path), write)

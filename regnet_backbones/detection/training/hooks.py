@@ -105,13 +105,8 @@ class StopAtBadLosses(HookBase):
 class StoppableEvaluators(DatasetEvaluators):
     """Evaluators of a dataset that stop in all processes if a signal came in one.
 
-    Each process has other images, and may have more of them than others. So each agrees with the
-    others once: when it got a signal, or when its images are done.
-
-    Args:
-        evaluators: do the work as long as no signal comes.
-        signals: of this process.
-        stop_if_asked: raises if any process got a signal; all of them must call it.
+    Each process has other images, and may have more of them than others. So each calls
+    `stop_if_asked`, which all must, once: when it got a signal, or when its images are done.
     """
 
     def __init__(
@@ -139,12 +134,9 @@ class WriteMetrics(HookBase):
     """Write `metrics.json` in the first process: of killed runs, too, the rows of an unbroken one.
 
     Rows are detectron2's: medians of the last iterations, every 20 iterations and after
-    evaluations. Checkpoints keep what the medians are of. Rows that a killed run wrote after its
-    last checkpoint are dropped, and a row that a checkpoint came before is written by the resumed
-    run.
-
-    Args:
-        eval_period: iterations between evaluations, whose results are written at once; 0 for none.
+    evaluations, every `eval_period`. Checkpoints keep what the medians are of. Rows that a killed
+    run wrote after its last checkpoint are dropped, and a row that a checkpoint came before is
+    written by the resumed run.
     """
 
     def __init__(self, eval_period: int):
@@ -160,11 +152,7 @@ class WriteMetrics(HookBase):
         return all(row[ITERATION] != last for row in read_metrics(self._file))
 
     def restore(self, *, with_last: bool) -> None:
-        """Restore what a checkpoint has kept.
-
-        Args:
-            with_last: log the values of its own iteration again, for a row that is missing.
-        """
+        """Restore what a checkpoint has kept; with the last values again if their row is missing."""
         storage, histories = self.trainer.storage, self.trainer.storage.histories()
         for name, (is_smoothed, values) in self._saved.items():
             *before, (last, iteration) = values

@@ -43,9 +43,6 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict]]:
 
     Returns:
         A `TrainLoader`; for datasets that are not lists of records detectron2's own loader.
-
-    Raises:
-        UserError: the processes cannot share a batch, or no image has anything to train on.
     """
     images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     if images % processes:
@@ -72,11 +69,7 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict]]:
 
 
 class TrainLoader:
-    """The endless batches of this process, lists of mapped records; see `build_train_loader`.
-
-    Attributes:
-        records: the dataset.
-    """
+    """The endless batches of this process, lists of mapped `records`; see `build_train_loader`."""
 
     def __init__(self, cfg: CfgNode, mapper: Mapper, records: list[dict]):
         self.records = DatasetFromList(records, copy=False)

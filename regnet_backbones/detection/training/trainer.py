@@ -35,7 +35,7 @@ from regnet_backbones.detection.training.hooks import (
 )
 from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
 from regnet_backbones.detection.training.mappers import test_mapper, train_mapper
-from regnet_backbones.errors import DivergedError, UserError
+from regnet_backbones.errors import DivergedError
 from regnet_backbones.runs.resume import (
     STEPS,
     check_changes,
@@ -214,9 +214,6 @@ class Trainer(DefaultTrainer):
         """Take over the state of a checkpoint, and warn of what is not exact.
 
         A seed of the config is followed; one that was drawn gives way to the checkpoint's.
-
-        Raises:
-            UserError: it is of another optimizer, or has done more iterations.
         """
         source, config = self.checkpointer.get_checkpoint_file(), state_dict.get("config")
         done, option = state_dict["iteration"] + 1, "SOLVER.MAX_ITER"
@@ -231,21 +228,15 @@ class Trainer(DefaultTrainer):
             if self._seed_was_drawn:
                 self.seed = config["SEED"]
             check_changes(config, self._compared_config(), RULES, source=source)
-        try:
-            super().load_state_dict(state_dict)
-        except ValueError as error:
-            raise UserError(
-                f"the optimizer in '{source}' is not of this model and SOLVER.OPTIMIZER ({error}); "
-                "restore the config of the run, or set another OUTPUT_DIR to start over"
-            ) from error
+        super().load_state_dict(state_dict)
         normalizers = state_dict.get("loss_normalizers")
         if normalizers:
             self._bare_model.loss_normalizer = normalizers[comm.get_rank() % len(normalizers)]
 
     def _compared_config(self) -> dict[str, object]:
         """Return what a resumed run is compared with, by key."""
-        processes = comm.get_world_size()
-        return {**values_by_key(self.cfg), "SEED": self.seed, "processes": processes}
+        values = values_by_key(self.cfg)
+        return {**values, "SEED": self.seed, "processes": comm.get_world_size()}
 
     def _build_precise_bn(self) -> HookBase | None:
         """Build the hook of `TEST.PRECISE_BN`, for the weights that are evaluated."""
