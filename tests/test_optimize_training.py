@@ -13,13 +13,14 @@ from torch import nn
 from torch._inductor import config as inductor_config
 
 from regnet_backbones import config_path, optimize, shapes
+from regnet_backbones.cli.train import detector_parser
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.optimization import (
     check_optimization,
     optimization_of,
     typical_size,
 )
-from regnet_backbones.detection.run import argument_parser, build_config
+from regnet_backbones.detection.run import build_config
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.optimize.options import Optimization, optimize_training
 
@@ -190,7 +191,7 @@ def test_it_is_off_by_default(tmp_path, caplog):
 def test_options_of_the_command_line(tmp_path, options, enabled, compiles):
     args = ["--config-file", QUICK, "--skip-data-check", *options]
     args += ["DATASETS.TEST", "()", "DATASETS.TRAIN", "()"]
-    cfg = build_config(argument_parser("").parse_args(args))
+    cfg = build_config(detector_parser("").parse_args(args))
     assert (cfg.OPTIMIZE.ENABLED, cfg.OPTIMIZE.COMPILE) == (enabled, compiles)
 
 

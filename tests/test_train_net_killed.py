@@ -14,8 +14,10 @@ from killed_runs import forking_context
 from small_training import rows
 
 from regnet_backbones import config_path, shapes
+from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.train import detector_parser
 from regnet_backbones.detection import run
-from regnet_backbones.detection.trained import check_whole
+from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.training import checkpoint
 from regnet_backbones.detection.training.hooks import StoppableEvaluators
 from regnet_backbones.detection.training.trainer import Trainer
@@ -94,7 +96,8 @@ def run_and_note_losses(options, notes, killed=None):
             patch.setattr(StoppableEvaluators, "evaluate", die)
         elif killed is not None:
             patch.setattr(checkpoint, "write_whole", write_and_die)
-        sys.exit(run.launch_run(run.argument_parser("").parse_args(options)))
+        args = detector_parser("").parse_args(options)
+        sys.exit(run_command(lambda: run.launch_run(args)))
 
 
 def die(*_):
@@ -146,7 +149,7 @@ def assert_same_runs(output, whole):
     assert rows(output) == rows(whole)
     assert not list(output.glob(".*.part"))
     assert find_trained(output).checkpoint.name == "model_final.pth"
-    check_whole(output / "config.yaml")
+    read_config(output / "config.yaml")
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(

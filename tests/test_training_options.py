@@ -9,6 +9,8 @@ from detectron2.utils.file_io import PathHandler, PathManager
 from small_training import draw_images, small_config
 from torch import nn
 
+from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.train import detector_parser
 from regnet_backbones.detection import run
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.trained import load_weights
@@ -135,11 +137,11 @@ def test_the_tool_says_so_in_its_last_lines(images, tmp_path, monkeypatch, capsy
     )
     cfg.SOLVER.CHECKPOINT_PERIOD = 100
     monkeypatch.setattr(Trainer, "test", None)  # an evaluation would be a TypeError
-    monkeypatch.setattr(run, "build_config", lambda args: cfg)
+    monkeypatch.setattr(run, "read_run_config", lambda args: (cfg, {}))
     path = tmp_path / "config.yaml"
     path.write_text(cfg.dump())
-    args = run.argument_parser("").parse_args(["--config-file", str(path)])
-    assert run.launch_run(args) == 1
+    args = detector_parser("").parse_args(["--config-file", str(path)])
+    assert run_command(lambda: run.launch_run(args)) == 1
     _, said = capsys.readouterr().err.split("error: the loss of iteration 1 is not finite:\n")
     assert "Predicted boxes or scores contain Inf/NaN" in said
     assert "last good checkpoint: none yet" in said
@@ -172,8 +174,8 @@ def test_mixed_precision_without_a_gpu_is_refused_at_once(monkeypatch, tmp_path,
     monkeypatch.setattr(Trainer, "build_model", None)  # building one would be a TypeError
     path = tmp_path / "config.yaml"
     path.write_text(small_config(tmp_path, "SOLVER.AMP.ENABLED", True).dump())
-    args = run.argument_parser("").parse_args(["--config-file", str(path)])
-    assert run.launch_run(args) == 2
+    args = detector_parser("").parse_args(["--config-file", str(path)])
+    assert run_command(lambda: run.launch_run(args)) == 2
     assert "set SOLVER.AMP.ENABLED False, or MODEL.DEVICE cuda" in capsys.readouterr().err
 
 
