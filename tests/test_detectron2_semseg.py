@@ -21,8 +21,9 @@ from PIL import Image
 
 from regnet_backbones import config_path, shapes, zoo
 from regnet_backbones.adapters.detectron2.deeplab import build_poly_lr
-from regnet_backbones.detection.ade20k import check_semantic_datasets, convert_masks
+from regnet_backbones.detection.ade20k import convert_masks
 from regnet_backbones.detection.config import default_config, read_config
+from regnet_backbones.detection.config_checks import check_semantic_datasets
 from regnet_backbones.detection.pictures import SemanticPictures
 from regnet_backbones.detection.training.mappers import segmenter_train_mapper
 from regnet_backbones.detection.training.trainer import Trainer
@@ -150,7 +151,7 @@ def test_ade20k_without_masks_for_detectron2_says_how_to_make_them(tmp_path, cap
     assert f"is not at '{root}': there is no annotations/training" in capsys.readouterr().err
     ade20k(root, [[1]])
     assert tool("train_net")(command) == 2
-    assert f"with: python tools/prepare_ade20k.py {root}\n" in capsys.readouterr().err
+    assert f"with: regnet-backbones prepare-ade20k {root}\n" in capsys.readouterr().err
     convert_masks(root)
     check_semantic_datasets([name])
 

@@ -7,12 +7,10 @@ masks that say 0 to 149 and 255 for "other", from the folder `annotations_detect
 
 import shutil
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
@@ -72,31 +70,6 @@ def convert_masks(root: str | Path, *, overwrite: bool = False) -> list[Converte
         _convert_split(masks, root / TARGET / split, overwrite=overwrite)
         for split, masks in sources.items()
     ]
-
-
-def check_semantic_datasets(names: Iterable[str]) -> None:
-    """Check that those of some registered datasets that need masks in detectron2's form have them.
-
-    A `MissingFileError` says how to make them.
-    """
-    for name in names:
-        if name.startswith("shapes_sem_seg_"):
-            DatasetCatalog.get(name)  # lists the files, and says how to make missing ones
-        if not name.startswith("ade20k_sem_seg_"):
-            continue
-        folder = Path(MetadataCatalog.get(name).sem_seg_root)
-        root = folder.parent.parent
-        if folder.is_dir():
-            continue
-        if (root / SOURCE / folder.name).is_dir():
-            raise MissingFileError(
-                f"'{name}' has no masks for detectron2 in '{folder}'; make them with: "
-                f"regnet-backbones prepare-ade20k {root}"
-            )
-        raise MissingFileError(
-            f"'{name}' is not at '{root}': there is no {SOURCE}/{folder.name}; unpack "
-            "ADEChallengeData2016.zip there, or set DETECTRON2_DATASETS to the folder above"
-        )
 
 
 def _convert_split(masks: list[Path], folder: Path, *, overwrite: bool) -> ConvertedMasks:

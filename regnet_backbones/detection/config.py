@@ -1,11 +1,13 @@
 """Reading the config of a run from YAML files and a command line."""
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode, downgrade_config, get_cfg, upgrade_config
 from detectron2.config.compat import guess_version
 from detectron2.utils.file_io import PathManager
@@ -38,6 +40,8 @@ MISMATCH = re.compile(
     r"\((?P<old>.*) vs\. (?P<new>.*)\) for config key: (?P<key>\S+)",
     re.DOTALL,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def default_config() -> CfgNode:
@@ -99,6 +103,13 @@ def load_config_file(config_file: str | Path) -> dict[str, object]:
     loaded = _load_with_bases(str(config_file), (), [])
     _check_whole(Path(config_file), loaded)
     return loaded
+
+
+def use_cpu_without_gpu(cfg: CfgNode) -> None:
+    """Set `MODEL.DEVICE` to the CPU, with a warning, where it is a GPU and there is none."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("there is no GPU: MODEL.DEVICE is cpu instead of %s", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
 
 
 def values_by_key(node: CfgNode, prefix: str = "") -> dict[str, object]:

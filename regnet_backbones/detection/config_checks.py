@@ -4,13 +4,15 @@ Detectron2 checks the type of a value and nothing else: not the values in a list
 `RULES` is what each key may be, `_misfits` what must hold of several together.
 """
 
+import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import torch
 from detectron2 import modeling
@@ -24,11 +26,12 @@ from regnet_backbones.adapters.detectron2.config import fcos_node
 from regnet_backbones.adapters.detectron2.network import FEATURE_LEVELS, feature_levels
 from regnet_backbones.adapters.detectron2.solver import FULL_MODEL, OPTIMIZERS
 from regnet_backbones.backbone import OUTPUT_STRIDES
-from regnet_backbones.detection.ade20k import check_semantic_datasets
 from regnet_backbones.detection.architectures import ARCHITECTURES, architecture_of
 from regnet_backbones.detection.config import default_config, did_you_mean, values_by_key
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.norm import NORMS
+from regnet_backbones.optimize import MemoryFormat
+from regnet_backbones.optimize.options import Dtype, check_compiler
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,12 @@ def number(
             return False
         return abs(value) < math.inf and (low < value < high if inside else low <= value <= high)
 
-    words = f"a{' whole' * whole} number"
-    if low > -math.inf and high < math.inf:
-        words += f" between {low} and {high:,}" if inside else f" from {low} to {high:,}"
-    elif low > -math.inf:
-        words += f" above {low}" if inside else f" of {low} or more"
-    elif high < math.inf:
-        words += f" of {high:,} or less"
+    below, above = (" below", " above") if inside else (" of at most", " of at least")
+    words = "a whole number" if whole else "a number"
+    words += f"{above} {low:,}" * (low > -math.inf)
+    words += " and" * (math.inf > high and low > -math.inf) + f"{below} {high:,}" * (
+        high < math.inf
+    )
     return Rule(words, allows)
 
 
@@ -167,6 +169,8 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
     (choice(("relative", "relative_range", "absolute", "absolute_range")), "CROP.TYPE"),
     (choice(("linear", "constant")), "WARMUP_METHOD"),
     (choice(("value", "norm", FULL_MODEL)), "CLIP_TYPE"),
+    (choice(get_args(Dtype)), "OPTIMIZE.DTYPE"),
+    (choice(get_args(MemoryFormat)), "OPTIMIZE.MEMORY_FORMAT"),
     (choice(OPTIMIZERS), "SOLVER.OPTIMIZER"),
     (choice(SCHEDULERS), "LR_SCHEDULER_NAME"),
     (choice([f"{name}Sampler" for name in SAMPLERS]), "SAMPLER_TRAIN"),
@@ -174,17 +178,16 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
 )  # fmt: skip
 RULES: dict[str, Rule] = {key: rule for rule, keys in _TABLE for key in keys.split()}
 
-# Registries, whose names are known once the projects of a config are imported.
+# Keys of names in a registry of detectron2, which knows them once the projects are imported.
 _REGISTRIES: dict[str, Registry] = {
+    f"{node}.NAME": getattr(modeling, f"{node}_REGISTRY")
+    for node in (
+        *("BACKBONE", "ANCHOR_GENERATOR", "PROPOSAL_GENERATOR", "ROI_HEADS", "ROI_BOX_HEAD"),
+        *("ROI_MASK_HEAD", "ROI_KEYPOINT_HEAD"),
+    )
+} | {
     "META_ARCHITECTURE": modeling.META_ARCH_REGISTRY,
-    "BACKBONE.NAME": modeling.BACKBONE_REGISTRY,
-    "ANCHOR_GENERATOR.NAME": modeling.ANCHOR_GENERATOR_REGISTRY,
-    "PROPOSAL_GENERATOR.NAME": modeling.PROPOSAL_GENERATOR_REGISTRY,
     "RPN.HEAD_NAME": modeling.RPN_HEAD_REGISTRY,
-    "ROI_HEADS.NAME": modeling.ROI_HEADS_REGISTRY,
-    "ROI_BOX_HEAD.NAME": modeling.ROI_BOX_HEAD_REGISTRY,
-    "ROI_MASK_HEAD.NAME": modeling.ROI_MASK_HEAD_REGISTRY,
-    "ROI_KEYPOINT_HEAD.NAME": modeling.ROI_KEYPOINT_HEAD_REGISTRY,
     "SEM_SEG_HEAD.NAME": modeling.SEM_SEG_HEADS_REGISTRY,
 }
 
@@ -219,17 +222,13 @@ KEY = re.compile(r"[A-Z]+(?:\.[A-Z_]+)+")
 # Where a dataset's metadata says what it is read from.
 PLACES = ("json_file", "panoptic_json", "image_root", "image_dir", "dirname")
 
+logger = logging.getLogger(__name__)
+
 
 def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
-    """Check values that are wrong whatever the data, before anything is built.
+    """Raise UserError for values that are wrong whatever the data, before anything is built.
 
-    Args:
-        cfg: of a run; what it names of projects is imported already.
-        training: not only an evaluation.
-        processes: how many run.
-
-    Raises:
-        UserError: with the key, what it may be, and what it is.
+    What the config names of projects is imported already.
     """
     unread = _unread(cfg) + (() if training else OF_TRAINING)
     for key, default in values_by_key(default_config()).items():
@@ -242,6 +241,14 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
     for words in _misfits(cfg, lambda key: not key.startswith(unread), processes):
         values = " and ".join(_shown(_value(cfg, key)) for key in KEY.findall(words))
         raise UserError(f"{words}, got {values}")
+    if cfg.OPTIMIZE.ENABLED and cfg.OPTIMIZE.COMPILE:
+        check_compiler(cfg.MODEL.DEVICE)
+    if cfg.OPTIMIZE.ENABLED and training and cfg.OPTIMIZE.DTYPE != "float32":
+        logger.warning(
+            "OPTIMIZE.DTYPE %s is for trained models; the training takes its precision from "
+            "SOLVER.AMP.ENABLED",
+            cfg.OPTIMIZE.DTYPE,
+        )
 
 
 def check_datasets_exist(cfg: CfgNode, *, training: bool, files: bool = True) -> None:
@@ -279,6 +286,31 @@ def check_datasets_exist(cfg: CfgNode, *, training: bool, files: bool = True) ->
                     f"the dataset '{name}' of DATASETS.{key} has no '{missing}'; set "
                     f"DETECTRON2_DATASETS to the folder that holds it (it is {where})"
                 )
+
+
+def check_semantic_datasets(names: Iterable[str]) -> None:
+    """Check that those of some registered datasets that need masks in detectron2's form have them.
+
+    A `MissingFileError` says how to make them.
+    """
+    for name in names:
+        if name.startswith("shapes_sem_seg_"):
+            DatasetCatalog.get(name)  # lists the files, and says how to make missing ones
+        if not name.startswith("ade20k_sem_seg_"):
+            continue
+        folder = Path(MetadataCatalog.get(name).sem_seg_root)
+        root = folder.parent.parent
+        if folder.is_dir():
+            continue
+        if (root / "annotations" / folder.name).is_dir():
+            raise MissingFileError(
+                f"'{name}' has no masks for detectron2 in '{folder}'; make them with: "
+                f"regnet-backbones prepare-ade20k {root}"
+            )
+        raise MissingFileError(
+            f"'{name}' is not at '{root}': there is no annotations/{folder.name}; unpack "
+            "ADEChallengeData2016.zip there, or set DETECTRON2_DATASETS to the folder above"
+        )
 
 
 def _rule_of(key: str, default: object) -> Rule:
@@ -326,6 +358,7 @@ def _unread(cfg: CfgNode) -> tuple[str, ...]:
         "MODEL.FCOS.": "FCOS" in f"{name} {backbone}".upper(),
         "MODEL.POINT_HEAD.": "PointRend" in f"{model.ROI_MASK_HEAD.NAME} {model.SEM_SEG_HEAD.NAME}",
         "MODEL.EMA.": model.get("EMA", {}).get("ENABLED", False),
+        "OPTIMIZE.": cfg.OPTIMIZE.ENABLED,
         "TEST.AUG.": cfg.TEST.AUG.ENABLED,
         "INPUT.CROP.": cfg.INPUT.CROP.ENABLED,
         "SOLVER.CLIP_GRADIENTS.": cfg.SOLVER.CLIP_GRADIENTS.ENABLED,

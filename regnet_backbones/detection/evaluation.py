@@ -19,9 +19,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from regnet_backbones.adapters.detectron2.projects import import_projects
-from regnet_backbones.detection.ade20k import check_semantic_datasets
 from regnet_backbones.detection.architectures import number_of_classes, outputs_of
 from regnet_backbones.detection.config import default_config, read_config, values_by_key
+from regnet_backbones.detection.config_checks import check_semantic_datasets
 from regnet_backbones.detection.data import (
     VAL_NAME,
     CocoSplit,

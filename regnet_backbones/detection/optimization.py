@@ -1,6 +1,5 @@
 """`OPTIMIZE` of a config: a detector made fast for its training, or afterwards."""
 
-import logging
 import math
 
 import numpy as np
@@ -10,10 +9,8 @@ from detectron2.utils import comm
 from torch import nn
 
 from regnet_backbones.detection.architectures import architecture_of
-from regnet_backbones.errors import as_user_error
 from regnet_backbones.optimize.options import (
     Optimization,
-    check_compiler,
     log_report,
     optimize_trained,
     optimize_training,
@@ -25,33 +22,13 @@ ASPECT_RATIO = 4 / 3
 # Pixels of the shorter side where images are taken in their own size: COCO's.
 UNRESIZED = 480
 
-logger = logging.getLogger(__name__)
-
 
 def optimization_of(cfg: CfgNode) -> Optimization | None:
     """Return what `OPTIMIZE` asks for, None where it is not enabled."""
     node = cfg.OPTIMIZE
     if not node.ENABLED:
         return None
-    with as_user_error(ValueError, prefix="OPTIMIZE: "):
-        return Optimization(
-            dtype=node.DTYPE, compile=node.COMPILE, memory_format=node.MEMORY_FORMAT
-        )
-
-
-def check_optimization(cfg: CfgNode, *, training: bool) -> None:
-    """Check `OPTIMIZE` before a model is built; warns of what a training does not follow."""
-    optimization = optimization_of(cfg)
-    if optimization is None:
-        return
-    if optimization.compile:
-        check_compiler(cfg.MODEL.DEVICE)
-    if training and optimization.dtype != "float32":
-        logger.warning(
-            "OPTIMIZE.DTYPE %s is for trained models; the training takes its precision from "
-            "SOLVER.AMP.ENABLED",
-            optimization.dtype,
-        )
+    return Optimization(dtype=node.DTYPE, compile=node.COMPILE, memory_format=node.MEMORY_FORMAT)
 
 
 def optimize_detector(cfg: CfgNode, model: nn.Module) -> nn.Module:

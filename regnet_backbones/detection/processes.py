@@ -14,7 +14,6 @@ from multiprocessing.queues import SimpleQueue
 from types import FrameType
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.engine import launch
 from detectron2.utils import comm
 from torch import distributed as dist
@@ -128,13 +127,6 @@ def check_processes(processes: int, machines: int, machine_rank: int, url: str |
         raise UserError(
             f"--num-gpus must be 1 to the number of GPUs, got {processes} and there are {gpus}"
         )
-
-
-def share_cores(cfg: CfgNode) -> None:
-    """Give each of several CPU processes its part of the cores: more threads stall each other."""
-    processes = comm.get_local_size()
-    if cfg.MODEL.DEVICE == "cpu" and processes > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def _join_torchrun() -> None:

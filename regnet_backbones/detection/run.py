@@ -20,23 +20,22 @@ from regnet_backbones.adapters.detectron2.builders import BUILDERS
 from regnet_backbones.adapters.detectron2.network import check_weights
 from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.adapters.detectron2.weights import fetch
-from regnet_backbones.detection.config import read_config
+from regnet_backbones.detection.config import read_config, use_cpu_without_gpu
 from regnet_backbones.detection.config_checks import check_config, check_datasets_exist
 from regnet_backbones.detection.data import OPTIONS, register_own_data, use_own_data
 from regnet_backbones.detection.data_checks.coco import Coco
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.evaluators import check_evaluators
 from regnet_backbones.detection.look import look_at
-from regnet_backbones.detection.optimization import check_optimization, optimize_detector
+from regnet_backbones.detection.optimization import optimize_detector
 from regnet_backbones.detection.processes import (
     check_processes,
     is_first_process,
     run_in_processes,
-    share_cores,
     started_by_torchrun,
 )
 from regnet_backbones.detection.results import results_tables
-from regnet_backbones.detection.trained import WholeCheckpointer, use_cpu_without_gpu
+from regnet_backbones.detection.trained import WholeCheckpointer
 from regnet_backbones.detection.training.checkpoint import set_earlier_run_aside
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.errors import UserError, as_user_error
@@ -138,7 +137,6 @@ def read_run_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, Coco]]
             "automatic mixed precision needs CUDA: set SOLVER.AMP.ENABLED False, or MODEL.DEVICE "
             "cuda on a machine with a GPU"
         )
-    check_optimization(cfg, training=training)
     cfg.freeze()
     return cfg, read
 
@@ -170,6 +168,13 @@ def start_log(cfg: CfgNode) -> None:
     ours.handlers = list(logging.getLogger("detectron2").handlers)
     ours.propagate = False
     ours.setLevel(logging.INFO)
+
+
+def share_cores(cfg: CfgNode) -> None:
+    """Give each of several CPU processes its part of the cores: more threads stall each other."""
+    processes = comm.get_local_size()
+    if cfg.MODEL.DEVICE == "cpu" and processes > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -4,12 +4,10 @@ Checkpoints and precomputed proposals are read as data: nothing that a file says
 itself unpickles a `.pkl` as it is, and only logs what a checkpoint lacks.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build
@@ -20,9 +18,8 @@ from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleK
 from torch import nn
 
 from regnet_backbones.adapters.detectron2.projects import import_projects
-from regnet_backbones.detection.config import load_config_file, read_config
+from regnet_backbones.detection.config import load_config_file, read_config, use_cpu_without_gpu
 from regnet_backbones.detection.config_checks import check_config
-from regnet_backbones.detection.optimization import check_optimization
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.device import check_device
 from regnet_backbones.runs.trained import Trained
@@ -42,8 +39,6 @@ LISTED = 5
 
 # What a file of proposals holds, and what Detectron called it.
 PROPOSALS = {"ids": "indexes", "boxes": "boxes", "objectness_logits": "scores"}
-
-logger = logging.getLogger(__name__)
 
 # Old name: a config that a run wrote is checked when it is read.
 check_whole = load_config_file
@@ -86,15 +81,7 @@ def load_config(
         )
     import_projects(cfg)
     check_config(cfg, training=False)
-    check_optimization(cfg, training=False)
     return cfg
-
-
-def use_cpu_without_gpu(cfg: CfgNode) -> None:
-    """Set `MODEL.DEVICE` to the CPU, with a warning, where it is a GPU and there is none."""
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("there is no GPU: MODEL.DEVICE is cpu instead of %s", cfg.MODEL.DEVICE)
-        cfg.MODEL.DEVICE = "cpu"
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> None:

@@ -80,18 +80,6 @@ def _numbers(value: object, least: float = -LARGEST, largest: float = LARGEST) -
     )
 
 
-def _area(value: object) -> float:
-    return _numbers([value], 0, LARGEST**2)[0]
-
-
-def _box(value: object) -> list[float]:
-    return _only(value, len(_numbers(value)) == 4 and min(value[2:]) >= 0)
-
-
-def _keypoints(value: object) -> list[float]:
-    return _only(value, len(_numbers(value)) % 3 == 0)
-
-
 def _segmentation(value: object) -> list[list[float]] | Entry:
     if isinstance(value, dict):  # an RLE
         size, counts = value["size"], value["counts"]
@@ -120,8 +108,14 @@ TYPES: tuple[tuple[str, str, Callable[[object], object], str], ...] = (
     ("categories", "name", _text, "text in quotes"),
     ("annotations", "image_id", _identity, IDENTITY),
     ("annotations", "category_id", _identity, IDENTITY),
-    ("annotations", "bbox", _box, "[x, y, width, height] in pixels, none of the sides negative"),
-    ("annotations", "area", _area, "a finite number of pixels, 0 or more"),
+    (
+        *("annotations", "bbox", lambda v: _only(v, len(_numbers(v)) == 4 and min(v[2:]) >= 0)),
+        "[x, y, width, height] in pixels, none of the sides negative",
+    ),
+    (
+        *("annotations", "area", lambda v: _numbers([v], 0, LARGEST**2)[0]),
+        "a finite number of pixels, 0 or more",
+    ),
     ("annotations", "iscrowd", _flag, "0 or 1"),
     ("annotations", "ignore", _flag, "0 or 1"),
     (
@@ -129,7 +123,10 @@ TYPES: tuple[tuple[str, str, Callable[[object], object], str], ...] = (
         "polygons of finite numbers, [[x1, y1, x2, y2, x3, y3, ...], ...], or an RLE with 'size' "
         "and 'counts' (to train boxes only, remove it and set MODEL.MASK_ON False)",
     ),
-    ("annotations", "keypoints", _keypoints, "x, y and visibility of each keypoint in turn"),
+    (
+        *("annotations", "keypoints", lambda v: _only(v, len(_numbers(v)) % 3 == 0)),
+        "x, y and visibility of each keypoint in turn",
+    ),
     ("annotations", "num_keypoints", _whole, "a whole number"),
 )
 
@@ -167,18 +164,10 @@ def read_coco(
 ) -> Coco:
     """Read a COCO json, bring it to one type for each value, and derive what is missing.
 
-    Args:
-        json_file: the file.
-        needed: which lists; images and categories must not be empty.
-        optional: lists that are empty if the file has none.
-        source: name of the file for messages, if not its path.
-        image_root: the folder of the images; None does not look for them.
-        by_url: whether images are found by their `coco_url`, as LVIS has it.
-        keep_root: whether a category that is only the root of the others stays.
-
-    Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: a list is missing, or is not a list of objects.
+    Images and categories that are `needed` must not be empty; `optional` lists are empty if the
+    file has none. Messages name `source`. Images are looked for in `image_root`, `by_url` where
+    their `coco_url` says, as LVIS has it. `keep_root` keeps a category that is only the root of the
+    others.
     """
     source, root = source or str(json_file), None
     content = read_lists(json_file, needed, optional=optional, source=source)

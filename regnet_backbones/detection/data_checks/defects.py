@@ -21,26 +21,16 @@ shown = _REPR.repr
 
 @dataclass(frozen=True)
 class Use:
-    """What a dataset is for: some defects matter in training only, others in evaluation only.
-
-    Attributes:
-        train, test: whether it is trained on, and whether it is evaluated.
-        masks: whether segmentations are used (`MODEL.MASK_ON`).
-        polygons: whether masks are trained as polygons (`INPUT.MASK_FORMAT`).
-        keypoints: how many an instance has (`MODEL.ROI_KEYPOINT_HEAD`); None uses none.
-        min_keypoints: how many visible ones an image needs to be trained on.
-        crowds: whether the evaluation reads `iscrowd`, as COCO's does and LVIS' does not.
-        unique_ids: whether detectron2 refuses a json with the same annotation id twice.
-    """
+    """What a dataset is for: some defects matter in training only, others in evaluation only."""
 
     train: bool = False
     test: bool = False
-    masks: bool = False
-    polygons: bool = True
-    keypoints: int | None = None
-    min_keypoints: int = 0
-    crowds: bool = True
-    unique_ids: bool = True
+    masks: bool = False  # segmentations are used
+    polygons: bool = True  # masks are trained as polygons
+    keypoints: int | None = None  # how many an instance has; None uses none
+    min_keypoints: int = 0  # visible ones that an image needs to be trained on
+    crowds: bool = True  # the evaluation reads `iscrowd`, as COCO's does and LVIS' does not
+    unique_ids: bool = True  # detectron2 refuses a json with the same annotation id twice
 
 
 @dataclass(frozen=True)
@@ -103,14 +93,7 @@ class Report:
         return any(defect.severity == "error" for defect in self.defects)
 
     def of(self, severity: Severity) -> "Report":
-        """Return the report of the defects of one severity.
-
-        Args:
-            severity: of the defects.
-
-        Returns:
-            A report without the others.
-        """
+        """Return the report of the defects of one severity."""
         return Report(tuple(defect for defect in self.defects if defect.severity == severity))
 
     def summary(self, listed: int | None = LISTED) -> str:
@@ -136,11 +119,7 @@ class Report:
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:
-        """Write the summary, and below it every defect.
-
-        Args:
-            path: a text file; a missing folder is made.
-        """
+        """Write the summary and every defect to a text file, in a folder that is made."""
         path.parent.mkdir(parents=True, exist_ok=True)
         text = self.summary() or "no defects"
         if self.defects:
