@@ -174,7 +174,7 @@ def test_wrong_annotations_are_refused_before_a_model_is_built(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no config file ''; give one with --config-file, such as"),
+        ([], "no config file ''; pass one as --config-file"),
         (["--config-file", "gone.yaml"], "no config file 'gone.yaml'"),
         (
             ["--config-file", QUICK, "MODEL.REGNET.NAMES", "x"],

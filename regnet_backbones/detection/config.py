@@ -66,10 +66,7 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
             of a run that was cut; a key does not exist, or a value has the wrong type.
     """
     if not Path(config_file).is_file():
-        raise MissingFileError(
-            f"no config file '{config_file}'; give one with --config-file, such as "
-            "configs/detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"
-        )
+        raise MissingFileError(f"no config file '{config_file}'; pass one as --config-file")
     joined = [text for text in overrides[::2] if "=" in text]
     if joined or len(overrides) % 2:
         got = f"'{joined[0]}' with = between" if joined else f"'{overrides[-1]}' without a value"
@@ -145,8 +142,8 @@ def _check_whole(path: Path, loaded: dict[str, object]) -> None:
     lacking = sorted(WRITTEN - values_by_key(CfgNode(loaded)).keys())
     if lacking:
         raise UserError(
-            f"'{path}' is not the whole config of a run: it lacks {', '.join(lacking)}. It was "
-            "cut or replaced; pass the config of the training, with its overrides, as --config-file"
+            f"'{path}' was cut or replaced, it lacks {', '.join(lacking)}; pass the config of the "
+            "training as --config-file"
         )
 
 

@@ -222,6 +222,8 @@ KEY = re.compile(r"[A-Z]+(?:\.[A-Z_]+)+")
 # Where a dataset's metadata says what it is read from.
 PLACES = ("json_file", "panoptic_json", "image_root", "image_dir", "dirname")
 
+OR_PASS = "or pass your data with --train-json, --train-images, --val-json and --val-images"
+
 logger = logging.getLogger(__name__)
 
 
@@ -263,17 +265,13 @@ def check_datasets_exist(cfg: CfgNode, *, training: bool, files: bool = True) ->
         if not files:
             continue
         if not names and (key == "TRAIN" or not training):
-            raise UserError(
-                f"DATASETS.{key} is empty; name registered datasets, such as "
-                "\"('coco_2017_train',)\", or pass your data with --train-json, --train-images, "
-                "--val-json and --val-images"
-            )
+            raise UserError(f"DATASETS.{key} is empty; name registered datasets, {OR_PASS}")
         for name in names:
             if name not in registered:
                 meant = did_you_mean(name, registered, form=repr)
                 raise UserError(
-                    f"DATASETS.{key} names '{name}', which is not registered{meant}; register it "
-                    "in code that runs before, or pass your data with --train-json and the like"
+                    f"DATASETS.{key} names '{name}', which is not registered{meant}; register it, "
+                    f"{OR_PASS}"
                 )
             metadata = MetadataCatalog.get(name)
             paths = [metadata.get(place) for place in PLACES]

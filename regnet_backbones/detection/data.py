@@ -155,20 +155,16 @@ def use_own_data(cfg: CfgNode) -> dict[str, Coco]:
     if len(missing) == len(OPTIONS):
         return {}
     if missing:
-        raise UserError(
-            f"own data needs all of {options} (DATASETS.OWN in a config); missing: "
-            f"{', '.join(missing)}"
-        )
+        raise UserError(f"{options} go together; missing: {', '.join(missing)}")
     if not architecture_of(cfg).instances_suffice:
         raise UserError(
-            f"{options} are for detectors, the config trains a {cfg.MODEL.META_ARCHITECTURE}: use "
-            "a detector's config, or registered datasets in DATASETS.TRAIN and DATASETS.TEST"
+            f"{options} are for detectors, the config trains a {cfg.MODEL.META_ARCHITECTURE}; "
+            "register its datasets and name them in DATASETS.TRAIN and DATASETS.TEST"
         )
     if cfg.MODEL.KEYPOINT_ON:
         raise UserError(
-            f"{options} do not say which keypoints a mirrored image exchanges: register the "
-            "datasets with their keypoint_names and keypoint_flip_map, and name them in "
-            "DATASETS.TRAIN and DATASETS.TEST"
+            f"{options} lack keypoint_names and keypoint_flip_map; register the datasets with them "
+            "and name them in DATASETS.TRAIN and DATASETS.TEST"
         )
     train = read_coco_split(own.TRAIN_JSON, own.TRAIN_IMAGES)
     val = read_coco_split(own.VAL_JSON, own.VAL_IMAGES, keep_root=train.root is None)
@@ -230,16 +226,12 @@ def validation_of_training(cfg: CfgNode) -> CocoSplit | None:
     if VAL_NAME not in cfg.DATASETS.TEST:
         return None
     if not own.VAL_JSON:
-        raise UserError(
-            "the config does not say where the data of the training are (DATASETS.OWN); pass "
-            "--val-json and --val-images"
-        )
+        raise UserError("DATASETS.OWN of the config is empty; pass --val-json and --val-images")
     try:
         return read_coco_split(own.VAL_JSON, own.VAL_IMAGES)
     except (FileNotFoundError, PermissionError) as error:
         raise MissingFileError(
-            f"the validation data of the training have gone: {error}; pass their new place with "
-            "--val-json and --val-images"
+            f"the validation data of the training have gone: {error}; pass --val-json and --val-images"
         ) from error
 
 
@@ -270,7 +262,7 @@ def _raise_errors(json_file: str | Path, read: Coco) -> None:
 
 
 def _copy_of(json_file: Path, image_root: Path) -> Path | None:
-    """Return where the corrected copy of a json is, whether or not there is one."""
+    """Return where the corrected copy of a json is or would be; None without the json."""
     if not json_file.is_file():
         return None
     state = json_file.stat()

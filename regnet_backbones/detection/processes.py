@@ -44,19 +44,9 @@ def run_in_processes(
 ) -> None:
     """Run `function(*args)` in every process of a run.
 
-    Args:
-        function: importable by name, as are its arguments.
-        args: of the function.
-        processes: on this machine, each on a GPU of its own where there are GPUs; torchrun has
-            started its own, so it must be 1 then.
-        machines: how many run this command.
-        machine_rank: which of them this is, from 0.
-        url: where the processes find each other, `tcp://host:port` of the first machine, or "auto"
-            for a free port of the only one.
-
-    Raises:
-        StoppedError: a signal stopped the processes.
-        UserError: the first one that a process raised.
+    Function and arguments are importable by name. `processes` are those of this machine, each on a
+    GPU of its own where there are GPUs; `url` is "auto" for a free port of the only machine. Raises
+    the first `UserError` or `StoppedError` of a process.
     """
     if started_by_torchrun():
         _join_torchrun()
@@ -110,8 +100,7 @@ def check_processes(processes: int, machines: int, machine_rank: int, url: str |
     """Raise UserError if `run_in_processes` cannot be called so."""
     if started_by_torchrun() and (processes > 1 or machines > 1):
         raise UserError(
-            "torchrun has started the processes: leave out --num-gpus and --num-machines, "
-            "torchrun's --nproc-per-node and --nnodes replace them"
+            "torchrun has started the processes; leave out --num-gpus and --num-machines"
         )
     if machines < 1 or not 0 <= machine_rank < machines:
         raise UserError(
@@ -119,8 +108,8 @@ def check_processes(processes: int, machines: int, machine_rank: int, url: str |
         )
     if machines > 1 and url in (None, "auto"):
         raise UserError(
-            "several machines need the same --dist-url, tcp://HOST:PORT with the address of the "
-            f"first machine and a free port of it, got '{url}'"
+            "--dist-url of several machines must be tcp://HOST:PORT with the address of the first "
+            f"machine, got '{url}'"
         )
     gpus = torch.cuda.device_count()
     if processes < 1 or 0 < gpus < processes:

@@ -125,8 +125,8 @@ def read_run_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, Coco]]
     check_evaluators(cfg)
     if not (training or cfg.MODEL.WEIGHTS or _resumes(args, cfg)):
         raise UserError(
-            "there is nothing to evaluate: pass a checkpoint, MODEL.WEIGHTS path/to/model.pth, or "
-            "--resume for the last one of OUTPUT_DIR"
+            "there is nothing to evaluate; pass MODEL.WEIGHTS path/to/model.pth, or --resume for "
+            "the last checkpoint of OUTPUT_DIR"
         )
     check_output_folder(cfg.OUTPUT_DIR, name="OUTPUT_DIR")
     check_datasets_exist(

@@ -75,9 +75,8 @@ def load_config(
         model.META_ARCHITECTURE != "GeneralizedRCNN" or model.KEYPOINT_ON or model.LOAD_PROPOSALS
     ):
         raise UserError(
-            "TEST.AUG.ENABLED works for MODEL.META_ARCHITECTURE 'GeneralizedRCNN' without "
-            f"keypoints and precomputed proposals, this is a '{model.META_ARCHITECTURE}'; set "
-            "TEST.AUG.ENABLED False in --opts"
+            "TEST.AUG.ENABLED must be False for keypoints, precomputed proposals, and any "
+            f"MODEL.META_ARCHITECTURE but GeneralizedRCNN, this is a {model.META_ARCHITECTURE}"
         )
     import_projects(cfg)
     check_config(cfg, training=False)
@@ -153,9 +152,8 @@ def check_complete(model: nn.Module, incompatible: _IncompatibleKeys) -> None:
     ]
     if problems:
         raise UserError(
-            f"the checkpoint is not of the model that the config describes; of the model's "
-            f"weights {'; '.join(problems)}. Use the config that it was trained with, and the "
-            "overrides (--opts of evaluate and predict)"
+            "the checkpoint is not of the model that the config describes; of its weights "
+            f"{'; '.join(problems)}. Use the config of its training, with its overrides"
         )
 
 
