@@ -240,7 +240,7 @@ def test_data_that_have_gone_are_named(remembering, own_val, tmp_path, capsys):
     assert main("evaluate", remembering) == 2
     error = assert_documented(capsys.readouterr().err)
     assert f"data of the training have gone: no annotation file '{tmp_path}/gone.json'" in error
-    assert "tell where they are with --val-json and --val-images" in error
+    assert "--val-json and --val-images" in error
     assert main("evaluate", remembering, *own_val) == 0  # which are there
 
 

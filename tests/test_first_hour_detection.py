@@ -96,9 +96,9 @@ def arguments(dataset, output, *options, **overrides):
         ("MODEL.PIXEL_MEAN", "[1.0, 2.0]", "one number for each channel, got [1.0, 2.0] and"),
         ("MODEL.WEIGHTS", "gone.pth", "'gone.pth'"),
         ("MODEL.WEIGHTS", "timm://regnetx_041", "did you mean 'regnetx_040'"),
-        ("SOLVER.MAX_ITER", "many", "SOLVER.MAX_ITER must be of the type int ("),
+        ("SOLVER.MAX_ITER", "many", "SOLVER.MAX_ITER"),
         ("SOLVER.AMP.ENABLED", "True", "needs CUDA"),
-        ("DATASETS.TRAIN", "coco_2017_train", "type tuple (("),
+        ("DATASETS.TRAIN", "coco_2017_train", "DATASETS.TRAIN"),
     ],
 )
 def test_a_wrong_value(line, key, value, said):
@@ -139,8 +139,8 @@ def test_a_key_without_a_value(main, capsys):
         ("", "it is empty"),
         ("_BASE_: gone.yaml", "gone.yaml', which '"),
         ("MODEL:\n  REGNT:\n    NAME: x", "MODEL.REGNT (did you mean MODEL.REGNET"),
-        ("SOLVER:\n  MAX_ITER: many", "MAX_ITER must be of the type int (40000), got 'many'"),
-        ("MODEL: foo", "(keys of its own, one in a line below it), got 'foo'"),
+        ("SOLVER:\n  MAX_ITER: many", "SOLVER.MAX_ITER"),
+        ("MODEL: foo", "MODEL must have keys"),
     ],
 )
 def test_a_wrong_config_file(line, tmp_path, text, said):

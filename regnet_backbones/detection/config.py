@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -31,15 +30,11 @@ MAX_FILES = 50
 
 PAIRS = "overrides are pairs of a config key and a value, such as SOLVER.BASE_LR 0.01"
 
+# How many characters of a value or of another library's message an error shows.
+SHOWN = 300
+
 # What yacs raises for a value of another type, and for text that Python cannot read as a literal.
 UNREADABLE = (ValueError, TypeError, RecursionError, MemoryError)
-
-# How yacs and fvcore say that a value is of another type.
-MISMATCH = re.compile(
-    r"Type mismatch \(<class '(?:[\w.]+\.)?(?P<type>\w+)'> vs\. <class '[\w.]+'>\) with values "
-    r"\((?P<old>.*) vs\. (?P<new>.*)\) for config key: (?P<key>\S+)",
-    re.DOTALL,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -71,23 +66,15 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     if joined or len(overrides) % 2:
         got = f"'{joined[0]}' with = between" if joined else f"'{overrides[-1]}' without a value"
         raise UserError(f"{PAIRS}, got {got}")
-    loaded, cfg = CfgNode(load_config_file(config_file)), default_config()
-    try:
-        cfg = _merged(cfg, loaded, str(config_file))
-    except KeyError as error:
-        raise UserError(
-            f"{error.args[0]}{_meant(cfg, error.args[0])}, in '{config_file}'"
-        ) from error
-    except UNREADABLE as error:
-        raise UserError(f"{_reworded(str(error))}, in '{config_file}'") from error
+    cfg = _merged(default_config(), CfgNode(load_config_file(config_file)), str(config_file))
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        known = values_by_key(cfg)
+        if key not in known:
+            raise UserError(f"Non-existent key: {key}{did_you_mean(key, known)}; {PAIRS}")
         try:
             cfg.merge_from_list([key, value])
-        except AssertionError as error:  # how yacs says that an override is wrong
-            raise UserError(f"{error}{_meant(cfg, str(error))}; {PAIRS}") from error
         except UNREADABLE as error:
-            found = _reworded(str(error))
-            raise UserError(found if key in found else f"{key}: {found}") from error
+            raise UserError(f"{key}: {_shown(error)}") from error
     return cfg
 
 
@@ -196,26 +183,31 @@ def _merged(cfg: CfgNode, loaded: CfgNode, file: str) -> CfgNode:
         version = guess_version(loaded, file) if nodes else cfg.VERSION
     if version not in range(1, cfg.VERSION + 1):
         raise UserError(f"VERSION must be 1 to {cfg.VERSION}, got {version!r}")
-    if version == cfg.VERSION:
+    is_old = version < cfg.VERSION
+    cfg = downgrade_config(cfg, to_version=version) if is_old else cfg
+    _check_keys(loaded, cfg, file)
+    try:
         cfg.merge_from_other_cfg(loaded)
-        return cfg
-    old = downgrade_config(cfg, to_version=version)
-    old.merge_from_other_cfg(loaded)
-    return upgrade_config(old)
+    except (KeyError, *UNREADABLE) as error:
+        raise UserError(f"{_shown(error)}, in '{file}'") from error
+    return upgrade_config(cfg) if is_old else cfg
 
 
-def _reworded(text: str) -> str:
-    """Say a mismatch of types as the key, its type and present value, and what was given."""
-    found = MISMATCH.search(text)
-    if found is None:
-        return text
-    old = found["old"] if found["type"] != "CfgNode" else "keys of its own, one in a line below it"
-    given = found["new"] if len(found["new"]) <= 200 else f"{found['new'][:200]}..."
-    return f"{found['key']} must be of the type {found['type']} ({old}), got '{given}'"
+def _check_keys(loaded: CfgNode, cfg: CfgNode, file: str, prefix: str = "") -> None:
+    """Raise UserError for keys that a config does not have, and values in the place of nodes."""
+    for key, value in loaded.items():
+        name, is_node = prefix + key, isinstance(cfg.get(key), CfgNode)
+        if key not in cfg:
+            known = [prefix + other for other in cfg]
+            raise UserError(f"Non-existent key: {name}{did_you_mean(name, known)}, in '{file}'")
+        if is_node != isinstance(value, CfgNode):
+            kind = "have keys, one in a line below it" if is_node else "be a value without keys"
+            raise UserError(f"{name} must {kind}, got {repr(value)[:SHOWN]}, in '{file}'")
+        if is_node:
+            _check_keys(value, cfg[key], file, f"{name}.")
 
 
-def _meant(cfg: CfgNode, text: str) -> str:
-    """Suggest keys of a config, also of nodes, that are written like what a text ends with."""
-    parts = [key.split(".") for key in values_by_key(cfg)]
-    keys = dict.fromkeys(".".join(p[:n]) for p in parts for n in range(1, len(p) + 1))
-    return did_you_mean(text.rpartition(": ")[2], keys)
+def _shown(error: Exception) -> str:
+    """Return what yacs says of a value, in one line."""
+    text = str(error.args[0]) if error.args else type(error).__name__
+    return " ".join(text.split())[:SHOWN]

@@ -231,7 +231,8 @@ def validation_of_training(cfg: CfgNode) -> CocoSplit | None:
         return read_coco_split(own.VAL_JSON, own.VAL_IMAGES)
     except (FileNotFoundError, PermissionError) as error:
         raise MissingFileError(
-            f"the validation data of the training have gone: {error}; pass --val-json and --val-images"
+            f"the validation data of the training have gone: {error}; pass --val-json and "
+            "--val-images"
         ) from error
 
 
