@@ -39,40 +39,23 @@ JSON_TYPES = ("coco", "lvis")
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image, and what its dataset says of it.
-
-    Attributes:
-        path: the file.
-        size: width and height that the annotations say; None if they say nothing.
-        mask: file of the semantic mask that belongs to it.
-        labels: number of classes and the ignored label of the mask; None if they are not used.
-        as_grey: whether the mask is read as grey values, as training does, or as it is in the file,
-            as evaluation does.
-    """
+    """An image, and what its dataset says of it."""
 
     path: str
-    size: tuple[int, int] | None = None
-    mask: str | None = None
-    labels: tuple[int, int] | None = None
-    as_grey: bool = True
+    size: tuple[int, int] | None = None  # width and height in the annotations
+    mask: str | None = None  # the file of its semantic mask
+    labels: tuple[int, int] | None = None  # number of classes and ignored label, if they are used
+    as_grey: bool = True  # the mask is read as training does; else as it is in the file
 
 
 def check_datasets(
     cfg: CfgNode, *, images: int | None, train: bool = True, read: Mapping[str, Coco] | None = None
 ) -> Report:
-    """Check the datasets of `DATASETS.TRAIN` and `DATASETS.TEST`.
+    """Check the datasets of `DATASETS.TRAIN` (if `train`) and `DATASETS.TEST`.
 
     A dataset with `json_file` and `image_root` in its metadata has its whole json checked, and
-    whether its images are there; of every dataset images are opened.
-
-    Args:
-        cfg: tells what the datasets are for.
-        images: how many images of each dataset are opened, the first ones; None for all.
-        train: whether the training datasets are checked too.
-        read: jsons by the names of datasets, as `use_own_data` has read and corrected them.
-
-    Returns:
-        All defects, dataset by dataset.
+    whether its images are there; of every dataset the first `images` are opened, None for all.
+    `read` has jsons by the names of datasets, as `use_own_data` has read and corrected them.
     """
     names = dict.fromkeys((*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST))
     defects: list[Defect] = []

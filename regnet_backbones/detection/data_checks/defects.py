@@ -35,21 +35,13 @@ class Use:
 
 @dataclass(frozen=True)
 class Defect:
-    """A defect and its place.
-
-    Attributes:
-        kind: what is wrong and what to do.
-        dataset: name of the dataset, or its file.
-        image: file name of the image, if it belongs to one.
-        annotation: id of the annotation, if it belongs to one.
-        detail: what was found.
-    """
+    """A defect and its place."""
 
     kind: Kind
-    dataset: str
+    dataset: str  # its name, or its file
     image: str = ""
     annotation: int | str | None = None
-    detail: str = ""
+    detail: str = ""  # what was found
 
     @property
     def severity(self) -> Severity:
@@ -79,11 +71,7 @@ class Defect:
 
 @dataclass(frozen=True)
 class Report:
-    """All defects of the datasets of a run.
-
-    Attributes:
-        defects: in the order in which they were found.
-    """
+    """All defects of the datasets of a run, in the order in which they were found."""
 
     defects: tuple[Defect, ...]
 
@@ -97,14 +85,7 @@ class Report:
         return Report(tuple(defect for defect in self.defects if defect.severity == severity))
 
     def summary(self, listed: int | None = LISTED) -> str:
-        """Return a paragraph for each kind, errors first.
-
-        Args:
-            listed: how many defects of a kind are named; None for all.
-
-        Returns:
-            The paragraphs, "" for no defects.
-        """
+        """Return a paragraph for each kind, errors first, that names some defects or all of them."""
         groups: dict[tuple[str, Kind], list[Defect]] = {}
         for defect in self.defects:
             groups.setdefault((defect.dataset, defect.kind), []).append(defect)
