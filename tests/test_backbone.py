@@ -13,15 +13,10 @@ from regnet_backbones import RegNetDesign, RegNetFeatures, weights, zoo
 # Small enough to run; the others are compared on the meta device, by names and shapes.
 RUN = (
     "regnetx_002",
-    "regnetx_004_tv",
-    "regnetx_032",
     "regnety_004",
-    "regnety_032",
     "regnety_040_sgn",
-    "regnetv_040",
     "regnetv_064",
     "regnetz_005",
-    "regnetz_040_h",
     "regnetz_b16",
     "regnetz_d8",
     "regnetz_c16_evos",
@@ -158,8 +153,8 @@ def test_a_design_that_timm_would_build_otherwise_is_refused(monkeypatch):
     import regnet_backbones.backbone as module
 
     other = RegNetDesign(w_0=24, w_a=24.0, w_m=2.0, depth=9, group_width=8)
-    config = module._timm_config(other)
-    monkeypatch.setattr(module, "_timm_config", lambda design: config)
+    arguments = module.timm_arguments(other)
+    monkeypatch.setattr(module, "timm_arguments", lambda design: arguments)
     with pytest.raises(ValueError, match="timm builds other stages"):
         RegNetFeatures(DESIGN)
 
@@ -293,11 +288,6 @@ def test_arguments_out_of_range_are_refused(options, message):
         RegNetFeatures("regnetx_002", **options)
 
 
-def test_a_misspelt_name_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'regnetx_040'"):
-        RegNetFeatures("regnetx_41")
-
-
 def test_the_network_compiles_to_an_exported_program(randomize):
     features = randomize(RegNetFeatures(DESIGN)).eval()
     program = torch.export.export(features, (torch.randn(1, 3, 64, 64),))
@@ -339,24 +329,6 @@ def test_weights_of_stages_that_are_not_built_are_dropped(checkpoint, tmp_path):
     torch.testing.assert_close(
         features.s2.b1.conv1.conv.weight, checkpoint["s2.b1.conv1.conv.weight"]
     )
-
-
-def test_weights_that_do_not_match_are_refused_with_their_keys(checkpoint, tmp_path):
-    del checkpoint["s1.b1.conv1.conv.weight"]
-    checkpoint["s9.b1.conv1.conv.weight"] = torch.zeros(1)
-    checkpoint["stem.bn.bias"] = torch.zeros(7)
-    torch.save(checkpoint, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="nothing was loaded") as error:
-        RegNetFeatures("regnetx_002", pretrained=tmp_path / "weights.pth")
-    assert "1 missing: s1.b1.conv1.conv.weight" in str(error.value)
-    assert "1 unknown: s9.b1.conv1.conv.weight" in str(error.value)
-    assert "1 of another shape: stem.bn.bias (7,) for (32,)" in str(error.value)
-
-
-def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
-    torch.save({"epoch": 3}, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="holds no state dict"):
-        RegNetFeatures("regnetx_002", pretrained=tmp_path / "weights.pth")
 
 
 def test_a_tag_that_does_not_exist_is_answered_with_those_that_do():

@@ -22,16 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from regnet_backbones.adapters.detectron2 import compat
-from regnet_backbones.adapters.detectron2.compat import (
-    cpu_processes,
-    extension,
-    image_orientation,
-    internal_names,
-    panoptic,
-    removed_names,
-    stand_ins,
-    training_state,
-)
+from regnet_backbones.adapters.detectron2.compat import engine, extension, libraries, packages
 from regnet_backbones.adapters.detectron2.compat.hook import (
     AfterImport,
     DuringImport,
@@ -97,7 +88,7 @@ class TestFinder:
             ("compat_demo.a",),
             "wants stand_in",
             lambda source: "value = 1" in source,
-            lambda: stand_ins.stand_in_modules(types.ModuleType("stand_in")),
+            lambda: packages.stand_in_modules(types.ModuleType("stand_in")),
         )
         FixFinder([during]).install()
         assert importlib.import_module("compat_demo.a").seen
@@ -186,7 +177,7 @@ class TestFinder:
 
 # The modules of the table; those of the internal name are there during the calls that import them.
 OUTSIDE_CALLS = [
-    name for fix in FIXES for name in fix.modules if not name.startswith(internal_names.CITYSCAPES)
+    name for fix in FIXES for name in fix.modules if not name.startswith(packages.CITYSCAPES)
 ]
 
 
@@ -415,8 +406,8 @@ class TestRemovedNames:
         monkeypatch.syspath_prepend(str(tmp_path))
         module = importlib.import_module("compat_alias")
         try:
-            assert removed_names.uses_removed_numpy_alias(module)
-            removed_names.numpy_alias_removed(module)
+            assert libraries.uses_removed_numpy_alias(module)
+            libraries.numpy_alias_removed(module)
             assert module.get() == (alias, np.zeros)
             assert name not in vars(np)
         finally:
@@ -510,58 +501,55 @@ class TestCausesAreTested:
         (tmp_path / "compat_new.py").write_text("import numpy as np\nx = np.int64, np.bool_\n")
         monkeypatch.syspath_prepend(str(tmp_path))
         module = importlib.import_module("compat_new")
-        assert not removed_names.uses_removed_numpy_alias(module)
+        assert not libraries.uses_removed_numpy_alias(module)
 
     def test_pillow_has_linear(self, monkeypatch):
-        assert removed_names.uses_removed_pillow_linear("interp=Image.LINEAR")
-        assert not removed_names.uses_removed_pillow_linear("interp=Image.BILINEAR")
+        assert libraries.uses_removed_pillow_linear("interp=Image.LINEAR")
+        assert not libraries.uses_removed_pillow_linear("interp=Image.BILINEAR")
         monkeypatch.setattr(Image, "LINEAR", Image.BILINEAR, raising=False)
-        assert not removed_names.uses_removed_pillow_linear("interp=Image.LINEAR")
+        assert not libraries.uses_removed_pillow_linear("interp=Image.LINEAR")
 
     def test_profiler_takes_use_cuda(self, monkeypatch):
         class Profile:
             def __init__(self, use_cuda=False): ...
 
         monkeypatch.setattr(torch.autograd.profiler, "profile", Profile)
-        assert not removed_names.profiles_with_use_cuda(None)
+        assert not libraries.profiles_with_use_cuda(None)
 
     def test_packages_are_there(self, monkeypatch):
-        monkeypatch.setattr(removed_names, "is_importable", lambda name: True)
-        monkeypatch.setattr(panoptic, "is_importable", lambda name: True)
-        assert not removed_names.imports_absent_pkg_resources("import pkg_resources")
-        assert not removed_names.imports_absent_caffe2("from .api import *")
-        assert not panoptic.imports_absent_panopticapi("from panopticapi.utils import rgb2id")
-        assert not panoptic.is_absent(None)
+        monkeypatch.setattr(packages, "is_importable", lambda name: True)
+        assert not packages.imports_absent_pkg_resources("import pkg_resources")
+        assert not packages.imports_absent_caffe2("from .api import *")
+        assert not packages.imports_absent_panopticapi("from panopticapi.utils import rgb2id")
+        assert not packages.panopticapi_is_absent(None)
 
     def test_caffe2_is_imported_with_care(self):
         source = (
             "try:\n    import caffe2\nexcept ImportError:\n    pass\nelse:\n    from .api import *"
         )
-        assert not removed_names.imports_absent_caffe2(source)
+        assert not packages.imports_absent_caffe2(source)
 
     def test_numpy_scalars_are_allowed_already(self):
-        with torch.serialization.safe_globals(training_state._numpy_globals()):
-            assert not training_state.refuses_numpy_scalars(None)
+        with torch.serialization.safe_globals(libraries._numpy_globals()):
+            assert not libraries.refuses_numpy_scalars(None)
 
     def test_fixed_modules_need_no_fix(self):
         """What upstream main does itself looks the same to these tests."""
-        assert not removed_names.samples_from_a_set(module_of("detectron2.data.common"))
+        assert not libraries.samples_from_a_set(module_of("detectron2.data.common"))
         reading = module_of("detectron2.data.detection_utils")
-        assert not image_orientation.turns_tiff_twice(reading)
+        assert not libraries.turns_tiff_twice(reading)
         retinanet = module_of("detectron2.modeling.meta_arch.retinanet")
-        assert not removed_names.probes_norm_with_one_channel(retinanet)
+        assert not libraries.probes_norm_with_one_channel(retinanet)
         defaults = module_of("detectron2.engine.defaults")
-        assert not training_state.trainer_saves_no_optimizer(defaults)
-        assert not training_state.trainer_demands_optimizer(defaults)
+        assert not engine.trainer_saves_no_optimizer(defaults)
+        assert not engine.trainer_demands_optimizer(defaults)
         hooks = module_of("detectron2.engine.hooks")
-        assert not training_state.hook_ignores_torch_scheduler(hooks)
-        assert not cpu_processes.starts_stock_worker(module_of("detectron2.engine.launch"))
+        assert not engine.hook_ignores_torch_scheduler(hooks)
+        assert not engine.starts_stock_worker(module_of("detectron2.engine.launch"))
 
     def test_probing_draws_no_random_numbers(self):
         state = torch.get_rng_state()
-        removed_names.probes_norm_with_one_channel(
-            module_of("detectron2.modeling.meta_arch.retinanet")
-        )
+        libraries.probes_norm_with_one_channel(module_of("detectron2.modeling.meta_arch.retinanet"))
         assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -17,7 +17,7 @@ from regnet_backbones.export import (
 )
 from regnet_backbones.export import running as running_module
 from regnet_backbones.export.checking import other_sizes, relative_error
-from regnet_backbones.export.network import smallest_map
+from regnet_backbones.export.formats import smallest_map
 
 SMALL = RegNetDesign(w_0=8, w_a=8.0, w_m=2.0, depth=7, group_width=8)
 

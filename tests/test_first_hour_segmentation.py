@@ -16,7 +16,6 @@ from troubleshooting import assert_documented
 from regnet_backbones import config_path, shapes
 from regnet_backbones.report.logs import read_events
 from regnet_backbones.runs.trained import find_trained
-from regnet_backbones.semseg.failures import reworded
 from regnet_backbones.semseg.module import Segmenter
 
 TOOLS = Path(__file__).parents[1] / "tools"
@@ -222,7 +221,7 @@ def test_an_output_in_ones_home_is_one_folder(data, tmp_path, monkeypatch):
         (4, ["--model.decoder", "FPN", *RANDOM], "--model.decoder was Unet and is FPN; restore"),
         (4, ["--model.encoder", TINY], "and is regnetx_002; restore the old value"),
         (4, ["--model.optimizer", "sgd"], "--model.optimizer was adamw and is sgd; restore"),
-        (1, [], "has 2 steps, more than --trainer.max_steps 1; give more steps"),
+        (1, [], "has done 2 steps, more than --trainer.max_steps 1; raise it"),
     ],
 )
 def test_a_run_that_cannot_be_resumed(steps, options, said, data, run_folder, capfd):
@@ -250,8 +249,8 @@ def test_options_that_keep_a_resumed_run_from_being_exact_are_named(data, run_fo
     options = ["--model.lr", 0.125, "--data.flip", 0.25, "--data.root", data.resolve()]
     options += ["--data.num_workers", 1, "--seed_everything", 7, "--resume"]
     assert run("train_semseg", *training(data, run_folder, 3, *options)) == 0
-    (said,) = [r.getMessage() for r in caplog.records if "options that differ" in r.getMessage()]
-    assert said.startswith(f"resuming with options that differ from those of '{run_folder}")
+    (said,) = [r.getMessage() for r in caplog.records if "config that differs" in r.getMessage()]
+    assert said.startswith(f"resuming with a config that differs from '{run_folder}")
     assert "--model.lr was 0.003 and is 0.125 (no effect" in said
     assert "--data.flip was 0.5 and is 0.25;" in said
     assert "--trainer.max_steps was 2 and is 3" in said
@@ -288,7 +287,7 @@ def test_a_new_run_in_the_folder_of_another_sets_its_files_aside(data, run_folde
     }
     assert run("train_semseg", *training(data, run_folder, 1)) == 0
     aside = run_folder / "earlier_run_1"
-    assert f"the files of the other are in '{aside}' now" in caplog.text
+    assert f"its files are in '{aside}' now" in caplog.text
     assert {f.relative_to(aside): f.read_bytes() for f in aside.rglob("*") if f.is_file()} == before
     last = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == 1

@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.inference import Inference
+from regnet_backbones.semseg.learning import parameter_groups, poly_factor, poly_with_warmup
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.network import architectures, build_network
-from regnet_backbones.semseg.schedule import parameter_groups, poly_factor, poly_with_warmup
 
 CLASSES = 3
 SMALL = {"decoder_channels": [32, 16, 8, 8, 8]}
@@ -282,7 +282,7 @@ def test_parameters_are_in_groups_by_part_and_decay():
     [(0, 0.2), (3, 0.8), (4, 1.0), (14, 0.5358867), (23, 0.0674641), (24, 0.0), (30, 0.0)],
 )
 def test_the_schedule_by_hand(step, expected):
-    factor = poly_factor(step, total_steps=24, warmup_steps=4, power=0.9)
+    factor = poly_factor(step, total=24, warmup=4, power=0.9)
     assert factor == pytest.approx(expected, abs=1e-6)
 
 
@@ -613,7 +613,7 @@ from torch.distributed.nn.functional import all_reduce
 
 sys.path.insert(0, sys.argv[1])
 from test_semseg_module import DataLoader, InOrder, Losses, example, segmenter, trainer
-from regnet_backbones.semseg import sync_batchnorm
+from regnet_backbones.semseg import network
 
 def synchronised(self, x):
     running = self.running_mean, self.running_var
@@ -634,7 +634,7 @@ def synchronised(self, x):
 
 nn.SyncBatchNorm.forward = synchronised
 nn.parallel.DistributedDataParallel._passing_sync_batchnorm_handle = lambda *arguments: None
-sync_batchnorm.WITHOUT_SYNC_BATCHNORM = ()
+network.WITHOUT_SYNC_BATCHNORM = ()
 
 class Report(Losses):
     # Processes are forks, what they know must be written by them.

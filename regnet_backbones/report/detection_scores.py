@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from regnet_backbones.adapters.detectron2.projects import import_projects
-from regnet_backbones.detection.ade20k import check_semantic_datasets
+from regnet_backbones.detection.config_checks import check_semantic_datasets
 from regnet_backbones.detection.evaluators import (
     PICTURES,
     build_evaluators,

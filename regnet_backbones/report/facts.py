@@ -6,9 +6,9 @@ from importlib import import_module
 import torch
 from torch import nn
 
-from benchmarks.machine import machine
 from regnet_backbones import zoo
 from regnet_backbones.design import RegNetDesign, complexity
+from regnet_backbones.measure.machine import machine
 from regnet_backbones.runs.results import VERSIONED
 from regnet_backbones.runs.trained import Kind
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.weights.files import SUFFIXES as DETECTOR_SUFFIXES
 
 Kind = Literal["detector", "segmenter"]
 
 SEGMENTER_SUFFIX = ".ckpt"
+# Those of `weights.files`, which imports torch.
+DETECTOR_SUFFIXES = (".safetensors", ".pkl", ".pth", ".pt", ".bin", ".torch", ".pyth")
 SEGMENTER_FOLDER = "checkpoints"
 # In the order of preference.
 SEGMENTER_NAMES = ("best.ckpt", "last.ckpt")

@@ -32,7 +32,7 @@ from regnet_backbones.semseg.layouts import (
     find_color_table,
     folder_pairs,
 )
-from regnet_backbones.semseg.resuming import (
+from regnet_backbones.semseg.loader import (
     Loader,
     ResumableLoader,
     ResumableSampler,
@@ -105,9 +105,8 @@ class SegmentationData(LightningDataModule):
         short_side: as given, for the model.
 
     Raises:
-        FileNotFoundError: a folder or class file is not there.
-        ValueError: arguments contradict each other or are out of range; at `setup`, the files are
-            not as they should be.
+        UserError: arguments contradict each other or are out of range, or a folder or class file is
+            not there; at `setup`, the files are not as they should be.
     """
 
     def __init__(
@@ -179,12 +178,7 @@ class SegmentationData(LightningDataModule):
         self.val_set: SegmentationDataset | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Find and check the files that a stage needs: both splits for "fit" and None.
-
-        Raises:
-            FileNotFoundError: a folder is not there.
-            ValueError: files are not as they should be; the message names the first of them.
-        """
+        """Find and check the files that a stage needs: both splits for "fit" and None."""
         if self.train_set is None and stage in ("fit", None):
             self.train_set = self._dataset("train", self.train_transform)
         if self.val_set is None:
@@ -199,11 +193,7 @@ class SegmentationData(LightningDataModule):
                 )
 
     def train_dataloader(self) -> DataLoader:
-        """Return the shuffled loader of whole batches of training crops.
-
-        Raises:
-            ValueError: there are not enough images for one batch, or a batch has no equal shares.
-        """
+        """Return the shuffled loader of whole batches of training crops."""
         processes = 1 if self.trainer is None else self.trainer.world_size
         share, rest = divmod(self.batch_size, processes)
         if rest:
@@ -222,23 +212,21 @@ class SegmentationData(LightningDataModule):
             batch_size=share,
             sampler=ResumableSampler(self.train_set, num_replicas=processes, rank=rank),
             drop_last=True,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
             worker_init_fn=_start_worker,
+            **self._loading(),
         )
 
     def val_dataloader(self) -> DataLoader:
         """Return the loader of single validation images, which differ in size."""
-        return Loader(
-            self.val_set,
-            batch_size=1,
-            shuffle=False,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=heed_parent_only,
-        )
+        return Loader(self.val_set, worker_init_fn=heed_parent_only, **self._loading())
+
+    def _loading(self) -> dict[str, object]:
+        """Return the options of both loaders."""
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
 
     def _check_sources(self) -> None:
         """Check that a layout is given what it needs and nothing that it would ignore."""

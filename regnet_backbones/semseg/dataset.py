@@ -18,6 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.runs.image_files import (
     CHECK_THREADS,
     STRETCHED,
@@ -34,7 +35,6 @@ from regnet_backbones.semseg.labels import (
     Labels,
     count_values,
     counts_text,
-    explained,
     first_of,
     packed,
 )
@@ -59,7 +59,7 @@ PairTransform = Callable[
 ]
 
 
-class BadPairError(ValueError):
+class BadPairError(UserError):
     """Tell which file of a dataset cannot be used, why, and what to do."""
 
 
@@ -135,14 +135,11 @@ def check_pairs(
 
     Args:
         pairs: of a split.
-        skip_bad: leave bad pairs out rather than raise.
+        skip_bad: leave bad pairs out, with a warning, rather than raise; not if all are bad.
         everything: read all masks and images in full.
 
     Returns:
-        The pairs without the bad ones, which are logged as a warning; and what their masks hold.
-
-    Raises:
-        BadPairError: a pair is bad and `skip_bad` is False, or all are.
+        The pairs without the bad ones, and what their masks hold.
     """
     step = 1 if everything or len(pairs) < MASKS_IN_FULL else -(-len(pairs) // MASKS_IN_SAMPLE)
 
@@ -167,7 +164,7 @@ def check_pairs(
             way_out = "none is left" if skip_bad else "--data.skip_bad true leaves them out"
             if any(problem and mask for problem, mask in found):
                 masks = [mask for _, mask in found if mask]
-                way_out = explained(LabelCounts.of(masks, pairs.labels), "checked")
+                way_out = LabelCounts(masks, pairs.labels).explain("checked")
             count = f"{len(bad)} of the {len(pairs)} pairs are bad"
             raise BadPairError(f"{first}; {count}: {names}; {way_out}")
         logger.warning(
@@ -176,15 +173,11 @@ def check_pairs(
         )
         pairs = pairs.subset([index for index in range(len(pairs)) if index not in bad])
     good = [mask for problem, mask in found if mask and not problem]
-    return pairs, LabelCounts.of(good, pairs.labels)
+    return pairs, LabelCounts(good, pairs.labels)
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image as RGB, uint8 (H, W, 3), turned as its EXIF orientation says.
-
-    Raises:
-        BadPairError: it cannot be read, or has more than 8 bits per channel.
-    """
+    """Read an image as RGB, uint8 (H, W, 3), turned as its EXIF orientation says."""
     try:
         # Viewers and labelling tools turn it too, so that masks are drawn on the turned image.
         return np.array(open_upright(path).convert("RGB"))
@@ -193,11 +186,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path, labels: Labels) -> np.ndarray:
-    """Read a mask as classes and `IGNORE`, uint8 (H, W).
-
-    Raises:
-        BadPairError: it cannot be read, cannot hold labels, or has values that have no class.
-    """
+    """Read a mask as classes and `IGNORE`, uint8 (H, W)."""
     with _opened(path, "mask") as mask:
         values = _values(mask, _depth(path, mask), labels)
     return _classes(path, values, labels)
