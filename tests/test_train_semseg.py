@@ -198,7 +198,6 @@ MISTAKES = [
     (["--model.decoder_options", '{"encoder_depth": 3}'], "Model depth is 3"),
     (["--data.root", "nowhere"], "no dataset folder 'nowhere'"),
     (["--data.root", "null"], "needs root"),
-    (["--trainer.accelerator", "gpu"], "--trainer"),
     (["--trainer.devices", 0], "--trainer options: `Trainer(devices="),
     (["--trainer.strategy", "dpp"], "--trainer options: "),
     (["--trainer.sync_batchnorm", "true"], "would delete the activations of a RegNet"),
@@ -280,7 +279,7 @@ def test_a_checkpoint_that_is_cut_off_is_not_resumed(data, run_folder, capsys):
     last = run_folder / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:10_000])
     assert main(*training(data, run_folder, 4, "--resume")) == 2
-    assert "last.ckpt' is truncated or damaged" in capsys.readouterr().err
+    assert "last.ckpt is truncated or damaged" in capsys.readouterr().err
 
 
 def test_options_that_keep_a_resumed_run_from_being_exact_are_named(data, run_folder, caplog):

@@ -18,9 +18,9 @@ from torch import nn
 from regnet_backbones import config_path, shapes
 from regnet_backbones.cli.failures import reported
 from regnet_backbones.report.logs import read_events
+from regnet_backbones.semseg import run as semseg_run
 from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.semseg import run as semseg_run
 
 ROOT = Path(__file__).parent.parent
 QUICK = config_path("semseg/quick/unet_regnet_small_shapes.yaml")
