@@ -22,7 +22,7 @@ from torch.distributed.run import get_args_parser
 
 from benchmarks.command import benchmark_parser
 from regnet_backbones import zoo
-from regnet_backbones.cli.design.command import design_parser
+from regnet_backbones.cli.design import design_parser
 from regnet_backbones.cli.export import export_parser
 from regnet_backbones.cli.options import evaluate_parser, predict_parser
 from regnet_backbones.cli.report import report_parser

@@ -20,7 +20,7 @@ explains itself: python tools/design.py search --help. docs/design.md walks thro
 import sys
 from collections.abc import Sequence
 
-from regnet_backbones.cli.design.command import design_command
+from regnet_backbones.cli.design import design_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
