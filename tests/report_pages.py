@@ -6,14 +6,11 @@ from html.parser import HTMLParser
 from PIL import Image
 
 from regnet_backbones.report.content import (
-    Config,
     Curve,
-    Curves,
     Metrics,
     Picture,
     Predictions,
     Report,
-    Setting,
     Table,
 )
 
@@ -77,11 +74,13 @@ def small_report(name="circle"):
     return Report(
         title=f"Unet on {name}",
         facts=(("backbone", name),),
-        config=Config((Setting(name, name, name),), text=f"a: {name}\n"),
-        curves=Curves(
-            losses=(Curve(name, (0, 10), (2.0, 0.01)), Curve("loss", (0, 10), (1.0, 0.5))),
-            validation=(Curve("_AP", (10,), (12.5,)),),
-        ),
+        config=f"a: {name}\n",
+        changed=((name, name, name),),
+        curves={
+            "Losses": (Curve(name, (0, 10), (2.0, 0.01)), Curve("loss", (0, 10), (1.0, 0.5))),
+            "Learning rate": (),
+            "Validation": (Curve("_AP", (10,), (12.5,)),),
+        },
         metrics=Metrics(
             name,
             (Table(("AP", "APl"), (("bbox", (12.345, None)),)),),
