@@ -2,6 +2,7 @@
 
 import base64
 from html.parser import HTMLParser
+from pathlib import Path
 
 from PIL import Image
 
@@ -13,6 +14,8 @@ from regnet_backbones.report.content import (
     Report,
     Table,
 )
+from regnet_backbones.report.reading import find_evaluation, read_report
+from regnet_backbones.report.runs import find_run
 
 VOID = {"br", "hr", "img", "link", "meta"}
 EVIL = "<script>alert('1')</script> & \"q\" $x_1$"
@@ -23,7 +26,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.elements, self.texts, self._open = [], [], []
+        self.elements, self.texts, self._open, self._rows = [], [], [], []
         self.feed(text)
         self.close()
         assert self._open == []
@@ -32,6 +35,10 @@ class Page(HTMLParser):
         names = [name for name, _ in attrs]
         assert len(names) == len(set(names)), f"{tag} has an attribute twice"
         self.elements.append((tag, dict(attrs)))
+        if tag == "tr":
+            self._rows.append([])
+        elif tag == "td":
+            self._rows[-1].append("")
         if tag not in VOID:
             self._open.append(tag)
 
@@ -39,7 +46,10 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data):
-        self.texts.append((self._open[-1] if self._open else "", data))
+        inside = self._open[-1] if self._open else ""
+        self.texts.append((inside, data))
+        if inside == "td":
+            self._rows[-1][-1] += data
 
     def all(self, tag):
         """Return the attributes of all elements of a name."""
@@ -51,13 +61,7 @@ class Page(HTMLParser):
 
     def rows(self):
         """Return the cells of all rows of tables that have some."""
-        cells, found = self.text_of("td"), []
-        for tag, _ in self.elements:
-            if tag == "tr":
-                found.append([])
-            elif tag == "td":
-                found[-1].append(cells.pop(0))
-        return [row for row in found if row]
+        return [[cell.strip() for cell in row] for row in self._rows if row]
 
 
 def content_of(uri):
@@ -99,3 +103,23 @@ def small_report(name="circle"):
         missing=(name,),
         command=f"python tools/train_net.py {name}",
     )
+
+
+def read_detector(folder, evaluation, *, val=None):
+    """Return the report of a detector's run with an evaluation that is in its folder."""
+    from regnet_backbones.detection.description import describe
+
+    run = find_run(folder)
+    description = describe(run.config_file, val=val)
+    found = find_evaluation(run, [Path(folder) / evaluation], description=description)
+    return read_report(run, description, found)
+
+
+def read_segmenter(folder, evaluation="report"):
+    """Return the report of a segmenter's run with an evaluation that is in its folder."""
+    from regnet_backbones.semseg.description import describe
+
+    run = find_run(folder)
+    description = describe(run.config_file, run.trained and run.trained.checkpoint)
+    found = find_evaluation(run, [Path(folder) / evaluation], description=description)
+    return read_report(run, description, found)

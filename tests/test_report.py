@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 from xml.etree import ElementTree
 
-import pytest
 from load_tool import load_tool
 from report_pages import EVIL, Page, content_of, small_report
 from torch.utils.tensorboard import SummaryWriter

@@ -207,7 +207,7 @@ def _metrics(
     results, step = logged(run, description, log)
     if not results:
         return None
-    source = f"logged by the training at iteration {step + 1}{on}"
+    source = f"logged by the training at iteration {step}{on}"
     return Metrics(source, *results_tables(results))
 
 
@@ -233,11 +233,11 @@ def _logged_by_segmenter(run: Run, description: Description, log: Log) -> tuple[
         if tag.startswith(SEGMENTER_IOU)
     }
     found = {"miou": at_step[chief], "accuracy": at_step.get(accuracy), "iou": iou}
-    return {"segmentation": _segmenter_results(found)}, step
+    return {"segmentation": _segmenter_results(found)}, step + 1
 
 
 def _logged_by_detector(run: Run, description: Description, log: Log) -> tuple[Results, int]:
-    """Return the last results of the first dataset, and their iteration."""
+    """Return the last results of the first dataset, and their iteration in metrics.json."""
     start = f"{description.dataset}/" if description.datasets > 1 else ""
     chief = [
         key for key in log if key.startswith(start) and key.removeprefix(start).count("/") == 1
