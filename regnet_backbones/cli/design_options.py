@@ -25,7 +25,6 @@ def check_package(name: str, what: str) -> None:
         raise MissingPackageError(
             f"{what} take {name}, which is not installed; "
             "`pip install 'regnet_backbones[design]'` installs it",
-            name=name,
         )
 
 
