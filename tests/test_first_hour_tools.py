@@ -108,8 +108,8 @@ def test_what_prints_results_is_missed_before_there_are_any(missing, line, monke
         raise AssertionError("the work has begun")
 
     monkeypatch.setitem(sys.modules, missing, None)
-    for name in ("sample.sample", "search._run"):
-        monkeypatch.setattr(f"regnet_backbones.cli.design.{name}", work)
+    for name in ("sample", "_search"):
+        monkeypatch.setattr(f"regnet_backbones.cli.design_search.{name}", work)
     assert run(*line.split()) == 2
     said = assert_documented(capfd.readouterr().err)
     assert f"take {missing}, which is not installed; `pip install 'regnet_backbones[" in said

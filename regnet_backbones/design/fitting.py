@@ -279,7 +279,9 @@ def _laws(depth: int, num_stages: int | None, ratios: Sequence[float]) -> Iterat
     if num_stages in (None, 1) or not last:
         yield _Law(2.0, 0.0, 0.0, ())  # a single stage: any w_m will do
     for w_m in ratios:
-        most = num_stages or depth
+        most = min(num_stages or depth, int(math.log(_MOST_CHANNELS, w_m)) + 1)
+        if num_stages is not None and most < num_stages:
+            continue
         growths = [w_m ** (k + 0.5) - 1 for k in range(most)]  # E_k
         # The last block has the exponent num_stages - 1, or any above 0.
         low = growths[(num_stages or 2) - 2] / max(last, 1)

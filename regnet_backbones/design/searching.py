@@ -403,7 +403,7 @@ def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:
     lengths = {len(point) for point in points}
     if len(lengths) > 1:
         raise UserError(f"points must have as many coordinates each, got {sorted(lengths)}")
-    places = np.array(points, float).reshape(len(points), -1)
+    places = np.array(points, float)
     return [
         i
         for i, place in enumerate(places)
