@@ -142,7 +142,7 @@ def test_a_full_disk_leaves_no_half_of_a_file(suffix, here, capfd):
 @pytest.mark.parametrize(
     ("tool", "patched", "arguments"),
     [
-        ("design", "design_tool.variants.run", ("list",)),
+        ("design", "cli.design._variant_row", ("list",)),
         ("benchmark", "benchmark.command._benchmark", ("--runs", "1")),
         ("export", "inference.export._export", ("regnetx_002", "--output", "x.ts")),
     ],

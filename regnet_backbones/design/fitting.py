@@ -252,7 +252,7 @@ def _per_block(widths: Sequence[int], depths: Sequence[int] | None) -> list[int]
 
 
 def _best_law(observed: Sequence[int], num_stages: int | None) -> _Law | None:
-    """Return the law of the least error, of equal ones that farthest from other stages."""
+    """Return the law of the least error."""
     errors = _Errors(observed)
     least, best = math.inf, None
     ratios = _RATIOS
@@ -262,8 +262,9 @@ def _best_law(observed: Sequence[int], num_stages: int | None) -> _Law | None:
                 continue
             for w_0 in errors.first_widths(law):
                 error = errors.of_law(law, w_0)
-                better = error < least - _TIE
-                if better or (error < least + _TIE and law.margin > best.margin):
+                # Of equal laws, that farthest from other stages, of those with few digits.
+                equal = error < least + _TIE and ratios is _RATIOS
+                if error < least - _TIE or (equal and law.margin > best.margin):
                     least, best = min(error, least), replace(law, w_0=w_0)
         if best is None or least < _TIE:
             break
