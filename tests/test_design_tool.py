@@ -536,7 +536,11 @@ def test_charts_show_what_they_are_given(tmp_path, monkeypatch):
         figure.get_suptitle()
         == "RegNetX-3.2GF\ns1: 96 × 2, s2: 192 × 6, s3: 432 × 15, s4: 1008 × 2"
     )
+    low, high = figure.axes[0].get_ylim()
+    assert (low, high > 1008) == (0, True)
     figure = fit_figure(fit([16, 24, 48, 96]), title="mine")
+    low, high = figure.axes[0].get_ylim()
+    assert (low, high > 96) == (0, True)
     assert list(figure.axes[0].lines[1].get_ydata()) == [16, 24, 48, 96]
 
     edfs = {"mine": edf([40.0, 42.0, 41.0]), "_theirs": edf([39.5, 44.5, 46.5, 43.5])}
