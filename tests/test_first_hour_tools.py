@@ -108,8 +108,8 @@ def test_what_prints_results_is_missed_before_there_are_any(missing, line, monke
         raise AssertionError("the work has begun")
 
     monkeypatch.setitem(sys.modules, missing, None)
-    for name in ("sample.sample", "search._run"):
-        monkeypatch.setattr(f"regnet_backbones.cli.design.{name}", work)
+    for name in ("sample", "_search"):
+        monkeypatch.setattr(f"regnet_backbones.cli.design_search.{name}", work)
     assert run(*line.split()) == 2
     said = assert_documented(capfd.readouterr().err)
     assert f"take {missing}, which is not installed; `pip install 'regnet_backbones[" in said
@@ -142,7 +142,7 @@ def test_a_full_disk_leaves_no_half_of_a_file(suffix, here, capfd):
 @pytest.mark.parametrize(
     ("tool", "patched", "arguments"),
     [
-        ("design", "design_tool.variants.run", ("list",)),
+        ("design", "cli.design._variant_row", ("list",)),
         ("benchmark", "benchmark.command._benchmark", ("--runs", "1")),
         ("export", "inference.export._export", ("regnetx_002", "--output", "x.ts")),
     ],

@@ -267,6 +267,10 @@ def _build(design: Design, name: str) -> str:
         cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(text)))
         network = build_backbone(cfg)
     else:
+        if name == "smp":
+            from segmentation_models_pytorch.encoders import encoders
+
+            encoders.pop(ENCODER, None)  # of a build before
         names: dict[str, torch.nn.Module] = {}
         exec(text, names)  # our own code: what is printed is what is built
         network = names["model"]

@@ -61,6 +61,7 @@ def width_figure(design: RegNetDesign, *, title: str) -> Figure:
     _steps(axis, design.block_widths.quantized, "quantized")
     _line(axis, design.block_widths.continuous)
     axis.set_xlim(edges[0], edges[-1])
+    axis.set_ylim(bottom=0)
     _add_legend(figure, columns=3)
     return figure
 
@@ -74,6 +75,7 @@ def fit_figure(fit: Fit, *, title: str) -> Figure:
     _steps(axis, fit.quantized, "fitted, quantized")
     _line(axis, fit.continuous)
     axis.plot(fit.observed, "o", color=RED, markersize=5, label="observed")
+    axis.set_ylim(bottom=0)
     _add_legend(figure, columns=3)
     return figure
 
@@ -138,7 +140,6 @@ def _new_width_figure(*title: str) -> tuple[Figure, Axes]:
     figure, axis = _new_figure("block j", "width (channels)")
     figure.suptitle("\n".join(fill(line, TITLE_LETTERS) for line in title))
     axis.locator_params(axis="x", integer=True)
-    axis.set_ylim(bottom=0)
     return figure, axis
 
 

@@ -24,7 +24,7 @@ def check_package(name: str, what: str) -> None:
     if found is None:
         raise MissingPackageError(
             f"{what} take {name}, which is not installed; "
-            "`pip install 'regnet_backbones[design]'` installs it",
+            "`pip install 'regnet_backbones[design]'` installs it"
         )
 
 

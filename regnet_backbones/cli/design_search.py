@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib import import_module
 from typing import TYPE_CHECKING, get_args
 
 from regnet_backbones import zoo
@@ -67,7 +67,7 @@ RANGES = {
     "bottleneck_multiplier": "--bottleneck-multiplier",
 }
 DTYPES = ("float32", "bfloat16", "float16")
-PACKAGES = ("regnet-backbones", "torch", "torchvision", "timm")  # what numbers belong to
+PACKAGES = ("regnet_backbones", "torch", "torchvision", "timm")  # what numbers belong to
 
 # How many of the best are measured again in turns with the reference, and in how many rounds.
 CONFIRMED, ROUNDS = 3, 30
@@ -347,7 +347,7 @@ def _machine(device: str) -> dict[str, object]:
 
     found = {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
     found |= {"device": torch.cuda.get_device_name() if device == "cuda" else device}
-    return found | {"versions": {name: version(name) for name in PACKAGES}}
+    return found | {"versions": {name: import_module(name).__version__ for name in PACKAGES}}
 
 
 def _conditions(args: argparse.Namespace, meter: "LatencyMeter") -> dict[str, object]:

@@ -252,7 +252,7 @@ def _per_block(widths: Sequence[int], depths: Sequence[int] | None) -> list[int]
 
 
 def _best_law(observed: Sequence[int], num_stages: int | None) -> _Law | None:
-    """Return the law of the least error, of equal ones that farthest from other stages."""
+    """Return the law of the least error."""
     errors = _Errors(observed)
     least, best = math.inf, None
     ratios = _RATIOS
@@ -262,8 +262,9 @@ def _best_law(observed: Sequence[int], num_stages: int | None) -> _Law | None:
                 continue
             for w_0 in errors.first_widths(law):
                 error = errors.of_law(law, w_0)
-                better = error < least - _TIE
-                if better or (error < least + _TIE and law.margin > best.margin):
+                # Of equal laws, that farthest from other stages, of those with few digits.
+                equal = error < least + _TIE and ratios is _RATIOS
+                if error < least - _TIE or (equal and law.margin > best.margin):
                     least, best = min(error, least), replace(law, w_0=w_0)
         if best is None or least < _TIE:
             break
@@ -279,7 +280,9 @@ def _laws(depth: int, num_stages: int | None, ratios: Sequence[float]) -> Iterat
     if num_stages in (None, 1) or not last:
         yield _Law(2.0, 0.0, 0.0, ())  # a single stage: any w_m will do
     for w_m in ratios:
-        most = num_stages or depth
+        most = min(num_stages or depth, int(math.log(_MOST_CHANNELS, w_m)) + 1)
+        if num_stages is not None and most < num_stages:
+            continue
         growths = [w_m ** (k + 0.5) - 1 for k in range(most)]  # E_k
         # The last block has the exponent num_stages - 1, or any above 0.
         low = growths[(num_stages or 2) - 2] / max(last, 1)

@@ -8,6 +8,7 @@ passed in, for instance `regnet_backbones.measure.LatencyMeter(...).measure`.
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -189,14 +190,6 @@ class Limits:
             limit = getattr(self, spec.name)
             if limit is not None and not limit > 0:
                 raise UserError(f"{spec.name} must be above 0, or None for no limit, got {limit}")
-
-    def reason_to_reject(self, candidate: Candidate) -> str | None:
-        """Return which limit a measured candidate is over, None for one within."""
-        if self.latency_ms is not None and candidate.latency_ms > self.latency_ms:
-            return TOO_SLOW
-        if self.memory_mib is not None and candidate.memory_mib > self.memory_mib:
-            return TOO_LARGE
-        return None
 
 
 @dataclass(frozen=True)
@@ -403,7 +396,7 @@ def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:
     lengths = {len(point) for point in points}
     if len(lengths) > 1:
         raise UserError(f"points must have as many coordinates each, got {sorted(lengths)}")
-    places = np.array(points, float).reshape(len(points), -1)
+    places = np.array(points, float)
     return [
         i
         for i, place in enumerate(places)
@@ -468,7 +461,9 @@ def _measure(
         return UNBUILDABLE
     latency_ms, memory_mib = numbers.latency_ms, numbers.memory_mib
     measured.append(replace(candidate, latency_ms=latency_ms, memory_mib=memory_mib))
-    return limits.reason_to_reject(measured[-1])
+    if limits.latency_ms is not None and latency_ms > limits.latency_ms:
+        return TOO_SLOW
+    return TOO_LARGE if memory_mib > (limits.memory_mib or math.inf) else None
 
 
 def _is_too_slow_by_speed(

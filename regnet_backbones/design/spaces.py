@@ -248,11 +248,24 @@ class Space:
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, count: int) -> Draws:
-        """Draw the numbers of so many networks, and work out their stages."""
+        """Draw the numbers of networks, and work out their stages.
+
+        Args:
+            rng: makes the draws.
+            count: how many networks.
+
+        Returns:
+            The draws, with the reason where numbers give no network.
+        """
 
     @abstractmethod
     def design(self, draws: Draws, index: int) -> Design:
-        """Return the network of one draw that was not rejected."""
+        """Return the network of one draw that was not rejected.
+
+        Args:
+            draws: of this space.
+            index: of the network.
+        """
 
     def _draws(
         self,
