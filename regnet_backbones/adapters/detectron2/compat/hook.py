@@ -166,5 +166,5 @@ def _ask_all_finders(fullname, path, target) -> ModuleSpec | None:
 
 
 def _is_running(module: ModuleType) -> bool:
-    """Tell whether a module is still being imported, further up the stack."""
+    """Return whether a module is still being imported, further up the stack."""
     return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
