@@ -152,12 +152,6 @@ class TestFinder:
         assert "misfit does not fit this compat_demo.a" in caplog.text
         assert finder.applied == ()
 
-    def test_applied_fix_is_logged(self, package, caplog):
-        caplog.set_level(logging.DEBUG, logger=LOGGER)
-        FixFinder([self.after()]).install()
-        importlib.import_module("compat_demo.a")
-        assert "compat_demo.a: double (value is too small)" in caplog.text
-
 
 # The modules of the table; those of the internal name are there during the calls that import them.
 OUTSIDE_CALLS = [
