@@ -5,7 +5,7 @@ The contract is detectron2's (`modeling/backbone/backbone.py`, `fpn.py`): a buil
 take a config, the class takes explicit arguments and knows of no config.
 
 Detectron2's registry refuses a second entry of one name. A project that carries its own copy of a
-RegNet builder must go on working as it did, whichever is imported first: its builder stays.
+RegNet builder must work as it did, whichever is imported first: its builder stays.
 """
 
 import logging

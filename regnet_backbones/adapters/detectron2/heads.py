@@ -1,4 +1,4 @@
-"""What a RegNet needs beside its builders: C4 heads, and FCOS from a YAML config.
+"""Models and heads on our backbones: C4 heads, and FCOS from a YAML config.
 
 A "C4" detector runs the last stage of the network on each region, as `Res5ROIHeads` of
 `detectron2/modeling/roi_heads/roi_heads.py` does with ResNet's res5 (ResNet, arXiv 1512.03385,

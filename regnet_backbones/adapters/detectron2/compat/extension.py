@@ -38,7 +38,7 @@ class _AbsentExtension(ModuleType):
 
 
 def extension_absent() -> AbstractContextManager[None]:
-    """Provide an empty extension, which raises where it is used."""
+    """Provide an empty extension, which raises when it is used."""
     return stand_in_modules(_AbsentExtension(EXTENSION))
 
 

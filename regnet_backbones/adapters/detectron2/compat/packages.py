@@ -111,7 +111,7 @@ def cityscapes_internal_when_called(module: ModuleType) -> None:
 
     def provide() -> AbstractContextManager[None]:
         spec = importlib.util.find_spec("cityscapesscripts")
-        # Where that is not installed, the error still ends in its name.
+        # If that is not installed, the error still ends in its name.
         places = spec.submodule_search_locations if spec is not None else ()
         return stand_in_modules(*_packages(CITYSCAPES, [str(Path(p).parent) for p in places]))
 
@@ -129,7 +129,7 @@ def script_imports_internal_demo(_module: ModuleType) -> bool:
 
 
 def demo_internal(_module: ModuleType) -> None:
-    """Let the internal package hold what lies beside the script, which has not imported it yet."""
+    """Let the internal package hold what lies next to the script, which imports it later."""
     for package in _packages(DEMO, [str(_running_script().parent)]):
         sys.modules[package.__name__] = package
 
