@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from lightning import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tabulate import tabulate
 
 from regnet_backbones.errors import UserError
@@ -78,15 +79,18 @@ def evaluate(
     if optimization is not None:
         side = typical_side(segmenter, data.hparams["crop_size"])
         callbacks.append(OptimizeBeforeValidation(optimization, side=side))
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        precision=precision,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
+    try:
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            precision=precision,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(str(error)) from error
     (values,) = trainer.validate(segmenter, data, verbose=False)
     return Evaluation(
         miou=_finite(values.get(metrics.MIOU)),
