@@ -154,6 +154,7 @@ class SegmentationData(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.short_side = short_side
+        self.skip_bad = skip_bad
         self._check_sources()
         if layout == "folder":
             self._labels = self._find_labels()
@@ -274,7 +275,7 @@ class SegmentationData(LightningDataModule):
         """Return the checked dataset of a split."""
         pairs, counts = check_pairs(
             self._find_pairs(split),
-            skip_bad=self.hparams["skip_bad"],
+            skip_bad=self.skip_bad,
             everything=self.check_everything,
         )
         check_counts(counts, train=split == "train")
