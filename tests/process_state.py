@@ -3,8 +3,14 @@
 import contextlib
 import logging
 import os
+import sys
 
 import torch
+import wrapt
+
+# The catalogs as detectron2 fills them, for a test that is the first to import it.
+_AS_IMPORTED = []
+wrapt.register_post_import_hook(lambda _: _AS_IMPORTED.append(_catalogs()), "detectron2.data")
 
 
 @contextlib.contextmanager
@@ -14,12 +20,8 @@ def process_state_kept():
     A run in this process seeds Lightning for the rest of it (`PL_GLOBAL_SEED`) and registers its
     data under fixed names: tests would find what they do or do not by what ran before them.
     """
-    # Here, after conftest's import of regnet_backbones, which it needs.
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
     environment = dict(os.environ)
-    datasets = dict(DatasetCatalog.data)
-    metadata = {name: (each, dict(vars(each))) for name, each in MetadataCatalog.data.items()}
+    catalogs = _catalogs() if "detectron2.data" in sys.modules else None
     loggers = [
         (logger, logger.level, logger.propagate, logger.disabled)
         for logger in logging.root.manager.loggerDict.values()
@@ -32,12 +34,27 @@ def process_state_kept():
     finally:
         os.environ.clear()
         os.environ.update(environment)
-        DatasetCatalog.data = datasets
-        MetadataCatalog.data = {name: each for name, (each, _) in metadata.items()}
-        for each, attributes in metadata.values():
-            vars(each).clear()
-            vars(each).update(attributes)
+        if catalogs or _AS_IMPORTED:
+            _restore(catalogs or _AS_IMPORTED[0])
         for logger, level, logger.propagate, logger.disabled in loggers:
             logger.setLevel(level)
         torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(deterministic)
+
+
+def _catalogs():
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    metadata = {name: (each, dict(vars(each))) for name, each in MetadataCatalog.data.items()}
+    return dict(DatasetCatalog.data), metadata
+
+
+def _restore(catalogs):
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    datasets, metadata = catalogs
+    DatasetCatalog.data = dict(datasets)
+    MetadataCatalog.data = {name: each for name, (each, _) in metadata.items()}
+    for each, attributes in metadata.values():
+        vars(each).clear()
+        vars(each).update(attributes)

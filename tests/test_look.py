@@ -10,8 +10,9 @@ from detectron2.structures import BoxMode
 from load_tool import load_tool
 from PIL import Image
 
-from regnet_backbones import config_path, look, shapes
+from regnet_backbones import config_path, shapes
 from regnet_backbones.detection import look as detection_look
+from regnet_backbones.runs import look
 
 DETECTOR = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
 SEGMENTER = str(config_path("semseg/quick/unet_regnet_small_shapes.yaml"))
@@ -165,7 +166,7 @@ def test_boxes_are_counted_by_class_with_their_sizes():
         {},
     ]
     try:
-        lines = detection_look._table(records, metadata).splitlines()
+        lines = detection_look.sizes_by_class(records, metadata).splitlines()
     finally:
         MetadataCatalog.remove("look_test")
     assert lines[0].startswith("4 of 4 training images")

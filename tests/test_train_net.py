@@ -25,7 +25,6 @@ from regnet_backbones.detection.data import (
     register_split,
     use_coco_splits,
 )
-from regnet_backbones.detection.data_checks.defects import Report
 from regnet_backbones.detection.pictures import InstancePictures, contact_sheet
 from regnet_backbones.detection.training.trainer import Trainer
 
@@ -94,7 +93,7 @@ def test_a_config_can_name_own_data_and_that_of_a_run_does(main, dataset, tmp_pa
     options = ["--config-file", QUICK, "--check-data", *own_data(dataset)]
     options = [option.replace(f"{dataset.root}/", "") for option in options]
     seen = []
-    monkeypatch.setattr(run, "_check_data", lambda _, cfg: seen.append(cfg) or Report(()))
+    monkeypatch.setattr(run, "_check_data", lambda _, cfg, read: seen.append(cfg))
     assert main([*options, "OUTPUT_DIR", str(tmp_path)]) == 0
     (tmp_path / "config.yaml").write_text(seen[0].dump())
     own = dict(zip(OPTIONS, own_data(dataset)[1::2], strict=True))
@@ -175,7 +174,7 @@ def test_wrong_annotations_are_refused_before_a_model_is_built(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no config file ''; give one with --config-file, such as"),
+        ([], "no config file ''; pass one as --config-file"),
         (["--config-file", "gone.yaml"], "no config file 'gone.yaml'"),
         (
             ["--config-file", QUICK, "MODEL.REGNET.NAMES", "x"],
@@ -243,18 +242,13 @@ def test_paths_that_are_not_there_are_named(main, dataset, capsys, option):
     assert "'not/there'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("key", ["DATASETS.TRAIN", "DATASETS.TEST"])
-def test_own_data_and_registered_data_are_refused(main, dataset, capsys, key):
-    assert main(["--config-file", QUICK, *own_data(dataset), key, "('shapes_val',)"]) == 2
-    assert f"{key} and data of one's own were given" in assert_documented(capsys.readouterr().err)
-
-
 @pytest.mark.parametrize(
     ("given", "changed", "message"),
     [
-        (4, [], "own data needs all of --train-json, --train-images, --val-json, --val-images"),
+        (8, ["DATASETS.TRAIN", "('shapes_val',)"], "--train-json replaces DATASETS.TRAIN"),
+        (8, ["DATASETS.TEST", "('shapes_val',)"], "--train-json replaces DATASETS.TEST"),
         (4, [], "missing: --val-json, --val-images"),
-        (7, [""], "--val-images is empty; give a path"),
+        (7, [""], "--val-images is empty"),
         (0, ["DATASETS.OWN.TRAIN_JSON", "a.json"], "missing: --train-images, --val-json"),
     ],
 )

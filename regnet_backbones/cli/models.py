@@ -82,7 +82,6 @@ def _evaluate_segmenter(args: argparse.Namespace, trained: "Trained", output: Pa
     """Evaluate with Lightning, and return the table; None in all processes but the first."""
     from lightning.pytorch.utilities import rank_zero_only
 
-    from regnet_backbones.runs.results import write_results
     from regnet_backbones.semseg.evaluation import evaluate, results_table
 
     if args.device not in ACCELERATORS:
@@ -90,18 +89,14 @@ def _evaluate_segmenter(args: argparse.Namespace, trained: "Trained", output: Pa
         raise UserError(f"a segmenter is evaluated on one of {allowed}, got '{args.device}'")
     results = evaluate(
         trained.checkpoint,
+        output=output,
         inference=_inference(args),
         overrides=options.data_overrides(args),
         accelerator=ACCELERATORS[args.device],
         devices=args.devices,
         optimization=options.optimization_of(args),
     )
-    if rank_zero_only.rank != 0:
-        return None
-    settings = {**results["settings"], "opts": args.overrides or []}
-    numbers = {name: value for name, value in results.items() if name != "settings"}
-    write_results(output, trained, results=numbers, settings=settings)
-    return results_table(results)
+    return results_table(results) if rank_zero_only.rank == 0 else None
 
 
 def _predict(args: argparse.Namespace) -> int:

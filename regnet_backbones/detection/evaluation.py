@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +10,19 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
+from detectron2.data.samplers import InferenceSampler
 from detectron2.engine import launch
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils import comm
+from torch import nn
+from torch.utils.data import DataLoader, Subset
 
 from regnet_backbones.adapters.detectron2.projects import import_projects
-from regnet_backbones.detection.ade20k import check_semantic_datasets
-from regnet_backbones.detection.classes import instance_classes
+from regnet_backbones.detection.architectures import number_of_classes, outputs_of
+from regnet_backbones.detection.config_checks import check_semantic_datasets
 from regnet_backbones.detection.data import (
+    VAL_NAME,
     CocoSplit,
     read_coco_split,
     register_own_data,
@@ -25,19 +31,24 @@ from regnet_backbones.detection.data import (
 )
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.evaluators import check_evaluators
+from regnet_backbones.detection.image_scores import ImageScorer
 from regnet_backbones.detection.optimization import optimization_of, optimize_detector
 from regnet_backbones.detection.results import results_tables
 from regnet_backbones.detection.run import share_cores, start_log
 from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
-from regnet_backbones.detection.training.mappers import SEGMENTER
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.errors import UserError
-from regnet_backbones.runs.results import RESULTS_NAME, write_results
+from regnet_backbones.runs.device import device_name
+from regnet_backbones.runs.results import (
+    RESULTS_NAME,
+    median_milliseconds,
+    write_images,
+    write_results,
+)
 from regnet_backbones.runs.trained import Trained
 
 # By dataset, task and name of the metric; None where it is not defined.
 Results = Mapping[str, Mapping[str, Mapping[str, float | None]]]
-
 
 logger = logging.getLogger(__name__)
 
@@ -63,27 +74,30 @@ def evaluate(
     device: str | None = None,
     processes: int = 1,
     val: CocoSplit | None = None,
+    images: int | None = None,
 ) -> Evaluation:
     """Evaluate a detector on `DATASETS.TEST`, with the evaluators of its training.
 
-    Writes `results.json`, a log, the predictions, and pictures of some.
+    Writes what `runs.results` describes, a log, and the predictions. Images are scored one by one,
+    and drawn, for the first dataset.
 
     Args:
         trained: a detector, as `find_trained` finds it.
         output: the folder to write to.
         opts: keys and values in turn that override the config.
         device: None for that of the config, or the CPU where there is no GPU.
-        processes: how many share the images, each on a GPU of its own where there are GPUs.
-        val: one's own data, of `read_coco_split`, to evaluate on in place of `DATASETS.TEST`; None
+        processes: how many share the images, each on its own GPU where there are GPUs.
+        val: your own data, of `read_coco_split`, to evaluate on in place of `DATASETS.TEST`; None
             for these, which may be the data of its own that the detector was trained with.
+        images: how many images of the first dataset to predict at most, None for all of all
+            datasets. If there are more, they are scored one by one and there are no `results`.
 
     Returns:
         The numbers of `results.json`, and the chief ones as a table.
 
     Raises:
-        KeyError, ValueError, FileNotFoundError: config, data or checkpoint cannot be used, or do
-            not belong together.
-        ModuleNotFoundError: the evaluation needs a package that is not installed.
+        UserError: config, data or checkpoint cannot be used, or do not belong together, or the
+            evaluation needs a package that is not installed.
     """
     cfg = load_config(trained, opts=opts, device=device)
     cfg.OUTPUT_DIR = str(output)
@@ -94,7 +108,6 @@ def evaluate(
         evaluate_on(cfg, val)
     else:
         _check_datasets(cfg)
-    cfg.freeze()
     optimization = optimization_of(cfg)
     settings = {
         "datasets": list(cfg.DATASETS.TEST),
@@ -105,8 +118,11 @@ def evaluate(
         "optimization": None if optimization is None else optimization.describe(),
         "opts": list(opts),
     }
-    launch(_evaluate, processes, dist_url="auto", args=(cfg, trained, settings))
-    # What a process of its own finds out comes back as the file that it wrote.
+    if images is not None:
+        cfg.DATASETS.TEST = cfg.DATASETS.TEST[:1]
+    cfg.freeze()
+    launch(_evaluate, processes, dist_url="auto", args=(cfg, trained, settings, images))
+    # Other processes return nothing: the first one has written a file.
     results = json.loads((Path(output) / RESULTS_NAME).read_text())["results"]
     names = cfg.DATASETS.TEST
     in_detectron2s_form = results[names[0]] if len(names) == 1 else results
@@ -121,15 +137,16 @@ def evaluate_on(cfg: CfgNode, val: CocoSplit) -> None:
         val: the json, of `read_coco_split`.
 
     Raises:
-        ValueError: the config is no detector's, the json has other classes, the detector predicts
-            masks, and the json has none, or annotations or images would stop an evaluation or
-            spoil its result.
+        UserError: the config is not a detector's, the json has other classes or no masks for a
+            detector that predicts them, or annotations or images would spoil the result.
     """
     if val.root is not None and list(val.root) in map(list, cfg.DATASETS.OWN.CATEGORIES):
         val = read_coco_split(val.json_file, val.image_root, keep_root=True)
     _check_fit(cfg, val)
     use_validation(cfg, val)
-    report = check_datasets(cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False)
+    report = check_datasets(
+        cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False, read={VAL_NAME: val.coco}
+    )
     if report.has_errors:
         errors = report.of("error").summary()
         raise UserError(f"'{val.json_file}' cannot be evaluated on:\n{errors}")
@@ -137,20 +154,82 @@ def evaluate_on(cfg: CfgNode, val: CocoSplit) -> None:
         logger.warning("%s", report.summary())
 
 
+class _Timed(nn.Module):
+    """A model that notes the seconds of its calls."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.seconds: list[float] = []
+
+    def forward(self, inputs: Sequence[Mapping]) -> Sequence[Mapping]:
+        start = time.perf_counter()
+        outputs = self.model(inputs)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds.append(time.perf_counter() - start)
+        return outputs
+
+
+def _evaluate(
+    cfg: CfgNode, trained: Trained, settings: Mapping[str, object], images: int | None
+) -> None:
+    """Do the part of this process, and in the first one write the results."""
+    register_own_data(cfg)  # known to the process that read them, not to those it started
+    start_log(cfg)
+    share_cores(cfg)
+    import_projects(cfg)
+    model = build_model(cfg)
+    load_weights(model, cfg.MODEL.WEIGHTS)
+    parameters = sum(p.numel() for p in model.parameters())
+    model = _Timed(with_test_augmentation(cfg, optimize_detector(cfg, model)))
+    scorer = ImageScorer(cfg, cfg.DATASETS.TEST[0])
+    results: dict[str, Mapping] = {}
+    for name in cfg.DATASETS.TEST:
+        loader = Trainer.build_test_loader(cfg, name)
+        if images is not None and images < len(loader.dataset):
+            loader, evaluators = _first(loader, images), DatasetEvaluators([])
+        else:
+            evaluators = Trainer.build_evaluator(cfg, name)
+        if not results:
+            evaluators = DatasetEvaluators([scorer, evaluators])
+        results[name] = inference_on_dataset(model, loader, evaluators)
+    scored = scorer.finish(
+        cfg.OUTPUT_DIR,
+        milliseconds=median_milliseconds(model.seconds),
+        machine=device_name(cfg.MODEL.DEVICE),
+        parameters=parameters,
+    )
+    if comm.is_main_process():
+        write_images(cfg.OUTPUT_DIR, scored)
+        write_results(cfg.OUTPUT_DIR, trained, results=results, settings=settings)
+
+
+def _first(loader: DataLoader, count: int) -> DataLoader:
+    """Return a loader of the first images of another one."""
+    return DataLoader(
+        Subset(loader.dataset, range(count)),
+        batch_size=1,
+        sampler=InferenceSampler(count),
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        worker_init_fn=loader.worker_init_fn,
+    )
+
+
 def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
-    """Raise ValueError where a json is not of the kind or the classes that a detector gives."""
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    if architecture == SEGMENTER:
+    """Raise UserError where a json does not belong to a detector."""
+    if "instances" not in outputs_of(cfg):
         raise UserError(
-            f"a COCO json is for detectors, the config is of a {architecture}; name a registered "
-            "dataset with --opts DATASETS.TEST"
+            f"a COCO json is for detectors, this is a {cfg.MODEL.META_ARCHITECTURE}; name a "
+            "registered dataset with --opts DATASETS.TEST"
         )
-    count = instance_classes(cfg)
+    count = number_of_classes(cfg)
     if count != len(val.categories):
         raise UserError(
-            f"the detector has {count} classes, and '{val.json_file}' "
-            f"{len(val.categories)} ({', '.join(val.categories.values())}); give a json with the "
-            "categories of the training"
+            f"the detector has {count} classes, and '{val.json_file}' has {len(val.categories)} "
+            f"({', '.join(val.categories.values())}); give a json with the categories of the "
+            "training"
         )
     trained = [name for _, name in cfg.DATASETS.OWN.CATEGORIES]
     given = list(val.categories.values())
@@ -167,24 +246,8 @@ def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
         )
 
 
-def _evaluate(cfg: CfgNode, trained: Trained, settings: Mapping[str, object]) -> None:
-    """Do the part of this process, and in the first one write the results."""
-    register_own_data(cfg)  # known to the process that read them, not to those it started
-    start_log(cfg)
-    share_cores(cfg)
-    import_projects(cfg)
-    model = build_model(cfg)
-    load_weights(model, cfg.MODEL.WEIGHTS)
-    model = with_test_augmentation(cfg, optimize_detector(cfg, model))
-    results = Trainer.test(cfg, model)
-    if comm.is_main_process():
-        names = cfg.DATASETS.TEST
-        results = {names[0]: results} if len(names) == 1 else results
-        write_results(cfg.OUTPUT_DIR, trained, results=results, settings=settings)
-
-
 def _check_processes(cfg: CfgNode, processes: int) -> None:
-    """Raise ValueError where there are not as many devices as processes."""
+    """Raise UserError where there are not as many devices as processes."""
     if processes < 1:
         raise UserError(f"the number of processes must be at least 1, got {processes}")
     if processes == 1 or cfg.MODEL.DEVICE == "cpu":
@@ -197,14 +260,13 @@ def _check_processes(cfg: CfgNode, processes: int) -> None:
 
 
 def _check_datasets(cfg: CfgNode) -> None:
-    """Raise where the config names no dataset, or one that is not there."""
+    """Raise UserError where the config names no dataset, or one that is not there."""
     names = cfg.DATASETS.TEST
-    known = DatasetCatalog.list()
-    unknown = [name for name in names if name not in known]
+    unknown = [name for name in names if name not in DatasetCatalog.list()]
     if unknown or not names:
         problem = f"names '{unknown[0]}', which is not registered" if unknown else "is empty"
         raise UserError(
-            f"there is nothing to evaluate on: DATASETS.TEST {problem}; give one's own data with "
+            f"there is nothing to evaluate on: DATASETS.TEST {problem}; give your own data with "
             "--val-json and --val-images, or a registered dataset with --opts DATASETS.TEST "
             "\"('coco_2017_val',)\""
         )

@@ -18,6 +18,7 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
+from regnet_backbones.detection.architectures import outputs_of
 from regnet_backbones.detection.pictures import (
     InstancePictures,
     PanopticPictures,
@@ -25,9 +26,6 @@ from regnet_backbones.detection.pictures import (
     SemanticPictures,
 )
 from regnet_backbones.errors import MissingPackageError, UserError
-
-# What a model can give for an image, by detectron2's names of it; proposals count as instances.
-OUTPUTS = ("sem_seg", "instances", "panoptic_seg")
 
 # COCO's own keypoints, whose sigmas `COCOEvaluator` knows.
 COCO_KEYPOINTS = 17
@@ -49,25 +47,30 @@ def _panoptic(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
     return COCOPanopticEvaluator(name, folder)
 
 
+def _lvis(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    return LVISEvaluator(name, output_dir=folder)
+
+
+def _by_name(evaluator: type[DatasetEvaluator]) -> Build:
+    return lambda cfg, name, folder: evaluator(name)
+
+
+_city_instances = _by_name(CityscapesInstanceEvaluator)
+_city_pixels = _by_name(CityscapesSemSegEvaluator)
+
 # By the `evaluator_type` of a dataset and the output of a model that is measured; each is called
 # with config, dataset name and folder.
 EVALUATORS: dict[str, dict[str, Build]] = {
     "coco": {"instances": _coco},
     "coco_panoptic_seg": {"sem_seg": _sem_seg, "instances": _coco, "panoptic_seg": _panoptic},
     "sem_seg": {"sem_seg": _sem_seg},
-    "lvis": {
-        "instances": lambda cfg, name, folder: LVISEvaluator(name, output_dir=folder),
-    },
-    "pascal_voc": {"instances": lambda cfg, name, folder: PascalVOCDetectionEvaluator(name)},
-    "cityscapes_instance": {
-        "instances": lambda cfg, name, folder: CityscapesInstanceEvaluator(name),
-    },
-    "cityscapes_sem_seg": {
-        "sem_seg": lambda cfg, name, folder: CityscapesSemSegEvaluator(name),
-    },
+    "lvis": {"instances": _lvis},
+    "pascal_voc": {"instances": _by_name(PascalVOCDetectionEvaluator)},
+    "cityscapes_instance": {"instances": _city_instances},
+    "cityscapes_sem_seg": {"sem_seg": _city_pixels},
     "cityscapes_panoptic_seg": {
-        "sem_seg": lambda cfg, name, folder: CityscapesSemSegEvaluator(name),
-        "instances": lambda cfg, name, folder: CityscapesInstanceEvaluator(name),
+        "sem_seg": _city_pixels,
+        "instances": _city_instances,
         "panoptic_seg": _panoptic,
     },
 }
@@ -91,11 +94,7 @@ PACKAGES = {
 
 
 def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
-    """Build the evaluators of a dataset for what the model gives, and what draws its pictures.
-
-    Raises:
-        ValueError, ModuleNotFoundError: see `check_evaluators`.
-    """
+    """Build the evaluators of a dataset for what the model gives, and what draws its pictures."""
     kind, measured = _kind_and_measured(cfg, dataset_name)
     folder = str(Path(cfg.OUTPUT_DIR) / "inference")
     evaluators = [EVALUATORS[kind][output](cfg, dataset_name, folder) for output in measured]
@@ -114,10 +113,9 @@ def check_evaluators(cfg: CfgNode) -> None:
     """Check that the model can be evaluated on each of `DATASETS.TEST`, before it is trained.
 
     Raises:
-        ValueError: a dataset is not registered, no evaluator is known for its `evaluator_type`, the
-            model gives nothing that is measured there, or the config has not as many sigmas as
-            keypoints.
-        ModuleNotFoundError: the evaluator needs a package that is not installed.
+        UserError: a dataset is not registered, no evaluator is known for its `evaluator_type`, its
+            package is not installed, the model gives nothing that is measured there, or the number
+            of sigmas is not that of the keypoints.
     """
     for name in cfg.DATASETS.TEST:
         if name not in DatasetCatalog.list():
@@ -131,22 +129,6 @@ def check_evaluators(cfg: CfgNode) -> None:
 def contact_sheet_path(cfg: CfgNode, dataset_name: str) -> Path:
     """Return where the pictures of a dataset's predictions are written."""
     return Path(cfg.OUTPUT_DIR) / "pictures" / f"{dataset_name}.png"
-
-
-def outputs_of(cfg: CfgNode) -> tuple[str, ...]:
-    """Return which of `OUTPUTS` the model of a config gives; all where it is not one we know."""
-    instances_too = cfg.MODEL.META_ARCHITECTURE == "PanopticDeepLab" and (
-        cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES
-    )
-    return {
-        "SemanticSegmentor": ("sem_seg",),
-        "PanopticFPN": OUTPUTS,
-        "PanopticDeepLab": OUTPUTS if instances_too else ("sem_seg", "panoptic_seg"),
-        "GeneralizedRCNN": ("instances",),
-        "ProposalNetwork": ("instances",),
-        "RetinaNet": ("instances",),
-        "FCOSDetector": ("instances",),
-    }.get(cfg.MODEL.META_ARCHITECTURE, OUTPUTS)
 
 
 def instances_of(dataset_name: str) -> str:
@@ -181,8 +163,7 @@ def _kind_and_measured(cfg: CfgNode, dataset_name: str) -> tuple[str, list[str]]
     if package is not None and find_spec(package) is None:
         raise MissingPackageError(
             f"evaluating on '{dataset_name}' needs the package {package}, which is not installed; "
-            f"install it with: pip install {package}",
-            name=package,
+            f"install it with: pip install {package}"
         )
     given, measurable = outputs_of(cfg), list(EVALUATORS[kind])
     if kind == "coco_panoptic_seg" and metadata.get("sem_seg_root") is None:

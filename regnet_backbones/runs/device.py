@@ -1,4 +1,7 @@
-"""Whether this machine has a device that a command line names."""
+"""Devices of this machine: whether one is present, and what it is called."""
+
+import platform
+from pathlib import Path
 
 import torch
 
@@ -6,8 +9,24 @@ from regnet_backbones.errors import UserError
 
 
 def check_device(name: str) -> None:
-    """Raise ValueError for a device that this machine has not, such as "cuda:1"."""
+    """Raise UserError for a device that this machine does not have, such as "cuda:1"."""
     try:
         torch.empty(0, device=name)
     except (AssertionError, RuntimeError) as error:
         raise UserError(f"there is no device '{name}' here: {error}") from error
+
+
+def device_name(device: torch.device | str) -> str:
+    """Return what a time depends on: the GPU, or the processor and the number of threads."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _processor() -> str:
+    """Return the name of the processor, its architecture if the system does not report one."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

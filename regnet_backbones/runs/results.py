@@ -1,21 +1,185 @@
-"""Results as JSON files that are whole, and valid for every reader."""
+"""What an evaluation of either kind of model writes, and how a report reads it.
+
+results.json             kind, checkpoint, results, settings, versions
+images.json              the score of each image, speed, size of the model
+pictures/best_1.jpg ...  truth next to prediction of the best and the worst images
+"""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
+from statistics import median
 
-from regnet_backbones.files import write_whole
+from PIL import Image
+
+from regnet_backbones.errors import UserError
+from regnet_backbones.files import read_json, write_whole
 from regnet_backbones.runs.trained import Kind, Trained
 
 RESULTS_NAME = "results.json"
+IMAGES_NAME = "images.json"
+PICTURES_FOLDER = "pictures"
+BEST, WORST = "best_{}.jpg", "worst_{}.jpg"  # counted from 1, the most extreme first
+
+# How many of the best and of the worst images are drawn.
+SHOWN = 6
+JPEG_OPTIONS = {"quality": 90, "subsampling": "4:4:4"}
+
+# The first images are slower: memory is allocated, and kernels are chosen.
+WARMUP = 2
 
 # Whose versions decide what a number means.
 VERSIONED: dict[Kind, tuple[str, ...]] = {
     "detector": ("regnet_backbones", "torch", "detectron2"),
     "segmenter": ("regnet_backbones", "torch", "lightning", "segmentation_models_pytorch"),
 }
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """How good the prediction of an image is.
+
+    Attributes:
+        file: name of the image.
+        score: from 0 to 1, higher is better; None where there is nothing to score.
+        found, missed, made_up: objects; None for what has no objects.
+    """
+
+    file: str
+    score: float | None
+    found: int | None = None
+    missed: int | None = None
+    made_up: int | None = None
+
+    @property
+    def note(self) -> str:
+        """What the score is made of."""
+        if self.found is None:
+            return ""
+        return f"{self.found} found, {self.missed} missed, {self.made_up} made up"
+
+    @property
+    def objects(self) -> int:
+        """How many objects the truth has; of equal scores, that of more objects says more."""
+        return (self.found or 0) + (self.missed or 0)
+
+
+@dataclass(frozen=True)
+class ImageResults:
+    """The content of `images.json`.
+
+    Attributes:
+        score: what the score of an image is.
+        panels: what a picture shows, from left to right.
+        available: how many images the dataset has.
+        images: the score of each evaluated image, in the order of the dataset.
+        best, worst: places in `images` of those that have a picture, the most extreme first.
+        milliseconds: median time of an image, None if nothing was timed.
+        machine: on which that was.
+        parameters: of the model.
+        legend: RGB colours (0 to 255) of classes, where the pictures do not name them.
+    """
+
+    score: str
+    panels: tuple[str, ...]
+    available: int
+    images: tuple[ImageScore, ...]
+    best: tuple[int, ...] = ()
+    worst: tuple[int, ...] = ()
+    milliseconds: float | None = None
+    machine: str = ""
+    parameters: int = 0
+    legend: Mapping[str, Color] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all images of the dataset were evaluated."""
+        return len(self.images) >= self.available
+
+
+@dataclass(frozen=True)
+class WrittenEvaluation:
+    """An evaluation as it lies in its folder.
+
+    Attributes:
+        folder: where it lies.
+        written: when it was finished, in seconds since 1970.
+        checkpoint: name of the file that was evaluated.
+        results, settings, versions: as of `write_results`.
+        images: None for an evaluation of an earlier version.
+    """
+
+    folder: Path
+    written: float
+    checkpoint: str
+    results: Mapping[str, object]
+    settings: Mapping[str, object]
+    versions: Mapping[str, str]
+    images: ImageResults | None
+
+
+class ScoredImages:
+    """Scores of images as they are predicted, and what draws the best and the worst so far."""
+
+    def __init__(self, *, pictures: bool = True):
+        self.scores: list[ImageScore] = []
+        self._drawers: dict[ImageScore, Callable[[], Image.Image]] = {}
+        self._pictures = pictures
+
+    def add(self, score: ImageScore, draw: Callable[[], Image.Image]) -> None:
+        """Add an image; `draw` makes its picture, if it is to be shown in the end."""
+        self.scores.append(score)
+        if not self._pictures or score.score is None:
+            return
+        self._drawers[score] = draw
+        kept = set().union(*best_and_worst(list(self._drawers)))
+        self._drawers = {each: drawer for each, drawer in self._drawers.items() if each in kept}
+
+    def draw(
+        self, folder: str | Path, everyone: Sequence[ImageScore]
+    ) -> dict[str, tuple[int, ...]]:
+        """Draw those of this process that are among the best and the worst of all.
+
+        Returns:
+            `best` and `worst` of `ImageResults`.
+        """
+        chosen = best_and_worst(everyone) if self._pictures else ([], [])
+        for name, scores in zip((BEST, WORST), chosen, strict=True):
+            for number, score in enumerate(scores, 1):
+                if score in self._drawers:
+                    path = Path(folder) / PICTURES_FOLDER / name.format(number)
+                    picture = self._drawers[score]().convert("RGB")
+                    write_whole(path, lambda f, p=picture: p.save(f, "JPEG", **JPEG_OPTIONS))
+        best, worst = (tuple(everyone.index(score) for score in scores) for scores in chosen)
+        return {"best": best, "worst": worst}
+
+
+def best_and_worst(
+    scores: Sequence[ImageScore], *, count: int = SHOWN
+) -> tuple[list[ImageScore], list[ImageScore]]:
+    """Choose images to show, the best and the worst one first; none is in both.
+
+    Args:
+        scores: of all images; those without a score are left out.
+        count: how many of each, as far as there are so many.
+    """
+    scored = [score for score in scores if score.score is not None]
+    ranked = sorted(scored, key=lambda score: (-score.score, -score.objects))
+    worst = min(count, len(ranked) // 2)
+    best = min(count, len(ranked) - worst)
+    lowest = sorted(ranked[best:], key=lambda score: (score.score, -score.objects))
+    return ranked[:best], lowest[:worst]
+
+
+def median_milliseconds(seconds: Sequence[float]) -> float | None:
+    """Return the median time of an image, the first ones left out where there are more."""
+    counted = seconds[WARMUP:] or seconds
+    return 1000 * median(counted) if counted else None
 
 
 def write_results(
@@ -27,7 +191,7 @@ def write_results(
 ) -> Path:
     """Write `results.json` of an evaluation, of the same outer form for both kinds of model.
 
-    Its keys are `kind`, `checkpoint`, `results`, `settings` (what decides the results beside
+    Its keys are `kind`, `checkpoint`, `results`, `settings` (what decides the results apart from
     checkpoint and data), and `versions`. Numbers are as the evaluation gave them: detectron2's
     in percent, a segmenter's from 0 to 1.
 
@@ -46,10 +210,56 @@ def write_results(
     return path
 
 
+def write_images(folder: str | Path, images: ImageResults) -> None:
+    """Write `images.json`; `results.json` comes after it, and says that both are there."""
+    content = asdict(images)
+    content["images"] = [
+        {key: value for key, value in entry.items() if value is not None or key == "score"}
+        for entry in content["images"]
+    ]
+    write_json(Path(folder) / IMAGES_NAME, content)
+
+
+def read_evaluation(folder: str | Path) -> WrittenEvaluation | None:
+    """Read what an evaluation has written, None if there is none.
+
+    Raises:
+        UserError: a file is not what an evaluation writes.
+    """
+    folder = Path(folder)
+    path = folder / RESULTS_NAME
+    if not path.is_file():
+        return None
+    content, written = read_json(path), path.stat().st_mtime
+    try:
+        checkpoint = content["checkpoint"].replace("\\", "/").rpartition("/")[2]
+        results, settings, versions = (
+            dict(content[key]) for key in ("results", "settings", "versions")
+        )
+        path = folder / IMAGES_NAME
+        images = _image_results(read_json(path)) if path.is_file() else None
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"'{path}' is not what an evaluation writes ({error}); remove it"
+        ) from error
+    return WrittenEvaluation(folder, written, checkpoint, results, settings, versions, images)
+
+
 def write_json(path: str | Path, content: Mapping[str, object] | Sequence[object]) -> None:
     """Write JSON whole or not at all; numbers that JSON has not (NaN, infinite) become null."""
     text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
     write_whole(Path(path), lambda file: file.write(text.encode()))
+
+
+def _image_results(content: Mapping[str, object]) -> ImageResults:
+    """Return the content of `images.json`, whose places are those of images."""
+    images = tuple(ImageScore(**entry) for entry in content["images"])
+    best, worst = (tuple(content[key]) for key in ("best", "worst"))
+    for place in (*best, *worst):
+        images[place].score.as_integer_ratio()
+    legend = {str(name): tuple(map(int, color)) for name, color in content["legend"].items()}
+    given = {**content, "panels": tuple(content["panels"]), "images": images, "legend": legend}
+    return ImageResults(**(given | {"best": best, "worst": worst}))
 
 
 def _plain(value: object) -> object:

@@ -11,12 +11,11 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.semseg.checkpoint_io import read_lightning_checkpoint
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.weights.entries import reason
-from regnet_backbones.weights.matching import load_all
+from regnet_backbones.semseg.resume import read_lightning_checkpoint
+from regnet_backbones.weights.state_dicts import load_all, reason
 
 # Hyperparameters by which a checkpoint of a segmenter is known.
 _MODEL = Segmenter.CHECKPOINT_HYPER_PARAMS_KEY
@@ -40,8 +39,7 @@ def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> S
         The segmenter, on the CPU.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or is no checkpoint of a segmenter.
+        UserError: there is no such file, it cannot be read, or is no checkpoint of a segmenter.
     """
     content = read_segmenter_checkpoint(checkpoint)
     known = inspect.signature(Segmenter).parameters
@@ -57,10 +55,8 @@ def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> S
             f"encoder or decoder that is not installed here: {reason(error)}"
         ) from error
     if inference is not None:
-        own = segmenter.hparams["short_side"]
-        segmenter.inference = (
-            replace(inference, short_side=own) if inference.short_side is None else inference
-        )
+        short_side = inference.short_side or segmenter.hparams["short_side"]
+        segmenter.inference = replace(inference, short_side=short_side)
     return segmenter
 
 
@@ -76,8 +72,8 @@ def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -
         The data, to be set up by a trainer or by `setup`.
 
     Raises:
-        FileNotFoundError: there is no such file, or its dataset is not where it was.
-        ValueError: it holds no data, or an override is unknown or has a wrong value.
+        UserError: there is no such file or it holds no data, the dataset is not where it was, or an
+            override is unknown or has a wrong value.
     """
     saved = read_segmenter_checkpoint(checkpoint).get(_DATA)
     if not isinstance(saved, dict):
@@ -87,8 +83,9 @@ def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -
         )
     allowed = list(inspect.signature(SegmentationData).parameters)
     overrides = dict(overrides or {})
-    for name in overrides:
-        _check_known(name, allowed)
+    for name in overrides.keys() - set(allowed):
+        hint = "".join(f"did you mean '{n}'? " for n in get_close_matches(name, allowed, n=1))
+        raise UserError(f"data take no '{name}'; {hint}Allowed are {', '.join(allowed)}")
     values = {name: saved[name] for name in allowed if name in saved} | overrides
     for name, value in values.items():
         if isinstance(value, str) and value.lower() in NONE_TEXTS:
@@ -105,26 +102,14 @@ def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -
 
 
 def crop_size_of(checkpoint: Path) -> int | None:
-    """Return the crop size, in pixels, of the training that wrote a checkpoint; None if unknown.
-
-    Raises:
-        FileNotFoundError, ValueError: see `load_segmenter`.
-    """
+    """Return the crop size, in pixels, of the training that wrote a checkpoint; None if unknown."""
     saved = read_segmenter_checkpoint(checkpoint).get(_DATA)
     size = saved.get("crop_size") if isinstance(saved, dict) else None
     return size if isinstance(size, int) else None
 
 
 def read_segmenter_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """Read a checkpoint of a segmenter.
-
-    Returns:
-        What Lightning saved: the state dict, the arguments of model and data, "global_step", ...
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or is not a checkpoint of a segmenter.
-    """
+    """Read a checkpoint: state dict, arguments of model and data, "global_step", ..."""
     if not checkpoint.exists():
         raise MissingFileError(f"no checkpoint '{checkpoint}'; {WANTED}")
     try:
@@ -136,11 +121,3 @@ def read_segmenter_checkpoint(checkpoint: Path) -> dict[str, Any]:
     if not known or not all(isinstance(count, int) for count in counts):
         raise UserError(f"'{checkpoint}' is not a checkpoint of a Segmenter; {WANTED}")
     return content
-
-
-def _check_known(name: str, allowed: list[str]) -> None:
-    """Raise a ValueError for what `SegmentationData` does not take."""
-    if name not in allowed:
-        near = get_close_matches(name, allowed, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise UserError(f"data take no '{name}'; {hint}Allowed are {', '.join(allowed)}")

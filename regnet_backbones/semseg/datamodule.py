@@ -32,7 +32,7 @@ from regnet_backbones.semseg.layouts import (
     find_color_table,
     folder_pairs,
 )
-from regnet_backbones.semseg.resuming import (
+from regnet_backbones.semseg.loader import (
     Loader,
     ResumableLoader,
     ResumableSampler,
@@ -92,7 +92,8 @@ class SegmentationData(LightningDataModule):
             the size of the files: the model resizes its input, see `Segmenter`.
         mean: per RGB channel, of pixels in [0, 1]; that of the encoder's weights.
         std: per RGB channel, of pixels in [0, 1]; that of the encoder's weights.
-        skip_bad: warn of files that cannot be used and go on without them.
+        skip_bad: warn of files that cannot be used and go on without them; all are read in full
+            before the training.
 
     What the values in masks mean is in `hparams` in full, and with them in checkpoints: it is not
     guessed a second time.
@@ -105,9 +106,8 @@ class SegmentationData(LightningDataModule):
         short_side: as given, for the model.
 
     Raises:
-        FileNotFoundError: a folder or class file is not there.
-        ValueError: arguments contradict each other or are out of range; at `setup`, the files are
-            not as they should be.
+        UserError: arguments contradict each other or are out of range, or a folder or class file is
+            not there; at `setup`, the files are not as they should be.
     """
 
     def __init__(
@@ -154,7 +154,6 @@ class SegmentationData(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.short_side = short_side
-        self.skip_bad = skip_bad
         self._check_sources()
         if layout == "folder":
             self._labels = self._find_labels()
@@ -179,12 +178,7 @@ class SegmentationData(LightningDataModule):
         self.val_set: SegmentationDataset | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Find and check the files that a stage needs: both splits for "fit" and None.
-
-        Raises:
-            FileNotFoundError: a folder is not there.
-            ValueError: files are not as they should be; the message names the first of them.
-        """
+        """Find and check the files that a stage needs: both splits for "fit" and None."""
         if self.train_set is None and stage in ("fit", None):
             self.train_set = self._dataset("train", self.train_transform)
         if self.val_set is None:
@@ -199,11 +193,7 @@ class SegmentationData(LightningDataModule):
                 )
 
     def train_dataloader(self) -> DataLoader:
-        """Return the shuffled loader of whole batches of training crops.
-
-        Raises:
-            ValueError: there are not enough images for one batch, or a batch has no equal shares.
-        """
+        """Return the shuffled loader of whole batches of training crops."""
         processes = 1 if self.trainer is None else self.trainer.world_size
         share, rest = divmod(self.batch_size, processes)
         if rest:
@@ -222,23 +212,21 @@ class SegmentationData(LightningDataModule):
             batch_size=share,
             sampler=ResumableSampler(self.train_set, num_replicas=processes, rank=rank),
             drop_last=True,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
             worker_init_fn=_start_worker,
+            **self._loading(),
         )
 
     def val_dataloader(self) -> DataLoader:
         """Return the loader of single validation images, which differ in size."""
-        return Loader(
-            self.val_set,
-            batch_size=1,
-            shuffle=False,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=heed_parent_only,
-        )
+        return Loader(self.val_set, worker_init_fn=heed_parent_only, **self._loading())
+
+    def _loading(self) -> dict[str, object]:
+        """Return the options of both loaders."""
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
 
     def _check_sources(self) -> None:
         """Check that a layout is given what it needs and nothing that it would ignore."""
@@ -285,11 +273,13 @@ class SegmentationData(LightningDataModule):
     def _dataset(self, split: str, transform: torch.nn.Module) -> SegmentationDataset:
         """Return the checked dataset of a split."""
         pairs, counts = check_pairs(
-            self._find_pairs(split), skip_bad=self.skip_bad, everything=self.check_everything
+            self._find_pairs(split),
+            skip_bad=self.hparams["skip_bad"],
+            everything=self.check_everything,
         )
         check_counts(counts, train=split == "train")
         self.label_counts[split] = counts
-        return SegmentationDataset(pairs, transform, skip_bad=self.skip_bad)
+        return SegmentationDataset(pairs, transform)
 
     def _find_pairs(self, split: str) -> Pairs:
         """List the files of a split."""

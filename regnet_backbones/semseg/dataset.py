@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.runs.image_files import (
     CHECK_THREADS,
     STRETCHED,
@@ -29,12 +29,10 @@ from regnet_backbones.runs.image_files import (
 )
 from regnet_backbones.semseg.labels import (
     COLORS,
-    IGNORE,
     LabelCounts,
     Labels,
     count_values,
     counts_text,
-    explained,
     first_of,
     packed,
 )
@@ -59,7 +57,7 @@ PairTransform = Callable[
 ]
 
 
-class BadPairError(ValueError):
+class BadPairError(UserError):
     """Tell which file of a dataset cannot be used, why, and what to do."""
 
 
@@ -72,57 +70,28 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
     Args:
         pairs: the files.
         transform: from an image of uint8 (3, H, W) and its mask of uint8 (H, W) to both changed.
-        skip_bad: in place of a pair that cannot be read, warn once and return the next image that
-            can, with a mask of `IGNORE` only: it counts in no loss and no metric.
-
-    Raises:
-        BadPairError: on reading, for a file that cannot be used; with `skip_bad` if none can.
     """
 
-    def __init__(self, pairs: Pairs, transform: PairTransform, *, skip_bad: bool = False) -> None:
+    def __init__(self, pairs: Pairs, transform: PairTransform) -> None:
         self.pairs = pairs
         self.names = pairs.names()
         self.transform = transform
-        self.skip_bad = skip_bad
-        self._bad: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} of a dataset of {len(self)} pairs")
-        read, image, mask = self._read_at_or_after(index)
-        if read != index:
-            mask = np.full_like(mask, IGNORE)
+        labels, mask = self.pairs.labels, self.pairs.masks[index]
+        pixels, values = _read(self.pairs.images[index], mask, labels)
         image, mask = self.transform(
-            tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)),
-            tv_tensors.Mask(torch.from_numpy(mask)),
+            tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)),
+            tv_tensors.Mask(torch.from_numpy(_classes(mask, values, labels))),
         )
         return {
             "image": image.as_subclass(torch.Tensor),
             "mask": mask.as_subclass(torch.Tensor).long(),
-            "name": self.names[read],
+            "name": self.names[index],
         }
-
-    def _read_at_or_after(self, index: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """Read a pair, or with `skip_bad` the first one from there on that can be read."""
-        pairs = self.pairs
-        for candidate in chain(range(index, len(self)), range(index)):
-            if candidate in self._bad:
-                continue
-            image, mask = pairs.images[candidate], pairs.masks[candidate]
-            try:
-                pixels, values = _read(image, mask, pairs.labels)
-                return candidate, pixels, _classes(mask, values, pairs.labels)
-            except BadPairError as error:
-                if not self.skip_bad:
-                    raise
-                self._bad[candidate] = str(error)
-                logger.warning("skipped a pair: %s", error)
-        raise BadPairError(
-            f"none of the {len(self)} pairs can be used; the first problem: {self._bad[index]}"
-        )
 
 
 def check_pairs(
@@ -131,19 +100,11 @@ def check_pairs(
     """Check the files of a split: present, readable, of equal size, with labels that have a class.
 
     Sizes and modes are read from the headers. Labels are read of all masks where these are fewer
-    than 2,000, else of a sample; a dataset checks the rest when it reads them.
-
-    Args:
-        pairs: of a split.
-        skip_bad: leave bad pairs out rather than raise.
-        everything: read all masks and images in full.
-
-    Returns:
-        The pairs without the bad ones, which are logged as a warning; and what their masks hold.
-
-    Raises:
-        BadPairError: a pair is bad and `skip_bad` is False, or all are.
+    than 2,000, else of a sample; a dataset checks the rest when it reads them. `everything`, and
+    `skip_bad`, which leaves bad pairs out with a warning, read all files in full. Returns the
+    pairs, and what their masks hold.
     """
+    everything = everything or skip_bad
     step = 1 if everything or len(pairs) < MASKS_IN_FULL else -(-len(pairs) // MASKS_IN_SAMPLE)
 
     def look(index: int) -> tuple[str | None, dict[int, int] | None]:
@@ -167,7 +128,7 @@ def check_pairs(
             way_out = "none is left" if skip_bad else "--data.skip_bad true leaves them out"
             if any(problem and mask for problem, mask in found):
                 masks = [mask for _, mask in found if mask]
-                way_out = explained(LabelCounts.of(masks, pairs.labels), "checked")
+                way_out = LabelCounts(masks, pairs.labels).explain("checked")
             count = f"{len(bad)} of the {len(pairs)} pairs are bad"
             raise BadPairError(f"{first}; {count}: {names}; {way_out}")
         logger.warning(
@@ -176,15 +137,11 @@ def check_pairs(
         )
         pairs = pairs.subset([index for index in range(len(pairs)) if index not in bad])
     good = [mask for problem, mask in found if mask and not problem]
-    return pairs, LabelCounts.of(good, pairs.labels)
+    return pairs, LabelCounts(good, pairs.labels)
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image as RGB, uint8 (H, W, 3), turned as its EXIF orientation says.
-
-    Raises:
-        BadPairError: it cannot be read, or has more than 8 bits per channel.
-    """
+    """Read an image as RGB, uint8 (H, W, 3), turned as its EXIF orientation says."""
     try:
         # Viewers and labelling tools turn it too, so that masks are drawn on the turned image.
         return np.array(open_upright(path).convert("RGB"))
@@ -193,11 +150,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path, labels: Labels) -> np.ndarray:
-    """Read a mask as classes and `IGNORE`, uint8 (H, W).
-
-    Raises:
-        BadPairError: it cannot be read, cannot hold labels, or has values that have no class.
-    """
+    """Read a mask as classes and `IGNORE`, uint8 (H, W)."""
     with _opened(path, "mask") as mask:
         values = _values(mask, _depth(path, mask), labels)
     return _classes(path, values, labels)

@@ -1,21 +1,23 @@
 """How good a trained segmenter is on the validation images of a dataset."""
 
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
 from lightning import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tabulate import tabulate
 
-from regnet_backbones.errors import UserError
+from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.optimize.options import Optimization
 from regnet_backbones.runs.device import check_device
+from regnet_backbones.runs.results import write_images, write_results
+from regnet_backbones.runs.trained import Trained
 from regnet_backbones.semseg import metrics
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
 from regnet_backbones.semseg.datamodule import SegmentationData
-from regnet_backbones.semseg.failures import reworded
+from regnet_backbones.semseg.image_scores import ScoreImages
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.optimization import OptimizeBeforeValidation, typical_side
@@ -44,63 +46,81 @@ class Evaluation(TypedDict):
 def evaluate(
     checkpoint: Path,
     *,
+    output: str | Path | None = None,
     inference: Inference | None = None,
     overrides: Mapping[str, object] | None = None,
     accelerator: str = "auto",
     devices: int = 1,
     precision: str = "32-true",
     optimization: Optimization | None = None,
+    images: int | None = None,
 ) -> Evaluation:
     """Evaluate a checkpoint on the validation images of the data that it was trained on.
 
     Args:
         checkpoint: a file that Lightning saved in a training of a `Segmenter`.
+        output: a folder to write to what `runs.results` describes, None to write nothing.
         inference: see `checkpoints.load_segmenter`.
         overrides: arguments of the data that differ, see `checkpoints.load_data`.
         accelerator, devices, precision: as of `lightning.Trainer`.
-        optimization: how the network shall be made fast, None for not at all.
+        optimization: how to make the network fast, None for not at all.
+        images: how many images a process evaluates at most, the first ones; None for all.
 
     Returns:
         Numbers from 0 to 1, the same in every process of a distributed evaluation.
 
     Raises:
-        FileNotFoundError: the checkpoint or the dataset is not there.
-        ValueError: one of the two cannot be used, they have different classes, or there is no such
-            device.
+        UserError: the checkpoint or the dataset is missing or cannot be used, they have different
+            classes, or there is no such device.
     """
     if accelerator == "gpu":
-        check_device("cuda")  # Lightning's own words are of its Trainer
+        check_device("cuda")
     segmenter = load_segmenter(checkpoint, inference=inference)
     segmenter.hparams["pictures"] = 0
     data = load_data(checkpoint, overrides)
     data.setup("validate")  # says what is not there, before classes are compared
     _check_classes(segmenter, data)
-    callbacks = []
+    scores = None if output is None else ScoreImages(Path(output))
+    callbacks = [] if scores is None else [scores]
     if optimization is not None:
         side = typical_side(segmenter, data.hparams["crop_size"])
         callbacks.append(OptimizeBeforeValidation(optimization, side=side))
-    with reworded():
+    with as_user_error(MisconfigurationException, ValueError, RuntimeError):
         trainer = Trainer(
             accelerator=accelerator,
             devices=devices,
             precision=precision,
             callbacks=callbacks,
+            limit_val_batches=1.0 if images is None else images,
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
         )
     (values,) = trainer.validate(segmenter, data, verbose=False)
-    return Evaluation(
-        miou=_finite(values.get(metrics.MIOU)),
-        accuracy=_finite(values.get(metrics.ACCURACY)),
-        iou={name: _finite(values.get(f"{metrics.IOU}{name}")) for name in segmenter.class_names},
-        images=len(data.val_set),
-        settings=segmenter.inference.describe()
-        | {
+    names, finite = segmenter.class_names, metrics.finite
+    available = len(data.val_set)
+    found = Evaluation(
+        miou=finite(values.get(metrics.MIOU)),
+        accuracy=finite(values.get(metrics.ACCURACY)),
+        iou={name: finite(values.get(f"{metrics.IOU}{name}")) for name in names},
+        images=available if images is None else min(images * trainer.world_size, available),
+        settings={
+            **segmenter.inference.describe(),
             "precision": precision,
             "optimization": None if optimization is None else optimization.describe(),
         },
     )
+    if scores is not None and trainer.is_global_zero:
+        write_images(output, scores.found)
+        opts = [str(word) for pair in (overrides or {}).items() for word in pair]
+        numbers = {name: value for name, value in found.items() if name != "settings"}
+        write_results(
+            output,
+            Trained("segmenter", Path(checkpoint)),
+            results=numbers,
+            settings={**found["settings"], "opts": opts},
+        )
+    return found
 
 
 def results_table(evaluation: Evaluation) -> str:
@@ -116,7 +136,7 @@ def results_table(evaluation: Evaluation) -> str:
 
 
 def _check_classes(segmenter: Segmenter, data: SegmentationData) -> None:
-    """Raise a ValueError where the classes of the data are not those of the segmenter."""
+    """Raise UserError where the data have another number of classes, and warn of other names."""
     known, found = segmenter.class_names, data.class_names
     if len(known) != len(found):
         raise UserError(
@@ -130,8 +150,3 @@ def _check_classes(segmenter: Segmenter, data: SegmentationData) -> None:
             "names, and are wrong if these are other things",
             *(index, known[index], found[index]),
         )
-
-
-def _finite(value: float | None) -> float | None:
-    """Return a number, None where there is none."""
-    return None if value is None or math.isnan(value) else value

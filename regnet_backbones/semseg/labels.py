@@ -57,10 +57,6 @@ class Labels:
         classes: class, or `IGNORE`, of each value. All other values are errors.
         in_color: whether the values are colours.
         binary: whether 1 and 255 are two ways to write the object, of which masks have one.
-
-    Raises:
-        ValueError: the number of classes is not 1 to 255, two have one name, or a value or its
-            class is out of range.
     """
 
     class_names: tuple[str, ...]
@@ -89,39 +85,27 @@ class Labels:
 
     @cached_property
     def _table(self) -> np.ndarray:
-        """Class of each value as int16, -1 for values that are errors."""
         table = np.full(max(IGNORE, *self.classes) + 1, -1, np.int16)
         table[list(self.classes)] = list(self.classes.values())
         return table
 
     def classes_of(self, values: np.ndarray) -> np.ndarray:
-        """Return the classes of values, int16; -1 for values that are errors.
-
-        Args:
-            values: of a mask, whole numbers of any type.
-        """
+        """Return the classes of integer values, int16; -1 for values that are errors."""
         if values.dtype == np.uint8:
             return self._table[values]
         known = (values >= 0) & (values < len(self._table))
         return np.where(known, self._table[np.where(known, values, 0)], np.int16(-1))
 
     def strays(self, counted: Mapping[int, int]) -> str | None:
-        """Return which values of a mask are errors, and which are allowed; None if none is.
-
-        Args:
-            counted: pixels by value.
-        """
+        """Say which of the values of a mask, counted in pixels, are errors; None if none is."""
         strays = {value: n for value, n in counted.items() if value not in self.classes}
         if not strays:
             return None
         what, option = ("colours", COLORS) if self.in_color else ("labels", LABEL_MAP)
         known = sorted(value for value, of in self.classes.items() if of != IGNORE)
-        in_order = len(known) > 1 and known[-1] - known[0] == len(known) - 1
-        allowed = (
-            f"{known[0]} to {known[-1]}"
-            if in_order
-            else first_of([_shown(v, self.in_color) for v in known])
-        )
+        allowed = first_of([_shown(value, self.in_color) for value in known])
+        if len(known) > 1 and known[-1] - known[0] == len(known) - 1:
+            allowed = f"{known[0]} to {known[-1]}"
         ignored = [_shown(v, self.in_color) for v, of in self.classes.items() if of == IGNORE]
         return (
             f"has {what} that the dataset does not define: {counts_text(strays, self.in_color)}; "
@@ -130,102 +114,56 @@ class Labels:
         )
 
 
-@dataclass(frozen=True)
 class LabelCounts:
-    """What the masks of a split hold.
+    """What the masks of a split hold: `pixels` by value, `classes` and `masks` by class.
 
-    Attributes:
+    Args:
+        counted: of each mask that was looked at, pixels by value.
         labels: what the values mean.
-        pixels: number of pixels by value.
-        classes: number of pixels by class and `IGNORE`.
-        masks: number of masks that have a class, or ignored pixels.
-        looked_at: number of masks that were counted.
     """
 
-    labels: Labels
-    pixels: Counter[int]
-    classes: Counter[int]
-    masks: Counter[int]
-    looked_at: int
-
-    @classmethod
-    def of(cls, counted: Sequence[Mapping[int, int]], labels: Labels) -> "LabelCounts":
-        """Return the sums over masks.
-
-        Args:
-            counted: of each mask, pixels by value.
-            labels: what the values mean.
-        """
-        pixels, classes, masks = Counter[int](), Counter[int](), Counter[int]()
+    def __init__(self, counted: Sequence[Mapping[int, int]], labels: Labels) -> None:
+        self.labels, self.looked_at = labels, len(counted)
+        self.pixels, self.classes, self.masks = Counter[int](), Counter[int](), Counter[int]()
         for mask in counted:
-            pixels.update(mask)
-            masks.update({labels.classes[value] for value in mask if value in labels.classes})
-        for value in pixels.keys() & labels.classes.keys():
-            classes[labels.classes[value]] += pixels[value]
-        return cls(labels, pixels, classes, masks, len(counted))
+            self.pixels.update(mask)
+            self.masks.update({labels.classes[v] for v in mask if v in labels.classes})
+        for value in self.pixels.keys() & labels.classes.keys():
+            self.classes[labels.classes[value]] += self.pixels[value]
 
-
-def count_values(values: np.ndarray) -> dict[int, int]:
-    """Return the number of pixels by value."""
-    found, counts = np.unique(values, return_counts=True)
-    return dict(zip(found.tolist(), counts.tolist(), strict=True))
-
-
-def counts_text(counted: Mapping[int, int], in_color: bool) -> str:
-    """List values with their pixels, the most frequent first."""
-    by_pixels = sorted(counted.items(), key=lambda item: -item[1])
-    return first_of([f"{_shown(v, in_color)}: {count:,} pixels" for v, count in by_pixels])
-
-
-def _shown(value: int, in_color: bool) -> str:
-    """Return a value as people write it."""
-    return f"({value >> 16}, {value >> 8 & 255}, {value & 255})" if in_color else str(value)
-
-
-def packed(colors: np.ndarray) -> np.ndarray:
-    """Return the values of colours (..., 3)."""
-    return colors.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
-
-
-def explained(counts: LabelCounts, kind: str, problem: str = "") -> str:
-    """Return what masks hold, what is wrong with that, and what is likely to help."""
-    labels = counts.labels
-    found = sorted(v for v in counts.pixels if labels.classes.get(v) != IGNORE)
-    way_out = f"correct the masks, or what values mean ({LABEL_MAP}, {COLORS})"
-    if labels.binary and {1, IGNORE} <= counts.pixels.keys():
-        way_out = (
-            "if 255 is ignored, take --data.ignore_label 255; if both are the object, "
-            f"{LABEL_MAP} '{{0: 0, 1: 1, 255: 1}}'"
+    def explain(self, kind: str, problem: str = "") -> str:
+        """Say what the masks hold, what is wrong with that, and what is likely to help."""
+        labels = self.labels
+        found = sorted(v for v in self.pixels if labels.classes.get(v) != IGNORE)
+        way_out = f"correct the masks, or what values mean ({LABEL_MAP}, {COLORS})"
+        if labels.binary and {1, IGNORE} <= self.pixels.keys():
+            way_out = (
+                "if 255 is ignored, take --data.ignore_label 255; if both are the object, "
+                f"{LABEL_MAP} '{{0: 0, 1: 1, 255: 1}}'"
+            )
+        elif self.pixels.keys() == {0, IGNORE} and not labels.in_color:
+            way_out = "masks of 0 and 255 are read with --data.num_classes 1 (background, object)"
+        elif len(found) == labels.num_classes and not labels.in_color:
+            table = first_of([f"{value}: {k}" for k, value in enumerate(found)])
+            way_out = f"labels other than 0, 1, 2, ... need {LABEL_MAP} '{{{table}}}'"
+        held = counts_text(self.pixels, labels.in_color)
+        return (
+            f"the {self.looked_at:,} {kind} masks hold {held}{problem and ': '}{problem}; {way_out}"
         )
-    elif counts.pixels.keys() == {0, IGNORE} and not labels.in_color:
-        way_out = "masks of 0 and 255 are read with --data.num_classes 1 (background, object)"
-    elif len(found) == labels.num_classes and not labels.in_color:
-        table = first_of([f"{value}: {k}" for k, value in enumerate(found)])
-        way_out = f"labels other than 0, 1, 2, ... need {LABEL_MAP} '{{{table}}}'"
-    held = counts_text(counts.pixels, labels.in_color)
-    return (
-        f"the {counts.looked_at:,} {kind} masks hold {held}{problem and ': '}{problem}; {way_out}"
-    )
 
 
 def check_counts(counts: LabelCounts, *, train: bool) -> None:
-    """Check that the masks of a split have something to learn or measure.
+    """Raise UserError if the masks of a split have nothing to learn or measure.
 
-    Args:
-        counts: of the split.
-        train: whether it is the training split.
-
-    Raises:
-        ValueError: all pixels are ignored; in training masks, all others are of one class; or
-            binary masks write their object in both ways.
+    In training masks that means fewer than two classes; in validation masks, no labelled pixel.
     """
     labels, kind = counts.labels, "training" if train else "validation"
     if labels.binary and {1, IGNORE} <= counts.pixels.keys():
-        raise UserError(explained(counts, kind, "object is both 1 and 255"))
+        raise UserError(counts.explain(kind, "object is both 1 and 255"))
     present = [name for k, name in enumerate(labels.class_names) if counts.classes[k]]
     if len(present) < min(2, labels.num_classes):
         only = f"only class '{present[0]}'" if present else "no class"
-        text = explained(counts, kind, f"{only} has pixels that are not ignored")
+        text = counts.explain(kind, f"{only} has pixels that are not ignored")
         if train or not present:
             raise UserError(text)
         logger.warning("%s. The mean IoU of one class means little", text)
@@ -248,17 +186,8 @@ def folder_labels(
     """Return what the values in custom masks mean.
 
     One class, or two names without a number, is binary segmentation: 0 is the background, 1 or 255
-    the object, and nothing is ignored unless `ignore_label` is.
-
-    Args:
-        num_classes: their number, 1 for background and object.
-        class_names: their names in order; those of `colors`, or of a map to names, if None.
-        ignore_label: label of pixels that count nowhere; `NOTHING_IGNORED` for none, None for 255.
-        label_map: class, its name, or "ignore", of each label; None for labels that are classes.
-        colors: the same of each colour; None for masks of labels.
-
-    Raises:
-        ValueError: the arguments contradict each other, or do not say what the classes are.
+    the object, and nothing is ignored unless `ignore_label` is. Arguments are those of
+    `SegmentationData`, `label_map` and `colors` as `read_table` returns them.
     """
     if colors is not None and not (ignore_label is label_map is None):
         raise UserError(
@@ -302,13 +231,7 @@ def read_table(
 ) -> dict[int, int | str]:
     """Return what each label or colour means: a class, its name, or "ignore".
 
-    Args:
-        given: a text file, its lines, or a mapping.
-        option: `LABEL_MAP` for "LABEL CLASS" a line, `COLORS` for "NAME R G B".
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: a line has another form, or a value has two meanings.
+    Given are a text file, its lines, or a mapping, as of an option, `LABEL_MAP` or `COLORS`.
     """
     if isinstance(given, str | Path):
         given = lines_of(given, f"file of {option}")
@@ -320,8 +243,8 @@ def read_table(
         found = next((m for p in patterns if (m := re.fullmatch(p, line.strip()))), None)
         if found is None and not table and not any(c.isdigit() for c in line):
             continue  # the header of a table with commas
-        numbers = [int(n) for n in re.findall(r"\d+", found["value"])] if found else [-1]
-        if numbers == [-1] or (option == COLORS and max(numbers) > 255):
+        numbers = [int(n) for n in re.findall(r"\d+", found["value"])] if found else []
+        if found is None or (option == COLORS and max(numbers) > 255):
             raise UserError(f"{option}: {line[:80]!r} is not '{form}', with numbers from 0 on")
         value = numbers[0] if option == LABEL_MAP else int(packed(np.array(numbers)))
         of = found["meaning"].strip()
@@ -346,15 +269,15 @@ def numbered_class_names(num_classes: int | None) -> tuple[str, ...]:
 def check_class_names(
     names: Sequence[str], num_classes: int | None = None, *, source: str = "the dataset"
 ) -> tuple[str, ...]:
-    """Return names, or raise ValueError unless they are 1 to 255, different, and of that number."""
+    """Return names, which must be 1 to 255, different, and of that number where there is one."""
     if not 1 <= len(names) <= IGNORE:
         raise UserError(f"{source} must name 1 to {IGNORE} classes, got {len(names)}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(f"{source} gives several classes one name: {first_of(twice)}")
     if num_classes not in (None, len(names)):
         raise UserError(
-            f"num_classes is {num_classes}, but {source} names {len(names)} classes; leave "
-            "num_classes out, or correct the names"
+            f"num_classes is {num_classes}, but {source} names {len(names)} classes; correct one "
+            "of them"
         )
     return tuple(names)
 
@@ -367,7 +290,29 @@ def lines_of(path: str | Path, kind: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+def packed(colors: np.ndarray) -> np.ndarray:
+    """Return the values of colours (..., 3)."""
+    return colors.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+
+
+def count_values(values: np.ndarray) -> dict[int, int]:
+    """Return the number of pixels by value."""
+    found, counts = np.unique(values, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def counts_text(counted: Mapping[int, int], in_color: bool) -> str:
+    """List values with their pixels, the most frequent first."""
+    by_pixels = sorted(counted.items(), key=lambda item: -item[1])
+    return first_of([f"{_shown(v, in_color)}: {count:,} pixels" for v, count in by_pixels])
+
+
 def first_of(items: Sequence[object]) -> str:
     """Name the first few of many."""
     more = ", ..." if len(items) > LISTED else ""
     return ", ".join(str(item) for item in items[:LISTED]) + more
+
+
+def _shown(value: int, in_color: bool) -> str:
+    """Return a value as people write it."""
+    return f"({value >> 16}, {value >> 8 & 255}, {value & 255})" if in_color else str(value)

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -58,27 +58,11 @@ CITYSCAPES_LABELS = 34
 
 @dataclass(frozen=True)
 class Pairs:
-    """The images of a split and their masks, in one order.
-
-    Args:
-        images: files of images.
-        masks: file of each image's mask; it need not exist yet, `check_pairs` looks.
-        labels: the classes, and what the values in the masks mean.
-
-    Raises:
-        ValueError: there is no image, or one without the file of its mask.
-    """
+    """The images of a split and their masks, in one order; files that `check_pairs` looks at."""
 
     images: tuple[Path, ...]
     masks: tuple[Path, ...]
     labels: Labels
-
-    def __post_init__(self) -> None:
-        if not self.images or len(self.images) != len(self.masks):
-            raise UserError(
-                "a dataset needs images, and the file of a mask for each, got "
-                f"{len(self.images)} images and {len(self.masks)} masks"
-            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -92,31 +76,13 @@ class Pairs:
         return [i.relative_to(common).with_suffix("").as_posix() for i in self.images]
 
     def subset(self, indices: Sequence[int]) -> "Pairs":
-        """Return some of the pairs.
-
-        Args:
-            indices: of the pairs, in the order in which they shall be.
-        """
-        return replace(
-            self,
-            images=tuple(self.images[i] for i in indices),
-            masks=tuple(self.masks[i] for i in indices),
-        )
+        """Return the pairs of some indices, in their order."""
+        images, masks = ([files[i] for i in indices] for files in (self.images, self.masks))
+        return Pairs(tuple(images), tuple(masks), self.labels)
 
 
 def ade20k_pairs(root: str | Path, split: Split) -> Pairs:
-    """Find the pairs of a folder in the layout of ADEChallengeData2016.
-
-    Args:
-        root: the folder that holds `images/`, `annotations/` and `objectInfo150.txt`.
-        split: "train" or "val".
-
-    Returns:
-        The pairs, of which label 0 (unlabelled) is ignored and label k is class k - 1.
-
-    Raises:
-        FileNotFoundError, ValueError: see `ade20k_class_names` and `folder_pairs`.
-    """
+    """Find the pairs of ADEChallengeData2016: label 0 is ignored, label k is class k - 1."""
     names = ade20k_class_names(root)
     classes = {0: IGNORE, IGNORE: IGNORE} | {k + 1: k for k in range(len(names))}
     images, masks = (Path(root, kind, ADE20K_FOLDERS[split]) for kind in ("images", "annotations"))
@@ -124,18 +90,9 @@ def ade20k_pairs(root: str | Path, split: Split) -> Pairs:
 
 
 def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
-    """Read the names of the classes of a folder in the layout of ADEChallengeData2016.
+    """Read the names of ADE20K's classes, each up to its first comma where that tells them apart.
 
-    Args:
-        root: the folder that holds `objectInfo150.txt` or `objectInfo.txt`.
-
-    Returns:
-        Names of classes 0, 1, ..., each up to its first comma where that tells them apart. Without
-        a class file, which is a warning, these are 150 numbered classes.
-
-    Raises:
-        FileNotFoundError: the root does not exist.
-        ValueError: the file does not number its rows 1, 2, ...
+    Without a class file, which is a warning, these are 150 numbered classes.
     """
     _check_folder(Path(root), "dataset folder")
     paths = (Path(root, name) for name in ADE20K_CLASS_FILES)
@@ -160,19 +117,9 @@ def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
 
 
 def cityscapes_pairs(root: str | Path, split: Split) -> Pairs:
-    """Find the pairs of a folder in the layout of Cityscapes.
+    """Find the pairs of Cityscapes, with the benchmark's 19 classes.
 
     Masks are `*_gtFine_labelIds.png`, or `*_gtFine_labelTrainIds.png` where a split has only those.
-
-    Args:
-        root: the folder that holds `leftImg8bit/` and `gtFine/`.
-        split: "train" or "val".
-
-    Returns:
-        The pairs, with the benchmark's 19 classes.
-
-    Raises:
-        FileNotFoundError, ValueError: see `folder_pairs`.
     """
     images, masks = (Path(root, kind, split) for kind in ("leftImg8bit", "gtFine"))
     kinds = {
@@ -196,22 +143,8 @@ def folder_pairs(
 ) -> Pairs:
     """Pair the images below one folder with the masks below another that have the same path.
 
-    Args:
-        images: folder of the images.
-        masks: folder of the masks.
-        labels: what the values in the masks mean.
-        image_suffix: what names of images end in before that of the file; others are left out.
-        mask_suffix: what names of masks end in, such as "_mask".
-        listed: names of the images to take, relative to their folder, with or without the ending of
-            the file; None for all.
-
-    Returns:
-        The pairs, in the order of the names.
-
-    Raises:
-        FileNotFoundError: a folder does not exist.
-        ValueError: a folder has no images, no image has a mask, two files differ in nothing but
-            the ending, or a listed image does not exist.
+    Suffixes are what names end in before that of the file, such as "_mask"; files without them are
+    left out. `listed` are the images to take, relative to their folder, with or without the ending.
     """
     images, masks = Path(images), Path(masks)
     _check_folder(images, "image folder")
@@ -278,7 +211,7 @@ def _files(
         if first != file:
             raise UserError(
                 f"'{first}' and '{file.name}' have the same name before the suffix, by which "
-                "images and masks are paired; keep one (they belong in two folders)"
+                "images and masks are paired; keep one, or put them in two folders"
             )
     if not files:
         raise UserError(
@@ -306,6 +239,5 @@ def _listed(images: dict[str, Path], listed: Sequence[str], folder: Path) -> dic
 
 
 def _check_folder(folder: Path, kind: str) -> None:
-    """Raise FileNotFoundError for a folder that does not exist."""
     if not folder.is_dir():
         raise MissingFileError(f"no {kind} '{folder}'; correct the path")

@@ -1,5 +1,7 @@
 """Mean IoU, pixel accuracy and IoU of each class, from the pixels counted over all images."""
 
+import math
+
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -58,3 +60,8 @@ def summarize(matrix: torch.Tensor, class_names: tuple[str, ...]) -> dict[str, f
     metrics = {MIOU: iou.nanmean().item(), ACCURACY: (right.sum() / matrix.sum()).item()}
     by_class = zip(class_names, iou.tolist(), strict=True)
     return metrics | {f"{IOU}{name}": value for name, value in by_class}
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number, None for what is none."""
+    return None if value is None or math.isnan(value) else value

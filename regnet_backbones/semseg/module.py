@@ -5,7 +5,6 @@ of each pixel or 255 where there is none; and `name`, a list of N texts for mess
 """
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,22 +14,32 @@ import torch.nn.functional as F
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from regnet_backbones.errors import DivergedError, UserError
-from regnet_backbones.optimize.layout import FORMATS
+from regnet_backbones.optimize.passes import FORMATS
 from regnet_backbones.semseg import metrics, overlays
 from regnet_backbones.semseg.inference import Inference
-from regnet_backbones.semseg.layouts import IGNORE
-from regnet_backbones.semseg.loss import LossName, SegmentationLoss
+from regnet_backbones.semseg.labels import IGNORE, check_class_names
+from regnet_backbones.semseg.learning import (
+    LossName,
+    SegmentationLoss,
+    parameter_groups,
+    poly_with_warmup,
+)
 from regnet_backbones.semseg.network import (
     build_network,
     check_statistics,
+    refuse_lightnings_sync,
     start_branches_at_one,
+    synchronize_norms,
 )
 from regnet_backbones.semseg.optimization import optimize_for_training
-from regnet_backbones.semseg.schedule import parameter_groups, poly_with_warmup
-from regnet_backbones.semseg.sync_batchnorm import refuse_torchs_own, synchronize
 
 OptimizerName = Literal["adamw", "sgd"]
 Batch = dict[str, torch.Tensor | list[str]]
+
+# What arguments of `Segmenter` may be.
+CHOICES = {"loss": get_args(LossName), "optimizer": get_args(OptimizerName)}
+ABOVE_ZERO = ("lr", "encoder_lr_factor", "power")
+NOT_NEGATIVE = ("weight_decay", "momentum", "warmup_steps", "pictures")
 
 # Where a checkpoint keeps what its hyperparameter `encoder_weights` was.
 ENCODER_WEIGHTS_KEY = "segmenter_encoder_weights"
@@ -48,17 +57,18 @@ class Segmenter(lightning.LightningModule):
         encoder_weights: weights of the encoder to start from, as SMP takes them; None for random.
             A checkpoint loads without them.
         zero_init_last: whether residual branches of a random encoder start at zero, as timm has it;
-            false starts them at one as pycls does, see `network.start_branches_at_one`.
+            false starts them at one as pycls does.
         output_stride: stride of the last map of the encoder, for architectures that let one choose
             (DeepLabV3, DeepLabV3Plus, PAN); None for that architecture's own.
         decoder_options: further arguments of the architecture, such as `decoder_channels`.
-        loss: "ce", "dice" or "ce+dice", see `loss.SegmentationLoss`.
+        loss: "ce" cross entropy, "dice" Dice loss (SMP's), "ce+dice" the sum of both.
         optimizer: "adamw" or "sgd".
         lr: peak learning rate, of the decoder.
         encoder_lr_factor: the encoder's rate as a part of `lr`.
         weight_decay: for weights of more than one dimension; none for norms and biases.
         momentum: of "sgd".
-        warmup_steps, power: of the schedule, see `schedule.poly_with_warmup`.
+        warmup_steps: steps in which rates rise, in a line, to their peak.
+        power: exponent of the decay after that, `(1 - part of the run) ** power`.
         sync_batchnorm: share batch statistics between processes, keeping timm's activations (GPU).
             Lightning's own `Trainer(sync_batchnorm=True)` would delete them and is refused.
         channels_last: lay weights and maps out with channels last, the same numbers at another
@@ -82,9 +92,9 @@ class Segmenter(lightning.LightningModule):
             the IoU of a class that was neither there nor predicted; None before the first.
 
     Raises:
-        ValueError: an argument is out of range, the architecture does not take it, or the weights
+        UserError: an argument is out of range, the architecture does not take it, or the weights
             expect images of another mean or deviation.
-        KeyError: SMP does not know the encoder or its weights.
+        UnknownNameError: SMP does not know the encoder or its weights.
     """
 
     def __init__(
@@ -116,20 +126,14 @@ class Segmenter(lightning.LightningModule):
         std: tuple[float, float, float] = IMAGENET_DEFAULT_STD,
     ):
         super().__init__()
-        self.class_names = _class_names(num_classes, class_names)
-        _check_choice("loss", loss, get_args(LossName))
-        _check_choice("optimizer", optimizer, get_args(OptimizerName))
-        _check_numbers(
-            above_zero={"lr": lr, "encoder_lr_factor": encoder_lr_factor, "power": power},
-            not_negative={
-                "weight_decay": weight_decay,
-                "momentum": momentum,
-                "warmup_steps": warmup_steps,
-                "pictures": pictures,
-            },
+        self.save_hyperparameters()
+        self._check_arguments()
+        self.class_names = check_class_names(
+            tuple(map(str, range(num_classes))) if class_names is None else class_names,
+            num_classes,
+            source="class_names",
         )
         self.inference = Inference(short_side=short_side)
-        self.save_hyperparameters()
         if encoder_weights is not None and isinstance(encoder, str):
             check_statistics(encoder, encoder_weights, mean=mean, std=std)
         self.network = build_network(
@@ -150,20 +154,28 @@ class Segmenter(lightning.LightningModule):
         self._pictures_left = 0
         self._pictures_folder = Path()
 
+    def _check_arguments(self) -> None:
+        given = self.hparams
+        if not 2 <= given["num_classes"] <= IGNORE:
+            raise UserError(
+                f"num_classes must be 2 to {IGNORE}, got {given['num_classes']}; background and "
+                "object are 2"
+            )
+        for name, allowed in CHOICES.items():
+            if given[name] not in allowed:
+                raise UserError(f"{name} must be one of {', '.join(allowed)}, got {given[name]!r}")
+        for name in ABOVE_ZERO:
+            if not given[name] > 0:
+                raise UserError(f"{name} must be above 0, got {given[name]}")
+        for name in NOT_NEGATIVE:
+            if not given[name] >= 0:
+                raise UserError(f"{name} must be 0 or more, got {given[name]}")
+
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return logits of every pixel.
+        """Return logits (N, num_classes, H, W) of normalised images (N, 3, H, W) of any size.
 
         Sides that are no multiple of `stride` are padded at the bottom and the right with zeros,
         the mean of normalised images, and the logits cropped.
-
-        Args:
-            image: normalised images (N, 3, H, W), any height and width.
-
-        Returns:
-            Logits (N, num_classes, H, W).
-
-        Raises:
-            ValueError: the network gives maps of another size than its input.
         """
         height, width = image.shape[-2:]
         padded = F.pad(image, (0, -width % self.stride, 0, -height % self.stride))
@@ -177,11 +189,7 @@ class Segmenter(lightning.LightningModule):
         return logits[..., :height, :width]
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Return the loss of a batch; log it and the decoder's learning rate.
-
-        Raises:
-            FloatingPointError: the loss is not finite.
-        """
+        """Return the loss of a batch; log it and the decoder's learning rate."""
         loss = self.loss(self(batch["image"]), batch["mask"])
         lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
         if not torch.isfinite(loss):
@@ -205,11 +213,15 @@ class Segmenter(lightning.LightningModule):
         )
         self._pictures_left = self.hparams["pictures"] if draws else 0
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count the pixels of a batch by truth and prediction; draw the first images."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor | None:
+        """Count the pixels of a batch by truth and prediction; draw the first images.
+
+        Returns:
+            The predicted classes (N, H, W) for callbacks; of repeated images nothing.
+        """
         new = metrics.count_new(self.trainer.val_dataloaders, batch_idx, len(batch["image"]))
         if not new:
-            return
+            return None
         image, mask = batch["image"][:new], batch["mask"][:new]
         prediction = self.inference.classes(self, image)
         self.confusion.update(prediction, mask)
@@ -217,6 +229,7 @@ class Segmenter(lightning.LightningModule):
             if self._pictures_left:
                 self._pictures_left -= 1
                 self._draw(*drawn)
+        return prediction
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/miou`, `val/accuracy` and `val/iou/<class>`, each from 0 to 1."""
@@ -232,19 +245,12 @@ class Segmenter(lightning.LightningModule):
                 self.log(name, value, prog_bar=shown, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, object]:
-        """Return the optimizer, and the schedule over all steps of the trainer.
-
-        Raises:
-            ValueError: the trainer has no end.
-        """
-        groups = parameter_groups(
-            self.network,
-            lr=self.hparams["lr"],
-            encoder_lr_factor=self.hparams["encoder_lr_factor"],
-            weight_decay=self.hparams["weight_decay"],
-        )
-        if self.hparams["optimizer"] == "sgd":
-            optimizer = torch.optim.SGD(groups, momentum=self.hparams["momentum"])
+        """Return the optimizer, and the schedule over all steps of the trainer."""
+        given = self.hparams
+        rates = {name: given[name] for name in ("lr", "encoder_lr_factor", "weight_decay")}
+        groups = parameter_groups(self.network, **rates)
+        if given["optimizer"] == "sgd":
+            optimizer = torch.optim.SGD(groups, momentum=given["momentum"])
         else:
             optimizer = torch.optim.AdamW(groups)
         total_steps = self.trainer.estimated_stepping_batches
@@ -253,27 +259,18 @@ class Segmenter(lightning.LightningModule):
                 "the learning rate decays to the end of the run, and the trainer has none; set "
                 "max_epochs or max_steps"
             )
-        scheduler = poly_with_warmup(
-            optimizer,
-            total_steps=int(total_steps),
-            warmup_steps=self.hparams["warmup_steps"],
-            power=self.hparams["power"],
-        )
+        schedule = {name: given[name] for name in ("warmup_steps", "power")}
+        scheduler = poly_with_warmup(optimizer, total_steps=int(total_steps), **schedule)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
     def setup(self, stage: str) -> None:
-        """Synchronise batch norms between processes, and optimize the training, if asked for.
-
-        Raises:
-            ValueError: the trainer would synchronise its own way, the device cannot, or there is no
-                compiler.
-        """
-        refuse_torchs_own(self.trainer)
+        """Synchronise batch norms between processes, and optimize the training, if asked for."""
+        refuse_lightnings_sync(self.trainer)
         if self.hparams["sync_batchnorm"]:
-            self.network = synchronize(self.network, self.trainer, stage=stage)
+            self.network = synchronize_norms(self.network, self.trainer, stage=stage)
         compile = self.hparams["compile"]
         if stage == "fit" and (self.hparams["optimize"] or compile):
             optimize_for_training(
@@ -281,11 +278,7 @@ class Segmenter(lightning.LightningModule):
             )
 
     def use_memory_format(self, name: str) -> None:
-        """Lay network and images out in a memory format.
-
-        Args:
-            name: "contiguous" or "channels_last".
-        """
+        """Lay network and images out in a memory format: "contiguous" or "channels_last"."""
         self._memory_format = FORMATS[name]
         self.network.to(memory_format=self._memory_format)
 
@@ -320,36 +313,3 @@ class Segmenter(lightning.LightningModule):
             loggers=self.trainer.loggers,
             step=self.global_step,
         )
-
-
-def _class_names(num_classes: int, names: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Return the names of the classes, checked."""
-    if not 2 <= num_classes <= IGNORE:
-        raise UserError(
-            f"num_classes must be 2 to {IGNORE}, got {num_classes}; background and object are 2"
-        )
-    names = tuple(map(str, range(num_classes))) if names is None else tuple(names)
-    if len(names) != num_classes:
-        raise UserError(
-            f"class_names must be as many as num_classes, {num_classes}, got {len(names)}"
-        )
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"class_names must differ, got {', '.join(twice)} more than once")
-    return names
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise a ValueError where an argument is none of its choices."""
-    if value not in allowed:
-        raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-
-
-def _check_numbers(*, above_zero: Mapping[str, float], not_negative: Mapping[str, float]) -> None:
-    """Raise a ValueError where a number is out of range."""
-    for name, value in above_zero.items():
-        if not value > 0:
-            raise UserError(f"{name} must be above 0, got {value}")
-    for name, value in not_negative.items():
-        if not value >= 0:
-            raise UserError(f"{name} must be 0 or more, got {value}")

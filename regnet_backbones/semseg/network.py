@@ -1,20 +1,21 @@
-"""Models of segmentation-models-pytorch by the name of their architecture."""
+"""Models of segmentation-models-pytorch by the name of their architecture; their batch norms."""
 
 import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 
+import lightning
 import segmentation_models_pytorch as smp
-import timm
+from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from segmentation_models_pytorch.base import SegmentationModel
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from regnet_backbones.adapters.smp.encoder import register_encoder
 from regnet_backbones.design import RegNetDesign
-from regnet_backbones.errors import UserError
+from regnet_backbones.errors import UnknownNameError, UserError
+from regnet_backbones.norm import convert_norm
 
 # Arguments of an architecture that `decoder_options` must leave alone: others of `Segmenter` say
 # them, or they would make something else of the logits.
@@ -30,6 +31,9 @@ RESERVED_OPTIONS = {
 
 # How far mean and deviation (of pixels from 0 to 1) may be from those of the weights.
 STATISTICS_TOLERANCE = 1e-3
+
+# Devices on which torch's SyncBatchNorm does not train.
+WITHOUT_SYNC_BATCHNORM = ("cpu", "mps")
 
 
 def architectures() -> dict[str, type[SegmentationModel]]:
@@ -50,12 +54,7 @@ def build_network(
     output_stride: int | None = None,
     options: Mapping[str, object] | None = None,
 ) -> SegmentationModel:
-    """Build a model of SMP that gives `num_classes` logits; arguments as of `Segmenter`.
-
-    Raises:
-        ValueError: there is no such architecture, or it does not take an argument.
-        KeyError: SMP does not know the encoder or its weights.
-    """
+    """Build a model of SMP that gives `num_classes` logits; arguments as of `Segmenter`."""
     known = {name.lower(): value for name, value in architectures().items()}
     architecture = known.get(decoder.lower())
     if architecture is None:
@@ -66,8 +65,13 @@ def build_network(
     arguments = inspect.signature(architecture.__init__).parameters.values()
     taken = {each.name for each in arguments if each.kind != each.VAR_KEYWORD} - {"self"}
     options = dict(options or {})
-    for option in options:
-        _check_option(name, option, sorted(taken - set(RESERVED_OPTIONS)))
+    for option in options.keys() & RESERVED_OPTIONS.keys():
+        instead = RESERVED_OPTIONS[option]
+        hint = f"use {instead} instead" if instead else "images are RGB and the model gives logits"
+        raise UserError(f"decoder_options cannot set '{option}': {hint}")
+    if unknown := options.keys() - taken:
+        allowed = ", ".join(sorted(taken - RESERVED_OPTIONS.keys()))
+        raise UserError(f"decoder_options of {name} must be of {allowed}; got {sorted(unknown)}")
     if output_stride is not None:
         if "encoder_output_stride" not in taken:
             raise UserError(
@@ -75,15 +79,15 @@ def build_network(
                 "take DeepLabV3, DeepLabV3Plus or PAN"
             )
         options["encoder_output_stride"] = output_stride
-    registered = encoder_name(encoder)
-    _check_encoder(registered)
     try:
         return architecture(
-            encoder_name=registered,
+            encoder_name=encoder_name(encoder),
             encoder_weights=encoder_weights,
             classes=num_classes,
             **options,
         )
+    except (KeyError, RuntimeError) as error:  # SMP's and timm's, of encoders and their weights
+        raise UnknownNameError(*error.args) from error
     except TypeError as error:  # how a value of another type is said
         raise UserError(f"decoder_options of {name} cannot be {options}: {error}") from error
     except ValueError as error:
@@ -91,19 +95,11 @@ def build_network(
 
 
 def encoder_name(encoder: str | Mapping[str, object]) -> str:
-    """Return the name of an encoder; a design, by its numbers, is registered in SMP for that.
-
-    Args:
-        encoder: a name, or arguments of `RegNetDesign`.
-
-    Raises:
-        ValueError: the numbers are no design.
-    """
+    """Return the name of an encoder in SMP; a design, by its numbers, is registered for that."""
     if isinstance(encoder, str):
         return encoder
     known = [field.name for field in fields(RegNetDesign) if field.init]
-    unknown = sorted(set(encoder) - set(known))
-    if unknown:
+    if unknown := sorted(set(encoder) - set(known)):
         raise UserError(f"encoder, by numbers, takes {', '.join(known)}; got {', '.join(unknown)}")
     try:
         design = RegNetDesign(**encoder)
@@ -117,11 +113,7 @@ def encoder_name(encoder: str | Mapping[str, object]) -> str:
 def check_statistics(
     encoder: str, encoder_weights: str, *, mean: Sequence[float], std: Sequence[float]
 ) -> None:
-    """Check that images are normalised as weights by name expect; of RegNets only.
-
-    Raises:
-        ValueError: they are not.
-    """
+    """Raise UserError where images are not normalised as a RegNet's weights by name expect."""
     # SMP's own function would fetch the statistics of its own encoders.
     settings = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings") or {}
     expected = settings.get(encoder_weights, {})
@@ -150,28 +142,32 @@ def start_branches_at_one(encoder: nn.Module) -> None:
             nn.init.ones_(module.weight)
 
 
-def _check_encoder(name: str) -> None:
-    """Raise a ValueError for an encoder that SMP has not, with the name it may be."""
-    base = name.removeprefix("tu-").removeprefix("timm-")
-    known = list(smp.encoders.encoders)
-    if name in known or (base != name and timm.is_model(base)):
-        return
-    if base == name and "regnet" in name.lower():
-        return  # whose names the adapter knows
-    hint = "".join(f"did you mean '{near}'? " for near in get_close_matches(name, known, n=1))
-    raise UserError(
-        f"unknown encoder '{name}'; {hint}It is a name of regnet_backbones.zoo.names(), of "
-        "segmentation_models_pytorch.encoders.get_encoder_names(), or of timm behind 'tu-'"
-    )
-
-
-def _check_option(architecture: str, option: str, allowed: list[str]) -> None:
-    """Raise a ValueError where `decoder_options` holds what it must not."""
-    if option in RESERVED_OPTIONS:
-        instead = RESERVED_OPTIONS[option]
-        hint = f"use {instead} instead" if instead else "images are RGB and the model gives logits"
-        raise UserError(f"decoder_options cannot set '{option}': {hint}")
-    if option not in allowed:
+def synchronize_norms(network: nn.Module, trainer: lightning.Trainer, *, stage: str) -> nn.Module:
+    """Return a network whose batch norms are synchronised where several processes train."""
+    if trainer.world_size == 1:
+        return network
+    device = trainer.strategy.root_device.type
+    if stage == "fit" and device in WITHOUT_SYNC_BATCHNORM:
         raise UserError(
-            f"decoder_options of {architecture} must be of {', '.join(allowed)}; got '{option}'"
+            f"torch synchronises batch norms on GPUs only, the device is '{device}'; set "
+            "sync_batchnorm of the model to false, or train in one process"
+        )
+    # A second conversion would not know a converted layer and drop its activation.
+    if any(isinstance(module, nn.SyncBatchNorm) for module in network.modules()):
+        return network
+    return convert_norm(network, "SyncBN")
+
+
+def refuse_lightnings_sync(trainer: lightning.Trainer) -> None:
+    """Raise UserError where Lightning would convert batch norms with torch's function.
+
+    That takes timm's `BatchNormAct2d` for a plain batch norm and deletes its activation. Lightning
+    applies it after `setup`, so it is still time; it has no public name for the setting.
+    """
+    connector = trainer._accelerator_connector
+    if isinstance(connector._layer_sync, TorchSyncBatchNorm):
+        raise UserError(
+            "sync_batchnorm=True of the trainer would delete the activations of a RegNet (torch's "
+            "conversion does not know timm's layers); set sync_batchnorm of the model instead: "
+            "model.sync_batchnorm: true, trainer.sync_batchnorm: false"
         )

@@ -26,27 +26,20 @@ AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def optimize_for_training(segmenter: "Segmenter", *, compile: bool, channels_last: bool) -> None:
-    """Make the training of a segmenter fast; its state dict stays. In all processes, before DDP.
+    """Make the training of a segmenter fast, in all processes, before DDP; its state dict stays.
 
-    Args:
-        segmenter: in the `setup` of its trainer.
-        compile: whether to use `torch.compile`.
-        channels_last: whether to take that memory format unmeasured.
-
-    Raises:
-        ValueError: there is no compiler.
+    The memory format is measured unless it is to be `channels_last`.
     """
     trainer = segmenter.trainer
-    device = trainer.strategy.root_device
     side, batch = SIDE, BATCH
     if isinstance(trainer.datamodule, SegmentationData):
         side = trainer.datamodule.hparams["crop_size"]
         batch = max(1, trainer.datamodule.batch_size // trainer.world_size)
-    segmenter.network.to(device)
+    segmenter.network.to(trainer.strategy.root_device)
     report = optimize_training(
         segmenter.network,
         Optimization(compile=compile, memory_format="channels_last" if channels_last else "auto"),
-        image_size=_multiple(side, segmenter.stride),
+        image_size=_padded(side, segmenter.stride),
         batch_size=batch,
         autocast=AUTOCAST.get(trainer.precision),
         from_first=trainer.strategy.broadcast,
@@ -57,15 +50,12 @@ def optimize_for_training(segmenter: "Segmenter", *, compile: bool, channels_las
 
 
 def optimize_segmenter(segmenter: "Segmenter", optimization: Optimization, *, side: int) -> None:
-    """Replace the network of a segmenter that is not trained any more by a fast copy.
+    """Replace the network of a segmenter, which is on its device, by a fast copy for inference.
 
-    Args:
-        segmenter: on its device.
-        optimization: how.
-        side: pixels of both sides of a typical image, or window.
+    `side` are the pixels of both sides of a typical image, or window.
     """
     segmenter.network, report = optimize_trained(
-        segmenter.network, optimization, image_size=_multiple(side, segmenter.stride)
+        segmenter.network, optimization, image_size=_padded(side, segmenter.stride)
     )
     segmenter.use_memory_format(report.memory_format)
     if rank_zero_only.rank == 0:
@@ -86,16 +76,11 @@ class OptimizeBeforeValidation(Callback):
 
 
 def typical_side(segmenter: "Segmenter", crop_size: int | None) -> int:
-    """Return the pixels of both sides of what the network often sees.
-
-    Args:
-        segmenter: with its `inference`.
-        crop_size: of its training, None where it is not known.
-    """
+    """Return the pixels of both sides of what the network often sees."""
     return segmenter.inference.window or crop_size or SIDE
 
 
-def _multiple(side: int, stride: int) -> tuple[int, int]:
-    """Return height and width of a square as the network gets it, padded."""
+def _padded(side: int, stride: int) -> tuple[int, int]:
+    """Return height and width of a square as the network gets it."""
     padded = math.ceil(side / stride) * stride
     return padded, padded

@@ -5,45 +5,50 @@ import math
 import os
 import shlex
 import signal
-import sys
 import time
 from argparse import ArgumentError
 from collections.abc import Sequence
 from datetime import timedelta
+from operator import attrgetter
 from pathlib import Path
 
 import torch
 from jsonargparse.typing import PositiveInt
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.cli import (
-    LightningArgumentParser,
-    LightningCLI,
-    SaveConfigCallback,
-)
-from lightning.pytorch.core import LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.trainer import Trainer
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from PIL import Image
 from tabulate import tabulate
 
-from regnet_backbones.cli.failures import reported
 from regnet_backbones.errors import UserError
-from regnet_backbones.files import check_output_folder, remove_parts, set_aside, write_whole
+from regnet_backbones.files import check_output_folder, remove_parts, write_whole
 from regnet_backbones.optimize.options import show_reports
-from regnet_backbones.optimize.precision import has_native
-from regnet_backbones.runs.look import PICTURE
+from regnet_backbones.optimize.passes import has_native
+from regnet_backbones.runs.look import PICTURE, PICTURES, mosaic, show, table_of
+from regnet_backbones.runs.resume import set_earlier_run_aside
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 from regnet_backbones.runs.trained import SEGMENTER_FOLDER, TENSORBOARD_FOLDER
-from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
-from regnet_backbones.semseg.continuation import TRAINER, check_continuation
+from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.datamodule import SegmentationData
-from regnet_backbones.semseg.failures import hints_of, reworded
-from regnet_backbones.semseg.look import Look, look_at
+from regnet_backbones.semseg.labels import IGNORE, IGNORED
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.semseg.options import check_numbers, option_error
-from regnet_backbones.semseg.resuming import LastCheckpoint, MovedFolder, SeedSteps, run_seed
+from regnet_backbones.semseg.resume import (
+    TRAINER,
+    AtomicCheckpointIO,
+    LastCheckpoint,
+    MovedFolder,
+    SeedSteps,
+    check_continuation,
+    run_seed,
+)
 
 LAST = "last.ckpt"
+DESCRIPTION = "Train a semantic segmenter."
+
+# Options that Lightning divides by, unchecked.
+ABOVE_ZERO = ("trainer.accumulate_grad_batches", "trainer.val_check_interval")
 
 logger = logging.getLogger(__name__)
 
@@ -85,14 +90,9 @@ class SegmentationCLI(LightningCLI):
             help=f"steps between two writings of {LAST}; it is written after validations, too",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.monitor": "val/miou",
-                "checkpoint.mode": "max",
-                "checkpoint.filename": "best",
-                "checkpoint.enable_version_counter": False,
-            }
-        )
+        best = {"monitor": "val/miou", "mode": "max", "filename": "best"}
+        best["enable_version_counter"] = False
+        parser.set_defaults({f"checkpoint.{name}": value for name, value in best.items()})
         parser.link_arguments("output", "checkpoint.dirpath", compute_fn=_checkpoints)
         parser.link_arguments("output", "trainer.default_root_dir")
         parser.add_argument(
@@ -100,35 +100,27 @@ class SegmentationCLI(LightningCLI):
             action="store_true",
             help=f"check every file of the data, write {PICTURE} to --output, and do not train",
         )
-        for name, compute in _OF_THE_DATA.items():
-            parser.link_arguments(
-                "data", f"model.{name}", compute_fn=compute, apply_on="instantiate"
-            )
+        for name in ("num_classes", "class_names"):  # which only the data know
+            found = attrgetter(name)
+            parser.link_arguments("data", f"model.{name}", found, apply_on="instantiate")
         for name in ("mean", "std", "short_side"):
             parser.link_arguments(f"data.{name}", f"model.{name}")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str] | None) -> None:
-        """Parse the command line.
-
-        Raises:
-            ValueError: there is no such option, or a value is none of its; in one line.
-        """
-        argv = sys.argv[1:] if args is None else list(args)
+        """Parse the command line; what is wrong with it is said in one line."""
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            known = parser.get_defaults().keys()
-            raise UserError(option_error(str(error), known=known, argv=argv)) from error
-        check_numbers(self.config)
+            raise UserError(" ".join(str(error).split())) from error
+        for key in ABOVE_ZERO:
+            value = self.config[key]
+            if isinstance(value, int | float) and value <= 0:
+                raise UserError(f"--{key} must be above 0, got {value}")
         # As Lightning does with the paths in this folder that it is given.
         self.config.output = os.path.expanduser(self.config.output)
 
     def before_instantiate_classes(self) -> None:
-        """Check where the run writes, before its data and its network.
-
-        Raises:
-            OSError: it cannot write there.
-        """
+        """Check where the run writes, before its data and its network."""
         check_output_folder(self._get(self.config, "output"), name="--output")
 
     def instantiate_classes(self) -> None:
@@ -158,7 +150,10 @@ class SegmentationCLI(LightningCLI):
         steps, interval = config["max_steps"], config["val_check_interval"]
         if isinstance(interval, int) and 0 < steps < interval:
             kwargs["val_check_interval"] = steps
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise UserError(f"--trainer options: {error}") from error
         if trainer.logger is not None:
             trainer.callbacks.append(LearningRateMonitor(logging_interval="step"))
         return trainer
@@ -171,51 +166,37 @@ def launch_run(argv: Sequence[str] | None = None) -> int:
         argv: the command line, None for that of this process.
 
     Returns:
-        The exit status, as `failures.reported` gives it.
+        The exit status, 0.
+
+    Raises:
+        UserError: an option or the data cannot be used.
+        StoppedError: a signal stopped the training, whose state is saved.
+        KeyboardInterrupt: a second Ctrl-C did, at once.
     """
     show_reports()
-    built: list[SegmentationCLI] = []
     with StopSignals(wait=False) as signals:
-
-        def build() -> int:
-            with reworded():
-                built.append(_build(argv))
-            return 0
-
-        status = reported(build, quiet=rank_zero_only.rank != 0)
-        if not built:
-            return status
-        (cli,) = built
-
-        def train() -> int:
-            with reworded():
-                _check_data(cli) if cli.config.check_data else _train(cli, signals)
-            return 0
-
-        return reported(train, hints=hints_of(cli.config))
-
-
-def _build(argv: Sequence[str] | None) -> SegmentationCLI:
-    """Build data, model and trainer as a command line says."""
-    return SegmentationCLI(
-        Segmenter,
-        SegmentationData,
-        run=False,
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
-        save_config_callback=SaveConfig,
-        parser_kwargs={"description": "Train a semantic segmenter.", "exit_on_error": False},
-        args=None if argv is None else list(argv),
-    )
+        try:
+            cli = SegmentationCLI(
+                Segmenter,
+                SegmentationData,
+                run=False,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                save_config_callback=SaveConfig,
+                parser_kwargs={"description": DESCRIPTION, "exit_on_error": False},
+                args=None if argv is None else list(argv),
+            )
+            if cli.config.check_data:
+                _check_data(cli.datamodule, Path(cli.config.output))
+            else:
+                _train(cli, signals)
+        except MisconfigurationException as error:  # Lightning's, about options
+            raise UserError(" ".join(str(error).split())) from error
+    return 0
 
 
 def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
-    """Train from the beginning or the last checkpoint, and print how good it got.
-
-    Raises:
-        StoppedError: a signal stopped the training.
-        KeyboardInterrupt: a second Ctrl-C did, at once.
-    """
+    """Train from the beginning or the last checkpoint, and print how good it got."""
     trainer, output = cli.trainer, cli.config.output
     last = _checkpoints(output) / LAST
     resumes = cli.config.resume and last.is_file()
@@ -224,18 +205,18 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
     if trainer.is_global_zero:
         for folder in (SEGMENTER_FOLDER, TENSORBOARD_FOLDER):
             remove_parts(Path(output) / folder)
+        _warn_of_emulation(trainer)
     if resumes:
         check_continuation(last, cli.model, cli.datamodule, options)
     elif cli.config.resume and trainer.is_global_zero:
         logger.warning("there is no '%s' to resume from; the training starts from step 0", last)
     elif trainer.is_global_zero:
-        _set_earlier_run_aside(Path(output))
-    if trainer.is_global_zero:
-        _warn_of_emulation(trainer)
+        files = (f"{SEGMENTER_FOLDER}/**/*", f"{TENSORBOARD_FOLDER}/**/*")
+        set_earlier_run_aside(Path(output), files, output="--output")
     # After the one that keeps the best checkpoint, whose state the last one has.
     every = cli.config.save_every
     writes_last = LastCheckpoint(last, every=every, signals=signals, options=options)
-    trainer.callbacks += [writes_last, SeedSteps(), MovedFolder(), Look(Path(output))]
+    trainer.callbacks += [writes_last, SeedSteps(), MovedFolder(), Look()]
     start = time.monotonic()
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if resumes else None)
@@ -255,23 +236,48 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
         print(f"time, validations included: {took}")
 
 
-def _check_data(cli: SegmentationCLI) -> None:
+def _check_data(data: SegmentationData, output: Path) -> None:
     """Check every file, and look at the data."""
-    data = cli.datamodule
     data.setup("fit")
-    look_at(data, Path(cli.config.output))
+    look_at(data, output)
     print(f"every file was read: {len(data.train_set):,} and {len(data.val_set):,} pairs")
 
 
-def _set_earlier_run_aside(output: Path) -> None:
-    """Move what an earlier run left to a folder of its own.
+class Look(Callback):
+    """Look at the data when a training starts, in its first process; not when one is resumed."""
 
-    Logs would be mixed with this run's, and its checkpoints be taken for this run's.
-    """
-    folders = (output / SEGMENTER_FOLDER, output / TENSORBOARD_FOLDER)
-    files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
-    if files:
-        set_aside(output, files, name="--output")
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table, and write the picture unless the run draws none."""
+        if trainer.is_global_zero and not trainer.ckpt_path:
+            folder = Path(trainer.default_root_dir)
+            look_at(trainer.datamodule, folder, picture=pl_module.hparams["pictures"] > 0)
+
+
+def look_at(data: SegmentationData, folder: Path, *, picture: bool = True) -> None:
+    """Print how often classes are, and write training images with their masks to `data.png`."""
+    show(folder, table=lambda: _table(data), picture=(lambda: _picture(data)) if picture else None)
+
+
+def _table(data: SegmentationData) -> str:
+    """Format the share of each class in the pixels of both splits, and the masks that have it."""
+    classes = [*range(data.num_classes), IGNORE]
+    headers, columns = ["class"], [[*data.class_names, IGNORED]]
+    for split, counts in data.label_counts.items():
+        headers += [f"{split} pixels", f"of {counts.looked_at:,} masks"]
+        total = max(counts.pixels.total(), 1)
+        columns.append([f"{counts.classes[k] / total:.2%}" for k in classes])
+        columns.append([counts.masks[k] for k in classes])
+    return table_of(headers, list(zip(*columns, strict=True)))
+
+
+def _picture(data: SegmentationData) -> Image.Image:
+    """Draw training images, as they come out of the augmentation, next to their masks."""
+    colors, count = overlays.palette(data.num_classes), len(data.train_set)
+    items = [data.train_set[k] for k in sorted({i * count // PICTURES for i in range(PICTURES)})]
+    options = {"colors": colors, "mean": data.hparams["mean"], "std": data.hparams["std"]}
+    drawn = [overlays.side_by_side(item["image"], item["mask"], **options) for item in items]
+    present = sorted({k for item in items for k in item["mask"].unique().tolist()} - {IGNORE})
+    return overlays.with_legend(mosaic(drawn), [(data.class_names[k], colors[k]) for k in present])
 
 
 def _warn_of_emulation(trainer: Trainer) -> None:
@@ -310,10 +316,3 @@ def summarize(trainer: Trainer, segmenter: Segmenter, output: str | Path) -> str
 def _checkpoints(output: str | Path) -> Path:
     """Return the folder of checkpoints of a run."""
     return Path(output) / SEGMENTER_FOLDER
-
-
-# What only the data knows, once it has found its classes.
-_OF_THE_DATA = {
-    "num_classes": lambda data: data.num_classes,
-    "class_names": lambda data: data.class_names,
-}

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.semseg.layouts import IGNORE
+from regnet_backbones.semseg.labels import IGNORE
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 Pair = tuple[tv_tensors.Image, tv_tensors.Mask]
@@ -39,34 +39,26 @@ def train_transform(
     std: Sequence[float] = IMAGENET_STD,
     short_side: int | None = None,
 ) -> v2.Compose:
-    """Return the augmentation of training: scale jitter, crop, mirroring, colours.
+    """Return the augmentation of training; arguments as of `SegmentationData`.
 
-    Args:
-        crop_size: pixels, both sides of what comes out; smaller images are padded, at random sides,
-            with the mean, their masks with `IGNORE`.
-        scale_range: least and largest factor of the size; one factor for both sides.
-        flip: probability of mirroring left and right.
-        photometric: whether to distort colours.
-        mean: per RGB channel, of pixels in [0, 1].
-        std: per RGB channel, of pixels in [0, 1].
-        short_side: pixels of the shorter side before jitter, None for the size of the file.
-
-    Raises:
-        ValueError: an argument is out of range.
+    What comes out has `crop_size` pixels a side. Smaller images are padded, at random sides, with
+    the mean, their masks with `IGNORE`.
     """
     if crop_size < 1:
         raise UserError(f"crop_size must be at least 1 pixel, got {crop_size}")
     if not 0 <= flip <= 1:
         raise UserError(f"flip is a probability from 0 to 1, got {flip}")
     colours = [v2.RandomApply([v2.ColorJitter(**change)], p=0.5) for change in PHOTOMETRIC]
+    # Zero is the mean once an image is normalised.
+    fill = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
     return v2.Compose(
         [
             Resize(scale_range, short_side),
-            RandomCrop(crop_size),
+            CropAtMost(crop_size),
             v2.RandomHorizontalFlip(flip),
             *(colours if photometric else []),
-            *_normalisation(mean, std),
-            PadTo(crop_size),
+            val_transform(mean=mean, std=std),
+            v2.RandomCrop(crop_size, pad_if_needed=True, fill=fill),
         ]
     )
 
@@ -76,14 +68,15 @@ def val_transform(
 ) -> v2.Compose:
     """Return the transform of validation: normalisation, in the size of the file.
 
-    Args:
-        mean: per RGB channel, of pixels in [0, 1].
-        std: per RGB channel, of pixels in [0, 1].
-
-    Raises:
-        ValueError: an argument is out of range.
+    Mean and deviation are per RGB channel, of pixels in [0, 1].
     """
-    return v2.Compose(_normalisation(mean, std))
+    for name, values, least in (("mean", mean, 0.0), ("std", std, 1e-6)):
+        if len(values) != 3 or not all(least <= value <= 1 for value in values):
+            raise UserError(
+                f"{name} must be three numbers, one per RGB channel, of pixels in [0, 1], got "
+                f"{tuple(values)}; divide those of pixels in [0, 255] by 255"
+            )
+    return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
 
 
 class Resize(nn.Module):
@@ -102,8 +95,7 @@ class Resize(nn.Module):
 
     def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
         """Resize an image and its mask to one size."""
-        least, largest = self.scale_range
-        scale = least + (largest - least) * torch.rand(()).item()
+        scale = torch.empty(()).uniform_(*self.scale_range).item()
         height, width = image.shape[-2:]
         if self.short_side is not None:
             scale *= self.short_side / min(height, width)
@@ -116,7 +108,7 @@ class Resize(nn.Module):
         return image, tv_tensors.Mask(plain.squeeze(0))
 
 
-class RandomCrop(nn.Module):
+class CropAtMost(nn.Module):
     """Cut out a random window of at most `size` pixels a side, the same of both."""
 
     def __init__(self, size: int) -> None:
@@ -125,39 +117,4 @@ class RandomCrop(nn.Module):
 
     def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
         """Cut a window out of an image and its mask."""
-        height, width = (min(self.size, side) for side in image.shape[-2:])
-        top = _random_up_to(image.shape[-2] - height)
-        left = _random_up_to(image.shape[-1] - width)
-        return F.crop(image, top, left, height, width), F.crop(mask, top, left, height, width)
-
-
-class PadTo(nn.Module):
-    """Pad a normalised image that is smaller than `size` a side, by random parts on all sides."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
-        """Pad an image and its mask."""
-        rows, columns = (max(0, self.size - side) for side in image.shape[-2:])
-        top, left = _random_up_to(rows), _random_up_to(columns)
-        sides = [left, top, columns - left, rows - top]
-        # Zero is the mean once an image is normalised.
-        return F.pad(image, sides, fill=0), F.pad(mask, sides, fill=IGNORE)
-
-
-def _normalisation(mean: Sequence[float], std: Sequence[float]) -> list[nn.Module]:
-    """Return the steps from uint8 to normalised float32."""
-    for name, values, least in (("mean", mean, 0.0), ("std", std, 1e-6)):
-        if len(values) != 3 or not all(least <= value <= 1 for value in values):
-            raise UserError(
-                f"{name} must be three numbers, one per RGB channel, of pixels in [0, 1], got "
-                f"{tuple(values)}; divide those of pixels in [0, 255] by 255"
-            )
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
-
-
-def _random_up_to(largest: int) -> int:
-    """Draw a whole number from 0 to `largest`, both included."""
-    return int(torch.randint(largest + 1, ()))
+        return v2.RandomCrop([min(self.size, side) for side in image.shape[-2:]])(image, mask)
