@@ -32,7 +32,7 @@ from benchmarks.runner import measure
 from benchmarks.scaling import points
 from regnet_backbones import zoo
 from regnet_backbones.cli.command_lines import parse_size, plain_command
-from regnet_backbones.cli.failures import reported
+from regnet_backbones.cli.run import run_command
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
 from regnet_backbones.measure.machine import machine, versions
@@ -47,7 +47,7 @@ def benchmark_command(argv: Sequence[str] | None, *, description: str) -> int:
         description: of the tool.
 
     Returns:
-        The exit status, as `failures.reported` gives it, and 1 if a row failed.
+        The exit status, as `run_command` returns it, and 1 if a row failed.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     args = benchmark_parser(description).parse_args(argv)
@@ -61,7 +61,7 @@ def benchmark_command(argv: Sequence[str] | None, *, description: str) -> int:
             line = plain_command("tools/benchmark.py", argv, [args.output])
             return _benchmark(args, chosen, line)
 
-    return reported(benchmark)
+    return run_command(benchmark)
 
 
 def benchmark_parser(description: str) -> argparse.ArgumentParser:

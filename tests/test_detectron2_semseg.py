@@ -158,7 +158,7 @@ def test_ade20k_without_masks_for_detectron2_says_how_to_make_them(tmp_path, cap
 def test_the_demo_says_how_to_draw_it(datasets, capsys):
     command = ["--config-file", str(QUICK["semantic_fpn"])]
     assert tool("train_net")(command) == 2
-    assert f"make_shapes.py --output {datasets}/shapes (" in capsys.readouterr().err
+    assert f"shapes --output {datasets}/shapes (" in capsys.readouterr().err
 
 
 def test_json_files_are_refused_for_a_segmenter(dataset, capsys):

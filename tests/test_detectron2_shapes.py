@@ -71,7 +71,7 @@ def one_hot(path, classes):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_not_drawn_says_how_to_draw_it(kind, tmp_path):
     with looked_for_in(tmp_path):
-        command = f"python tools/make_shapes.py --output {tmp_path}/shapes"
+        command = f"regnet-backbones shapes --output {tmp_path}/shapes"
         with pytest.raises(FileNotFoundError) as caught:
             DatasetCatalog.get(f"shapes{kind}_val")
         assert f"draw it with: {command} (or set DETECTRON2_DATASETS" in str(caught.value)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def test_an_error_of_a_data_worker_ends_in_its_message(capsys):
     errors = [*(kind(MESSAGE) for kind in KINDS), MemoryError("no MiB left")]
     samples = iter(DataLoader(Raises(errors), num_workers=1, batch_size=None))
     assert [run_command(lambda: next(samples)) for _ in errors] == [2, 2, 2, 2, 1, 2]
+    samples._workers[0].kill()  # it would be waited for
     *lines, last = capsys.readouterr().err.split("error: ")[1:]
     assert [line.rstrip() for line in lines] == [MESSAGE] * len(KINDS)
     assert last.startswith("out of memory (MemoryError: no MiB left); ")
@@ -80,6 +82,12 @@ def test_an_error_of_a_user_is_a_built_in_one_too(kind, built_in):
         raise kind(MESSAGE)
     assert str(kind(MESSAGE)) == MESSAGE
     assert issubclass(kind, ValueError)
+    again = pickle.loads(pickle.dumps(kind(MESSAGE)))
+    assert (type(again), str(again)) == (kind, MESSAGE)
+
+
+def test_a_missing_package_has_its_name():
+    assert MissingPackageError("no tqdm", name="tqdm").name == "tqdm"
 
 
 @pytest.mark.parametrize(

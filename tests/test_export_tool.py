@@ -1,7 +1,5 @@
 """`tools/export.py`: names of the zoo, detectors, segmenters, and what cannot be exported so."""
 
-import re
-
 import lightning
 import pytest
 import torch
@@ -51,7 +49,7 @@ def test_a_name_of_the_zoo(tmp_path, capsys):
     output = tmp_path / "net.onnx"
     assert main("RegNetX-200MF", "--output", output, "--image-size", 64, 96, "--opset", 18) == 0
     first, *sizes, last = capsys.readouterr().out.splitlines()
-    assert first == "regnetx_002 has random weights; --pretrained takes those of the zoo"
+    assert "--pretrained" in first
     assert [size.split(":")[0] for size in sizes] == ["images 1x3x97x97", "images 3x3x65x97"]
     assert "largest relative error c2 " in sizes[0]
     assert ", c5 " in sizes[0]
@@ -87,32 +85,35 @@ def test_a_segmenter(segmenter, tmp_path, capsys):
     logits = torch.jit.load(output)(torch.randn(1, 3, 96, 64))["logits"]
     assert logits.shape == (1, 6, 96, 64)
     assert main(segmenter, "--output", output, "--image-size", 60, 64) == 2
-    assert "multiples of 16 for DeepLabV3Plus, got (60, 64)" in capsys.readouterr().err
+    assert "multiples of 16" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "message"),
+    ("model", "options", "named"),
     [
-        ("detector", "net.onnx --part whole", "onnx"),
+        ("detector", "net.onnx --part whole", "--part backbone"),
+        ("detector", "net.pt2 --part whole", "--part backbone"),
         ("detector", "net.pt2 --images a.png", "--images"),
         ("detector", "net.ts --image-size 64 64", "--image-size"),
         ("detector", "net.ts --pretrained", "--pretrained"),
-        ("detector", "net.ts --images gone.png", "gone.png"),
+        ("detector", "net.ts --images gone.png", "'gone.png'"),
+        ("detector", "net.onnx --opts A.B 1", "A.B"),
         ("segmenter", "net.onnx --part backbone", "--part"),
         ("regnetx_002", "net.pth", "--output"),
+        ("regnetx_002", "net.ts --format onnx", ".onnx"),
         ("regnetx_002", "net.ts --opset 18", "--opset"),
         ("regnetx_002", "net.ts --config-file a.yaml", "--config-file"),
-        ("regnetx_002", "gone/net.ts", "gone"),
-        ("output/gone", "net.ts", "output/gone"),
+        ("regnetx_002", "net.ts --pretrained gone", "'gone'"),
+        ("regnetx_003", "net.ts", "'regnetx_002'"),
     ],
 )
-def test_what_cannot_be_is_said(model, options, message, request, tmp_path, capsys):
+def test_what_cannot_be_exported_is_named(model, options, named, request, tmp_path, capsys):
     name, *options = options.split()
     model = request.getfixturevalue(model) if model in ("detector", "segmenter") else model
     assert main(model, "--output", tmp_path / name, *options) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert re.search(message, error)
+    assert named in error
     assert not list(tmp_path.iterdir())
 
 

@@ -160,8 +160,8 @@ def test_what_was_trained_is_said(report, page, run, val):
     assert "parameters" in facts["whole model"]
     assert "ms an image" in dict(report.speed)["inference"]
     assert report.missing == ()
-    again = f"train_net.py --config-file {run}/config.yaml OUTPUT_DIR {run}_again"
-    assert report.command == f"python tools/{again}"
+    again = f"train-detector --config-file {run}/config.yaml OUTPUT_DIR {run}_again"
+    assert report.command == f"regnet-backbones {again}"
     changed = {key: value for key, value, _ in report.changed}
     assert changed["SOLVER.MAX_ITER"] == str(STEPS)
     assert changed["MODEL.BACKBONE.NAME"] == "build_regnet_fpn_backbone"

@@ -182,7 +182,7 @@ def of_another_version(content):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without_state, "is not a checkpoint of .*; give one that tools/train_semseg.py"),
+        (without_state, "is not a checkpoint of .*; give one that train-segmenter"),
         (lambda content: [1], "is not a checkpoint of "),
         (of_another_size, "was written by another version, or .*: num_classes is"),
         (of_another_version, "was written by another version, or .*regnet"),

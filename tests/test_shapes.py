@@ -363,7 +363,7 @@ def test_a_folder_of_another_version_says_how_to_draw_it_again(tmp_path):
         write(dataset.root, TINY)
     write(dataset.root, TINY, overwrite=True)
     shapes.check_drawn(dataset.root)
-    with pytest.raises(FileNotFoundError, match=r"make_shapes.py --output .*/gone$"):
+    with pytest.raises(FileNotFoundError, match=r"shapes --output .*/gone$"):
         shapes.check_drawn(tmp_path / "gone")
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from regnet_backbones.cli.failures import reported
+from regnet_backbones.cli.run import run_command
 from regnet_backbones.runs import stopping
 from regnet_backbones.runs.stopping import (
     STATUSES,
@@ -158,7 +158,7 @@ def test_a_stopped_command_prints_its_line_and_returns_its_status(capsys):
     def command():
         raise pickle.loads(pickle.dumps(StoppedError("stopped by SIGTERM at step 3", 143)))
 
-    assert reported(command) == 143
+    assert run_command(command) == 143
     assert capsys.readouterr().err == "stopped by SIGTERM at step 3\n"
 
 

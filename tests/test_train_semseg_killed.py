@@ -17,7 +17,7 @@ from killed_runs import forking_context
 from torch import nn
 
 from regnet_backbones import config_path, shapes
-from regnet_backbones.cli.failures import reported
+from regnet_backbones.cli.run import run_command
 from regnet_backbones.report.logs import read_events
 from regnet_backbones.runs.stopping import STATUSES
 from regnet_backbones.semseg import run as semseg_run
@@ -37,7 +37,7 @@ BY_EPOCH = ("--trainer.check_val_every_n_epoch", 1, "--trainer.val_check_interva
 
 def launch_run(options):
     """Train as the tool does, and return its exit status."""
-    return reported(lambda: semseg_run.launch_run(options))
+    return run_command(lambda: semseg_run.launch_run(options))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,4 +1,4 @@
-"""`tools/report.py`: evaluate a run, if that was not done yet, and write its page."""
+"""`report`: evaluate a run, if that was not done yet, and write its page."""
 
 import argparse
 import sys
@@ -25,7 +25,7 @@ Evaluate = Callable[[Path], None]
 PAGE_NAME = "report.html"
 PACKAGES = ("jinja2", "matplotlib", "pycocotools", "tensorboard")
 
-# Of the evaluations of this command; it does not overwrite those of tools/evaluate.py.
+# Of the evaluations of this command; it does not overwrite those of `evaluate`.
 OWN_FOLDER = "report"
 
 

@@ -27,17 +27,17 @@ TOOL_DEFAULTS = {
         # Of the images that RandomSubsetTrainingSampler takes; detectron2 0.6 reads the key, and
         # has no default for it.
         "RANDOM_SUBSET_RATIO": 1.0,
-        # How many images of each dataset tools/train_net.py opens before it trains, the first
+        # How many images of each dataset train-detector opens before it trains, the first
         # ones; 0 for none.
         "CHECK_IMAGES": 100,
     },
-    # A running average of the weights, which tools/train_net.py evaluates and saves beside those in
+    # A running average of the weights, which train-detector evaluates and saves beside those in
     # training. DECAY is the weight of the past; with WARMUP it rises to that with the iterations.
     "MODEL": {"EMA": {"ENABLED": False, "DECAY": 0.9998, "WARMUP": True}},
-    # How many val images tools/train_net.py draws with their predictions at every evaluation, and
+    # How many val images train-detector draws with their predictions at every evaluation, and
     # the score an instance must have to be drawn.
     "TEST": {"PICTURES": 15, "PICTURES_MIN_SCORE": 0.5},
-    # The backbone made faster by regnet_backbones.optimize: the training of tools/train_net.py,
+    # The backbone made faster by regnet_backbones.optimize: the training of train-detector,
     # whose checkpoints stay the same, and models that are evaluated or predict with the config.
     "OPTIMIZE": {
         "ENABLED": False,

@@ -81,7 +81,7 @@ class Traceable(nn.Module):
         if "panoptic_seg" in outputs:
             raise UserError(
                 f"a {type(self.model).__name__} merges instances and semantics in Python, which "
-                "no trace follows; export its backbone (tools/export.py --part backbone)"
+                "no trace follows; export its backbone (--part backbone)"
             )
         for name in ("instances", "proposals"):
             if name in outputs:
@@ -205,7 +205,7 @@ def _sees_nothing(images: str, size: Sequence[int]) -> str:
     """Say that there is nothing to trace or to compare."""
     return (
         f"the detector sees nothing in {images} at {'x'.join(map(str, size))}, so that there is "
-        "nothing to compare; give other images (tools/export.py --images), or more of them"
+        "nothing to compare; give other images (--images), or more of them"
     )
 
 

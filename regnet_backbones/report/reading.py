@@ -107,7 +107,7 @@ def read_report(
     if description.datasets > 1:
         lacking.append(f"Of DATASETS.TEST only the first, {description.dataset}, is looked at.")
     if metrics is None:
-        command = shlex.join(["python", "tools/evaluate.py", str(run.folder)])
+        command = shlex.join(["regnet-backbones", "evaluate", str(run.folder)])
         lacking.append(f"There are no metrics of all of these data: run `{command}`, same options.")
     facts = _regnet_facts(description.network) if description.network else ()
     if images and images.parameters:
@@ -120,9 +120,9 @@ def read_report(
     again = run.folder if run.folder.name not in ("", "..") else run.folder.resolve()
     again = again.with_name(f"{again.name}_again")
     words = {
-        "detector": ["tools/train_net.py", "--config-file", run.config_file, "OUTPUT_DIR", again],
+        "detector": ["train-detector", "--config-file", run.config_file, "OUTPUT_DIR", again],
         "segmenter": [
-            *("tools/train_semseg.py", "--config", run.config_file or "CONFIG.yaml"),
+            *("train-segmenter", "--config", run.config_file or "CONFIG.yaml"),
             *("--output", again),
         ],
     }
@@ -136,7 +136,7 @@ def read_report(
         predictions=_predictions(evaluation) if images else None,
         speed=_speed(description, evaluation, log),
         missing=tuple(lacking),
-        command=shlex.join(map(str, ["python", *words[run.kind]])),
+        command=shlex.join(map(str, ["regnet-backbones", *words[run.kind]])),
     )
 
 

@@ -68,7 +68,7 @@ def _before_the_first_checkpoint(folder: Path) -> Run:
     raise MissingFileError(
         f"'{folder}' is not a run: a detector's has {CONFIG_NAME} and {METRICS_NAME} or a "
         f"checkpoint, a segmenter's {SEGMENTER_FOLDER}/ or {TENSORBOARD_FOLDER}/{CONFIG_NAME}; "
-        "give the output folder of tools/train_net.py or tools/train_semseg.py"
+        "give the output folder of a training"
     )
 
 

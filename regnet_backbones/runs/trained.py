@@ -1,8 +1,8 @@
 """What a run left behind: which kind of model, its checkpoint, and its config.
 
-    detector    <run>/config.yaml, model_final.pth, last_checkpoint   tools/train_net.py
+    detector    <run>/config.yaml, model_final.pth, last_checkpoint   train-detector
                 <run>/metrics.json
-    segmenter   <run>/checkpoints/best.ckpt, last.ckpt                tools/train_semseg.py
+    segmenter   <run>/checkpoints/best.ckpt, last.ckpt                train-segmenter
                 <run>/tensorboard/config.yaml
 
 A segmenter's checkpoint says itself what network and data it is of.

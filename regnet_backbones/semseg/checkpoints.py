@@ -21,7 +21,7 @@ from regnet_backbones.weights.state_dicts import load_all, reason
 _MODEL = Segmenter.CHECKPOINT_HYPER_PARAMS_KEY
 _DATA = SegmentationData.CHECKPOINT_HYPER_PARAMS_KEY
 KNOWN_BY = {"num_classes", "decoder", "encoder"}
-WANTED = "give one that tools/train_semseg.py wrote, such as <output>/checkpoints/best.ckpt"
+WANTED = "give one that train-segmenter wrote, such as <output>/checkpoints/best.ckpt"
 
 # How a command line says None, which YAML calls null.
 NONE_TEXTS = ("none", "null")

@@ -85,7 +85,7 @@ def check_continuation(
     content = read_lightning_checkpoint(checkpoint)
     steps = content.get("global_step")
     if not isinstance(content.get(MODEL_KEY), dict) or not isinstance(steps, int):
-        raise UserError(f"'{checkpoint}' is not a checkpoint of tools/train_semseg.py")
+        raise UserError(f"'{checkpoint}' is not a checkpoint of train-segmenter")
     before = _by_option(*(content.get(key) for key in (MODEL_KEY, DATA_KEY, TRAINER_KEY)))
     now = _by_option(segmenter.hparams, data.hparams, trainer)
     check_changes(before, now, RULES, source=checkpoint)

@@ -1,4 +1,4 @@
-"""A training run of a segmenter, as `tools/train_semseg.py` starts it, on LightningCLI."""
+"""A training run of a segmenter, as `train-segmenter` starts it, on LightningCLI."""
 
 import logging
 import math
@@ -308,7 +308,7 @@ def summarize(trainer: Trainer, segmenter: Segmenter, output: str | Path) -> str
             *table,
             f"best checkpoint: {trainer.checkpoint_callback.best_model_path or 'none'}",
             f"config, logs, checkpoints and pictures: {output}",
-            f"all of it on one page: {shlex.join(['python', 'tools/report.py', str(output)])}",
+            f"all of it on one page: {shlex.join(['regnet-backbones', 'report', str(output)])}",
         ]
     )
 

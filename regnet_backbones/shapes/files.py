@@ -133,7 +133,7 @@ def check_drawn(root: str | Path) -> None:
         FileNotFoundError: there is none.
         ValueError: it was drawn by another version.
     """
-    command = f"python tools/make_shapes.py --output {root}"
+    command = f"regnet-backbones shapes --output {root}"
     record = _read_record(Path(root))
     if record is None:
         raise MissingFileError(f"the demo dataset is not at '{root}'; draw it with: {command}")

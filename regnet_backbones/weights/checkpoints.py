@@ -412,5 +412,5 @@ def _no_choice(
     choices = listing(sorted(repr(network.place) for network in matching or networks))
     return SeveralNetworksError(
         f"there is {what} under {choices}; choose one with prefix= "
-        "(tools/convert_weights.py: --prefix, or --into-prefix for the file of --into)"
+        "(convert-weights: --prefix, or --into-prefix for the file of --into)"
     )

@@ -9,7 +9,7 @@
                                   the form of `coco_2017_*_panoptic_separated`: for Panoptic FPN
 
 The files are looked for in `$DETECTRON2_DATASETS/shapes` (`datasets/shapes` without the variable),
-where detectron2 looks for the datasets it knows; they are drawn by `tools/make_shapes.py`.
+where detectron2 looks for the datasets it knows; they are drawn by `regnet-backbones shapes`.
 """
 
 import json

@@ -53,7 +53,7 @@ read_proposals_safely()
 
 
 class Trainer(DefaultTrainer):
-    """The trainer of `tools/train_net.py`.
+    """The trainer of `regnet-backbones train-detector`.
 
     Args:
         cfg: the config; where its `SEED` is below 0 one is drawn, which checkpoints keep.
