@@ -26,9 +26,9 @@ def read_text(path: str | Path) -> str:
     except UnicodeDecodeError as error:
         is_utf_16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
         other = "an encoding other than UTF-8, such as a Windows code page"
+        place = f"byte {data[error.start]:#04x} at {error.start}"
         raise UserError(
-            f"'{path}' is text in {'UTF-16' if is_utf_16 else other} (byte {data[error.start]:#04x} at {error.start}); "
-            "save it as UTF-8"
+            f"'{path}' is text in {'UTF-16' if is_utf_16 else other} ({place}); save it as UTF-8"
         ) from error
 
 

@@ -11,7 +11,6 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 from detectron2.config import LazyConfig
 from detectron2.engine import default_argument_parser
@@ -22,26 +21,39 @@ from torch.distributed.run import get_args_parser
 
 from benchmarks.command import benchmark_parser
 from regnet_backbones import zoo
+from regnet_backbones.cli import datasets, options, train
+from regnet_backbones.cli.command_lines import find_config
 from regnet_backbones.cli.design.command import design_parser
 from regnet_backbones.cli.export import export_parser
-from regnet_backbones.cli.options import evaluate_parser, predict_parser
 from regnet_backbones.cli.report import report_parser
+from regnet_backbones.cli.weights import convert_parser
 from regnet_backbones.detection.config import default_config, read_config
-from regnet_backbones.detection.run import argument_parser
 from regnet_backbones.weights.sources import find_source, is_name
 
+# By subcommand of `regnet-backbones`; that of a segmenter's training is Lightning's.
 PARSERS = {
-    "benchmark": benchmark_parser,
+    "check-data": train.check_parser,
+    "convert-weights": convert_parser,
     "design": design_parser,
-    "evaluate": evaluate_parser,
+    "evaluate": options.evaluate_parser,
     "export": export_parser,
-    "predict": predict_parser,
+    "predict": options.predict_parser,
+    "prepare-ade20k": datasets.ade20k_parser,
     "report": report_parser,
-    "train_net": argument_parser,
+    "shapes": datasets.shapes_parser,
+    "train-detector": train.detector_parser,
 }
 
-# Of which the parser is in the tool itself.
-WITH_PARSER = ("check_compatibility", "convert_weights", "make_shapes", "prepare_ade20k")
+# Tools that are called otherwise than their subcommand, and those that are none.
+TOOLS = {
+    "make_shapes": "shapes",
+    "train_net": "train-detector",
+    "train_semseg": "train-segmenter",
+}
+OF_THE_REPOSITORY = {
+    "benchmark": benchmark_parser,
+    "check_compatibility": lambda _: load_tool("check_compatibility")._parser(),
+}
 
 # Detectron2's own, which take the options of its `default_argument_parser`.
 DETECTRON2S = ("train_net.py", "lazyconfig_train_net.py")
@@ -136,41 +148,50 @@ def check_torchrun(words, segmenter_parser):
     if words[0] != "torchrun":
         return False
     args = get_args_parser().parse_args(words[1:])
-    command = ["python", args.training_script, *args.training_script_args]
+    module = ["-m"] if args.module else []
+    command = ["python", *module, args.training_script, *args.training_script_args]
     return check_tool(command, segmenter_parser)
 
 
 def check_tool(words, segmenter_parser):
-    """Check a command of one of our tools; False for another one."""
-    match = re.fullmatch(r"tools/(\w+)\.py", words[1]) if words[0] == "python" else None
-    if match is None:
-        return False
-    tool, argv = match[1], words[2:]
-    if tool == "train_semseg":
-        check_segmenter(argv, segmenter_parser)
-    elif tool in WITH_PARSER:
-        check_sources(load_tool(tool)._parser().parse_args(argv))
+    """Check a command of ours; False for another one."""
+    if words[:3] == ["python", "-m", "regnet_backbones"]:
+        words = ["regnet-backbones", *words[3:]]
+    if words[0] == "regnet-backbones":
+        name, argv = words[1], words[2:]
+    elif words[0] == "python" and (match := re.fullmatch(r"tools/(\w+)\.py", words[1])):
+        name, argv = TOOLS.get(match[1], match[1].replace("_", "-")), words[2:]
+        if match[1] in OF_THE_REPOSITORY:
+            check_names(OF_THE_REPOSITORY[match[1]]("").parse_args(argv))
+            return True
     else:
-        args = PARSERS[tool]("").parse_args(argv)
-        if tool == "train_net":
+        return False
+    if name == "train-segmenter":
+        check_segmenter(argv, segmenter_parser)
+    elif name == "check-data":
+        PARSERS[name]("").parse_known_args(argv)
+    else:
+        args = PARSERS[name]("").parse_args(argv)
+        if name == "train-detector":
             check_config(args)
         check_names(args)
+        check_sources(args)
     return True
 
 
 def check_config(args):
-    """Read a config of the repository, or one's own as far as the command line tells of it."""
-    if Path(args.config_file).parts[0] == "configs":
-        read_config(ROOT / args.config_file, args.opts)
+    """Read a config of the repository, or a custom one as far as the command line has it."""
+    path = ROOT / find_config(args.config_file, "detectron2")
+    if path.is_file():
+        read_config(path, args.opts)
     else:
         assert "/" not in args.config_file
         default_config().merge_from_list(args.opts)
 
 
 def check_segmenter(argv, segmenter_parser):
-    index = argv.index("--config") + 1
-    assert Path(argv[index]).parts[0] == "configs"
-    segmenter_parser.parse_args([*argv[:index], str(ROOT / argv[index]), *argv[index + 1 :]])
+    assert "--config" in argv
+    segmenter_parser.parse_args(train.with_config_paths(argv))
 
 
 def check_names(args):

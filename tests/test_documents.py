@@ -49,6 +49,8 @@ def test_commands_can_be_given(path, command, segmenter_parser):
         "python tools/export.py regnety_033 --output a.onnx",
         "python tools/design.py search --reference regnety_033",
         "torchrun tools/train_net.py --config-files a.yaml",
+        "regnet-backbones train-detectors --config-file a.yaml",
+        "regnet-backbones train-detector --config-file mask_rcnn_regnety_033_fpn_1x",
         "UNKNOWN=1 make test",
         "make tests",
         "pip install -r requirements/absent.txt",

@@ -243,7 +243,7 @@ class Finder:
 sys.meta_path.insert(0, Finder)
 importlib.util.find_spec = lambda name, *rest: None if name in absent else stock(name, *rest)
 from regnet_backbones.cli.models import evaluate_command
-print([evaluate_command([checkpoint], description="") for checkpoint in checkpoints])
+print([evaluate_command([checkpoint], "evaluate") for checkpoint in checkpoints])
 importlib.import_module(predicts)
 """
 

@@ -1,35 +1,74 @@
-"""What command lines say: sizes of images, and how others can repeat one."""
+"""What command lines have in common: parsers, names of configs, sizes of images."""
 
+import argparse
+import re
 import shlex
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
-from regnet_backbones.errors import UserError
+from regnet_backbones import config_path
+from regnet_backbones.errors import UnknownNameError, UserError
+
+
+def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser that prints the description as it is, `%(prog)s` in it replaced."""
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def find_config(given: str, trainer: Literal["detectron2", "semseg"]) -> str:
+    """Return the path of a config that is a file, or that comes with the package.
+
+    Args:
+        given: a path; or, of the package, a name without suffix, `mask_rcnn_regnety_032_fpn_1x`, or
+            a path below `configs/`. Anything else is returned as it is, for the trainer to judge.
+        trainer: whose configs the names are of.
+
+    Raises:
+        UnknownNameError: there is no config of this name.
+    """
+    if Path(given).exists():
+        return given
+    packaged = config_path() / given.removeprefix("configs/")
+    if given and packaged.is_file():
+        return str(packaged)
+    if not re.fullmatch(r"[\w-]+", given):
+        return given
+    known = {path.stem: path for path in sorted(config_path(trainer).rglob("*.yaml"))}
+    if given not in known:
+        near = get_close_matches(given, known, n=2)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise UnknownNameError(
+            f"no config '{given}'; {hint}the {len(known)} of the package are in "
+            f"{config_path(trainer)}"
+        )
+    return str(known[given])
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read a size of images, "512" or "800x1344" (height x width).
-
-    Raises:
-        ValueError: it is no such thing.
-    """
-    height, _, width = text.partition("x")
-    sides = (height, width or height)
-    if not all(side.isdecimal() and int(side) > 0 for side in sides) or text.endswith("x"):
+    """Read a size of images, "512" or "800x1344" (height x width)."""
+    found = re.fullmatch(r"0*([1-9]\d*)(?:x0*([1-9]\d*))?", text)
+    if found is None:
         raise UserError(f"a size is a side, 512, or height x width, 800x1344; got '{text}'")
-    return int(sides[0]), int(sides[1])
+    return int(found[1]), int(found[2] or found[1])
 
 
-def plain_command(tool: str, argv: Sequence[str], paths: Iterable[str | None]) -> str:
-    """Return the command line as a shell repeats it, without a path of this machine.
+def plain_command(command: str, argv: Sequence[str], paths: Iterable[str | None]) -> str:
+    """Return a command line as a shell repeats it, without folders of this machine.
 
     Args:
-        tool: path of the script in the repository.
+        command: its words before the arguments, or the path of a script in the repository.
         argv: its arguments.
         paths: those of them of which only the last part is kept.
     """
-    words, given = [], [path for path in paths if path]
+    words = ["python", command] if command.endswith(".py") else command.split()
+    given = [path for path in paths if path]
     for word in argv:
         path = max((path for path in given if word.endswith(path)), key=len, default="")
         words.append(word.removesuffix(path) + Path(path).name if path else word)
-    return shlex.join(["python", tool, *words])
+    return shlex.join(words)

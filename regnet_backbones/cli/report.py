@@ -1,11 +1,13 @@
-"""`tools/report.py`: evaluate a run, if that was not done yet, and write its page."""
+"""`report`: evaluate a run, if that was not done yet, and write its page."""
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from regnet_backbones.cli.command_lines import command_parser, find_config
 from regnet_backbones.cli.models import ACCELERATORS, EVALUATION_FOLDER
 from regnet_backbones.cli.options import (
     add_data_options,
@@ -15,38 +17,44 @@ from regnet_backbones.cli.options import (
 )
 from regnet_backbones.cli.run import run_command
 from regnet_backbones.errors import MissingPackageError, UserError
-from regnet_backbones.report.runs import Run, find_run
-from regnet_backbones.runs.results import WrittenEvaluation
-from regnet_backbones.runs.trained import Description
 
-Evaluate = Callable[[Path], None]
+if TYPE_CHECKING:
+    from regnet_backbones.report.runs import Run
+    from regnet_backbones.runs.results import WrittenEvaluation
+    from regnet_backbones.runs.trained import Description
 
 PAGE_NAME = "report.html"
 PACKAGES = ("jinja2", "matplotlib", "pycocotools", "tensorboard")
 
-# Of the evaluations of this command; it does not overwrite those of tools/evaluate.py.
+# Of the evaluations of this command; it does not overwrite those of `evaluate`.
 OWN_FOLDER = "report"
 
+DESCRIPTION = """\
+Write one self-contained HTML page about a training of a detector or a segmenter.
 
-def report_command(argv: Sequence[str] | None, *, description: str) -> int:
-    """Write the page of a run as a command line says.
+    %(prog)s output/demo
+    %(prog)s output/demo_semseg --images 50 --output semseg.html
+    %(prog)s output/mine --val-json val.json --val-images images/val
+    %(prog)s output/mine --no-evaluate
+    %(prog)s output/semseg --opts root /data/ADE20K --device cuda
 
-    Args:
-        argv: the command line, None for that of this process.
-        description: of the tool.
+The page has the curves of the training, the results of the evaluation by class, the best and the
+worst predictions among the validation images, speed, configuration, and the command to repeat it.
+A run that was not evaluated yet is evaluated first, on at most --images validation images; if there
+are more, the results are those that the training logged. An unfinished run is reported as far as
+it came. The page needs no network and no other file.
+"""
 
-    Returns:
-        The exit status, see `run_command`.
-    """
-    args = report_parser(description).parse_args(argv)
+
+def report_command(argv: Sequence[str], prog: str) -> int:
+    """Evaluate a run if necessary, and write its page."""
+    args = report_parser(prog).parse_args(argv)
     return run_command(lambda: _report(args))
 
 
-def report_parser(description: str) -> argparse.ArgumentParser:
+def report_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(prog, DESCRIPTION)
     add = parser.add_argument
     add("run", metavar="RUN", help="output folder of a training, or a checkpoint in it")
     add("--output", metavar="FILE", help=f"the page (default: {PAGE_NAME} in the run's folder)")
@@ -73,8 +81,10 @@ def _report(args: argparse.Namespace) -> int:
         )
     from regnet_backbones.report.page import write_page
     from regnet_backbones.report.reading import find_evaluation, read_report
+    from regnet_backbones.report.runs import find_run
 
-    run = find_run(args.run, config_file=args.config_file)
+    config = args.config_file and find_config(args.config_file, "detectron2")
+    run = find_run(args.run, config_file=config)
     check_options(args, run.kind)
     if args.images < 1:
         raise UserError(f"--images must be at least 1, got {args.images}")
@@ -104,13 +114,15 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
-def _is_enough(evaluation: WrittenEvaluation | None, images: int) -> bool:
+def _is_enough(evaluation: "WrittenEvaluation | None", images: int) -> bool:
     """Return whether so many images, or all, were evaluated."""
     found = evaluation and evaluation.images
     return found is not None and (found.complete or len(found.images) >= images)
 
 
-def _read_detector(args: argparse.Namespace, run: Run) -> tuple[Description, Evaluate]:
+def _read_detector(
+    args: argparse.Namespace, run: "Run"
+) -> "tuple[Description, Callable[[Path], None]]":
     """Return the description of a run of detectron2's, and what evaluates it into a folder."""
     from regnet_backbones.detection.description import describe
 
@@ -124,7 +136,9 @@ def _read_detector(args: argparse.Namespace, run: Run) -> tuple[Description, Eva
     return describe(run.config_file, **options), evaluate_to
 
 
-def _read_segmenter(args: argparse.Namespace, run: Run) -> tuple[Description, Evaluate]:
+def _read_segmenter(
+    args: argparse.Namespace, run: "Run"
+) -> "tuple[Description, Callable[[Path], None]]":
     """Return the description of a run of Lightning's, and what evaluates it into a folder."""
     from regnet_backbones.semseg.description import describe
 

@@ -24,6 +24,11 @@ HINTS = {
     errno.EROFS: "choose a folder that can be written to",
 }
 
+# Packages that are imported as they are, and the extra that installs each.
+EXTRAS = dict.fromkeys(
+    ("jsonargparse", "lightning", "segmentation_models_pytorch", "torchmetrics"), "train"
+)
+
 
 def run_command(command: Callable[[], int], *, quiet: bool = False) -> int:
     """Run a command, and print in one line on stderr what ended it if the user can fix that.
@@ -67,6 +72,8 @@ def describe(error: BaseException) -> tuple[str | None, int]:
         return f"error: {error}", error.status
     if isinstance(error, StoppedError):
         return str(error), error.status
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return f"error: {error}; `pip install 'regnet-backbones[{EXTRAS[error.name]}]'`", 2
     if isinstance(error, KeyboardInterrupt):
         return f"interrupted {error}".rstrip(), INTERRUPTED
     if isinstance(error, (MemoryError, *((torch.OutOfMemoryError,) if torch else ()))):

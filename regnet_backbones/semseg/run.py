@@ -110,7 +110,7 @@ class SegmentationCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str] | None) -> None:
         """Parse the command line; what is wrong with it is said in one line."""
         try:
-            super().parse_arguments(parser, args)
+            self.config = parser.parse_args(args)
         except ArgumentError as error:
             raise UserError(" ".join(str(error).split())) from error
         # As Lightning does with the paths in this folder that it is given.
