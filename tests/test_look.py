@@ -10,8 +10,9 @@ from detectron2.structures import BoxMode
 from load_tool import load_tool
 from PIL import Image
 
-from regnet_backbones import config_path, look, shapes
+from regnet_backbones import config_path, shapes
 from regnet_backbones.detection import look as detection_look
+from regnet_backbones.runs import look
 
 DETECTOR = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
 SEGMENTER = str(config_path("semseg/quick/unet_regnet_small_shapes.yaml"))

@@ -94,7 +94,7 @@ class Segmenter(lightning.LightningModule):
     Raises:
         UserError: an argument is out of range, the architecture does not take it, or the weights
             expect images of another mean or deviation.
-        KeyError: SMP does not know the encoder or its weights.
+        UnknownNameError: SMP does not know the encoder or its weights.
     """
 
     def __init__(
@@ -172,10 +172,19 @@ class Segmenter(lightning.LightningModule):
                 raise UserError(f"{name} must be 0 or more, got {given[name]}")
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return logits (N, num_classes, H, W) of normalised images (N, 3, H, W) of any size.
+        """Return logits of every pixel.
 
         Sides that are no multiple of `stride` are padded at the bottom and the right with zeros,
         the mean of normalised images, and the logits cropped.
+
+        Args:
+            image: normalised images (N, 3, H, W), any height and width.
+
+        Returns:
+            Logits (N, num_classes, H, W).
+
+        Raises:
+            UserError: the network gives maps of another size than its input.
         """
         height, width = image.shape[-2:]
         padded = F.pad(image, (0, -width % self.stride, 0, -height % self.stride))
@@ -278,7 +287,11 @@ class Segmenter(lightning.LightningModule):
             )
 
     def use_memory_format(self, name: str) -> None:
-        """Lay network and images out in a memory format: "contiguous" or "channels_last"."""
+        """Lay network and images out in a memory format.
+
+        Args:
+            name: "contiguous" or "channels_last".
+        """
         self._memory_format = FORMATS[name]
         self.network.to(memory_format=self._memory_format)
 
