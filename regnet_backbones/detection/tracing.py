@@ -137,7 +137,8 @@ def load_detector(
 ) -> tuple[CfgNode, nn.Module]:
     """Return the config and the model of a trained detector, in evaluation mode.
 
-    Args and errors are those of `detection.trained.load_config`.
+    Args:
+        trained, opts, device: see `detection.trained.load_config`.
     """
     cfg = load_config(trained, opts=opts, device=device)
     import_projects(cfg)
@@ -149,7 +150,9 @@ def load_detector(
 def images_for(cfg: CfgNode, paths: Sequence[Path] = ()) -> list[torch.Tensor]:
     """Return images, uint8 (C, H, W), as a model of a config takes them, resized as in its tests.
 
-    Without files they are drawn shapes, which a detector of something else may not see.
+    Args:
+        cfg: of the model.
+        paths: files; none for drawn shapes, which a detector of something else may not see.
     """
     arrays = [convert_PIL_to_numpy(open_upright(path), cfg.INPUT.FORMAT) for path in paths]
     if not paths:

@@ -33,7 +33,12 @@ JPEG_OPTIONS = {"quality": 90, "subsampling": "4:4:4"}
 
 @dataclass(frozen=True)
 class Predictions:
-    """Files that a prediction wrote, in the order of the images, and images it could not read."""
+    """What a prediction wrote.
+
+    Attributes:
+        overlays, labels: files, in the order of the images.
+        failed: images that could not be read.
+    """
 
     overlays: tuple[Path, ...]
     labels: tuple[Path, ...]
