@@ -152,7 +152,7 @@ class WriteMetrics(HookBase):
         return all(row[ITERATION] != last for row in read_metrics(self._file))
 
     def restore(self, *, with_last: bool) -> None:
-        """Restore what a checkpoint has kept; with the last values again if their row is missing."""
+        """Restore what a checkpoint has kept; log its last values again if their row is missing."""
         storage, histories = self.trainer.storage, self.trainer.storage.histories()
         for name, (is_smoothed, values) in self._saved.items():
             *before, (last, iteration) = values
