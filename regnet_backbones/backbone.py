@@ -264,7 +264,7 @@ def _pretrained_source(
 
 def _build_design(design: RegNetDesign, **options: float) -> RegNet:
     """Build a design with timm, and refuse it where timm computes other stages than the design."""
-    wanted = [(s.depth, s.width, s.group_width) for s in design.stages]
+    wanted = [(stage.depth, stage.width) for stage in design.stages]
     norm_layer = "batchnorm"
     if design.norm_group_width:
         norm_layer = partial(GroupNormAct, group_size=design.norm_group_width)
@@ -274,21 +274,13 @@ def _build_design(design: RegNetDesign, **options: float) -> RegNet:
     except AssertionError:
         built = "not four stages"  # which timm asserts
     else:
-        built = [_measure_stage(network.get_submodule(f"s{i}")) for i in (1, 2, 3, 4)]
+        stages = [network.s1, network.s2, network.s3, network.s4]
+        widths = [info["num_chs"] for info in network.feature_info[1:]]
+        built = [(len(list(s.children())), w) for s, w in zip(stages, widths, strict=True)]
     if built != wanted:
         raise UnbuildableError(
-            f"timm builds other stages than {design}: (depth, width, group width) {built} instead "
-            f"of {wanted}; it generates widths in float32, where a block sits on the edge between "
-            "two stages. Change w_a or w_m in the fourth digit."
+            f"timm builds other stages than {design}: (depth, width) {built} instead of {wanted}; "
+            "it generates widths in float32, where a block sits on the edge between two stages. "
+            "Change w_a or w_m in the fourth digit."
         )
     return network
-
-
-def _measure_stage(stage: nn.Module) -> tuple[int, int, int]:
-    """Read depth, width and group width off a built stage."""
-    blocks = list(stage.children())
-    convs = [m for m in blocks[-1].modules() if isinstance(m, nn.Conv2d)]
-    spatial = next(conv for conv in convs if conv.kernel_size == (3, 3))
-    last = blocks[-1].conv3
-    width = last.out_channels if isinstance(last, nn.Conv2d) else last.conv.out_channels
-    return len(blocks), width, spatial.in_channels // spatial.groups

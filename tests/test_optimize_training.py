@@ -55,22 +55,29 @@ def test_losses_and_weights_are_those_without(tmp_path, caplog):
     assert list(fast_weights) == list(weights)
 
 
+AVERAGED = ["MODEL.EMA.ENABLED", True, "TEST.PRECISE_BN.ENABLED", True]
+AVERAGED += ["TEST.PRECISE_BN.NUM_ITER", 2]
+
+
+@pytest.fixture(scope="module")
+def whole(images, tmp_path_factory):
+    """Return the losses and the weights of a run that is not resumed."""
+    folder = tmp_path_factory.mktemp("whole")
+    losses, _ = train(small_config(folder, *AVERAGED))
+    return losses, torch.load(folder / "model_final.pth", weights_only=True)
+
+
 @pytest.mark.parametrize(("first", "second"), [(ON, []), ([], ON)])
-def test_a_run_goes_on_with_and_without(tmp_path, first, second):
+def test_a_run_goes_on_with_and_without(tmp_path, first, second, whole):
     """With averaged weights and precise batch norm; of AdamW, differences grow with the steps."""
-    options = ["MODEL.EMA.ENABLED", True, "TEST.PRECISE_BN.ENABLED", True]
-    options += ["TEST.PRECISE_BN.NUM_ITER", 2]
-    expected, _ = train(small_config(tmp_path / "whole", *options))
-    train(small_config(tmp_path / "run", *options, *first), stop_after=2)
-    found, _ = train(small_config(tmp_path / "run", *options, *second), resume=True)
+    expected, whole = whole
+    train(small_config(tmp_path, *AVERAGED, *first), stop_after=2)
+    found, _ = train(small_config(tmp_path, *AVERAGED, *second), resume=True)
     assert list(found) == [2, 3, 4]
     for iteration, losses in found.items():
         total = expected[iteration]["total_loss"]
         assert losses["total_loss"] == pytest.approx(total, rel=1e-2)
-    whole, run = (
-        torch.load(tmp_path / name / "model_final.pth", weights_only=True)
-        for name in ("whole", "run")
-    )
+    run = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert list(run) == list(whole)
     assert list(run["model"]) == list(whole["model"])
 
@@ -223,7 +230,7 @@ def test_a_compiler_that_is_not_there_is_named_before_the_training(monkeypatch, 
     cfg = default_config()
     cfg.OPTIMIZE.ENABLED = cfg.OPTIMIZE.COMPILE = True
     cfg.MODEL.DEVICE = device
-    message = {"cpu": r"needs a C\+\+ compiler.* variable CXX", "cuda": "needs a C compiler.* CC"}
+    message = {"cpu": "compiler.* CXX", "cuda": "compiler.* CC"}
     with (
         inductor_config.patch({"cpp.cxx": (None, "no-such-compiler")}),
         pytest.raises(ValueError, match=message[device]),

@@ -99,17 +99,17 @@ def convert(
 ) -> dict[str, torch.Tensor]:
     """Rename a RegNet's parameters from one dialect to another.
 
-    A prefix stays, and so does the rest of a model (an FPN, a decoder). Where the
-    dialects differ in channel order the stem is flipped; everything else keeps its bits. The way
-    back restores the state dict, but for what only ClassyVision and VISSL have: heads of self-
-    supervised training, which are left out, and the group names of sharded trunks.
+    A prefix stays, and so does the rest of a model (an FPN, a decoder). Where the dialects differ
+    in channel order the stem is flipped; everything else keeps its bits. The way back restores the
+    state dict, except for what only ClassyVision and VISSL have: heads of self-supervised training,
+    which are left out, and the group names of sharded trunks.
 
     Args:
         state_dict: names to tensors or numpy arrays, or a checkpoint that holds such a state dict.
         source: the dialect it is in, one of `DIALECTS` ("detectron2" is "pycls").
         target: the dialect that is wanted.
-        channel_order: of the images that the weights saw, if not the source dialect's own
-            (VISSL has classifiers that say BGR in their file name).
+        channel_order: of the images that the weights saw, if not the source dialect's own (VISSL
+            has classifiers with BGR in their file name).
         prefix: which of several networks, such as "teacher.".
 
     Returns:
@@ -162,13 +162,12 @@ def convert_file(
 
     Args:
         source: a name of published weights, a URL, or a path.
-        output: the new file, whose suffix says its format (see `files.write_checkpoint`); None to
-            write nothing.
+        output: the new file, whose suffix says its format (see `write_checkpoint`); None to write
+            nothing.
         to: the form to convert to, one of `LAYOUTS`.
         into: instead of `to`: a checkpoint of a model, whose network is replaced.
         channel_order: of the images that the weights saw, None for that of their dialect.
-        prefix: which network of the source to take where it holds several, such as "teacher"; see
-            `locate`.
+        prefix: which network of the source to take where it holds several, such as "teacher".
         into_prefix: which network of `into` to replace where it holds several.
 
     Returns:
