@@ -43,22 +43,6 @@ def module_of(name: str) -> types.ModuleType:
     return sys.modules[name]
 
 
-def run_python(*arguments: str, cwd: Path, **variables: str) -> str:
-    path = os.pathsep.join([str(REPOSITORY), str(cwd), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "does not fit" not in done.stderr
-    return done.stdout
-
-
 class TestFinder:
     """The mechanism, on modules made up here."""
 
@@ -182,40 +166,6 @@ OUTSIDE_CALLS = [
 
 
 class TestInstall:
-    """The fixes reach detectron2 whoever is imported first."""
-
-    def test_install_imports_nothing_heavy(self, tmp_path):
-        code = """
-            import sys
-            from regnet_backbones.adapters.detectron2 import compat
-            compat.install()
-            print(sorted({"torch", "numpy", "PIL", "detectron2"} & set(sys.modules)))
-        """
-        assert run_python("-c", textwrap.dedent(code), cwd=tmp_path).strip() == "[]"
-
-    def test_detectron2_imported_first(self, tmp_path):
-        code = """
-            import detectron2.checkpoint
-            import regnet_backbones
-            print(*[row.module for row in regnet_backbones.adapters.detectron2.compat.applied()])
-            import detectron2.modeling
-        """
-        applied = run_python("-c", textwrap.dedent(code), cwd=tmp_path)
-        assert "detectron2.checkpoint.detection_checkpoint" in applied.split()
-
-    def test_brought_by_the_environment_module(self, tmp_path):
-        """Detectron2's own scripts; and collect_env, which default_setup runs, sees no stand-in."""
-        code = """
-            import detectron2.engine
-            import runpy
-            runpy.run_module("detectron2.utils.collect_env", run_name="__main__")
-        """
-        output = run_python(
-            "-c", textwrap.dedent(code), cwd=tmp_path, DETECTRON2_ENV_MODULE="regnet_backbones"
-        )
-        compiled = importlib.util.find_spec("detectron2._C") is not None
-        assert compiled or "No module named 'detectron2._C'" in output
-
     def test_installing_again_changes_nothing(self):
         worker = module_of("detectron2.engine.launch")._distributed_worker
         distributed = module_of("detectron2.engine.defaults").DistributedDataParallel
@@ -417,17 +367,17 @@ class TestRemovedNames:
         transforms = module_of("detectron2.data.transforms.transform")
         assert transforms.ExtentTransform((0, 0, 2, 2), (2, 2)).interp == Image.BILINEAR
 
-    @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("suffix", ["tif", "jpg", "png"])
-    def test_images_are_read_as_pillow_turns_them(self, tmp_path, suffix, orientation):
-        path, exif = tmp_path / f"image.{suffix}", Image.Exif()
-        exif[0x0112] = orientation
-        pixels = np.random.default_rng(0).integers(0, 255, (3, 5, 3), np.uint8)
-        Image.fromarray(pixels).save(path, exif=exif)
-        expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
-        assert expected.shape == ((3, 5, 3) if orientation < 5 else (5, 3, 3))
+    def test_images_are_read_as_pillow_turns_them(self, tmp_path, suffix):
         read_image = module_of("detectron2.data.detection_utils").read_image
-        assert np.array_equal(read_image(str(path), "RGB"), expected)
+        pixels = np.random.default_rng(0).integers(0, 255, (3, 5, 3), np.uint8)
+        path, exif = tmp_path / f"image.{suffix}", Image.Exif()
+        for orientation in range(1, 9):
+            exif[0x0112] = orientation
+            Image.fromarray(pixels).save(path, exif=exif)
+            expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+            assert expected.shape == ((3, 5, 3) if orientation < 5 else (5, 3, 3))
+            assert np.array_equal(read_image(str(path), "RGB"), expected)
 
     def test_unusable_images_are_replaced_by_others(self):
         common = module_of("detectron2.data.common")
@@ -705,7 +655,6 @@ class TestCpu:
         (tmp_path / "compat_job.py").write_text(
             textwrap.dedent(
                 """
-                import sys
                 import torch
                 import torch.distributed as dist
                 from detectron2.engine import create_ddp_model
@@ -734,7 +683,17 @@ class TestCpu:
                 """
             )
         )
-        run_python("compat_launch.py", str(tmp_path), cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+        path = os.pathsep.join([str(REPOSITORY), str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "compat_launch.py", str(tmp_path)],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
         # 1 + 2 over both ranks; gradients 0 and 3, averaged; two processes on the machine.
         for rank in range(2):
             assert (tmp_path / f"{rank}.txt").read_text().split() == ["3.0", "1.5", "2"]
@@ -871,3 +830,58 @@ class TestPanoptic:
     def test_panoptic_deeplab_imports(self):
         mapper = module_of("detectron2.projects.panoptic_deeplab.dataset_mapper")
         assert mapper.rgb2id([1, 1, 0]) == 257
+
+
+# What upstream main imports from its authors' own repository
+
+EVALUATION = "detectron2.evaluation.cityscapes_evaluation"
+
+
+@pytest.fixture
+def city(tmp_path):
+    """Make a dataset of one image: a car before a road."""
+    images, truth = tmp_path / "leftImg8bit" / "train", tmp_path / "gtFine" / "train"
+    for folder in (images, truth):
+        (folder / "ulm").mkdir(parents=True)
+    (images / "ulm" / "a_leftImg8bit.png").touch()
+    for kind in ("instanceIds", "labelIds"):
+        (truth / "ulm" / f"a_gtFine_{kind}.png").touch()
+    objects = [
+        {"label": "road", "polygon": [[0, 0], [29, 0], [29, 19], [0, 19]]},
+        {"label": "car", "polygon": [[5, 5], [15, 5], [15, 10], [5, 10]]},
+    ]
+    content = {"imgHeight": 20, "imgWidth": 30, "objects": objects}
+    (truth / "ulm" / "a_gtFine_polygons.json").write_text(json.dumps(content))
+    return str(images), str(truth)
+
+
+def test_cityscapes_instances_are_read(city):
+    (record,) = module_of("detectron2.data.datasets.cityscapes").load_cityscapes_instances(
+        *city, from_json=True, to_polygons=True
+    )
+    assert (record["height"], record["width"]) == (20, 30)
+    (annotation,) = record["annotations"]
+    # The third class that has instances; half a pixel around the centres of the outline's.
+    assert annotation["category_id"] == 2
+    assert annotation["bbox"] == pytest.approx((5, 5, 16, 11))
+
+
+@pytest.mark.parametrize("kind", ["CityscapesInstanceEvaluator", "CityscapesSemSegEvaluator"])
+def test_cityscapes_evaluators_find_the_labels(kind):
+    evaluator = getattr(module_of(EVALUATION), kind)
+    assert evaluator.process(evaluator.__new__(evaluator), [], []) is None
+
+
+def test_without_the_scripts_the_error_names_them(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cityscapesscripts", None)  # an import of it fails
+    for name in [n for n in sys.modules if n.startswith("cityscapesscripts.")]:
+        monkeypatch.delitem(sys.modules, name)
+    evaluator = module_of(EVALUATION).CityscapesInstanceEvaluator
+    with pytest.raises(ModuleNotFoundError, match="cityscapesscripts'"):
+        evaluator.process(evaluator.__new__(evaluator), [], [])
+
+
+def test_nothing_of_it_stays():
+    evaluator = module_of(EVALUATION).CityscapesInstanceEvaluator
+    evaluator.process(evaluator.__new__(evaluator), [], [])
+    assert not {"deeplearning", "vision"} & set(sys.modules)
