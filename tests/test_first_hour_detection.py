@@ -113,7 +113,6 @@ def test_a_wrong_value(line, key, value, said):
         (["--num-gpus", "2", "SOLVER.IMS_PER_BATCH", "3"], "multiple of the 2 processes"),
         (["--num-gpus", "2", "MODEL.FPN.NORM", "SyncBN"], "needs GPUs in several processes"),
         (["--num-machines", "2", "--dist-url", "auto"], "--dist-url, tcp://HOST:PORT"),
-        (["--eval-only"], "there is nothing to evaluate"),
         (["--eval-only", "--resume"], "there is nothing to evaluate"),
     ],
 )
