@@ -66,7 +66,7 @@ HOSTILE = {
         "100,000 values",
     ),
     "itself": ("X: &x [*x]", "alias"),
-    "depth": ("X: " + "[" * 20_000, "nested"),
+    "depth": ("X: " + "[" * 2_000, "nested"),
     "length": (f"OUTPUT_DIR: {'x' * 100_000}", "100,000 characters"),
     "digits": (f"SEED: 0x{'f' * 9000}", "9,002 characters"),
     "size": ("#" * (MAX_BYTES + 1), "bytes"),
