@@ -93,7 +93,7 @@ NO_CONFIG = {
     "a base that there is not": ("_BASE_: gone.yaml", "gone.yaml"),
     "a version of the future": ("VERSION: 3", "VERSION"),
     "a version that is text": ("VERSION: two", "VERSION"),
-    "text that is no literal": (f"SEED: '{'-' * 9000}1'", "config.yaml"),
+    "text that cannot be a literal": (f"SEED: '{'-' * 9000}1'", "config.yaml"),
     "a literal that cannot be": ("SEED: '{[]: 1}'", "config.yaml"),
 }
 

@@ -193,7 +193,7 @@ def test_files_that_are_no_weights(line, tmp_path, text, said):
     assert said in line(MODEL__WEIGHTS=str(file))
 
 
-# Runs that were ended, and that go on
+# Runs that were ended, and are resumed
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""tools/train_net.py from the command line to pictures, on a small dataset of one's own."""
+"""tools/train_net.py from the command line to pictures, on small custom data."""
 
 import json
 import re

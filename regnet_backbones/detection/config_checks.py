@@ -306,7 +306,7 @@ def check_semantic_datasets(names: Iterable[str]) -> None:
                 f"regnet-backbones prepare-ade20k {root}"
             )
         raise MissingFileError(
-            f"'{name}' is not at '{root}': there is no annotations/{folder.name}; unpack "
+            f"'{name}' is not at '{root}', which lacks annotations/{folder.name}; unpack "
             "ADEChallengeData2016.zip there, or set DETECTRON2_DATASETS to the folder above"
         )
 
@@ -460,7 +460,7 @@ def _feature_misfits(cfg: CfgNode, reads: Callable[[str], bool]) -> Iterator[str
 
 
 def _maps(cfg: CfgNode) -> list[str]:
-    """Return the names of the maps that a backbone gives; none where that is not known."""
+    """Return the names of the maps that a backbone gives; none if that is not known."""
     name = cfg.MODEL.BACKBONE.NAME
     if name == "build_regnet_backbone":
         return list(cfg.MODEL.REGNET.OUT_FEATURES)
@@ -472,7 +472,7 @@ def _maps(cfg: CfgNode) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    """Return a value as Python writes it, cut where it is long."""
+    """Return a value as Python writes it, cut if it is long."""
     try:
         text = repr(value)
     except ValueError:  # of a number with thousands of digits

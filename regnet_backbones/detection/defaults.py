@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
 TOOL_DEFAULTS = {
-    # COCO instance jsons of one's own and the folders of their images, all four or none: they take
+    # Your COCO instance jsons and the folders of their images, all four or none: they take
     # the place of DATASETS.TRAIN and TEST, and give every head its number of classes. CATEGORIES
     # is noted by the training: id and name of each class, in the order of class numbers.
     "DATASETS": {
@@ -31,7 +31,7 @@ TOOL_DEFAULTS = {
         # ones; 0 for none.
         "CHECK_IMAGES": 100,
     },
-    # A running average of the weights, which tools/train_net.py evaluates and saves beside those in
+    # A running average of the weights, which tools/train_net.py evaluates and saves next to those in
     # training. DECAY is the weight of the past; with WARMUP it rises to that with the iterations.
     "MODEL": {"EMA": {"ENABLED": False, "DECAY": 0.9998, "WARMUP": True}},
     # How many val images tools/train_net.py draws with their predictions at every evaluation, and
