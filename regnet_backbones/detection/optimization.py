@@ -32,7 +32,7 @@ def optimization_of(cfg: CfgNode) -> Optimization | None:
 
 
 def optimize_detector(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """Return a fast copy of a model with its final weights if `OPTIMIZE` is enabled, else itself."""
+    """Return a fast copy of a trained model if `OPTIMIZE` is enabled, else itself."""
     optimization = optimization_of(cfg)
     if optimization is None:
         return model
