@@ -156,11 +156,20 @@ def _read_table() -> dict[str, Variant]:
         paper_name = published["paper_names"].get(name)
         weights = {}
         for tag, known in row["weights"].items():
-            facts = {key: tuple(v) if isinstance(v, list) else v for key, v in known.items()}
+            url = known["url"]
             if tag == "pycls_in1k":
-                job = published["pycls_jobs"][name]
-                facts["url"] = _PYCLS_FILE.format(job=job, name=paper_name)
-            weights[tag] = Weights(tag, top1=published["top1"].get(f"{name}.{tag}"), **facts)
+                url = _PYCLS_FILE.format(job=published["pycls_jobs"][name], name=paper_name)
+            weights[tag] = Weights(
+                tag=tag,
+                hub_id=known["hub_id"],
+                url=url,
+                licence=known["licence"],
+                mean=tuple(known["mean"]),
+                std=tuple(known["std"]),
+                input_size=tuple(known["input_size"]),
+                num_classes=known["num_classes"],
+                top1=published["top1"].get(f"{name}.{tag}"),
+            )
         table[name] = Variant(
             name,
             RegNetDesign(**row["design"]) if row["design"] else None,
