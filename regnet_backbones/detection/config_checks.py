@@ -262,19 +262,16 @@ def check_datasets_exist(cfg: CfgNode, *, training: bool, files: bool = True) ->
     for key in ("TRAIN", "TEST") if training else ("TEST",):
         names = cfg.DATASETS[key]
         check_semantic_datasets(name for name in names if name in registered)
-        if not files:
-            continue
-        if not names and (key == "TRAIN" or not training):
+        if files and not names and (key == "TRAIN" or not training):
             raise UserError(f"DATASETS.{key} is empty; name registered datasets, {OR_PASS}")
-        for name in names:
+        for name in names if files else ():
             if name not in registered:
                 meant = did_you_mean(name, registered, form=repr)
                 raise UserError(
                     f"DATASETS.{key} names '{name}', which is not registered{meant}; register it, "
                     f"{OR_PASS}"
                 )
-            metadata = MetadataCatalog.get(name)
-            paths = [metadata.get(place) for place in PLACES]
+            paths = [MetadataCatalog.get(name).get(place) for place in PLACES]
             paths = [path for path in paths if isinstance(path, str) and "://" not in path]
             missing = next((path for path in paths if not Path(path).exists()), None)
             if missing is not None:
@@ -294,12 +291,10 @@ def check_semantic_datasets(names: Iterable[str]) -> None:
     for name in names:
         if name.startswith("shapes_sem_seg_"):
             DatasetCatalog.get(name)  # lists the files, and says how to make missing ones
-        if not name.startswith("ade20k_sem_seg_"):
+        folder = Path(MetadataCatalog.get(name).get("sem_seg_root") or ".")
+        if folder.is_dir() or not name.startswith("ade20k_sem_seg_"):
             continue
-        folder = Path(MetadataCatalog.get(name).sem_seg_root)
         root = folder.parent.parent
-        if folder.is_dir():
-            continue
         if (root / "annotations" / folder.name).is_dir():
             raise MissingFileError(
                 f"'{name}' has no masks for detectron2 in '{folder}'; make them with: "
