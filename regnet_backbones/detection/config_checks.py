@@ -261,7 +261,7 @@ def check_datasets_exist(cfg: CfgNode, *, training: bool, files: bool = True) ->
     registered = DatasetCatalog.list()
     for key in ("TRAIN", "TEST") if training else ("TEST",):
         names = cfg.DATASETS[key]
-        check_semantic_datasets(name for name in names if name in registered)
+        check_semantic_datasets(names)
         if files and not names and (key == "TRAIN" or not training):
             raise UserError(f"DATASETS.{key} is empty; name registered datasets, {OR_PASS}")
         for name in names if files else ():
@@ -284,15 +284,17 @@ def check_datasets_exist(cfg: CfgNode, *, training: bool, files: bool = True) ->
 
 
 def check_semantic_datasets(names: Iterable[str]) -> None:
-    """Check that those of some registered datasets that need masks in detectron2's form have them.
+    """Check that those of some datasets that need masks in detectron2's form have them.
 
     A `MissingFileError` says how to make them.
     """
     for name in names:
-        if name.startswith("shapes_sem_seg_"):
+        if name.startswith("shapes_sem_seg_") and name in DatasetCatalog.list():
             DatasetCatalog.get(name)  # lists the files, and says how to make missing ones
-        folder = Path(MetadataCatalog.get(name).get("sem_seg_root") or ".")
-        if folder.is_dir() or not name.startswith("ade20k_sem_seg_"):
+        if not name.startswith("ade20k_sem_seg_"):
+            continue
+        folder = Path(MetadataCatalog.get(name).sem_seg_root)
+        if folder.is_dir():
             continue
         root = folder.parent.parent
         if (root / "annotations" / folder.name).is_dir():
