@@ -5,6 +5,7 @@ from pathlib import Path
 
 from benchmarks.entries import OURS
 from benchmarks.results import Result
+from regnet_backbones.errors import UserError
 from regnet_backbones.files import write_whole
 
 COLOURS = {True: "#1f6fb2", False: "#a9b4bd"}  # ours, others
@@ -28,7 +29,7 @@ def write_chart(path: Path, results: Sequence[Result]) -> None:
     ]
     panels = [(result, rows) for result, rows in panels if rows]
     if not panels:
-        raise ValueError("no case has ratios: its reference row was not measured")
+        raise UserError("no case has ratios: its reference row was not measured")
     heights = [len(rows) * BAR_HEIGHT + PANEL_MARGIN for _, rows in panels]
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]

@@ -19,22 +19,23 @@ from benchmarks.entries import (
     entries_of,
     select,
 )
-from benchmarks.floors import Rates, measure_rates
-from benchmarks.growth import points
-from benchmarks.machine import machine, versions
 from benchmarks.report import (
     as_json,
-    floors_table,
-    growth_table,
     result_table,
+    roofline_table,
+    scaling_table,
     write_json,
 )
 from benchmarks.results import Result, failed_rows
+from benchmarks.roofline import Rates, measure_rates
 from benchmarks.runner import measure
+from benchmarks.scaling import points
 from regnet_backbones import zoo
 from regnet_backbones.cli.command_lines import parse_size, plain_command
 from regnet_backbones.cli.failures import Cause, reported
+from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
+from regnet_backbones.measure.machine import machine, versions
 from regnet_backbones.measure.timing import cpu_threads
 
 # What to do, in the options of the command.
@@ -87,8 +88,13 @@ def benchmark_parser(description: str) -> argparse.ArgumentParser:
     add("--warmup", type=int, default=2, metavar="N", help="rounds before (default: %(default)s)")
     add("--entries", nargs="+", metavar="PATTERN", help="rows to measure: ours* timm '*compiled'")
     add("--reference", metavar="ROW", help="ratios are to this row (default: a peer as it comes)")
-    add("--floors", action="store_true", help="measure what the device can do at best")
-    add("--growth", action="store_true", help="time against multiply-adds and activations")
+    add("--roofline", "--floors", action="store_true", help="what the device can do at best")
+    add(
+        "--scaling",
+        "--growth",
+        action="store_true",
+        help="time against what is computed",
+    )
     add("--output", metavar="PATH", help="write PATH.json and PATH.png")
     return parser
 
@@ -113,12 +119,12 @@ def _chosen(args: argparse.Namespace, case: Case) -> tuple[Entry, ...]:
 def _check(args: argparse.Namespace, cases: Sequence[Case]) -> None:
     """Raise ValueError for what cannot be measured, OSError for results that cannot be written."""
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch sees no GPU here; use --device cpu")
+        raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
     for name, least in (("batches", 1), ("runs", 1), ("threads", 1), ("warmup", 0)):
         given = getattr(args, name)
         numbers = given if isinstance(given, list) else [given]
         if any(number is not None and number < least for number in numbers):
-            raise ValueError(f"--{name} must be at least {least}, got {given}")
+            raise UserError(f"--{name} must be at least {least}, got {given}")
     if args.output:
         check_output_folder(Path(args.output).parent, name="the folder of --output")
     entries = [
@@ -132,7 +138,7 @@ def _check(args: argparse.Namespace, cases: Sequence[Case]) -> None:
 
 def _benchmark(args: argparse.Namespace, chosen: dict[Case, tuple[Entry, ...]], line: str) -> int:
     """Measure all cases, print and write the results, and return the exit status."""
-    rates = _rates(args) if args.floors else None
+    rates = _rates(args) if args.roofline else None
     about = {
         "command": line,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -144,14 +150,14 @@ def _benchmark(args: argparse.Namespace, chosen: dict[Case, tuple[Entry, ...]], 
     for result in _measured(args, chosen):
         results.append(result)
         print(f"\n{result_table(result)}", flush=True)
-        floors = rates and floors_table(result, rates)
-        if floors:
-            print(floors)
+        roofline = rates and roofline_table(result, rates)
+        if roofline:
+            print(roofline)
         if args.output:  # after every case: a long run may be interrupted
             write_json(Path(f"{args.output}.json"), as_json(results, about=about, rates=rates))
-    grown = points(results) if args.growth else None
+    grown = points(results) if args.scaling else None
     if grown is not None:
-        print(f"\n{growth_table(grown)}")
+        print(f"\n{scaling_table(grown)}")
     if args.output:
         content = as_json(results, about=about, rates=rates, points=grown)
         write_json(Path(f"{args.output}.json"), content)

@@ -8,11 +8,12 @@ from importlib.util import find_spec
 
 from torch import nn
 
-from benchmarks import extractors, treatments, whole_models
+from benchmarks import extractors, settings, whole_models
 from benchmarks.cases import Case, Part
 from benchmarks.onnx_network import OnnxNetwork, why_no_onnx
-from benchmarks.treatments import Treatment
+from benchmarks.settings import Setting
 from regnet_backbones import zoo
+from regnet_backbones.errors import UserError
 
 OURS = "ours"
 
@@ -25,8 +26,8 @@ class Entry:
     """A row: a model, and what is done to it.
 
     Attributes:
-        family: whose model it is; rows of a family differ in treatment.
-        treatment: what is done to the model.
+        family: whose model it is; rows of a family differ in setting.
+        setting: what is done to the model.
         build: returns the model of a case, with random weights, on the CPU.
         needs: modules that must be installed.
         why_not: says why there is no such row of a case, None where there is one.
@@ -34,7 +35,7 @@ class Entry:
     """
 
     family: str
-    treatment: Treatment
+    setting: Setting
     build: Callable[[Case], nn.Module]
     needs: tuple[str, ...] = ()
     why_not: Callable[[Case], str | None] = lambda case: None
@@ -43,7 +44,7 @@ class Entry:
     @property
     def name(self) -> str:
         """Name of the row."""
-        return self.treatment.row_name(self.family)
+        return self.setting.row_name(self.family)
 
     def reason_to_leave_out(self, case: Case) -> str | None:
         """Say why this row is not measured: not installed, or not to be had of the variant."""
@@ -60,7 +61,7 @@ def entries_of(part: Part, *, training: bool, device: str = "cpu") -> tuple[Entr
         "detector": _detector_entries,
         "segmenter": _segmenter_entries,
     }[part](training)
-    return tuple(entry for entry in entries if _is_for(entry.treatment, device))
+    return tuple(entry for entry in entries if _is_for(entry.setting, device))
 
 
 def select(
@@ -70,7 +71,7 @@ def select(
     return tuple(
         entry
         for entry in entries
-        if entry.treatment.precision in precisions
+        if entry.setting.precision in precisions
         and (patterns is None or any(fnmatchcase(entry.name, pattern) for pattern in patterns))
     )
 
@@ -86,19 +87,19 @@ def check_names(
         if not found:
             similar = get_close_matches(pattern, names, cutoff=0.5)
             hint = f"did you mean {' or '.join(map(repr, similar))}? " if similar else ""
-            raise ValueError(f"{option}: no row '{pattern}'; {hint}Rows: {'; '.join(names)}")
+            raise UserError(f"{option}: no row '{pattern}'; {hint}Rows: {'; '.join(names)}")
         if not chosen & set(found):
-            raise ValueError(
+            raise UserError(
                 f"{option}: row '{found[0]}' is not of --dtype {' '.join(precisions)}; "
                 "add the other one"
             )
 
 
-def _is_for(treatment: Treatment, device: str) -> bool:
-    """Whether a treatment can gain anything on a device."""
-    if treatment.cuda_graphs:
+def _is_for(setting: Setting, device: str) -> bool:
+    """Whether a setting can gain anything on a device."""
+    if setting.cuda_graphs:
         return device == "cuda"
-    if treatment.compiled and not (treatment.optimized or treatment.channels_last):
+    if setting.compiled and not (setting.optimized or setting.channels_last):
         # On a CPU channels last is the faster one, and every compilation takes a minute.
         return device == "cuda"
     return True
@@ -107,24 +108,24 @@ def _is_for(treatment: Treatment, device: str) -> bool:
 def _extractor_entries(training: bool) -> list[Entry]:
     """Return the rows of extractors."""
     entries = [
-        Entry(OURS, treatment, extractors.ours, our_weights=True)
-        for treatment in treatments.OURS[training]
+        Entry(OURS, setting, extractors.ours, our_weights=True)
+        for setting in settings.OURS[training]
     ]
     for peer in extractors.PEERS:
         entries += [
             Entry(
                 peer.family,
-                treatment,
+                setting,
                 peer.build,
                 (peer.needs,),
                 lambda case, peer=peer: peer.why_not(zoo.get(case.variant)),
                 our_weights=peer.dialect is not None,
             )
-            for treatment in treatments.PEERS[training]
+            for setting in settings.PEERS[training]
         ]
     if not training:
         needs = ("onnxruntime", "onnx", "onnxscript")
-        plain = treatments.AS_IT_COMES[0]
+        plain = settings.AS_IT_COMES[0]
         entries.append(Entry("onnxruntime", plain, OnnxNetwork, needs, why_no_onnx, True))
     return entries
 
@@ -138,12 +139,12 @@ def _detector_entries(training: bool) -> list[Entry]:
 
     return [
         *(
-            Entry(OURS, treatment, whole_models.our_detector, needs)
-            for treatment in treatments.OURS[training]
+            Entry(OURS, setting, whole_models.our_detector, needs)
+            for setting in settings.OURS[training]
         ),
         *(
-            Entry("detectron2", treatment, whole_models.detector_of_detectron2, needs, why_not)
-            for treatment in treatments.PEERS[training]
+            Entry("detectron2", setting, whole_models.detector_of_detectron2, needs, why_not)
+            for setting in settings.PEERS[training]
         ),
     ]
 
@@ -153,11 +154,11 @@ def _segmenter_entries(training: bool) -> list[Entry]:
     needs = ("segmentation_models_pytorch",)
     return [
         *(
-            Entry(OURS, treatment, whole_models.our_segmenter, needs)
-            for treatment in treatments.OURS[training]
+            Entry(OURS, setting, whole_models.our_segmenter, needs)
+            for setting in settings.OURS[training]
         ),
         *(
-            Entry("SMP", treatment, whole_models.segmenter_of_smp, needs)
-            for treatment in treatments.PEERS[training]
+            Entry("SMP", setting, whole_models.segmenter_of_smp, needs)
+            for setting in settings.PEERS[training]
         ),
     ]

@@ -9,9 +9,9 @@ from tabulate import tabulate
 
 from benchmarks.cases import PRECISIONS, Precision
 from benchmarks.entries import OURS
-from benchmarks.floors import Rates, distances, floors_of
-from benchmarks.growth import Point, growth
 from benchmarks.results import Result, Row
+from benchmarks.roofline import Rates, distances, roofline_of
+from benchmarks.scaling import Point, scaling
 from regnet_backbones.files import write_whole
 
 MIB = 2**20
@@ -53,31 +53,31 @@ def result_table(result: Result) -> str:
     return "\n".join(lines)
 
 
-def floors_table(result: Result, rates: AllRates) -> str | None:
+def roofline_table(result: Result, rates: AllRates) -> str | None:
     """Return how far our rows are from what the device can do; None where that is not known."""
     rows = []
     for row in result.measured:
-        floors = floors_of(result.case, row.precision, rates[row.precision])
-        if row.family == OURS and floors is not None:
-            compute, memory = distances(row, floors)
+        roofline = roofline_of(result.case, row.precision, rates[row.precision])
+        if row.family == OURS and roofline is not None:
+            compute, memory = distances(row, roofline)
             rows.append(
                 [
                     row.name,
-                    _number(floors.compute, 1000, ".2f"),
+                    _number(roofline.compute, 1000, ".2f"),
                     _number(compute, 1, ".1f"),
-                    _number(floors.memory, 1000, ".2f"),
+                    _number(roofline.memory, 1000, ".2f"),
                     _number(memory, 1, ".1f"),
                 ]
             )
-    headers = ["floors", "compute ms", "times", "memory ms", "times"]
+    headers = ["roofline", "compute ms", "times", "memory ms", "times"]
     align = ("left", *["right"] * 4)
     return tabulate(rows, headers, disable_numparse=True, colalign=align) if rows else None
 
 
-def growth_table(points: Sequence[Point]) -> str:
+def scaling_table(points: Sequence[Point]) -> str:
     """Return the time of our rows beside their cost, and the powers they grow with."""
     if not points:
-        return "growth: no row of ours was measured on a RegNet whose design is known"
+        return "scaling: no row of ours was measured on a RegNet whose design is known"
     rows = [
         [
             point.row + (" (training)" if point.training else ""),
@@ -92,14 +92,14 @@ def growth_table(points: Sequence[Point]) -> str:
         ]
         for point in points
     ]
-    headers = ["growth", "variant", "size", "batch", "G multiply-adds", "M activations", "ms"]
+    headers = ["scaling", "variant", "size", "batch", "G multiply-adds", "M activations", "ms"]
     headers += ["ms / G", "ms / M"]
     align = ("left", "left", *["right"] * 7)
     lines = [tabulate(rows, headers, disable_numparse=True, colalign=align)]
     lines += [
         f"{power.row}{' (training)' if power.training else ''}: time grows with the "
         f"{power.flops:.2f}th power of multiply-adds, the {power.activations:.2f}th of activations"
-        for power in growth(points)
+        for power in scaling(points)
     ]
     return "\n".join(lines)
 
@@ -117,7 +117,7 @@ def as_json(
         results: of all cases.
         about: what else to say: machine, versions, settings.
         rates: of the device, if they were measured.
-        points: of the growth, if it was asked for.
+        points: of the scaling, if it was asked for.
     """
     content = {**about, "cases": [_case(result, rates) for result in results]}
     if rates is not None:
@@ -125,7 +125,7 @@ def as_json(
     if points is not None:
         content["growth"] = {
             "points": [asdict(point) for point in points],
-            "powers": [asdict(power) for power in growth(points)],
+            "powers": [asdict(power) for power in scaling(points)],
         }
     return content
 
@@ -148,10 +148,10 @@ def _case(result: Result, rates: AllRates | None) -> dict[str, object]:
             "ratio": result.ratio(row),
             "best_of_family": result.is_best(row),
         }
-        floors = rates and floors_of(result.case, row.precision, rates[row.precision])
-        if floors and row.family == OURS and row.seconds:
-            compute, memory = distances(row, floors)
-            values |= {"floors": asdict(floors), "times_compute": compute, "times_memory": memory}
+        roofline = rates and roofline_of(result.case, row.precision, rates[row.precision])
+        if roofline and row.family == OURS and row.seconds:
+            compute, memory = distances(row, roofline)
+            values |= {"floors": asdict(roofline), "times_compute": compute, "times_memory": memory}
         rows.append(values)
     return {**asdict(result.case), "reference": result.reference, "rows": rows}
 

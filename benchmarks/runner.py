@@ -12,8 +12,8 @@ from benchmarks import extractors
 from benchmarks.cases import Case
 from benchmarks.entries import Entry
 from benchmarks.results import Result, Row, Status
-from benchmarks.steps import Step, largest_error, last_maps, make_step
-from regnet_backbones.measure.memory import is_out_of_memory, peak_bytes, saved_bytes
+from benchmarks.steps import Step, largest_error, last_maps, make_step, saved_bytes
+from regnet_backbones.measure.memory import is_out_of_memory, peak_bytes
 from regnet_backbones.measure.timing import interleaved_times
 
 # An absolute path, up to its last part: of this machine, and of no use to others.
@@ -120,14 +120,14 @@ def _prepare(entry: Entry, case: Case, maps: list[torch.Tensor] | None) -> tuple
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         model = entry.build(case).to(case.device).train(case.training)
-    step = make_step(entry.treatment.apply(model, case), case)
+    step = make_step(entry.setting.apply(model, case), case)
     step()  # compiles, and makes buffers that stay
     by_torch = next(step.model.parameters(), None) is not None
     compared = entry.our_weights and maps is not None
     return step, Row(
         entry.name,
         entry.family,
-        entry.treatment.precision,
+        entry.setting.precision,
         "measured",
         peak_bytes=peak_bytes(step, device=case.device) if by_torch else None,
         saved_bytes=saved_bytes(step.forward, besides=step.state()) if case.training else None,
@@ -144,7 +144,7 @@ def _our_maps(case: Case) -> list[torch.Tensor]:
 
 def _row(entry: Entry, failure: Failure) -> Row:
     """Return the row of an entry that is not measured."""
-    precision = entry.treatment.precision
+    precision = entry.setting.precision
     return Row(entry.name, entry.family, precision, failure.status, note=failure.note)
 
 

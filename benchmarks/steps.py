@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks import whole_models
 from benchmarks.cases import Case
-from regnet_backbones.optimize.trunk import maps_of, relative_error
+from regnet_backbones.errors import UserError
+from regnet_backbones.optimize.passes import maps_of, relative_error
 
 LEVELS = 4  # C2 to C5
 
@@ -18,7 +20,7 @@ class Step:
     """A model with its inputs.
 
     Attributes:
-        model: after its treatment.
+        model: after its setting.
         inputs: what it takes, the same for all rows of a case.
         run: gives the model its inputs.
         loss: of its outputs in training.
@@ -88,7 +90,7 @@ def largest_error(maps: list[torch.Tensor], reference: list[torch.Tensor]) -> fl
     errors = []
     for level, (found, expected) in enumerate(zip(maps, reference, strict=True), start=2):
         if found.shape != expected.shape:
-            raise ValueError(
+            raise UserError(
                 f"C{level} is {tuple(found.shape)}, and {tuple(expected.shape)} in our extractor"
             )
         if not found.isfinite().all():
@@ -100,3 +102,24 @@ def largest_error(maps: list[torch.Tensor], reference: list[torch.Tensor]) -> fl
 def _run(model: nn.Module, images: object) -> object:
     """Give a model its images."""
     return model(images)
+
+
+def saved_bytes(forward: Callable[[], object], *, besides: Iterable[torch.Tensor]) -> int:
+    """Return the bytes that a forward pass keeps for its backward pass.
+
+    `forward` returns something that holds the graph, such as a loss. Storages count once and whole,
+    those of `besides` (parameters and buffers) not at all.
+    """
+    known = {tensor.untyped_storage().data_ptr() for tensor in besides}
+    storages: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # the tensor itself would keep its own graph alive
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    del result  # held until here: a storage that is freed may give its address to the next
+    return sum(storages.values())

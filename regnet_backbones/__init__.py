@@ -26,8 +26,9 @@ from regnet_backbones.design import Complexity, RegNetDesign, complexity
 from regnet_backbones.errors import MissingFileError
 
 if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
     from regnet_backbones import weights
-    from regnet_backbones.adapters.detectron2.config import add_regnet_config
     from regnet_backbones.adapters.smp.encoder import register_encoder
     from regnet_backbones.backbone import RegNetFeatures
 
@@ -47,16 +48,13 @@ __all__ = [
     "zoo",
 ]
 
-_EXTEND_DEFAULTS = "regnet_backbones.adapters.detectron2.config:extend_defaults"
-
 # What is imported, and the function of it that is called, when a module of a framework has been
 # imported; at once where it already is. An adapter that itself imports the framework registers
 # where it ends: it may be in the middle of its import when it is asked for.
 _POST_IMPORT_HOOKS = (
-    ("detectron2.config.defaults", _EXTEND_DEFAULTS),
+    ("detectron2.config.defaults", "regnet_backbones.adapters.detectron2.config:extend_defaults"),
     ("detectron2.modeling.backbone", "regnet_backbones.adapters.detectron2.builders"),
-    ("detectron2.modeling", "regnet_backbones.adapters.detectron2.c4"),
-    ("detectron2.modeling", "regnet_backbones.adapters.detectron2.fcos"),
+    ("detectron2.modeling", "regnet_backbones.adapters.detectron2.heads"),
     ("detectron2.solver.build", "regnet_backbones.adapters.detectron2.solver:choose_by_config"),
     ("detectron2.solver", "regnet_backbones.adapters.detectron2.solver:choose_by_config"),
     ("detectron2.engine.defaults", "regnet_backbones.adapters.detectron2.solver:choose_by_config"),
@@ -72,7 +70,6 @@ _POST_IMPORT_HOOKS = (
 # Public names whose modules need torch or a framework, imported when first asked for.
 _LAZY = {
     "RegNetFeatures": "regnet_backbones.backbone",
-    "add_regnet_config": "regnet_backbones.adapters.detectron2.config",
     "register_encoder": "regnet_backbones.adapters.smp.encoder",
 }
 
@@ -98,15 +95,29 @@ def config_path(name: str = "") -> Path:
     return path
 
 
+def add_regnet_config(cfg: "CfgNode") -> None:
+    """Add all of our keys to a config, and those of detectron2's projects; keys it has stay.
+
+    Of these, `get_cfg()` has `MODEL.REGNET` alone once `regnet_backbones` is imported, which is
+    enough for a RegNet. The recipes of `configs/` and the configs of our tools' runs need the rest.
+
+    Args:
+        cfg: of detectron2, changed in place.
+    """
+    from regnet_backbones.detection.defaults import add_tool_config
+
+    add_tool_config(cfg)
+
+
 def setup_environment() -> None:
-    """Add all of our keys to detectron2's defaults, as `add_regnet_config` does to one config.
+    """Let detectron2's `get_cfg()` return all of our keys, as `add_regnet_config` adds them.
 
     Detectron2 imports the module that the environment variable `DETECTRON2_ENV_MODULE` names while
     its own package is imported, and calls this function of it. So
     `DETECTRON2_ENV_MODULE=regnet_backbones` brings RegNet, and our recipes, to scripts that you
     cannot change.
     """
-    _after_import("detectron2.config.defaults", _EXTEND_DEFAULTS + "_by_all")
+    _after_import("detectron2.config", "regnet_backbones.detection.defaults:extend_get_cfg")
 
 
 def __getattr__(name: str) -> object:

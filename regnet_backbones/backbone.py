@@ -87,15 +87,12 @@ class RegNetFeatures(nn.Module):
                 "pretrained weights belong to batch norm, norm='GN' would give another network; "
                 "use norm='BN', 'SyncBN' or 'FrozenBN', or pretrained=False"
             )
-        options = {
-            "in_chans": in_channels,
-            "output_stride": output_stride,
-            "drop_path_rate": drop_path_rate,
-        }
+        options = {"output_stride": output_stride, "drop_path_rate": drop_path_rate}
         if variant is None:
-            network = _build_design(name_or_design, options)
+            network = _build_design(name_or_design, in_chans=in_channels, **options)
         else:
-            network = timm.create_model(variant.name, num_classes=0, **options)
+            options |= {"in_chans": in_channels, "num_classes": 0}
+            network = timm.create_model(variant.name, **options)
 
         self.name = variant.name if variant else None
         self.design: RegNetDesign | None = variant.design if variant else name_or_design
@@ -223,21 +220,21 @@ def _check_arguments(
     drop_path_rate: float,
     out_levels: tuple[int, ...],
 ) -> None:
-    """Raise ValueError for the first argument that is out of its range."""
-    if in_channels < 1:
-        raise UserError(f"in_channels must be at least 1, got {in_channels}")
-    if output_stride not in OUTPUT_STRIDES:
-        raise UserError(f"output_stride must be 8, 16 or 32, got {output_stride}")
-    if freeze_at not in (0, *LEVELS):
-        raise UserError(f"freeze_at must be 0 (nothing) to 5 (everything), got {freeze_at}")
-    if not 0 <= drop_path_rate < 1:
-        raise UserError(f"drop_path_rate must be in [0, 1), got {drop_path_rate}")
-    if (
-        not out_levels
-        or set(out_levels) - set(LEVELS)
-        or list(out_levels) != sorted(set(out_levels))
+    """Raise UserError for the first argument that is out of its range."""
+    are_levels = len(out_levels) > 0 and set(out_levels) <= set(LEVELS)
+    for is_right, rule, given in (
+        (in_channels >= 1, "in_channels must be at least 1", in_channels),
+        (output_stride in OUTPUT_STRIDES, "output_stride must be 8, 16 or 32", output_stride),
+        (freeze_at in (0, *LEVELS), "freeze_at must be 0 (nothing) to 5 (everything)", freeze_at),
+        (0 <= drop_path_rate < 1, "drop_path_rate must be in [0, 1)", drop_path_rate),
+        (
+            are_levels and list(out_levels) == sorted(set(out_levels)),
+            "out_levels must be some of 1 to 5 in rising order",
+            out_levels,
+        ),
     ):
-        raise UserError(f"out_levels must be some of 1 to 5 in rising order, got {out_levels}")
+        if not is_right:
+            raise UserError(f"{rule}, got {given}")
 
 
 def _pretrained_source(
@@ -265,37 +262,25 @@ def _pretrained_source(
     return pretrained
 
 
-def _build_design(design: RegNetDesign, options: dict) -> RegNet:
+def _build_design(design: RegNetDesign, **options: float) -> RegNet:
     """Build a design with timm, and refuse it where timm computes other stages than the design."""
-    wanted = [(s.depth, s.width, s.group_width) for s in design.stages]
-    try:
-        network = RegNet(_timm_config(design), num_classes=0, **options)
-    except AssertionError:
-        built = "not four stages"  # which timm asserts
-    else:
-        built = [_measure_stage(network.get_submodule(f"s{i}")) for i in (1, 2, 3, 4)]
-    if built != wanted:
-        raise UnbuildableError(
-            f"timm builds other stages than {design}: (depth, width, group width) {built} instead "
-            f"of {wanted}; it generates widths in float32, where a block sits on the edge between "
-            "two stages. Change w_a or w_m in the fourth digit."
-        )
-    return network
-
-
-def _timm_config(design: RegNetDesign) -> RegNetCfg:
-    """Translate a design into the configuration class of `timm/models/regnet.py`."""
+    wanted = [(stage.depth, stage.width) for stage in design.stages]
     norm_layer = "batchnorm"
     if design.norm_group_width:
         norm_layer = partial(GroupNormAct, group_size=design.norm_group_width)
-    return RegNetCfg(**timm_arguments(design), norm_layer=norm_layer)
-
-
-def _measure_stage(stage: nn.Module) -> tuple[int, int, int]:
-    """Read depth, width and group width off a built stage."""
-    blocks = list(stage.children())
-    convs = [m for m in blocks[-1].modules() if isinstance(m, nn.Conv2d)]
-    spatial = next(conv for conv in convs if conv.kernel_size == (3, 3))
-    last = blocks[-1].conv3
-    width = last.out_channels if isinstance(last, nn.Conv2d) else last.conv.out_channels
-    return len(blocks), width, spatial.in_channels // spatial.groups
+    config = RegNetCfg(**timm_arguments(design), norm_layer=norm_layer)
+    try:
+        network = RegNet(config, num_classes=0, **options)
+    except AssertionError:
+        built = "not four stages"  # which timm asserts
+    else:
+        stages = [network.s1, network.s2, network.s3, network.s4]
+        widths = [info["num_chs"] for info in network.feature_info[1:]]
+        built = [(len(list(s.children())), w) for s, w in zip(stages, widths, strict=True)]
+    if built != wanted:
+        raise UnbuildableError(
+            f"timm builds other stages than {design}: (depth, width) {built} instead of {wanted}; "
+            "it generates widths in float32, where a block sits on the edge between two stages. "
+            "Change w_a or w_m in the fourth digit."
+        )
+    return network

@@ -1,21 +1,15 @@
-"""Files: written whole, read as text or JSON; folders of runs."""
+"""Files: written whole, read as text or JSON."""
 
-import itertools
 import json
-import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from regnet_backbones.errors import UserError
 
-# Folders for the files of earlier runs, numbered from 1.
-EARLIER = "earlier_run_{}"
 # Name of a file while `write_whole` writes it.
 PART = ".{}.part"
-
-logger = logging.getLogger(__name__)
 
 
 def read_text(path: str | Path) -> str:
@@ -94,28 +88,3 @@ def check_output_folder(folder: str | Path, *, name: str) -> None:
             f"{name} '{folder}' cannot be written to ('{existing}' is read-only for you); choose "
             "another"
         )
-
-
-def set_aside(folder: Path, files: Iterable[Path], *, name: str) -> Path:
-    """Move the files of an earlier run out of the way of a new one, with a warning.
-
-    Args:
-        folder: of the runs; the files go to a new folder in it, under the same relative paths.
-        files: in the folder, or in folders of it.
-        name: of the option or key that gave the folder.
-
-    Returns:
-        The new folder.
-    """
-    numbered = (folder / EARLIER.format(number) for number in itertools.count(1))
-    aside = next(place for place in numbered if not os.path.lexists(place))
-    for file in files:
-        target = aside / file.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(target)
-    logger.warning(
-        "'%s' holds an earlier run, whose files were moved to '%s', as this is a new run; use "
-        "another %s to keep both apart, or --resume to resume the earlier run",
-        *(folder, aside, name),
-    )
-    return aside

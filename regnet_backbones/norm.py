@@ -56,7 +56,7 @@ def convert_norm(network: nn.Module, norm: Norm) -> nn.Module:
         The network (the converted layer where `network` is itself a batch norm).
 
     Raises:
-        ValueError: `norm` is none of these.
+        ValueError: `norm` is not one of these.
     """
     if norm not in NORMS:
         raise UserError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
@@ -68,7 +68,7 @@ def convert_norm(network: nn.Module, norm: Norm) -> nn.Module:
     convert = {
         "SyncBN": convert_sync_batchnorm,
         "FrozenBN": _freeze_batch_norms,
-        "GN": _convert_group_norm,
+        "GN": lambda module: _exchange(module, _group_norm_like),
     }[norm]
     return convert(network)
 
@@ -113,11 +113,6 @@ def _freeze_batch_norms(module: nn.Module) -> nn.Module:
     return _exchange(freeze_batch_norm_2d(module), _frozen_norm_like)
 
 
-def _convert_group_norm(module: nn.Module) -> nn.Module:
-    """Exchange each batch norm for a group norm that keeps affine parameters and activation."""
-    return _exchange(module, _group_norm_like)
-
-
 def _exchange(module: nn.Module, stand_in: Callable[[_BatchNorm], nn.Module]) -> nn.Module:
     """Exchange each batch norm for its stand-in."""
     if isinstance(module, _BatchNorm):
@@ -135,21 +130,14 @@ def _frozen_norm_like(norm: _BatchNorm) -> FrozenBatchNorm:
 
 
 def _group_norm_like(norm: _BatchNorm) -> GroupNormAct:
-    """Build the group norm that stands in for `norm`."""
-    groups = _group_count(norm.num_features)
+    """Build the group norm that stands in for `norm`, with its affine parameters and activation."""
     group_norm = GroupNormAct(
-        norm.num_features, num_groups=groups, eps=norm.eps, apply_act=False
-    ).to(norm.weight.device, norm.weight.dtype)
-    group_norm.weight.data.copy_(norm.weight.data)
-    group_norm.bias.data.copy_(norm.bias.data)
+        norm.num_features,
+        num_groups=math.gcd(norm.num_features, GROUP_NORM_GROUPS),
+        eps=norm.eps,
+        apply_act=False,
+    ).to(norm.weight)
+    group_norm.load_state_dict({"weight": norm.weight, "bias": norm.bias})
     group_norm.drop = getattr(norm, "drop", group_norm.drop)
     group_norm.act = getattr(norm, "act", group_norm.act)
     return group_norm.train(norm.training)
-
-
-def _group_count(channels: int) -> int:
-    """Return 32, or the largest power of two below it that divides `channels`."""
-    groups = GROUP_NORM_GROUPS
-    while channels % groups:
-        groups //= 2
-    return groups

@@ -10,7 +10,6 @@ PACKAGES = (
     "regnet_backbones",
     "regnet_backbones.design",
     "regnet_backbones.export",
-    "regnet_backbones.measure",
     "regnet_backbones.optimize",
     "regnet_backbones.shapes",
     "regnet_backbones.weights",

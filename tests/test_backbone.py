@@ -13,15 +13,10 @@ from regnet_backbones import RegNetDesign, RegNetFeatures, weights, zoo
 # Small enough to run; the others are compared on the meta device, by names and shapes.
 RUN = (
     "regnetx_002",
-    "regnetx_004_tv",
-    "regnetx_032",
     "regnety_004",
-    "regnety_032",
     "regnety_040_sgn",
-    "regnetv_040",
     "regnetv_064",
     "regnetz_005",
-    "regnetz_040_h",
     "regnetz_b16",
     "regnetz_d8",
     "regnetz_c16_evos",
@@ -85,8 +80,10 @@ def test_maps_of_preactivation_and_linear_networks_come_before_the_activation(na
         assert c5.min() < -0.3  # silu never goes below -0.28
 
 
-@pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("name", ["regnetx_002", "regnetz_b16", "regnetv_064"])
+@pytest.mark.parametrize(
+    ("name", "output_stride"),
+    [("regnetx_002", 8), ("regnetx_002", 16), ("regnetz_b16", 8), ("regnetv_064", 16)],
+)
 def test_dilated_maps_are_those_of_timm(name, output_stride, randomize):
     theirs = timm.create_model(name, features_only=True, output_stride=output_stride)
     randomize(theirs).eval()
@@ -158,8 +155,8 @@ def test_a_design_that_timm_would_build_otherwise_is_refused(monkeypatch):
     import regnet_backbones.backbone as module
 
     other = RegNetDesign(w_0=24, w_a=24.0, w_m=2.0, depth=9, group_width=8)
-    config = module._timm_config(other)
-    monkeypatch.setattr(module, "_timm_config", lambda design: config)
+    arguments = module.timm_arguments(other)
+    monkeypatch.setattr(module, "timm_arguments", lambda design: arguments)
     with pytest.raises(ValueError, match="timm builds other stages"):
         RegNetFeatures(DESIGN)
 
@@ -167,8 +164,10 @@ def test_a_design_that_timm_would_build_otherwise_is_refused(monkeypatch):
 # Freezing
 
 
-@pytest.mark.parametrize("name", ["regnety_002", "regnetz_d8"])
-@pytest.mark.parametrize("freeze_at", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("name", "freeze_at"),
+    [*(("regnety_002", level) for level in range(6)), ("regnetz_b16", 1), ("regnetz_b16", 5)],
+)
 def test_frozen_levels_stay_frozen_through_every_mode(name, freeze_at):
     features = RegNetFeatures(name, freeze_at=freeze_at, drop_path_rate=0.2)
     parts = [features.level_parts[level] for level in range(1, freeze_at + 1)]
@@ -293,11 +292,6 @@ def test_arguments_out_of_range_are_refused(options, message):
         RegNetFeatures("regnetx_002", **options)
 
 
-def test_a_misspelt_name_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'regnetx_040'"):
-        RegNetFeatures("regnetx_41")
-
-
 def test_the_network_compiles_to_an_exported_program(randomize):
     features = randomize(RegNetFeatures(DESIGN)).eval()
     program = torch.export.export(features, (torch.randn(1, 3, 64, 64),))
@@ -339,24 +333,6 @@ def test_weights_of_stages_that_are_not_built_are_dropped(checkpoint, tmp_path):
     torch.testing.assert_close(
         features.s2.b1.conv1.conv.weight, checkpoint["s2.b1.conv1.conv.weight"]
     )
-
-
-def test_weights_that_do_not_match_are_refused_with_their_keys(checkpoint, tmp_path):
-    del checkpoint["s1.b1.conv1.conv.weight"]
-    checkpoint["s9.b1.conv1.conv.weight"] = torch.zeros(1)
-    checkpoint["stem.bn.bias"] = torch.zeros(7)
-    torch.save(checkpoint, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="nothing was loaded") as error:
-        RegNetFeatures("regnetx_002", pretrained=tmp_path / "weights.pth")
-    assert "1 missing: s1.b1.conv1.conv.weight" in str(error.value)
-    assert "1 unknown: s9.b1.conv1.conv.weight" in str(error.value)
-    assert "1 of another shape: stem.bn.bias (7,) for (32,)" in str(error.value)
-
-
-def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
-    torch.save({"epoch": 3}, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="holds no state dict"):
-        RegNetFeatures("regnetx_002", pretrained=tmp_path / "weights.pth")
 
 
 def test_a_tag_that_does_not_exist_is_answered_with_those_that_do():

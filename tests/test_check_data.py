@@ -30,7 +30,8 @@ from regnet_backbones.detection.data import register_split
 from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.annotations import check_coco
 from regnet_backbones.detection.data_checks.datasets import check_datasets
-from regnet_backbones.detection.data_checks.defects import Defect, Kind, Report, Use
+from regnet_backbones.detection.data_checks.defects import Defect, Report, Use
+from regnet_backbones.detection.data_checks.kinds import Kind
 
 QUICK = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
 
@@ -144,23 +145,23 @@ def test_good_data_has_no_defects_and_detectron2_uses_it_all(data, save):
     [
         ({"bbox": [1, 2, 3]}, "'bbox' in 'annotations' must be", AssertionError),
         ({"bbox": []}, "'bbox' in 'annotations' must be", ValueError),
-        ({"bbox": None}, kinds.BOX_OF_POLYGONS.problem, TypeError),
+        ({"bbox": None}, kinds.BOX_OF_POLYGONS.text, TypeError),
         ({"bbox": ["1", "2", "3", "4"]}, "'bbox' in 'annotations' must be", ValueError),
-        ({"category_id": 9}, kinds.UNDEFINED_ID.problem, KeyError),
-        ({"category_id": "1"}, kinds.NUMBER_AS_TEXT.problem, KeyError),
-        ({"ignore": 1}, kinds.IGNORED.problem, AssertionError),
-        ({"id": 2}, kinds.ID_TWICE.problem, AssertionError),
+        ({"category_id": 9}, kinds.UNDEFINED_ID.text, KeyError),
+        ({"category_id": "1"}, kinds.NUMBER_AS_TEXT.text, KeyError),
+        ({"ignore": 1}, kinds.IGNORED.text, AssertionError),
+        ({"id": 2}, kinds.ID_TWICE.text, AssertionError),
         ({"segmentation": SQUARE[0]}, "'segmentation' in 'annotations' should be", TypeError),
         ({"segmentation": {"size": [64, 64]}}, "'segmentation' in 'annotations' must", KeyError),
-        ({"segmentation": RLE}, kinds.RLE_FOR_POLYGON.problem, ValueError),
+        ({"segmentation": RLE}, kinds.RLE_FOR_POLYGON.text, ValueError),
         (
             {"segmentation": {"size": [64, 64], "counts": "@@@zz"}},
-            kinds.BROKEN_RLE.problem,
+            kinds.BROKEN_RLE.text,
             ValueError,
         ),
         (
             {"segmentation": {"size": [32, 32], "counts": [500, 24, 500]}},
-            kinds.RLE_SIZE.problem,
+            kinds.RLE_SIZE.text,
             AssertionError,
         ),
     ],
@@ -174,7 +175,7 @@ def test_what_stops_detectron2_is_an_error(data, save, values, said, raised):
 
 
 @pytest.mark.parametrize(
-    ("key", "said"), [("id", kinds.NO_ID.problem), ("category_id", "category_id missing")]
+    ("key", "said"), [("id", kinds.NO_ID.text), ("category_id", "category_id missing")]
 )
 def test_a_key_that_is_not_there_stops_it(data, save, key, said):
     del data["annotations"][0][key]
@@ -207,7 +208,7 @@ def test_a_byte_order_mark_stops_it(data, save, tmp_path):
     cfg, file = save(), tmp_path / "data.json"
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     (defect,) = check_datasets(cfg, images=None).defects
-    assert (defect.severity, defect.kind.problem) == ("error", kinds.BOM.problem)
+    assert (defect.severity, defect.kind.text) == ("error", kinds.BOM.text)
     with pytest.raises(ValueError, match="BOM"):
         map_all(cfg)
 
@@ -232,7 +233,7 @@ def test_keypoints_of_the_wrong_number_stop_it(data, save):
         map_all(cfg)
 
 
-# Errors: detectron2 goes on with something else
+# Errors: detectron2 continues with something else
 
 
 def test_ids_given_twice_lose_an_image_and_a_category(data, save):
@@ -310,8 +311,8 @@ def test_an_id_of_zero_is_not_found_in_evaluation(data, save):
     save(test=True)
     assert evaluate(data)["bbox"]["AP"] == pytest.approx(100)
     change(data, id=0)
-    assert kinds.ZERO_ID.problem not in errors_of(save())
-    assert kinds.ZERO_ID.problem in errors_of(save(train=False, test=True))
+    assert kinds.ZERO_ID.text not in errors_of(save())
+    assert kinds.ZERO_ID.text in errors_of(save(train=False, test=True))
     # Found at half the precision and up to half the recall, 51 of COCO's 101 points.
     assert evaluate(data)["bbox"]["AP"] == pytest.approx(100 * 51 / 101 / 2, abs=0.01)
 
@@ -350,7 +351,7 @@ def test_polygons_that_cannot_be_drawn(data, save):
     assert kinds_of(save(train=False, test=True)) == {kinds.NO_POLYGON}
     with pytest.raises(TypeError):
         evaluate(data, ("segm",))
-    # Beside one that can be drawn, a polygon of two points is taken for a box if it is the first.
+    # Next to one that can be drawn, a polygon of two points is taken for a box if it is the first.
     change(data, segmentation=[[1.0, 2.0, 3.0, 4.0], *SQUARE])
     found = kinds_of(save(train=False, test=True))
     assert found == {kinds.DROPPED_POLYGON, kinds.NO_POLYGON}
@@ -584,11 +585,11 @@ def test_runs_that_do_not_add_up(counts):
 
 
 def test_a_report_of_many_defects_is_short_and_its_file_names_all(tmp_path):
-    kind, other = Kind("error", "it is bad", "mend it"), Kind("note", "it is odd", "let it be")
+    kind, other = Kind("error", "it is bad; correct it"), Kind("note", "it is odd; let it be")
     many = [Defect(kind, "mine", "a.png", number, "found") for number in range(30_000)]
     report = Report((Defect(other, "mine", "b.png"), *many))
     assert report.summary().splitlines() == [
-        "error: 'mine', 30,000 times: it is bad; mend it",
+        "error: 'mine', 30,000 times: it is bad; correct it",
         "    annotation 0 of a.png (found)",
         "    annotation 1 of a.png (found)",
         "    annotation 2 of a.png (found)",
@@ -627,7 +628,7 @@ def test_check_data_reports_and_does_not_train(main, data, save, tmp_path, capsy
     assert main([*command, *output]) == 0
     printed = capsys.readouterr()
     assert "2 errors and notes" in printed.out
-    assert kinds.IN_BOTH.problem in printed.err
+    assert kinds.IN_BOTH.text in printed.err
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:500])
     assert main([*command, *output]) == 2
     assert "a file cannot be read to its end" in capsys.readouterr().err

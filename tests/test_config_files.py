@@ -10,9 +10,9 @@ from load_tool import load_tool
 from PIL import Image
 
 from regnet_backbones import config_path
+from regnet_backbones.cli.train import detector_parser
 from regnet_backbones.detection import run
 from regnet_backbones.detection.config import load_config_file, read_config
-from regnet_backbones.detection.earlier_run import warn_of_changes
 from regnet_backbones.detection.trained import load_config
 from regnet_backbones.runs.trained import Trained
 from regnet_backbones.runs.yaml_files import MAX_BYTES, read_yaml
@@ -65,7 +65,7 @@ HOSTILE = {
         "100,000 values",
     ),
     "itself": ("X: &x [*x]", "alias"),
-    "depth": ("X: " + "[" * 20_000, "nested"),
+    "depth": ("X: " + "[" * 2_000, "nested"),
     "length": (f"OUTPUT_DIR: {'x' * 100_000}", "100,000 characters"),
     "digits": (f"SEED: 0x{'f' * 9000}", "9,002 characters"),
     "size": ("#" * (MAX_BYTES + 1), "bytes"),
@@ -88,11 +88,11 @@ NO_CONFIG = {
     "a base that is a map": ("_BASE_: {a: b}", "_BASE_"),
     "no base at all": ("_BASE_:", "_BASE_"),
     "a base of no name": ('_BASE_: "\\0"', "_BASE_"),
-    "a model that is a number": ("MODEL: 3", "MODEL must be of the type CfgNode"),
+    "a model that is a number": ("MODEL: 3", "MODEL must have keys"),
     "a base that there is not": ("_BASE_: gone.yaml", "gone.yaml"),
     "a version of the future": ("VERSION: 3", "VERSION"),
     "a version that is text": ("VERSION: two", "VERSION"),
-    "text that is no literal": (f"SEED: '{'-' * 9000}1'", "config.yaml"),
+    "text that cannot be a literal": (f"SEED: '{'-' * 9000}1'", "config.yaml"),
     "a literal that cannot be": ("SEED: '{[]: 1}'", "config.yaml"),
 }
 
@@ -117,7 +117,7 @@ def one_line(message):
 
 def readings(path):
     """Return every reading of a detector's config in our tools, by the tools that do it."""
-    args = run.argument_parser("").parse_args(["--config-file", str(path), "MODEL.DEVICE", "cpu"])
+    args = detector_parser("").parse_args(["--config-file", str(path), "MODEL.DEVICE", "cpu"])
     trained = Trained("detector", path.with_name("model_final.pth"), path)
     return {
         "train": partial(run.build_config, args),
@@ -137,15 +137,6 @@ def test_a_file_is_read_as_data_everywhere(config, case):
         assert named in message, (tool, message)
         assert "config.yaml" in message
         assert one_line(message)
-
-
-@pytest.mark.parametrize("case", HOSTILE)
-def test_a_run_is_not_compared_with_a_config_that_is_hostile(config, case, caplog):
-    text, named = HOSTILE[case]
-    warn_of_changes(read_config(QUICK), config(text))
-    (record,) = caplog.records
-    assert named in record.getMessage()
-    assert "config.yaml" in record.getMessage()
 
 
 @pytest.mark.parametrize("case", ["a call", "an expression", "laughs", "twice"])

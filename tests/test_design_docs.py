@@ -8,8 +8,8 @@ import pytest
 from documents import ROOT, commands
 from load_tool import load_tool
 
+from regnet_backbones.cli.train import detector_parser
 from regnet_backbones.detection.config import read_config
-from regnet_backbones.detection.run import argument_parser
 from regnet_backbones.measure.meter import LatencyMeter
 
 # What makes a command quick; of options given twice the last counts.
@@ -73,7 +73,7 @@ def test_the_training_reads_the_config_that_was_written(tmp_path, monkeypatch):
     (writing,) = [c for c in arguments("design") if "--base" in c]
     assert load_tool("design").main([*writing, *SMALLER["search"]]) == 0
     (training,) = arguments("train_net")
-    args = argument_parser(epilog="").parse_args(training)
+    args = detector_parser("").parse_args(training)
     cfg = read_config(args.config_file, args.opts)
     assert cfg.MODEL.REGNET.SE_R == 0.25
     assert cfg.MODEL.REGNET.NAME == ""

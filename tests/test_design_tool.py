@@ -30,8 +30,7 @@ from regnet_backbones.design.records import design_of, read_records, read_result
 from regnet_backbones.design.sampling import Candidate
 from regnet_backbones.design.searching import Found, Limits
 from regnet_backbones.detection.config import read_config
-from regnet_backbones.measure.meter import LatencyMeter
-from regnet_backbones.measure.ratios import RatioBand
+from regnet_backbones.measure.meter import LatencyMeter, RatioBand
 
 design = load_tool("design").main
 

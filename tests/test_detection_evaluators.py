@@ -10,7 +10,7 @@ from load_tool import load_tool
 from PIL import Image
 
 from regnet_backbones import config_path, shapes
-from regnet_backbones.adapters.detectron2.compat.panoptic_quality import rgb2id
+from regnet_backbones.adapters.detectron2 import rgb2id
 from regnet_backbones.detection import evaluators
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.evaluators import build_evaluators, check_evaluators

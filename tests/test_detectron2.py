@@ -1,9 +1,9 @@
 """The detectron2 adapter: registration, configs of several origins, backbone and FPN."""
 
-import os
+import importlib.util
+import shutil
 import subprocess
-import sys
-import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +14,14 @@ from detectron2.modeling import build_backbone, build_model
 from detectron2.solver import build_optimizer
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from fresh_processes import run_in_fresh_processes
 
 from regnet_backbones import RegNetDesign, RegNetFeatures, add_regnet_config
 from regnet_backbones.adapters.detectron2.builders import RegNetBackbone
 from regnet_backbones.adapters.detectron2.config import REGNET_DEFAULTS
+
+ROOT = Path(__file__).resolve().parent.parent
+STARTUP = sorted((ROOT / "requirements" / "startup").glob("*.p*"))
 
 # As detectron2's stock R-50-FPN configs say it, ResNet's own keys and all.
 STOCK_MASK_RCNN_R50_FPN = """
@@ -116,55 +120,22 @@ def one_training_step(model):
     return losses
 
 
-# Registration
-
-
-def run_python(code, **environment):
-    """Run code in a fresh interpreter and return its output; fail with its error."""
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout + result.stderr
-
+# Registration: each in a fresh process
 
 IS_REGISTERED = """
 from detectron2.config import get_cfg
-from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 cfg = get_cfg()
 cfg.MODEL.REGNET.NAME = "regnetx_002"
 for name in ("build_regnet_backbone", "build_regnet_fpn_backbone"):
     assert BACKBONE_REGISTRY.get(name).__module__ == "regnet_backbones.adapters.detectron2.builders"
+assert "FCOSDetector" in META_ARCH_REGISTRY
 """
 
-
-@pytest.mark.parametrize(
-    "first",
-    [
-        "import regnet_backbones",
-        "import detectron2, regnet_backbones",
-        "import detectron2.config.defaults, regnet_backbones",
-        "import regnet_backbones, detectron2.modeling, regnet_backbones",
-    ],
-)
-def test_importing_the_package_registers_it_in_either_order(first):
-    run_python(first + IS_REGISTERED)
-
-
-def test_the_environment_variable_registers_it_in_scripts_that_do_not_know_of_it():
-    run_python(IS_REGISTERED, DETECTRON2_ENV_MODULE="regnet_backbones")
-
-
-def test_without_detectron2_imported_nothing_of_it_is():
-    run_python("""
-        import sys, regnet_backbones
-        assert not {"torch", "numpy", "timm", "detectron2"} & set(sys.modules)
-    """)
-
+BY_ENVIRONMENT = """
+import os
+os.environ["DETECTRON2_ENV_MODULE"] = "regnet_backbones"
+"""
 
 THEIR_COPY = """
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -173,24 +144,44 @@ def build_regnet_fpn_backbone(cfg, input_shape):
     return "theirs"
 """
 
+# As Python starts where the files of requirements/startup were installed, and nowhere else.
+WITH_HOOK = """
+import site, sys
+sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "WithDetectron2"]
+sys.modules.pop("regnet_backbones_with_detectron2", None)
+sys.path.insert(0, "site")
+site.addsitedir("site")
+assert "regnet_backbones_with_detectron2" in sys.modules
+"""
 
-def test_a_copy_registered_later_stays_with_a_warning():
-    output = run_python(
-        "import regnet_backbones"
-        + THEIR_COPY
-        + "print(BACKBONE_REGISTRY.get('build_regnet_fpn_backbone')(None, None))"
-    )
-    assert "theirs" in output
-    assert "build_regnet_fpn_backbone is registered by __main__" in output
-
-
-def test_a_copy_registered_earlier_stays_until_replaced():
-    output = run_python(
-        # As on a detectron2 that imports without our help: register, then import us.
-        "import regnet_backbones, detectron2.modeling.backbone.build as build\n"
-        "del build.BACKBONE_REGISTRY._obj_map['build_regnet_fpn_backbone']"
-        + THEIR_COPY
-        + """
+REGISTRATIONS = {
+    "ours_first": "import regnet_backbones" + IS_REGISTERED,
+    "theirs_first": "import detectron2, regnet_backbones" + IS_REGISTERED,
+    "their_defaults_first": ("import detectron2.config.defaults, regnet_backbones" + IS_REGISTERED),
+    "ours_around_theirs": (
+        "import regnet_backbones, detectron2.modeling, regnet_backbones" + IS_REGISTERED
+    ),
+    "by_the_environment": BY_ENVIRONMENT
+    + IS_REGISTERED
+    + """
+from regnet_backbones import add_regnet_config
+cfg = get_cfg()
+add_regnet_config(cfg)
+assert cfg == get_cfg()
+assert cfg.MODEL.FCOS.TOP_LEVELS == 2 and cfg.SOLVER.OPTIMIZER == "SGD"
+assert cfg.MODEL.POINT_HEAD and cfg.OPTIMIZE
+# As detectron2's default_setup does; it sees no stand-in.
+import runpy
+runpy.run_module("detectron2.utils.collect_env", run_name="__main__")
+""",
+    "a_copy_later": "import regnet_backbones"
+    + THEIR_COPY
+    + "print(BACKBONE_REGISTRY.get('build_regnet_fpn_backbone')(None, None))",
+    # As on a detectron2 that imports without our help: register, then import us.
+    "a_copy_earlier": "import regnet_backbones, detectron2.modeling.backbone.build as build\n"
+    "del build.BACKBONE_REGISTRY._obj_map['build_regnet_fpn_backbone']"
+    + THEIR_COPY
+    + """
 from regnet_backbones.adapters.detectron2 import builders
 builders.register_builders()
 assert BACKBONE_REGISTRY.get("build_regnet_fpn_backbone") is build_regnet_fpn_backbone
@@ -198,65 +189,107 @@ assert BACKBONE_REGISTRY.get("build_regnet_backbone") is builders.build_regnet_b
 builders.register_builders(replace=True)
 assert BACKBONE_REGISTRY.get("build_regnet_fpn_backbone") is builders.build_regnet_fpn_backbone
 builders.register_builders()
-"""
-    )
-    assert output.count("is registered by __main__") == 1
-
-
-def test_a_name_of_another_backbone_is_still_registered_once():
-    """Only our own names give way."""
-    output = run_python("""
+""",
+    # Only our own names give way.
+    "another_name_twice": """
         import regnet_backbones
         from detectron2.modeling import BACKBONE_REGISTRY
         try:
             BACKBONE_REGISTRY._do_register("build_resnet_backbone", print)
         except AssertionError as error:
             print("refused:", error)
-    """)
-    assert "refused" in output
-
-
-# Configs
-
-ONE_NODE = """
-import sys
-sys.modules["regnet_backbones"] = None  # as if it were not installed
-from detectron2.config import CfgNode, get_cfg
-stock, dumped = get_cfg(), get_cfg().dump()
-del sys.modules["regnet_backbones"]
+    """,
+    # The import adds one node, which is dumped when it is used.
+    "one_node": """
+        import sys
+        sys.modules["regnet_backbones"] = None  # as if it were not installed
+        from detectron2.config import CfgNode, get_cfg
+        stock, dumped = get_cfg(), get_cfg().dump()
+        del sys.modules["regnet_backbones"]
+        import regnet_backbones
+        ours = get_cfg()
+        assert ours.dump() == dumped
+        assert "REGNET" in ours.MODEL  # which is left out of what is dumped, and nowhere else
+        added = ours.MODEL.pop("REGNET")
+        assert ours == stock
+        ours.MODEL.REGNET = added
+        ours.MODEL.BACKBONE.FREEZE_AT = 1
+        stock.merge_from_other_cfg(CfgNode.load_cfg(ours.dump()))
+        assert stock.MODEL.BACKBONE.FREEZE_AT == 1
+        ours.MODEL.REGNET.NAME = "regnetx_002"
+        again = get_cfg()
+        again.merge_from_other_cfg(CfgNode.load_cfg(ours.dump()))
+        assert again.MODEL.REGNET == ours.MODEL.REGNET
+    """,
+    # Fixes reach what was imported before us.
+    "fixes_of_what_is_imported": """
+        import detectron2.checkpoint
+        import regnet_backbones
+        from regnet_backbones.adapters.detectron2 import compat
+        modules = [row.module for row in compat.applied()]
+        assert "detectron2.checkpoint.detection_checkpoint" in modules
+        import detectron2.modeling
+    """,
+    # In the environment of `make install`.
+    "detectron2_first": WITH_HOOK
+    + """
+from detectron2.config import get_cfg
+from detectron2.engine import DefaultTrainer
 import regnet_backbones
-ours = get_cfg()
-assert ours.dump() == dumped
-assert "REGNET" in ours.MODEL  # which is left out of what is dumped, and nowhere else
-added = ours.MODEL.pop("REGNET")
-assert ours == stock
-ours.MODEL.REGNET = added
-ours.MODEL.BACKBONE.FREEZE_AT = 1
-stock.merge_from_other_cfg(CfgNode.load_cfg(ours.dump()))
-assert stock.MODEL.BACKBONE.FREEZE_AT == 1
-ours.MODEL.REGNET.NAME = "regnetx_002"
-again = get_cfg()
-again.merge_from_other_cfg(CfgNode.load_cfg(ours.dump()))
-assert again.MODEL.REGNET == ours.MODEL.REGNET
+assert hasattr(get_cfg().MODEL, "REGNET")
+""",
+    "hook_without_detectron2": WITH_HOOK
+    + """
+import json, email
+assert not {"regnet_backbones", "wrapt"} & set(sys.modules)
+""",
+    "hook_without_this_package": WITH_HOOK
+    + """
+sys.modules["regnet_backbones"] = None  # as if it were not installed
+from detectron2.config import get_cfg
+assert not hasattr(get_cfg().MODEL, "REGNET")
+""",
+    # Upstream's demo imports its neighbour from a package of the authors' own.
+    "demo": BY_ENVIRONMENT
+    + """
+import runpy
+runpy.run_path("demo.py", run_name="__main__")
+""",
+}
+DEMO = """
+from detectron2.data.detection_utils import read_image
+from vision.fair.detectron2.demo.predictor import answer
+print(answer)
 """
 
 
-def test_the_import_adds_one_node_that_is_dumped_when_it_is_used():
-    run_python(ONE_NODE)
+def test_importing_the_package_registers_it_in_either_order(tmp_path):
+    (tmp_path / "site").mkdir()
+    for file in STARTUP:
+        shutil.copy(file, tmp_path / "site")
+    (tmp_path / "demo.py").write_text(DEMO)
+    (tmp_path / "predictor.py").write_text("answer = 42\n")
+    printed = run_in_fresh_processes(REGISTRATIONS, tmp_path)
+    assert printed["demo"] == "42\n"
+    assert "theirs" in printed["a_copy_later"]
+    assert "build_regnet_fpn_backbone is registered by __main__" in printed["a_copy_later"]
+    assert printed["a_copy_earlier"].count("is registered by __main__") == 1
+    assert "refused" in printed["another_name_twice"]
+    compiled = importlib.util.find_spec("detectron2._C") is not None
+    assert compiled or "No module named 'detectron2._C'" in printed["by_the_environment"]
 
 
-def test_the_environment_variable_adds_all_keys():
-    run_python(
-        """
-        from detectron2.config import get_cfg
-        from regnet_backbones import add_regnet_config
-        cfg = get_cfg()
-        add_regnet_config(cfg)
-        assert cfg == get_cfg()
-        assert cfg.MODEL.FCOS.TOP_LEVELS == 2 and cfg.SOLVER.OPTIMIZER == "SGD"
-        """,
-        DETECTRON2_ENV_MODULE="regnet_backbones",
-    )
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_install_installs_it():
+    command = ["make", "--dry-run", "--always-make", "install"]
+    steps = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    (copied,) = [line for line in steps.splitlines() if line.startswith("cp ")]
+    assert all(str(file.relative_to(ROOT)) in copied for file in STARTUP)
+    assert len(STARTUP) == 2
+    assert steps.index("requirements/detectron2.txt") < steps.index(copied)
+
+
+# Configs
 
 
 def test_fcos_needs_none_of_its_keys():

@@ -22,7 +22,7 @@ from detectron2.utils.events import EventStorage
 
 from regnet_backbones import RegNetDesign, RegNetFeatures, config_path, zoo
 from regnet_backbones.adapters.detectron2.builders import LastLevelP6
-from regnet_backbones.adapters.detectron2.c4 import RegNetLastStage
+from regnet_backbones.adapters.detectron2.heads import RegNetLastStage
 from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.config import default_config
 
@@ -369,7 +369,7 @@ def test_what_is_named_of_a_project_is_imported(monkeypatch):
     for name, project in (
         ("DeepLabV3PlusHead", "detectron2.projects.deeplab"),
         ("PointRendSemSegHead", "detectron2.projects.point_rend"),
-        ("AnySizeDeepLabV3Head", "regnet_backbones.adapters.detectron2.heads"),
+        ("AnySizeDeepLabV3Head", "regnet_backbones.adapters.detectron2.deeplab"),
     ):
         SEM_SEG_HEADS_REGISTRY._obj_map.pop(name, None)
         cfg.MODEL.SEM_SEG_HEAD.NAME = name

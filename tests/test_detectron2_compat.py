@@ -22,16 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from regnet_backbones.adapters.detectron2 import compat
-from regnet_backbones.adapters.detectron2.compat import (
-    cpu_processes,
-    extension,
-    image_orientation,
-    internal_names,
-    panoptic,
-    removed_names,
-    stand_ins,
-    training_state,
-)
+from regnet_backbones.adapters.detectron2.compat import engine, extension, libraries, packages
 from regnet_backbones.adapters.detectron2.compat.hook import (
     AfterImport,
     DuringImport,
@@ -50,22 +41,6 @@ def module_of(name: str) -> types.ModuleType:
     """Import `name`; never the function of the same name in its package."""
     importlib.import_module(name)
     return sys.modules[name]
-
-
-def run_python(*arguments: str, cwd: Path, **variables: str) -> str:
-    path = os.pathsep.join([str(REPOSITORY), str(cwd), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "does not fit" not in done.stderr
-    return done.stdout
 
 
 class TestFinder:
@@ -97,7 +72,7 @@ class TestFinder:
             ("compat_demo.a",),
             "wants stand_in",
             lambda source: "value = 1" in source,
-            lambda: stand_ins.stand_in_modules(types.ModuleType("stand_in")),
+            lambda: packages.stand_in_modules(types.ModuleType("stand_in")),
         )
         FixFinder([during]).install()
         assert importlib.import_module("compat_demo.a").seen
@@ -186,45 +161,11 @@ class TestFinder:
 
 # The modules of the table; those of the internal name are there during the calls that import them.
 OUTSIDE_CALLS = [
-    name for fix in FIXES for name in fix.modules if not name.startswith(internal_names.CITYSCAPES)
+    name for fix in FIXES for name in fix.modules if not name.startswith(packages.CITYSCAPES)
 ]
 
 
 class TestInstall:
-    """The fixes reach detectron2 whoever is imported first."""
-
-    def test_install_imports_nothing_heavy(self, tmp_path):
-        code = """
-            import sys
-            from regnet_backbones.adapters.detectron2 import compat
-            compat.install()
-            print(sorted({"torch", "numpy", "PIL", "detectron2"} & set(sys.modules)))
-        """
-        assert run_python("-c", textwrap.dedent(code), cwd=tmp_path).strip() == "[]"
-
-    def test_detectron2_imported_first(self, tmp_path):
-        code = """
-            import detectron2.checkpoint
-            import regnet_backbones
-            print(*[row.module for row in regnet_backbones.adapters.detectron2.compat.applied()])
-            import detectron2.modeling
-        """
-        applied = run_python("-c", textwrap.dedent(code), cwd=tmp_path)
-        assert "detectron2.checkpoint.detection_checkpoint" in applied.split()
-
-    def test_brought_by_the_environment_module(self, tmp_path):
-        """Detectron2's own scripts; and collect_env, which default_setup runs, sees no stand-in."""
-        code = """
-            import detectron2.engine
-            import runpy
-            runpy.run_module("detectron2.utils.collect_env", run_name="__main__")
-        """
-        output = run_python(
-            "-c", textwrap.dedent(code), cwd=tmp_path, DETECTRON2_ENV_MODULE="regnet_backbones"
-        )
-        compiled = importlib.util.find_spec("detectron2._C") is not None
-        assert compiled or "No module named 'detectron2._C'" in output
-
     def test_installing_again_changes_nothing(self):
         worker = module_of("detectron2.engine.launch")._distributed_worker
         distributed = module_of("detectron2.engine.defaults").DistributedDataParallel
@@ -415,8 +356,8 @@ class TestRemovedNames:
         monkeypatch.syspath_prepend(str(tmp_path))
         module = importlib.import_module("compat_alias")
         try:
-            assert removed_names.uses_removed_numpy_alias(module)
-            removed_names.numpy_alias_removed(module)
+            assert libraries.uses_removed_numpy_alias(module)
+            libraries.numpy_alias_removed(module)
             assert module.get() == (alias, np.zeros)
             assert name not in vars(np)
         finally:
@@ -426,17 +367,17 @@ class TestRemovedNames:
         transforms = module_of("detectron2.data.transforms.transform")
         assert transforms.ExtentTransform((0, 0, 2, 2), (2, 2)).interp == Image.BILINEAR
 
-    @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("suffix", ["tif", "jpg", "png"])
-    def test_images_are_read_as_pillow_turns_them(self, tmp_path, suffix, orientation):
-        path, exif = tmp_path / f"image.{suffix}", Image.Exif()
-        exif[0x0112] = orientation
-        pixels = np.random.default_rng(0).integers(0, 255, (3, 5, 3), np.uint8)
-        Image.fromarray(pixels).save(path, exif=exif)
-        expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
-        assert expected.shape == ((3, 5, 3) if orientation < 5 else (5, 3, 3))
+    def test_images_are_read_as_pillow_turns_them(self, tmp_path, suffix):
         read_image = module_of("detectron2.data.detection_utils").read_image
-        assert np.array_equal(read_image(str(path), "RGB"), expected)
+        pixels = np.random.default_rng(0).integers(0, 255, (3, 5, 3), np.uint8)
+        path, exif = tmp_path / f"image.{suffix}", Image.Exif()
+        for orientation in range(1, 9):
+            exif[0x0112] = orientation
+            Image.fromarray(pixels).save(path, exif=exif)
+            expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+            assert expected.shape == ((3, 5, 3) if orientation < 5 else (5, 3, 3))
+            assert np.array_equal(read_image(str(path), "RGB"), expected)
 
     def test_unusable_images_are_replaced_by_others(self):
         common = module_of("detectron2.data.common")
@@ -510,58 +451,55 @@ class TestCausesAreTested:
         (tmp_path / "compat_new.py").write_text("import numpy as np\nx = np.int64, np.bool_\n")
         monkeypatch.syspath_prepend(str(tmp_path))
         module = importlib.import_module("compat_new")
-        assert not removed_names.uses_removed_numpy_alias(module)
+        assert not libraries.uses_removed_numpy_alias(module)
 
     def test_pillow_has_linear(self, monkeypatch):
-        assert removed_names.uses_removed_pillow_linear("interp=Image.LINEAR")
-        assert not removed_names.uses_removed_pillow_linear("interp=Image.BILINEAR")
+        assert libraries.uses_removed_pillow_linear("interp=Image.LINEAR")
+        assert not libraries.uses_removed_pillow_linear("interp=Image.BILINEAR")
         monkeypatch.setattr(Image, "LINEAR", Image.BILINEAR, raising=False)
-        assert not removed_names.uses_removed_pillow_linear("interp=Image.LINEAR")
+        assert not libraries.uses_removed_pillow_linear("interp=Image.LINEAR")
 
     def test_profiler_takes_use_cuda(self, monkeypatch):
         class Profile:
             def __init__(self, use_cuda=False): ...
 
         monkeypatch.setattr(torch.autograd.profiler, "profile", Profile)
-        assert not removed_names.profiles_with_use_cuda(None)
+        assert not libraries.profiles_with_use_cuda(None)
 
     def test_packages_are_there(self, monkeypatch):
-        monkeypatch.setattr(removed_names, "is_importable", lambda name: True)
-        monkeypatch.setattr(panoptic, "is_importable", lambda name: True)
-        assert not removed_names.imports_absent_pkg_resources("import pkg_resources")
-        assert not removed_names.imports_absent_caffe2("from .api import *")
-        assert not panoptic.imports_absent_panopticapi("from panopticapi.utils import rgb2id")
-        assert not panoptic.is_absent(None)
+        monkeypatch.setattr(packages, "is_importable", lambda name: True)
+        assert not packages.imports_absent_pkg_resources("import pkg_resources")
+        assert not packages.imports_absent_caffe2("from .api import *")
+        assert not packages.imports_absent_panopticapi("from panopticapi.utils import rgb2id")
+        assert not packages.panopticapi_is_absent(None)
 
     def test_caffe2_is_imported_with_care(self):
         source = (
             "try:\n    import caffe2\nexcept ImportError:\n    pass\nelse:\n    from .api import *"
         )
-        assert not removed_names.imports_absent_caffe2(source)
+        assert not packages.imports_absent_caffe2(source)
 
     def test_numpy_scalars_are_allowed_already(self):
-        with torch.serialization.safe_globals(training_state._numpy_globals()):
-            assert not training_state.refuses_numpy_scalars(None)
+        with torch.serialization.safe_globals(libraries._numpy_globals()):
+            assert not libraries.refuses_numpy_scalars(None)
 
     def test_fixed_modules_need_no_fix(self):
         """What upstream main does itself looks the same to these tests."""
-        assert not removed_names.samples_from_a_set(module_of("detectron2.data.common"))
+        assert not libraries.samples_from_a_set(module_of("detectron2.data.common"))
         reading = module_of("detectron2.data.detection_utils")
-        assert not image_orientation.turns_tiff_twice(reading)
+        assert not libraries.turns_tiff_twice(reading)
         retinanet = module_of("detectron2.modeling.meta_arch.retinanet")
-        assert not removed_names.probes_norm_with_one_channel(retinanet)
+        assert not libraries.probes_norm_with_one_channel(retinanet)
         defaults = module_of("detectron2.engine.defaults")
-        assert not training_state.trainer_saves_no_optimizer(defaults)
-        assert not training_state.trainer_demands_optimizer(defaults)
+        assert not engine.trainer_saves_no_optimizer(defaults)
+        assert not engine.trainer_demands_optimizer(defaults)
         hooks = module_of("detectron2.engine.hooks")
-        assert not training_state.hook_ignores_torch_scheduler(hooks)
-        assert not cpu_processes.starts_stock_worker(module_of("detectron2.engine.launch"))
+        assert not engine.hook_ignores_torch_scheduler(hooks)
+        assert not engine.starts_stock_worker(module_of("detectron2.engine.launch"))
 
     def test_probing_draws_no_random_numbers(self):
         state = torch.get_rng_state()
-        removed_names.probes_norm_with_one_channel(
-            module_of("detectron2.modeling.meta_arch.retinanet")
-        )
+        libraries.probes_norm_with_one_channel(module_of("detectron2.modeling.meta_arch.retinanet"))
         assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -717,7 +655,6 @@ class TestCpu:
         (tmp_path / "compat_job.py").write_text(
             textwrap.dedent(
                 """
-                import sys
                 import torch
                 import torch.distributed as dist
                 from detectron2.engine import create_ddp_model
@@ -746,7 +683,17 @@ class TestCpu:
                 """
             )
         )
-        run_python("compat_launch.py", str(tmp_path), cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+        path = os.pathsep.join([str(REPOSITORY), str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "compat_launch.py", str(tmp_path)],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
         # 1 + 2 over both ranks; gradients 0 and 3, averaged; two processes on the machine.
         for rank in range(2):
             assert (tmp_path / f"{rank}.txt").read_text().split() == ["3.0", "1.5", "2"]
@@ -883,3 +830,58 @@ class TestPanoptic:
     def test_panoptic_deeplab_imports(self):
         mapper = module_of("detectron2.projects.panoptic_deeplab.dataset_mapper")
         assert mapper.rgb2id([1, 1, 0]) == 257
+
+
+# What upstream main imports from its authors' own repository
+
+EVALUATION = "detectron2.evaluation.cityscapes_evaluation"
+
+
+@pytest.fixture
+def city(tmp_path):
+    """Make a dataset of one image: a car before a road."""
+    images, truth = tmp_path / "leftImg8bit" / "train", tmp_path / "gtFine" / "train"
+    for folder in (images, truth):
+        (folder / "ulm").mkdir(parents=True)
+    (images / "ulm" / "a_leftImg8bit.png").touch()
+    for kind in ("instanceIds", "labelIds"):
+        (truth / "ulm" / f"a_gtFine_{kind}.png").touch()
+    objects = [
+        {"label": "road", "polygon": [[0, 0], [29, 0], [29, 19], [0, 19]]},
+        {"label": "car", "polygon": [[5, 5], [15, 5], [15, 10], [5, 10]]},
+    ]
+    content = {"imgHeight": 20, "imgWidth": 30, "objects": objects}
+    (truth / "ulm" / "a_gtFine_polygons.json").write_text(json.dumps(content))
+    return str(images), str(truth)
+
+
+def test_cityscapes_instances_are_read(city):
+    (record,) = module_of("detectron2.data.datasets.cityscapes").load_cityscapes_instances(
+        *city, from_json=True, to_polygons=True
+    )
+    assert (record["height"], record["width"]) == (20, 30)
+    (annotation,) = record["annotations"]
+    # The third class that has instances; half a pixel around the centres of the outline's.
+    assert annotation["category_id"] == 2
+    assert annotation["bbox"] == pytest.approx((5, 5, 16, 11))
+
+
+@pytest.mark.parametrize("kind", ["CityscapesInstanceEvaluator", "CityscapesSemSegEvaluator"])
+def test_cityscapes_evaluators_find_the_labels(kind):
+    evaluator = getattr(module_of(EVALUATION), kind)
+    assert evaluator.process(evaluator.__new__(evaluator), [], []) is None
+
+
+def test_without_the_scripts_the_error_names_them(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cityscapesscripts", None)  # an import of it fails
+    for name in [n for n in sys.modules if n.startswith("cityscapesscripts.")]:
+        monkeypatch.delitem(sys.modules, name)
+    evaluator = module_of(EVALUATION).CityscapesInstanceEvaluator
+    with pytest.raises(ModuleNotFoundError, match="cityscapesscripts'"):
+        evaluator.process(evaluator.__new__(evaluator), [], [])
+
+
+def test_nothing_of_it_stays():
+    evaluator = module_of(EVALUATION).CityscapesInstanceEvaluator
+    evaluator.process(evaluator.__new__(evaluator), [], [])
+    assert not {"deeplearning", "vision"} & set(sys.modules)

@@ -20,11 +20,12 @@ from load_tool import load_tool
 from PIL import Image
 
 from regnet_backbones import config_path, shapes, zoo
-from regnet_backbones.adapters.detectron2.schedule import build_poly_lr
-from regnet_backbones.detection.ade20k import check_semantic_datasets, convert_masks
+from regnet_backbones.adapters.detectron2.deeplab import build_poly_lr
+from regnet_backbones.detection.ade20k import convert_masks
 from regnet_backbones.detection.config import default_config, read_config
+from regnet_backbones.detection.config_checks import check_semantic_datasets
 from regnet_backbones.detection.pictures import SemanticPictures
-from regnet_backbones.detection.training.semantic import build_train_mapper
+from regnet_backbones.detection.training.mappers import segmenter_train_mapper
 from regnet_backbones.detection.training.trainer import Trainer
 
 QUICK = {
@@ -147,10 +148,10 @@ def test_ade20k_without_masks_for_detectron2_says_how_to_make_them(tmp_path, cap
     command = ["--config-file", str(config), "DATASETS.TRAIN", f"('{name}',)"]
 
     assert tool("train_net")(command) == 2
-    assert f"is not at '{root}': there is no annotations/training" in capsys.readouterr().err
+    assert f"is not at '{root}', which lacks annotations/training" in capsys.readouterr().err
     ade20k(root, [[1]])
     assert tool("train_net")(command) == 2
-    assert f"with: python tools/prepare_ade20k.py {root}\n" in capsys.readouterr().err
+    assert f"with: regnet-backbones prepare-ade20k {root}\n" in capsys.readouterr().err
     convert_masks(root)
     check_semantic_datasets([name])
 
@@ -179,7 +180,7 @@ def test_images_smaller_than_the_crop_are_padded_with_what_is_ignored(dataset):
     still = ["INPUT.RANDOM_FLIP", "none"]
     cfg = tiny_config("semantic_fpn", *still, "INPUT.CROP.SIZE", "[80, 48]")
     record = DatasetCatalog.get("shapes_sem_seg_train")[0]
-    sample = build_train_mapper(cfg)(record)
+    sample = segmenter_train_mapper(cfg)(record)
     image = np.asarray(Image.open(record["file_name"])).transpose(2, 0, 1)
     mask = np.asarray(Image.open(record["sem_seg_file_name"]))
 
@@ -196,7 +197,7 @@ def test_images_smaller_than_the_crop_are_padded_with_what_is_ignored(dataset):
 def test_colours_are_changed_and_labels_are_not(dataset):
     record = DatasetCatalog.get("shapes_sem_seg_train")[0]
     options = ["INPUT.RANDOM_FLIP", "none", "INPUT.COLOR_AUG_SSD", "True"]
-    mapper = build_train_mapper(tiny_config("semantic_fpn", *options))
+    mapper = segmenter_train_mapper(tiny_config("semantic_fpn", *options))
     samples = [mapper(record) for _ in range(12)]
     assert all(torch.equal(s["sem_seg"], samples[0]["sem_seg"]) for s in samples)
     assert len({s["image"].numpy().tobytes() for s in samples}) > 3

@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from regnet_backbones import shapes
-from regnet_backbones.adapters.detectron2.compat.panoptic_quality import rgb2id
+from regnet_backbones.adapters.detectron2 import rgb2id
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.evaluators import build_evaluators
 

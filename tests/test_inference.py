@@ -13,7 +13,7 @@ from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.runs.image_paths import find_images, output_names
 from regnet_backbones.runs.results import write_json, write_results
 from regnet_backbones.runs.trained import DETECTOR_SUFFIXES, Trained, find_trained
-from regnet_backbones.weights.files import SUFFIXES
+from regnet_backbones.weights.checkpoints import SUFFIXES
 
 
 def touch(root, *names):

@@ -166,7 +166,7 @@ def test_boxes_are_counted_by_class_with_their_sizes():
         {},
     ]
     try:
-        lines = detection_look._table(records, metadata).splitlines()
+        lines = detection_look.sizes_by_class(records, metadata).splitlines()
     finally:
         MetadataCatalog.remove("look_test")
     assert lines[0].startswith("4 of 4 training images")

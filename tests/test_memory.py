@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from regnet_backbones.measure.memory import is_out_of_memory, peak_bytes, saved_bytes
+from benchmarks.steps import saved_bytes
+from regnet_backbones.measure.memory import is_out_of_memory, peak_bytes
 
 
 def test_peak_memory_of_a_hand_made_call():

@@ -13,10 +13,9 @@ from regnet_backbones import config_path
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.detection.config import default_config
-from regnet_backbones.optimize import layout as layout_module
 from regnet_backbones.optimize import optimize
-from regnet_backbones.optimize.precision import has_native
-from regnet_backbones.optimize.trunk import maps_of
+from regnet_backbones.optimize import passes as layout_module
+from regnet_backbones.optimize.passes import has_native, maps_of
 
 SMALL = {"image_size": (64, 64)}
 TINY = RegNetDesign(w_0=8, w_a=8.0, w_m=2.0, depth=7, group_width=8)

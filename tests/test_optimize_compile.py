@@ -14,11 +14,11 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.backends.debugging import aot_eager
 from torch._dynamo.utils import counters
 
+from benchmarks.steps import saved_bytes
 from regnet_backbones import config_path
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.detection.config import default_config
-from regnet_backbones.measure.memory import saved_bytes
 from regnet_backbones.optimize import optimize
 from regnet_backbones.optimize.compiling import MAX_COMPILATIONS, CompiledCalls
 

@@ -323,13 +323,13 @@ def write(tmp_path, mutate):
 def read(path, folder):
     """Read, register and check a json as a training does, and return the split and the report."""
     split = read_coco_split(path, folder)
-    register_split(NAME, path, folder, split.notes)
+    register_split(NAME, path, folder)
     registered = read_coco(MetadataCatalog.get(NAME).json_file, image_root=folder)
     assert registered.defects == ()
     masks = not split.without_mask
     use = Use(train=True, masks=masks, polygons=False)
     found = check_coco(registered.content, source=str(path), use=use)
-    return split, Report((*split.notes, *found))
+    return split, Report((*split.coco.defects, *found))
 
 
 def truth_as_prediction():
@@ -403,7 +403,7 @@ def test_a_byte_order_mark_is_taken(folder, tmp_path):
     path = write(tmp_path, lambda content: None)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     split, _ = read(path, folder)
-    assert [note.kind.problem for note in split.notes] == [kinds.BOM.problem]
+    assert [defect.kind for defect in split.coco.defects] == [kinds.BOM]
     assert truth_as_prediction() == pytest.approx([100, 100])
 
 
@@ -439,9 +439,9 @@ def test_a_copy_goes_when_the_json_is_corrected(folder, tmp_path):
 
 def test_a_root_that_the_training_had_as_a_class_stays(folder, tmp_path):
     path = write(tmp_path, roboflow)
-    assert read_coco_split(path, folder).root == (0, "parts")
+    assert read_coco_split(path, folder).coco.root == (0, "parts")
     kept = read_coco_split(path, folder, keep_root=True)
-    assert kept.root is None
+    assert kept.coco.root is None
     assert list(kept.categories) == [0, 1, 2]
     assert read_categories(path, count=2) == {1: "nut", 2: "bolt"}
     assert list(read_categories(path, count=3)) == [0, 1, 2]

@@ -20,13 +20,11 @@ from malicious_files import bombs, costly, forms, wrapped
 from torch import nn
 
 from regnet_backbones import RegNetFeatures, weights
-from regnet_backbones.detection.completeness import WholeCheckpointer
-from regnet_backbones.detection.proposals import load_proposals
-from regnet_backbones.detection.training.checkpointer import TrainingCheckpointer
-from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
+from regnet_backbones.detection.trained import WholeCheckpointer, load_proposals
+from regnet_backbones.detection.training.checkpoint import TrainingCheckpointer
 from regnet_backbones.semseg.checkpoints import crop_size_of, load_data, load_segmenter
-from regnet_backbones.semseg.continuation import check_continuation
 from regnet_backbones.semseg.module import Segmenter
+from regnet_backbones.semseg.resume import AtomicCheckpointIO, check_continuation
 from regnet_backbones.weights.conversion import convert_file
 from regnet_backbones.weights.unpickling import StandIn, read_content
 

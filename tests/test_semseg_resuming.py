@@ -11,13 +11,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
-from regnet_backbones.semseg.resuming import (
+from regnet_backbones.semseg.loader import ResumableLoader, ResumableSampler, SeededSamples
+from regnet_backbones.semseg.resume import (
+    AtomicCheckpointIO,
     LastCheckpoint,
     MovedFolder,
-    ResumableLoader,
-    ResumableSampler,
-    SeededSamples,
     SeedSteps,
 )
 
@@ -70,7 +68,7 @@ def test_processes_share_the_images_out():
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("had", [0, 1, 4, 6])
+@pytest.mark.parametrize("had", [0, 4, 6])
 def test_a_loader_goes_on_after_what_was_had(num_workers, had):
     """Workers are ahead of what was had."""
     unbroken = loader()
@@ -221,8 +219,8 @@ def test_an_unbroken_run_counts_its_epochs(unbroken):
 
 
 # 6 is the last batch of an epoch, 5 before and 6 after a validation; the others are chance.
-CHAINS = [(6, 5), (7, 6, 7), (1,) * 14]
-CHAINS += [tuple(random.Random(seed).choices(range(1, 9), k=4)) for seed in range(4)]
+CHAINS = [(6, 5), (7, 6, 7), (1,) * 8]
+CHAINS += [tuple(random.Random(seed).choices(range(1, 9), k=4)) for seed in range(2)]
 
 
 @pytest.mark.parametrize("chain", CHAINS, ids=lambda chain: "-".join(map(str, chain[:5])))
@@ -235,7 +233,7 @@ def test_a_run_broken_off_again_and_again_has_what_an_unbroken_one_has(chain, un
 
 def test_the_last_checkpoint_is_that_of_the_last_validation_and_then_of_the_end(tmp_path):
     last = tmp_path / "last.ckpt"
-    for validations in range(1, 7):
+    for validations in (1, 2):
         with pytest.raises(BrokenOffError):
             train(tmp_path, breaks_after=1, every=1000)
         assert torch.load(last, weights_only=True)["global_step"] == validations * VALIDATE_EVERY

@@ -387,7 +387,7 @@ def test_interrupted_run_leaves_what_was_there(tmp_path, monkeypatch):
 
     old = write(tmp_path / "shapes", TINY)
     before = contents(tmp_path)
-    monkeypatch.setattr(shapes.annotations, "segments", interrupt)
+    monkeypatch.setattr(shapes.files, "segments", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "new", TINY)
     with pytest.raises(KeyboardInterrupt):

@@ -8,15 +8,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from regnet_backbones.shapes import CATEGORIES, KEYPOINTS, SKELETON, ShapesSpec, draw, write
-from regnet_backbones.shapes.drawing import _outline
-from regnet_backbones.shapes.keypoints import locate, with_visibility
+from regnet_backbones.shapes.geometry import locate, outline, with_visibility
 
 TOP, RIGHT, BOTTOM, LEFT, CENTER = range(5)
 
 
 def leaning(name, degrees):
     """Outline of a shape of 40 by 32 pixels around (50, 60) that leans to the right."""
-    unit = _outline(np.random.default_rng(0), CATEGORIES.index(name) + 1) * (1, 0.8)
+    unit = outline(np.random.default_rng(0), name) * (1, 0.8)
     angle = np.radians(degrees)
     rotation = np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
     return 40 * unit @ rotation + (50, 60)

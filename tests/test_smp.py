@@ -57,8 +57,7 @@ def registry(monkeypatch):
     ("name", "options"),
     [
         ("regnety_002", {"depth": depth, "in_channels": channels, "output_stride": stride})
-        for depth in (3, 4, 5)
-        for channels, stride in ((1, 8), (4, 16), (1, 32), (4, 32))
+        for depth, channels, stride in ((3, 1, 8), (4, 4, 16), (5, 1, 8), (5, 4, 16), (5, 4, 32))
     ]
     + [
         ("regnetx_002", {"depth": 5, "in_channels": 4, "output_stride": 8}),
@@ -86,17 +85,17 @@ def test_maps_are_those_of_smps_own_encoder_with_the_same_weights(name, options,
     assert ours.output_stride == theirs.output_stride
 
 
-@pytest.mark.parametrize("name", zoo.names())
-def test_every_name_of_the_zoo_is_an_encoder(name):
-    assert name in smp.encoders.get_encoder_names()
-    with torch.device("meta"):
-        encoder = encoder_of(name)
-    assert type(encoder) is RegNetEncoder
-    assert encoder.out_channels == [3, *zoo.get(name).channels]
-    parts = {key.split(".")[0] for key in encoder.state_dict()}
-    byobnet = re.match("regnetz_[a-e]", name)
-    expected = {"stem", "stages", "final_conv"} if byobnet else {"stem", "s1", "s2", "s3", "s4"}
-    assert parts == expected
+def test_every_name_of_the_zoo_is_an_encoder():
+    for name in zoo.names():
+        assert name in smp.encoders.get_encoder_names()
+        with torch.device("meta"):
+            encoder = encoder_of(name)
+        assert type(encoder) is RegNetEncoder
+        assert encoder.out_channels == [3, *zoo.get(name).channels]
+        parts = {key.split(".")[0] for key in encoder.state_dict()}
+        byobnet = re.match("regnetz_[a-e]", name)
+        expected = {"stem", "stages", "final_conv"} if byobnet else {"stem", "s1", "s2", "s3", "s4"}
+        assert parts == expected
 
 
 # Every decoder
@@ -197,9 +196,9 @@ def test_what_it_was_built_with_is_not_changed_afterwards():
     encoder.set_in_channels(4)
     encoder.make_dilated(16)
     assert str(encoder) == before
-    with pytest.raises(ValueError, match="built for 4 input channels, got 3; build it anew with"):
+    with pytest.raises(ValueError, match="in_channels=3"):
         encoder.set_in_channels(3)
-    with pytest.raises(ValueError, match="output stride 16, got 8; build it anew with"):
+    with pytest.raises(ValueError, match="output_stride=8"):
         encoder.make_dilated(8)
 
 
@@ -401,7 +400,7 @@ def test_weights_of_a_file_give_the_maps_of_timm(checkpoint):
         assert_same_maps([summed(gray)[-1]], [expected])
 
 
-@pytest.mark.parametrize("channels", range(1, 13))
+@pytest.mark.parametrize("channels", [1, 2, 4, 7, 12])
 def test_pretrained_stems_are_adapted_to_other_channels_as_timm_does(channels, checkpoint):
     _, path = checkpoint
     ours = encoder_of("regnetx_002", weights=path, in_channels=channels).eval()
@@ -470,14 +469,13 @@ def test_a_path_must_be_text(checkpoint, tmp_path):
 # Preprocessing
 
 
-@pytest.mark.parametrize(
-    ("name", "tag"), [(name, tag) for name in zoo.names() for tag in zoo.get(name).weights]
-)
-def test_preprocessing_is_that_of_smps_own_encoder(name, tag):
-    ours = smp.encoders.get_preprocessing_params(name, pretrained=tag)
-    assert ours == smp.encoders.get_preprocessing_params(f"tu-{name}.{tag}")
-    if tag == zoo.get(name).default_tag:
-        assert smp.encoders.get_preprocessing_params(encoder_name=name) == ours
+@pytest.mark.parametrize("name", [name for name in zoo.names() if zoo.get(name).weights])
+def test_preprocessing_is_that_of_smps_own_encoder(name):
+    for tag in zoo.get(name).weights:
+        ours = smp.encoders.get_preprocessing_params(name, pretrained=tag)
+        assert ours == smp.encoders.get_preprocessing_params(f"tu-{name}.{tag}")
+        if tag == zoo.get(name).default_tag:
+            assert smp.encoders.get_preprocessing_params(encoder_name=name) == ours
 
 
 def test_the_preprocessing_function_scales_an_image():

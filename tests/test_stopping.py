@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from regnet_backbones import stopping
 from regnet_backbones.cli.failures import reported
+from regnet_backbones.runs import stopping
 from regnet_backbones.runs.stopping import (
     STATUSES,
     StoppedError,

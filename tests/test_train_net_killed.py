@@ -14,16 +14,18 @@ from killed_runs import forking_context
 from small_training import rows
 
 from regnet_backbones import config_path, shapes
+from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.train import detector_parser
 from regnet_backbones.detection import run
-from regnet_backbones.detection.trained import check_whole
-from regnet_backbones.detection.training import checkpointer
-from regnet_backbones.detection.training.stopping import StoppableEvaluator
+from regnet_backbones.detection.config import read_config
+from regnet_backbones.detection.training import checkpoint
+from regnet_backbones.detection.training.hooks import StoppableEvaluators
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.files import write_whole
 from regnet_backbones.runs.trained import find_trained
 
 QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
-STOPS = 10
+STOPS = 6
 PERIOD = 2
 
 
@@ -91,10 +93,11 @@ def run_and_note_losses(options, notes, killed=None):
         # It starts a compiler, and takes longer than the iterations.
         patch.setattr(run, "collect_env_info", str)
         if killed == "evaluation":
-            patch.setattr(StoppableEvaluator, "evaluate", die)
+            patch.setattr(StoppableEvaluators, "evaluate", die)
         elif killed is not None:
-            patch.setattr(checkpointer, "write_whole", write_and_die)
-        sys.exit(run.launch_run(run.argument_parser("").parse_args(options)))
+            patch.setattr(checkpoint, "write_whole", write_and_die)
+        args = detector_parser("").parse_args(options)
+        sys.exit(run_command(lambda: run.launch_run(args)))
 
 
 def die(*_):
@@ -146,10 +149,12 @@ def assert_same_runs(output, whole):
     assert rows(output) == rows(whole)
     assert not list(output.glob(".*.part"))
     assert find_trained(output).checkpoint.name == "model_final.pth"
-    check_whole(output / "config.yaml")
+    read_config(output / "config.yaml")
 
 
-def test_a_run_that_is_stopped_ten_times_is_as_one_that_was_not(dataset, tmp_path, monkeypatch):
+def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(
+    dataset, tmp_path, monkeypatch
+):
     """By SIGKILL, and every third time by SIGTERM.
 
     Processes are forked from one that has imported everything, and computed nothing.

@@ -1,5 +1,6 @@
 """A run of `tools/train_semseg.py` that is stopped and killed ends as one that was not."""
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -18,9 +19,10 @@ from torch import nn
 from regnet_backbones import config_path, shapes
 from regnet_backbones.cli.failures import reported
 from regnet_backbones.report.logs import read_events
+from regnet_backbones.runs.stopping import STATUSES
 from regnet_backbones.semseg import run as semseg_run
-from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
 from regnet_backbones.semseg.module import Segmenter
+from regnet_backbones.semseg.resume import AtomicCheckpointIO
 
 ROOT = Path(__file__).parent.parent
 QUICK = config_path("semseg/quick/unet_regnet_small_shapes.yaml")
@@ -151,29 +153,26 @@ def signal_in(method, step, number, patch):
 @pytest.mark.parametrize(
     ("stops", "more"),
     [
-        # After step 5 validation is due, and 6 is the last of an epoch.
-        ([("training_step", 6), ("training_step", 11)], ()),
-        ([("training_step", 4), ("training_step", 5)], ()),
-        ([("validation_step", 5), ("validation_step", 5), ("training_step", 9)], ()),
-        ([("training_step", 13)], ()),
-        ([("validation_step", 3), ("training_step", 5), ("validation_step", 12)], BY_EPOCH),
-        ([("training_step", 2), ("validation_step", 5), ("training_step", 8)], ACCUMULATE),
+        # After step 5 validation is due, 6 is the last of an epoch, and 14 of the run.
+        ([("t", 4), ("v", 5), ("v", 5), ("t", 5), ("t", 13)], ()),
+        ([("v", 3), ("t", 5), ("v", 12)], BY_EPOCH),
+        ([("t", 2), ("v", 5), ("t", 8)], ACCUMULATE),
     ],
+    ids=["by step", "by epoch", "accumulated gradients"],
 )
 def test_a_run_stopped_by_a_signal_resumes_exactly(
     stops, more, dataset, unbroken, tmp_path, monkeypatch, capfd
 ):
     options = command_line(dataset, tmp_path, *more)
-    for number, (method, step) in zip(
-        (signal.SIGTERM, signal.SIGINT, signal.SIGHUP), stops, strict=False
-    ):
+    for number, (kind, step) in zip(itertools.cycle(STATUSES), stops, strict=False):
         with monkeypatch.context() as patch:
+            method = "training_step" if kind == "t" else "validation_step"
             signal_in(method, step, number, patch)
             status = launch_run(options)
         done = load(tmp_path)[0]["global_step"]
         if done == 14 and status == 0:
             break  # at its end anyway
-        assert status == (130 if number == signal.SIGINT else 143)
+        assert status == STATUSES[number]
         line = capfd.readouterr().err.splitlines()[-1]
         assert f"stopped by {number.name} after step {done}" in line
         assert f"{tmp_path / 'checkpoints' / 'last.ckpt'}" in line
@@ -258,15 +257,15 @@ def test_a_run_that_is_killed_at_random_and_at_its_end_is_as_one_that_was_not(
     dataset, unbroken, tmp_path
 ):
     """With workers, which get the signals of the process group, too."""
-    more = ("--trainer.max_steps", 60, "--save_every", 1)
+    more = ("--trainer.max_steps", 30, "--save_every", 1)
     options = command_line(dataset, tmp_path, *more, "--data.num_workers", 2)
-    statuses = kill_again_and_again(options, tmp_path, kills=2, stops=1)
+    statuses = kill_again_and_again(options, tmp_path, kills=1, stops=1)
     assert set(statuses) <= {-signal.SIGKILL, 143}
-    run = forking_context().Process(target=train, args=(options,), kwargs={"killed_at": 60})
+    run = forking_context().Process(target=train, args=(options,), kwargs={"killed_at": 30})
     run.start()
     run.join()
     assert run.exitcode == -signal.SIGKILL
-    assert load(tmp_path)[0]["global_step"] == 60
+    assert load(tmp_path)[0]["global_step"] == 30
     (tmp_path / "checkpoints" / ".best.ckpt.part").write_bytes(b"of a killed write")
     assert launch_run(command_line(dataset, tmp_path, *more)) == 0
     assert_same_runs(tmp_path, unbroken(*more), killed=True)
@@ -296,8 +295,8 @@ def train_in_two_processes(options):
 def test_two_processes_stop_and_resume_as_one(dataset, tmp_path):
     """The first of them gets the signal alone, as from `docker stop`."""
     more = (
-        *("--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.max_steps", 24),
-        *("--trainer.val_check_interval", 12, "--data.batch_size", 4, "--save_every", 1),
+        *("--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.max_steps", 12),
+        *("--trainer.val_check_interval", 6, "--data.batch_size", 4, "--save_every", 1),
     )
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     run = subprocess.Popen(
@@ -315,7 +314,7 @@ def test_two_processes_stop_and_resume_as_one(dataset, tmp_path):
     _, said = run.communicate()
     assert run.returncode == 143, said
     assert said.count("stopped by SIGTERM after step") == 1
-    assert load(stopped)[0]["global_step"] < 24
+    assert load(stopped)[0]["global_step"] < 12
     train_in_two_processes(command_line(dataset, stopped, *more))
     train_in_two_processes(command_line(dataset, whole, *more))
     assert_same_runs(stopped, whole)

@@ -1,7 +1,6 @@
 """A run that is stopped and resumed goes on as if it had not been, bit by bit."""
 
 import itertools
-import json
 import logging
 import os
 import random
@@ -11,17 +10,18 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
-from detectron2.engine import launch
+from detectron2.engine import HookBase, launch
 from detectron2.utils import comm
 from PIL import Image
 from small_training import COUNT, NAME, draw_images, register, rows, small_config, train
 
-from regnet_backbones.detection.training import metrics
-from regnet_backbones.detection.training.continuation import DataOrder, go_on_after
+from regnet_backbones.detection.training import hooks
+from regnet_backbones.detection.training.hooks import StoppableEvaluators
 from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
 from regnet_backbones.detection.training.mappers import train_mapper
-from regnet_backbones.detection.training.stopping import StoppableEvaluator
-from regnet_backbones.runs.randomness import seed_of, seeded
+from regnet_backbones.detection.training.trainer import Trainer
+from regnet_backbones.errors import DivergedError
+from regnet_backbones.runs.resume import seed_of, seeded
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ EVALUATED = [
 def evaluated(images, tmp_path_factory):
     """Train without a break, with a row of metrics after every second iteration."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "PERIOD", 2)
+        patch.setattr(hooks, "PERIOD", 2)
         MetadataCatalog.get(NAME).set(evaluator_type="coco", thing_classes=["box"])
         output = tmp_path_factory.mktemp("evaluated")
         return output, *train(small_config(output, *EVALUATED))
@@ -101,7 +101,6 @@ def evaluated(images, tmp_path_factory):
     [
         (0, None, "model_0000000.pth"),
         (2, None, "model_0000002.pth"),  # an evaluation is due
-        (3, None, "model_0000003.pth"),  # a checkpoint, too
         (5, None, "model_final.pth"),
         (None, 0, "model_0000002.pth"),
         (None, 1, "model_final.pth"),
@@ -111,18 +110,18 @@ def test_a_run_that_a_signal_stops_is_resumed_exactly(
     images, evaluated, tmp_path, monkeypatch, signal_in, in_evaluation, saved
 ):
     """With every row of its metrics, also of the evaluation that the signal cut short."""
-    monkeypatch.setattr(metrics, "PERIOD", 2)
+    monkeypatch.setattr(hooks, "PERIOD", 2)
     whole, whole_losses, whole_weights = evaluated
     cfg = small_config(tmp_path, *EVALUATED)
     count = itertools.count()
     with monkeypatch.context() as patch:
 
         def reset(self):
-            self._evaluator.reset()
+            super(StoppableEvaluators, self).reset()
             if next(count) == in_evaluation:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        patch.setattr(StoppableEvaluator, "reset", reset)
+        patch.setattr(StoppableEvaluators, "reset", reset)
         before, _ = train(cfg, signal_in=signal_in)
     assert (tmp_path / "last_checkpoint").read_text() == saved
     after, weights = train(cfg, resume=True)
@@ -135,7 +134,7 @@ def test_a_run_that_a_signal_stops_is_resumed_exactly(
 
 
 def test_rows_of_killed_runs_are_those_of_an_unbroken_one(images, evaluated, tmp_path, monkeypatch):
-    monkeypatch.setattr(metrics, "PERIOD", 2)
+    monkeypatch.setattr(hooks, "PERIOD", 2)
     whole, _, whole_weights = evaluated
     cfg = small_config(tmp_path, *EVALUATED, "SOLVER.CHECKPOINT_PERIOD", 1)
     for stop_after in (1, 2, 4):
@@ -149,34 +148,56 @@ def test_rows_of_killed_runs_are_those_of_an_unbroken_one(images, evaluated, tmp
     assert_same_weights(weights, whole_weights)
 
 
+class SpoiledLoss(HookBase):
+    """Make a loss of the second process NaN in one iteration."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def before_train(self):
+        if comm.get_rank() == 1:
+            self.trainer.checkpointer.model.register_forward_hook(self.spoil)
+
+    def spoil(self, model, arguments, losses):
+        if self.trainer.iter == self.iteration:
+            return {**losses, "loss_cls": losses["loss_cls"] * float("nan")}
+
+
 def in_two_processes(folder, output):
-    """Train as one of two processes, unbroken and resumed; write down the losses, and evaluate."""
+    """Train as one of two processes: unbroken, killed, with a signal, and with a bad loss."""
     register(folder)
     MetadataCatalog.get(NAME).set(evaluator_type="coco", thing_classes=["box"])
     whole, _ = train(small_config(output / "whole"))
-    cfg = small_config(output / "stopped")
+    assert list(whole) == [0, 1, 2, 3, 4]
+    cfg = small_config(output / "killed")
     before, _ = train(cfg, stop_after=3)
     cfg.merge_from_list(["DATASETS.TEST", (NAME,), "INPUT.MIN_SIZE_TEST", 32, "TEST.PICTURES", 0])
     after, _ = train(cfg, resume=True)
     assert list(after) == [2, 3, 4]
-    signalled = small_config(output / "signalled")
+    assert {**before, **after} == whole
     # One process gets the signal, in its third step: all stop after it.
-    first, _ = train(signalled, signal_in=2 if comm.get_rank() else None)
-    assert list(first) == [0, 1, 2]
-    rest, _ = train(signalled, resume=True)
-    assert list(rest) == [3, 4]
-    assert {**first, **rest} == whole
-    for name, losses in (("whole", whole), ("resumed", {**before, **after})):
-        (output / f"{name}_{comm.get_rank()}.json").write_text(json.dumps(losses))
+    cfg = small_config(output / "signalled")
+    before, _ = train(cfg, signal_in=2 if comm.get_rank() else None)
+    assert list(before) == [0, 1, 2]
+    after, _ = train(cfg, resume=True)
+    assert {**before, **after} == whole
+    trainer = Trainer(small_config(output / "diverged"))
+    trainer.register_hooks([SpoiledLoss(3)])
+    with pytest.raises(DivergedError) as raised:
+        trainer.train()
+    (output / f"{comm.get_rank()}.txt").write_text(str(raised.value))
 
 
-def test_two_processes_resume_as_exactly(images, tmp_path, monkeypatch):
+def test_two_processes_resume_and_stop_as_one(images, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     launch(in_two_processes, 2, dist_url="auto", args=(images, tmp_path))
-    whole, resumed = ((tmp_path / f"{n}_0.json").read_text() for n in ("whole", "resumed"))
-    assert whole == resumed
-    assert len(json.loads(whole)) == 5
-    assert "bbox/AP" in rows(tmp_path / "stopped")[-1]
+    assert "bbox/AP" in rows(tmp_path / "killed")[-1]
+    first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in (0, 1))
+    assert first == second
+    assert "the loss of iteration 3" in first
+    assert "process 1:\n  loss_cls nan" in first
+    assert "process 0:" not in first
+    assert (tmp_path / "diverged" / "last_checkpoint").read_text() == "model_0000001.pth"
 
 
 # What is not exact is said
@@ -193,52 +214,33 @@ def edited(output, change):
 def test_a_checkpoint_of_another_trainer_is_resumed_with_one_warning(images, tmp_path, caplog):
     cfg = small_config(tmp_path, "SOLVER.MAX_ITER", 3)
     train(cfg, stop_after=2)
-    edited(tmp_path, lambda state: state.pop("data_order"))
+    edited(tmp_path, lambda state: state.pop("config"))
     with caplog.at_level(logging.WARNING, "regnet_backbones"):
         losses, _ = train(cfg, resume=True)
     assert list(losses) == [2]
-    warnings = [r.getMessage() for r in caplog.records if "continuation" in r.name]
+    warnings = [r.getMessage() for r in caplog.records if r.name.endswith("training.trainer")]
     assert len(warnings) == 1
-    assert "does not say which data it has seen" in warnings[0]
-    assert "as if the seed had been 0" in warnings[0]
+    assert "does not hold its config" in warnings[0]
+    assert "as if SEED had been 0" in warnings[0]
 
 
-ORDER = DataOrder(seed=5, ims_per_batch=8, processes=2)
-
-
-@pytest.mark.parametrize(
-    ("saved", "drawn", "seed", "warning"),
-    [
-        ({"seed": 5, "ims_per_batch": 8, "processes": 2}, False, 5, None),
-        ({"seed": 7, "ims_per_batch": 8, "processes": 2}, True, 7, None),
-        ({"seed": 7, "ims_per_batch": 8, "processes": 2}, False, 5, "SEED is 5 and was 7: "),
-        (
-            {"seed": 5, "ims_per_batch": 16, "processes": 2},
-            False,
-            5,
-            "a batch has 8 images in 2 processes and had 16 images in 2 processes: ",
-        ),
-        (
-            {"seed": 5, "ims_per_batch": 8, "processes": 4},
-            True,
-            5,
-            "a batch has 8 images in 2 processes and had 8 images in 4 processes: ",
-        ),
-    ],
-)
-def test_what_changed_since_the_checkpoint_is_said(caplog, saved, drawn, seed, warning):
-    assert go_on_after(saved, ORDER, seed_was_drawn=drawn) == DataOrder(seed, 8, 2)
-    texts = [record.getMessage() for record in caplog.records]
-    assert len(texts) == (warning is not None)
-    assert not warning or texts[0].startswith(warning)
-
-
-def test_another_batch_size_is_resumed_too(images, tmp_path):
+def test_what_changed_since_the_checkpoint_is_warned_of(images, tmp_path, caplog):
     train(small_config(tmp_path), stop_after=2)
-    losses, _ = train(
-        small_config(tmp_path, "SOLVER.IMS_PER_BATCH", 1, "SOLVER.MAX_ITER", 3), resume=True
-    )
+    changes = {
+        "SEED": (0, 5),
+        "SOLVER.IMS_PER_BATCH": (2, 1),
+        "SOLVER.MAX_ITER": (5, 3),
+        "TEST.EVAL_PERIOD": (0, 9),
+    }
+    overrides = itertools.chain.from_iterable((key, now) for key, (_, now) in changes.items())
+    edited(tmp_path, lambda state: state["config"].update({"processes": 4}))
+    losses, _ = train(small_config(tmp_path, *overrides), resume=True)
     assert list(losses) == [2]
+    (said,) = [r.getMessage() for r in caplog.records if "config that differs" in r.getMessage()]
+    for key in ("SEED", "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER"):
+        assert "{} was {} and is {}".format(key, *changes[key]) in said
+    assert "the number of processes was 4 and is 1" in said
+    assert "TEST" not in said
 
 
 # The loader
@@ -271,10 +273,10 @@ def test_batches_that_are_left_out_are_not_read(images, grouping):
     skipping = loader(
         "DATALOADER.ASPECT_RATIO_GROUPING", grouping, mapper=lambda r: read.append(r) or r
     )
-    skipping.go_on(seed=0, batch=13)
+    skipping.resume(seed=0, batch=13)
     assert ids(skipping, 7) == whole[13:]
     assert len(read) == 14
-    skipping.go_on(seed=1, batch=0)
+    skipping.resume(seed=1, batch=0)
     assert ids(skipping, 20) == ids(
         loader("DATALOADER.ASPECT_RATIO_GROUPING", grouping, "SEED", 1), 20
     )
@@ -294,7 +296,7 @@ def draw(record):
 def test_augmentation_is_that_of_the_place_in_the_order(images):
     def drawn(num_workers, first=0):
         batches = loader("DATALOADER.NUM_WORKERS", num_workers, mapper=draw)
-        batches.go_on(seed=0, batch=first)
+        batches.resume(seed=0, batch=first)
         return [r["drawn"] for batch in itertools.islice(batches, 8 - first) for r in batch]
 
     here = drawn(0)
@@ -339,7 +341,7 @@ def test_a_record_that_cannot_be_used_has_the_same_stand_in_everywhere(images):
     for theirs, ours in zip(flat(whole), flat(found), strict=True):
         assert theirs == ours or theirs == 3
     later = loader(*plain, "DATALOADER.NUM_WORKERS", 2, mapper=without_3)
-    later.go_on(seed=0, batch=4)
+    later.resume(seed=0, batch=4)
     assert ids(later, 6) == found[4:]
     with pytest.raises(ValueError, match="returned None for each of the 10 records"):
         next(iter(loader(mapper=lambda record: None)))
@@ -371,7 +373,7 @@ def test_the_other_samplers_go_on_too(images):
     found = ids(loader(*subset, "DATALOADER.RANDOM_SUBSET_RATIO", 0.5), 20)
     assert len({batch[0] for batch in found}) == 5
     later = loader(*subset, "DATALOADER.RANDOM_SUBSET_RATIO", 0.5)
-    later.go_on(seed=0, batch=12)
+    later.resume(seed=0, batch=12)
     assert ids(later, 8) == found[12:]
 
     rare = [{**r, "annotations": [dict(r["annotations"][0])]} for r in DatasetCatalog.get(NAME)]

@@ -230,7 +230,7 @@ def test_licences_that_forbid_commercial_use_are_known():
     ("source", "error", "message"),
     [
         ("timm://regnety_032.ra_in1k", ValueError, "are of regnety_032, and the network is"),
-        ("ftp://x/y.pth", ValueError, "is no source of weights; there are timm://, torchvision://"),
+        ("ftp://x/y.pth", ValueError, "not a source of weights; there are timm://, torchvision://"),
         ("nowhere.pth", FileNotFoundError, "no weights file at 'nowhere.pth'"),
     ],
 )

@@ -7,12 +7,10 @@ masks that say 0 to 149 and 255 for "other", from the folder `annotations_detect
 
 import shutil
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
@@ -43,7 +41,7 @@ class ConvertedMasks:
 
 
 def convert_masks(root: str | Path, *, overwrite: bool = False) -> list[ConvertedMasks]:
-    """Write `annotations_detectron2` beside `annotations`, with a progress bar.
+    """Write `annotations_detectron2` next to `annotations`, with a progress bar.
 
     A folder appears when all its masks are written: what was interrupted leaves none, and what
     was finished is not written again.
@@ -57,62 +55,21 @@ def convert_masks(root: str | Path, *, overwrite: bool = False) -> list[Converte
         What is there now, of both splits.
 
     Raises:
-        FileNotFoundError: there are no masks to convert.
-        ValueError: a mask is not one of the benchmark, or masks are there that belong to others.
+        UserError: there are no masks to convert, a mask is not one of the benchmark, or masks are
+            there that belong to others.
     """
     root = Path(root)
-    sources = {split: _masks_of(root / SOURCE / split) for split in SPLITS}
+    sources = {split: sorted((root / SOURCE / split).glob("*.png")) for split in SPLITS}
+    for split, masks in sources.items():
+        if not masks:
+            raise MissingFileError(
+                f"there are no masks *.png in '{root / SOURCE / split}'; pass the folder that "
+                f"holds '{SOURCE}', such as datasets/ADEChallengeData2016"
+            )
     return [
         _convert_split(masks, root / TARGET / split, overwrite=overwrite)
         for split, masks in sources.items()
     ]
-
-
-def check_semantic_datasets(names: Iterable[str]) -> None:
-    """Check that those of the datasets that need masks in detectron2's form have them.
-
-    Args:
-        names: registered datasets of any kind.
-
-    Raises:
-        FileNotFoundError: one has none; the message tells how to make them.
-    """
-    for name in names:
-        if name.startswith("ade20k_sem_seg_"):
-            _check_ade20k(name)
-        elif name.startswith("shapes_sem_seg_"):
-            DatasetCatalog.get(name)  # lists the files, and says how to make missing ones
-
-
-def convert_mask(source: Path, target: Path) -> None:
-    """Convert one mask.
-
-    Raises:
-        ValueError: it cannot be read, is not 8-bit with one channel, or has other labels.
-    """
-    try:
-        with Image.open(source) as image:
-            labels = np.asarray(image)
-    except UNREADABLE as error:
-        raise UserError(f"mask '{source}' cannot be read: {error}; fetch it again") from error
-    if labels.dtype != np.uint8 or labels.ndim != 2 or labels.max() > CLASSES:
-        raise UserError(
-            f"mask '{source}' must have one 8-bit channel with labels 0 to {CLASSES}, got "
-            f"{labels.dtype} of shape {labels.shape} with labels up to {labels.max()}; this "
-            "converts the scene parsing benchmark (ADEChallengeData2016), not the full ADE20K"
-        )
-    Image.fromarray(LOOKUP[labels]).save(target)
-
-
-def _masks_of(folder: Path) -> list[Path]:
-    """List the masks of a split."""
-    masks = sorted(folder.glob("*.png")) if folder.is_dir() else []
-    if not masks:
-        raise MissingFileError(
-            f"there are no masks *.png in '{folder}'; give the folder that holds '{SOURCE}', such "
-            "as datasets/ADEChallengeData2016"
-        )
-    return masks
 
 
 def _convert_split(masks: list[Path], folder: Path, *, overwrite: bool) -> ConvertedMasks:
@@ -129,25 +86,24 @@ def _convert_split(masks: list[Path], folder: Path, *, overwrite: bool) -> Conve
         unfinished = Path(work) / folder.name
         unfinished.mkdir()
         for mask in tqdm(masks, desc=folder.name, unit="mask"):
-            convert_mask(mask, unfinished / mask.name)
+            _convert_mask(mask, unfinished / mask.name)
         if folder.exists():
             shutil.rmtree(folder)
         unfinished.rename(folder)
     return ConvertedMasks(folder, len(masks), written=True)
 
 
-def _check_ade20k(name: str) -> None:
-    """Raise FileNotFoundError where an ADE20K dataset has no masks in detectron2's form."""
-    folder = Path(MetadataCatalog.get(name).sem_seg_root)
-    root = folder.parent.parent
-    if folder.is_dir():
-        return
-    if (root / SOURCE / folder.name).is_dir():
-        raise MissingFileError(
-            f"'{name}' has no masks for detectron2 in '{folder}'; make them with: "
-            f"python tools/prepare_ade20k.py {root}"
+def _convert_mask(source: Path, target: Path) -> None:
+    """Convert one mask."""
+    try:
+        with Image.open(source) as image:
+            labels = np.asarray(image)
+    except UNREADABLE as error:
+        raise UserError(f"mask '{source}' cannot be read: {error}; fetch it again") from error
+    if labels.dtype != np.uint8 or labels.ndim != 2 or labels.max() > CLASSES:
+        raise UserError(
+            f"mask '{source}' must have one 8-bit channel with labels 0 to {CLASSES}, got "
+            f"{labels.dtype} of shape {labels.shape} with labels up to {labels.max()}; this "
+            "converts the scene parsing benchmark (ADEChallengeData2016), not the full ADE20K"
         )
-    raise MissingFileError(
-        f"'{name}' is not at '{root}': there is no {SOURCE}/{folder.name}; unpack "
-        "ADEChallengeData2016.zip there, or set DETECTRON2_DATASETS to the folder above"
-    )
+    Image.fromarray(LOOKUP[labels]).save(target)

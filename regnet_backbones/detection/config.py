@@ -1,40 +1,48 @@
-"""Reading the config of a run."""
+"""Reading the config of a run from YAML files and a command line."""
 
+import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode, downgrade_config, get_cfg, upgrade_config
 from detectron2.config.compat import guess_version
 from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
-from regnet_backbones.adapters.detectron2.config import add_regnet_config
+from regnet_backbones.detection.defaults import add_tool_config
 from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.runs.trained import CONFIG_NAME, FINAL_NAME, LAST_NAME, METRICS_NAME
 from regnet_backbones.runs.yaml_files import read_yaml
+
+# What a run's config always has: what decides its network and input, and the last keys of the file,
+# which is sorted.
+WRITTEN = {
+    *("DATASETS.TEST", "INPUT.FORMAT", "INPUT.MAX_SIZE_TEST", "INPUT.MIN_SIZE_TEST"),
+    *("MODEL.BACKBONE.NAME", "MODEL.META_ARCHITECTURE", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
+    *("OUTPUT_DIR", "VERSION", "VIS_PERIOD"),
+}
 
 # How many files a config may be of.
 MAX_FILES = 50
 
 PAIRS = "overrides are pairs of a config key and a value, such as SOLVER.BASE_LR 0.01"
 
+# How many characters of a value or of another library's message an error shows.
+SHOWN = 300
+
 # What yacs raises for a value of another type, and for text that Python cannot read as a literal.
 UNREADABLE = (ValueError, TypeError, RecursionError, MemoryError)
 
-# How yacs and fvcore say that a value is of another type.
-MISMATCH = re.compile(
-    r"Type mismatch \(<class '(?:[\w.]+\.)?(?P<type>\w+)'> vs\. <class '[\w.]+'>\) with values "
-    r"\((?P<old>.*) vs\. (?P<new>.*)\) for config key: (?P<key>\S+)",
-    re.DOTALL,
-)
+logger = logging.getLogger(__name__)
 
 
 def default_config() -> CfgNode:
     """Return the config of our tools before a file is read: detectron2's keys and all of ours."""
     cfg = get_cfg()
-    add_regnet_config(cfg)
+    add_tool_config(cfg)
     return cfg
 
 
@@ -49,66 +57,47 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         The config, not frozen; what neither file nor overrides give is as in `default_config`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        KeyError: a key of the file does not exist.
-        ValueError: an override's does not, or has no value; a value has the wrong type; the file is
-            not YAML of plain values, or is empty.
+        UserError: there is no such file, it is not YAML of plain values, is empty, or is the config
+            of a run that was cut; a key does not exist, or a value has the wrong type.
     """
     if not Path(config_file).is_file():
-        raise MissingFileError(
-            f"no config file '{config_file}'; give one with --config-file, such as "
-            "configs/detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"
-        )
+        raise MissingFileError(f"no config file '{config_file}'; pass one as --config-file")
     joined = [text for text in overrides[::2] if "=" in text]
     if joined or len(overrides) % 2:
         got = f"'{joined[0]}' with = between" if joined else f"'{overrides[-1]}' without a value"
         raise UserError(f"{PAIRS}, got {got}")
-    loaded = CfgNode(load_config_file(config_file))
-    cfg = default_config()
-    try:
-        cfg = _merged(cfg, loaded, str(config_file))
-    except KeyError as error:
-        raise KeyError(
-            f"{error.args[0]}{_meant(cfg, error.args[0])}, in '{config_file}'"
-        ) from error
-    except UNREADABLE as error:
-        raise UserError(f"{_reworded(str(error))}, in '{config_file}'") from error
+    cfg = _merged(default_config(), CfgNode(load_config_file(config_file)), str(config_file))
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        known = values_by_key(cfg)
+        if key not in known:
+            raise UserError(f"Non-existent key: {key}{did_you_mean(key, known)}; {PAIRS}")
         try:
             cfg.merge_from_list([key, value])
-        except AssertionError as error:  # how yacs says that an override is wrong
-            raise UserError(f"{error}{_meant(cfg, str(error))}; {PAIRS}") from error
         except UNREADABLE as error:
-            found = _reworded(str(error))
-            raise UserError(found if key in found else f"{key}: {found}") from error
+            raise UserError(f"{key}: {_shown(error)}") from error
     return cfg
 
 
 def load_config_file(config_file: str | Path) -> dict[str, object]:
     """Return the values of a config file over those of its `_BASE_`, without defaults.
 
-    As `CfgNode.load_yaml_with_base`, but as plain data: no tag of YAML is obeyed.
-
-    Args:
-        config_file: on this machine; its `_BASE_` may be an address.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a file is not YAML of config keys, or its `_BASE_` leads back to it.
+    As `CfgNode.load_yaml_with_base`, but as plain data: no tag of YAML is obeyed. The file is on
+    this machine; its `_BASE_` may be an address. A run's own config must be whole.
     """
-    return _load_with_bases(str(config_file), (), [])
+    loaded = _load_with_bases(str(config_file), (), [])
+    _check_whole(Path(config_file), loaded)
+    return loaded
+
+
+def use_cpu_without_gpu(cfg: CfgNode) -> None:
+    """Set `MODEL.DEVICE` to the CPU, with a warning, if it is a GPU that does not exist."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("there is no GPU: MODEL.DEVICE is cpu instead of %s", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
 
 
 def values_by_key(node: CfgNode, prefix: str = "") -> dict[str, object]:
-    """Return the values of a config by the full names of their keys.
-
-    Args:
-        node: a config, or a part of one.
-        prefix: of the names, with the dot at its end.
-
-    Returns:
-        The values; tuples as lists, which are all that a YAML file knows.
-    """
+    """Return the values of a config by the full names of their keys, tuples as lists."""
     found: dict[str, object] = {}
     for key, value in node.items():
         if isinstance(value, CfgNode):
@@ -127,6 +116,22 @@ def did_you_mean(name: str, known: Iterable[str], *, form: Callable[[str], str] 
 def _listed(value: object) -> object:
     """Return a value with lists in the place of tuples, inside of others too."""
     return [_listed(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def _check_whole(path: Path, loaded: dict[str, object]) -> None:
+    """Raise UserError if the config that a run wrote into its folder was cut or replaced.
+
+    Another config than `config.yaml` next to what a run writes may have any keys.
+    """
+    of_run = any((path.parent / name).is_file() for name in (LAST_NAME, FINAL_NAME, METRICS_NAME))
+    if path.name != CONFIG_NAME or not of_run:
+        return
+    lacking = sorted(WRITTEN - values_by_key(CfgNode(loaded)).keys())
+    if lacking:
+        raise UserError(
+            f"'{path}' was cut or replaced, it lacks {', '.join(lacking)}; pass the config of the "
+            "training as --config-file"
+        )
 
 
 def _load_with_bases(name: str, chain: tuple[str, ...], read: list[str]) -> dict[str, object]:
@@ -178,26 +183,31 @@ def _merged(cfg: CfgNode, loaded: CfgNode, file: str) -> CfgNode:
         version = guess_version(loaded, file) if nodes else cfg.VERSION
     if version not in range(1, cfg.VERSION + 1):
         raise UserError(f"VERSION must be 1 to {cfg.VERSION}, got {version!r}")
-    if version == cfg.VERSION:
+    is_old = version < cfg.VERSION
+    cfg = downgrade_config(cfg, to_version=version) if is_old else cfg
+    _check_keys(loaded, cfg, file)
+    try:
         cfg.merge_from_other_cfg(loaded)
-        return cfg
-    old = downgrade_config(cfg, to_version=version)
-    old.merge_from_other_cfg(loaded)
-    return upgrade_config(old)
+    except (KeyError, *UNREADABLE) as error:
+        raise UserError(f"{_shown(error)}, in '{file}'") from error
+    return upgrade_config(cfg) if is_old else cfg
 
 
-def _reworded(text: str) -> str:
-    """Say a mismatch of types as the key, its type and present value, and what was given."""
-    found = MISMATCH.search(text)
-    if found is None:
-        return text
-    old = found["old"] if found["type"] != "CfgNode" else "keys of its own, one in a line below it"
-    given = found["new"] if len(found["new"]) <= 200 else f"{found['new'][:200]}..."
-    return f"{found['key']} must be of the type {found['type']} ({old}), got '{given}'"
+def _check_keys(loaded: CfgNode, cfg: CfgNode, file: str, prefix: str = "") -> None:
+    """Raise UserError for keys that a config does not have, and values in the place of nodes."""
+    for key, value in loaded.items():
+        name, is_node = prefix + key, isinstance(cfg.get(key), CfgNode)
+        if key not in cfg:
+            known = [prefix + other for other in cfg]
+            raise UserError(f"Non-existent key: {name}{did_you_mean(name, known)}, in '{file}'")
+        if is_node != isinstance(value, CfgNode):
+            kind = "have keys, one in a line below it" if is_node else "be a value without keys"
+            raise UserError(f"{name} must {kind}, got {repr(value)[:SHOWN]}, in '{file}'")
+        if is_node:
+            _check_keys(value, cfg[key], file, f"{name}.")
 
 
-def _meant(cfg: CfgNode, text: str) -> str:
-    """Suggest keys of a config, also of nodes, that are written like what a text ends with."""
-    parts = [key.split(".") for key in values_by_key(cfg)]
-    keys = dict.fromkeys(".".join(p[:n]) for p in parts for n in range(1, len(p) + 1))
-    return did_you_mean(text.rpartition(": ")[2], keys)
+def _shown(error: Exception) -> str:
+    """Return what yacs says of a value, in one line."""
+    text = str(error.args[0]) if error.args else type(error).__name__
+    return " ".join(text.split())[:SHOWN]

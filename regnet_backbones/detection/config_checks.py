@@ -1,35 +1,202 @@
-"""Values of a config that detectron2 takes as they are, and fails on when a run has begun."""
+"""Values of a config that detectron2 takes as they are, and fails on when a run has begun.
 
+Detectron2 checks the type of a value and nothing else: not the values in a list, not their range.
+`RULES` is what each key may be, `_misfits` what must hold of several together.
+"""
+
+import logging
+import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
+import torch
+from detectron2 import modeling
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.layers import get_norm
+from fvcore.common.registry import Registry
 
 from regnet_backbones.adapters.detectron2.builders import BUILDERS
 from regnet_backbones.adapters.detectron2.config import fcos_node
-from regnet_backbones.adapters.detectron2.network import feature_levels
+from regnet_backbones.adapters.detectron2.network import FEATURE_LEVELS, feature_levels
+from regnet_backbones.adapters.detectron2.solver import FULL_MODEL, OPTIMIZERS
+from regnet_backbones.backbone import OUTPUT_STRIDES
+from regnet_backbones.detection.architectures import ARCHITECTURES, architecture_of
 from regnet_backbones.detection.config import default_config, did_you_mean, values_by_key
-from regnet_backbones.detection.config_rules import rule_of
 from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.norm import NORMS
+from regnet_backbones.optimize import MemoryFormat
+from regnet_backbones.optimize.options import Dtype, check_compiler
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is allowed, and the words for it; `names` are those that it chooses from."""
+
+    words: str
+    allows: Callable[[object], bool]
+    names: Sequence[object] = ()
+
+
+def number(
+    low: float = -math.inf, high: float = math.inf, *, whole: bool = False, inside: bool = False
+) -> Rule:
+    """Allow finite numbers from `low` to `high`, or strictly between them; not True and False."""
+
+    def allows(value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            return False
+        return abs(value) < math.inf and (low < value < high if inside else low <= value <= high)
+
+    below, above = (" below", " above") if inside else (" of at most", " of at least")
+    words = "a whole number" if whole else "a number"
+    words += f"{above} {low:,}" * (low > -math.inf)
+    words += " and" * (math.inf > high and low > -math.inf) + f"{below} {high:,}" * (
+        high < math.inf
+    )
+    return Rule(words, allows)
+
+
+def choice(values: Sequence[object]) -> Rule:
+    """Allow some values."""
+    listed = ", ".join(str(value) or repr(value) for value in values)
+    return Rule(f"one of {listed}", lambda value: value in values, values)
+
+
+def accepted(words: str, function: Callable[[object], object]) -> Rule:
+    """Allow what a function accepts; it raises an error for everything else."""
+
+    def allows(value: object) -> bool:
+        try:
+            return function(value) is not False
+        except (KeyError, TypeError, AttributeError, RuntimeError):
+            return False
+
+    return Rule(words, allows)
+
+
+def either(*rules: Rule) -> Rule:
+    """Allow what one of some rules allows."""
+    words = ", or ".join(rule.words for rule in rules)
+    return Rule(words, lambda value: any(rule.allows(value) for rule in rules))
+
+
+def each(rule: Rule, *lengths: int, least: int = 1) -> Rule:
+    """Allow lists of what a rule allows, of at least `least` values or of one of `lengths`."""
+
+    def allows(value: object) -> bool:
+        if not isinstance(value, list | tuple) or not all(map(rule.allows, value)):
+            return False
+        return len(value) in lengths if lengths else len(value) >= least
+
+    count = " or ".join(map(str, lengths)) or (f"{least} or more" if least else "any number of")
+    return Rule(f"a list of {count} values, each {rule.words}", allows)
+
+
+ANYTHING = Rule("anything", lambda value: True)
+TEXT = accepted("text", lambda value: isinstance(value, str) and "\0" not in value)
+TRUTH = choice((True, False))
+COUNT, FROM_0, NOT_NEGATIVE = number(1, whole=True), number(0, whole=True), number(0)
+SHARE, POSITIVE, PROBABILITY = number(0, 1), number(0, inside=True), number(0, 1, inside=True)
+# Far above what is needed, and below what fills a machine's memory.
+SIDE, WIDTH = number(0, 65536, whole=True), number(1, 65536, whole=True)
+POOLERS = ("ROIAlign", "ROIAlignV2", "ROIPool", "ROIAlignRotated")
+SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR", "WarmupPolyLR")
+SAMPLERS = ("Training", "RepeatFactorTraining", "RandomSubsetTraining", "WeightedTraining",
+            "WeightedCategoryTraining")  # fmt: skip
+# Rules and the keys that they are for, by as much of their end as is needed.
+_TABLE: tuple[tuple[Rule, str], ...] = (
+    (COUNT, "MAX_ITER IMS_PER_BATCH CHECKPOINT_PERIOD BATCH_SIZE_PER_IMAGE PRECISE_BN.NUM_ITER"),
+    (COUNT, "PRE_NMS_TOPK_TRAIN PRE_NMS_TOPK_TEST POST_NMS_TOPK_TRAIN POST_NMS_TOPK_TEST"),
+    (COUNT, "TOPK_CANDIDATES_TEST"),
+    (FROM_0, "EVAL_PERIOD VIS_PERIOD CHECK_IMAGES PICTURES WARMUP_ITERS POOLER_SAMPLING_RATIO"),
+    (FROM_0, "REFERENCE_WORLD_SIZE"),
+    (number(-1, 1_000_000, whole=True), "DETECTIONS_PER_IMAGE"),  # -1: all
+    (number(high=2**31 - 1, whole=True), "SEED"),  # below 0: another one in each run
+    (number(0, 5, whole=True), "FREEZE_AT"),
+    (number(0, 10_000, whole=True), "NUM_WORKERS"),
+    (number(0, 100, whole=True), "NUM_FC NUM_CONV NUM_CONVS"),
+    (WIDTH, "OUT_CHANNELS FC_DIM CONV_DIM CONVS_DIM"),
+    (each(WIDTH), "ROI_KEYPOINT_HEAD.CONV_DIMS"),
+    (each(either(WIDTH, choice((-1,)))), "RPN.CONV_DIMS"),
+    (number(1, 1_000_000, whole=True), "NUM_CLASSES NUM_KEYPOINTS"),
+    (number(1, 1024, whole=True), "POOLER_RESOLUTION"),
+    (SIDE, "MIN_SIZE_TEST"),  # 0: images keep their size
+    (each(SIDE), "MIN_SIZE_TRAIN"),
+    (WIDTH, "MAX_SIZE_TRAIN MAX_SIZE_TEST AUG.MAX_SIZE"),
+    (each(WIDTH), "AUG.MIN_SIZES"),
+    (SHARE, "POSITIVE_FRACTION SCORE_THRESH_TEST NMS_THRESH NMS_THRESH_TEST NMS_TH"),
+    (SHARE, "INFERENCE_TH_TEST OVERLAP_THRESH INSTANCES_CONFIDENCE_THRESH PICTURES_MIN_SCORE"),
+    (SHARE, "REPEAT_THRESHOLD DROP_PATH_RATE MOMENTUM ANCHOR_GENERATOR.OFFSET"),
+    (PROBABILITY, "PRIOR_PROB EMA.DECAY"),
+    (number(0.000001, 1), "RANDOM_SUBSET_RATIO"),
+    (POSITIVE, "CLIP_VALUE POS_RADIUS"),
+    (either(POSITIVE, choice((math.inf,))), "CLIP_GRADIENTS.NORM_TYPE"),
+    (NOT_NEGATIVE, "BASE_LR WEIGHT_DECAY WEIGHT_DECAY_NORM BIAS_LR_FACTOR GAMMA WARMUP_FACTOR"),
+    (NOT_NEGATIVE, "SMOOTH_L1_BETA SMOOTH_L1_LOSS_BETA PROPOSAL_GENERATOR.MIN_SIZE"),
+    (either(NOT_NEGATIVE, choice((None,))), "WEIGHT_DECAY_BIAS"),
+    (each(COUNT, least=0), "SOLVER.STEPS"),
+    (each(POSITIVE, 2), "CROP.SIZE"),
+    (each(POSITIVE), "PIXEL_STD"),
+    (each(number()), "PIXEL_MEAN"),
+    (each(POSITIVE, 4, 5), "BBOX_REG_WEIGHTS"),  # 5 for rotated boxes
+    (each(each(POSITIVE, 4)), "ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS"),
+    (each(PROBABILITY), "IOU_THRESHOLDS ROI_BOX_CASCADE_HEAD.IOUS"),
+    (each(choice((-1, 0, 1))), "IOU_LABELS"),
+    (either(each(POSITIVE), each(each(POSITIVE))), "SIZES ASPECT_RATIOS"),
+    (each(TEXT), "IN_FEATURES"),
+    (each(TEXT, least=0), "DATASETS.TRAIN DATASETS.TEST"),
+    (each(choice(tuple(FEATURE_LEVELS))), "REGNET.OUT_FEATURES"),
+    (choice(OUTPUT_STRIDES), "OUTPUT_STRIDE"),
+    (choice((0, 1, 2)), "TOP_LEVELS"),
+    (choice((1, 2, 4, 8, 16, 32)), "COMMON_STRIDE"),
+    (accepted("one of '', BN, SyncBN, FrozenBN, GN, LN, nnSyncBN, naiveSyncBN, naiveSyncBN_N",
+              lambda value: get_norm(value, 32)), "NORM"),
+    (choice(NORMS), "REGNET.NORM"),
+    (choice(("sum", "avg")), "FUSE_TYPE"),
+    (choice(("smooth_l1", "giou", "diou", "ciou")), "BBOX_REG_LOSS_TYPE"),
+    (choice(POOLERS), "POOLER_TYPE"),
+    (choice((*POOLERS, "")), "ROI_MASK_HEAD.POOLER_TYPE"),  # "" in PointRend
+    (choice(("BGR", "RGB", "L", "YUV-BT.601")), "INPUT.FORMAT"),
+    (choice(("polygon", "bitmask")), "MASK_FORMAT"),
+    (choice(("choice", "range")), "MIN_SIZE_TRAIN_SAMPLING"),
+    (choice(("horizontal", "vertical", "none")), "RANDOM_FLIP"),
+    (choice(("relative", "relative_range", "absolute", "absolute_range")), "CROP.TYPE"),
+    (choice(("linear", "constant")), "WARMUP_METHOD"),
+    (choice(("value", "norm", FULL_MODEL)), "CLIP_TYPE"),
+    (choice(get_args(Dtype)), "OPTIMIZE.DTYPE"),
+    (choice(get_args(MemoryFormat)), "OPTIMIZE.MEMORY_FORMAT"),
+    (choice(OPTIMIZERS), "SOLVER.OPTIMIZER"),
+    (choice(SCHEDULERS), "LR_SCHEDULER_NAME"),
+    (choice([f"{name}Sampler" for name in SAMPLERS]), "SAMPLER_TRAIN"),
+    (accepted("cpu, cuda, or one GPU such as cuda:1", torch.device), "MODEL.DEVICE"),
+)  # fmt: skip
+RULES: dict[str, Rule] = {key: rule for rule, keys in _TABLE for key in keys.split()}
+
+# Keys of names in a registry of detectron2, which knows them once the projects are imported.
+_REGISTRIES: dict[str, Registry] = {
+    f"{node}.NAME": getattr(modeling, f"{node}_REGISTRY")
+    for node in (
+        *("BACKBONE", "ANCHOR_GENERATOR", "PROPOSAL_GENERATOR", "ROI_HEADS", "ROI_BOX_HEAD"),
+        *("ROI_MASK_HEAD", "ROI_KEYPOINT_HEAD"),
+    )
+} | {
+    "META_ARCHITECTURE": modeling.META_ARCH_REGISTRY,
+    "RPN.HEAD_NAME": modeling.RPN_HEAD_REGISTRY,
+    "SEM_SEG_HEAD.NAME": modeling.SEM_SEG_HEADS_REGISTRY,
+}
 
 # What a training alone reads.
 OF_TRAINING = (
-    "SOLVER.",
-    "INPUT.CROP.",
-    "INPUT.MIN_SIZE_TRAIN",
-    "INPUT.MAX_SIZE_TRAIN",
-    "INPUT.RANDOM_FLIP",
-    "DATALOADER.SAMPLER_TRAIN",
-    "DATALOADER.REPEAT_THRESHOLD",
+    *("SOLVER.", "INPUT.CROP.", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN"),
+    *("INPUT.RANDOM_FLIP", "DATALOADER.SAMPLER_TRAIN", "DATALOADER.REPEAT_THRESHOLD"),
     "DATALOADER.RANDOM_SUBSET_RATIO",
 )
-
-# The norms of every detector's backbone.
-OF_BACKBONES = ("MODEL.REGNET.NORM", "MODEL.FPN.NORM")
 
 # Levels on top of those of an FPN; `MODEL.FCOS.TOP_LEVELS` has those of another builder.
 TOP_LEVELS = {
@@ -49,63 +216,62 @@ NORMED = {
     "MODEL.SEM_SEG_HEAD.NORM": "MODEL.SEM_SEG_HEAD.CONVS_DIM",
 }
 
-# A key in the words of a rule.
+# A key in the words of a misfit.
 KEY = re.compile(r"[A-Z]+(?:\.[A-Z_]+)+")
 
 # Where a dataset's metadata says what it is read from.
 PLACES = ("json_file", "panoptic_json", "image_root", "image_dir", "dirname")
 
+OR_PASS = "or pass your data with --train-json, --train-images, --val-json and --val-images"
+
+logger = logging.getLogger(__name__)
+
 
 def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
-    """Check values that are wrong whatever the data, before anything is built.
+    """Raise UserError for values that are wrong whatever the data, before anything is built.
 
-    Args:
-        cfg: of a run; what it names of projects is imported already.
-        training: not only an evaluation.
-        processes: how many run.
-
-    Raises:
-        ValueError: with the key, what it may be, and what it is.
+    What the config names of projects is imported already.
     """
     unread = _unread(cfg) + (() if training else OF_TRAINING)
     for key, default in values_by_key(default_config()).items():
         if key.startswith(unread):
             continue
-        value, rule = _value(cfg, key, default), rule_of(key, default)
+        value, rule = _value(cfg, key, default), _rule_of(key, default)
         if not rule.allows(value):
             meant = did_you_mean(str(value), map(str, rule.names), form=repr)
             raise UserError(f"{key} must be {rule.words}, got {_shown(value)}{meant}")
-    for is_wrong, words in _misfits(cfg, lambda key: not key.startswith(unread), processes):
-        if is_wrong:
-            values = " and ".join(_shown(_value(cfg, key)) for key in KEY.findall(words))
-            raise UserError(f"{words}, got {values}")
+    for words in _misfits(cfg, lambda key: not key.startswith(unread), processes):
+        values = " and ".join(_shown(_value(cfg, key)) for key in KEY.findall(words))
+        raise UserError(f"{words}, got {values}")
+    if cfg.OPTIMIZE.ENABLED and cfg.OPTIMIZE.COMPILE:
+        check_compiler(cfg.MODEL.DEVICE)
+    if cfg.OPTIMIZE.ENABLED and training and cfg.OPTIMIZE.DTYPE != "float32":
+        logger.warning(
+            "OPTIMIZE.DTYPE %s is for trained models; the training takes its precision from "
+            "SOLVER.AMP.ENABLED",
+            cfg.OPTIMIZE.DTYPE,
+        )
 
 
-def check_datasets_exist(cfg: CfgNode, *, training: bool) -> None:
-    """Check that the datasets of a config are registered, and what they are read from is there.
+def check_datasets_exist(cfg: CfgNode, *, training: bool, files: bool = True) -> None:
+    """Raise UserError where a dataset of a config is not registered, or its files are missing.
 
-    Raises:
-        ValueError: one is not registered, or none is named.
-        FileNotFoundError: a file or folder is not there.
+    Without `files`, only masks that are to be converted are looked for.
     """
     registered = DatasetCatalog.list()
     for key in ("TRAIN", "TEST") if training else ("TEST",):
         names = cfg.DATASETS[key]
-        if not names and (key == "TRAIN" or not training):
-            raise UserError(
-                f"DATASETS.{key} is empty; name registered datasets, such as "
-                "\"('coco_2017_train',)\", or give your data with --train-json, --train-images, "
-                "--val-json and --val-images"
-            )
-        for name in names:
+        check_semantic_datasets(names)
+        if files and not names and (key == "TRAIN" or not training):
+            raise UserError(f"DATASETS.{key} is empty; name registered datasets, {OR_PASS}")
+        for name in names if files else ():
             if name not in registered:
                 meant = did_you_mean(name, registered, form=repr)
                 raise UserError(
-                    f"DATASETS.{key} names '{name}', which is not registered{meant}; register it "
-                    "in code that runs before, or give your data with --train-json and the like"
+                    f"DATASETS.{key} names '{name}', which is not registered{meant}; register it, "
+                    f"{OR_PASS}"
                 )
-            metadata = MetadataCatalog.get(name)
-            paths = [metadata.get(place) for place in PLACES]
+            paths = [MetadataCatalog.get(name).get(place) for place in PLACES]
             paths = [path for path in paths if isinstance(path, str) and "://" not in path]
             missing = next((path for path in paths if not Path(path).exists()), None)
             if missing is not None:
@@ -117,34 +283,77 @@ def check_datasets_exist(cfg: CfgNode, *, training: bool) -> None:
                 )
 
 
+def check_semantic_datasets(names: Iterable[str]) -> None:
+    """Check that those of some datasets that need masks in detectron2's form have them.
+
+    A `MissingFileError` says how to make them.
+    """
+    for name in names:
+        if name.startswith("shapes_sem_seg_") and name in DatasetCatalog.list():
+            DatasetCatalog.get(name)  # lists the files, and says how to make missing ones
+        if not name.startswith("ade20k_sem_seg_"):
+            continue
+        folder = Path(MetadataCatalog.get(name).sem_seg_root)
+        if folder.is_dir():
+            continue
+        root = folder.parent.parent
+        if (root / "annotations" / folder.name).is_dir():
+            raise MissingFileError(
+                f"'{name}' has no masks for detectron2 in '{folder}'; make them with: "
+                f"regnet-backbones prepare-ade20k {root}"
+            )
+        raise MissingFileError(
+            f"'{name}' is not at '{root}', which lacks annotations/{folder.name}; unpack "
+            "ADEChallengeData2016.zip there, or set DETECTRON2_DATASETS to the folder above"
+        )
+
+
+def _rule_of(key: str, default: object) -> Rule:
+    """Return the rule of a key: that of the tables, or to be of the type of its default."""
+    parts = key.split(".")
+    for end in (".".join(parts[start:]) for start in range(len(parts))):
+        if end in RULES:
+            return RULES[end]
+        if end in _REGISTRIES:
+            others = ["PrecomputedProposals"] if end == "PROPOSAL_GENERATOR.NAME" else []
+            return choice(sorted(name for name, _ in _REGISTRIES[end]) + others)
+    return _like(default)
+
+
+def _like(default: object) -> Rule:
+    """Return the rule of values like a default: of the same type, and nested as deep."""
+    if isinstance(default, list | tuple):
+        return each(_like(default[0]) if default else ANYTHING, least=0)
+    if isinstance(default, bool):
+        return TRUTH
+    if isinstance(default, int | float):
+        return number()
+    return TEXT if isinstance(default, str) else ANYTHING
+
+
 def _unread(cfg: CfgNode) -> tuple[str, ...]:
     """Return how keys begin that nothing of this config reads."""
-    model = cfg.MODEL
-    architecture, backbone = model.META_ARCHITECTURE, model.BACKBONE.NAME
-    regions = architecture in ("GeneralizedRCNN", "PanopticFPN")
-    proposals = regions or architecture == "ProposalNetwork"
-    rpn = proposals and model.PROPOSAL_GENERATOR.NAME == "RPN"
-    standard = regions and model.ROI_HEADS.NAME in ("StandardROIHeads", "CascadeROIHeads")
-    read = {
+    model, nodes = cfg.MODEL, architecture_of(cfg).nodes
+    name, backbone = model.META_ARCHITECTURE, str(model.BACKBONE.NAME)
+    rpn = "PROPOSAL_GENERATOR." in nodes and model.PROPOSAL_GENERATOR.NAME == "RPN"
+    regions = "ROI_" in nodes
+    cascade = regions and model.ROI_HEADS.NAME == "CascadeROIHeads"
+    known = {node for architecture in ARCHITECTURES.values() for node in architecture.nodes}
+    read = {f"MODEL.{node}": node in nodes for node in known} | {
         "MODEL.REGNET.": backbone in BUILDERS,
-        "MODEL.RESNETS.": "resnet" in str(backbone),
-        "MODEL.FPN.": "fpn" in str(backbone),
-        "MODEL.PROPOSAL_GENERATOR.": proposals,
+        "MODEL.RESNETS.": "resnet" in backbone,
+        "MODEL.FPN.": "fpn" in backbone,
         "MODEL.RPN.": rpn,
-        "MODEL.ANCHOR_GENERATOR.": rpn or architecture == "RetinaNet",
-        "MODEL.ROI_": regions,
-        "MODEL.ROI_BOX_HEAD.NAME": standard,
-        "MODEL.ROI_BOX_CASCADE_HEAD.": regions and model.ROI_HEADS.NAME == "CascadeROIHeads",
+        "MODEL.ANCHOR_GENERATOR.": rpn or "ANCHOR_GENERATOR." in nodes,
+        "MODEL.ROI_BOX_HEAD.NAME": cascade
+        or (regions and model.ROI_HEADS.NAME == "StandardROIHeads"),
+        "MODEL.ROI_BOX_CASCADE_HEAD.": cascade,
         "MODEL.ROI_MASK_HEAD.": model.MASK_ON,
         "MODEL.ROI_KEYPOINT_HEAD.": model.KEYPOINT_ON,
-        "MODEL.SEM_SEG_HEAD.": architecture in ("PanopticFPN", "SemanticSegmentor"),
-        "MODEL.PANOPTIC_FPN.": architecture == "PanopticFPN",
-        "MODEL.RETINANET.": architecture == "RetinaNet",
-        "MODEL.FCOS.": "FCOS" in f"{architecture} {backbone}".upper(),
+        "MODEL.FCOS.": "FCOS" in f"{name} {backbone}".upper(),
         "MODEL.POINT_HEAD.": "PointRend" in f"{model.ROI_MASK_HEAD.NAME} {model.SEM_SEG_HEAD.NAME}",
-        "MODEL.INS_EMBED_HEAD.": architecture == "PanopticDeepLab",
-        "MODEL.PANOPTIC_DEEPLAB.": architecture == "PanopticDeepLab",
         "MODEL.EMA.": model.get("EMA", {}).get("ENABLED", False),
+        "OPTIMIZE.": cfg.OPTIMIZE.ENABLED,
         "TEST.AUG.": cfg.TEST.AUG.ENABLED,
         "INPUT.CROP.": cfg.INPUT.CROP.ENABLED,
         "SOLVER.CLIP_GRADIENTS.": cfg.SOLVER.CLIP_GRADIENTS.ENABLED,
@@ -152,81 +361,71 @@ def _unread(cfg: CfgNode) -> tuple[str, ...]:
     return tuple(start for start, is_read in read.items() if not is_read)
 
 
-def _misfits(
-    cfg: CfgNode, reads: Callable[[str], bool], processes: int
-) -> Iterator[tuple[bool, str]]:
-    """Yield whether keys that are right by themselves contradict each other, and how they must be.
+def _misfits(cfg: CfgNode, reads: Callable[[str], bool], processes: int) -> Iterator[str]:
+    """Yield how keys must be that are right by themselves and contradict each other.
 
     `reads` returns whether anything reads a key.
     """
-    model, solver, images = cfg.MODEL, cfg.SOLVER, cfg.INPUT
-    yield (
-        len(model.PIXEL_MEAN) != len(model.PIXEL_STD),
-        "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD must have one number for each channel",
-    )
+    model = cfg.MODEL
+    if len(model.PIXEL_MEAN) != len(model.PIXEL_STD):
+        yield "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD must have one number for each channel"
     yield from _feature_misfits(cfg, reads)
-    for name in ("RPN", "ROI_HEADS", "RETINANET"):
-        if reads(f"MODEL.{name}.IOU_LABELS"):
-            thresholds, labels = list(model[name].IOU_THRESHOLDS), model[name].IOU_LABELS
-            yield (
-                thresholds != sorted(thresholds) or len(labels) != len(thresholds) + 1,
-                f"MODEL.{name}.IOU_THRESHOLDS must rise, and MODEL.{name}.IOU_LABELS be one more",
-            )
+    for node in ("RPN", "ROI_HEADS", "RETINANET"):
+        if not reads(f"MODEL.{node}.IOU_LABELS"):
+            continue
+        ious, labels = list(model[node].IOU_THRESHOLDS), model[node].IOU_LABELS
+        if ious != sorted(ious) or len(labels) != len(ious) + 1:
+            yield f"MODEL.{node}.IOU_THRESHOLDS must rise, and MODEL.{node}.IOU_LABELS be one more"
     for key, channels in NORMED.items():
         unused = _value(cfg, f"{channels.rpartition('.')[0]}.NUM_CONV", 1) == 0
-        if reads(key) and not unused and _value(cfg, key) == "GN":
-            words = f"{channels} must be a multiple of 32 for {key} 'GN'"
-            yield _value(cfg, channels) % 32 != 0, words
+        grouped = reads(key) and not unused and _value(cfg, key) == "GN"
+        if grouped and _value(cfg, channels) % 32:
+            yield f"{channels} must be a multiple of 32 for {key} 'GN'"
     heads, box, mask = model.ROI_HEADS, model.ROI_BOX_HEAD, model.ROI_MASK_HEAD
     if reads("MODEL.ROI_BOX_CASCADE_HEAD."):
-        words = "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG must be True for CascadeROIHeads"
-        yield not box.CLS_AGNOSTIC_BBOX_REG, words
-        ious, name = model.ROI_BOX_CASCADE_HEAD.IOUS, "MODEL.ROI_BOX_CASCADE_HEAD"
-        yield (
-            len(ious) != len(model.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS)
-            or ious[0] != heads.IOU_THRESHOLDS[0],
-            f"{name}.IOUS must be as many as {name}.BBOX_REG_WEIGHTS, and begin with "
-            "MODEL.ROI_HEADS.IOU_THRESHOLDS",
-        )
+        if not box.CLS_AGNOSTIC_BBOX_REG:
+            yield "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG must be True for CascadeROIHeads"
+        key, cascade = "MODEL.ROI_BOX_CASCADE_HEAD", model.ROI_BOX_CASCADE_HEAD
+        unlike = len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS)
+        if unlike or cascade.IOUS[0] != heads.IOU_THRESHOLDS[0]:
+            yield (
+                f"{key}.IOUS must be as many as {key}.BBOX_REG_WEIGHTS, and begin with "
+                "MODEL.ROI_HEADS.IOU_THRESHOLDS"
+            )
     if reads("MODEL.ROI_BOX_HEAD.NAME"):
-        yield (
-            box.NAME == "FastRCNNConvFCHead" and not box.NUM_FC + box.NUM_CONV,
-            "MODEL.ROI_BOX_HEAD.NUM_FC or MODEL.ROI_BOX_HEAD.NUM_CONV must be 1 or more",
-        )
-        yield (
-            reads("MODEL.ROI_MASK_HEAD.") and not mask.POOLER_TYPE and "Point" not in mask.NAME,
-            "MODEL.ROI_MASK_HEAD.POOLER_TYPE must be a pooler for MODEL.ROI_MASK_HEAD.NAME",
-        )
-    if not reads("SOLVER."):
-        return
-    yield list(solver.STEPS) != sorted(set(solver.STEPS)), "SOLVER.STEPS must rise"
-    words = "SOLVER.MOMENTUM must be above 0 for SOLVER.NESTEROV"
-    yield solver.NESTEROV and not solver.MOMENTUM, words
-    yield (
-        images.MIN_SIZE_TRAIN_SAMPLING == "range" and len(images.MIN_SIZE_TRAIN) != 2,
-        "INPUT.MIN_SIZE_TRAIN must be the lowest and highest size for "
-        "INPUT.MIN_SIZE_TRAIN_SAMPLING 'range'",
-    )
-    if reads("INPUT.CROP."):
-        relative = "relative" in images.CROP.TYPE
-        yield (
-            any(side > 1 if relative else side % 1 for side in images.CROP.SIZE),
-            f"INPUT.CROP.SIZE must be {'shares up to 1' if relative else 'whole numbers'} for "
-            "INPUT.CROP.TYPE",
-        )
-    yield (
-        solver.IMS_PER_BATCH % processes != 0,
-        f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes",
-    )
-    for key in OF_BACKBONES:
-        yield (
-            processes > 1 and model.DEVICE == "cpu" and _value(cfg, key) == "SyncBN",
-            f"{key} 'SyncBN' needs GPUs in several processes, or one process; or set it to 'BN' or "
-            "'FrozenBN'",
-        )
+        if box.NAME == "FastRCNNConvFCHead" and not box.NUM_FC + box.NUM_CONV:
+            yield "MODEL.ROI_BOX_HEAD.NUM_FC or MODEL.ROI_BOX_HEAD.NUM_CONV must be 1 or more"
+        if reads("MODEL.ROI_MASK_HEAD.") and not mask.POOLER_TYPE and "Point" not in mask.NAME:
+            yield "MODEL.ROI_MASK_HEAD.POOLER_TYPE must be a pooler for MODEL.ROI_MASK_HEAD.NAME"
+    if reads("SOLVER."):
+        yield from _training_misfits(cfg, processes)
 
 
-def _feature_misfits(cfg: CfgNode, reads: Callable[[str], bool]) -> Iterator[tuple[bool, str]]:
+def _training_misfits(cfg: CfgNode, processes: int) -> Iterator[str]:
+    """Yield how keys must be that a training alone reads."""
+    solver, images, crop = cfg.SOLVER, cfg.INPUT, cfg.INPUT.CROP
+    if list(solver.STEPS) != sorted(set(solver.STEPS)):
+        yield "SOLVER.STEPS must rise"
+    if solver.NESTEROV and not solver.MOMENTUM:
+        yield "SOLVER.MOMENTUM must be above 0 for SOLVER.NESTEROV"
+    if images.MIN_SIZE_TRAIN_SAMPLING == "range" and len(images.MIN_SIZE_TRAIN) != 2:
+        yield (
+            "INPUT.MIN_SIZE_TRAIN must be the lowest and highest size for "
+            "INPUT.MIN_SIZE_TRAIN_SAMPLING 'range'"
+        )
+    if crop.ENABLED:
+        relative = "relative" in crop.TYPE
+        kind = "shares up to 1" if relative else "whole numbers"
+        if any(side > 1 if relative else side % 1 for side in crop.SIZE):
+            yield f"INPUT.CROP.SIZE must be {kind} for INPUT.CROP.TYPE"
+    if solver.IMS_PER_BATCH % processes:
+        yield f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes"
+    for key in ("MODEL.REGNET.NORM", "MODEL.FPN.NORM"):
+        if processes > 1 and cfg.MODEL.DEVICE == "cpu" and _value(cfg, key) == "SyncBN":
+            yield f"{key} 'SyncBN' needs GPUs in several processes; or set it to 'BN' or 'FrozenBN'"
+
+
+def _feature_misfits(cfg: CfgNode, reads: Callable[[str], bool]) -> Iterator[str]:
     """Yield what must hold of the maps that heads name, and of the anchors on them."""
     maps = _maps(cfg)
     for node in ("RPN", "ROI_HEADS", "SEM_SEG_HEAD", "RETINANET", "FCOS", "INS_EMBED_HEAD"):
@@ -234,32 +433,31 @@ def _feature_misfits(cfg: CfgNode, reads: Callable[[str], bool]) -> Iterator[tup
         if not reads(key):
             continue
         names = list(_value(cfg, key))
-        of = "MODEL.FPN.IN_FEATURES" if reads("MODEL.FPN.") else "MODEL.REGNET.OUT_FEATURES"
-        words = f"{key} must be of the maps {', '.join(maps)}, which come from {of}"
-        yield bool(maps) and not set(names) <= set(maps), words
+        if maps and not set(names) <= set(maps):
+            of = "MODEL.FPN.IN_FEATURES" if reads("MODEL.FPN.") else "MODEL.REGNET.OUT_FEATURES"
+            yield f"{key} must be of the maps {', '.join(maps)}, which come from {of}"
         levels = [int(name[1:]) for name in names if re.fullmatch(r"p\d", name)]
-        yield (
-            node == "ROI_HEADS" and any(b - a != 1 for a, b in pairwise(levels)),
-            f"{key} must be neighbours from fine to coarse, such as ['p2', 'p3']",
-        )
+        if node == "ROI_HEADS" and any(b - a != 1 for a, b in pairwise(levels)):
+            yield f"{key} must be neighbours from fine to coarse, such as ['p2', 'p3']"
         if node not in ("RPN", "RETINANET") or not reads("MODEL.ANCHOR_GENERATOR."):
             continue
         numbers = []
         for name in ("SIZES", "ASPECT_RATIOS"):
             rows = cfg.MODEL.ANCHOR_GENERATOR[name]
             rows = rows if isinstance(rows[0], list | tuple) else [rows]
-            words = f"MODEL.ANCHOR_GENERATOR.{name} must be one list, or one for each map of {key}"
-            yield len(rows) not in (1, len(names)), words
+            if len(rows) not in (1, len(names)):
+                key = f"MODEL.ANCHOR_GENERATOR.{name}"
+                yield f"{key} must be one list, or one for each of {', '.join(names)}"
             numbers.append([len(row) for row in rows] * (len(names) // len(rows)))
-        yield (
-            len({sizes * ratios for sizes, ratios in zip(*numbers, strict=True)}) > 1,
-            "MODEL.ANCHOR_GENERATOR.SIZES and MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS must give every "
-            "map as many anchors",
-        )
+        if len({sizes * ratios for sizes, ratios in zip(*numbers, strict=True)}) > 1:
+            yield (
+                "MODEL.ANCHOR_GENERATOR.SIZES and MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS must give "
+                "every map as many anchors"
+            )
 
 
 def _maps(cfg: CfgNode) -> list[str]:
-    """Return the names of the maps that a backbone gives; none where that is not known."""
+    """Return the names of the maps that a backbone gives; none if that is not known."""
     name = cfg.MODEL.BACKBONE.NAME
     if name == "build_regnet_backbone":
         return list(cfg.MODEL.REGNET.OUT_FEATURES)
@@ -271,7 +469,7 @@ def _maps(cfg: CfgNode) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    """Return a value as Python writes it, cut where it is long."""
+    """Return a value as Python writes it, cut if it is long."""
     try:
         text = repr(value)
     except ValueError:  # of a number with thousands of digits

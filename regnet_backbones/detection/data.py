@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -17,13 +17,13 @@ from detectron2.data.datasets import register_coco_instances
 from iopath.common.file_io import get_cache_dir
 
 from regnet_backbones import __version__
+from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.detection.data_checks.coco import Coco, image_name, read_coco, read_lists
-from regnet_backbones.detection.data_checks.defects import Defect, Report
-from regnet_backbones.detection.training.mappers import SEGMENTER
+from regnet_backbones.detection.data_checks.defects import Report
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.files import write_whole
 
-# The keys of DATASETS.OWN, and the options of `tools/train_net.py` that set them.
+# The keys of DATASETS.OWN, and the options of the command line that set them.
 OPTIONS = {
     "TRAIN_JSON": "--train-json",
     "TRAIN_IMAGES": "--train-images",
@@ -31,11 +31,11 @@ OPTIONS = {
     "VAL_IMAGES": "--val-images",
 }
 
-# What these learn is not all in a COCO instance json.
-NEED_MORE_THAN_INSTANCES = (SEGMENTER, "PanopticFPN", "PanopticDeepLab")
-
 # Names under which the two splits are registered.
 TRAIN_NAME, VAL_NAME = "own_train", "own_val"
+
+# Nodes of `MODEL` with a number of classes.
+HEADS = ("ROI_HEADS", "POINT_HEAD", "RETINANET", "FCOS")
 
 logger = logging.getLogger(__name__)
 
@@ -47,21 +47,45 @@ class CocoSplit:
     Attributes:
         json_file: a file in the format of COCO's `instances_*.json`.
         image_root: the folder that the json's `file_name`s are relative to.
-        categories: names by id, in the order of the ids.
-        num_images, num_annotations: how many the json has.
-        without_mask: how many annotations have no segmentation, and which is the first, in words.
-        notes: what was corrected.
-        root: id and name of the category that was left out as the root of the others.
+        coco: its content, and what was corrected in it.
     """
 
     json_file: Path
     image_root: Path
-    categories: dict[int | str, str]
-    num_images: int
-    num_annotations: int
-    without_mask: str = ""
-    notes: tuple[Defect, ...] = ()
-    root: tuple[int | str, str] | None = None
+    coco: Coco = field(repr=False)
+
+    @property
+    def categories(self) -> dict[int | str, str]:
+        """Names of the classes by id, in the order of the ids."""
+        return self.coco.categories
+
+    @property
+    def root(self) -> tuple[int | str, str] | None:
+        """Id and name of the category that was left out as the root of the others."""
+        return self.coco.root
+
+    @property
+    def num_images(self) -> int:
+        """How many images the json has."""
+        return len(self.coco.content["images"])
+
+    @property
+    def num_annotations(self) -> int:
+        """How many annotations the json has."""
+        return len(self.coco.content["annotations"])
+
+    @property
+    def without_mask(self) -> str:
+        """How many annotations have no segmentation, and which is the first, in words."""
+        lacking = [a for a in self.coco.content["annotations"] if not a.get("segmentation")]
+        if not lacking:
+            return ""
+        image, images = lacking[0]["image_id"], self.coco.content["images"]
+        name = next(image_name(i) for i in images if i["id"] == image)
+        return (
+            f"{len(lacking):,} of {self.num_annotations:,} annotations of '{self.json_file}' have "
+            f"no 'segmentation' that makes a mask, such as annotation {lacking[0]['id']} of {name}"
+        )
 
 
 def read_coco_split(
@@ -79,9 +103,9 @@ def read_coco_split(
         The two paths, and what the json has.
 
     Raises:
-        FileNotFoundError: the json or the folder is missing.
-        ValueError: the file is not a COCO json, is empty, or has values that mean nothing, such as
-            images that are not there or annotations of what it does not define.
+        UserError: the json or the folder is missing; the file is not a COCO json, is empty, or has
+            values that mean nothing, such as images that are not there or annotations of what it
+            does not define.
     """
     json_file, image_root = Path(json_file), Path(image_root)
     if json_file.is_file() and not image_root.is_dir():
@@ -96,35 +120,20 @@ def read_coco_split(
         os.replace(part, copy)
     else:
         copy.unlink(missing_ok=True)  # of an older version of the json
-    return CocoSplit(
-        json_file=json_file,
-        image_root=image_root,
-        categories=_names_by_id(read),
-        num_images=len(read.content["images"]),
-        num_annotations=len(read.content["annotations"]),
-        without_mask=_without_mask(json_file, read),
-        notes=tuple(defect.repaired() for defect in read.defects),
-        root=read.root,
-    )
+    return CocoSplit(json_file, image_root, read)
 
 
 def read_categories(json_file: str | Path, *, count: int | None = None) -> dict[int | str, str]:
     """Read the names by id of a COCO json's categories, in the order of the ids.
 
-    Args:
-        json_file: only its categories are needed.
-        count: how many a model has, if known: a root of the others is one of them, or not.
-
-    Raises:
-        FileNotFoundError: the json is missing.
-        ValueError: it has no categories with id and name.
+    `count` is how many a model has, if known: a root of the others is one of them, or not.
     """
     names: dict[int | str, str] = {}
     for keep_root in (True, False):
         if len(names) != count:
             read = read_coco(json_file, ("categories",), keep_root=keep_root)
             _raise_errors(json_file, read)
-            names = _names_by_id(read)
+            names = read.categories
     return names
 
 
@@ -135,37 +144,72 @@ def read_image_ids(json_file: str | Path) -> dict[str, int | str]:
     return {n: i for n, i in pairs if isinstance(n, str) and n and isinstance(i, (int, str))}
 
 
-def names_own_data(cfg: CfgNode) -> bool:
-    """Return whether a config sets a key of `DATASETS.OWN`."""
-    return any(cfg.DATASETS.OWN[key] for key in OPTIONS)
+def use_own_data(cfg: CfgNode) -> dict[str, Coco]:
+    """Check and register the data that `DATASETS.OWN` names, and fit the config to it.
 
-
-def use_own_data(cfg: CfgNode) -> None:
-    """Check and register the data that `DATASETS.OWN` names, if any, and fit the config to it."""
+    Returns:
+        What was read, by the names of the datasets; nothing where no key of it is set.
+    """
     own, options = cfg.DATASETS.OWN, ", ".join(OPTIONS.values())
-    if not names_own_data(cfg):
-        return
     missing = [option for key, option in OPTIONS.items() if not own[key]]
+    if len(missing) == len(OPTIONS):
+        return {}
     if missing:
+        raise UserError(f"{options} go together; missing: {', '.join(missing)}")
+    if not architecture_of(cfg).instances_suffice:
         raise UserError(
-            f"own data needs all of {options} (DATASETS.OWN in a config); missing: "
-            f"{', '.join(missing)}"
-        )
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    if architecture in NEED_MORE_THAN_INSTANCES:
-        raise UserError(
-            f"{options} are for detectors, the config trains a {architecture}: give a config of a "
-            "detector, or name registered datasets in DATASETS.TRAIN and DATASETS.TEST"
+            f"{options} are for detectors, the config trains a {cfg.MODEL.META_ARCHITECTURE}; "
+            "register its datasets and name them in DATASETS.TRAIN and DATASETS.TEST"
         )
     if cfg.MODEL.KEYPOINT_ON:
         raise UserError(
-            f"{options} do not tell which keypoints a mirrored image exchanges: register the "
-            "datasets with their keypoint_names and keypoint_flip_map, and name them in "
-            "DATASETS.TRAIN and DATASETS.TEST"
+            f"{options} lack keypoint_names and keypoint_flip_map; register the datasets with them "
+            "and name them in DATASETS.TRAIN and DATASETS.TEST"
         )
     train = read_coco_split(own.TRAIN_JSON, own.TRAIN_IMAGES)
     val = read_coco_split(own.VAL_JSON, own.VAL_IMAGES, keep_root=train.root is None)
     use_coco_splits(cfg, train, val)
+    return {TRAIN_NAME: train.coco, VAL_NAME: val.coco}
+
+
+def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
+    """Register two splits as detectron2 datasets and fit a config to them.
+
+    Sets `DATASETS.TRAIN` and `TEST`, the number of classes of every head, and `DATASETS.OWN` to the
+    absolute paths and the categories.
+
+    Args:
+        cfg: changed in place.
+        train: of `read_coco_split`.
+        val: the same, with the same categories.
+
+    Raises:
+        UserError: the categories of the two differ, or the config wants masks and there are none.
+    """
+    if train.categories != val.categories:
+        raise UserError(
+            f"the categories of '{train.json_file}' and '{val.json_file}' differ: only in train "
+            f"{_difference(train, val)}, only in val {_difference(val, train)}; give both files "
+            "the same 'categories' (id and name)"
+        )
+    lacking = train.without_mask or val.without_mask if cfg.MODEL.MASK_ON else ""
+    if lacking:
+        raise UserError(
+            f"the config trains masks, and {lacking}; add it, remove the annotations, or train "
+            "boxes only with MODEL.MASK_ON False"
+        )
+    cfg.DATASETS.OWN.TRAIN_JSON = str(train.json_file.absolute())
+    cfg.DATASETS.OWN.TRAIN_IMAGES = str(train.image_root.absolute())
+    cfg.DATASETS.OWN.CATEGORIES = [[number, name] for number, name in train.categories.items()]
+    cfg.DATASETS.TRAIN = (TRAIN_NAME,)
+    register_split(TRAIN_NAME, train.json_file.absolute(), train.image_root.absolute())
+    use_validation(cfg, val)
+    for head in HEADS:
+        if head in cfg.MODEL:
+            cfg.MODEL[head].NUM_CLASSES = len(train.categories)
+    names = ", ".join(train.categories.values())
+    counts = (len(train.categories), names, train.num_images, val.num_images)
+    logger.info("%d classes (%s); %d train and %d val images", *counts)
 
 
 def use_validation(cfg: CfgNode, val: CocoSplit) -> None:
@@ -173,7 +217,23 @@ def use_validation(cfg: CfgNode, val: CocoSplit) -> None:
     cfg.DATASETS.OWN.VAL_JSON = str(val.json_file.absolute())
     cfg.DATASETS.OWN.VAL_IMAGES = str(val.image_root.absolute())
     cfg.DATASETS.TEST = (VAL_NAME,)
-    register_split(VAL_NAME, val.json_file.absolute(), val.image_root.absolute(), val.notes)
+    register_split(VAL_NAME, val.json_file.absolute(), val.image_root.absolute())
+
+
+def validation_of_training(cfg: CfgNode) -> CocoSplit | None:
+    """Read the validation data of `DATASETS.OWN`; None if `DATASETS.TEST` has other datasets."""
+    own = cfg.DATASETS.OWN
+    if VAL_NAME not in cfg.DATASETS.TEST:
+        return None
+    if not own.VAL_JSON:
+        raise UserError("DATASETS.OWN of the config is empty; pass --val-json and --val-images")
+    try:
+        return read_coco_split(own.VAL_JSON, own.VAL_IMAGES)
+    except (FileNotFoundError, PermissionError) as error:
+        raise MissingFileError(
+            f"the validation data of the training have gone: {error}; pass --val-json and "
+            "--val-images"
+        ) from error
 
 
 def register_own_data(cfg: CfgNode) -> None:
@@ -185,111 +245,25 @@ def register_own_data(cfg: CfgNode) -> None:
         register_split(VAL_NAME, own.VAL_JSON, own.VAL_IMAGES)
 
 
-def validation_of_training(cfg: CfgNode) -> CocoSplit | None:
-    """Read the validation data of `DATASETS.OWN`; None if `DATASETS.TEST` has other datasets.
-
-    Raises:
-        FileNotFoundError: the json or the folder is missing, or cannot be read.
-        ValueError: the json cannot be used, or the config does not name it.
-    """
-    own = cfg.DATASETS.OWN
-    if VAL_NAME not in cfg.DATASETS.TEST:
-        return None
-    if not own.VAL_JSON:
-        raise UserError(
-            "the config does not tell where the data of the training are (DATASETS.OWN): tell it "
-            "with --val-json and --val-images"
-        )
-    try:
-        return read_coco_split(own.VAL_JSON, own.VAL_IMAGES)
-    except (FileNotFoundError, PermissionError) as error:
-        raise MissingFileError(
-            f"the validation data of the training have gone: {error}; tell where they are with "
-            "--val-json and --val-images"
-        ) from error
-
-
-def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
-    """Register two splits as detectron2 datasets and fit a config to them.
-
-    Sets `DATASETS.TRAIN` and `TEST`, the number of classes of every head, and `DATASETS.OWN` to the
-    absolute paths and the categories.
-
-    Args:
-        cfg: changed in place.
-        train, val: of `read_coco_split`, with the same categories.
-
-    Raises:
-        ValueError: the categories of the two differ, or the config wants masks and there are none.
-    """
-    if train.categories != val.categories:
-        raise UserError(
-            f"the categories of '{train.json_file}' and '{val.json_file}' differ: only in train "
-            f"{_difference(train, val)}, only in val {_difference(val, train)}; give both files "
-            "the same 'categories' (id and name)"
-        )
-    if cfg.MODEL.MASK_ON:
-        for split in (train, val):
-            if split.without_mask:
-                raise UserError(
-                    f"the config trains masks, and {split.without_mask}; add it, remove the "
-                    "annotations, or train boxes only with MODEL.MASK_ON False"
-                )
-    cfg.DATASETS.OWN.TRAIN_JSON = str(train.json_file.absolute())
-    cfg.DATASETS.OWN.TRAIN_IMAGES = str(train.image_root.absolute())
-    cfg.DATASETS.OWN.CATEGORIES = [[number, name] for number, name in train.categories.items()]
-    cfg.DATASETS.TRAIN = (TRAIN_NAME,)
-    register_split(TRAIN_NAME, train.json_file.absolute(), train.image_root.absolute(), train.notes)
-    use_validation(cfg, val)
-    for head in ("ROI_HEADS", "POINT_HEAD", "RETINANET", "FCOS"):
-        cfg.MODEL[head].NUM_CLASSES = len(train.categories)
-    names = ", ".join(train.categories.values())
-    counts = (len(train.categories), names, train.num_images, val.num_images)
-    logger.info("%d classes (%s); %d train and %d val images", *counts)
-
-
-def register_split(
-    name: str, json_file: str | Path, image_root: str | Path, notes: tuple[Defect, ...] = ()
-) -> None:
+def register_split(name: str, json_file: str | Path, image_root: str | Path) -> None:
     """Register a COCO instance json, or its corrected copy, in place of a dataset of that name."""
     for catalog in (DatasetCatalog, MetadataCatalog):  # metadata may be there without its dataset
         if name in catalog.list():
             catalog.remove(name)
     copy = _copy_of(Path(json_file), Path(image_root))
     used = copy if copy is not None and copy.is_file() else json_file
-    register_coco_instances(
-        name, {"data_notes": notes, "data_source": str(json_file)}, str(used), str(image_root)
-    )
+    register_coco_instances(name, {"data_source": str(json_file)}, str(used), str(image_root))
 
 
 def _raise_errors(json_file: str | Path, read: Coco) -> None:
-    """Raise ValueError if a json has errors."""
+    """Raise UserError if a json has errors."""
     errors = Report(read.defects).of("error").summary()
     if errors:
         raise UserError(f"'{json_file}' cannot be used:\n{errors}")
 
 
-def _names_by_id(read: Coco) -> dict[int | str, str]:
-    """Return the names of categories in the order of their ids, which is detectron2's."""
-    return {c["id"]: c["name"] for c in sorted(read.content["categories"], key=lambda c: c["id"])}
-
-
-def _without_mask(json_file: Path, read: Coco) -> str:
-    """Say how many annotations have no segmentation, and name the first; "" for none."""
-    annotations = read.content["annotations"]
-    lacking = [a for a in annotations if not a.get("segmentation")]
-    if not lacking:
-        return ""
-    first = lacking[0]
-    name = next(image_name(i) for i in read.content["images"] if i["id"] == first["image_id"])
-    return (
-        f"{len(lacking):,} of {len(annotations):,} annotations of '{json_file}' have no "
-        f"'segmentation' that makes a mask, such as annotation {first['id']} of {name}"
-    )
-
-
 def _copy_of(json_file: Path, image_root: Path) -> Path | None:
-    """Return where the corrected copy of a json is, whether or not there is one."""
+    """Return where the corrected copy of a json is or would be; None without the json."""
     if not json_file.is_file():
         return None
     state = json_file.stat()
@@ -298,6 +272,6 @@ def _copy_of(json_file: Path, image_root: Path) -> Path | None:
     return Path(get_cache_dir()) / "regnet_backbones" / f"{json_file.stem}-{digest[:16]}.json"
 
 
-def _difference(one: CocoSplit, other: CocoSplit) -> list[tuple[int, str]]:
+def _difference(one: CocoSplit, other: CocoSplit) -> list[tuple[int | str, str]]:
     """List the categories of one split that the other has not."""
     return [item for item in one.categories.items() if item not in other.categories.items()]

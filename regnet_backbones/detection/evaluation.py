@@ -19,9 +19,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from regnet_backbones.adapters.detectron2.projects import import_projects
-from regnet_backbones.detection.ade20k import check_semantic_datasets
 from regnet_backbones.detection.architectures import number_of_classes, outputs_of
+from regnet_backbones.detection.config_checks import check_semantic_datasets
 from regnet_backbones.detection.data import (
+    VAL_NAME,
     CocoSplit,
     read_coco_split,
     register_own_data,
@@ -143,7 +144,9 @@ def evaluate_on(cfg: CfgNode, val: CocoSplit) -> None:
         val = read_coco_split(val.json_file, val.image_root, keep_root=True)
     _check_fit(cfg, val)
     use_validation(cfg, val)
-    report = check_datasets(cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False)
+    report = check_datasets(
+        cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False, read={VAL_NAME: val.coco}
+    )
     if report.has_errors:
         errors = report.of("error").summary()
         raise UserError(f"'{val.json_file}' cannot be evaluated on:\n{errors}")

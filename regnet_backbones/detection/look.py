@@ -25,9 +25,7 @@ COUNTED = 4000
 def look_at(cfg: CfgNode, loader: Iterable[list[dict]] | None = None) -> None:
     """Print how often and how large objects are, and write training images to `data.png`.
 
-    Args:
-        cfg: of the run; with `TEST.PICTURES 0` nothing is drawn.
-        loader: of the run, which is left as it is; None to build one.
+    The loader of a run is left as it is; None builds one. With `TEST.PICTURES 0` nothing is drawn.
     """
 
     @cache
@@ -37,15 +35,19 @@ def look_at(cfg: CfgNode, loader: Iterable[list[dict]] | None = None) -> None:
             raise TypeError("the training datasets are not lists of records")
         return built
 
+    def picture() -> Image.Image:
+        samples = islice(chain.from_iterable(batches().repeat_first(PICTURES)), PICTURES)
+        return mosaic([_drawn(sample, cfg.INPUT.FORMAT, metadata) for sample in samples])
+
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     show(
         Path(cfg.OUTPUT_DIR),
-        table=lambda: _table(batches().records, metadata),
-        picture=(lambda: _picture(cfg, batches(), metadata)) if cfg.TEST.PICTURES else None,
+        table=lambda: sizes_by_class(batches().records, metadata),
+        picture=picture if cfg.TEST.PICTURES else None,
     )
 
 
-def _table(records: Iterable[dict], metadata: Metadata) -> str:
+def sizes_by_class(records: Iterable[dict], metadata: Metadata) -> str:
     """Format the number of boxes and images, and the sizes of boxes, by class."""
     chosen = range(0, len(records), -(-len(records) // COUNTED))
     sides, images = defaultdict(list), Counter()
@@ -53,7 +55,10 @@ def _table(records: Iterable[dict], metadata: Metadata) -> str:
         objects = [a for a in records[index].get("annotations", ()) if not a.get("iscrowd", 0)]
         images.update({a["category_id"] for a in objects})
         for annotation in objects:
-            sides[annotation["category_id"]].append(_side(annotation))
+            box, mode = annotation["bbox"], annotation["bbox_mode"]
+            if mode != BoxMode.XYWHA_ABS:
+                box = BoxMode.convert(box, mode, BoxMode.XYWH_ABS)
+            sides[annotation["category_id"]].append(float(np.sqrt(abs(box[2] * box[3]))))
     every = f"{len(chosen):,} of {len(records):,} training images"
     boxes = sum(map(len, sides.values()))
     rows = [
@@ -65,22 +70,8 @@ def _table(records: Iterable[dict], metadata: Metadata) -> str:
     return table_of(headers, sorted(rows, key=lambda row: -row[1])) if rows else every
 
 
-def _side(annotation: Mapping) -> float:
-    """Return the square root of a box's area."""
-    box, mode = annotation["bbox"], annotation["bbox_mode"]
-    if mode != BoxMode.XYWHA_ABS:
-        box = BoxMode.convert(box, mode, BoxMode.XYWH_ABS)
-    return float(np.sqrt(abs(box[2] * box[3])))
-
-
-def _picture(cfg: CfgNode, loader: TrainLoader, metadata: Metadata) -> Image.Image:
-    """Draw the first images of the training, as they come out of the augmentation."""
-    samples = islice(chain.from_iterable(loader.repeat_first(PICTURES)), PICTURES)
-    return mosaic([_drawn(sample, cfg.INPUT.FORMAT, metadata) for sample in samples])
-
-
 def _drawn(sample: Mapping, channels: str, metadata: Metadata) -> Image.Image:
-    """Draw a training image with its labels."""
+    """Draw a training image with its labels, as it comes out of the augmentation."""
     image = utils.convert_image_to_rgb(sample["image"].permute(1, 2, 0), channels)
     canvas = Visualizer(image, metadata, scale=SIDE / min(image.shape[:2]))
     if "sem_seg" in sample:

@@ -1,6 +1,5 @@
 """`OPTIMIZE` of a config: a detector made fast for its training, or afterwards."""
 
-import logging
 import math
 
 import numpy as np
@@ -9,12 +8,9 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
-from regnet_backbones.detection.classes import PANOPTIC_DEEPLAB
-from regnet_backbones.detection.training.mappers import SEGMENTER
-from regnet_backbones.errors import UserError
+from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.optimize.options import (
     Optimization,
-    check_compiler,
     log_report,
     optimize_trained,
     optimize_training,
@@ -26,47 +22,17 @@ ASPECT_RATIO = 4 / 3
 # Pixels of the shorter side where images are taken in their own size: COCO's.
 UNRESIZED = 480
 
-logger = logging.getLogger(__name__)
-
 
 def optimization_of(cfg: CfgNode) -> Optimization | None:
-    """Return what `OPTIMIZE` asks for, None where it is not enabled.
-
-    Raises:
-        ValueError: a value is none of its choices.
-    """
+    """Return what `OPTIMIZE` asks for, None if it is not enabled."""
     node = cfg.OPTIMIZE
     if not node.ENABLED:
         return None
-    try:
-        return Optimization(
-            dtype=node.DTYPE, compile=node.COMPILE, memory_format=node.MEMORY_FORMAT
-        )
-    except ValueError as error:
-        raise UserError(f"OPTIMIZE cannot be so: {error}") from error
-
-
-def check_optimization(cfg: CfgNode, *, training: bool) -> None:
-    """Check `OPTIMIZE` before a model is built; warns of what a training does not follow.
-
-    Raises:
-        ValueError: a value is none of its choices, or there is no compiler for `COMPILE`.
-    """
-    optimization = optimization_of(cfg)
-    if optimization is None:
-        return
-    if optimization.compile:
-        check_compiler(cfg.MODEL.DEVICE)
-    if training and optimization.dtype != "float32":
-        logger.warning(
-            "OPTIMIZE.DTYPE %s is for trained models; the training takes its precision from "
-            "SOLVER.AMP.ENABLED",
-            optimization.dtype,
-        )
+    return Optimization(dtype=node.DTYPE, compile=node.COMPILE, memory_format=node.MEMORY_FORMAT)
 
 
 def optimize_detector(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """Return a fast copy of a model with its final weights if `OPTIMIZE` says so, else itself."""
+    """Return a fast copy of a trained model if `OPTIMIZE` is enabled, else itself."""
     optimization = optimization_of(cfg)
     if optimization is None:
         return model
@@ -78,7 +44,7 @@ def optimize_detector(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 
 def optimize_for_training(cfg: CfgNode, model: nn.Module) -> None:
-    """Make the training of a model fast if `OPTIMIZE` says so; in all processes, before DDP."""
+    """Make the training of a model fast if `OPTIMIZE` is enabled; in all processes, before DDP."""
     optimization = optimization_of(cfg)
     if optimization is None:
         return
@@ -97,14 +63,11 @@ def optimize_for_training(cfg: CfgNode, model: nn.Module) -> None:
 def typical_size(cfg: CfgNode, *, training: bool, divisor: int) -> tuple[int, int]:
     """Return height and width of an image as the backbone will often see it.
 
-    Args:
-        cfg: of which `INPUT` says how images are resized, and what a segmenter crops. Detectors
-            crop before they resize, which leaves the size.
-        training: of training or of test images.
-        divisor: the sides are padded to multiples of it; 0 for none.
+    `INPUT` says how images are resized, and what a segmenter crops: detectors crop before they
+    resize, which leaves the size. The sides are padded to multiples of `divisor`; 0 for none.
     """
     sizes = cfg.INPUT
-    crops = cfg.MODEL.META_ARCHITECTURE in (SEGMENTER, PANOPTIC_DEEPLAB) and sizes.CROP.ENABLED
+    crops = architecture_of(cfg).crops_resized and sizes.CROP.ENABLED
     if training and crops and sizes.CROP.TYPE == "absolute":
         sides = sizes.CROP.SIZE
     else:

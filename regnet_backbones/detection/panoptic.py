@@ -2,7 +2,7 @@
 
 Detectron2's form is a map (H, W) of ids with a list that says for each id `category_id`, numbered
 from 0 in things and stuff apart, and `isthing`. Panoptic-DeepLab gives no list: an id is class
-number * `label_divisor` + a number within the class, and -1 is no segment.
+number * `label_divisor` + a number within the class, and -1 means no segment.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import torch
 from detectron2.data import Metadata
 from detectron2.data.detection_utils import read_image
 
-from regnet_backbones.adapters.detectron2.compat.panoptic_quality import VOID, id2rgb, rgb2id
+from regnet_backbones.adapters.detectron2 import VOID, id2rgb, rgb2id
 from regnet_backbones.detection.classes import KnownClasses
 
 SegmentInfo = dict[str, object]
@@ -21,12 +21,7 @@ PanopticSegments = tuple[torch.Tensor, list[SegmentInfo] | None]
 
 
 def true_segments(annotation: Mapping[str, object], metadata: Metadata) -> PanopticSegments:
-    """Read the segments of an annotation of a COCO panoptic json.
-
-    Args:
-        annotation: an item of the json's "annotations".
-        metadata: of the dataset, with its `panoptic_root` and the numbers of its classes.
-    """
+    """Read the segments of an item of a COCO panoptic json's "annotations"."""
     mask = read_image(str(Path(metadata.panoptic_root) / annotation["file_name"]), "RGB")
     things = metadata.thing_dataset_id_to_contiguous_id
     stuff = metadata.stuff_dataset_id_to_contiguous_id
@@ -42,16 +37,10 @@ def true_segments(annotation: Mapping[str, object], metadata: Metadata) -> Panop
 def coco_segments(
     prediction: PanopticSegments, classes: KnownClasses
 ) -> tuple[np.ndarray, list[SegmentInfo]]:
-    """Return predicted segments as COCO has them.
+    """Return predicted segments, on the CPU, as COCO has them.
 
-    Args:
-        prediction: on the CPU.
-        classes: of the model.
-
-    Returns:
-        The ids as colours (H, W, 3), uint8, black where there is no segment; and for each segment
-        `id`, `category_id` of the dataset, `isthing`, `area` in pixels and `bbox` (x, y, width,
-        height in pixels).
+    The ids as colours (H, W, 3), uint8, black without a segment; and for each segment `id`,
+    `category_id` of the dataset, `isthing`, `area` in pixels and `bbox` (x, y, width, height).
     """
     segments, info = prediction
     ids = segments.numpy().astype(np.int64)

@@ -2,33 +2,35 @@
 
 On several machines detectron2 wants the same command on each, with the rank of the machine
 (`--num-machines`, `--machine-rank`, `--dist-url`). Clusters more often know torchrun, which starts
-the processes itself and tells each its place in the environment.
+the processes itself and puts the place of each in its environment.
 """
 
 import logging
+import multiprocessing
 import os
+import sys
 from collections.abc import Callable
-from multiprocessing import active_children
+from multiprocessing.queues import SimpleQueue
 from types import FrameType
 
 import torch
 from detectron2.engine import launch
 from detectron2.utils import comm
 from torch import distributed as dist
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException
 
-from regnet_backbones.adapters.detectron2.compat.cpu_processes import make_local_groups
+from regnet_backbones.adapters.detectron2 import make_local_groups
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 
 
 def started_by_torchrun() -> bool:
-    """Tell whether this is one of several processes that torchrun has started."""
+    """Return whether this is one of several processes that torchrun has started."""
     return dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def is_first_process() -> bool:
-    """Tell whether this process is to say what is said once."""
+    """Return whether this process is to say what is said once."""
     return not started_by_torchrun() or os.environ["RANK"] == "0"
 
 
@@ -42,17 +44,9 @@ def run_in_processes(
 ) -> None:
     """Run `function(*args)` in every process of a run.
 
-    Args:
-        function: importable by name, as are its arguments.
-        args: of the function.
-        processes: on this machine, each on a GPU of its own where there are GPUs; torchrun has
-            started its own, so it must be 1 then.
-        machines, machine_rank: how many run this command, and which of them this is, from 0.
-        url: where the processes find each other, `tcp://host:port` of the first machine, or "auto"
-            for a free port of the only one.
-
-    Raises:
-        StoppedError: a signal stopped the processes.
+    Function and arguments are importable by name. `processes` are those of this machine, each on a
+    GPU of its own where there are GPUs; `url` is "auto" for a free port of the only machine. Raises
+    the first `UserError` or `StoppedError` of a process.
     """
     if started_by_torchrun():
         _join_torchrun()
@@ -64,23 +58,32 @@ def run_in_processes(
         return
     # It says that processes are ended which a failed one leaves behind.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    errors = multiprocessing.get_context("spawn").SimpleQueue()
     with _ForwardedSignals() as signals:
         try:
             launch(
-                function,
+                _hand_over_errors,
                 processes,
                 num_machines=machines,
                 machine_rank=machine_rank,
                 dist_url=url,
-                args=args,
+                args=(errors, function, args),
             )
-        except (ProcessExitedException, ProcessRaisedException) as error:
-            _, stopped, message = str(error).rpartition(f"{StoppedError.__module__}.StoppedError: ")
-            if stopped:
-                raise StoppedError.from_message(message.strip()) from None
-            if signals.received and isinstance(error, ProcessExitedException):
+        except ProcessExitedException:
+            if not errors.empty():
+                raise errors.get() from None
+            if signals.received:
                 raise signals.early_stop() from None
             raise
+
+
+def _hand_over_errors(errors: SimpleQueue, function: Callable[..., object], args: tuple) -> None:
+    """Run a function, and end this process with what the user can read of its error."""
+    try:
+        function(*args)
+    except (UserError, StoppedError) as error:
+        errors.put(error)
+        sys.exit(error.status)
 
 
 class _ForwardedSignals(StopSignals):
@@ -88,22 +91,16 @@ class _ForwardedSignals(StopSignals):
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Note it and send it."""
-        for process in active_children():
+        for process in multiprocessing.active_children():
             os.kill(process.pid, number)
         super().note(number, frame)
 
 
 def check_processes(processes: int, machines: int, machine_rank: int, url: str | None) -> None:
-    """Check what `run_in_processes` is to be called with.
-
-    Raises:
-        ValueError: both ways of starting processes were mixed, there are fewer GPUs than processes,
-            or the place of this machine among several cannot be used.
-    """
+    """Raise UserError if `run_in_processes` cannot be called so."""
     if started_by_torchrun() and (processes > 1 or machines > 1):
         raise UserError(
-            "torchrun has started the processes: leave out --num-gpus and --num-machines, "
-            "torchrun's --nproc-per-node and --nnodes say the same"
+            "torchrun has started the processes; leave out --num-gpus and --num-machines"
         )
     if machines < 1 or not 0 <= machine_rank < machines:
         raise UserError(
@@ -111,8 +108,8 @@ def check_processes(processes: int, machines: int, machine_rank: int, url: str |
         )
     if machines > 1 and url in (None, "auto"):
         raise UserError(
-            "several machines need the same --dist-url, tcp://HOST:PORT with the address of the "
-            f"first machine and a free port of it, got '{url}'"
+            "--dist-url of several machines must be tcp://HOST:PORT with the address of the first "
+            f"machine, got '{url}'"
         )
     gpus = torch.cuda.device_count()
     if processes < 1 or 0 < gpus < processes:

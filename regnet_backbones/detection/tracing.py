@@ -34,13 +34,14 @@ from regnet_backbones.export.checking import (
     CheckedSize,
     ExportError,
     check,
+    check_path,
     random_images,
+    written_whole,
 )
-from regnet_backbones.export.files import check_path, written_whole
 from regnet_backbones.export.formats import IMAGE_SIZE
-from regnet_backbones.export.torchscript import TORCHSCRIPT_SUFFIXES, load_torchscript, trace
+from regnet_backbones.export.running import TORCHSCRIPT_SUFFIXES, load_torchscript, trace
 from regnet_backbones.optimize.folding import fold_batch_norm
-from regnet_backbones.optimize.trunk import relative_error
+from regnet_backbones.optimize.passes import relative_error
 from regnet_backbones.runs.image_files import open_upright
 from regnet_backbones.runs.trained import Trained
 from regnet_backbones.shapes import ShapesSpec, draw

@@ -1,54 +1,47 @@
-"""A trained detector as it was: its config, and every weight of its checkpoint."""
+"""A trained detector as it was: its config, and every weight of its checkpoint.
 
-import logging
-from collections.abc import Sequence
+Checkpoints and precomputed proposals are read as data: nothing that a file says is run. Detectron2
+itself unpickles a `.pkl` as it is, and only logs what a checkpoint lacks.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
+import numpy as np
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from detectron2.data import build
 from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
+from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleKeys
 from torch import nn
 
 from regnet_backbones.adapters.detectron2.projects import import_projects
-from regnet_backbones.detection.completeness import WholeCheckpointer
-from regnet_backbones.detection.config import read_config, values_by_key
+from regnet_backbones.detection.config import load_config_file, read_config, use_cpu_without_gpu
 from regnet_backbones.detection.config_checks import check_config
-from regnet_backbones.detection.optimization import check_optimization
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.device import check_device
-from regnet_backbones.runs.trained import (
-    CONFIG_NAME,
-    FINAL_NAME,
-    LAST_NAME,
-    METRICS_NAME,
-    Trained,
-)
-from regnet_backbones.runs.yaml_files import read_yaml
+from regnet_backbones.runs.trained import Trained
+from regnet_backbones.weights.loading import extractors
+from regnet_backbones.weights.state_dicts import as_tensors, shown
+from regnet_backbones.weights.unpickling import read_content
 
-# Keys of a config that are said in another way, which an override would contradict.
-SAID_OTHERWISE = {
-    "MODEL.WEIGHTS": "give the checkpoint as the path",
-    "MODEL.DEVICE": "give --device",
-    "OUTPUT_DIR": "give --output",
+# Keys of a config that are set in another way, which an override would contradict.
+SET_OTHERWISE = {
+    "MODEL.WEIGHTS": "pass the checkpoint as the path",
+    "MODEL.DEVICE": "use --device",
+    "OUTPUT_DIR": "use --output",
 }
 
-# What a run's config always has: what decides its network and input, and the last keys of the file,
-# which is sorted.
-WRITTEN = {
-    "DATASETS.TEST",
-    "INPUT.FORMAT",
-    "INPUT.MAX_SIZE_TEST",
-    "INPUT.MIN_SIZE_TEST",
-    "MODEL.BACKBONE.NAME",
-    "MODEL.META_ARCHITECTURE",
-    "MODEL.PIXEL_MEAN",
-    "MODEL.PIXEL_STD",
-    "OUTPUT_DIR",
-    "VERSION",
-    "VIS_PERIOD",
-}
+# How many names of weights an error lists.
+LISTED = 5
 
-logger = logging.getLogger(__name__)
+# What a file of proposals holds, and what Detectron called it.
+PROPOSALS = {"ids": "indexes", "boxes": "boxes", "objectness_logits": "scores"}
+
+# Old name: a config that a run wrote is checked when it is read.
+check_whole = load_config_file
 
 
 def load_config(
@@ -60,53 +53,34 @@ def load_config(
         trained: a detector, as `find_trained` finds it.
         opts: keys and values in turn that override the config.
         device: such as "cpu" or "cuda:1"; None for that of the config, or the CPU with a warning
-            where there is no GPU.
+            without a GPU.
+
+    Returns:
+        The checked config, not frozen.
 
     Raises:
-        KeyError, ValueError, FileNotFoundError: the config, an override or the device cannot be
-            used.
+        UserError: the config, an override or the device cannot be used.
     """
     for key in opts[::2]:
-        if key in SAID_OTHERWISE:
-            raise UserError(f"{key} cannot be overridden here; {SAID_OTHERWISE[key]} instead")
+        if key in SET_OTHERWISE:
+            raise UserError(f"{key} cannot be overridden here; {SET_OTHERWISE[key]} instead")
     cfg = read_config(trained.config_file, opts)
-    check_whole(trained.config_file)
     cfg.MODEL.WEIGHTS = str(trained.checkpoint)
     if device is not None:
         check_device(device)
         cfg.MODEL.DEVICE = device
-    elif cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("there is no GPU: MODEL.DEVICE is cpu instead of %s", cfg.MODEL.DEVICE)
-        cfg.MODEL.DEVICE = "cpu"
-    _check_test_augmentation(cfg)
+    use_cpu_without_gpu(cfg)
+    model = cfg.MODEL
+    if cfg.TEST.AUG.ENABLED and (
+        model.META_ARCHITECTURE != "GeneralizedRCNN" or model.KEYPOINT_ON or model.LOAD_PROPOSALS
+    ):
+        raise UserError(
+            "TEST.AUG.ENABLED must be False for keypoints, precomputed proposals, and any "
+            f"MODEL.META_ARCHITECTURE but GeneralizedRCNN, this is a {model.META_ARCHITECTURE}"
+        )
     import_projects(cfg)
     check_config(cfg, training=False)
-    check_optimization(cfg, training=False)
     return cfg
-
-
-def check_whole(config_file: str | Path) -> None:
-    """Check that the config that a run wrote into its folder has not been cut or replaced.
-
-    Args:
-        config_file: that can be read; another one than `config.yaml` next to what a run writes may
-            have any keys.
-
-    Raises:
-        ValueError: it lacks what a run writes, or cannot be read.
-    """
-    path = Path(config_file)
-    of_run = any((path.parent / name).is_file() for name in (LAST_NAME, FINAL_NAME, METRICS_NAME))
-    if path.name != CONFIG_NAME or not of_run:
-        return
-    content = read_yaml(path)
-    known = values_by_key(CfgNode(content)) if isinstance(content, dict) else {}
-    lacking = sorted(WRITTEN - known.keys())
-    if lacking:
-        raise UserError(
-            f"'{path}' is not the whole config of a run: it lacks {', '.join(lacking)}. It was "
-            "cut or replaced; pass the config of the training, with its overrides, as --config-file"
-        )
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> None:
@@ -119,24 +93,113 @@ def load_weights(model: nn.Module, checkpoint: str) -> None:
         checkpoint: a file or address that detectron2's `DetectionCheckpointer` reads.
 
     Raises:
-        ValueError: the checkpoint lacks weights of the model, or has them in other shapes.
+        UserError: the checkpoint lacks weights of the model, or has them in other shapes.
     """
     WholeCheckpointer(model).load(checkpoint, checkpointables=[])
 
 
 def with_test_augmentation(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """Return the model, that averages over sizes and mirrored images if `TEST.AUG` says so."""
+    """Return the model, that averages over sizes and mirrored images if `TEST.AUG` is enabled."""
     return GeneralizedRCNNWithTTA(cfg, model) if cfg.TEST.AUG.ENABLED else model
 
 
-def _check_test_augmentation(cfg: CfgNode) -> None:
-    """Raise ValueError where `TEST.AUG` is on and detectron2 cannot do it."""
-    if not cfg.TEST.AUG.ENABLED:
-        return
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    if architecture != "GeneralizedRCNN" or cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS:
+class SafeCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, which runs nothing of a file, whatever the model is."""
+
+    def _load_file(self, filename: str) -> dict[str, object]:
+        if extractors(self.model):
+            return super()._load_file(filename)  # by `adapters.detectron2.checkpoint`
+        content = read_content(Path(filename))
+        content = content if isinstance(content, Mapping) else {"model": content}
+        author, state, kind = None, content.get("model", content), Path(filename).suffix
+        if kind == ".pyth":
+            author, state = "pycls", content.get("model_state")
+        elif kind == ".pkl" and not {"model", "__author__"} <= content.keys():
+            author, state = "Caffe2", content.get("blobs", content)
+        if not isinstance(state, Mapping):
+            raise UserError(f"{filename} holds no state dict (names to tensors)")
+        state = as_tensors(state, filename)
+        if author is None:
+            return {**(content if "model" in content else {}), "model": state}
+        useless = ("num_batches_tracked", "_momentum")
+        state = {name: value for name, value in state.items() if not name.endswith(useless)}
+        return {"model": state, "__author__": author, "matching_heuristics": True}
+
+
+class WholeCheckpointer(SafeCheckpointer):
+    """A checkpointer for which weights that detectron2 would leave random are an error."""
+
+    def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
+        super()._log_incompatible_keys(incompatible)
+        check_complete(self.model, incompatible)
+
+
+def check_complete(model: nn.Module, incompatible: _IncompatibleKeys) -> None:
+    """Raise UserError if a checkpoint lacks weights of the model, or has them in other shapes."""
+    lacking = [
+        name
+        for name in sorted(_filter_reused_missing_keys(model, incompatible.missing_keys))
+        if not name.endswith("num_batches_tracked")  # counts only, and zoo files have none
+    ]
+    unlike = [
+        f"{name} is {in_file} in the checkpoint and {in_model} in the model"
+        for name, in_file, in_model in incompatible.incorrect_shapes
+    ]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:LISTED])}{', ...' * (len(names) > LISTED)}"
+        for names, what in ((unlike, "have another shape"), (lacking, "are not in it"))
+        if names
+    ]
+    if problems:
         raise UserError(
-            "TEST.AUG.ENABLED works for MODEL.META_ARCHITECTURE 'GeneralizedRCNN' without "
-            f"keypoints and precomputed proposals, this is a '{architecture}'; set "
-            "TEST.AUG.ENABLED False in --opts"
+            "the checkpoint is not of the model that the config describes; of its weights "
+            f"{'; '.join(problems)}. Use the config of its training, with its overrides"
         )
+
+
+def read_proposals_safely() -> None:
+    """Have detectron2's datasets read proposals with `load_proposals`: its own unpickles them."""
+    build.load_proposals_into_dataset = load_proposals
+
+
+def load_proposals(records: list[dict], file: str) -> list[dict]:
+    """Add to each record of a dataset the proposals of its image, the best first.
+
+    The file is a pickle of "ids", "boxes" and "objectness_logits", lists with an entry for each
+    image, and perhaps "bbox_mode" (`detectron2.data.build.load_proposals_into_dataset`).
+    """
+    content = read_content(Path(PathManager.get_local_path(file)))
+    found = content if isinstance(content, Mapping) else {}
+    lists = {name: found.get(name, found.get(old)) for name, old in PROPOSALS.items()}
+    if not all(
+        isinstance(value, list) and len(value) == len(lists["ids"]) for value in lists.values()
+    ):
+        raise UserError(
+            f"proposals '{file}' must be a dict of {', '.join(PROPOSALS)}, lists of one length, as "
+            "detectron2's COCOEvaluator writes them (box_proposals.pkl)"
+        )
+    mode = found.get("bbox_mode", BoxMode.XYXY_ABS.value)
+    if type(mode) is not int or mode not in list(BoxMode):
+        raise UserError(f"proposals '{file}': unknown bbox_mode {shown(mode)}")
+    places = {str(image): place for place, image in enumerate(lists["ids"])}
+    for record in records:
+        image = record["image_id"]
+        place = places.get(str(image))
+        if place is None:
+            raise UserError(
+                f"proposals '{file}' have none for image {image!r}; compute them for this dataset"
+            )
+        arrays = boxes, scores = lists["boxes"][place], lists["objectness_logits"][place]
+        if not all(
+            isinstance(array, np.ndarray) and array.dtype.kind in "fiu" and np.isfinite(array).all()
+            for array in arrays
+        ) or (scores.ndim, boxes.shape) != (1, (len(scores), 4)):
+            raise UserError(
+                f"proposals '{file}' of image {image!r} must be finite boxes (N, 4) and scores "
+                "(N,), numpy arrays of numbers"
+            )
+        order = scores.argsort()[::-1]
+        record["proposal_boxes"] = boxes[order]
+        record["proposal_objectness_logits"] = scores[order]
+        record["proposal_bbox_mode"] = BoxMode(mode)
+    return records

@@ -4,12 +4,6 @@
 
     print(export_onnx(RegNetFeatures("regnety_032", pretrained=True), "regnety_032.onnx"))
 
-- `network.py`: the part of a model that is exported, the names of its maps, sizes it takes.
-- `formats.py`: ONNX, `torch.export`, TorchScript (`torchscript.py`: tracing and loading).
-- `running.py`: `load_exported`, an exported file as a function of images.
-- `checking.py`: `Checked`, the comparison with the network.
-- `files.py`: a file that gets its name when it is checked.
-
 Whole detectors are traced by `regnet_backbones.detection.tracing`.
 """
 

@@ -1,14 +1,19 @@
-"""The check of an exported file: its maps against those of the network, at other image sizes."""
+"""An exported file that gets its name when its maps are those of the network, at other sizes."""
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.export.running import Runner
-from regnet_backbones.optimize.trunk import relative_error
+from regnet_backbones.files import check_output_folder
+from regnet_backbones.optimize.passes import relative_error
 
 # Largest difference that is rounding, as a part of the largest value of a map.
 TOLERANCE = 1e-4
@@ -21,7 +26,7 @@ CHECKED_BATCHES = (1, 3)
 LEAST_HALVED = 4
 
 
-class ExportError(ValueError):
+class ExportError(UserError):
     """A network cannot be exported, or the exported file gives something else."""
 
 
@@ -66,18 +71,39 @@ class Checked:
         return "\n".join([*map(str, self.sizes), f"written: {self.path}"])
 
 
+def check_path(path: str | Path, suffixes: Sequence[str]) -> Path:
+    """Return the path of a file to export to, or raise where it cannot be written."""
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"the file must end in {' or '.join(suffixes)}, got '{path}'")
+    check_output_folder(path.parent, name="the folder of the file")
+    if not path.parent.is_dir():
+        raise MissingFileError(f"no folder '{path.parent}' to write '{path.name}' in; make it")
+    return path
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a path to write to; what is there in the end gets the name, unless an error is raised.
+
+    The path has the same name in a folder of its own next to the file, because the weights of a
+    large ONNX model are a second file, `<name>.data`, which the first one names.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        yield Path(folder) / path.name
+        # The file itself last: when it has its name, what it refers to is there.
+        for part in sorted(Path(folder).iterdir(), key=lambda part: part.name == path.name):
+            os.replace(part, path.parent / part.name)
+
+
 def other_sizes(
     image_size: tuple[int, int], multiple: int, smallest: tuple[int, int]
 ) -> tuple[tuple[int, int], ...]:
     """Return two other image sizes, one tall and one wide.
 
     The shorter side is about half of the given one, or a little longer than it where half of it
-    could leave a map of one pixel, which exporters take for a constant.
-
-    Args:
-        image_size: multiples of `multiple`.
-        multiple: what heights and widths must be multiples of.
-        smallest: sides of the smallest map of such an image.
+    could leave a map of one pixel (`smallest` has the sides of the smallest map), which exporters
+    take for a constant.
     """
 
     def beyond(side: float) -> int:
@@ -105,17 +131,10 @@ def check(
     *,
     tolerance: float,
 ) -> tuple[CheckedSize, ...]:
-    """Compare an exported file with the network.
-
-    Args:
-        path: of the file.
-        load: makes a function of it.
-        network: returns its maps by name.
-        images: what both are given, one after the other.
-        tolerance: largest relative error that is right.
+    """Compare what an exported file and the network give by name of each of the images.
 
     Raises:
-        ExportError: the file fails, or its maps differ by more.
+        ExportError: the file fails, or its maps differ by more than the tolerance.
     """
     run, sizes = None, []
     for batch in images:

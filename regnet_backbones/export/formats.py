@@ -1,10 +1,18 @@
 """ONNX, `torch.export` and TorchScript of networks that take images and return maps.
 
 Height, width and number of images are free in each of them. Images are those that the network
-takes: normalised, and of a detector's backbone padded to the multiples it needs.
+takes: normalised, and of a detector's backbone padded to the multiples it needs. Exported are
+
+RegNetFeatures              c2, c3, c4, c5                 any height and width
+detectron2 model            its backbone: p2 to p6, or     multiples of its size_divisibility,
+                            what its config names          32 for an FPN
+segmentation model (SMP)    logits                         multiples of its output stride, if
+                                                           its decoder needs them
+other networks              output, or output_0, ...       any height and width
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 
@@ -12,6 +20,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.errors import UserError
 from regnet_backbones.export.checking import (
     CHECKED_BATCHES,
@@ -21,25 +30,21 @@ from regnet_backbones.export.checking import (
     CheckedSize,
     ExportError,
     check,
+    check_path,
     other_sizes,
     random_images,
-)
-from regnet_backbones.export.files import check_path, written_whole
-from regnet_backbones.export.network import (
-    NamedMaps,
-    in_channels_of,
-    multiple_of,
-    part_of,
-    prepare,
-    smallest_map,
+    written_whole,
 )
 from regnet_backbones.export.running import (
     ONNX_SUFFIXES,
     PROGRAM_SUFFIXES,
+    TORCHSCRIPT_SUFFIXES,
     load_exported,
     require,
+    trace,
 )
-from regnet_backbones.export.torchscript import TORCHSCRIPT_SUFFIXES, trace
+from regnet_backbones.optimize.folding import fold_batch_norm
+from regnet_backbones.optimize.passes import first_conv, maps_of
 
 IMAGE_SIZE = (256, 320)
 OPSET = 20
@@ -47,7 +52,7 @@ OPSET = 20
 # The opsets that torch's exporter writes.
 OPSETS = range(18, 26)
 
-Write = Callable[[NamedMaps, torch.Tensor, int, Path], None]
+Write = Callable[["NamedMaps", torch.Tensor, int, Path], None]
 
 
 def export_onnx(
@@ -60,7 +65,7 @@ def export_onnx(
     check: bool = True,
     tolerance: float = TOLERANCE,
 ) -> Checked:
-    """Export to ONNX: input `images`, outputs named as `regnet_backbones.export.network` says.
+    """Export to ONNX: input `images`, outputs named as `regnet_backbones.export.formats` says.
 
     Weights of more than 2 GB are a second file, `<path>.data`.
 
@@ -117,7 +122,7 @@ def export_program(
 ) -> Checked:
     """Export with `torch.export`: `torch.export.load(path).module()(images)` gives maps by name.
 
-    Images must be so large that no map has a side of one pixel; the program says so otherwise.
+    Images must be so large that no map has a side of one pixel; the program raises otherwise.
 
     Args:
         model, image_size, fold, check, tolerance: see `export_onnx`.
@@ -168,6 +173,19 @@ def export_torchscript(
     return _export(model, path, TORCHSCRIPT_SUFFIXES, write, image_size, fold, check, tolerance)
 
 
+class NamedMaps(nn.Module):
+    """A network that returns a tensor, a sequence or a mapping of them, now with names."""
+
+    def __init__(self, network: nn.Module, names: tuple[str, ...]):
+        super().__init__()
+        self.network = network
+        self.names = names
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the maps of images (N, C, H, W) by name."""
+        return dict(zip(self.names, maps_of(self.network(images)), strict=True))
+
+
 def _export(
     model: nn.Module,
     path: str | Path,
@@ -180,11 +198,16 @@ def _export(
 ) -> Checked:
     """Export with `write`, check, and give the file its name."""
     path = check_path(path, suffixes)
-    part = part_of(model)
-    channels, multiple = in_channels_of(part), multiple_of(part)
-    _check_size(image_size, multiple, part)
+    backbone = getattr(model, "backbone", None)
+    part = backbone if hasattr(backbone, "output_shape") else model  # of a detector
+    channels, multiple = _in_channels_of(part), _multiple_of(part)
+    if any(side < 1 or side % multiple for side in image_size):
+        raise UserError(
+            f"image_size must be multiples of {multiple} for {type(part).__name__}, got "
+            f"{tuple(image_size)}; images of other sizes are padded to such multiples first"
+        )
     example = random_images(EXAMPLE_BATCH, channels, image_size)
-    network = prepare(part, example, fold=fold)
+    network = _prepare(part, example, fold=fold)
     sizes: tuple[CheckedSize, ...] = ()
     with written_whole(path) as target:
         try:
@@ -197,7 +220,7 @@ def _export(
                 f"sizes: {error}"
             ) from error
         if checked:
-            unfolded = prepare(part, example, fold=False)
+            unfolded = _prepare(part, example, fold=False)
             smallest = smallest_map(unfolded.network, example)
             batches = zip(CHECKED_BATCHES, other_sizes(image_size, multiple, smallest), strict=True)
             images = [random_images(batch, channels, size) for batch, size in batches]
@@ -205,17 +228,70 @@ def _export(
     return Checked(path, sizes)
 
 
-def _check_size(image_size: tuple[int, int], multiple: int, network: nn.Module) -> None:
-    """Raise ValueError for a size that a network does not take."""
-    if any(side < 1 or side % multiple for side in image_size):
+def _multiple_of(network: nn.Module) -> int:
+    """Return the number that heights and widths must be multiples of."""
+    if getattr(network, "requires_divisible_input_shape", False):  # of SMP
+        return int(network.encoder.output_stride)
+    return max(1, getattr(network, "size_divisibility", 1))  # of detectron2's backbones
+
+
+def _in_channels_of(network: nn.Module) -> int:
+    """Return the channels of the images that a network takes."""
+    first = first_conv(network)
+    if first is None:
         raise UserError(
-            f"image_size must be multiples of {multiple} for {type(network).__name__}, got "
-            f"{tuple(image_size)}; images of other sizes are padded to such multiples first"
+            f"{type(network).__name__} has no convolution; exported are a RegNetFeatures, the "
+            "backbone of a detectron2 model, and models of segmentation-models-pytorch"
         )
+    if first.weight.dtype != torch.float32:
+        raise UserError(
+            f"the weights must be torch.float32, got {first.weight.dtype}; runtimes reduce "
+            "precision themselves, export the network as it was before"
+        )
+    return first.in_channels
+
+
+def _prepare(network: nn.Module, example: torch.Tensor, *, fold: bool) -> NamedMaps:
+    """Return a copy of a network on the CPU, in evaluation mode, with named outputs."""
+    network = deepcopy(network).cpu().eval().requires_grad_(False)
+    network.to(memory_format=torch.contiguous_format)
+    output = network(example)
+    names = _names(network, output)
+    for name, tensor in zip(names, maps_of(output), strict=True):
+        if tensor.ndim == 4 and min(tensor.shape[-2:]) < 2:
+            raise UserError(
+                f"image_size {tuple(example.shape[-2:])} is too small: '{name}' is "
+                f"{tensor.shape[-2]}x{tensor.shape[-1]}, and an exporter would take a side of one "
+                "pixel for a constant; double image_size"
+            )
+    if fold:
+        fold_batch_norm(network)
+    return NamedMaps(network, names)
+
+
+def smallest_map(network: nn.Module, images: torch.Tensor) -> tuple[int, int]:
+    """Return the least height and width of a network's maps, 0 and 0 if it has none."""
+    source = network.encoder if hasattr(network, "segmentation_head") else network
+    sides = [each.shape[-2:] for each in maps_of(source(images)) if each.ndim == 4]
+    return min((h for h, _ in sides), default=0), min((w for _, w in sides), default=0)
+
+
+def _names(network: nn.Module, output: object) -> tuple[str, ...]:
+    """Name the outputs of a network."""
+    if isinstance(output, Mapping):
+        return tuple(output)
+    if isinstance(output, torch.Tensor):
+        return ("logits",) if hasattr(network, "segmentation_head") else ("output",)
+    levels = network.out_levels if isinstance(network, RegNetFeatures) else ()
+    if len(levels) == len(output):
+        return tuple(f"c{level}" for level in levels)
+    if hasattr(network, "segmentation_head"):  # of SMP, with its head for whole images
+        return ("logits", "labels")
+    return tuple(f"output_{number}" for number in range(len(output)))
 
 
 def _names_of_sizes(multiple: int) -> dict[str, dict[int, object]]:
-    """Name the free sizes of the input: `height`, or `32*height_by_32` where that is needed."""
+    """Name the free sizes of the input: `height`, or `32*height_by_32` if needed."""
     sides = [
         Dim(side) if multiple == 1 else multiple * Dim(f"{side}_by_{multiple}")
         for side in ("height", "width")

@@ -1,18 +1,21 @@
-"""An exported file as a function of images, in the runtime it was made for."""
+"""An exported file as a function of images, in the runtime it was made for; and tracing."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from regnet_backbones.errors import MissingPackageError, UserError
-from regnet_backbones.export.torchscript import TORCHSCRIPT_SUFFIXES, load_torchscript
 
 Runner = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 
 ONNX_SUFFIXES = (".onnx",)
 PROGRAM_SUFFIXES = (".pt2",)
+TORCHSCRIPT_SUFFIXES = (".ts", ".pt")
 
 
 def load_exported(path: str | Path, *, threads: int | None = None) -> Runner:
@@ -28,7 +31,7 @@ def load_exported(path: str | Path, *, threads: int | None = None) -> Runner:
 
     Raises:
         ValueError: a file of another kind.
-        ModuleNotFoundError: there is no onnxruntime.
+        ModuleNotFoundError: onnxruntime is not installed.
     """
     suffix = Path(path).suffix.lower()
     if suffix in ONNX_SUFFIXES:
@@ -47,8 +50,7 @@ def require(*modules: str) -> None:
         if find_spec(module) is None:
             raise MissingPackageError(
                 f"{module} is not installed; `pip install regnet_backbones[export]` installs what "
-                "ONNX takes",
-                name=module,
+                "ONNX takes"
             )
 
 
@@ -69,3 +71,33 @@ def _load_onnx(path: str | Path, threads: int | None) -> Runner:
         return {name: torch.from_numpy(each) for name, each in zip(names, maps, strict=True)}
 
     return run
+
+
+def trace(network: nn.Module, example: torch.Tensor, path: Path, *, checked: bool) -> None:
+    """Trace a network, in evaluation mode, whose dictionary has always the same keys.
+
+    If the file is `checked` at other sizes, torch's warnings of each place where a trace might keep
+    what belongs to the example are left out.
+    """
+    with _without_deprecation(), torch.no_grad():
+        if checked:
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        # Not strict: strict means that no dictionary may be returned.
+        traced = torch.jit.trace(network, example, strict=False, check_trace=False)
+        # Where the disk is full, torch's own writer of a path aborts the process.
+        with Path(path).open("wb") as file:
+            torch.jit.save(traced, file)
+
+
+def load_torchscript(path: str | Path) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+    """Load a TorchScript file on the device it was traced on."""
+    with _without_deprecation():
+        return torch.no_grad()(torch.jit.load(path))
+
+
+@contextmanager
+def _without_deprecation() -> Iterator[None]:
+    """Leave out that torch recommends torch.export instead: both are offered here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit", category=FutureWarning)
+        yield

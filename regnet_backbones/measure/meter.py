@@ -1,27 +1,45 @@
-"""Time and memory of networks, all under the same conditions."""
+"""Time and memory of networks, all under the same conditions.
+
+Medians of networks that were measured minutes apart show which are worth a second look
+(`LatencyMeter.measure`). Whether one is faster than another takes runs in turns (`confirm`).
+"""
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from statistics import median
 from typing import Literal
 
+import numpy as np
 import torch
+from torch import nn
+from torchvision.ops import FeaturePyramidNetwork
 
+from regnet_backbones.backbone import RegNetFeatures
+from regnet_backbones.design.law import RegNetDesign
 from regnet_backbones.errors import UserError
 from regnet_backbones.measure.memory import is_out_of_memory, peak_bytes
-from regnet_backbones.measure.networks import Network, build
 from regnet_backbones.measure.timing import interleaved_times
 from regnet_backbones.optimize import MemoryFormat, optimize
-from regnet_backbones.optimize.layout import FORMATS
-from regnet_backbones.optimize.precision import check_dtype
-from regnet_backbones.optimize.trunk import example_images
+from regnet_backbones.optimize.passes import FORMATS, check_dtype, example_images
 
 MIB = 2**20
 
 # torch takes further networks of one class as they are (`torch._dynamo.config.recompile_limit`).
 MAX_COMPILED = 8
+
+# Of detectron2's feature pyramids (`MODEL.FPN.OUT_CHANNELS`).
+FPN_CHANNELS = 256
+
+# What timm starts at zero, the scale of a block's last norm, is given this: zeros would fold into
+# convolutions of zeros, for which a GPU needs less power, and so keeps a higher clock, than for
+# trained weights. Maps stay finite in float16.
+SCALE_OF_LAST_NORMS = 0.2
+
+Network = RegNetDesign | str
+Times = dict[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,26 @@ class Measurement:
 
     latency_ms: float
     memory_mib: float
+
+
+@dataclass(frozen=True)
+class RatioBand:
+    """The time of a network over that of a reference: the median of paired runs, and its interval.
+
+    Attributes:
+        low: lower end of the interval.
+        median: of the ratios; below 1 is faster than the reference.
+        high: upper end of the interval.
+    """
+
+    low: float
+    median: float
+    high: float
+
+    @property
+    def faster(self) -> bool:
+        """Whether the network is measurably faster: all of the interval is below 1."""
+        return self.high < 1
 
 
 @dataclass
@@ -65,8 +103,8 @@ class LatencyMeter:
         chosen_format: what "auto" has led `measure` to, None before its first network.
 
     Raises:
-        ValueError: an option is out of its range, needs a GPU that is not there, or is a pass where
-            there shall be none.
+        ValueError: an option is out of its range, needs a GPU that is not there, or is a pass with
+            `passes=False`.
     """
 
     _: KW_ONLY
@@ -87,31 +125,30 @@ class LatencyMeter:
 
     def __post_init__(self) -> None:
         """Raise for conditions under which nothing can be measured."""
-        if self.device not in ("cpu", "cuda"):
-            raise UserError(f"device must be 'cpu' or 'cuda', got {self.device!r}")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("device 'cuda': torch sees no GPU here; use device='cpu'")
-        if self.memory_format not in ("auto", *FORMATS):
-            known = ", ".join(("auto", *FORMATS))
-            raise UserError(f"memory_format must be one of {known}, got {self.memory_format!r}")
-        least = {"batch_size": 1, "runs": 1, "warmup": 0}
-        for name, lowest in least.items():
-            if getattr(self, name) < lowest:
-                raise UserError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
+        known = ("auto", *FORMATS)
         is_pair = isinstance(self.image_size, tuple | list) and len(self.image_size) == 2
-        if not is_pair or min(self.image_size) < 1:
-            raise UserError(f"image_size must be (height, width), got {self.image_size}")
+        for problem, is_wrong in (
+            (f"device must be 'cpu' or 'cuda', got {self.device!r}",
+             self.device not in ("cpu", "cuda")),
+            ("device 'cuda': torch sees no GPU here; use device='cpu'",
+             self.device == "cuda" and not torch.cuda.is_available()),
+            (f"memory_format must be one of {', '.join(known)}, got {self.memory_format!r}",
+             self.memory_format not in known),
+            (f"batch_size must be at least 1, got {self.batch_size}", self.batch_size < 1),
+            (f"runs must be at least 1, got {self.runs}", self.runs < 1),
+            (f"warmup must be at least 0, got {self.warmup}", self.warmup < 0),
+            (f"image_size must be (height, width), got {self.image_size}",
+             not is_pair or min(self.image_size) < 1),
+            ("a reference would be compiled again for each network; leave it out with "
+             "compile=True, and compare the best networks by `confirm`",
+             self.compile and self.reference is not None),
+            ("dtype, compile and memory_format are passes; leave them as they are with "
+             "passes=False, or set passes=True",
+             not self.passes and (self.dtype or self.compile or self.memory_format != "auto")),
+        ):  # fmt: skip
+            if is_wrong:
+                raise UserError(problem)
         check_dtype(self.dtype)
-        if self.compile and self.reference is not None:
-            raise UserError(
-                "a reference would be compiled again for each network; leave it out with "
-                "compile=True, and compare the best networks by `confirm`"
-            )
-        if not self.passes and (self.dtype or self.compile or self.memory_format != "auto"):
-            raise UserError(
-                "dtype, compile and memory_format are passes; leave them as they are with "
-                "passes=False, or set passes=True"
-            )
 
     def measure(self, network: Network) -> Measurement:
         """Measure one network, and give back what memory it took.
@@ -125,15 +162,13 @@ class LatencyMeter:
             Milliseconds of a forward pass, and MiB at its peak.
 
         Raises:
-            ValueError: it is no network that can be built.
+            ValueError: the network cannot be built.
             MemoryError: it needs more memory than there is, on a GPU too.
         """
         with self._tidied():
             return self._measure(network)
 
-    def compare(
-        self, networks: Mapping[str, Network], *, runs: int | None = None
-    ) -> dict[str, tuple[float, ...]]:
+    def compare(self, networks: Mapping[str, Network], *, runs: int | None = None) -> Times:
         """Time networks in turns, so that a slow minute of the machine slows all of them.
 
         Args:
@@ -144,7 +179,7 @@ class LatencyMeter:
             Seconds of each forward pass, by name; those of one place were taken in one round.
 
         Raises:
-            ValueError: one of them is no network that can be built, there are no runs, or more
+            ValueError: one of them cannot be built, there are no runs, or more
                 networks than torch compiles.
             MemoryError: they need more memory than there is, on a GPU too.
         """
@@ -154,48 +189,35 @@ class LatencyMeter:
                 "compare fewer, or set compile=False"
             )
         with self._tidied():
-            return self._compare(networks, runs=self.runs if runs is None else runs)
+            return self._times(
+                {name: self._call(each, self.memory_format)[0] for name, each in networks.items()},
+                runs=self.runs if runs is None else runs,
+            )
 
     def _measure(self, network: Network) -> Measurement:
-        """Build a network and measure it."""
+        """Build a network and measure it, in turns with the reference if there is one."""
         if self.reference is not None and self._reference is None:
             self._reference = self._call_in_one_format(self.reference)
-            (times,) = self._times({"reference": self._reference}, runs=self.runs).values()
-            self._reference_seconds = median(times)
+            self._reference_seconds = median(self._times({"": self._reference})[""])
         call = self._call_in_one_format(network)
-        seconds = self._seconds(call)
-        peak = peak_bytes(call, device=self.device)
-        return Measurement(seconds * 1000, peak / MIB)
-
-    def _seconds(self, call: Callable[[], None]) -> float:
-        """Time a forward pass, beside the reference if there is one."""
         if self._reference is None:
-            (seconds,) = self._times({"network": call}, runs=self.runs).values()
-            return median(seconds)
-        times = self._times({"reference": self._reference, "network": call}, runs=self.runs)
-        pairs = zip(times["network"], times["reference"], strict=True)
-        return median(mine / other for mine, other in pairs) * self._reference_seconds
+            seconds = median(self._times({"network": call})["network"])
+        else:
+            times = self._times({"reference": self._reference, "network": call})
+            pairs = zip(times["network"], times["reference"], strict=True)
+            seconds = median(mine / other for mine, other in pairs) * self._reference_seconds
+        return Measurement(seconds * 1000, peak_bytes(call, device=self.device) / MIB)
+
+    def _times(self, calls: Mapping[str, Callable[[], None]], *, runs: int | None = None) -> Times:
+        """Time forward passes in turns."""
+        runs = self.runs if runs is None else runs
+        return interleaved_times(calls, runs=runs, warmup=self.warmup, device=self.device)
 
     def _call_in_one_format(self, network: Network) -> Callable[[], None]:
         """Return a forward pass in the memory format of the first network."""
         call, memory_format = self._call(network, self.chosen_format or self.memory_format)
         self.chosen_format = self.chosen_format or memory_format
         return call
-
-    def _compare(
-        self, networks: Mapping[str, Network], *, runs: int
-    ) -> dict[str, tuple[float, ...]]:
-        """Build networks and time them in turns."""
-        calls = {
-            name: self._call(network, self.memory_format)[0] for name, network in networks.items()
-        }
-        return self._times(calls, runs=runs)
-
-    def _times(
-        self, calls: Mapping[str, Callable[[], None]], *, runs: int
-    ) -> dict[str, tuple[float, ...]]:
-        """Time forward passes in turns."""
-        return interleaved_times(calls, runs=runs, warmup=self.warmup, device=self.device)
 
     def _call(
         self, network: Network, memory_format: MemoryFormat
@@ -220,7 +242,7 @@ class LatencyMeter:
 
     @contextmanager
     def _tidied(self) -> Iterator[None]:
-        """Say the same wherever memory ends, and give back what networks have taken.
+        """Raise the same error wherever memory ends, and give back what networks have taken.
 
         They must be out of reach by then, so what is inside is a call of a method.
         """
@@ -240,3 +262,105 @@ class LatencyMeter:
                 torch.compiler.reset()  # or these networks count against MAX_COMPILED
             if self.device == "cuda":
                 torch.cuda.empty_cache()
+
+
+def ratio_band(
+    times: Sequence[float],
+    reference: Sequence[float],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> RatioBand:
+    """Return the median ratio of paired times, with its bootstrap interval (percentiles).
+
+    Args:
+        times: of a network.
+        reference: of another one, in the same rounds.
+        confidence: share of the medians of resampled ratios that lie in the interval.
+        resamples: how often as many ratios are drawn, with replacement.
+        seed: of these draws.
+
+    Raises:
+        ValueError: there is no pair for each time, no time at all, or an option is out of range.
+    """
+    if not times or len(times) != len(reference):
+        raise UserError(
+            f"ratios take as many times of both networks, got {len(times)} and {len(reference)}"
+        )
+    if not 0 < confidence < 1 or resamples < 1:
+        raise UserError(
+            "ratio_band takes confidence between 0 and 1 and resamples >= 1, got "
+            f"{confidence} and {resamples}"
+        )
+    ratios = np.array(times) / np.array(reference)
+    draws = np.random.default_rng(seed).choice(ratios, (resamples, len(ratios)))
+    medians = np.sort(np.median(draws, axis=1))
+    outside = int((1 - confidence) / 2 * resamples)  # at either end
+    return RatioBand(*map(float, (medians[outside], np.median(ratios), medians[-1 - outside])))
+
+
+def confirm(
+    meter: LatencyMeter,
+    networks: Sequence[Network],
+    reference: Network,
+    *,
+    runs: int = 30,
+    confidence: float = 0.95,
+) -> tuple[RatioBand, ...]:
+    """Measure a few networks in turns with a reference, to find which are measurably faster.
+
+    The more networks, the wider each interval: `confidence` is that of all of them together, for
+    one of many is soon called faster by chance.
+
+    Args:
+        meter: with the conditions.
+        networks: the best of a search; their weights are in memory at the same time.
+        reference: what they are compared with.
+        runs: rounds in which each is called once.
+        confidence: that no interval misses its true ratio.
+
+    Returns:
+        The time of each network over the reference's.
+
+    Raises:
+        ValueError: there is no network, or one that cannot be built.
+        MemoryError: they need more memory than there is, on a GPU too.
+    """
+    if not networks:
+        raise UserError("there is no network to compare with the reference; give at least one")
+    numbered = {str(number): network for number, network in enumerate(networks)}
+    times = meter.compare({"reference": reference, **numbered}, runs=runs)
+    each = 1 - (1 - confidence) / len(networks)
+    return tuple(ratio_band(times[name], times["reference"], confidence=each) for name in numbered)
+
+
+def build(network: Network, *, fpn: bool) -> nn.Module:
+    """Return a backbone with random weights, or a feature pyramid on it."""
+    if not isinstance(network, RegNetDesign | str):
+        raise UserError(
+            "latency is measured of networks that can be built, a RegNetDesign or a name of the "
+            f"zoo, not of an {type(network).__name__}; search a RegNet space"
+        )
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        backbone = RegNetFeatures(network)
+        for name, parameter in backbone.named_parameters():
+            if name.endswith("weight") and not parameter.any():
+                nn.init.constant_(parameter, SCALE_OF_LAST_NORMS)
+        return FeaturePyramid(backbone) if fpn else backbone
+
+
+class FeaturePyramid(nn.Module):
+    """A backbone with torchvision's feature pyramid, whose layers are those of detectron2's FPN."""
+
+    def __init__(self, bottom_up: RegNetFeatures):
+        super().__init__()
+        self.bottom_up = bottom_up
+        self.pyramid = FeaturePyramidNetwork(list(bottom_up.channels.values()), FPN_CHANNELS)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return P2 to P5 of images (N, 3, H, W): (N, 256, ceil(H / stride), ceil(W / stride))."""
+        maps = self.bottom_up(images)
+        names = (f"p{level}" for level in self.bottom_up.out_levels)
+        return self.pyramid(OrderedDict(zip(names, maps, strict=True)))

@@ -16,22 +16,11 @@ def interleaved_times(
     warmup: int = 2,
     device: torch.device | str = "cpu",
 ) -> dict[str, tuple[float, ...]]:
-    """Time several calls in rounds: each once, then each again in the opposite order.
+    """Return the seconds of each run of several calls, by name.
 
-    What a call leaves behind, in caches or in threads that still wait for work, so does not always
-    burden the same one.
-
-    Args:
-        calls: what to time, by name.
-        runs: rounds that count, at least 1.
-        warmup: rounds before those, which fill caches and compile.
-        device: where the work is done. On CUDA, device events take the time.
-
-    Returns:
-        Seconds of each run, by name.
-
-    Raises:
-        ValueError: there are no runs.
+    Each is called once a round, in the opposite order every other round: what a call leaves behind,
+    in caches or in threads that still wait for work, so does not always burden the same one.
+    `warmup` rounds come first, which fill caches and compile. On CUDA, device events take the time.
     """
     if runs < 1 or warmup < 0:
         raise UserError(f"timing takes runs >= 1 and warmup >= 0, got {runs} and {warmup}")
@@ -49,14 +38,7 @@ def interleaved_times(
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Let torch work with so many threads of the CPU for a while.
-
-    Args:
-        count: of threads, None leaves them as they are.
-
-    Returns:
-        A context manager, whose end sets the threads that were there before.
-    """
+    """Let torch work with so many threads of the CPU for a while; None leaves them as they are."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -66,14 +48,12 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 
 def _cpu_seconds(call: Callable[[], object]) -> float:
-    """Return the seconds that a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def _cuda_seconds(call: Callable[[], object]) -> float:
-    """Return the seconds that the device works on a call."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()

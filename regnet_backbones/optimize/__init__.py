@@ -1,4 +1,4 @@
-"""A RegNet, or a whole model on one, made fast without another result.
+"""A RegNet, or a whole model on one, made fast with the same result.
 
     from regnet_backbones.optimize import optimize
 
@@ -11,6 +11,7 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar, get_args
 
 import torch
@@ -24,16 +25,78 @@ from regnet_backbones.optimize.folding import (
     fold_frozen_norm,
     remaining_batch_norms,
 )
-from regnet_backbones.optimize.layout import FORMATS, measure_layouts
-from regnet_backbones.optimize.precision import autocast, cast, check_dtype, has_native
-from regnet_backbones.optimize.report import Mode, Report
-from regnet_backbones.optimize.trunk import example_images, maps_of, relative_error, trunk_of
+from regnet_backbones.optimize.passes import (
+    FORMATS,
+    autocast,
+    cast,
+    check_dtype,
+    example_images,
+    has_native,
+    maps_of,
+    measure_layouts,
+    relative_error,
+    trunk_of,
+)
 
 __all__ = ["Report", "optimize"]
 
+Mode = Literal["inference", "training"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was done to a model, and what was measured on the way.
+
+    Attributes:
+        mode: "inference" or "training".
+        folded: names of the batch norms that convolutions do now.
+        batch_norms_left: how many still run as a pass of their own.
+        memory_format: "contiguous" or "channels_last".
+        layout_seconds: median seconds of a forward pass (in training of forward and backward) by
+            memory format; empty where the format was given.
+        dtype: of the weights in inference, of autocast in training; None for what they were.
+        compiled: "all sizes" of images if the network is compiled once at its first call, "each
+            size" if at the first call with each; None if it is not.
+        checkpointed: whether blocks are computed again in the backward pass.
+        error: largest difference of a map before and after, relative to the largest value of the
+            map; None in training, where nothing is compared.
+        notes: what the user might have expected and was not done, and why.
+    """
+
+    mode: Mode
+    folded: tuple[str, ...]
+    batch_norms_left: int
+    memory_format: str
+    layout_seconds: dict[str, float] = field(default_factory=dict)
+    dtype: torch.dtype | None = None
+    compiled: Literal["all sizes", "each size"] | None = None
+    checkpointed: bool = False
+    error: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return a few lines for people."""
+        how = "into convolutions" if self.mode == "inference" else "on the fly"
+        times = ", ".join(f"{n} {s * 1000:.1f} ms" for n, s in self.layout_seconds.items())
+        lines = [
+            f"optimized for {self.mode}",
+            f"  batch norm     {len(self.folded)} folded {how}, {self.batch_norms_left} left",
+            f"  memory format  {self.memory_format}{f' (measured: {times})' if times else ''}",
+        ]
+        if self.dtype is not None:
+            kind = "weights" if self.mode == "inference" else "autocast"
+            lines.append(f"  precision      {str(self.dtype).removeprefix('torch.')} ({kind})")
+        if self.checkpointed:
+            lines.append("  checkpointing  blocks are computed again in the backward pass")
+        if self.compiled is not None:
+            lines.append(f"  compilation    at the first call, for {self.compiled} of images")
+        if self.error is not None:
+            lines.append(f"  largest error  {self.error:.1e} of the largest value of a map")
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
 
 
 def optimize(
@@ -59,7 +122,7 @@ def optimize(
     Args:
         model: a `RegNetFeatures`, a detectron2 model, whose `backbone` is what is measured, cast
             and compiled, or any network that takes images (N, C, H, W), as models of
-            segmentation-models-pytorch do. On the device where it shall run.
+            segmentation-models-pytorch do. On the device where it runs.
         mode: "inference" or "training".
         dtype: torch.bfloat16, torch.float16 or None for that of the model. In inference weights are
             cast; a `RegNetFeatures` then gives maps of this type, other models what they gave
@@ -67,7 +130,7 @@ def optimize(
             `torch.amp.GradScaler`).
         compile: `torch.compile`. On a CPU it takes a C++ compiler, and calls under `torch.no_grad`
             or `torch.inference_mode` to be fastest.
-        dynamic: compile once for all heights and widths, rather than for each anew.
+        dynamic: compile once for all heights and widths, rather than for each.
         memory_format: "auto" measures, on random images of `image_size` and `batch_size`; in
             training on two at least, because some batch norms learn from no single one.
         checkpointing: in training, keep only what enters a block and compute the rest again.
@@ -83,16 +146,14 @@ def optimize(
         ValueError: an option is unknown or cannot be used with another one, or the model takes no
             images. Then, and after errors of the model itself, the given model is as it was.
     """
-    _check_options(model, mode, dtype, compile, memory_format, checkpointing, cuda_graphs)
+    _check_options(mode, dtype, compile, memory_format, checkpointing, cuda_graphs, model)
     training = mode == "training"
     if not training:
         model = deepcopy(model).eval().requires_grad_(False)
     trunk = trunk_of(model)
     least = 2 if training else 1
     images = example_images(trunk, image_size=image_size, batch_size=max(least, batch_size))
-    before = None if training else _maps(trunk, images)
-
-    seconds = {}
+    seconds, error = {}, None
     if training:
         if memory_format == "auto":
             # First, and on a copy: where it fails, the model is as it was.
@@ -101,6 +162,7 @@ def optimize(
             seconds = measure_layouts(trial, images, training=True, dtype=dtype)
         folded = _fold_for_training(model, checkpointing=checkpointing)
     else:
+        before = _maps(trunk, images)
         folded = fold_batch_norm(model)
         if dtype is not None:
             # Heads and losses expect what they got before.
@@ -111,75 +173,73 @@ def optimize(
     if seconds:
         memory_format = min(seconds, key=seconds.get)
     trunk.to(memory_format=FORMATS[memory_format])
-    error = None if before is None else _error(_maps(trunk, images), before)
-    if dtype is not None and training:
+    if not training:
+        pairs = zip(_maps(trunk, images), before, strict=True)
+        error = max(relative_error(found, expected) for found, expected in pairs)
+    elif dtype is not None:
         autocast(model, dtype)
+    compiled = None
     if compile:
         compile_network(trunk, inference=not training, dynamic=dynamic, cuda_graphs=cuda_graphs)
-    report = Report(
+        compiled = "all sizes" if dynamic and not cuda_graphs else "each size"
+    return model, Report(
         mode=mode,
         folded=tuple(folded),
         batch_norms_left=remaining_batch_norms(model),
         memory_format=memory_format,
         layout_seconds=seconds,
         dtype=dtype,
-        compiled=_sizes(dynamic and not cuda_graphs) if compile else None,
+        compiled=compiled,
         checkpointed=checkpointing,
         error=error,
         notes=tuple(_notes(mode, dtype, folded, images.device)),
     )
-    return model, report
 
 
 def _check_options(
-    model: nn.Module,
     mode: str,
     dtype: torch.dtype | None,
     compile: bool,
     memory_format: str,
     checkpointing: bool,
     cuda_graphs: bool,
+    model: nn.Module,
 ) -> None:
-    """Raise ValueError for an option that is unknown, or that goes not with the others."""
-    for name, given, allowed in (
-        ("mode", mode, get_args(Mode)),
-        ("memory_format", memory_format, get_args(MemoryFormat)),
-    ):
-        if given not in allowed:
-            raise UserError(f"{name} must be one of {', '.join(allowed)}, got {given!r}")
-    check_dtype(dtype)
-    if checkpointing and mode != "training":
-        raise UserError("checkpointing=True is for mode='training': inference keeps no maps")
-    if cuda_graphs and not compile:
-        raise UserError("cuda_graphs=True is a way to compile; add compile=True")
-    if cuda_graphs and mode != "inference":
-        raise UserError("cuda_graphs=True is for mode='inference'")
+    """Raise ValueError for an unknown option or an invalid combination."""
     device = next(model.parameters(), torch.empty(0)).device.type
-    if cuda_graphs and device != "cuda":
-        raise UserError(f"cuda_graphs=True needs the model on a GPU, it is on '{device}'")
-
-
-def _sizes(dynamic: bool) -> Literal["all sizes", "each size"]:
-    """Say what one compilation is for."""
-    return "all sizes" if dynamic else "each size"
+    for is_wrong, rule in (
+        (mode not in get_args(Mode), f"mode must be one of inference, training, got {mode!r}"),
+        (
+            memory_format not in get_args(MemoryFormat),
+            f"memory_format must be one of auto, contiguous, channels_last, got {memory_format!r}",
+        ),
+        (
+            checkpointing and mode != "training",
+            "checkpointing=True is for mode='training': inference keeps no maps",
+        ),
+        (cuda_graphs and not compile, "cuda_graphs=True is a way to compile; add compile=True"),
+        (cuda_graphs and mode != "inference", "cuda_graphs=True is for mode='inference'"),
+        (
+            cuda_graphs and device != "cuda",
+            f"cuda_graphs=True needs the model on a GPU, it is on '{device}'",
+        ),
+    ):
+        if is_wrong:
+            raise UserError(rule)
+    check_dtype(dtype)
 
 
 def _fold_for_training(model: nn.Module, *, checkpointing: bool) -> list[str]:
     """Change a model for training, in place, and return the names of the norms that are folded."""
     if checkpointing:
-        _checkpoint_blocks(model)
+        networks = [module for module in model.modules() if isinstance(module, RegNetFeatures)]
+        if not networks:
+            raise UserError(
+                f"checkpointing=True needs a RegNetFeatures, {type(model).__name__} has none"
+            )
+        for network in networks:
+            network.checkpoint_blocks()
     return fold_frozen_norm(model)
-
-
-def _checkpoint_blocks(model: nn.Module) -> None:
-    """Let every RegNet of a model compute its blocks again in the backward pass."""
-    networks = [module for module in model.modules() if isinstance(module, RegNetFeatures)]
-    if not networks:
-        raise UserError(
-            f"checkpointing=True needs a RegNetFeatures, {type(model).__name__} has none"
-        )
-    for network in networks:
-        network.checkpoint_blocks()
 
 
 def _maps(trunk: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
@@ -188,15 +248,10 @@ def _maps(trunk: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
         return [features.clone() for features in maps_of(trunk(images))]
 
 
-def _error(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
-    """Return the largest relative error over all maps."""
-    return max(relative_error(*maps) for maps in zip(found, expected, strict=True))
-
-
 def _notes(
     mode: Mode, dtype: torch.dtype | None, folded: list[str], device: torch.device
 ) -> Iterator[str]:
-    """Say what the user might have expected and did not get."""
+    """Yield what the user might have expected and did not get."""
     if mode == "training" and not folded:
         yield "no batch norm is frozen, none is folded (RegNetFeatures: norm='FrozenBN')"
     if dtype is not None and device.type == "cpu" and not has_native(dtype):

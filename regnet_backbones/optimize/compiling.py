@@ -20,20 +20,14 @@ MAX_COMPILATIONS = 2
 def compile_network(
     network: nn.Module, *, inference: bool, dynamic: bool = True, cuda_graphs: bool = False
 ) -> nn.Module:
-    """Compile a network in place; it is compiled when it is called first.
+    """Compile a network in place, at its first call; state dict and attributes stay.
 
-    Args:
-        network: state dict and attributes stay.
-        inference: weights are constants on a CPU, as long as gradients are disabled.
-        dynamic: height and width are symbols from the first call on, so that other sizes do not
-            compile again; what would be the third compilation is not done, such images take the
-            network as it is. Otherwise every size compiles, for itself.
-        cuda_graphs: replay a recorded graph of kernels for each size of image. Saves the time that
-            starting kernels takes, which small images and batches feel; each new size is compiled
-            and recorded, and outputs are overwritten by the next call.
-
-    Returns:
-        The network.
+    For `inference` weights are constants on a CPU, as long as gradients are disabled. With
+    `dynamic` height and width are symbols from the first call on, so that other sizes do not
+    compile again; what would be the third compilation is not done, such images take the network as
+    it is. Otherwise every size compiles, for itself. `cuda_graphs` replay a recorded graph of
+    kernels for each size of image: that saves the time that starting kernels takes, which small
+    images and batches feel; outputs are overwritten by the next call.
     """
     if cuda_graphs:
         network.compile(dynamic=False, options={"triton.cudagraphs": True})
@@ -47,11 +41,7 @@ def compile_network(
 
 
 class CompiledCalls:
-    """Calls of a network that compile, for dynamic sizes at most `MAX_COMPILATIONS` times.
-
-    Attributes:
-        compilations: how often it was compiled.
-    """
+    """Calls of a network that compile, for dynamic sizes at most `MAX_COMPILATIONS` times."""
 
     def __init__(self, call: Callable, *, dynamic: bool, freezing: bool):
         self.compilations = 0

@@ -3,23 +3,51 @@
 For inference once and for all: a batch norm with fixed statistics is a scale and a shift of each
 channel, which the convolution can do itself. For training on the fly: weights stay as they are, and
 each step computes the scaled ones, so that the gradient is that of the unscaled weight.
+
+Order of definition does not prove order of execution, so only layers whose `forward` is known are
+folded: timm's `ConvNormAct`, `SEModule` and pre-activation bottleneck, `nn.Sequential`, and
+detectron2's `Conv2d`, which holds its norm.
 """
 
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
-from timm.layers import ConvNormAct
+from timm.layers import ConvNormAct, SqueezeExcite
+from timm.models.regnet import PreBottleneck
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.optimize.layers import ConvNorm, conv_norms, is_batch_norm, is_frozen_norm
 from regnet_backbones.optimize.scaled_conv import scaled_conv
+
+# What timm, torchvision and detectron2 call theirs; the last is not imported for it.
+FROZEN_NORMS = ("FrozenBatchNormAct2d", "FrozenBatchNorm2d")
+DETECTRON2_CONVS = "detectron2.layers.wrappers"
+
+# Names of convolution and norm in modules that run one right after the other.
+PAIRS: tuple[tuple[type[nn.Module], str, str], ...] = (
+    (ConvNormAct, "conv", "bn"),
+    (SqueezeExcite, "fc1", "bn"),
+    (PreBottleneck, "conv1", "norm2"),
+)
+
+
+@dataclass(frozen=True)
+class ConvNorm:
+    """A convolution, the batch norm behind it, and where that batch norm is."""
+
+    name: str
+    conv: nn.Conv2d
+    norm: nn.Module
+    norm_owner: nn.Module
+    norm_name: str
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what a batch norm with fixed statistics multiplies each channel by, and adds.
-
-    Args:
-        norm: a batch norm, frozen or not; without affine parameters too.
-    """
+    """Return what a batch norm with fixed statistics multiplies each channel by, and adds."""
     scale = (norm.running_var + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight
@@ -42,19 +70,10 @@ def folded_conv(x: torch.Tensor, conv: nn.Conv2d, norm: nn.Module) -> torch.Tens
 
 @torch.no_grad()
 def fold_batch_norm(model: nn.Module) -> list[str]:
-    """Fold batch norms into their convolutions for inference, in place.
+    """Fold batch norms into their convolutions for inference, in place, and return their names.
 
     A folded norm becomes its activation, or nothing. Batch norms that follow no convolution (those
     of a pre-activation network, or behind squeeze-and-excitation) stay.
-
-    Args:
-        model: in evaluation mode.
-
-    Returns:
-        Names of the norms that were folded.
-
-    Raises:
-        ValueError: a batch norm is in training mode, where its statistics are those of the batch.
     """
     folded = []
     for pair in list(conv_norms(model)):
@@ -75,23 +94,25 @@ def fold_batch_norm(model: nn.Module) -> list[str]:
 def fold_frozen_norm(model: nn.Module) -> list[str]:
     """Let convolutions of a model in training do the work of the frozen norms behind them.
 
-    In place. State dict, parameters and their gradients stay as they are; there is no pass over the
-    map for the norm.
-
-    Args:
-        model: timm networks and detectron2's convolutions are changed, other layers stay.
-
-    Returns:
-        Names of the norms whose work is done by the convolution.
+    In place; the names of these norms are returned. State dict, parameters and their gradients stay
+    as they are; there is no pass over the map for the norm.
     """
     folded = []
     for pair in list(conv_norms(model)):
         if not is_frozen_norm(pair.norm):
             continue
-        stand_in = _stand_in(pair)
-        if stand_in is not None:
-            _replace(model, pair.norm_owner, stand_in)
-            folded.append(pair.name)
+        owner: nn.Module = pair.norm_owner
+        if isinstance(owner, ConvNormAct) and type(pair.conv) is nn.Conv2d:
+            stand_in: nn.Module = FoldedConvNormAct(owner)
+        elif owner is pair.conv:
+            stand_in = FoldedConv2d(pair.conv)
+        else:
+            continue
+        for module in list(model.modules()):
+            for name, child in module.named_children():
+                if child is owner:
+                    setattr(module, name, stand_in)
+        folded.append(pair.name)
     return folded
 
 
@@ -130,21 +151,31 @@ class FoldedConv2d(nn.Conv2d):
         return x if self.activation is None else self.activation(x)
 
 
-def _stand_in(pair: ConvNorm) -> nn.Module | None:
-    """Return the layer that does both, None for a kind that is not trained frozen."""
-    if isinstance(pair.norm_owner, ConvNormAct) and type(pair.conv) is nn.Conv2d:
-        return FoldedConvNormAct(pair.norm_owner)
-    if pair.norm_owner is pair.conv:
-        return FoldedConv2d(pair.conv)
-    return None
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm with statistics, frozen or not, of any of the projects."""
+    if isinstance(module, _BatchNorm):
+        return module.running_mean is not None
+    return is_frozen_norm(module)
 
 
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` where `old` is."""
-    for module in model.modules():
-        for name, child in module.named_children():
-            if child is old:
-                setattr(module, name, new)
+def is_frozen_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm that cannot be trained."""
+    return type(module).__name__ in FROZEN_NORMS
+
+
+def conv_norms(model: nn.Module) -> Iterator[ConvNorm]:
+    """Find every convolution with a batch norm of its own right behind it.
+
+    A convolution or a norm that also stands elsewhere in the model, alone or in another module, is
+    left out: it cannot be changed for one place. A module that holds both may stand anywhere.
+    """
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    for name, module in model.named_modules():
+        for pair in _pairs_of(name, module):
+            here = places[id(module)]
+            shared = places[id(pair.conv)] > here or places[id(pair.norm)] > here
+            if is_batch_norm(pair.norm) and not shared:
+                yield pair
 
 
 def _activation(norm: nn.Module) -> nn.Module:
@@ -157,3 +188,34 @@ def _activation(norm: nn.Module) -> nn.Module:
 def _like(old: nn.Parameter, value: torch.Tensor) -> nn.Parameter:
     """Make a parameter for inference that needs a gradient where the old one did."""
     return nn.Parameter(value.to(old.dtype), requires_grad=old.requires_grad)
+
+
+def _pairs_of(name: str, module: nn.Module) -> Iterator[ConvNorm]:
+    """Find the pairs that a module itself runs one after the other."""
+    if isinstance(module, nn.Conv2d):
+        if type(module).__module__ == DETECTRON2_CONVS and module.norm is not None:
+            yield ConvNorm(f"{name}.norm", module, module.norm, module, "norm")
+        return
+    if _runs_as(module, nn.Sequential):
+        children = list(module.named_children())
+        for (_, before), (key, norm) in itertools.pairwise(children):
+            conv = _last_layer(before)
+            if type(conv) is nn.Conv2d:
+                yield ConvNorm(f"{name}.{key}", conv, norm, module, key)
+    for kind, conv_name, norm_name in PAIRS:
+        if _runs_as(module, kind):
+            conv, norm = getattr(module, conv_name), getattr(module, norm_name)
+            if type(conv) is nn.Conv2d:
+                yield ConvNorm(f"{name}.{norm_name}", conv, norm, module, norm_name)
+
+
+def _runs_as(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module is of this kind and its `forward` is the kind's."""
+    return isinstance(module, kind) and type(module).forward is kind.forward
+
+
+def _last_layer(module: nn.Module) -> nn.Module:
+    """Return the layer that gives the output of a module, as far as nested sequences show."""
+    while _runs_as(module, nn.Sequential) and len(module):
+        module = module[-1]
+    return module

@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.optimize import Report, optimize
+from regnet_backbones.optimize import MemoryFormat, Report, optimize
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 
 # Of a batch on the CPU: one after the other, more images say the same and take longer.
 MEASURED_ON_CPU = 2
@@ -27,16 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization:
-    """How a model shall be made fast.
-
-    Args:
-        dtype: of the weights of a trained model; training has a setting of its own.
-        compile: whether to use `torch.compile`, which takes a minute before the first result.
-        memory_format: "auto" measures which one is faster.
-
-    Raises:
-        ValueError: an argument is none of its choices.
-    """
+    """How a model is made fast; `dtype` is for trained models, training has its own setting."""
 
     dtype: Dtype = "float32"
     compile: bool = False
@@ -58,16 +48,10 @@ def optimize_trained(
 ) -> tuple[Model, Report]:
     """Return a fast copy of a model with its final weights, and what was done.
 
-    Args:
-        model: what `optimize` takes, on its device.
-        optimization: how.
-        image_size: height and width, a multiple of the stride, of an image as it comes singly.
-
-    Raises:
-        ValueError: there is no compiler.
+    `image_size` is that of a typical image, (height, width) in multiples of the stride.
     """
     if optimization.compile:
-        check_compiler(_device_of(model))
+        check_compiler(next(model.parameters()).device)
     return optimize(
         model,
         dtype=None if optimization.dtype == "float32" else getattr(torch, optimization.dtype),
@@ -90,33 +74,19 @@ def optimize_training(
 
     The model is changed, its state dict is not. All processes must call this at the same time:
     synchronised batch norms wait for each other when they are measured, and DDP refuses parameters
-    whose memory formats differ.
-
-    Args:
-        model: what `optimize` takes, on its device.
-        optimization: how; its `dtype` is not for training.
-        image_size: height and width, a multiple of the stride, of typical images.
-        batch_size: images of a process.
-        autocast: what the training computes in, None for float32. It is measured so; autocast
-            itself remains the trainer's.
-        from_first: returns in all processes what the first one calls it with.
-
-    Returns:
-        What was done.
-
-    Raises:
-        ValueError: there is no compiler.
+    whose memory formats differ. `autocast` is what the training computes in; it is measured so, and
+    remains the trainer's. `from_first` returns in all processes what the first one calls it with.
     """
-    device = _device_of(model)
+    device = next(model.parameters()).device
     if optimization.compile:
         check_compiler(device)
     if device.type == "cpu":
         batch_size = min(batch_size, MEASURED_ON_CPU)
     sizes = {"image_size": image_size, "batch_size": batch_size}
-    memory_format, measured = optimization.memory_format, None
+    memory_format, seconds = optimization.memory_format, {}
     if memory_format == "auto":
         _, measured = optimize(deepcopy(model), mode="training", dtype=autocast, **sizes)
-        memory_format = from_first(measured.memory_format)
+        memory_format, seconds = from_first(measured.memory_format), measured.layout_seconds
     _, done = optimize(
         model,
         mode="training",
@@ -124,15 +94,11 @@ def optimize_training(
         memory_format=memory_format,
         **sizes,
     )
-    return replace(done, layout_seconds=measured.layout_seconds if measured else {})
+    return replace(done, layout_seconds=seconds)
 
 
 def check_compiler(device: torch.device | str) -> None:
-    """Check that `torch.compile` finds what it needs on a device, before it is needed.
-
-    Raises:
-        ValueError: there is no compiler; the message says which one is meant.
-    """
+    """Check that `torch.compile` finds the compiler that it needs on a device."""
     if torch.device(device).type == "cpu":
         from torch._inductor.cpp_builder import get_cpp_compiler
         from torch._inductor.exc import InvalidCxxCompiler
@@ -162,8 +128,3 @@ def show_reports() -> None:
     package = logging.getLogger("regnet_backbones")
     if not package.hasHandlers():
         package.addHandler(logging.StreamHandler())
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model."""
-    return next(model.parameters()).device

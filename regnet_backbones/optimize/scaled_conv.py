@@ -13,15 +13,9 @@ from torch.nn import functional
 def scaled_conv(
     x: torch.Tensor, conv: nn.Conv2d, scale: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
-    """Return what `conv` gives with `conv.weight * scale` and `bias`.
+    """Return what `conv` gives of a map with `conv.weight * scale` and `bias`, both (C',).
 
-    Gradients go to `x` and `conv.weight`, none to scale and bias. Autocast is followed.
-
-    Args:
-        x: map (N, C, H, W).
-        conv: the layer; its own bias is not looked at.
-        scale: (C',), a factor of each output channel.
-        bias: (C',).
+    Its own bias is left out. Gradients go to `x` and `conv.weight`. Autocast is followed.
     """
     device_type = x.device.type
     if torch.is_autocast_enabled(device_type):
@@ -45,7 +39,6 @@ class _ScaledConv(torch.autograd.Function):
         bias: torch.Tensor,
         place: tuple,
     ) -> torch.Tensor:
-        """Convolve, and keep the map and unscaled weights."""
         ctx.save_for_backward(x, weight, scale)
         ctx.place = place
         scaled = (weight * scale.reshape(-1, 1, 1, 1)).to(x.dtype)
@@ -54,7 +47,6 @@ class _ScaledConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Return the gradients by map and weight."""
         x, weight, scale = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.place
         needed = [*ctx.needs_input_grad[:2], False]

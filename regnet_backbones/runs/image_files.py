@@ -1,4 +1,4 @@
-"""Image files as Pillow reads them: what it raises, what headers tell, and which are refused."""
+"""Image files as Pillow reads them: what it raises, what headers say, and which are refused."""
 
 import os
 import struct
@@ -12,13 +12,7 @@ from regnet_backbones.errors import UserError
 
 # What Pillow raises on files that are broken in one way or another.
 UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    KeyError,
-    TypeError,
-    struct.error,
+    *(OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, struct.error),
     Image.DecompressionBombError,
 )
 
@@ -34,21 +28,16 @@ ON_ITS_SIDE = (5, 6, 7, 8)
 # The byte of a PNG that says its bits per channel.
 DEPTH_BYTE = 24
 
-# The signature that a PNG begins with, in bytes, and the chunk that its pixels are in.
-SIGNATURE, PIXELS = 8, b"IDAT"
-
-# Bytes at the end of a PNG among which its last chunk of pixels mostly begins.
-TAIL = 2**17
-
-# What a PNG has where Pillow finds an orientation.
+# What a PNG has where Pillow finds an orientation; behind the pixels, in the last TAIL bytes.
 ORIENTING = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+TAIL = 2**17
 
 
 def open_upright(path: str | Path) -> Image.Image:
     """Read an image to its end, turned as its EXIF or XMP data say.
 
     Raises:
-        ValueError: it cannot be read, or has more than 8 bits per channel.
+        UserError: it cannot be read, or has more than 8 bits per channel.
     """
     try:
         with Image.open(path) as image:
@@ -73,10 +62,9 @@ def depth_problem(image: Image.Image) -> str | None:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height of an open image, once it is turned as its EXIF or XMP data say.
+    """Return width and height of an open image after `PIL.ImageOps.exif_transpose`.
 
-    That is the size after `PIL.ImageOps.exif_transpose`. No pixels are decoded, but those of a PNG
-    that has such data behind them.
+    No pixels are decoded, but those of a PNG that has EXIF or XMP data behind them.
     """
     if _exif(image).get(ExifTags.Base.Orientation) not in ON_ITS_SIDE:
         return image.size
@@ -102,28 +90,18 @@ def _exif(image: Image.Image) -> Image.Exif:
     if image.format != "PNG":
         return image.getexif()
     file = getattr(image, "fp", None)  # None once it is decoded
-    behind = b"" if file is None else _behind_pixels(file)
-    if any(mark in behind for mark in ORIENTING):
+    end = b"" if file is None else _end_of(file)
+    if any(mark in end for mark in ORIENTING):
         image.load()
     # A PNG's own `getexif` would decode every file that has no EXIF data, to look for them.
     return Image.Image.getexif(image)
 
 
-def _behind_pixels(file: IO[bytes]) -> bytes:
-    """Return the end of an open PNG from its last chunk of pixels on."""
+def _end_of(file: IO[bytes]) -> bytes:
+    """Return the last bytes of a PNG, from its last chunk of pixels on if that begins in them."""
     place = file.tell()
     try:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - TAIL))
-        tail = file.read()
-        if PIXELS in tail:
-            return tail[tail.rindex(PIXELS) :]
-        last = file.seek(SIGNATURE)
-        while len(head := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", head)
-            end = file.seek(length + 4, os.SEEK_CUR)
-            last = end if kind == PIXELS else last
-        file.seek(last)
-        return file.read()
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        return file.read().rpartition(b"IDAT")[2]
     finally:
         file.seek(place)

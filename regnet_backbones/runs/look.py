@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from tabulate import tabulate
 
 from regnet_backbones.files import write_whole
-from regnet_backbones.runs.randomness import seeded
+from regnet_backbones.runs.resume import seeded
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from types import FrameType
 STATUSES = {signal.SIGTERM: 143, signal.SIGHUP: 143, signal.SIGINT: 130}
 
 # Seconds in which a signal that comes twice is one: `timeout` sends it to the command and then to
-# the command's process group, and a run sends it to the processes that it has started.
+# its process group, and a run forwards it to the processes that it has started.
 REPEATED = 1.0
 
 # Seconds between two looks of a data worker whether its training has been killed.
@@ -39,6 +39,15 @@ class StoppedError(Exception):
         return self.message
 
     @classmethod
+    def after(cls, received: signal.Signals, place: str, checkpoint: object) -> "StoppedError":
+        """Return the error of a training that stopped after a step and saved a checkpoint."""
+        return cls(
+            f"stopped by {received.name} after {place}, saved in '{checkpoint}'; the same command "
+            "with --resume continues",
+            STATUSES[received],
+        )
+
+    @classmethod
     def from_message(cls, message: str) -> "StoppedError":
         """Return the error of another process that handed over only its message."""
         (name,) = re.findall(r"SIG[A-Z]+", message)[:1]
@@ -49,15 +58,15 @@ class StopSignals:
     """Note a signal instead of dying from it, as a context manager.
 
     A second signal has its usual effect at once; the same one counts as second after `REPEATED`
-    seconds. A signal that is ignored, as SIGHUP is under `nohup`, stays ignored. In other threads
-    than the main one nothing is caught, as Python handles signals in the main thread only.
+    seconds. A signal that is ignored, as SIGHUP is under `nohup`, stays ignored. Outside of the
+    main thread nothing is caught, as Python handles signals in the main thread only.
 
     Args:
         wait: whether a signal is noted only. False raises a `StoppedError` at once, as long as a
             training has nothing to save; it may be changed at any time.
 
     Attributes:
-        received: the first signal, None as long as there is none.
+        received: the first signal, or None.
     """
 
     def __init__(self, *, wait: bool = True) -> None:
@@ -68,10 +77,12 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            for number in STATUSES:
-                handler = signal.getsignal(number)
-                if handler is not None and handler != signal.SIG_IGN:
-                    self._handlers[number] = handler
+            handlers = {number: signal.getsignal(number) for number in STATUSES}
+            self._handlers = {
+                number: handler
+                for number, handler in handlers.items()
+                if handler not in (None, signal.SIG_IGN)
+            }
         self.install()
         return self
 
@@ -81,7 +92,7 @@ class StopSignals:
             _end_workers()
 
     def install(self) -> None:
-        """Catch the signals, again where a framework has put handlers of its own in place."""
+        """Catch the signals, again where a framework has installed handlers of its own."""
         if self.received is None:
             for number in self._handlers:
                 signal.signal(number, self.note)
@@ -115,7 +126,6 @@ class StopSignals:
             signal.raise_signal(number)
 
     def _restore(self) -> None:
-        """Put the handlers from before back."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -123,9 +133,9 @@ class StopSignals:
 def heed_parent_only(worker: int) -> None:
     """Let a data worker ignore signals of others than its parent; a `worker_init_fn`.
 
-    A terminal, `timeout` and Slurm send signals to all processes of a run. A data worker that dies
-    from one takes its training along before that has saved. Its parent ends it with SIGTERM, and
-    waits for that when Python exits. It ends by itself when its parent was killed.
+    A terminal, `timeout` and Slurm send signals to all processes of a run, and a data worker that
+    dies from one ends its training before that has saved. The parent ends a worker with SIGTERM
+    and waits for it when Python exits; a worker ends by itself when its parent was killed.
     """
     parent = multiprocessing.parent_process()  # of a forkserver's child, os.getppid() is not it
     pid = parent.pid if parent else os.getppid()
@@ -146,7 +156,7 @@ def heed_parent_only(worker: int) -> None:
 
 @contextmanager
 def held_signals() -> Iterator[None]:
-    """Hold the signals back, for processes and threads that are started inside for ever.
+    """Hold the signals back; processes and threads that are started inside never get them.
 
     Data workers are started inside, so that none reaches them before `heed_parent_only`.
     """

@@ -20,7 +20,7 @@ from regnet_backbones.errors import MissingFileError, UserError
 Kind = Literal["detector", "segmenter"]
 
 SEGMENTER_SUFFIX = ".ckpt"
-# Those of `weights.files`, which imports torch.
+# Those of `weights.checkpoints`, which imports torch.
 DETECTOR_SUFFIXES = (".safetensors", ".pkl", ".pth", ".pt", ".bin", ".torch", ".pyth")
 SEGMENTER_FOLDER = "checkpoints"
 # In the order of preference.

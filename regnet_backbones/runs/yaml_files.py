@@ -40,7 +40,7 @@ def read_yaml(path: str | Path) -> object:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not YAML in UTF-8, it has a tag or gives a key twice, or it is too large.
+        UserError: it is not YAML in UTF-8, it has a tag or gives a key twice, or it is too large.
     """
     size = Path(path).stat().st_size
     if size > MAX_BYTES:
@@ -65,9 +65,8 @@ def read_yaml(path: str | Path) -> object:
 def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
     """Check a node and all below it, and return how many values it has with aliases written out.
 
-    Args:
-        node: of the composed document, in which an alias is the node that it names.
-        sizes: of the nodes seen, by their ids; 0 for one that is not left yet.
+    An alias is the node that it names. `sizes` are those of the nodes seen, by their ids; 0 for one
+    that is not left yet.
     """
     if sizes.setdefault(id(node), 0):
         return sizes[id(node)]
@@ -102,13 +101,12 @@ def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
 
 def _wrong_key(node: yaml.MappingNode) -> str:
     """Say which key is not a plain name, or given twice, of which YAML would keep the last."""
-    lines: dict[tuple[str, str], int] = {}
+    seen: set[tuple[str, str]] = set()
     for key, _ in node.value:
         kind, line = key.tag.removeprefix(_STANDARD), key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode) or kind not in (*_MAX_CHARACTERS, "merge"):
             return f"a key that is not a plain name, in line {line}"
-        if (kind, key.value) in lines:
-            first = lines[kind, key.value]
-            return f"the key '{key.value[:200]}' in line {line} is there twice, first in {first}"
-        lines[kind, key.value] = line
+        if (kind, key.value) in seen:
+            return f"the key '{key.value[:200]}' is given twice, again in line {line}"
+        seen.add((kind, key.value))
     return ""

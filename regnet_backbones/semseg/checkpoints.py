@@ -11,12 +11,11 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.semseg.checkpoint_io import read_lightning_checkpoint
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.weights.entries import reason
-from regnet_backbones.weights.matching import load_all
+from regnet_backbones.semseg.resume import read_lightning_checkpoint
+from regnet_backbones.weights.state_dicts import load_all, reason
 
 # Hyperparameters by which a checkpoint of a segmenter is known.
 _MODEL = Segmenter.CHECKPOINT_HYPER_PARAMS_KEY

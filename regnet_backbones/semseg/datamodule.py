@@ -32,7 +32,7 @@ from regnet_backbones.semseg.layouts import (
     find_color_table,
     folder_pairs,
 )
-from regnet_backbones.semseg.resuming import (
+from regnet_backbones.semseg.loader import (
     Loader,
     ResumableLoader,
     ResumableSampler,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from regnet_backbones.errors import DivergedError, UserError
-from regnet_backbones.optimize.layout import FORMATS
+from regnet_backbones.optimize.passes import FORMATS
 from regnet_backbones.semseg import metrics, overlays
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.labels import IGNORE, check_class_names

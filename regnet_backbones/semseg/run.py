@@ -23,19 +23,26 @@ from PIL import Image
 from tabulate import tabulate
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.files import check_output_folder, remove_parts, set_aside, write_whole
+from regnet_backbones.files import check_output_folder, remove_parts, write_whole
 from regnet_backbones.optimize.options import show_reports
-from regnet_backbones.optimize.precision import has_native
+from regnet_backbones.optimize.passes import has_native
 from regnet_backbones.runs.look import PICTURE, PICTURES, mosaic, show, table_of
+from regnet_backbones.runs.resume import set_earlier_run_aside
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 from regnet_backbones.runs.trained import SEGMENTER_FOLDER, TENSORBOARD_FOLDER
 from regnet_backbones.semseg import overlays
-from regnet_backbones.semseg.checkpoint_io import AtomicCheckpointIO
-from regnet_backbones.semseg.continuation import TRAINER, check_continuation
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.labels import IGNORE, IGNORED
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.semseg.resuming import LastCheckpoint, MovedFolder, SeedSteps, run_seed
+from regnet_backbones.semseg.resume import (
+    TRAINER,
+    AtomicCheckpointIO,
+    LastCheckpoint,
+    MovedFolder,
+    SeedSteps,
+    check_continuation,
+    run_seed,
+)
 
 LAST = "last.ckpt"
 DESCRIPTION = "Train a semantic segmenter."
@@ -204,7 +211,8 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
     elif cli.config.resume and trainer.is_global_zero:
         logger.warning("there is no '%s' to resume from; the training starts from step 0", last)
     elif trainer.is_global_zero:
-        _set_earlier_run_aside(Path(output))
+        files = (f"{SEGMENTER_FOLDER}/**/*", f"{TENSORBOARD_FOLDER}/**/*")
+        set_earlier_run_aside(Path(output), files, output="--output")
     # After the one that keeps the best checkpoint, whose state the last one has.
     every = cli.config.save_every
     writes_last = LastCheckpoint(last, every=every, signals=signals, options=options)
@@ -270,17 +278,6 @@ def _picture(data: SegmentationData) -> Image.Image:
     drawn = [overlays.side_by_side(item["image"], item["mask"], **options) for item in items]
     present = sorted({k for item in items for k in item["mask"].unique().tolist()} - {IGNORE})
     return overlays.with_legend(mosaic(drawn), [(data.class_names[k], colors[k]) for k in present])
-
-
-def _set_earlier_run_aside(output: Path) -> None:
-    """Move what an earlier run left to a folder of its own.
-
-    Logs would be mixed with this run's, and its checkpoints be taken for this run's.
-    """
-    folders = (output / SEGMENTER_FOLDER, output / TENSORBOARD_FOLDER)
-    files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
-    if files:
-        set_aside(output, files, name="--output")
 
 
 def _warn_of_emulation(trainer: Trainer) -> None:

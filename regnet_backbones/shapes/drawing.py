@@ -2,7 +2,7 @@
 
 Every image is drawn from its own random generator, seeded by (seed, split, index): the same
 spec gives the same bytes, and asking for more images does not change the ones already there.
-Colour, texture, size and tilt tell nothing about the class; later shapes hide earlier ones.
+Colour, texture, size and tilt are independent of the class; later shapes hide earlier ones.
 """
 
 import math
@@ -12,10 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.shapes.keypoints import locate, with_visibility
-from regnet_backbones.shapes.tracing import trace
+from regnet_backbones.shapes.geometry import CATEGORIES, locate, outline, trace, with_visibility
 
-CATEGORIES = ("circle", "square", "triangle", "star", "cross")
 BACKGROUND = "background"
 SPLITS = ("train", "val")
 
@@ -57,37 +55,27 @@ class ShapesSpec:
     max_tilt: float = 20.0
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("num_train", 1),
-            ("num_val", 1),
-            ("image_size", 32),
-            ("seed", 0),
-            ("min_shapes", 1),
-            ("max_shapes", 1),
-        ):
+        least = {"num_train": 1, "num_val": 1, "image_size": 32, "seed": 0}
+        for name, low in {**least, "min_shapes": 1, "max_shapes": 1}.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise UserError(f"{name} must be a whole number of at least {low}, got {value!r}")
-        if self.min_shapes > self.max_shapes:
-            raise UserError(
-                f"min_shapes must be at most max_shapes, got {self.min_shapes} and "
-                f"{self.max_shapes}"
-            )
-        if not 0 < self.min_size <= self.max_size <= 0.7:
-            raise UserError(
-                "sizes are parts of image_size and must satisfy 0 < min_size <= max_size <= 0.7, "
-                f"got min_size={self.min_size} and max_size={self.max_size}"
-            )
-        if self.min_size * self.image_size < 6:
-            raise UserError(
-                f"the smallest shape must be at least 6 pixels, got {self.min_size} * "
-                f"{self.image_size} = {self.min_size * self.image_size:.1f}; "
-                "raise min_size or image_size"
-            )
-        if not 0 <= self.max_overlap <= 0.9:
-            raise UserError(f"max_overlap must be between 0 and 0.9, got {self.max_overlap}")
-        if not 0 <= self.max_tilt <= 180:
-            raise UserError(f"max_tilt must be between 0 and 180 degrees, got {self.max_tilt}")
+        smallest = self.min_size * self.image_size
+        for is_right, rule in (
+            (self.min_shapes <= self.max_shapes, "min_shapes must be at most max_shapes, got "
+             f"{self.min_shapes} and {self.max_shapes}"),
+            (0 < self.min_size <= self.max_size <= 0.7, "sizes are parts of image_size and must "
+             f"satisfy 0 < min_size <= max_size <= 0.7, got min_size={self.min_size} and "
+             f"max_size={self.max_size}"),
+            (smallest >= 6, f"the smallest shape must be at least 6 pixels, got {self.min_size} * "
+             f"{self.image_size} = {smallest:.1f}; raise min_size or image_size"),
+            (0 <= self.max_overlap <= 0.9, "max_overlap must be between 0 and 0.9, got "
+             f"{self.max_overlap}"),
+            (0 <= self.max_tilt <= 180, "max_tilt must be between 0 and 180 degrees, got "
+             f"{self.max_tilt}"),
+        ):  # fmt: skip
+            if not is_right:
+                raise UserError(rule)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,13 +124,21 @@ def draw(spec: ShapesSpec, split: str, index: int) -> Sample:
         image=(canvas.clip(0, 1) * 255).round().astype(np.uint8),
         instances=instances,
         categories=tuple(shape.category for shape in shapes),
-        polygons=tuple(_polygons(shape, instances == k) for k, shape in enumerate(shapes, 1)),
-        keypoints=tuple(_keypoints(shape, instances, k) for k, shape in enumerate(shapes, 1)),
+        # The drawn outline where nothing is hidden, else a trace.
+        polygons=tuple(
+            [shape.outline] if visible.sum() == shape.area else trace(visible)
+            for k, shape in enumerate(shapes, 1)
+            for visible in [instances == k]
+        ),
+        keypoints=tuple(
+            with_visibility(locate(CATEGORIES[s.category - 1], s.outline), instances, k)
+            for k, s in enumerate(shapes, 1)
+        ),
     )
 
 
 def checked(split: str) -> str:
-    """Return the split; raise where there is none of that name."""
+    """Return the split; raise if unknown."""
     if split not in SPLITS:
         raise UserError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     return split
@@ -159,33 +155,6 @@ class _Shape:
     alpha: np.ndarray  # 0..1, how much of a pixel the shape covers
     rim: np.ndarray  # the same for its drawn border, all 0 when it has none
     mask: np.ndarray
-
-
-# Geometry
-
-
-def _outline(rng: np.random.Generator, category: int) -> np.ndarray:
-    """Return the outline of a category, about one unit large around the origin."""
-    name = CATEGORIES[category - 1]
-    if name == "circle":
-        return 0.5 * _polar(40)
-    if name == "square":
-        return np.sqrt(0.5) * _polar(4, start=np.pi / 4)
-    if name == "triangle":
-        return 0.58 * _polar(3, start=-np.pi / 2)
-    if name == "star":
-        radii = np.tile([0.55, 0.55 * rng.uniform(0.4, 0.5)], 5)
-        return radii[:, None] * _polar(10, start=-np.pi / 2)
-    arm = 0.5 * rng.uniform(0.28, 0.4)  # half the width of the bars of a cross
-    corner = np.array([(0.5, -arm), (0.5, arm), (arm, arm)])
-    quarter_turn = np.array([(0, 1), (-1, 0)])
-    return np.concatenate([corner @ np.linalg.matrix_power(quarter_turn, k) for k in range(4)])
-
-
-def _polar(count: int, start: float = 0.0) -> np.ndarray:
-    """Points on the unit circle."""
-    angle = start + 2 * np.pi * np.arange(count) / count
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def _place(
@@ -213,10 +182,10 @@ def _random_shape(rng: np.random.Generator, spec: ShapesSpec) -> _Shape:
     margin = size * (1 - spec.max_overlap) / 2
     angle = math.radians(rng.uniform(-spec.max_tilt, spec.max_tilt))
     rotation = np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
-    unit = _outline(rng, category) * (1, rng.uniform(0.75, 1))
-    outline = size * unit @ rotation + rng.uniform(margin, side - margin, 2)
+    unit = outline(rng, CATEGORIES[category - 1]) * (1, rng.uniform(0.75, 1))
+    points = size * unit @ rotation + rng.uniform(margin, side - margin, 2)
     border = rng.uniform(0.05, 0.09) * size if rng.random() < 0.4 else 0.0
-    return _rasterise(category, outline.round(2), max(1.0, border) if border else 0.0, side)
+    return _rasterise(category, points.round(2), max(1.0, border) if border else 0.0, side)
 
 
 def _rasterise(category: int, outline: np.ndarray, border: float, side: int) -> _Shape:
@@ -250,20 +219,6 @@ def _rasterise(category: int, outline: np.ndarray, border: float, side: int) -> 
 def _coverage(fine: Image.Image) -> np.ndarray:
     """Average the sub-pixels of each pixel, to 0..1."""
     return np.asarray(fine.reduce(_SUPERSAMPLE), dtype=np.float64) / 255
-
-
-def _polygons(shape: _Shape, visible: np.ndarray) -> list[np.ndarray]:
-    """Polygons of the visible part: the drawn outline where nothing is hidden, else a trace."""
-    return [shape.outline] if visible.sum() == shape.area else trace(visible)
-
-
-def _keypoints(shape: _Shape, instances: np.ndarray, number: int) -> np.ndarray:
-    """Keypoints of a shape, and whether they are seen."""
-    points = locate(CATEGORIES[shape.category - 1], shape.outline)
-    return with_visibility(points, instances, number)
-
-
-# Paint
 
 
 def _render(rng: np.random.Generator, canvas: np.ndarray, shape: _Shape) -> None:

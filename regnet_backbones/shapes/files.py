@@ -33,16 +33,15 @@ import numpy as np
 from PIL import Image
 
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.shapes.annotations import BACKGROUND_ID, Annotations, segment_colours
 from regnet_backbones.shapes.drawing import (
     BACKGROUND,
-    CATEGORIES,
     SPLITS,
     Sample,
     ShapesSpec,
     checked,
     draw,
 )
+from regnet_backbones.shapes.geometry import CATEGORIES, KEYPOINTS, NOT_LABELLED, SKELETON
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +50,13 @@ FORMAT = {"dataset": "regnet_backbones.shapes", "version": 2}
 SPEC_FILE = "spec.json"
 
 _SEMANTIC_SPLITS = {"train": "training", "val": "validation"}
+
+BACKGROUND_ID = len(CATEGORIES) + 1
+
+# Odd, hence one-to-one modulo 2 ** 24: panoptic ids become colours the eye can distinguish.
+_ID_STRIDE = 0x5B8F27
+
+Entry = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class ShapesDataset:
         return self.root / "panoptic" / checked(split)
 
     def stuff_masks(self, split: str) -> Path:
-        """Return the folder of the PNGs that tell background from things."""
+        """Return the folder of the PNGs that are 1 for background and 0 for things."""
         return self.root / "panoptic_stuff" / checked(split)
 
     def semantic_images(self, split: str) -> Path:
@@ -165,7 +171,8 @@ def write(root: str | Path, spec: ShapesSpec, *, overwrite: bool = False) -> Sha
         unfinished = ShapesDataset(Path(work) / root.name, spec, written=True)
         for split, count in zip(SPLITS, (spec.num_train, spec.num_val), strict=True):
             _write_split(unfinished, split, count)
-        _write_class_list(unfinished.class_list)
+        rows = [f"{i}\t{name}" for i, name in enumerate((*CATEGORIES, BACKGROUND), 1)]
+        unfinished.class_list.write_text("\n".join(["Idx\tName", *rows]) + "\n")
         (unfinished.root / SPEC_FILE).write_text(json.dumps(record, indent=2) + "\n")
         if root.exists():
             shutil.rmtree(root)
@@ -174,7 +181,7 @@ def write(root: str | Path, spec: ShapesSpec, *, overwrite: bool = False) -> Sha
 
 
 def _exists(root: Path, record: dict[str, object], overwrite: bool) -> bool:
-    """Tell whether the root holds this very dataset; raise where writing would do damage."""
+    """Whether the root holds this very dataset; raise where writing would do damage."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     found = _read_record(root)
@@ -187,8 +194,14 @@ def _exists(root: Path, record: dict[str, object], overwrite: bool) -> bool:
         return False
     if found == record:
         return True
+    old, new = ({"version": r.get("version"), **r["spec"]} for r in (found, record))  # type: ignore[dict-item]
+    differences = [
+        f"{key} is {old.get(key)} there and {new.get(key)} here"
+        for key in {**new, **old}
+        if old.get(key) != new.get(key)
+    ]
     raise UserError(
-        f"{root} holds another shapes dataset ({_differences(found, record)}); "
+        f"{root} holds another shapes dataset ({', '.join(differences)}); "
         "pass overwrite=True (--overwrite) to replace it, or choose another folder"
     )
 
@@ -203,19 +216,6 @@ def _read_record(root: Path) -> dict[str, object] | None:
     return record if ours and isinstance(record.get("spec"), dict) else None
 
 
-def _differences(found: dict[str, object], wanted: dict[str, object]) -> str:
-    """Say which fields differ, for the error message."""
-    old, new = (
-        {"version": r.get("version"), **r["spec"]}  # type: ignore[dict-item]  # read as one
-        for r in (found, wanted)
-    )
-    return ", ".join(
-        f"{key} is {old.get(key)} there and {new.get(key)} here"
-        for key in {**new, **old}
-        if old.get(key) != new.get(key)
-    )
-
-
 def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
     """Draw and write all files of one split."""
     for folder in (
@@ -228,22 +228,48 @@ def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
     ):
         folder(split).mkdir(parents=True)
     dataset.instances_json(split).parent.mkdir(exist_ok=True)
-    annotations = Annotations(dataset.spec)
+    images: list[Entry] = []
+    panoptic: list[Entry] = []
+    instances: list[Entry] = []
+    keypoints: list[Entry] = []
     for index in range(count):
-        sample = draw(dataset.spec, split, index)
-        name = f"{index:06d}.png"
+        sample, name, number = draw(dataset.spec, split, index), f"{index:06d}.png", index + 1
         _write_images(dataset, split, name, sample)
-        annotations.add(name, sample)
-    annotations.write_instances(dataset.instances_json(split))
-    annotations.write_keypoints(dataset.keypoints_json(split))
-    annotations.write_panoptic(dataset.panoptic_json(split))
+        height, width = sample.instances.shape
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+        described = segments(sample)
+        panoptic.append({"image_id": number, "file_name": name, "segments_info": described})
+        things = zip(described, sample.polygons, sample.keypoints, strict=False)  # they come first
+        for segment, polygons, points in things:
+            ids = {"id": len(instances) + 1, "image_id": number}
+            flat = [polygon.ravel().tolist() for polygon in polygons]
+            instances.append({**segment, **ids, "segmentation": flat})
+            keypoints.append({**instances[-1], **keypoint_fields(points)})
+    for path, annotations, known in (
+        (dataset.instances_json, instances, categories()),
+        (dataset.keypoints_json, keypoints, categories(keypoints=True)),
+        (dataset.panoptic_json, panoptic, categories(background=True)),
+    ):
+        content = {
+            # No date: the same spec gives the same bytes.
+            "info": {"description": f"Drawn shapes, seed {dataset.spec.seed}", "version": "1"},
+            "licenses": [],
+            "images": images,
+            "annotations": annotations,
+            "categories": known,
+        }
+        path(split).write_text(json.dumps(content, separators=(",", ":")))
 
 
 def _write_images(dataset: ShapesDataset, split: str, name: str, sample: Sample) -> None:
     """Write the image and its masks."""
     image = dataset.images(split) / name
     Image.fromarray(sample.image).save(image)
-    _link(image, dataset.semantic_images(split) / name)
+    same = dataset.semantic_images(split) / name
+    try:
+        os.link(image, same)
+    except OSError:  # the file system cannot
+        shutil.copyfile(image, same)
     labels = np.array([BACKGROUND_ID, *sample.categories], np.uint8)[sample.instances]
     for folder, mask in (
         (dataset.panoptic_masks, segment_colours(sample)),
@@ -254,14 +280,57 @@ def _write_images(dataset: ShapesDataset, split: str, name: str, sample: Sample)
         Image.fromarray(mask).save(folder(split) / name)
 
 
-def _link(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where the file system cannot."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+def segments(sample: Sample) -> list[Entry]:
+    """Describe the segments of an image in COCO's terms: its things in order, then background."""
+    numbers = [*range(1, len(sample.categories) + 1), 0]
+    categories = [*sample.categories, BACKGROUND_ID]
+    found = []
+    for number, category in zip(numbers, categories, strict=True):
+        rows, columns = np.nonzero(sample.instances == number)
+        if not len(rows):  # only the background can be hidden altogether
+            continue
+        left, top = int(columns.min()), int(rows.min())
+        bbox = [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top]
+        found.append(
+            {
+                "id": _segment_id(number),
+                "category_id": category,
+                "area": len(rows),
+                "bbox": bbox,
+                "iscrowd": 0,
+            }
+        )
+    return found
 
 
-def _write_class_list(path: Path) -> None:
-    rows = ["Idx\tName", *(f"{i}\t{name}" for i, name in enumerate((*CATEGORIES, BACKGROUND), 1))]
-    path.write_text("\n".join(rows) + "\n")
+def segment_colours(sample: Sample) -> np.ndarray:
+    """Return the ids of the segments as colours (H, W, 3), uint8: R + 256 G + 65536 B."""
+    ids = np.array([_segment_id(k) for k in range(len(sample.categories) + 1)])[sample.instances]
+    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+
+
+def _segment_id(instance: int) -> int:
+    return (instance + 1) * _ID_STRIDE % 2**24
+
+
+def keypoint_fields(points: np.ndarray) -> Entry:
+    """Describe keypoints (5, 3) in COCO's terms, where the middle of the first pixel is (0, 0)."""
+    labelled = points[:, 2:] != NOT_LABELLED
+    places = np.where(labelled, (points[:, :2] - 0.5).round(2), 0).tolist()
+    flags = points[:, 2].astype(int).tolist()
+    flat = [value for (x, y), flag in zip(places, flags, strict=True) for value in (x, y, flag)]
+    return {"keypoints": flat, "num_keypoints": int(labelled.sum())}
+
+
+def categories(*, keypoints: bool = False, background: bool = False) -> list[Entry]:
+    """List the categories in COCO's terms: of things, and what more a file has of them."""
+    named: Entry = {}
+    if keypoints:
+        skeleton = [[KEYPOINTS.index(end) + 1 for end in line] for line in SKELETON]
+        named = {"keypoints": list(KEYPOINTS), "skeleton": skeleton}
+    things = [
+        {"id": number, "name": name, "supercategory": "shape", "isthing": 1, **named}
+        for number, name in enumerate(CATEGORIES, 1)
+    ]
+    stuff = {"id": BACKGROUND_ID, "name": BACKGROUND, "supercategory": BACKGROUND, "isthing": 0}
+    return [*things, stuff] if background else things

@@ -4,11 +4,15 @@
 `read_checkpoint` and `write_checkpoint` are the files. `dialects` has the table.
 """
 
+from regnet_backbones.weights.checkpoints import (
+    Checkpoint,
+    detect,
+    read_checkpoint,
+    write_checkpoint,
+)
 from regnet_backbones.weights.conversion import convert
 from regnet_backbones.weights.dialects import DIALECTS
-from regnet_backbones.weights.files import Checkpoint, read_checkpoint, write_checkpoint
 from regnet_backbones.weights.loading import Report, load
-from regnet_backbones.weights.nesting import detect
 from regnet_backbones.weights.sources import find_source, local_file
 
 __all__ = [

@@ -8,6 +8,13 @@ import numpy as np
 import torch
 
 from regnet_backbones.errors import UserError
+from regnet_backbones.weights.checkpoints import (
+    CLASSY,
+    Network,
+    locate,
+    read_checkpoint,
+    write_checkpoint,
+)
 from regnet_backbones.weights.dialects import (
     CHANNEL_ORDERS,
     DIALECTS,
@@ -19,12 +26,9 @@ from regnet_backbones.weights.dialects import (
     is_head,
     to_timm_name,
 )
-from regnet_backbones.weights.entries import listing
-from regnet_backbones.weights.files import read_checkpoint, write_checkpoint
 from regnet_backbones.weights.loading import CLASSIFIER_PARTS
-from regnet_backbones.weights.matching import cast, compare, is_counter
-from regnet_backbones.weights.nesting import CLASSY, Network, locate
-from regnet_backbones.weights.sources import find_source, local_file
+from regnet_backbones.weights.sources import Source, find_source, local_file
+from regnet_backbones.weights.state_dicts import cast, compare, is_counter, listing
 
 # Where a network is inside a model, and whose names it has there.
 LAYOUTS: dict[str, tuple[str, str]] = {dialect: (dialect, "") for dialect in DIALECTS}
@@ -37,36 +41,27 @@ LAYOUTS |= {
     "smp_tu": ("timm_features", "encoder.model."),
 }
 
-# Prefixes of the same kind of model: what is beside the network has the same names.
+# Prefixes of the same kind of model: the rest of the model has the same names.
 _KIN = ({"backbone.bottom_up."}, {"encoder.", "encoder.model."})
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """A conversion that is ready to be written.
+    """A conversion, written or ready to be.
 
-    Attributes:
-        source: where the weights came from.
-        network: what was found there.
-        state: all entries of the new file.
-        nesting: key under which they go, None for what the new file's suffix does by itself.
-        pairs: for every entry of the network its name there and its name in the new file.
-        dropped: names of the source that the new file has no place for.
-        left_out: top-level entries of the source, or of the checkpoint that its network goes into,
-            that are no weights or others than those taken: optimizer, iteration, options, ...
-        channel_order: of the images that the weights saw, and of those they are for now.
-        licence: of the weights, None where unknown.
+    `pairs` has for every entry of the network its name there and its name in the new file,
+    `dropped` the names that the new file has no place for, `left_out` the top-level entries other
+    than the weights that were taken (optimizer, iteration, options, ...), and `channel_order` that
+    of the images that the weights saw, and of those they are for now.
     """
 
-    source: str
+    source: Source
     network: Network
     state: dict[str, torch.Tensor]
-    nesting: str | None
     pairs: tuple[tuple[str, str], ...]
     dropped: tuple[str, ...]
     left_out: tuple[str, ...]
     channel_order: tuple[ChannelOrder, ChannelOrder]
-    licence: str | None
 
     def mapping(self) -> str:
         """Return one line an entry: its name, its new name, its shape."""
@@ -81,19 +76,17 @@ class Conversion:
         """Return in a few lines what is converted, what is not, and under which licence."""
         theirs, ours = self.channel_order
         flip = f"flipped from {theirs}" if theirs != ours else "kept"
-        kept = len(self.state) - len(self.pairs)
-        return "\n".join(
-            [
-                f"source: {self.source} ({self.network.dialect}'s names"
-                + (f" under '{self.network.place}'" if self.network.place else "")
-                + ")",
-                f"network: {len(self.pairs)} entries converted; channel order {ours}, {flip}",
-                f"beside it: {kept} entries kept, {len(self.dropped)} dropped"
-                + (f" ({listing(list(self.dropped))})" if self.dropped else ""),
-                f"licence: {self.licence or 'unknown, that of where the weights came from'}",
-            ]
-            + ([f"left out: {listing(list(self.left_out))}"] if self.left_out else [])
-        )
+        place = f" under '{self.network.place}'" if self.network.place else ""
+        dropped = f" ({listing(list(self.dropped))})" if self.dropped else ""
+        lines = [
+            f"source: {self.source.name} ({self.network.dialect}'s names{place})",
+            f"network: {len(self.pairs)} entries converted; channel order {ours}, {flip}",
+            f"other entries: {len(self.state) - len(self.pairs)} kept, "
+            f"{len(self.dropped)} dropped{dropped}",
+            f"licence: {self.source.licence or 'unknown, that of where the weights came from'}",
+        ]
+        left_out = [f"left out: {listing(list(self.left_out))}"] if self.left_out else []
+        return "\n".join(lines + left_out)
 
 
 def convert(
@@ -106,18 +99,18 @@ def convert(
 ) -> dict[str, torch.Tensor]:
     """Rename a RegNet's parameters from one dialect to another.
 
-    A prefix stays, and so does what a model has beside the network (an FPN, a decoder). Where the
-    dialects differ in channel order the stem is flipped; everything else keeps its bits. The way
-    back restores the state dict, but for what only ClassyVision and VISSL have: heads of self-
-    supervised training, which are left out, and the group names of sharded trunks.
+    A prefix stays, and so does the rest of a model (an FPN, a decoder). Where the dialects differ
+    in channel order the stem is flipped; everything else keeps its bits. The way back restores the
+    state dict, except for what only ClassyVision and VISSL have: heads of self-supervised training,
+    which are left out, and the group names of sharded trunks.
 
     Args:
         state_dict: names to tensors or numpy arrays, or a checkpoint that holds such a state dict.
         source: the dialect it is in, one of `DIALECTS` ("detectron2" is "pycls").
         target: the dialect that is wanted.
-        channel_order: of the images that the weights saw, where it is not the source dialect's own
-            (VISSL has classifiers that say BGR in their file name).
-        prefix: which network, where there are several, such as "teacher.".
+        channel_order: of the images that the weights saw, if not the source dialect's own (VISSL
+            has classifiers with BGR in their file name).
+        prefix: which of several networks, such as "teacher.".
 
     Returns:
         The tensors by their new names.
@@ -164,18 +157,17 @@ def convert_file(
     """Convert weights, and write them where `output` says.
 
     From a whole model to the same kind of model all weights are kept; otherwise only the network is
-    taken, with its classifier where the new form has one. What lies beside the weights is left out:
-    an optimizer's state, for one, is that of the weights that are replaced.
+    taken, with its classifier if the new form has one. Other entries of a checkpoint are left out,
+    an optimizer's state among them: it belongs to the weights that are replaced.
 
     Args:
         source: a name of published weights, a URL, or a path.
-        output: the new file, whose suffix says its format (see `files.write_checkpoint`); None to
-            write nothing.
+        output: the new file, whose suffix says its format (see `write_checkpoint`); None to write
+            nothing.
         to: the form to convert to, one of `LAYOUTS`.
         into: instead of `to`: a checkpoint of a model, whose network is replaced.
         channel_order: of the images that the weights saw, None for that of their dialect.
-        prefix: which network of the source to take where it holds several, such as "teacher"; see
-            `locate`.
+        prefix: which network of the source to take where it holds several, such as "teacher".
         into_prefix: which network of `into` to replace where it holds several.
 
     Returns:
@@ -197,8 +189,8 @@ def convert_file(
     known = find_source(source)
     checkpoint = read_checkpoint(local_file(known), prefix=prefix)
     network = locate(checkpoint.content, prefix)
-    host = None
     if into is None:
+        host = None
         dialect, place = LAYOUTS[to]
         rest = _kept(network, place)
         nesting = "model" if place.startswith("backbone.") else None
@@ -221,27 +213,21 @@ def convert_file(
         if problems:
             raise UserError(f"the network does not fit into '{into}': {problems}")
         state = {name: state.get(name, value) for name, value in host.entries.items()}
-    lost = () if host is None and rest else tuple(network.rest)
-    conversion = Conversion(
-        source=known.name,
-        network=network,
-        state=state,
-        nesting=nesting,
-        pairs=tuple(
-            (network.prefix + name, place + theirs)
-            for name, theirs in names.items()
-            if place + theirs in state
-        ),
-        dropped=tuple(network.prefix + name for name in dropped) + lost,
-        left_out=tuple(map(str, checkpoint.extras)),
-        channel_order=orders,
-        licence=known.licence,
-    )
+    lost = () if host is None and rest else network.rest
+    pairs = [(network.prefix + name, place + theirs) for name, theirs in names.items()]
     if output is not None:
         # These have a nesting of their own, or none.
         is_fixed = Path(output).suffix.lower() in (".safetensors", ".pkl", ".pyth")
         write_checkpoint(output, state, nesting=None if is_fixed else nesting)
-    return conversion
+    return Conversion(
+        source=known,
+        network=network,
+        state=state,
+        pairs=tuple((theirs, ours) for theirs, ours in pairs if ours in state),
+        dropped=(*(network.prefix + name for name in dropped), *lost),
+        left_out=tuple(map(str, checkpoint.extras)),
+        channel_order=orders,
+    )
 
 
 def _name_pairs(network: Network, target: str) -> tuple[dict[str, str], list[str]]:
@@ -267,7 +253,7 @@ def _rename(network: Network, names: Mapping[str, str], *, flips: bool) -> dict[
 
 
 def _kept(network: Network, place: str) -> dict[str, torch.Tensor]:
-    """Return what a model has beside its network, if the new form is of the same kind of model."""
+    """Return the rest of a model, if the new form is of the same kind of model."""
     for kin in _KIN:
         for inside in kin:
             if place in kin and network.prefix.endswith(inside):

@@ -134,7 +134,7 @@ ALIASES = {
     "mmpretrain": "mmdet",
 }
 
-# What a dialect's network has beside the table, and no other dialect can have: heads of self-
+# What a dialect's network has apart from the table, and no other dialect can have: heads of self-
 # supervised training, and whole families (V, and Z of byobnet) that only timm has.
 _HEADS = re.compile(r"heads\.")
 _ONLY_TIMM = re.compile(r"(stem|s\d+\.b\d+|stages\.\d+\.\d+|final_conv|head)\.")
@@ -232,11 +232,7 @@ def find_names(state_dict: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 
 def canonical(dialect: str) -> str:
-    """Return the name of a dialect that may be given by another.
-
-    Raises:
-        ValueError: there is no such dialect.
-    """
+    """Return the name of a dialect that may be given by another; ValueError if there is none."""
     dialect = ALIASES.get(dialect, dialect)
     if dialect not in DIALECTS:
         raise UserError(
@@ -291,7 +287,7 @@ def _from_timm_name(name: str, dialect: str) -> str | None:
 
 
 def is_head(name: str, dialect: str) -> bool:
-    """Tell whether a name is of a training head that no backbone has: VISSL's and ClassyVision's.
+    """Whether a name is of a training head that no backbone has: VISSL's and ClassyVision's.
 
     The classifier of the table, which timm has as well, is not meant.
     """
@@ -302,11 +298,7 @@ def is_head(name: str, dialect: str) -> bool:
 
 
 def flip_channels(weight: torch.Tensor) -> torch.Tensor:
-    """Turn the weight of a first convolution (out, 3, k, k) from BGR to RGB images, or back.
-
-    Raises:
-        ValueError: it takes other than three channels, or one.
-    """
+    """Turn the weight of a first convolution (out, 3, k, k) from BGR to RGB images, or back."""
     if weight.shape[1] not in (1, 3):
         raise UserError(
             f"a stem of {weight.shape[1]} channels has no RGB order to flip; give channel_order= "
@@ -329,7 +321,7 @@ def _part(part: str, dialect: str) -> str | None:
 
 
 def _has_shapes(state_dict: Mapping[str, torch.Tensor], prefix: str, dialect: str) -> bool:
-    """Tell a RegNet from a ResNet: it has a stem of 3x3, and no block widens."""
+    """Whether shapes are a RegNet's: unlike a ResNet it has a stem of 3x3, and no block widens."""
     stem, first, last = (
         next((tuple(getattr(state_dict[n], "shape", ())) for n in names if n in state_dict), ())
         for names in ([f"{prefix}{part}.weight" for part in parts] for parts in _SHAPES[dialect])

@@ -13,6 +13,7 @@ from torch import nn
 from regnet_backbones import zoo
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError
+from regnet_backbones.weights.checkpoints import Network, locate, read_checkpoint
 from regnet_backbones.weights.dialects import (
     CHANNEL_ORDERS,
     STEMS,
@@ -21,11 +22,8 @@ from regnet_backbones.weights.dialects import (
     is_head,
     to_timm_name,
 )
-from regnet_backbones.weights.entries import listing
-from regnet_backbones.weights.files import read_checkpoint
-from regnet_backbones.weights.matching import cast, compare, describe, is_counter
-from regnet_backbones.weights.nesting import Network, locate
 from regnet_backbones.weights.sources import Source, find_source, local_file
+from regnet_backbones.weights.state_dicts import cast, compare, is_counter, listing
 
 # Parts of a timm classifier that no feature map passes through.
 CLASSIFIER_PARTS = ("head.", "final_conv.")
@@ -75,12 +73,8 @@ class Report:
 class Fitted:
     """The network of a file, made to fit an extractor: complete, in shape, finite.
 
-    Attributes:
-        network: where it was in the file, and what was beside it.
-        state: a value for every entry of the extractor's state dict.
-        dropped: names of the network that the extractor has no use for.
-        channel_order: of the images that the weights saw.
-        flipped: whether the stem was turned to the other order.
+    `state` has a value for every entry of the extractor's state dict; `dropped` are the names of
+    the network that the extractor has no use for.
     """
 
     network: Network
@@ -161,7 +155,7 @@ def load(
 def report_of(
     source: Source, fitted: Fitted, loaded: tuple[str, ...], *, keeps_rest: bool
 ) -> Report:
-    """Report the loading of a fitted network, and of what was beside it if `keeps_rest`."""
+    """Report the loading of a fitted network, and of the rest of its model if `keeps_rest`."""
     network = fitted.network
     dropped = tuple(network.prefix + name for name in fitted.dropped)
     return Report(
@@ -208,16 +202,13 @@ def fit(
     image_order: ChannelOrder = "RGB",
     prefix: str | None = None,
 ) -> Fitted:
-    """Find the network of a state dict and make it fit an extractor.
+    """Find the network of a state dict and make it fit an extractor, which is not changed.
 
     What the extractor does not have is dropped: a classifier, and stages behind its last level. A
     stem of three channels is adapted to the extractor's `in_channels` as timm does (summed for one
-    channel, repeated and rescaled for more). The extractor is not changed. Options are those of
-    `load`; `image_order` is of the images that the extractor will see.
-
-    Raises:
-        ValueError: entries are missing, unknown, of another shape or not finite; all are counted,
-            some listed.
+    channel, repeated and rescaled for more). Options are those of `load`; `image_order` is of the
+    images that the extractor will see. Raise ValueError where entries are missing, unknown, of
+    another shape or not finite; all are counted, some listed.
     """
     network = locate(state_dict, prefix)
     order = channel_order or CHANNEL_ORDERS[network.dialect]
@@ -240,7 +231,7 @@ def fit(
     unknown += [n for n in fitted if n not in expected and not is_counter(n)]
     problems = compare(fitted, expected, unknown)
     if problems:
-        theirs, ours = describe(fitted), describe(own)
+        theirs, ours = _describe(fitted), _describe(own)
         raise UserError(
             f"the weights do not match the network, nothing was loaded; {problems}."
             + (f" The file holds {theirs}, the model is {ours}." if theirs != ours else "")
@@ -257,11 +248,7 @@ def fit(
 
 
 def _rest_of_model(network: Network, home: str, model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return a file's values for what a model has beside its backbone, none if it has another's.
-
-    Raises:
-        ValueError: the file is of the same kind of model, but does not match it.
-    """
+    """Return a file's values for what a model of the same kind has next to its backbone."""
     inside = [i for i in (home, home + _TU_ENCODER) if network.prefix.endswith(i)]
     if not home or not network.rest or not inside:
         return {}
@@ -276,3 +263,29 @@ def _rest_of_model(network: Network, home: str, model: nn.Module) -> dict[str, t
             f"load(model.{home.removesuffix('.')}, ...)"
         )
     return cast(rest, own)
+
+
+def _describe(state: Mapping[str, torch.Tensor]) -> str:
+    """Return which network a state dict with timm's names is of, as far as it can be seen."""
+    stages = []
+    for stage in range(1, 5):
+        blocks = {name.split(".")[1] for name in state if name.startswith(f"s{stage}.b")}
+        ends = [f"s{stage}.b1.conv3.conv.weight", f"s{stage}.b1.conv3.weight"]
+        widths = [state[end].shape[0] for end in ends if end in state]
+        if blocks and widths:
+            stages.append((len(blocks), widths[0]))
+    if not stages:
+        return "another kind of network"
+    excited = any(".se." in name for name in state)
+    designs = ((name, zoo.get(name).design) for name in zoo.names())
+    names = [
+        name
+        for name, design in designs
+        if design is not None and bool(design.se_ratio) == excited
+        if [(s.depth, s.width) for s in design.stages][: len(stages)] == stages
+    ]
+    depths, widths = (", ".join(map(str, column)) for column in zip(*stages, strict=True))
+    return (
+        f"a RegNet of {depths} blocks, {widths} wide, {'with' if excited else 'without'} "
+        f"squeeze-and-excitation ({' or '.join(names) if names else 'none of the zoo'})"
+    )

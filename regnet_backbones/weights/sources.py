@@ -14,8 +14,10 @@ There the zoo's files have their published names if those say which RegNet it is
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import torch
@@ -33,6 +35,8 @@ _HASH = re.compile(r"-([0-9a-f]{8,})\.pth$")
 _NETWORK = re.compile(r"regnet", re.IGNORECASE)
 _HUB_FILE = "model.safetensors"
 _HUB = "https://huggingface.co/{hub_id}/resolve/main/" + _HUB_FILE
+
+T = TypeVar("T")
 
 FROM_SCRATCH = (
     "to start from random weights instead, pass pretrained=False (SMP: encoder_weights=None; "
@@ -68,7 +72,7 @@ class Source:
 
 
 def is_name(source: str | Path) -> bool:
-    """Tell whether a source is the name of published weights or a URL, rather than a path."""
+    """Whether a source is the name of published weights or a URL, rather than a path."""
     return str(source).startswith(PREFIXES + URL_PREFIXES)
 
 
@@ -81,21 +85,19 @@ def find_source(source: str | Path) -> Source:
     Raises:
         ValueError: there is no such network, or no such weights of it.
     """
-    name = str(source)
-    if name.startswith("timm://"):
-        return _timm(name)
-    if name.startswith("torchvision://"):
-        return _torchvision(name)
-    if name.startswith("pycls://"):
-        return _pycls(name)
-    if name.startswith(URL_PREFIXES):
-        return _url(name)
-    if "://" in name:
-        raise UserError(
-            f"'{name}' is no source of weights; there are {', '.join(PREFIXES + URL_PREFIXES)} and "
-            "paths"
-        )
-    return Source(name, file=Path(source).expanduser())
+    scheme, separator, rest = str(source).partition("://")
+    if not separator:
+        return Source(str(source), file=Path(source).expanduser())
+    finders = {"timm": _timm, "torchvision": _torchvision, "pycls": _pycls}
+    if scheme in finders:
+        network, _, tag = (rest, "", "") if scheme == "pycls" else rest.partition(".")
+        return replace(finders[scheme](zoo.get(network), tag, str(source)), name=str(source))
+    if scheme in ("http", "https"):
+        return _url(str(source))
+    raise UserError(
+        f"'{source}' is not a source of weights; there are {', '.join(PREFIXES + URL_PREFIXES)} "
+        "and paths"
+    )
 
 
 def local_file(source: Source) -> Path:
@@ -106,21 +108,29 @@ def local_file(source: Source) -> Path:
 
     Raises:
         FileNotFoundError: a path names no file.
-        OSError: the download failed; the message says which file it was, where it can be put by
-            hand, and how to go on without.
+        OSError: the download failed; the message names the file and where to put it by hand.
     """
     if source.file.is_file():
         return source.file
     if source.url is None:
         raise MissingFileError(f"no weights file at '{source.file}'")
     try:
-        return _fetch(source)
+        if source.hub_id:
+            from huggingface_hub import hf_hub_download
+
+            return Path(hf_hub_download(source.hub_id, _HUB_FILE))
+        source.file.parent.mkdir(parents=True, exist_ok=True)
+        published_hash = _HASH.search(source.file.name) if source.variant else None
+        torch.hub.download_url_to_file(
+            source.url, str(source.file), hash_prefix=published_hash[1] if published_hash else None
+        )
     except Exception as error:  # the clients raise errors of several libraries
         raise offline_error(source, error) from error
+    return source.file
 
 
 def offline_error(source: Source, error: Exception) -> OSError:
-    """Say what was looked for, where to put it by hand, and how to go on without."""
+    """Return an error that names the file, where to put it by hand, and how to do without."""
     reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
     return OSError(
         f"could not fetch the weights {source.name}: {reason}. The file is {source.url}; where "
@@ -129,52 +139,23 @@ def offline_error(source: Source, error: Exception) -> OSError:
     )
 
 
-def _fetch(source: Source) -> Path:
-    """Download the file of a source into the cache of its library."""
-    if source.hub_id:
-        from huggingface_hub import hf_hub_download
-
-        return Path(hf_hub_download(source.hub_id, _HUB_FILE))
-    source.file.parent.mkdir(parents=True, exist_ok=True)
-    published_hash = _HASH.search(source.file.name) if source.variant else None
-    torch.hub.download_url_to_file(
-        source.url, str(source.file), hash_prefix=published_hash[1] if published_hash else None
-    )
-    return source.file
-
-
-def _timm(name: str) -> Source:
-    """Find weights of the zoo by timm's name and tag."""
-    network, _, tag = name.removeprefix("timm://").partition(".")
-    variant = zoo.get(network)
+def _timm(variant: zoo.Variant, tag: str, name: str) -> Source:
+    """Find weights of the zoo by timm's tag, the default without one."""
     if not variant.weights:
         raise UserError(f"there are no pretrained weights for {variant.name}; {FROM_SCRATCH}")
-    tag = tag or variant.default_tag
-    if tag not in variant.weights:
-        raise UserError(
-            f"'{name}' names no weights; {variant.name} has "
-            + ", ".join(f"timm://{variant.name}.{known}" for known in variant.weights)
-        )
-    weights = variant.weights[tag]
-    source = _of_row(name, variant, weights, url=_HUB.format(hub_id=weights.hub_id))
-    by_hand = _by_hand(f"{variant.name}.{tag}.safetensors")
+    weights = _choose(name, tag or variant.default_tag, variant.weights, f"timm://{variant.name}")
+    source = _of_row(variant, weights, _HUB.format(hub_id=weights.hub_id))
+    by_hand = _by_hand(f"{variant.name}.{weights.tag}.safetensors")
     return replace(source, file=by_hand, hub_id=weights.hub_id, dialect="timm")
 
 
-def _torchvision(name: str) -> Source:
+def _torchvision(variant: zoo.Variant, tag: str, name: str) -> Source:
     """Find weights of torchvision by its own table."""
-    network, _, tag = name.removeprefix("torchvision://").partition(".")
-    variant = zoo.get(network)
-    if not variant.torchvision_name:
+    theirs = variant.torchvision_name
+    if not theirs:
         raise UserError(f"torchvision has no {variant.name}; timm may: timm://{variant.name}")
-    known = get_model_weights(variant.torchvision_name)
-    tag = tag or "DEFAULT"
-    if tag not in known.__members__:
-        raise UserError(
-            f"'{name}' names no weights; {variant.torchvision_name} has "
-            + ", ".join(f"torchvision://{variant.torchvision_name}.{k}" for k in known.__members__)
-        )
-    weights = known[tag]
+    known = get_model_weights(theirs).__members__
+    weights = _choose(name, tag or "DEFAULT", known, f"torchvision://{theirs}")
     transforms = weights.transforms()
     noncommercial = any(
         w.url == weights.url and "nc" in w.licence.split("-") for w in variant.weights.values()
@@ -191,31 +172,39 @@ def _torchvision(name: str) -> Source:
     )
 
 
-def _pycls(name: str) -> Source:
+def _pycls(variant: zoo.Variant, _: str, name: str) -> Source:
     """Find the paper's own weights."""
-    variant = zoo.get(name.removeprefix("pycls://"))
     weights = variant.weights.get("pycls_in1k")
     if weights is None:
         raise UserError(f"pycls has no weights of {variant.name}; timm may: timm://{variant.name}")
-    return replace(_of_row(name, variant, weights, url=weights.url), dialect="pycls")
+    return replace(_of_row(variant, weights, weights.url), dialect="pycls")
 
 
 def _url(url: str) -> Source:
     """Find out about a URL: the zoo knows those that weights were published at."""
-    for name in zoo.names():
-        for weights in zoo.get(name).weights.values():
+    for variant in map(zoo.get, zoo.names()):
+        for weights in variant.weights.values():
             if weights.url == url:
-                return _of_row(url, zoo.get(name), weights, url=url)
+                return _of_row(variant, weights, url)
             if url == _HUB.format(hub_id=weights.hub_id):
-                return replace(_timm(f"timm://{name}.{weights.tag}"), name=url)
+                return replace(_timm(variant, weights.tag, url), name=url)
     return Source(url, file=_by_hand(_name_of_its_own(url)), url=url)
 
 
-def _of_row(name: str, variant: zoo.Variant, weights: zoo.Weights, *, url: str) -> Source:
+def _choose(name: str, tag: str, known: Mapping[str, T], network: str) -> T:
+    """Return the weights of a tag."""
+    if tag not in known:
+        raise UserError(
+            f"'{name}' names no weights; there are " + ", ".join(f"{network}.{t}" for t in known)
+        )
+    return known[tag]
+
+
+def _of_row(variant: zoo.Variant, weights: zoo.Weights, url: str) -> Source:
     """Return what the zoo knows of weights."""
     file_name = Path(urlsplit(url).path).name
     return Source(
-        name,
+        url,
         file=_by_hand(file_name if _NETWORK.search(file_name) else _name_of_its_own(url)),
         url=url,
         variant=variant,

@@ -31,7 +31,7 @@ import safetensors.torch
 import torch
 
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.weights.entries import listing, shown
+from regnet_backbones.weights.state_dicts import listing, shown
 
 # Format before torch 1.6: pickles of this number, a version, the system, and the content.
 OLD_TORCH_MAGIC = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
@@ -81,19 +81,11 @@ logger = logging.getLogger(__name__)
 
 
 def read_content(path: Path) -> object:
-    """Read whatever a file holds, by its content.
+    """Read whatever a file holds, by its content: torch's, safetensors or a pickle.
 
-    Args:
-        path: a file of torch's, a safetensors file or a pickle.
-
-    Returns:
-        Tensors on the CPU, numpy arrays, numbers, texts and containers; a `StandIn` for each object
-        of another kind.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is a folder, damaged, of another format, or made to be costly; in one line
-            that names the file.
+    Return tensors on the CPU, numpy arrays, numbers, texts and containers, and a `StandIn` for each
+    object of another kind. Raise ValueError, in one line that names the file, for a folder, and for
+    a file that is damaged, of another format, or made to be costly.
     """
     if path.is_dir():
         held = sorted(p.name for p in path.iterdir())
@@ -130,10 +122,8 @@ def read_content(path: Path) -> object:
 class StandIn:
     """An object of a file that is neither tensor, array nor container.
 
-    Attributes:
-        name: of its class or of the function that would make it.
-        arguments: what that would be called with; None for the class or function itself.
-        places: where the machine remembers it.
+    `name` is that of its class or of the function that would make it, with `arguments` (None for
+    the class or function itself); `places` is where the machine remembers it.
     """
 
     __slots__ = ("arguments", "name", "places")

@@ -3,8 +3,12 @@
 The contract is detectron2's (`modeling/backbone/backbone.py`, `fpn.py`): a builder takes
 `(cfg, input_shape)` and returns a `Backbone`, whose forward gives a dict of named maps. Functions
 take a config, the class takes explicit arguments and knows of no config.
+
+Detectron2's registry refuses a second entry of one name. A project that carries its own copy of a
+RegNet builder must go on working as it did, whichever is imported first: its builder stays.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,17 +24,21 @@ from torch import nn
 from regnet_backbones.adapters.detectron2.config import fcos_node, regnet_node
 from regnet_backbones.adapters.detectron2.network import (
     check_fpn,
-    check_weights_of,
+    check_weights,
     feature_levels,
-    network_of,
     warn_of_frozen_random_weights,
 )
 from regnet_backbones.adapters.detectron2.projects import import_projects
-from regnet_backbones.adapters.detectron2.registry import register
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError
 from regnet_backbones.norm import Norm
+
+HOW_TO_GET_OURS = (
+    "for ours call regnet_backbones.adapters.detectron2.builders.register_builders(replace=True)"
+)
+
+logger = logging.getLogger(__name__)
 
 
 class RegNetBackbone(RegNetFeatures, Backbone):
@@ -233,7 +241,33 @@ def register_builders(*, replace: bool = False) -> None:
     Args:
         replace: take the name from the other builder instead.
     """
-    register(BACKBONE_REGISTRY, BUILDERS, replace=replace)
+    for name, builder in BUILDERS.items():
+        other = BACKBONE_REGISTRY._obj_map.get(name)
+        if other is not None and other is not builder and not replace:
+            _say_theirs_stays(name, other)
+            continue
+        BACKBONE_REGISTRY._obj_map[name] = builder
+    stock = BACKBONE_REGISTRY._do_register
+    if hasattr(stock, "lets_later_builders_win"):
+        return
+
+    def register_over_ours(name: str, builder: Callable) -> None:
+        ours = BUILDERS.get(name)
+        if ours is not builder and BACKBONE_REGISTRY._obj_map.get(name) is ours is not None:
+            del BACKBONE_REGISTRY._obj_map[name]
+            _say_theirs_stays(name, builder)
+        stock(name, builder)
+
+    register_over_ours.lets_later_builders_win = True
+    BACKBONE_REGISTRY._do_register = register_over_ours
+
+
+def _say_theirs_stays(name: str, builder: Callable) -> None:
+    """Warn that somebody else's builder is used under one of our names."""
+    logger.warning(
+        "%s is registered by %s, which is used instead of regnet_backbones' own; %s",
+        *(name, getattr(builder, "__module__", builder), HOW_TO_GET_OURS),
+    )
 
 
 def _build_fpn(
@@ -264,11 +298,9 @@ def _build_bottom_up(
     Heads are built after their backbone: what the config names of a project is imported by then.
     """
     import_projects(cfg)
-    network = network_of(node)
     warn_of_frozen_random_weights(cfg, node)
-    check_weights_of(cfg, node, network)
     backbone = RegNetBackbone(
-        network,
+        check_weights(cfg),
         out_features=out_features,
         in_channels=input_shape.channels,
         output_stride=node.OUTPUT_STRIDE,

@@ -17,29 +17,33 @@ from urllib.error import URLError
 import torch
 from torch import nn
 
-from regnet_backbones.adapters.detectron2.input import (
+from regnet_backbones.adapters.detectron2.network import (
     check_images,
     check_order,
     statistics_of_dialect,
 )
 from regnet_backbones.adapters.detectron2.weights import url_error
 from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.weights.checkpoints import (
+    Network,
+    SeveralNetworksError,
+    checkpoint_of,
+    locate,
+)
 from regnet_backbones.weights.dialects import CHANNEL_ORDERS, find_networks, to_timm_name
-from regnet_backbones.weights.entries import as_tensors
-from regnet_backbones.weights.files import checkpoint_of
 from regnet_backbones.weights.loading import (
-    Fitted,
     check_variant,
     extractors,
     fit,
     report_of,
 )
-from regnet_backbones.weights.matching import cast, compare, is_counter
-from regnet_backbones.weights.nesting import Network, SeveralNetworksError, locate
 from regnet_backbones.weights.sources import URL_PREFIXES, Source, find_source, is_name
+from regnet_backbones.weights.state_dicts import as_tensors, cast, compare, is_counter
 from regnet_backbones.weights.unpickling import read_content
 
 logger = logging.getLogger(__name__)
+
+_State = dict[str, torch.Tensor]
 
 
 def load_every_dialect(module: ModuleType) -> None:
@@ -86,7 +90,7 @@ def load_every_dialect(module: ModuleType) -> None:
 
 
 def _check_exists(path: str) -> None:
-    """Raise FileNotFoundError for a path of this machine without a file."""
+    """Check that there is a file at a path of this machine."""
     # What follows a "?" is options to detectron2, unless it belongs to the name of a file.
     if "://" not in path and not any(Path(p).is_file() for p in (path, path.partition("?")[0])):
         raise MissingFileError(
@@ -105,20 +109,18 @@ def _read(file: Path, path: str) -> dict[str, object]:
         resumes = True
     if resumes:  # a training that also keeps an average or a teacher
         checkpoint = checkpoint_of(content, file, prefix="model")
-    state, extras = checkpoint.state, checkpoint.extras
-    if checkpoint.nesting != "model":
-        extras = {}  # what other projects save next to the weights means nothing to detectron2
+    # What other projects save next to the weights means nothing to detectron2.
+    extras = checkpoint.extras if checkpoint.nesting == "model" else {}
     if "matching_heuristics=True" in path.partition("?")[2]:
         extras = {**extras, "matching_heuristics": True}
-    return {**extras, "model": state}
+    return {**extras, "model": checkpoint.state}
 
 
 def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) -> None:
     """Rename what a checkpoint has for each backbone to the names of the model, in place.
 
-    Raises:
-        ValueError: the checkpoint has no complete backbone of this network, the images of the
-            config are not those that its weights saw, or weights to load are not finite.
+    Raises a UserError where it has no complete backbone of this network, the images of the config
+    are not those that its weights saw, or weights to load are not finite.
     """
     state, named, outer = checkpoint["model"], {}, None
     networks = []
@@ -127,8 +129,7 @@ def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) 
         networks.append(network)
         if home and network.prefix.endswith(home):
             outer = network.prefix.removesuffix(home)
-        fitted = _fit_backbone(network, state, path, model, home, backbone)
-        named |= {home + name: value for name, value in fitted.state.items()}
+        named |= _fit_backbone(network, state, path, model, home, backbone)
     others = [n for n in state if not any(n.startswith(network.prefix) for network in networks)]
     if outer is None:  # a classifier or another kind of model, of which only the network is taken
         checkpoint.pop("matching_heuristics", None)
@@ -147,8 +148,8 @@ def _fit_backbone(
     model: nn.Module,
     home: str,
     backbone: nn.Module,
-) -> Fitted:
-    """Make the network of a checkpoint fit a backbone, for the images that the detector gets."""
+) -> _State:
+    """Return the network of a checkpoint for a backbone, and for the images that it gets."""
     # Detectron2 has kinds of paths of its own, of which nothing is known.
     source = find_source(path) if is_name(path) else Source(path, file=Path(path))
     check_variant(source, backbone.name or backbone.design)
@@ -158,28 +159,23 @@ def _fit_backbone(
     order = told or CHANNEL_ORDERS[network.dialect]
     # MMDetection's have their network under "backbone.", too.
     is_detector = home != "" and network.prefix.endswith(home) and network.dialect != "mmdet"
-    must_agree = not (is_detector or told) and backbone.in_channels == 3
     if is_detector and network.dialect == "timm":
         order = images  # of this package: it goes on with the images that it was trained on
-    elif must_agree and (given := _mean_and_std(backbone, model)) is None:
-        check_order(path, order, input_format=images)
-    elif must_agree:
+    elif not (is_detector or told) and backbone.in_channels == 3:
+        given = _mean_and_std(backbone, model)
         mean, std = source.mean, source.std
         if mean is None and not network.rest:
             mean, std = statistics_of_dialect(network.dialect, backbone.name or backbone.design)
-        check_images(
-            path,
-            order,
-            mean,
-            std,
-            input_format=format_ or "RGB",
-            pixel_mean=given[0],
-            pixel_std=given[1],
-        )
+        if given is None:
+            check_order(path, order, input_format=images)
+        else:
+            values = {"pixel_mean": given[0], "pixel_std": given[1]}
+            check_images(path, order, mean, std, input_format=format_ or "RGB", **values)
     fitted = fit(state, backbone, channel_order=order, image_order=images, prefix=network.prefix)
-    loaded = tuple(home + name for name in fitted.state)
-    logger.info("backbone: %s", report_of(source, fitted, loaded, keeps_rest=is_detector))
-    return fitted
+    named = {home + name: value for name, value in fitted.state.items()}
+    report = report_of(source, fitted, tuple(named), keeps_rest=is_detector)
+    logger.info("backbone: %s", report)
+    return named
 
 
 def _mean_and_std(backbone: nn.Module, model: nn.Module) -> list[list[float]] | None:
@@ -195,13 +191,12 @@ def _mean_and_std(backbone: nn.Module, model: nn.Module) -> list[list[float]] | 
     return None
 
 
-def _stages_of_heads(network: Network, path: str, model: nn.Module) -> dict[str, torch.Tensor]:
+def _stages_of_heads(network: Network, path: str, model: nn.Module) -> _State:
     """Return the weights of stages that a model runs in its heads, such as those of a C4 detector.
 
-    Raises:
-        ValueError: the network has no such stage, another, or one with more in it.
+    Raises a UserError where the network has no such stage, another, or one with more in it.
     """
-    named = {}
+    named: _State = {}
     for home, stage in model.named_modules():
         if not hasattr(stage, "stage_of"):
             continue
@@ -214,8 +209,7 @@ def _stages_of_heads(network: Network, path: str, model: nn.Module) -> dict[str,
             for n, ours in names.items()
             if ours and ours.partition(".")[0] in parts and ours not in own and not is_counter(n)
         ]
-        problems = compare(given, own, unknown)
-        if problems:
+        if problems := compare(given, own, unknown):
             raise UserError(
                 f"the weights '{path}' do not fill {home}, the last stage of {stage.stage_of}: "
                 f"{problems}; take a file of the whole network"

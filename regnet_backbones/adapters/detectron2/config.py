@@ -1,4 +1,4 @@
-"""What we add to a detectron2 config: `MODEL.REGNET`, `MODEL.FCOS`, keys of projects and trainer.
+"""What we add to a detectron2 config: `MODEL.REGNET`, `MODEL.FCOS`, and keys of projects.
 
 `OUT_FEATURES, DEPTH, W0, WA, WM, GROUP_W, SE_R, NORM` are the schema of the published RegNet
 detectors (pycls's names for the paper's symbols); the other keys are ours. Those of `MODEL.FCOS`
@@ -11,7 +11,7 @@ from functools import wraps
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from regnet_backbones.adapters.detectron2.projects import PROJECT_DEFAULTS
+from regnet_backbones.adapters.detectron2.projects import project_defaults
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -45,6 +45,10 @@ REGNET_DEFAULTS = {
     "WEIGHTS_FORMAT": "",
 }
 
+# What gives a design when MODEL.REGNET.NAME is empty.
+REQUIRED_NUMBERS = ("W0", "WA", "WM", "DEPTH", "GROUP_W")
+NUMBERS = (*REQUIRED_NUMBERS, "BOT_MUL", "SE_R")
+
 FCOS_DEFAULTS = {
     "NUM_CLASSES": 80,
     "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
@@ -66,67 +70,15 @@ FCOS_DEFAULTS = {
     "NMS_TH": 0.6,
 }
 
-TRAINING_DEFAULTS = {
-    # COCO instance jsons of one's own and the folders of their images, all four or none: they take
-    # the place of DATASETS.TRAIN and TEST, and give every head its number of classes. CATEGORIES
-    # is noted by the training: id and name of each class, in the order of class numbers.
-    "DATASETS": {
-        "OWN": {
-            "TRAIN_JSON": "",
-            "TRAIN_IMAGES": "",
-            "VAL_JSON": "",
-            "VAL_IMAGES": "",
-            "CATEGORIES": [],
-        }
-    },
-    # "SGD", which is detectron2's own, "ADAMW" or "ADAM".
-    "SOLVER": {"OPTIMIZER": "SGD"},
-    "DATALOADER": {
-        # Of the images that RandomSubsetTrainingSampler takes; detectron2 0.6 reads the key, and
-        # has no default for it.
-        "RANDOM_SUBSET_RATIO": 1.0,
-        # How many images of each dataset tools/train_net.py opens before it trains, the first
-        # ones; 0 for none.
-        "CHECK_IMAGES": 100,
-    },
-    # A running average of the weights, which tools/train_net.py evaluates and saves beside those in
-    # training. DECAY is the weight of the past; with WARMUP it rises to that with the iterations.
-    "MODEL": {"EMA": {"ENABLED": False, "DECAY": 0.9998, "WARMUP": True}},
-    # How many val images tools/train_net.py draws with their predictions at every evaluation, and
-    # the score an instance must have to be drawn.
-    "TEST": {"PICTURES": 15, "PICTURES_MIN_SCORE": 0.5},
-    # The backbone made faster by regnet_backbones.optimize: the training of tools/train_net.py,
-    # whose checkpoints stay the same, and models that are evaluated or predict with the config.
-    "OPTIMIZE": {
-        "ENABLED": False,
-        # By torch.compile, which takes a minute before the first result.
-        "COMPILE": False,
-        # "float32", "bfloat16" or "float16", of a trained model; SOLVER.AMP.ENABLED decides the
-        # precision of a training and of the evaluations in it.
-        "DTYPE": "float32",
-        # "auto" measures. A run that shall be resumed exact to the last bit needs "contiguous" or
-        # "channels_last": measured again, another one may be found faster.
-        "MEMORY_FORMAT": "auto",
-    },
-}
-
-# What gives a design when MODEL.REGNET.NAME is empty.
-REQUIRED_NUMBERS = ("W0", "WA", "WM", "DEPTH", "GROUP_W")
-NUMBERS = (*REQUIRED_NUMBERS, "BOT_MUL", "SE_R")
-
 
 def add_regnet_config(cfg: "CfgNode") -> None:
-    """Add all of our keys to a config, and those of detectron2's projects; keys it has stay.
+    """Add what our recipes name to a config; keys it has stay.
 
-    Of these, `get_cfg()` has `MODEL.REGNET` alone once `regnet_backbones` is imported, which is
-    enough for a RegNet. The recipes of `configs/` and the configs of our tools' runs need the rest.
-
-    Args:
-        cfg: of detectron2, changed in place.
+    That is `MODEL.REGNET`, `MODEL.FCOS`, `SOLVER.OPTIMIZER` and the keys of detectron2's projects.
     """
-    _add_missing(cfg, {"MODEL": {"REGNET": REGNET_DEFAULTS, "FCOS": FCOS_DEFAULTS}})
-    for defaults in (TRAINING_DEFAULTS, *PROJECT_DEFAULTS):
-        _add_missing(cfg, defaults)
+    models = {"REGNET": REGNET_DEFAULTS, "FCOS": FCOS_DEFAULTS}
+    add_missing(cfg, {"MODEL": models, "SOLVER": {"OPTIMIZER": "SGD"}})
+    add_missing(cfg, project_defaults())
 
 
 def regnet_node(cfg: "CfgNode") -> "CfgNode":
@@ -144,43 +96,35 @@ def extend_defaults(defaults: ModuleType) -> None:
 
     A config that does not use the node can then be read where this package is not installed.
     """
-    _add_missing(defaults._C, {"MODEL": {"REGNET": REGNET_DEFAULTS}})
+    add_missing(defaults._C, {"MODEL": {"REGNET": REGNET_DEFAULTS}})
     config_class = type(defaults._C)
-    dump = config_class.dump
-    if hasattr(dump, "leaves_out_regnet"):
-        return
+    stock = config_class.dump
 
-    @wraps(dump)
-    def dump_what_is_used(self: "CfgNode", *args: object, **kwargs: object) -> str:
+    @wraps(stock)
+    def dump(self: "CfgNode", *args: object, **kwargs: object) -> str:
         model = self.get("MODEL")
         if isinstance(model, Mapping) and model.get("REGNET") == REGNET_DEFAULTS:
             self = self.clone()
             del self.MODEL["REGNET"]
-        return dump(self, *args, **kwargs)
+        return stock(self, *args, **kwargs)
 
-    dump_what_is_used.leaves_out_regnet = True
-    config_class.dump = dump_what_is_used
+    config_class.dump = dump
 
 
-def extend_defaults_by_all(defaults: ModuleType) -> None:
-    """Give detectron2's own defaults all of our keys."""
-    add_regnet_config(defaults._C)
+def add_missing(node: "CfgNode", defaults: Mapping[str, object]) -> None:
+    """Add the keys that a node does not have, and those that its nodes do not have."""
+    for key, value in defaults.items():
+        if isinstance(value, Mapping):
+            if key not in node:
+                node[key] = type(node)()
+            add_missing(node[key], value)
+        elif key not in node:
+            node[key] = deepcopy(value)
 
 
 def _completed(cfg: "CfgNode", name: str, defaults: Mapping[str, object]) -> "CfgNode":
     """Return a copy of a node of `MODEL` with the default of every key that it lacks."""
     node = cfg.MODEL[name].clone() if name in cfg.MODEL else type(cfg)()
     node.defrost()
-    _add_missing(node, defaults)
+    add_missing(node, defaults)
     return node
-
-
-def _add_missing(node: "CfgNode", defaults: Mapping[str, object]) -> None:
-    """Add the keys that a node does not have, and those that its nodes do not have."""
-    for key, value in defaults.items():
-        if isinstance(value, Mapping):
-            if key not in node:
-                node[key] = type(node)()
-            _add_missing(node[key], value)
-        elif key not in node:
-            node[key] = deepcopy(value)

@@ -1,58 +1,142 @@
-"""DeepLabV3 and V3+ heads for images of any size.
+"""What a RegNet needs beside its builders: C4 heads, and FCOS from a YAML config.
 
-Detectron2's own (`detectron2/projects/deeplab/semantic_seg.py`) are made for Cityscapes, whose
-images are all of one size. They pool over windows as large as a training crop, and raise where the
-image is no multiple of that; and their loss fails where sides are no multiple of the head's stride.
-Parameters, their names and config keys of these are the same; they pool over the whole image, as
-the papers have it.
+A "C4" detector runs the last stage of the network on each region, as `Res5ROIHeads` of
+`detectron2/modeling/roi_heads/roi_heads.py` does with ResNet's res5 (ResNet, arXiv 1512.03385,
+appendix A). The backbone gives C4 (`MODEL.REGNET.OUT_FEATURES: ["res4"]`), a region of it is pooled
+to 14 x 14, and the stage makes 7 x 7 of that.
+
+FCOS (arXiv 1904.01355) detectron2 has for its Python configs only.
 """
 
 import torch
-from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-from detectron2.projects.deeplab import DeepLabV3Head, DeepLabV3PlusHead
-from torch.nn import functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, build_backbone
+from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
+from detectron2.modeling.roi_heads import Res5ROIHeads
+from torch import nn
+
+from regnet_backbones.adapters.detectron2.config import fcos_node, regnet_node
+from regnet_backbones.adapters.detectron2.network import network_of
+from regnet_backbones.backbone import RegNetFeatures
+from regnet_backbones.design import RegNetDesign
+from regnet_backbones.errors import UserError
+from regnet_backbones.norm import Norm
 
 
-class _AnySizeLoss:
-    """The loss where the upsampled logits may be larger than the labels."""
+class RegNetLastStage(nn.Module):
+    """The last stage of a RegNet, which makes C5 of C4. Parameters keep timm's names (`s4.b1...`).
 
-    def losses(self, predictions: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the loss by name.
-
-        Args:
-            predictions: logits (N, classes, ceil(H / stride), ceil(W / stride)).
-            targets: classes (N, H, W), the ignored label among them.
-        """
-        height, width = targets.shape[-2:]
-        logits = F.interpolate(
-            predictions, scale_factor=self.common_stride, mode="bilinear", align_corners=False
-        )[..., :height, :width]
-        return {"loss_sem_seg": self.loss(logits, targets) * self.loss_weight}
-
-
-@SEM_SEG_HEADS_REGISTRY.register()
-class AnySizeDeepLabV3PlusHead(_AnySizeLoss, DeepLabV3PlusHead):
-    """Detectron2's `DeepLabV3PlusHead` for images of any size."""
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, object]:
-        """Return the arguments of the head of a config."""
-        return {**super().from_config(cfg, input_shape), "train_size": None}
-
-
-@SEM_SEG_HEADS_REGISTRY.register()
-class AnySizeDeepLabV3Head(_AnySizeLoss, DeepLabV3Head):
-    """Detectron2's `DeepLabV3Head` for images of any size.
-
-    Args:
-        cfg: a config.
-        input_shape: of the backbone's maps, by name.
+    `stage_of` is the network that it is of; its weights come from that network's files.
     """
 
-    def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]):
-        without_crop = cfg.clone()
-        without_crop.defrost()
-        without_crop.INPUT.CROP.ENABLED = False  # all that the head takes from it is the window
-        super().__init__(without_crop, input_shape)
+    def __init__(
+        self,
+        name_or_design: str | RegNetDesign,
+        *,
+        norm: Norm = "FrozenBN",
+        drop_path_rate: float = 0.0,
+        grad_checkpointing: bool = False,
+    ):
+        super().__init__()
+        network = RegNetFeatures(
+            name_or_design,
+            norm=norm,
+            drop_path_rate=drop_path_rate,
+            grad_checkpointing=grad_checkpointing,
+            out_levels=(5,),
+        )
+        if network.level_parts[5] != ("s4",):
+            raise UserError(
+                f"{name_or_design} has no single last stage that could run on regions; use one of "
+                "regnetx, regnety, regnetv, or MODEL.REGNET.OUTPUT_STRIDE 16 with "
+                "'StandardROIHeads' (DC5)"
+            )
+        self.s4 = network.s4
+        self.out_channels = network.channels[5]
+        self.stage_of = network.name or network.design
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return C5 (N, out_channels, ceil(H / 2), ceil(W / 2)) of C4 (N, channels, H, W)."""
+        return self.s4(x)
+
+
+@ROI_HEADS_REGISTRY.register()
+class RegNetRes5ROIHeads(Res5ROIHeads):
+    """Detectron2's `Res5ROIHeads` with the last stage of `MODEL.REGNET` as its res5.
+
+    `MODEL.WEIGHTS` of a classifier fill it along with the backbone.
+    """
+
+    @classmethod
+    def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Module, int]:
+        """Return the stage and its output channels, as `Res5ROIHeads.from_config` asks for them."""
+        node = regnet_node(cfg)
+        if node.OUTPUT_STRIDE != 32:
+            raise UserError(
+                "RegNetRes5ROIHeads runs the last stage with stride 2: MODEL.REGNET.OUTPUT_STRIDE "
+                f"must be 32, got {node.OUTPUT_STRIDE}; for a dilated C5 use 'StandardROIHeads'"
+            )
+        stage = RegNetLastStage(
+            network_of(node),
+            norm=node.NORM,
+            drop_path_rate=node.DROP_PATH_RATE,
+            grad_checkpointing=node.GRAD_CHECKPOINT,
+        )
+        return stage, stage.out_channels
+
+
+@META_ARCH_REGISTRY.register()
+class FCOSDetector(FCOS):
+    """Detectron2's `FCOS` (`modeling/meta_arch/fcos.py`), which can also be built from a config.
+
+    The keys of `MODEL.FCOS` are AdelaiDet's names for the arguments. The model is detectron2's:
+    its head has no learned scales, and divides distances by the stride.
+
+    Args:
+        arguments: those of `FCOS`.
+    """
+
+    @configurable
+    def __init__(self, **arguments: object):
+        super().__init__(**arguments)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
+        """Return the arguments of the model of a config.
+
+        Args:
+            cfg: of which `MODEL.FCOS` is read; keys that it lacks have our defaults.
+
+        Raises:
+            ValueError: `MODEL.FCOS.IN_FEATURES` are not all maps of the backbone.
+        """
+        node = fcos_node(cfg)
+        backbone = build_backbone(cfg)
+        shapes, features = backbone.output_shape(), list(node.IN_FEATURES)
+        if not set(features) <= set(shapes):
+            raise UserError(
+                f"MODEL.FCOS.IN_FEATURES must be of the backbone's maps {', '.join(shapes)}, got "
+                f"{features}; MODEL.FCOS.TOP_LEVELS says how many there are above P5"
+            )
+        head = FCOSHead(
+            input_shape=[shapes[name] for name in features],
+            num_classes=node.NUM_CLASSES,
+            conv_dims=[shapes[features[0]].channels] * node.NUM_CONVS,
+            norm=node.NORM,
+            prior_prob=node.PRIOR_PROB,
+        )
+        return {
+            "backbone": backbone,
+            "head": head,
+            "head_in_features": features,
+            "num_classes": node.NUM_CLASSES,
+            "center_sampling_radius": node.POS_RADIUS,
+            "focal_loss_alpha": node.LOSS_ALPHA,
+            "focal_loss_gamma": node.LOSS_GAMMA,
+            "test_score_thresh": node.INFERENCE_TH_TEST,
+            "test_topk_candidates": node.PRE_NMS_TOPK_TEST,
+            "test_nms_thresh": node.NMS_TH,
+            "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }

@@ -1,16 +1,17 @@
-"""Which RegNet a config asks for, and whether the rest of the config fits it."""
+"""Which RegNet a config asks for, and whether weights and images of the config fit it."""
 
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from regnet_backbones import zoo
 from regnet_backbones.adapters.detectron2.config import NUMBERS, REQUIRED_NUMBERS, regnet_node
-from regnet_backbones.adapters.detectron2.input import check_images
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError
-from regnet_backbones.weights.dialects import CHANNEL_ORDERS
+from regnet_backbones.weights.dialects import CHANNEL_ORDERS, ChannelOrder
 from regnet_backbones.weights.loading import check_variant
 from regnet_backbones.weights.sources import find_source, is_name
+from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -20,17 +21,15 @@ FEATURE_LEVELS = {"stem": 1}
 FEATURE_LEVELS |= {f"s{level - 1}": level for level in (2, 3, 4, 5)}
 FEATURE_LEVELS |= {f"res{level}": level for level in (2, 3, 4, 5)}
 
+# Differences of rounding between published configs are below this, of 255.
+_TOLERANCE = 0.5
+
 logger = logging.getLogger(__name__)
 
 
 def feature_levels(names: Sequence[str]) -> dict[str, int]:
-    """Return the level (1 to 5) of each feature name, in the order given.
-
-    Raises:
-        ValueError: a name is unknown, or none is given.
-    """
-    unknown = [name for name in names if name not in FEATURE_LEVELS]
-    if unknown or not names:
+    """Return the level (1 to 5) of each feature name, in the order given."""
+    if not names or not set(names) <= set(FEATURE_LEVELS):
         raise UserError(
             f"features of a RegNet are {', '.join(FEATURE_LEVELS)}, got {list(names)}; set "
             "MODEL.REGNET.OUT_FEATURES and MODEL.FPN.IN_FEATURES to some of these"
@@ -39,22 +38,15 @@ def feature_levels(names: Sequence[str]) -> dict[str, int]:
 
 
 def network_of(node: "CfgNode") -> str | RegNetDesign:
-    """Return the network that a `MODEL.REGNET` node asks for: a zoo name, or a design.
-
-    Raises:
-        ValueError: there is neither a name nor all five numbers, or the numbers give no RegNet.
-    """
-    given = [key for key in NUMBERS if node[key] is not None]
+    """Return the network that a `MODEL.REGNET` node asks for: a zoo name, or a design."""
     if node.NAME:
-        if given:
+        if given := [f"MODEL.REGNET.{key}" for key in NUMBERS if node[key] is not None]:
             logger.warning(
                 "MODEL.REGNET.NAME is '%s', so %s are ignored; set NAME to '' to use the numbers",
-                node.NAME,
-                ", ".join(f"MODEL.REGNET.{key}" for key in given),
+                *(node.NAME, ", ".join(given)),
             )
         return node.NAME
-    missing = [key for key in REQUIRED_NUMBERS if node[key] is None]
-    if missing:
+    if missing := [key for key in REQUIRED_NUMBERS if node[key] is None]:
         raise UserError(
             "MODEL.REGNET names no network: set MODEL.REGNET.NAME, such as 'regnety_032', or the "
             f"numbers {', '.join(REQUIRED_NUMBERS)}; missing: {', '.join(missing)}"
@@ -75,30 +67,21 @@ def network_of(node: "CfgNode") -> str | RegNetDesign:
         raise UserError(f"the numbers of MODEL.REGNET give no network: {error}") from error
 
 
-def check_weights(cfg: "CfgNode") -> None:
-    """Check `MODEL.WEIGHTS` against the rest of a config, as far as its name tells what it is.
+def check_weights(cfg: "CfgNode") -> str | RegNetDesign:
+    """Check `MODEL.WEIGHTS` against the rest of a config, and return the network.
 
-    Builders do the same; nothing is fetched or read. What only the file can tell is checked when it
-    is loaded.
-
-    Raises:
-        ValueError: there are no such weights, they are of another network or norm, or saw other
-            images than this config makes.
+    As far as their name tells what they are: nothing is fetched or read. What only the file can
+    tell is checked when it is loaded.
     """
-    node = regnet_node(cfg)
-    check_weights_of(cfg, node, network_of(node))
-
-
-def check_weights_of(cfg: "CfgNode", node: "CfgNode", network: str | RegNetDesign) -> None:
-    """Do what `check_weights` says, for a node and its network that are known already."""
+    node, weights = regnet_node(cfg), cfg.MODEL.WEIGHTS
+    network = network_of(node)
     if node.WEIGHTS_FORMAT not in ("", "RGB", "BGR"):
         raise UserError(
             "MODEL.REGNET.WEIGHTS_FORMAT must be 'RGB', 'BGR', or '' for what the weights' own "
             f"project uses, got '{node.WEIGHTS_FORMAT}'"
         )
-    weights = cfg.MODEL.WEIGHTS
     if not is_name(weights):
-        return
+        return network
     source = find_source(weights)
     check_variant(source, network)
     if source.variant is not None and node.NORM == "GN":
@@ -116,6 +99,84 @@ def check_weights_of(cfg: "CfgNode", node: "CfgNode", network: str | RegNetDesig
             pixel_mean=cfg.MODEL.PIXEL_MEAN,
             pixel_std=cfg.MODEL.PIXEL_STD,
         )
+    return network
+
+
+def check_images(
+    weights: str,
+    order: ChannelOrder,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    *,
+    input_format: str,
+    pixel_mean: Sequence[float],
+    pixel_std: Sequence[float],
+) -> None:
+    """Check that a config makes the images that some weights saw.
+
+    BGR weights are right in a BGR config as they are, and in an RGB config with a flipped stem.
+    RGB weights are for an RGB config.
+
+    Args:
+        weights: what to call them in the error.
+        order: of the channels that the weights saw.
+        mean, std: per RGB channel, of pixels in [0, 1]; None where unknown, which is not checked.
+        input_format: `INPUT.FORMAT`.
+        pixel_mean, pixel_std: of pixels in [0, 255], in the order of `input_format`.
+    """
+    right = "BGR" if order == input_format == "BGR" else "RGB"
+    given = [[round(float(value), 3) for value in values] for values in (pixel_mean, pixel_std)]
+    expected = [
+        # What is unknown is taken as given, in the right order.
+        [round(255 * value, 3) for value in known][:: -1 if right == "BGR" else 1]
+        if known
+        else values[:: 1 if input_format == right else -1]
+        for known, values in zip((mean, std), given, strict=True)
+    ]
+    same = all(
+        len(ours) == len(theirs)
+        and all(abs(a - b) <= _TOLERANCE for a, b in zip(ours, theirs, strict=True))
+        for ours, theirs in zip(given, expected, strict=True)
+    )
+    if input_format == right and same:
+        return
+    raise UserError(
+        f"the weights '{weights}' saw other images than this config makes (INPUT.FORMAT "
+        f"'{input_format}', MODEL.PIXEL_MEAN {given[0]}, MODEL.PIXEL_STD {given[1]}); set\n"
+        f'  INPUT.FORMAT: "{right}"\n'
+        f"  MODEL.PIXEL_MEAN: {expected[0]}\n"
+        f"  MODEL.PIXEL_STD: {expected[1]}\n"
+        "or, for weights that did see such images, MODEL.REGNET.WEIGHTS_FORMAT: "
+        f'"{input_format}"'
+    )
+
+
+def check_order(weights: str, order: ChannelOrder, *, input_format: str) -> None:
+    """Check that RGB weights get no BGR images, where nothing but the order is known of these."""
+    if order == "RGB" and input_format == "BGR":
+        raise UserError(
+            f"the weights '{weights}' are taken for RGB images, and INPUT.FORMAT is 'BGR'; set it "
+            "to 'RGB', or MODEL.REGNET.WEIGHTS_FORMAT to the order that they saw: 'RGB' turns "
+            "their stem, 'BGR' leaves it"
+        )
+
+
+def statistics_of_dialect(
+    dialect: str, network: str | RegNetDesign
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Return mean and deviation of the images that a classifier of a dialect saw.
+
+    timm's differ by network and training: they are known where all of a network's are the same.
+    """
+    if not dialect.startswith("timm"):
+        return IMAGENET_MEAN, IMAGENET_STD
+    statistics = {
+        (row.mean, row.std)
+        for variant in map(zoo.get, zoo.names())
+        if network in (variant.name, variant.design)
+        for row in variant.weights.values()
+    }
+    return statistics.pop() if len(statistics) == 1 else (None, None)
 
 
 def warn_of_frozen_random_weights(cfg: "CfgNode", node: "CfgNode") -> None:
@@ -126,16 +187,14 @@ def warn_of_frozen_random_weights(cfg: "CfgNode", node: "CfgNode") -> None:
             "MODEL.WEIGHTS is empty, and MODEL.REGNET.NORM '%s' with MODEL.BACKBONE.FREEZE_AT %d "
             "freezes random weights; set MODEL.WEIGHTS, such as 'timm://regnety_032', or NORM 'BN' "
             "and FREEZE_AT 0 to train from scratch",
-            node.NORM,
-            freeze_at,
+            *(node.NORM, freeze_at),
         )
 
 
 def check_fpn(node: "CfgNode", in_features: Sequence[str]) -> None:
-    """Raise ValueError where FPN would stop at a bare assertion."""
+    """Check what FPN would stop at with a bare assertion."""
     wanted = list(feature_levels(in_features).values())
-    offered = set(feature_levels(node.OUT_FEATURES).values())
-    if not set(wanted) <= offered:
+    if not set(wanted) <= set(feature_levels(node.OUT_FEATURES).values()):
         raise UserError(
             f"MODEL.FPN.IN_FEATURES {list(in_features)} are not all in MODEL.REGNET.OUT_FEATURES "
             f"{list(node.OUT_FEATURES)}; add them there"

@@ -31,27 +31,28 @@ def choose_by_config(module: ModuleType) -> None:
         ("build_lr_scheduler", _with_poly_schedule),
     ):
         stock = getattr(module, name)
-        if not getattr(stock, "follows_config", False):
+        if not hasattr(stock, "follows_config"):
             extended = functools.wraps(stock)(extend(stock))
             extended.follows_config = True
             setattr(module, name, extended)
 
 
-def build_adam(cfg: "CfgNode", model: "torch.nn.Module") -> "torch.optim.Optimizer":
+def _build_adam(cfg: "CfgNode", model: "torch.nn.Module") -> "torch.optim.Optimizer":
     """Build Adam or AdamW with the learning rate, weight decay and clipping of `SOLVER`."""
     import torch
     from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 
+    solver = cfg.SOLVER
     parameters = get_default_optimizer_params(
         model,
-        base_lr=cfg.SOLVER.BASE_LR,
-        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
-        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        base_lr=solver.BASE_LR,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
-    optimizer = torch.optim.AdamW if cfg.SOLVER.OPTIMIZER == "ADAMW" else torch.optim.Adam
+    optimizer = torch.optim.AdamW if solver.OPTIMIZER == "ADAMW" else torch.optim.Adam
     return maybe_add_gradient_clipping(cfg, optimizer)(
-        parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
+        parameters, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY
     )
 
 
@@ -66,30 +67,29 @@ def _with_adam_and_full_clipping(stock):
                 "build_optimizer",
                 *(name, ", ".join(OPTIMIZERS)),
             )
-        build = build_adam if name in ("ADAM", "ADAMW") else stock
+        build = _build_adam if name in ("ADAM", "ADAMW") else stock
         clipping = cfg.SOLVER.CLIP_GRADIENTS
         if not clipping.ENABLED or clipping.CLIP_TYPE != FULL_MODEL:
             return build(cfg, model)
         cfg = cfg.clone()
         cfg.defrost()
         cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
-        return _clip_together(build(cfg, model), clipping.CLIP_VALUE, clipping.NORM_TYPE)
+        optimizer = build(cfg, model)
+        optimizer.register_step_pre_hook(_clip_all(clipping.CLIP_VALUE, clipping.NORM_TYPE))
+        return optimizer
 
     return build_optimizer
 
 
-def _clip_together(
-    optimizer: "torch.optim.Optimizer", max_norm: float, norm_type: float
-) -> "torch.optim.Optimizer":
-    """Let an optimizer clip the norm of all its gradients before every step."""
+def _clip_all(max_norm: float, norm_type: float):
+    """Return a hook that clips the norm of all gradients of an optimizer before its step."""
     from torch.nn.utils import clip_grad_norm_
 
     def clip(optimizer: "torch.optim.Optimizer", args: tuple, kwargs: dict) -> None:
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         clip_grad_norm_(weights, max_norm, norm_type)
 
-    optimizer.register_step_pre_hook(clip)
-    return optimizer
+    return clip
 
 
 def _with_poly_schedule(stock):
@@ -100,7 +100,7 @@ def _with_poly_schedule(stock):
     ) -> "torch.optim.lr_scheduler.LRScheduler":
         if cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupPolyLR":
             return stock(cfg, optimizer)
-        from regnet_backbones.adapters.detectron2.schedule import build_poly_lr
+        from regnet_backbones.adapters.detectron2.deeplab import build_poly_lr
 
         return build_poly_lr(cfg, optimizer)
 

@@ -1,8 +1,8 @@
 """`timm://`, `torchvision://` and `pycls://` as paths of detectron2, `MODEL.WEIGHTS` among them.
 
 A path handler of detectron2's `PathManager` gives the file on this machine, as it was published;
-`detectron2_checkpoint` reads it. pycls's files lie where detectron2 caches URLs, the others where
-their libraries do.
+`checkpoint` reads it. pycls's files lie where detectron2 caches URLs, the others where their
+libraries do.
 """
 
 import logging
@@ -15,13 +15,7 @@ from urllib.parse import urlsplit
 from iopath.common.file_io import PathHandler, get_cache_dir
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.weights.sources import (
-    PREFIXES,
-    Source,
-    find_source,
-    local_file,
-    offline_error,
-)
+from regnet_backbones.weights.sources import PREFIXES, find_source, local_file, offline_error
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +29,11 @@ class WeightsHandler(PathHandler):
     def _get_local_path(self, path: str, force: bool = False, **kwargs: object) -> str:
         source = find_source(path)
         if path.startswith("pycls://") and not source.file.is_file():
-            file = _through_detectron2(source)
+            file = fetch(source.url, of=path)
         else:
-            file = local_file(source)
+            file = str(local_file(source))
         logger.info("weights %s, licence %s, in %s", path, source.licence, file)
-        return str(file)
+        return file
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: object) -> object:
         if mode not in ("r", "rb"):
@@ -52,36 +46,22 @@ def register_on_import(file_io: ModuleType) -> None:
     file_io.PathManager.register_handler(WeightsHandler(), allow_override=True)
 
 
-def fetch(path: str) -> None:
+def fetch(path: str, *, of: str | None = None) -> str:
     """Bring the weights of a name or URL to this machine, where detectron2 will find them.
 
-    Raises:
-        ValueError: there are no such weights.
-        OSError: the download failed.
+    Returns the path of their file. Where the download failed, an OSError says where a copy of the
+    file is looked for; `of` is what the weights are called there.
     """
     from detectron2.utils.file_io import PathManager
 
     try:
-        PathManager.get_local_path(path)
+        return PathManager.get_local_path(path)
     except URLError as error:
-        raise url_error(path, error) from error
+        raise url_error(of or path, error) from error
 
 
-def url_error(url: str, error: Exception) -> OSError:
-    """Say of a URL that could not be fetched where detectron2 looks for a copy of its file."""
-    return offline_error(replace(find_source(url), file=_cached(url)), error)
-
-
-def _through_detectron2(source: Source) -> str:
-    """Fetch a URL as detectron2 does, into its cache."""
-    from detectron2.utils.file_io import PathManager
-
-    try:
-        return PathManager.get_local_path(source.url)
-    except Exception as error:
-        raise offline_error(replace(source, file=_cached(source.url)), error) from error
-
-
-def _cached(url: str) -> Path:
-    """Return where detectron2's `PathManager` keeps the file of a URL."""
-    return Path(get_cache_dir()) / urlsplit(url).path.lstrip("/")
+def url_error(name: str, error: Exception) -> OSError:
+    """Say of a URL, or a name that has one, where detectron2 looks for a copy of its file."""
+    source = find_source(name)
+    file = Path(get_cache_dir()) / urlsplit(source.url).path.lstrip("/")
+    return offline_error(replace(source, file=file), error)

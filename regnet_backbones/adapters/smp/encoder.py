@@ -32,7 +32,7 @@ DEPTHS = (3, 4, 5)
 # What SMP calls the default weights of every encoder.
 DEFAULT_WEIGHTS = "imagenet"
 
-# SMP sends names that start so to other encoders, or gives them other decoders.
+# SMP sends names that start with these to other encoders, or gives them other decoders.
 RESERVED_PREFIXES = ("tu-", "timm-", "mit_b", "vgg")
 
 
@@ -99,8 +99,7 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
             x: images (N, in_channels, H, W), any height and width.
 
         Returns:
-            `depth + 1` tensors, the first is `x`, the others
-            `(N, out_channels[l], ceil(H / strides[l]), ceil(W / strides[l]))`.
+            `x`, then maps (N, out_channels[l], ceil(H / strides[l]), ceil(W / strides[l])).
         """
         # Not `super().forward(x)`, which TorchScript cannot compile; all levels are returned.
         maps = self._byobnet_maps(x) if hasattr(self, "stages") else self._regnet_maps(x)
@@ -122,27 +121,18 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
         }
 
     def set_in_channels(self, in_channels: int, pretrained: bool = True) -> None:
-        """Refuse other input channels than the network was built for.
-
-        Raises:
-            ValueError: `in_channels` is another number; it is an argument of the constructor.
-        """
-        if in_channels != self._in_channels:
-            raise UserError(
-                f"the encoder is built for {self._in_channels} input channels, got {in_channels}; "
-                f"build it anew with in_channels={in_channels}"
-            )
+        """Refuse other input channels than the network was built for."""
+        self._check_built_with("in_channels", self._in_channels, in_channels)
 
     def make_dilated(self, output_stride: int) -> None:
-        """Refuse another output stride than the network was built with.
+        """Refuse another output stride than the network was built with."""
+        self._check_built_with("output_stride", self._output_stride, output_stride)
 
-        Raises:
-            ValueError: `output_stride` is another; it is an argument of the constructor.
-        """
-        if output_stride != self._output_stride:
+    def _check_built_with(self, option: str, built: int, asked: int) -> None:
+        if asked != built:
             raise UserError(
-                f"the encoder is built with output stride {self._output_stride}, got "
-                f"{output_stride}; build it anew with output_stride={output_stride}"
+                f"the encoder is built with {option}={built}, got {asked}; build a new one with "
+                f"{option}={asked}"
             )
 
 
@@ -169,11 +159,7 @@ def register_encoder(name: str, name_or_design: str | RegNetDesign) -> None:
 
 
 def register_encoders() -> None:
-    """Register every name of the zoo, and send SMP's calls for our names here.
-
-    Raises:
-        ValueError: SMP has another encoder of such a name; then none is registered.
-    """
+    """Register every name of the zoo, and send SMP's calls for our names here."""
     _register({name: name for name in zoo.names()})
     _route("get_encoder", _get_encoder)
     _route("get_preprocessing_params", _get_preprocessing_params)
@@ -199,23 +185,21 @@ def _entry(name_or_design: str | RegNetDesign) -> dict[str, object]:
     if isinstance(name_or_design, str):
         variant = zoo.get(name_or_design)
         name_or_design = variant.name
-        settings = {tag: _preprocessing(weights) for tag, weights in variant.weights.items()}
+        settings = {
+            tag: {
+                "input_space": "RGB",
+                "input_range": [0, 1],
+                "mean": list(weights.mean),
+                "std": list(weights.std),
+            }
+            for tag, weights in variant.weights.items()
+        }
         if settings:
             settings = {DEFAULT_WEIGHTS: settings[variant.default_tag], **settings}
     return {
         "encoder": RegNetEncoder,
         "params": {"name_or_design": name_or_design},
         "pretrained_settings": settings,
-    }
-
-
-def _preprocessing(weights: zoo.Weights) -> dict[str, object]:
-    """Return what weights expect of an image, as SMP says it."""
-    return {
-        "input_space": "RGB",
-        "input_range": [0, 1],
-        "mean": list(weights.mean),
-        "std": list(weights.std),
     }
 
 
@@ -234,7 +218,8 @@ def _route(function: str, ours: Callable) -> None:
     def routed(*args: object, **kwargs: object) -> object:
         name = args[0] if args else kwargs.get(first)
         _check_spelling(name)
-        return (ours if _is_ours(name) else stock)(*args, **kwargs)
+        is_ours = smp_encoders.encoders.get(name, {}).get("encoder") is RegNetEncoder
+        return (ours if is_ours else stock)(*args, **kwargs)
 
     routed.routes_regnets = True
     for module in list(sys.modules.values()):
@@ -244,21 +229,15 @@ def _route(function: str, ours: Callable) -> None:
 
 def _check_spelling(name: object) -> None:
     """Raise KeyError, as SMP does, for a RegNet that it does not know, with the name it may be."""
-    known = smp_encoders.encoders
-    if not isinstance(name, str) or name in known or name.startswith(RESERVED_PREFIXES):
+    if not isinstance(name, str) or name in smp_encoders.encoders:
         return
-    if "regnet" not in name.lower():
+    if "regnet" not in name.lower() or name.startswith(RESERVED_PREFIXES):
         return
     try:
         hint = f"SMP knows this network as '{zoo.get(name).name}'"
     except ValueError as error:
         hint = str(error)
     raise KeyError(f"Wrong encoder name `{name}`: {hint}")
-
-
-def _is_ours(name: object) -> bool:
-    """Tell whether a name of SMP's registry is an encoder of this module."""
-    return smp_encoders.encoders.get(name, {}).get("encoder") is RegNetEncoder
 
 
 def _get_encoder(
@@ -271,12 +250,9 @@ def _get_encoder(
 ) -> RegNetEncoder:
     """Build an encoder of ours, as `smp.encoders.get_encoder` is asked to.
 
-    Args:
-        kwargs: options of SMP's `tu-` encoders, which SMP's other encoders ignore; one that is set
-            is warned of.
+    `kwargs` are options of SMP's `tu-` encoders, which SMP's other encoders ignore.
     """
-    ignored = [key for key, value in kwargs.items() if value is not None]
-    if ignored:
+    if ignored := [key for key, value in kwargs.items() if value is not None]:
         warnings.warn(f"the encoder '{name}' ignores {', '.join(ignored)}", stacklevel=3)
     entry = smp_encoders.encoders[name]
     return RegNetEncoder(

@@ -239,7 +239,7 @@ def _search(
 
 def _confirmed(args: argparse.Namespace, found: Found, by: str, meter: "LatencyMeter") -> Bands:
     """Measure the best few again beside the reference; empty where there is none."""
-    from regnet_backbones.measure.ratios import confirm
+    from regnet_backbones.measure.meter import confirm
 
     if not args.reference or found.interrupted:
         return []
@@ -270,7 +270,7 @@ def _about(
     meter: "LatencyMeter",
 ) -> dict[str, object]:
     """Return what must be known about the rows before there are any."""
-    from benchmarks.machine import machine, versions
+    from regnet_backbones.measure.machine import machine, versions
 
     return {
         "command": args.command,

@@ -12,7 +12,7 @@ from regnet_backbones.design.sampling import Candidate
 from regnet_backbones.design.searching import Found, Limits, best, pareto_front
 
 if TYPE_CHECKING:
-    from regnet_backbones.measure.ratios import RatioBand
+    from regnet_backbones.measure.meter import RatioBand
 
 # Networks, and their times over the reference's.
 Bands = Sequence[tuple[Candidate, "RatioBand"]]

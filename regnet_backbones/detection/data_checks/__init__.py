@@ -1,9 +1,8 @@
 """What is wrong with a dataset, found before a training.
 
-datasets.py       the datasets of a config, and what it does with them
+datasets.py       the datasets of a config: their jsons, images and masks
 coco.py           a COCO json, read and corrected
 annotations.py    its annotations against each other and their images
-images.py         image files and masks, decoded
-kinds.py          every kind of defect: what it does, and what to do
+kinds.py          every kind of defect, a row each
 defects.py        defects and the report of them
 """

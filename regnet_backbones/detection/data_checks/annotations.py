@@ -6,9 +6,7 @@ fits more annotations than COCO's, the file is in that form. Nothing is drawn.
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import product
-from typing import TypeVar
 
 import numpy as np
 
@@ -19,12 +17,10 @@ from regnet_backbones.detection.data_checks.coco import (
     drawable,
     extent_of,
     image_name,
-    is_rle,
     runs_of,
 )
-from regnet_backbones.detection.data_checks.defects import Defect, Kind, Use, error, note
-
-Repeatable = TypeVar("Repeatable", bound=Hashable)
+from regnet_backbones.detection.data_checks.defects import Defect, Use
+from regnet_backbones.detection.data_checks.kinds import Kind, error, note
 
 # What takes an annotation out of a training.
 DROPPING = (kinds.CROWD, kinds.DROPPED_BOX, kinds.DROPPED_ANNOTATION)
@@ -39,6 +35,13 @@ ORDERS = {
 }
 RELATIVE, SWAPPED = "as parts of the image's size (normalised, 0 to 1)", "with x and y exchanged"
 SHIFTED = "shifted against their boxes"
+WAYS = ((), (RELATIVE,), (SWAPPED,), (RELATIVE, SWAPPED))
+
+# A reading: the order of a box, the ways that boxes and that polygons are written; the first one is
+# COCO's.
+Reading = tuple[str, tuple[str, ...], tuple[str, ...]]
+COCOS, *READINGS = product(ORDERS, WAYS, WAYS)
+READINGS.append(("", (), (SHIFTED,)))
 
 # Overlap (IoU) with the polygons' extent from which a box fits: the right reading is given more
 # room, as boxes of hidden parts have it. Corners within ROUNDED pixels fit, too.
@@ -47,26 +50,15 @@ FITS, FITS_OTHERWISE, ROUNDED = 0.5, 0.7, 2.0
 # Beyond the border by this part of the image's side is not yet outside.
 SLACK = 0.02
 
-# A reading is believed where this part of the annotations speaks against COCO's; where only the
-# border does, this many of them, and where the reading fits nearly all.
+# A reading is believed if this part of the annotations speaks against COCO's; if only the border
+# does, this many of them, and the reading must fit nearly all.
 PART, OUTSIDE, NEARLY_ALL = 0.1, 3, 0.99
 
 
 def check_coco(content: Content, *, source: str, use: Use) -> list[Defect]:
-    """Check a COCO instance json.
-
-    Args:
-        content: of `read_coco`, with all three lists.
-        source: name of the dataset or the file, for the defects.
-        use: what it is for.
-
-    Returns:
-        What is wrong or worth knowing, in the order of the file.
-    """
+    """Return what is wrong or worth knowing in the lists of `read_coco`, in their order."""
     images, annotations, categories = (
-        content["images"],
-        content["annotations"],
-        content["categories"],
+        content[name] for name in ("images", "annotations", "categories")
     )
     by_id = {image["id"]: image for image in images}
     defects = [Defect(kinds.SAME_FILE, source, n) for n in _repeated(map(image_name, images))]
@@ -89,9 +81,9 @@ def check_coco(content: Content, *, source: str, use: Use) -> list[Defect]:
         name = image_name(by_id[image])
         defects.append(Defect(kinds.REPEATED, source, name, detail=f"bbox {list(box)}"))
     single = [a for a in annotations if not a["iscrowd"]]
-    extents = [extent_of(a.get("segmentation")) for a in single]
+    extents = [extent_of(drawable(a.get("segmentation"))) for a in single]
     sizes = [(by_id[a["image_id"]]["width"], by_id[a["image_id"]]["height"]) for a in single]
-    for number, kind in _compare([a["bbox"] for a in single], extents, sizes):
+    for number, kind in _unlike([a["bbox"] for a in single], extents, sizes):
         extent, (width, height) = extents[number], sizes[number]
         shape = f", polygons from {[*extent[:2]]} to {[*extent[2:]]}" if extent else ""
         add(kind, single[number], f"bbox {single[number]['bbox']} in {width}x{height}{shape}")
@@ -105,9 +97,9 @@ def check_coco(content: Content, *, source: str, use: Use) -> list[Defect]:
     return defects
 
 
-def _repeated(values: Iterable[Repeatable]) -> Iterator[Repeatable]:
+def _repeated(values: Iterable[Hashable]) -> Iterator[Hashable]:
     """Yield the values that came before."""
-    seen: set[Repeatable] = set()
+    seen: set[Hashable] = set()
     for value in values:
         if value in seen:
             yield value
@@ -144,7 +136,7 @@ def _mask_problems(
     """Find what is wrong with a segmentation in an image of (height, width)."""
     # Masks of crowd regions are never drawn in training.
     drawn = use.masks and (use.test or not crowd)
-    if is_rle(masks):
+    if isinstance(masks, dict):
         if drawn and use.train and use.polygons and not crowd:
             yield kinds.RLE_FOR_POLYGON, ""
         runs = runs_of(masks["counts"])
@@ -183,74 +175,51 @@ def _training_problems(
             yield Defect(kinds.EMPTY_IMAGE, source, image_name(image))
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A way to read boxes and polygons, by what they are written as; the defaults are COCO's.
-
-    Attributes:
-        order: of the numbers of a box, one of `ORDERS`.
-        boxes, polygons: `RELATIVE`, `SWAPPED` or both; polygons may be `SHIFTED`.
-    """
-
-    order: str = ""
-    boxes: tuple[str, ...] = ()
-    polygons: tuple[str, ...] = ()
-
-    @property
-    def changes(self) -> int:
-        """In how many ways it differs from COCO's; a shift would explain too much."""
-        ways = (*filter(None, [self.order]), *self.boxes, *self.polygons)
-        return len(ways) + 5 * (SHIFTED in ways)
-
-    @property
-    def name(self) -> str:
-        """What boxes and polygons are taken for."""
-        parts = (("boxes", self.order, *self.boxes), ("polygons", *self.polygons))
-        return " and ".join(" ".join(filter(None, words)) for words in parts if any(words[1:]))
-
-    def fits(
-        self, boxes: np.ndarray, extents: np.ndarray, sizes: np.ndarray, least: float
-    ) -> np.ndarray:
-        """Return for each annotation whether its box is a box so, in its image, on its polygons."""
-        corners = np.stack(ORDERS[self.order](*_pixels(boxes, self.boxes, sizes).T), axis=1)
-        extents, shifted = _pixels(extents, self.polygons, sizes), SHIFTED in self.polygons
-        if shifted:
-            extents = extents - np.tile(extents[:, :2] - corners[:, :2], 2)
-        masked = ~np.isnan(extents[:, 0])
-        placed = np.hstack([corners, np.where(masked[:, None], extents, corners)])
-        sizes = np.tile(sizes, 4)
-        room = np.maximum(kinds.ROUNDING, SLACK * sizes)
-        sides = corners[:, 2:] - corners[:, :2]
-        inside = ((placed >= -room) & (placed <= sizes + room)).all(axis=1)
-        sensible = (sides > 0).all(axis=1) & (sides > 1).any(axis=1)
-        return inside & sensible & np.where(masked, _match(corners, extents, least), not shifted)
+def _fits(
+    reading: Reading, boxes: np.ndarray, extents: np.ndarray, sizes: np.ndarray, least: float
+) -> np.ndarray:
+    """Return for each annotation whether its box is a box so, in its image, on its polygons."""
+    order, of_boxes, of_polygons = reading
+    corners = np.stack(ORDERS[order](*_pixels(boxes, of_boxes, sizes).T), axis=1)
+    extents, shifted = _pixels(extents, of_polygons, sizes), SHIFTED in of_polygons
+    if shifted:
+        extents = extents - np.tile(extents[:, :2] - corners[:, :2], 2)
+    masked = ~np.isnan(extents[:, 0])
+    placed = np.hstack([corners, np.where(masked[:, None], extents, corners)])
+    sizes = np.tile(sizes, 4)
+    room = np.maximum(kinds.ROUNDING, SLACK * sizes)
+    sides = corners[:, 2:] - corners[:, :2]
+    inside = ((placed >= -room) & (placed <= sizes + room)).all(axis=1)
+    sensible = (sides > 0).all(axis=1) & (sides > 1).any(axis=1)
+    return inside & sensible & np.where(masked, _match(corners, extents, least), not shifted)
 
 
-WAYS = ((), (RELATIVE,), (SWAPPED,), (RELATIVE, SWAPPED))
-READINGS = [Reading(*parts) for parts in product(ORDERS, WAYS, WAYS)]
-READINGS = sorted([*READINGS[1:], Reading(polygons=(SHIFTED,))], key=lambda r: r.changes)
+def _changes(reading: Reading) -> int:
+    """Return in how many ways a reading differs from COCO's; a shift would explain too much."""
+    order, of_boxes, of_polygons = reading
+    return bool(order) + len(of_boxes) + len(of_polygons) + 5 * (SHIFTED in of_polygons)
 
 
-def _compare(
+def _name(reading: Reading) -> str:
+    """Return what a reading takes boxes and polygons for."""
+    order, of_boxes, of_polygons = reading
+    parts = {"boxes": [*filter(None, [order]), *of_boxes], "polygons": of_polygons}
+    return " and ".join(" ".join([what, *ways]) for what, ways in parts.items() if ways)
+
+
+def _unlike(
     boxes: list[list[float]], extents: list[tuple | None], sizes: list[tuple[int, int]]
 ) -> Iterator[tuple[int, Kind]]:
-    """Find boxes that are not what they should be.
+    """Find boxes that are not what they should be: numbers of annotations, and kinds.
 
-    Args:
-        boxes: of single objects.
-        extents: left, top, right and bottom of their polygons.
-        sizes: width and height of their images.
-
-    Yields:
-        The number of an annotation, and the kind of its defect: an error if most annotations have
-        the same cause.
+    Extents are left, top, right and bottom of polygons, sizes width and height of images.
     """
     if not boxes:
         return
     nothing = (float("nan"),) * 4
     told = np.array(boxes, float), np.array([e or nothing for e in extents]), np.array(sizes, float)
     boxes, extents, _ = told
-    straight = Reading().fits(*told, FITS)
+    straight = _fits(COCOS, *told, FITS)
     tiny = (boxes[:, 2:] <= 1).all(axis=1)
     corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
     unlike = ~np.isnan(extents[:, 0]) & ~_match(corners, extents, FITS)
@@ -259,7 +228,7 @@ def _compare(
     named = np.zeros(len(boxes), bool)
     many_outside = (~straight).sum() >= max(OUTSIDE, PART * len(boxes))
     if odd.any() or many_outside:
-        found = [reading.fits(*told, FITS_OTHERWISE) for reading in READINGS]
+        found = [_fits(reading, *told, FITS_OTHERWISE) for reading in READINGS]
         # Of those that explain as many, the one that fits most of the others, too.
         best = max(found, key=lambda fits: ((fits & ~straight).sum(), fits.sum()))
         sure = bool(
@@ -268,13 +237,13 @@ def _compare(
         )
         named = ~straight & best & (odd | sure)
         fitting = [r for r, fits in zip(READINGS, found, strict=True) if fits[named].all()]
-        causes = ", or ".join(r.name for r in fitting if r.changes == fitting[0].changes)
-        problem = (
-            f"boxes do not fit their images or polygons; the likely cause is {causes}: so "
+        fewest = min(map(_changes, fitting))
+        causes = ", or ".join(_name(r) for r in fitting if _changes(r) == fewest)
+        kind = (error if sure else note)(
+            f"boxes do not fit their images or polygons; the likely cause is {causes}: then "
             f"{best.sum():,} of {len(boxes):,} annotations fit, and {straight.sum():,} as COCO's "
-            "[x, y, width, height] in pixels"
+            "[x, y, width, height] in pixels; correct the file, or what exported it"
         )
-        kind = (error if sure else note)(problem, "correct the file, or what exported it")
         yield from ((int(number), kind) for number in np.flatnonzero(named))
     yield from ((int(n), kinds.UNLIKE_MASK) for n in np.flatnonzero(unlike & ~named))
     yield from ((int(n), kinds.ONE_PIXEL) for n in np.flatnonzero(tiny & ~unlike & ~named))

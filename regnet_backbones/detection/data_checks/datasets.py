@@ -1,48 +1,62 @@
-"""Check the datasets of a config before a model is built."""
+"""Check the datasets of a config before a model is built: jsons, images, and masks that are images.
+
+Images are decoded to their end, in several threads: Pillow does it without Python's lock.
+"""
 
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
+from PIL import Image
+from tqdm import tqdm
 
-from regnet_backbones.detection.classes import COUNTED, PANOPTIC_DEEPLAB, instance_classes
+from regnet_backbones.detection.architectures import architecture_of, number_of_classes
 from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.annotations import check_coco
-from regnet_backbones.detection.data_checks.coco import image_name, image_path, read_coco
+from regnet_backbones.detection.data_checks.coco import Coco, image_name, image_path, read_coco
 from regnet_backbones.detection.data_checks.defects import Defect, Report, Use
-from regnet_backbones.detection.data_checks.images import ImageFile, check_images
-from regnet_backbones.errors import UserError
+from regnet_backbones.detection.data_checks.kinds import Kind
+from regnet_backbones.runs.image_files import (
+    CHECK_THREADS,
+    STRETCHED,
+    UNREADABLE,
+    bit_depth,
+    depth_problem,
+    is_turned,
+    upright_size,
+)
 
 # Datasets that are a json of instances and nothing else, by `evaluator_type`.
 JSON_TYPES = ("coco", "lvis")
 
-# Architectures that are trained on the labels of `sem_seg_file_name`.
-SEMANTIC = ("SemanticSegmentor", "PanopticFPN")
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image, and what its dataset says of it."""
+
+    path: str
+    size: tuple[int, int] | None = None  # width and height in the annotations
+    mask: str | None = None  # the file of its semantic mask
+    labels: tuple[int, int] | None = None  # number of classes and ignored label, if they are used
+    as_grey: bool = True  # the mask is read as training does; else as it is in the file
 
 
-def check_datasets(cfg: CfgNode, *, images: int | None, train: bool = True) -> Report:
-    """Check the datasets of `DATASETS.TRAIN` and `DATASETS.TEST`.
+def check_datasets(
+    cfg: CfgNode, *, images: int | None, train: bool = True, read: Mapping[str, Coco] | None = None
+) -> Report:
+    """Check the datasets of `DATASETS.TRAIN` (if `train`) and `DATASETS.TEST`.
 
     A dataset with `json_file` and `image_root` in its metadata has its whole json checked, and
-    whether its images are there; of every dataset images are opened.
-
-    Args:
-        cfg: tells what the datasets are for.
-        images: how many images of each dataset are opened, the first ones; None for all.
-        train: whether the training datasets are checked too.
-
-    Returns:
-        All defects, dataset by dataset.
-
-    Raises:
-        ValueError: `images` is negative.
+    whether its images are there; of every dataset the first `images` are opened, None for all.
+    `read` has jsons by the names of datasets, as `use_own_data` has read and corrected them.
     """
-    if images is not None and images < 0:
-        raise UserError(
-            f"DATALOADER.CHECK_IMAGES must be a number of images, 0 for none, got {images}"
-        )
     names = dict.fromkeys((*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST))
     defects: list[Defect] = []
     trained: set[str] = set()
@@ -51,7 +65,7 @@ def check_datasets(cfg: CfgNode, *, images: int | None, train: bool = True) -> R
         # A json of the user is named as such, not by the name that it is registered under.
         source = MetadataCatalog.get(name).get("data_source", name)
         try:
-            files = _files_of(cfg, name, source, use, defects)
+            files = _files_of(cfg, name, source, use, (read or {}).get(name), defects)
         except Exception as error:  # whatever the code of a dataset raises
             files, detail = [], f"{type(error).__name__}: {error}"
             defects.append(Defect(kinds.UNLOADABLE, source, detail=detail))
@@ -64,48 +78,49 @@ def check_datasets(cfg: CfgNode, *, images: int | None, train: bool = True) -> R
 
 
 def _files_of(
-    cfg: CfgNode, name: str, source: str, use: Use, defects: list[Defect]
+    cfg: CfgNode, name: str, source: str, use: Use, read: Coco | None, defects: list[Defect]
 ) -> list[ImageFile]:
     """Return the images of a dataset, and add what is wrong with its json, if it is one."""
-    metadata, architecture = MetadataCatalog.get(name), cfg.MODEL.META_ARCHITECTURE
+    metadata, architecture = MetadataCatalog.get(name), architecture_of(cfg)
     json_file = PathManager.get_local_path(metadata.get("json_file") or "")
-    root, by_url = metadata.get("image_root"), metadata.get("evaluator_type") == "lvis"
+    root, kind = metadata.get("image_root"), metadata.get("evaluator_type")
     if Path(json_file).is_file() and root is not None:
-        of_instances = metadata.get("evaluator_type") in JSON_TYPES
-        read = read_coco(
-            json_file,
-            ("images", "categories", *(("annotations",) if use.train else ())),
-            optional=() if use.train else ("annotations",),  # test splits of benchmarks have none
-            source=source,
-            image_root=root if of_instances else None,
-            by_url=by_url,
-            keep_root=True,
-        )
-        # A json of the user is registered as it was corrected, with notes of that.
-        found = (*metadata.get("data_notes", ()), *(d.in_file(use) for d in read.defects))
-        defects += filter(None, found)
-        missing = {d.image for d in read.defects if d.kind == kinds.IMAGE_MISSING}
+        found = () if read is None else read.defects
+        if read is None:
+            read = read_coco(
+                json_file,
+                ("images", "categories", *(("annotations",) if use.train else ())),
+                optional=() if use.train else ("annotations",),  # test splits have none
+                source=source,
+                image_root=root if kind in JSON_TYPES else None,
+                by_url=kind == "lvis",
+                keep_root=True,
+            )
+            found = tuple(filter(None, (defect.in_file(use) for defect in read.defects)))
+        defects += found
+        missing = {d.image for d in found if d.kind == kinds.IMAGE_MISSING}
         if any(d.severity == "error" and d.kind != kinds.IMAGE_MISSING for d in read.defects):
             return []
         defects += check_coco(read.content, source=source, use=use)
-        categories, classes = len(read.content["categories"]), instance_classes(cfg)
-        counted = use.train and architecture in COUNTED and architecture != PANOPTIC_DEEPLAB
-        if counted and categories > classes:
-            detail = f"{categories} classes, {COUNTED[architecture]} is {classes}"
+        categories, classes = len(read.content["categories"]), number_of_classes(cfg)
+        counted = architecture.classes and not architecture.one_numbering
+        if use.train and counted and categories > classes:
+            detail = f"{categories} classes, {architecture.classes} is {classes}"
             defects.append(Defect(kinds.TOO_MANY_CLASSES, source, detail=detail))
-        if of_instances:
+        if kind in JSON_TYPES:
             return [
-                ImageFile(image_path(i, root, by_url=by_url), (i["width"], i["height"]))
+                ImageFile(image_path(root, kind == "lvis", i), (i["width"], i["height"]))
                 for i in read.content["images"]
                 if image_name(i) not in missing
             ]
     records, head = DatasetCatalog.get(name), cfg.MODEL.SEM_SEG_HEAD
+    labels = (head.NUM_CLASSES, head.IGNORE_VALUE) if architecture.learns_semantics else None
     return [
         ImageFile(
             record["file_name"],
             (record["width"], record["height"]) if "width" in record else None,
             mask=record.get("sem_seg_file_name"),
-            labels=(head.NUM_CLASSES, head.IGNORE_VALUE) if architecture in SEMANTIC else None,
+            labels=labels,
             as_grey=use.train,
         )
         # Datasets of other forms, or without files, have a mapper of their own.
@@ -128,3 +143,79 @@ def _use(cfg: CfgNode, name: str, train: bool) -> Use:
         # Detectron2 knows that COCO's minival files of 2014 have some twice.
         unique_ids="minival" not in str(metadata.get("json_file", "")),
     )
+
+
+def check_images(
+    files: Sequence[ImageFile], *, source: str, progress: bool = False
+) -> list[Defect]:
+    """Return what is wrong or worth knowing with images and their masks, in their order."""
+    with ThreadPoolExecutor(CHECK_THREADS) as pool:
+        found = pool.map(partial(_check_image, source=source), files)
+        bar = tqdm(found, total=len(files), desc=source, unit="image", disable=not progress)
+        return [defect for defects in bar for defect in defects]
+
+
+def _check_image(file: ImageFile, *, source: str) -> list[Defect]:
+    """Check an image, then its mask."""
+    defects, size = [], None
+    for path in (file.path, file.mask) if file.mask else (file.path,):
+        try:
+            with Image.open(path) as image:
+                if size is None:
+                    problems = list(_image_problems(image, file.size))
+                    size = upright_size(image)
+                else:
+                    problems = list(_mask_problems(image, size, file))
+        except UNREADABLE as error:
+            problems = [(kinds.UNREADABLE_FILE, str(error))]
+        defects += [Defect(kind, source, path, detail=detail) for kind, detail in problems]
+        if size is None:
+            break
+    return defects
+
+
+def _image_problems(
+    image: Image.Image, expected: tuple[int, int] | None
+) -> Iterator[tuple[Kind, str]]:
+    """Find what is wrong with an open image: kinds, and what was found."""
+    turned = is_turned(image)  # not known any more of an image that is decoded
+    image.load()
+    size = upright_size(image)
+    if expected is not None and size != expected:
+        yield kinds.WRONG_SIZE, "{}x{}, the annotations say {}x{}".format(*size, *expected)
+    elif expected is not None and turned:
+        yield kinds.TURNED, ""
+    if problem := depth_problem(image):
+        yield kinds.DEEP_IMAGE, problem
+    elif image.mode != "RGB":
+        yield kinds.CONVERTED, f"mode {image.mode}"
+
+
+def _mask_problems(
+    mask: Image.Image, size: tuple[int, int], file: ImageFile
+) -> Iterator[tuple[Kind, str]]:
+    """Find what is wrong with an open mask of an image of (width, height)."""
+    mask.load()
+    mask_size = upright_size(mask)
+    if mask_size != size:
+        yield kinds.MASK_SIZE, "{}x{}, the image {}x{}".format(*mask_size, *size)
+    if file.labels is None:
+        return
+    count, ignored = file.labels
+    values, grey = np.asarray(mask), np.asarray(mask.convert("L"))
+    stretched = mask.format == "PNG" and mask.mode == "L" and bit_depth(file.mask) in STRETCHED
+    if not file.as_grey:
+        as_saved = values.ndim == 2
+    elif values.ndim == 2:
+        as_saved = bool((values.astype(np.int64) == grey).all())
+    else:  # grey saved as colours is read as it was, transparency left out
+        colours = values[..., : 1 if mask.mode == "LA" else 3]
+        as_saved = bool((colours == grey[..., None]).all())
+    if stretched or not as_saved:
+        yield kinds.MASK_COLOURS, f"mode {mask.mode}"
+        return
+    found = np.unique(grey if file.as_grey else values)
+    strays = found[(found >= count) & (found != ignored)]
+    if len(strays):
+        first = ", ".join(map(str, strays[:3]))
+        yield kinds.MASK_LABELS, f"{first}; allowed are 0 to {count - 1} and {ignored}"

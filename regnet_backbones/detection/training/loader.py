@@ -1,16 +1,16 @@
 """Training batches that are a function of a seed and their number.
 
-Detectron2's loader draws without end and forgets where it was: a run that is resumed begins again
-with the first images. Here batch k can be had without those before it: images are put together on
-their indices, before any is read, and each drawing is augmented with random numbers of its own,
-whichever process does it. The sampler, the groups by aspect ratio and the mapper are detectron2's
+Detectron2's loader draws without end and forgets where it was: a resumed run begins again with the
+first images. Here batch k can be had without those before it: batches are composed of indices,
+before any image is read, and each drawing is augmented with random numbers of its own, whichever
+process does it. The sampler, the groups by aspect ratio and the mapper are detectron2's
 (`detectron2/data/build.py`).
 """
 
 import itertools
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -22,17 +22,14 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.serialize import PicklableWrapper
 from PIL import Image
 from torch import Generator
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.training.mappers import Mapper
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.image_files import UNREADABLE, upright_size
-from regnet_backbones.runs.randomness import seed_of, seeded
+from regnet_backbones.runs.resume import SAMPLES, seed_of, seeded
 from regnet_backbones.runs.stopping import heed_parent_only
-
-# Where random numbers are for: see `randomness.seed_of`.
-SAMPLES = 0
 
 logger = logging.getLogger(__name__)
 
@@ -45,96 +42,62 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict]]:
         mapper: reads and augments the image of a record; None for one that cannot be used.
 
     Returns:
-        A `TrainLoader`; for datasets that are no lists of records detectron2's own loader.
-
-    Raises:
-        ValueError: the images of a batch cannot be shared by the processes, the sampler is unknown,
-            or no image has anything to train on.
+        A `TrainLoader`; for datasets that are not lists of records detectron2's own loader.
     """
-    processes = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH % processes:
+    images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if images % processes:
         raise UserError(
-            f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes, got "
-            f"{cfg.SOLVER.IMS_PER_BATCH}"
+            f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes, got {images}"
         )
-    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     try:
-        parts = _detectron2s_parts(cfg, mapper, seed)
+        with seeded(0):  # a sampler draws its seed
+            records = build_detection_train_loader.from_config(cfg, mapper=mapper)["dataset"]
     except AssertionError as error:
         if not str(error).startswith("No valid data"):
             raise
         sources = (MetadataCatalog.get(n).get("data_source", n) for n in cfg.DATASETS.TRAIN)
         names = ", ".join(f"'{source}'" for source in sources)
-        raise UserError(f"{names}: {kinds.NOTHING.problem}; {kinds.NOTHING.fix}") from error
-    if not isinstance(parts["dataset"], list):
-        logger.warning(
-            "DATASETS.TRAIN has no list of records, but a %s: detectron2's own loader reads it, "
-            "and a resumed run begins again with its first images",
-            type(parts["dataset"]).__name__,
-        )
-        return build_detection_train_loader(cfg, mapper=mapper, dataset=parts["dataset"])
-    records = DatasetFromList(parts["dataset"], copy=False)
-    return TrainLoader(
-        records,
-        mapper,
-        lambda seed: _detectron2s_parts(cfg, mapper, seed, records)["sampler"],
-        sizes=_sizes(parts["dataset"]),
-        seed=seed,
-        batch_size=cfg.SOLVER.IMS_PER_BATCH // processes,
-        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        raise UserError(f"{names}: {kinds.NOTHING.text}") from error
+    if isinstance(records, list):
+        return TrainLoader(cfg, mapper, records)
+    logger.warning(
+        "DATASETS.TRAIN is a %s and not a list of records: detectron2's own loader reads it, and a "
+        "resumed run begins again with its first images",
+        type(records).__name__,
     )
+    return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
 
 
 class TrainLoader:
-    """The endless batches of this process, lists of mapped records.
+    """The endless batches of this process, lists of mapped `records`; see `build_train_loader`."""
 
-    Args:
-        records: the dataset, in detectron2's form.
-        mapper: reads and augments the image of a record; None for one that cannot be used.
-        build_sampler: returns the endless indices of this process for a seed.
-        sizes: width and height of each record's image, (N, 2); -1 where its file is to be asked.
-        seed: of the order and of the augmentation.
-        batch_size: records in a batch of this process.
-        aspect_ratio_grouping: put wide images together, and others.
-        num_workers: processes that read; 0 reads in this one.
+    def __init__(self, cfg: CfgNode, mapper: Mapper, records: list[dict]):
+        self.records = DatasetFromList(records, copy=False)
+        self._cfg, self._mapper = cfg, PicklableWrapper(mapper)
+        self._batch_size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+        # Width and height of each image; -1 where its file is to be asked.
+        sizes = [(record.get("width", -1), record.get("height", -1)) for record in records]
+        self._sizes = np.array(sizes, dtype=np.int64)
+        self._seed = -1
+        self.resume(seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(), batch=0)
 
-    Attributes:
-        records: as given.
-        seed: that which was given, or that which the loader goes on with.
-        first_batch: how many batches the next iteration leaves out, without reading an image.
-    """
-
-    def __init__(
-        self,
-        records: Dataset,
-        mapper: Mapper,
-        build_sampler: Callable[[int], Sampler],
-        *,
-        sizes: np.ndarray,
-        seed: int,
-        batch_size: int,
-        aspect_ratio_grouping: bool = True,
-        num_workers: int = 0,
-    ):
-        self.records, self._mapper = records, PicklableWrapper(mapper)
-        self._build_sampler, self._sampler = build_sampler, build_sampler(seed)
-        self._sizes = sizes
-        self._batch_size = batch_size
-        self._aspect_ratio_grouping = aspect_ratio_grouping
-        self._num_workers = num_workers
-        self.seed, self.first_batch = seed, 0
-
-    def go_on(self, *, seed: int, batch: int) -> None:
+    def resume(self, *, seed: int, batch: int) -> None:
         """Let the next iteration begin with a batch of the order of a seed."""
-        if seed != self.seed:
-            self.seed, self._sampler = seed, self._build_sampler(seed)
-        self.first_batch = batch
+        if seed != self._seed:
+            cfg = self._cfg.clone()
+            cfg.defrost()
+            cfg.SEED = seed  # upstream's samplers take it from there, 0.6's draw theirs
+            with seeded(seed):
+                parts = build_detection_train_loader.from_config(
+                    cfg, mapper=self._mapper, dataset=self.records
+                )
+            self._seed, self._sampler = seed, parts["sampler"]
+        self._first_batch = batch
 
     def __iter__(self) -> Iterator[list[dict]]:
         # Nothing is done before the first batch is asked for: detectron2 0.6 asks for an iterator
-        # before it knows the iteration that a run goes on from.
-        yield from self._read(self.first_batch, self._num_workers)
+        # before it knows the iteration that a run resumes at.
+        yield from self._read(self._first_batch, self._cfg.DATALOADER.NUM_WORKERS)
 
     def repeat_first(self, count: int) -> Iterator[list[dict]]:
         """Yield the first `count` batches again and again, read in this process."""
@@ -145,7 +108,7 @@ class TrainLoader:
         """Yield the batches from the given one on."""
         return iter(
             DataLoader(
-                _Samples(self.records, self._mapper, self.seed),
+                _Samples(self.records, self._mapper, self._seed),
                 batch_sampler=itertools.islice(self._batches(), first, None),
                 num_workers=num_workers,
                 collate_fn=trivial_batch_collator,
@@ -158,7 +121,7 @@ class TrainLoader:
         """Yield batches of what is drawn: index, and position in the order of all processes."""
         positions = itertools.count(comm.get_rank(), comm.get_world_size())
         drawn = zip(self._sampler, positions, strict=True)
-        if not self._aspect_ratio_grouping:
+        if not self._cfg.DATALOADER.ASPECT_RATIO_GROUPING:
             while True:
                 yield list(itertools.islice(drawn, self._batch_size))
         shapes = ({"drawn": pair, **self._shape(pair[0])} for pair in drawn)
@@ -166,9 +129,16 @@ class TrainLoader:
             yield [shape["drawn"] for shape in batch]
 
     def _shape(self, index: int) -> dict[str, int]:
-        """Return the size of an image in the form of a record."""
+        """Return the size of an image, as detectron2 turns it, in the form of a record."""
         if self._sizes[index, 0] < 0:
-            self._sizes[index] = _size_of_file(self.records[index]["file_name"])
+            try:
+                with (
+                    PathManager.open(self.records[index]["file_name"], "rb") as file,
+                    Image.open(file) as image,
+                ):
+                    self._sizes[index] = upright_size(image)
+            except UNREADABLE:
+                self._sizes[index] = 0  # the mapper will say why
         return {"width": self._sizes[index, 0], "height": self._sizes[index, 1]}
 
 
@@ -199,28 +169,3 @@ class _Samples(Dataset):
         """
         yield index
         yield from random.sample(range(len(self.records)), len(self.records))
-
-
-def _detectron2s_parts(
-    cfg: CfgNode, mapper: Mapper, seed: int, dataset: Dataset | None = None
-) -> dict[str, object]:
-    """Return what detectron2 builds its loader of, dataset and sampler among it, for a seed."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.SEED = seed  # upstream's samplers take it from there, 0.6's draw theirs
-    with seeded(seed):
-        return build_detection_train_loader.from_config(cfg, mapper=mapper, dataset=dataset)
-
-
-def _sizes(records: list[dict]) -> np.ndarray:
-    """Return widths and heights, (N, 2), -1 where a record says nothing."""
-    return np.array([(r.get("width", -1), r.get("height", -1)) for r in records], dtype=np.int64)
-
-
-def _size_of_file(path: str) -> tuple[int, int]:
-    """Return width and height of an image as detectron2 turns it, from its head alone."""
-    try:
-        with PathManager.open(path, "rb") as file, Image.open(file) as image:
-            return upright_size(image)
-    except UNREADABLE:
-        return 0, 0  # the mapper says so

@@ -1,17 +1,16 @@
 """Detectron2's DefaultTrainer, for runs that are stopped and resumed.
 
-The steps, and the hooks where nothing else is said, are detectron2's. Ours are the order of the
-data and the random numbers, which a resumed run goes on with exactly, checkpoints that are whole
-and finite, averaged weights, evaluators by dataset, and pictures of predictions.
+Steps and hooks are detectron2's unless stated. Ours are the order of the data and the random
+numbers, with which a resumed run is exact, checkpoints that are whole and finite, averaged weights,
+evaluators by dataset, and pictures of predictions.
 """
 
+import logging
 import os
 import weakref
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from signal import Signals
-from typing import NoReturn
 
 import torch
 from detectron2.config import CfgNode
@@ -23,29 +22,34 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import distributed as dist
 from torch import nn
 
+from regnet_backbones.detection.config import values_by_key
 from regnet_backbones.detection.evaluators import build_evaluators
-from regnet_backbones.detection.hints import quiet_about_mendable_errors
 from regnet_backbones.detection.optimization import optimize_for_training
-from regnet_backbones.detection.proposals import read_safely
-from regnet_backbones.detection.training.averaging import AverageWeights, build_average
-from regnet_backbones.detection.training.checkpointer import TrainingCheckpointer
-from regnet_backbones.detection.training.continuation import (
-    DataOrder,
-    KeepLossNormalizer,
-    SeedEveryStep,
-    check_iteration,
-    check_optimizer,
-    go_on_after,
+from regnet_backbones.detection.trained import read_proposals_safely
+from regnet_backbones.detection.training.checkpoint import RULES, TrainingCheckpointer
+from regnet_backbones.detection.training.hooks import (
+    StopAtBadLosses,
+    StoppableEvaluators,
+    WriteMetrics,
+    build_average,
 )
 from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
-from regnet_backbones.detection.training.losses import StopAtBadLosses
 from regnet_backbones.detection.training.mappers import test_mapper, train_mapper
-from regnet_backbones.detection.training.metrics import WriteMetrics
-from regnet_backbones.detection.training.stopping import StoppableEvaluator
-from regnet_backbones.runs.stopping import STATUSES, StoppedError, StopSignals, heed_parent_only
+from regnet_backbones.errors import DivergedError
+from regnet_backbones.runs.resume import (
+    STEPS,
+    check_changes,
+    check_length,
+    largest_anywhere,
+    seed_everything,
+    seed_of,
+)
+from regnet_backbones.runs.stopping import StoppedError, StopSignals, heed_parent_only
 from regnet_backbones.runs.trained import FINAL_NAME
 
-read_safely()
+logger = logging.getLogger(__name__)
+
+read_proposals_safely()
 
 
 class Trainer(DefaultTrainer):
@@ -56,7 +60,7 @@ class Trainer(DefaultTrainer):
         signals: to stop at; None for none.
 
     Attributes:
-        order: what the order of the training data follows from.
+        seed: what the order of the training data and all random numbers follow from.
         average: the running average of the weights (`MODEL.EMA`), or None.
     """
 
@@ -69,8 +73,8 @@ class Trainer(DefaultTrainer):
             cfg.defrost()
             cfg.SEED = comm.shared_random_seed()
             cfg.freeze()
+        self.seed = cfg.SEED
         super().__init__(cfg)
-        self.order = DataOrder(cfg.SEED, self.cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -98,25 +102,23 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase | None]:
         """Build detectron2's hooks and ours, and the checkpointer that they use."""
-        cfg, model = self.cfg, self.checkpointer.model  # not in DDP
-        self.average = build_average(cfg, model)
+        cfg = self.cfg
+        self._bare_model = self.checkpointer.model  # not in DDP
+        self.average = build_average(cfg, self._bare_model)
         self.checkpointer = TrainingCheckpointer(
             self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), average=self.average
         )
-        self._stop_at_bad_losses = StopAtBadLosses(self._signals)
+        self._stop_at_bad_losses = StopAtBadLosses()
         self._evaluate_hook = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)
         self._write_metrics = WriteMetrics(cfg.TEST.EVAL_PERIOD)
         return [
             hooks.IterationTimer(),
-            SeedEveryStep(),
             self._stop_at_bad_losses,
             hooks.LRScheduler(),
-            AverageWeights(self.average, model) if self.average else None,
-            self._build_precise_bn(),  # its forward passes move the normalizer
-            KeepLossNormalizer(model),
+            self._build_precise_bn(),
             # What is saved has the precise statistics, and is there if the evaluation fails.
             hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
-            hooks.CallbackHook(after_step=Trainer._stop_if_asked),
+            hooks.CallbackHook(after_step=Trainer.stop_if_asked),
             self._evaluate_hook,
             self._write_metrics,
         ]
@@ -125,33 +127,30 @@ class Trainer(DefaultTrainer):
         """Train to `SOLVER.MAX_ITER` and return the results of the last evaluation.
 
         Raises:
-            FloatingPointError: losses or weights are not finite.
+            DivergedError: losses or weights are not finite.
             StoppedError: a signal came; a checkpoint is saved.
             KeyboardInterrupt: with the iteration.
         """
         # The first process knows: others need not see the checkpoint.
         has_final = os.path.basename(self.checkpointer.get_checkpoint_file()) == FINAL_NAME
-        here = (self.order, self.start_iter, has_final, self._write_metrics.lacks_row())
-        self.order, self.start_iter, self._has_final, self._lacks_row = comm.all_gather(here)[0]
+        here = (self.seed, self.start_iter, has_final, self._write_metrics.lacks_row())
+        self.seed, self.start_iter, self._has_final, self._lacks_row = comm.all_gather(here)[0]
         if isinstance(self.data_loader, TrainLoader):
-            self.data_loader.go_on(seed=self.order.seed, batch=self.start_iter)
+            self.data_loader.resume(seed=self.seed, batch=self.start_iter)
         self._signals.wait = True
         # The loss of RetinaNet and FCOS is a script, which rounds otherwise once it is optimized,
         # after two calls: the first two of a resumed run would not be exact. Where no seed was
         # asked for, speed goes first.
-        with torch.jit.optimized_execution(self._seed_was_drawn), quiet_about_mendable_errors():
+        with torch.jit.optimized_execution(self._seed_was_drawn):
             try:
                 super().train()
             except KeyboardInterrupt as interrupt:
                 if self._stopped_by is None:
                     raise KeyboardInterrupt(f"at iteration {self.iter}") from interrupt
                 comm.synchronize()  # one that has ended may take the others along
-                raise StoppedError(
-                    f"stopped by {self._stopped_by.name} after iteration "
-                    f"{min(self.iter, self.max_iter - 1)} of {self.max_iter}, saved in "
-                    f"'{self.checkpointer.get_checkpoint_file()}'; --resume continues from there",
-                    STATUSES[self._stopped_by],
-                ) from None
+                place = f"iteration {min(self.iter, self.max_iter - 1)} of {self.max_iter}"
+                checkpoint = self.checkpointer.get_checkpoint_file()
+                raise StoppedError.after(self._stopped_by, place, checkpoint) from None
         return getattr(self, "_last_eval_results", {})
 
     def before_train(self) -> None:
@@ -168,11 +167,17 @@ class Trainer(DefaultTrainer):
                 hook.after_step()
 
     def run_step(self) -> None:
-        """Do a step of detectron2's, with one message for all ways to diverge."""
+        """Do a step of detectron2's, seeded, with one message for all ways to diverge."""
+        seed_everything(seed_of(self.seed, STEPS, comm.get_rank(), self.iter))
         try:
             super().run_step()
+        except DivergedError:
+            raise
         except FloatingPointError as error:  # an RPN looks at its boxes, before there is a loss
-            self._stop_at_bad_losses.stop(error)
+            self._stop_at_bad_losses.check(str(error))
+        if self.average:
+            # The decay follows from the number of steps: there is no state but the average.
+            self.average.update(self._bare_model, step=self.iter + 1)
 
     def after_train(self) -> None:
         """Let the hooks finish, without an evaluation where an exception ended the training.
@@ -180,26 +185,58 @@ class Trainer(DefaultTrainer):
         Detectron2 would take the last iteration for done.
         """
         if self.iter < self.max_iter:
-            self._hooks = [h for h in self._hooks if not isinstance(h, hooks.EvalHook)]
+            self._hooks = [hook for hook in self._hooks if hook is not self._evaluate_hook]
         super().after_train()
+
+    def stop_if_asked(self) -> None:
+        """End the training, with a checkpoint of the last step, if any process got a signal."""
+        device = next(self.model.parameters()).device
+        received = largest_anywhere(self._signals.received or 0, device)
+        if not received:
+            return
+        done = self.iter + 1
+        if done < self.max_iter and done % self.cfg.SOLVER.CHECKPOINT_PERIOD:
+            self.checkpointer.save(f"model_{self.iter:07}", iteration=self.iter)
+        self._stopped_by = Signals(received)
+        raise KeyboardInterrupt
 
     def state_dict(self) -> dict[str, object]:
         """Return the state of the training, weights aside."""
-        return {**super().state_dict(), "data_order": asdict(self.order)}
+        state = {**super().state_dict(), "config": self._compared_config()}
+        # RetinaNet and FCOS divide losses by a running mean, which no state dict has. Every process
+        # has its own, and only the first one writes checkpoints.
+        if hasattr(self._bare_model, "loss_normalizer"):
+            normalizer = float(self._bare_model.loss_normalizer)
+            state["loss_normalizers"] = comm.all_gather(normalizer)
+        return state
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Go on with the state of a checkpoint; warns of what it lacks.
+        """Take over the state of a checkpoint, and warn of what is not exact.
 
-        Raises:
-            ValueError: it is of another optimizer, or has done more iterations.
+        A seed of the config is followed; one that was drawn gives way to the checkpoint's.
         """
-        check_iteration(state_dict["iteration"] + 1, self.max_iter)
-        if "optimizer" in state_dict.get("_trainer", ()):
-            check_optimizer(state_dict["_trainer"]["optimizer"], self.optimizer)
+        source, config = self.checkpointer.get_checkpoint_file(), state_dict.get("config")
+        done, option = state_dict["iteration"] + 1, "SOLVER.MAX_ITER"
+        check_length(done, self.max_iter, source=source, option=option, output=RULES.output)
+        if config is None:
+            logger.warning(
+                "'%s' does not hold its config (another trainer wrote it): the data continues as "
+                "if SEED had been %d",
+                *(source, self.seed),
+            )
+        else:
+            if self._seed_was_drawn:
+                self.seed = config["SEED"]
+            check_changes(config, self._compared_config(), RULES, source=source)
         super().load_state_dict(state_dict)
-        self.order = go_on_after(
-            state_dict.get("data_order"), self.order, seed_was_drawn=self._seed_was_drawn
-        )
+        normalizers = state_dict.get("loss_normalizers")
+        if normalizers:
+            self._bare_model.loss_normalizer = normalizers[comm.get_rank() % len(normalizers)]
+
+    def _compared_config(self) -> dict[str, object]:
+        """Return what a resumed run is compared with, by key."""
+        values = values_by_key(self.cfg)
+        return {**values, "SEED": self.seed, "processes": comm.get_world_size()}
 
     def _build_precise_bn(self) -> HookBase | None:
         """Build the hook of `TEST.PRECISE_BN`, for the weights that are evaluated."""
@@ -214,7 +251,7 @@ class Trainer(DefaultTrainer):
         return hooks.PreciseBN(self.cfg.TEST.EVAL_PERIOD, model, batches, settings.NUM_ITER)
 
     def _evaluated(self) -> nn.Module:
-        """Return the model that is evaluated: the averaged one where there is one."""
+        """Return the model that is evaluated: the averaged one if there is one."""
         return self.average.module if self.average else self.model
 
     def _evaluate(self) -> dict:
@@ -225,23 +262,10 @@ class Trainer(DefaultTrainer):
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
         evaluators = [
-            StoppableEvaluator(self.build_evaluator(self.cfg, name), self._signals, self._stop)
+            StoppableEvaluators(
+                self.build_evaluator(self.cfg, name), self._signals, self.stop_if_asked
+            )
             for name in self.cfg.DATASETS.TEST
         ]
         self._last_eval_results = self.test(self.cfg, model, evaluators)
         return self._last_eval_results
-
-    def _stop_if_asked(self) -> None:
-        """Stop after a step if a signal came, in several processes if one came before the step."""
-        alone = comm.get_world_size() == 1
-        received = self._signals.received if alone else self._stop_at_bad_losses.signal
-        if received:
-            self._stop(received)
-
-    def _stop(self, received: Signals) -> NoReturn:
-        """End the training, with a checkpoint of the last step."""
-        done = self.iter + 1
-        if done < self.max_iter and done % self.cfg.SOLVER.CHECKPOINT_PERIOD:
-            self.checkpointer.save(f"model_{self.iter:07}", iteration=self.iter)
-        self._stopped_by = received
-        raise KeyboardInterrupt

@@ -1,26 +1,20 @@
 """What detectron2 needs on today's Python, torch, numpy and Pillow, and without a compiler.
 
 `install()` puts a finder in front of `sys.meta_path` that acts on exactly the modules named in
-`table.FIXES`: on a module's import, during it or right after it. Nothing is changed outside
-detectron2 and the packages that only it evaluates with (lvis, cityscapesscripts), and a fix whose
-cause is absent does nothing: each row tests the cause itself, never a version, because detectron2
-0.6 and upstream main both call themselves "0.6".
+`table.FIXES`, during their import or right after it. Nothing is changed outside detectron2 and the
+packages that only it evaluates with (lvis, cityscapesscripts). Each row tests its cause itself,
+never a version, because detectron2 0.6 and upstream main both call themselves "0.6".
 
     hook.py              the finder, and the record of what was applied
     table.py             every fix: where, why, when, what
-    stand_ins.py         modules and attributes that exist for a while only
+    packages.py          packages that are not there, and stand-ins for them
     extension.py         the compiled extension `detectron2._C` is absent
-    removed_names.py     numpy, Pillow, torch, Python and setuptools dropped what detectron2 uses
-    training_state.py    checkpoints that lose state or cannot be read
-    cpu_processes.py     several processes, DDP and AMP where there is no GPU
-    internal_names.py    imports from the repository of detectron2's authors
-    panoptic.py          the package panopticapi is absent
+    libraries.py         what numpy, Pillow, torch and Python dropped
+    engine.py            CPU processes, AMP, and training state that checkpoints lack
     panoptic_quality.py  the panoptic id encoding and PQ
 
-Only the standard library is imported here; torch, numpy and detectron2 are imported by the fix
-that needs them, when its module is.
-
-Detectron2: https://github.com/facebookresearch/detectron2 (0.6 is commit d1e04565).
+Only the standard library is imported before detectron2 is. Detectron2:
+https://github.com/facebookresearch/detectron2 (0.6 is commit d1e04565).
 """
 
 from regnet_backbones.adapters.detectron2.compat.hook import AppliedFix, FixFinder

@@ -13,7 +13,7 @@ import functools
 from contextlib import AbstractContextManager
 from types import ModuleType
 
-from regnet_backbones.adapters.detectron2.compat.stand_ins import is_importable, stand_in_modules
+from regnet_backbones.adapters.detectron2.compat.packages import is_importable, stand_in_modules
 
 EXTENSION = "detectron2._C"
 ABSENT = (
@@ -26,6 +26,15 @@ ROTATED_OPERATORS = {
     "detectron2.layers.roi_align_rotated": "roi_align_rotated",
     "detectron2.layers.rotated_boxes": "pairwise_iou_rotated",
 }
+
+
+class _AbsentExtension(ModuleType):
+    """An extension without content."""
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):  # what Python itself asks of a module
+            raise AttributeError(name)
+        raise ImportError(ABSENT)
 
 
 def is_absent(_module: ModuleType | None = None) -> bool:
@@ -66,18 +75,17 @@ def deformable_convolution_needs_cuda_kernel(module: ModuleType) -> None:
 
     # Both take positional arguments only, as the autograd functions they replace do. torchvision
     # reads the numbers of groups off the shapes of weight and offset.
-    def deform_conv(input, offset, weight, stride=1, padding=0, dilation=1, *groups_and_step):
+    def deform_conv(input, offset, weight, stride=1, padding=0, dilation=1, *groups):
         if compiled and input.is_cuda:
-            return stock(input, offset, weight, stride, padding, dilation, *groups_and_step)
+            return stock(input, offset, weight, stride, padding, dilation, *groups)
         return deform_conv2d(input, offset, weight, None, stride, padding, dilation)
 
     def modulated_deform_conv(
         input, offset, mask, weight, bias=None, stride=1, padding=0, dilation=1, *groups
     ):
         if compiled and input.is_cuda:
-            return stock_modulated(
-                input, offset, mask, weight, bias, stride, padding, dilation, *groups
-            )
+            arguments = (input, offset, mask, weight, bias, stride, padding, dilation, *groups)
+            return stock_modulated(*arguments)
         return deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
 
     module.deform_conv = deform_conv
@@ -97,12 +105,3 @@ def rotated_operator_absent(module: ModuleType) -> None:
             raise ImportError(ABSENT) from error
 
     setattr(module, name, operator)
-
-
-class _AbsentExtension(ModuleType):
-    """An extension without content."""
-
-    def __getattr__(self, name: str):
-        if name.startswith("__"):  # what Python itself asks of a module
-            raise AttributeError(name)
-        raise ImportError(ABSENT)

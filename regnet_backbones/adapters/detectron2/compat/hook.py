@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import NamedTuple
 
 logger = logging.getLogger("regnet_backbones.adapters.detectron2.compat")
 
@@ -28,7 +29,7 @@ class DuringImport:
     `needed` gets the module's source (empty when it has none); `apply` is named after the cause.
     """
 
-    modules: tuple[str, ...]
+    modules: Sequence[str]
     cause: str
     needed: Callable[[str], bool]
     apply: Callable[[], AbstractContextManager[None]]
@@ -38,7 +39,7 @@ class DuringImport:
 class AfterImport:
     """A change to each of `modules` once it has run; `apply` is named after the cause."""
 
-    modules: tuple[str, ...]
+    modules: Sequence[str]
     cause: str
     needed: Callable[[ModuleType], bool]
     apply: Callable[[ModuleType], None]
@@ -47,8 +48,7 @@ class AfterImport:
 Fix = DuringImport | AfterImport
 
 
-@dataclass(frozen=True)
-class AppliedFix:
+class AppliedFix(NamedTuple):
     """A fix that was applied to a module."""
 
     module: str
@@ -64,22 +64,23 @@ class FixFinder(importlib.abc.MetaPathFinder):
         for fix in fixes:
             for module in fix.modules:
                 self._fixes.setdefault(module, []).append(fix)
-        self._applied: dict[tuple[str, str], AppliedFix] = {}
+        self._applied: dict[AppliedFix, None] = {}
         self._searching = threading.local()
 
     @property
     def applied(self) -> tuple[AppliedFix, ...]:
         """Return what was applied, in order."""
-        return tuple(self._applied.values())
+        return tuple(self._applied)
 
     def install(self) -> None:
         """Go in front of the other finders; fix what is imported already."""
-        if self not in sys.meta_path:
-            sys.meta_path.insert(0, self)
+        if self in sys.meta_path:
+            return
+        sys.meta_path.insert(0, self)
         for name in self._fixes:
             module = sys.modules.get(name)
-            if module is not None and not _is_initializing(module):
-                self._fix_imported(module)
+            if module is not None and not _is_running(module):
+                self._change(module)
 
     def find_spec(
         self,
@@ -103,45 +104,36 @@ class FixFinder(importlib.abc.MetaPathFinder):
 
     def run_fixed(self, loader: importlib.abc.Loader, module: ModuleType) -> None:
         """Run `module` with `loader`, inside its contexts, then change what is to be changed."""
-        fixes = self._fixes[module.__name__]
-        source = _source(loader, module.__name__)
+        get_source = getattr(loader, "get_source", lambda name: None)
+        source = get_source(module.__name__) or ""
         with ExitStack() as contexts:
-            for fix in fixes:
+            for fix in self._fixes[module.__name__]:
                 if isinstance(fix, DuringImport) and fix.needed(source):
                     contexts.enter_context(fix.apply())
                     self._record(module, fix)
             loader.exec_module(module)
-        for fix in fixes:
-            if isinstance(fix, AfterImport):
-                self._change(module, fix)
+        self._change(module)
 
-    def _fix_imported(self, module: ModuleType) -> None:
+    def _change(self, module: ModuleType) -> None:
         for fix in self._fixes[module.__name__]:
-            known = (module.__name__, fix.apply.__name__) in self._applied
-            if isinstance(fix, AfterImport) and not known:
-                self._change(module, fix)
-
-    def _change(self, module: ModuleType, fix: AfterImport) -> None:
-        try:
-            if not fix.needed(module):
-                return
-            fix.apply(module)
-        # A detectron2 we have not seen must stay importable: say what does not fit, and go on.
-        except Exception:
-            logger.warning(
-                "%s does not fit this %s, which stays as it is (%s)",
-                fix.apply.__name__,
-                module.__name__,
-                fix.cause,
-                exc_info=True,
-            )
-        else:
-            self._record(module, fix)
+            if not isinstance(fix, AfterImport):
+                continue
+            try:
+                if fix.needed(module):
+                    fix.apply(module)
+                    self._record(module, fix)
+            # A detectron2 we have not seen must stay importable: say what does not fit, and go on.
+            except Exception:
+                logger.warning(
+                    "%s does not fit this %s, which stays as it is (%s)",
+                    *(fix.apply.__name__, module.__name__, fix.cause),
+                    exc_info=True,
+                )
 
     def _record(self, module: ModuleType, fix: Fix) -> None:
         row = AppliedFix(module.__name__, fix.apply.__name__, fix.cause)
-        self._applied[row.module, row.name] = row
-        logger.debug("%s: %s (%s)", row.module, row.name, row.cause)
+        self._applied[row] = None
+        logger.debug("%s: %s (%s)", *row)
 
 
 class _FixingLoader:
@@ -173,11 +165,6 @@ def _ask_all_finders(fullname, path, target) -> ModuleSpec | None:
     return None
 
 
-def _is_initializing(module: ModuleType) -> bool:
-    """Tell whether the module is still running, further up the stack."""
+def _is_running(module: ModuleType) -> bool:
+    """Tell whether a module is still being imported, further up the stack."""
     return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
-
-
-def _source(loader: importlib.abc.Loader, name: str) -> str:
-    get_source = getattr(loader, "get_source", None)
-    return (get_source(name) if get_source is not None else None) or ""

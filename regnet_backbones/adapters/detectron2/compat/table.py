@@ -3,16 +3,18 @@
 A new one is a row here and a function, named after the cause, in the file of that cause.
 """
 
-from regnet_backbones.adapters.detectron2.compat import (
-    cpu_processes,
-    extension,
-    image_orientation,
-    internal_names,
-    panoptic,
-    removed_names,
-    training_state,
-)
+import regnet_backbones.adapters.detectron2.compat.engine as engine
+import regnet_backbones.adapters.detectron2.compat.extension as extension
+import regnet_backbones.adapters.detectron2.compat.libraries as libraries
+import regnet_backbones.adapters.detectron2.compat.packages as packages
 from regnet_backbones.adapters.detectron2.compat.hook import AfterImport, DuringImport, Fix
+
+# The scripts that evaluate Cityscapes, by the name of their package and by the internal one.
+CITYSCAPES_EVALUATIONS = tuple(
+    f"{prefix}cityscapesscripts.evaluation.eval{what}LevelSemanticLabeling"
+    for prefix in ("", f"{packages.CITYSCAPES}.")
+    for what in ("Instance", "Pixel")
+)
 
 FIXES: tuple[Fix, ...] = (
     # Without the compiled extension
@@ -56,129 +58,129 @@ FIXES: tuple[Fix, ...] = (
             "detectron2.utils.video_visualizer",
             "detectron2.utils.visualizer",
             # Of detectron2's evaluators, after all images were predicted.
-            *internal_names.CITYSCAPES_EVALUATIONS,
+            *CITYSCAPES_EVALUATIONS,
             "lvis.eval",
         ),
         cause="numpy 1.24 removed np.int and its like, and 2.4 np.in1d",
-        needed=removed_names.uses_removed_numpy_alias,
-        apply=removed_names.numpy_alias_removed,
+        needed=libraries.uses_removed_numpy_alias,
+        apply=libraries.numpy_alias_removed,
     ),
     AfterImport(
         modules=("cityscapesscripts.helpers.csHelpers",),
         cause="numpy 2.4 counts in numbers of its own, which json cannot write",
-        needed=removed_names.counts_are_numpys,
-        apply=removed_names.count_refused_by_json,
+        needed=libraries.counts_are_numpys,
+        apply=libraries.count_refused_by_json,
     ),
     DuringImport(
         modules=("detectron2.data.transforms.transform",),
         cause="Pillow 10 removed Image.LINEAR",
-        needed=removed_names.uses_removed_pillow_linear,
-        apply=removed_names.pillow_linear_removed,
+        needed=libraries.uses_removed_pillow_linear,
+        apply=libraries.pillow_linear_removed,
     ),
     AfterImport(
         modules=("detectron2.data.detection_utils",),
         cause="Pillow turns a TIFF as its EXIF data say when it loads it, detectron2 once more",
-        needed=image_orientation.turns_tiff_twice,
-        apply=image_orientation.tiff_turned_twice,
+        needed=libraries.turns_tiff_twice,
+        apply=libraries.tiff_turned_twice,
     ),
     AfterImport(
         modules=("detectron2.data.common",),
         cause="Python 3.11 removed sampling from a set, which replaces unusable images",
-        needed=removed_names.samples_from_a_set,
-        apply=removed_names.sampling_from_a_set_removed,
+        needed=libraries.samples_from_a_set,
+        apply=libraries.sampling_from_a_set_removed,
     ),
     AfterImport(
         modules=("detectron2.modeling.meta_arch.retinanet",),
         cause="torch refuses GroupNorm(32, 1), with which the head probes its norm",
-        needed=removed_names.probes_norm_with_one_channel,
-        apply=removed_names.group_norm_with_one_channel_refused,
+        needed=libraries.probes_norm_with_one_channel,
+        apply=libraries.group_norm_with_one_channel_refused,
     ),
     AfterImport(
         modules=("detectron2.engine.hooks",),
         cause="torch removed the autograd profiler's use_cuda",
-        needed=removed_names.profiles_with_use_cuda,
-        apply=removed_names.profiler_use_cuda_removed,
+        needed=libraries.profiles_with_use_cuda,
+        apply=libraries.profiler_use_cuda_removed,
     ),
     DuringImport(
         modules=("detectron2.model_zoo.model_zoo",),
         cause="setuptools 81 removed pkg_resources",
-        needed=removed_names.imports_absent_pkg_resources,
-        apply=removed_names.pkg_resources_absent,
+        needed=packages.imports_absent_pkg_resources,
+        apply=packages.pkg_resources_absent,
     ),
     DuringImport(
         modules=("detectron2.export",),
         cause="torch ships no Caffe2, which tracing and scripting do not need",
-        needed=removed_names.imports_absent_caffe2,
-        apply=removed_names.caffe2_absent,
+        needed=packages.imports_absent_caffe2,
+        apply=packages.caffe2_absent,
     ),
     # Checkpoints
     AfterImport(
         modules=("detectron2.engine.defaults",),
         cause="DefaultTrainer saves no optimizer state, so --resume restarts momentum",
-        needed=training_state.trainer_saves_no_optimizer,
-        apply=training_state.optimizer_left_out_of_checkpoint,
+        needed=engine.trainer_saves_no_optimizer,
+        apply=engine.optimizer_left_out_of_checkpoint,
     ),
     AfterImport(
         modules=("detectron2.engine.defaults",),
         cause="a trainer that saves the optimizer cannot resume where 0.6 saved none",
-        needed=training_state.trainer_demands_optimizer,
-        apply=training_state.checkpoint_without_optimizer_refused,
+        needed=engine.trainer_demands_optimizer,
+        apply=engine.checkpoint_without_optimizer_refused,
     ),
     AfterImport(
         modules=("detectron2.engine.hooks",),
         cause="the LR hook knows torch's schedulers by a base class they no longer have",
-        needed=training_state.hook_ignores_torch_scheduler,
-        apply=training_state.torch_scheduler_left_out_of_checkpoint,
+        needed=engine.hook_ignores_torch_scheduler,
+        apply=engine.torch_scheduler_left_out_of_checkpoint,
     ),
     AfterImport(
         modules=("detectron2.checkpoint.detection_checkpoint",),
         cause="torch.load refuses the numpy scalars that checkpoints hold",
-        needed=training_state.refuses_numpy_scalars,
-        apply=training_state.numpy_scalars_refused,
+        needed=libraries.refuses_numpy_scalars,
+        apply=libraries.numpy_scalars_refused,
     ),
     # No GPU
     AfterImport(
-        modules=(cpu_processes.LAUNCH,),
+        modules=(engine.LAUNCH,),
         cause="child processes start without the fixes, and only with CUDA and NCCL",
-        needed=cpu_processes.starts_stock_worker,
-        apply=cpu_processes.child_processes_lack_fixes_and_gloo,
+        needed=engine.starts_stock_worker,
+        apply=engine.child_processes_lack_fixes_and_gloo,
     ),
     AfterImport(
         modules=("detectron2.engine.defaults",),
         cause="DDP refuses device_ids for a model on the CPU",
-        needed=cpu_processes.passes_device_ids,
-        apply=cpu_processes.device_ids_given_for_cpu_model,
+        needed=engine.passes_device_ids,
+        apply=engine.device_ids_given_for_cpu_model,
     ),
     AfterImport(
         modules=("detectron2.engine.train_loop",),
         cause="AMP on the CPU stops at an assertion after everything was built",
-        needed=cpu_processes.amp_asserts_cuda,
-        apply=cpu_processes.amp_without_cuda,
+        needed=engine.amp_asserts_cuda,
+        apply=engine.amp_without_cuda,
     ),
     # Without panopticapi
     DuringImport(
         modules=("detectron2.projects.panoptic_deeplab.dataset_mapper",),
         cause="imports panopticapi, which is not on the package index",
-        needed=panoptic.imports_absent_panopticapi,
-        apply=panoptic.panopticapi_absent,
+        needed=packages.imports_absent_panopticapi,
+        apply=packages.panopticapi_absent,
     ),
     AfterImport(
-        modules=tuple(panoptic.CALLERS),
+        modules=tuple(packages.PANOPTIC_CALLERS),
         cause="imports panopticapi when called, which is not on the package index",
-        needed=panoptic.is_absent,
-        apply=panoptic.panopticapi_absent_when_called,
+        needed=packages.panopticapi_is_absent,
+        apply=packages.panopticapi_absent_when_called,
     ),
     # Names that only the authors' own repository has
     AfterImport(
-        modules=tuple(internal_names.CALLERS),
+        modules=tuple(packages.CITYSCAPES_CALLERS),
         cause="imports cityscapesscripts from a package of the authors' own, when called",
-        needed=internal_names.imports_internal_cityscapes,
-        apply=internal_names.cityscapes_internal_when_called,
+        needed=packages.imports_internal_cityscapes,
+        apply=packages.cityscapes_internal_when_called,
     ),
     AfterImport(
         modules=("detectron2.data.detection_utils",),  # which the demo imports before
         cause="demo/demo.py imports its predictor.py from a package of the authors' own",
-        needed=internal_names.script_imports_internal_demo,
-        apply=internal_names.demo_internal,
+        needed=packages.script_imports_internal_demo,
+        apply=packages.demo_internal,
     ),
 )

@@ -1,0 +1,110 @@
+"""What a device can do at best, measured, and how far from that an extractor is.
+
+No extractor is faster than its multiply-adds at the rate of a large matrix product, nor than
+reading and writing its parameters and activations once at the speed of a large copy.
+"""
+
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from benchmarks.cases import Case, Precision
+from benchmarks.results import Row
+from regnet_backbones import zoo
+from regnet_backbones.design import complexity
+from regnet_backbones.measure.timing import interleaved_times
+
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+# By kind of device: side of the matrices, bytes of the copy, both beyond what caches hold.
+MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
+COPY_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}
+
+RUNS = 10
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device reaches.
+
+    Attributes:
+        multiply_adds: of a matrix product, per second.
+        bandwidth: bytes read and written by a copy, per second.
+    """
+
+    multiply_adds: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Seconds below which no call of an extractor gets.
+
+    Attributes:
+        compute: its multiply-adds at the rate of a matrix product.
+        memory: its parameters read once, its activations written and read once.
+    """
+
+    compute: float
+    memory: float
+
+
+def measure_rates(
+    precision: Precision,
+    *,
+    device: str = "cpu",
+    side: int | None = None,
+    copy_bytes: int | None = None,
+) -> Rates:
+    """Measure what a device reaches in a precision.
+
+    On CUDA float32 products use TF32 where convolutions may.
+
+    Args:
+        precision: of the matrices.
+        device: "cpu" or "cuda".
+        side: of the square matrices; None for what suits the device.
+        copy_bytes: size of the copied tensor; None for what suits the device.
+    """
+    side = side or MATRIX_SIDE[device]
+    matrix = torch.randn(side, side, device=device).to(DTYPES[precision])
+    source = torch.ones(copy_bytes or COPY_BYTES[device], dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    try:
+        matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+        times = interleaved_times(
+            {"product": lambda: matrix @ matrix, "copy": lambda: target.copy_(source)},
+            runs=RUNS,
+            device=device,
+        )
+    finally:
+        matmul.allow_tf32 = before
+    return Rates(
+        multiply_adds=side**3 / median(times["product"]),
+        bandwidth=2 * source.numel() / median(times["copy"]),
+    )
+
+
+def roofline_of(case: Case, precision: Precision, rates: Rates) -> Roofline | None:
+    """Return the roofline of an inference by the extractor of a case.
+
+    Returns:
+        None for a training, a whole model, or a variant without a design, whose cost is not known.
+    """
+    design = zoo.get(case.variant).design
+    if design is None or case.training or case.part != "features":
+        return None
+    cost = complexity(design, case.size, num_classes=None)
+    values = cost.params + 2 * case.batch * cost.activations
+    return Roofline(
+        compute=case.batch * cost.flops / rates.multiply_adds,
+        memory=values * DTYPES[precision].itemsize / rates.bandwidth,
+    )
+
+
+def distances(row: Row, roofline: Roofline) -> tuple[float, float]:
+    """Return how many times its compute floor and its memory floor a measured row takes."""
+    return row.median / roofline.compute, row.median / roofline.memory

@@ -1,0 +1,128 @@
+"""What is done to a model before it is measured: ours by `optimize`, peers by what torch offers.
+
+A peer at its best gets what our package uses, too: one cast of the weights, constant weights
+("freezing") on a CPU, recorded graphs of kernels on a GPU; and it may be compiled for one size.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from benchmarks.cases import PRECISIONS, Case, Precision
+from regnet_backbones.optimize import optimize
+from regnet_backbones.optimize.compiling import compile_network
+from regnet_backbones.optimize.passes import autocast, cast, trunk_of
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is done to a model; nothing is how it comes: eager, float32, NCHW.
+
+    Attributes:
+        optimized: by `regnet_backbones.optimize`, which chooses the memory format.
+        precision: "bf16" casts weights for inference, and is autocast in training.
+        channels_last: memory format, where `optimized` does not choose it.
+        checkpointing: with `optimized`, in training.
+        compiled: `torch.compile`, for this one size.
+        any_size: with `optimized` and `compiled`, for all sizes at once.
+        cuda_graphs: with `compiled`, on CUDA, in inference.
+    """
+
+    optimized: bool = False
+    precision: Precision = "fp32"
+    channels_last: bool = False
+    checkpointing: bool = False
+    compiled: bool = False
+    any_size: bool = False
+    cuda_graphs: bool = False
+
+    def row_name(self, family: str) -> str:
+        """Name a row: "timm", or "timm, bf16, channels_last, compiled"."""
+        parts = {
+            "optimized": self.optimized,
+            "bf16": self.precision == "bf16",
+            "channels_last": self.channels_last,
+            "checkpointing": self.checkpointing,
+            "compiled": self.compiled,
+            "any size": self.any_size,
+            "cuda graphs": self.cuda_graphs,
+        }
+        return ", ".join([family, *(name for name, done in parts.items() if done)])
+
+    def apply(self, model: nn.Module, case: Case) -> nn.Module:
+        """Return the model with this done to it.
+
+        Args:
+            model: on the device of the case, in training mode or not as the case says.
+        """
+        dtype = torch.bfloat16 if self.precision == "bf16" else None
+        if self.optimized:
+            model, _ = optimize(
+                model,
+                mode="training" if case.training else "inference",
+                dtype=dtype,
+                compile=self.compiled,
+                dynamic=self.any_size,
+                checkpointing=self.checkpointing,
+                cuda_graphs=self.cuda_graphs,
+                image_size=case.size,
+                batch_size=case.batch,
+            )
+            return model
+        trunk = trunk_of(model)
+        if dtype is not None and case.training:
+            autocast(model, dtype)
+        elif dtype is not None:
+            cast(trunk, dtype, outputs=None if case.part == "features" else torch.float32)
+        if self.channels_last:
+            trunk.to(memory_format=torch.channels_last)
+        if self.compiled:
+            compile_network(
+                trunk, inference=not case.training, dynamic=False, cuda_graphs=self.cuda_graphs
+            )
+        return model
+
+
+def _both_precisions(*settings: Setting) -> tuple[Setting, ...]:
+    """Return the settings in float32, then in bfloat16."""
+    return tuple(
+        replace(setting, precision=precision) for precision in PRECISIONS for setting in settings
+    )
+
+
+AS_IT_COMES = (Setting(),)
+
+# By whether the model is trained.
+OURS: dict[bool, tuple[Setting, ...]] = {
+    False: _both_precisions(
+        Setting(),
+        Setting(optimized=True),
+        Setting(optimized=True, compiled=True),
+        Setting(optimized=True, compiled=True, any_size=True),
+        Setting(optimized=True, compiled=True, cuda_graphs=True),
+    ),
+    True: _both_precisions(
+        Setting(),
+        Setting(optimized=True),
+        Setting(optimized=True, compiled=True),
+        Setting(optimized=True, compiled=True, any_size=True),
+        Setting(optimized=True, checkpointing=True),
+    ),
+}
+PEERS: dict[bool, tuple[Setting, ...]] = {
+    False: _both_precisions(
+        Setting(),
+        Setting(channels_last=True),
+        Setting(compiled=True),
+        Setting(channels_last=True, compiled=True),
+        Setting(compiled=True, cuda_graphs=True),
+        Setting(channels_last=True, compiled=True, cuda_graphs=True),
+    ),
+    True: _both_precisions(
+        Setting(),
+        Setting(channels_last=True),
+        Setting(compiled=True),
+        Setting(channels_last=True, compiled=True),
+    ),
+}

@@ -1,0 +1,179 @@
+"""Packages that detectron2 imports and that are not there: stand-ins, for as long as needed.
+
+setuptools 81 dropped `pkg_resources`, torch dropped Caffe2, and panopticapi is not on the Python
+package index. Upstream main also imports from the repository of its authors: what it means there
+exists elsewhere, and a package of the internal name whose `__path__` leads there lets Python's own
+import find it.
+"""
+
+import functools
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import ModuleType
+
+CITYSCAPES = "deeplearning.projects.cityscapesApi"
+DEMO = "vision.fair.detectron2.demo"
+# What imports absent packages when it is called: by module, functions or methods of classes.
+PANOPTIC_CALLERS = {
+    "detectron2.evaluation.panoptic_evaluation": {"COCOPanopticEvaluator": "process evaluate"},
+    "detectron2.utils.visualizer": {"Visualizer": "draw_dataset_dict"},
+}
+CITYSCAPES_CALLERS = {
+    "detectron2.data.datasets.cityscapes": {
+        "": "load_cityscapes_instances _cityscapes_files_to_dict",
+    },
+    "detectron2.evaluation.cityscapes_evaluation": {
+        "CityscapesInstanceEvaluator": "process evaluate",
+        "CityscapesSemSegEvaluator": "process evaluate",
+    },
+}
+
+
+def is_importable(name: str) -> bool:
+    """Tell whether `name` is a module that can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ModuleNotFoundError, ValueError):  # no parent package; a stand-in without a spec
+        return False
+
+
+@contextmanager
+def stand_in_modules(*modules: ModuleType) -> Iterator[None]:
+    """Make modules importable by their names, unless an outer call has done it."""
+    added = [module for module in modules if sys.modules.get(module.__name__) is None]
+    sys.modules.update({module.__name__: module for module in added})
+    try:
+        yield
+    finally:
+        for module in added:
+            sys.modules.pop(module.__name__, None)
+
+
+def imports_absent_pkg_resources(source: str) -> bool:
+    """Tell whether `source` imports `pkg_resources`, and setuptools has it no more."""
+    return "import pkg_resources" in source and not is_importable("pkg_resources")
+
+
+def pkg_resources_absent() -> AbstractContextManager[None]:
+    """Provide the one function of it that is used."""
+
+    def resource_filename(package: str, resource: str) -> str:
+        spec = importlib.util.find_spec(package)
+        return str(Path(spec.submodule_search_locations[0]) / resource)
+
+    return stand_in_modules(_module("pkg_resources", resource_filename=resource_filename))
+
+
+def imports_absent_caffe2(source: str) -> bool:
+    """Tell whether `source` imports its Caffe2 half unconditionally, and there is no Caffe2."""
+    unconditional = re.search(r"^from \.api import", source, re.MULTILINE) is not None
+    return unconditional and not is_importable("caffe2.python")
+
+
+def caffe2_absent() -> AbstractContextManager[None]:
+    """Leave the Caffe2 half out: tracing and scripting need none of it."""
+    return stand_in_modules(_module("detectron2.export.api", __all__=[]))
+
+
+def panopticapi_is_absent(_module: ModuleType) -> bool:
+    """Tell whether panopticapi cannot be imported."""
+    return not is_importable("panopticapi")
+
+
+def imports_absent_panopticapi(source: str) -> bool:
+    """Tell whether `source` imports panopticapi, and it cannot be imported."""
+    return "from panopticapi" in source and not is_importable("panopticapi")
+
+
+def panopticapi_absent() -> AbstractContextManager[None]:
+    """Provide what detectron2 uses of panopticapi."""
+    from regnet_backbones.adapters.detectron2.compat import panoptic_quality as ours
+
+    return stand_in_modules(
+        _module("panopticapi"),
+        _module("panopticapi.utils", rgb2id=ours.rgb2id, id2rgb=ours.id2rgb),
+        _module("panopticapi.evaluation", pq_compute=ours.pq_compute),
+    )
+
+
+def panopticapi_absent_when_called(module: ModuleType) -> None:
+    """Provide it during the calls that import it."""
+    _provide_during(module, PANOPTIC_CALLERS, panopticapi_absent)
+
+
+def imports_internal_cityscapes(module: ModuleType) -> bool:
+    """Tell whether functions of the module import Cityscapes' scripts from the internal package."""
+    return f" {CITYSCAPES}." in inspect.getsource(module) and not is_importable("deeplearning")
+
+
+def cityscapes_internal_when_called(module: ModuleType) -> None:
+    """Let the internal package hold cityscapesscripts during the calls that import it."""
+
+    def provide() -> AbstractContextManager[None]:
+        spec = importlib.util.find_spec("cityscapesscripts")
+        # Where that is not installed, the error still ends in its name.
+        places = spec.submodule_search_locations if spec is not None else ()
+        return stand_in_modules(*_packages(CITYSCAPES, [str(Path(p).parent) for p in places]))
+
+    _provide_during(module, CITYSCAPES_CALLERS, provide)
+
+
+def script_imports_internal_demo(_module: ModuleType) -> bool:
+    """Tell whether the script that runs is a demo that imports its neighbour from there."""
+    file = _running_script()
+    return (
+        file is not None
+        and f"from {DEMO}." in file.read_text(errors="replace")
+        and not is_importable("vision")
+    )
+
+
+def demo_internal(_module: ModuleType) -> None:
+    """Let the internal package hold what lies beside the script, which has not imported it yet."""
+    for package in _packages(DEMO, [str(_running_script().parent)]):
+        sys.modules[package.__name__] = package
+
+
+def _provide_during(
+    module: ModuleType,
+    callers: dict[str, dict[str, str]],
+    context: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """Open `context` whenever one of the module's `callers` is called."""
+    for class_name, functions in callers[module.__name__].items():
+        owner = getattr(module, class_name) if class_name else module
+        for name in functions.split():
+            setattr(owner, name, _within(context, getattr(owner, name)))
+
+
+def _within(context: Callable[[], AbstractContextManager[None]], stock: Callable) -> Callable:
+    @functools.wraps(stock)
+    def wrapped(*args, **kwargs):
+        with context():
+            return stock(*args, **kwargs)
+
+    return wrapped
+
+
+def _packages(name: str, folders: list[str]) -> list[ModuleType]:
+    """Make a package whose modules lie in `folders`, and the packages that it is in."""
+    parts = name.split(".")
+    outer = [".".join(parts[:depth]) for depth in range(1, len(parts))]
+    return [*(_module(n, __path__=[]) for n in outer), _module(name, __path__=folders)]
+
+
+def _module(name: str, **attributes: object) -> ModuleType:
+    module = ModuleType(name)
+    vars(module).update(attributes)
+    return module
+
+
+def _running_script() -> Path | None:
+    """Return the file that Python was started with."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return Path(file).resolve() if file and Path(file).is_file() else None

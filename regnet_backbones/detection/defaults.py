@@ -1,0 +1,74 @@
+"""The keys of our training tool in a detectron2 config, and where all of our keys come together."""
+
+import sys
+from functools import wraps
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from regnet_backbones.adapters.detectron2.config import add_missing, add_regnet_config
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+TOOL_DEFAULTS = {
+    # Your COCO instance jsons and the folders of their images, all four or none: they replace
+    # DATASETS.TRAIN and TEST, and give every head its number of classes. The training writes id and
+    # name of each class to CATEGORIES, in the order of class numbers.
+    "DATASETS": {
+        "OWN": {
+            "TRAIN_JSON": "",
+            "TRAIN_IMAGES": "",
+            "VAL_JSON": "",
+            "VAL_IMAGES": "",
+            "CATEGORIES": [],
+        }
+    },
+    "DATALOADER": {
+        # Of the images that RandomSubsetTrainingSampler takes; detectron2 0.6 reads the key, and
+        # has no default for it.
+        "RANDOM_SUBSET_RATIO": 1.0,
+        # How many images of each dataset are opened before the training, the first ones.
+        "CHECK_IMAGES": 100,
+    },
+    # A running average of the weights, which is evaluated and saved with those in training. DECAY
+    # is the weight of the past; with WARMUP it rises to that with the iterations.
+    "MODEL": {"EMA": {"ENABLED": False, "DECAY": 0.9998, "WARMUP": True}},
+    # How many val images are drawn with their predictions at every evaluation, and the score an
+    # instance must have to be drawn.
+    "TEST": {"PICTURES": 15, "PICTURES_MIN_SCORE": 0.5},
+    # The backbone made faster by regnet_backbones.optimize: in training, whose checkpoints stay the
+    # same, and in evaluation and prediction.
+    "OPTIMIZE": {
+        "ENABLED": False,
+        # By torch.compile, which takes a minute before the first result.
+        "COMPILE": False,
+        # "float32", "bfloat16" or "float16", of a trained model; SOLVER.AMP.ENABLED decides the
+        # precision of a training and of the evaluations in it.
+        "DTYPE": "float32",
+        # "auto" measures. A run that must resume exact to the last bit needs "contiguous" or
+        # "channels_last": measured again, another one may be faster.
+        "MEMORY_FORMAT": "auto",
+    },
+}
+
+
+def add_tool_config(cfg: "CfgNode") -> None:
+    """Add the keys of the adapter, of detectron2's projects and of our training tool to a config.
+
+    Keys that it has stay.
+    """
+    add_regnet_config(cfg)
+    add_missing(cfg, TOOL_DEFAULTS)
+
+
+def extend_get_cfg(config: ModuleType) -> None:
+    """Let `get_cfg` of `detectron2.config` return all of our keys."""
+    stock = config.get_cfg
+
+    @wraps(stock)
+    def get_cfg() -> "CfgNode":
+        cfg = stock()
+        add_tool_config(cfg)
+        return cfg
+
+    config.get_cfg = sys.modules["detectron2.config.config"].get_cfg = get_cfg

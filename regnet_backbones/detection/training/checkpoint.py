@@ -1,0 +1,139 @@
+"""Checkpoints of a detector's training, and what may differ in a run that resumes from one.
+
+Detectron2 writes over a file in place, and `last_checkpoint` likewise: a run that is killed
+meanwhile leaves half of it. Here both are whole and finite at every moment. The keys of a file are
+detectron2's; where weights are averaged, "model" has the averaged ones, which is what everything
+but a training wants of it.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from detectron2.engine import TrainerBase
+from fvcore.common.checkpoint import _IncompatibleKeys
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from regnet_backbones.detection.trained import SafeCheckpointer, check_complete
+from regnet_backbones.errors import DivergedError
+from regnet_backbones.files import write_whole
+from regnet_backbones.runs import resume
+from regnet_backbones.runs.resume import ResumeRules
+from regnet_backbones.runs.trained import CONFIG_NAME, FINAL_NAME, LAST_NAME, METRICS_NAME
+from regnet_backbones.weights.checkpoints import TRAINED_KEY
+from regnet_backbones.weights.state_dicts import listing, load_all
+
+# The keys of a config, and the number of processes, that a resumed run may change.
+RULES = ResumeRules(
+    output="OUTPUT_DIR",
+    fixed=("SOLVER.OPTIMIZER", "MODEL.BACKBONE.FREEZE_AT"),
+    kept=(
+        *("SOLVER.BASE_LR", "SOLVER.BIAS_LR_FACTOR", "SOLVER.MOMENTUM", "SOLVER.NESTEROV"),
+        *("SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM"),
+    ),
+    free=(
+        *("OUTPUT_DIR", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "DATALOADER.CHECK_IMAGES"),
+        "TEST.",
+    ),
+    names={"processes": "the number of processes"},
+)
+
+# What a run writes that a new one would be mixed up with.
+RUN_FILES = (
+    *(LAST_NAME, FINAL_NAME, f"model_{'[0-9]' * 7}.pth"),
+    *("events.out.tfevents.*", METRICS_NAME),
+)
+
+
+def set_earlier_run_aside(folder: Path) -> None:
+    """Move what an earlier run left in a folder to a folder in it, with a warning.
+
+    Call it when the new run has its weights, which may be those of the earlier one.
+    """
+    resume.set_earlier_run_aside(folder, RUN_FILES, output=RULES.output, along=(CONFIG_NAME,))
+
+
+class TrainingCheckpointer(SafeCheckpointer):
+    """Detectron2's checkpointer of a training, with the running average of the weights, if any."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str,
+        *,
+        trainer: TrainerBase,
+        average: ModelEmaV3 | None = None,
+    ):
+        super().__init__(model, save_dir, trainer=trainer)
+        self.average = average
+        self._resumes = False
+
+    def save(self, name: str, **extra: object) -> None:
+        """Write the checkpoint `<name>.pth`, and that it is the last, in the first process.
+
+        All processes must call it: the state of a training is gathered from all. Weights that are
+        not finite are a DivergedError, and what was there stays.
+        """
+        states = {key: kept.state_dict() for key, kept in self.checkpointables.items()}
+        if not self.save_dir or not self.save_to_disk:
+            return
+        content = {"model": self.model.state_dict()}
+        if self.average is not None:
+            content[TRAINED_KEY] = content["model"]
+            content["model"] = self.average.module.state_dict()
+        for key in content:
+            self._check_finite(content[key], extra.get("iteration"))
+        file_name = f"{name}.pth"
+        self.logger.info("Saving checkpoint to %s", os.path.join(self.save_dir, file_name))
+        self.write(file_name, lambda file: torch.save({**content, **states, **extra}, file))
+        self.tag_last_checkpoint(file_name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Write which file is the last checkpoint."""
+        self.write(LAST_NAME, lambda file: file.write(last_filename_basename.encode()))
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, object]:
+        """Load weights and, unless told which, all states; then no weight may be missing.
+
+        A training resumes with the weights that were trained; the average begins with those that
+        the file gives to others.
+        """
+        self._resumes = checkpointables is None
+        rest = super().load(path, checkpointables)
+        if self.average is not None:
+            self.average.set(self.model)
+        trained = rest.pop(TRAINED_KEY, None)
+        if trained is not None and self._resumes:
+            load_all(self.model, trained, f"{TRAINED_KEY} of '{path}'")
+        return rest
+
+    def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
+        super()._log_incompatible_keys(incompatible)
+        if self._resumes:  # where a training starts, heads of other classes stay random
+            check_complete(self.model, incompatible)
+
+    def write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        """Write a file of the folder: whole or not at all, or as detectron2 does (`s3://...`)."""
+        path = os.path.join(self.save_dir, name)
+        if "://" not in path:
+            write_whole(Path(path), write)
+            return
+        with self.path_manager.open(path, "wb") as file:
+            write(file)
+
+    def _check_finite(self, state: Mapping[str, torch.Tensor], iteration: object) -> None:
+        bad = [
+            name
+            for name, value in state.items()
+            if value.is_floating_point() and not value.isfinite().all()
+        ]
+        if bad:
+            raise DivergedError(
+                f"after iteration {iteration} {len(bad)} of {len(state)} weights are not finite "
+                f"({listing(bad)}), and no checkpoint was written; the last one is still "
+                f"{self.get_checkpoint_file() or 'none'}. Lower SOLVER.BASE_LR, or set "
+                "SOLVER.CLIP_GRADIENTS.ENABLED True, and --resume from there"
+            )

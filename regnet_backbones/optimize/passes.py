@@ -1,0 +1,166 @@
+"""Passes of `optimize` other than folding and compilation, and the part of a model they work on.
+
+A detector's heads work on regions whose number changes from image to image, and on indices and
+boxes that need float32; its backbone with FPN, the trunk, is where the time is and takes one
+tensor. A cast trunk holds its weights once, in the reduced type, and converts nothing between
+layers; training keeps float32 weights, and autocast converts what gains from it. Channels last was
+faster for RegNet on some CPUs and several times slower in training on some GPUs: it is measured.
+"""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from statistics import median
+
+import torch
+from torch import nn
+
+from regnet_backbones.errors import UserError
+from regnet_backbones.measure.timing import interleaved_times
+
+DTYPES = (torch.bfloat16, torch.float16)
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+RUNS = 10
+
+
+def trunk_of(model: nn.Module) -> nn.Module:
+    """Return a detector's or segmenter's `backbone`, for any other model the model itself."""
+    backbone = getattr(model, "backbone", None)
+    return backbone if isinstance(backbone, nn.Module) else model
+
+
+def first_conv(trunk: nn.Module) -> nn.Conv2d | None:
+    """Return the convolution that takes a trunk's images, None if there is none."""
+    # An FPN has convolutions of its own before those of the network that feeds it.
+    network = getattr(trunk, "bottom_up", trunk)
+    return next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+
+
+def example_images(
+    trunk: nn.Module, *, image_size: tuple[int, int], batch_size: int
+) -> torch.Tensor:
+    """Return random images (N, C, H, W) for a trunk, on its device and in its type."""
+    first = first_conv(trunk)
+    if first is None:
+        raise UserError(
+            f"{type(trunk).__name__} has no convolution; optimize takes a RegNetFeatures, a "
+            "detectron2 model or a segmentation model of segmentation-models-pytorch"
+        )
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch_size, first.in_channels, *image_size)
+    return torch.randn(shape, generator=generator).to(first.weight)
+
+
+def maps_of(output: object) -> list[torch.Tensor]:
+    """Return the tensors of a trunk's output: one, a sequence, or by name."""
+    if isinstance(output, torch.Tensor):
+        return [output]
+    values = output.values() if isinstance(output, Mapping) else output
+    return [tensor for value in values for tensor in maps_of(value)]
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference as a part of the largest value; infinite for other shapes."""
+    if found.shape != expected.shape:
+        return float("inf")
+    if not expected.numel():
+        return 0.0
+    found, expected = found.double(), expected.double()
+    largest = expected.abs().max().item() or 1.0
+    return (found - expected).abs().max().item() / largest
+
+
+def measure_layouts(
+    trunk: nn.Module, images: torch.Tensor, *, training: bool, dtype: torch.dtype | None = None
+) -> dict[str, float]:
+    """Return the median seconds of a step by memory format; the trunk itself is not changed.
+
+    A step is a forward pass of the images, in training forward and backward; `dtype` is of
+    autocast.
+    """
+
+    def call(network: nn.Module, batch: torch.Tensor) -> None:
+        with (
+            torch.set_grad_enabled(training),
+            torch.autocast(batch.device.type, dtype=dtype, enabled=dtype is not None),
+        ):
+            maps = maps_of(network(batch))
+        loss = sum(features.float().mean() for features in maps) if training else None
+        if loss is not None and loss.requires_grad:
+            loss.backward()
+
+    def in_format(memory_format: torch.memory_format) -> Callable[[], None]:
+        network = deepcopy(trunk).to(memory_format=memory_format)
+        batch = images.to(memory_format=memory_format)
+        return lambda: call(network, batch)
+
+    devices = [images.device] if images.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):  # dropout would advance the caller's random numbers
+        calls = {name: in_format(memory_format) for name, memory_format in FORMATS.items()}
+        times = interleaved_times(calls, runs=RUNS, device=images.device)
+    return {name: median(seconds) for name, seconds in times.items()}
+
+
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Raise ValueError for a type that is not a reduced precision."""
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(
+            f"dtype must be torch.bfloat16, torch.float16 or None (float32), got {dtype}"
+        )
+
+
+def has_native(dtype: torch.dtype) -> bool:
+    """Whether this CPU has instructions for the type; True where torch does not know."""
+    cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if cpu.get("architecture") != "x86_64":
+        return True
+    short = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    return any(cpu.get(f"{unit}_{short}", False) for unit in ("avx512", "amx"))
+
+
+def cast(network: nn.Module, dtype: torch.dtype, *, outputs: torch.dtype | None) -> nn.Module:
+    """Cast weights in place, let images of any floating type in, convert maps to `outputs`."""
+    network.to(dtype)
+    network.register_forward_pre_hook(Convert(dtype))
+    if outputs is not None:
+        network.register_forward_hook(Convert(outputs))
+    return network
+
+
+class Convert:
+    """A hook that converts floating tensors of a network's inputs, or of its output."""
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+
+    def __call__(self, module: nn.Module, inputs: tuple, output: object = None) -> object:
+        """Return what the network gets (a pre-hook), or gives (a hook)."""
+        return self._convert(inputs if output is None else output)
+
+    def _convert(self, value: object) -> object:
+        if isinstance(value, torch.Tensor):
+            return value.to(self.dtype) if value.is_floating_point() else value
+        if isinstance(value, dict):
+            return {name: self._convert(item) for name, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._convert(item) for item in value)
+        return value
+
+
+class Autocast:
+    """A `forward` under autocast, for a model in training."""
+
+    def __init__(self, forward: Callable, device_type: str, dtype: torch.dtype):
+        self.forward, self.device_type, self.dtype = forward, device_type, dtype
+
+    def __call__(self, *args: object, **options: object) -> object:
+        """Do what `forward` does."""
+        with torch.autocast(self.device_type, dtype=self.dtype):
+            return self.forward(*args, **options)
+
+
+def autocast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Let the model's `forward` run under autocast, in place."""
+    device_type = next(model.parameters()).device.type
+    model.forward = Autocast(model.forward, device_type, dtype)
+    return model

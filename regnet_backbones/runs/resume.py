@@ -1,0 +1,177 @@
+"""What resuming a run means: the contract that both trainers fulfil.
+
+- Batches, augmentation and what the model draws are functions of the seed and the step
+  (`seed_of`). A checkpoint holds these two in place of the states of generators and data workers.
+- Everything else that a step depends on is in the checkpoint, which is written whole.
+- A signal ends a run after its step, in all processes after the same one, with a checkpoint of
+  that step (`stopping`). What a run does at its end and a killed one had no time for (a validation,
+  a row of the logs, the final checkpoint) is done first by the run that resumes it.
+- The config of a resumed run is compared with the one that the run had (`check_changes`).
+- Without --resume, the files of an earlier run are set aside (`set_earlier_run_aside`).
+"""
+
+import itertools
+import logging
+import os
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import distributed as dist
+
+from regnet_backbones.errors import UserError
+from regnet_backbones.weights.state_dicts import shown
+
+# What random numbers are for, the first number of a place: augmentation, or a step of the model.
+SAMPLES, STEPS = 0, 1
+
+# Changed values that a warning lists.
+LISTED = 8
+
+logger = logging.getLogger(__name__)
+
+
+def seed_of(seed: int, *place: int) -> int:
+    """Return the 32-bit seed of a place in a run: numbers of at least 0."""
+    return int(np.random.SeedSequence((seed, *place)).generate_state(1)[0])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed `random`, numpy and torch on all devices."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed `random`, numpy and torch on the CPU, and restore their states afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def largest_anywhere(number: int, device: torch.device) -> int:
+    """Return the largest number that any process calls this with; all of them must call it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return number
+    largest = torch.tensor(number, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest)
+
+
+@dataclass(frozen=True)
+class ResumeRules:
+    """Which values of a config a resumed run may change.
+
+    Attributes:
+        output: option or key of the folder of a run.
+        fixed: the weights and the state of the optimizer are of these: another value is an error.
+        kept: the state of optimizer, schedule or data holds these: another value has no effect.
+        free: no step depends on these; one that ends in a dot stands for all keys below it.
+        names: how messages call a key, where not by itself.
+    """
+
+    output: str
+    fixed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    free: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def is_free(self, key: str) -> bool:
+        """Whether no step depends on a key."""
+        return any(
+            key == free or (free.endswith(".") and key.startswith(free)) for free in self.free
+        )
+
+
+def check_changes(
+    before: Mapping[str, object], now: Mapping[str, object], rules: ResumeRules, *, source: object
+) -> None:
+    """Warn of values that a resumed run has changed, and raise a UserError for fixed ones.
+
+    Args:
+        before: values by key, of the run as it was; keys of one side are not compared.
+        now: of the run that resumes it.
+        rules: what may change.
+        source: the file that `before` was read from.
+    """
+    changed = {
+        key: f"{rules.names.get(key, key)} was {shown(before[key])} and is {shown(now[key])}"
+        for key in before
+        if key in now and not rules.is_free(key) and _plain(before[key]) != _plain(now[key])
+    }
+    refused = [changed[key] for key in rules.fixed if key in changed]
+    if refused:
+        raise UserError(
+            f"--resume cannot continue from '{source}': {'; '.join(refused)}; restore the old "
+            f"value, or set another {rules.output} to start over"
+        )
+    texts = [
+        f"{text} (no effect: the checkpoint's is kept)" if key in rules.kept else text
+        for key, text in changed.items()
+    ]
+    if texts:
+        more = f"; {len(texts) - LISTED} more" if len(texts) > LISTED else ""
+        logger.warning(
+            "resuming with a config that differs from '%s': %s%s. Restore the old values to resume "
+            "exactly, or set another %s to start over",
+            *(source, "; ".join(texts[:LISTED]), more, rules.output),
+        )
+
+
+def _plain(value: object) -> object:
+    """Return a value as it compares: names in lower case, lists as tuples."""
+    if isinstance(value, str):
+        return value.lower()
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check_length(done: int, length: int, *, source: object, option: str, output: str) -> None:
+    """Refuse to resume a run that has done more steps than it is to have."""
+    if done > length:
+        raise UserError(
+            f"'{source}' has done {done} steps, more than {option} {length}; raise it to continue, "
+            f"or set another {output} to start over"
+        )
+
+
+def set_earlier_run_aside(
+    folder: Path, patterns: Iterable[str], *, output: str, along: Iterable[str] = ()
+) -> None:
+    """Move what an earlier run left in a folder to `earlier_run_<N>` in it, with a warning.
+
+    Logs would be mixed with those of the new run, and checkpoints taken for its own.
+
+    Args:
+        folder: of the runs.
+        patterns: globs of the files that a run writes.
+        output: option or key of the folder.
+        along: globs of files that do not make a run, and are moved with those that do.
+    """
+    files = [file for each in patterns for file in sorted(folder.glob(each)) if file.is_file()]
+    if not files:
+        return
+    files += [file for each in along for file in folder.glob(each)]
+    places = (folder / f"earlier_run_{number}" for number in itertools.count(1))
+    aside = next(place for place in places if not os.path.lexists(place))
+    for file in files:
+        place = aside / file.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(place)
+    logger.warning(
+        "'%s' holds an earlier run: its files are in '%s' now, and a new run starts. Use another "
+        "%s to keep both apart, or --resume to continue a run",
+        *(folder, aside, output),
+    )

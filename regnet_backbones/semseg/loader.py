@@ -1,0 +1,113 @@
+"""Training batches that follow from the seed and the epoch, and in which a run resumes."""
+
+import logging
+from collections.abc import Iterator
+from itertools import islice
+
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from regnet_backbones.runs.resume import SAMPLES, seed_of, seeded
+from regnet_backbones.runs.stopping import held_signals
+from regnet_backbones.semseg.resume import run_seed
+
+logger = logging.getLogger(__name__)
+
+
+class ResumableSampler(DistributedSampler):
+    """Shuffle the images in every epoch, and share them out among processes.
+
+    An item is an index and the seed of the sample's augmentation; both follow from the seed of the
+    run and the epoch alone. No image comes twice in an epoch. Of one epoch, the images that a run
+    had before it was resumed are left out.
+    """
+
+    def __init__(self, dataset: Dataset, *, num_replicas: int = 1, rank: int = 0) -> None:
+        seed = run_seed()
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
+        self._had = (0, 0)
+
+    def resume(self, epoch: int, images: int) -> None:
+        """Resume in an epoch of which this process has had a number of images."""
+        self._had = (epoch, images)
+        self.set_epoch(epoch)
+
+    @property
+    def had(self) -> int:
+        """Number of images of the present epoch that are left out."""
+        epoch, images = self._had
+        return images if epoch == self.epoch else 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for index in islice(super().__iter__(), self.had, None):
+            yield index, seed_of(self.seed, SAMPLES, self.epoch, index)
+
+
+class SeededSamples(Dataset):
+    """Samples of a dataset, each drawn with the seed that a `ResumableSampler` gives."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, drawn: tuple[int, int] | int) -> dict[str, Tensor | str]:
+        if isinstance(drawn, int):  # from the sampler of Lightning's `overfit_batches`
+            return self.dataset[drawn]
+        index, seed = drawn
+        with seeded(seed):
+            return self.dataset[index]
+
+
+class Loader(DataLoader):
+    """A loader whose workers do not get the signals that stop a training."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        with held_signals():
+            return super().__iter__()
+
+
+class ResumableLoader(Loader):
+    """A loader that resumes in the epoch, and at the batch, that a checkpoint was written at.
+
+    Its sampler is a `ResumableSampler`; with another one (Lightning's `overfit_batches` puts it
+    there) it is a loader like any other. Batches that workers have ready do not count.
+    """
+
+    _batches = 0
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        # As a generator it shuffles and starts workers when the first batch is wanted: Lightning
+        # asks for an iterator before it sets the epoch.
+        had = self.sampler.had if isinstance(self.sampler, ResumableSampler) else 0
+        self._batches = had // self.batch_size
+        for batch in super().__iter__():
+            self._batches += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return where the run is in its data, for a checkpoint of Lightning's."""
+        if not isinstance(self.sampler, ResumableSampler):
+            return {}
+        return {
+            "seed": self.sampler.seed,
+            "epoch": self.sampler.epoch,
+            "batches": self._batches,
+            "batches_per_epoch": len(self),
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Resume where a checkpoint was written; with other batches, at the same number of them."""
+        if not state or not isinstance(self.sampler, ResumableSampler):
+            return
+        before, now = state["batches_per_epoch"], len(self)
+        if before != now:
+            logger.warning(
+                "an epoch had %d batches and has %d now: the run resumes after batch %d of the "
+                "new ones, and its images are not those of an unbroken run",
+                *(before, now, state["batches"]),
+            )
+        self.sampler.seed = state["seed"]
+        self._batches = state["batches"]
+        self.sampler.resume(state["epoch"], self._batches * self.batch_size)

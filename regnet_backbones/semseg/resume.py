@@ -1,0 +1,355 @@
+"""Exact resuming with Lightning: the contract of `runs.resume` for segmenters.
+
+Batches follow from the seed and the epoch (see `loader`), the random numbers of a step from its
+place (`SeedSteps`). `LastCheckpoint` writes the checkpoint, stops at signals, and brings Lightning
+back to the end of a batch, wherever a checkpoint was written.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from signal import Signals
+
+import torch
+from lightning import LightningDataModule, LightningModule
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+
+from regnet_backbones.errors import UserError
+from regnet_backbones.files import write_whole
+from regnet_backbones.runs.resume import (
+    STEPS,
+    ResumeRules,
+    check_changes,
+    check_length,
+    largest_anywhere,
+    seed_everything,
+    seed_of,
+)
+from regnet_backbones.runs.stopping import StoppedError, StopSignals
+from regnet_backbones.weights.unpickling import read_content
+
+# Where a checkpoint has the arguments of its model and its data, and the options of the trainer.
+MODEL_KEY = LightningModule.CHECKPOINT_HYPER_PARAMS_KEY
+DATA_KEY = LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY
+TRAINER_KEY = "trainer_options"
+
+# Which function builds the model, of which class: Lightning below 2.6 imports and calls them.
+BUILDERS = ("_instantiator", "_class_path")
+
+# Options of the trainer that a step depends on.
+TRAINER = (
+    *("accumulate_grad_batches", "gradient_clip_algorithm", "gradient_clip_val"),
+    *("limit_train_batches", "max_epochs", "max_steps", "overfit_batches", "precision"),
+)
+
+RULES = ResumeRules(
+    output="--output",
+    fixed=(
+        *("--model.num_classes", "--model.decoder", "--model.decoder_options", "--model.encoder"),
+        *("--model.output_stride", "--model.optimizer"),
+    ),
+    kept=(
+        *("--model.lr", "--model.encoder_lr_factor", "--model.weight_decay", "--model.momentum"),
+        "--trainer.seed",
+    ),
+    free=(
+        *("--model.encoder_weights", "--model.pictures", "--data.root", "--data.skip_bad"),
+        *("--model.mean", "--model.std", "--model.short_side"),  # those of the data are compared
+        *("--data.train_images", "--data.train_masks", "--data.val_images", "--data.val_masks"),
+        *("--data.class_names_file", "--data.num_classes", "--data.num_workers"),
+    ),
+    names={
+        "--model.num_classes": "the number of classes of the data",
+        "--model.class_names": "the list of classes of the data",
+        "--trainer.processes": "the number of processes",
+        "--trainer.seed": "--seed_everything",
+    },
+)
+
+
+def check_continuation(
+    checkpoint: Path,
+    segmenter: LightningModule,
+    data: LightningDataModule,
+    trainer: Mapping[str, object],
+) -> None:
+    """Check that a run can resume from a checkpoint, and warn of options that differ.
+
+    Raises:
+        UserError: the checkpoint cannot be read, is of another network or optimizer, or has more
+            steps than the run is to have.
+    """
+    content = read_lightning_checkpoint(checkpoint)
+    steps = content.get("global_step")
+    if not isinstance(content.get(MODEL_KEY), dict) or not isinstance(steps, int):
+        raise UserError(f"'{checkpoint}' is not a checkpoint of tools/train_semseg.py")
+    before = _by_option(*(content.get(key) for key in (MODEL_KEY, DATA_KEY, TRAINER_KEY)))
+    now = _by_option(segmenter.hparams, data.hparams, trainer)
+    check_changes(before, now, RULES, source=checkpoint)
+    length, option = trainer["max_steps"], "--trainer.max_steps"
+    if length >= 0:  # -1 for no limit
+        check_length(steps, length, source=checkpoint, option=option, output=RULES.output)
+
+
+def _by_option(model: object, data: object, trainer: object) -> dict[str, object]:
+    return {
+        f"--{group}.{name}": value
+        for group, values in (("model", model), ("data", data), ("trainer", trainer))
+        for name, value in (values.items() if isinstance(values, Mapping) else ())
+    }
+
+
+def read_lightning_checkpoint(path: str | Path) -> dict[str, object]:
+    """Read a checkpoint of Lightning, or raise a UserError; nothing of it is run, now or later."""
+    content = read_content(Path(path))
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise UserError(f"'{path}' is not a checkpoint of Lightning: it has no 'state_dict'")
+    for key in (MODEL_KEY, DATA_KEY):
+        if isinstance(content.get(key), dict):
+            content[key] = {n: v for n, v in content[key].items() if n not in BUILDERS}
+    return content
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write checkpoints whole or not at all, and read them without running anything.
+
+    Lightning writes to the system's temporary folder and moves the file. Where that is on another
+    disk, as on most clusters, the move is a copy, and a run killed during it leaves half of one.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
+    ) -> None:
+        """Write a checkpoint, or raise an OSError and leave the one that was there."""
+        if storage_options is not None:
+            raise TypeError(f"storage_options must be None for local files, got {storage_options}")
+        write_whole(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, object]:
+        """Read a checkpoint onto the CPU, from where Lightning moves it; the options do nothing."""
+        return read_lightning_checkpoint(path)
+
+
+class SeedSteps(Callback):
+    """Seed what a step draws, dropout for example, before it."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Seed all generators, in each process differently."""
+        seed = getattr(trainer.train_dataloader.sampler, "seed", run_seed())
+        place = (trainer.global_rank, trainer.current_epoch, batch_idx)
+        seed_everything(seed_of(seed, STEPS, *place))
+
+
+def run_seed() -> int:
+    """Return the seed of the run, as Lightning's `seed_everything` has set it."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+
+class LastCheckpoint(Callback):
+    """Write the last checkpoint, and resume from it.
+
+    It is written `every` so many steps, after every validation, at the end, and when one of the
+    `signals` stops the run; it gets the `options` of the trainer for `check_continuation`.
+    Lightning's `ModelCheckpoint(save_last=True)` writes it only with another one, which for the
+    best one is when a validation was better than all before.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        every: int,
+        signals: StopSignals | None = None,
+        options: Mapping[str, object] | None = None,
+    ):
+        self.path, self.every = path, every
+        self.signals = signals or StopSignals()
+        self.options = dict(options or {})
+        self._step = self._written_at = self._stopped_by = 0
+        self._accumulating = self._due = False
+        self._validated_at = -1
+        self._resumed_in: int | None = None
+        self._max_steps: int | None = None
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the batch, of the whole run, after which it was validated last."""
+        return {"validated_at": self._validated_at}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Take over what `state_dict` returned."""
+        self._validated_at = state_dict["validated_at"]
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, dict]
+    ) -> None:
+        """Put the options of the trainer into a checkpoint, and its progress in one form."""
+        checkpoint[TRAINER_KEY] = self.options
+        _set_to_end_of_batch(checkpoint)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, dict]
+    ) -> None:
+        """Note the epoch of a checkpoint; it is called before Lightning reads its progress."""
+        self._resumed_in = _set_to_end_of_batch(checkpoint)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let a run that is resumed at its last step begin, as its validation may be missing."""
+        loop = trainer.fit_loop.epoch_loop
+        if self._resumed_in is not None and loop.max_steps > 0:
+            self._max_steps, loop.max_steps = loop.max_steps, loop.max_steps + 1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on a signal waits for its step; validate if the checkpoint lacks that."""
+        self.signals.wait = True
+        self.signals.install()  # Lightning has installed its own handler
+        self._step = self._written_at = trainer.global_step
+        if self._max_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps = self._max_steps
+        if self._resumed_in is not None:
+            self._validate(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        """Stop between two steps, when the one before is logged, too."""
+        self._raise_if_stopped(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        """Write it, if it is time; steps that accumulate gradients are one."""
+        self._accumulating = trainer.global_step == self._step
+        self._step = trainer.global_step
+        if not self._accumulating:
+            self._look_for_signals(trainer)
+            if self._due or self._stopped_by or self._step % self.every == 0:
+                self._write(trainer)
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: object) -> None:
+        """Stop in a validation, unless a step is not finished: no checkpoint can hold it."""
+        if _fits(trainer) and not self._accumulating:
+            self._look_for_signals(trainer)
+            if self._stopped_by and self._written_at != self._step:
+                self._write(trainer)
+            self._raise_if_stopped(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it, so that the validation is not repeated in a resumed run.
+
+        While gradients are accumulated, which no checkpoint holds, it waits for their step.
+        """
+        if _fits(trainer):
+            self._validated_at = trainer.fit_loop.total_batch_idx
+            if self._accumulating:
+                self._due = True
+            else:
+                self._write(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it, if it is not of the last step."""
+        if trainer.global_step != self._written_at:
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        for log in trainer.loggers:
+            log.save()  # what a killed run has not saved is not logged again
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self._written_at = trainer.global_step
+        self._due = False
+
+    def _look_for_signals(self, trainer: Trainer) -> None:
+        """Note a signal that any of the processes has received, all of them at one step."""
+        device = trainer.strategy.root_device
+        self._stopped_by = self._stopped_by or largest_anywhere(self.signals.received or 0, device)
+
+    def _raise_if_stopped(self, trainer: Trainer) -> None:
+        if self._stopped_by:
+            received = Signals(self._stopped_by)
+            raise StoppedError.after(received, f"step {trainer.global_step}", self.path)
+
+    def _validate(self, trainer: Trainer) -> None:
+        """Validate, if that is due after the batch that a run resumes from and was not done.
+
+        The validation is in the epoch of the batch, though Lightning has ended that already.
+        """
+        loop, epoch = trainer.fit_loop.epoch_loop, trainer.fit_loop.epoch_progress.current
+        completed, epoch.completed = epoch.completed, self._resumed_in
+        fetcher = trainer.fit_loop._data_fetcher
+        if self._validated_at != loop.total_batch_idx and loop._should_check_val_fx(fetcher):
+            loop.val_loop.restarting = False
+            trainer.validating = True
+            loop.val_loop.run()
+            trainer.training = True
+        epoch.completed = completed
+
+
+class MovedFolder(Callback):
+    """Find the best checkpoints of a run again after its folder was moved, renamed or copied.
+
+    Lightning's `ModelCheckpoint` forgets how good they were where its folder has another path, and
+    the next validation, however bad, overwrites them.
+    """
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, dict]
+    ) -> None:
+        """Put the present paths into a checkpoint; it is called before Lightning reads them."""
+        for callback in trainer.checkpoint_callbacks:
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if state and isinstance(callback, ModelCheckpoint) and callback.dirpath:
+                _move_best(state, Path(callback.dirpath))
+
+
+def _move_best(state: dict, folder: Path) -> None:
+    """Give the state of a `ModelCheckpoint` the paths of its files in a folder, if they exist."""
+    before = Path(state["dirpath"])
+
+    def moved(path: str) -> str:
+        inside = Path(path).is_relative_to(before)
+        return str(folder / Path(path).relative_to(before)) if inside else path
+
+    best = {moved(path): score for path, score in state["best_k_models"].items()}
+    if all(Path(path).is_file() for path in best):
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        state |= {name: moved(state[name]) for name in paths}
+        state |= {"dirpath": str(folder), "best_k_models": best}
+
+
+def _set_to_end_of_batch(checkpoint: dict[str, dict]) -> int | None:
+    """Set the progress in a checkpoint to the end of its batch, and return the epoch of that.
+
+    Lightning resumes in four ways, by where a checkpoint was written. They differ in whether they
+    validate, and a run that has resumed from the last batch of an epoch counts one epoch too few
+    as begun. The end of a batch is the way that is exact, with `LastCheckpoint._validate`. With
+    `overfit_batches` the loader does not know its epoch, and all stays as it is.
+    """
+    fit = checkpoint["loops"]["fit_loop"]
+    loader = next(iter(fit["state_dict"].get("combined_loader", ())), None)
+    if not loader:
+        return None
+    epoch = loader["epoch"]
+    batches, epochs = fit["epoch_loop.batch_progress"], fit["epoch_progress"]
+    validation = fit["epoch_loop.val_loop.batch_progress"]
+    for progress in (batches["total"], batches["current"]):
+        progress["completed"] = progress["processed"] - 1
+    for progress in (epochs["total"], epochs["current"]):
+        progress |= {"ready": epoch + 1, "started": epoch + 1}
+        progress |= {"processed": epoch, "completed": epoch}
+    for progress in (validation["total"], validation["current"]):
+        progress |= dict.fromkeys(progress, 0)
+    validation["is_last_batch"] = False
+    # What loggers take for the step.
+    fit["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"] - 1
+    checkpoint["epoch"] = epoch
+    return epoch
+
+
+def _fits(trainer: Trainer) -> bool:
+    """Whether a validation is one of a training, and not the check before its first step."""
+    return not trainer.sanity_checking and trainer.state.fn == TrainerFn.FITTING
