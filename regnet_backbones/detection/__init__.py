@@ -8,8 +8,7 @@ from regnet_backbones.errors import MissingPackageError
 if find_spec("detectron2") is None:
     raise MissingPackageError(
         "detectron2 is not installed; `make install` installs it, and docs/install.md says how to "
-        "do so in another environment",
-        name="detectron2",
+        "do so in another environment"
     )
 
 # What these say is for the authors of detectron2.

@@ -9,6 +9,10 @@ from matplotlib.figure import Figure
 
 from regnet_backbones.report.content import Curve
 
+# Okabe and Ito's colours, which colour-blind people can distinguish, without their yellow.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+CURVES = tuple(product(("-", "--", ":"), COLORS))
+
 # In inches; as wide as a column of the page at the size that its letters have there.
 SIZE = (4.2, 3.1)
 

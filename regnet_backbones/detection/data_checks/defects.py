@@ -85,7 +85,7 @@ class Report:
         return Report(tuple(defect for defect in self.defects if defect.severity == severity))
 
     def summary(self, listed: int | None = LISTED) -> str:
-        """Return a paragraph for each kind, errors first, that names some defects, None for all."""
+        """Return a paragraph for each kind, errors first, naming some defects or all of them."""
         groups: dict[tuple[str, Kind], list[Defect]] = {}
         for defect in self.defects:
             groups.setdefault((defect.dataset, defect.kind), []).append(defect)
