@@ -10,12 +10,12 @@ from regnet_backbones.report.content import (
     Curve,
     Metrics,
     Picture,
-    Predictions,
     Report,
     Table,
 )
 from regnet_backbones.report.reading import find_evaluation, read_report
 from regnet_backbones.report.runs import find_run
+from regnet_backbones.runs.results import ImageResults, ImageScore
 
 VOID = {"br", "hr", "img", "link", "meta"}
 EVIL = "<script>alert('1')</script> & \"q\" $x_1$"
@@ -90,15 +90,16 @@ def small_report(name="circle"):
             (Table(("AP", "APl"), (("bbox", (12.345, None)),)),),
             Table(("AP",), ((name, (9.5,)), ("b", (10.25,)), ("c", (None,)), ("d", (-1.0,)))),
         ),
-        predictions=Predictions(
-            best=(pictures[1],),
-            worst=(pictures[0],),
+        images=ImageResults(
             score=name,
             panels=("ground truth", "prediction"),
-            predicted=2,
             available=3,
+            images=(ImageScore(name, 0.0), ImageScore(name, 0.125)),
+            best=(1,),
+            worst=(0,),
             legend={name: (1, 2, 3)},
         ),
+        pictures={"Best": (pictures[1],), "Worst": (pictures[0],)},
         speed=(("training", name),),
         missing=(name,),
         command=f"python tools/train_net.py {name}",

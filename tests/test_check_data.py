@@ -233,7 +233,7 @@ def test_keypoints_of_the_wrong_number_stop_it(data, save):
         map_all(cfg)
 
 
-# Errors: detectron2 goes on with something else
+# Errors: detectron2 continues with something else
 
 
 def test_ids_given_twice_lose_an_image_and_a_category(data, save):
@@ -351,7 +351,7 @@ def test_polygons_that_cannot_be_drawn(data, save):
     assert kinds_of(save(train=False, test=True)) == {kinds.NO_POLYGON}
     with pytest.raises(TypeError):
         evaluate(data, ("segm",))
-    # Beside one that can be drawn, a polygon of two points is taken for a box if it is the first.
+    # Next to one that can be drawn, a polygon of two points is taken for a box if it is the first.
     change(data, segmentation=[[1.0, 2.0, 3.0, 4.0], *SQUARE])
     found = kinds_of(save(train=False, test=True))
     assert found == {kinds.DROPPED_POLYGON, kinds.NO_POLYGON}
@@ -585,11 +585,11 @@ def test_runs_that_do_not_add_up(counts):
 
 
 def test_a_report_of_many_defects_is_short_and_its_file_names_all(tmp_path):
-    kind, other = Kind("error", "it is bad; mend it"), Kind("note", "it is odd; let it be")
+    kind, other = Kind("error", "it is bad; correct it"), Kind("note", "it is odd; let it be")
     many = [Defect(kind, "mine", "a.png", number, "found") for number in range(30_000)]
     report = Report((Defect(other, "mine", "b.png"), *many))
     assert report.summary().splitlines() == [
-        "error: 'mine', 30,000 times: it is bad; mend it",
+        "error: 'mine', 30,000 times: it is bad; correct it",
         "    annotation 0 of a.png (found)",
         "    annotation 1 of a.png (found)",
         "    annotation 2 of a.png (found)",

@@ -65,7 +65,7 @@ HOSTILE = {
         "100,000 values",
     ),
     "itself": ("X: &x [*x]", "alias"),
-    "depth": ("X: " + "[" * 20_000, "nested"),
+    "depth": ("X: " + "[" * 2_000, "nested"),
     "length": (f"OUTPUT_DIR: {'x' * 100_000}", "100,000 characters"),
     "digits": (f"SEED: 0x{'f' * 9000}", "9,002 characters"),
     "size": ("#" * (MAX_BYTES + 1), "bytes"),
@@ -92,7 +92,7 @@ NO_CONFIG = {
     "a base that there is not": ("_BASE_: gone.yaml", "gone.yaml"),
     "a version of the future": ("VERSION: 3", "VERSION"),
     "a version that is text": ("VERSION: two", "VERSION"),
-    "text that is no literal": (f"SEED: '{'-' * 9000}1'", "config.yaml"),
+    "text that cannot be a literal": (f"SEED: '{'-' * 9000}1'", "config.yaml"),
     "a literal that cannot be": ("SEED: '{[]: 1}'", "config.yaml"),
 }
 

@@ -94,19 +94,19 @@ def test_cocos_combined_form_has_no_semantic_masks(tmp_path):
             "GeneralizedRCNN",
             "shapes_sem_seg_val",
             {},
-            "gives instances, and what can be measured on 'shapes_sem_seg_val' is sem_seg",
+            "instances.*shapes_sem_seg_val",
         ),
         (
             "GeneralizedRCNN",
             "shapes_keypoints_val",
             {"MODEL.KEYPOINT_ON": True, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 5},
-            "has 5 keypoints and the evaluation 17 sigmas; set TEST.KEYPOINT_OKS_SIGMAS to 5",
+            "TEST.KEYPOINT_OKS_SIGMAS to 5",
         ),
         (
             "GeneralizedRCNN",
             "shapes_keypoints_val",
             {"MODEL.KEYPOINT_ON": True, "TEST.KEYPOINT_OKS_SIGMAS": [0.1] * 5},
-            "has 17 keypoints and the evaluation 5 sigmas",
+            "TEST.KEYPOINT_OKS_SIGMAS to 17",
         ),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_missing_package_is_named_before_a_model_is_built(monkeypatch, capsys,
     assert (
         load_tool("train_net").main(["--config-file", quick, "DATASETS.TEST", f"('{name}',)"]) == 2
     )
-    assert f"not installed; install it with: pip install {package}\n" in capsys.readouterr().err
+    assert f"pip install {package}\n" in capsys.readouterr().err
 
 
 # Tables

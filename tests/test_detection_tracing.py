@@ -70,25 +70,25 @@ def test_a_semantic_model_with_folded_batch_norm(tmp_path, randomize):
     expected = model([{"image": image}])[0]["sem_seg"]
     assert found.shape == (6, 90, 75)
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
-    with pytest.raises(ExportError, match="folded batch norm changes the maps: .*fold=False"):
+    with pytest.raises(ExportError, match="fold=False"):
         trace_detector(model, tmp_path / "net.ts", images=images_for(cfg), tolerance=1e-12)
 
 
 def test_a_detector_that_sees_nothing_is_not_traced(tmp_path):
     cfg = config("mask_rcnn_regnet_small_fpn", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0")
     model = build_model(cfg)
-    with pytest.raises(ExportError, match="sees nothing in the first image at 64x64, .* --images"):
+    with pytest.raises(ExportError, match="64x64.* --images"):
         trace_detector(model, tmp_path / "net.ts", images=images_for(cfg))
-    with pytest.raises(ValueError, match="at least one image in which it sees something"):
+    with pytest.raises(ValueError, match="at least one image"):
         trace_detector(model, tmp_path / "net.ts", images=())
-    with pytest.raises(ValueError, match="must end in .ts or .pt, got"):
+    with pytest.raises(ValueError, match=".ts"):
         trace_detector(model, tmp_path / "net.onnx", images=images_for(cfg))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_panoptic_model_is_refused(tmp_path):
     cfg = config("panoptic_fpn_regnet_small")
-    with pytest.raises(ValueError, match="PanopticFPN merges .* in Python.*--part backbone"):
+    with pytest.raises(ValueError, match="--part backbone"):
         trace_detector(build_model(cfg), tmp_path / "net.ts", images=images_for(cfg))
     assert not list(tmp_path.iterdir())
 
@@ -105,5 +105,5 @@ def test_images_are_resized_and_in_the_order_of_the_config(tmp_path):
     assert len(rgb) == 4
     assert all(torch.equal(one, other.flip(0)) for one, other in zip(rgb, bgr, strict=True))
     (tmp_path / "broken.png").write_text("no image")
-    with pytest.raises(ValueError, match="image '.*broken.png' cannot be read"):
+    with pytest.raises(ValueError, match="broken.png"):
         images_for(cfg, [tmp_path / "broken.png"])

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from regnet_backbones import config_path, shapes
-from regnet_backbones.detection.processes import check_processes
+from regnet_backbones.detection.processes import check_processes, run_in_processes
+from regnet_backbones.errors import UserError
 
 TOOLS = Path(__file__).parent.parent / "tools"
 TOOL, EVALUATE = TOOLS / "train_net.py", TOOLS / "evaluate.py"
@@ -146,6 +147,15 @@ def test_a_signal_to_the_first_process_stops_all_after_the_same_step(dataset, tm
     name = (tmp_path / "last_checkpoint").read_text()
     assert f"'{tmp_path / name}'" in line
     assert name == f"model_{torch.load(tmp_path / name)['iteration']:07}.pth"
+
+
+def refuse(value):
+    raise UserError(f"{value} is refused")
+
+
+def test_what_a_user_can_fix_comes_from_another_process_as_it_was():
+    with pytest.raises(UserError, match="^7 is refused$"):
+        run_in_processes(refuse, (7,), 2, 1, 0, "auto")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from troubleshooting import assert_documented
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.data import register_split
+from regnet_backbones.runs.results import read_evaluation
 from regnet_backbones.semseg.datamodule import SegmentationData
 
 TOOLS = Path(__file__).parent.parent / "tools"
@@ -123,6 +124,9 @@ def test_a_detector_is_as_good_as_in_its_training(detector, evaluated, own_val, 
     assert re.search(rf"^bbox +{metrics['bbox']['AP']:.1f} ", evaluated, re.MULTILINE)
     assert f"results: {detector / 'evaluation' / 'results.json'}" in evaluated
     assert (detector / "evaluation" / "pictures" / "own_val.png").is_file()
+    images = read_evaluation(detector / "evaluation").images
+    assert images.complete
+    assert [score.file for score in images.images] == [f"{n:06}.png" for n in range(3)]
 
     own = ["--train-json", own_val[1], "--train-images", own_val[3], *own_val]
     config = ["--config-file", detector / "config.yaml", "--eval-only"]
@@ -164,7 +168,7 @@ def test_a_config_that_tells_no_data_is_not_evaluated_on_others(
     register_split("own_val", *own_val[1::2])
     assert main("evaluate", detector, "--output", tmp_path) == 2
     error = assert_documented(capsys.readouterr().err)
-    assert "pass --val-json and --val-images" in error
+    assert "DATASETS.OWN" in error
 
 
 def test_other_classes_of_the_same_number_are_refused(remembering, own_val, tmp_path, capsys):
@@ -175,8 +179,8 @@ def test_other_classes_of_the_same_number_are_refused(remembering, own_val, tmp_
     own = ["--val-json", tmp_path / "val.json", *own_val[2:]]
     assert main("evaluate", remembering, *own) == 2
     error = assert_documented(capsys.readouterr().err)
-    assert "the classes circle, square, triangle, star, cross, and those of '" in error
-    assert "in the order of their ids, are cross, star, triangle, square, circle; give" in error
+    assert "circle, square, triangle, star, cross" in error
+    assert "cross, star, triangle, square, circle" in error
 
 
 def widen(content):
@@ -188,29 +192,26 @@ def name_by_numbers(content):
         category["name"] = number
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (widen, "000000.png"),
-        (name_by_numbers, "category 11: name 0"),
-        (lambda content: content.update(categories=["circle"]), "categories must be a list of"),
-        (lambda content: content["annotations"].append("x"), "got 'x'"),
-    ],
-)
 def test_data_that_would_spoil_an_evaluation_are_refused(
-    detector, own_val, tmp_path, capsys, monkeypatch, change, said
+    detector, own_val, tmp_path, capsys, monkeypatch
 ):
     from regnet_backbones.detection import evaluation
 
     monkeypatch.setattr(evaluation, "build_model", None)  # building one would be a TypeError
-    content = json.loads(Path(own_val[1]).read_text())
-    change(content)
-    (tmp_path / "val.json").write_text(json.dumps(content))
     own = ["--val-json", tmp_path / "val.json", *own_val[2:]]
-    assert main("evaluate", detector, *own, "--output", tmp_path / "out") == 2
-    error = capsys.readouterr().err  # of as many lines as there are defects
-    assert error.startswith(f"error: '{tmp_path}/val.json' ")
-    assert said in error
+    for change, named in (
+        (widen, "000000.png"),
+        (name_by_numbers, "category 11: name 0"),
+        (lambda content: content.update(categories=["circle"]), "categories"),
+        (lambda content: content["annotations"].append("x"), "'x'"),
+    ):
+        content = json.loads(Path(own_val[1]).read_text())
+        change(content)
+        (tmp_path / "val.json").write_text(json.dumps(content))
+        assert main("evaluate", detector, *own, "--output", tmp_path / "out") == 2
+        error = capsys.readouterr().err  # of as many lines as there are defects
+        assert error.startswith(f"error: '{tmp_path}/val.json' ")
+        assert named in error
 
 
 @pytest.fixture
@@ -239,7 +240,7 @@ def test_data_that_have_gone_are_named(remembering, own_val, tmp_path, capsys):
     (remembering / "config.yaml").write_text(cfg.dump())
     assert main("evaluate", remembering) == 2
     error = assert_documented(capsys.readouterr().err)
-    assert f"data of the training have gone: no annotation file '{tmp_path}/gone.json'" in error
+    assert f"'{tmp_path}/gone.json'" in error
     assert "--val-json and --val-images" in error
     assert main("evaluate", remembering, *own_val) == 0  # which are there
 
@@ -253,6 +254,10 @@ def test_two_processes_find_what_one_does(detector, evaluated, own_val, tmp_path
     assert len(re.findall(r"^bbox +\d", result.stdout, re.MULTILINE)) == 1
     assert results_of(tmp_path) == results_of(detector / "evaluation")
     assert (tmp_path / "log.txt.rank1").is_file()
+    alone, shared = (read_evaluation(f).images for f in (detector / "evaluation", tmp_path))
+    assert (shared.images, shared.best) == (alone.images, alone.best)
+    pictures = [p.name for p in (tmp_path / "pictures").iterdir()]
+    assert sorted(pictures) == ["best_1.jpg", "best_2.jpg", "own_val.png", "worst_1.jpg"]
 
 
 def test_test_time_augmentation_is_done_and_told(detector, evaluated, own_val, tmp_path):
@@ -268,35 +273,30 @@ def test_test_time_augmentation_is_done_and_told(detector, evaluated, own_val, t
 AUG = ["--opts", "TEST.AUG.ENABLED", "True", "MODEL.META_ARCHITECTURE", "RetinaNet"]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--opts", "DATASETS.TEST", "('x',)"], "names 'x', which is not registered; give one's"),
-        (["--opts", "DATASETS.TEST", "()"], "DATASETS.TEST is empty; give one's own data"),
-        (["--opts", "DATASETS.TEST", "('ade20k_sem_seg_val',)"], "'ade20k_sem_seg_val' is not at"),
-        (["--opts", "MODEL.WEIGHTS", "x"], "MODEL.WEIGHTS cannot be overridden here; give the che"),
-        (["--opts", "MODEL.NAME", "x"], "Non-existent key: MODEL.NAME"),
-        (["--opts", "MODEL.MASK_ON"], "overrides are pairs of a config key and a value"),
-        (["--val-json", "a.json"], "needs --val-json and --val-images; missing: --val-images"),
-        (["--val-images", "a"], "needs --val-json and --val-images; missing: --val-json"),
-        (["--devices", "0"], "processes must be at least 1, got 0"),
-        (["--device", "abacus"], "there is no device 'abacus' here: "),
-        (["--config-file", "gone.yaml"], "no config file 'gone.yaml'"),
-        (["--flip"], "--flip is for a segmenter, this is a detector"),
-        (AUG, "TEST.AUG.ENABLED must be False"),
-    ],
-)
-def test_wrong_command_lines_for_a_detector_are_refused(
-    detector, tmp_path, capsys, monkeypatch, options, message
-):
+def test_wrong_command_lines_for_a_detector_are_refused(detector, tmp_path, capsys, monkeypatch):
     from regnet_backbones.detection import evaluation
 
     monkeypatch.setattr(evaluation, "build_model", None)  # building one would be a TypeError
-    assert main("evaluate", detector, "--output", tmp_path, *options) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
-    assert not list(tmp_path.iterdir())
+    for options, named in (
+        (["--opts", "DATASETS.TEST", "('x',)"], "'x', which is not registered"),
+        (["--opts", "DATASETS.TEST", "()"], "DATASETS.TEST is empty"),
+        (["--opts", "DATASETS.TEST", "('ade20k_sem_seg_val',)"], "'ade20k_sem_seg_val'"),
+        (["--opts", "MODEL.WEIGHTS", "x"], "MODEL.WEIGHTS"),
+        (["--opts", "MODEL.NAME", "x"], "MODEL.NAME"),
+        (["--opts", "MODEL.MASK_ON"], "pairs"),
+        (["--val-json", "a.json"], "--val-images"),
+        (["--val-images", "a"], "--val-json"),
+        (["--devices", "0"], "at least 1, got 0"),
+        (["--device", "abacus"], "'abacus'"),
+        (["--config-file", "gone.yaml"], "'gone.yaml'"),
+        (["--flip"], "--flip is for a segmenter"),
+        (AUG, "TEST.AUG.ENABLED"),
+    ):
+        assert main("evaluate", detector, "--output", tmp_path, *options) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert named in error
+        assert not list(tmp_path.iterdir())
 
 
 def drop_a_category(content):
@@ -309,28 +309,19 @@ def drop_masks(content):
         del annotation["segmentation"]
 
 
-@pytest.mark.parametrize(
-    ("change", "options", "message"),
-    [
-        (drop_a_category, [], "the detector has 5 classes, and "),
-        (drop_a_category, [], " 4 (circle, square, triangle, star); give a json with the"),
-        (drop_masks, [], "evaluate boxes only with --opts MODEL.MASK_ON False"),
-        (
-            lambda content: None,
-            ["--opts", "MODEL.META_ARCHITECTURE", "SemanticSegmentor"],
-            "a COCO json is for detectors, the config is of a SemanticSegmentor",
-        ),
-    ],
-)
-def test_data_of_another_model_are_refused(
-    detector, own_val, tmp_path, capsys, change, options, message
-):
-    content = json.loads(Path(own_val[1]).read_text())
-    change(content)
-    (tmp_path / "val.json").write_text(json.dumps(content))
+def test_data_of_another_model_are_refused(detector, own_val, tmp_path, capsys):
+    segmenter = ["--opts", "MODEL.META_ARCHITECTURE", "SemanticSegmentor"]
     own = ["--val-json", tmp_path / "val.json", *own_val[2:]]
-    assert main("evaluate", detector, *own, "--output", tmp_path, *options) == 2
-    assert message in capsys.readouterr().err
+    for change, options, named in (
+        (drop_a_category, [], "5 classes"),
+        (drop_masks, [], "--opts MODEL.MASK_ON False"),
+        (lambda content: None, segmenter, "SemanticSegmentor"),
+    ):
+        content = json.loads(Path(own_val[1]).read_text())
+        change(content)
+        (tmp_path / "val.json").write_text(json.dumps(content))
+        assert main("evaluate", detector, *own, "--output", tmp_path, *options) == 2
+        assert named in capsys.readouterr().err
 
 
 def test_boxes_alone_are_evaluated_without_masks(detector, own_val, tmp_path):
@@ -343,25 +334,15 @@ def test_boxes_alone_are_evaluated_without_masks(detector, own_val, tmp_path):
     assert set(results_of(tmp_path)["results"]["own_val"]) == {"bbox"}
 
 
-@pytest.mark.parametrize(
-    ("opts", "message"),
-    [
-        # Heads that a training would leave random, and say so in its log only.
-        (
-            ["MODEL.ROI_BOX_HEAD.FC_DIM", "128"],
-            "have another shape: roi_heads.box_head.fc1.weight",
-        ),
-        (["MODEL.ROI_MASK_HEAD.NUM_CONV", "3"], "are not in it: roi_heads.mask_head.mask_fcn3.no"),
-    ],
-)
-def test_a_checkpoint_must_hold_all_of_the_model(
-    detector, own_val, tmp_path, capsys, opts, message
-):
-    assert main("evaluate", detector, *own_val, "--output", tmp_path, "--opts", *opts) == 2
-    error = capsys.readouterr().err
-    assert "error: the checkpoint is not of the model that the config describes" in error
-    assert message in error
-    assert not (tmp_path / "results.json").exists()
+def test_a_checkpoint_must_hold_all_of_the_model(detector, own_val, tmp_path, capsys):
+    """Also heads that a training would leave random, which its log alone would say."""
+    for opts, named in (
+        (["MODEL.ROI_BOX_HEAD.FC_DIM", "128"], "roi_heads.box_head.fc1.weight"),
+        (["MODEL.ROI_MASK_HEAD.NUM_CONV", "3"], "roi_heads.mask_head.mask_fcn3.no"),
+    ):
+        assert main("evaluate", detector, *own_val, "--output", tmp_path, "--opts", *opts) == 2
+        assert named in capsys.readouterr().err
+        assert not (tmp_path / "results.json").exists()
 
 
 # Segmenters
@@ -412,22 +393,17 @@ def test_options_reach_a_segmenter_and_the_report(segmenter, dataset, tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_wrong_command_lines_for_a_segmenter_are_refused(segmenter, tmp_path, capsys):
+    for options, named in (
         (["--opts", "rot", "/data"], "did you mean 'root'?"),
-        (["--opts", "root"], "--opts takes pairs of a key and a value, got: root"),
-        (["--device", "cuda:1"], "a segmenter is evaluated on one of cpu, cuda, mps, got 'cuda:1'"),
+        (["--opts", "root"], "--opts"),
+        (["--device", "cuda:1"], "'cuda:1'"),
         (["--window", "0"], "window must be at least 1"),
         (["--config-file", "a.yaml"], "a config file is for detectors"),
-        (["--val-json", "a.json"], "--val-json is for a detector, this is a segmenter"),
-    ],
-)
-def test_wrong_command_lines_for_a_segmenter_are_refused(
-    segmenter, tmp_path, capsys, options, message
-):
-    assert main("evaluate", segmenter, "--output", tmp_path, *options) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
-    assert not list(tmp_path.iterdir())
+        (["--val-json", "a.json"], "--val-json is for a detector"),
+    ):
+        assert main("evaluate", segmenter, "--output", tmp_path, *options) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert named in error
+        assert not list(tmp_path.iterdir())

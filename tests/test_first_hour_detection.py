@@ -112,8 +112,7 @@ def test_a_wrong_value(line, key, value, said):
         (["--num-gpus", "0"], "got 0 and there are"),
         (["--num-gpus", "2", "SOLVER.IMS_PER_BATCH", "3"], "multiple of the 2 processes"),
         (["--num-gpus", "2", "MODEL.FPN.NORM", "SyncBN"], "needs GPUs in several processes"),
-        (["--num-machines", "2", "--dist-url", "auto"], "--dist-url, tcp://HOST:PORT"),
-        (["--eval-only"], "there is nothing to evaluate"),
+        (["--num-machines", "2", "--dist-url", "auto"], "must be tcp://HOST:PORT"),
         (["--eval-only", "--resume"], "there is nothing to evaluate"),
     ],
 )
@@ -194,7 +193,7 @@ def test_files_that_are_no_weights(line, tmp_path, text, said):
     assert said in line(MODEL__WEIGHTS=str(file))
 
 
-# Runs that were ended, and that go on
+# Runs that were ended, and are resumed
 
 
 @pytest.mark.parametrize(
@@ -461,12 +460,9 @@ def test_no_tool_takes_a_config_that_was_cut(dataset, finished, tmp_path, capsys
 
 
 @pytest.mark.parametrize("text", ["", "VERSION: 2\n"])
-def test_a_resumed_run_writes_a_config_that_was_cut_again(
-    main, dataset, finished, tmp_path, caplog, text
-):
+def test_a_resumed_run_writes_a_config_that_was_cut_again(main, dataset, finished, tmp_path, text):
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)
     (copy / "config.yaml").write_text(text)
     assert main(arguments(dataset, copy, "--resume", SOLVER__MAX_ITER="6")) == 0
-    assert "not compared" in caplog.text
     read_config(copy / "config.yaml")

@@ -143,9 +143,7 @@ def test_names_of_the_user_are_text():
 
 
 def test_what_is_not_there_has_no_part_of_the_page():
-    report = replace(
-        small_report(), curves={}, metrics=None, predictions=None, speed=(), missing=()
-    )
+    report = replace(small_report(), curves={}, metrics=None, images=None, speed=(), missing=())
     page = Page(render(report))
     assert page.text_of("h2") == ["Configuration", "To repeat it"]
     assert page.all("img") == []

@@ -59,8 +59,8 @@ def test_each_is_evaluated_and_shown(config, title, tasks, score, tmp_path, caps
     page = Page((tmp_path / "report.html").read_text())
     assert page.text_of("h1") == [f"{title} on a RegNet by numbers"]
     report = read_detector(tmp_path, "report")
-    assert score in report.predictions.score
-    assert len(report.predictions.best) + len(report.predictions.worst) == IMAGES
+    assert score in report.images.score
+    assert sum(map(len, report.pictures.values())) == IMAGES
     found = [task for table in report.metrics.summary for task, _ in table.rows]
     assert tasks is None or found == tasks
     assert all(row in [r[0] for r in page.rows()] for row in found)
@@ -70,8 +70,7 @@ def test_the_score_of_a_semantic_segmentation_is_that_of_torchmetrics(tmp_path):
     model, cfg = save_run(tmp_path, "semantic_fpn_regnet_small_shapes.yaml")
     assert load_tool("evaluate").main([str(tmp_path), "--device", "cpu"]) == 0
     report = read_detector(tmp_path, "evaluation")
-    shown = {picture.name: picture.score for picture in report.predictions.best}
-    shown |= {picture.name: picture.score for picture in report.predictions.worst}
+    shown = {score.file: score.score for score in report.images.images}
     assert len(shown) == IMAGES
     classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     for record in DatasetCatalog.get(cfg.DATASETS.TEST[0]):

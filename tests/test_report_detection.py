@@ -135,10 +135,11 @@ def test_curves_are_what_metrics_json_says(report, run):
 
 
 def test_pictures_have_the_scores_of_their_images(report):
-    predictions = report.predictions
-    assert (predictions.predicted, predictions.available) == (IMAGES, IMAGES)
-    assert "masks with a score of at least 0 that match" in predictions.score
-    shown = [*predictions.best, *predictions.worst]
+    assert report.images.complete
+    assert report.images.available == IMAGES
+    assert "masks with a score of at least 0 that match" in report.images.score
+    best, worst = report.pictures.values()
+    shown = [*best, *worst]
     assert sorted(picture.name for picture in shown) == [f"{n:06}.png" for n in range(IMAGES)]
     for picture in shown:
         found, _, missed, _, made_up, *_ = picture.note.split()
@@ -146,7 +147,7 @@ def test_pictures_have_the_scores_of_their_images(report):
         assert picture.score == pytest.approx(2 * int(found) / total)
         assert int(found) > 0  # the truth is among the predictions
         assert picture.image.width == 2 * picture.image.height + 4  # pixels between the two
-    assert predictions.best[0].score >= predictions.best[1].score >= predictions.worst[0].score
+    assert best[0].score >= best[1].score >= worst[0].score
 
 
 def test_what_was_trained_is_said(report, page, run, val):
@@ -190,13 +191,13 @@ def test_with_fewer_images_the_results_are_the_logged_ones(run, tmp_path):
     logged = [last[f"bbox/{name}"] for name in table.columns]
     assert list(table.rows[0][1]) == [None if math.isnan(v) else v for v in logged]
     assert report.metrics.source == f"logged by the training at iteration {STEPS}, on own_val"
-    assert (report.predictions.predicted, report.predictions.available) == (1, IMAGES)
+    assert (len(report.images.images), report.images.available) == (1, IMAGES)
     assert report.command.endswith(f"'{copy}/config.yaml' OUTPUT_DIR '{copy}_again'")
 
     # Where all images are asked for, they are evaluated, with what the training found in the end.
     report_of(copy)
     report = read_detector(copy, "report")
-    assert report.predictions.predicted == IMAGES
+    assert report.images.complete
     (table,) = report.metrics.summary
     assert list(table.rows[0][1]) == pytest.approx(
         [None if math.isnan(v) else v for v in logged], nan_ok=True
@@ -210,9 +211,9 @@ def test_an_evaluation_is_used_where_it_is_of_checkpoint_and_data(run, own, val,
     shutil.copytree(run / "report", copy / "evaluation")
     assert report_of(copy, *own) == ""
     assert not (copy / "report").exists()
-    assert read_detector(copy, "evaluation").predictions is None  # of the training's data
+    assert read_detector(copy, "evaluation").images is None  # of the training's data
     (copy / "model_final.pth").touch()  # trained again
-    assert read_detector(copy, "evaluation", val=val).predictions is None
+    assert read_detector(copy, "evaluation", val=val).images is None
 
 
 def test_without_its_data_a_run_is_reported_and_says_so(run, tmp_path):

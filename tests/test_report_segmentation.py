@@ -77,7 +77,7 @@ def test_results_are_those_of_evaluate(report, run):
 
 
 def test_the_score_of_an_image_is_what_evaluate_finds_for_it_alone(report, run, dataset, tmp_path):
-    chosen = report.predictions.worst[0]
+    chosen = report.pictures["Worst"][0]
     root = shutil.copytree(dataset.root / "semantic", tmp_path / "semantic")
     files = [p for p in root.rglob("*") if "val" in str(p.relative_to(root)) and p.is_file()]
     assert len(files) == 3 * IMAGES  # images, masks, and masks for detectron2
@@ -91,14 +91,14 @@ def test_the_score_of_an_image_is_what_evaluate_finds_for_it_alone(report, run, 
 
 
 def test_pictures_are_of_all_images_once(report):
-    predictions = report.predictions
-    shown = [*predictions.best, *predictions.worst]
+    best, worst = report.pictures.values()
+    shown = [*best, *worst]
     assert len({picture.name for picture in shown}) == len(shown) == IMAGES
-    scores = [picture.score for picture in predictions.best]
+    scores = [picture.score for picture in best]
     assert scores == sorted(scores, reverse=True)
-    assert predictions.worst[0].score <= scores[-1]
+    assert worst[0].score <= scores[-1]
     assert all(p.image.size == (3 * 64, 64) for p in shown)  # image, truth, prediction
-    assert list(predictions.legend)[:2] == ["circle", "square"]
+    assert list(report.images.legend)[:2] == ["circle", "square"]
 
 
 def test_curves_are_those_of_tensorboard(report, events):
@@ -155,7 +155,7 @@ def test_with_fewer_images_the_results_are_the_logged_ones(run, events, tmp_path
     best = max(events["val/miou"], key=lambda event: event.value)
     assert report.metrics.source == f"logged by the training at iteration {best.step + 1}"
     assert report.metrics.summary[0].rows[0][1][0] == 100 * best.value
-    assert (report.predictions.predicted, report.predictions.available) == (1, IMAGES)
+    assert (len(report.images.images), report.images.available) == (1, IMAGES)
 
 
 def test_a_stopped_run_is_reported_as_far_as_it_came(run, tmp_path):

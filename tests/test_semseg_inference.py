@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.semseg.inference import Inference
 
 
@@ -192,20 +193,17 @@ def test_settings_are_described_as_json_has_them():
     assert Inference().describe()["window_stride"] is None
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"short_side": 0}, "short_side must be at least 1 pixel or None, got 0"),
-        ({"window": -1}, "window must be at least 1 pixel or None, got -1"),
-        ({"window": 8, "window_stride": 0}, "window_stride must be at least 1 pixel or None"),
-        ({"window_stride": 8}, "window_stride 8 needs a window; give its size"),
-        ({"window": 8, "window_stride": 9}, "must be at most the window, 8, .*; got 9"),
-        ({"scales": ()}, r"scales must be one or more factors above 0, got \(\)"),
-        ({"scales": (1.0, 0.0)}, r"above 0, got \(1.0, 0.0\)"),
-        ({"scales": (float("nan"),)}, "above 0"),
-        ({"scales": (float("inf"),)}, "above 0"),
-    ],
-)
-def test_settings_that_cannot_be(options, message):
-    with pytest.raises(ValueError, match=message):
-        Inference(**options)
+def test_settings_that_are_invalid_are_named():
+    for options, name in (
+        ({"short_side": 0}, "short_side"),
+        ({"window": -1}, "window"),
+        ({"window": 8, "window_stride": 0}, "window_stride"),
+        ({"window_stride": 8}, "window_stride 8 needs a window"),
+        ({"window": 8, "window_stride": 9}, "at most the window"),
+        ({"scales": ()}, "scales"),
+        ({"scales": (1.0, 0.0)}, "scales"),
+        ({"scales": (float("nan"),)}, "scales"),
+        ({"scales": (float("inf"),)}, "scales"),
+    ):
+        with pytest.raises(UserError, match=name):
+            Inference(**options)

@@ -1,4 +1,4 @@
-"""tools/train_net.py from the command line to pictures, on a small dataset of one's own."""
+"""tools/train_net.py from the command line to pictures, on small custom data."""
 
 import json
 import re
@@ -141,20 +141,11 @@ def drop_segmentation(content):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("categories"), "is not in COCO's instance format: it has no categories"),
-        (lambda c: c["images"].clear(), "has no images: the list is empty"),
         (
             lambda c: c["categories"][0].update(name="disc"),
             "only in train [(1, 'circle')], only in val [(1, 'disc')]",
         ),
-        (
-            lambda c: c["images"][0].update(file_name="gone.png"),
-            "1 time: an image is not on the disk",
-        ),
         (lambda c: c["images"][0].update(file_name="gone.png"), "gone.png (not in '"),
-        (lambda c: c["annotations"][0].update(category_id=9), "that the file does not define"),
-        (lambda c: c["annotations"][0].update(image_id=99), "that the file does not define"),
-        (lambda c: c["images"].append(c["images"][0]), "is given twice"),
         (drop_segmentation, "train boxes only with MODEL.MASK_ON False"),
     ],
 )
@@ -172,36 +163,11 @@ def test_wrong_annotations_are_refused_before_a_model_is_built(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "no config file ''; pass one as --config-file"),
-        (["--config-file", "gone.yaml"], "no config file 'gone.yaml'"),
-        (
-            ["--config-file", QUICK, "MODEL.REGNET.NAMES", "x"],
-            "Non-existent key: MODEL.REGNET.NAMES",
-        ),
-        (["--config-file", QUICK, "--eval-only"], "there is nothing to evaluate"),
-        (
-            ["--config-file", QUICK, "--train-json", "a.json"],
-            "missing: --train-images, --val-json, --val-images",
-        ),
-    ],
-)
-def test_wrong_command_lines_are_refused(main, capsys, arguments, message):
-    assert main(arguments) == 2
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (
             ["MODEL.WEIGHTS", "pycls://RegNetX-16GF", "MODEL.REGNET.NAME", "regnetx_160"],
             "error: could not fetch the weights pycls://RegNetX-16GF: ",
-        ),
-        (
-            ["MODEL.WEIGHTS", "https://localhost:1/a.pth"],
-            "error: could not fetch the weights https://localhost:1/a.pth: ",
         ),
         (["MODEL.WEIGHTS", "timm://regnety_040"], "error: the weights 'timm://regnety_040' are of"),
         (
@@ -255,13 +221,6 @@ def test_paths_that_are_not_there_are_named(main, dataset, capsys, option):
 def test_own_data_are_given_whole(main, dataset, capsys, given, changed, message):
     assert main(["--config-file", QUICK, *own_data(dataset)[:given], *changed]) == 2
     assert message in assert_documented(capsys.readouterr().err)
-
-
-def test_a_file_that_is_no_json_is_refused(dataset, tmp_path):
-    path = tmp_path / "broken.json"
-    path.write_text("{")
-    with pytest.raises(ValueError, match="is not a JSON file: .*line 1"):
-        read_coco_split(path, dataset.images("val"))
 
 
 # The trainer

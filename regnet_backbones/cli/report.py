@@ -5,8 +5,9 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from regnet_backbones.cli.command_lines import command_parser
+from regnet_backbones.cli.command_lines import command_parser, find_config
 from regnet_backbones.cli.models import ACCELERATORS, EVALUATION_FOLDER
 from regnet_backbones.cli.options import (
     add_data_options,
@@ -16,11 +17,11 @@ from regnet_backbones.cli.options import (
 )
 from regnet_backbones.cli.run import run_command
 from regnet_backbones.errors import MissingPackageError, UserError
-from regnet_backbones.report.runs import Run, find_run
-from regnet_backbones.runs.results import WrittenEvaluation
-from regnet_backbones.runs.trained import Description
 
-Evaluate = Callable[[Path], None]
+if TYPE_CHECKING:
+    from regnet_backbones.report.runs import Run
+    from regnet_backbones.runs.results import WrittenEvaluation
+    from regnet_backbones.runs.trained import Description
 
 PAGE_NAME = "report.html"
 PACKAGES = ("jinja2", "matplotlib", "pycocotools", "tensorboard")
@@ -28,25 +29,25 @@ PACKAGES = ("jinja2", "matplotlib", "pycocotools", "tensorboard")
 # Of the evaluations of this command; it does not overwrite those of `evaluate`.
 OWN_FOLDER = "report"
 
-
 DESCRIPTION = """\
 Write one self-contained HTML page about a training of a detector or a segmenter.
 
     %(prog)s output/demo
     %(prog)s output/demo_semseg --images 50 --output semseg.html
     %(prog)s output/mine --val-json val.json --val-images images/val
+    %(prog)s output/mine --no-evaluate
     %(prog)s output/semseg --opts root /data/ADE20K --device cuda
 
 The page has the curves of the training, the results of the evaluation by class, the best and the
 worst predictions among the validation images, speed, configuration, and the command to repeat it.
-The first --images validation images are evaluated unless `evaluate` has done it; results are those
-of all images only. A run that has not finished is reported as far as it got. The page needs no
-network and no other file.
+A run that was not evaluated yet is evaluated first, on at most --images validation images; if there
+are more, the results are those that the training logged. An unfinished run is reported as far as
+it came. The page needs no network and no other file.
 """
 
 
 def report_command(argv: Sequence[str], prog: str) -> int:
-    """Write the page of a run."""
+    """Evaluate a run if necessary, and write its page."""
     args = report_parser(prog).parse_args(argv)
     return run_command(lambda: _report(args))
 
@@ -80,8 +81,10 @@ def _report(args: argparse.Namespace) -> int:
         )
     from regnet_backbones.report.page import write_page
     from regnet_backbones.report.reading import find_evaluation, read_report
+    from regnet_backbones.report.runs import find_run
 
-    run = find_run(args.run, config_file=args.config_file)
+    config = args.config_file and find_config(args.config_file, "detectron2")
+    run = find_run(args.run, config_file=config)
     check_options(args, run.kind)
     if args.images < 1:
         raise UserError(f"--images must be at least 1, got {args.images}")
@@ -111,13 +114,15 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
-def _is_enough(evaluation: WrittenEvaluation | None, images: int) -> bool:
+def _is_enough(evaluation: "WrittenEvaluation | None", images: int) -> bool:
     """Return whether so many images, or all, were evaluated."""
     found = evaluation and evaluation.images
     return found is not None and (found.complete or len(found.images) >= images)
 
 
-def _read_detector(args: argparse.Namespace, run: Run) -> tuple[Description, Evaluate]:
+def _read_detector(
+    args: argparse.Namespace, run: "Run"
+) -> "tuple[Description, Callable[[Path], None]]":
     """Return the description of a run of detectron2's, and what evaluates it into a folder."""
     from regnet_backbones.detection.description import describe
 
@@ -131,7 +136,9 @@ def _read_detector(args: argparse.Namespace, run: Run) -> tuple[Description, Eva
     return describe(run.config_file, **options), evaluate_to
 
 
-def _read_segmenter(args: argparse.Namespace, run: Run) -> tuple[Description, Evaluate]:
+def _read_segmenter(
+    args: argparse.Namespace, run: "Run"
+) -> "tuple[Description, Callable[[Path], None]]":
     """Return the description of a run of Lightning's, and what evaluates it into a folder."""
     from regnet_backbones.semseg.description import describe
 

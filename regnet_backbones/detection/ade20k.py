@@ -41,7 +41,7 @@ class ConvertedMasks:
 
 
 def convert_masks(root: str | Path, *, overwrite: bool = False) -> list[ConvertedMasks]:
-    """Write `annotations_detectron2` beside `annotations`, with a progress bar.
+    """Write `annotations_detectron2` next to `annotations`, with a progress bar.
 
     A folder appears when all its masks are written: what was interrupted leaves none, and what
     was finished is not written again.

@@ -21,8 +21,8 @@ class KnownClasses:
 
     Attributes:
         metadata: with `thing_classes` and `stuff_classes`, numbers from 0 where names are unknown.
-        ids: category ids of the dataset by class number; these numbers where they are unknown.
-        stuff_ids: the same of `stuff_classes`; where they are unknown, numbers after the things'.
+        ids: category ids of the dataset by class number; these numbers if unknown.
+        stuff_ids: the same of `stuff_classes`; numbers after the things' if unknown.
         stuff_are_named: whether the names of `stuff_classes` are known.
     """
 
@@ -35,7 +35,7 @@ class KnownClasses:
 def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClasses:
     """Find the names of a model's classes: in a json, its config, else its first test dataset.
 
-    Where they are not known, a warning says so and the classes are numbered from 0.
+    If they are not known, a warning is logged and the classes are numbered from 0.
 
     Args:
         cfg: the model's config.
@@ -55,7 +55,7 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
     if architecture.one_numbering and "thing_dataset_id_to_contiguous_id" not in fields:
         raise UserError(
             f"a {name} needs its training dataset '{dataset}' registered with panoptic metadata, "
-            "to tell things from stuff; set DATASETS.TRAIN in --opts"
+            "which separates things from stuff; set DATASETS.TRAIN in --opts"
         )
     if val_json is None:
         # Those of own data that the model was trained on, or of a registered dataset.

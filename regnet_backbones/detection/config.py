@@ -90,7 +90,7 @@ def load_config_file(config_file: str | Path) -> dict[str, object]:
 
 
 def use_cpu_without_gpu(cfg: CfgNode) -> None:
-    """Set `MODEL.DEVICE` to the CPU, with a warning, where it is a GPU and there is none."""
+    """Set `MODEL.DEVICE` to the CPU, with a warning, if it is a GPU that does not exist."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("there is no GPU: MODEL.DEVICE is cpu instead of %s", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"

@@ -261,20 +261,17 @@ def check_datasets_exist(cfg: CfgNode, *, training: bool, files: bool = True) ->
     registered = DatasetCatalog.list()
     for key in ("TRAIN", "TEST") if training else ("TEST",):
         names = cfg.DATASETS[key]
-        check_semantic_datasets(name for name in names if name in registered)
-        if not files:
-            continue
-        if not names and (key == "TRAIN" or not training):
+        check_semantic_datasets(names)
+        if files and not names and (key == "TRAIN" or not training):
             raise UserError(f"DATASETS.{key} is empty; name registered datasets, {OR_PASS}")
-        for name in names:
+        for name in names if files else ():
             if name not in registered:
                 meant = did_you_mean(name, registered, form=repr)
                 raise UserError(
                     f"DATASETS.{key} names '{name}', which is not registered{meant}; register it, "
                     f"{OR_PASS}"
                 )
-            metadata = MetadataCatalog.get(name)
-            paths = [metadata.get(place) for place in PLACES]
+            paths = [MetadataCatalog.get(name).get(place) for place in PLACES]
             paths = [path for path in paths if isinstance(path, str) and "://" not in path]
             missing = next((path for path in paths if not Path(path).exists()), None)
             if missing is not None:
@@ -287,26 +284,26 @@ def check_datasets_exist(cfg: CfgNode, *, training: bool, files: bool = True) ->
 
 
 def check_semantic_datasets(names: Iterable[str]) -> None:
-    """Check that those of some registered datasets that need masks in detectron2's form have them.
+    """Check that those of some datasets that need masks in detectron2's form have them.
 
     A `MissingFileError` says how to make them.
     """
     for name in names:
-        if name.startswith("shapes_sem_seg_"):
+        if name.startswith("shapes_sem_seg_") and name in DatasetCatalog.list():
             DatasetCatalog.get(name)  # lists the files, and says how to make missing ones
         if not name.startswith("ade20k_sem_seg_"):
             continue
         folder = Path(MetadataCatalog.get(name).sem_seg_root)
-        root = folder.parent.parent
         if folder.is_dir():
             continue
+        root = folder.parent.parent
         if (root / "annotations" / folder.name).is_dir():
             raise MissingFileError(
                 f"'{name}' has no masks for detectron2 in '{folder}'; make them with: "
                 f"regnet-backbones prepare-ade20k {root}"
             )
         raise MissingFileError(
-            f"'{name}' is not at '{root}': there is no annotations/{folder.name}; unpack "
+            f"'{name}' is not at '{root}', which lacks annotations/{folder.name}; unpack "
             "ADEChallengeData2016.zip there, or set DETECTRON2_DATASETS to the folder above"
         )
 
@@ -460,7 +457,7 @@ def _feature_misfits(cfg: CfgNode, reads: Callable[[str], bool]) -> Iterator[str
 
 
 def _maps(cfg: CfgNode) -> list[str]:
-    """Return the names of the maps that a backbone gives; none where that is not known."""
+    """Return the names of the maps that a backbone gives; none if that is not known."""
     name = cfg.MODEL.BACKBONE.NAME
     if name == "build_regnet_backbone":
         return list(cfg.MODEL.REGNET.OUT_FEATURES)
@@ -472,7 +469,7 @@ def _maps(cfg: CfgNode) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    """Return a value as Python writes it, cut where it is long."""
+    """Return a value as Python writes it, cut if it is long."""
     try:
         text = repr(value)
     except ValueError:  # of a number with thousands of digits

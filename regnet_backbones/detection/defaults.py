@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
 TOOL_DEFAULTS = {
-    # COCO instance jsons of one's own and the folders of their images, all four or none: they take
-    # the place of DATASETS.TRAIN and TEST, and give every head its number of classes. CATEGORIES
-    # is noted by the training: id and name of each class, in the order of class numbers.
+    # Your COCO instance jsons and the folders of their images, all four or none: they replace
+    # DATASETS.TRAIN and TEST, and give every head its number of classes. The training writes id and
+    # name of each class to CATEGORIES, in the order of class numbers.
     "DATASETS": {
         "OWN": {
             "TRAIN_JSON": "",
@@ -27,18 +27,17 @@ TOOL_DEFAULTS = {
         # Of the images that RandomSubsetTrainingSampler takes; detectron2 0.6 reads the key, and
         # has no default for it.
         "RANDOM_SUBSET_RATIO": 1.0,
-        # How many images of each dataset train-detector opens before it trains, the first
-        # ones; 0 for none.
+        # How many images of each dataset are opened before the training, the first ones.
         "CHECK_IMAGES": 100,
     },
-    # A running average of the weights, which train-detector evaluates and saves beside those in
-    # training. DECAY is the weight of the past; with WARMUP it rises to that with the iterations.
+    # A running average of the weights, which is evaluated and saved with those in training. DECAY
+    # is the weight of the past; with WARMUP it rises to that with the iterations.
     "MODEL": {"EMA": {"ENABLED": False, "DECAY": 0.9998, "WARMUP": True}},
-    # How many val images train-detector draws with their predictions at every evaluation, and
-    # the score an instance must have to be drawn.
+    # How many val images are drawn with their predictions at every evaluation, and the score an
+    # instance must have to be drawn.
     "TEST": {"PICTURES": 15, "PICTURES_MIN_SCORE": 0.5},
-    # The backbone made faster by regnet_backbones.optimize: the training of train-detector,
-    # whose checkpoints stay the same, and models that are evaluated or predict with the config.
+    # The backbone made faster by regnet_backbones.optimize: in training, whose checkpoints stay the
+    # same, and in evaluation and prediction.
     "OPTIMIZE": {
         "ENABLED": False,
         # By torch.compile, which takes a minute before the first result.
@@ -46,8 +45,8 @@ TOOL_DEFAULTS = {
         # "float32", "bfloat16" or "float16", of a trained model; SOLVER.AMP.ENABLED decides the
         # precision of a training and of the evaluations in it.
         "DTYPE": "float32",
-        # "auto" measures. A run that shall be resumed exact to the last bit needs "contiguous" or
-        # "channels_last": measured again, another one may be found faster.
+        # "auto" measures. A run that must resume exact to the last bit needs "contiguous" or
+        # "channels_last": measured again, another one may be faster.
         "MEMORY_FORMAT": "auto",
     },
 }

@@ -108,6 +108,8 @@ def evaluate(
         evaluate_on(cfg, val)
     else:
         _check_datasets(cfg)
+    if images is not None:
+        cfg.DATASETS.TEST = cfg.DATASETS.TEST[:1]
     optimization = optimization_of(cfg)
     settings = {
         "datasets": list(cfg.DATASETS.TEST),
@@ -118,8 +120,6 @@ def evaluate(
         "optimization": None if optimization is None else optimization.describe(),
         "opts": list(opts),
     }
-    if images is not None:
-        cfg.DATASETS.TEST = cfg.DATASETS.TEST[:1]
     cfg.freeze()
     launch(_evaluate, processes, dist_url="auto", args=(cfg, trained, settings, images))
     # Other processes return nothing: the first one has written a file.

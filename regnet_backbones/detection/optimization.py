@@ -24,7 +24,7 @@ UNRESIZED = 480
 
 
 def optimization_of(cfg: CfgNode) -> Optimization | None:
-    """Return what `OPTIMIZE` asks for, None where it is not enabled."""
+    """Return what `OPTIMIZE` asks for, None if it is not enabled."""
     node = cfg.OPTIMIZE
     if not node.ENABLED:
         return None
@@ -32,7 +32,7 @@ def optimization_of(cfg: CfgNode) -> Optimization | None:
 
 
 def optimize_detector(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """Return a fast copy of a model with its final weights if `OPTIMIZE` says so, else itself."""
+    """Return a fast copy of a trained model if `OPTIMIZE` is enabled, else itself."""
     optimization = optimization_of(cfg)
     if optimization is None:
         return model
@@ -44,7 +44,7 @@ def optimize_detector(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 
 def optimize_for_training(cfg: CfgNode, model: nn.Module) -> None:
-    """Make the training of a model fast if `OPTIMIZE` says so; in all processes, before DDP."""
+    """Make the training of a model fast if `OPTIMIZE` is enabled; in all processes, before DDP."""
     optimization = optimization_of(cfg)
     if optimization is None:
         return

@@ -2,7 +2,7 @@
 
 Detectron2's form is a map (H, W) of ids with a list that says for each id `category_id`, numbered
 from 0 in things and stuff apart, and `isthing`. Panoptic-DeepLab gives no list: an id is class
-number * `label_divisor` + a number within the class, and -1 is no segment.
+number * `label_divisor` + a number within the class, and -1 means no segment.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ def coco_segments(
 ) -> tuple[np.ndarray, list[SegmentInfo]]:
     """Return predicted segments, on the CPU, as COCO has them.
 
-    The ids as colours (H, W, 3), uint8, black where there is no segment; and for each segment `id`,
+    The ids as colours (H, W, 3), uint8, black without a segment; and for each segment `id`,
     `category_id` of the dataset, `isthing`, `area` in pixels and `bbox` (x, y, width, height).
     """
     segments, info = prediction

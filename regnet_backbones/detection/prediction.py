@@ -4,7 +4,7 @@ import itertools
 import logging
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,7 +15,6 @@ from detectron2.data.detection_utils import build_augmentation, convert_PIL_to_n
 from detectron2.data.transforms import AugInput, AugmentationList
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
-from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image
 from tqdm import tqdm
@@ -83,14 +82,13 @@ def predict(
         The images that could not be read.
 
     Raises:
-        KeyError, ValueError, FileNotFoundError: config, checkpoint, json or an argument cannot be
-            used.
+        UserError: config, checkpoint, json or an argument cannot be used.
     """
     if not 0 <= min_score <= 1:
         raise UserError(f"min_score must be from 0 to 1, got {min_score}")
     cfg = load_config(trained, opts=opts, device=device)
     classes = known_classes(cfg, val_json)
-    predictor = _Predictor(cfg)
+    predictor = _predictor_of(cfg)
     results, failed, names = _Results(Path(output), classes), [], output_names(images)
     numbers = _image_ids(images, val_json)
     for image in tqdm(images, unit="image", disable=None):
@@ -158,7 +156,11 @@ class _Results:
         file = f"{name}.png"
         self._given |= seen.keys()
         if "instances" in seen:
-            self._instances += _coco_results(seen["instances"], number, image, self._classes)
+            for entry in instances_to_coco_json(seen["instances"], number):
+                label = entry["category_id"]
+                entry["category_id"] = self._classes.ids[label]
+                entry["category"] = self._classes.metadata.thing_classes[label]
+                self._instances.append({**entry, "file_name": str(image)})
         if "sem_seg" in seen:
             _save(Image.fromarray(seen["sem_seg"]), self._output / "labels" / file)
         if "panoptic_seg" in seen:
@@ -186,27 +188,26 @@ class _Results:
             (self._output / "classes.txt").write_text(names + "\n")
 
 
-class _Predictor:
-    """A model with all weights of its checkpoint, for single images.
+def _predictor_of(cfg: CfgNode) -> Callable[[np.ndarray], Mapping[str, object]]:
+    """Return what a model with all weights of its checkpoint makes of an image (H, W, C).
 
     Detectron2's `DefaultPredictor` loads a part of them silently, and takes RGB and BGR only.
     """
-
-    def __init__(self, cfg: CfgNode):
-        import_projects(cfg)
-        model = build_model(cfg)
-        load_weights(model, cfg.MODEL.WEIGHTS)
-        self._model = with_test_augmentation(cfg, optimize_detector(cfg, model)).eval()
-        self._resize = AugmentationList(build_augmentation(cfg, is_train=False))
+    import_projects(cfg)
+    model = build_model(cfg)
+    load_weights(model, cfg.MODEL.WEIGHTS)
+    model = with_test_augmentation(cfg, optimize_detector(cfg, model)).eval()
+    resize = AugmentationList(build_augmentation(cfg, is_train=False))
 
     @torch.no_grad()
-    def __call__(self, pixels: np.ndarray) -> Mapping[str, object]:
-        """Return what the model gives for an image (H, W, C) in its `INPUT.FORMAT`."""
+    def predict(pixels: np.ndarray) -> Mapping[str, object]:
         resized = AugInput(pixels)
-        self._resize(resized)
+        resize(resized)
         image = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
         height, width = pixels.shape[:2]
-        return self._model([{"image": image, "height": height, "width": width}])[0]
+        return model([{"image": image, "height": height, "width": width}])[0]
+
+    return predict
 
 
 def _to_cpu(outputs: Mapping[str, object], min_score: float) -> dict[str, object]:
@@ -225,19 +226,6 @@ def _to_cpu(outputs: Mapping[str, object], min_score: float) -> dict[str, object
     return seen
 
 
-def _coco_results(
-    instances: Instances, image_id: int | str, image: Path, classes: KnownClasses
-) -> list[dict[str, object]]:
-    """Return instances of an image as entries of COCO results."""
-    entries = instances_to_coco_json(instances, image_id)
-    for entry in entries:
-        number = entry["category_id"]
-        entry["category_id"] = classes.ids[number]
-        entry["category"] = classes.metadata.thing_classes[number]
-        entry["file_name"] = str(image)
-    return entries
-
-
 def _draw(rgb: np.ndarray, seen: Mapping[str, object], metadata: Metadata) -> Image.Image:
     """Draw over an image, uint8 (H, W, 3), what is seen in it."""
     scale = max(1, MIN_WIDTH / rgb.shape[1])
@@ -253,6 +241,6 @@ def _draw(rgb: np.ndarray, seen: Mapping[str, object], metadata: Metadata) -> Im
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    """Save a picture in a folder that need not be there."""
+    """Save a picture in a folder that may be missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, quality=JPEG_QUALITY)

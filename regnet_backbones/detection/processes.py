@@ -2,7 +2,7 @@
 
 On several machines detectron2 wants the same command on each, with the rank of the machine
 (`--num-machines`, `--machine-rank`, `--dist-url`). Clusters more often know torchrun, which starts
-the processes itself and tells each its place in the environment.
+the processes itself and puts the place of each in its environment.
 """
 
 import logging

@@ -76,7 +76,7 @@ def launch_run(args: argparse.Namespace) -> int:
                     fetch(cfg.MODEL.WEIGHTS)
             has_errors = _check_data(args, cfg, read)
         del read  # of large datasets a gigabyte
-    except (UserError, StoppedError) as error:  # in every process of torchrun's: one says so
+    except (UserError, StoppedError) as error:  # in every process of torchrun's: one prints it
         if is_first_process():
             raise
         return error.status
@@ -189,7 +189,7 @@ def _set_up(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Start the log and seed this process.
 
     It takes the place of detectron2's `default_setup`, which overwrites the config of an earlier
-    run, and leaves half of one where it is killed meanwhile.
+    run, and leaves half of one if it is killed meanwhile.
     """
     start_log(cfg)
     share_cores(cfg)

@@ -54,24 +54,18 @@ DRAWN = 4
 
 
 class Traceable(nn.Module):
-    """A detector that takes one image and returns tensors by name.
-
-    Args:
-        model: of detectron2, in evaluation mode.
-    """
+    """A detector of detectron2, in evaluation mode, that takes an image and returns tensors."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return what the detector sees in an image (C, H, W)."""
+        """Return what the detector sees in an image (C, H, W), by name."""
         with patch_builtin_len():  # so that numbers of boxes are traced, too
             outputs = self._outputs([{"image": image}])
-        return {
-            name: getattr(value, "tensor", value)  # of boxes, the tensor
-            for name, value in sorted(outputs.items())
-        }
+        # Of boxes, the tensor.
+        return {name: getattr(value, "tensor", value) for name, value in sorted(outputs.items())}
 
     def _outputs(self, inputs: list[dict[str, torch.Tensor]]) -> dict[str, object]:
         """Return what the model gives, instances as their fields."""
@@ -102,24 +96,21 @@ def trace_detector(
 
     Args:
         model: of detectron2, with its trained weights; instances, keypoints or semantic maps, not
-            panoptic ones. It is not changed, and traced as in evaluation, where it is.
+            panoptic ones. It stays as it is, and is traced in evaluation mode.
         path: the file, `.ts` or `.pt`.
         images: (C, H, W) from 0 to 255, as the model takes them; it must see something in them. The
             first is what it is traced with.
-        fold: fold batch norm into convolutions first.
-        check: compare with the model, on images resized to two other sizes. With `fold`, with the
-            folded one, whose maps are compared with those of `model`: a difference in the seventh
-            digit may change the order of two boxes.
-        tolerance: largest difference, as a part of the largest value of an output, that is right.
+        fold: fold batch norm into convolutions first, and compare the maps of the backbone.
+        check: compare with the model (folded, if `fold`) on images resized to two other sizes.
+        tolerance: largest difference that is right, as a part of the largest value of an output.
 
     Returns:
         The file, and its differences from the model on images of each size, none without `check`.
 
     Raises:
-        FileNotFoundError, OSError: the folder is not there, or cannot be written to.
-        ValueError: the file has another suffix, no image is given, the model gives what cannot be
-            traced. As `ExportError`: it sees nothing in the images, or the file gives something
-            else; then there is no new file.
+        UserError: the file has another suffix, no image is given, or the model is panoptic.
+        ExportError: it sees nothing in the images, or the file gives something else; then there is
+            no new file.
     """
     path = check_path(path, TORCHSCRIPT_SUFFIXES)
     if not images:
@@ -132,7 +123,7 @@ def trace_detector(
     network, sizes = Traceable(traced), ()
     with written_whole(path) as target, _plain_cascade(), torch.no_grad():
         if not _sees_something(network, example):
-            raise ExportError(_sees_nothing("the first image", example.shape[-2:]))
+            raise _sees_nothing("the first image", example.shape[-2:])
         try:
             trace(network, example, target, checked=check)
         except RuntimeError as error:  # of TorchScript, and of Python code it has no words for
@@ -149,9 +140,6 @@ def load_detector(
 
     Args:
         trained, opts, device: see `detection.trained.load_config`.
-
-    Raises:
-        KeyError, ValueError, FileNotFoundError: config, checkpoint or device cannot be used.
     """
     cfg = load_config(trained, opts=opts, device=device)
     import_projects(cfg)
@@ -166,13 +154,8 @@ def images_for(cfg: CfgNode, paths: Sequence[Path] = ()) -> list[torch.Tensor]:
     Args:
         cfg: of the model.
         paths: files; none for drawn shapes, which a detector of something else may not see.
-
-    Raises:
-        ValueError: a file cannot be read.
     """
-    arrays = []
-    for path in paths:
-        arrays.append(convert_PIL_to_numpy(open_upright(path), cfg.INPUT.FORMAT))
+    arrays = [convert_PIL_to_numpy(open_upright(path), cfg.INPUT.FORMAT) for path in paths]
     if not paths:
         rgb = [draw(ShapesSpec(), "val", number).image for number in range(DRAWN)]
         arrays = [image if cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1] for image in rgb]
@@ -191,7 +174,7 @@ def _check(
         resized = (F.resize(image, size, antialias=True) for image in images)
         image = next((image for image in resized if _sees_something(network, image)), None)
         if image is None:
-            raise ExportError(_sees_nothing("the images", size))
+            raise _sees_nothing("the images", size)
         chosen.append(image)
     return check(path, load_torchscript, network, chosen, tolerance=tolerance)
 
@@ -201,9 +184,8 @@ def _sees_something(network: Traceable, image: torch.Tensor) -> bool:
     return all(len(output) for output in network(image).values())
 
 
-def _sees_nothing(images: str, size: Sequence[int]) -> str:
-    """Say that there is nothing to trace or to compare."""
-    return (
+def _sees_nothing(images: str, size: Sequence[int]) -> ExportError:
+    return ExportError(
         f"the detector sees nothing in {images} at {'x'.join(map(str, size))}, so that there is "
         "nothing to compare; give other images (--images), or more of them"
     )

@@ -53,7 +53,7 @@ def load_config(
         trained: a detector, as `find_trained` finds it.
         opts: keys and values in turn that override the config.
         device: such as "cpu" or "cuda:1"; None for that of the config, or the CPU with a warning
-            where there is no GPU.
+            without a GPU.
 
     Returns:
         The checked config, not frozen.
@@ -99,7 +99,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> None:
 
 
 def with_test_augmentation(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """Return the model, that averages over sizes and mirrored images if `TEST.AUG` says so."""
+    """Return the model, that averages over sizes and mirrored images if `TEST.AUG` is enabled."""
     return GeneralizedRCNNWithTTA(cfg, model) if cfg.TEST.AUG.ENABLED else model
 
 

@@ -1,11 +1,11 @@
 """What a report says, between the run that it is read from and the page that shows it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from PIL import Image
 
-from regnet_backbones.runs.results import Color
+from regnet_backbones.runs.results import ImageResults
 
 Facts = tuple[tuple[str, str], ...]  # names and values
 
@@ -53,28 +53,6 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What a model predicts for validation images.
-
-    Attributes:
-        best, worst: the images that are shown, the best and the worst one first.
-        score: what the score of an image is.
-        panels: what a picture shows from left to right.
-        predicted: how many images were predicted.
-        available: how many there are.
-        legend: colours (RGB, 0 to 255) of classes, where the pictures do not name them.
-    """
-
-    best: tuple[Picture, ...]
-    worst: tuple[Picture, ...]
-    score: str
-    panels: tuple[str, ...]
-    predicted: int
-    available: int
-    legend: Mapping[str, Color] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Report:
     """Everything on a page.
 
@@ -85,7 +63,8 @@ class Report:
         changed: key, value and default of each setting that is not the framework's default.
         curves: what was logged, by the caption of a chart.
         metrics: None where nothing was evaluated.
-        predictions: None where nothing was predicted.
+        images: the scores of predicted images; None where nothing was predicted.
+        pictures: of the "Best" and the "Worst" of them, the most extreme first.
         speed: of training and prediction, and what that was measured with.
         missing: what is not there, and why.
         command: to repeat the training.
@@ -97,7 +76,8 @@ class Report:
     changed: tuple[tuple[str, str, str], ...]
     curves: Mapping[str, tuple[Curve, ...]]
     metrics: Metrics | None
-    predictions: Predictions | None
+    images: ImageResults | None
+    pictures: Mapping[str, tuple[Picture, ...]]
     speed: Facts
     missing: tuple[str, ...]
     command: str

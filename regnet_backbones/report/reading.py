@@ -15,7 +15,6 @@ from regnet_backbones.report.content import (
     Facts,
     Metrics,
     Picture,
-    Predictions,
     Report,
     Table,
 )
@@ -133,7 +132,8 @@ def read_report(
         changed=description.changed,
         curves=_curves(run, log),
         metrics=metrics,
-        predictions=_predictions(evaluation) if images else None,
+        images=images,
+        pictures=_pictures(evaluation) if images else {},
         speed=_speed(description, evaluation, log),
         missing=tuple(lacking),
         command=shlex.join(map(str, ["regnet-backbones", *words[run.kind]])),
@@ -256,28 +256,21 @@ def _logged_by_detector(run: Run, description: Description, log: Log) -> tuple[R
     return results, step
 
 
-def _predictions(evaluation: WrittenEvaluation) -> Predictions:
-    """Return what the page shows of the images, their pictures read."""
-    images = evaluation.images
-
-    def shown(places: Sequence[int], name: str) -> tuple[Picture, ...]:
-        found = []
-        for number, place in enumerate(places, 1):
-            path = evaluation.folder / PICTURES_FOLDER / name.format(number)
-            if path.is_file():
-                score = images.images[place]
-                found.append(Picture(open_upright(path), score.file, score.score, score.note))
-        return tuple(found)
-
-    return Predictions(
-        best=shown(images.best, BEST),
-        worst=shown(images.worst, WORST),
-        score=images.score,
-        panels=images.panels,
-        predicted=len(images.images),
-        available=images.available,
-        legend=images.legend,
-    )
+def _pictures(evaluation: WrittenEvaluation) -> dict[str, tuple[Picture, ...]]:
+    """Return the pictures of the best and the worst images, as far as they were drawn."""
+    images, pictures = evaluation.images, {}
+    for title, name, places in (("Best", BEST, images.best), ("Worst", WORST, images.worst)):
+        scores = [images.images[place] for place in places]
+        paths = [
+            evaluation.folder / PICTURES_FOLDER / name.format(number)
+            for number in range(1, len(places) + 1)
+        ]
+        pictures[title] = tuple(
+            Picture(open_upright(path), score.file, score.score, score.note)
+            for path, score in zip(paths, scores, strict=True)
+            if path.is_file()
+        )
+    return pictures
 
 
 def _unfinished(run: Run, description: Description, log: Log) -> list[str]:

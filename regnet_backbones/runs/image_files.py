@@ -1,4 +1,4 @@
-"""Image files as Pillow reads them: what it raises, what headers tell, and which are refused."""
+"""Image files as Pillow reads them: what it raises, what headers say, and which are refused."""
 
 import os
 import struct

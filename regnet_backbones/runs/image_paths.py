@@ -20,7 +20,7 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
             folder or a pattern holds sorted by name.
 
     Raises:
-        FileNotFoundError: an input matches nothing.
+        MissingFileError: an input matches nothing.
     """
     found: dict[Path, Path] = {}
     for text in inputs:

@@ -20,7 +20,7 @@ from regnet_backbones.errors import MissingFileError, UserError
 Kind = Literal["detector", "segmenter"]
 
 SEGMENTER_SUFFIX = ".ckpt"
-# Those of `weights.files`, which imports torch.
+# Those of `weights.checkpoints`, which imports torch.
 DETECTOR_SUFFIXES = (".safetensors", ".pkl", ".pth", ".pt", ".bin", ".torch", ".pyth")
 SEGMENTER_FOLDER = "checkpoints"
 # In the order of preference.
@@ -28,7 +28,7 @@ SEGMENTER_NAMES = ("best.ckpt", "last.ckpt")
 
 CONFIG_NAME = "config.yaml"
 FINAL_NAME = "model_final.pth"
-# A text file that names the newest checkpoint beside it.
+# A text file that names the newest checkpoint.
 LAST_NAME = "last_checkpoint"
 METRICS_NAME = "metrics.json"
 # The key of a row of it.
@@ -98,16 +98,16 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
 
     Args:
         path: a folder that was the output of a training, or a checkpoint.
-        config_file: config of a detector, None for the `config.yaml` beside the checkpoint.
+        config_file: config of a detector, None for the `config.yaml` next to the checkpoint.
 
     Returns:
         The model; of a folder that of the best checkpoint where the run knows one (segmenters),
         otherwise of the newest.
 
     Raises:
-        FileNotFoundError: the path, a checkpoint, or the config of a detector is not there.
-        ValueError: a folder holds both kinds of model, a file is no checkpoint by its suffix, or a
-            config is given for a segmenter.
+        MissingFileError: the path, a checkpoint, or the config of a detector is missing.
+        UserError: a folder holds both kinds of model, a file is not a checkpoint by its suffix, or
+            a config is given for a segmenter.
     """
     path = Path(path)
     if path.is_dir():
@@ -128,7 +128,7 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
         return Trained("segmenter", checkpoint)
     if suffix not in DETECTOR_SUFFIXES:
         raise UserError(
-            f"'{checkpoint}' is no checkpoint: a segmenter's ends in {SEGMENTER_SUFFIX}, a "
+            f"'{checkpoint}' is not a checkpoint: a segmenter's ends in {SEGMENTER_SUFFIX}, a "
             f"detector's in one of {', '.join(DETECTOR_SUFFIXES)}"
         )
     return Trained("detector", checkpoint, _config_for(checkpoint, config_file))
@@ -154,35 +154,25 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
 
 def _checkpoint_of_run(folder: Path) -> Path:
     """Return the checkpoint to use of a run's folder."""
-    segmenter, detector = _segmenter_of(folder), _detector_of(folder)
+    paths = (folder / SEGMENTER_FOLDER / name for name in SEGMENTER_NAMES)
+    segmenter = next((path for path in paths if path.is_file()), None)
+    last = folder / LAST_NAME  # newer than the final one of a run that was resumed
+    names = (last.read_text().strip() if last.is_file() else "", FINAL_NAME)
+    # detectron2 writes a name without folders, and an absolute path would be of another machine.
+    paths = (folder / Path(name).name for name in names if name)
+    detector = next((path for path in paths if path.is_file()), None)
     if segmenter and detector:
         raise UserError(
             f"'{folder}' holds a segmenter ({segmenter.relative_to(folder)}) and a detector "
             f"({detector.relative_to(folder)}); give the checkpoint instead of the folder"
         )
-    found = segmenter or detector
-    if found is None:
-        raise MissingFileError(
-            f"no checkpoint in '{folder}': a detector's run has {FINAL_NAME} or {LAST_NAME} there, "
-            f"a segmenter's {SEGMENTER_FOLDER}/{' or '.join(SEGMENTER_NAMES)}; give the "
-            "--output of the training, or a checkpoint"
-        )
-    return found
-
-
-def _segmenter_of(folder: Path) -> Path | None:
-    """Return a segmenter's best checkpoint, else the last one."""
-    paths = (folder / SEGMENTER_FOLDER / name for name in SEGMENTER_NAMES)
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _detector_of(folder: Path) -> Path | None:
-    """Return the newest checkpoint of a detector: a run that went on has an old final one."""
-    last = folder / LAST_NAME
-    names = [last.read_text().strip()] if last.is_file() else []
-    # detectron2 writes a name without folders, and an absolute path would be of another machine.
-    paths = (folder / Path(name).name for name in (*names, FINAL_NAME) if name)
-    return next((path for path in paths if path.is_file()), None)
+    if segmenter or detector:
+        return segmenter or detector
+    raise MissingFileError(
+        f"no checkpoint in '{folder}': a detector's run has {FINAL_NAME} or {LAST_NAME} there, "
+        f"a segmenter's {SEGMENTER_FOLDER}/{' or '.join(SEGMENTER_NAMES)}; give the "
+        "--output of the training, or a checkpoint"
+    )
 
 
 def _config_for(checkpoint: Path, config_file: str | Path | None) -> Path:
@@ -194,7 +184,7 @@ def _config_for(checkpoint: Path, config_file: str | Path | None) -> Path:
     beside = checkpoint.parent / CONFIG_NAME
     if not beside.is_file():
         raise MissingFileError(
-            f"no {CONFIG_NAME} beside '{checkpoint}', which would say what network it is; give the "
-            "config that it was trained with as --config-file"
+            f"no {CONFIG_NAME} next to '{checkpoint}'; pass the config that it was trained with as "
+            "--config-file"
         )
     return beside

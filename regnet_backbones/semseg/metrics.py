@@ -15,25 +15,16 @@ IOU = "val/iou/"
 
 
 def confusion_matrix(num_classes: int) -> MulticlassConfusionMatrix:
-    """Return what counts pixels by truth (rows) and prediction, over all processes.
-
-    Args:
-        num_classes: without the ignored label, of which no pixel is counted.
-    """
+    """Return what counts pixels by truth (rows) and prediction, except ignored ones."""
     # The checks of torchmetrics sort every mask, and see less than the dataset's.
     return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False)
 
 
 def count_new(loader: object, batch_idx: int, size: int) -> int:
-    """Return how many images of a validation batch, from its start, are not repetitions.
+    """Return how many of the `size` images of a validation batch are not repetitions.
 
     A `DistributedSampler` gives every process as many images as any, and repeats the first ones
-    for that. They would count twice.
-
-    Args:
-        loader: the trainer's `val_dataloaders`.
-        batch_idx: number of the batch in this process, from 0.
-        size: images of the batch.
+    for that. They would count twice. `batch_idx` counts the batches of this process from 0.
     """
     if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, DistributedSampler):
         return size
@@ -44,15 +35,10 @@ def count_new(loader: object, batch_idx: int, size: int) -> int:
 
 
 def summarize(matrix: torch.Tensor, class_names: tuple[str, ...]) -> dict[str, float]:
-    """Return the metrics of a confusion matrix by the names they are logged with.
+    """Return the metrics, from 0 to 1, of a confusion matrix (truth, prediction) as logged.
 
-    Args:
-        matrix: pixels (truth, prediction) of all images.
-        class_names: names of its rows.
-
-    Returns:
-        Numbers from 0 to 1. The mean is over the classes that are in truth or prediction; the
-        others are NaN, and so is everything where no pixel has a label.
+    The mean is over the classes that are in truth or prediction; the others are NaN, and so is
+    everything where no pixel has a label.
     """
     matrix = matrix.cpu().double()
     right = matrix.diagonal()

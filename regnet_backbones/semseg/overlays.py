@@ -1,4 +1,4 @@
-"""Pictures of what a segmenter predicts: classes laid over images, beside the truth, named."""
+"""Pictures of what a segmenter predicts: classes over images, next to the truth, named."""
 
 import colorsys
 from collections.abc import Sequence
@@ -47,17 +47,9 @@ def paint(
     *,
     opacity: float = OPACITY,
 ) -> torch.Tensor:
-    """Lay the colours of the classes over an image.
+    """Lay the colours of a mask, int64 (H, W), over an image, uint8 (3, H, W).
 
-    Args:
-        image: uint8 (3, H, W).
-        mask: int64 (H, W), class of each pixel. Pixels of a class without a colour (255 is
-            ignored) stay as they are in the image.
-        colors: RGB (0 to 255) by class.
-        opacity: from 0 to 1, how much of a painted pixel is the colour of its class.
-
-    Returns:
-        uint8 (3, H, W).
+    Pixels of a class without a colour, as 255 is, stay as they are.
     """
     classes = [label for label in mask.unique().tolist() if 0 <= label < len(colors)]
     if not classes:
@@ -75,11 +67,7 @@ def side_by_side(
 ) -> Image.Image:
     """Return an image next to its masks, such as image | truth | prediction.
 
-    Args:
-        image: normalised float (3, H, W).
-        masks: int64 (H, W), 255 is ignored.
-        mean, std: what the image was normalised with, RGB in 0 to 1.
-        colors: RGB (0 to 255) by class.
+    The image, float (3, H, W), was normalised with `mean` and `std`; masks are int64 (H, W).
     """
     channels = (3, 1, 1)
     image = image.cpu().float() * torch.tensor(std).view(channels)
@@ -92,12 +80,7 @@ def side_by_side(
 
 
 def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Color]]) -> Image.Image:
-    """Return the picture with named colours in a column at its right.
-
-    Args:
-        picture: RGB.
-        entries: names and RGB colours (0 to 255), from top to bottom.
-    """
+    """Return the RGB picture with named colours in a column at its right, from top to bottom."""
     side = max(LEGEND_MIN_TEXT, picture.height // LEGEND_LINES)
     font = ImageFont.load_default(side)
     line, left = round(1.5 * side), 2 * side
@@ -117,10 +100,9 @@ def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Color]]) -> I
 def save_picture(
     picture: Image.Image, name: str, *, folder: Path, loggers: Sequence[Logger], step: int
 ) -> Path:
-    """Write a picture to `<folder>/<step>/<name>.png`, and to TensorBoard where that is a logger.
+    """Write a picture to `<folder>/<step>/<name>.png`, and to TensorBoard if that is a logger.
 
-    Returns:
-        The path of the file. Separators of folders in `name` become underscores.
+    Returns the path, in which separators of folders in `name` have become underscores.
     """
     name = name.replace("/", "_").replace("\\", "_")
     path = folder / str(step) / f"{name}.png"

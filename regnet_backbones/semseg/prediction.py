@@ -35,9 +35,8 @@ JPEG_OPTIONS = {"quality": 90, "subsampling": "4:4:4"}
 class Predictions:
     """What a prediction wrote.
 
-    Args:
-        overlays: files of the overlays, in the order of the images.
-        labels: files of the labels, in that order.
+    Attributes:
+        overlays, labels: files, in the order of the images.
         failed: images that could not be read.
     """
 
@@ -71,15 +70,14 @@ def predict(
         inference: see `checkpoints.load_segmenter`.
         device: "cpu", "cuda", "cuda:1", ...; None for a GPU where there is one.
         opacity: from 0 to 1, how much of a pixel of an overlay is the colour of its class.
-        optimization: how the network shall be made fast, None for not at all.
+        optimization: how to make the network fast, None for not at all.
 
     Returns:
         The files that were written, and the images that could not be read.
 
     Raises:
-        FileNotFoundError: the checkpoint is not there.
+        UserError: the checkpoint cannot be used, or another argument is wrong.
         OSError: the output cannot be written.
-        ValueError: it cannot be used, or another argument is wrong.
     """
     if not 0 <= opacity <= 1:
         raise UserError(f"opacity must be from 0 to 1, got {opacity}")
