@@ -128,7 +128,7 @@ def fits_groups(
 ) -> Numbers:
     """Return whether a bottleneck is a whole number of channels and of groups."""
     # A multiplier such as 0.7 has no exact float: the last bits do not count.
-    error: Numbers = abs(width * multiplier - bottleneck_width)
+    error: Numbers = abs(width * multiplier - bottleneck_width)  # type: ignore[assignment]
     exact = error <= 1e-9 * bottleneck_width
     whole_groups = bottleneck_width % (group_width + (group_width < 1)) == 0
     return (group_width >= 1) & exact & whole_groups

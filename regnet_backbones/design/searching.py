@@ -419,7 +419,7 @@ def _reasons(space: Space, draws: Draws, bounds: Bounds) -> np.ndarray:
         flops, params, activations = _counts(space, draws, 224, 1000)
         conditions += [params > params_trend(flops), activations > activations_trend(flops)]
         reasons += [ABOVE_PARAMS_TREND, ABOVE_ACTIVATIONS_TREND]
-    return np.select(conditions, reasons, "")  # type: ignore[arg-type]  # numpy takes texts, too
+    return np.select(conditions, reasons, "")
 
 
 def _counts(

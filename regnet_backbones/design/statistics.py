@@ -122,8 +122,13 @@ def edf(values: Sequence[float], *, confidence: float = 0.95) -> Edf:
     shares = np.searchsorted(ordered, ordered, side="right") / len(ordered)
     tails = np.array([[1 - confidence], [1 + confidence]]) / 2
     low, high = binom.ppf(tails, len(ordered), shares) / len(ordered)
-    columns = (tuple(each.tolist()) for each in (ordered, shares, low, high))
-    return Edf(*columns, confidence=confidence)
+    return Edf(
+        values=tuple(ordered.tolist()),
+        shares=tuple(shares.tolist()),
+        low=tuple(low.tolist()),
+        high=tuple(high.tolist()),
+        confidence=confidence,
+    )
 
 
 def summarize(curve: Edf) -> Summary:
