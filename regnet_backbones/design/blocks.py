@@ -128,7 +128,8 @@ def fits_groups(
 ) -> Numbers:
     """Return whether a bottleneck is a whole number of channels and of groups."""
     # A multiplier such as 0.7 has no exact float: the last bits do not count.
-    exact = abs(width * multiplier - bottleneck_width) <= 1e-9 * bottleneck_width
+    error: Numbers = abs(width * multiplier - bottleneck_width)  # type: ignore[assignment]
+    exact = error <= 1e-9 * bottleneck_width
     whole_groups = bottleneck_width % (group_width + (group_width < 1)) == 0
     return (group_width >= 1) & exact & whole_groups
 
@@ -158,9 +159,10 @@ def positive_integer(name: str, value: object, hint: str = "") -> int:
 
 def share(name: str, value: object) -> float:
     """Return a number in [0, 1] as Python's own; raise for anything else."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not 0 <= number <= 1:
         raise UserError(f"{name} must be a number in [0, 1], 0 for none, got {value!r}")
-    return float(value)
+    return number
 
 
 def _checked_stage(stage: Stage, where: str) -> Stage:

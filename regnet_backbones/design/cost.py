@@ -98,7 +98,10 @@ def complexity(
         projection=design.shortcut != "none",
         head_width=design.head_width,
     )
-    parts = {name: Complexity(*numbers) for name, numbers in counts.items()}
+    parts = {
+        name: Complexity(int(each.flops), int(each.params), int(each.activations))
+        for name, each in counts.items()
+    }
     total = sum(parts.values(), start=Complexity())
     return Complexity(total.flops, total.params, total.activations, parts)
 

@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from numbers import Real
+from typing import TypeVar
 
 from regnet_backbones.design.blocks import NUM_STAGES, positive_integer
 from regnet_backbones.design.cost import complexity
@@ -31,6 +32,8 @@ from regnet_backbones.design.law import WIDTH_QUANTUM, RegNetDesign, power_width
 from regnet_backbones.errors import UserError
 
 FAST = "d1_w8_g8_r1"
+
+N = TypeVar("N", int, float)
 
 # The time of the search grows with the depth and the widths.
 _MOST_BLOCKS = 512
@@ -254,7 +257,8 @@ def _per_block(widths: Sequence[int], depths: Sequence[int] | None) -> list[int]
 def _best_law(observed: Sequence[int], num_stages: int | None) -> _Law | None:
     """Return the law of the least error."""
     errors = _Errors(observed)
-    least, best = math.inf, None
+    least = math.inf
+    best: _Law | None = None
     ratios = _RATIOS
     for _ in range(2):
         for law in _laws(len(observed), num_stages, ratios):
@@ -264,7 +268,7 @@ def _best_law(observed: Sequence[int], num_stages: int | None) -> _Law | None:
                 error = errors.of_law(law, w_0)
                 # Of equal laws, that farthest from other stages, of those with few digits.
                 equal = error < least + _TIE and ratios is _RATIOS
-                if error < least - _TIE or (equal and law.margin > best.margin):
+                if error < least - _TIE or (equal and best and law.margin > best.margin):
                     least, best = min(error, least), replace(law, w_0=w_0)
         if best is None or least < _TIE:
             break
@@ -287,8 +291,8 @@ def _laws(depth: int, num_stages: int | None, ratios: Sequence[float]) -> Iterat
         # The last block has the exponent num_stages - 1, or any above 0.
         low = growths[(num_stages or 2) - 2] / max(last, 1)
         high = growths[-1] / max(last, 1)
-        edges = {growth / j for growth in growths for j in range(1, depth)}
-        edges = sorted(edge for edge in edges if low <= edge <= high)
+        quotients = {growth / j for growth in growths for j in range(1, depth)}
+        edges = sorted(edge for edge in quotients if low <= edge <= high)
         for low, high in pairwise(edges):
             r = math.sqrt(low * high)
             starts = [math.floor(growth / r) + 1 for growth in growths if growth < r * last]
@@ -342,7 +346,7 @@ class _Errors:
         return total
 
 
-def _median(values: Sequence[float]) -> float:
+def _median(values: Sequence[N]) -> N:
     """Return the middle value, the lower of two."""
     return sorted(values)[(len(values) - 1) // 2]
 

@@ -46,7 +46,7 @@ TIMM_ARGUMENTS = {
 }
 
 # Where timm has another word or number for a choice.
-TIMM_VALUES = {
+TIMM_VALUES: dict[tuple[str, object], object] = {
     ("rounding", "paper"): 0.0,
     ("rounding", "torchvision"): TORCHVISION_MIN_RATIO,
     ("shortcut", "none"): None,

@@ -149,7 +149,7 @@ class RegNetDesign:
         """Continuous and quantized width of each block."""
         line = tuple(self.w_0 + self.w_a * j for j in range(self.depth))
         powers = (exponents(u, self.w_0, self.w_m) for u in line)
-        return BlockWidths(line, tuple(power_widths(self.w_0, self.w_m, s) for s in powers))
+        return BlockWidths(line, tuple(int(power_widths(self.w_0, self.w_m, s)) for s in powers))
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -157,7 +157,7 @@ class RegNetDesign:
         groups = self.group_width, self.bottleneck_multiplier, self.rounding
         found = []
         for width, depth in width_runs(self.block_widths.quantized):
-            width, group_width, bottleneck = fit_to_groups(width, *groups)
+            width, group_width, bottleneck = map(int, fit_to_groups(width, *groups))
             found.append(Stage(width, depth, STRIDE, group_width, bottleneck))
         return tuple(found)
 

@@ -18,7 +18,7 @@ from regnet_backbones.errors import UserError
 from regnet_backbones.files import read_json, write_whole
 
 if TYPE_CHECKING:
-    from regnet_backbones.design.search import Candidate
+    from regnet_backbones.design.searching import Candidate
 
 ROWS_KEY = "designs"
 CHOSEN_KEY = "chosen"
@@ -61,13 +61,17 @@ def design_of(row: Mapping[str, object]) -> Design:
     if missing:
         raise UserError(f"a design needs {', '.join(needed)}; missing: {', '.join(missing)}")
     if not is_anynet:
-        return RegNetDesign(**{name: row[name] for name in NUMBER_COLUMNS if name in row})
+        numbers = {name: row[name] for name in NUMBER_COLUMNS if name in row}
+        return RegNetDesign(**numbers)  # type: ignore[arg-type]  # a design checks its numbers
+    columns = []
     for name in STAGE_COLUMNS:
-        if not isinstance(row[name], list) or len(row[name]) != NUM_STAGES:
-            raise UserError(f"{name} must be a list of {NUM_STAGES} numbers, got {row[name]!r}")
-    stages = tuple(Stage(*each) for each in zip(*(row[name] for name in needed), strict=True))
+        column = row[name]
+        if not isinstance(column, list) or len(column) != NUM_STAGES:
+            raise UserError(f"{name} must be a list of {NUM_STAGES} numbers, got {column!r}")
+        columns.append(column)
+    stages = tuple(Stage(*each) for each in zip(*columns, strict=True))
     others = {name: row[name] for name in ("se_ratio", "stem_width") if name in row}
-    return AnyNetDesign(stages, **others)
+    return AnyNetDesign(stages, **others)  # type: ignore[arg-type]  # the same
 
 
 def write_records(

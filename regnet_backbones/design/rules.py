@@ -91,7 +91,7 @@ def check_rules(design: Design) -> tuple[Rule, ...]:
     ):
         most = f"at most {limit / 1e6:.4g} M: {formula}, f = {cost.flops / 1e9:.4g} G"
         found = f"{count / 1e6:.4g} M"
-        rules.append(Rule(name, count <= limit, found, most, "section 4, figure 12; pycls"))
+        rules.append(Rule(name, bool(count <= limit), found, most, "section 4, figure 12; pycls"))
     return tuple(rules)
 
 

@@ -266,9 +266,10 @@ def draw(
     while True:
         draws = space.draw(rng, BATCH)
         for i, reason in enumerate(_reasons(space, draws, bounds).tolist()):
+            design = None
             if not reason:
                 design, reason = _design(space, draws, i, found)
-            if not reason:
+            if design is not None and not reason:
                 in_vain = 0
                 found.add(design.stages)
                 yield Candidate(design, complexity(design, bounds.image_size, bounds.num_classes))
@@ -406,7 +407,8 @@ def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:
 
 def _reasons(space: Space, draws: Draws, bounds: Bounds) -> np.ndarray:
     """Return the reason for which each draw is rejected, "" for those within bounds."""
-    conditions, reasons = [draws.rejected != ""], [draws.rejected]
+    conditions = [draws.rejected != ""]
+    reasons: list[np.ndarray | str] = [draws.rejected]
     if bounds.intervals:
         counts = _counts(space, draws, bounds.image_size, bounds.num_classes)
         for name, (lowest, highest) in bounds.intervals.items():
@@ -472,9 +474,9 @@ def _is_too_slow_by_speed(
     """Return whether a candidate would be too slow even at a better speed than the best so far."""
     if limit_ms is None or len(measured) < LEAST_MEASURED:
         return False
-    fastest = min(measured, key=lambda other: other.latency_ms / other.cost.flops)
-    share = min(1, candidate.cost.flops / fastest.cost.flops)
-    return MARGIN * share * fastest.latency_ms > limit_ms
+    latencies = [(other.latency_ms or math.inf, other.cost.flops) for other in measured]
+    latency_ms, flops = min(latencies, key=lambda pair: pair[0] / pair[1])
+    return MARGIN * min(1, candidate.cost.flops / flops) * latency_ms > limit_ms
 
 
 def _to_the_last(draws: Iterator[Candidate]) -> Iterator[Candidate]:

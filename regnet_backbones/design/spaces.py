@@ -63,7 +63,7 @@ NO_SE_CHANNEL = "no channel for squeeze-and-excitation"
 ARRAYS = Arithmetic(np.log, np.rint, np.trunc, np.minimum, np.maximum)
 
 Interval = tuple[float, float]  # lowest and highest, both included
-N = TypeVar("N", int, float)
+N = TypeVar("N", bound=float)
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,8 @@ class Space:
         if not changes:
             return self
         named = ", ".join(f"{name} {value}" for name, value in changes.items())
-        return replace(self, name=f"{self.name} ({named})", **changes)
+        name = f"{self.name} ({named})"
+        return replace(self, name=name, **changes)  # type: ignore[arg-type]  # of its fields
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, count: int) -> Draws:
@@ -274,15 +275,15 @@ class Space:
         depths: np.ndarray,
         group_widths: np.ndarray,
         multipliers: np.ndarray,
-        four_stages: np.ndarray | bool = True,
+        four_stages: np.ndarray | np.bool | bool = True,
     ) -> Draws:
         """Fit stages to their groups, and say which are none; all (networks, 4), or (networks, 1).
 
         `four_stages`: which networks have as many.
         """
         fitted = fit_to_groups(widths, group_widths, multipliers, ops=ARRAYS)
-        fits = fits_groups(*fitted, multipliers).all(axis=1)
-        widths, group_widths, bottlenecks = (numbers.astype(np.int64) for numbers in fitted)
+        fits = np.all(fits_groups(*fitted, multipliers), axis=1)
+        widths, group_widths, bottlenecks = (np.asarray(each, np.int64) for each in fitted)
         thin = (np.rint(widths.min(axis=1) * self.se_ratio) < 1) & (self.se_ratio > 0)
         other = ~np.broadcast_to(four_stages, fits.shape)
         reasons = [NOT_FOUR_STAGES, GROUPS_DO_NOT_FIT, NO_SE_CHANNEL]
@@ -329,14 +330,14 @@ class RegNetSpace(Space):
         w_0, w_a, w_m, depth = (columns[name] for name in ("w_0", "w_a", "w_m", "depth"))
         stages = np.arange(NUM_STAGES)
         last = exponents(w_0 + w_a * (depth - 1), w_0, w_m, ARRAYS)
-        four = last[:, 0] == NUM_STAGES - 1  # one in seven
+        four = np.ravel(last) == NUM_STAGES - 1  # one in seven
         blocks = np.arange(depth.max())
         powers = exponents(w_0[four] + w_a[four] * blocks, w_0[four], w_m[four], ARRAYS)
         powers = np.where(blocks < depth[four], powers, -1)
         depths = np.zeros((len(four), NUM_STAGES), np.int64)
         depths[four] = (powers[:, :, None] == stages).sum(axis=1)
-        widths = power_widths(w_0, w_m, stages, ARRAYS)
-        four = depths.all(axis=1) & (np.diff(widths) > 0).all(axis=1)
+        widths = np.asarray(power_widths(w_0, w_m, stages, ARRAYS))
+        four = np.all(depths > 0, axis=1) & np.all(np.diff(widths) > 0, axis=1)
         groups = columns["group_width"], columns["bottleneck_multiplier"]
         return self._draws(numbers, widths, depths, *groups, four)
 
@@ -392,7 +393,7 @@ def uniform(lowest: int, highest: int) -> Range[int]:
     return Range(values, (1.0,) * len(values))
 
 
-def log_uniform(lowest: N, highest: N, *, step: N) -> Range[N]:
+def log_uniform(lowest: float, highest: float, *, step: float) -> Range:
     """Multiples of a step, with a density that falls as one over the value.
 
     `step` is a whole number, or one over a whole number, such as 0.1.
@@ -400,12 +401,11 @@ def log_uniform(lowest: N, highest: N, *, step: N) -> Range[N]:
     if step >= 1:
         return _log_weighted(range(int(lowest), int(highest) + 1, int(step)), step)
     parts = round(1 / step)
-    return _log_weighted(
-        [k / parts for k in range(round(lowest * parts), round(highest * parts) + 1)], step
-    )
+    ends = round(lowest * parts), round(highest * parts)
+    return _log_weighted([k / parts for k in range(ends[0], ends[1] + 1)], step)
 
 
-def powers_of_two(lowest: N, highest: N) -> Range[N]:
+def powers_of_two(lowest: float, highest: float) -> Range:
     """Powers of two from lowest to highest, which are two of them; each is as likely."""
     count = round(math.log2(highest / lowest)) + 1
     return _log_weighted([lowest * 2**k for k in range(count)], highest)
@@ -422,7 +422,7 @@ def checked_interval(interval: Interval) -> Interval:
     return low, high
 
 
-def _log_weighted(values: Sequence[N], step: N) -> Range[N]:
+def _log_weighted(values: Sequence[float], step: float) -> Range:
     """Weigh values by the logarithm of their ratio to the one below.
 
     That of the lowest is a step below it, or half of it where the step would leave less.

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from numbers import Real
+from typing import TypeGuard
 
 import numpy as np
 from scipy.stats import binom, ks_2samp, mannwhitneyu
@@ -121,7 +122,13 @@ def edf(values: Sequence[float], *, confidence: float = 0.95) -> Edf:
     shares = np.searchsorted(ordered, ordered, side="right") / len(ordered)
     tails = np.array([[1 - confidence], [1 + confidence]]) / 2
     low, high = binom.ppf(tails, len(ordered), shares) / len(ordered)
-    return Edf(*(tuple(each.tolist()) for each in (ordered, shares, low, high)), confidence)
+    return Edf(
+        values=tuple(ordered.tolist()),
+        shares=tuple(shares.tolist()),
+        low=tuple(low.tolist()),
+        high=tuple(high.tolist()),
+        confidence=confidence,
+    )
 
 
 def summarize(curve: Edf) -> Summary:
@@ -188,12 +195,14 @@ def _checked(values: Sequence[object], what: str = "values") -> list[float]:
     """Return values as floats, or raise for what is not a finite number."""
     if not len(values):
         raise UserError("there are no values, a distribution takes one or more")
+    numbers = []
     for i, value in enumerate(values):
         if not _is_number(value) or not math.isfinite(value):
             raise UserError(f"{what}[{i}] must be a finite number, got {value!r}; leave it out")
-    return [float(value) for value in values]
+        numbers.append(float(value))
+    return numbers
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     """Return whether this is a number, of numpy too."""
     return isinstance(value, Real) and not isinstance(value, bool)
