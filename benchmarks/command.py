@@ -32,18 +32,11 @@ from benchmarks.runner import measure
 from benchmarks.scaling import points
 from regnet_backbones import zoo
 from regnet_backbones.cli.command_lines import parse_size, plain_command
-from regnet_backbones.cli.failures import Cause, reported
+from regnet_backbones.cli.failures import reported
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
 from regnet_backbones.measure.machine import machine, versions
 from regnet_backbones.measure.timing import cpu_threads
-
-# What to do, in the options of the command.
-HINTS = {
-    Cause.OUT_OF_MEMORY: "take smaller --sizes or --batches; what was measured before is written",
-    Cause.NOT_WRITABLE: "choose another --output",
-    Cause.INTERRUPTED: "what was measured before is in the files of --output",
-}
 
 
 def benchmark_command(argv: Sequence[str] | None, *, description: str) -> int:
@@ -68,7 +61,7 @@ def benchmark_command(argv: Sequence[str] | None, *, description: str) -> int:
             line = plain_command("tools/benchmark.py", argv, [args.output])
             return _benchmark(args, chosen, line)
 
-    return reported(benchmark, hints=HINTS)
+    return reported(benchmark)
 
 
 def benchmark_parser(description: str) -> argparse.ArgumentParser:
