@@ -32,22 +32,27 @@ for name, code in codes.items():
     os.dup2(output, 1), os.dup2(output, 2)
     try:
         exec(code, {"__name__": "__main__"})
-        print("ended")
+    except SystemExit as end:
+        print("ended" if not end.code else end)
     except BaseException:
         traceback.print_exc()
+    else:
+        print("ended")
     sys.stdout.flush()
     os._exit(0)
 """
 
 
-def run_in_fresh_processes(codes: dict[str, str], folder: Path) -> dict[str, str]:
+def run_in_fresh_processes(
+    codes: dict[str, str], folder: Path, places: tuple[Path, ...] = ()
+) -> dict[str, str]:
     """Run each code in a process of its own, and return what each printed, by its name.
 
-    A code that raises fails the test with its traceback.
+    A code that raises fails the test with its traceback. Packages are looked for in `places` first.
     """
     codes = {name: textwrap.dedent(code) for name, code in codes.items()}
     (folder / "codes.json").write_text(json.dumps(codes))
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([*map(str, places), str(ROOT), os.environ.get("PYTHONPATH", "")])
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", DRIVER, str(folder), PRELOADED],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},

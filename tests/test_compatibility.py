@@ -11,7 +11,6 @@ from packaging.version import Version
 
 sys.path.insert(0, str(TOOLS))
 
-from compatibility import environment
 from compatibility.ends import Outcome, counts_of, lower_bound, pins, requirements, table
 
 ROOT = Path(__file__).parent.parent
@@ -87,18 +86,6 @@ def test_an_outcome_is_told(counts, error, well, summary):
     last = table([outcome]).splitlines()[-1]
     assert last.startswith("| oldest | 3.11.7 | 2.6.0 | none |")
     assert last.endswith(f"| {summary} |")
-
-
-def test_what_pip_cannot_install_is_told(tmp_path, monkeypatch):
-    """Without the index: pip itself is asked for a file that there is not."""
-    lock = tmp_path / "lock.txt"
-    lock.write_text(f"{tmp_path}/nothing.whl==1\n")
-    monkeypatch.setattr(environment, "LOCK", lock)
-    monkeypatch.setattr(environment, "TOOLS", (f"{tmp_path}/nothing.whl",))
-    outcome = environment.try_end("oldest", tmp_path / "oldest")
-    assert not outcome.is_well
-    assert outcome.error.startswith("not installed: ERROR: ")
-    assert "nothing.whl" in outcome.error
 
 
 def test_a_run_ends_with_its_status_and_leaves_nothing(tmp_path, monkeypatch, capsys):

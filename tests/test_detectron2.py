@@ -17,6 +17,8 @@ from detectron2.utils.events import EventStorage
 from fresh_processes import run_in_fresh_processes
 
 from regnet_backbones import RegNetDesign, RegNetFeatures, add_regnet_config
+from regnet_backbones.adapters import detectron2 as detectron2_adapter
+from regnet_backbones.adapters.detectron2 import builders
 from regnet_backbones.adapters.detectron2.builders import RegNetBackbone
 from regnet_backbones.adapters.detectron2.config import REGNET_DEFAULTS
 
@@ -290,6 +292,13 @@ def test_make_install_installs_it():
 
 
 # Configs
+
+
+def test_names_are_found_in_the_adapter_as_in_the_module_it_was():
+    for name in ("RegNetBackbone", "build_regnet_backbone", "build_fcos_regnet_fpn_backbone"):
+        assert getattr(detectron2_adapter, name) is getattr(builders, name)
+    with pytest.raises(AttributeError, match="nothing_of_ours"):
+        detectron2_adapter.nothing_of_ours  # noqa: B018
 
 
 def test_fcos_needs_none_of_its_keys():

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -326,10 +325,9 @@ def mean_iou(pairs, classes):
     return 100 * np.mean(found)
 
 
-@pytest.mark.parametrize("head", list(QUICK))
-def test_a_segmenter_is_trained_resumed_evaluated_and_predicts(head, dataset, tmp_path, capsys):
+def test_a_segmenter_is_trained_resumed_evaluated_and_predicts(dataset, tmp_path, capsys):
     output = tmp_path / "out"
-    common = ["--config-file", str(QUICK[head])]
+    common = ["--config-file", str(QUICK["deeplab_v3_plus"])]
     options = [*TINY, "OUTPUT_DIR", str(output), "SOLVER.MAX_ITER"]
     assert tool("train_net")([*common, *options, "10"]) == 0
     printed = capsys.readouterr().out
@@ -359,21 +357,6 @@ def test_a_segmenter_is_trained_resumed_evaluated_and_predicts(head, dataset, tm
         truth = np.asarray(Image.open(dataset.semantic_masks("val") / image.name)).astype(int)
         pairs.append((prediction, np.where(truth == 0, 255, truth - 1)))
     assert last["sem_seg/mIoU"] == pytest.approx(mean_iou(pairs, 6))
-
-    weights_option = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
-    assert tool("train_net")([*common, "--eval-only", *options, "20", *weights_option]) == 0
-    assert re.search(rf"^sem_seg +{last['sem_seg/mIoU']:.1f} ", capsys.readouterr().out, re.M)
-
-
-def test_the_loss_falls(dataset, tmp_path):
-    still = ["INPUT.RANDOM_FLIP", "none", "TEST.EVAL_PERIOD", "0"]
-    cfg = tiny_config("semantic_fpn", *still, "SOLVER.MAX_ITER", "40")
-    cfg.DATASETS.TEST = ()
-    cfg.OUTPUT_DIR = str(tmp_path / "out")
-    Path(cfg.OUTPUT_DIR).mkdir()
-    Trainer(cfg).train()
-    losses = [m["total_loss"] for m in metrics(tmp_path / "out") if "total_loss" in m]
-    assert losses[-1] < losses[0] / 2
 
 
 def test_a_detectors_training_keeps_detectron2s_augmentation_and_schedule(dataset):

@@ -69,15 +69,6 @@ def losses_of(model):
         return {name: loss.item() for name, loss in model.train()(batch()).items()}
 
 
-def numbers_of(optimizer):
-    """Return what each weight is updated with."""
-    return {
-        id(weight): (group["lr"], group["weight_decay"], group["betas"])
-        for group in optimizer.param_groups
-        for weight in group["params"]
-    }
-
-
 def test_all_lazy_configs_are_seen():
     common = {ROOT / "common" / f"{name}.py" for name in COMMON}
     assert set(ROOT.rglob("*.py")) == common | set(RECIPES)

@@ -7,9 +7,6 @@ checkout.
 
 import os
 import re
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +19,11 @@ from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.utils.visualizer import Visualizer
+from fresh_processes import run_in_fresh_processes
 from PIL import Image
 
 from regnet_backbones import RegNetDesign, add_regnet_config, complexity, config_path, shapes
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 CHECKOUT = "REGNET_BACKBONES_DETECTRON2"
 QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
 LAZY = config_path("detectron2/lazy/quick/mask_rcnn_regnet_small_fpn.py")
@@ -35,9 +32,20 @@ SIDE = 64
 SMALL = ["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TRAIN", f"({SIDE},)", "INPUT.MIN_SIZE_TEST", SIDE]
 
 
+# As `python <tool> <arguments>` would run it.
+RUN_TOOL = """
+import os, runpy, sys
+os.environ.update(DETECTRON2_ENV_MODULE="regnet_backbones", DETECTRON2_DATASETS={folder!r})
+os.chdir({folder!r})
+sys.path.insert(0, os.path.dirname({tool!r}))
+sys.argv = {argv!r}
+runpy.run_path({tool!r}, run_name="__main__")
+"""
+
+
 @dataclass(frozen=True)
 class Stock:
-    """A detectron2 and the folder in which it is tried.
+    """A detectron2, the folder in which its tools were run, and what each printed.
 
     Its tools are in `root / "tools"`: beside the package, where it was installed as where it was
     checked out.
@@ -45,30 +53,11 @@ class Stock:
 
     root: Path
     folder: Path
+    printed: dict[str, str]
 
-    def start(self, tool, *arguments):
-        variables = {
-            "DETECTRON2_ENV_MODULE": "regnet_backbones",
-            "DETECTRON2_DATASETS": str(self.folder),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join([str(self.root), str(REPOSITORY)]),
-        }
-        return subprocess.Popen(
-            [sys.executable, "-W", "ignore", self.root / tool, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, **variables},
-            cwd=self.folder,
-        )
-
-    def run(self, tool, *arguments):
-        """Run a tool to its end and return what it printed."""
-        process = self.start(tool, *arguments)
-        printed, _ = process.communicate()
-        assert process.returncode == 0, printed
-        assert "does not fit" not in printed  # a fix of ours
-        return printed
+    @property
+    def trained(self):
+        return self.folder / "trained"
 
     def pictures(self, split):
         return sorted((self.folder / "shapes" / "images" / split).iterdir())
@@ -76,6 +65,7 @@ class Stock:
 
 @pytest.fixture(scope="module", params=["installed", "checkout"])
 def stock(request, tmp_path_factory):
+    """Run the tools, each in a process of its own."""
     root = Path(detectron2.__file__).parent.parent
     if request.param == "checkout":
         if not os.environ.get(CHECKOUT):
@@ -83,21 +73,47 @@ def stock(request, tmp_path_factory):
         root = Path(os.environ[CHECKOUT]).resolve()
     folder = tmp_path_factory.mktemp(request.param)
     shapes.write(folder / "shapes", shapes.ShapesSpec(num_train=3, num_val=2, image_size=SIDE))
-    return Stock(root, folder)
+    trained = folder / "trained"
+    weights = ("MODEL.WEIGHTS", trained / "model_final.pth")
+    calls = {
+        "tools/train_net": (
+            *("--config-file", QUICK, *SMALL, "SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2),
+            *("OUTPUT_DIR", trained),
+        ),
+        "tools/lazyconfig_train_net": (
+            *("--config-file", LAZY, "train.max_iter=2", f"train.output_dir={folder}/lazy"),
+            *("train.device=cpu", "dataloader.train.total_batch_size=2"),
+            "model.backbone.bottom_up.norm=SyncBN",
+        ),
+        "tools/visualize_data": (
+            *("--source", "annotation", "--config-file", QUICK),
+            *("--output-dir", folder / "annotations"),
+        ),
+        # It needs two images: of one it divides by nought.
+        "tools/analyze_model": (
+            *("--tasks", "flop", "activation", "parameter", "structure", "--num-inputs", 2),
+            *("--config-file", QUICK, *SMALL, *weights, "TEST.DETECTIONS_PER_IMAGE", 2),
+        ),
+        "demo/demo": (
+            *("--config-file", trained / "config.yaml", "--output", folder / "demo", "--input"),
+            *(folder / "shapes" / "images" / "val" / f"{n:06}.png" for n in range(2)),
+            *("--confidence-threshold", 0.01, "--opts", *weights),
+        ),
+    }
+    if request.param == "installed":  # the distribution has no demo
+        del calls["demo/demo"]
+    codes = {}
+    for name, arguments in calls.items():
+        tool = str(root / f"{name}.py")
+        argv = [tool, *map(str, arguments)]
+        codes[name.replace("/", "_")] = RUN_TOOL.format(folder=str(folder), tool=tool, argv=argv)
+    (folder / "demo").mkdir()
+    return Stock(root, folder, run_in_fresh_processes(codes, folder, (root,)))
 
 
-@pytest.fixture(scope="module")
-def trained(stock):
-    """Train two iterations with `train_net.py` and return the folder of the run."""
-    output = stock.folder / "trained"
-    options = ["SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "OUTPUT_DIR", output]
-    printed = stock.run("tools/train_net.py", "--config-file", QUICK, *SMALL, *options)
-    assert "copypaste: Task: segm" in printed
-    return output
-
-
-def test_train_net(trained):
-    checkpoint = torch.load(trained / "model_final.pth", weights_only=True)
+def test_train_net(stock):
+    assert "copypaste: Task: segm" in stock.printed["tools_train_net"]
+    checkpoint = torch.load(stock.trained / "model_final.pth", weights_only=True)
     assert checkpoint["iteration"] == 1
     assert "backbone.bottom_up.s1.b1.conv1.conv.weight" in checkpoint["model"]
     # SOLVER.OPTIMIZER of our config is followed: SGD has no betas.
@@ -105,50 +121,25 @@ def test_train_net(trained):
 
 
 def test_lazyconfig_train_net(stock):
-    output = stock.folder / "lazy"
-    printed = stock.run(
-        *("tools/lazyconfig_train_net.py", "--config-file", LAZY),
-        *("train.max_iter=2", f"train.output_dir={output}", "train.device=cpu"),
-        *("dataloader.train.total_batch_size=2", "model.backbone.bottom_up.norm=SyncBN"),
-    )
+    printed = stock.printed["tools_lazyconfig_train_net"]
     assert "copypaste: Task: segm" in printed
     assert "SyncBatchNormAct" in printed
-    checkpoint = torch.load(output / "model_final.pth", weights_only=True)
+    checkpoint = torch.load(stock.folder / "lazy" / "model_final.pth", weights_only=True)
     assert checkpoint["iteration"] == 1
     assert checkpoint["model"]["backbone.bottom_up.s1.b1.conv1.bn.num_batches_tracked"] == 2
 
 
 def test_visualize_data_draws_annotations(stock):
-    output = stock.folder / "annotations"
-    arguments = ("--source", "annotation", "--config-file", QUICK, "--output-dir", output)
-    stock.run("tools/visualize_data.py", *arguments)
+    drawn = stock.folder / "annotations"
     for plain in stock.pictures("train"):
-        drawn = np.asarray(Image.open(output / plain.name).convert("RGB"), dtype=int)
-        assert drawn.shape == (SIDE, SIDE, 3)
-        assert np.abs(drawn - np.asarray(Image.open(plain).convert("RGB"))).mean() > 5
-    assert len(list(output.iterdir())) == 3
+        picture = np.asarray(Image.open(drawn / plain.name).convert("RGB"), dtype=int)
+        assert picture.shape == (SIDE, SIDE, 3)
+        assert np.abs(picture - np.asarray(Image.open(plain).convert("RGB"))).mean() > 5
+    assert len(list(drawn.iterdir())) == 3
 
 
-def test_visualize_data_draws_what_the_loader_yields(stock):
-    """Which has no end: the tool is stopped once it has drawn something."""
-    output = stock.folder / "loaded"
-    arguments = ("--source", "dataloader", "--config-file", QUICK, "--output-dir", output)
-    process = stock.start("tools/visualize_data.py", *arguments, *SMALL, "SOLVER.IMS_PER_BATCH", 2)
-    while process.poll() is None and len(list(output.glob("*.jpg"))) < 2:
-        time.sleep(0.1)
-    ended = process.poll()
-    process.kill()
-    assert ended is None, process.communicate()[0]
-    process.communicate()
-
-
-def test_analyze_model_counts_what_the_design_costs(stock, trained):
-    """The tool needs two images: of one it divides by nought."""
-    tasks = ("flop", "activation", "parameter", "structure")
-    printed = stock.run(
-        *("tools/analyze_model.py", "--tasks", *tasks, "--num-inputs", 2, "--config-file", QUICK),
-        *(*SMALL, "MODEL.WEIGHTS", trained / "model_final.pth", "TEST.DETECTIONS_PER_IMAGE", 2),
-    )
+def test_analyze_model_counts_what_the_design_costs(stock):
+    printed = stock.printed["tools_analyze_model"]
     cost = complexity(DESIGN, image_size=SIDE, num_classes=None)
     # fvcore counts two for each output of a batch norm, of which every convolution has one.
     flops = cost.flops + 2 * cost.activations
@@ -163,27 +154,20 @@ def test_analyze_model_counts_what_the_design_costs(stock, trained):
 
 
 @pytest.mark.parametrize("stock", ["checkout"], indirect=True)
-def test_demo(stock, trained):
-    """The distribution has no demo."""
+def test_demo(stock):
     output = stock.folder / "demo"
-    output.mkdir()
-    printed = stock.run(
-        *("demo/demo.py", "--config-file", trained / "config.yaml", "--output", output),
-        *("--input", *stock.pictures("val"), "--confidence-threshold", 0.01),
-        *("--opts", "MODEL.WEIGHTS", trained / "model_final.pth"),
-    )
-    assert len(re.findall(r"detected \d+ instances", printed)) == 2
+    assert len(re.findall(r"detected \d+ instances", stock.printed["demo_demo"])) == 2
     assert {Image.open(file).size for file in output.iterdir()} == {(SIDE, SIDE)}
     assert {file.name for file in output.iterdir()} == {p.name for p in stock.pictures("val")}
 
 
 @pytest.mark.parametrize("stock", ["installed"], indirect=True)
-def test_default_predictor_and_visualizer(stock, trained):
+def test_default_predictor_and_visualizer(stock):
     """What the demo does, in a script that imports us."""
     cfg = get_cfg()
     add_regnet_config(cfg)
-    cfg.merge_from_file(str(trained / "config.yaml"))
-    cfg.MODEL.WEIGHTS = str(trained / "model_final.pth")
+    cfg.merge_from_file(str(stock.trained / "config.yaml"))
+    cfg.MODEL.WEIGHTS = str(stock.trained / "model_final.pth")
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.01
     predictor = DefaultPredictor(cfg)
     bgr = cv2.imread(str(stock.pictures("val")[0]))

@@ -5,13 +5,12 @@ The contract is detectron2's (`modeling/backbone/backbone.py`, `fpn.py`): a buil
 take a config, the class takes explicit arguments and knows of no config.
 
 Detectron2's registry refuses a second entry of one name. A project that carries its own copy of a
-RegNet builder must go on working as it did, whichever is imported first: its builder stays.
+RegNet builder must work as it did, whichever is imported first: its builder stays.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from detectron2.config import CfgNode
@@ -50,15 +49,16 @@ class RegNetBackbone(RegNetFeatures, Backbone):
         name_or_design: a name of `regnet_backbones.zoo.names()`, or a `RegNetDesign`.
         out_features: names of the maps to return: "stem" (C1), "res2" to "res5" or "s1" to "s4"
             (C2 to C5 both).
-        in_channels, output_stride, norm, freeze_at, drop_path_rate, pretrained, grad_checkpointing:
-            see `RegNetFeatures`; `freeze_at` counts as detectron2's `MODEL.BACKBONE.FREEZE_AT`.
+        norm: see `RegNetFeatures`.
+        options: others of `RegNetFeatures`; `freeze_at` counts as detectron2's
+            `MODEL.BACKBONE.FREEZE_AT`.
 
     Attributes:
         input_format: channel order of the images that the detector gets, "RGB" or "BGR"; None
             where the builder did not say and the detector itself has to know.
-        pixel_mean: what the detector subtracts from each channel of an image, None likewise. A
-            detector need not show it, so that the builder keeps it here.
-        pixel_std: what the detector divides by, None likewise.
+        pixel_mean, pixel_std: what the detector subtracts from each channel of an image and
+            divides it by, None likewise. A detector need not show them, so that the builder keeps
+            them here.
         weights_format: of the images that the weights to load saw, None for what their dialect
             says.
 
@@ -71,26 +71,12 @@ class RegNetBackbone(RegNetFeatures, Backbone):
         name_or_design: str | RegNetDesign,
         *,
         out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
-        in_channels: int = 3,
-        output_stride: Literal[8, 16, 32] = 32,
         norm: Norm = "FrozenBN",
-        freeze_at: int = 0,
-        drop_path_rate: float = 0.0,
-        pretrained: bool | str | Path = False,
-        grad_checkpointing: bool = False,
+        **options: object,
     ):
         levels = feature_levels(out_features)
-        super().__init__(
-            name_or_design,
-            in_channels=in_channels,
-            output_stride=output_stride,
-            norm=norm,
-            freeze_at=freeze_at,
-            drop_path_rate=drop_path_rate,
-            pretrained=pretrained,
-            grad_checkpointing=grad_checkpointing,
-            out_levels=sorted(set(levels.values())),
-        )
+        out_levels = sorted(set(levels.values()))
+        super().__init__(name_or_design, norm=norm, out_levels=out_levels, **options)
         self.input_format: str | None = None
         self.pixel_mean: tuple[float, ...] | None = None
         self.pixel_std: tuple[float, ...] | None = None

@@ -1,10 +1,10 @@
 """Detectron2's checkpointer for models with our backbone: every dialect, and never in part.
 
-Stock `DetectionCheckpointer` matches names by their ends, logs what it did not find, and goes on
-with random weights; of a `.pkl` it runs what the file says. For a model that holds a
+Stock `DetectionCheckpointer` matches names by their ends, logs what it did not find, and keeps
+random weights there; of a `.pkl` it runs what the file says. For a model that holds a
 `RegNetBackbone` its methods read files safely, rename the backbone's part to the model's names, and
-raise where that is not complete. What a detector has beside the backbone is matched as ever: heads
-of other classes stay random, with detectron2's warning.
+raise if that is not complete. The rest of a detector is matched as before: heads of other classes
+stay random, with detectron2's warning.
 """
 
 import functools
@@ -160,7 +160,7 @@ def _fit_backbone(
     # MMDetection's have their network under "backbone.", too.
     is_detector = home != "" and network.prefix.endswith(home) and network.dialect != "mmdet"
     if is_detector and network.dialect == "timm":
-        order = images  # of this package: it goes on with the images that it was trained on
+        order = images  # of this package, trained on the images of this config
     elif not (is_detector or told) and backbone.in_channels == 3:
         given = _mean_and_std(backbone, model)
         mean, std = source.mean, source.std

@@ -1,10 +1,10 @@
 """DeepLab on images of any size, and its schedule for a training that may get longer.
 
 Detectron2's own heads (`detectron2/projects/deeplab/semantic_seg.py`) are made for Cityscapes,
-whose images are all of one size. They pool over windows as large as a training crop, and raise
-where the image is no multiple of that; and their loss fails where sides are no multiple of the
-head's stride. Parameters, their names and config keys of these are the same; they pool over the
-whole image, as the papers have it.
+whose images are all of one size. They pool over windows as large as a training crop, raise if the
+image is not a multiple of that, and their loss fails if its sides are not multiples of the head's
+stride. These have the same parameters, names and config keys, and pool over the whole image, as in
+the papers.
 """
 
 import torch

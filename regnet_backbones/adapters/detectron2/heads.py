@@ -1,4 +1,4 @@
-"""What a RegNet needs beside its builders: C4 heads, and FCOS from a YAML config.
+"""Models and heads on our backbones: C4 heads, and FCOS from a YAML config.
 
 A "C4" detector runs the last stage of the network on each region, as `Res5ROIHeads` of
 `detectron2/modeling/roi_heads/roi_heads.py` does with ResNet's res5 (ResNet, arXiv 1512.03385,
@@ -26,25 +26,15 @@ from regnet_backbones.norm import Norm
 class RegNetLastStage(nn.Module):
     """The last stage of a RegNet, which makes C5 of C4. Parameters keep timm's names (`s4.b1...`).
 
-    `stage_of` is the network that it is of; its weights come from that network's files.
+    `options` are those of `RegNetFeatures`. `stage_of` is the network that the stage is of; its
+    weights come from that network's files.
     """
 
     def __init__(
-        self,
-        name_or_design: str | RegNetDesign,
-        *,
-        norm: Norm = "FrozenBN",
-        drop_path_rate: float = 0.0,
-        grad_checkpointing: bool = False,
+        self, name_or_design: str | RegNetDesign, *, norm: Norm = "FrozenBN", **options: object
     ):
         super().__init__()
-        network = RegNetFeatures(
-            name_or_design,
-            norm=norm,
-            drop_path_rate=drop_path_rate,
-            grad_checkpointing=grad_checkpointing,
-            out_levels=(5,),
-        )
+        network = RegNetFeatures(name_or_design, norm=norm, out_levels=(5,), **options)
         if network.level_parts[5] != ("s4",):
             raise UserError(
                 f"{name_or_design} has no single last stage that could run on regions; use one of "

@@ -70,8 +70,8 @@ def network_of(node: "CfgNode") -> str | RegNetDesign:
 def check_weights(cfg: "CfgNode") -> str | RegNetDesign:
     """Check `MODEL.WEIGHTS` against the rest of a config, and return the network.
 
-    As far as their name tells what they are: nothing is fetched or read. What only the file can
-    tell is checked when it is loaded.
+    Only what follows from the name of the weights is checked: nothing is fetched or read. What the
+    file contains is checked when it is loaded.
     """
     node, weights = regnet_node(cfg), cfg.MODEL.WEIGHTS
     network = network_of(node)

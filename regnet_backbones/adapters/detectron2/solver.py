@@ -1,8 +1,8 @@
-"""Optimizers and a schedule beside detectron2's, in every trainer that builds from the config.
+"""More optimizers and a schedule than detectron2's, in every trainer that builds from the config.
 
 Detectron2's `build_optimizer` (`detectron2/solver/build.py`) knows SGD alone, and networks trained
 from random weights want AdamW; its `build_lr_scheduler` does not know the poly schedule of its own
-DeepLab project, and its gradient clipping takes each weight by itself. `SOLVER.OPTIMIZER`, and
+DeepLab project, and its gradient clipping clips each weight separately. `SOLVER.OPTIMIZER`, and
 "full_model" as `SOLVER.CLIP_GRADIENTS.CLIP_TYPE`, are named as other detectron2 projects name them.
 For the defaults, detectron2's functions are called as they are.
 """

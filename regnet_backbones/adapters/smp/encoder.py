@@ -49,7 +49,7 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
 
     Attributes:
         out_channels: channels of each returned map, the image first.
-        output_stride: stride of the last map: `2 ** depth`, or the one asked for where that is
+        output_stride: stride of the last map: `2 ** depth`, or the one asked for if that is
             less.
 
     Raises:
@@ -139,7 +139,7 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
 def register_encoder(name: str, name_or_design: str | RegNetDesign) -> None:
     """Make a network an encoder of SMP: `smp.Unet(name, encoder_weights=None)`.
 
-    A model that was saved with it loads where it is registered under the same name.
+    A model that was saved with it loads in a process that registered the same name.
 
     Args:
         name: what SMP calls it from now on. The same name with the same network again is fine.

@@ -20,7 +20,7 @@ logger = logging.getLogger("regnet_backbones.adapters.detectron2.compat")
 
 
 def starts_stock_worker(module: ModuleType) -> bool:
-    """Tell whether child processes start with detectron2's own worker."""
+    """Return whether child processes start with detectron2's own worker."""
     return module._distributed_worker is not run_worker
 
 
@@ -75,7 +75,7 @@ def make_local_groups(processes_per_machine: int) -> None:
 
 
 def passes_device_ids(module: ModuleType) -> bool:
-    """Tell whether `create_ddp_model` names a device whatever the model is on."""
+    """Return whether `create_ddp_model` names a device whatever the model is on."""
     code = module.create_ddp_model.__code__
     return "device_ids" in code.co_consts and "DistributedDataParallel" in code.co_names
 
@@ -91,7 +91,7 @@ def device_ids_given_for_cpu_model(module: ModuleType) -> None:
 
 
 def amp_asserts_cuda(module: ModuleType) -> bool:
-    """Tell whether AMPTrainer stops, in its first step, for want of CUDA."""
+    """Return whether AMPTrainer stops, in its first step, for want of CUDA."""
     return "is_available" in module.AMPTrainer.run_step.__code__.co_names
 
 
@@ -113,7 +113,7 @@ def amp_without_cuda(module: ModuleType) -> None:
 
 
 def trainer_saves_no_optimizer(module: ModuleType) -> bool:
-    """Tell whether DefaultTrainer's state is its base class's: iteration and hooks only."""
+    """Return whether DefaultTrainer's state is its base class's: iteration and hooks only."""
     return "state_dict" not in vars(module.DefaultTrainer)
 
 
@@ -133,7 +133,7 @@ def optimizer_left_out_of_checkpoint(module: ModuleType) -> None:
 
 
 def trainer_demands_optimizer(module: ModuleType) -> bool:
-    """Tell whether DefaultTrainer cannot load a state without an optimizer in it."""
+    """Return whether DefaultTrainer cannot load a state without an optimizer in it."""
     trainer = module.DefaultTrainer.__new__(module.DefaultTrainer)
     trainer._hooks, trainer._trainer = [], SimpleNamespace(load_state_dict=lambda state: None)
     try:
@@ -162,7 +162,7 @@ def checkpoint_without_optimizer_refused(module: ModuleType) -> None:
 
 
 def hook_ignores_torch_scheduler(module: ModuleType) -> bool:
-    """Tell whether the LR hook takes one of torch's own schedulers for stateless."""
+    """Return whether the LR hook takes one of torch's own schedulers for stateless."""
     from torch.optim.lr_scheduler import StepLR
 
     scheduler = StepLR.__new__(StepLR)  # no optimizer needed to have a state

@@ -37,18 +37,8 @@ class _AbsentExtension(ModuleType):
         raise ImportError(ABSENT)
 
 
-def is_absent(_module: ModuleType | None = None) -> bool:
-    """Tell whether detectron2 has no compiled extension."""
-    return not is_importable(EXTENSION)
-
-
-def imports_absent_extension(source: str) -> bool:
-    """Tell whether `source` imports the extension, and there is none."""
-    return "from detectron2 import _C" in source and is_absent()
-
-
 def extension_absent() -> AbstractContextManager[None]:
-    """Provide an empty extension, which raises where it is used."""
+    """Provide an empty extension, which raises when it is used."""
     return stand_in_modules(_AbsentExtension(EXTENSION))
 
 
@@ -60,7 +50,7 @@ def fast_coco_evaluation_absent(module: ModuleType) -> None:
 
 
 def has_deformable_convolution(module: ModuleType) -> bool:
-    """Tell whether the module has its classes, not the placeholders of an uncompiled upstream."""
+    """Return whether the module has its classes, not the placeholders of an uncompiled upstream."""
     from torch import nn
 
     return isinstance(module.DeformConv, type) and issubclass(module.DeformConv, nn.Module)
@@ -70,7 +60,7 @@ def deformable_convolution_needs_cuda_kernel(module: ModuleType) -> None:
     """Run deformable convolution with torchvision where detectron2 has no kernel for it."""
     from torchvision.ops import deform_conv2d
 
-    compiled = not is_absent()
+    compiled = is_importable(EXTENSION)
     stock, stock_modulated = module.deform_conv, module.modulated_deform_conv
 
     # Both take positional arguments only, as the autograd functions they replace do. torchvision

@@ -122,7 +122,7 @@ class FixFinder(importlib.abc.MetaPathFinder):
                 if fix.needed(module):
                     fix.apply(module)
                     self._record(module, fix)
-            # A detectron2 we have not seen must stay importable: say what does not fit, and go on.
+            # A detectron2 we have not seen must stay importable: warn of what does not fit.
             except Exception:
                 logger.warning(
                     "%s does not fit this %s, which stays as it is (%s)",
@@ -166,5 +166,5 @@ def _ask_all_finders(fullname, path, target) -> ModuleSpec | None:
 
 
 def _is_running(module: ModuleType) -> bool:
-    """Tell whether a module is still being imported, further up the stack."""
+    """Return whether a module is still being imported, further up the stack."""
     return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))

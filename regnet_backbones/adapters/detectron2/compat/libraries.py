@@ -20,7 +20,7 @@ GROUP_NORM_GROUPS = 32  # of detectron2's "GN"
 
 
 def uses_removed_numpy_alias(module: ModuleType) -> bool:
-    """Tell whether the module says `np.int` or the like, and numpy has it no more."""
+    """Return whether the module says `np.int` or the like, and numpy has it no more."""
     return bool(_removed_aliases(module))
 
 
@@ -30,7 +30,7 @@ def numpy_alias_removed(module: ModuleType) -> None:
 
 
 def counts_are_numpys(_module: ModuleType) -> bool:
-    """Tell whether numpy counts in numbers of its own, which json cannot write."""
+    """Return whether numpy counts in numbers of its own, which json cannot write."""
     import numpy
 
     return not isinstance(numpy.count_nonzero(numpy.ones(1)), int)
@@ -47,7 +47,7 @@ def count_refused_by_json(module: ModuleType) -> None:
 
 
 def uses_removed_pillow_linear(source: str) -> bool:
-    """Tell whether `source` says `Image.LINEAR`, and Pillow has it no more."""
+    """Return whether `source` says `Image.LINEAR`, and Pillow has it no more."""
     from PIL import Image
 
     return "Image.LINEAR" in source and not hasattr(Image, "LINEAR")
@@ -66,7 +66,7 @@ def pillow_linear_removed() -> Iterator[None]:
 
 
 def turns_tiff_twice(module: ModuleType) -> bool:
-    """Tell whether a TIFF of 2x1 pixels that is to be turned by 90 degrees keeps its size."""
+    """Return whether a TIFF of 2x1 pixels that is to be turned by 90 degrees keeps its size."""
     from PIL import ExifTags, Image
 
     file, exif = io.BytesIO(), Image.Exif()
@@ -89,7 +89,7 @@ def tiff_turned_twice(module: ModuleType) -> None:
 
 
 def samples_from_a_set(module: ModuleType) -> bool:
-    """Tell whether a dataset fails when it has to replace an element that cannot be used."""
+    """Return whether a dataset fails when it has to replace an element that cannot be used."""
     try:
         return module.MapDataset([0, 1], lambda element: element or None)[0] != 1
     except TypeError:
@@ -110,7 +110,7 @@ def sampling_from_a_set_removed(module: ModuleType) -> None:
 
 
 def probes_norm_with_one_channel(module: ModuleType) -> bool:
-    """Tell whether a RetinaNet head with group norm cannot be built."""
+    """Return whether a RetinaNet head with group norm cannot be built."""
     import torch
     from detectron2.layers import ShapeSpec
 
@@ -137,7 +137,7 @@ def group_norm_with_one_channel_refused(module: ModuleType) -> None:
 
 
 def profiles_with_use_cuda(_module: ModuleType) -> bool:
-    """Tell whether torch's autograd profiler takes no `use_cuda`."""
+    """Return whether torch's autograd profiler takes no `use_cuda`."""
     from torch.autograd.profiler import profile
 
     return "use_cuda" not in inspect.signature(profile.__init__).parameters
@@ -160,7 +160,7 @@ def profiler_use_cuda_removed(module: ModuleType) -> None:
 
 
 def refuses_numpy_scalars(_module: ModuleType) -> bool:
-    """Tell whether torch.load, as detectron2 calls it, refuses a numpy scalar."""
+    """Return whether torch.load, as detectron2 calls it, refuses a numpy scalar."""
     import numpy as np
     import torch
 

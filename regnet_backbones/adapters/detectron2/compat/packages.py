@@ -35,11 +35,21 @@ CITYSCAPES_CALLERS = {
 
 
 def is_importable(name: str) -> bool:
-    """Tell whether `name` is a module that can be imported, without importing it."""
+    """Return whether `name` is a module that can be imported, without importing it."""
     try:
         return importlib.util.find_spec(name) is not None
     except (ModuleNotFoundError, ValueError):  # no parent package; a stand-in without a spec
         return False
+
+
+def absent(package: str) -> Callable[[object], bool]:
+    """Return whether a package cannot be imported, as a cause of the table."""
+    return lambda _module: not is_importable(package)
+
+
+def imports_absent(package: str, words: str) -> Callable[[str], bool]:
+    """Return whether a source holds `words`, which import an absent package, likewise."""
+    return lambda source: words in source and not is_importable(package)
 
 
 @contextmanager
@@ -54,11 +64,6 @@ def stand_in_modules(*modules: ModuleType) -> Iterator[None]:
             sys.modules.pop(module.__name__, None)
 
 
-def imports_absent_pkg_resources(source: str) -> bool:
-    """Tell whether `source` imports `pkg_resources`, and setuptools has it no more."""
-    return "import pkg_resources" in source and not is_importable("pkg_resources")
-
-
 def pkg_resources_absent() -> AbstractContextManager[None]:
     """Provide the one function of it that is used."""
 
@@ -70,7 +75,7 @@ def pkg_resources_absent() -> AbstractContextManager[None]:
 
 
 def imports_absent_caffe2(source: str) -> bool:
-    """Tell whether `source` imports its Caffe2 half unconditionally, and there is no Caffe2."""
+    """Return whether `source` imports its Caffe2 half unconditionally, and there is no Caffe2."""
     unconditional = re.search(r"^from \.api import", source, re.MULTILINE) is not None
     return unconditional and not is_importable("caffe2.python")
 
@@ -78,16 +83,6 @@ def imports_absent_caffe2(source: str) -> bool:
 def caffe2_absent() -> AbstractContextManager[None]:
     """Leave the Caffe2 half out: tracing and scripting need none of it."""
     return stand_in_modules(_module("detectron2.export.api", __all__=[]))
-
-
-def panopticapi_is_absent(_module: ModuleType) -> bool:
-    """Tell whether panopticapi cannot be imported."""
-    return not is_importable("panopticapi")
-
-
-def imports_absent_panopticapi(source: str) -> bool:
-    """Tell whether `source` imports panopticapi, and it cannot be imported."""
-    return "from panopticapi" in source and not is_importable("panopticapi")
 
 
 def panopticapi_absent() -> AbstractContextManager[None]:
@@ -107,7 +102,7 @@ def panopticapi_absent_when_called(module: ModuleType) -> None:
 
 
 def imports_internal_cityscapes(module: ModuleType) -> bool:
-    """Tell whether functions of the module import Cityscapes' scripts from the internal package."""
+    """Return whether functions of the module import the scripts from the internal package."""
     return f" {CITYSCAPES}." in inspect.getsource(module) and not is_importable("deeplearning")
 
 
@@ -116,7 +111,7 @@ def cityscapes_internal_when_called(module: ModuleType) -> None:
 
     def provide() -> AbstractContextManager[None]:
         spec = importlib.util.find_spec("cityscapesscripts")
-        # Where that is not installed, the error still ends in its name.
+        # If that is not installed, the error still ends in its name.
         places = spec.submodule_search_locations if spec is not None else ()
         return stand_in_modules(*_packages(CITYSCAPES, [str(Path(p).parent) for p in places]))
 
@@ -124,7 +119,7 @@ def cityscapes_internal_when_called(module: ModuleType) -> None:
 
 
 def script_imports_internal_demo(_module: ModuleType) -> bool:
-    """Tell whether the script that runs is a demo that imports its neighbour from there."""
+    """Return whether the script that runs is a demo that imports its neighbour from there."""
     file = _running_script()
     return (
         file is not None
@@ -134,7 +129,7 @@ def script_imports_internal_demo(_module: ModuleType) -> bool:
 
 
 def demo_internal(_module: ModuleType) -> None:
-    """Let the internal package hold what lies beside the script, which has not imported it yet."""
+    """Let the internal package hold what lies next to the script, which imports it later."""
     for package in _packages(DEMO, [str(_running_script().parent)]):
         sys.modules[package.__name__] = package
 

@@ -26,13 +26,13 @@ FIXES: tuple[Fix, ...] = (
             "detectron2.layers.rotated_boxes",
         ),
         cause="imports detectron2._C, which was not built",
-        needed=extension.imports_absent_extension,
+        needed=packages.imports_absent(extension.EXTENSION, "from detectron2 import _C"),
         apply=extension.extension_absent,
     ),
     AfterImport(
         modules=("detectron2.evaluation.fast_eval_api",),
         cause="COCOeval_opt runs in detectron2._C, so evaluation fails after all of inference",
-        needed=extension.is_absent,
+        needed=packages.absent(extension.EXTENSION),
         apply=extension.fast_coco_evaluation_absent,
     ),
     AfterImport(
@@ -44,7 +44,7 @@ FIXES: tuple[Fix, ...] = (
     AfterImport(
         modules=tuple(extension.ROTATED_OPERATORS),
         cause="rotated-box operators fail without saying that detectron2._C was not built",
-        needed=extension.is_absent,
+        needed=packages.absent(extension.EXTENSION),
         apply=extension.rotated_operator_absent,
     ),
     # Names that newer libraries dropped
@@ -104,7 +104,7 @@ FIXES: tuple[Fix, ...] = (
     DuringImport(
         modules=("detectron2.model_zoo.model_zoo",),
         cause="setuptools 81 removed pkg_resources",
-        needed=packages.imports_absent_pkg_resources,
+        needed=packages.imports_absent("pkg_resources", "import pkg_resources"),
         apply=packages.pkg_resources_absent,
     ),
     DuringImport(
@@ -161,13 +161,13 @@ FIXES: tuple[Fix, ...] = (
     DuringImport(
         modules=("detectron2.projects.panoptic_deeplab.dataset_mapper",),
         cause="imports panopticapi, which is not on the package index",
-        needed=packages.imports_absent_panopticapi,
+        needed=packages.imports_absent("panopticapi", "from panopticapi"),
         apply=packages.panopticapi_absent,
     ),
     AfterImport(
         modules=tuple(packages.PANOPTIC_CALLERS),
         cause="imports panopticapi when called, which is not on the package index",
-        needed=packages.panopticapi_is_absent,
+        needed=packages.absent("panopticapi"),
         apply=packages.panopticapi_absent_when_called,
     ),
     # Names that only the authors' own repository has
