@@ -34,6 +34,9 @@ class MissingFileError(UserError, FileNotFoundError):
 class MissingPackageError(UserError, ModuleNotFoundError):
     """An optional package is not installed."""
 
+    def __init__(self, message: str, *, name: str | None = None) -> None:
+        ModuleNotFoundError.__init__(self, message, name=name)
+
 
 class UnknownNameError(UserError, KeyError):
     """A name that a table of ours does not hold."""

@@ -23,7 +23,7 @@ from benchmarks.command import benchmark_parser
 from regnet_backbones import zoo
 from regnet_backbones.cli import datasets, options, train
 from regnet_backbones.cli.command_lines import find_config
-from regnet_backbones.cli.design.command import design_parser
+from regnet_backbones.cli.design import design_parser
 from regnet_backbones.cli.export import export_parser
 from regnet_backbones.cli.report import report_parser
 from regnet_backbones.cli.weights import convert_parser

@@ -2,20 +2,20 @@
 
 import base64
 from html.parser import HTMLParser
+from pathlib import Path
 
 from PIL import Image
 
 from regnet_backbones.report.content import (
-    Config,
     Curve,
-    Curves,
     Metrics,
     Picture,
     Predictions,
     Report,
-    Setting,
     Table,
 )
+from regnet_backbones.report.reading import find_evaluation, read_report
+from regnet_backbones.report.runs import find_run
 
 VOID = {"br", "hr", "img", "link", "meta"}
 EVIL = "<script>alert('1')</script> & \"q\" $x_1$"
@@ -26,7 +26,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.elements, self.texts, self._open = [], [], []
+        self.elements, self.texts, self._open, self._rows = [], [], [], []
         self.feed(text)
         self.close()
         assert self._open == []
@@ -35,6 +35,10 @@ class Page(HTMLParser):
         names = [name for name, _ in attrs]
         assert len(names) == len(set(names)), f"{tag} has an attribute twice"
         self.elements.append((tag, dict(attrs)))
+        if tag == "tr":
+            self._rows.append([])
+        elif tag == "td":
+            self._rows[-1].append("")
         if tag not in VOID:
             self._open.append(tag)
 
@@ -42,7 +46,10 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data):
-        self.texts.append((self._open[-1] if self._open else "", data))
+        inside = self._open[-1] if self._open else ""
+        self.texts.append((inside, data))
+        if inside == "td":
+            self._rows[-1][-1] += data
 
     def all(self, tag):
         """Return the attributes of all elements of a name."""
@@ -54,13 +61,7 @@ class Page(HTMLParser):
 
     def rows(self):
         """Return the cells of all rows of tables that have some."""
-        cells, found = self.text_of("td"), []
-        for tag, _ in self.elements:
-            if tag == "tr":
-                found.append([])
-            elif tag == "td":
-                found[-1].append(cells.pop(0))
-        return [row for row in found if row]
+        return [[cell.strip() for cell in row] for row in self._rows if row]
 
 
 def content_of(uri):
@@ -77,11 +78,13 @@ def small_report(name="circle"):
     return Report(
         title=f"Unet on {name}",
         facts=(("backbone", name),),
-        config=Config((Setting(name, name, name),), text=f"a: {name}\n"),
-        curves=Curves(
-            losses=(Curve(name, (0, 10), (2.0, 0.01)), Curve("loss", (0, 10), (1.0, 0.5))),
-            validation=(Curve("_AP", (10,), (12.5,)),),
-        ),
+        config=f"a: {name}\n",
+        changed=((name, name, name),),
+        curves={
+            "Losses": (Curve(name, (0, 10), (2.0, 0.01)), Curve("loss", (0, 10), (1.0, 0.5))),
+            "Learning rate": (),
+            "Validation": (Curve("_AP", (10,), (12.5,)),),
+        },
         metrics=Metrics(
             name,
             (Table(("AP", "APl"), (("bbox", (12.345, None)),)),),
@@ -100,3 +103,23 @@ def small_report(name="circle"):
         missing=(name,),
         command=f"python tools/train_net.py {name}",
     )
+
+
+def read_detector(folder, evaluation, *, val=None):
+    """Return the report of a detector's run with an evaluation that is in its folder."""
+    from regnet_backbones.detection.description import describe
+
+    run = find_run(folder)
+    description = describe(run.config_file, val=val)
+    found = find_evaluation(run, [Path(folder) / evaluation], description=description)
+    return read_report(run, description, found)
+
+
+def read_segmenter(folder, evaluation="report"):
+    """Return the report of a segmenter's run with an evaluation that is in its folder."""
+    from regnet_backbones.semseg.description import describe
+
+    run = find_run(folder)
+    description = describe(run.config_file, run.trained and run.trained.checkpoint)
+    found = find_evaluation(run, [Path(folder) / evaluation], description=description)
+    return read_report(run, description, found)

@@ -14,10 +14,9 @@ from regnet_backbones.cli.train import detector_parser
 from regnet_backbones.detection import run
 from regnet_backbones.detection.config import load_config_file, read_config
 from regnet_backbones.detection.trained import load_config
-from regnet_backbones.report.runs import Run
-from regnet_backbones.report.segmentation import _read_config
 from regnet_backbones.runs.trained import Trained
 from regnet_backbones.runs.yaml_files import MAX_BYTES, read_yaml
+from regnet_backbones.semseg import description
 
 QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
 MARKER = "OWNED"
@@ -124,9 +123,7 @@ def readings(path):
         "train": partial(run.build_config, args),
         "evaluate, predict, export, report": partial(load_config, trained),
         "a report without a checkpoint": partial(read_config, path),
-        "a segmenter's report": partial(
-            _read_config, Run("segmenter", path.parent, path, None), None
-        ),
+        "a segmenter's report": partial(description.read_config, path, None),
     }
 
 

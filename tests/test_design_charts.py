@@ -9,8 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
 from matplotlib.text import Annotation, Text
 from PIL import Image
-
-from regnet_backbones import zoo
 from regnet_backbones.cli.design.charts import (
     check_chart,
     edf_figure,
@@ -20,6 +18,8 @@ from regnet_backbones.cli.design.charts import (
     write_chart,
 )
 from regnet_backbones.design.distribution import edf
+
+from regnet_backbones import zoo
 from regnet_backbones.design.law import RegNetDesign
 
 X_3200MF = zoo.get("regnetx_032").design

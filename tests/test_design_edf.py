@@ -6,7 +6,6 @@ from math import nan
 import numpy as np
 import pytest
 import scipy.stats
-
 from regnet_backbones.design.distribution import column, compare, edf, summarize
 
 TEN = [5, 3, 8, 1, 3, 9, 7, 2, 6, 4]

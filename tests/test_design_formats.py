@@ -1,6 +1,5 @@
 """A design said for Detectron2, SMP and timm is the same design there."""
 
-import sys
 from dataclasses import replace
 
 import pytest
@@ -8,15 +7,14 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import yaml
+from design_restated import anynet
 from detectron2.config import CfgNode, get_cfg
 
 from regnet_backbones import RegNetFeatures, config_path, zoo
 from regnet_backbones.adapters.detectron2.network import network_of
-from regnet_backbones.cli.design import building
-from regnet_backbones.cli.design.building import build
-from regnet_backbones.design.anynet import AnyNetDesign
-from regnet_backbones.design.formats import FORMATS, python_code, timm_arguments, to_format
-from regnet_backbones.design.law import RegNetDesign
+from regnet_backbones.design import FORMATS, RegNetDesign, to_format
+from regnet_backbones.design.formats import python_code, timm_arguments
+from regnet_backbones.errors import UserError
 
 SMALL = RegNetDesign(8, 8.0, 2.0, 8, 8)
 PLAIN = {
@@ -34,10 +32,6 @@ UNUSUAL = {
     "group norm": replace(SMALL, norm_group_width=8),
 }
 ALL = PLAIN | UNUSUAL
-# Its second block lies exactly between two widths, 16 + 105.5 = 16 * 2.25 ** 2.5: float64 rounds
-# the exponent down and has four stages, float32 up and has three.
-EDGE = RegNetDesign(16, 105.5, 2.25, 6, 8)
-ANYNET = AnyNetDesign.of([8, 16, 24, 32], [1, 1, 1, 1], [8] * 4, [1.0] * 4)
 
 
 def run(code):
@@ -79,7 +73,7 @@ def test_on_a_base_that_names_another_network_the_design_wins(tmp_path):
     # The rest is the base's.
     assert cfg.MODEL.BACKBONE.NAME == "build_retinanet_regnet_fpn_backbone"
     assert cfg.MODEL.FPN.IN_FEATURES == ["res3", "res4", "res5"]
-    with pytest.raises(ValueError, match="a base is for the format detectron2"):
+    with pytest.raises(UserError, match="a base is for the format detectron2"):
         to_format("timm", SMALL, base=str(base))
 
 
@@ -90,7 +84,7 @@ def test_what_model_regnet_has_no_key_for_is_refused(design):
         for n in ("activation", "preact", "norm_group_width")
         if getattr(design, n) != getattr(SMALL, n)
     ]
-    with pytest.raises(ValueError, match=f"no key for .*{changed[0]}.*MODEL.REGNET.NAME"):
+    with pytest.raises(UserError, match=f"no key for .*{changed[0]}.*MODEL.REGNET.NAME"):
         to_format("detectron2", design)
 
 
@@ -126,32 +120,7 @@ def test_timms_arguments_are_those_of_its_own_table(name):
 
 def test_an_anynet_and_an_unknown_format_are_refused():
     for name in FORMATS:
-        with pytest.raises(ValueError, match="got an AnyNet: take the spaces RegNetX or RegNetY"):
-            to_format(name, ANYNET)
-    with pytest.raises(ValueError, match="one of detectron2, smp, timm, got 'keras'"):
+        with pytest.raises(UserError, match="AnyNet: use the spaces RegNetX or RegNetY"):
+            to_format(name, anynet([8, 16, 24, 32], [1, 1, 1, 1]))
+    with pytest.raises(UserError, match="one of detectron2, smp, timm, got 'keras'"):
         to_format("keras", SMALL)
-
-
-def test_building_says_what_was_built():
-    fpn = build(SMALL, "detectron2")
-    assert "build_regnet_fpn_backbone" in fpn
-    assert "p2 256x16x16" in fpn
-    assert "p6 256x1x1" in fpn
-    widths = [stage.width for stage in SMALL.stages]
-    maps = [f"{w}x{64 // s}x{64 // s}" for w, s in zip(widths, (4, 8, 16, 32), strict=True)]
-    assert all(each in build(SMALL, "smp") for each in maps)
-    assert "classifier, 1000 logits" in build(SMALL, "timm")
-    params = sum(p.numel() for p in run(to_format("timm", SMALL))["model"].parameters())
-    assert f" {params:,} parameters" in build(SMALL, "timm")
-    assert building.ENCODER not in smp.encoders.encoders
-
-
-def test_building_says_what_is_not_installed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    monkeypatch.setitem(building.MODULES, "timm", "a_module_that_is_not_there")
-    assert build(SMALL, "timm") == "timm: not installed"
-
-
-def test_a_design_that_timm_would_build_otherwise_is_not_built():
-    with pytest.raises(ValueError, match="timm builds other stages .* not four stages instead of"):
-        build(EDGE, "timm")

@@ -8,7 +8,7 @@ from design_restated import numpy_widths, pycls_fit, runs
 from timm.models.regnet import adjust_widths_groups_comp, generate_regnet
 
 from regnet_backbones.backbone import RegNetFeatures
-from regnet_backbones.design.law import RegNetDesign
+from regnet_backbones.design import RegNetDesign
 
 COUNT = 10_000
 

@@ -3,11 +3,10 @@
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
+from design_restated import anynet as free_stages
 
 from regnet_backbones import zoo
-from regnet_backbones.design.anynet import AnyNetDesign
-from regnet_backbones.design.law import RegNetDesign
-from regnet_backbones.design.rules import check_rules
+from regnet_backbones.design import RegNetDesign, check_rules
 
 # Widths 24, 56, 152, 368, depths 1, 1, 4, 7: breaks no rule.
 X_200MF = RegNetDesign(24, 36.44, 2.49, 13, 8)
@@ -23,7 +22,7 @@ STAGE_RULES = {
 
 
 def anynet(widths=(24, 56, 152, 368), depths=(1, 1, 4, 7), multipliers=(1.0,) * 4):
-    return AnyNetDesign.of(widths, depths, (8,) * 4, multipliers)
+    return free_stages(widths, depths, multipliers=multipliers)
 
 
 def broken(design):

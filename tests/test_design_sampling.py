@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 from design_restated import pycls_samples
-
 from regnet_backbones.design.anynet import AnyNetDesign
-from regnet_backbones.design.cost import complexity
-from regnet_backbones.design.law import RegNetDesign
 from regnet_backbones.design.ranges import powers_of_two, uniform
 from regnet_backbones.design.sampling import Bounds, draw, sample
+
+from regnet_backbones.design.cost import complexity
+from regnet_backbones.design.law import RegNetDesign
 from regnet_backbones.design.spaces import get_space
 
 MF_400 = Bounds(flops=(380e6, 420e6))

@@ -4,11 +4,11 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 from design_restated import numpy_widths, runs, timm_stages
+from regnet_backbones.design.scaling import FAST, scale
 
 from regnet_backbones import zoo
 from regnet_backbones.design.cost import complexity
 from regnet_backbones.design.law import RegNetDesign
-from regnet_backbones.design.scaling import FAST, scale
 
 DESIGNS = [
     pytest.param(zoo.get(name).design, id=name) for name in zoo.names() if zoo.get(name).design

@@ -5,11 +5,11 @@ from itertools import count as numbers
 from types import SimpleNamespace
 
 import pytest
+from regnet_backbones.design.sampling import Bounds, Candidate, sample
 
 from regnet_backbones.design import searching
 from regnet_backbones.design.cost import Complexity
 from regnet_backbones.design.law import UnbuildableError
-from regnet_backbones.design.sampling import Bounds, Candidate, sample
 from regnet_backbones.design.searching import Found, Limits, best, pareto_front, search
 from regnet_backbones.design.spaces import get_space
 

@@ -9,13 +9,13 @@ from itertools import chain
 
 import pytest
 from design_restated import numpy_widths, pycls_samples, runs
-
 from regnet_backbones.design.ranges import Range, log_uniform, powers_of_two, uniform
 from regnet_backbones.design.space_kinds import (
     GROUPS_DO_NOT_FIT,
     NOT_FOUR_STAGES,
     RegNetNumbers,
 )
+
 from regnet_backbones.design.spaces import SPACES, get_space
 
 ANYNETS = ["AnyNetX_A", "AnyNetX_B", "AnyNetX_C", "AnyNetX_D", "AnyNetX_E"]

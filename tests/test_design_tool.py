@@ -16,18 +16,18 @@ import torch
 import yaml
 from documents import ROOT
 from load_tool import load_tool
+from regnet_backbones.cli.design.arguments import interval, number, span
+from regnet_backbones.cli.design.search_report import print_verdict
+from regnet_backbones.cli.design.tables import short
+from regnet_backbones.design.sampling import Candidate
 from torch._inductor import cpp_builder
 from torch._inductor.exc import InvalidCxxCompiler
 
 from regnet_backbones import config_path, zoo
 from regnet_backbones.cli.design import search
-from regnet_backbones.cli.design.arguments import interval, number, span
-from regnet_backbones.cli.design.search_report import print_verdict
-from regnet_backbones.cli.design.tables import short
 from regnet_backbones.design import RegNetDesign, complexity
 from regnet_backbones.design.cost import Complexity
 from regnet_backbones.design.records import design_of, read_records, read_results
-from regnet_backbones.design.sampling import Candidate
 from regnet_backbones.design.searching import Found, Limits
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.measure.meter import LatencyMeter, RatioBand

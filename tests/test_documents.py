@@ -16,26 +16,28 @@ from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.weights.sources import PREFIXES, find_source
 
+DEFAULTS = default_config()
+
 # Large images, of which small ones show the same.
 SIDES = ("512", "640")
 
 
-def found(select):
-    """Return what a function finds in each document, with the document, as parameters of a test."""
-    return [
-        pytest.param(path, each, id=f"{name_of(path)}-{number}")
-        for path in DOCUMENTS
-        for number, each in enumerate(select(path.read_text()))
-    ]
+every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 
 
 def blocks(language):
-    return found(lambda text: documents.blocks(text, language))
+    """Return the fenced blocks of a language, with their documents, as parameters of a test."""
+    return [
+        pytest.param(path, block, id=f"{name_of(path)}-{number}")
+        for path in DOCUMENTS
+        for number, block in enumerate(documents.blocks(path.read_text(), language))
+    ]
 
 
-@pytest.mark.parametrize(("path", "command"), found(documents.commands))
-def test_commands_can_be_given(path, command, segmenter_parser):
-    check(command, segmenter_parser)
+@every_document
+def test_commands_can_be_given(path, segmenter_parser):
+    for command in documents.commands(path.read_text()):
+        check(command, segmenter_parser)
 
 
 @pytest.mark.parametrize(
@@ -63,18 +65,18 @@ def test_commands_that_cannot_be_given_are_found(command, segmenter_parser):
         check(command, segmenter_parser)
 
 
-@pytest.mark.parametrize(("path", "target"), found(documents.links))
-def test_links_lead_somewhere(path, target):
-    if re.match(r"\w+:", target):
-        parts = urlsplit(target)
-        assert parts.scheme == "https"
-        assert re.fullmatch(r"[\w-]+(\.[\w-]+)+", parts.netloc)
-        return
-    file, _, anchor = target.partition("#")
-    linked = path.parent / file if file else path
-    assert linked.is_file(), target
-    if anchor:
-        assert anchor in documents.anchors(linked.read_text()), target
+@every_document
+def test_links_lead_somewhere(path):
+    for target in documents.links(path.read_text()):
+        if re.match(r"\w+:", target):
+            parts = urlsplit(target)
+            assert parts.scheme == "https", target
+            assert re.fullmatch(r"[\w-]+(\.[\w-]+)+", parts.netloc), target
+            continue
+        file, _, anchor = target.partition("#")
+        linked = path.parent / file if file else path
+        assert linked.is_file(), target
+        assert not anchor or anchor in documents.anchors(linked.read_text()), target
 
 
 @pytest.mark.parametrize(("path", "block"), blocks("python"))
@@ -94,34 +96,38 @@ def test_configs_are_of_keys_that_exist(path, block):
 KEY = r"`((?:MODEL|SOLVER|INPUT|DATASETS|DATALOADER|TEST|OPTIMIZE)(?:\.[A-Z0-9_]+)+)[`: ]"
 
 
-@pytest.mark.parametrize(("path", "key"), found(lambda text: re.findall(KEY, text)))
-def test_keys_exist(path, key):
-    node = default_config()
-    for part in key.split("."):
-        assert part in node, key
-        node = node[part]
+@every_document
+def test_keys_exist(path):
+    for key in re.findall(KEY, path.read_text()):
+        node = DEFAULTS
+        for part in key.split("."):
+            assert part in node, key
+            node = node[part]
 
 
 OPTION = r"--(data|model)\.(\w+)"
 
 
-@pytest.mark.parametrize(("path", "option"), found(lambda text: re.findall(OPTION, text)))
-def test_options_of_segmenters_exist(path, option):
-    owner = {"data": SegmentationData, "model": Segmenter}[option[0]]
-    assert option[1] in inspect.signature(owner).parameters
+@every_document
+def test_options_of_segmenters_exist(path):
+    for group, option in re.findall(OPTION, path.read_text()):
+        owner = {"data": SegmentationData, "model": Segmenter}[group]
+        assert option in inspect.signature(owner).parameters, option
 
 
 PATH = r"`((?:configs|docs|regnet_backbones|requirements|tests|tools|benchmarks)/[\w./-]+)[` ]"
 
 
-@pytest.mark.parametrize(("path", "named"), found(lambda text: re.findall(PATH, text)))
-def test_files_that_are_named_exist(path, named):
-    assert (ROOT / named).exists(), named
+@every_document
+def test_files_that_are_named_exist(path):
+    missing = [name for name in re.findall(PATH, path.read_text()) if not (ROOT / name).exists()]
+    assert not missing
 
 
 SOURCE = rf"[`\"]((?:{'|'.join(PREFIXES)})[\w.-]+)[`\"]"
 
 
-@pytest.mark.parametrize(("path", "source"), found(lambda text: re.findall(SOURCE, text)))
-def test_weights_that_are_named_exist(path, source):
-    assert find_source(source).variant is not None
+@every_document
+def test_weights_that_are_named_exist(path):
+    for source in re.findall(SOURCE, path.read_text()):
+        assert find_source(source).variant is not None, source

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -80,6 +81,12 @@ def test_an_error_of_a_user_is_a_built_in_one_too(kind, built_in):
         raise kind(MESSAGE)
     assert str(kind(MESSAGE)) == MESSAGE
     assert issubclass(kind, ValueError)
+    again = pickle.loads(pickle.dumps(kind(MESSAGE)))
+    assert (type(again), str(again)) == (kind, MESSAGE)
+
+
+def test_a_missing_package_has_its_name():
+    assert MissingPackageError("no tqdm", name="tqdm").name == "tqdm"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""The report of a detector's run: what detectron2's own files say, and what an evaluation finds."""
+"""The report of a detector's run: what detectron2's own files say, and an evaluation wrote."""
 
 import contextlib
 import io
 import json
+import math
 import shutil
 
 import pytest
@@ -10,14 +11,12 @@ from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from load_tool import load_tool
-from report_pages import Page
+from report_pages import Page, read_detector
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.config import default_config, read_config
 from regnet_backbones.detection.data import VAL_NAME, read_coco_split, register_split
-from regnet_backbones.report.content import Table
-from regnet_backbones.report.detection import changed_settings, read_detector, results_tables
-from regnet_backbones.report.runs import find_run
+from regnet_backbones.detection.description import changed_settings
 
 QUICK = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
 SIDE = 64
@@ -26,7 +25,7 @@ STEPS = 4
 # Nothing is sure after a few iterations.
 SURE_OF_NOTHING = [
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.PICTURES_MIN_SCORE", "0.0"),
-    *("TEST.DETECTIONS_PER_IMAGE", "12", "TEST.PICTURES", "0", "DATALOADER.NUM_WORKERS", "0"),
+    *("TEST.DETECTIONS_PER_IMAGE", "12", "TEST.PICTURES", "1", "DATALOADER.NUM_WORKERS", "0"),
 ]
 
 
@@ -76,12 +75,30 @@ def val(run, dataset, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def report(run, val):
-    return read_detector(find_run(run), images=200, device="cpu", val=val)
+def own(val):
+    return ["--val-json", str(val.json_file), "--val-images", str(val.image_root)]
 
 
-def test_results_are_those_of_evaluate(report, run, val, tmp_path, capsys):
-    own = ["--val-json", str(val.json_file), "--val-images", str(val.image_root)]
+def report_of(*arguments):
+    """Run the tool and return what it printed on stderr."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as e:
+        assert load_tool("report").main([*map(str, arguments), "--device", "cpu"]) == 0
+    return e.getvalue()
+
+
+@pytest.fixture(scope="module")
+def page(run, own):
+    """Return the page of the run on other data, whose evaluation is in the folder of the run."""
+    report_of(run, *own)
+    return Page((run / "report.html").read_text())
+
+
+@pytest.fixture(scope="module")
+def report(run, val, page):
+    return read_detector(run, "report", val=val)
+
+
+def test_results_are_those_of_evaluate(report, page, run, own, tmp_path, capsys):
     evaluate = load_tool("evaluate").main
     assert evaluate([str(run), *own, "--device", "cpu", "--output", str(tmp_path)]) == 0
     expected = json.loads((tmp_path / "results.json").read_text())["results"]["own_val"]
@@ -89,38 +106,32 @@ def test_results_are_those_of_evaluate(report, run, val, tmp_path, capsys):
     (table,) = report.metrics.summary
     assert [task for task, _ in table.rows] == ["bbox", "segm"]
     for task, values in table.rows:
-        for name, value in zip(table.columns, values, strict=True):
-            assert value == pytest.approx(expected[task][name], nan_ok=True) or (
-                expected[task][name] is None and value != value  # NaN, which JSON has not
-            )
+        assert values == tuple(expected[task][name] for name in table.columns)
     classes = report.metrics.per_class
     assert classes.columns == ("bbox AP", "segm AP")
     assert [name for name, _ in classes.rows] == list(shapes.CATEGORIES)
     for name, values in classes.rows:
-        for task, value in zip(("bbox", "segm"), values, strict=True):
-            wanted = expected[task][f"AP-{name}"]
-            assert (None if value != value else value) == pytest.approx(wanted)
-    assert report.metrics.source.startswith(f"all {IMAGES} images of own_val, evaluated for this")
-    capsys.readouterr()
+        assert values == tuple(expected[task][f"AP-{name}"] for task in ("bbox", "segm"))
+    assert "with model_final.pth, on own_val" in report.metrics.source
+    assert ["bbox", f"{expected['bbox']['AP']:.2f}"] in [row[:2] for row in page.rows()]
 
 
 def test_curves_are_what_metrics_json_says(report, run):
     lines = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
     losses = {line["iteration"]: line["total_loss"] for line in lines if "total_loss" in line}
-    curve = report.curves.losses[0]
+    curve = report.curves["Losses"][0]
     assert curve.name == "total_loss"
     assert dict(zip(curve.iterations, curve.values, strict=True)) == losses
-    assert {c.name for c in report.curves.losses} == {
+    assert {c.name for c in report.curves["Losses"]} == {
         *("total_loss", "loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc")
     }
     results = [line for line in lines if "bbox/AP" in line]
     assert len(results) == STEPS / 2  # of the evaluations in and after the training
-    validation = {curve.name: curve for curve in report.curves.validation}
+    validation = {curve.name: curve for curve in report.curves["Validation"]}
     assert list(validation) == ["bbox AP", "segm AP"]
     assert list(validation["segm AP"].values) == [line["segm/AP"] for line in results]
-    (speed,) = [value for name, value in report.speed if name == "training"]
     times = [line["time"] for line in lines if "time" in line]
-    assert f"{2 / times[0]:.1f} images per second (batch 2" in speed
+    assert f"{2 / times[0]:.1f} images per second (batch 2" in dict(report.speed)["training"]
 
 
 def test_pictures_have_the_scores_of_their_images(report):
@@ -136,141 +147,109 @@ def test_pictures_have_the_scores_of_their_images(report):
         assert int(found) > 0  # the truth is among the predictions
         assert picture.image.width == 2 * picture.image.height + 4  # pixels between the two
     assert predictions.best[0].score >= predictions.best[1].score >= predictions.worst[0].score
-    assert predictions.milliseconds > 0
 
 
-def test_what_was_trained_is_said(report):
+def test_what_was_trained_is_said(report, page, run, val):
     facts = dict(report.facts)
-    assert report.title == "Mask R-CNN on a RegNet by numbers"
+    assert page.text_of("h1") == [report.title] == ["Mask R-CNN on a RegNet by numbers"]
     assert facts["iterations"] == f"{STEPS} of 2 images"
     assert facts["started from"] == "random weights"
+    assert facts["validated on"] == str(val.json_file)
     # What `tools/design.py show` says of these numbers.
     assert facts["its cost"] == "196 M multiply-adds at 224×224, 529 k parameters"
+    assert "parameters" in facts["whole model"]
+    assert "ms an image" in dict(report.speed)["inference"]
     assert report.missing == ()
-    assert f"--config-file {find_config(report)}" in report.command
-
-
-def find_config(report):
-    return report.command.split()[3]
+    again = f"train_net.py --config-file {run}/config.yaml OUTPUT_DIR {run}_again"
+    assert report.command == f"python tools/{again}"
+    changed = {key: value for key, value, _ in report.changed}
+    assert changed["SOLVER.MAX_ITER"] == str(STEPS)
+    assert changed["MODEL.BACKBONE.NAME"] == "build_regnet_fpn_backbone"
+    assert "MODEL.WEIGHTS" not in changed
+    assert f"MAX_ITER: {STEPS}" in report.config
 
 
 def test_settings_that_differ_are_those_that_were_set():
     cfg = default_config()
     cfg.merge_from_list(["SOLVER.BASE_LR", 0.5, "MODEL.REGNET.NAME", "regnety_032"])
     cfg.OUTPUT_DIR = "elsewhere"
-    found = [(s.key, s.value, s.default) for s in changed_settings(cfg, default_config())]
-    assert sorted(found) == [
+    assert sorted(changed_settings(cfg, default_config())) == [
         ("MODEL.REGNET.NAME", "regnety_032", ""),
         ("SOLVER.BASE_LR", "0.5", "0.001"),
     ]
 
 
-def test_the_config_of_the_run_names_what_was_overridden(report):
-    changed = {setting.key: setting.value for setting in report.config.changed}
-    assert changed["SOLVER.MAX_ITER"] == str(STEPS)
-    assert changed["MODEL.BACKBONE.NAME"] == "build_regnet_fpn_backbone"
-    assert "MODEL.WEIGHTS" not in changed
-    assert f"MAX_ITER: {STEPS}" in report.config.text
-
-
-def test_tasks_of_the_same_metrics_share_a_table():
-    summary, classes = results_tables(
-        {
-            "bbox": {"AP": 1.0, "AP50": 2.0, "AP-a-b": 3.0},
-            "segm": {"AP": 4.0, "AP50": 5.0, "AP-a-b": 6.0},
-            "sem_seg": {"mIoU": 7.0, "IoU-sky": 8.0, "ACC-sky": 9.0},
-        }
-    )
-    assert summary == (
-        Table(("AP", "AP50"), (("bbox", (1.0, 2.0)), ("segm", (4.0, 5.0)))),
-        Table(("mIoU",), (("sem_seg", (7.0,)),)),
-    )
-    assert classes == Table(
-        ("bbox AP", "segm AP", "sem_seg IoU", "sem_seg ACC"),
-        (("a-b", (3.0, 6.0, None, None)), ("sky", (None, None, 8.0, 9.0))),
-    )
-    assert results_tables({"bbox": {"AP": 1.0}})[1] is None
-
-
-def test_with_fewer_images_the_results_are_the_logged_ones(run):
-    report = read_detector(find_run(run), images=1, device="cpu")
+def test_with_fewer_images_the_results_are_the_logged_ones(run, tmp_path):
+    """Of the data of the training, in a process that knows other data by their name."""
+    register_split(VAL_NAME, "other.json", "other")
+    copy = shutil.copytree(run, tmp_path / "a run")
+    report_of(copy, "--images", "1")
+    report = read_detector(copy, "report")
     last = json.loads((run / "metrics.json").read_text().splitlines()[-1])
     (table,) = report.metrics.summary
     logged = [last[f"bbox/{name}"] for name in table.columns]
-    assert list(table.rows[0][1]) == pytest.approx(logged, nan_ok=True)
+    assert list(table.rows[0][1]) == [None if math.isnan(v) else v for v in logged]
     assert report.metrics.source == f"logged by the training at iteration {STEPS}, on own_val"
     assert (report.predictions.predicted, report.predictions.available) == (1, IMAGES)
-
-
-def test_results_are_of_the_data_that_the_page_is_of(run, val, tmp_path, capsys):
-    copy = shutil.copytree(run, tmp_path / "a run")
-    report = read_detector(find_run(copy), images=1, device="cpu", val=val)
-    assert dict(report.facts)["validated on"] == str(val.json_file)
-    assert report.metrics is None  # the logged ones are of other data
-    (missing,) = report.missing
-    assert f"`python tools/evaluate.py '{copy}'`, with the same options, finds them" in missing
-    own = ["--val-json", str(val.json_file), "--val-images", str(val.image_root)]
-    assert load_tool("evaluate").main([str(copy), *own, "--device", "cpu"]) == 0
-    capsys.readouterr()
-    report = read_detector(find_run(copy), images=1, device="cpu", val=val)
-    assert report.metrics.source == "found by tools/evaluate.py with model_final.pth, on own_val"
-    report = read_detector(find_run(copy), images=1, device="cpu")
-    assert report.metrics.source.startswith("logged by the training")
     assert report.command.endswith(f"'{copy}/config.yaml' OUTPUT_DIR '{copy}_again'")
 
-
-def test_the_data_of_the_training_are_found(run):
-    """From the config of the run, in a process that knows other data by their name."""
-    register_split(VAL_NAME, "other.json", "other")
-    report = read_detector(find_run(run), images=IMAGES, device="cpu")
-    last = json.loads((run / "metrics.json").read_text().splitlines()[-1])
+    # Where all images are asked for, they are evaluated, with what the training found in the end.
+    report_of(copy)
+    report = read_detector(copy, "report")
+    assert report.predictions.predicted == IMAGES
     (table,) = report.metrics.summary
-    logged = [last[f"bbox/{name}"] for name in table.columns]
-    assert report.metrics.source.startswith(f"all {IMAGES} images of own_val, evaluated for this")
-    assert list(table.rows[0][1]) == pytest.approx(logged, nan_ok=True)
-    again = f"train_net.py --config-file {run}/config.yaml OUTPUT_DIR {run}_again"
-    assert report.command == f"python tools/{again}"
+    assert list(table.rows[0][1]) == pytest.approx(
+        [None if math.isnan(v) else v for v in logged], nan_ok=True
+    )
+    assert report.metrics.source == "found by an evaluation with model_final.pth, on own_val"
 
 
-def test_without_its_data_a_run_is_reported_and_says_so(run, tmp_path, capsys):
-    moved = shutil.copytree(run, tmp_path / "moved")
+def test_an_evaluation_is_used_where_it_is_of_checkpoint_and_data(run, own, val, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
+    assert "There are no metrics" in report_of(copy, *own, "--no-evaluate")
+    shutil.copytree(run / "report", copy / "evaluation")
+    assert report_of(copy, *own) == ""
+    assert not (copy / "report").exists()
+    assert read_detector(copy, "evaluation").predictions is None  # of the training's data
+    (copy / "model_final.pth").touch()  # trained again
+    assert read_detector(copy, "evaluation", val=val).predictions is None
+
+
+def test_without_its_data_a_run_is_reported_and_says_so(run, tmp_path):
+    moved = shutil.copytree(run, tmp_path / "moved", ignore=shutil.ignore_patterns("report"))
     config = moved / "config.yaml"
     config.write_text(config.read_text().replace("instances_val.json", "gone.json"))
-    page = tmp_path / "page.html"
-    assert load_tool("report").main([str(moved), "--output", str(page), "--device", "cpu"]) == 0
-    assert f"report: {page}" in capsys.readouterr().out
-    (missing,) = [line for line in Page(page.read_text()).text_of("li") if "predicted" in line]
-    assert "gone.json'; tell where they are with --val-json and --val-images" in missing
+    file = tmp_path / "page.html"
+    missing = report_of(moved, "--output", file)
+    (line,) = [line for line in Page(file.read_text()).text_of("li") if "predicted" in line]
+    assert line in missing
+    assert "gone.json" in line
+    assert "--val-json" in line
 
 
-def test_a_stopped_run_is_reported_as_far_as_it_came(run, tmp_path, capsys):
-    stopped = shutil.copytree(run, tmp_path / "stopped")
+def test_a_stopped_run_is_reported_as_far_as_it_came(run, tmp_path):
+    stopped = shutil.copytree(run, tmp_path / "stopped", ignore=shutil.ignore_patterns("report"))
     for path in (*stopped.glob("*.pth"), stopped / "last_checkpoint"):
         path.unlink()
     lines = (stopped / "metrics.json").read_text().splitlines()
     (stopped / "metrics.json").write_text("\n".join(lines[:1]))
-    assert load_tool("report").main([str(stopped), "--device", "cpu"]) == 0
-    text = (stopped / "report.html").read_text()
+    missing = report_of(stopped)
     iteration = json.loads(lines[0])["iteration"] + 1
-    assert f"the log ends at iteration {iteration} of {STEPS}." in text
-    assert "There is no checkpoint yet" in text
-    assert "Mask R-CNN" in Page(text).text_of("h1")[0]
+    assert f"the log ends at iteration {iteration} of {STEPS}; no checkpoint" in missing
+    assert "Mask R-CNN" in Page((stopped / "report.html").read_text()).text_of("h1")[0]
 
 
-def test_data_that_do_not_belong_to_the_run_are_refused(run, val, tmp_path, capsys):
+def test_mistakes_of_the_command_line(run, val, own, tmp_path, capsys):
     main = load_tool("report").main
     content = json.loads(val.json_file.read_text())
     content["categories"].append({"id": 99, "name": "hexagon"})
     other = tmp_path / "other.json"
     other.write_text(json.dumps(content))
-    own = ["--val-json", str(other), "--val-images", str(val.image_root)]
-    assert main([str(run), *own]) == 2
-    assert "the detector has 5 classes" in capsys.readouterr().err
-
-
-def test_half_data_and_what_is_said_otherwise_are_refused(run, capsys):
-    main = load_tool("report").main
-    assert main([str(run), "--val-json", "val.json"]) == 2
-    assert "missing: --val-images" in capsys.readouterr().err
-    assert main([str(run), "--opts", "MODEL.DEVICE", "cpu"]) == 2
-    assert "give --device" in capsys.readouterr().err
+    for arguments, named in (
+        (["--val-json", str(other), *own[2:]], str(other)),
+        (["--val-json", "val.json"], "--val-images"),
+        (["--opts", "MODEL.DEVICE", "cpu"], "--device"),
+        (["--opts", "MODEL.NAME", "x"], "MODEL.NAME"),
+    ):
+        assert main([str(run), *arguments]) == 2
+        assert named in capsys.readouterr().err

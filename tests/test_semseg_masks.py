@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regnet_backbones.errors import UserError
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.labels import IGNORE, LABEL_MAP, Labels, folder_labels, read_table
 from regnet_backbones.semseg.layouts import folder_pairs
@@ -492,11 +493,10 @@ def a_list_with_a_name_twice(folder):
     folder.options["train_list"] = text_file(folder, "train.txt", [first, f"{first}.png"])
 
 
-@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("kind", READ)
-def test_masks_are_read_as_they_were_drawn(kind, seed, tmp_path):
+def test_masks_are_read_as_they_were_drawn(kind, tmp_path):
     make, drawn = READ[kind]
-    folder = Folder(tmp_path, np.random.default_rng([seed, len(kind)]), **drawn)
+    folder = Folder(tmp_path, np.random.default_rng(len(kind)), **drawn)
     make(folder)
     data, found = folder.read()
     truth = {name.rpartition("/")[2]: mask for name, mask in folder.truth.items()}
@@ -514,13 +514,12 @@ def test_masks_are_read_as_they_were_drawn(kind, seed, tmp_path):
     assert dict(again.hparams) == dict(data.hparams)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("kind", REFUSED)
-def test_masks_that_cannot_be_read_are_refused_in_a_line(kind, seed, tmp_path):
+def test_masks_that_cannot_be_read_are_refused_in_a_line(kind, tmp_path):
     make, said, drawn = REFUSED[kind]
-    folder = Folder(tmp_path, np.random.default_rng([seed, len(kind)]), **drawn)
+    folder = Folder(tmp_path, np.random.default_rng(len(kind)), **drawn)
     make(folder)
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+    with pytest.raises(UserError) as caught:
         folder.read()
     message = str(caught.value)
     assert said in message

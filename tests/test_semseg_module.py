@@ -1,6 +1,5 @@
 """The Lightning module of a segmenter: network, loss, metrics, schedule, checkpoints, processes."""
 
-import json
 import math
 import subprocess
 import sys
@@ -11,8 +10,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from timm.layers import BatchNormAct2d
@@ -83,13 +81,6 @@ class Losses(Callback):
 # Networks
 
 
-def test_every_architecture_of_smp_is_found():
-    assert set(architectures()) == {
-        *("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3"),
-        *("DeepLabV3Plus", "PAN", "UPerNet", "Segformer", "DPT"),
-    }
-
-
 @pytest.mark.parametrize("name", sorted(architectures()))
 def test_every_architecture_gives_logits_of_any_size(name):
     # DPT takes vision transformers only, and those one size.
@@ -116,8 +107,8 @@ def test_every_architecture_gives_logits_of_any_size(name):
         ({"short_side": 0}, "short_side must be at least 1 pixel or None, got 0"),
         ({"pictures": -1}, "pictures must be 0 or more, got -1"),
         ({"num_classes": 256}, "num_classes must be 2 to 255, got 256"),
-        ({"class_names": ("a", "b")}, "as many as num_classes, 3, got 2"),
-        ({"class_names": ("a", "b", "a")}, "must differ, got a more than once"),
+        ({"class_names": ("a", "b")}, "num_classes is 3, but class_names names 2"),
+        ({"class_names": ("a", "b", "a")}, "class_names gives several classes one name: a"),
     ],
 )
 def test_arguments_that_cannot_be_used_say_why(options, message):
@@ -297,20 +288,6 @@ def test_the_schedule_steps_an_optimizer():
     assert rates == pytest.approx([1.0, 2.0, 4 / 3, 2 / 3])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"total_steps": 0}, "total_steps must be at least 1, got 0"),
-        ({"total_steps": 9, "warmup_steps": -1}, "warmup_steps must be 0 or more, got -1"),
-        ({"total_steps": 9, "power": 0}, "power must be above 0, got 0"),
-    ],
-)
-def test_schedules_that_cannot_be(options, message):
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    with pytest.raises(ValueError, match=message):
-        poly_with_warmup(optimizer, **options)
-
-
 def test_warm_up_to_the_end_of_the_run_is_warned_of(caplog):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     poly_with_warmup(optimizer, total_steps=5, warmup_steps=5)
@@ -344,23 +321,6 @@ def test_bfloat16_trains_on_the_cpu(tmp_path):
     assert len(seen.losses) == 2
     assert all(math.isfinite(loss) for loss in seen.losses)
     assert 0 <= model.last_validation["val/miou"] <= 1
-
-
-def test_a_resumed_run_ends_as_an_unbroken_one(tmp_path):
-    def run(name, **options):
-        torch.manual_seed(1)
-        model = segmenter(warmup_steps=1)
-        saves = ModelCheckpoint(tmp_path / name, filename="{epoch}", save_top_k=-1)
-        run = trainer(tmp_path, enable_checkpointing=True, callbacks=[saves])
-        run.fit(model, loader(), **options)
-        return model.state_dict()
-
-    unbroken = run("unbroken")
-    resumed = run("resumed", ckpt_path=tmp_path / "unbroken" / "epoch=0.ckpt")
-    assert unbroken.keys() == resumed.keys()
-    for name, value in unbroken.items():
-        torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
-    assert not (tmp_path / "resumed" / "epoch=0.ckpt").exists()
 
 
 # Checkpoints
@@ -690,36 +650,3 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path):
     # Of three images the sampler repeats one, which must not count twice.
     one, two = (torch.load(tmp_path / f"{count}-validation.pt") for count in (1, 2))
     assert two == one
-
-
-# Configuration
-
-
-def test_a_config_file_builds_a_segmenter(tmp_path):
-    parser = LightningArgumentParser()
-    parser.add_lightning_class_args(Segmenter, "model")
-    config = tmp_path / "model.json"
-    config.write_text(
-        json.dumps(
-            {
-                "model": {
-                    "num_classes": 2,
-                    "class_names": ["sky", "ground"],
-                    "encoder": "regnetx_002",
-                    "encoder_weights": None,
-                    "decoder": "deeplabv3plus",
-                    "output_stride": 16,
-                    "decoder_options": {
-                        "decoder_channels": 32,
-                        "decoder_atrous_rates": [6, 12, 18],
-                    },
-                    "loss": "ce+dice",
-                }
-            }
-        )
-    )
-    parsed = parser.parse_path(config)
-    model = parser.instantiate(parsed).model
-    assert model.class_names == ("sky", "ground")
-    assert type(model.network) is smp.DeepLabV3Plus
-    assert model.hparams["decoder_options"]["decoder_channels"] == 32

@@ -1,76 +1,109 @@
 """`tools/train_semseg.py`: a segmenter trained and resumed, and what a newcomer gets wrong."""
 
-import runpy
-from pathlib import Path
+import resource
+import shutil
+import signal
 from types import SimpleNamespace
 
 import pytest
 import torch
 from detectron2.modeling import build_model
-from PIL import Image
+from load_tool import load_tool
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.config import read_config
+from regnet_backbones.errors import UserError
+from regnet_backbones.report.logs import read_events
+from regnet_backbones.runs.trained import find_trained
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.semseg.run import summarize
+from regnet_backbones.semseg.run import launch_run, summarize
 
-TOOL = Path(__file__).parent.parent / "tools" / "train_semseg.py"
 QUICK = config_path("semseg/quick/unet_regnet_small_shapes.yaml")
+TINY = "regnetx_002"
+RANDOM = ["--model.encoder_weights", "null", "--model.decoder_options", "null"]
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    spec = shapes.ShapesSpec(num_train=8, num_val=3, image_size=64, seed=0)
+    """Draw a small dataset; `semantic` below its root is in the layout of ADE20K."""
+    spec = shapes.ShapesSpec(num_train=8, num_val=2, image_size=64, seed=0)
     return shapes.write(tmp_path_factory.mktemp("shapes") / "shapes", spec)
 
 
-def main(*arguments):
-    """Run the tool in this process and return its exit status."""
-    try:
-        return runpy.run_path(str(TOOL))["main"]([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return stop.code
+@pytest.fixture(scope="module")
+def data(dataset):
+    return dataset.root / "semantic"
 
 
-def small(dataset, output, steps):
-    """Return the command line of a short run on a small dataset."""
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """Return the folder of a run of two steps."""
+    output = tmp_path_factory.mktemp("run") / "run"
+    assert main(*training(data, output, 2)) == 0
+    return output
+
+
+@pytest.fixture
+def run_folder(trained, tmp_path):
+    """Return a copy of that folder."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def main(*arguments, tool="train_semseg"):
+    """Run a tool in this process and return its exit status."""
+    return load_tool(tool).main([str(each) for each in arguments])
+
+
+def training(data, output, steps, *more):
+    """Return the command line of a short run."""
     return [
-        *("--config", QUICK),
-        *("--output", output),
-        *("--data.root", dataset.root / "semantic"),
-        *("--data.crop_size", 64),
-        *("--data.batch_size", 4),
-        *("--data.num_workers", 0),
-        *("--trainer.max_steps", steps),
-        *("--trainer.val_check_interval", 2),
-        *("--trainer.log_every_n_steps", 1),
-        *("--trainer.enable_progress_bar", "false"),
+        *("--config", QUICK, "--output", output, "--data.root", data, "--data.crop_size", 32),
+        *("--data.batch_size", 4, "--data.num_workers", 0, "--trainer.max_steps", steps),
+        *("--trainer.val_check_interval", 2, "--trainer.enable_progress_bar", "false"),
+        *("--trainer.log_every_n_steps", 1, "--trainer.accelerator", "cpu", *more),
     ]
 
 
-def test_a_segmenter_is_trained_and_resumed(dataset, tmp_path, capsys):
-    assert main(*small(dataset, tmp_path, 4)) == 0
+def folders(data, *more):
+    """Return the options of the layout of one's own folders."""
+    names = {
+        "train_images": "images/training",
+        "train_masks": "annotations/training",
+        "val_images": "images/validation",
+        "val_masks": "annotations/validation",
+    }
+    options = [word for name, path in names.items() for word in (f"--data.{name}", data / path)]
+    return ["--data.layout", "folder", "--data.root", "null", *options, *more]
+
+
+def last_of(output):
+    return torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+# Training and resuming
+
+
+def test_a_segmenter_is_trained_and_resumed(data, tmp_path, capsys):
+    assert main(*training(data, tmp_path, 4)) == 0
     said = capsys.readouterr().out
     for name in ("miou", "accuracy", "iou/circle", "iou/background"):
         assert name in said
     assert f"best checkpoint: {tmp_path / 'checkpoints' / 'best.ckpt'}" in said
-    assert len(list((tmp_path / "tensorboard" / "pictures" / "4").iterdir())) == 3
+    assert len(list((tmp_path / "tensorboard" / "pictures" / "4").iterdir())) == 2
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
-    last = tmp_path / "checkpoints" / "last.ckpt"
-    first = torch.load(last, weights_only=True)
-    assert first["global_step"] == 4
-    model = Segmenter.load_from_checkpoint(last)
+    assert last_of(tmp_path)["global_step"] == 4
+    model = Segmenter.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     assert model.class_names[:2] == ("circle", "square")
 
-    assert main(*small(dataset, tmp_path, 6), "--resume") == 0
-    second = torch.load(last, weights_only=True)
+    assert main(*training(data, tmp_path, 6), "--resume") == 0
+    second = last_of(tmp_path)
     assert second["global_step"] == 6
     steps = [state["step"] for state in second["optimizer_states"][0]["state"].values()]
     assert set(map(int, steps)) == {6}  # of the optimizer, whose state went on
     assert second["lr_schedulers"][0]["last_epoch"] == 6
 
     capsys.readouterr()
-    assert main(*small(dataset, tmp_path, 6), "--resume") == 0  # it is at its end
+    assert main(*training(data, tmp_path, 6), "--resume") == 0  # it is at its end
     said = capsys.readouterr().out
     assert said.startswith(f"best checkpoint: {tmp_path / 'checkpoints' / 'best.ckpt'}")
 
@@ -93,27 +126,20 @@ def test_a_class_that_is_not_there_has_no_iou():
     assert best == "best checkpoint: none"
 
 
-def test_a_detector_gives_its_backbone(dataset, tmp_path):
+def test_a_detector_gives_its_backbone(data, tmp_path):
     """The two of the demo have the same RegNet."""
     cfg = read_config(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
     cfg.MODEL.DEVICE = "cpu"
     detector = build_model(cfg)
     torch.save({"model": detector.state_dict()}, tmp_path / "model_final.pth")
     options = ["--model.encoder_weights", tmp_path / "model_final.pth", "--model.lr", 1e-12]
-    assert main(*small(dataset, tmp_path / "run", 1), *options) == 0
+    assert main(*training(data, tmp_path / "run", 1), *options) == 0
     trained = Segmenter.load_from_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     theirs = dict(detector.backbone.bottom_up.named_parameters())
     ours = dict(trained.network.encoder.named_parameters())
     assert any(name.startswith("s2.b2.conv2") for name in ours)
     for name, weight in ours.items():
         torch.testing.assert_close(weight, theirs[name])
-
-
-def test_without_resume_a_run_starts_anew(dataset, tmp_path):
-    for _ in range(2):
-        assert main(*small(dataset, tmp_path, 2)) == 0
-    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
-    assert last["global_step"] == 2
 
 
 @pytest.mark.parametrize(
@@ -123,55 +149,250 @@ def test_without_resume_a_run_starts_anew(dataset, tmp_path):
         ("--data.label_map", "{1: round, 2: other, 3: other, 4: other, 5: other, 6: ignore}"),
     ],
 )
-def test_folders_of_ones_own_images_and_masks(classes, dataset, tmp_path):
+def test_folders_of_ones_own_images_and_masks(classes, data, tmp_path):
     """The labels of the demo's masks, 1 to 6, as they are or as a map says."""
-    folders = {
-        f"--data.{split}_{kind}": folder(split)
-        for split in ("train", "val")
-        for kind, folder in (
-            ("images", dataset.semantic_images),
-            ("masks", dataset.semantic_masks),
-        )
-    }
+    assert main(*training(data, tmp_path, 1, *folders(data, *classes))) == 0
+
+
+def test_an_output_in_ones_home_is_one_folder(data, tmp_path, monkeypatch):
+    """A shell leaves `~` alone in `--output=~/run`, and nobody replaces it in a YAML file."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
     own = tmp_path / "own.yaml"
-    own.write_text(QUICK.read_text().replace("layout: ade20k", "layout: folder"))
-    arguments = small(dataset, tmp_path / "out", 2)
-    arguments[1] = own
-    paths = [item for pair in folders.items() for item in pair]
-    assert main(*arguments, *paths, *classes) == 0
+    own.write_text("output: ~/run\n")
+    assert main(*training(data, "elsewhere", 1, "--config", own)) == 0
+    checkpoints = home / "run" / "checkpoints"
+    assert {file.name for file in checkpoints.iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert (home / "run" / "tensorboard" / "config.yaml").is_file()
+    assert list(here.iterdir()) == []
 
 
-def test_a_mask_that_is_not_there_stops_it_with_its_name(dataset, tmp_path, capsys):
-    copy = shapes.write(tmp_path / "shapes", shapes.ShapesSpec(num_train=4, num_val=2, seed=1))
-    mask = sorted(copy.semantic_masks("train").iterdir())[1]
-    mask.unlink()
-    assert main(*small(copy, tmp_path / "out", 2)) == 2
-    assert mask.stem in capsys.readouterr().err
-    assert not (tmp_path / "out" / "checkpoints").exists()
+@pytest.mark.parametrize(("native", "warns"), [(False, True), (True, False)])
+def test_emulated_precision_is_warned_of(data, tmp_path, caplog, monkeypatch, native, warns):
+    monkeypatch.setattr("regnet_backbones.semseg.run.has_native", lambda dtype: native)
+    assert main(*training(data, tmp_path, 1, "--trainer.precision", "bf16-mixed")) == 0
+    assert ("emulates --trainer.precision" in caplog.text) == warns
 
 
-def test_a_mask_of_another_size_stops_it_with_its_name(tmp_path, capsys):
-    copy = shapes.write(tmp_path / "shapes", shapes.ShapesSpec(num_train=4, num_val=2, seed=1))
-    mask = sorted(copy.semantic_masks("train").iterdir())[1]
-    Image.new("L", (9, 9)).save(mask)
-    assert main(*small(copy, tmp_path / "out", 2)) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert mask.name in said
+# Mistakes
+
+
+MISTAKES = [
+    (["--data.batchsize", 4], "--data.batchsize"),
+    (["--data.batch_size", "four"], "data.batch_size"),
+    (["--data.layout", "coco"], "data.layout"),
+    (["--model.loss", "focal"], "model.loss"),
+    (["--save_every", 0], "save_every"),
+    (["--model.num_classes", 4], "model.num_classes"),
+    (["--model.mean", "[0, 0, 0]"], "data.mean"),
+    (["--config", "no.yaml"], "no.yaml"),
+    (["--model.lr", "0"], "lr must be above 0"),
+    (["--model.encoder", "regnety_31", *RANDOM], "did you mean 'regnety_032'"),
+    (["--model.encoder", "tu-regnety_33", *RANDOM], "regnety_33"),
+    (["--model.encoder_weights", "imagenet"], "no published weights"),
+    (["--model.decoder", "Unett"], "decoder must be one of DPT, "),
+    (["--model.decoder_options", '{"decoder_chanels": 1}'], "decoder_options of Unet"),
+    (["--model.decoder_options", '{"decoder_channels": 5}'], "decoder_options of Unet"),
+    (["--model.decoder_options", '{"encoder_depth": 3}'], "Model depth is 3"),
+    (["--data.root", "nowhere"], "no dataset folder 'nowhere'"),
+    (["--data.root", "null"], "needs root"),
+    (["--trainer.devices", 0], "--trainer options: `Trainer(devices="),
+    (["--trainer.strategy", "dpp"], "--trainer options: "),
+    (["--trainer.sync_batchnorm", "true"], "would delete the activations of a RegNet"),
+    (["--trainer.accumulate_grad_batches", 0], "--trainer.accumulate_grad_batches"),
+    (["--trainer.val_check_interval", 0], "--trainer.val_check_interval"),
+    (["--trainer.max_steps", 0], "max_steps"),
+    (["--data.batch_size", 9], "batch_size 9 is more than the 8 training images"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), MISTAKES)
+def test_a_mistake_in_the_options_is_named(options, said, data, tmp_path):
+    with pytest.raises(UserError) as caught:
+        launch_run([str(each) for each in training(data, tmp_path, 2, *options)])
+    assert said in str(caught.value)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("text", "said"),
     [
-        (["--model.decoder", "Vnet"], "decoder must be one of DPT, DeepLabV3"),
-        (["--data.layout", "coco"], "layout"),
-        (["--data.root", "nowhere"], "nowhere"),
-        (["--model.lr", "0"], "lr must be above 0, got 0"),
-        (["--trainer.sync_batchnorm", "true"], "would delete the activations of a RegNet"),
-        (["--model.lrr", "1"], "lrr"),
-        (["--model.encoder", "regnetx_2"], "error: Wrong encoder name `regnetx_2`"),
+        ("model:\n  enconder: regnety_032\n", "enconder"),
+        ("model: [unclosed\n", "config"),
+        ("model: {decoder: Unet}\n", "data.layout"),
     ],
 )
-def test_mistakes_are_said(arguments, message, dataset, tmp_path, capsys):
-    assert main(*small(dataset, tmp_path, 2), *arguments) == 2
-    assert message in capsys.readouterr().err
+def test_a_mistake_in_a_config_is_named(text, said, tmp_path, capsys):
+    config = tmp_path / "my.yaml"
+    config.write_text(text)
+    assert main("--config", config) == 2
+    said_of_it = capsys.readouterr().err.splitlines()[-1]
+    assert said_of_it.startswith("error: ")
+    assert said in said_of_it
+
+
+def test_folders_that_are_no_dataset(data, tmp_path):
+    for options, said in (
+        (folders(data), "num_classes"),
+        (folders(data, "--data.num_classes", 3), "labels that the dataset does not define: "),
+        (folders(data, "--data.label_map", "{1: a, x: b}"), "--data.label_map: 'x: b'"),
+        (folders(data, "--data.train_masks", tmp_path, "--data.num_classes", 7), "has no masks"),
+        (folders(data, "--data.val_masks", "x", "--data.num_classes", 7), "no mask folder 'x'"),
+    ):
+        with pytest.raises(UserError) as caught:
+            launch_run([str(each) for each in training(data, tmp_path / "run", 2, *options)])
+        assert said in str(caught.value)
+
+
+def test_an_output_that_cannot_be_is_found_before_the_data(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(*training("nowhere", tmp_path / "file" / "run", 2)) == 2
+    assert "--output" in capsys.readouterr().err
+
+
+# Earlier runs
+
+
+@pytest.mark.parametrize(
+    ("steps", "options", "said"),
+    [
+        (4, ["--model.decoder", "FPN", *RANDOM], "--model.decoder was Unet and is FPN"),
+        (4, ["--model.encoder", TINY], "and is regnetx_002"),
+        (4, ["--model.optimizer", "sgd"], "--model.optimizer was adamw and is sgd"),
+        (1, [], "has 2 steps, more than --trainer.max_steps 1"),
+        (4, "folders", "the number of classes of the data was 6 and is 9"),
+    ],
+)
+def test_a_run_that_cannot_be_resumed(steps, options, said, data, run_folder):
+    before = (run_folder / "checkpoints" / "last.ckpt").read_bytes()
+    options = folders(data, "--data.num_classes", 9) if options == "folders" else options
+    argv = training(data, run_folder, steps, *options, "--resume")
+    with pytest.raises(UserError) as caught:
+        launch_run([str(each) for each in argv])
+    assert said in str(caught.value)
+    assert (run_folder / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_a_checkpoint_that_is_cut_off_is_not_resumed(data, run_folder, capsys):
+    last = run_folder / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:10_000])
+    assert main(*training(data, run_folder, 4, "--resume")) == 2
+    assert "last.ckpt is truncated or damaged" in capsys.readouterr().err
+
+
+def test_options_that_keep_a_resumed_run_from_being_exact_are_named(data, run_folder, caplog):
+    options = ["--model.lr", 0.125, "--data.flip", 0.25, "--data.root", data.resolve()]
+    options += ["--data.num_workers", 1, "--seed_everything", 7, "--resume"]
+    assert main(*training(data, run_folder, 3, *options)) == 0
+    (said,) = [r.getMessage() for r in caplog.records if "options that differ" in r.getMessage()]
+    assert "--model.lr was 0.003 and is 0.125 (no effect" in said
+    assert "--data.flip was 0.5 and is 0.25;" in said
+    assert "--trainer.max_steps was 2 and is 3" in said
+    assert "--seed_everything was 0 and is 7 (no effect" in said
+    assert "num_workers" not in said
+    assert "--data.root" not in said
+    assert last_of(run_folder)["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.003
+
+
+def test_a_run_with_nothing_to_resume_begins(data, tmp_path, caplog):
+    assert main(*training(data, tmp_path, 1, "--resume")) == 0
+    assert "last.ckpt' to resume from; the training starts" in caplog.text
+
+
+def test_a_run_goes_on_in_a_renamed_folder_with_the_best_checkpoint_that_it_has(data, run_folder):
+    last = last_of(run_folder)
+    (state,) = [s for s in last["callbacks"].values() if "best_k_models" in s]
+    assert state["dirpath"] != str(run_folder / "checkpoints")  # of the run that this is a copy of
+    state["best_k_models"] = {state["best_model_path"]: torch.tensor(1.0)}  # nothing is better
+    torch.save(last, run_folder / "checkpoints" / "last.ckpt")
+    assert main(*training(data, run_folder, 4, "--resume")) == 0
+    best = torch.load(run_folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["global_step"] == 2
+
+
+def test_a_new_run_in_the_folder_of_another_sets_its_files_aside(data, run_folder, caplog):
+    """So that neither its best checkpoint nor its logs are taken for those of the new one."""
+    before = {
+        file.relative_to(run_folder): file.read_bytes()
+        for folder in ("checkpoints", "tensorboard")
+        for file in (run_folder / folder).rglob("*")
+        if file.is_file()
+    }
+    assert main(*training(data, run_folder, 1)) == 0
+    aside = run_folder / "earlier_run_1"
+    assert str(aside) in caplog.text
+    assert {f.relative_to(aside): f.read_bytes() for f in aside.rglob("*") if f.is_file()} == before
+    assert last_of(run_folder)["global_step"] == 1
+    logged = read_events(run_folder / "tensorboard")
+    assert {event.step for events in logged.values() for event in events} == {0}
+    assert find_trained(aside).checkpoint == aside / "checkpoints" / "best.ckpt"
+
+
+# Failures
+
+
+def assert_goes_on(data, run_folder, *, to):
+    """Check that all checkpoints are whole, and that a resumed run gets to a step."""
+    for file in (run_folder / "checkpoints").iterdir():
+        assert torch.load(file, weights_only=True)["global_step"] < to
+    assert main(*training(data, run_folder, to, "--resume")) == 0
+    assert last_of(run_folder)["global_step"] == to
+
+
+@pytest.mark.parametrize(
+    ("fail", "status", "said"),
+    [
+        (lambda: torch.empty(10**15), 2, "memory"),
+        (lambda: signal.raise_signal(signal.SIGINT), 130, "stopped by SIGINT after step 3"),
+    ],
+    ids=["out of memory", "ctrl-c"],
+)
+def test_a_run_goes_on_after_a_failure(fail, status, said, data, run_folder, monkeypatch, capsys):
+    stock = Segmenter.training_step
+
+    def training_step(self, *args):
+        if self.global_step == 2:
+            fail()
+        return stock(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmenter, "training_step", training_step)
+        assert main(*training(data, run_folder, 4, "--resume")) == status
+    assert said in capsys.readouterr().err
+    assert_goes_on(data, run_folder, to=4)
+
+
+def test_a_run_goes_on_after_the_disk_was_full(data, run_folder, capsys):
+    before = (run_folder / "checkpoints" / "last.ckpt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        assert main(*training(data, run_folder, 4, "--resume")) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "disk" in capsys.readouterr().err
+    assert (run_folder / "checkpoints" / "last.ckpt").read_bytes() == before
+    assert_goes_on(data, run_folder, to=4)
+
+
+# After the training
+
+
+def test_evaluate_and_predict_say_what_cannot_be_used(data, run_folder, tmp_path, capsys):
+    for options, said in (
+        (["--opts", "root", "/nowhere"], "/nowhere"),
+        (["--opts", "roott", "/x"], "did you mean 'root'?"),
+        (["--device", "cuda"], "cuda"),
+    ):
+        assert main(run_folder, *options, tool="evaluate") == 2
+        assert said in capsys.readouterr().err.lower().replace("gpu", "cuda")
+    best, images = run_folder / "checkpoints" / "best.ckpt", data / "images" / "validation"
+    (tmp_path / "file").touch()
+    assert main(run_folder, images, "--output", tmp_path / "file", tool="predict") == 2
+    assert "output must be a folder" in capsys.readouterr().err
+    best.write_bytes(b"<html>not found</html>")
+    assert main(run_folder, tool="evaluate") == 2
+    assert main(run_folder, images, "--output", tmp_path, tool="predict") == 2
+    assert capsys.readouterr().err.count("is a web page, not the weights") == 2

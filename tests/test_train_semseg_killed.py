@@ -17,11 +17,12 @@ from killed_runs import forking_context
 from torch import nn
 
 from regnet_backbones import config_path, shapes
+from regnet_backbones.cli.failures import reported
 from regnet_backbones.report.logs import read_events
 from regnet_backbones.runs.stopping import STATUSES
+from regnet_backbones.semseg import run as semseg_run
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.resume import AtomicCheckpointIO
-from regnet_backbones.semseg.run import launch_run
 
 ROOT = Path(__file__).parent.parent
 QUICK = config_path("semseg/quick/unet_regnet_small_shapes.yaml")
@@ -32,6 +33,11 @@ DROPOUT = {
 }
 ACCUMULATE = ("--trainer.accumulate_grad_batches", 2)
 BY_EPOCH = ("--trainer.check_val_every_n_epoch", 1, "--trainer.val_check_interval", 3)
+
+
+def launch_run(options):
+    """Train as the tool does, and return its exit status."""
+    return reported(lambda: semseg_run.launch_run(options))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,13 +1,13 @@
-"""The command line of `tools/report.py`."""
+"""`tools/report.py`: evaluate a run, if that was not done yet, and write its page."""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from regnet_backbones.cli.command_lines import command_parser
+from regnet_backbones.cli.models import ACCELERATORS, EVALUATION_FOLDER
 from regnet_backbones.cli.options import (
     add_data_options,
     check_options,
@@ -16,13 +16,18 @@ from regnet_backbones.cli.options import (
 )
 from regnet_backbones.cli.run import run_command
 from regnet_backbones.errors import MissingPackageError, UserError
+from regnet_backbones.report.runs import Run, find_run
+from regnet_backbones.runs.results import WrittenEvaluation
+from regnet_backbones.runs.trained import Description
 
-if TYPE_CHECKING:
-    from regnet_backbones.report.content import Report
-    from regnet_backbones.report.runs import Run
+Evaluate = Callable[[Path], None]
 
 PAGE_NAME = "report.html"
 PACKAGES = ("jinja2", "matplotlib", "pycocotools", "tensorboard")
+
+# Of the evaluations of this command; it does not overwrite those of tools/evaluate.py.
+OWN_FOLDER = "report"
+
 
 DESCRIPTION = """\
 Write one self-contained HTML page about a training of a detector or a segmenter.
@@ -34,9 +39,9 @@ Write one self-contained HTML page about a training of a detector or a segmenter
 
 The page has the curves of the training, the results of the evaluation by class, the best and the
 worst predictions among the validation images, speed, configuration, and the command to repeat it.
-The first --images validation images are predicted; if these are all, the results are of them,
-otherwise those of the training or of `evaluate`. A run that has not finished is reported as far as
-it came. The page needs no network and no other file.
+The first --images validation images are evaluated unless `evaluate` has done it; results are those
+of all images only. A run that has not finished is reported as far as it got. The page needs no
+network and no other file.
 """
 
 
@@ -57,18 +62,25 @@ def report_parser(prog: str) -> argparse.ArgumentParser:
         type=int,
         default=200,
         metavar="N",
-        help="validation images to predict, at most (default: %(default)s)",
+        help="validation images to evaluate, at most (default: %(default)s)",
     )
+    add("--no-evaluate", action="store_true", help="show only what was evaluated before")
     add("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     add_data_options(parser)
     return parser
 
 
 def _report(args: argparse.Namespace) -> int:
-    """Read a run, write its page, and return the exit status."""
-    from regnet_backbones.report.runs import find_run
+    """Evaluate a run if necessary, write its page, and return the exit status."""
+    lacking = [name for name in PACKAGES if find_spec(name) is None]
+    if lacking:
+        raise MissingPackageError(
+            f"a report needs {', '.join(lacking)}; install it with "
+            "pip install 'regnet_backbones[report]'"
+        )
+    from regnet_backbones.report.page import write_page
+    from regnet_backbones.report.reading import find_evaluation, read_report
 
-    _check_packages()
     run = find_run(args.run, config_file=args.config_file)
     check_options(args, run.kind)
     if args.images < 1:
@@ -76,52 +88,67 @@ def _report(args: argparse.Namespace) -> int:
     output = Path(args.output or run.folder / PAGE_NAME)
     if output.is_dir():
         raise UserError(f"--output '{output}' is a folder; give a file, such as {PAGE_NAME}")
-    report = _read_detector(args, run) if run.kind == "detector" else _read_segmenter(args, run)
-    _write(output, report)
+    read = _read_detector if run.kind == "detector" else _read_segmenter
+    description, evaluate = read(args, run)
+    wanted = {"description": description, "opts": args.overrides or ()}
+    folders = [run.folder / name for name in (EVALUATION_FOLDER, OWN_FOLDER)]
+    evaluation, missing = find_evaluation(run, folders, **wanted), []
+    if run.trained is None:
+        missing.append("There is no checkpoint yet, so nothing is predicted.")
+    elif not args.no_evaluate and not _is_enough(evaluation, args.images):
+        try:
+            evaluate(folders[-1])
+        except (UserError, OSError, ModuleNotFoundError) as error:
+            if args.overrides or args.val_json:  # a mistake in these is not to be overlooked
+                raise
+            missing.append(f"Nothing is predicted: {error}")
+        evaluation = find_evaluation(run, folders, **wanted)
+    report = read_report(run, evaluation=evaluation, missing=missing, **wanted)
+    write_page(output, report)
     for line in report.missing:
         print(f"missing: {line}", file=sys.stderr)
     print(f"report: {output}")
     return 0
 
 
-def _read_detector(args: argparse.Namespace, run: "Run") -> "Report":
-    """Read a run of detectron2's."""
-    from regnet_backbones.report.detection import read_detector
-
-    return read_detector(
-        run,
-        images=args.images,
-        opts=args.overrides or (),
-        device=args.device,
-        val=own_validation(args),
-    )
+def _is_enough(evaluation: WrittenEvaluation | None, images: int) -> bool:
+    """Return whether so many images, or all, were evaluated."""
+    found = evaluation and evaluation.images
+    return found is not None and (found.complete or len(found.images) >= images)
 
 
-def _read_segmenter(args: argparse.Namespace, run: "Run") -> "Report":
-    """Read a run of Lightning's."""
-    from regnet_backbones.report.segmentation import read_segmenter
+def _read_detector(args: argparse.Namespace, run: Run) -> tuple[Description, Evaluate]:
+    """Return the description of a run of detectron2's, and what evaluates it into a folder."""
+    from regnet_backbones.detection.description import describe
 
-    return read_segmenter(
-        run,
-        images=args.images,
-        overrides=data_overrides(args),
-        device=args.device,
-    )
+    options = {"opts": args.overrides or (), "val": own_validation(args)}
 
+    def evaluate_to(folder: Path) -> None:
+        from regnet_backbones.detection.evaluation import evaluate
 
-def _write(output: Path, report: "Report") -> None:
-    """Write the page; what draws it is imported once it is known to be there."""
-    from regnet_backbones.report.page import write_page
+        evaluate(run.trained, folder, device=args.device, images=args.images, **options)
 
-    write_page(output, report)
+    return describe(run.config_file, **options), evaluate_to
 
 
-def _check_packages() -> None:
-    """Raise ModuleNotFoundError where a page could not be written."""
-    lacking = [name for name in PACKAGES if find_spec(name) is None]
-    if lacking:
-        raise MissingPackageError(
-            f"a report takes {', '.join(lacking)}, which is not installed; "
-            "`pip install 'regnet_backbones[report]'` installs it",
-            name=lacking[0],
+def _read_segmenter(args: argparse.Namespace, run: Run) -> tuple[Description, Evaluate]:
+    """Return the description of a run of Lightning's, and what evaluates it into a folder."""
+    from regnet_backbones.semseg.description import describe
+
+    overrides = data_overrides(args)
+    if args.device not in ACCELERATORS:
+        allowed = ", ".join(filter(None, ACCELERATORS))
+        raise UserError(f"a segmenter is evaluated on one of {allowed}, got '{args.device}'")
+
+    def evaluate_to(folder: Path) -> None:
+        from regnet_backbones.semseg.evaluation import evaluate
+
+        evaluate(
+            run.trained.checkpoint,
+            output=folder,
+            overrides=overrides,
+            accelerator=ACCELERATORS[args.device],
+            images=args.images,
         )
+
+    return describe(run.config_file, run.trained and run.trained.checkpoint), evaluate_to

@@ -1,23 +1,43 @@
 """What a network costs: multiply-adds, parameters and activations, layer by layer.
 
-Source: pycls `pycls/models/blocks.py`, where each layer has such a twin that counts. A search
-counts hundreds of thousands of networks: counts are tuples of integers until the end, and of the
-blocks of a stage behind its first, all alike, one is counted.
+Source: pycls `pycls/models/blocks.py`, where each layer has such a twin that counts. The twins take
+numbers, or arrays of as many networks. A convolution without bias has as many multiply-adds for
+each pixel of its output as it has weights; a batch or group norm has a weight and a bias for each
+channel and no multiply-adds.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
+from typing import NamedTuple
 
-from regnet_backbones.design.anynet import Design
-from regnet_backbones.design.checks import positive_integer
-from regnet_backbones.design.law import NUM_STAGES, Stage, se_width
+from regnet_backbones.design.blocks import NUM_STAGES, Numbers, positive_integer, se_width
+from regnet_backbones.design.law import Design
 from regnet_backbones.errors import UserError
 
 IMAGE_CHANNELS = 3
 
-Counts = tuple[int, int, int]  # flops, params, activations
-StageNumbers = tuple[int, int, int, int]  # width, depth, group width, bottleneck width
+
+class Counts(NamedTuple):
+    """Costs of a part, as numbers or as arrays."""
+
+    flops: Numbers
+    params: Numbers
+    activations: Numbers
+
+
+class StageNumbers(NamedTuple):
+    """What a stage is counted by; `se`: squeeze-and-excitation of its first block and the others.
+
+    `se` is None without squeeze-and-excitation.
+    """
+
+    width_in: Numbers
+    width: Numbers
+    depth: Numbers
+    group_width: Numbers
+    bottleneck: Numbers
+    se: tuple[Numbers, Numbers] | None
 
 
 @dataclass(frozen=True)
@@ -64,60 +84,51 @@ def complexity(
     Raises:
         ValueError: a size or the number of classes is not a positive integer.
     """
-    pixels = map_pixels(image_size)
-    num_classes = checked_num_classes(num_classes)
-    counts = {"stem": _stem(design.stem_width, pixels[0], design.preact)}
-    width_in = design.stem_width
-    for i, stage in enumerate(design.stages, start=1):
-        counts[f"s{i}"] = _stage(
-            stage_numbers(stage),
-            width_in,
-            pixels[i - 1],
-            pixels[i],
-            (se_width(design, width_in), se_width(design, stage.width)),
-            design.shortcut != "none",
-            design.preact,
-        )
+    stages, width_in = [], design.stem_width
+    for stage in design.stages:
+        se = (se_width(design, width_in), se_width(design, stage.width))
+        numbers = width_in, stage.width, stage.depth, stage.group_width, stage.bottleneck_width
+        stages.append(StageNumbers(*numbers, se if design.se_ratio else None))
         width_in = stage.width
-    counts["head"] = _head(width_in, pixels[-1], design.head_width, num_classes)
+    counts = count_parts(
+        stages,
+        map_pixels(image_size),
+        checked_num_classes(num_classes),
+        preact=design.preact,
+        projection=design.shortcut != "none",
+        head_width=design.head_width,
+    )
     parts = {name: Complexity(*numbers) for name, numbers in counts.items()}
-    flops, params, activations = map(sum, zip(*counts.values(), strict=True))
-    return Complexity(flops, params, activations, parts)
+    total = sum(parts.values(), start=Complexity())
+    return Complexity(total.flops, total.params, total.activations, parts)
 
 
-def total_counts(
-    stages: Iterable[StageNumbers],
-    pixels: tuple[int, ...],
-    stem_width: int,
-    se_ratio: float,
+def count_parts(
+    stages: Sequence[StageNumbers],
+    pixels: Sequence[int],
     num_classes: int | None,
-) -> Counts:
-    """Count a RegNetX, RegNetY or AnyNet without building its design; `pixels`: `map_pixels`."""
-    flops, params, activations = _stem(stem_width, pixels[0], False)
-    width_in, se_in = stem_width, round(stem_width * se_ratio)
+    *,
+    preact: bool = False,
+    projection: bool = True,
+    head_width: int = 0,
+) -> dict[str, Counts]:
+    """Count stem, stages and head, of one network or of arrays of them.
+
+    `pixels`: as `map_pixels` returns them; `projection`: whether shortcuts have one.
+    """
+    parts = {"stem": _stem(stages[0].width_in, pixels[0], preact)}
     for i, stage in enumerate(stages):
-        se = round(stage[0] * se_ratio)
-        more = _stage(stage, width_in, pixels[i], pixels[i + 1], (se_in, se), True, False)
-        flops += more[0]
-        params += more[1]
-        activations += more[2]
-        width_in, se_in = stage[0], se
-    more = _head(width_in, pixels[-1], 0, num_classes)
-    return flops + more[0], params + more[1], activations + more[2]
-
-
-def stage_numbers(stage: Stage) -> StageNumbers:
-    """Return what a stage is counted by."""
-    return stage.width, stage.depth, stage.group_width, stage.bottleneck_width
+        parts[f"s{i + 1}"] = _stage(stage, pixels[i], pixels[i + 1], projection, preact)
+    parts["head"] = _head(stages[-1].width, pixels[-1], head_width, num_classes)
+    return parts
 
 
 def map_pixels(image_size: int | tuple[int, int]) -> tuple[int, ...]:
-    """Return the pixels in a map of the stem and of each stage; each stride 2 rounds up.
-
-    Raises:
-        ValueError: the size is no positive integer or pair of them.
-    """
-    height, width = _checked_size(image_size)
+    """Return the pixels in a map of the stem and of each stage; each stride 2 rounds up."""
+    size = (image_size, image_size) if isinstance(image_size, Integral) else image_size
+    if not isinstance(size, tuple | list) or len(size) != 2:
+        raise UserError(f"image_size must be an integer or (height, width), got {image_size!r}")
+    height, width = (positive_integer("image_size", side, "in pixels") for side in size)
     pixels = []
     for _ in range(1 + NUM_STAGES):
         height, width = -(-height // 2), -(-width // 2)
@@ -132,91 +143,55 @@ def checked_num_classes(num_classes: int | None) -> int | None:
     return positive_integer("num_classes", num_classes, "None for the backbone alone")
 
 
-def _checked_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return (height, width)."""
-    size = (image_size, image_size) if isinstance(image_size, Integral) else image_size
-    if not isinstance(size, tuple | list) or len(size) != 2:
-        raise UserError(f"image_size must be an integer or (height, width), got {image_size!r}")
-    height, width = (positive_integer("image_size", side, "in pixels") for side in size)
-    return height, width
-
-
-# The costs below mirror the layers. A convolution without bias has as many multiply-adds per pixel
-# of its output as it has weights; a batch or group norm has a weight and a bias per channel and no
-# multiply-adds.
-
-
-def _stem(width: int, pixels: int, preact: bool) -> Counts:
+def _stem(width: Numbers, pixels: int, preact: bool) -> Counts:
     """Count the 3x3 convolution and, unless the blocks begin with one, its norm."""
     weights = 9 * IMAGE_CHANNELS * width
-    return weights * pixels, weights + (0 if preact else 2 * width), width * pixels
+    return Counts(weights * pixels, weights + (0 if preact else 2 * width), width * pixels)
 
 
 def _stage(
-    stage: StageNumbers,
-    width_in: int,
-    pixels_in: int,
-    pixels: int,
-    se_widths: tuple[int, int],
-    shortcut: bool,
-    preact: bool,
+    stage: StageNumbers, pixels_in: int, pixels: int, projection: bool, preact: bool
 ) -> Counts:
-    """Count a first block, which changes width and resolution, and the others.
-
-    `se_widths` are those of the first block and of the others; `shortcut`: whether the first block
-    has a projection.
-    """
-    depth = stage[1]
-    first = _block(stage, width_in, pixels_in, pixels, se_widths[0], shortcut, preact)
-    if depth == 1:
-        return first
-    rest = _block(stage, stage[0], pixels, pixels, se_widths[1], False, preact)
-    depth -= 1
-    return (
-        first[0] + depth * rest[0],
-        first[1] + depth * rest[1],
-        first[2] + depth * rest[2],
-    )
+    """Count a first block, which changes width and resolution, and the others, all alike."""
+    first = _block(stage, pixels_in, pixels, projection, preact)
+    se = None if stage.se is None else (stage.se[1], stage.se[1])
+    other = _block(stage._replace(width_in=stage.width, se=se), pixels, pixels, False, preact)
+    others = stage.depth - 1
+    return Counts(*(one + others * more for one, more in zip(first, other, strict=True)))
 
 
 def _block(
-    stage: StageNumbers,
-    width_in: int,
-    pixels_in: int,
-    pixels: int,
-    se_width: int,
-    projection: bool,
-    preact: bool,
+    stage: StageNumbers, pixels_in: int, pixels: int, projection: bool, preact: bool
 ) -> Counts:
     """Count a bottleneck: 1x1, grouped 3x3 with the stride, 1x1, and what goes with them."""
-    width, _, group_width, bottleneck = stage
+    width_in, width, _, group_width, bottleneck, se = stage
     reduce = width_in * bottleneck
-    behind_stride = 9 * bottleneck * group_width + bottleneck * width
+    after_stride = 9 * bottleneck * group_width + bottleneck * width
     outputs = bottleneck + width
     # Pre-activation normalises what a convolution takes, otherwise what it gives.
     normed = 2 * bottleneck + (width_in if preact else width)
     if projection:
-        behind_stride += width_in * width
-        outputs += width
-        normed += 0 if preact else width
-    flops = reduce * pixels_in + behind_stride * pixels
-    params = reduce + behind_stride + 2 * normed
+        after_stride = after_stride + width_in * width
+        outputs = outputs + width
+        normed = normed + (0 if preact else width)
+    flops = reduce * pixels_in + after_stride * pixels
+    params = reduce + after_stride + 2 * normed
     activations = bottleneck * pixels_in + outputs * pixels
-    if se_width:
-        # Squeeze-and-excitation: two 1x1 convolutions with bias on a pooled map of one pixel.
-        squeezed = se_width + bottleneck
-        weights = 2 * se_width * bottleneck + squeezed
-        return flops + weights, params + weights, activations + squeezed
-    return flops, params, activations
+    if se is None:
+        return Counts(flops, params, activations)
+    # Squeeze-and-excitation: two 1x1 convolutions with bias on a pooled map of one pixel.
+    squeezed = se[0] + bottleneck
+    weights = 2 * se[0] * bottleneck + squeezed
+    return Counts(flops + weights, params + weights, activations + squeezed)
 
 
-def _head(width_in: int, pixels: int, head_width: int, num_classes: int | None) -> Counts:
+def _head(width_in: Numbers, pixels: int, head_width: int, num_classes: int | None) -> Counts:
     """Count the optional 1x1 convolution with its norm, and the classifier on pooled maps."""
     if num_classes is None:
-        return 0, 0, 0
+        return Counts(0, 0, 0)
     weights = width_in * head_width
     linear = ((head_width or width_in) + 1) * num_classes
-    return (
+    return Counts(
         weights * pixels + linear,
         weights + 2 * head_width + linear,
         head_width * pixels + num_classes,

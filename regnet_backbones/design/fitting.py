@@ -1,24 +1,57 @@
-"""The RegNet law nearest to any network: w_0, w_a and w_m from the widths of its blocks.
+"""The RegNet law nearest to any network, and larger or smaller networks by the same law.
 
-Source: "Designing Network Design Spaces" (arXiv 2003.13678), section 3.3. The error of a law is
-e_fit, the mean over the blocks of |log(predicted width / observed width)|, with the natural
-logarithm: 0.1 is about a tenth of the width.
+Sources: "Designing Network Design Spaces" (arXiv 2003.13678), section 3.3; "Fast and Accurate Model
+Scaling" (arXiv 2103.06877) and the authors' pycls `pycls/models/scaler.py`.
 
-The paper searches a grid; here all laws are compared, see `fit_search.py`.
+Fitting: the error of a law is e_fit, the mean over the blocks of |log(predicted / observed)|,
+natural logarithm: 0.1 is about a tenth of the width. w_m is searched on a grid, and on a finer one
+near the best. For each w_m all that differs is compared: with E_k = w_m ** (k + 1/2) - 1 and
+r = w_a / w_0, stage k + 1 begins at the first block j with r * j > E_k. So the stages change where
+r = E_k / j only, and between two such r one law stands for all.
+
+Scaling: depth is multiplied by d, widths by w, group widths by g and the side of the image by r, so
+that d * w**2 * r**2, the multiply-adds, is the factor; the strategy says how d, w and r share it.
+"d1_w8_g8_r1" is the paper's fast compound scaling: mostly wider, because the time that a network
+takes goes with its activations, which grow with the width but not with its square. pycls scales the
+four stages on their own, which leaves a network that is not a RegNet. Here the law nearest to those
+stages takes their place. As in pycls, the stem keeps its width, and so does a convolution before
+the classifier.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from numbers import Real
 
-from regnet_backbones.design.checks import positive_integer
-from regnet_backbones.design.fit_search import Cell, Search
-from regnet_backbones.design.law import NUM_STAGES, RegNetDesign
+from regnet_backbones.design.blocks import NUM_STAGES, positive_integer
+from regnet_backbones.design.cost import complexity
+from regnet_backbones.design.law import WIDTH_QUANTUM, RegNetDesign, power_widths, width_runs
 from regnet_backbones.errors import UserError
+
+FAST = "d1_w8_g8_r1"
 
 # The time of the search grows with the depth and the widths.
 _MOST_BLOCKS = 512
 _MOST_CHANNELS = 2**17
+
+# Tried first. The paper's laws have w_m from 1.5 to 3; near 1 any widths have a law.
+_RATIOS = [k / 100 for k in range(125, 400)] + [k / 10 for k in range(40, 161)]
+
+# timm computes in float32: laws are left out whose blocks or widths lie so close to the next one.
+_MIN_MARGIN = 1e-5
+
+# Errors, as sums over the blocks, that are nearer than this are equal.
+_TIE = 1e-9
+
+# How far from the best continuous w_0 multiples of 8 are tried.
+_QUANTA = 4
+
+# Of a factor. Far beyond what anybody trains; rounding leaves nothing of a smaller factor.
+_LEAST, _MOST = 0.01, 100
+
+_IMAGE_QUANTUM = 4  # image sizes are multiples of this, as in pycls
 
 
 @dataclass(frozen=True)
@@ -49,6 +82,55 @@ class Fit:
     design: RegNetDesign | None
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """A scaled design, and by what each of its numbers was to be multiplied.
+
+    Attributes:
+        design: the scaled network.
+        depth: factor of the number of blocks.
+        width: factor of the widths of the stages.
+        group_width: factor of the group width.
+        resolution: factor of the side of the image.
+        image_size: side of the image that goes with the design, in pixels.
+        flops_factor: multiply-adds of the scaled network at `image_size` over those of the original
+            at its own size; near the factor that was asked for, as far as rounding allows.
+    """
+
+    design: RegNetDesign
+    depth: float
+    width: float
+    group_width: float
+    resolution: float
+    image_size: int
+    flops_factor: float
+
+
+@dataclass(frozen=True)
+class _Law:
+    """Stages that begin at `starts`, for a w_m and all slopes between two r = w_a / w_0."""
+
+    w_m: float
+    low: float
+    high: float
+    starts: tuple[int, ...]
+    w_0: int = 0
+
+    @property
+    def margin(self) -> float:
+        """How far the slope in the middle is from other stages, as a logarithm."""
+        return math.log(self.high / self.low) / 2 if self.starts else math.inf
+
+    def w_a(self) -> float:
+        """Return a slope of few digits in the middle half."""
+        if not self.starts:
+            return 0.0
+        middle = self.w_0 * math.sqrt(self.low * self.high)
+        rounded = (round(middle, digits) for digits in range(1, 15))
+        near = (w_a for w_a in rounded if w_a and abs(math.log(w_a / middle)) <= self.margin / 2)
+        return next(near, middle)
+
+
 def fit(
     widths: Sequence[int],
     depths: Sequence[int] | None = None,
@@ -58,10 +140,9 @@ def fit(
 ) -> Fit:
     """Find the law whose widths are nearest to those of a network.
 
-    Compared are the laws with w_m of at least 1.25 that leave out no power of w_m between two
-    stages, as in pycls. Where many numbers give the best widths, those far from any that give
-    others are taken, with few digits. For 40 blocks that takes below a second where widths rise,
-    with num_stages=None up to 10.
+    Compared are laws with w_m from 1.25 to 16 that leave out no power of w_m between two stages,
+    as in pycls: all w_a, the w_0 that could be best, and w_m on a grid, to a two-thousandth of
+    itself near the best. Of equal laws that farthest from other stages is taken, with few digits.
 
     Args:
         widths: output channels of each stage, or of each block where `depths` is None.
@@ -74,7 +155,7 @@ def fit(
         The law, its error, and the design where the law gives one.
 
     Raises:
-        ValueError: the widths or depths are no positive integers or do not belong together, or
+        ValueError: the widths or depths are not positive integers or do not belong together, or
             there is no law of so many stages.
     """
     observed = _per_block(widths, depths)
@@ -84,26 +165,24 @@ def fit(
             f"a network may have {_MOST_BLOCKS} blocks and {_MOST_CHANNELS} channels at most, got "
             f"{depth} blocks of up to {max(observed)} channels"
         )
-    if num_stages is not None:
-        positive_integer("num_stages", num_stages)
-        if num_stages > depth:
-            raise UserError(
-                f"a law of {num_stages} stages needs at least {num_stages} blocks, got {depth}; "
-                "give more blocks, fewer stages, or num_stages=None for any number"
-            )
-    search = Search(observed)
-    search.run(range(1, depth + 1) if num_stages is None else [num_stages])
-    if not search.cells:
+    if num_stages is not None and positive_integer("num_stages", num_stages) > depth:
+        raise UserError(
+            f"a law of {num_stages} stages needs at least {num_stages} blocks, got {depth}; "
+            "give more blocks, fewer stages, or num_stages=None for any number"
+        )
+    law = _best_law(observed, num_stages)
+    if law is None:
         raise UserError(
             f"no law of {depth} blocks has exactly {num_stages} stages near widths from "
-            f"{min(observed)} to {max(observed)}; take fewer stages, or num_stages=None for any"
+            f"{min(observed)} to {max(observed)}; use fewer stages, or num_stages=None for any"
         )
-    cell = max(search.cells, key=Cell.best_margin)
-    w_0, w_a, w_m = cell.numbers()
-    design = None
-    if len(cell.widths) == NUM_STAGES:
-        design = RegNetDesign(w_0, w_a, w_m, depth, group_width)
-    quantized = cell.block_widths()
+    w_0, w_a, w_m = law.w_0, law.w_a(), law.w_m
+    runs = list(pairwise((0, *law.starts, depth)))
+    quantized = tuple(
+        int(power_widths(w_0, w_m, k))
+        for k, (start, end) in enumerate(runs)
+        for _ in range(start, end)
+    )
     errors = (abs(math.log(w / o)) for w, o in zip(quantized, observed, strict=True))
     return Fit(
         w_0=w_0,
@@ -114,23 +193,193 @@ def fit(
         observed=tuple(map(float, observed)),
         continuous=tuple(w_0 + w_a * j for j in range(depth)),
         quantized=quantized,
-        design=design,
+        design=RegNetDesign(w_0, w_a, w_m, depth, group_width) if len(runs) == NUM_STAGES else None,
     )
+
+
+def scale(
+    design: RegNetDesign, factor: float, *, strategy: str = FAST, image_size: int = 224
+) -> Scaled:
+    """Scale a design to about `factor` times its multiply-adds.
+
+    Args:
+        design: the network to scale.
+        factor: multiply-adds wanted over those of the design; from 0.01 to 100, below 1
+            for a smaller network.
+        strategy: which of d (depth), w (width), g (group width) and r (resolution) share the
+            factor, such as "dw", or with weights, such as "d1_w2". Group widths grow by the weight
+            of g as widths do by that of w, but take no share of the factor.
+        image_size: side of the images of the original, in pixels.
+
+    Returns:
+        The scaled network, and by how much each of its dimensions grew.
+
+    Raises:
+        ValueError: the factor, strategy or image size is invalid, or there is no such network.
+    """
+    if not isinstance(factor, Real) or isinstance(factor, bool) or not _LEAST <= factor <= _MOST:
+        raise UserError(f"factor must be a number from {_LEAST} to {_MOST}, got {factor!r}")
+    image_size = positive_integer("image_size", image_size, "in pixels")
+    depth, width, group_width, resolution = _shares(strategy, float(factor))
+    scaled_size = image_size
+    if resolution != 1:
+        scaled_size = max(1, round(image_size * resolution / _IMAGE_QUANTUM)) * _IMAGE_QUANTUM
+    try:
+        scaled = _scale_design(design, depth, width, group_width)
+    except UserError as error:
+        raise UserError(
+            f"{design} cannot be scaled by {factor:g} with strategy '{strategy}': {error}; use "
+            "another factor, or a strategy with other weights of d, w and g"
+        ) from None
+    flops = complexity(scaled, scaled_size).flops / complexity(design, image_size).flops
+    return Scaled(scaled, depth, width, group_width, resolution, scaled_size, flops)
 
 
 def _per_block(widths: Sequence[int], depths: Sequence[int] | None) -> list[int]:
     """Return the width of each block."""
     if not len(widths):
         raise UserError("widths must have at least one width, got none")
-    for width in widths:
-        positive_integer("each of widths", width)
+    widths = [positive_integer("each of widths", width) for width in widths]
     if depths is None:
-        return [int(width) for width in widths]
+        return widths
     if len(depths) != len(widths):
         raise UserError(
             f"there must be as many depths as widths, got {len(depths)} depths for {len(widths)} "
             "widths; give depths=None when there is one width for each block"
         )
-    for depth in depths:
-        positive_integer("each of depths", depth)
-    return [int(width) for width, depth in zip(widths, depths, strict=True) for _ in range(depth)]
+    depths = [positive_integer("each of depths", depth) for depth in depths]
+    return [width for width, depth in zip(widths, depths, strict=True) for _ in range(depth)]
+
+
+def _best_law(observed: Sequence[int], num_stages: int | None) -> _Law | None:
+    """Return the law of the least error, of equal ones that farthest from other stages."""
+    errors = _Errors(observed)
+    least, best = math.inf, None
+    ratios = _RATIOS
+    for _ in range(2):
+        for law in _laws(len(observed), num_stages, ratios):
+            if errors.at_least(law.starts) > least + _TIE:
+                continue
+            for w_0 in errors.first_widths(law):
+                error = errors.of_law(law, w_0)
+                better = error < least - _TIE
+                if better or (error < least + _TIE and law.margin > best.margin):
+                    least, best = min(error, least), replace(law, w_0=w_0)
+        if best is None or least < _TIE:
+            break
+        # Once more, near the best.
+        near = (round(best.w_m * (1 + k / 2000), 3) for k in range(-30, 31))
+        ratios = [w_m for w_m in near if w_m >= _RATIOS[0]]
+    return best
+
+
+def _laws(depth: int, num_stages: int | None, ratios: Sequence[float]) -> Iterator[_Law]:
+    """Yield each w_m with each of the stages that it can give."""
+    last = depth - 1
+    if num_stages in (None, 1) or not last:
+        yield _Law(2.0, 0.0, 0.0, ())  # a single stage: any w_m will do
+    for w_m in ratios:
+        most = num_stages or depth
+        growths = [w_m ** (k + 0.5) - 1 for k in range(most)]  # E_k
+        # The last block has the exponent num_stages - 1, or any above 0.
+        low = growths[(num_stages or 2) - 2] / max(last, 1)
+        high = growths[-1] / max(last, 1)
+        edges = {growth / j for growth in growths for j in range(1, depth)}
+        edges = sorted(edge for edge in edges if low <= edge <= high)
+        for low, high in pairwise(edges):
+            r = math.sqrt(low * high)
+            starts = [math.floor(growth / r) + 1 for growth in growths if growth < r * last]
+            if all(a < b for a, b in pairwise(starts)) and high / low > 1 + 2 * _MIN_MARGIN:
+                yield _Law(w_m, low, high, tuple(starts))
+
+
+class _Errors:
+    """Sums over blocks of |log(width / observed)|."""
+
+    def __init__(self, observed: Sequence[int]):
+        self._observed = observed
+        self._logs = [math.log(width) for width in observed]
+        self._sums: dict[int, list[float]] = {}
+        self._singles: dict[tuple[int, int], float] = {}
+
+    def of_run(self, width: int, start: int, end: int) -> float:
+        """Return the error of one width for the blocks of a run."""
+        if width not in self._sums:
+            log = math.log(width)
+            self._sums[width] = [0.0, *accumulate(abs(log - other) for other in self._logs)]
+        return self._sums[width][end] - self._sums[width][start]
+
+    def at_least(self, starts: tuple[int, ...]) -> float:
+        """Return the error of these stages where each has the best of all widths."""
+        total = 0.0
+        for run in pairwise((0, *starts, len(self._observed))):
+            if run not in self._singles:
+                self._singles[run] = self.of_run(_median(self._observed[slice(*run)]), *run)
+            total += self._singles[run]
+        return total
+
+    def first_widths(self, law: _Law) -> range:
+        """Return the multiples of 8 near the w_0 that would be best without rounding."""
+        runs = pairwise((0, *law.starts, len(self._observed)))
+        ratios = [self._observed[j] / law.w_m**k for k, run in enumerate(runs) for j in range(*run)]
+        nearest = round(_median(ratios) / WIDTH_QUANTUM)
+        least = max(1, nearest - _QUANTA) * WIDTH_QUANTUM
+        return range(least, (max(1, nearest) + _QUANTA + 1) * WIDTH_QUANTUM, WIDTH_QUANTUM)
+
+    def of_law(self, law: _Law, w_0: int) -> float:
+        """Return the error of a law; infinite where rounding would decide its widths."""
+        total, before = 0.0, 0
+        for k, (start, end) in enumerate(pairwise((0, *law.starts, len(self._observed)))):
+            width = int(power_widths(w_0, law.w_m, k))
+            exact = w_0 * law.w_m**k / WIDTH_QUANTUM
+            if width <= before or abs(exact % 1 - 0.5) < _MIN_MARGIN * exact:
+                return math.inf
+            total += self.of_run(width, start, end)
+            before = width
+        return total
+
+
+def _median(values: Sequence[float]) -> float:
+    """Return the middle value, the lower of two."""
+    return sorted(values)[(len(values) - 1) // 2]
+
+
+def _shares(strategy: str, factor: float) -> tuple[float, float, float, float]:
+    """Return the factors of depth, width, group width and resolution."""
+    text = str(strategy)
+    if re.fullmatch("[dwgr]+", text):
+        found = [(letter, "1") for letter in text]
+    else:
+        found = re.findall(r"([dwgr])(\d+(?:\.\d+)?|\.\d+)", text)
+        if "_".join(map("".join, found)) != text:
+            found = []
+    weights = dict.fromkeys("dwgr", 0.0) | {key: float(weight) for key, weight in found}
+    if not found or len({key for key, _ in found}) != len(found):
+        raise UserError(
+            f"strategy must be some of the letters d, w, g and r, such as 'dw', or letters with "
+            f"weights, such as '{FAST}', each letter once; got {strategy!r}"
+        )
+    if not any(weights.values()):
+        raise UserError(f"strategy '{strategy}' scales nothing; give a letter a weight above 0")
+    # Group widths cost little, so they take no share; alone, they take the factor as it is.
+    total = weights["d"] + weights["w"] + weights["r"] or weights["g"] / 2
+    depth = factor ** (weights["d"] / total)
+    return depth, *(factor ** (weights[key] / total / 2) for key in "wgr")
+
+
+def _scale_design(
+    design: RegNetDesign, depth: float, width: float, group_width: float
+) -> RegNetDesign:
+    """Return the law nearest to the scaled stages, with all that is not scaled as it was."""
+    groups = design.group_width
+    if group_width != 1:  # to 1, 2, 4 or a multiple of 8, as pycls does
+        groups = max(1, round(groups * group_width))
+        groups = groups if groups <= 2 else 4 if groups <= 5 else round(groups / 8) * 8
+    if depth == width == 1:
+        return replace(design, group_width=groups)
+    runs = width_runs(design.block_widths.quantized)
+    widths = [max(1, round(w * width / WIDTH_QUANTUM)) * WIDTH_QUANTUM for w, _ in runs]
+    law = fit(widths, [max(1, round(blocks * depth)) for _, blocks in runs])
+    return replace(
+        design, w_0=law.w_0, w_a=law.w_a, w_m=law.w_m, depth=law.depth, group_width=groups
+    )

@@ -5,11 +5,12 @@ Sources of the words: `MODEL.REGNET` in `regnet_backbones/adapters/detectron2/co
 `timm/models/regnet.py`.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 
-from regnet_backbones.design.anynet import AnyNetDesign, Design
-from regnet_backbones.design.law import TORCHVISION_MIN_RATIO, RegNetDesign
+from regnet_backbones.design.blocks import TORCHVISION_MIN_RATIO, AnyNetDesign
+from regnet_backbones.design.law import Design, RegNetDesign
 from regnet_backbones.errors import UserError
 
 FORMATS = ("detectron2", "smp", "timm")
@@ -58,10 +59,12 @@ def to_format(
     """Return a design as text for another project.
 
     Args:
-        name: "detectron2", "smp" or "timm".
+        name: "detectron2", a config that trains the design from random weights; "smp" or "timm",
+            Python code that builds a U-Net or a classifier.
         design: the network.
         title: its name in SMP.
-        base: config that Detectron2's shall build on, see `detectron2_yaml`.
+        base: config that Detectron2's builds on, as `_BASE_` names it: relative to the folder of
+            the new config. None for a part of a config, with a backbone under an FPN.
 
     Raises:
         ValueError: the format is unknown, or has no words for the design.
@@ -72,36 +75,51 @@ def to_format(
         raise UserError(f"a base is for the format detectron2, got '{base}' with {name}")
     regnet = check_is_regnet(design)
     if name == "detectron2":
-        return detectron2_yaml(regnet, base)
-    return smp_code(regnet, title) if name == "smp" else timm_code(regnet)
+        return _detectron2_yaml(regnet, base)
+    if name == "timm":
+        return _timm_code(regnet)
+    lines = [
+        "import segmentation_models_pytorch as smp",
+        "from regnet_backbones import RegNetDesign, register_encoder",
+        "",
+        f'register_encoder("{title}", {python_code(regnet)})',
+        f'model = smp.Unet("{title}", encoder_weights=None)',
+    ]
+    return "\n".join(lines)
 
 
 def check_is_regnet(design: Design) -> RegNetDesign:
-    """Return a design that is a RegNet, which timm and the adapters of this package build.
-
-    Raises:
-        ValueError: it is an AnyNet; the message says what to do.
-    """
+    """Return a design that is a RegNet, which timm and the adapters of this package build."""
     if isinstance(design, AnyNetDesign):
         raise UserError(
             "only RegNets, whose widths follow a quantized line, are built here, got an AnyNet: "
-            "take the spaces RegNetX or RegNetY, or the nearest RegNet by `fit` with these widths "
+            "use the spaces RegNetX or RegNetY, or the nearest RegNet by `fit` with these widths "
             "and depths (detectron2's own class AnyNet builds the stages as they are)"
         )
     return design
 
 
-def detectron2_yaml(design: RegNetDesign, base: str | None = None) -> str:
-    """Return a config for Detectron2 that trains a design from random weights.
+def timm_arguments(design: RegNetDesign, *, changed_only: bool = False) -> Mapping[str, object]:
+    """Return a design as arguments of timm's `RegNetCfg`, all but the norm layer.
 
-    Args:
-        design: the network.
-        base: the config that the rest comes from, as `_BASE_` names it: relative to the folder of
-            the new config. None for a part of a config, with a backbone under an FPN.
-
-    Raises:
-        ValueError: the design has something that `MODEL.REGNET` has no key for.
+    `changed_only`: leave out what is timm's default.
     """
+    values = _changed(design) if changed_only else asdict(design)
+    return {
+        TIMM_ARGUMENTS[name]: TIMM_VALUES.get((name, value), value)
+        for name, value in values.items()
+        if name in TIMM_ARGUMENTS
+    }
+
+
+def python_code(design: RegNetDesign) -> str:
+    """Return a design as Python code."""
+    words = [f"{name}={value!r}" for name, value in _changed(design).items()]
+    return f"RegNetDesign({', '.join(words)})"
+
+
+def _detectron2_yaml(design: RegNetDesign, base: str | None) -> str:
+    """Return a config for Detectron2."""
     unknown = [name for name in _changed(design) if name not in DETECTRON2_KEYS]
     if unknown:
         raise UserError(
@@ -115,11 +133,11 @@ def detectron2_yaml(design: RegNetDesign, base: str | None = None) -> str:
     lines = [
         *([f'_BASE_: "{base}"'] if base else []),
         "MODEL:",
-        '  WEIGHTS: ""  # none are published for a network of one\'s own, so nothing is frozen',
+        '  WEIGHTS: ""  # none are published for your own network, so nothing is frozen',
         f"  BACKBONE: {{{builder}FREEZE_AT: 0}}",
         "  REGNET:",
         '    NAME: ""',
-        *(f"    {key}: {_yaml(value)}" for key, value in keys.items()),
+        *(f"    {key}: {json.dumps(value)}" for key, value in keys.items()),
         '    NORM: "BN"  # with few images a GPU "SyncBN" or "GN"',
     ]
     if not base:
@@ -127,65 +145,26 @@ def detectron2_yaml(design: RegNetDesign, base: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def smp_code(design: RegNetDesign, title: str = "my_regnet") -> str:
-    """Return Python code that makes a design an encoder of SMP and builds a U-Net on it."""
-    return "\n".join(
-        [
-            "import segmentation_models_pytorch as smp",
-            "from regnet_backbones import RegNetDesign, register_encoder",
-            "",
-            f'register_encoder("{title}", {python_code(design)})',
-            f'model = smp.Unet("{title}", encoder_weights=None)',
-        ]
-    )
-
-
-def timm_code(design: RegNetDesign) -> str:
+def _timm_code(design: RegNetDesign) -> str:
     """Return Python code that builds a design as a classifier of timm."""
     arguments = timm_arguments(design, changed_only=True)
     words = [f"{name}={value!r}" for name, value in arguments.items()]
-    imports = ["from timm.models.regnet import RegNet, RegNetCfg"]
+    lines = ["from timm.models.regnet import RegNet, RegNetCfg", ""]
     if design.norm_group_width:
-        imports = [
+        lines = [
             "from functools import partial",
             "",
             "from timm.layers import GroupNormAct",
-            *imports,
+            *lines,
         ]
         words.append(f"norm_layer=partial(GroupNormAct, group_size={design.norm_group_width})")
-    return "\n".join([*imports, "", f"model = RegNet(RegNetCfg({', '.join(words)}))"])
-
-
-def timm_arguments(design: RegNetDesign, *, changed_only: bool = False) -> Mapping[str, object]:
-    """Return a design as arguments of timm's `RegNetCfg`, all but the norm layer.
-
-    Args:
-        design: the network.
-        changed_only: leave out what a design need not say.
-    """
-    names = _changed(design) if changed_only else [each.name for each in fields(design)]
-    values = {name: getattr(design, name) for name in names if name in TIMM_ARGUMENTS}
-    return {
-        TIMM_ARGUMENTS[name]: TIMM_VALUES.get((name, value), value)
-        for name, value in values.items()
-    }
-
-
-def python_code(design: RegNetDesign) -> str:
-    """Return a design as Python code."""
-    words = [f"{name}={value!r}" for name, value in _changed(design).items()]
-    return f"RegNetDesign({', '.join(words)})"
+    return "\n".join([*lines, f"model = RegNet(RegNetCfg({', '.join(words)}))"])
 
 
 def _changed(design: RegNetDesign) -> dict[str, object]:
-    """Return the numbers that a design must say: those without a default, or unlike it."""
+    """Return the numbers without a default, or unlike it."""
     return {
         each.name: getattr(design, each.name)
         for each in fields(design)
         if getattr(design, each.name) != each.default
     }
-
-
-def _yaml(value: object) -> str:
-    """Return a number or word as YAML."""
-    return f'"{value}"' if isinstance(value, str) else str(value)

@@ -9,7 +9,8 @@ here, and the authors' implementation, pycls `pycls/models/regnet.py` (the gener
     w_j = w_0 * w_m ** round(s_j)        to the nearest power, then to a multiple of 8
 
 Runs of equal `w_j` are the stages; last, each stage's width is made to fit its group width. All of
-it is float64, with ties to even, as in pycls.
+it is float64, with ties to even, as in pycls. `exponents` and `power_widths` take numbers, or
+arrays with the arithmetic of arrays.
 
 Other projects' names for the same numbers:
 
@@ -38,19 +39,28 @@ from dataclasses import KW_ONLY, dataclass, fields
 from functools import cached_property
 from itertools import groupby
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import get_args
 
+from regnet_backbones.design.blocks import (
+    NUM_STAGES,
+    NUMBERS,
+    STRIDE,
+    Activation,
+    AnyNetDesign,
+    Arithmetic,
+    Numbers,
+    Rounding,
+    Shortcut,
+    Stage,
+    check_se,
+    fit_to_groups,
+    fits_groups,
+)
 from regnet_backbones.errors import UserError
 
-if TYPE_CHECKING:
-    from regnet_backbones.design.anynet import AnyNetDesign
-
-NUM_STAGES = 4
-STRIDE = 2  # of the stem and of every stage
 WIDTH_QUANTUM = 8  # per-block widths are multiples of this
 
-# torchvision takes the next multiple up when rounding would lose more than a tenth of the width.
-TORCHVISION_MIN_RATIO = 0.9
+_CHOICES = {"rounding": Rounding, "activation": Activation, "shortcut": Shortcut}
 
 # What a number must be: a test, and the words for it.
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -66,32 +76,9 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "norm_group_width": (lambda v: v >= 0, "at least 0, 0 for batch norm"),
 }
 
-Activation = Literal["relu", "silu"]
-Rounding = Literal["paper", "torchvision"]
-Shortcut = Literal["conv1x1", "avg", "none"]
 
-
-class UnbuildableError(ValueError):
-    """A design that follows the law, and that timm would build with other stages."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A run of blocks of one width.
-
-    Attributes:
-        width: channels that a block gives.
-        depth: number of blocks.
-        stride: of the first block.
-        group_width: channels in a group of the 3x3 convolution.
-        bottleneck_width: channels of the 3x3 convolution.
-    """
-
-    width: int
-    depth: int
-    stride: int
-    group_width: int
-    bottleneck_width: int
+class UnbuildableError(UserError):
+    """A design that follows the law, and that timm, in float32, would build with other stages."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +113,7 @@ class RegNetDesign:
         preact: normalise and activate before each convolution, as in RegNetV.
         shortcut: projection where a block changes shape: a strided 1x1 convolution; average pooling
             and a 1x1 convolution; or none, so that such a block has no shortcut (RegNetZ).
-        linear_out: no activation behind the sum of a block, as in RegNetZ.
+        linear_out: no activation after the sum of a block, as in RegNetZ.
         head_width: channels of a 1x1 convolution before the classifier; 0 for none.
         norm_group_width: channels in a group of group norm; 0 for batch norm.
 
@@ -154,35 +141,38 @@ class RegNetDesign:
 
     def __post_init__(self) -> None:
         """Raise for numbers that give no network."""
-        _check_types(self)
-        _check_ranges(self)
+        _check_numbers(self)
         _check_stages(self)
 
     @cached_property
     def block_widths(self) -> BlockWidths:
         """Continuous and quantized width of each block."""
-        return block_widths(self.w_0, self.w_a, self.w_m, self.depth)
+        line = tuple(self.w_0 + self.w_a * j for j in range(self.depth))
+        powers = (exponents(u, self.w_0, self.w_m) for u in line)
+        return BlockWidths(line, tuple(power_widths(self.w_0, self.w_m, s) for s in powers))
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The four stages, with compatible widths and group widths."""
-        runs = width_runs(self.block_widths.quantized)
-        return tuple(self._stage(width, depth) for width, depth in runs)
-
-    def _stage(self, width: int, depth: int) -> Stage:
-        """Fit a stage's width to its group width; `_check_groups` refuses what cannot be fitted."""
-        width, group_width, bottleneck = fit_to_groups(
-            width, self.group_width, self.bottleneck_multiplier, self.rounding
-        )
-        return Stage(width, depth, STRIDE, group_width, bottleneck)
+        groups = self.group_width, self.bottleneck_multiplier, self.rounding
+        found = []
+        for width, depth in width_runs(self.block_widths.quantized):
+            width, group_width, bottleneck = fit_to_groups(width, *groups)
+            found.append(Stage(width, depth, STRIDE, group_width, bottleneck))
+        return tuple(found)
 
 
-def block_widths(w_0: int, w_a: float, w_m: float, depth: int) -> BlockWidths:
-    """Return the widths of the blocks, of whatever number of stages."""
-    line = tuple(w_0 + w_a * j for j in range(depth))
-    exponents = (round(math.log(u / w_0) / math.log(w_m)) for u in line)
-    powers = (w_0 * w_m**s for s in exponents)
-    return BlockWidths(line, tuple(round(w / WIDTH_QUANTUM) * WIDTH_QUANTUM for w in powers))
+Design = RegNetDesign | AnyNetDesign
+
+
+def exponents(line: Numbers, w_0: Numbers, w_m: Numbers, ops: Arithmetic = NUMBERS) -> Numbers:
+    """Return the power of w_m that is nearest to each width of the line."""
+    return ops.rint(ops.log(line / w_0) / ops.log(w_m))
+
+
+def power_widths(w_0: Numbers, w_m: Numbers, power: Numbers, ops: Arithmetic = NUMBERS) -> Numbers:
+    """Return the multiple of 8 that is nearest to a power of w_m, times w_0."""
+    return ops.rint(w_0 * w_m**power / WIDTH_QUANTUM) * WIDTH_QUANTUM
 
 
 def width_runs(widths: Iterable[int]) -> list[tuple[int, int]]:
@@ -190,106 +180,47 @@ def width_runs(widths: Iterable[int]) -> list[tuple[int, int]]:
     return [(width, len(list(run))) for width, run in groupby(widths)]
 
 
-def fit_to_groups(
-    width: int, group_width: int, bottleneck_multiplier: float, rounding: Rounding = "paper"
-) -> tuple[int, int, int]:
-    """Fit a stage's width to its group width.
-
-    Returns:
-        The width, the group width and the bottleneck width, which belong together only where
-        `fits_groups` says so.
-    """
-    bottleneck = int(width * bottleneck_multiplier)
-    group_width = min(group_width, bottleneck)
-    if group_width:
-        round_to = _nearest_multiple if rounding == "paper" else _torchvision_multiple
-        bottleneck = round_to(bottleneck, group_width)
-    width = int(bottleneck / bottleneck_multiplier)
-    # A block computes its bottleneck from its width.
-    return width, group_width, round(width * bottleneck_multiplier)
-
-
-def fits_groups(
-    width: int, group_width: int, bottleneck_width: int, bottleneck_multiplier: float
-) -> bool:
-    """Tell whether a bottleneck is a whole number of channels and of groups."""
-    # A multiplier such as 0.7 has no exact float, the last bits are forgiven.
-    exact = math.isclose(width * bottleneck_multiplier, bottleneck_width, rel_tol=1e-9)
-    return group_width >= 1 and exact and bottleneck_width % group_width == 0
-
-
-def check_se(design: "RegNetDesign | AnyNetDesign") -> None:
-    """Raise when squeeze-and-excitation would have no channel."""
-    narrowest = min(design.stem_width, *(stage.width for stage in design.stages))
-    if design.se_ratio and se_width(design, narrowest) < 1:
-        raise UserError(
-            f"se_ratio {design.se_ratio:g} of {narrowest} channels rounds to 0; take 0 for no "
-            f"squeeze-and-excitation, or at least {1 / narrowest:.2g}"
-        )
-
-
-def se_width(design: "RegNetDesign | AnyNetDesign", width_in: int) -> int:
-    """Return the channels of squeeze-and-excitation, a share of the block's input."""
-    return round(width_in * design.se_ratio)
-
-
-def _nearest_multiple(width: int, divisor: int) -> int:
-    """Round to the nearest multiple, ties to the even one."""
-    return round(width / divisor) * divisor
-
-
-def _torchvision_multiple(width: int, divisor: int) -> int:
-    """Round to the nearest multiple, ties up, but not below 0.9 of the width."""
-    multiple = int(width + divisor / 2) // divisor * divisor
-    return multiple + divisor if multiple < TORCHVISION_MIN_RATIO * width else multiple
-
-
-def _check_types(design: RegNetDesign) -> None:
-    """Raise for values of a wrong type; make plain Python numbers of what comes from numpy."""
-    choices = {"rounding": Rounding, "activation": Activation, "shortcut": Shortcut}
+def _check_numbers(design: RegNetDesign) -> None:
+    """Raise for a wrong type or range; make plain Python numbers of what comes from numpy."""
     for spec in fields(design):
-        value = getattr(design, spec.name)
-        if spec.name in choices:
-            allowed = get_args(choices[spec.name])
+        name, value = spec.name, getattr(design, spec.name)
+        if name in _CHOICES:
+            allowed = get_args(_CHOICES[name])
             if value not in allowed:
                 known = ", ".join(map(repr, allowed))
-                raise UserError(f"{spec.name} must be one of {known}, got {value!r}")
+                raise UserError(f"{name} must be one of {known}, got {value!r}")
         elif spec.type is bool:
             if not isinstance(value, bool):
-                raise UserError(f"{spec.name} must be True or False, got {value!r}")
+                raise UserError(f"{name} must be True or False, got {value!r}")
         elif spec.type is int:
             if not isinstance(value, Integral) or isinstance(value, bool):
-                raise UserError(f"{spec.name} must be an integer, got {value!r}")
-            object.__setattr__(design, spec.name, int(value))
+                raise UserError(f"{name} must be an integer, got {value!r}")
+            object.__setattr__(design, name, int(value))
         else:
-            if not isinstance(value, Real) or isinstance(value, bool) or not _is_finite(value):
-                raise UserError(f"{spec.name} must be a finite number, got {value!r}")
-            object.__setattr__(design, spec.name, float(value))
-
-
-def _is_finite(value: Real) -> bool:
-    """Tell whether a number is finite as a float."""
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def _check_ranges(design: RegNetDesign) -> None:
-    """Raise for the first number that is out of its range."""
+            object.__setattr__(design, name, _finite(name, value))
     for name, (allows, rule) in _RANGES.items():
-        value = getattr(design, name)
-        if not allows(value):
-            raise UserError(f"{name} must be {rule}, got {value}")
+        if not allows(getattr(design, name)):
+            raise UserError(f"{name} must be {rule}, got {getattr(design, name)}")
     if design.preact and design.linear_out:
         raise UserError(
-            "preact=True leaves no activation behind the sum of a block that linear_out=True could "
+            "preact=True leaves no activation after the sum of a block that linear_out=True could "
             "drop; set one of the two"
         )
 
 
+def _finite(name: str, value: object) -> float:
+    """Return a finite number as a float."""
+    try:
+        number = float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:
+        number = math.inf
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise UserError(f"{name} must be a finite number, got {value!r}")
+    return number
+
+
 def _check_stages(design: RegNetDesign) -> None:
-    """Raise for a design that has not four stages, or whose layers cannot be built."""
+    """Raise for a design without four stages, or whose layers cannot be built."""
     try:
         stages, widths = design.stages, sorted(set(design.block_widths.quantized))
     except OverflowError:
@@ -298,47 +229,36 @@ def _check_stages(design: RegNetDesign) -> None:
             "bottleneck_multiplier"
         ) from None
     if len(stages) != NUM_STAGES:
-        too_few = len(stages) < NUM_STAGES
-        advice = (
-            "raise w_a or depth, or lower w_m" if too_few else "lower w_a or depth, or raise w_m"
-        )
+        advice = "raise w_a or depth, or lower w_m"
+        if len(stages) > NUM_STAGES:
+            advice = "lower w_a or depth, or raise w_m"
         raise UserError(
             f"the design must give exactly 4 stages, got {len(stages)} (block widths "
-            f"{_shorten(widths)}); {advice}"
+            f"{shorten(widths)}); {advice}"
         )
-    for i, stage in enumerate(stages, start=1):
-        _check_groups(design, stage, f"stage {i}")
-    check_se(design)
-    _check_norm(design)
-
-
-def _check_groups(design: RegNetDesign, stage: Stage, where: str) -> None:
-    """Raise unless the bottleneck is a whole number of channels and of groups."""
     multiplier = design.bottleneck_multiplier
-    if not fits_groups(stage.width, stage.group_width, stage.bottleneck_width, multiplier):
-        bottleneck = stage.width * multiplier
-        raise UserError(
-            f"{where}: no width fits group_width {design.group_width} and bottleneck_multiplier "
-            f"{design.bottleneck_multiplier:g}: the nearest, {stage.width}, has a bottleneck of "
-            f"{bottleneck:g} channels, not a positive multiple of {max(1, stage.group_width)}; "
-            "take a group_width divisible by the multiplier, or a multiplier such as 0.5, 1, 2 or 4"
-        )
-
-
-def _check_norm(design: RegNetDesign) -> None:
-    """Raise when group norm cannot divide a layer's channels."""
-    if not design.norm_group_width:
-        return
-    widths = {design.stem_width, design.head_width}
-    widths |= {w for stage in design.stages for w in (stage.width, stage.bottleneck_width)}
-    indivisible = sorted(w for w in widths if w % design.norm_group_width)
+    for i, stage in enumerate(stages, start=1):
+        if not fits_groups(stage.width, stage.group_width, stage.bottleneck_width, multiplier):
+            raise UserError(
+                f"stage {i}: no width fits group_width {design.group_width} and "
+                f"bottleneck_multiplier {multiplier:g}: the nearest, {stage.width}, has a "
+                f"bottleneck of {stage.width * multiplier:g} channels, not a positive multiple of "
+                f"{max(1, stage.group_width)}; use a group_width divisible by the multiplier, or a "
+                "multiplier such as 0.5, 1, 2 or 4"
+            )
+    check_se(design)
+    norm_groups = design.norm_group_width
+    layers = {design.stem_width, design.head_width}
+    layers |= {w for stage in stages for w in (stage.width, stage.bottleneck_width)}
+    indivisible = sorted(w for w in layers if norm_groups and w % norm_groups)
     if indivisible:
         raise UserError(
-            f"norm_group_width {design.norm_group_width} does not divide the layers of "
-            f"{_shorten(indivisible)} channels; take a divisor of all widths, or 0 for batch norm"
+            f"norm_group_width {norm_groups} does not divide the layers of "
+            f"{shorten(indivisible)} channels; use a divisor of all widths, or 0 for batch norm"
         )
 
 
-def _shorten(numbers: list[int], limit: int = 8) -> str:
+def shorten(numbers: Iterable[float], limit: int = 8) -> str:
     """List the first numbers."""
-    return ", ".join(map(str, numbers[:limit])) + (", ..." if len(numbers) > limit else "")
+    listed = [f"{number:g}" for number in numbers]
+    return ", ".join(listed[:limit]) + (", ..." if len(listed) > limit else "")

@@ -3,77 +3,77 @@
 A file is an object with "designs", a list of flat rows: the numbers of the design under their names
 here, then flops, params, activations, latency_ms and memory_mib. Users add columns of their own,
 such as "error", and compare them by `edf`. Of a search all that was measured is a row, "kept" or
-not, and "chosen" beside the rows is the number of the one that was found best.
+not, and "chosen" next to the rows is the number of the one that was found best.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, astuple, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from regnet_backbones.design.anynet import AnyNetDesign, Design
-from regnet_backbones.design.law import NUM_STAGES, RegNetDesign, Stage
-from regnet_backbones.design.sampling import Candidate
+from regnet_backbones.design.blocks import NUM_STAGES, AnyNetDesign, Stage
+from regnet_backbones.design.law import Design, RegNetDesign
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import read_json, write_whole
+
+if TYPE_CHECKING:
+    from regnet_backbones.design.search import Candidate
 
 ROWS_KEY = "designs"
 CHOSEN_KEY = "chosen"
 
-STAGE_COLUMNS = tuple(each.name for each in fields(Stage))
+STAGE_COLUMNS = tuple(f"stage_{each.name}" for each in fields(Stage))
+NUMBER_COLUMNS = {each.name: each.default is MISSING for each in fields(RegNetDesign)}  # required?
 
 
-def row_of(candidate: Candidate) -> dict[str, object]:
+def row_of(candidate: "Candidate") -> dict[str, object]:
     """Return a candidate as a flat row; what was not measured is left out.
 
     Args:
         candidate: of a sample or a search.
     """
-    cost = candidate.cost
-    row = numbers_of(candidate.design)
-    row |= {"flops": cost.flops, "params": cost.params, "activations": cost.activations}
-    for name in ("latency_ms", "memory_mib"):
-        if getattr(candidate, name) is not None:
-            row[name] = getattr(candidate, name)
-    return row
-
-
-def numbers_of(design: Design) -> dict[str, object]:
-    """Return the numbers of a design by name; those of stages as lists, "stage_width" and so on."""
+    design, cost = candidate.design, candidate.cost
     if isinstance(design, AnyNetDesign):
-        stages = [asdict(stage) for stage in design.stages]
-        columns = {f"stage_{name}": [stage[name] for stage in stages] for name in STAGE_COLUMNS}
-        return columns | {"se_ratio": design.se_ratio, "stem_width": design.stem_width}
-    return asdict(design)
+        columns = zip(*map(astuple, design.stages), strict=True)
+        row: dict[str, object] = dict(zip(STAGE_COLUMNS, map(list, columns), strict=True))
+        row |= {"se_ratio": design.se_ratio, "stem_width": design.stem_width}
+    else:
+        row = asdict(design)
+    row |= {"flops": cost.flops, "params": cost.params, "activations": cost.activations}
+    measured = {"latency_ms": candidate.latency_ms, "memory_mib": candidate.memory_mib}
+    return row | {name: value for name, value in measured.items() if value is not None}
 
 
 def design_of(row: Mapping[str, object]) -> Design:
     """Return the design of a row.
 
     Args:
-        row: as `row_of` makes it; other columns are left alone.
+        row: as `row_of` makes it; other columns are ignored.
 
     Raises:
         ValueError: numbers are missing or give no network.
     """
-    columns = [f"stage_{name}" for name in STAGE_COLUMNS]
-    if columns[0] in row:
-        stages = zip(*_stage_lists(row, columns), strict=True)
-        others = {name: row[name] for name in ("se_ratio", "stem_width") if name in row}
-        return AnyNetDesign(
-            tuple(Stage(*numbers) for numbers in stages),
-            **others,  # type: ignore[arg-type]  # a design checks its numbers
-        )
-    _check_columns(row, [each.name for each in fields(RegNetDesign) if each.default is MISSING])
-    known = {each.name for each in fields(RegNetDesign)}
-    numbers = {name: value for name, value in row.items() if name in known}
-    return RegNetDesign(**numbers)  # type: ignore[arg-type]  # a design checks its numbers
+    is_anynet = STAGE_COLUMNS[0] in row
+    required = [name for name, needed in NUMBER_COLUMNS.items() if needed]
+    needed = STAGE_COLUMNS if is_anynet else required
+    missing = [name for name in needed if name not in row]
+    if missing:
+        raise UserError(f"a design needs {', '.join(needed)}; missing: {', '.join(missing)}")
+    if not is_anynet:
+        return RegNetDesign(**{name: row[name] for name in NUMBER_COLUMNS if name in row})
+    for name in STAGE_COLUMNS:
+        if not isinstance(row[name], list) or len(row[name]) != NUM_STAGES:
+            raise UserError(f"{name} must be a list of {NUM_STAGES} numbers, got {row[name]!r}")
+    stages = tuple(Stage(*each) for each in zip(*(row[name] for name in needed), strict=True))
+    others = {name: row[name] for name in ("se_ratio", "stem_width") if name in row}
+    return AnyNetDesign(stages, **others)
 
 
 def write_records(
     path: str | Path, rows: Sequence[Mapping[str, object]], *, about: Mapping[str, object]
 ) -> None:
-    """Write what is to be known about rows, and the rows, as JSON, whole or not at all.
+    """Write rows, and what is to be known about them, as JSON, whole or not at all.
 
     Args:
         path: the file.
@@ -87,7 +87,7 @@ def write_records(
 def read_records(path: str | Path) -> list[object]:
     """Return the rows of a JSON file: a list, or an object whose "designs" is one.
 
-    Rows are flat objects, or bare numbers in a file of one's own.
+    Rows are flat objects, or bare numbers in a file of your own.
 
     Args:
         path: the file.
@@ -96,57 +96,25 @@ def read_records(path: str | Path) -> list[object]:
         ValueError: the file is not such JSON, or holds no row.
         OSError: it cannot be read.
     """
-    return _rows(path, read_json(path))
+    return read_results(path)[0]
 
 
 def read_results(path: str | Path) -> tuple[list[object], int | None]:
-    """Return the rows of a file, and the number of the one that a search chose.
-
-    That is None where the file does not say it.
-
-    Args:
-        path: the file.
-
-    Raises:
-        ValueError: the file is no such JSON, or has no such row.
-        OSError: it cannot be read.
-    """
+    """Return the rows of a file, and the number of the one that a search chose, if it did."""
     content = read_json(path)
-    rows = _rows(path, content)
-    chosen = content.get(CHOSEN_KEY) if isinstance(content, dict) else None
-    if chosen is not None and (type(chosen) is not int or not 0 <= chosen < len(rows)):
-        raise UserError(
-            f'"{CHOSEN_KEY}" of {path} must be a row, 0 to {len(rows) - 1}, or null, got {chosen!r}'
-        )
-    return rows, chosen
-
-
-def _rows(path: str | Path, content: object) -> list[object]:
-    """Return the rows of what a JSON file holds."""
-    rows = content.get(ROWS_KEY) if isinstance(content, dict) else content
+    rows, chosen = content, None
+    if isinstance(content, dict):
+        rows, chosen = content.get(ROWS_KEY), content.get(CHOSEN_KEY)
     if not isinstance(rows, list) or not rows:
         what = (
-            f"an object with {', '.join(content)}" if isinstance(content, dict) else repr(content)
+            f"an object with {', '.join(content)}" if isinstance(content, dict) else f"{content!r}"
         )
         raise UserError(
             f'{path} must hold a list of rows, or an object whose "{ROWS_KEY}" is one, not empty; '
             f"it holds {what[:80]}"
         )
-    return rows
-
-
-def _stage_lists(row: Mapping[str, object], columns: Sequence[str]) -> Iterator[list[object]]:
-    """Return the columns of an AnyNet, of which each has a number for each stage."""
-    _check_columns(row, columns)
-    for column in columns:
-        numbers = row[column]
-        if not isinstance(numbers, list) or len(numbers) != NUM_STAGES:
-            raise UserError(f"{column} must be a list of {NUM_STAGES} numbers, got {numbers!r}")
-        yield numbers
-
-
-def _check_columns(row: Mapping[str, object], columns: Sequence[str]) -> None:
-    """Raise unless a row has the columns."""
-    missing = [column for column in columns if column not in row]
-    if missing:
-        raise UserError(f"a design needs {', '.join(columns)}; missing: {', '.join(missing)}")
+    if chosen is not None and (type(chosen) is not int or not 0 <= chosen < len(rows)):
+        raise UserError(
+            f'"{CHOSEN_KEY}" of {path} must be a row, 0 to {len(rows) - 1}, or null, got {chosen!r}'
+        )
+    return rows, chosen

@@ -1,8 +1,10 @@
-"""Search: random networks of a space are measured, and those within the limits are kept.
+"""Random networks of a space: those within bounds, and those that are measured within limits.
 
-No more than random search, as in "Designing Network Design Spaces" (arXiv 2003.13678), where even
-the best models of a space are found so. What measures is handed in, for instance
-`regnet_backbones.measure.LatencyMeter(...).measure`.
+Random search is all there is to it, as in "Designing Network Design Spaces" (arXiv 2003.13678),
+where even the best models of a space are found so. Under narrow bounds 99 in 100 draws are
+rejected; the first reason counts, of: its stages, their groups, flops, params, activations, the
+trends of a constrained space, and whether the same network was drawn before. What measures is
+passed in, for instance `regnet_backbones.measure.LatencyMeter(...).measure`.
 """
 
 import logging
@@ -11,11 +13,46 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal, Protocol, get_args
 
-from regnet_backbones.design.anynet import Design
-from regnet_backbones.design.law import UnbuildableError
-from regnet_backbones.design.sampling import UNBOUNDED, Bounds, Candidate, draw
-from regnet_backbones.design.space_kinds import Space
+import numpy as np
+
+from regnet_backbones.design.blocks import Stage, positive_integer
+from regnet_backbones.design.cost import (
+    Complexity,
+    Counts,
+    StageNumbers,
+    checked_num_classes,
+    complexity,
+    count_parts,
+    map_pixels,
+)
+from regnet_backbones.design.law import Design, UnbuildableError
+from regnet_backbones.design.rules import activations_trend, params_trend
+from regnet_backbones.design.spaces import (
+    NOT_FOUR_STAGES,
+    Draws,
+    Interval,
+    Space,
+    checked_interval,
+)
 from regnet_backbones.errors import UserError
+
+DRAWN_BEFORE = "drawn before"
+ABOVE_PARAMS_TREND = "above the paper's params trend"
+ABOVE_ACTIVATIONS_TREND = "above the paper's activations trend"
+TOO_SLOW = "latency too high"
+TOO_SLOW_BY_SPEED = "latency too high, by the best speed so far"
+TOO_LARGE = "memory too high"
+OUT_OF_MEMORY = "out of memory"
+UNBUILDABLE = "timm builds other stages"
+
+COUNTED = ("flops", "params", "activations")
+MEASURED = ("latency_ms", "memory_mib")
+Order = Literal["flops", "params", "activations", "latency_ms", "memory_mib"]
+
+BATCH = 4096  # networks drawn at once; another number gives other samples
+
+# How many draws may follow each other without a candidate.
+MAX_DRAWS = 1_000_000
 
 # A candidate is measured after all if the best speed so far, made this much better, would do.
 MARGIN = 0.8
@@ -26,15 +63,92 @@ LEAST_MEASURED = 5
 # So many in a row that are not measured for their size: no smaller ones are to be expected.
 MOST_UNMEASURED = 1000
 
-TOO_SLOW = "latency too high"
-TOO_SLOW_BY_SPEED = "latency too high, by the best speed so far"
-TOO_LARGE = "memory too high"
-OUT_OF_MEMORY = "out of memory"
-UNBUILDABLE = "timm builds other stages"
-
-Order = Literal["flops", "params", "activations", "latency_ms", "memory_mib"]
-
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a network may cost; ends are included, 0 and `math.inf` are open ends.
+
+    Attributes:
+        flops: lowest and highest multiply-adds; None for any.
+        params: lowest and highest number of parameters; None for any.
+        activations: lowest and highest number of activations; None for any.
+        image_size: side of the square image, or (height, width), at which these are counted.
+        num_classes: outputs of the classifier counted with the network; None for the backbone
+            alone.
+
+    Raises:
+        ValueError: an interval, the size or the number of classes is invalid.
+    """
+
+    flops: Interval | None = None
+    params: Interval | None = None
+    activations: Interval | None = None
+    image_size: int | tuple[int, int] = 224
+    num_classes: int | None = 1000
+
+    def __post_init__(self) -> None:
+        """Raise for bounds that mean nothing."""
+        for name, interval in self.intervals.items():
+            try:
+                checked_interval(interval)
+            except UserError as error:
+                raise UserError(f"{name} {error}") from None
+        map_pixels(self.image_size)
+        checked_num_classes(self.num_classes)
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """What is bounded, by name."""
+        found = {name: getattr(self, name) for name in COUNTED}
+        return {name: interval for name, interval in found.items() if interval is not None}
+
+    def __str__(self) -> str:
+        """Write the bounds: "flops 3.8e+08 to 4.2e+08 at 224"."""
+        written = [
+            f"{name} {low:.4g} to {high:.4g}" for name, (low, high) in self.intervals.items()
+        ]
+        return f"{', '.join(written) or 'no bounds'} at {self.image_size}"
+
+
+UNBOUNDED = Bounds()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network of a sample and what it costs at the image size of the bounds.
+
+    Attributes:
+        design: the network.
+        cost: multiply-adds, parameters and activations.
+        latency_ms: measured time of a forward pass; None where it was not measured.
+        memory_mib: measured peak memory; None where it was not measured.
+    """
+
+    design: Design
+    cost: Complexity
+    latency_ms: float | None = None
+    memory_mib: float | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Networks drawn from a space, and how many draws were rejected.
+
+    Attributes:
+        space: name of the space.
+        seed: seed of the draws.
+        drawn: number of draws: `len(candidates) + sum(rejections.values())`.
+        candidates: the networks, in the order they were drawn, no two alike.
+        rejections: reason -> number of draws rejected for it.
+    """
+
+    space: str
+    seed: int
+    drawn: int
+    candidates: tuple[Candidate, ...]
+    rejections: Mapping[str, int]
 
 
 class Measurement(Protocol):
@@ -77,14 +191,10 @@ class Limits:
                 raise UserError(f"{spec.name} must be above 0, or None for no limit, got {limit}")
 
     def reason_to_reject(self, candidate: Candidate) -> str | None:
-        """Return which limit a measured candidate is over, None for one within.
-
-        Args:
-            candidate: with what was measured of it.
-        """
-        if self.latency_ms is not None and _latency_ms(candidate) > self.latency_ms:
+        """Return which limit a measured candidate is over, None for one within."""
+        if self.latency_ms is not None and candidate.latency_ms > self.latency_ms:
             return TOO_SLOW
-        if self.memory_mib is not None and _memory_mib(candidate) > self.memory_mib:
+        if self.memory_mib is not None and candidate.memory_mib > self.memory_mib:
             return TOO_LARGE
         return None
 
@@ -109,6 +219,76 @@ class Found:
     def drawn(self) -> int:
         """Number of draws that were kept or rejected."""
         return len(self.kept) + sum(self.rejections.values())
+
+
+def sample(
+    space: Space,
+    count: int,
+    *,
+    bounds: Bounds = UNBOUNDED,
+    seed: int = 0,
+    max_draws: int = MAX_DRAWS,
+    progress: Callable[[int], None] | None = None,
+) -> Sample:
+    """Draw networks from a space until so many meet the bounds.
+
+    Args:
+        space: one of `spaces.SPACES`, or a part of it.
+        count: how many networks.
+        bounds: what they may cost.
+        seed: the same seed gives the same sample.
+        max_draws: how many draws may follow each other without a network within the bounds.
+        progress: is called with the number of networks found, after each.
+
+    Returns:
+        The networks, with their costs, and why others were rejected.
+
+    Raises:
+        ValueError: `max_draws` draws gave nothing, or `count` is not a positive integer.
+    """
+    count = positive_integer("count", count)
+    rejections: Counter[str] = Counter()
+    found = draw(space, bounds=bounds, seed=seed, rejections=rejections, max_draws=max_draws)
+    candidates: list[Candidate] = []
+    while len(candidates) < count:
+        candidates.append(next(found))
+        if progress is not None:
+            progress(len(candidates))
+    drawn = len(candidates) + rejections.total()
+    return Sample(space.name, seed, drawn, tuple(candidates), dict(rejections.most_common()))
+
+
+def draw(
+    space: Space,
+    *,
+    bounds: Bounds = UNBOUNDED,
+    seed: int = 0,
+    rejections: Counter[str],
+    max_draws: int = MAX_DRAWS,
+) -> Iterator[Candidate]:
+    """Draw networks within bounds, without end and no two alike, and count why others are not."""
+    rng = np.random.default_rng(int(seed))
+    found: set[tuple[Stage, ...]] = set()
+    in_vain = 0
+    while True:
+        draws = space.draw(rng, BATCH)
+        for i, reason in enumerate(_reasons(space, draws, bounds).tolist()):
+            if not reason:
+                design, reason = _design(space, draws, i, found)
+            if not reason:
+                in_vain = 0
+                found.add(design.stages)
+                yield Candidate(design, complexity(design, bounds.image_size, bounds.num_classes))
+                continue
+            rejections[reason] += 1
+            in_vain += 1
+            if in_vain >= max_draws:
+                counted = ", ".join(f"{reason} {n:,}" for reason, n in rejections.most_common())
+                raise UserError(
+                    f"the last {in_vain:,} draws from {space.name} gave nothing new within "
+                    f"{bounds}; rejected so far: {counted}; widen the bounds, or draw from another "
+                    "space"
+                )
 
 
 def search(
@@ -138,7 +318,7 @@ def search(
         measure: measures a design; a MemoryError or UnbuildableError rejects it.
         seed: of the draws. Which networks are kept depends on the measurements, too.
         max_measured: end after so many measurements, None for 4 times `count`.
-        progress: is told what was found so far, after each network that meets the bounds.
+        progress: is called with what was found so far, after each network that meets the bounds.
 
     Returns:
         What was found, which may be fewer than `count`; after Ctrl-C, what was found before it.
@@ -151,19 +331,39 @@ def search(
         raise UserError(
             f"a search takes count >= 1 and max_measured >= 1, got {count} and {max_measured}"
         )
-    trial = _Trial(limits, measure)
-    draws = draw(space, bounds=bounds, seed=seed, rejections=trial.rejections)
+    kept: list[Candidate] = []
+    measured: list[Candidate] = []
+    rejections: Counter[str] = Counter()
+    unmeasured_in_a_row = 0
     interrupted = False
     try:
-        for candidate in _to_the_last(draws):
-            trial.consider(candidate)
+        for candidate in _to_the_last(draw(space, bounds=bounds, seed=seed, rejections=rejections)):
+            if _is_too_slow_by_speed(candidate, measured, limits.latency_ms):
+                reason: str | None = TOO_SLOW_BY_SPEED
+                unmeasured_in_a_row += 1
+            else:
+                reason = _measure(candidate, measure, limits, measured)
+                unmeasured_in_a_row = 0
+            if reason is None:
+                kept.append(measured[-1])
+            else:
+                rejections[reason] += 1
             if progress is not None:
-                progress(trial.found())
-            if len(trial.kept) == count or trial.tried == max_measured or trial.is_hopeless():
+                progress(Found(tuple(kept), tuple(measured), dict(rejections)))
+            tried = len(measured) + rejections[OUT_OF_MEMORY]
+            if len(kept) == count or tried == max_measured:
+                break
+            if unmeasured_in_a_row == MOST_UNMEASURED:
+                logger.warning(
+                    "the search ends early: of %d networks in a row none would be within %g ms at "
+                    "the speed of those measured; raise the limit, or lower the bound of flops",
+                    MOST_UNMEASURED,
+                    limits.latency_ms,
+                )
                 break
     except KeyboardInterrupt:
         interrupted = True
-    return trial.found(interrupted=interrupted)
+    return Found(tuple(kept), tuple(measured), dict(rejections), interrupted)
 
 
 def best(found: Found, *, by: Order = "flops", count: int = 1) -> tuple[Candidate, ...]:
@@ -178,14 +378,12 @@ def best(found: Found, *, by: Order = "flops", count: int = 1) -> tuple[Candidat
     Raises:
         ValueError: there is no such order.
     """
-    known = get_args(Order)
-    if by not in known:
-        raise UserError(f"by must be one of {', '.join(known)}, got {by!r}")
-    measured = by in ("latency_ms", "memory_mib")
+    if by not in get_args(Order):
+        raise UserError(f"by must be one of {', '.join(get_args(Order))}, got {by!r}")
     ordered = sorted(
         found.kept,
-        key=lambda candidate: getattr(candidate if measured else candidate.cost, by),
-        reverse=not measured,
+        key=lambda candidate: getattr(candidate if by in MEASURED else candidate.cost, by),
+        reverse=by not in MEASURED,
     )
     return tuple(ordered[:count])
 
@@ -193,105 +391,95 @@ def best(found: Found, *, by: Order = "flops", count: int = 1) -> tuple[Candidat
 def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:
     """Return which points no other is better than: as small everywhere and smaller somewhere.
 
-    Of two coordinates this takes n log n steps, of more up to the square of n. Equal points stay.
-
     Args:
         points: n points of the same number of coordinates, of all of which less is better.
 
     Returns:
-        Indices in rising order.
+        Indices in rising order; equal points stay.
 
     Raises:
         ValueError: points have different numbers of coordinates.
     """
-    places = [tuple(point) for point in points]
-    lengths = {len(place) for place in places}
+    lengths = {len(point) for point in points}
     if len(lengths) > 1:
         raise UserError(f"points must have as many coordinates each, got {sorted(lengths)}")
-    front: list[int] = []
-    for i in sorted(range(len(places)), key=lambda i: places[i]):
-        # What is better comes before; of two coordinates, the last in front has the least second.
-        rivals = front[-1:] if lengths == {2} else front
-        if not any(_is_better(places[j], places[i]) for j in rivals):
-            front.append(i)
-    return sorted(front)
+    places = np.array(points, float).reshape(len(points), -1)
+    return [
+        i
+        for i, place in enumerate(places)
+        if not ((places <= place).all(axis=1) & (places < place).any(axis=1)).any()
+    ]
 
 
-class _Trial:
-    """Candidates as they are tried: which are kept, which are measured, why others are not."""
-
-    def __init__(self, limits: Limits, measure: Measure):
-        self.kept: list[Candidate] = []
-        self.measured: list[Candidate] = []
-        self.rejections: Counter[str] = Counter()
-        self._limits = limits
-        self._measure = measure
-        self._unmeasured_in_a_row = 0
-
-    @property
-    def tried(self) -> int:
-        """How many measurements there were, also of what had not enough memory."""
-        return len(self.measured) + self.rejections[OUT_OF_MEMORY]
-
-    def found(self, *, interrupted: bool = False) -> Found:
-        """Return what was found so far."""
-        return Found(tuple(self.kept), tuple(self.measured), dict(self.rejections), interrupted)
-
-    def consider(self, candidate: Candidate) -> None:
-        """Measure a candidate, unless it is far too large, and keep it or count why not."""
-        if self._is_too_slow_by_speed(candidate):
-            self._unmeasured_in_a_row += 1
-            self.rejections[TOO_SLOW_BY_SPEED] += 1
-            return
-        self._unmeasured_in_a_row = 0
-        try:
-            numbers = self._measure(candidate.design)
-        except MemoryError:
-            self.rejections[OUT_OF_MEMORY] += 1
-            return
-        except UnbuildableError:
-            self.rejections[UNBUILDABLE] += 1
-            return
-        candidate = replace(candidate, latency_ms=numbers.latency_ms, memory_mib=numbers.memory_mib)
-        self.measured.append(candidate)
-        reason = self._limits.reason_to_reject(candidate)
-        if reason is None:
-            self.kept.append(candidate)
-        else:
-            self.rejections[reason] += 1
-
-    def is_hopeless(self) -> bool:
-        """Whether only networks that are far too large are drawn, which is then logged."""
-        hopeless = self._unmeasured_in_a_row == MOST_UNMEASURED
-        if hopeless:
-            logger.warning(
-                "the search ends early: of %d networks in a row none would be within %g ms at the "
-                "speed of those measured; raise the limit, or lower the bound of flops",
-                MOST_UNMEASURED,
-                self._limits.latency_ms,
-            )
-        return hopeless
-
-    def _is_too_slow_by_speed(self, candidate: Candidate) -> bool:
-        """Whether a candidate would be too slow even at a better speed than the best so far."""
-        limit = self._limits.latency_ms
-        if limit is None or len(self.measured) < LEAST_MEASURED:
-            return False
-        fastest = min(self.measured, key=lambda other: _latency_ms(other) / other.cost.flops)
-        share = min(1, candidate.cost.flops / fastest.cost.flops)
-        return MARGIN * share * _latency_ms(fastest) > limit
+def _reasons(space: Space, draws: Draws, bounds: Bounds) -> np.ndarray:
+    """Return the reason for which each draw is rejected, "" for those within bounds."""
+    conditions, reasons = [draws.rejected != ""], [draws.rejected]
+    if bounds.intervals:
+        counts = _counts(space, draws, bounds.image_size, bounds.num_classes)
+        for name, (lowest, highest) in bounds.intervals.items():
+            count = getattr(counts, name)
+            conditions += [count < lowest, count > highest]
+            reasons += [f"{name} too low", f"{name} too high"]
+    if space.within_trends:
+        flops, params, activations = _counts(space, draws, 224, 1000)
+        conditions += [params > params_trend(flops), activations > activations_trend(flops)]
+        reasons += [ABOVE_PARAMS_TREND, ABOVE_ACTIVATIONS_TREND]
+    return np.select(conditions, reasons, "")
 
 
-def _latency_ms(candidate: Candidate) -> float:
-    """Return the time of a candidate that was measured."""
-    assert candidate.latency_ms is not None, candidate
-    return candidate.latency_ms
+def _counts(
+    space: Space, draws: Draws, image_size: int | tuple[int, int], num_classes: int | None
+) -> Counts:
+    """Return the costs of all draws, as arrays."""
+    stem = np.full((len(draws.widths), 1), space.stem_width)
+    widths = np.concatenate([stem, draws.widths], axis=1)
+    se = np.rint(widths * space.se_ratio).astype(np.int64)
+    stages = []
+    for i in range(draws.widths.shape[1]):
+        shape = draws.depths[:, i], draws.group_widths[:, i], draws.bottlenecks[:, i]
+        se_widths = (se[:, i], se[:, i + 1]) if space.se_ratio else None
+        stages.append(StageNumbers(widths[:, i], widths[:, i + 1], *shape, se_widths))
+    parts = count_parts(stages, map_pixels(image_size), num_classes)
+    return Counts(*(sum(numbers) for numbers in zip(*parts.values(), strict=True)))
 
 
-def _memory_mib(candidate: Candidate) -> float:
-    """Return the memory of a candidate that was measured."""
-    assert candidate.memory_mib is not None, candidate
-    return candidate.memory_mib
+def _design(
+    space: Space, draws: Draws, index: int, found: set[tuple[Stage, ...]]
+) -> tuple[Design | None, str]:
+    """Return the design of a draw, and why it is rejected after all."""
+    try:
+        design = space.design(draws, index)
+    except UserError:
+        # The logarithms of math and of numpy may differ in the last bit, where a block is exactly
+        # between two stages.
+        return None, NOT_FOUR_STAGES
+    return design, DRAWN_BEFORE if design.stages in found else ""
+
+
+def _measure(
+    candidate: Candidate, measure: Measure, limits: Limits, measured: list[Candidate]
+) -> str | None:
+    """Measure a candidate, and return why it is rejected."""
+    try:
+        numbers = measure(candidate.design)
+    except MemoryError:
+        return OUT_OF_MEMORY
+    except UnbuildableError:
+        return UNBUILDABLE
+    latency_ms, memory_mib = numbers.latency_ms, numbers.memory_mib
+    measured.append(replace(candidate, latency_ms=latency_ms, memory_mib=memory_mib))
+    return limits.reason_to_reject(measured[-1])
+
+
+def _is_too_slow_by_speed(
+    candidate: Candidate, measured: Sequence[Candidate], limit_ms: float | None
+) -> bool:
+    """Return whether a candidate would be too slow even at a better speed than the best so far."""
+    if limit_ms is None or len(measured) < LEAST_MEASURED:
+        return False
+    fastest = min(measured, key=lambda other: other.latency_ms / other.cost.flops)
+    share = min(1, candidate.cost.flops / fastest.cost.flops)
+    return MARGIN * share * fastest.latency_ms > limit_ms
 
 
 def _to_the_last(draws: Iterator[Candidate]) -> Iterator[Candidate]:
@@ -300,12 +488,7 @@ def _to_the_last(draws: Iterator[Candidate]) -> Iterator[Candidate]:
     while True:
         try:
             candidate = next(draws)
-        except ValueError as error:
+        except UserError as error:
             logger.warning("the search ends early: %s", error)
             return
         yield candidate
-
-
-def _is_better(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Whether a point is as small as another everywhere, and smaller somewhere."""
-    return one != other and all(x <= y for x, y in zip(one, other, strict=True))

@@ -15,21 +15,409 @@ law of RegNet:
 
 The constrained spaces are drawn from the ranges of pycls `pycls/sweep/config.py`, which suit
 networks up to 16 GF. Where the paper gives only the upper end of w_0 and w_a, the lower is pycls's.
-In AnyNetX_D and _E ordered numbers are drawn directly (`Range.draw_ascending`): of independent
-draws 1 in 500 would be in order, and the distribution is the same.
+
+A range is the list of its values, each with a weight, drawn evenly or evenly in the logarithm as in
+pycls `pycls/sweep/random.py`, whose quantised draws give the ends of a range the probability that
+they would have inside it. Thousands of networks are drawn at once: all but a few are rejected.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
+from functools import cached_property
+from numbers import Real
 from types import MappingProxyType
+from typing import Generic, NamedTuple, Self, TypeVar
 
-from regnet_backbones.design.law import NUM_STAGES
-from regnet_backbones.design.ranges import log_uniform, powers_of_two, uniform
-from regnet_backbones.design.space_kinds import AnyNetSpace, RegNetSpace, Space
-from regnet_backbones.errors import UserError
+import numpy as np
+
+from regnet_backbones.design.blocks import (
+    NUM_STAGES,
+    STRIDE,
+    AnyNetDesign,
+    Arithmetic,
+    Stage,
+    fit_to_groups,
+    fits_groups,
+    positive_integer,
+    share,
+)
+from regnet_backbones.design.law import (
+    WIDTH_QUANTUM,
+    Design,
+    RegNetDesign,
+    exponents,
+    power_widths,
+    shorten,
+)
+from regnet_backbones.errors import UnknownNameError, UserError
 
 SE_RATIO = 0.25  # of the paper's RegNetY
+
+NOT_FOUR_STAGES = "not four stages"
+GROUPS_DO_NOT_FIT = "groups do not fit"
+NO_SE_CHANNEL = "no channel for squeeze-and-excitation"
+
+ARRAYS = Arithmetic(np.log, np.rint, np.trunc, np.minimum, np.maximum)
+
+Interval = tuple[float, float]  # lowest and highest, both included
+N = TypeVar("N", int, float)
+
+
+@dataclass(frozen=True)
+class Range(Generic[N]):
+    """Values and how likely each is.
+
+    Attributes:
+        values: in ascending order.
+        weights: of each value, above 0; only their ratios count.
+
+    Raises:
+        ValueError: there are no values, they do not ascend, or weights are not above 0.
+    """
+
+    values: tuple[N, ...] = field(repr=False)
+    weights: tuple[float, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        """Raise for what is not a distribution."""
+        if not self.values or list(self.values) != sorted(set(self.values)):
+            raise UserError(f"a range needs ascending values, got {shorten(self.values)}")
+        if len(self.weights) != len(self.values) or min(self.weights) <= 0:
+            raise UserError(
+                f"a range needs a weight above 0 for each value, got {shorten(self.weights)} for "
+                f"{shorten(self.values)}"
+            )
+
+    def __str__(self) -> str:
+        """Write the ends: "8 to 256", or the one value."""
+        ends = dict.fromkeys(format(value, "g") for value in (self.lowest, self.highest))
+        return " to ".join(ends)
+
+    @property
+    def lowest(self) -> N:
+        """The lowest value."""
+        return self.values[0]
+
+    @property
+    def highest(self) -> N:
+        """The highest value."""
+        return self.values[-1]
+
+    def draw(self, rng: np.random.Generator, shape: int | tuple[int, int]) -> np.ndarray:
+        """Return an array of independent draws."""
+        drawn = rng.choice(len(self.values), shape, p=np.divide(self.weights, sum(self.weights)))
+        return np.array(self.values)[drawn]
+
+    def draw_ascending(self, rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+        """Return rows of draws of which none is below the one before it.
+
+        The distribution is that of independent draws of which only ascending rows are kept. Of
+        independent draws of four stages 1 in 500 would be.
+        """
+        rows, length = shape
+        last = len(self.values) - 1
+        drawn = np.zeros((rows, length), int)
+        for place in range(length):
+            # Draw among the rows of the remaining length that begin with the one before, or more.
+            sums = self._ascending_sums[length - place - 1]
+            below = sums[drawn[:, place - 1]] if place else np.zeros(rows)
+            target = below + rng.random(rows) * (sums[-1] - below)
+            drawn[:, place] = np.minimum(np.searchsorted(sums, target, side="right") - 1, last)
+        return np.array(self.values)[drawn]
+
+    @cached_property
+    def _ascending_sums(self) -> tuple[np.ndarray, ...]:
+        """For rows of 1 to 4 values, the weight of all that begin below each value, then of all."""
+        weights = np.array(self.weights)
+        sums = [np.concatenate([[0.0], np.cumsum(weights)])]
+        for _ in range(NUM_STAGES - 1):
+            rows = weights * (sums[-1][-1] - sums[-1][:-1])
+            sums.append(np.concatenate([[0.0], np.cumsum(rows)]))
+        return tuple(sums)
+
+    def narrowed(self, interval: Interval) -> "Range[N]":
+        """Return the values within an interval, as likely among themselves as before."""
+        low, high = checked_interval(interval)
+        if 0 < low < self.lowest or self.highest < high < math.inf:
+            raise UserError(f"must be within {self}, got {interval!r}")
+        kept = [
+            pair for pair in zip(self.values, self.weights, strict=True) if low <= pair[0] <= high
+        ]
+        if not kept:
+            nearest = sorted(sorted(self.values, key=lambda value: abs(value - low))[:2])
+            raise UserError(f"has no value in {interval!r}; the nearest are {shorten(nearest)}")
+        values, weights = zip(*kept, strict=True)
+        return Range(values, weights)
+
+
+class Draws(NamedTuple):
+    """Networks drawn from a space, most of which are not one.
+
+    Attributes:
+        numbers: what was drawn, by name, an array each.
+        widths: of the stages, (networks, 4), as all of the following.
+        depths: of the stages.
+        group_widths: of the stages.
+        bottlenecks: of the stages.
+        rejected: the reason why the numbers give no network, "" where they do, (networks,).
+    """
+
+    numbers: dict[str, np.ndarray]
+    widths: np.ndarray
+    depths: np.ndarray
+    group_widths: np.ndarray
+    bottlenecks: np.ndarray
+    rejected: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """What RegNet and AnyNet spaces share.
+
+    Attributes:
+        name: of the space.
+        depth: blocks of the network; in an AnyNet space, of a stage.
+        group_width: channels in a group of the 3x3 convolutions; a narrower stage is one group.
+        bottleneck_multiplier: width of the 3x3 convolutions over the width of the blocks.
+        se_ratio: squeeze-and-excitation width over the width of a block's input, of all networks.
+        stem_width: channels of the stem, of all networks.
+        within_trends: only networks within the paper's params and activations trends.
+    """
+
+    name: str
+    depth: Range[int]
+    group_width: Range[int]
+    bottleneck_multiplier: Range[float]
+    se_ratio: float = 0.0
+    stem_width: int = 32
+    within_trends: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise for numbers that no network can have."""
+        stem = positive_integer("stem_width", self.stem_width)
+        ratio = share("se_ratio", self.se_ratio)
+        if ratio and round(stem * ratio) < 1:
+            raise UserError(
+                f"se_ratio {ratio:g} of a stem of {stem} channels rounds to 0; use 0 for no "
+                f"squeeze-and-excitation, or at least {1 / stem:.2g}"
+            )
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """What is drawn, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Range)}
+
+    def narrowed(
+        self,
+        *,
+        se_ratio: float | None = None,
+        stem_width: int | None = None,
+        **intervals: Interval | None,
+    ) -> Self:
+        """Return a part of the space, named for what was narrowed.
+
+        Args:
+            se_ratio: the one of all networks; 0 for no squeeze-and-excitation.
+            stem_width: the one of all networks.
+            **intervals: lowest and highest of a range by its name, ends included; None leaves it as
+                it is. To go beyond a range, `dataclasses.replace` it.
+
+        Raises:
+            ValueError: the space does not draw that number, or not from that interval.
+        """
+        changes: dict[str, object] = {}
+        for name, interval in intervals.items():
+            if interval is None:
+                continue
+            if name not in self.ranges:
+                raise UserError(f"{self.name} has no {name}; it draws {', '.join(self.ranges)}")
+            try:
+                changes[name] = self.ranges[name].narrowed(interval)
+            except UserError as error:
+                raise UserError(f"{name} of {self.name} {error}") from None
+        constants = {"se_ratio": se_ratio, "stem_width": stem_width}
+        changes |= {name: value for name, value in constants.items() if value is not None}
+        if not changes:
+            return self
+        named = ", ".join(f"{name} {value}" for name, value in changes.items())
+        return replace(self, name=f"{self.name} ({named})", **changes)
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator, count: int) -> Draws:
+        """Draw the numbers of so many networks, and work out their stages."""
+
+    @abstractmethod
+    def design(self, draws: Draws, index: int) -> Design:
+        """Return the network of one draw that was not rejected."""
+
+    def _draws(
+        self,
+        numbers: dict[str, np.ndarray],
+        widths: np.ndarray,
+        depths: np.ndarray,
+        group_widths: np.ndarray,
+        multipliers: np.ndarray,
+        four_stages: np.ndarray | bool = True,
+    ) -> Draws:
+        """Fit stages to their groups, and say which are none; all (networks, 4), or (networks, 1).
+
+        `four_stages`: which networks have as many.
+        """
+        fitted = fit_to_groups(widths, group_widths, multipliers, ops=ARRAYS)
+        fits = fits_groups(*fitted, multipliers).all(axis=1)
+        widths, group_widths, bottlenecks = (numbers.astype(np.int64) for numbers in fitted)
+        thin = (np.rint(widths.min(axis=1) * self.se_ratio) < 1) & (self.se_ratio > 0)
+        other = ~np.broadcast_to(four_stages, fits.shape)
+        reasons = [NOT_FOUR_STAGES, GROUPS_DO_NOT_FIT, NO_SE_CHANNEL]
+        rejected = np.select([other, ~fits, thin], reasons, "")
+        return Draws(numbers, widths, depths, group_widths, bottlenecks, rejected)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegNetSpace(Space):
+    """Networks whose widths follow the law of RegNet.
+
+    Attributes:
+        w_0: width of the first block before quantization.
+        w_a: slope of the line.
+        w_m: ratio between the widths of neighbouring stages.
+
+    Raises:
+        ValueError: the law has no meaning for a range.
+    """
+
+    w_0: Range[int]
+    w_a: Range[float]
+    w_m: Range[float]
+
+    def __post_init__(self) -> None:
+        """Raise for ranges that the law has no meaning for."""
+        super().__post_init__()
+        if any(w % WIDTH_QUANTUM for w in self.w_0.values) or self.w_0.lowest < 1:
+            raise UserError(f"w_0 must be positive multiples of {WIDTH_QUANTUM}, got {self.w_0}")
+        if self.w_m.lowest <= 1:
+            raise UserError(f"w_m must be above 1, got {self.w_m}")
+
+    def draw(self, rng: np.random.Generator, count: int) -> Draws:
+        """Draw the numbers of so many networks, and work out their stages."""
+        return self.stages({name: each.draw(rng, count) for name, each in self.ranges.items()})
+
+    def stages(self, numbers: dict[str, np.ndarray]) -> Draws:
+        """Work out the stages of networks.
+
+        As in pycls' sampler (`check_regnet_constraints` of `pycls/sweep/samplers.py`), these are
+        the powers 0 to 3 of w_m: none is skipped, and no two round to one width.
+        """
+        columns = {name: values[:, None] for name, values in numbers.items()}
+        w_0, w_a, w_m, depth = (columns[name] for name in ("w_0", "w_a", "w_m", "depth"))
+        stages = np.arange(NUM_STAGES)
+        last = exponents(w_0 + w_a * (depth - 1), w_0, w_m, ARRAYS)
+        four = last[:, 0] == NUM_STAGES - 1  # one in seven
+        blocks = np.arange(depth.max())
+        powers = exponents(w_0[four] + w_a[four] * blocks, w_0[four], w_m[four], ARRAYS)
+        powers = np.where(blocks < depth[four], powers, -1)
+        depths = np.zeros((len(four), NUM_STAGES), np.int64)
+        depths[four] = (powers[:, :, None] == stages).sum(axis=1)
+        widths = power_widths(w_0, w_m, stages, ARRAYS)
+        four = depths.all(axis=1) & (np.diff(widths) > 0).all(axis=1)
+        groups = columns["group_width"], columns["bottleneck_multiplier"]
+        return self._draws(numbers, widths, depths, *groups, four)
+
+    def design(self, draws: Draws, index: int) -> RegNetDesign:
+        """Return the network of one draw that was not rejected."""
+        numbers = {name: values[index] for name, values in draws.numbers.items()}
+        return RegNetDesign(**numbers, se_ratio=self.se_ratio, stem_width=self.stem_width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnyNetSpace(Space):
+    """Networks of four stages of free numbers.
+
+    Attributes:
+        width: channels of a stage.
+        one_bottleneck: one bottleneck multiplier for all stages.
+        one_group_width: one group width for all stages.
+        widths_ascend: no stage is narrower than the one before it.
+        depths_ascend: no stage is shallower than the one before it.
+    """
+
+    width: Range[int]
+    one_bottleneck: bool = False
+    one_group_width: bool = False
+    widths_ascend: bool = False
+    depths_ascend: bool = False
+
+    def draw(self, rng: np.random.Generator, count: int) -> Draws:
+        """Draw the numbers of so many networks, and work out their stages."""
+        each, one = (count, NUM_STAGES), (count, 1)
+        draw_width = self.width.draw_ascending if self.widths_ascend else self.width.draw
+        draw_depth = self.depth.draw_ascending if self.depths_ascend else self.depth.draw
+        multipliers = self.bottleneck_multiplier.draw(rng, one if self.one_bottleneck else each)
+        numbers = {
+            "width": draw_width(rng, each),
+            "depth": draw_depth(rng, each),
+            "group_width": self.group_width.draw(rng, one if self.one_group_width else each),
+            "bottleneck_multiplier": multipliers,
+        }
+        return self._draws(numbers, *numbers.values())
+
+    def design(self, draws: Draws, index: int) -> AnyNetDesign:
+        """Return the network of one draw that was not rejected."""
+        columns = draws.widths, draws.depths, draws.group_widths, draws.bottlenecks
+        rows = zip(*(column[index] for column in columns), strict=True)
+        stages = tuple(Stage(w, d, STRIDE, group, bottleneck) for w, d, group, bottleneck in rows)
+        return AnyNetDesign(stages, se_ratio=self.se_ratio, stem_width=self.stem_width)
+
+
+def uniform(lowest: int, highest: int) -> Range[int]:
+    """All integers from lowest to highest, each as likely as the others."""
+    values = tuple(range(lowest, highest + 1))
+    return Range(values, (1.0,) * len(values))
+
+
+def log_uniform(lowest: N, highest: N, *, step: N) -> Range[N]:
+    """Multiples of a step, with a density that falls as one over the value.
+
+    `step` is a whole number, or one over a whole number, such as 0.1.
+    """
+    if step >= 1:
+        return _log_weighted(range(int(lowest), int(highest) + 1, int(step)), step)
+    parts = round(1 / step)
+    return _log_weighted(
+        [k / parts for k in range(round(lowest * parts), round(highest * parts) + 1)], step
+    )
+
+
+def powers_of_two(lowest: N, highest: N) -> Range[N]:
+    """Powers of two from lowest to highest, which are two of them; each is as likely."""
+    count = round(math.log2(highest / lowest)) + 1
+    return _log_weighted([lowest * 2**k for k in range(count)], highest)
+
+
+def checked_interval(interval: Interval) -> Interval:
+    """Return lowest and highest; raise for what is not an interval."""
+    pair = isinstance(interval, tuple | list) and len(interval) == 2
+    if not pair or not all(isinstance(end, Real) for end in interval):
+        raise UserError(f"must be (lowest, highest), got {interval!r}")
+    low, high = interval
+    if not 0 <= low <= high:
+        raise UserError(f"must be (lowest, highest) with 0 <= lowest <= highest, got {interval!r}")
+    return low, high
+
+
+def _log_weighted(values: Sequence[N], step: N) -> Range[N]:
+    """Weigh values by the logarithm of their ratio to the one below.
+
+    That of the lowest is a step below it, or half of it where the step would leave less.
+    """
+    before = (max(values[0] - step, values[0] / 2), *values[:-1])
+    weights = tuple(math.log(v / b) for v, b in zip(values, before, strict=True))
+    return Range(tuple(values), weights)
+
 
 _POWERS_TO_32 = powers_of_two(1, 32)
 _BOTTLENECKS = powers_of_two(0.25, 1)  # the paper's bottleneck ratios 1, 2 and 4, inverted
@@ -83,15 +471,14 @@ def get_space(name: str) -> Space:
     """Return a design space.
 
     Args:
-        name: one of `SPACES`, in whatever case: "RegNetX", "anynetx_e".
+        name: one of `SPACES`, in upper or lower case: "RegNetX", "anynetx_e".
 
     Raises:
         ValueError: there is no such space.
     """
     by_key = {space.name.lower(): space for space in _ROWS}
-    space = by_key.get(name.lower())
-    if space is not None:
-        return space
+    if name.lower() in by_key:
+        return by_key[name.lower()]
     near = get_close_matches(name.lower(), by_key, n=1)
     hint = f"did you mean '{by_key[near[0]].name}'? " if near else ""
-    raise UserError(f"unknown design space '{name}'; {hint}known are {', '.join(SPACES)}")
+    raise UnknownNameError(f"unknown design space '{name}'; {hint}known are {', '.join(SPACES)}")

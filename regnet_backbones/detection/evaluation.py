@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Subset
 
 from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.architectures import number_of_classes, outputs_of
-from regnet_backbones.detection.config import default_config, read_config, values_by_key
 from regnet_backbones.detection.config_checks import check_semantic_datasets
 from regnet_backbones.detection.data import (
     VAL_NAME,
@@ -50,9 +49,6 @@ from regnet_backbones.runs.trained import Trained
 
 # By dataset, task and name of the metric; None where it is not defined.
 Results = Mapping[str, Mapping[str, Mapping[str, float | None]]]
-
-# Settings that say where a run was, not what it is.
-UNINTERESTING = ("OUTPUT_DIR", "MODEL.DEVICE", "VERSION")
 
 logger = logging.getLogger(__name__)
 
@@ -156,16 +152,6 @@ def evaluate_on(cfg: CfgNode, val: CocoSplit) -> None:
         raise UserError(f"'{val.json_file}' cannot be evaluated on:\n{errors}")
     if report.defects:
         logger.warning("%s", report.summary())
-
-
-def changed_settings(config_file: str | Path) -> list[tuple[str, str, str]]:
-    """List key, value and default of a run's config where they differ from the defaults."""
-    ours, theirs = values_by_key(read_config(config_file)), values_by_key(default_config())
-    return [
-        (key, str(value), str(theirs.get(key, "not a key")))
-        for key, value in ours.items()
-        if (key not in theirs or value != theirs[key]) and key not in UNINTERESTING
-    ]
 
 
 class _Timed(nn.Module):

@@ -163,8 +163,7 @@ def _kind_and_measured(cfg: CfgNode, dataset_name: str) -> tuple[str, list[str]]
     if package is not None and find_spec(package) is None:
         raise MissingPackageError(
             f"evaluating on '{dataset_name}' needs the package {package}, which is not installed; "
-            f"install it with: pip install {package}",
-            name=package,
+            f"install it with: pip install {package}"
         )
     given, measurable = outputs_of(cfg), list(EVALUATORS[kind])
     if kind == "coco_panoptic_seg" and metadata.get("sem_seg_root") is None:

@@ -1,10 +1,10 @@
-"""Pictures of what a model predicts, beside the ground truth."""
+"""Pictures of what a model predicts, next to the ground truth."""
 
 import copy
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
@@ -41,12 +41,12 @@ class PredictionPictures(DatasetEvaluator, ABC):
     """Draw the first images of a dataset with ground truth and prediction, on one contact sheet.
 
     An evaluator that measures nothing: it sees what the others see and writes a picture. With
-    several processes the first one draws the images that it was given. What is drawn of a
-    prediction, its subclasses say.
+    several processes the first one draws the images that it was given. Its subclasses draw the
+    kinds of predictions.
 
     Args:
         dataset_name: a registered dataset with annotations.
-        output_file: the PNG to write, at every evaluation anew.
+        output_file: the PNG that each evaluation writes.
         count: how many images.
     """
 
@@ -58,21 +58,14 @@ class PredictionPictures(DatasetEvaluator, ABC):
         self._predictions: dict[str, Prediction] = {}
 
     @abstractmethod
-    def keep(self, output: dict[str, Prediction]) -> Prediction | None:
-        """Return what is to be drawn of a model's output for an image, on the CPU.
-
-        Args:
-            output: by name, as detectron2's models return it.
-
-        Returns:
-            None where the output has nothing of the kind.
-        """
+    def keep(self, output: Mapping[str, Prediction]) -> Prediction | None:
+        """Return what to draw of a model's output for an image, on the CPU; None for nothing."""
 
     @abstractmethod
     def _draw(self, canvas: Visualizer, prediction: Prediction) -> None:
         """Draw what was kept."""
 
-    def _draw_truth(self, canvas: Visualizer, record: dict[str, object]) -> None:
+    def _draw_truth(self, canvas: Visualizer, record: Mapping[str, object]) -> None:
         """Draw the annotations of a dataset's record, without what only some of them have."""
         annotations = record.get("annotations", [])
         common = set.intersection(*map(set, annotations)) if annotations else set()
@@ -98,25 +91,18 @@ class PredictionPictures(DatasetEvaluator, ABC):
         if not comm.is_main_process() or not self._predictions:
             return
         with _warning_if_not_drawn(self.output_file):
-            records = {
-                record["file_name"]: record for record in DatasetCatalog.get(self._dataset_name)
-            }
-            sheet = contact_sheet(
-                [self.pair(records[name], kept) for name, kept in self._predictions.items()]
-            )
+            records = {r["file_name"]: r for r in DatasetCatalog.get(self._dataset_name)}
+            pairs = [self.pair(records[name], kept) for name, kept in self._predictions.items()]
+            sheet = contact_sheet(pairs)
             self.output_file.parent.mkdir(parents=True, exist_ok=True)
             sheet.save(self.output_file)
             logger.info("ground truth next to prediction: %s", self.output_file)
             _show_in_tensorboard(f"{self._dataset_name}/predictions", sheet)
 
     def pair(
-        self, record: dict[str, object], prediction: Prediction
+        self, record: Mapping[str, object], prediction: Prediction
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw an image twice: with its annotations, and with the prediction.
-
-        Args:
-            record: of the dataset, with its `file_name`.
-            prediction: what `keep` returned for it.
+        """Draw an image twice: with its annotations, and with what `keep` returned for it.
 
         Returns:
             RGB pictures (H, W, 3), uint8, both `TILE_WIDTH` pixels wide.
@@ -135,12 +121,7 @@ class PredictionPictures(DatasetEvaluator, ABC):
 
 
 class InstancePictures(PredictionPictures):
-    """Pictures of instances: boxes, masks, keypoints, names and scores.
-
-    Args:
-        dataset_name, output_file, count: see `PredictionPictures`.
-        min_score: predictions below this score are not drawn.
-    """
+    """Pictures of instances: boxes, masks, keypoints, names and scores of at least `min_score`."""
 
     def __init__(
         self, dataset_name: str, output_file: str | Path, *, count: int, min_score: float = 0.5
@@ -148,8 +129,8 @@ class InstancePictures(PredictionPictures):
         super().__init__(dataset_name, output_file, count=count)
         self.min_score = min_score
 
-    def keep(self, output: dict[str, Prediction]) -> Instances | None:
-        """Return the instances of an image, on the CPU."""
+    def keep(self, output: Mapping[str, Prediction]) -> Instances | None:
+        """Return the instances of an image."""
         if "instances" not in output:
             return None
         # A copy: detectron2's evaluator moves the keypoints.
@@ -162,10 +143,7 @@ class InstancePictures(PredictionPictures):
 class SemanticPictures(PredictionPictures):
     """Pictures of semantic segmentations, both halves of a pair in the same colours.
 
-    Args:
-        dataset_name: a registered dataset with masks; where it has no `stuff_colors`, the classes
-            get detectron2's.
-        output_file, count: see `PredictionPictures`.
+    A dataset without `stuff_colors` gets detectron2's.
     """
 
     def __init__(self, dataset_name: str, output_file: str | Path, *, count: int):
@@ -174,8 +152,8 @@ class SemanticPictures(PredictionPictures):
         colors = self.metadata.get("stuff_colors") or _class_colors(len(classes))
         self.metadata = Metadata(stuff_classes=classes, stuff_colors=colors)
 
-    def keep(self, output: dict[str, Prediction]) -> torch.Tensor | None:
-        """Return the most probable class of each pixel, int64 (H, W), on the CPU."""
+    def keep(self, output: Mapping[str, Prediction]) -> torch.Tensor | None:
+        """Return the most probable class of each pixel, int64 (H, W)."""
         return output["sem_seg"].argmax(0).to("cpu") if "sem_seg" in output else None
 
     def _draw(self, canvas: Visualizer, prediction: torch.Tensor) -> None:
@@ -183,27 +161,22 @@ class SemanticPictures(PredictionPictures):
 
 
 class PanopticPictures(PredictionPictures):
-    """Pictures of panoptic segments, in the truth as `panoptic_json` of the dataset has them.
-
-    Args:
-        dataset_name: a registered dataset in COCO's panoptic form, combined or separated.
-        output_file, count: see `PredictionPictures`.
-    """
+    """Pictures of panoptic segments; the truth is that of the dataset's `panoptic_json`."""
 
     def __init__(self, dataset_name: str, output_file: str | Path, *, count: int):
         super().__init__(dataset_name, output_file, count=count)
         content = json.loads(Path(self.metadata.panoptic_json).read_text())
         self._truth = {a["image_id"]: a for a in content["annotations"]}
 
-    def keep(self, output: dict[str, Prediction]) -> PanopticSegments | None:
-        """Return the segments of an image, on the CPU."""
+    def keep(self, output: Mapping[str, Prediction]) -> PanopticSegments | None:
+        """Return the segments of an image."""
         if "panoptic_seg" not in output:
             return None
         # A copy: detectron2's evaluator counts from 1, and with the dataset's category ids.
         segments, info = output["panoptic_seg"]
         return segments.to("cpu", copy=True), copy.deepcopy(info)
 
-    def _draw_truth(self, canvas: Visualizer, record: dict[str, object]) -> None:
+    def _draw_truth(self, canvas: Visualizer, record: Mapping[str, object]) -> None:
         truth = true_segments(self._truth[record["image_id"]], self.metadata)
         canvas.draw_panoptic_seg(*truth, area_threshold=0, alpha=TRUTH_ALPHA)
 
@@ -212,19 +185,14 @@ class PanopticPictures(PredictionPictures):
 
 
 def contact_sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Image.Image:
-    """Lay pairs of pictures out in rows, ground truth left of prediction.
-
-    Args:
-        pairs: RGB pictures (H, W, 3), uint8; both of a pair have the same size.
-    """
+    """Lay pairs of RGB pictures (H, W, 3) out in rows, ground truth left of prediction."""
     width = max(truth.shape[1] for truth, _ in pairs)
     height = max(truth.shape[0] for truth, _ in pairs)
     columns = min(PAIRS_PER_ROW, len(pairs))
     rows = -(-len(pairs) // columns)
     cell_width, cell_height = 2 * width + 3 * MARGIN, height + MARGIN
-    sheet = Image.new(
-        "RGB", (columns * cell_width, rows * cell_height + CAPTION_HEIGHT + MARGIN), "white"
-    )
+    size = (columns * cell_width, rows * cell_height + CAPTION_HEIGHT + MARGIN)
+    sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=CAPTION_HEIGHT - MARGIN)
     for column in range(columns):
@@ -258,6 +226,6 @@ def _show_in_tensorboard(name: str, picture: Image.Image) -> None:
     """Hand a picture to the event storage, if a training is running."""
     try:
         storage = get_event_storage()
-    except AssertionError:  # how detectron2 says that there is none
+    except AssertionError:  # detectron2's way to report that there is none
         return
     storage.put_image(name, np.asarray(picture).transpose(2, 0, 1))

@@ -1,1 +1,1 @@
-"""A finished or stopped training as one page: what it was, how it went, how good it is."""
+"""A finished or stopped training as one page: it renders what a run and its evaluation wrote."""

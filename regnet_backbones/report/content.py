@@ -5,18 +5,14 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-Color = tuple[int, int, int]
+from regnet_backbones.runs.results import Color
+
+Facts = tuple[tuple[str, str], ...]  # names and values
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Values of one name over a training.
-
-    Attributes:
-        name: what the values are of.
-        iterations: rising.
-        values: one for each of them.
-    """
+    """Values of one name over the iterations of a training."""
 
     name: str
     iterations: tuple[int, ...]
@@ -24,56 +20,8 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Curves:
-    """What a training logged.
-
-    Attributes:
-        losses: the sum and its parts.
-        learning_rate: one curve, or one for each group of parameters.
-        validation: in percent.
-    """
-
-    losses: tuple[Curve, ...] = ()
-    learning_rate: tuple[Curve, ...] = ()
-    validation: tuple[Curve, ...] = ()
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A key of a config whose value is not the framework's default.
-
-    Attributes:
-        key: with dots between its parts.
-        value: as text.
-        default: as text, or that there is none.
-    """
-
-    key: str
-    value: str
-    default: str
-
-
-@dataclass(frozen=True)
-class Config:
-    """The config of a run.
-
-    Attributes:
-        changed: what differs from the framework's defaults.
-        text: the whole, as YAML.
-    """
-
-    changed: tuple[Setting, ...]
-    text: str
-
-
-@dataclass(frozen=True)
 class Table:
-    """Numbers by row and column.
-
-    Attributes:
-        columns: their names.
-        rows: the name of each, and a number for each column, None where it is not defined.
-    """
+    """Numbers by row and column; None where one is not defined."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[float | None, ...]], ...]
@@ -96,14 +44,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Picture:
-    """A validation image with truth and prediction side by side.
-
-    Attributes:
-        image: the panels, RGB.
-        name: of the image's file.
-        score: of the prediction, from 0 to 1, higher is better.
-        note: what the score is made of.
-    """
+    """A validation image with truth and prediction side by side, its file, score, and details."""
 
     image: Image.Image
     name: str
@@ -116,12 +57,11 @@ class Predictions:
     """What a model predicts for validation images.
 
     Attributes:
-        best, worst: the chosen images, the best and the worst one first.
+        best, worst: the images that are shown, the best and the worst one first.
         score: what the score of an image is.
         panels: what a picture shows from left to right.
         predicted: how many images were predicted.
         available: how many there are.
-        milliseconds: median time of an image, in ms; None where there was none to time.
         legend: colours (RGB, 0 to 255) of classes, where the pictures do not name them.
     """
 
@@ -131,7 +71,6 @@ class Predictions:
     panels: tuple[str, ...]
     predicted: int
     available: int
-    milliseconds: float | None = None
     legend: Mapping[str, Color] = field(default_factory=dict)
 
 
@@ -141,22 +80,24 @@ class Report:
 
     Attributes:
         title: what was trained.
-        facts: name and value of what is said about it first.
-        config: of the run.
-        curves: what was logged, as far as there is a log.
+        facts: what is said about it first.
+        config: the whole, as YAML.
+        changed: key, value and default of each setting that is not the framework's default.
+        curves: what was logged, by the caption of a chart.
         metrics: None where nothing was evaluated.
-        predictions: None where nothing could be predicted.
-        speed: as `facts`, of its speed, and of what that was measured with.
+        predictions: None where nothing was predicted.
+        speed: of training and prediction, and what that was measured with.
         missing: what is not there, and why.
         command: to repeat the training.
     """
 
     title: str
-    facts: tuple[tuple[str, str], ...]
-    config: Config
-    curves: Curves
+    facts: Facts
+    config: str
+    changed: tuple[tuple[str, str, str], ...]
+    curves: Mapping[str, tuple[Curve, ...]]
     metrics: Metrics | None
     predictions: Predictions | None
-    speed: tuple[tuple[str, str], ...]
+    speed: Facts
     missing: tuple[str, ...]
     command: str

@@ -1,34 +1,50 @@
 """What trainings logged: rows of detectron2's metrics.json, and Lightning's TensorBoard events."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 from regnet_backbones.report.content import Curve
-from regnet_backbones.runs.trained import ITERATION
+from regnet_backbones.runs.trained import (
+    ITERATION,
+    METRICS_NAME,
+    TENSORBOARD_FOLDER,
+    Kind,
+    read_metrics,
+)
 
-# The key under which detectron2 has the seconds of an iteration.
-SECONDS = "time"
+# The key under which detectron2 logs the seconds of an iteration, and what Lightning logs steps by.
+SECONDS, STEPS = "time", "train/loss"
 
 
 @dataclass(frozen=True)
 class Event:
-    """A value of TensorBoard: when it was logged in seconds, at which step, and what."""
+    """A value that was logged: when in seconds (0 if unknown), at which step, and what."""
 
     seconds: float
     step: int
     value: float
 
 
-def read_events(folder: str | Path) -> dict[str, list[Event]]:
-    """Return the scalars of a folder of TensorBoard by tag, in the order of steps.
+Log = dict[str, list[Event]]  # by name, in the order of steps
 
-    Raises:
-        ModuleNotFoundError: tensorboard is not installed.
-    """
+
+def read_log(folder: Path, kind: Kind) -> Log:
+    """Return what a run logged, empty if there is no log."""
+    if kind == "segmenter":
+        return read_events(folder / TENSORBOARD_FOLDER)
+    log: Log = {}
+    for row in read_metrics(folder / METRICS_NAME):
+        for key, value in row.items():
+            log.setdefault(key, []).append(Event(0, int(row[ITERATION]), value))
+    return log
+
+
+def read_events(folder: str | Path) -> Log:
+    """Return the scalars of a folder of TensorBoard by tag."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     if not Path(folder).is_dir():
@@ -42,43 +58,24 @@ def read_events(folder: str | Path) -> dict[str, list[Event]]:
     return found
 
 
-def curve_of_rows(rows: Iterable[Mapping[str, float]], key: str, *, name: str = "") -> Curve:
-    """Return the curve of a key of metrics.json; what is not finite is left out."""
-    points = [(row[ITERATION], row[key]) for row in rows if _is_number(row.get(key))]
-    return Curve(name or key, *_columns(points))
+def curve_of(events: Iterable[Event], name: str, *, factor: float = 1.0) -> Curve:
+    """Return the curve of events, times a factor, without what is not finite."""
+    finite = [e for e in events if e.value is not None and math.isfinite(e.value)]
+    return Curve(name, tuple(e.step for e in finite), tuple(factor * e.value for e in finite))
 
 
-def curve_of_events(events: Iterable[Event], name: str, *, factor: float = 1.0) -> Curve:
-    """Return the curve of a tag of TensorBoard, times a factor, without what is not finite."""
-    points = [(e.step, factor * e.value) for e in events if _is_number(e.value)]
-    return Curve(name, *_columns(points))
+def seconds_per_iteration(log: Log) -> float | None:
+    """Return the median time of an iteration, None where it is not known.
 
-
-def seconds_per_iteration(rows: Iterable[Mapping[str, float]]) -> float | None:
-    """Return the median time of an iteration in metrics.json, None where there is none."""
-    times = [row[SECONDS] for row in rows if SECONDS in row]
+    Between events of TensorBoard, validations and pauses of a run are few and so do not count.
+    """
+    times = [event.value for event in log.get(SECONDS, ())] or [
+        (after.seconds - before.seconds) / (after.step - before.step)
+        for before, after in pairwise(log.get(STEPS, ()))
+    ]
     return median(times) if times else None
 
 
-def seconds_per_step(events: Iterable[Event]) -> float | None:
-    """Return the median time of a step between events, None for fewer than two.
-
-    Validations, and pauses between runs, lie between few of them and so do not count.
-    """
-    steps = [
-        (after.seconds - before.seconds) / (after.step - before.step)
-        for before, after in pairwise(events)
-    ]
-    return median(steps) if steps else None
-
-
-def _columns(
-    points: list[tuple[int, float]],
-) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Return points as their two columns."""
-    return tuple(x for x, _ in points), tuple(y for _, y in points)
-
-
-def _is_number(value: float | None) -> bool:
-    """Whether something is a finite number."""
-    return value is not None and math.isfinite(value)
+def iterations_done(log: Log) -> int:
+    """Return the number of iterations up to the last one that was logged."""
+    return max((events[-1].step + 1 for events in log.values()), default=0)

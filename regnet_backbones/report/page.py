@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing beside itself."""
+"""A report as one HTML page that needs no other file."""
 
 import base64
 import io
@@ -10,12 +10,14 @@ from PIL import Image
 
 from regnet_backbones.files import write_whole
 from regnet_backbones.report.charts import chart, describe
-from regnet_backbones.report.content import Curve, Report
+from regnet_backbones.report.content import Report
 
 TEMPLATE = "page.html.j2"
 
-# Pictures, whatever they were, are as wide as this at most, in pixels: a page of a dozen of them
-# is then below two megabytes.
+# By the caption of a chart.
+LABELS = {"Losses": "loss", "Learning rate": "learning rate", "Validation": "%"}
+
+# Pictures are at most this wide, in pixels: a page of a dozen of them is below two megabytes.
 PICTURE_WIDTH = 900
 PICTURE_QUALITY = 85
 
@@ -48,14 +50,14 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters["picture"] = picture_uri
-    environment.filters["number"] = _number
+    environment.filters["number"] = lambda value: "–" if value is None else f"{value:.2f}"
     environment.filters["sortable"] = lambda value: "" if value is None else f"{value:.6g}"
     environment.filters["rgb"] = lambda color: "rgb({}, {}, {})".format(*color)
     return environment.get_template(TEMPLATE).render(report=report, charts=_charts(report))
 
 
 def picture_uri(image: Image.Image) -> Markup:
-    """Return a picture as a JPEG in an address of its own."""
+    """Return a picture as a JPEG in a data: address."""
     small = image.convert("RGB")
     if small.width > PICTURE_WIDTH:
         small = small.resize((PICTURE_WIDTH, round(PICTURE_WIDTH * small.height / small.width)))
@@ -67,36 +69,19 @@ def picture_uri(image: Image.Image) -> Markup:
 
 def _charts(report: Report) -> list[dict[str, str]]:
     """Draw the curves that there are."""
-    curves = report.curves
     found = []
-    for caption, drawn, label in (
-        ("Losses", curves.losses, "loss"),
-        ("Learning rate", curves.learning_rate, "learning rate"),
-        ("Validation", curves.validation, "%"),
-    ):
-        drawn = tuple(curve for curve in drawn if curve.values)
+    for caption, curves in report.curves.items():
+        drawn = [curve for curve in curves if curve.values]
         if drawn:
-            logarithmic = label == "loss" and _wide(drawn)
             light, dark = (
-                _uri("image/svg+xml", chart(drawn, label, logarithmic=logarithmic, dark=d).encode())
-                for d in (False, True)
+                _uri("image/svg+xml", chart(drawn, LABELS[caption], dark=dark).encode())
+                for dark in (False, True)
             )
             alt = f"{caption}: {describe(drawn)}"
             found.append({"caption": caption, "light": light, "dark": dark, "alt": alt})
     return found
 
 
-def _wide(curves: tuple[Curve, ...]) -> bool:
-    """Whether values are above 0 and differ so much that the small ones would not be seen."""
-    values = [value for curve in curves for value in curve.values]
-    return min(values) > 0 and max(values) > 20 * min(values)
-
-
 def _uri(kind: str, content: bytes) -> Markup:
-    """Return content as a data: address, which has no letter to escape."""
+    """Return content as a data: address, in which there is nothing to escape."""
     return Markup(f"data:{kind};base64,{base64.b64encode(content).decode()}")
-
-
-def _number(value: float | None) -> str:
-    """Format a number of a table."""
-    return "–" if value is None or value != value else f"{value:.2f}"

@@ -6,7 +6,6 @@ from pathlib import Path
 from regnet_backbones.errors import MissingFileError
 from regnet_backbones.runs.trained import (
     CONFIG_NAME,
-    FINAL_NAME,
     METRICS_NAME,
     SEGMENTER_FOLDER,
     TENSORBOARD_FOLDER,
@@ -23,7 +22,7 @@ class Run:
     Attributes:
         kind: of its model, "detector" or "segmenter".
         folder: that of the run.
-        config_file: None where a segmenter's run has none; its checkpoint knows the same.
+        config_file: None where a segmenter's run has none; its checkpoint holds the same.
         trained: None before the first checkpoint.
     """
 
@@ -44,8 +43,7 @@ def find_run(path: str | Path, *, config_file: str | Path | None = None) -> Run:
         The run, with a checkpoint where there is one.
 
     Raises:
-        FileNotFoundError: nothing is there that a training has written.
-        ValueError: see `inference.trained.find_trained`.
+        UserError: a training has written nothing there, or see `runs.trained.find_trained`.
     """
     path = Path(path)
     try:
@@ -55,24 +53,8 @@ def find_run(path: str | Path, *, config_file: str | Path | None = None) -> Run:
             raise
         return _before_the_first_checkpoint(path)
     folder = trained.run_folder
-    if trained.kind == "detector":
-        return Run("detector", folder, trained.config_file, trained)
-    return Run("segmenter", folder, _segmenter_config(folder), trained)
-
-
-def folder_of_repetition(run: Run) -> Path:
-    """Return the folder that the training of a run could be repeated in, beside that of the run."""
-    named = run.folder if run.folder.name not in ("", "..") else run.folder.resolve()
-    return named.with_name(f"{named.name}_again")
-
-
-def is_final(trained: Trained) -> bool:
-    """Whether a detector's checkpoint is that of the end of its training.
-
-    Args:
-        trained: a detector.
-    """
-    return trained.checkpoint.name == FINAL_NAME
+    config = trained.config_file or _segmenter_config(folder)
+    return Run(trained.kind, folder, config, trained)
 
 
 def _before_the_first_checkpoint(folder: Path) -> Run:
@@ -84,13 +66,13 @@ def _before_the_first_checkpoint(folder: Path) -> Run:
     if config.is_file() and (folder / METRICS_NAME).is_file():
         return Run("detector", folder, config, None)
     raise MissingFileError(
-        f"'{folder}' is no run: a detector's has {CONFIG_NAME} and {METRICS_NAME} or a checkpoint, "
-        f"a segmenter's {SEGMENTER_FOLDER}/ or {TENSORBOARD_FOLDER}/{CONFIG_NAME}; give the output "
-        "folder of tools/train_net.py or tools/train_semseg.py"
+        f"'{folder}' is not a run: a detector's has {CONFIG_NAME} and {METRICS_NAME} or a "
+        f"checkpoint, a segmenter's {SEGMENTER_FOLDER}/ or {TENSORBOARD_FOLDER}/{CONFIG_NAME}; "
+        "give the output folder of tools/train_net.py or tools/train_semseg.py"
     )
 
 
 def _segmenter_config(folder: Path) -> Path | None:
-    """Return the config that Lightning saved, which is beside the log."""
+    """Return the config that Lightning saved, which is next to the log."""
     paths = (folder / TENSORBOARD_FOLDER / CONFIG_NAME, folder / CONFIG_NAME)
     return next((path for path in paths if path.is_file()), None)

@@ -108,12 +108,14 @@ class WrittenEvaluation:
 
     Attributes:
         folder: where it lies.
+        written: when it was finished, in seconds since 1970.
         checkpoint: name of the file that was evaluated.
         results, settings, versions: as of `write_results`.
         images: None for an evaluation of an earlier version.
     """
 
     folder: Path
+    written: float
     checkpoint: str
     results: Mapping[str, object]
     settings: Mapping[str, object]
@@ -228,7 +230,7 @@ def read_evaluation(folder: str | Path) -> WrittenEvaluation | None:
     path = folder / RESULTS_NAME
     if not path.is_file():
         return None
-    content = read_json(path)
+    content, written = read_json(path), path.stat().st_mtime
     try:
         checkpoint = content["checkpoint"].replace("\\", "/").rpartition("/")[2]
         results, settings, versions = (
@@ -240,7 +242,7 @@ def read_evaluation(folder: str | Path) -> WrittenEvaluation | None:
         raise UserError(
             f"'{path}' is not what an evaluation writes ({error}); remove it"
         ) from error
-    return WrittenEvaluation(folder, checkpoint, results, settings, versions, images)
+    return WrittenEvaluation(folder, written, checkpoint, results, settings, versions, images)
 
 
 def write_json(path: str | Path, content: Mapping[str, object] | Sequence[object]) -> None:

@@ -92,7 +92,8 @@ class SegmentationData(LightningDataModule):
             the size of the files: the model resizes its input, see `Segmenter`.
         mean: per RGB channel, of pixels in [0, 1]; that of the encoder's weights.
         std: per RGB channel, of pixels in [0, 1]; that of the encoder's weights.
-        skip_bad: warn of files that cannot be used and go on without them.
+        skip_bad: warn of files that cannot be used and go on without them; all are read in full
+            before the training.
 
     What the values in masks mean is in `hparams` in full, and with them in checkpoints: it is not
     guessed a second time.
@@ -153,7 +154,6 @@ class SegmentationData(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.short_side = short_side
-        self.skip_bad = skip_bad
         self._check_sources()
         if layout == "folder":
             self._labels = self._find_labels()
@@ -273,11 +273,13 @@ class SegmentationData(LightningDataModule):
     def _dataset(self, split: str, transform: torch.nn.Module) -> SegmentationDataset:
         """Return the checked dataset of a split."""
         pairs, counts = check_pairs(
-            self._find_pairs(split), skip_bad=self.skip_bad, everything=self.check_everything
+            self._find_pairs(split),
+            skip_bad=self.hparams["skip_bad"],
+            everything=self.check_everything,
         )
         check_counts(counts, train=split == "train")
         self.label_counts[split] = counts
-        return SegmentationDataset(pairs, transform, skip_bad=self.skip_bad)
+        return SegmentationDataset(pairs, transform)
 
     def _find_pairs(self, split: str) -> Pairs:
         """List the files of a split."""

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,6 @@ from regnet_backbones.runs.image_files import (
 )
 from regnet_backbones.semseg.labels import (
     COLORS,
-    IGNORE,
     LabelCounts,
     Labels,
     count_values,
@@ -72,57 +70,28 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
     Args:
         pairs: the files.
         transform: from an image of uint8 (3, H, W) and its mask of uint8 (H, W) to both changed.
-        skip_bad: in place of a pair that cannot be read, warn once and return the next image that
-            can, with a mask of `IGNORE` only: it counts in no loss and no metric.
-
-    Raises:
-        BadPairError: on reading, for a file that cannot be used; with `skip_bad` if none can.
     """
 
-    def __init__(self, pairs: Pairs, transform: PairTransform, *, skip_bad: bool = False) -> None:
+    def __init__(self, pairs: Pairs, transform: PairTransform) -> None:
         self.pairs = pairs
         self.names = pairs.names()
         self.transform = transform
-        self.skip_bad = skip_bad
-        self._bad: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} of a dataset of {len(self)} pairs")
-        read, image, mask = self._read_at_or_after(index)
-        if read != index:
-            mask = np.full_like(mask, IGNORE)
+        labels, mask = self.pairs.labels, self.pairs.masks[index]
+        pixels, values = _read(self.pairs.images[index], mask, labels)
         image, mask = self.transform(
-            tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)),
-            tv_tensors.Mask(torch.from_numpy(mask)),
+            tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)),
+            tv_tensors.Mask(torch.from_numpy(_classes(mask, values, labels))),
         )
         return {
             "image": image.as_subclass(torch.Tensor),
             "mask": mask.as_subclass(torch.Tensor).long(),
-            "name": self.names[read],
+            "name": self.names[index],
         }
-
-    def _read_at_or_after(self, index: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """Read a pair, or with `skip_bad` the first one from there on that can be read."""
-        pairs = self.pairs
-        for candidate in chain(range(index, len(self)), range(index)):
-            if candidate in self._bad:
-                continue
-            image, mask = pairs.images[candidate], pairs.masks[candidate]
-            try:
-                pixels, values = _read(image, mask, pairs.labels)
-                return candidate, pixels, _classes(mask, values, pairs.labels)
-            except BadPairError as error:
-                if not self.skip_bad:
-                    raise
-                self._bad[candidate] = str(error)
-                logger.warning("skipped a pair: %s", error)
-        raise BadPairError(
-            f"none of the {len(self)} pairs can be used; the first problem: {self._bad[index]}"
-        )
 
 
 def check_pairs(
@@ -131,16 +100,11 @@ def check_pairs(
     """Check the files of a split: present, readable, of equal size, with labels that have a class.
 
     Sizes and modes are read from the headers. Labels are read of all masks where these are fewer
-    than 2,000, else of a sample; a dataset checks the rest when it reads them.
-
-    Args:
-        pairs: of a split.
-        skip_bad: leave bad pairs out, with a warning, rather than raise; not if all are bad.
-        everything: read all masks and images in full.
-
-    Returns:
-        The pairs without the bad ones, and what their masks hold.
+    than 2,000, else of a sample; a dataset checks the rest when it reads them. `everything`, and
+    `skip_bad`, which leaves bad pairs out with a warning, read all files in full. Returns the
+    pairs, and what their masks hold.
     """
+    everything = everything or skip_bad
     step = 1 if everything or len(pairs) < MASKS_IN_FULL else -(-len(pairs) // MASKS_IN_SAMPLE)
 
     def look(index: int) -> tuple[str | None, dict[int, int] | None]:

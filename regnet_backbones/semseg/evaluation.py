@@ -1,20 +1,19 @@
 """How good a trained segmenter is on the validation images of a dataset."""
 
-import inspect
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
 from lightning import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tabulate import tabulate
 
-from regnet_backbones.errors import UserError
+from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.optimize.options import Optimization
 from regnet_backbones.runs.device import check_device
 from regnet_backbones.runs.results import write_images, write_results
 from regnet_backbones.runs.trained import Trained
-from regnet_backbones.runs.yaml_files import read_yaml
 from regnet_backbones.semseg import metrics
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
 from regnet_backbones.semseg.datamodule import SegmentationData
@@ -22,12 +21,6 @@ from regnet_backbones.semseg.image_scores import ScoreImages
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.optimization import OptimizeBeforeValidation, typical_side
-
-# Groups of a run's config, and whose arguments they are.
-GROUPS = {"trainer": Trainer, "model": Segmenter, "data": SegmentationData}
-
-# Settings that say where a run was, not what it is.
-UNINTERESTING = ("trainer.default_root_dir",)
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +74,7 @@ def evaluate(
             classes, or there is no such device.
     """
     if accelerator == "gpu":
-        check_device("cuda")  # Lightning's own words are of its Trainer
+        check_device("cuda")
     segmenter = load_segmenter(checkpoint, inference=inference)
     segmenter.hparams["pictures"] = 0
     data = load_data(checkpoint, overrides)
@@ -92,16 +85,17 @@ def evaluate(
     if optimization is not None:
         side = typical_side(segmenter, data.hparams["crop_size"])
         callbacks.append(OptimizeBeforeValidation(optimization, side=side))
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        precision=precision,
-        callbacks=callbacks,
-        limit_val_batches=1.0 if images is None else images,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
+    with as_user_error(MisconfigurationException, ValueError, RuntimeError):
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            precision=precision,
+            callbacks=callbacks,
+            limit_val_batches=1.0 if images is None else images,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
     (values,) = trainer.validate(segmenter, data, verbose=False)
     names, finite = segmenter.class_names, metrics.finite
     available = len(data.val_set)
@@ -139,22 +133,6 @@ def results_table(evaluation: Evaluation) -> str:
         floatfmt=".2f",
         missingval="-",
     )
-
-
-def changed_settings(config_file: str | Path) -> list[tuple[str, str, str]]:
-    """List key, value and default of the arguments in a run's config that are not the defaults."""
-    config = read_yaml(config_file)
-    changed = []
-    for group, of in GROUPS.items():
-        parameters = inspect.signature(of).parameters
-        for name, value in config.get(group, {}).items():
-            default = parameters[name].default if name in parameters else inspect.Parameter.empty
-            as_yaml = list(default) if isinstance(default, tuple) else default
-            key = f"{group}.{name}"
-            if value != as_yaml and key not in UNINTERESTING:
-                known = default is not inspect.Parameter.empty
-                changed.append((key, str(value), str(default) if known else "required"))
-    return changed
 
 
 def _check_classes(segmenter: Segmenter, data: SegmentationData) -> None:

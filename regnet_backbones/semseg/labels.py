@@ -57,10 +57,6 @@ class Labels:
         classes: class, or `IGNORE`, of each value. All other values are errors.
         in_color: whether the values are colours.
         binary: whether 1 and 255 are two ways to write the object, of which masks have one.
-
-    Raises:
-        UserError: the number of classes is not 1 to 255, two have one name, or a value or its
-            class is out of range.
     """
 
     class_names: tuple[str, ...]
@@ -119,17 +115,11 @@ class Labels:
 
 
 class LabelCounts:
-    """What the masks of a split hold.
+    """What the masks of a split hold: `pixels` by value, `classes` and `masks` by class.
 
     Args:
         counted: of each mask that was looked at, pixels by value.
         labels: what the values mean.
-
-    Attributes:
-        pixels: number of pixels by value.
-        classes: number of pixels by class and `IGNORE`.
-        masks: number of masks that have a class, or ignored pixels.
-        looked_at: number of masks.
     """
 
     def __init__(self, counted: Sequence[Mapping[int, int]], labels: Labels) -> None:
@@ -196,17 +186,8 @@ def folder_labels(
     """Return what the values in custom masks mean.
 
     One class, or two names without a number, is binary segmentation: 0 is the background, 1 or 255
-    the object, and nothing is ignored unless `ignore_label` is.
-
-    Args:
-        num_classes: their number, 1 for background and object.
-        class_names: their names in order; those of `colors`, or of a map to names, if None.
-        ignore_label: label of pixels that count nowhere; `NOTHING_IGNORED` for none, None for 255.
-        label_map: class, its name, or "ignore", of each label; None for labels that are classes.
-        colors: the same of each colour; None for masks of labels.
-
-    Raises:
-        UserError: the arguments contradict each other, or do not say what the classes are.
+    the object, and nothing is ignored unless `ignore_label` is. Arguments are those of
+    `SegmentationData`, `label_map` and `colors` as `read_table` returns them.
     """
     if colors is not None and not (ignore_label is label_map is None):
         raise UserError(
@@ -250,9 +231,7 @@ def read_table(
 ) -> dict[int, int | str]:
     """Return what each label or colour means: a class, its name, or "ignore".
 
-    Args:
-        given: a text file, its lines, or a mapping.
-        option: `LABEL_MAP` for "LABEL CLASS" a line, `COLORS` for "NAME R G B".
+    Given are a text file, its lines, or a mapping, as of an option, `LABEL_MAP` or `COLORS`.
     """
     if isinstance(given, str | Path):
         given = lines_of(given, f"file of {option}")

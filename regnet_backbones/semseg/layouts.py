@@ -58,27 +58,11 @@ CITYSCAPES_LABELS = 34
 
 @dataclass(frozen=True)
 class Pairs:
-    """The images of a split and their masks, in one order.
-
-    Args:
-        images: files of images.
-        masks: file of each image's mask; it need not exist yet, `check_pairs` looks.
-        labels: the classes, and what the values in the masks mean.
-
-    Raises:
-        UserError: there is no image, or one without the file of its mask.
-    """
+    """The images of a split and their masks, in one order; files that `check_pairs` looks at."""
 
     images: tuple[Path, ...]
     masks: tuple[Path, ...]
     labels: Labels
-
-    def __post_init__(self) -> None:
-        if not self.images or len(self.images) != len(self.masks):
-            raise UserError(
-                f"a dataset needs images, and a mask for each, got {len(self.images)} images and "
-                f"{len(self.masks)} masks"
-            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -98,18 +82,7 @@ class Pairs:
 
 
 def ade20k_pairs(root: str | Path, split: Split) -> Pairs:
-    """Find the pairs of a folder in the layout of ADEChallengeData2016.
-
-    Args:
-        root: the folder that holds `images/`, `annotations/` and `objectInfo150.txt`.
-        split: "train" or "val".
-
-    Returns:
-        The pairs, of which label 0 (unlabelled) is ignored and label k is class k - 1.
-
-    Raises:
-        UserError: see `folder_pairs`; or the class file is not understood.
-    """
+    """Find the pairs of ADEChallengeData2016: label 0 is ignored, label k is class k - 1."""
     names = ade20k_class_names(root)
     classes = {0: IGNORE, IGNORE: IGNORE} | {k + 1: k for k in range(len(names))}
     images, masks = (Path(root, kind, ADE20K_FOLDERS[split]) for kind in ("images", "annotations"))
@@ -117,10 +90,9 @@ def ade20k_pairs(root: str | Path, split: Split) -> Pairs:
 
 
 def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
-    """Read the names of the classes of a folder in the layout of ADEChallengeData2016.
+    """Read the names of ADE20K's classes, each up to its first comma where that tells them apart.
 
-    Each is cut at its first comma where that tells them apart. Without a class file, which is a
-    warning, these are 150 numbered classes.
+    Without a class file, which is a warning, these are 150 numbered classes.
     """
     _check_folder(Path(root), "dataset folder")
     paths = (Path(root, name) for name in ADE20K_CLASS_FILES)
@@ -145,19 +117,9 @@ def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
 
 
 def cityscapes_pairs(root: str | Path, split: Split) -> Pairs:
-    """Find the pairs of a folder in the layout of Cityscapes.
+    """Find the pairs of Cityscapes, with the benchmark's 19 classes.
 
     Masks are `*_gtFine_labelIds.png`, or `*_gtFine_labelTrainIds.png` where a split has only those.
-
-    Args:
-        root: the folder that holds `leftImg8bit/` and `gtFine/`.
-        split: "train" or "val".
-
-    Returns:
-        The pairs, with the benchmark's 19 classes.
-
-    Raises:
-        UserError: see `folder_pairs`.
     """
     images, masks = (Path(root, kind, split) for kind in ("leftImg8bit", "gtFine"))
     kinds = {
@@ -181,21 +143,8 @@ def folder_pairs(
 ) -> Pairs:
     """Pair the images below one folder with the masks below another that have the same path.
 
-    Args:
-        images: folder of the images.
-        masks: folder of the masks.
-        labels: what the values in the masks mean.
-        image_suffix: what names of images end in before that of the file; others are left out.
-        mask_suffix: what names of masks end in, such as "_mask".
-        listed: names of the images to take, relative to their folder, with or without the ending of
-            the file; None for all.
-
-    Returns:
-        The pairs, in the order of the names.
-
-    Raises:
-        UserError: a folder does not exist or has no images, no image has a mask, two files differ
-            in nothing but the ending, or a listed image does not exist.
+    Suffixes are what names end in before that of the file, such as "_mask"; files without them are
+    left out. `listed` are the images to take, relative to their folder, with or without the ending.
     """
     images, masks = Path(images), Path(masks)
     _check_folder(images, "image folder")

@@ -94,7 +94,7 @@ class Segmenter(lightning.LightningModule):
     Raises:
         UserError: an argument is out of range, the architecture does not take it, or the weights
             expect images of another mean or deviation.
-        KeyError: SMP does not know the encoder or its weights.
+        UnknownNameError: SMP does not know the encoder or its weights.
     """
 
     def __init__(

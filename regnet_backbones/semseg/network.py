@@ -4,11 +4,9 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 
 import lightning
 import segmentation_models_pytorch as smp
-import timm
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from segmentation_models_pytorch.base import SegmentationModel
 from torch import nn
@@ -16,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from regnet_backbones.adapters.smp.encoder import register_encoder
 from regnet_backbones.design import RegNetDesign
-from regnet_backbones.errors import UserError
+from regnet_backbones.errors import UnknownNameError, UserError
 from regnet_backbones.norm import convert_norm
 
 # Arguments of an architecture that `decoder_options` must leave alone: others of `Segmenter` say
@@ -88,6 +86,8 @@ def build_network(
             classes=num_classes,
             **options,
         )
+    except (KeyError, RuntimeError) as error:  # SMP's and timm's, of encoders and their weights
+        raise UnknownNameError(*error.args) from error
     except TypeError as error:  # how a value of another type is said
         raise UserError(f"decoder_options of {name} cannot be {options}: {error}") from error
     except ValueError as error:
@@ -97,7 +97,6 @@ def build_network(
 def encoder_name(encoder: str | Mapping[str, object]) -> str:
     """Return the name of an encoder in SMP; a design, by its numbers, is registered for that."""
     if isinstance(encoder, str):
-        _check_encoder(encoder)
         return encoder
     known = [field.name for field in fields(RegNetDesign) if field.init]
     if unknown := sorted(set(encoder) - set(known)):
@@ -109,21 +108,6 @@ def encoder_name(encoder: str | Mapping[str, object]) -> str:
     name = "regnet({})".format(", ".join(f"{key}={value}" for key, value in encoder.items()))
     register_encoder(name, design)
     return name
-
-
-def _check_encoder(name: str) -> None:
-    """Raise UserError for an encoder that SMP has not, with the name it may be."""
-    base = name.removeprefix("tu-").removeprefix("timm-")
-    known = list(smp.encoders.encoders)
-    if name in known or (base != name and timm.is_model(base)):
-        return
-    if base == name and "regnet" in name.lower():
-        return  # whose names the adapter knows
-    hint = "".join(f"did you mean '{near}'? " for near in get_close_matches(name, known, n=1))
-    raise UserError(
-        f"unknown encoder '{name}'; {hint}It is a name of regnet_backbones.zoo.names(), of "
-        "segmentation_models_pytorch.encoders.get_encoder_names(), or of timm behind 'tu-'"
-    )
 
 
 def check_statistics(

@@ -9,6 +9,7 @@ import time
 from argparse import ArgumentError
 from collections.abc import Sequence
 from datetime import timedelta
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -46,11 +47,8 @@ from regnet_backbones.semseg.resume import (
 LAST = "last.ckpt"
 DESCRIPTION = "Train a semantic segmenter."
 
-# What only the data know of the model, once they have found their classes.
-_OF_THE_DATA = {
-    "num_classes": lambda data: data.num_classes,
-    "class_names": lambda data: data.class_names,
-}
+# Options that Lightning divides by, unchecked.
+ABOVE_ZERO = ("trainer.accumulate_grad_batches", "trainer.val_check_interval")
 
 logger = logging.getLogger(__name__)
 
@@ -92,14 +90,9 @@ class SegmentationCLI(LightningCLI):
             help=f"steps between two writings of {LAST}; it is written after validations, too",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.monitor": "val/miou",
-                "checkpoint.mode": "max",
-                "checkpoint.filename": "best",
-                "checkpoint.enable_version_counter": False,
-            }
-        )
+        best = {"monitor": "val/miou", "mode": "max", "filename": "best"}
+        best["enable_version_counter"] = False
+        parser.set_defaults({f"checkpoint.{name}": value for name, value in best.items()})
         parser.link_arguments("output", "checkpoint.dirpath", compute_fn=_checkpoints)
         parser.link_arguments("output", "trainer.default_root_dir")
         parser.add_argument(
@@ -107,10 +100,9 @@ class SegmentationCLI(LightningCLI):
             action="store_true",
             help=f"check every file of the data, write {PICTURE} to --output, and do not train",
         )
-        for name, compute in _OF_THE_DATA.items():
-            parser.link_arguments(
-                "data", f"model.{name}", compute_fn=compute, apply_on="instantiate"
-            )
+        for name in ("num_classes", "class_names"):  # which only the data know
+            found = attrgetter(name)
+            parser.link_arguments("data", f"model.{name}", found, apply_on="instantiate")
         for name in ("mean", "std", "short_side"):
             parser.link_arguments(f"data.{name}", f"model.{name}")
 
@@ -120,6 +112,10 @@ class SegmentationCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except ArgumentError as error:
             raise UserError(" ".join(str(error).split())) from error
+        for key in ABOVE_ZERO:
+            value = self.config[key]
+            if isinstance(value, int | float) and value <= 0:
+                raise UserError(f"--{key} must be above 0, got {value}")
         # As Lightning does with the paths in this folder that it is given.
         self.config.output = os.path.expanduser(self.config.output)
 
@@ -187,10 +183,7 @@ def launch_run(argv: Sequence[str] | None = None) -> int:
                 auto_configure_optimizers=False,
                 seed_everything_default=0,
                 save_config_callback=SaveConfig,
-                parser_kwargs={
-                    "description": "Train a semantic segmenter.",
-                    "exit_on_error": False,
-                },
+                parser_kwargs={"description": DESCRIPTION, "exit_on_error": False},
                 args=None if argv is None else list(argv),
             )
             if cli.config.check_data:
@@ -223,7 +216,7 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
     # After the one that keeps the best checkpoint, whose state the last one has.
     every = cli.config.save_every
     writes_last = LastCheckpoint(last, every=every, signals=signals, options=options)
-    trainer.callbacks += [writes_last, SeedSteps(), MovedFolder(), Look(Path(output))]
+    trainer.callbacks += [writes_last, SeedSteps(), MovedFolder(), Look()]
     start = time.monotonic()
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if resumes else None)
@@ -253,13 +246,11 @@ def _check_data(data: SegmentationData, output: Path) -> None:
 class Look(Callback):
     """Look at the data when a training starts, in its first process; not when one is resumed."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table, and write the picture unless the run draws none."""
         if trainer.is_global_zero and not trainer.ckpt_path:
-            look_at(trainer.datamodule, self.folder, picture=pl_module.hparams["pictures"] > 0)
+            folder = Path(trainer.default_root_dir)
+            look_at(trainer.datamodule, folder, picture=pl_module.hparams["pictures"] > 0)
 
 
 def look_at(data: SegmentationData, folder: Path, *, picture: bool = True) -> None:

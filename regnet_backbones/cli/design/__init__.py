@@ -1,1 +1,0 @@
-"""The command line of `tools/design.py`: its subcommands, tables and charts."""

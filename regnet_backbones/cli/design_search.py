@@ -1,0 +1,508 @@
+"""The subcommands `sample` and `search` of `design`: random designs of a space.
+
+torch is imported when the measuring begins, and not before.
+"""
+
+import argparse
+import logging
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, get_args
+
+from regnet_backbones import zoo
+from regnet_backbones.cli.design_charts import check_chart, pareto_figure, write_chart
+from regnet_backbones.cli.design_options import (
+    TOLERANCE,
+    add_cost,
+    check_package,
+    cost_arguments,
+    cost_columns,
+    describe,
+    image_size,
+    interval,
+    span,
+    table,
+)
+from regnet_backbones.design import (
+    Design,
+    RegNetDesign,
+    complexity,
+    fit,
+    row_of,
+    write_records,
+)
+from regnet_backbones.design.records import CHOSEN_KEY
+from regnet_backbones.design.searching import (
+    COUNTED,
+    Bounds,
+    Candidate,
+    Found,
+    Limits,
+    Order,
+    best,
+    pareto_front,
+    sample,
+    search,
+)
+from regnet_backbones.design.spaces import SPACES, AnyNetSpace, Space, get_space
+from regnet_backbones.errors import UserError
+
+if TYPE_CHECKING:
+    from regnet_backbones.measure.meter import LatencyMeter, RatioBand
+
+# Numbers of a space that can be narrowed.
+RANGES = {
+    "depth": "--depth",
+    "w_0": "--w0",
+    "w_a": "--wa",
+    "w_m": "--wm",
+    "width": "--width",
+    "group_width": "--group-width",
+    "bottleneck_multiplier": "--bottleneck-multiplier",
+}
+DTYPES = ("float32", "bfloat16", "float16")
+PACKAGES = ("regnet-backbones", "torch", "torchvision", "timm")  # what numbers belong to
+
+# How many of the best are measured again in turns with the reference, and in how many rounds.
+CONFIRMED, ROUNDS = 3, 30
+
+# How many times the limit of latency a chart reaches.
+CHARTED = 2.5
+
+# Unit and name in charts.
+CAPACITIES = {
+    "flops": (1e9, "multiply-adds (G)"),
+    "params": (1e6, "parameters (M)"),
+    "activations": (1e6, "activations (M)"),
+}
+
+
+def add_sample(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `sample`."""
+    _add_drawing(parser, count=100)
+    parser.add_argument(
+        "--fit-error",
+        action="store_true",
+        help="add that of the nearest RegNet law to each row written (up to seconds a design)",
+    )
+
+
+def run_sample(args: argparse.Namespace) -> None:
+    """Draw random designs within bounds, print and write them."""
+    check_package("tqdm", "progress bars")
+    from tqdm import tqdm
+
+    if args.fit_error and not args.output:
+        raise UserError("--fit-error is a column of the file that is written; give --output")
+    space, bounds = _space(args), _bounds(args)
+    with tqdm(total=args.count, unit="design", file=sys.stderr, disable=None) as bar:
+        drawn = sample(
+            space, args.count, bounds=bounds, seed=args.seed, progress=lambda _: bar.update()
+        )
+    print(f"{space.name}, {bounds}, seed {args.seed}")
+    _print_candidates(list(enumerate(drawn.candidates)), args.top, what="designs")
+    _print_rejections(drawn.rejections, drawn.drawn)
+    if not args.output:
+        return
+    rows = [row_of(each) for each in drawn.candidates]
+    if args.fit_error:
+        pairs = tqdm(list(zip(rows, drawn.candidates, strict=True)), "fit", disable=None)
+        for row, each in pairs:
+            stages = each.design.stages
+            row["fit_error"] = fit([s.width for s in stages], [s.depth for s in stages]).error
+    about = _about(args, space, bounds)
+    about |= {"drawn": drawn.drawn, "rejections": dict(drawn.rejections)}
+    write_records(f"{args.output}.json", rows, about=about)
+    print(f"\nwritten to {args.output}.json")
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `search`."""
+    _add_drawing(parser, count=20)
+    limits = parser.add_argument_group("limits on what is measured")
+    limits.add_argument("--latency-ms", type=float, metavar="MS", help="of a forward pass, at most")
+    limits.add_argument("--memory-mib", type=float, metavar="MIB", help="its peak, at most")
+    limits.add_argument(
+        "--max-measured", type=int, metavar="N", help="end after so many (default: 4 x --count)"
+    )
+    add = parser.add_argument_group("how it is measured").add_argument
+    add("--measure-size", type=image_size, metavar="SIZE", help="default: --image-size")
+    add("--batch-size", type=int, default=1, metavar="N", help="images (default: 1)")
+    add("--fpn", action="store_true", help="with a feature pyramid of 256 channels on it")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    add("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    add("--compile", action="store_true", help="torch.compile: most of a minute a design")
+    add("--no-passes", action="store_true", help="networks as they come, not optimized")
+    add("--runs", type=int, default=10, metavar="N", help="that count (default: 10)")
+    add("--threads", type=int, metavar="N", help="of the CPU (default: torch's)")
+    choice = parser.add_argument_group("what is best")
+    choice.add_argument(
+        "--by",
+        choices=get_args(Order),
+        help="most flops, params or activations, or least latency or memory (default: flops with a "
+        "limit of latency, otherwise latency_ms)",
+    )
+    choice.add_argument(
+        "--reference",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="networks to compare with. The first takes turns with each design, so that a slow "
+        f"minute of the machine does not count, and with the best {CONFIRMED} again at the end",
+    )
+
+
+def run_search(args: argparse.Namespace) -> Design | int:
+    """Measure random designs; return the best one, or the exit status 1 if nothing was found."""
+    check_package("tqdm", "progress bars")
+    space, bounds = _space(args), _bounds(args)
+    limits = Limits(latency_ms=args.latency_ms, memory_mib=args.memory_mib)
+    if isinstance(space, AnyNetSpace):
+        raise UserError(
+            f"{space.name} is a space of AnyNets, which timm does not build, so they cannot be "
+            "measured here; search RegNetX, RegNetY or their constrained forms"
+        )
+    if args.output:
+        check_chart(f"{args.output}.png")
+    if args.threads is not None and args.threads < 1:
+        raise UserError(f"--threads must be at least 1, got {args.threads}")
+
+    from regnet_backbones.measure.timing import cpu_threads
+
+    with cpu_threads(args.threads):
+        return _search(args, space, bounds, limits)
+
+
+def _search(args: argparse.Namespace, space: Space, bounds: Bounds, limits: Limits) -> Design | int:
+    """Search, print, draw and write."""
+    meter = _meter(args)
+    references = {zoo.get(name).name: _reference(meter, name, bounds) for name in args.reference}
+    by = args.by or ("latency_ms" if limits.latency_ms is None else "flops")
+    about = _about(args, space, bounds) | {
+        "limits": asdict(limits),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": _machine(meter.device),
+        "references": {name: row_of(each) for name, each in references.items()},
+    }
+
+    def write(found: Found, chosen: Candidate | None = None) -> None:
+        if args.output:
+            about["measured"] = _conditions(args, meter)
+            chosen = chosen or next(iter(best(found, by=by)), None)
+            _write_rows(f"{args.output}.json", found, chosen, about)
+
+    found = _find(args, space, bounds, limits, meter, write)
+    print(f"{space.name}, {bounds}, seed {args.seed}")
+    _print_found(found, by, top=args.top, references=references)
+    write(found)
+    if args.output:
+        # Among networks of about the same flops, other numbers say more.
+        fallback = "flops" if bounds.flops is None else "params"
+        _draw_found(args.output, found, references, by if by in CAPACITIES else fallback, limits)
+        print(f"\nwritten to {args.output}.json")
+    if not found.kept:
+        return 1
+    chosen = best(found, by=by)[0]
+    if references and not found.interrupted:
+        reference_ms = next(iter(references.values())).latency_ms
+        bands = _confirm(args, found, by, meter)
+        _print_verdict(found, bands, args.reference[0], reference_ms, limits)
+        about["beside_the_reference"] = [
+            {"row": found.measured.index(candidate), **asdict(band)} for candidate, band in bands
+        ]
+        chosen = _choose(bands, by, reference_ms, limits)
+    write(found, chosen)
+    print(f"\nthe best by {by}: row {found.measured.index(chosen)}, {describe(chosen.design)}")
+    return chosen.design
+
+
+def _add_drawing(parser: argparse.ArgumentParser, *, count: int) -> None:
+    """Add the options of a space, of bounds, and of what is shown."""
+    space = parser.add_argument_group("the space", "a part of it where numbers are given")
+    space.add_argument("--space", default="RegNetX", help=f"{', '.join(SPACES)} (default: RegNetX)")
+    for name, option in RANGES.items():
+        help = "12:20, 12:, :20 or 16" if name == "depth" else None
+        space.add_argument(option, dest=name, type=span, metavar="RANGE", help=help)
+    space.add_argument("--se-ratio", type=float, metavar="NUMBER")
+    space.add_argument("--stem-width", type=int, metavar="N")
+    add_cost(parser)
+    bounds = parser.add_argument_group(
+        "bounds", f"400M (within {TOLERANCE:.0%}), 380M:420M, 6.3M: (at least), :8M (at most)"
+    )
+    for name in COUNTED:
+        bounds.add_argument(f"--{name}", type=interval, metavar="BOUND")
+    bounds.add_argument(
+        "--like", metavar="NAME", help="the flops of this network, and at least its params"
+    )
+    parser.add_argument("--count", "-n", type=int, default=count, metavar="N", help="designs")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--top", type=int, default=10, metavar="N", help="rows of the table shown")
+    parser.add_argument("--output", metavar="PATH", help="write PATH.json (search: PATH.png, too)")
+
+
+def _space(args: argparse.Namespace) -> Space:
+    """Return the space, or the part of it."""
+    ranges = {name: getattr(args, name) for name in RANGES}
+    constants = {"se_ratio": args.se_ratio, "stem_width": args.stem_width}
+    return get_space(args.space).narrowed(**ranges, **constants)
+
+
+def _bounds(args: argparse.Namespace) -> Bounds:
+    """Return the bounds on what is counted."""
+    size, num_classes = cost_arguments(args)
+    intervals = {name: getattr(args, name) for name in COUNTED}
+    if args.like:
+        cost = complexity(_counted_design("--like", args.like), size, num_classes)
+        like = {
+            "flops": (cost.flops * (1 - TOLERANCE), cost.flops * (1 + TOLERANCE)),
+            "params": (cost.params, math.inf),
+        }
+        taken = [f"--{name}" for name in like if intervals[name] is not None]
+        if taken:
+            raise UserError(f"--like sets the bounds of {', '.join(taken)} already; leave one out")
+        intervals |= like
+    return Bounds(**intervals, image_size=size, num_classes=num_classes)
+
+
+def _counted_design(option: str, name: str) -> RegNetDesign:
+    """Return the design of a named network that an option compares with by its cost."""
+    design = zoo.get(name).design
+    if design is None:
+        raise UserError(f"{option}: the cost of {name} is not known, it has no design")
+    return design
+
+
+def _about(args: argparse.Namespace, space: Space, bounds: Bounds) -> dict[str, object]:
+    """Return what must be known about rows; an open end of a bound is null."""
+    described = asdict(bounds)
+    for name, ends in bounds.intervals.items():
+        described[name] = [None if math.isinf(end) else end for end in ends]
+    about = {"command": args.command, "space": space.name, "bounds": described}
+    return about | {"seed": args.seed}
+
+
+def _print_candidates(candidates: Sequence[tuple[int, Candidate]], top: int, *, what: str) -> None:
+    """Print the first rows of a table, and how many there are."""
+    headers = ["row", "design", "multiply-adds", "params", "activations"]
+    rows = []
+    for index, each in candidates[:top]:
+        row = [index, describe(each.design), *cost_columns(each.cost)]
+        if each.latency_ms is not None:
+            row += [f"{each.latency_ms:.2f}", f"{each.memory_mib:.0f}"]
+        rows.append(row)
+    if rows:
+        print(f"\n{table([*headers, 'ms', 'MiB'][: len(rows[0])], rows)}")
+    shown = f", the first {top} of them shown" if len(candidates) > top else ""
+    print(f"{len(candidates)} {what}{shown}")
+
+
+def _print_rejections(rejections: Mapping[str, int], drawn: int) -> None:
+    """Print why draws were rejected."""
+    print(f"\n{drawn:,} drawn, {sum(rejections.values()):,} rejected")
+    ordered = sorted(rejections.items(), key=lambda item: -item[1])
+    if ordered:
+        rows = [(reason, count, f"{count / drawn:.2%}") for reason, count in ordered]
+        print(table(("rejected because", "draws", "share"), rows))
+
+
+def _meter(args: argparse.Namespace) -> "LatencyMeter":
+    """Return what measures."""
+    import torch
+
+    from regnet_backbones.measure.meter import LatencyMeter
+    from regnet_backbones.optimize.options import check_compiler
+
+    if args.compile:
+        check_compiler(args.device)
+    return LatencyMeter(
+        image_size=args.measure_size or args.image_size,
+        batch_size=args.batch_size,
+        fpn=args.fpn,
+        device=args.device,
+        passes=not args.no_passes,
+        dtype=None if args.dtype == "float32" else getattr(torch, args.dtype),
+        compile=args.compile,
+        runs=args.runs,
+        reference=args.reference[0] if args.reference and not args.compile else None,
+    )
+
+
+def _reference(meter: "LatencyMeter", name: str, bounds: Bounds) -> Candidate:
+    """Return a network of the zoo, measured."""
+    design = _counted_design("--reference", name)
+    measured = meter.measure(name)
+    cost = complexity(design, bounds.image_size, bounds.num_classes)
+    return Candidate(design, cost, measured.latency_ms, measured.memory_mib)
+
+
+def _machine(device: str) -> dict[str, object]:
+    """Describe what was measured on, without its name."""
+    import torch
+
+    found = {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
+    found |= {"device": torch.cuda.get_device_name() if device == "cuda" else device}
+    return found | {"versions": {name: version(name) for name in PACKAGES}}
+
+
+def _conditions(args: argparse.Namespace, meter: "LatencyMeter") -> dict[str, object]:
+    """Return how networks are measured; the memory format is known after the first one."""
+    import torch
+
+    names = "image_size", "batch_size", "fpn", "passes", "compile", "runs"
+    conditions = {name: getattr(meter, name) for name in names}
+    conditions |= {"dtype": args.dtype, "memory_format": meter.chosen_format}
+    return conditions | {"threads": torch.get_num_threads()}
+
+
+def _find(
+    args: argparse.Namespace,
+    space: Space,
+    bounds: Bounds,
+    limits: Limits,
+    meter: "LatencyMeter",
+    write: Callable[[Found], None],
+) -> Found:
+    """Search, with a progress bar, and write each measurement: a killed search loses nothing."""
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    logging.basicConfig(format="%(message)s")
+    with (
+        tqdm(total=args.count, unit="design", file=sys.stderr, disable=None) as bar,
+        logging_redirect_tqdm(),
+    ):
+        written = 0
+
+        def report(found: Found) -> None:
+            nonlocal written
+            bar.set_postfix(measured=len(found.measured), drawn=found.drawn, refresh=False)
+            bar.update(len(found.kept) - bar.n)
+            if len(found.measured) > written:
+                write(found)
+                written = len(found.measured)
+
+        found = search(
+            space,
+            args.count,
+            bounds=bounds,
+            limits=limits,
+            measure=meter.measure,
+            seed=args.seed,
+            max_measured=args.max_measured,
+            progress=report,
+        )
+    if found.interrupted:
+        print("interrupted; what was found so far:", file=sys.stderr)
+    return found
+
+
+def _confirm(
+    args: argparse.Namespace, found: Found, by: Order, meter: "LatencyMeter"
+) -> "list[tuple[Candidate, RatioBand]]":
+    """Measure the best few again in turns with the reference; return their times over its."""
+    from regnet_backbones.measure.meter import confirm
+
+    candidates = best(found, by=by, count=CONFIRMED)
+    designs = [candidate.design for candidate in candidates]
+    bands = confirm(meter, designs, args.reference[0], runs=ROUNDS)
+    return list(zip(candidates, bands, strict=True))
+
+
+def _choose(
+    bands: "Sequence[tuple[Candidate, RatioBand]]", by: Order, reference_ms: float, limits: Limits
+) -> Candidate:
+    """Return the best network by the last measurement of the best few."""
+    limit = limits.latency_ms or math.inf
+    within = [candidate for candidate, band in bands if band.median * reference_ms <= limit]
+    if by != "latency_ms" and within:
+        return within[0]
+    return min(bands, key=lambda pair: pair[1].median)[0]
+
+
+def _print_found(found: Found, by: Order, *, top: int, references: Mapping[str, Candidate]) -> None:
+    """Print what was drawn, measured and kept."""
+    rows = {id(candidate): i for i, candidate in enumerate(found.measured)}
+    ordered = best(found, by=by, count=len(found.kept))
+    _print_candidates([(rows[id(each)], each) for each in ordered], top, what="designs kept")
+    for name, each in references.items():
+        print(f"{name}: {each.latency_ms:.2f} ms, {each.memory_mib:.0f} MiB")
+    _print_rejections(found.rejections, found.drawn)
+    print(f"{len(found.measured)} measured")
+    if not found.kept:
+        fastest = min((each.latency_ms for each in found.measured), default=None)
+        hint = "" if fastest is None else f"; the fastest of those measured takes {fastest:.2f} ms"
+        print(f"none found among {found.drawn:,} drawn{hint}")
+
+
+def _print_verdict(
+    found: Found,
+    bands: "Sequence[tuple[Candidate, RatioBand]]",
+    reference: str,
+    reference_ms: float,
+    limits: Limits,
+) -> None:
+    """Print how long the best take next to the reference, and which are measurably faster."""
+    rows = [
+        (
+            found.measured.index(candidate),
+            describe(candidate.design),
+            f"{band.median:.3f}",
+            f"{band.low:.3f} to {band.high:.3f}",
+            "yes" if band.faster else "no",
+            f"{band.median * reference_ms:.2f}",
+        )
+        for candidate, band in bands
+    ]
+    headers = ("row", "design", f"time / {reference}", "95% band", "measurably faster", "ms")
+    print(f"\nin {ROUNDS} rounds in turns with {reference}\n{table(headers, rows)}")
+    if not any(band.faster for _, band in bands):
+        print(f"none is measurably faster than {reference}, among {len(found.measured)} measured")
+    limit = limits.latency_ms or math.inf
+    if all(band.median * reference_ms > limit for _, band in bands):
+        print(
+            f"measured again, all of these are above {limit:g} ms; search with a lower --latency-ms"
+        )
+
+
+def _write_rows(
+    path: str, found: Found, chosen: Candidate | None, about: Mapping[str, object]
+) -> None:
+    """Write the results so far; `chosen`: the best of them, None where nothing was kept."""
+    counts = {
+        "drawn": found.drawn,
+        "rejections": dict(found.rejections),
+        "interrupted": found.interrupted,
+        CHOSEN_KEY: None if chosen is None else found.measured.index(chosen),
+    }
+    kept = {id(candidate) for candidate in found.kept}
+    rows = [row_of(each) | {"kept": id(each) in kept} for each in found.measured]
+    write_records(path, rows, about={**about, **counts})
+
+
+def _draw_found(
+    output: str, found: Found, references: Mapping[str, Candidate], capacity: str, limits: Limits
+) -> None:
+    """Write the chart of time and capacity, without what takes several times the limit."""
+    unit, name = CAPACITIES[capacity]
+
+    def point(candidate: Candidate) -> tuple[float, float]:
+        return candidate.latency_ms, getattr(candidate.cost, capacity) / unit
+
+    near = (limits.latency_ms or math.inf) * CHARTED
+    points = [point(each) for each in found.measured if each.latency_ms <= near]
+    if points:
+        figure = pareto_figure(
+            points,
+            pareto_front([(latency, -most) for latency, most in points]),
+            xlabel="ms",
+            ylabel=name,
+            marked={name: point(each) for name, each in references.items()},
+            limit=limits.latency_ms,
+        )
+        write_chart(f"{output}.png", figure)

@@ -1,0 +1,93 @@
+"""What a run of a segmenter was, for its report."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from lightning import Trainer
+
+from regnet_backbones import zoo
+from regnet_backbones.design import RegNetDesign
+from regnet_backbones.errors import UserError
+from regnet_backbones.files import read_text
+from regnet_backbones.runs.trained import Description
+from regnet_backbones.runs.yaml_files import read_yaml
+from regnet_backbones.semseg.checkpoints import load_segmenter
+from regnet_backbones.semseg.datamodule import SegmentationData
+from regnet_backbones.semseg.module import Segmenter
+
+# Groups of a config, and whose arguments they are.
+GROUPS = {"trainer": Trainer, "model": Segmenter, "data": SegmentationData}
+
+# Says where a run was, not what it is.
+UNINTERESTING = ("trainer.default_root_dir",)
+
+
+def describe(config_file: Path | None, checkpoint: Path | None) -> Description:
+    """Describe the run of a config; without one, from the arguments in a checkpoint.
+
+    Raises:
+        UserError: the file cannot be used.
+    """
+    config, text = read_config(config_file, checkpoint)
+    model, data, trainer = (config.get(group, {}) for group in ("model", "data", "trainer"))
+    encoder = model.get("encoder", inspect.signature(Segmenter).parameters["encoder"].default)
+    network = RegNetDesign(**encoder) if isinstance(encoder, Mapping) else encoder
+    lengths = {
+        unit: trainer[key]
+        for key, unit in (("max_steps", "steps"), ("max_epochs", "epochs"))
+        if (trainer.get(key) or 0) > 0
+    }
+    batch = data.get("batch_size", 0) * (trainer.get("accumulate_grad_batches") or 1)
+    facts = {"started from": model.get("encoder_weights") or "random weights"}
+    if data:
+        facts["data"] = data.get("root") or data.get("train_images")
+    if lengths:
+        bounds = ", ".join(f"{number:,} {unit}" for unit, number in lengths.items())
+        facts["length"] = f"{bounds} of {data.get('batch_size', '?')} images"
+    name = network if isinstance(network, str) else "a RegNet by numbers"
+    return Description(
+        title=f"{model.get('decoder', 'Segmenter')} on {name}",
+        network=network if not isinstance(network, str) or network in zoo.names() else None,
+        facts=tuple((key, str(value)) for key, value in facts.items()),
+        changed=changed_settings(config),
+        config=text,
+        batch=batch,
+        lengths=lengths,
+        every=trainer.get("log_every_n_steps") or 50,
+    )
+
+
+def changed_settings(config: Mapping[str, Mapping]) -> tuple[tuple[str, str, str], ...]:
+    """List key, value and default of the arguments that are not the defaults."""
+    changed = []
+    for group, of in GROUPS.items():
+        parameters = inspect.signature(of).parameters
+        for name, value in config.get(group, {}).items():
+            default = parameters[name].default if name in parameters else inspect.Parameter.empty
+            as_yaml = list(default) if isinstance(default, tuple) else default
+            key = f"{group}.{name}"
+            if value != as_yaml and key not in UNINTERESTING:
+                known = default is not inspect.Parameter.empty
+                changed.append((key, str(value), str(default) if known else "required"))
+    return tuple(changed)
+
+
+def read_config(
+    config_file: Path | None, checkpoint: Path | None
+) -> tuple[Mapping[str, Mapping], str]:
+    """Return the config and its text; of a run without one, the arguments of its model."""
+    if config_file is None:
+        arguments = load_segmenter(checkpoint).hparams.items()
+        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in arguments}
+        return {"model": plain}, yaml.safe_dump({"model": plain}, sort_keys=False)
+    config = read_yaml(config_file)
+    groups = config if isinstance(config, Mapping) else {}
+    lacking = [group for group in GROUPS if not isinstance(groups.get(group), Mapping)]
+    if lacking:
+        raise UserError(
+            f"'{config_file}' is cut off or not the config of a segmenter's training: it has no "
+            f"{', '.join(lacking)}; remove it, and the report takes the checkpoint's settings"
+        )
+    return groups, read_text(config_file)

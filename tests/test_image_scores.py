@@ -1,0 +1,144 @@
+"""Scores of single images against what was worked out by hand, and the files that hold them."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from regnet_backbones.detection.image_scores import f1, match_image, mean_iou
+from regnet_backbones.errors import UserError
+from regnet_backbones.runs.results import (
+    ImageResults,
+    ImageScore,
+    ScoredImages,
+    best_and_worst,
+    read_evaluation,
+    write_images,
+    write_results,
+)
+from regnet_backbones.runs.trained import Trained
+
+
+def boxes(*given, **more):
+    """Return entries of COCO of boxes that are (image, category, x, y, width, height)."""
+    return [
+        {"id": n, "image_id": image, "category_id": category, "bbox": box, "iscrowd": 0, **more}
+        | {"area": box[2] * box[3]}
+        for n, (image, category, *box) in enumerate(given, 1)
+    ]
+
+
+@pytest.fixture
+def truth():
+    annotations = boxes(
+        *((1, 1, 0, 0, 10, 10), (1, 1, 20, 20, 10, 10), (2, 2, 0, 0, 10, 10)),
+        *((4, 1, 0, 0, 40, 40), (5, 1, 0, 0, 10, 10), (6, 1, 0, 0, 10, 10)),
+    )
+    annotations[3]["iscrowd"] = 1
+    coco = COCO()
+    coco.dataset = {
+        "info": {},
+        "images": [{"id": number, "height": 50, "width": 50} for number in range(1, 8)],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+        "annotations": annotations,
+    }
+    coco.createIndex()
+    return coco
+
+
+def test_objects_are_matched_as_coco_does(truth, capsys):
+    capsys.readouterr()
+    results = boxes(
+        *((1, 1, 0, 0, 10, 10), (1, 1, 0, 0, 10, 9), (1, 1, 35, 0, 5, 5)),  # one object, once
+        (2, 1, 0, 0, 10, 10),  # of another class
+        (4, 1, 5, 5, 10, 10),  # one of a crowd
+        *((5, 1, 0, 0, 10, 5.1), (6, 1, 0, 0, 10, 4.9)),  # IoU 0.51 and 0.49
+        score=0.9,
+    )
+    expected = {  # found, missed, made up, F1
+        1: (1, 1, 2, 0.4),
+        2: (0, 1, 1, 0),
+        3: (0, 0, 0, None),
+        4: (0, 0, 0, None),
+        5: (1, 0, 0, 1),
+        6: (0, 1, 1, 0),
+        7: (0, 0, 0, None),
+    }
+    for image, wanted in expected.items():
+        of_image = [entry for entry in results if entry["image_id"] == image]
+        counts = match_image(truth, of_image, image, kind="bbox")
+        assert (*counts, f1(*counts)) == wanted
+    assert match_image(truth, [], 1, kind="bbox") == (0, 2, 0)
+    assert capsys.readouterr().out == ""
+
+
+def test_mean_iou_is_over_the_classes_that_are_there():
+    truth = np.array([[0, 0, 0], [1, 1, 255]], np.uint8)
+    found = mean_iou(truth, np.array([[0, 0, 1], [1, 1, 3]]), classes=4, ignore=255)
+    assert found == pytest.approx((2 / 3 + 2 / 3) / 2)
+    # A class that is only predicted counts with 0.
+    found = mean_iou(truth[0], np.array([0, 0, 2]), classes=4, ignore=255)
+    assert found == pytest.approx((2 / 3 + 0) / 2)
+    assert mean_iou(truth[1, 2:], np.array([3]), classes=4, ignore=255) is None
+
+
+def test_the_best_and_the_worst_are_different_images():
+    values = [0.5, None, 1.0, 0.1, 1.0, 0.3]
+    scores = [ImageScore(str(n), value, found=0, missed=n) for n, value in enumerate(values)]
+
+    def files(*options, **more):
+        return [[score.file for score in each] for each in best_and_worst(*options, **more)]
+
+    assert files(scores, count=2) == [["4", "2"], ["3", "5"]]  # of equal ones that of more objects
+    assert files(scores) == [["4", "2", "0"], ["3", "5"]]
+    assert files(scores[:2]) == [["0"], []]
+    assert files([]) == [[], []]
+
+
+def test_the_best_and_the_worst_are_drawn_and_read_back(tmp_path):
+    scored = ScoredImages()
+    generator = np.random.default_rng(0)
+    for number, value in enumerate(generator.permutation(100).tolist()):
+        picture = Image.new("RGB", (value + 1, 5))
+        scored.add(ImageScore(f"{number}.png", value / 100), lambda p=picture: p)
+    about = {"score": "s", "panels": ("a",), "available": 100, "legend": {"x": (1, 2, 3)}}
+    images = ImageResults(
+        images=tuple(scored.scores), **scored.draw(tmp_path, scored.scores), **about
+    )
+    write_images(tmp_path, images)
+    assert read_evaluation(tmp_path) is None  # not finished
+    settings = {"opts": ["a", "b"]}
+    write_results(tmp_path, Trained("detector", tmp_path / "x.pth"), results={}, settings=settings)
+    found = read_evaluation(tmp_path)
+    assert (found.checkpoint, found.settings, found.images) == ("x.pth", settings, images)
+    assert images.complete
+    assert [images.images[place].score for place in images.best] == [
+        *(0.99, 0.98, 0.97, 0.96, 0.95, 0.94)
+    ]
+    for places, name in ((images.best, "best"), (images.worst, "worst")):
+        for number, place in enumerate(places, 1):
+            picture = Image.open(tmp_path / "pictures" / f"{name}_{number}.jpg")
+            assert picture.width == round(100 * images.images[place].score) + 1
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("results.json", {"settings": None}),
+        ("results.json", {"checkpoint": 5}),
+        ("images.json", {"images": [{"file": "a", "score": 1, "picture": "/etc/passwd"}]}),
+        ("images.json", {"best": [7]}),
+        ("images.json", {"best": ["../a"]}),
+        ("images.json", {"legend": {"x": "url(a)"}}),
+    ],
+)
+def test_files_that_no_evaluation_wrote_are_named(tmp_path, file, change):
+    images = ImageResults("s", ("a",), 1, (ImageScore("a.png", 1.0),), best=(0,))
+    write_images(tmp_path, images)
+    write_results(tmp_path, Trained("detector", tmp_path / "x.pth"), results={}, settings={})
+    path = tmp_path / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=file):
+        read_evaluation(tmp_path)
