@@ -87,7 +87,7 @@ def read_report(
     opts: Sequence[str] = (),
     missing: Sequence[str] = (),
 ) -> Report:
-    """Read a run.
+    """Return the report of a run, as far as its files reach.
 
     Args:
         run: of a detector or a segmenter.

@@ -221,7 +221,7 @@ def write_images(folder: str | Path, images: ImageResults) -> None:
 
 
 def read_evaluation(folder: str | Path) -> WrittenEvaluation | None:
-    """Read what an evaluation has written, None if there is none.
+    """Return what an evaluation has written, None if there is none.
 
     Args:
         folder: its output folder.
