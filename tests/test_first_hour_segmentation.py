@@ -219,7 +219,7 @@ def test_an_output_in_ones_home_is_one_folder(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("steps", "options", "said"),
     [
-        (4, ["--model.decoder", "FPN", *RANDOM], "--model.decoder was Unet and is FPN; restore"),
+        (4, ["--model.decoder", "FPN", *RANDOM], "--model.decoder was Unet and is FPN; "),
         (4, ["--model.encoder", TINY], "and is regnetx_002; restore the old value"),
         (4, ["--model.optimizer", "sgd"], "--model.optimizer was adamw and is sgd; restore"),
         (1, [], "has done 2 steps, more than --trainer.max_steps 1; raise it"),
