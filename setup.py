@@ -7,7 +7,7 @@ setup(
     package_dir={"regnet_backbones.configs": "configs"},
     package_data={
         "regnet_backbones.configs": ["**/*.yaml", "**/*.py"],
-        "regnet_backbones": ["py.typed"],
+        "regnet_backbones": ["py.typed", "*.json"],
         "regnet_backbones.report": ["*.j2"],
     },
 )

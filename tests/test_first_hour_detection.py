@@ -459,18 +459,10 @@ def test_no_tool_takes_a_config_that_was_cut(dataset, finished, tmp_path, capsys
     assert str(copy / "config.yaml") in assert_documented(capsys.readouterr().err)
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("text", ["", "VERSION: 2\n"])
-=======
-@pytest.mark.parametrize("text", ["", "VERSION: 2\nMODEL: {WEI", "VERSION: 2\n"])
->>>>>>> h-resume
 def test_a_resumed_run_writes_a_config_that_was_cut_again(main, dataset, finished, tmp_path, text):
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)
     (copy / "config.yaml").write_text(text)
     assert main(arguments(dataset, copy, "--resume", SOLVER__MAX_ITER="6")) == 0
-<<<<<<< HEAD
     read_config(copy / "config.yaml")
-=======
-    check_whole(copy / "config.yaml")
->>>>>>> h-resume
