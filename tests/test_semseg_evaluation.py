@@ -144,7 +144,11 @@ def test_overrides_are_those_of_a_command_line(dataset, checkpoint, tmp_path):
     shutil.copytree(dataset.root / "semantic", root)
     overrides = {"short_side": "20", "scale_range": "[0.5, 1]", "skip_bad": "true"}
     data = load_data(checkpoint, {"root": str(root), **overrides})
-    assert (data.root, data.short_side, data.skip_bad) == (str(root), 20, True)
+    assert (data.root, data.hparams["short_side"], data.hparams["skip_bad"]) == (
+        str(root),
+        20,
+        True,
+    )
     assert data.hparams["scale_range"] == (0.5, 1.0)
     assert load_data(checkpoint, {"num_classes": "None"}).num_classes == 6
     assert load_data(checkpoint, {"num_workers": 3}).num_workers == 3
