@@ -443,7 +443,7 @@ def test_command_line(tool, tmp_path, capsys):
     assert contents(tmp_path / "shapes") == contents(write(tmp_path / "again", TINY).root)
 
     assert tool.main(arguments) == 0
-    assert "already there" in capsys.readouterr().out
+    assert "exists already" in capsys.readouterr().out
     assert tool.main([*arguments, "--seed", "1"]) == 2
     assert "seed is 0 there and 1 here" in capsys.readouterr().err
     assert tool.main([*arguments, "--seed", "1", "--overwrite"]) == 0
