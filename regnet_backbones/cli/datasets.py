@@ -84,7 +84,7 @@ def prepare_ade20k(argv: Sequence[str], prog: str) -> int:
         from regnet_backbones.detection.ade20k import convert_masks
 
         for masks in convert_masks(args.root, overwrite=args.overwrite):
-            state = "written" if masks.written else "exist already, unchanged"
+            state = "written" if masks.written else "already there, left as they are"
             print(f"{masks.folder}: {masks.count} masks, {state}")
         return 0
 
