@@ -1,5 +1,6 @@
 """What is built of the project: an sdist and a wheel that works away from the repository."""
 
+import compileall
 import email
 import os
 import shutil
@@ -49,6 +50,44 @@ def wheel(built):
     return built[1]
 
 
+@pytest.fixture(scope="module")
+def site(wheel, tmp_path_factory):
+    """Return the folder that the wheel is installed in."""
+    site = tmp_path_factory.mktemp("site") / "site"
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index")
+    run(*pip, "--target", site, wheel)
+    return site
+
+
+@pytest.fixture(scope="module")
+def command(site, tmp_path_factory):
+    """Return a function that calls the installed command, in a folder that has nothing.
+
+    The package is reached by a symbolic link, and has no sources.
+    """
+    folder = tmp_path_factory.mktemp("command")
+    shutil.copytree(site, folder / "site")
+    package = folder / "site" / "regnet_backbones"
+    compileall.compile_dir(package, quiet=1, legacy=True)
+    for source in package.rglob("*.py"):
+        if "configs" not in source.parts:
+            source.unlink()
+    (folder / "link").symlink_to(folder / "site")
+    (folder / "empty").mkdir()
+
+    def call(*words):
+        return subprocess.run(
+            [sys.executable, folder / "site" / "bin" / "regnet-backbones", *words],
+            cwd=folder / "empty",
+            env={**os.environ, "PYTHONPATH": str(folder / "link")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return call
+
+
 def contents(wheel):
     """Return the bytes of each file; the record of them lists the files in another order."""
     archive = zipfile.ZipFile(wheel)
@@ -63,7 +102,7 @@ def test_the_wheel_of_the_sdist_is_that_of_the_tree(built):
 
 def test_the_wheel_holds_modules_data_and_configs_and_nothing_else(wheel):
     package = ROOT / "regnet_backbones"
-    suffixes = {".py", ".typed", ".j2"}
+    suffixes = {".py", ".typed", ".j2", ".json"}
     files = [p for p in package.rglob("*") if p.suffix in suffixes]
     assert {p.suffix for p in files} == suffixes
     configs = [p for p in (ROOT / "configs").rglob("*") if p.suffix in (".yaml", ".py")]
@@ -102,9 +141,7 @@ def test_the_metadata_are_the_projects(wheel):
     assert metadata.get_payload(decode=True) == (ROOT / "README.md").read_bytes()
 
 
-def test_it_works_away_from_the_repository(wheel, tmp_path):
-    site = tmp_path / "site"
-    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel)
+def test_it_works_away_from_the_repository(site, tmp_path):
     code = """
 import regnet_backbones, torch
 import segmentation_models_pytorch as smp
@@ -134,3 +171,32 @@ print(*(len(c[0]) for c in features), *mask.shape)
     assert same == "True"
     assert maps == ["p2", "p3", "p4", "p5", "p6"]
     assert second.split() == ["24", "56", "152", "368", "1", "1", "64", "64"]
+
+
+def test_the_command_works_outside_of_the_repository(command, tmp_path):
+    ended = command("--version")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    ended = command("train-detector", "--config-file", "nothing_like_it")
+    assert "/site/regnet_backbones/configs" in ended.stderr  # not those of a checkout
+    shapes = tmp_path / "shapes"
+    size = ("--num-train", "2", "--num-val", "1", "--image-size", "64")
+    ended = command("shapes", "--output", str(shapes), *size)
+    assert ended.returncode == 0, ended.stderr
+    assert list((shapes / "images" / "train").iterdir())
+    ended = command("design", "show", "regnety_032")
+    assert ended.returncode == 0, ended.stderr
+    assert "1512" in ended.stdout
+
+
+def test_configs_are_found_by_name_and_errors_are_lines_without_sources(command):
+    name = "mask_rcnn_regnet_small_fpn"
+    missing = ("--train-json", "a", "--train-images", "b", "--val-json", "c", "--val-images", "d")
+    ended = command("train-detector", "--config-file", name, *missing)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    assert "error: " in ended.stderr
+    assert "'a'" in ended.stderr.splitlines()[-1]
+    ended = command("train-detector", "--config-file", f"{name}x")
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert f"'{name}'" in ended.stderr
