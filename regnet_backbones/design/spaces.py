@@ -185,6 +185,9 @@ class Space:
         se_ratio: squeeze-and-excitation width over the width of a block's input, of all networks.
         stem_width: channels of the stem, of all networks.
         within_trends: only networks within the paper's params and activations trends.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     name: str
@@ -223,7 +226,7 @@ class Space:
         Args:
             se_ratio: the one of all networks; 0 for no squeeze-and-excitation.
             stem_width: the one of all networks.
-            **intervals: lowest and highest of a range by its name, ends included; None leaves it as
+            intervals: lowest and highest of a range by its name, ends included; None leaves it as
                 it is. To go beyond a range, `dataclasses.replace` it.
 
         Raises:
