@@ -187,7 +187,7 @@ class Space:
         within_trends: only networks within the paper's params and activations trends.
 
     Raises:
-        UserError: no network can have these numbers.
+        ValueError: a number is out of range.
     """
 
     name: str
