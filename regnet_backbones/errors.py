@@ -32,7 +32,12 @@ class MissingFileError(UserError, FileNotFoundError):
 
 
 class MissingPackageError(UserError, ModuleNotFoundError):
-    """An optional package is not installed."""
+    """An optional package is not installed.
+
+    Args:
+        message: names the package, and how to install it.
+        name: of the module, as `ModuleNotFoundError` takes it.
+    """
 
     def __init__(self, message: str, *, name: str | None = None) -> None:
         ModuleNotFoundError.__init__(self, message, name=name)
