@@ -141,10 +141,10 @@ def test_a_url_without_a_network_says_where_its_file_can_be_put(caches):
     ("path", "message"),
     [
         ("timm://regnetx_2", "unknown RegNet 'regnetx_2'"),
-        ("timm://regnetx_008.ra_in1k", "regnetx_008 has timm://regnetx_008.tv2_in1k"),
+        ("timm://regnetx_008.ra_in1k", "there are timm://regnetx_008.tv2_in1k"),
         ("timm://regnetz_005", "no pretrained weights for regnetz_005"),
         ("torchvision://regnetx_002", "torchvision has no regnetx_002"),
-        ("torchvision://regnet_x_8gf.V1", "has torchvision://regnet_x_8gf.IMAGENET1K_V1"),
+        ("torchvision://regnet_x_8gf.V1", "there are torchvision://regnet_x_8gf.IMAGENET1K_V1"),
         ("pycls://regnet_y_800mf", "pycls has no weights of regnety_008_tv"),
     ],
 )
