@@ -103,17 +103,18 @@ def check_compiler(device: torch.device | str) -> None:
         from torch._inductor.cpp_builder import get_cpp_compiler
         from torch._inductor.exc import InvalidCxxCompiler
 
+        needed, variable, found = "g++", "CXX", True
         try:
             get_cpp_compiler()
-        except InvalidCxxCompiler as error:
-            raise UserError(
-                "compilation on a CPU needs a C++ compiler, and none is found; install g++, name "
-                "another one in the environment variable CXX, or do not ask for compilation"
-            ) from error
-    elif not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        except InvalidCxxCompiler:
+            found = False
+    else:
+        needed, variable = "gcc", "CC"
+        found = bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
+    if not found:
         raise UserError(
-            "compilation on a GPU needs a C compiler, and none is found; install gcc, name another "
-            "one in the environment variable CC, or do not ask for compilation"
+            f"compilation on '{device}' needs a compiler, and none is found; install {needed}, "
+            f"name another one in the environment variable {variable}, or do not compile"
         )
 
 
