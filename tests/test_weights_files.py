@@ -432,7 +432,7 @@ def test_arrays_of_objects_and_records_are_refused(tmp_path, writer):
     for array in (np.array([{}, None]), np.zeros(2, "f4,i4")):
         content = {"model": {"bias": np.ones(1), "weight": array}}
         path = WRITERS[writer](content, tmp_path / "net")
-        with pytest.raises(ValueError, match=r"not tensors: weight \(numpy.*_reconstruct\)"):
+        with pytest.raises(ValueError, match=r"not tensors: weight \(\|V1\)"):
             read_checkpoint(path)
 
 
