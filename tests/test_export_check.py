@@ -51,19 +51,7 @@ def test_a_file_that_is_wrong_at_other_sizes_is_not_kept(tmp_path):
     with pytest.raises(ExportError, match=message):
         export_torchscript(DividesByWidth(), path, image_size=(64, 64))
     assert path.read_text() == "of an earlier export"
-    with pytest.warns(torch.jit.TracerWarning, match="Converting a tensor to a Python float"):
-        checked = export_torchscript(DividesByWidth(), path, image_size=(64, 64), check=False)
-    assert (checked.sizes, checked.error) == ((), None)
-    images = torch.ones(1, 1, 8, 32)
-    expected = DividesByWidth.forward(torch.jit.load(path).network, images) / 2
-    assert torch.allclose(torch.jit.load(path)(images)["output"], expected)
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_tolerance_is_kept(tmp_path):
-    network = extractor()
-    with pytest.raises(ExportError, match="does not give .* c2 .*; allowed is 1.0e-12"):
-        export_torchscript(network, tmp_path / "n.ts", image_size=(32, 32), tolerance=1e-12)
 
 
 def test_what_cannot_be_exported_says_why(tmp_path):
@@ -89,7 +77,7 @@ def test_images_may_be_small(tmp_path):
     network = RegNetFeatures(SMALL)
     checked = export_program(network, tmp_path / "net.pt2", image_size=(33, 200))
     assert min(side for size in checked.sizes for side in size.shape[2:]) > 32
-    assert checked.error < 1e-5
+    assert all(error < 1e-5 for size in checked.sizes for error in size.errors.values())
 
 
 def test_the_smallest_map_of_a_segmenter_is_one_of_its_encoder():

@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -54,17 +54,11 @@ class Checked:
 
     Attributes:
         path: of the file.
-        sizes: the comparisons with the network; none where no check was asked for.
+        sizes: the comparisons with the network.
     """
 
     path: Path
-    sizes: tuple[CheckedSize, ...] = field(default=())
-
-    @property
-    def error(self) -> float | None:
-        """The largest of all errors, None if nothing was compared."""
-        errors = [error for size in self.sizes for error in size.errors.values()]
-        return max(errors, default=None)
+    sizes: tuple[CheckedSize, ...]
 
     def __str__(self) -> str:
         """Return a line for each size."""
@@ -101,9 +95,8 @@ def other_sizes(
 ) -> tuple[tuple[int, int], ...]:
     """Return two other image sizes, one tall and one wide.
 
-    The shorter side is about half of the given one, or a little longer than it where half of it
-    could leave a map of one pixel (`smallest` has the sides of the smallest map), which exporters
-    take for a constant.
+    The shorter side is about half of the given one, unless that could leave a map of one pixel,
+    which exporters take for a constant: `smallest` has the sides of the smallest map.
     """
 
     def beyond(side: float) -> int:
@@ -129,13 +122,9 @@ def check(
     network: nn.Module,
     images: Iterable[torch.Tensor],
     *,
-    tolerance: float,
+    tolerance: float = TOLERANCE,
 ) -> tuple[CheckedSize, ...]:
-    """Compare what an exported file and the network give by name of each of the images.
-
-    Raises:
-        ExportError: the file fails, or its maps differ by more than the tolerance.
-    """
+    """Compare what an exported file and the network give of images; raise ExportError."""
     run, sizes = None, []
     for batch in images:
         with torch.no_grad():

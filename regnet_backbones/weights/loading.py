@@ -71,11 +71,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The network of a file, made to fit an extractor: complete, in shape, finite.
-
-    `state` has a value for every entry of the extractor's state dict; `dropped` are the names of
-    the network that the extractor has no use for.
-    """
+    """A network of a file with a value for each entry of an extractor, and what it dropped."""
 
     network: Network
     state: dict[str, torch.Tensor]
@@ -206,9 +202,8 @@ def fit(
 
     What the extractor does not have is dropped: a classifier, and stages behind its last level. A
     stem of three channels is adapted to the extractor's `in_channels` as timm does (summed for one
-    channel, repeated and rescaled for more). Options are those of `load`; `image_order` is of the
-    images that the extractor will see. Raise ValueError where entries are missing, unknown, of
-    another shape or not finite; all are counted, some listed.
+    channel, repeated and rescaled for more). `image_order` is of the images that the extractor will
+    see. Raise a UserError where entries are missing, unknown, of another shape or not finite.
     """
     network = locate(state_dict, prefix)
     order = channel_order or CHANNEL_ORDERS[network.dialect]
@@ -271,9 +266,7 @@ def _describe(state: Mapping[str, torch.Tensor]) -> str:
     for stage in range(1, 5):
         blocks = {name.split(".")[1] for name in state if name.startswith(f"s{stage}.b")}
         ends = [f"s{stage}.b1.conv3.conv.weight", f"s{stage}.b1.conv3.weight"]
-        widths = [state[end].shape[0] for end in ends if end in state]
-        if blocks and widths:
-            stages.append((len(blocks), widths[0]))
+        stages += [(len(blocks), state[end].shape[0]) for end in ends if end in state]
     if not stages:
         return "another kind of network"
     excited = any(".se." in name for name in state)
