@@ -22,9 +22,6 @@ TOLERANCE = 1e-4
 EXAMPLE_BATCH = 2
 CHECKED_BATCHES = (1, 3)
 
-# An image is halved for the check where its smallest map has so many pixels a side.
-LEAST_HALVED = 4
-
 
 class ExportError(UserError):
     """A network cannot be exported, or the exported file gives something else."""
@@ -90,24 +87,15 @@ def written_whole(path: Path) -> Iterator[Path]:
             os.replace(part, path.parent / part.name)
 
 
-def other_sizes(
-    image_size: tuple[int, int], multiple: int, smallest: tuple[int, int]
-) -> tuple[tuple[int, int], ...]:
+def other_sizes(image_size: tuple[int, int], multiple: int) -> list[tuple[int, int]]:
     """Return two other image sizes, one tall and one wide.
 
-    The shorter side is about half of the given one, unless that could leave a map of one pixel,
-    which exporters take for a constant: `smallest` has the sides of the smallest map.
+    They are larger: a smaller one could leave a map of one pixel, which exporters take for a
+    constant.
     """
-
-    def beyond(side: float) -> int:
-        return (int(side) // multiple + 1) * multiple
-
-    def shorter(side: int, pixels: int) -> int:
-        return beyond(side / 2 if pixels >= LEAST_HALVED else side)
-
     height, width = image_size
-    tall = beyond(1.5 * height), shorter(width, smallest[1])
-    return tall, (shorter(height, smallest[0]), beyond(width))
+    taller, wider = (multiple * (side // (2 * multiple) + 1) for side in image_size)
+    return [(height + taller, width + multiple), (height + multiple, width + wider)]
 
 
 def random_images(batch: int, channels: int, size: tuple[int, int]) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """ONNX, `torch.export` and TorchScript of networks that take images and return maps.
 
-Height, width and number of images are free in each of them. Images are those that the network
-takes: normalised, and of a detector's backbone padded to the multiples it needs. Exported are
+Height, width and number of images are free. Images are normalised. Exported are
 
 RegNetFeatures              c2, c3, c4, c5                 any height and width
 detectron2 model            its backbone: p2 to p6, or     multiples of its size_divisibility,
@@ -206,8 +205,7 @@ def _export(
                 f"sizes: {error}"
             ) from error
         unfolded = _prepare(part, example, fold=False)
-        smallest = smallest_map(unfolded.network, example)
-        batches = zip(CHECKED_BATCHES, other_sizes(image_size, multiple, smallest), strict=True)
+        batches = zip(CHECKED_BATCHES, other_sizes(image_size, multiple), strict=True)
         images = [random_images(batch, channels, size) for batch, size in batches]
         sizes = check(target, load_exported, unfolded, images)
     return Checked(path, sizes)
@@ -252,13 +250,6 @@ def _prepare(network: nn.Module, example: torch.Tensor, *, fold: bool) -> NamedM
     if fold:
         fold_batch_norm(network)
     return NamedMaps(network, names)
-
-
-def smallest_map(network: nn.Module, images: torch.Tensor) -> tuple[int, int]:
-    """Return the least height and width of a network's maps, 0 and 0 if it has none."""
-    source = network.encoder if hasattr(network, "segmentation_head") else network
-    sides = [each.shape[-2:] for each in maps_of(source(images)) if each.ndim == 4]
-    return min((h for h, _ in sides), default=0), min((w for _, w in sides), default=0)
 
 
 def _names(network: nn.Module, output: object) -> tuple[str, ...]:

@@ -1,13 +1,9 @@
 """Read what a weights file holds, and never run code that it holds.
 
 Torch's files (zip archives, and the format before torch 1.6), safetensors, and pickles of numpy
-arrays, which is what Detectron2's zoo distributes.
-
-A pickle is a program: it can name any function, have it called, and set any state. The unpickler
-here has no way to look up a name. What is not in its table, `REBUILT`, becomes a `StandIn`, which
-keeps its name and does nothing. So a file may hold other objects next to the weights. Lengths,
-sizes and keys that a file claims are checked against what it has, so that a small file costs
-little.
+arrays. A pickle can name any function and have it called; the unpickler here looks up no name. What
+is not in its table, `REBUILT`, becomes a `StandIn`, which keeps its name and does nothing. Lengths,
+sizes and keys that a file claims are checked against what it has: a small file costs little.
 """
 
 import errno
