@@ -97,13 +97,13 @@ def test_the_memory_format_of_the_first_network_is_kept_but_not_in_comparisons(p
     chosen = passes[0][2].memory_format
     assert meter.chosen_format == chosen
     meter.measure("regnetx_002")
-    meter.compare({"tiny": TINY})
+    meter._compare({"tiny": TINY}, runs=2)
     assert [options["memory_format"] for options, _, _ in passes] == ["auto", chosen, "auto"]
 
 
 def test_compared_networks_take_turns(clock):
     clock(1.0, 2.0, 8.0, 4.0)  # the second round has the opposite order
-    times = LatencyMeter(passes=False, **SMALL).compare({"a": TINY, "b": "regnetx_002"}, runs=2)
+    times = LatencyMeter(passes=False, **SMALL)._compare({"a": TINY, "b": "regnetx_002"}, runs=2)
     assert times == {"a": (1.0, 4.0), "b": (2.0, 8.0)}
 
 
@@ -136,7 +136,7 @@ def test_each_network_is_compiled(traced_graphs):
 
 def test_more_networks_than_are_compiled_are_not_compared():
     with pytest.raises(ValueError, match="compares up to 8 networks, got 9; compare fewer"):
-        LatencyMeter(compile=True, **SMALL).compare({str(i): TINY for i in range(9)})
+        LatencyMeter(compile=True, **SMALL)._compare({str(i): TINY for i in range(9)}, runs=1)
 
 
 # Networks
@@ -287,6 +287,8 @@ def test_candidates_are_measured_beside_the_reference(clock):
 def test_the_more_candidates_the_wider_the_bands():
     """80% for all of three are 93.3% for each, beyond the 88.4% between least and greatest of 5."""
     times = {"reference": [1.0] * 5} | {name: [1.0, 2.0, 3.0, 4.0, 5.0] for name in "012"}
-    meter = SimpleNamespace(compare=lambda networks, runs: {name: times[name] for name in networks})
+    meter = SimpleNamespace(
+        _compare=lambda networks, runs: {name: times[name] for name in networks}
+    )
     assert confirm(meter, [TINY], TINY, confidence=0.8) == (RatioBand(2, 3, 4),)
     assert confirm(meter, [TINY] * 3, TINY, confidence=0.8) == (RatioBand(1, 3, 5),) * 3

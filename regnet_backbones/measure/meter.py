@@ -99,7 +99,7 @@ class LatencyMeter:
 
     Attributes:
         chosen_format: the memory format that was faster for the first network of `measure`, and is
-            used for all: trying both takes longer than all the rest. `compare` tries both for each.
+            used for all: trying both takes longer than all the rest. `confirm` tries both for each.
 
     Raises:
         ValueError: an option is out of its range, needs a GPU that is not there, or is a pass with
@@ -162,21 +162,8 @@ class LatencyMeter:
         with self._tidied():
             return self._measure(network)
 
-    def compare(self, networks: Mapping[str, Network], *, runs: int | None = None) -> Times:
-        """Time networks in turns, so that a slow minute of the machine slows all of them.
-
-        Args:
-            networks: by name; all are in memory at the same time.
-            runs: rounds, None for the meter's.
-
-        Returns:
-            Seconds of each forward pass, by name; those of one place were taken in one round.
-
-        Raises:
-            ValueError: one of them cannot be built, there are no runs, or more
-                networks than torch compiles.
-            MemoryError: they need more memory than there is, on a GPU too.
-        """
+    def _compare(self, networks: Mapping[str, Network], *, runs: int) -> Times:
+        """Time networks in turns, all in memory; return seconds by name, one for each round."""
         if self.compile and len(networks) > MAX_COMPILED:
             raise UserError(
                 f"compile=True compares up to {MAX_COMPILED} networks, got {len(networks)}; "
@@ -184,7 +171,7 @@ class LatencyMeter:
             )
         with self._tidied():
             calls = {name: self._call(each, "auto")[0] for name, each in networks.items()}
-            return self._times(calls, self.runs if runs is None else runs)
+            return self._times(calls, runs)
 
     def _measure(self, network: Network) -> Measurement:
         """Build a network and measure it, in turns with the reference if there is one."""
@@ -251,21 +238,9 @@ class LatencyMeter:
 
 
 def ratio_band(
-    times: Sequence[float],
-    reference: Sequence[float],
-    *,
-    confidence: float = 0.95,
+    times: Sequence[float], reference: Sequence[float], *, confidence: float = 0.95
 ) -> RatioBand:
-    """Return the median ratio of paired times, with its bootstrap interval (percentiles).
-
-    Args:
-        times: of a network.
-        reference: of another one, in the same rounds.
-        confidence: share of the medians of resampled ratios that lie in the interval.
-
-    Raises:
-        ValueError: there is no pair for each time, or no time at all.
-    """
+    """Return the median ratio of paired times, with its bootstrap interval (percentiles)."""
     if not times or len(times) != len(reference):
         raise UserError(
             f"ratios take as many times of both networks, got {len(times)} and {len(reference)}"
@@ -307,7 +282,7 @@ def confirm(
     if not networks:
         raise UserError("there is no network to compare with the reference; give at least one")
     numbered = {str(number): network for number, network in enumerate(networks)}
-    times = meter.compare({"reference": reference, **numbered}, runs=runs)
+    times = meter._compare({"reference": reference, **numbered}, runs=runs)
     each = 1 - (1 - confidence) / len(networks)
     return tuple(ratio_band(times[name], times["reference"], confidence=each) for name in numbered)
 

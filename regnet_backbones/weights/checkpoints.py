@@ -18,7 +18,7 @@ import torch
 
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import write_whole
-from regnet_backbones.weights.dialects import DIALECTS, find_names, find_networks
+from regnet_backbones.weights.dialects import DIALECTS, find_networks
 from regnet_backbones.weights.state_dicts import as_tensors, listing
 from regnet_backbones.weights.unpickling import EXPORT_HINT, StandIn, read_content
 
@@ -173,7 +173,8 @@ def write_checkpoint(
             f"{path} cannot nest the weights under '{nesting}'; leave nesting out, or use one of "
             f"{', '.join(TORCH_SUFFIXES)}"
         )
-    if not state or any(not isinstance(value, torch.Tensor) for value in state.values()):
+    is_right = all(isinstance(n, str) and isinstance(v, torch.Tensor) for n, v in state.items())
+    if not state or not is_right:
         raise UserError(f"{path} was not written: the state must be names and tensors")
     # Contiguous copies: a file must not hold shared memory or the rest of a sliced tensor.
     tensors = {
@@ -226,7 +227,6 @@ def locate(content: Mapping[str, object], prefix: str | None = None) -> Network:
             f"there is no RegNet in these {len(entries)} names: "
             f"{listing([name for name in entries if isinstance(name, str)])}. Known are the names "
             f"of {', '.join(DIALECTS)}"
-            + ("; by their shapes these are a ResNet's" if find_names(entries) else "")
         )
     matching = _matching(networks, prefix)
     if len(matching) != 1:

@@ -41,6 +41,12 @@ class Names(NamedTuple):
     mmdet: str | None
 
 
+def _rows(text: str) -> tuple[Names, ...]:
+    """Return a line of names in the order of `Names` as a row; "-" is None."""
+    lines = (line.split() for line in text.strip().splitlines())
+    return tuple(Names(*(None if name == "-" else name for name in line)) for line in lines)
+
+
 # s is the stage and b the block, counted from one; z and i are the same counted from zero, and r is
 # the number of the level.
 BLOCK = Names(
@@ -53,38 +59,18 @@ BLOCK = Names(
     mmdet="layer{s}.{i}",
 )
 
-BLOCK_PARTS = (
-    Names("conv1.conv", "f.a.0", "f.a", "f.a.0", "f.a.0", "layer.0.convolution", "conv1"),
-    Names("conv1.bn", "f.a.1", "f.a_bn", "f.a.1", "f.a.1", "layer.0.normalization", "bn1"),
-    Names("conv2.conv", "f.b.0", "f.b", "f.b.0", "f.b.0", "layer.1.convolution", "conv2"),
-    Names("conv2.bn", "f.b.1", "f.b_bn", "f.b.1", "f.b.1", "layer.1.normalization", "bn2"),
-    Names(
-        "se.fc1",
-        "f.se.fc1",
-        "f.se.f_ex.0",
-        "f.se.excitation.0",
-        "f.se.excitation.0",
-        "layer.2.attention.0",
-        None,
-    ),
-    Names(
-        "se.fc2",
-        "f.se.fc2",
-        "f.se.f_ex.2",
-        "f.se.excitation.2",
-        "f.se.excitation.2",
-        "layer.2.attention.2",
-        None,
-    ),
-    Names("conv3.conv", "f.c.0", "f.c", "f.c", "f.c", "layer.3.convolution", "conv3"),
-    Names(
-        "conv3.bn", "f.c.1", "f.c_bn", "f.final_bn", "f.final_bn", "layer.3.normalization", "bn3"
-    ),
-    Names(
-        "downsample.conv", "proj.0", "proj", "proj", "proj", "shortcut.convolution", "downsample.0"
-    ),
-    Names("downsample.bn", "proj.1", "bn", "bn", "bn", "shortcut.normalization", "downsample.1"),
-)
+BLOCK_PARTS = _rows("""
+    conv1.conv f.a.0 f.a f.a.0 f.a.0 layer.0.convolution conv1
+    conv1.bn f.a.1 f.a_bn f.a.1 f.a.1 layer.0.normalization bn1
+    conv2.conv f.b.0 f.b f.b.0 f.b.0 layer.1.convolution conv2
+    conv2.bn f.b.1 f.b_bn f.b.1 f.b.1 layer.1.normalization bn2
+    se.fc1 f.se.fc1 f.se.f_ex.0 f.se.excitation.0 f.se.excitation.0 layer.2.attention.0 -
+    se.fc2 f.se.fc2 f.se.f_ex.2 f.se.excitation.2 f.se.excitation.2 layer.2.attention.2 -
+    conv3.conv f.c.0 f.c f.c f.c layer.3.convolution conv3
+    conv3.bn f.c.1 f.c_bn f.final_bn f.final_bn layer.3.normalization bn3
+    downsample.conv proj.0 proj proj proj shortcut.convolution downsample.0
+    downsample.bn proj.1 bn bn bn shortcut.normalization downsample.1
+""")
 
 OTHER_PARTS = (
     Names(
@@ -208,16 +194,7 @@ _SPELLINGS = {
 
 def find_networks(state_dict: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Return the dialect of every RegNet in a state dict, by prefix."""
-    return {
-        prefix: dialect
-        for prefix, dialect in find_names(state_dict).items()
-        if dialect not in _SHAPES or _has_shapes(state_dict, prefix, dialect)
-    }
-
-
-def find_names(state_dict: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Return the dialect of everything that has the names of a RegNet, by prefix."""
-    found = {}
+    found: dict[str, str] = {}
     for name in state_dict:
         if not isinstance(name, str) or not name.endswith(".weight"):
             continue
@@ -228,7 +205,11 @@ def find_names(state_dict: Mapping[str, torch.Tensor]) -> dict[str, str]:
                 if dialect not in _SHAPES or prefix not in found:
                     found[prefix] = dialect
                 break
-    return found
+    return {
+        prefix: dialect
+        for prefix, dialect in found.items()
+        if dialect not in _SHAPES or _has_shapes(state_dict, prefix, dialect)
+    }
 
 
 def canonical(dialect: str) -> str:
