@@ -99,24 +99,22 @@ def convert(
     """Rename a RegNet's parameters from one dialect to another.
 
     A prefix stays, and so does the rest of a model (an FPN, a decoder). Where the dialects differ
-    in channel order the stem is flipped; everything else keeps its bits. The way back restores the
-    state dict, except for what only ClassyVision and VISSL have: heads of self-supervised training,
-    which are left out, and the group names of sharded trunks.
+    in channel order the stem is flipped. The way back restores the state dict, except for what only
+    ClassyVision and VISSL have: heads of self-supervised training, and names of sharded groups.
 
     Args:
         state_dict: names to tensors or numpy arrays, or a checkpoint that holds such a state dict.
         source: the dialect it is in, one of `DIALECTS` ("detectron2" is "pycls").
         target: the dialect that is wanted.
-        channel_order: of the images that the weights saw, if not the source dialect's own (VISSL
-            has classifiers with BGR in their file name).
+        channel_order: of the images that the weights saw, if not the source dialect's own.
         prefix: which of several networks, such as "teacher.".
 
     Returns:
         The tensors by their new names.
 
     Raises:
-        ValueError: a dialect is unknown, the names are another dialect's, or some of them belong to
-            no part of the table or to one that `target` has not; all are counted, some listed.
+        ValueError: a dialect is unknown, the names are another dialect's, or some have no
+            counterpart in `target`.
     """
     source, target = canonical(source), canonical(target)
     network = locate(state_dict, prefix)
