@@ -32,6 +32,7 @@ TRAINED_KEY = "trained_model"
 
 # A small file can hold a mapping that is nested without an end, and very many networks.
 MAX_DEPTH = 8
+MAX_ENTRIES = 1_000_000
 MAX_NETWORKS = 100
 
 # What an optimizer keeps of each weight has the name of the weight.
@@ -289,9 +290,12 @@ def _nest(state: dict[str, torch.Tensor], nesting: str, path: Path) -> dict[str,
 
 def _mappings(content: Mapping) -> Iterator[tuple[tuple[str, ...], Mapping]]:
     """Walk nested mappings, but for what is an optimizer's; give the keys that lead to each."""
-    queue = deque([((), content)])
+    queue, seen = deque([((), content)]), 0
     while queue:
         keys, mapping = queue.popleft()
+        seen += len(mapping) + 1
+        if seen > MAX_ENTRIES:
+            raise UserError(f"there are more than {MAX_ENTRIES} entries in nested mappings")
         yield keys, mapping
         queue.extend(
             ((*keys, key), value)
