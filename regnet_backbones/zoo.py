@@ -3,14 +3,11 @@
 Names and tags are timm's. `zoo.json` is what timm says, written by `tools/make_zoo.py`;
 `zoo_published.json` is what others have published:
 
-- paper names: "Designing Network Design Spaces" (arXiv 2003.13678) for RegNetX and RegNetY, and for
-  regnety_640 to 2560 "Self-supervised Pretraining of Visual Features in the Wild" (SEER, arXiv
-  2103.01988).
+- paper names: arXiv 2003.13678 for RegNetX and RegNetY, 2103.01988 (SEER) for regnety_640 to 2560.
 - names in torchvision, whose widths are those of the `_tv` rows where they differ from the paper's.
 - the training jobs after which pycls names its files (`configs/dds_baselines`).
-- top-1, ImageNet-1k validation accuracy: as published by pycls (at 224) or by torchvision, of all
-  others as timm measured it at the size of their training (`results/results-imagenet.csv`, August
-  2026).
+- top-1 on ImageNet-1k: as published by pycls (at 224) or by torchvision, of all others as timm
+  measured it at the size of their training (`results/results-imagenet.csv`, August 2026).
 
 regnetz_b16 to e8 (timm `timm/models/byobnet.py`, after "Fast and Accurate Model Scaling", arXiv
 2103.06877) have widths that follow no linear law, and so no design; `_evos` is EvoNorm. timm's

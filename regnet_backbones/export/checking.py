@@ -77,8 +77,7 @@ def check_path(path: str | Path, suffixes: Sequence[str]) -> Path:
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a path to write to; what is there in the end gets the name, unless an error is raised.
 
-    The path has the same name in a folder of its own next to the file, because the weights of a
-    large ONNX model are a second file, `<name>.data`, which the first one names.
+    It is in a folder of its own: a large ONNX model is two files, and the first names the other.
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         yield Path(folder) / path.name

@@ -1,7 +1,6 @@
 """Time and memory of networks, all under the same conditions.
 
-Medians of networks that were measured minutes apart show which are worth a second look
-(`LatencyMeter.measure`). Whether one is faster than another takes runs in turns (`confirm`).
+Whether one network is faster than another takes runs in turns (`confirm`).
 """
 
 import gc
@@ -215,10 +214,7 @@ class LatencyMeter:
 
     @contextmanager
     def _tidied(self) -> Iterator[None]:
-        """Raise the same error wherever memory ends, and give back what networks have taken.
-
-        They must be out of reach by then, so what is inside is a call of a method.
-        """
+        """Raise one error wherever memory ends, and free networks, which nothing may refer to."""
         try:
             yield
         except Exception as error:

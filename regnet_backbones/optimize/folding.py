@@ -92,8 +92,7 @@ def fold_batch_norm(model: nn.Module) -> list[str]:
 def fold_frozen_norm(model: nn.Module) -> list[str]:
     """Let convolutions of a model in training do the work of the frozen norms behind them.
 
-    In place; the names of these norms are returned. State dict, parameters and their gradients stay
-    as they are; there is no pass over the map for the norm.
+    In place; the names of these norms are returned. State dict, parameters and gradients stay.
     """
     folded = []
     for pair in list(conv_norms(model)):
@@ -164,8 +163,7 @@ def is_frozen_norm(module: nn.Module) -> bool:
 def conv_norms(model: nn.Module) -> Iterator[ConvNorm]:
     """Find every convolution with a batch norm of its own right behind it.
 
-    A convolution or a norm that also stands elsewhere in the model, alone or in another module, is
-    left out: it cannot be changed for one place. A module that holds both may stand anywhere.
+    One that is also elsewhere in the model is left out: it cannot be changed for one place.
     """
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for name, module in model.named_modules():

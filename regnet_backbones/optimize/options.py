@@ -46,10 +46,7 @@ class Optimization:
 def optimize_trained(
     model: Model, optimization: Optimization, *, image_size: tuple[int, int]
 ) -> tuple[Model, Report]:
-    """Return a fast copy of a model with its final weights, and what was done.
-
-    `image_size` is that of a typical image, (height, width) in multiples of the stride.
-    """
+    """Return a fast copy of a trained model, and what was done; `image_size` is a typical one."""
     if optimization.compile:
         check_compiler(next(model.parameters()).device)
     return optimize(
@@ -72,10 +69,9 @@ def optimize_training(
 ) -> Report:
     """Make the training of a model fast, alike in all processes, and return what was done.
 
-    The model is changed, its state dict is not. All processes must call this at the same time:
-    synchronised batch norms wait for each other when they are measured, and DDP refuses parameters
-    whose memory formats differ. `autocast` is what the training computes in; it is measured so, and
-    remains the trainer's. `from_first` returns in all processes what the first one calls it with.
+    All processes must call this at the same time: synchronised batch norms wait for each other when
+    they are measured, and DDP refuses parameters whose memory formats differ. `from_first` returns
+    in all processes what the first one calls it with. `autocast` remains the trainer's.
     """
     device = next(model.parameters()).device
     if optimization.compile:
@@ -119,7 +115,7 @@ def check_compiler(device: torch.device | str) -> None:
 
 
 def log_report(report: Report) -> None:
-    """Log what was done; to be called in the first of several processes."""
+    """Log what was done."""
     logger.info("%s", report)
 
 

@@ -73,11 +73,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 def measure_layouts(
     trunk: nn.Module, images: torch.Tensor, *, training: bool, dtype: torch.dtype | None = None
 ) -> dict[str, float]:
-    """Return the median seconds of a step by memory format; the trunk itself is not changed.
-
-    A step is a forward pass of the images, in training forward and backward; `dtype` is of
-    autocast.
-    """
+    """Return the median seconds of a step by memory format; the trunk itself is not changed."""
 
     def call(network: nn.Module, batch: torch.Tensor) -> None:
         with (

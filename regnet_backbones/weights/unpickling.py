@@ -19,7 +19,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import safetensors.torch
@@ -130,13 +130,6 @@ class _RefusedError(Exception):
 
 def _refuse(problem: str) -> NoReturn:
     raise _RefusedError(problem)
-
-
-class _Storage(NamedTuple):
-    """The bytes of tensors, and the type of their numbers."""
-
-    data: torch.Tensor
-    dtype: torch.dtype
 
 
 # Returns the bytes of a storage, given its key and how many there must be.
@@ -253,7 +246,7 @@ class _Unpickler(pickle._Unpickler):
                     if key not in self.storages:
                         self.storages[key] = self._open_storage(key, size)
                     _check_length(len(self.storages[key]), size)
-                    return _Storage(self.storages[key], dtype)
+                    return self.storages[key].view(dtype)
             case ("module", StandIn() as made, *_):  # a class, and its source
                 return made
         return StandIn("a persistent id")
@@ -358,10 +351,7 @@ def _key(key: object) -> object:
 def _measure(
     content: object, known: dict[int, tuple[float, int]], names: set[str]
 ) -> tuple[float, int]:
-    """Return the bytes of content, counted wherever it refers to them, and how deep it is nested.
-
-    `known` has the results by the identity of containers, `names` gets those of the stand-ins.
-    """
+    """Return the bytes of content, counted at each reference to it, and how deep it is nested."""
     if isinstance(content, StandIn):
         names.add(content.name)
     if type(content) not in (dict, OrderedDict, list, tuple, set, frozenset):
@@ -404,9 +394,9 @@ def _tensor(
     """Return a tensor; metadata say that it is to be read as its conjugate or negative."""
     if isinstance(dtype, Mapping):  # they are the seventh of older functions
         dtype, metadata = None, dtype
-    if not isinstance(storage, _Storage) or metadata:
+    if not isinstance(storage, torch.Tensor) or metadata:
         return None
-    values = storage.data.view(dtype if isinstance(dtype, torch.dtype) else storage.dtype)
+    values = storage.view(dtype) if isinstance(dtype, torch.dtype) else storage
     size, (offset, *stride) = _counts(size), _counts((offset, *stride))
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) and last >= len(values):
