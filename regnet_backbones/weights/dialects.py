@@ -129,36 +129,30 @@ _ONLY_TIMM = re.compile(r"(stem|s\d+\.b\d+|stages\.\d+\.\d+|final_conv|head)\.")
 # block, and no other dialect calls its convolutions so. The classifier of transformers has its
 # network under "regnet.", and its last layer next to that.
 _SIGNS = {
-    "timm": (
-        *(f"s1.b1.conv{i}.conv" for i in (1, 2, 3)),
-        *(f"s1.b1.conv{i}" for i in (1, 2, 3)),
-        *(f"stages.0.0.{conv}.conv" for conv in ("conv1_1x1", "conv2_kxk", "conv3_1x1")),
-    ),
-    "timm_features": tuple(
-        f"stages_0.0.{conv}.conv" for conv in ("conv1_1x1", "conv2_kxk", "conv3_1x1")
-    ),
-    "torchvision": tuple(
-        f"trunk_output.block1.block1-0.{part}" for part in ("f.c.0", "f.c.1", "proj.0")
-    ),
-    "pycls": tuple(f"s1.b1.f.{part}" for part in "abc"),
-    "classyvision": tuple(
-        f"trunk_output.block1.block1-0.{part}" for part in ("f.c", "f.final_bn", "proj")
-    ),
-    "vissl": tuple(
-        f"_feature_blocks.res2.block1-0.{part}" for part in ("f.c", "f.final_bn", "proj")
-    ),
-    "transformers": tuple(
-        f"{place}encoder.stages.0.layers.0.{part}.convolution"
-        for place in ("regnet.", "")
+    "timm": "s1.b1.conv1.conv s1.b1.conv2.conv s1.b1.conv3.conv "
+    "s1.b1.conv1 s1.b1.conv2 s1.b1.conv3 "
+    "stages.0.0.conv1_1x1.conv stages.0.0.conv2_kxk.conv stages.0.0.conv3_1x1.conv",
+    "timm_features": "stages_0.0.conv1_1x1.conv stages_0.0.conv2_kxk.conv "
+    "stages_0.0.conv3_1x1.conv",
+    "torchvision": "trunk_output.block1.block1-0.f.c.0 trunk_output.block1.block1-0.f.c.1 "
+    "trunk_output.block1.block1-0.proj.0",
+    "pycls": "s1.b1.f.a s1.b1.f.b s1.b1.f.c",
+    "classyvision": "trunk_output.block1.block1-0.f.c trunk_output.block1.block1-0.f.final_bn "
+    "trunk_output.block1.block1-0.proj",
+    "vissl": "_feature_blocks.res2.block1-0.f.c _feature_blocks.res2.block1-0.f.final_bn "
+    "_feature_blocks.res2.block1-0.proj",
+    "transformers": " ".join(
+        f"{root}encoder.stages.0.layers.0.{part}.convolution"
+        for root in ("regnet.", "")
         for part in ("layer.0", "layer.1", "shortcut")
     ),
-    "mmdet": ("layer1.0.conv3", "layer1.0.bn3"),
+    "mmdet": "layer1.0.conv3 layer1.0.bn3",
 }
 # The longest first, for some end in others.
 _SIGN_OF = {
     f"{part}.weight": dialect
     for part, dialect in sorted(
-        ((part, dialect) for dialect, parts in _SIGNS.items() for part in parts),
+        ((part, dialect) for dialect, parts in _SIGNS.items() for part in parts.split()),
         key=lambda sign: -len(sign[0]),
     )
 }
