@@ -612,7 +612,9 @@ def test_an_empty_file_is_damaged(tmp_path):
 def test_a_failed_download_is_named(tmp_path, text):
     path = tmp_path / "net.pth"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=f"{path} is a web page or a git-lfs pointer"):
+    with pytest.raises(
+        ValueError, match=f"{path} is a web page, not the weights, or a git-lfs pointer"
+    ):
         read_checkpoint(path)
 
 

@@ -84,7 +84,7 @@ def read_content(path: Path) -> object:
         head = file.read(1024)
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(NO_WEIGHTS):
         raise UserError(
-            f"{path} is a web page or a git-lfs pointer; download the weights themselves"
+            f"{path} is a web page, not the weights, or a git-lfs pointer; download the file itself"
         )
     names: set[str] = set()
     try:
