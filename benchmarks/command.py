@@ -19,6 +19,7 @@ from benchmarks.entries import (
     entries_of,
     select,
 )
+from benchmarks.machine import machine, versions
 from benchmarks.report import (
     as_json,
     result_table,
@@ -35,7 +36,6 @@ from regnet_backbones.cli.command_lines import parse_size, plain_command
 from regnet_backbones.cli.run import run_command
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
-from regnet_backbones.measure.machine import machine, versions
 from regnet_backbones.measure.timing import cpu_threads
 
 

@@ -221,15 +221,15 @@ def _check_arguments(
     out_levels: tuple[int, ...],
 ) -> None:
     """Raise UserError for the first argument that is out of its range."""
-    are_levels = len(out_levels) > 0 and set(out_levels) <= set(LEVELS)
+    levels = sorted(set(out_levels) & set(LEVELS))
     for is_right, rule, given in (
         (in_channels >= 1, "in_channels must be at least 1", in_channels),
         (output_stride in OUTPUT_STRIDES, "output_stride must be 8, 16 or 32", output_stride),
         (freeze_at in (0, *LEVELS), "freeze_at must be 0 (nothing) to 5 (everything)", freeze_at),
         (0 <= drop_path_rate < 1, "drop_path_rate must be in [0, 1)", drop_path_rate),
         (
-            are_levels and list(out_levels) == sorted(set(out_levels)),
-            "out_levels must be some of 1 to 5 in rising order",
+            levels and list(out_levels) == levels,
+            "out_levels must be some of 1 to 5, rising",
             out_levels,
         ),
     ):

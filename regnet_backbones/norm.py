@@ -1,11 +1,9 @@
 """Normalisation layers of a timm network: convert them, freeze a part of it.
 
-The only place of this package that exchanges batch-norm layers. timm's `BatchNormAct2d` is a
-`BatchNorm2d` that also applies the activation, so the usual helpers
-(`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, detectron2's
-`FrozenBatchNorm2d.convert_frozen_batchnorm`) take it for a plain batch norm and silently delete the
-ReLU. timm's own helpers (`timm/layers/norm_act.py`) keep it, and so does the group norm here. timm
-freezes the batch norms of images only; others, such as LeViT's of tokens, become `FrozenBatchNorm`.
+timm's `BatchNormAct2d` is a `BatchNorm2d` that also applies the activation: the converters of torch
+and detectron2 take it for a plain batch norm and silently delete the ReLU. timm's own keep it, and
+so does the group norm here. timm freezes the batch norms of images only; others, such as LeViT's of
+tokens, become `FrozenBatchNorm`.
 """
 
 import logging

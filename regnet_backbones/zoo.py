@@ -3,14 +3,11 @@
 Names and tags are timm's. `zoo.json` is what timm says, written by `tools/make_zoo.py`;
 `zoo_published.json` is what others have published:
 
-- paper names: "Designing Network Design Spaces" (arXiv 2003.13678) for RegNetX and RegNetY, and for
-  regnety_640 to 2560 "Self-supervised Pretraining of Visual Features in the Wild" (SEER, arXiv
-  2103.01988).
+- paper names: arXiv 2003.13678 for RegNetX and RegNetY, 2103.01988 (SEER) for regnety_640 to 2560.
 - names in torchvision, whose widths are those of the `_tv` rows where they differ from the paper's.
 - the training jobs after which pycls names its files (`configs/dds_baselines`).
-- top-1, ImageNet-1k validation accuracy: as published by pycls (at 224) or by torchvision, of all
-  others as timm measured it at the size of their training (`results/results-imagenet.csv`, August
-  2026).
+- top-1 on ImageNet-1k: as published by pycls (at 224) or by torchvision, of all others as timm
+  measured it at the size of their training (`results/results-imagenet.csv`, August 2026).
 
 regnetz_b16 to e8 (timm `timm/models/byobnet.py`, after "Fast and Accurate Model Scaling", arXiv
 2103.06877) have widths that follow no linear law, and so no design; `_evos` is EvoNorm. timm's
@@ -33,10 +30,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _PYCLS_FILE = "https://dl.fbaipublicfiles.com/pycls/dds_baselines/{job}/{name}_dds_8gpu.pyth"
-
-# An unknown name is answered with names at least this similar, at most this many.
-_SIMILARITY = 0.75
-_SUGGESTIONS = 3
 
 
 @dataclass(frozen=True)
@@ -133,17 +126,14 @@ def _plain(name: str) -> str:
 
 
 def _similar(name: str) -> list[str]:
-    """Return the names most like this one; among equals those of the nearest size."""
+    """Return up to three names like this one; among equals those of the nearest size."""
+
+    def size(name: str) -> int:
+        return int((re.findall(r"\d+", name) or [0])[0])
+
     scores = {known: SequenceMatcher(None, name.lower(), known).ratio() for known in _VARIANTS}
-    near = [known for known, score in scores.items() if score >= _SIMILARITY]
-    near.sort(key=lambda known: (-scores[known], abs(_size(known) - _size(name))))
-    return near[:_SUGGESTIONS]
-
-
-def _size(name: str) -> int:
-    """Return the first number in a name, 0 without one."""
-    digits = re.search(r"\d+", name)
-    return int(digits.group()) if digits else 0
+    near = [known for known, score in scores.items() if score >= 0.75]
+    return sorted(near, key=lambda known: (-scores[known], abs(size(known) - size(name))))[:3]
 
 
 def _read_table() -> dict[str, Variant]:
@@ -156,20 +146,12 @@ def _read_table() -> dict[str, Variant]:
         paper_name = published["paper_names"].get(name)
         weights = {}
         for tag, known in row["weights"].items():
-            url = known["url"]
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
             if tag == "pycls_in1k":
-                url = _PYCLS_FILE.format(job=published["pycls_jobs"][name], name=paper_name)
-            weights[tag] = Weights(
-                tag=tag,
-                hub_id=known["hub_id"],
-                url=url,
-                licence=known["licence"],
-                mean=tuple(known["mean"]),
-                std=tuple(known["std"]),
-                input_size=tuple(known["input_size"]),
-                num_classes=known["num_classes"],
-                top1=published["top1"].get(f"{name}.{tag}"),
-            )
+                job = published["pycls_jobs"][name]
+                values["url"] = _PYCLS_FILE.format(job=job, name=paper_name)
+            top1 = published["top1"].get(f"{name}.{tag}")
+            weights[tag] = Weights(tag=tag, top1=top1, **values)
         table[name] = Variant(
             name,
             RegNetDesign(**row["design"]) if row["design"] else None,

@@ -44,8 +44,10 @@ def tool(name):
 def drawn(tmp_path_factory):
     """Draw a small demo dataset, and let detectron2 find it."""
     root = tmp_path_factory.mktemp("datasets")
-    spec = shapes.ShapesSpec(num_train=4, num_val=4, image_size=SIDE, min_size=0.35)
-    dataset = shapes.write(root / "shapes", spec)
+    spec = shapes.ShapesSpec(num_train=4, num_val=4, image_size=SIDE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes.drawing, "MIN_SIZE", 0.35)
+        dataset = shapes.write(root / "shapes", spec)
     with looked_for_in(root):
         yield dataset
 

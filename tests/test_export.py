@@ -83,7 +83,8 @@ def test_a_file_gives_the_maps_at_other_sizes(build, way, image_size, outputs, t
     assert len(checked.sizes) == 2
     assert all(size.shape[-2:] != image_size for size in checked.sizes)
     assert {size.shape[0] for size in checked.sizes} == {1, 3}
-    assert 0 < checked.error < 1e-5
+    errors = [error for size in checked.sizes for error in size.errors.values()]
+    assert 0 < max(errors) < 1e-5
 
     images = torch.randn(4, 3, 128, 160)
     found = run(tmp_path / name, images)
@@ -113,7 +114,7 @@ def test_onnx_says_what_is_free(tmp_path):
 @pytest.mark.parametrize(("fold", "batch_norms"), [(True, 0), (False, 1 + 4 + 4)])
 def test_batch_norm_is_folded_unless_it_shall_not_be(fold, batch_norms, tmp_path):
     network = RegNetFeatures("regnetx_002", out_levels=(2, 3))
-    export_program(network, tmp_path / "net.pt2", image_size=(32, 48), fold=fold, check=False)
+    export_program(network, tmp_path / "net.pt2", image_size=(32, 48), fold=fold)
     nodes = torch.export.load(tmp_path / "net.pt2").graph.nodes
     assert sum("batch_norm" in str(node.target) for node in nodes) == batch_norms
 

@@ -17,7 +17,6 @@ from regnet_backbones.export import (
 )
 from regnet_backbones.export import running as running_module
 from regnet_backbones.export.checking import other_sizes, relative_error
-from regnet_backbones.export.formats import smallest_map
 
 SMALL = RegNetDesign(w_0=8, w_a=8.0, w_m=2.0, depth=7, group_width=8)
 
@@ -45,25 +44,13 @@ class Branches(DividesByWidth):
 def test_a_file_that_is_wrong_at_other_sizes_is_not_kept(tmp_path):
     path = tmp_path / "net.ts"
     path.write_text("of an earlier export")
-    # It is checked first with a width of 33, which the trace takes for the example's 64: what it
-    # gives is 33 / 64 of what it should be, 1 - 33 / 64 = 0.48 too little.
-    message = "'net.ts' does not give what the network gives.*1x1x97x33: .* output 4.8e-01; allow"
+    # It is checked first with a width of 65, which the trace takes for the example's 64: what it
+    # gives is 65 / 64 of what it should be.
+    message = "'net.ts' does not give what the network gives.*1x1x97x65: .* output 1.6e-02; allow"
     with pytest.raises(ExportError, match=message):
         export_torchscript(DividesByWidth(), path, image_size=(64, 64))
     assert path.read_text() == "of an earlier export"
-    with pytest.warns(torch.jit.TracerWarning, match="Converting a tensor to a Python float"):
-        checked = export_torchscript(DividesByWidth(), path, image_size=(64, 64), check=False)
-    assert (checked.sizes, checked.error) == ((), None)
-    images = torch.ones(1, 1, 8, 32)
-    expected = DividesByWidth.forward(torch.jit.load(path).network, images) / 2
-    assert torch.allclose(torch.jit.load(path)(images)["output"], expected)
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_tolerance_is_kept(tmp_path):
-    network = extractor()
-    with pytest.raises(ExportError, match="does not give .* c2 .*; allowed is 1.0e-12"):
-        export_torchscript(network, tmp_path / "n.ts", image_size=(32, 32), tolerance=1e-12)
 
 
 def test_what_cannot_be_exported_says_why(tmp_path):
@@ -71,33 +58,14 @@ def test_what_cannot_be_exported_says_why(tmp_path):
         export_program(Branches(), tmp_path / "net.pt2", image_size=(32, 32))
     # Pooling to bins whose borders depend on the size of the map.
     pyramid = smp.PSPNet("regnetx_002", encoder_weights=None, classes=3)
-    with pytest.raises(ExportError, match="'net.onnx' was written, but fails on images 1x3x104x56"):
+    with pytest.raises(ExportError, match="'net.onnx' was written, but fails on images"):
         export_onnx(pyramid, tmp_path / "net.onnx", image_size=(64, 96))
     assert not list(tmp_path.iterdir())
 
 
 def test_sizes_of_the_check_are_others():
-    assert other_sizes((64, 96), 1, (16, 24)) == ((97, 49), (33, 97))
-    assert other_sizes((64, 96), 32, (16, 24)) == ((128, 64), (64, 128))
-    # Half of a side with three pixels could have one.
-    assert other_sizes((96, 128), 1, (3, 4)) == ((145, 65), (97, 129))
-    assert other_sizes((64, 96), 32, (2, 3)) == ((128, 128), (96, 128))
-
-
-def test_images_may_be_small(tmp_path):
-    """C5, of stride 32, has two pixels a side from 33 on."""
-    network = RegNetFeatures(SMALL)
-    checked = export_program(network, tmp_path / "net.pt2", image_size=(33, 200))
-    assert min(side for size in checked.sizes for side in size.shape[2:]) > 32
-    assert checked.error < 1e-5
-
-
-def test_the_smallest_map_of_a_segmenter_is_one_of_its_encoder():
-    images = torch.zeros(1, 3, 48, 130)
-    unet = smp.Unet("regnetx_002", encoder_weights=None).eval()
-    assert smallest_map(unet, images) == (2, 5)  # of stride 32
-    assert smallest_map(RegNetFeatures(SMALL, out_levels=(2, 4)), images) == (3, 9)
-    assert smallest_map(nn.Flatten(), images) == (0, 0)
+    assert other_sizes((64, 96), 1) == [(97, 97), (65, 145)]
+    assert other_sizes((64, 96), 32) == [(128, 128), (96, 160)]
 
 
 def test_errors_are_parts_of_the_largest_value():

@@ -183,8 +183,8 @@ def test_an_output_folder_that_cannot_be_written_to(line, tmp_path, monkeypatch)
     ("text", "said"),
     [
         ("<!DOCTYPE html><html>", "is a web page, not the weights"),
-        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a git-lfs pointer"),
-        ("", "is empty (0 bytes)"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a git-lfs pointer"),
+        ("", "damaged (0 bytes)"),
     ],
 )
 def test_files_that_are_no_weights(line, tmp_path, text, said):

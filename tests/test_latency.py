@@ -74,13 +74,13 @@ def test_beside_a_reference_a_slow_minute_does_not_count(clock):
 
 
 def test_networks_are_optimized_as_asked(passes):
-    meter = LatencyMeter(dtype=torch.bfloat16, memory_format="channels_last", **SMALL)
+    meter = LatencyMeter(dtype=torch.bfloat16, **SMALL)
     meter.measure(TINY)
     ((options, model, report),) = passes
     assert options == {
         "dtype": torch.bfloat16,
         "compile": False,
-        "memory_format": "channels_last",
+        "memory_format": "auto",
         "image_size": (64, 64),
         "batch_size": 1,
     }
@@ -92,18 +92,18 @@ def test_networks_are_optimized_as_asked(passes):
 
 def test_the_memory_format_of_the_first_network_is_kept_but_not_in_comparisons(passes):
     meter = LatencyMeter(**SMALL)
-    assert meter.chosen_format is None
+    assert meter.chosen_format == "auto"
     meter.measure(TINY)
     chosen = passes[0][2].memory_format
     assert meter.chosen_format == chosen
     meter.measure("regnetx_002")
-    meter.compare({"tiny": TINY})
+    meter._compare({"tiny": TINY}, runs=2)
     assert [options["memory_format"] for options, _, _ in passes] == ["auto", chosen, "auto"]
 
 
 def test_compared_networks_take_turns(clock):
     clock(1.0, 2.0, 8.0, 4.0)  # the second round has the opposite order
-    times = LatencyMeter(passes=False, **SMALL).compare({"a": TINY, "b": "regnetx_002"}, runs=2)
+    times = LatencyMeter(passes=False, **SMALL)._compare({"a": TINY, "b": "regnetx_002"}, runs=2)
     assert times == {"a": (1.0, 4.0), "b": (2.0, 8.0)}
 
 
@@ -127,7 +127,7 @@ def test_a_network_is_gone_when_memory_is_given_back(monkeypatch, passes):
 
 def test_each_network_is_compiled(traced_graphs):
     """torch compiles a class so many times, here once, and then takes networks as they are."""
-    meter = LatencyMeter(compile=True, memory_format="contiguous", **SMALL)
+    meter = LatencyMeter(compile=True, **SMALL)
     with torch._dynamo.config.patch(recompile_limit=1):
         for _ in range(2):
             meter.measure(TINY)
@@ -136,7 +136,7 @@ def test_each_network_is_compiled(traced_graphs):
 
 def test_more_networks_than_are_compiled_are_not_compared():
     with pytest.raises(ValueError, match="compares up to 8 networks, got 9; compare fewer"):
-        LatencyMeter(compile=True, **SMALL).compare({str(i): TINY for i in range(9)})
+        LatencyMeter(compile=True, **SMALL)._compare({str(i): TINY for i in range(9)}, runs=1)
 
 
 # Networks
@@ -170,7 +170,7 @@ def test_the_feature_pyramid_is_detectron2s():
 
 
 def test_a_feature_pyramid_is_optimized_and_measured_whole(passes):
-    LatencyMeter(fpn=True, dtype=torch.bfloat16, memory_format="contiguous", **SMALL).measure(TINY)
+    LatencyMeter(fpn=True, dtype=torch.bfloat16, **SMALL).measure(TINY)
     ((_, model, report),) = passes
     assert report.batch_norms_left == 0
     assert {each.dtype for each in model.parameters()} == {torch.bfloat16}
@@ -208,15 +208,11 @@ def test_what_is_no_regnet_is_refused():
     ("options", "message"),
     [
         ({"device": "tpu"}, "device must be 'cpu' or 'cuda', got 'tpu'"),
-        ({"memory_format": "NHWC"}, "memory_format must be one of auto, contiguous, .* got 'NHWC'"),
         ({"dtype": torch.float64}, "dtype must be torch.bfloat16, torch.float16 or None"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"runs": 0}, "runs must be at least 1, got 0"),
-        ({"warmup": -1}, "warmup must be at least 0, got -1"),
-        ({"image_size": (512, 0)}, r"image_size must be \(height, width\), got \(512, 0\)"),
-        ({"image_size": 512}, r"image_size must be \(height, width\), got 512"),
-        ({"image_size": (512,)}, r"image_size must be \(height, width\), got \(512,\)"),
-        ({"passes": False, "compile": True}, "dtype, compile and memory_format are passes"),
+        ({"image_size": (512, 0)}, "image_size must be at least 1, got 0"),
+        ({"passes": False, "compile": True}, "dtype and compile are passes"),
     ],
 )
 def test_conditions_that_cannot_be_met(options, message):
@@ -269,24 +265,16 @@ def test_a_band_is_that_of_numpy():
     ratios = times / reference
     medians = np.median(rng.choice(ratios, (20_000, 40)), axis=1)
     low, high = np.quantile(medians, [0.025, 0.975])
-    band = ratio_band(times.tolist(), reference.tolist(), resamples=10_000)
+    band = ratio_band(times.tolist(), reference.tolist())
     assert band.median == pytest.approx(np.median(ratios))
-    assert (band.low, band.high) == pytest.approx((low, high), abs=0.01)
-    assert band == ratio_band(times.tolist(), reference.tolist(), resamples=10_000)
+    assert (band.low, band.high) == pytest.approx((low, high), abs=0.02)
+    assert band == ratio_band(times.tolist(), reference.tolist())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "options", "message"),
-    [
-        (([1.0], [1.0, 2.0]), {}, "as many times of both networks, got 1 and 2"),
-        (([], []), {}, "as many times of both networks, got 0 and 0"),
-        (([1.0], [1.0]), {"confidence": 95}, "confidence between 0 and 1 .* got 95 and 2000"),
-        (([1.0], [1.0]), {"resamples": 0}, "resamples >= 1, got 0.95 and 0"),
-    ],
-)
-def test_bands_need_pairs(arguments, options, message):
-    with pytest.raises(ValueError, match=message):
-        ratio_band(*arguments, **options)
+@pytest.mark.parametrize("reference", [[1.0, 2.0], []])
+def test_bands_need_pairs(reference):
+    with pytest.raises(ValueError, match="as many times of both networks"):
+        ratio_band([1.0] if reference else [], reference)
 
 
 def test_candidates_are_measured_beside_the_reference(clock):
@@ -299,6 +287,8 @@ def test_candidates_are_measured_beside_the_reference(clock):
 def test_the_more_candidates_the_wider_the_bands():
     """80% for all of three are 93.3% for each, beyond the 88.4% between least and greatest of 5."""
     times = {"reference": [1.0] * 5} | {name: [1.0, 2.0, 3.0, 4.0, 5.0] for name in "012"}
-    meter = SimpleNamespace(compare=lambda networks, runs: {name: times[name] for name in networks})
+    meter = SimpleNamespace(
+        _compare=lambda networks, runs: {name: times[name] for name in networks}
+    )
     assert confirm(meter, [TINY], TINY, confidence=0.8) == (RatioBand(2, 3, 4),)
     assert confirm(meter, [TINY] * 3, TINY, confidence=0.8) == (RatioBand(1, 3, 5),) * 3

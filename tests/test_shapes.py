@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from regnet_backbones import shapes
-from regnet_backbones.shapes import CATEGORIES, SPLITS, ShapesSpec, draw, trace, write
+from regnet_backbones.shapes import SPLITS, ShapesSpec, draw, trace, write
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SPEC = ShapesSpec(num_train=40, num_val=10, image_size=96)
@@ -122,38 +122,18 @@ def test_every_class_occurs_and_sizes_vary(dataset, split):
     assert max(sides) > 45
 
 
-def test_shapes_hide_each_other_unless_forbidden():
-    def hidden(spec):
-        return sum(
-            any(is_traced(p) and p.min() > 0 and p.max() < spec.image_size for p in polygons)
-            for index in range(40)
-            for polygons in draw(spec, "train", index).polygons
-        )
-
-    assert hidden(SPEC) >= 10
-    assert hidden(ShapesSpec(image_size=96, max_overlap=0.0)) == 0
-
-
-def test_number_and_size_follow_the_spec():
-    spec = ShapesSpec(
-        image_size=100, min_shapes=1, max_shapes=2, min_size=0.3, max_size=0.4, max_overlap=0.0
+def test_shapes_hide_each_other():
+    hidden = sum(
+        any(is_traced(p) and p.min() > 0 and p.max() < SPEC.image_size for p in polygons)
+        for index in range(40)
+        for polygons in draw(SPEC, "train", index).polygons
     )
-    samples = [draw(spec, "train", index) for index in range(30)]
-    assert {len(sample.categories) for sample in samples} == {1, 2}
-    for sample in samples:
-        for k, (category, polygons) in enumerate(
-            zip(sample.categories, sample.polygons, strict=True), 1
-        ):
-            area = (sample.instances == k).sum()
-            if CATEGORIES[category - 1] == "square":  # aspect 0.75 to 1
-                assert 0.95 * 0.75 * 30**2 <= area <= 1.05 * 40**2
-            if CATEGORIES[category - 1] == "circle":
-                assert 0.95 * np.pi / 4 * 0.75 * 30**2 <= area <= 1.05 * np.pi / 4 * 40**2
-            assert len(polygons[0]) == {1: 40, 2: 4, 3: 3, 4: 10, 5: 12}[category]
+    assert hidden >= 10
 
 
-def test_masks_are_not_shifted_against_outlines():
-    spec = ShapesSpec(max_overlap=0.0)
+def test_masks_are_not_shifted_against_outlines(monkeypatch):
+    monkeypatch.setattr(shapes.drawing, "MAX_OVERLAP", 0.0)
+    spec = ShapesSpec()
     shifts = []
     for index in range(40):
         sample = draw(spec, "train", index)
@@ -165,10 +145,12 @@ def test_masks_are_not_shifted_against_outlines():
     assert np.abs(np.mean(shifts, axis=0)).max() < 0.05
 
 
-def test_shapes_stand_out_from_what_surrounds_them():
+def test_shapes_stand_out_from_what_surrounds_them(monkeypatch):
+    monkeypatch.setattr(shapes.drawing, "MIN_SHAPES", 1)
+    monkeypatch.setattr(shapes.drawing, "MAX_SHAPES", 1)
     distances = []
     for index in range(20):
-        sample = draw(ShapesSpec(min_shapes=1, max_shapes=1), "train", index)
+        sample = draw(ShapesSpec(), "train", index)
         inside = sample.image[sample.instances == 1].mean(axis=0)
         outside = sample.image[sample.instances == 0].mean(axis=0)
         distances.append(np.linalg.norm(inside - outside))
@@ -344,7 +326,7 @@ def test_another_spec_is_refused_then_overwritten(tmp_path):
     old = write(tmp_path / "shapes", TINY)
     before = contents(old.root)
     other = ShapesSpec(num_train=1, num_val=1, image_size=64)
-    with pytest.raises(ValueError, match=r"num_train is 2 there and 1 here.*overwrite=True"):
+    with pytest.raises(ValueError, match=r"another shapes dataset.*--overwrite"):
         write(tmp_path / "shapes", other)
     assert contents(old.root) == before
     new = write(tmp_path / "shapes", other, overwrite=True)
@@ -359,7 +341,7 @@ def test_a_folder_of_another_version_says_how_to_draw_it_again(tmp_path):
     (dataset.root / "spec.json").write_text(json.dumps({**record, "version": 1}))
     with pytest.raises(ValueError, match=r"was drawn in version 1 .*version 2.*shapes --overwrite"):
         shapes.check_drawn(dataset.root)
-    with pytest.raises(ValueError, match="version is 1 there and 2 here"):
+    with pytest.raises(ValueError, match="another shapes dataset"):
         write(dataset.root, TINY)
     write(dataset.root, TINY, overwrite=True)
     shapes.check_drawn(dataset.root)
@@ -399,23 +381,11 @@ def test_interrupted_run_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("num_train", 0, "num_train must be a whole number of at least 1, got 0"),
-        ("num_val", 1.5, "num_val must be a whole number of at least 1, got 1.5"),
-        ("image_size", 16, "image_size must be a whole number of at least 32, got 16"),
-        ("seed", -1, "seed must be a whole number of at least 0, got -1"),
-        ("max_shapes", True, "max_shapes must be a whole number of at least 1, got True"),
-        ("min_shapes", 9, "min_shapes must be at most max_shapes, got 9 and 5"),
-        ("min_size", 0.65, "min_size <= max_size"),
-        ("max_size", 40, "parts of image_size"),
-        ("min_size", 0.01, "at least 6 pixels"),
-        ("max_tilt", -1, "max_tilt must be between 0 and 180 degrees, got -1"),
-        ("max_overlap", 1.0, "max_overlap must be between 0 and 0.9, got 1.0"),
-    ],
+    ("field", "value"),
+    [("num_train", 0), ("num_val", 1.5), ("image_size", 16), ("seed", -1), ("num_train", True)],
 )
-def test_bad_specs(field, value, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_specs(field, value):
+    with pytest.raises(ValueError, match=f"{field} must be a whole number of at least .*{value}"):
         ShapesSpec(**{field: value})
 
 
@@ -445,5 +415,5 @@ def test_command_line(tool, tmp_path, capsys):
     assert tool.main(arguments) == 0
     assert "exists already" in capsys.readouterr().out
     assert tool.main([*arguments, "--seed", "1"]) == 2
-    assert "seed is 0 there and 1 here" in capsys.readouterr().err
+    assert "--overwrite" in capsys.readouterr().err
     assert tool.main([*arguments, "--seed", "1", "--overwrite"]) == 0

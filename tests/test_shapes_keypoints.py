@@ -7,7 +7,15 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from regnet_backbones.shapes import CATEGORIES, KEYPOINTS, SKELETON, ShapesSpec, draw, write
+from regnet_backbones.shapes import (
+    CATEGORIES,
+    KEYPOINTS,
+    SKELETON,
+    ShapesSpec,
+    draw,
+    drawing,
+    write,
+)
 from regnet_backbones.shapes.geometry import locate, outline, with_visibility
 
 TOP, RIGHT, BOTTOM, LEFT, CENTER = range(5)
@@ -69,8 +77,10 @@ def test_a_mirrored_shape_has_the_mirrored_keypoints(name):
     np.testing.assert_allclose(mirrored, exchanged * (-1, 1) + (100, 0), atol=1e-9)
 
 
-def test_they_are_at_the_ends_of_what_is_drawn():
-    spec = ShapesSpec(min_shapes=1, max_shapes=1, max_overlap=0.0, max_tilt=0.0)
+def test_they_are_at_the_ends_of_what_is_drawn(monkeypatch):
+    for name, value in (("MIN_SHAPES", 1), ("MAX_SHAPES", 1), ("MAX_OVERLAP", 0), ("MAX_TILT", 0)):
+        monkeypatch.setattr(drawing, name, value)
+    spec = ShapesSpec()
     seen = set()
     for index in range(30):
         sample = draw(spec, "train", index)

@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,9 +21,6 @@ TOLERANCE = 1e-4
 # Images of a batch: an export is made with two, and checked with others.
 EXAMPLE_BATCH = 2
 CHECKED_BATCHES = (1, 3)
-
-# An image is halved for the check where its smallest map has so many pixels a side.
-LEAST_HALVED = 4
 
 
 class ExportError(UserError):
@@ -54,17 +51,11 @@ class Checked:
 
     Attributes:
         path: of the file.
-        sizes: the comparisons with the network; none where no check was asked for.
+        sizes: the comparisons with the network.
     """
 
     path: Path
-    sizes: tuple[CheckedSize, ...] = field(default=())
-
-    @property
-    def error(self) -> float | None:
-        """The largest of all errors, None if nothing was compared."""
-        errors = [error for size in self.sizes for error in size.errors.values()]
-        return max(errors, default=None)
+    sizes: tuple[CheckedSize, ...]
 
     def __str__(self) -> str:
         """Return a line for each size."""
@@ -86,8 +77,7 @@ def check_path(path: str | Path, suffixes: Sequence[str]) -> Path:
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a path to write to; what is there in the end gets the name, unless an error is raised.
 
-    The path has the same name in a folder of its own next to the file, because the weights of a
-    large ONNX model are a second file, `<name>.data`, which the first one names.
+    It is in a folder of its own: a large ONNX model is two files, and the first names the other.
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         yield Path(folder) / path.name
@@ -96,25 +86,15 @@ def written_whole(path: Path) -> Iterator[Path]:
             os.replace(part, path.parent / part.name)
 
 
-def other_sizes(
-    image_size: tuple[int, int], multiple: int, smallest: tuple[int, int]
-) -> tuple[tuple[int, int], ...]:
+def other_sizes(image_size: tuple[int, int], multiple: int) -> list[tuple[int, int]]:
     """Return two other image sizes, one tall and one wide.
 
-    The shorter side is about half of the given one, or a little longer than it where half of it
-    could leave a map of one pixel (`smallest` has the sides of the smallest map), which exporters
-    take for a constant.
+    They are larger: a smaller one could leave a map of one pixel, which exporters take for a
+    constant.
     """
-
-    def beyond(side: float) -> int:
-        return (int(side) // multiple + 1) * multiple
-
-    def shorter(side: int, pixels: int) -> int:
-        return beyond(side / 2 if pixels >= LEAST_HALVED else side)
-
     height, width = image_size
-    tall = beyond(1.5 * height), shorter(width, smallest[1])
-    return tall, (shorter(height, smallest[0]), beyond(width))
+    taller, wider = (multiple * (side // (2 * multiple) + 1) for side in image_size)
+    return [(height + taller, width + multiple), (height + multiple, width + wider)]
 
 
 def random_images(batch: int, channels: int, size: tuple[int, int]) -> torch.Tensor:
@@ -129,13 +109,9 @@ def check(
     network: nn.Module,
     images: Iterable[torch.Tensor],
     *,
-    tolerance: float,
+    tolerance: float = TOLERANCE,
 ) -> tuple[CheckedSize, ...]:
-    """Compare what an exported file and the network give by name of each of the images.
-
-    Raises:
-        ExportError: the file fails, or its maps differ by more than the tolerance.
-    """
+    """Compare what an exported file and the network give of images; raise ExportError."""
     run, sizes = None, []
     for batch in images:
         with torch.no_grad():

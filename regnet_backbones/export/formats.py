@@ -1,7 +1,6 @@
 """ONNX, `torch.export` and TorchScript of networks that take images and return maps.
 
-Height, width and number of images are free in each of them. Images are those that the network
-takes: normalised, and of a detector's backbone padded to the multiples it needs. Exported are
+Height, width and number of images are free. Images are normalised. Exported are
 
 RegNetFeatures              c2, c3, c4, c5                 any height and width
 detectron2 model            its backbone: p2 to p6, or     multiples of its size_divisibility,
@@ -25,9 +24,7 @@ from regnet_backbones.errors import UserError
 from regnet_backbones.export.checking import (
     CHECKED_BATCHES,
     EXAMPLE_BATCH,
-    TOLERANCE,
     Checked,
-    CheckedSize,
     ExportError,
     check,
     check_path,
@@ -62,12 +59,11 @@ def export_onnx(
     image_size: tuple[int, int] = IMAGE_SIZE,
     opset: int = OPSET,
     fold: bool = True,
-    check: bool = True,
-    tolerance: float = TOLERANCE,
 ) -> Checked:
     """Export to ONNX: input `images`, outputs named as `regnet_backbones.export.formats` says.
 
-    Weights of more than 2 GB are a second file, `<path>.data`.
+    Weights of more than 2 GB are a second file, `<path>.data`. The file is compared with the model
+    on the CPU, on images of two other sizes and other batches.
 
     Args:
         model: a `RegNetFeatures`, a detectron2 model, of which the backbone is exported, or a model
@@ -76,22 +72,19 @@ def export_onnx(
         image_size: height and width of the images it is exported with; other sizes work, too.
         opset: version of ONNX's operators, 18 to 25.
         fold: fold batch norm into convolutions first.
-        check: compare with the model, on the CPU with onnxruntime, on images of two other sizes and
-            other batches.
-        tolerance: largest difference, as a part of the largest value of a map, that is right.
 
     Returns:
-        The file, and its differences from the model on images of each size, none without `check`.
+        The file, and its differences from the model on images of each size.
 
     Raises:
         ModuleNotFoundError: onnx, onnxscript or onnxruntime is not installed.
-        FileNotFoundError, OSError: the folder is not there, or cannot be written to.
+        FileNotFoundError, OSError: the folder does not exist, or cannot be written to.
         ValueError: an argument is out of range. As `ExportError`: the network cannot be exported,
             or the file gives something else; then there is no new file.
     """
     if opset not in OPSETS:
         raise UserError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
-    require("onnx", "onnxscript", *(["onnxruntime"] if check else []))
+    require("onnx", "onnxscript", "onnxruntime")
 
     def write(network: NamedMaps, example: torch.Tensor, multiple: int, path: Path) -> None:
         program = _program(network, example, multiple)
@@ -108,7 +101,7 @@ def export_onnx(
         assert onnx is not None
         onnx.save(path)
 
-    return _export(model, path, ONNX_SUFFIXES, write, image_size, fold, check, tolerance)
+    return _export(model, path, ONNX_SUFFIXES, write, image_size, fold)
 
 
 def export_program(
@@ -117,15 +110,13 @@ def export_program(
     *,
     image_size: tuple[int, int] = IMAGE_SIZE,
     fold: bool = True,
-    check: bool = True,
-    tolerance: float = TOLERANCE,
 ) -> Checked:
     """Export with `torch.export`: `torch.export.load(path).module()(images)` gives maps by name.
 
     Images must be so large that no map has a side of one pixel; the program raises otherwise.
 
     Args:
-        model, image_size, fold, check, tolerance: see `export_onnx`.
+        model, image_size, fold: see `export_onnx`.
         path: the file, `.pt2`.
 
     Returns:
@@ -136,13 +127,12 @@ def export_program(
     """
 
     def write(network: NamedMaps, example: torch.Tensor, multiple: int, path: Path) -> None:
-        program = _program(network, example, multiple)
         # Where the disk is full, torch's own writer of a file aborts the process.
         content = BytesIO()
-        torch.export.save(program, content)
+        torch.export.save(_program(network, example, multiple), content)
         path.write_bytes(content.getbuffer())
 
-    return _export(model, path, PROGRAM_SUFFIXES, write, image_size, fold, check, tolerance)
+    return _export(model, path, PROGRAM_SUFFIXES, write, image_size, fold)
 
 
 def export_torchscript(
@@ -151,13 +141,11 @@ def export_torchscript(
     *,
     image_size: tuple[int, int] = IMAGE_SIZE,
     fold: bool = True,
-    check: bool = True,
-    tolerance: float = TOLERANCE,
 ) -> Checked:
     """Export to TorchScript by tracing: `torch.jit.load(path)(images)` gives maps by name.
 
     Args:
-        model, image_size, fold, check, tolerance: see `export_onnx`.
+        model, image_size, fold: see `export_onnx`.
         path: the file, `.ts` or `.pt`.
 
     Returns:
@@ -168,9 +156,9 @@ def export_torchscript(
     """
 
     def write(network: NamedMaps, example: torch.Tensor, multiple: int, path: Path) -> None:
-        trace(network, example, path, checked=check)
+        trace(network, example, path, checked=True)
 
-    return _export(model, path, TORCHSCRIPT_SUFFIXES, write, image_size, fold, check, tolerance)
+    return _export(model, path, TORCHSCRIPT_SUFFIXES, write, image_size, fold)
 
 
 class NamedMaps(nn.Module):
@@ -193,8 +181,6 @@ def _export(
     write: Write,
     image_size: tuple[int, int],
     fold: bool,
-    checked: bool,
-    tolerance: float,
 ) -> Checked:
     """Export with `write`, check, and give the file its name."""
     path = check_path(path, suffixes)
@@ -208,7 +194,6 @@ def _export(
         )
     example = random_images(EXAMPLE_BATCH, channels, image_size)
     network = _prepare(part, example, fold=fold)
-    sizes: tuple[CheckedSize, ...] = ()
     with written_whole(path) as target:
         try:
             write(network, example, multiple, target)
@@ -219,12 +204,10 @@ def _export(
                 f"{type(part).__name__} cannot be exported to {path.suffix} for images of all "
                 f"sizes: {error}"
             ) from error
-        if checked:
-            unfolded = _prepare(part, example, fold=False)
-            smallest = smallest_map(unfolded.network, example)
-            batches = zip(CHECKED_BATCHES, other_sizes(image_size, multiple, smallest), strict=True)
-            images = [random_images(batch, channels, size) for batch, size in batches]
-            sizes = check(target, load_exported, unfolded, images, tolerance=tolerance)
+        unfolded = _prepare(part, example, fold=False)
+        batches = zip(CHECKED_BATCHES, other_sizes(image_size, multiple), strict=True)
+        images = [random_images(batch, channels, size) for batch, size in batches]
+        sizes = check(target, load_exported, unfolded, images)
     return Checked(path, sizes)
 
 
@@ -267,13 +250,6 @@ def _prepare(network: nn.Module, example: torch.Tensor, *, fold: bool) -> NamedM
     if fold:
         fold_batch_norm(network)
     return NamedMaps(network, names)
-
-
-def smallest_map(network: nn.Module, images: torch.Tensor) -> tuple[int, int]:
-    """Return the least height and width of a network's maps, 0 and 0 if it has none."""
-    source = network.encoder if hasattr(network, "segmentation_head") else network
-    sides = [each.shape[-2:] for each in maps_of(source(images)) if each.ndim == 4]
-    return min((h for h, _ in sides), default=0), min((w for _, w in sides), default=0)
 
 
 def _names(network: nn.Module, output: object) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """Time and memory of networks, all under the same conditions.
 
-Medians of networks that were measured minutes apart show which are worth a second look
-(`LatencyMeter.measure`). Whether one is faster than another takes runs in turns (`confirm`).
+Whether one network is faster than another takes runs in turns (`confirm`).
 """
 
 import gc
@@ -23,9 +22,12 @@ from regnet_backbones.errors import UserError
 from regnet_backbones.measure.memory import is_out_of_memory, peak_bytes
 from regnet_backbones.measure.timing import interleaved_times
 from regnet_backbones.optimize import MemoryFormat, optimize
-from regnet_backbones.optimize.passes import FORMATS, check_dtype, example_images
+from regnet_backbones.optimize.passes import check_dtype, example_images
 
 MIB = 2**20
+
+# How often `ratio_band` draws as many ratios as there are, with replacement.
+RESAMPLES = 2000
 
 # torch takes further networks of one class as they are (`torch._dynamo.config.recompile_limit`).
 MAX_COMPILED = 8
@@ -88,19 +90,15 @@ class LatencyMeter:
         dtype: torch.bfloat16 or torch.float16 casts weights; the maps of a feature pyramid are
             float32 all the same, which is what a detector's heads are given.
         compile: `torch.compile`, which takes a good part of a minute for each network.
-        memory_format: "contiguous", "channels_last" or "auto". `measure` then keeps the one that
-            was faster for its first network: trying both takes longer than all the rest, and on a
-            CPU the same one was faster for nearly all of a hundred random designs. `compare` tries
-            both for each network.
         runs: forward passes that count.
         warmup: forward passes before those.
         reference: a network that takes turns with each one that is measured. Latencies are then
-            what the reference took, times the median ratio to it: a machine that is slower from
-            minute to minute, or a throttled GPU, does not choose between networks. Not with
-            `compile`.
+            what the reference took, times the median ratio to it, so that a slow minute of the
+            machine does not choose between networks. Not with `compile`.
 
     Attributes:
-        chosen_format: what "auto" has led `measure` to, None before its first network.
+        chosen_format: the memory format that was faster for the first network of `measure`, and is
+            used for all: trying both takes longer than all the rest. `confirm` tries both for each.
 
     Raises:
         ValueError: an option is out of its range, needs a GPU that is not there, or is a pass with
@@ -115,39 +113,34 @@ class LatencyMeter:
     passes: bool = True
     dtype: torch.dtype | None = None
     compile: bool = False
-    memory_format: MemoryFormat = "auto"
     runs: int = 10
     warmup: int = 2
     reference: Network | None = None
-    chosen_format: MemoryFormat | None = field(default=None, init=False)
-    _reference: Callable[[], None] | None = field(default=None, init=False, repr=False)
-    _reference_seconds: float = field(default=0.0, init=False, repr=False)
+    chosen_format: MemoryFormat = field(default="auto", init=False)
+    _reference: tuple[Callable[[], None], float] | None = field(
+        default=None, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         """Raise for conditions under which nothing can be measured."""
-        known = ("auto", *FORMATS)
-        is_pair = isinstance(self.image_size, tuple | list) and len(self.image_size) == 2
-        for problem, is_wrong in (
-            (f"device must be 'cpu' or 'cuda', got {self.device!r}",
-             self.device not in ("cpu", "cuda")),
-            ("device 'cuda': torch sees no GPU here; use device='cpu'",
-             self.device == "cuda" and not torch.cuda.is_available()),
-            (f"memory_format must be one of {', '.join(known)}, got {self.memory_format!r}",
-             self.memory_format not in known),
-            (f"batch_size must be at least 1, got {self.batch_size}", self.batch_size < 1),
-            (f"runs must be at least 1, got {self.runs}", self.runs < 1),
-            (f"warmup must be at least 0, got {self.warmup}", self.warmup < 0),
-            (f"image_size must be (height, width), got {self.image_size}",
-             not is_pair or min(self.image_size) < 1),
-            ("a reference would be compiled again for each network; leave it out with "
-             "compile=True, and compare the best networks by `confirm`",
-             self.compile and self.reference is not None),
-            ("dtype, compile and memory_format are passes; leave them as they are with "
-             "passes=False, or set passes=True",
-             not self.passes and (self.dtype or self.compile or self.memory_format != "auto")),
-        ):  # fmt: skip
-            if is_wrong:
-                raise UserError(problem)
+        if self.device not in ("cpu", "cuda"):
+            raise UserError(f"device must be 'cpu' or 'cuda', got {self.device!r}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("device 'cuda': torch sees no GPU here; use device='cpu'")
+        for name, value in (
+            ("image_size", min(self.image_size)),
+            ("batch_size", self.batch_size),
+            ("runs", self.runs),
+        ):
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+        if self.compile and self.reference is not None:
+            raise UserError(
+                "a reference would be compiled again for each network; leave it out with "
+                "compile=True, and compare the best networks by `confirm`"
+            )
+        if not self.passes and (self.dtype or self.compile):
+            raise UserError("dtype and compile are passes; leave them out, or set passes=True")
         check_dtype(self.dtype)
 
     def measure(self, network: Network) -> Measurement:
@@ -168,56 +161,35 @@ class LatencyMeter:
         with self._tidied():
             return self._measure(network)
 
-    def compare(self, networks: Mapping[str, Network], *, runs: int | None = None) -> Times:
-        """Time networks in turns, so that a slow minute of the machine slows all of them.
-
-        Args:
-            networks: by name; all are in memory at the same time.
-            runs: rounds, None for the meter's.
-
-        Returns:
-            Seconds of each forward pass, by name; those of one place were taken in one round.
-
-        Raises:
-            ValueError: one of them cannot be built, there are no runs, or more
-                networks than torch compiles.
-            MemoryError: they need more memory than there is, on a GPU too.
-        """
+    def _compare(self, networks: Mapping[str, Network], *, runs: int) -> Times:
+        """Time networks in turns, all in memory; return seconds by name, one for each round."""
         if self.compile and len(networks) > MAX_COMPILED:
             raise UserError(
                 f"compile=True compares up to {MAX_COMPILED} networks, got {len(networks)}; "
                 "compare fewer, or set compile=False"
             )
         with self._tidied():
-            return self._times(
-                {name: self._call(each, self.memory_format)[0] for name, each in networks.items()},
-                runs=self.runs if runs is None else runs,
-            )
+            calls = {name: self._call(each, "auto")[0] for name, each in networks.items()}
+            return self._times(calls, runs)
 
     def _measure(self, network: Network) -> Measurement:
         """Build a network and measure it, in turns with the reference if there is one."""
         if self.reference is not None and self._reference is None:
-            self._reference = self._call_in_one_format(self.reference)
-            self._reference_seconds = median(self._times({"": self._reference})[""])
-        call = self._call_in_one_format(network)
+            call, self.chosen_format = self._call(self.reference, self.chosen_format)
+            self._reference = call, median(self._times({"": call}, self.runs)[""])
+        call, self.chosen_format = self._call(network, self.chosen_format)
         if self._reference is None:
-            seconds = median(self._times({"network": call})["network"])
+            seconds = median(self._times({"": call}, self.runs)[""])
         else:
-            times = self._times({"reference": self._reference, "network": call})
+            other, other_seconds = self._reference
+            times = self._times({"reference": other, "network": call}, self.runs)
             pairs = zip(times["network"], times["reference"], strict=True)
-            seconds = median(mine / other for mine, other in pairs) * self._reference_seconds
+            seconds = median(mine / theirs for mine, theirs in pairs) * other_seconds
         return Measurement(seconds * 1000, peak_bytes(call, device=self.device) / MIB)
 
-    def _times(self, calls: Mapping[str, Callable[[], None]], *, runs: int | None = None) -> Times:
+    def _times(self, calls: Mapping[str, Callable[[], None]], runs: int) -> Times:
         """Time forward passes in turns."""
-        runs = self.runs if runs is None else runs
         return interleaved_times(calls, runs=runs, warmup=self.warmup, device=self.device)
-
-    def _call_in_one_format(self, network: Network) -> Callable[[], None]:
-        """Return a forward pass in the memory format of the first network."""
-        call, memory_format = self._call(network, self.chosen_format or self.memory_format)
-        self.chosen_format = self.chosen_format or memory_format
-        return call
 
     def _call(
         self, network: Network, memory_format: MemoryFormat
@@ -242,10 +214,7 @@ class LatencyMeter:
 
     @contextmanager
     def _tidied(self) -> Iterator[None]:
-        """Raise the same error wherever memory ends, and give back what networks have taken.
-
-        They must be out of reach by then, so what is inside is a call of a method.
-        """
+        """Raise one error wherever memory ends, and free networks, which nothing may refer to."""
         try:
             yield
         except Exception as error:
@@ -265,38 +234,17 @@ class LatencyMeter:
 
 
 def ratio_band(
-    times: Sequence[float],
-    reference: Sequence[float],
-    *,
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
+    times: Sequence[float], reference: Sequence[float], *, confidence: float = 0.95
 ) -> RatioBand:
-    """Return the median ratio of paired times, with its bootstrap interval (percentiles).
-
-    Args:
-        times: of a network.
-        reference: of another one, in the same rounds.
-        confidence: share of the medians of resampled ratios that lie in the interval.
-        resamples: how often as many ratios are drawn, with replacement.
-        seed: of these draws.
-
-    Raises:
-        ValueError: there is no pair for each time, no time at all, or an option is out of range.
-    """
+    """Return the median ratio of paired times, with its bootstrap interval (percentiles)."""
     if not times or len(times) != len(reference):
         raise UserError(
             f"ratios take as many times of both networks, got {len(times)} and {len(reference)}"
         )
-    if not 0 < confidence < 1 or resamples < 1:
-        raise UserError(
-            "ratio_band takes confidence between 0 and 1 and resamples >= 1, got "
-            f"{confidence} and {resamples}"
-        )
     ratios = np.array(times) / np.array(reference)
-    draws = np.random.default_rng(seed).choice(ratios, (resamples, len(ratios)))
+    draws = np.random.default_rng(0).choice(ratios, (RESAMPLES, len(ratios)))
     medians = np.sort(np.median(draws, axis=1))
-    outside = int((1 - confidence) / 2 * resamples)  # at either end
+    outside = int((1 - confidence) / 2 * RESAMPLES)  # at either end
     return RatioBand(*map(float, (medians[outside], np.median(ratios), medians[-1 - outside])))
 
 
@@ -330,7 +278,7 @@ def confirm(
     if not networks:
         raise UserError("there is no network to compare with the reference; give at least one")
     numbered = {str(number): network for number, network in enumerate(networks)}
-    times = meter.compare({"reference": reference, **numbered}, runs=runs)
+    times = meter._compare({"reference": reference, **numbered}, runs=runs)
     each = 1 - (1 - confidence) / len(networks)
     return tuple(ratio_band(times[name], times["reference"], confidence=each) for name in numbered)
 

@@ -9,7 +9,6 @@
 `docs/performance.md` says what each pass gives, and where it hurts.
 """
 
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar, get_args
@@ -146,13 +145,14 @@ def optimize(
         ValueError: an option is unknown or cannot be used with another one, or the model takes no
             images. Then, and after errors of the model itself, the given model is as it was.
     """
-    _check_options(mode, dtype, compile, memory_format, checkpointing, cuda_graphs, model)
+    device = next(model.parameters(), torch.empty(0)).device
+    _check_options(mode, dtype, compile, memory_format, checkpointing, cuda_graphs, device)
     training = mode == "training"
     if not training:
         model = deepcopy(model).eval().requires_grad_(False)
     trunk = trunk_of(model)
-    least = 2 if training else 1
-    images = example_images(trunk, image_size=image_size, batch_size=max(least, batch_size))
+    batch_size = max(2 if training else 1, batch_size)
+    images = example_images(trunk, image_size=image_size, batch_size=batch_size)
     seconds, error = {}, None
     if training:
         if memory_format == "auto":
@@ -178,6 +178,11 @@ def optimize(
         error = max(relative_error(found, expected) for found, expected in pairs)
     elif dtype is not None:
         autocast(model, dtype)
+    notes = []
+    if training and not folded:
+        notes.append("no batch norm is frozen, none is folded (RegNetFeatures: norm='FrozenBN')")
+    if dtype is not None and device.type == "cpu" and not has_native(dtype):
+        notes.append(f"this CPU has no instructions for {dtype} and emulates them, more slowly")
     compiled = None
     if compile:
         compile_network(trunk, inference=not training, dynamic=dynamic, cuda_graphs=cuda_graphs)
@@ -192,7 +197,7 @@ def optimize(
         compiled=compiled,
         checkpointed=checkpointing,
         error=error,
-        notes=tuple(_notes(mode, dtype, folded, images.device)),
+        notes=tuple(notes),
     )
 
 
@@ -203,30 +208,23 @@ def _check_options(
     memory_format: str,
     checkpointing: bool,
     cuda_graphs: bool,
-    model: nn.Module,
+    device: torch.device,
 ) -> None:
     """Raise ValueError for an unknown option or an invalid combination."""
-    device = next(model.parameters(), torch.empty(0)).device.type
-    for is_wrong, rule in (
-        (mode not in get_args(Mode), f"mode must be one of inference, training, got {mode!r}"),
-        (
-            memory_format not in get_args(MemoryFormat),
-            f"memory_format must be one of auto, contiguous, channels_last, got {memory_format!r}",
-        ),
-        (
-            checkpointing and mode != "training",
-            "checkpointing=True is for mode='training': inference keeps no maps",
-        ),
-        (cuda_graphs and not compile, "cuda_graphs=True is a way to compile; add compile=True"),
-        (cuda_graphs and mode != "inference", "cuda_graphs=True is for mode='inference'"),
-        (
-            cuda_graphs and device != "cuda",
-            f"cuda_graphs=True needs the model on a GPU, it is on '{device}'",
-        ),
+    for name, value, allowed in (
+        ("mode", mode, get_args(Mode)),
+        ("memory_format", memory_format, get_args(MemoryFormat)),
     ):
-        if is_wrong:
-            raise UserError(rule)
+        if value not in allowed:
+            raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
     check_dtype(dtype)
+    if checkpointing and mode != "training":
+        raise UserError("checkpointing=True is for mode='training': inference keeps no maps")
+    if cuda_graphs and not (compile and mode == "inference" and device.type == "cuda"):
+        raise UserError(
+            "cuda_graphs=True needs compile=True, mode='inference' and a model on a GPU, got "
+            f"compile={compile}, mode={mode!r} and a model on '{device.type}'"
+        )
 
 
 def _fold_for_training(model: nn.Module, *, checkpointing: bool) -> list[str]:
@@ -246,14 +244,3 @@ def _maps(trunk: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
     """Return the maps of a trunk, without gradients."""
     with torch.no_grad():
         return [features.clone() for features in maps_of(trunk(images))]
-
-
-def _notes(
-    mode: Mode, dtype: torch.dtype | None, folded: list[str], device: torch.device
-) -> Iterator[str]:
-    """Yield what the user might have expected and did not get."""
-    if mode == "training" and not folded:
-        yield "no batch norm is frozen, none is folded (RegNetFeatures: norm='FrozenBN')"
-    if dtype is not None and device.type == "cpu" and not has_native(dtype):
-        name = str(dtype).removeprefix("torch.")
-        yield f"this CPU has no {name} instructions and emulates them, which is slower than float32"

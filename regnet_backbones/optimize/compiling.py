@@ -22,12 +22,10 @@ def compile_network(
 ) -> nn.Module:
     """Compile a network in place, at its first call; state dict and attributes stay.
 
-    For `inference` weights are constants on a CPU, as long as gradients are disabled. With
-    `dynamic` height and width are symbols from the first call on, so that other sizes do not
-    compile again; what would be the third compilation is not done, such images take the network as
-    it is. Otherwise every size compiles, for itself. `cuda_graphs` replay a recorded graph of
-    kernels for each size of image: that saves the time that starting kernels takes, which small
-    images and batches feel; outputs are overwritten by the next call.
+    With `dynamic` height and width are symbols from the first call on; what would be the third
+    compilation is not done, such images take the network as it is. Otherwise every size compiles,
+    for itself. `cuda_graphs` replay recorded kernels for each size; outputs are overwritten by the
+    next call. For `inference` weights are constants on a CPU, while gradients are disabled.
     """
     if cuda_graphs:
         network.compile(dynamic=False, options={"triton.cudagraphs": True})

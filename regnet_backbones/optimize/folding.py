@@ -1,8 +1,7 @@
 """Batch norm folded into the convolution before it.
 
-For inference once and for all: a batch norm with fixed statistics is a scale and a shift of each
-channel, which the convolution can do itself. For training on the fly: weights stay as they are, and
-each step computes the scaled ones, so that the gradient is that of the unscaled weight.
+For inference once and for all; for training on the fly, where each step computes scaled weights, so
+that the gradient is that of the unscaled ones.
 
 Order of definition does not prove order of execution, so only layers whose `forward` is known are
 folded: timm's `ConvNormAct`, `SEModule` and pre-activation bottleneck, `nn.Sequential`, and
@@ -12,7 +11,7 @@ detectron2's `Conv2d`, which holds its norm.
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from timm.layers import ConvNormAct, SqueezeExcite
@@ -35,8 +34,7 @@ PAIRS: tuple[tuple[type[nn.Module], str, str], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class ConvNorm:
+class ConvNorm(NamedTuple):
     """A convolution, the batch norm behind it, and where that batch norm is."""
 
     name: str
@@ -94,8 +92,7 @@ def fold_batch_norm(model: nn.Module) -> list[str]:
 def fold_frozen_norm(model: nn.Module) -> list[str]:
     """Let convolutions of a model in training do the work of the frozen norms behind them.
 
-    In place; the names of these norms are returned. State dict, parameters and their gradients stay
-    as they are; there is no pass over the map for the norm.
+    In place; the names of these norms are returned. State dict, parameters and gradients stay.
     """
     folded = []
     for pair in list(conv_norms(model)):
@@ -166,8 +163,7 @@ def is_frozen_norm(module: nn.Module) -> bool:
 def conv_norms(model: nn.Module) -> Iterator[ConvNorm]:
     """Find every convolution with a batch norm of its own right behind it.
 
-    A convolution or a norm that also stands elsewhere in the model, alone or in another module, is
-    left out: it cannot be changed for one place. A module that holds both may stand anywhere.
+    One that is also elsewhere in the model is left out: it cannot be changed for one place.
     """
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for name, module in model.named_modules():

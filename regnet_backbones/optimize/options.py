@@ -46,10 +46,7 @@ class Optimization:
 def optimize_trained(
     model: Model, optimization: Optimization, *, image_size: tuple[int, int]
 ) -> tuple[Model, Report]:
-    """Return a fast copy of a model with its final weights, and what was done.
-
-    `image_size` is that of a typical image, (height, width) in multiples of the stride.
-    """
+    """Return a fast copy of a trained model, and what was done; `image_size` is a typical one."""
     if optimization.compile:
         check_compiler(next(model.parameters()).device)
     return optimize(
@@ -72,10 +69,9 @@ def optimize_training(
 ) -> Report:
     """Make the training of a model fast, alike in all processes, and return what was done.
 
-    The model is changed, its state dict is not. All processes must call this at the same time:
-    synchronised batch norms wait for each other when they are measured, and DDP refuses parameters
-    whose memory formats differ. `autocast` is what the training computes in; it is measured so, and
-    remains the trainer's. `from_first` returns in all processes what the first one calls it with.
+    All processes must call this at the same time: synchronised batch norms wait for each other when
+    they are measured, and DDP refuses parameters whose memory formats differ. `from_first` returns
+    in all processes what the first one calls it with. `autocast` remains the trainer's.
     """
     device = next(model.parameters()).device
     if optimization.compile:
@@ -103,22 +99,23 @@ def check_compiler(device: torch.device | str) -> None:
         from torch._inductor.cpp_builder import get_cpp_compiler
         from torch._inductor.exc import InvalidCxxCompiler
 
+        needed, variable, found = "g++", "CXX", True
         try:
             get_cpp_compiler()
-        except InvalidCxxCompiler as error:
-            raise UserError(
-                "compilation on a CPU needs a C++ compiler, and none is found; install g++, name "
-                "another one in the environment variable CXX, or do not ask for compilation"
-            ) from error
-    elif not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        except InvalidCxxCompiler:
+            found = False
+    else:
+        needed, variable = "gcc", "CC"
+        found = bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
+    if not found:
         raise UserError(
-            "compilation on a GPU needs a C compiler, and none is found; install gcc, name another "
-            "one in the environment variable CC, or do not ask for compilation"
+            f"compilation on '{device}' needs a compiler, and none is found; install {needed}, "
+            f"name another one in the environment variable {variable}, or do not compile"
         )
 
 
 def log_report(report: Report) -> None:
-    """Log what was done; to be called in the first of several processes."""
+    """Log what was done."""
     logger.info("%s", report)
 
 

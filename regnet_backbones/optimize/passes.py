@@ -2,13 +2,13 @@
 
 A detector's heads work on regions whose number changes from image to image, and on indices and
 boxes that need float32; its backbone with FPN, the trunk, is where the time is and takes one
-tensor. A cast trunk holds its weights once, in the reduced type, and converts nothing between
-layers; training keeps float32 weights, and autocast converts what gains from it. Channels last was
-faster for RegNet on some CPUs and several times slower in training on some GPUs: it is measured.
+tensor. Channels last was faster for RegNet on some CPUs and several times slower in training on
+some GPUs: it is measured.
 """
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import partial
 from statistics import median
 
 import torch
@@ -73,11 +73,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 def measure_layouts(
     trunk: nn.Module, images: torch.Tensor, *, training: bool, dtype: torch.dtype | None = None
 ) -> dict[str, float]:
-    """Return the median seconds of a step by memory format; the trunk itself is not changed.
-
-    A step is a forward pass of the images, in training forward and backward; `dtype` is of
-    autocast.
-    """
+    """Return the median seconds of a step by memory format; the trunk itself is not changed."""
 
     def call(network: nn.Module, batch: torch.Tensor) -> None:
         with (
@@ -89,14 +85,14 @@ def measure_layouts(
         if loss is not None and loss.requires_grad:
             loss.backward()
 
-    def in_format(memory_format: torch.memory_format) -> Callable[[], None]:
-        network = deepcopy(trunk).to(memory_format=memory_format)
-        batch = images.to(memory_format=memory_format)
-        return lambda: call(network, batch)
-
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices):  # dropout would advance the caller's random numbers
-        calls = {name: in_format(memory_format) for name, memory_format in FORMATS.items()}
+        calls = {
+            name: partial(
+                call, deepcopy(trunk).to(memory_format=form), images.to(memory_format=form)
+            )
+            for name, form in FORMATS.items()
+        }
         times = interleaved_times(calls, runs=RUNS, device=images.device)
     return {name: median(seconds) for name, seconds in times.items()}
 

@@ -15,13 +15,12 @@ Written under one root folder:
     semantic/objectInfo.txt                         label and name, tab-separated
 
 Categories 1..5 are things, category 6 ("background") is stuff; the semantic labels are the same
-numbers. Sources of the formats: https://cocodataset.org/#format-data for what has COCO's name;
-MIT Scene Parsing Benchmark (ADE20K, http://sceneparsing.csail.mit.edu) for the semantic layout;
-detectron2's `datasets/README.md` for the masks of stuff and those from 0.
+numbers. Formats: COCO's (https://cocodataset.org/#format-data), ADE20K's
+(http://sceneparsing.csail.mit.edu) for the semantic layout, and detectron2's `datasets/README.md`
+for the masks of stuff and those from 0.
 """
 
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -42,8 +41,6 @@ from regnet_backbones.shapes.drawing import (
     draw,
 )
 from regnet_backbones.shapes.geometry import CATEGORIES, KEYPOINTS, NOT_LABELLED, SKELETON
-
-logger = logging.getLogger(__name__)
 
 # Raise it when the same spec draws or writes something else, so that old folders are not reused.
 FORMAT = {"dataset": "regnet_backbones.shapes", "version": 2}
@@ -162,9 +159,7 @@ def write(root: str | Path, spec: ShapesSpec, *, overwrite: bool = False) -> Sha
     root = Path(root).resolve()
     record = {**FORMAT, "spec": asdict(spec)}
     if _exists(root, record, overwrite):
-        logger.info("%s already holds this dataset; nothing to do", root)
         return ShapesDataset(root, spec, written=False)
-
     root.parent.mkdir(parents=True, exist_ok=True)
     # Drawn next to the destination and moved there whole: an interrupted run leaves no dataset.
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as work:
@@ -186,22 +181,11 @@ def _exists(root: Path, record: dict[str, object], overwrite: bool) -> bool:
         return False
     found = _read_record(root)
     if found is None:
-        raise UserError(
-            f"{root} exists and is not a shapes dataset (no {SPEC_FILE} of this module in it); "
-            "it is left alone, choose another folder"
-        )
-    if overwrite:
-        return False
-    if found == record:
-        return True
-    old, new = ({"version": r.get("version"), **r["spec"]} for r in (found, record))  # type: ignore[dict-item]
-    differences = [
-        f"{key} is {old.get(key)} there and {new.get(key)} here"
-        for key in {**new, **old}
-        if old.get(key) != new.get(key)
-    ]
+        raise UserError(f"{root} exists and is not a shapes dataset; choose another folder")
+    if overwrite or found == record:
+        return not overwrite
     raise UserError(
-        f"{root} holds another shapes dataset ({', '.join(differences)}); "
+        f"{root} holds another shapes dataset ({json.dumps(found)}, this is {json.dumps(record)}); "
         "pass overwrite=True (--overwrite) to replace it, or choose another folder"
     )
 
@@ -213,21 +197,11 @@ def _read_record(root: Path) -> dict[str, object] | None:
     except (OSError, ValueError):
         return None
     ours = isinstance(record, dict) and record.get("dataset") == FORMAT["dataset"]
-    return record if ours and isinstance(record.get("spec"), dict) else None
+    return record if ours else None
 
 
 def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
     """Draw and write all files of one split."""
-    for folder in (
-        dataset.images,
-        dataset.panoptic_masks,
-        dataset.stuff_masks,
-        dataset.semantic_images,
-        dataset.semantic_masks,
-        dataset.semantic_masks_from_zero,
-    ):
-        folder(split).mkdir(parents=True)
-    dataset.instances_json(split).parent.mkdir(exist_ok=True)
     images: list[Entry] = []
     panoptic: list[Entry] = []
     instances: list[Entry] = []
@@ -245,10 +219,14 @@ def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
             flat = [polygon.ravel().tolist() for polygon in polygons]
             instances.append({**segment, **ids, "segmentation": flat})
             keypoints.append({**instances[-1], **keypoint_fields(points)})
+    things_only = categories()
+    skeleton = [[KEYPOINTS.index(end) + 1 for end in line] for line in SKELETON]
+    named = {"keypoints": list(KEYPOINTS), "skeleton": skeleton}
+    background = {"id": BACKGROUND_ID, "name": BACKGROUND, "supercategory": BACKGROUND}
     for path, annotations, known in (
-        (dataset.instances_json, instances, categories()),
-        (dataset.keypoints_json, keypoints, categories(keypoints=True)),
-        (dataset.panoptic_json, panoptic, categories(background=True)),
+        (dataset.instances_json, instances, things_only),
+        (dataset.keypoints_json, keypoints, [{**thing, **named} for thing in things_only]),
+        (dataset.panoptic_json, panoptic, [*things_only, {**background, "isthing": 0}]),
     ):
         content = {
             # No date: the same spec gives the same bytes.
@@ -258,48 +236,41 @@ def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
             "annotations": annotations,
             "categories": known,
         }
+        path(split).parent.mkdir(exist_ok=True)
         path(split).write_text(json.dumps(content, separators=(",", ":")))
 
 
 def _write_images(dataset: ShapesDataset, split: str, name: str, sample: Sample) -> None:
     """Write the image and its masks."""
-    image = dataset.images(split) / name
-    Image.fromarray(sample.image).save(image)
-    same = dataset.semantic_images(split) / name
-    try:
-        os.link(image, same)
-    except OSError:  # the file system cannot
-        shutil.copyfile(image, same)
     labels = np.array([BACKGROUND_ID, *sample.categories], np.uint8)[sample.instances]
-    for folder, mask in (
+    for folder, pixels in (
+        (dataset.images, sample.image),
         (dataset.panoptic_masks, segment_colours(sample)),
         (dataset.stuff_masks, (labels == BACKGROUND_ID).astype(np.uint8)),
         (dataset.semantic_masks, labels),
         (dataset.semantic_masks_from_zero, labels - 1),
     ):
-        Image.fromarray(mask).save(folder(split) / name)
+        folder(split).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder(split) / name)
+    image, same = dataset.images(split) / name, dataset.semantic_images(split) / name
+    same.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(image, same)
+    except OSError:  # the file system cannot
+        shutil.copyfile(image, same)
 
 
 def segments(sample: Sample) -> list[Entry]:
     """Describe the segments of an image in COCO's terms: its things in order, then background."""
-    numbers = [*range(1, len(sample.categories) + 1), 0]
-    categories = [*sample.categories, BACKGROUND_ID]
-    found = []
-    for number, category in zip(numbers, categories, strict=True):
+    found: list[Entry] = []
+    for number, category in [*enumerate(sample.categories, 1), (0, BACKGROUND_ID)]:
         rows, columns = np.nonzero(sample.instances == number)
         if not len(rows):  # only the background can be hidden altogether
             continue
         left, top = int(columns.min()), int(rows.min())
         bbox = [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top]
-        found.append(
-            {
-                "id": _segment_id(number),
-                "category_id": category,
-                "area": len(rows),
-                "bbox": bbox,
-                "iscrowd": 0,
-            }
-        )
+        segment = {"id": _segment_id(number), "category_id": category, "area": len(rows)}
+        found.append({**segment, "bbox": bbox, "iscrowd": 0})
     return found
 
 
@@ -322,15 +293,9 @@ def keypoint_fields(points: np.ndarray) -> Entry:
     return {"keypoints": flat, "num_keypoints": int(labelled.sum())}
 
 
-def categories(*, keypoints: bool = False, background: bool = False) -> list[Entry]:
-    """List the categories in COCO's terms: of things, and what more a file has of them."""
-    named: Entry = {}
-    if keypoints:
-        skeleton = [[KEYPOINTS.index(end) + 1 for end in line] for line in SKELETON]
-        named = {"keypoints": list(KEYPOINTS), "skeleton": skeleton}
-    things = [
-        {"id": number, "name": name, "supercategory": "shape", "isthing": 1, **named}
+def categories() -> list[Entry]:
+    """List the categories of things in COCO's terms."""
+    return [
+        {"id": number, "name": name, "supercategory": "shape", "isthing": 1}
         for number, name in enumerate(CATEGORIES, 1)
     ]
-    stuff = {"id": BACKGROUND_ID, "name": BACKGROUND, "supercategory": BACKGROUND, "isthing": 0}
-    return [*things, stuff] if background else things

@@ -105,9 +105,8 @@ def _polar(count: int, start: float = 0.0) -> np.ndarray:
 def _ends_of_ellipse(outline: np.ndarray) -> np.ndarray:
     """Return the extreme points of an ellipse along the image's axes, from its centre.
 
-    How far it leans shows in no picture of a round one, hence not along its own axes. An ellipse
-    of the matrix A has its end in direction d at A A' d / |A' d|, and its points, evenly spaced in
-    their angle, the covariance A A' / 2.
+    An ellipse of the matrix A has its end in direction d at A A' d / |A' d|, and its points, evenly
+    spaced in their angle, the covariance A A' / 2.
     """
     matrix = 2 * np.cov(outline.T, bias=True)
     along = _DIRECTIONS @ matrix

@@ -18,7 +18,7 @@ import torch
 
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import write_whole
-from regnet_backbones.weights.dialects import DIALECTS, find_names, find_networks
+from regnet_backbones.weights.dialects import DIALECTS, find_networks
 from regnet_backbones.weights.state_dicts import as_tensors, listing
 from regnet_backbones.weights.unpickling import EXPORT_HINT, StandIn, read_content
 
@@ -30,7 +30,7 @@ CLASSY = "classy_state_dict"
 # The plain weights of detectors trained with MODEL.EMA, whose "model" is averaged.
 TRAINED_KEY = "trained_model"
 
-# A small file can hold a mapping that is nested without an end.
+# A small file can hold a mapping that is nested without an end, and very many networks.
 MAX_DEPTH = 8
 MAX_ENTRIES = 1_000_000
 MAX_NETWORKS = 100
@@ -52,8 +52,8 @@ class Checkpoint:
 
     Attributes:
         state: the network's state dict, on the CPU.
-        nesting: the key(s) under which it lay, joined with "."; empty if it lay bare,
-            "classy_state_dict" for all of ClassyVision's forms.
+        nesting: the key(s) of it, joined with "."; empty if there are none, "classy_state_dict" for
+            all of ClassyVision's forms.
         extras: the other top-level entries (optimizer, iteration, ...).
     """
 
@@ -130,7 +130,13 @@ def checkpoint_of(content: object, path: Path, *, prefix: str | None = None) -> 
     except UserError as error:
         raise type(error)(f"{path}: {error}") from error
     if found is None:
-        raise UserError(f"{path} {_say_what_is_there(content)}; save one with {EXPORT_HINT}")
+        what = content if isinstance(content, StandIn) else f"a {type(content).__name__}"
+        if isinstance(content, Mapping):
+            what = f"a mapping with the keys {listing(list(content)) or 'none'}"
+        raise UserError(
+            f"{path} holds no state dict (names to tensors), but {what}; save one with "
+            f"{EXPORT_HINT}"
+        )
     used = found.keys[:1] or (("trunk", "heads") if found.nesting else content)
     return Checkpoint(
         state=as_tensors(found.entries, str(path)),
@@ -161,25 +167,16 @@ def write_checkpoint(
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"{path} must end in one of {', '.join(SUFFIXES)}, got '{path.suffix}'")
-    if nesting is None:
-        nesting = {".pyth": "model_state", ".pkl": "model"}.get(suffix, "")
-    only = {".safetensors": "", ".pkl": "model"}.get(suffix, nesting)
-    if nesting != only:
+    usual = {".pyth": "model_state", ".pkl": "model"}.get(suffix, "")
+    nesting = usual if nesting is None else nesting
+    if suffix in (".safetensors", ".pkl") and nesting != usual:
         raise UserError(
-            f"{path} cannot nest the weights under '{nesting}', {suffix} files have them under "
-            f"{repr(only) if only else 'no key'}; leave nesting out, or use one of "
+            f"{path} cannot nest the weights under '{nesting}'; leave nesting out, or use one of "
             f"{', '.join(TORCH_SUFFIXES)}"
         )
-    others = [
-        f"{name} ({type(value).__name__})"
-        for name, value in state.items()
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor)
-    ]
-    if others or not state:
-        raise UserError(
-            f"{path} was not written: a state dict has names and tensors, got "
-            f"{listing(others) or 'none'}; give model.state_dict()"
-        )
+    is_right = all(isinstance(n, str) and isinstance(v, torch.Tensor) for n, v in state.items())
+    if not state or not is_right:
+        raise UserError(f"{path} was not written: the state must be names and tensors")
     # Contiguous copies: a file must not hold shared memory or the rest of a sliced tensor.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -194,7 +191,7 @@ def write_checkpoint(
         write_whole(path, lambda file: pickle.dump(content, file, protocol=4))
     else:
         content = _nest(tensors, nesting, path)
-        if suffix == ".pyth" and nesting == "model_state":
+        if suffix == ".pyth" and nesting == usual:
             content = {"epoch": 0, **content}
         write_whole(path, lambda file: torch.save(content, file))
 
@@ -231,7 +228,6 @@ def locate(content: Mapping[str, object], prefix: str | None = None) -> Network:
             f"there is no RegNet in these {len(entries)} names: "
             f"{listing([name for name in entries if isinstance(name, str)])}. Known are the names "
             f"of {', '.join(DIALECTS)}"
-            + ("; by their shapes these are a ResNet's" if find_names(entries) else "")
         )
     matching = _matching(networks, prefix)
     if len(matching) != 1:
@@ -257,17 +253,6 @@ def unwrap(content: object, prefix: str | None = None) -> Network | None:
     if len(chosen) != 1:
         raise _no_choice(networks, matching, prefix)
     return chosen[0]
-
-
-def _say_what_is_there(content: object) -> str:
-    """Return what a file holds that has no state dict."""
-    if not isinstance(content, Mapping):
-        kind = content if isinstance(content, StandIn) else type(content).__name__
-        return f"holds no state dict (names to tensors), but a {kind}"
-    if not content or any(isinstance(v, Mapping) and not v for v in content.values()):
-        return "holds a state dict without tensors"
-    keys = listing(list(content))
-    return f"holds no state dict (names to tensors); its top-level keys are {keys}"
 
 
 def _detectron2_form(path: Path, state: dict[str, torch.Tensor]) -> dict[str, object]:
@@ -349,7 +334,7 @@ def _networks(found: list[Network]) -> list[Network]:
     """Return the RegNets of state dicts.
 
     What an optimizer keeps of the weights may have their names, but not the statistics of batch
-    norm: it is left out where the network is there as well.
+    norm: it is left out if the network is present as well.
     """
     networks = [
         replace(each, prefix=prefix, dialect=dialect)

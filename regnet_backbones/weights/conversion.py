@@ -50,9 +50,8 @@ class Conversion:
     """A conversion, written or ready to be.
 
     `pairs` has for every entry of the network its name there and its name in the new file,
-    `dropped` the names that the new file has no place for, `left_out` the top-level entries other
-    than the weights that were taken (optimizer, iteration, options, ...), and `channel_order` that
-    of the images that the weights saw, and of those they are for now.
+    `dropped` the names that the new file has no place for, `left_out` the other top-level entries,
+    and `channel_order` that of the images that the weights saw, and of those they are for now.
     """
 
     source: Source
@@ -100,24 +99,22 @@ def convert(
     """Rename a RegNet's parameters from one dialect to another.
 
     A prefix stays, and so does the rest of a model (an FPN, a decoder). Where the dialects differ
-    in channel order the stem is flipped; everything else keeps its bits. The way back restores the
-    state dict, except for what only ClassyVision and VISSL have: heads of self-supervised training,
-    which are left out, and the group names of sharded trunks.
+    in channel order the stem is flipped. The way back restores the state dict, except for what only
+    ClassyVision and VISSL have: heads of self-supervised training, and names of sharded groups.
 
     Args:
         state_dict: names to tensors or numpy arrays, or a checkpoint that holds such a state dict.
         source: the dialect it is in, one of `DIALECTS` ("detectron2" is "pycls").
         target: the dialect that is wanted.
-        channel_order: of the images that the weights saw, if not the source dialect's own (VISSL
-            has classifiers with BGR in their file name).
+        channel_order: of the images that the weights saw, if not the source dialect's own.
         prefix: which of several networks, such as "teacher.".
 
     Returns:
         The tensors by their new names.
 
     Raises:
-        ValueError: a dialect is unknown, the names are another dialect's, or some of them belong to
-            no part of the table or to one that `target` has not; all are counted, some listed.
+        ValueError: a dialect is unknown, the names are another dialect's, or some have no
+            counterpart in `target`.
     """
     source, target = canonical(source), canonical(target)
     network = locate(state_dict, prefix)
@@ -154,31 +151,11 @@ def convert_file(
     prefix: str | None = None,
     into_prefix: str | None = None,
 ) -> Conversion:
-    """Convert weights, and write them where `output` says.
+    """Convert weights, and write them to `output`; nothing is written without one.
 
     From a whole model to the same kind of model all weights are kept; otherwise only the network is
-    taken, with its classifier if the new form has one. Other entries of a checkpoint are left out,
-    an optimizer's state among them: it belongs to the weights that are replaced.
-
-    Args:
-        source: a name of published weights, a URL, or a path.
-        output: the new file, whose suffix says its format (see `write_checkpoint`); None to write
-            nothing.
-        to: the form to convert to, one of `LAYOUTS`.
-        into: instead of `to`: a checkpoint of a model, whose network is replaced.
-        channel_order: of the images that the weights saw, None for that of their dialect.
-        prefix: which network of the source to take where it holds several, such as "teacher".
-        into_prefix: which network of `into` to replace where it holds several.
-
-    Returns:
-        The conversion, written or not.
-
-    Raises:
-        ValueError: no or both of `to` and `into`, an unknown form, entries that it has no name for,
-            a network other than the one it replaces, several where no prefix says which, or an
-            unreadable file.
-        FileNotFoundError: there is no such file.
-        OSError: a download failed.
+    taken, with its classifier if the new form has one. Other entries of a checkpoint are left out.
+    The options are those of `regnet-backbones convert-weights`.
     """
     if (to is None) == (into is None):
         raise UserError("give either to=, a form, or into=, a checkpoint to put the network into")
@@ -254,22 +231,17 @@ def _rename(network: Network, names: Mapping[str, str], *, flips: bool) -> dict[
 
 def _kept(network: Network, place: str) -> dict[str, torch.Tensor]:
     """Return the rest of a model, if the new form is of the same kind of model."""
-    for kin in _KIN:
-        for inside in kin:
-            if place in kin and network.prefix.endswith(inside):
-                outer = network.prefix.removesuffix(inside)
-                return {n.removeprefix(outer): v for n, v in network.rest.items()}
+    for inside in next((kin for kin in _KIN if place in kin), ()):
+        if network.prefix.endswith(inside):
+            outer = network.prefix.removesuffix(inside)
+            return {n.removeprefix(outer): v for n, v in network.rest.items()}
     return {}
 
 
 def _names(
     network: Network, dialect: str, place: str, host: Network | None
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the network's new names, and what is dropped: heads that the new form has not.
-
-    Raises:
-        ValueError: other parts have no name in the dialect.
-    """
+    """Return the network's new names, and what is dropped: heads that the new form lacks."""
     names, lost = _name_pairs(network, dialect)
     ours = {name: to_timm_name(name, network.dialect) or "" for name in network.state}
     # The final convolution of a byobnet network gives its C5, that of others only their classes.

@@ -41,6 +41,12 @@ class Names(NamedTuple):
     mmdet: str | None
 
 
+def _rows(text: str) -> tuple[Names, ...]:
+    """Return a line of names in the order of `Names` as a row; "-" is None."""
+    lines = (line.split() for line in text.strip().splitlines())
+    return tuple(Names(*(None if name == "-" else name for name in line)) for line in lines)
+
+
 # s is the stage and b the block, counted from one; z and i are the same counted from zero, and r is
 # the number of the level.
 BLOCK = Names(
@@ -53,38 +59,18 @@ BLOCK = Names(
     mmdet="layer{s}.{i}",
 )
 
-BLOCK_PARTS = (
-    Names("conv1.conv", "f.a.0", "f.a", "f.a.0", "f.a.0", "layer.0.convolution", "conv1"),
-    Names("conv1.bn", "f.a.1", "f.a_bn", "f.a.1", "f.a.1", "layer.0.normalization", "bn1"),
-    Names("conv2.conv", "f.b.0", "f.b", "f.b.0", "f.b.0", "layer.1.convolution", "conv2"),
-    Names("conv2.bn", "f.b.1", "f.b_bn", "f.b.1", "f.b.1", "layer.1.normalization", "bn2"),
-    Names(
-        "se.fc1",
-        "f.se.fc1",
-        "f.se.f_ex.0",
-        "f.se.excitation.0",
-        "f.se.excitation.0",
-        "layer.2.attention.0",
-        None,
-    ),
-    Names(
-        "se.fc2",
-        "f.se.fc2",
-        "f.se.f_ex.2",
-        "f.se.excitation.2",
-        "f.se.excitation.2",
-        "layer.2.attention.2",
-        None,
-    ),
-    Names("conv3.conv", "f.c.0", "f.c", "f.c", "f.c", "layer.3.convolution", "conv3"),
-    Names(
-        "conv3.bn", "f.c.1", "f.c_bn", "f.final_bn", "f.final_bn", "layer.3.normalization", "bn3"
-    ),
-    Names(
-        "downsample.conv", "proj.0", "proj", "proj", "proj", "shortcut.convolution", "downsample.0"
-    ),
-    Names("downsample.bn", "proj.1", "bn", "bn", "bn", "shortcut.normalization", "downsample.1"),
-)
+BLOCK_PARTS = _rows("""
+    conv1.conv f.a.0 f.a f.a.0 f.a.0 layer.0.convolution conv1
+    conv1.bn f.a.1 f.a_bn f.a.1 f.a.1 layer.0.normalization bn1
+    conv2.conv f.b.0 f.b f.b.0 f.b.0 layer.1.convolution conv2
+    conv2.bn f.b.1 f.b_bn f.b.1 f.b.1 layer.1.normalization bn2
+    se.fc1 f.se.fc1 f.se.f_ex.0 f.se.excitation.0 f.se.excitation.0 layer.2.attention.0 -
+    se.fc2 f.se.fc2 f.se.f_ex.2 f.se.excitation.2 f.se.excitation.2 layer.2.attention.2 -
+    conv3.conv f.c.0 f.c f.c f.c layer.3.convolution conv3
+    conv3.bn f.c.1 f.c_bn f.final_bn f.final_bn layer.3.normalization bn3
+    downsample.conv proj.0 proj proj proj shortcut.convolution downsample.0
+    downsample.bn proj.1 bn bn bn shortcut.normalization downsample.1
+""")
 
 OTHER_PARTS = (
     Names(
@@ -143,36 +129,30 @@ _ONLY_TIMM = re.compile(r"(stem|s\d+\.b\d+|stages\.\d+\.\d+|final_conv|head)\.")
 # block, and no other dialect calls its convolutions so. The classifier of transformers has its
 # network under "regnet.", and its last layer next to that.
 _SIGNS = {
-    "timm": (
-        *(f"s1.b1.conv{i}.conv" for i in (1, 2, 3)),
-        *(f"s1.b1.conv{i}" for i in (1, 2, 3)),
-        *(f"stages.0.0.{conv}.conv" for conv in ("conv1_1x1", "conv2_kxk", "conv3_1x1")),
-    ),
-    "timm_features": tuple(
-        f"stages_0.0.{conv}.conv" for conv in ("conv1_1x1", "conv2_kxk", "conv3_1x1")
-    ),
-    "torchvision": tuple(
-        f"trunk_output.block1.block1-0.{part}" for part in ("f.c.0", "f.c.1", "proj.0")
-    ),
-    "pycls": tuple(f"s1.b1.f.{part}" for part in "abc"),
-    "classyvision": tuple(
-        f"trunk_output.block1.block1-0.{part}" for part in ("f.c", "f.final_bn", "proj")
-    ),
-    "vissl": tuple(
-        f"_feature_blocks.res2.block1-0.{part}" for part in ("f.c", "f.final_bn", "proj")
-    ),
-    "transformers": tuple(
-        f"{place}encoder.stages.0.layers.0.{part}.convolution"
-        for place in ("regnet.", "")
+    "timm": "s1.b1.conv1.conv s1.b1.conv2.conv s1.b1.conv3.conv "
+    "s1.b1.conv1 s1.b1.conv2 s1.b1.conv3 "
+    "stages.0.0.conv1_1x1.conv stages.0.0.conv2_kxk.conv stages.0.0.conv3_1x1.conv",
+    "timm_features": "stages_0.0.conv1_1x1.conv stages_0.0.conv2_kxk.conv "
+    "stages_0.0.conv3_1x1.conv",
+    "torchvision": "trunk_output.block1.block1-0.f.c.0 trunk_output.block1.block1-0.f.c.1 "
+    "trunk_output.block1.block1-0.proj.0",
+    "pycls": "s1.b1.f.a s1.b1.f.b s1.b1.f.c",
+    "classyvision": "trunk_output.block1.block1-0.f.c trunk_output.block1.block1-0.f.final_bn "
+    "trunk_output.block1.block1-0.proj",
+    "vissl": "_feature_blocks.res2.block1-0.f.c _feature_blocks.res2.block1-0.f.final_bn "
+    "_feature_blocks.res2.block1-0.proj",
+    "transformers": " ".join(
+        f"{root}encoder.stages.0.layers.0.{part}.convolution"
+        for root in ("regnet.", "")
         for part in ("layer.0", "layer.1", "shortcut")
     ),
-    "mmdet": ("layer1.0.conv3", "layer1.0.bn3"),
+    "mmdet": "layer1.0.conv3 layer1.0.bn3",
 }
 # The longest first, for some end in others.
 _SIGN_OF = {
     f"{part}.weight": dialect
     for part, dialect in sorted(
-        ((part, dialect) for dialect, parts in _SIGNS.items() for part in parts),
+        ((part, dialect) for dialect, parts in _SIGNS.items() for part in parts.split()),
         key=lambda sign: -len(sign[0]),
     )
 }
@@ -208,16 +188,7 @@ _SPELLINGS = {
 
 def find_networks(state_dict: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Return the dialect of every RegNet in a state dict, by prefix."""
-    return {
-        prefix: dialect
-        for prefix, dialect in find_names(state_dict).items()
-        if dialect not in _SHAPES or _has_shapes(state_dict, prefix, dialect)
-    }
-
-
-def find_names(state_dict: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Return the dialect of everything that has the names of a RegNet, by prefix."""
-    found = {}
+    found: dict[str, str] = {}
     for name in state_dict:
         if not isinstance(name, str) or not name.endswith(".weight"):
             continue
@@ -228,7 +199,11 @@ def find_names(state_dict: Mapping[str, torch.Tensor]) -> dict[str, str]:
                 if dialect not in _SHAPES or prefix not in found:
                     found[prefix] = dialect
                 break
-    return found
+    return {
+        prefix: dialect
+        for prefix, dialect in found.items()
+        if dialect not in _SHAPES or _has_shapes(state_dict, prefix, dialect)
+    }
 
 
 def canonical(dialect: str) -> str:

@@ -71,11 +71,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The network of a file, made to fit an extractor: complete, in shape, finite.
-
-    `state` has a value for every entry of the extractor's state dict; `dropped` are the names of
-    the network that the extractor has no use for.
-    """
+    """A network of a file with a value for each entry of an extractor, and what it dropped."""
 
     network: Network
     state: dict[str, torch.Tensor]
@@ -93,9 +89,9 @@ def load(
 ) -> Report:
     """Load weights of any dialect into a `RegNetFeatures`, or into a model that holds one.
 
-    A model with more than the backbone gets everything from a file that has everything, such as a
-    whole segmenter; from a file with another model or a classifier it gets the backbone. After it
-    the model expects RGB images, unless it is of a Detectron2 config that says BGR.
+    A whole model, such as a segmenter, gets everything from a file of the same kind of model, and
+    from any other file the backbone. Afterwards the model expects RGB images, unless it is of a
+    Detectron2 config that says BGR.
 
     Args:
         model: changed in place (not at all when this raises).
@@ -206,9 +202,8 @@ def fit(
 
     What the extractor does not have is dropped: a classifier, and stages behind its last level. A
     stem of three channels is adapted to the extractor's `in_channels` as timm does (summed for one
-    channel, repeated and rescaled for more). Options are those of `load`; `image_order` is of the
-    images that the extractor will see. Raise ValueError where entries are missing, unknown, of
-    another shape or not finite; all are counted, some listed.
+    channel, repeated and rescaled for more). `image_order` is of the images that the extractor will
+    see. Raise a UserError where entries are missing, unknown, of another shape or not finite.
     """
     network = locate(state_dict, prefix)
     order = channel_order or CHANNEL_ORDERS[network.dialect]
@@ -234,7 +229,7 @@ def fit(
         theirs, ours = _describe(fitted), _describe(own)
         raise UserError(
             f"the weights do not match the network, nothing was loaded; {problems}."
-            + (f" The file holds {theirs}, the model is {ours}." if theirs != ours else "")
+            + (f" The file has {theirs}, the model {ours}." if theirs != ours else "")
         )
     fitted = cast({n: v for n, v in fitted.items() if n in own}, own)
     flips = stem is not None and order != image_order
@@ -266,26 +261,18 @@ def _rest_of_model(network: Network, home: str, model: nn.Module) -> dict[str, t
 
 
 def _describe(state: Mapping[str, torch.Tensor]) -> str:
-    """Return which network a state dict with timm's names is of, as far as it can be seen."""
+    """Return blocks and width of the stages in a state dict with timm's names, and who has them."""
     stages = []
     for stage in range(1, 5):
         blocks = {name.split(".")[1] for name in state if name.startswith(f"s{stage}.b")}
         ends = [f"s{stage}.b1.conv3.conv.weight", f"s{stage}.b1.conv3.weight"]
-        widths = [state[end].shape[0] for end in ends if end in state]
-        if blocks and widths:
-            stages.append((len(blocks), widths[0]))
-    if not stages:
-        return "another kind of network"
-    excited = any(".se." in name for name in state)
-    designs = ((name, zoo.get(name).design) for name in zoo.names())
+        stages += [(len(blocks), state[end].shape[0]) for end in ends if end in state]
+    known = {name: zoo.get(name).design for name in zoo.names()}
     names = [
         name
-        for name, design in designs
-        if design is not None and bool(design.se_ratio) == excited
-        if [(s.depth, s.width) for s in design.stages][: len(stages)] == stages
+        for name, design in known.items()
+        if stages
+        and design
+        and [(s.depth, s.width) for s in design.stages][: len(stages)] == stages
     ]
-    depths, widths = (", ".join(map(str, column)) for column in zip(*stages, strict=True))
-    return (
-        f"a RegNet of {depths} blocks, {widths} wide, {'with' if excited else 'without'} "
-        f"squeeze-and-excitation ({' or '.join(names) if names else 'none of the zoo'})"
-    )
+    return f"stages of (blocks, width) {stages} ({' or '.join(names) or 'not of the zoo'})"

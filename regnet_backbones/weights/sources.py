@@ -7,9 +7,8 @@
     path/to/weights.safetensors                     the same on this machine
 
 Downloads go where the libraries keep theirs: the hub's cache for timm, torch hub's `checkpoints`
-folder for the others. A file put into that folder by hand is taken without asking the network.
-There the zoo's files have their published names if those say which RegNet it is; all others, many a
-`model.safetensors` among them, have a hash of the URL before their names.
+folder for the others. A file put into that folder by hand is used without a download. Files whose
+published names do not say which RegNet they hold have a hash of the URL before their names.
 """
 
 import hashlib
@@ -88,10 +87,12 @@ def find_source(source: str | Path) -> Source:
     scheme, separator, rest = str(source).partition("://")
     if not separator:
         return Source(str(source), file=Path(source).expanduser())
-    finders = {"timm": _timm, "torchvision": _torchvision, "pycls": _pycls}
-    if scheme in finders:
-        network, _, tag = (rest, "", "") if scheme == "pycls" else rest.partition(".")
-        return replace(finders[scheme](zoo.get(network), tag, str(source)), name=str(source))
+    if scheme == "pycls":  # whose names have dots
+        return replace(_pycls(zoo.get(rest)), name=str(source))
+    if scheme in ("timm", "torchvision"):
+        network, _, tag = rest.partition(".")
+        find = _timm if scheme == "timm" else _torchvision
+        return replace(find(zoo.get(network), tag, str(source)), name=str(source))
     if scheme in ("http", "https"):
         return _url(str(source))
     raise UserError(
@@ -131,7 +132,7 @@ def local_file(source: Source) -> Path:
 
 def offline_error(source: Source, error: Exception) -> OSError:
     """Return an error that names the file, where to put it by hand, and how to do without."""
-    reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    reason = str(error).partition("\n")[0] or type(error).__name__
     return OSError(
         f"could not fetch the weights {source.name}: {reason}. The file is {source.url}; where "
         f"there is no network, put it at {source.file}, or give its path instead of the name; "
@@ -172,7 +173,7 @@ def _torchvision(variant: zoo.Variant, tag: str, name: str) -> Source:
     )
 
 
-def _pycls(variant: zoo.Variant, _: str, name: str) -> Source:
+def _pycls(variant: zoo.Variant) -> Source:
     """Find the paper's own weights."""
     weights = variant.weights.get("pycls_in1k")
     if weights is None:

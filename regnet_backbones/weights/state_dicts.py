@@ -22,11 +22,7 @@ _REPR.maxlevel = 2
 
 
 def as_tensors(state: Mapping[str, object], where: str) -> dict[str, torch.Tensor]:
-    """Return a state dict of tensors or numpy arrays as tensors, without what a wrapper counts.
-
-    Raise ValueError, which names `where`, for a value that is neither, or has no rectangular
-    tensor, and for a name that is not text.
-    """
+    """Return a state dict of tensors or numpy arrays as tensors, without what a wrapper counts."""
     tensors, others = {}, []
     for name, value in state.items():
         if isinstance(value, np.ndarray):
@@ -70,9 +66,7 @@ def cast(
 ) -> dict[str, torch.Tensor]:
     """Return weights in the types of a model, which has entries of their names and shapes.
 
-    Raise ValueError for weights that are sparse, quantized or without data, whole numbers, truth
-    values or complex where the model has others, NaN or infinite once converted, or negative
-    variances.
+    Raise a UserError for weights of another kind, NaN or infinite ones, and negative variances.
     """
     broken: defaultdict[str, list[str]] = defaultdict(list)
     for name, value in given.items():

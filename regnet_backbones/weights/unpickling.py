@@ -1,30 +1,25 @@
 """Read what a weights file holds, and never run code that it holds.
 
 Torch's files (zip archives, and the format before torch 1.6), safetensors, and pickles of numpy
-arrays, which is what Detectron2's zoo distributes.
-
-A pickle is a program for a small machine: it can name any function, have it called, and set any
-state. The machine here has no way to look up a name. What is not in its tables, `REBUILT` and
-`BUILT`, becomes a `StandIn`, which keeps its name and does nothing. So a file may hold other
-objects next to the weights. Lengths, sizes and keys that a file claims are checked against what it
-has, so that a small file costs little.
+arrays. A pickle can name any function and have it called; the unpickler here looks up no name. What
+is not in its table, `REBUILT`, becomes a `StandIn`, which keeps its name and does nothing. Lengths,
+sizes and keys that a file claims are checked against what it has: a small file costs little.
 """
 
-import codecs
 import errno
 import io
 import logging
 import math
 import mmap
 import operator
-import pickletools
+import pickle
 import re
 import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import safetensors.torch
@@ -67,15 +62,8 @@ STORAGES = {
     "ComplexFloatStorage": torch.complex64, "UntypedStorage": torch.uint8,
 }  # fmt: skip
 
-# How what a failed download leaves behind begins, and what to do.
-NO_WEIGHTS = {
-    (b"<!doctype", b"<html", b"<head", b"<?xml"): (
-        "is a web page, not the weights; download the file that the page links to"
-    ),
-    (b"version https://git-lfs",): (
-        "is a git-lfs pointer, not the weights; fetch them with git lfs pull"
-    ),
-}
+# How what a failed download leaves behind begins.
+NO_WEIGHTS = (b"<!doctype", b"<html", b"<head", b"<?xml", b"version https://git-lfs")
 
 logger = logging.getLogger(__name__)
 
@@ -88,19 +76,16 @@ def read_content(path: Path) -> object:
     a file that is damaged, of another format, or made to be costly.
     """
     if path.is_dir():
-        held = sorted(p.name for p in path.iterdir())
-        raise UserError(f"{path} is a folder, give one file of it: {listing(held) or 'none'}")
+        raise UserError(f"{path} is a folder, give one file of it")
     if not path.exists():
         raise MissingFileError(f"{path} does not exist, give the path of a weights file")
     size = path.stat().st_size
-    if size == 0:
-        raise UserError(f"{path} is empty (0 bytes); download or copy it again")
     with path.open("rb") as file:
         head = file.read(1024)
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    for starts, problem in NO_WEIGHTS.items():
-        if text.startswith(starts):
-            raise UserError(f"{path} {problem}")
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(NO_WEIGHTS):
+        raise UserError(
+            f"{path} is a web page, not the weights, or a git-lfs pointer; download the file itself"
+        )
     names: set[str] = set()
     try:
         content = _read(path, head)
@@ -122,18 +107,21 @@ def read_content(path: Path) -> object:
 class StandIn:
     """An object of a file that is neither tensor, array nor container.
 
-    `name` is that of its class or of the function that would make it, with `arguments` (None for
-    the class or function itself); `places` is where the machine remembers it.
+    `name` is that of its class or of the function that would make it; `is_class` if it is that.
     """
 
-    __slots__ = ("arguments", "name", "places")
+    __slots__ = ("is_class", "name")
 
-    def __init__(self, name: str, arguments: tuple | None = None):
-        self.name, self.arguments = name, arguments
-        self.places: list[int] = []
+    def __init__(self, name: str, *, is_class: bool = False):
+        self.name, self.is_class = name, is_class
 
     def __repr__(self) -> str:
         return f"<{shown(self.name)}, not loaded>"
+
+    def append(self, *_: object) -> None:
+        """Take items, and leave them aside."""
+
+    extend = update = append
 
 
 class _RefusedError(Exception):
@@ -142,13 +130,6 @@ class _RefusedError(Exception):
 
 def _refuse(problem: str) -> NoReturn:
     raise _RefusedError(problem)
-
-
-class _Storage(NamedTuple):
-    """The bytes of tensors, and the type of their numbers."""
-
-    data: torch.Tensor
-    dtype: torch.dtype
 
 
 # Returns the bytes of a storage, given its key and how many there must be.
@@ -166,7 +147,7 @@ def _read(path: Path, head: bytes) -> object:
     if not is_old and head[8:9] == b"{" and header <= SAFETENSORS_MAX_HEADER:
         return safetensors.torch.load_file(path)
     with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
-        return _read_old_torch(file) if is_old else _Machine(file, len(file)).run()
+        return _read_old_torch(file) if is_old else _Unpickler(file, len(file)).load()
 
 
 def _read_zip(path: Path) -> object:
@@ -177,8 +158,6 @@ def _read_zip(path: Path) -> object:
             _refuse("is a TorchScript archive, which is a program")
         if "data.pkl" not in records:
             _refuse("is a zip archive, but not one that torch.save wrote")
-        if any(info.compress_type != zipfile.ZIP_STORED for info in records.values()):
-            _refuse("is a compressed zip archive, which torch.save does not write")
         if sum(info.file_size for info in records.values()) > path.stat().st_size:
             raise UserError("records that are larger than the archive")
         if not any(info.CRC for info in records.values()):
@@ -188,11 +167,11 @@ def _read_zip(path: Path) -> object:
         if order != sys.byteorder.encode():
             _refuse("was written on a machine of another byte order")
         pickled = archive.read(records["data.pkl"])
-        return _Machine(
+        return _Unpickler(
             io.BytesIO(pickled),
             len(pickled),
             lambda key, _: _bytes(archive.read(records[f"data/{key}"])),
-        ).run()
+        ).load()
 
 
 def _read_old_torch(file: mmap.mmap) -> object:
@@ -207,13 +186,13 @@ def _read_old_torch(file: mmap.mmap) -> object:
         return torch.zeros(size, dtype=torch.uint8)
 
     for _ in ("magic number", "version", "system"):
-        _Machine(file, len(file)).run()
-    machine = _Machine(file, len(file), reserve)
-    content, keys = machine.run(), _Machine(file, len(file)).run()
-    if not isinstance(keys, list) or sorted(keys) != sorted(machine.storages):
+        _Unpickler(file, len(file)).load()
+    unpickler = _Unpickler(file, len(file), reserve)
+    content, keys = unpickler.load(), _Unpickler(file, len(file)).load()
+    if not isinstance(keys, list) or sorted(keys) != sorted(unpickler.storages):
         raise UserError("the storages are not those of the content")
     for key in keys:
-        storage = machine.storages[key]
+        storage = unpickler.storages[key]
         file.seek(8, io.SEEK_CUR)  # the number of values
         data = file.read(len(storage))
         _check_length(len(data), len(storage))
@@ -228,102 +207,36 @@ def _bytes(data: bytes) -> torch.Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
-# The machine
+# Pickles
 
-OPCODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
-
-# Names of Python 2 and of numpy 2, and those of the tables.
+# Names of Python 2 and of numpy 2, and those of the table.
 RENAMED = (("__builtin__.", "builtins."), ("numpy._core.", "numpy.core."))
 
 # What a call may copy.
 COPIED = (str, bytes, bytearray, list, tuple, set, dict)
 
 
-class _Machine:
-    """Run the operations of one pickle of `size` bytes, of any protocol, from where a file is."""
+class _Unpickler(pickle._Unpickler):
+    """Python's own unpickler, which here looks up no name and calls nothing but `REBUILT`.
+
+    It reads one pickle of `size` bytes, of any protocol, from where the file is.
+    """
 
     def __init__(
         self, file: BinaryIO | mmap.mmap, size: int, open_storage: OpenStorage | None = None
     ):
-        self._file, self._size, self._open_storage = file, size, open_storage
+        super().__init__(file, encoding="latin1")  # of Python 2's strings
+        self._size, self._open_storage = size, open_storage
         self.storages: dict[str, torch.Tensor] = {}
-        self._stack: list[Any] = []
-        self._marks: list[int] = []
-        self.memo: dict[int, object] = {}
         self._copied = 0
 
-    def run(self) -> object:
-        """Return what the pickle describes."""
-        while True:
-            opcode = OPCODES[self._file.read(1)]
-            if opcode.name == "STRING":  # pickletools takes it for ASCII, Python 2 wrote more
-                line = self._file.readline().strip()[1:-1]
-                argument: Any = codecs.escape_decode(line)[0].decode("latin1")
-            else:
-                argument = opcode.arg.reader(self._file) if opcode.arg else None
-            if opcode.name == "MARK":
-                self._marks.append(len(self._stack))
-            elif opcode.name == "POP" and self._marks and self._marks[-1] == len(self._stack):
-                self._marks.pop()
-            else:
-                result = self._do(opcode, argument)
-                if opcode.name == "STOP":
-                    return result
-                self._stack += [result] * len(opcode.stack_after)
+    def find_class(self, module: str, name: str) -> object:
+        return _named(module, name)
 
-    def _do(self, opcode: pickletools.OpcodeInfo, argument: Any) -> Any:
-        """Take the operands of an operation off the stack, and return its result."""
-        before, given = opcode.stack_before, []
-        if pickletools.markobject in before:  # all values above the last mark are one operand
-            given = [self._take(len(self._stack) - self._marks.pop())]
-            before = before[: before.index(pickletools.markobject)]
-        given = [*self._take(len(before)), *given]
-        if opcode.name not in OPERATIONS:  # numbers, texts and bytes
-            return argument
-        return OPERATIONS[opcode.name](self, argument, *given)
+    def get_extension(self, code: int) -> None:
+        self.append(StandIn(f"copyreg extension {code}"))
 
-    def _take(self, count: int) -> list[Any]:
-        """Take the topmost values."""
-        start = len(self._stack) - count
-        if not 0 <= start <= len(self._stack):
-            raise IndexError("the stack has too few values")
-        taken = self._stack[start:]
-        del self._stack[start:]
-        return taken
-
-    def remember(self, place: int | None, *top: object) -> object:
-        """Remember the topmost value, which MEMOIZE has taken off the stack."""
-        place = len(self.memo) if place is None else place
-        value = self.memo[place] = top[0] if top else self._stack[-1]
-        if isinstance(value, StandIn):
-            value.places.append(place)
-        return value
-
-    def call(self, _: None, made: object, arguments: tuple, *_keywords: object) -> object:
-        """Make an object, if it is one of `REBUILT`."""
-        self._count(arguments)
-        return _call(made, arguments)
-
-    def build(self, _: None, made: object, state: object) -> object:
-        """Finish an array or a dtype; the state of all else is left aside."""
-        if not (isinstance(made, StandIn) and made.arguments and made.name in BUILT):
-            return made
-        self._count(state)
-        finished = BUILT[made.name](made.arguments, state)
-        if finished is None:
-            return made
-        self.memo |= dict.fromkeys(made.places, finished)
-        made.places.clear()
-        return finished
-
-    def _count(self, values: object) -> None:
-        """Count what is about to be copied; it is in the pickle once, and may be named often."""
-        if not isinstance(values, tuple):
-            raise TypeError("arguments or a state that are not a tuple")
-        self._copied += sum(len(v) for v in values if isinstance(v, COPIED))
-        _check_size(self._copied, self._size)
-
-    def persistent(self, _: None, identity: object) -> object:
+    def persistent_load(self, identity: object) -> object:
         """Return the storage that an identity names."""
         match identity:
             case ("storage", StandIn() as kind, str() as key, _, int() as length, *views):
@@ -333,45 +246,79 @@ class _Machine:
                     if key not in self.storages:
                         self.storages[key] = self._open_storage(key, size)
                     _check_length(len(self.storages[key]), size)
-                    return _Storage(self.storages[key], dtype)
+                    return self.storages[key].view(dtype)
             case ("module", StandIn() as made, *_):  # a class, and its source
                 return made
         return StandIn("a persistent id")
 
+    def load_reduce(self) -> None:
+        arguments = self.stack.pop()
+        self._instantiate(self.stack.pop(), arguments)
 
-# What each operation does with its argument and its operands; it returns what goes on the stack.
-# Others push their argument.
-OPERATIONS: dict[str, Callable] = {
-    "NEWTRUE": lambda m, _: True,
-    "NEWFALSE": lambda m, _: False,
-    "EMPTY_TUPLE": lambda m, _: (),
-    "EMPTY_LIST": lambda m, _: [],
-    "EMPTY_DICT": lambda m, _: {},
-    "EMPTY_SET": lambda m, _: set(),
-    "LIST": lambda m, _, values: values,
-    "TUPLE": lambda m, _, values: tuple(values),
-    "DICT": lambda m, _, items: _add({}, items),
-    "FROZENSET": lambda m, _, values: frozenset(map(_key, values)),
-    "APPEND": lambda m, _, target, value: _add(target, [value]),
-    "SETITEM": lambda m, _, target, *item: _add(target, item),
-    "GLOBAL": lambda m, name: _named(*name.split(" ", 1)),
-    "STACK_GLOBAL": lambda m, _, *name: _named(*name),
-    "INST": lambda m, name, values: m.call(None, _named(*name.split(" ", 1)), tuple(values)),
-    "OBJ": lambda m, _, values: m.call(None, values[0], tuple(values[1:])),
-    "BUILD": _Machine.build,
-    "PERSID": lambda m, _: StandIn("a persistent id"),
-    "BINPERSID": _Machine.persistent,
-    "DUP": lambda m, _, value: value,
-    "STOP": lambda m, _, value: value,
-    "READONLY_BUFFER": lambda m, _, value: value,
-    "NEXT_BUFFER": lambda m, _: _refuse("keeps its arrays outside the file"),
-    **dict.fromkeys(("TUPLE1", "TUPLE2", "TUPLE3"), lambda m, _, *values: values),
-    **dict.fromkeys(("APPENDS", "ADDITEMS", "SETITEMS"), lambda m, _, *given: _add(*given)),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.remember),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, place: m.memo[place]),
-    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), lambda m, code: StandIn(f"copyreg extension {code}")),
-    **dict.fromkeys(("REDUCE", "NEWOBJ", "NEWOBJ_EX"), _Machine.call),
-}
+    def load_newobj_ex(self) -> None:
+        self.stack.pop()  # keyword arguments
+        self.load_reduce()
+
+    def _instantiate(self, made: object, arguments: Sequence[object]) -> None:
+        self._count(arguments)
+        self.append(_call(made, tuple(arguments)))
+
+    def load_build(self) -> None:
+        """Finish an array or a dtype; the state of all else is left aside."""
+        state = self.stack.pop()
+        made = self.stack[-1]
+        if isinstance(made, np.dtype | np.ndarray):
+            self._count(state)
+            (_finish_dtype if isinstance(made, np.dtype) else _finish_array)(made, state)
+
+    def load_setitem(self) -> None:
+        value = self.stack.pop()
+        self._set([self.stack.pop(), value])
+
+    def load_setitems(self) -> None:
+        self._set(self.pop_mark())
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append({})
+        self._set(items)
+
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        self.stack[-1].update(map(_key, items))
+
+    def load_frozenset(self) -> None:
+        self.append(frozenset(map(_key, self.pop_mark())))
+
+    def load_bytearray8(self) -> None:
+        self.load_binbytes8()  # Python's makes room for the length that a file claims
+        self.stack[-1] = bytearray(self.stack[-1])
+
+    def _set(self, items: list[Any]) -> None:
+        """Set keys and values in turn of a dict, of nothing else."""
+        target = self.stack[-1]
+        if isinstance(target, dict):
+            target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
+        elif not isinstance(target, StandIn):
+            raise TypeError(f"items of a {type(target).__name__}")
+
+    def _count(self, values: Sequence[object]) -> None:
+        """Count what is about to be copied; it is in the pickle once, and may be named often."""
+        self._copied += sum(len(v) for v in values if isinstance(v, COPIED))
+        _check_size(self._copied, self._size)
+
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.REDUCE[0]: load_reduce,
+        pickle.NEWOBJ[0]: load_reduce,
+        pickle.NEWOBJ_EX[0]: load_newobj_ex,
+        pickle.BUILD[0]: load_build,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        pickle.ADDITEMS[0]: load_additems,
+        pickle.FROZENSET[0]: load_frozenset,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+    }
 
 
 def _named(module: str, name: str) -> object:
@@ -380,28 +327,15 @@ def _named(module: str, name: str) -> object:
     for theirs, ours in RENAMED:
         if full_name.startswith(theirs):
             full_name = ours + full_name.removeprefix(theirs)
-    return DTYPES.get(full_name) or StandIn(full_name)
+    return DTYPES.get(full_name) or StandIn(full_name, is_class=True)
 
 
 def _call(made: object, arguments: tuple) -> object:
     """Make an object, if it is one of `REBUILT`; else a stand-in."""
-    name = made.name if isinstance(made, StandIn) else f"an object of {type(made).__name__}"
-    is_class = isinstance(made, StandIn) and made.arguments is None
-    rebuilt = REBUILT[name](*arguments) if is_class and name in REBUILT else None
-    return StandIn(name, arguments) if rebuilt is None else rebuilt
-
-
-def _add(target: object, values: Sequence[Any]) -> object:
-    """Add values to a list or set, or keys and values in turn to a dict; not to a stand-in."""
-    if isinstance(target, dict):
-        target.update(zip(map(_key, values[::2]), values[1::2], strict=True))
-    elif isinstance(target, set):
-        target.update(map(_key, values))
-    elif isinstance(target, list):
-        target.extend(values)
-    elif not isinstance(target, StandIn):
-        raise TypeError(f"items of a {type(target).__name__}")
-    return target
+    if not isinstance(made, StandIn) or not made.is_class:
+        return StandIn(f"an object of {getattr(made, 'name', type(made).__name__)}")
+    rebuilt = REBUILT[made.name](*arguments) if made.name in REBUILT else None
+    return StandIn(made.name) if rebuilt is None else rebuilt
 
 
 def _key(key: object) -> object:
@@ -417,10 +351,7 @@ def _key(key: object) -> object:
 def _measure(
     content: object, known: dict[int, tuple[float, int]], names: set[str]
 ) -> tuple[float, int]:
-    """Return the bytes of content, counted wherever it refers to them, and how deep it is nested.
-
-    `known` has the results by the identity of containers, `names` gets those of the stand-ins.
-    """
+    """Return the bytes of content, counted at each reference to it, and how deep it is nested."""
     if isinstance(content, StandIn):
         names.add(content.name)
     if type(content) not in (dict, OrderedDict, list, tuple, set, frozenset):
@@ -447,7 +378,7 @@ def _check_length(length: int, expected: int) -> None:
         raise UserError(f"{length} bytes for {expected}")
 
 
-# What the machine can make: each returns None for what becomes a stand-in.
+# What a pickle can make: each returns None for what becomes a stand-in.
 
 
 def _tensor(
@@ -463,9 +394,9 @@ def _tensor(
     """Return a tensor; metadata say that it is to be read as its conjugate or negative."""
     if isinstance(dtype, Mapping):  # they are the seventh of older functions
         dtype, metadata = None, dtype
-    if not isinstance(storage, _Storage) or metadata:
+    if not isinstance(storage, torch.Tensor) or metadata:
         return None
-    values = storage.data.view(dtype if isinstance(dtype, torch.dtype) else storage.dtype)
+    values = storage.view(dtype) if isinstance(dtype, torch.dtype) else storage
     size, (offset, *stride) = _counts(size), _counts((offset, *stride))
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) and last >= len(values):
@@ -479,52 +410,66 @@ def _of_type(rebuild: object, kind: object, arguments: tuple, *_: object) -> obj
     return _call(rebuild, arguments) if of_torch else None
 
 
-def _array(shape: tuple, dtype: object, order: str, data: object) -> np.ndarray | None:
-    """Return an array of bytes, of which there must be exactly enough."""
+def _empty_array(kind: object, *_: object) -> np.ndarray | None:
+    """Return the array that `_finish_array` is to finish."""
+    is_array = isinstance(kind, StandIn) and kind.name == "numpy.ndarray"
+    return np.ndarray((0,), np.int8) if is_array else None
+
+
+def _finish_array(array: np.ndarray, state: tuple) -> None:
+    """Give an array the state of `numpy.ndarray.__reduce__`, of bytes exactly enough.
+
+    Objects and records are left aside: it stays without values, of a type that no tensor has.
+    """
+    *_, shape, dtype, is_fortran, data = state
+    if isinstance(dtype, np.dtype):
+        data = _checked_bytes(data, shape, dtype)
+        array.__setstate__((1, shape, dtype, bool(is_fortran), data))
+    else:
+        array.__setstate__((1, (0,), np.dtype("V1"), False, b""))
+
+
+def _array(
+    data: object, dtype: object, shape: tuple, order: str, axes: tuple | None = None
+) -> np.ndarray | None:
+    """Return an array of pickle protocol 5; `axes` permutes the axes, as numpy 2.3 may."""
     if not isinstance(dtype, np.dtype):
         return None
+    data = _checked_bytes(data, shape, dtype)
+    array = np.ndarray(shape, dtype, data, order="C" if order == "K" else order)
+    return array.transpose(axes) if order == "K" and axes is not None else array
+
+
+def _scalar(dtype: object, data: object) -> np.generic | None:
+    """Return a scalar of numpy."""
+    array = _array(data, dtype, (), "C")
+    return None if array is None else array[()]
+
+
+def _checked_bytes(data: object, shape: tuple, dtype: np.dtype) -> bytes | bytearray:
+    """Return the bytes of an array, of which there must be exactly enough."""
     if isinstance(data, str):  # Python 2 wrote bytes as a string
         data = data.encode("latin1")
     if not isinstance(data, bytes | bytearray):
         raise TypeError(f"array data is a {type(data).__name__}")
     _check_length(len(data), math.prod(_counts(shape)) * dtype.itemsize)
-    # Bytes could not be written to.
-    return np.ndarray(shape, dtype, buffer=bytearray(data), order=order)
+    return data
 
 
-def _array_of_state(arguments: tuple, state: tuple) -> np.ndarray | None:
-    """Return the array of `numpy.ndarray.__reduce__`."""
-    *_, shape, dtype, is_fortran, data = state
-    if not isinstance(arguments[0], StandIn) or arguments[0].name != "numpy.ndarray":
-        return None
-    return _array(shape, dtype, "F" if is_fortran else "C", data)
+def _dtype(code: object, *_: object) -> np.dtype | None:
+    """Return a dtype of numbers or strings; a copy, because `_finish_dtype` changes it."""
+    is_plain = isinstance(code, str) and PLAIN_DTYPE.fullmatch(code)
+    return np.dtype(code, False, True) if is_plain else None
 
 
-def _array_of_buffer(
-    data: object, dtype: object, shape: tuple, order: str, axes: tuple | None = None
-) -> np.ndarray | None:
-    """Return an array of pickle protocol 5; `axes` permutes the axes, as numpy 2.3 may."""
-    array = _array(shape, dtype, "C" if order == "K" else order, data)
-    is_permuted = array is not None and order == "K" and axes is not None
-    return array.transpose(axes) if is_permuted else array
-
-
-def _scalar(dtype: object, data: object) -> np.generic | None:
-    """Return a scalar of numpy."""
-    array = _array((), dtype, "C", data)
-    return None if array is None else array[()]
-
-
-def _dtype(arguments: tuple, state: tuple) -> np.dtype | None:
-    """Return a dtype of its kind and byte order alone.
+def _finish_dtype(dtype: np.dtype, state: tuple) -> None:
+    """Set the byte order, and nothing else.
 
     numpy itself believes the item size and the flags of a state, and a false flag has it follow
     numbers as pointers.
     """
-    code = arguments[0]
-    if not isinstance(code, str) or not PLAIN_DTYPE.fullmatch(code):
-        return None
-    return np.dtype(code).newbyteorder(state[1])
+    order = state[1] if state[1] in ("<", ">", "=", "|") else "="
+    dtype.__setstate__((3, order, None, None, None, dtype.itemsize, dtype.alignment, dtype.flags))
 
 
 def _ordered(items: Iterable = ()) -> OrderedDict:
@@ -551,8 +496,10 @@ REBUILT: dict[str, Callable] = {
     "builtins.frozenset": lambda items=(): frozenset(map(_key, items)),
     "builtins.bytes": lambda *given: None if given else b"",
     "_codecs.encode": _encode,
+    "numpy.dtype": _dtype,
+    "numpy.core.multiarray._reconstruct": _empty_array,
     "numpy.core.multiarray.scalar": _scalar,
-    "numpy.core.numeric._frombuffer": _array_of_buffer,
+    "numpy.core.numeric._frombuffer": _array,
     "torch.Size": lambda sizes=(): torch.Size(_counts(sizes)),
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -561,8 +508,4 @@ REBUILT: dict[str, Callable] = {
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
     "torch._tensor._rebuild_from_type": _of_type,
     "torch._tensor._rebuild_from_type_v2": _of_type,
-}
-BUILT: dict[str, Callable] = {
-    "numpy.dtype": _dtype,
-    "numpy.core.multiarray._reconstruct": _array_of_state,
 }
