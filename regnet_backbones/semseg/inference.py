@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from regnet_backbones.errors import UserError
+from regnet_backbones.semseg.labels import check_numbers
 
 LogitsOf = Callable[[torch.Tensor], torch.Tensor]
 
@@ -41,19 +42,11 @@ class Inference:
     scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        for name in ("short_side", "window", "window_stride"):
-            pixels = getattr(self, name)
-            if pixels is not None and pixels < 1:
-                raise UserError(f"{name} must be at least 1 pixel or None, got {pixels}")
-        if self.window_stride is not None and self.window is None:
+        check_numbers(vars(self), least={"short_side": 1, "window": 1, "window_stride": 1})
+        if self.window_stride is not None and self.window_stride > (self.window or 0):
             raise UserError(
-                f"window_stride {self.window_stride} needs a window; give its size, or leave "
-                "window_stride out"
-            )
-        if self.window_stride is not None and self.window_stride > self.window:
-            raise UserError(
-                f"window_stride must be at most the window, {self.window}, or pixels between two "
-                f"windows are in none; got {self.window_stride}"
+                f"window_stride {self.window_stride} needs a window of as many pixels at least, or "
+                f"some are in none; got window {self.window}"
             )
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise UserError(f"scales must be one or more factors above 0, got {self.scales}")
