@@ -659,7 +659,7 @@ def test_loading_does_not_hold_up_a_training_on_the_cpu(gpu, priorities, monkeyp
     data = own_data(make_folders(tmp_path))
     data.setup("fit")
     start = data.train_dataloader().worker_init_fn
-    monkeypatch.setattr("regnet_backbones.semseg.datamodule.heed_parent_only", lambda worker: None)
+    monkeypatch.setattr("regnet_backbones.semseg.loader.heed_parent_only", lambda worker: None)
     start(0)
     assert seen == priorities
 

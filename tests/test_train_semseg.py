@@ -193,7 +193,7 @@ MISTAKES = [
     (["--model.encoder_weights", "imagenet"], "no published weights"),
     (["--model.decoder", "Unett"], "decoder must be one of DPT, "),
     (["--model.decoder_options", '{"decoder_chanels": 1}'], "decoder_options of Unet"),
-    (["--model.decoder_options", '{"decoder_channels": 5}'], "decoder_options of Unet"),
+    (["--model.decoder_options", '{"decoder_channels": 5}'], "{'decoder_channels': 5}"),
     (["--model.decoder_options", '{"encoder_depth": 3}'], "Model depth is 3"),
     (["--data.root", "nowhere"], "no dataset folder 'nowhere'"),
     (["--data.root", "null"], "needs root"),

@@ -1,7 +1,6 @@
 """Training and validation data of a segmenter for Lightning, from any of the layouts."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -10,40 +9,14 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.runs.stopping import heed_parent_only
+from regnet_backbones.semseg import labels, layouts, loader
 from regnet_backbones.semseg.dataset import SegmentationDataset, check_pairs
-from regnet_backbones.semseg.labels import (
-    COLORS,
-    LABEL_MAP,
-    LabelCounts,
-    Labels,
-    check_class_names,
-    check_numbers,
-    folder_labels,
-    lines_of,
-    read_table,
-)
-from regnet_backbones.semseg.layouts import (
-    CITYSCAPES_NAMES,
-    Split,
-    ade20k_class_names,
-    ade20k_pairs,
-    cityscapes_pairs,
-    find_color_table,
-    folder_pairs,
-)
-from regnet_backbones.semseg.loader import (
-    Loader,
-    ResumableLoader,
-    ResumableSampler,
-    SeededSamples,
-)
 from regnet_backbones.semseg.transforms import PairTransform, train_transform, val_transform
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 logger = logging.getLogger(__name__)
 
-LAYOUTS = ("ade20k", "cityscapes", "folder")
+LAYOUTS = (*layouts.PAIRS, "folder")
 
 # Arguments that layout "folder" needs, and others that only it takes.
 FOLDERS = ("train_images", "train_masks", "val_images", "val_masks")
@@ -53,10 +26,6 @@ OF_FOLDERS = (
 )
 
 LEAST = {"batch_size": 1, "num_workers": 0, "crop_size": 1, "short_side": 1}
-
-# Of processes that load where the training itself computes on the CPU: a core that they take stalls
-# the threads on all others.
-LOWEST_PRIORITY = 19
 
 
 class SegmentationData(LightningDataModule):
@@ -146,17 +115,17 @@ class SegmentationData(LightningDataModule):
         # Checkpoints with other than plain values are not loaded safely.
         paths = {name: value for name, value in self.hparams.items() if isinstance(value, Path)}
         self.hparams.update({name: str(path) for name, path in paths.items()})
-        check_numbers(self.hparams, least=LEAST)
+        labels.check_numbers(self.hparams, least=LEAST)
         self._check_sources()
         if layout == "folder":
             self._labels = self._find_labels()
             self.class_names = self._labels.class_names
         else:
-            names = ade20k_class_names(root) if layout == "ade20k" else CITYSCAPES_NAMES
-            self.class_names = check_class_names(names, num_classes)
+            names = layouts.NAMES[layout](root)
+            self.class_names = labels.check_class_names(names, num_classes)
         self.num_classes = len(self.class_names)
         self.check_everything = False
-        self.label_counts: dict[str, LabelCounts] = {}
+        self.label_counts: dict[str, labels.LabelCounts] = {}
         self.train_transform = train_transform(
             crop_size,
             scale_range=scale_range,
@@ -200,17 +169,18 @@ class SegmentationData(LightningDataModule):
                 f"batch_size {size} is more than the {len(self.train_set)} training images, which "
                 "would give no batch at all; give a smaller one"
             )
-        return ResumableLoader(
-            SeededSamples(self.train_set),
+        sampler = loader.ResumableSampler(self.train_set, num_replicas=processes, rank=rank)
+        return loader.ResumableLoader(
+            loader.SeededSamples(self.train_set),
             batch_size=size // processes,
-            sampler=ResumableSampler(self.train_set, num_replicas=processes, rank=rank),
+            sampler=sampler,
             drop_last=True,
             **self._loading(),
         )
 
     def val_dataloader(self) -> DataLoader:
         """Return the loader of single validation images, which differ in size."""
-        return Loader(self.val_set, **self._loading())
+        return loader.Loader(self.val_set, **self._loading())
 
     def _loading(self) -> dict[str, object]:
         """Return the options of both loaders."""
@@ -219,7 +189,7 @@ class SegmentationData(LightningDataModule):
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "pin_memory": torch.cuda.is_available(),
-            "worker_init_fn": _start_worker,
+            "worker_init_fn": loader.start_worker,
         }
 
     def _check_sources(self) -> None:
@@ -232,50 +202,47 @@ class SegmentationData(LightningDataModule):
             raise UserError(f"layout {layout!r} needs {', '.join(missing)}")
         others = [k for k in (*FOLDERS, *OF_FOLDERS) if given[k] not in (None, "", [])]
         if layout != "folder" and others:
-            raise UserError(
-                f"layout {layout!r} finds everything below root; remove {', '.join(others)}, "
-                "or take layout 'folder'"
-            )
+            raise UserError(f"layout {layout!r} takes no {', '.join(others)}; take layout 'folder'")
 
-    def _find_labels(self) -> Labels:
+    def _find_labels(self) -> labels.Labels:
         """Return what the values in the masks of layout "folder" mean, and complete `hparams`."""
         given = self.hparams
         names, colors, label_map = (given[k] for k in ("class_names_file", "colors", "label_map"))
         if colors is None and label_map is None:
             masks = self._path(given["train_masks"])
-            colors = find_color_table(masks, Path(self.hparams["root"] or masks))
+            colors = layouts.find_color_table(masks, Path(given["root"] or masks))
         if isinstance(colors, str | Path):
-            colors = lines_of(self._path(colors), f"file of {COLORS}")
+            colors = labels.lines_of(self._path(colors), f"file of {labels.COLORS}")
         if label_map is not None:
             file = self._path(label_map) if isinstance(label_map, str) else label_map
-            given["label_map"] = read_table(file, LABEL_MAP)
+            given["label_map"] = labels.read_table(file, labels.LABEL_MAP)
         given["colors"] = list(colors or [])
         if names is not None:
-            path = self._path(names)
-            names = check_class_names(lines_of(path, "class file"), source=f"class file '{path}'")
-        return folder_labels(
+            source = f"class file '{self._path(names)}'"
+            names = labels.lines_of(self._path(names), "class file")
+            labels.check_class_names(names, source=source)
+        return labels.folder_labels(
             given["num_classes"],
             names,
             ignore_label=given["ignore_label"],
             label_map=given["label_map"],
-            colors=read_table(given["colors"], COLORS) if given["colors"] else None,
+            colors=labels.read_table(colors, labels.COLORS) if colors else None,
         )
 
-    def _dataset(self, split: Split, transform: PairTransform) -> SegmentationDataset:
+    def _dataset(self, split: layouts.Split, transform: PairTransform) -> SegmentationDataset:
         """Return the checked dataset of a split."""
         given = self.hparams
         if given["layout"] == "folder":
             listed = given[f"{split}_list"]
-            pairs = folder_pairs(
+            pairs = layouts.folder_pairs(
                 self._path(given[f"{split}_images"]),
                 self._path(given[f"{split}_masks"]),
                 self._labels,
                 mask_suffix=given["mask_suffix"],
-                listed=listed and lines_of(self._path(listed), "list of images"),
+                listed=listed and labels.lines_of(self._path(listed), "list of images"),
             )
         else:
-            find = ade20k_pairs if given["layout"] == "ade20k" else cityscapes_pairs
-            pairs = find(given["root"], split)
+            pairs = layouts.PAIRS[given["layout"]](given["root"], split)
         pairs, counts = check_pairs(
             pairs, skip_bad=given["skip_bad"], everything=self.check_everything
         )
@@ -286,10 +253,3 @@ class SegmentationData(LightningDataModule):
     def _path(self, path: str) -> Path:
         """Return a path, below the root where there is one and the path is relative."""
         return Path(self.hparams["root"] or "") / path
-
-
-def _start_worker(worker: int) -> None:
-    """Heed the training only, and give way to it where both need the CPU."""
-    heed_parent_only(worker)
-    if not torch.cuda.is_available() and hasattr(os, "nice"):
-        os.nice(LOWEST_PRIORITY)

@@ -89,10 +89,7 @@ def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
     rows = [re.split(r"\s*\t+", line) for line in lines_of(path, "class file")]
     rows = [row for row in rows if row[0] != "Idx"]
     if [row[0] for row in rows] != [str(k) for k in range(1, len(rows) + 1)]:
-        raise UserError(
-            f"class file '{path}' is not understood: its rows must be numbered 1, 2, ... in the "
-            "first column and named in the last, separated by tabs"
-        )
+        raise UserError(f"class file '{path}' has no rows of a number from 1 on, tab, ..., name")
     names = [row[-1].strip() for row in rows]
     short = [name.split(",")[0].strip() for name in names]
     every = short if len(set(short)) == len(short) else names
@@ -146,10 +143,10 @@ def folder_pairs(
             *(len(unused), masks, images, first_of(unused)),
         )
     if not image_of.keys() & mask_of.keys():
+        names = (first_of([file.name for file in files.values()]) for files in (image_of, mask_of))
         raise UserError(
-            f"no image of '{images}' ({first_of([f.name for f in image_of.values()])}) has a mask "
-            f"of its name in '{masks}' ({first_of([f.name for f in mask_of.values()])}); give "
-            "masks the names of their images, or what they have after these as --data.mask_suffix"
+            "no image has a mask of its name in '{}': images are {}, masks {}; give what names of "
+            "masks have after those of images as --data.mask_suffix".format(masks, *names)
         )
     paths = (mask_of.get(name, masks / f"{name}{mask_suffix}.png") for name in image_of)
     return Pairs(tuple(image_of.values()), tuple(paths), labels)
@@ -217,3 +214,8 @@ def _listed(images: dict[str, Path], listed: Sequence[str], folder: Path) -> dic
 def _check_folder(folder: Path, kind: str) -> None:
     if not folder.is_dir():
         raise MissingFileError(f"no {kind} '{folder}'; correct the path")
+
+
+# Of the layouts that know them: the classes' names, and the files of a split.
+NAMES = {"ade20k": ade20k_class_names, "cityscapes": lambda root: CITYSCAPES_NAMES}
+PAIRS = {"ade20k": ade20k_pairs, "cityscapes": cityscapes_pairs}

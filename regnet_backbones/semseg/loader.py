@@ -5,11 +5,16 @@ import os
 from collections.abc import Iterator
 from itertools import islice
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from regnet_backbones.runs.resume import SAMPLES, seed_of, seeded
-from regnet_backbones.runs.stopping import held_signals
+from regnet_backbones.runs.stopping import heed_parent_only, held_signals
+
+# Of processes that load where the training itself computes on the CPU: a core that they take stalls
+# the threads on all others.
+LOWEST_PRIORITY = 19
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +22,13 @@ logger = logging.getLogger(__name__)
 def run_seed() -> int:
     """Return the seed of the run, as Lightning's `seed_everything` has set it."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+
+def start_worker(worker: int) -> None:
+    """Heed the training only, and give way to it where both need the CPU."""
+    heed_parent_only(worker)
+    if not torch.cuda.is_available() and hasattr(os, "nice"):
+        os.nice(LOWEST_PRIORITY)
 
 
 class ResumableSampler(DistributedSampler):

@@ -28,7 +28,6 @@ from regnet_backbones.optimize.options import (
 )
 from regnet_backbones.optimize.passes import FORMATS
 from regnet_backbones.semseg import metrics, overlays
-from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.labels import IGNORE, check_class_names, check_numbers
 from regnet_backbones.semseg.learning import (
@@ -56,7 +55,7 @@ LEAST = {"num_classes": 2, "weight_decay": 0, "momentum": 0, "warmup_steps": 0, 
 # Where a checkpoint keeps what its hyperparameter `encoder_weights` was.
 ENCODER_WEIGHTS_KEY = "segmenter_encoder_weights"
 
-# Pixels of both sides, and images of a process, where the data do not say it.
+# Pixels of both sides, and images of all processes, where the data do not say it.
 SIDE, BATCH = 512, 2
 
 # What a step computes in, by the precision of the trainer; the others are measured as float32.
@@ -112,9 +111,8 @@ class Segmenter(lightning.LightningModule):
             the IoU of a class that was neither there nor predicted; None before the first.
 
     Raises:
-        UserError: an argument is out of range, the architecture does not take it, or the weights
-            expect images of another mean or deviation.
-        UnknownNameError: SMP does not know the encoder or its weights.
+        UserError: an argument is out of range, SMP does not know or take it, or the weights expect
+            images of another mean or deviation.
     """
 
     def __init__(
@@ -307,19 +305,17 @@ class Segmenter(lightning.LightningModule):
 
     def _optimize_training(self) -> None:
         """Make the training fast, in all processes, before DDP; the state dict stays."""
-        trainer, side, batch = self.trainer, SIDE, BATCH
-        if isinstance(trainer.datamodule, SegmentationData):
-            side = trainer.datamodule.hparams["crop_size"]
-            batch = max(1, trainer.datamodule.hparams["batch_size"] // trainer.world_size)
+        trainer, given = self.trainer, self.hparams
+        data = getattr(trainer.datamodule, "hparams", {})
         self.network.to(trainer.strategy.root_device)
         report = optimize_training(
             self.network,
             Optimization(
-                compile=self.hparams["compile"],
-                memory_format="channels_last" if self.hparams["channels_last"] else "auto",
+                compile=given["compile"],
+                memory_format="channels_last" if given["channels_last"] else "auto",
             ),
-            image_size=self._padded(side),
-            batch_size=batch,
+            image_size=self._padded(data.get("crop_size", SIDE)),
+            batch_size=max(1, data.get("batch_size", BATCH) // trainer.world_size),
             autocast=AUTOCAST.get(trainer.precision),
             from_first=trainer.strategy.broadcast,
         )
@@ -329,8 +325,7 @@ class Segmenter(lightning.LightningModule):
 
     def _padded(self, side: int) -> tuple[int, int]:
         """Return height and width of a square as the network gets it."""
-        padded = math.ceil(side / self.stride) * self.stride
-        return padded, padded
+        return (side + -side % self.stride,) * 2
 
     def use_memory_format(self, name: str) -> None:
         """Lay network and images out in a memory format.

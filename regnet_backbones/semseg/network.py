@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from regnet_backbones.adapters.smp.encoder import register_encoder
 from regnet_backbones.design import RegNetDesign
-from regnet_backbones.errors import UnknownNameError, UserError
+from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.norm import convert_norm
 
 # Arguments of an architecture that `decoder_options` must leave alone: others of `Segmenter` say
@@ -66,29 +66,23 @@ def build_network(
         if "encoder_output_stride" not in taken:
             raise UserError(f"{name} has no choice of output_stride, got {output_stride}")
         options["encoder_output_stride"] = output_stride
-    try:
+    # SMP's and timm's, of encoders, their weights, and values that the architecture does not take.
+    errors = (KeyError, RuntimeError, TypeError, ValueError)
+    with as_user_error(*errors, prefix=f"{name} on {encoder} with {options}: "):
         return architecture(
             encoder_name=encoder_name(encoder),
             encoder_weights=encoder_weights,
             classes=num_classes,
             **options,
         )
-    except (KeyError, RuntimeError) as error:  # SMP's and timm's, of encoders and their weights
-        raise UnknownNameError(*error.args) from error
-    except TypeError as error:  # how a value of another type is said
-        raise UserError(f"decoder_options of {name} cannot be {options}: {error}") from error
-    except ValueError as error:
-        raise UserError(str(error)) from error  # SMP's, for users too
 
 
 def encoder_name(encoder: str | Mapping[str, object]) -> str:
     """Return the name of an encoder in SMP; a design, by its numbers, is registered for that."""
     if isinstance(encoder, str):
         return encoder
-    try:
+    with as_user_error(TypeError, prefix="encoder, by numbers, is no RegNet: "):
         design = RegNetDesign(**encoder)
-    except TypeError as error:  # how a number that is missing or unknown is said
-        raise UserError(f"encoder, by numbers, is no RegNet: {error}") from error
     name = "regnet({})".format(", ".join(f"{key}={value}" for key, value in encoder.items()))
     register_encoder(name, design)
     return name

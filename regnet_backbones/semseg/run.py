@@ -164,29 +164,23 @@ def launch_run(argv: Sequence[str] | None = None) -> int:
         KeyboardInterrupt: a second Ctrl-C did, at once.
     """
     show_reports()
-    with StopSignals(wait=False) as signals:
-        try:
-            cli = SegmentationCLI(
-                Segmenter,
-                SegmentationData,
-                run=False,
-                auto_configure_optimizers=False,
-                seed_everything_default=0,
-                save_config_callback=SaveConfig,
-                parser_kwargs={
-                    "description": "Train a semantic segmenter.",
-                    "exit_on_error": False,
-                },
-                args=None if argv is None else list(argv),
-            )
-            if cli.config.check_data:
-                data = cli.datamodule
-                look_at(data, Path(cli.config.output))
-                print(f"every file was read: {len(data.train_set):,}, {len(data.val_set):,} pairs")
-            else:
-                _train(cli, signals)
-        except MisconfigurationException as error:  # Lightning's, about options
-            raise UserError(" ".join(str(error).split())) from error
+    with StopSignals(wait=False) as signals, as_user_error(MisconfigurationException):
+        cli = SegmentationCLI(
+            Segmenter,
+            SegmentationData,
+            run=False,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=SaveConfig,
+            parser_kwargs={"description": "Train a semantic segmenter.", "exit_on_error": False},
+            args=None if argv is None else list(argv),
+        )
+        if cli.config.check_data:
+            data = cli.datamodule
+            look_at(data, Path(cli.config.output))
+            print(f"every file was read: {len(data.train_set):,}, {len(data.val_set):,} pairs")
+        else:
+            _train(cli, signals)
     return 0
 
 
