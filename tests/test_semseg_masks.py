@@ -527,17 +527,6 @@ def test_masks_that_cannot_be_read_are_refused_in_a_line(kind, tmp_path):
     assert len(message) < 1000
 
 
-def test_counts_are_named_when_nothing_can_be_learnt(tmp_path):
-    folder = Folder(tmp_path, np.random.default_rng(0), classes=2)
-    folder.write(lambda mask: mask * 255)
-    train = [mask for name, mask in folder.truth.items() if folder.split_of(name) == "train"]
-    zeros, objects = (sum((mask == k).sum() for mask in train) for k in (0, 1))
-    with pytest.raises(ValueError) as caught:
-        folder.read()
-    assert f"0: {zeros:,} pixels" in str(caught.value)
-    assert f"255: {objects:,} pixels" in str(caught.value)
-
-
 def test_classes_in_no_training_mask_are_named(tmp_path, caplog):
     folder = Folder(tmp_path, np.random.default_rng(0), classes=3)
     folder.options["num_classes"] = 5

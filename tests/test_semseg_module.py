@@ -276,17 +276,6 @@ def test_the_schedule_by_hand(step, expected):
     assert factor == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_schedule_steps_an_optimizer():
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    schedule = poly_with_warmup(optimizer, total_steps=4, warmup_steps=1, power=1.0)
-    rates = []
-    for _ in range(4):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    assert rates == pytest.approx([1.0, 2.0, 4 / 3, 2 / 3])
-
-
 def test_warm_up_to_the_end_of_the_run_is_warned_of(caplog):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     poly_with_warmup(optimizer, total_steps=5, warmup_steps=5)
@@ -448,35 +437,6 @@ def test_pictures_show_image_truth_and_prediction():
     pixels = [[picture.getpixel((x, y)) for x in range(6)] for y in range(2)]
     assert pixels[0] == [gray, gray, red, gray, blue, blue]
     assert pixels[1] == [gray, gray, gray, gray, red, red]
-
-
-def test_all_ignored_and_large_pictures():
-    options = {"mean": (0.5,) * 3, "std": (1.0,) * 3, "colors": overlays.palette(2)}
-    mask = torch.full((100, 1280), 255)
-    picture = overlays.side_by_side(torch.zeros(3, 100, 1280), mask, mask, **options)
-    assert picture.size == (3 * 640, 50)
-
-
-def test_a_legend_stands_beside_the_picture():
-    picture = Image.new("RGB", (50, 20), (1, 2, 3))
-    entries = [("sky", (0, 0, 255)), ("a long name", (255, 0, 0)), ("x", (0, 255, 0))]
-    named = overlays.with_legend(picture, entries)
-    assert named.crop((0, 0, 50, 20)).tobytes() == picture.tobytes()
-    assert named.height == 3 * 18  # higher than the picture: lines of 1.5 times 12 pixels
-    column = [named.getpixel((50 + 12, 9 + 18 * row)) for row in range(3)]
-    assert column == [color for _, color in entries]
-    text = named.crop((50 + 24, 0, *named.size)).convert("L")
-    assert text.crop((0, 0, text.width, 18)).getextrema()[0] < 100  # black on white
-    rights = [
-        text.point(lambda v: 255 * (v < 128))
-        .crop((0, 18 * r, text.width, 18 * r + 18))
-        .getbbox()[2]
-        for r in range(3)
-    ]
-    assert rights[2] < rights[0] < rights[1] < text.width
-    wide = overlays.with_legend(Image.new("RGB", (900, 800)), entries)
-    assert wide.height == 800
-    assert wide.getpixel((900 + 20, 20 // 4 + 30)) == (255, 0, 0)
 
 
 def test_opacity_is_how_much_of_a_class_is_seen():

@@ -26,9 +26,6 @@ KNOWN_BY = {"num_classes", "decoder", "encoder"}
 # Which function builds the model, of which class: Lightning below 2.6 imports and calls them.
 BUILDERS = ("_instantiator", "_class_path")
 
-# How a command line says None, which YAML calls null.
-NONE_TEXTS = ("none", "null")
-
 
 def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> Segmenter:
     """Load a segmenter; weights to start a training from are not fetched.
@@ -93,7 +90,7 @@ def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -
         raise UserError(f"data take no '{name}'; {hint}Allowed are {', '.join(allowed)}")
     values = {name: saved[name] for name in allowed if name in saved} | overrides
     for name, value in values.items():
-        if isinstance(value, str) and value.lower() in NONE_TEXTS:
+        if isinstance(value, str) and value.lower() == "none":  # which YAML calls null
             values[name] = None
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(SegmentationData)

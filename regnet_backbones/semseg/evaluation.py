@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
 
 import torch
 from lightning import Trainer
@@ -36,20 +35,6 @@ from regnet_backbones.semseg.overlays import palette
 logger = logging.getLogger(__name__)
 
 
-class Evaluation(TypedDict):
-    """What `evaluate` finds, ready for a JSON file: numbers from 0 to 1, None for none.
-
-    `miou` is the mean of `iou`, by class name, over the classes that are in truth or prediction;
-    `accuracy` the part of the labelled pixels that are predicted right.
-    """
-
-    miou: float | None
-    accuracy: float | None
-    iou: dict[str, float | None]
-    images: int
-    settings: dict[str, object]
-
-
 def evaluate(
     checkpoint: Path,
     *,
@@ -61,7 +46,7 @@ def evaluate(
     precision: str = "32-true",
     optimization: Optimization | None = None,
     images: int | None = None,
-) -> Evaluation:
+) -> dict[str, object]:
     """Evaluate a checkpoint on the validation images of the data that it was trained on.
 
     Args:
@@ -74,7 +59,9 @@ def evaluate(
         images: how many images a process evaluates at most, the first ones; None for all.
 
     Returns:
-        Numbers from 0 to 1, the same in every process of a distributed evaluation.
+        Ready for a JSON file, the same in every process of a distributed evaluation: `iou` by class
+        name, from 0 to 1, None for a class that is in neither truth nor prediction; `miou`, the
+        mean over the others; `accuracy`, of labelled pixels; number of `images`; `settings`.
 
     Raises:
         UserError: the checkpoint or the dataset is missing or cannot be used, they have different
@@ -114,7 +101,7 @@ def evaluate(
         opts = [str(word) for pair in (overrides or {}).items() for word in pair]
         trained = Trained("segmenter", Path(checkpoint))
         write_results(output, trained, results=results, settings={**settings, "opts": opts})
-    return Evaluation(**results, settings=settings)
+    return {**results, "settings": settings}
 
 
 class _ScoreImages(Callback):
