@@ -194,7 +194,7 @@ def test_settings_that_are_invalid_are_named():
         ({"window": -1}, "window"),
         ({"window": 8, "window_stride": 0}, "window_stride"),
         ({"window_stride": 8}, "window_stride 8 needs a window"),
-        ({"window": 8, "window_stride": 9}, "at most the window"),
+        ({"window": 8, "window_stride": 9}, "window_stride 9 needs a window"),
         ({"scales": ()}, "scales"),
         ({"scales": (1.0, 0.0)}, "scales"),
         ({"scales": (float("nan"),)}, "scales"),

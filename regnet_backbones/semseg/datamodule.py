@@ -126,15 +126,8 @@ class SegmentationData(LightningDataModule):
         self.num_classes = len(self.class_names)
         self.check_everything = False
         self.label_counts: dict[str, labels.LabelCounts] = {}
-        self.train_transform = train_transform(
-            crop_size,
-            scale_range=scale_range,
-            flip=flip,
-            photometric=photometric,
-            mean=mean,
-            std=std,
-            short_side=short_side,
-        )
+        drawn = ("crop_size", "scale_range", "flip", "photometric", "mean", "std", "short_side")
+        self.train_transform = train_transform(**{name: self.hparams[name] for name in drawn})
         self.val_transform = val_transform(mean=mean, std=std)
         self.train_set: SegmentationDataset | None = None
         self.val_set: SegmentationDataset | None = None

@@ -74,12 +74,9 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
         labels, mask = self.pairs.labels, self.pairs.masks[index]
         pixels, values = _read(self.pairs.images[index], mask, labels)
-        classes = labels.classes_of(values)
-        if (classes < 0).any():
-            raise UserError(f"mask '{mask}' {labels.strays(count_values(values))}")
         image, mask = self.transform(
             tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)),
-            tv_tensors.Mask(torch.from_numpy(classes.astype(np.uint8))),
+            tv_tensors.Mask(torch.from_numpy(labels.classes_of(values).astype(np.uint8))),
         )
         return {
             "image": image.as_subclass(torch.Tensor),
@@ -109,9 +106,7 @@ def check_pairs(
             _, values = _read(image, mask, labels, pixels=everything, values=index % step == 0)
         except UserError as error:
             return str(error)
-        counted = {} if values is None else count_values(values)
-        strays = labels.strays(counted)
-        return f"mask '{mask}' {strays}" if strays else counted
+        return {} if values is None else count_values(values)
 
     with ThreadPoolExecutor(CHECK_THREADS) as pool:
         found = list(pool.map(look, range(len(pairs))))
@@ -154,6 +149,8 @@ def _read(
     with _opened(mask, "mask") as header:
         depth = _depth(mask, header)
         found = _values(header, depth, labels) if values else None
+        if found is not None and (labels.classes_of(found) < 0).any():
+            raise UserError(labels.strays(count_values(found)))
         if header.size != (width, height):
             raise UserError(
                 f"is {header.width}x{header.height} pixels, but its image '{image}', turned as its "

@@ -5,6 +5,7 @@ numbers ours are compared: logits are averaged where windows overlap, probabilit
 mirrored images.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -62,11 +63,11 @@ class Inference:
         Returns:
             Probabilities, float32 (N, C, H, W), of the size of the given image.
         """
-        first, *others = self._passes()
-        total = self._logits(logits_of, image, *first).softmax(1)
-        for scale, mirrored in others:
+        total = 0.0
+        sides = (False, True) if self.flip else (False,)
+        for scale, mirrored in itertools.product(self.scales, sides):
             total += self._logits(logits_of, image, scale, mirrored).softmax(1)
-        return total.div_(1 + len(others))
+        return total.div_(len(self.scales) * len(sides))
 
     @torch.no_grad()
     def classes(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
@@ -77,18 +78,13 @@ class Inference:
         Args:
             logits_of, image: as of a call.
         """
-        first, *others = self._passes()
-        maps = self(logits_of, image) if others else self._logits(logits_of, image, *first)
-        return maps.argmax(1)
+        if self.flip or len(self.scales) > 1:
+            return self(logits_of, image).argmax(1)
+        return self._logits(logits_of, image, *self.scales, mirrored=False).argmax(1)
 
     def describe(self) -> dict[str, object]:
         """Return the settings as a JSON file holds them."""
         return {**asdict(self), "window_stride": self._stride(), "scales": list(self.scales)}
-
-    def _passes(self) -> list[tuple[float, bool]]:
-        """List the predictions that are averaged: scale, and whether the image is mirrored."""
-        sides = (False, True) if self.flip else (False,)
-        return [(scale, mirrored) for scale in self.scales for mirrored in sides]
 
     def _stride(self) -> int | None:
         """Return the pixels from one window to the next, None where there are no windows."""

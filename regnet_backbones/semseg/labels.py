@@ -85,11 +85,9 @@ class Labels:
         known = (values >= 0) & (values < len(self._table))
         return np.where(known, self._table[np.where(known, values, 0)], np.int16(-1))
 
-    def strays(self, counted: Mapping[int, int]) -> str | None:
-        """Say which of the values of a mask, counted in pixels, are errors; None if none is."""
+    def strays(self, counted: Mapping[int, int]) -> str:
+        """Say which of the values of a mask, counted in pixels, are errors."""
         strays = {value: n for value, n in counted.items() if value not in self.classes}
-        if not strays:
-            return None
         what = "colours" if self.in_color else "labels"
         allowed = first_of([shown(value, self.in_color) for value in sorted(self.classes)])
         return (
