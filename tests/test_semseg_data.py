@@ -361,7 +361,7 @@ def test_many_bad_pairs_are_counted_and_the_first_eight_named(tmp_path, caplog):
     with pytest.raises(ValueError, match=f"has no mask.*; 11 of the 12 pairs are bad: {names}"):
         check_pairs(pairs)
     assert len(check_pairs(pairs, skip_bad=True)[0]) == 1
-    assert f"skipped 11 of 12 pairs: {names}" in caplog.text
+    assert f"skipped: 11 of the 12 pairs are bad: {names}" in caplog.text
     (tmp_path / "masks" / "9.png").unlink()
     with pytest.raises(ValueError, match="12 of the 12 pairs are bad"):
         check_pairs(pairs, skip_bad=True)
@@ -544,7 +544,7 @@ def test_classes_are_known_before_setup(demo, tmp_path):
         ),
         (
             {"layout": "cityscapes", "root": ".", "train_images": "a", "class_names_file": "b"},
-            "remove train_images, class_names_file, or take layout 'folder'",
+            "takes no train_images, class_names_file; take layout 'folder'",
         ),
         ({"layout": "folder", "train_images": "a"}, "needs train_masks, val_images, val_masks"),
     ],
