@@ -18,7 +18,7 @@ from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.module import Segmenter
 
 # Groups of a config, and whose arguments they are.
-GROUPS = {"model": Segmenter, "data": SegmentationData, "trainer": Trainer}
+GROUPS = {"trainer": Trainer, "model": Segmenter, "data": SegmentationData}
 
 # Says where a run was, not what it is.
 UNINTERESTING = ("trainer.default_root_dir",)
@@ -31,7 +31,7 @@ def describe(config_file: Path | None, checkpoint: Path | None) -> Description:
         UserError: the file cannot be used.
     """
     config, text = read_config(config_file, checkpoint)
-    model, data, trainer = (config.get(group, {}) for group in GROUPS)
+    trainer, model, data = (config.get(group, {}) for group in GROUPS)
     encoder = model.get("encoder", inspect.signature(Segmenter).parameters["encoder"].default)
     by_name = isinstance(encoder, str)
     network = encoder if by_name else RegNetDesign(**encoder)
