@@ -20,6 +20,8 @@ from regnet_backbones.semseg.module import Segmenter
 # Groups of a config, and whose arguments they are.
 GROUPS = {"trainer": Trainer, "model": Segmenter, "data": SegmentationData}
 
+BY_NUMBERS = "a RegNet by numbers"
+
 # Says where a run was, not what it is.
 UNINTERESTING = ("trainer.default_root_dir",)
 
@@ -44,7 +46,7 @@ def describe(config_file: Path | None, checkpoint: Path | None) -> Description:
         bounds = ", ".join(f"{number:,} {unit}" for unit, number in lengths.items())
         facts["length"] = f"{bounds} of {data.get('batch_size', '?')} images"
     return Description(
-        title=f"{model.get('decoder', 'Segmenter')} on {network if by_name else 'a RegNet'}",
+        title=f"{model.get('decoder', 'Segmenter')} on {network if by_name else BY_NUMBERS}",
         network=network if not by_name or network in zoo.names() else None,
         facts=tuple((key, str(value)) for key, value in facts.items()),
         changed=changed_settings(config),

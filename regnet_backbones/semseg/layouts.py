@@ -127,8 +127,6 @@ def folder_pairs(
     left out. `listed` are the images to take.
     """
     images, masks = Path(images), Path(masks)
-    _check_folder(images, "image folder")
-    _check_folder(masks, "mask folder")
     end = Path(mask_suffix).suffix
     mask_suffix = mask_suffix.removesuffix(end if end.lower() in MASK_SUFFIXES else "")
     mask_of = _files(masks, "mask", mask_suffix, other=images)
@@ -169,6 +167,7 @@ def _files(
 
     Those below the `other` folder are left out, too, where that is in this one.
     """
+    _check_folder(folder, f"{kind} folder")
     inner = other if folder in other.parents else None
     every = [
         file
@@ -186,10 +185,7 @@ def _files(
             continue
         first = files.setdefault(name.removesuffix(ending), file)
         if first != file:
-            raise UserError(
-                f"'{first}' and '{file.name}' have the same name before the suffix, by which "
-                "images and masks are paired; keep one, or put them in two folders"
-            )
+            raise UserError(f"'{first}' and '{file.name}' have the same name before the suffix")
     if not files:
         raise UserError(
             f"{kind} folder '{folder}' has no {kind}s (*{ending} and {', '.join(wanted)}) in it; "
