@@ -600,7 +600,7 @@ def test_validation_alone_needs_no_training_files(tmp_path):
     data = own_data(make_folders(tmp_path), train_images="gone", train_masks="gone")
     data.setup("validate")
     assert len(data.val_dataloader()) == 4
-    with pytest.raises(FileNotFoundError, match="no image folder '.*gone'"):
+    with pytest.raises(FileNotFoundError, match="no mask folder '.*gone'"):
         data.setup("fit")
 
 

@@ -27,6 +27,7 @@ from regnet_backbones.runs.image_files import (
     open_upright,
     upright_size,
 )
+from regnet_backbones.runs.image_paths import output_names
 from regnet_backbones.semseg.labels import (
     COLORS,
     LabelCounts,
@@ -60,12 +61,12 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
     """Read pairs and transform them.
 
     An item is a dict of `image` (float32, (3, H, W), as the transform leaves it), `mask` (int64,
-    (H, W), classes and `IGNORE`) and `name` (of the image, see `Pairs.names`).
+    (H, W), classes and `IGNORE`) and `name` (of the image, see `output_names`).
     """
 
     def __init__(self, pairs: Pairs, transform: PairTransform) -> None:
         self.pairs = pairs
-        self.names = pairs.names()
+        self.names = [name.as_posix() for name in output_names(pairs.images).values()]
         self.transform = transform
 
     def __len__(self) -> int:
@@ -119,7 +120,9 @@ def check_pairs(
             way_out = "none is left" if skip_bad else "--data.skip_bad true leaves them out"
             raise UserError(f"{first}; {count}; {way_out}")
         logger.warning("skipped: %s; the first problem: %s", count, first)
-        pairs = pairs.subset([index for index in range(len(pairs)) if index not in problems])
+        files = enumerate(zip(pairs.images, pairs.masks, strict=True))
+        good = [pair for index, pair in files if index not in problems]
+        pairs = Pairs(*zip(*good, strict=True), labels)
     return pairs, LabelCounts([each for each in found if each and isinstance(each, dict)], labels)
 
 

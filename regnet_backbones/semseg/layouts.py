@@ -12,7 +12,6 @@ from PIL import Image
 
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.runs.image_files import UNREADABLE
-from regnet_backbones.runs.image_paths import output_names
 from regnet_backbones.semseg.labels import (
     IGNORE,
     Labels,
@@ -56,15 +55,6 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def names(self) -> list[str]:
-        """Return a name for each image: its path below what all have in common, no suffix."""
-        return [name.as_posix() for name in output_names(self.images).values()]
-
-    def subset(self, indices: Sequence[int]) -> "Pairs":
-        """Return the pairs of some indices, in their order."""
-        images, masks = (tuple(files[i] for i in indices) for files in (self.images, self.masks))
-        return Pairs(images, masks, self.labels)
 
 
 def ade20k_pairs(root: str | Path, split: Split) -> Pairs:
