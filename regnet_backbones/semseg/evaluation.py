@@ -166,14 +166,10 @@ def _check_classes(segmenter: Segmenter, data: SegmentationData) -> None:
     """Raise UserError where the data have another number of classes, and warn of other names."""
     known, found = segmenter.class_names, data.class_names
     if len(known) != len(found):
-        raise UserError(
-            f"the segmenter knows {len(known)} classes and the data have {len(found)}; evaluate on "
-            "data with its classes"
-        )
-    if known != found:
-        index = next(i for i in range(len(known)) if known[i] != found[i])
-        logger.warning(
-            "class %d is '%s' for the segmenter, whose names the results have, and '%s' in the "
-            "data: they are wrong if these are other things",
-            *(index, known[index], found[index]),
-        )
+        raise UserError(f"the segmenter knows {len(known)} classes and the data have {len(found)}")
+    for index, (ours, theirs) in enumerate(zip(known, found, strict=True)):
+        if ours != theirs:
+            text = (
+                "class %d is '%s' for the segmenter and '%s' in the data; results have the former"
+            )
+            logger.warning(text, index, ours, theirs)
