@@ -169,7 +169,5 @@ def _check_classes(segmenter: Segmenter, data: SegmentationData) -> None:
         raise UserError(f"the segmenter knows {len(known)} classes and the data have {len(found)}")
     for index, (ours, theirs) in enumerate(zip(known, found, strict=True)):
         if ours != theirs:
-            text = (
-                "class %d is '%s' for the segmenter and '%s' in the data; results have the former"
-            )
+            text = "class %d is '%s' for the segmenter and '%s' in the data: results have ours"
             logger.warning(text, index, ours, theirs)
