@@ -22,9 +22,9 @@ from torch import nn
 from regnet_backbones import RegNetFeatures, weights
 from regnet_backbones.detection.trained import WholeCheckpointer, load_proposals
 from regnet_backbones.detection.training.checkpoint import TrainingCheckpointer
-from regnet_backbones.semseg.checkpoints import crop_size_of, load_data, load_segmenter
+from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.semseg.resume import AtomicCheckpointIO, check_continuation
+from regnet_backbones.semseg.resume import AtomicCheckpointIO, check_resume
 from regnet_backbones.weights.conversion import convert_file
 from regnet_backbones.weights.unpickling import StandIn, read_content
 
@@ -55,8 +55,7 @@ READINGS = {
     "stock on ours": lambda path: DetectionCheckpointer(FEATURES).load(str(path)),
     "segmenter": load_segmenter,
     "data of a segmenter": load_data,
-    "crop size": crop_size_of,
-    "resume": lambda path: check_continuation(path, None, None, {"max_steps": 1}),
+    "resume": lambda path: check_resume(path, None, None, {"max_steps": 1}),
     "checkpoint io": lambda path: AtomicCheckpointIO().load_checkpoint(path),
     "proposals": lambda path: load_proposals([{"image_id": 1}], str(path)),
 }
@@ -150,7 +149,6 @@ def test_what_builds_a_model_never_reaches_lightning(tmp_path):
         *found["datamodule_hyper_parameters"],
     }
     assert found["hyper_parameters"]["encoder"] == "regnetx_002"
-    assert crop_size_of(tmp_path / "a.ckpt") == 8
 
 
 def test_a_segmenter_is_not_built_by_lightning(tmp_path, monkeypatch):

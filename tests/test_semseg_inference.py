@@ -92,11 +92,6 @@ def test_windows_of_a_pixelwise_network_give_what_the_whole_image_gives():
         torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("window", "stride"), [(512, 341), (769, 513), (3, 2), (1, 1)])
-def test_windows_are_two_thirds_apart(window, stride):
-    assert Inference(window=window).describe()["window_stride"] == stride
-
-
 def test_windows_slide_over_the_resized_image():
     sizes = Sizes()
     found = Inference(short_side=10, window=8, window_stride=8)(sizes, picture(20, 30))
@@ -199,7 +194,7 @@ def test_settings_that_are_invalid_are_named():
         ({"window": -1}, "window"),
         ({"window": 8, "window_stride": 0}, "window_stride"),
         ({"window_stride": 8}, "window_stride 8 needs a window"),
-        ({"window": 8, "window_stride": 9}, "at most the window"),
+        ({"window": 8, "window_stride": 9}, "window_stride 9 needs a window"),
         ({"scales": ()}, "scales"),
         ({"scales": (1.0, 0.0)}, "scales"),
         ({"scales": (float("nan"),)}, "scales"),

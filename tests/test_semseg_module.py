@@ -98,15 +98,14 @@ def test_every_architecture_gives_logits_of_any_size(name):
         ({"decoder": "Unit"}, "decoder must be one of DPT, DeepLabV3, .* got 'Unit'"),
         ({"decoder": "FPN", "output_stride": 8}, "FPN has no choice of output_stride, got 8"),
         ({"decoder_options": {"decoder_chanels": 8}}, "of Unet must be of .*'decoder_chanels'"),
-        ({"decoder_options": {"classes": 8}}, "cannot set 'classes': use num_classes"),
-        ({"decoder_options": {"aux_params": {}}}, "cannot set 'aux_params': .* gives logits"),
+        ({"decoder_options": {"aux_params": {}}}, "of Unet must be of .*'aux_params'"),
         ({"loss": "focal"}, "loss must be one of ce, dice, ce.dice, got 'focal'"),
         ({"optimizer": "adam"}, "optimizer must be one of adamw, sgd, got 'adam'"),
         ({"lr": 0.0}, "lr must be above 0, got 0.0"),
         ({"lr": math.nan}, "lr must be above 0, got nan"),
-        ({"short_side": 0}, "short_side must be at least 1 pixel or None, got 0"),
-        ({"pictures": -1}, "pictures must be 0 or more, got -1"),
-        ({"num_classes": 256}, "num_classes must be 2 to 255, got 256"),
+        ({"short_side": 0}, "short_side must be at least 1, got 0"),
+        ({"pictures": -1}, "pictures must be at least 0, got -1"),
+        ({"num_classes": 256}, "1 to 255 classes, got 256"),
         ({"class_names": ("a", "b")}, "num_classes is 3, but class_names names 2"),
         ({"class_names": ("a", "b", "a")}, "class_names gives several classes one name: a"),
     ],
@@ -135,7 +134,7 @@ def test_an_encoder_by_numbers_is_that_design_and_comes_back_from_a_checkpoint(t
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ({**NUMBERS, "wm": 2.0}, "takes w_0, w_a, w_m, depth, .*; got wm"),
+        ({**NUMBERS, "wm": 2.0}, "is no RegNet: .*wm"),
         ({"w_0": 24}, "is no RegNet: .*missing"),
         ({**NUMBERS, "w_m": 0.5}, "w_m"),
         ({**NUMBERS, "depth": 3}, "depth must be at least 4"),
@@ -148,7 +147,7 @@ def test_numbers_that_are_no_design_are_refused(numbers, message):
 
 def test_images_must_be_normalised_as_the_weights_expect():
     """Before anything is fetched."""
-    with pytest.raises(ValueError, match=r"expect images of mean \[0.5, 0.5, 0.5\], std"):
+    with pytest.raises(ValueError, match=r"expect images of mean \[0.5, 0.5, 0.5\], got"):
         segmenter(encoder="regnetz_c16", encoder_weights="imagenet")
 
 
@@ -277,17 +276,6 @@ def test_the_schedule_by_hand(step, expected):
     assert factor == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_schedule_steps_an_optimizer():
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    schedule = poly_with_warmup(optimizer, total_steps=4, warmup_steps=1, power=1.0)
-    rates = []
-    for _ in range(4):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    assert rates == pytest.approx([1.0, 2.0, 4 / 3, 2 / 3])
-
-
 def test_warm_up_to_the_end_of_the_run_is_warned_of(caplog):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     poly_with_warmup(optimizer, total_steps=5, warmup_steps=5)
@@ -295,7 +283,7 @@ def test_warm_up_to_the_end_of_the_run_is_warned_of(caplog):
 
 
 def test_a_run_without_an_end_has_no_schedule(tmp_path):
-    with pytest.raises(ValueError, match="the trainer has none; set max_epochs or max_steps"):
+    with pytest.raises(ValueError, match="set max_steps or max_epochs"):
         trainer(tmp_path, max_epochs=-1).fit(segmenter(), loader())
 
 
@@ -451,35 +439,6 @@ def test_pictures_show_image_truth_and_prediction():
     assert pixels[1] == [gray, gray, gray, gray, red, red]
 
 
-def test_all_ignored_and_large_pictures():
-    options = {"mean": (0.5,) * 3, "std": (1.0,) * 3, "colors": overlays.palette(2)}
-    mask = torch.full((100, 1280), 255)
-    picture = overlays.side_by_side(torch.zeros(3, 100, 1280), mask, mask, **options)
-    assert picture.size == (3 * 640, 50)
-
-
-def test_a_legend_stands_beside_the_picture():
-    picture = Image.new("RGB", (50, 20), (1, 2, 3))
-    entries = [("sky", (0, 0, 255)), ("a long name", (255, 0, 0)), ("x", (0, 255, 0))]
-    named = overlays.with_legend(picture, entries)
-    assert named.crop((0, 0, 50, 20)).tobytes() == picture.tobytes()
-    assert named.height == 3 * 18  # higher than the picture: lines of 1.5 times 12 pixels
-    column = [named.getpixel((50 + 12, 9 + 18 * row)) for row in range(3)]
-    assert column == [color for _, color in entries]
-    text = named.crop((50 + 24, 0, *named.size)).convert("L")
-    assert text.crop((0, 0, text.width, 18)).getextrema()[0] < 100  # black on white
-    rights = [
-        text.point(lambda v: 255 * (v < 128))
-        .crop((0, 18 * r, text.width, 18 * r + 18))
-        .getbbox()[2]
-        for r in range(3)
-    ]
-    assert rights[2] < rights[0] < rights[1] < text.width
-    wide = overlays.with_legend(Image.new("RGB", (900, 800)), entries)
-    assert wide.height == 800
-    assert wide.getpixel((900 + 20, 20 // 4 + 30)) == (255, 0, 0)
-
-
 def test_opacity_is_how_much_of_a_class_is_seen():
     image, mask = torch.full((3, 2, 2), 100, dtype=torch.uint8), torch.zeros(2, 2).long()
     for opacity, red in ((0.0, 100), (0.6, 193), (1.0, 255)):  # 0.6 * 255 + 0.4 * 100 = 193
@@ -497,13 +456,6 @@ def test_colors_are_distinct():
         for other in near[:index]
     ]
     assert min(differences) > 30
-
-
-def test_names_with_folders_stay_in_the_folder_of_pictures(tmp_path):
-    picture = Image.new("RGB", (2, 2))
-    path = overlays.save_picture(picture, "../a/b", folder=tmp_path, loggers=[], step=3)
-    assert path == tmp_path / "3" / ".._a_b.png"
-    assert path.is_file()
 
 
 # Processes

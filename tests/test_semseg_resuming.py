@@ -11,13 +11,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
+from regnet_backbones.runs.stopping import StopSignals
 from regnet_backbones.semseg.loader import ResumableLoader, ResumableSampler, SeededSamples
-from regnet_backbones.semseg.resume import (
-    AtomicCheckpointIO,
-    LastCheckpoint,
-    MovedFolder,
-    SeedSteps,
-)
+from regnet_backbones.semseg.resume import AtomicCheckpointIO, LastCheckpoint
 
 IMAGES, BATCH, BATCHES = 13, 2, 6
 VALIDATE_EVERY, STEPS = 5, 31
@@ -177,6 +173,10 @@ class BreakingOff(AtomicCheckpointIO):
             raise BrokenOffError
 
 
+def last_checkpoint(path, every):
+    return LastCheckpoint(path, every=every, signals=StopSignals(), options={})
+
+
 def train(folder, breaks_after=-1, every=1, accumulate=1):
     """Train to the end, or until a number of checkpoints is written; return what was recorded."""
     torch.manual_seed(0)
@@ -188,7 +188,7 @@ def train(folder, breaks_after=-1, every=1, accumulate=1):
         val_check_interval=VALIDATE_EVERY,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        callbacks=[LastCheckpoint(folder / "last.ckpt", every=every), SeedSteps()],
+        callbacks=[last_checkpoint(folder / "last.ckpt", every=every)],
         enable_checkpointing=False,
         plugins=[BreakingOff(breaks_after)],
         logger=False,
@@ -281,13 +281,13 @@ def go_on(folder, score, validations):
         val_check_interval=VALIDATE_EVERY,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        callbacks=[keeps_best, SeedSteps(), MovedFolder()],
+        callbacks=[keeps_best],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     # After the one that keeps the best, whose state it has.
-    trainer.callbacks.append(LastCheckpoint(last, every=1000))
+    trainer.callbacks.append(last_checkpoint(last, every=1000))
     path = str(last) if last.is_file() else None
     trainer.fit(Scored(score), loader(), DataLoader(Images(), batch_size=IMAGES), ckpt_path=path)
     assert keeps_best.best_model_path == str(folder / "best.ckpt")

@@ -82,7 +82,8 @@ def _evaluate_segmenter(args: argparse.Namespace, trained: "Trained", output: Pa
     """Evaluate with Lightning, and return the table; None in all processes but the first."""
     from lightning.pytorch.utilities import rank_zero_only
 
-    from regnet_backbones.semseg.evaluation import evaluate, results_table
+    from regnet_backbones.semseg.evaluation import evaluate
+    from regnet_backbones.semseg.metrics import results_table
 
     if args.device not in ACCELERATORS:
         allowed = ", ".join(filter(None, ACCELERATORS))
@@ -96,7 +97,9 @@ def _evaluate_segmenter(args: argparse.Namespace, trained: "Trained", output: Pa
         devices=args.devices,
         optimization=options.optimization_of(args),
     )
-    return results_table(results) if rank_zero_only.rank == 0 else None
+    if rank_zero_only.rank > 0:
+        return None
+    return results_table(results, f"{results['images']} images")
 
 
 def _predict(args: argparse.Namespace) -> int:

@@ -10,21 +10,21 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.errors import UserError
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.semseg.resume import read_lightning_checkpoint
 from regnet_backbones.weights.state_dicts import load_all, reason
+from regnet_backbones.weights.unpickling import read_content
 
-# Hyperparameters by which a checkpoint of a segmenter is known.
-_MODEL = Segmenter.CHECKPOINT_HYPER_PARAMS_KEY
-_DATA = SegmentationData.CHECKPOINT_HYPER_PARAMS_KEY
+# Where a checkpoint has the arguments of its model, by which one of a segmenter is known, and of
+# its data.
+MODEL_KEY = Segmenter.CHECKPOINT_HYPER_PARAMS_KEY
+DATA_KEY = SegmentationData.CHECKPOINT_HYPER_PARAMS_KEY
 KNOWN_BY = {"num_classes", "decoder", "encoder"}
-WANTED = "give one that train-segmenter wrote, such as <output>/checkpoints/best.ckpt"
 
-# How a command line says None, which YAML calls null.
-NONE_TEXTS = ("none", "null")
+# Which function builds the model, of which class: Lightning below 2.6 imports and calls them.
+BUILDERS = ("_instantiator", "_class_path")
 
 
 def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> Segmenter:
@@ -43,7 +43,7 @@ def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> S
     """
     content = read_segmenter_checkpoint(checkpoint)
     known = inspect.signature(Segmenter).parameters
-    arguments = {n: v for n, v in content[_MODEL].items() if n in known}
+    arguments = {n: v for n, v in content[MODEL_KEY].items() if n in known}
     try:
         segmenter = Segmenter(**(arguments | {"encoder_weights": None}))
         segmenter.on_load_checkpoint(content)
@@ -54,6 +54,8 @@ def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> S
             f"checkpoint '{checkpoint}' is damaged, was written by another version, or for an "
             f"encoder or decoder that is not installed here: {reason(error)}"
         ) from error
+    size = content[DATA_KEY].get("crop_size")
+    segmenter.typical_side = size if isinstance(size, int) else None
     if inference is not None:
         short_side = inference.short_side or segmenter.hparams["short_side"]
         segmenter.inference = replace(inference, short_side=short_side)
@@ -75,11 +77,11 @@ def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -
         UserError: there is no such file or it holds no data, the dataset is not where it was, or an
             override is unknown or has a wrong value.
     """
-    saved = read_segmenter_checkpoint(checkpoint).get(_DATA)
-    if not isinstance(saved, dict):
+    saved = read_segmenter_checkpoint(checkpoint)[DATA_KEY]
+    if not saved:
         raise UserError(
-            f"checkpoint '{checkpoint}' does not say what data it was trained on, because these "
-            f"were no SegmentationData; {WANTED}"
+            f"checkpoint '{checkpoint}' does not say what data it was trained on; give one that "
+            "train-segmenter wrote"
         )
     allowed = list(inspect.signature(SegmentationData).parameters)
     overrides = dict(overrides or {})
@@ -88,36 +90,37 @@ def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -
         raise UserError(f"data take no '{name}'; {hint}Allowed are {', '.join(allowed)}")
     values = {name: saved[name] for name in allowed if name in saved} | overrides
     for name, value in values.items():
-        if isinstance(value, str) and value.lower() in NONE_TEXTS:
+        if isinstance(value, str) and value.lower() == "none":  # which YAML calls null
             values[name] = None
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(SegmentationData)
     try:
         arguments = parser.parse_object(values)
     except ArgumentError as error:
-        raise UserError(
-            f"invalid data arguments in checkpoint '{checkpoint}': {reason(error)}"
-        ) from error
+        raise UserError(f"data arguments of '{checkpoint}': {reason(error)}") from error
     return SegmentationData(**arguments.as_dict())
 
 
-def crop_size_of(checkpoint: Path) -> int | None:
-    """Return the crop size, in pixels, of the training that wrote a checkpoint; None if unknown."""
-    saved = read_segmenter_checkpoint(checkpoint).get(_DATA)
-    size = saved.get("crop_size") if isinstance(saved, dict) else None
-    return size if isinstance(size, int) else None
-
-
-def read_segmenter_checkpoint(checkpoint: Path) -> dict[str, Any]:
+def read_segmenter_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint: state dict, arguments of model and data, "global_step", ..."""
-    if not checkpoint.exists():
-        raise MissingFileError(f"no checkpoint '{checkpoint}'; {WANTED}")
-    try:
-        content = read_lightning_checkpoint(checkpoint)
-    except ValueError as error:
-        raise UserError(f"{error}; {WANTED}") from error
-    arguments, counts = content.get(_MODEL), [content.get(key) for key in ("global_step", "epoch")]
-    known = isinstance(arguments, dict) and arguments.keys() >= KNOWN_BY
-    if not known or not all(isinstance(count, int) for count in counts):
-        raise UserError(f"'{checkpoint}' is not a checkpoint of a Segmenter; {WANTED}")
+    content = read_lightning_checkpoint(path)
+    for key in (MODEL_KEY, DATA_KEY):
+        content[key] = content[key] if isinstance(content.get(key), dict) else {}
+    counts = [content.get(key) for key in ("global_step", "epoch")]
+    if not content[MODEL_KEY].keys() >= KNOWN_BY or not all(isinstance(n, int) for n in counts):
+        raise UserError(
+            f"'{path}' is not a checkpoint of a segmenter; give one that train-segmenter wrote, "
+            "such as <output>/checkpoints/best.ckpt"
+        )
+    return content
+
+
+def read_lightning_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of Lightning, or raise a UserError; nothing of it is run, now or later."""
+    content = read_content(Path(path))
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise UserError(f"'{path}' is not a checkpoint of Lightning: it has no 'state_dict'")
+    for key in (MODEL_KEY, DATA_KEY):
+        if isinstance(content.get(key), dict):
+            content[key] = {n: v for n, v in content[key].items() if n not in BUILDERS}
     return content

@@ -1,7 +1,6 @@
 """Training and validation data of a segmenter for Lightning, from any of the layouts."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -10,40 +9,14 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.runs.stopping import heed_parent_only
+from regnet_backbones.semseg import labels, layouts, loader
 from regnet_backbones.semseg.dataset import SegmentationDataset, check_pairs
-from regnet_backbones.semseg.labels import (
-    COLORS,
-    LABEL_MAP,
-    LabelCounts,
-    Labels,
-    check_class_names,
-    check_counts,
-    folder_labels,
-    lines_of,
-    read_table,
-)
-from regnet_backbones.semseg.layouts import (
-    CITYSCAPES_NAMES,
-    Pairs,
-    ade20k_class_names,
-    ade20k_pairs,
-    cityscapes_pairs,
-    find_color_table,
-    folder_pairs,
-)
-from regnet_backbones.semseg.loader import (
-    Loader,
-    ResumableLoader,
-    ResumableSampler,
-    SeededSamples,
-)
-from regnet_backbones.semseg.transforms import train_transform, val_transform
+from regnet_backbones.semseg.transforms import PairTransform, train_transform, val_transform
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 logger = logging.getLogger(__name__)
 
-LAYOUTS = ("ade20k", "cityscapes", "folder")
+LAYOUTS = (*layouts.PAIRS, "folder")
 
 # Arguments that layout "folder" needs, and others that only it takes.
 FOLDERS = ("train_images", "train_masks", "val_images", "val_masks")
@@ -52,9 +25,7 @@ OF_FOLDERS = (
     *("train_list", "val_list"),
 )
 
-# Of processes that load where the training itself computes on the CPU: a core that they take stalls
-# the threads on all others.
-LOWEST_PRIORITY = 19
+LEAST = {"batch_size": 1, "num_workers": 0, "crop_size": 1, "short_side": 1}
 
 
 class SegmentationData(LightningDataModule):
@@ -103,7 +74,6 @@ class SegmentationData(LightningDataModule):
         num_classes: their number, 2 for binary segmentation.
         check_everything: whether `setup` is to read all files in full.
         label_counts: what the masks of a split hold, by "train" and "val", once it is set up.
-        short_side: as given, for the model.
 
     Raises:
         UserError: arguments contradict each other or are out of range, or a folder or class file is
@@ -145,35 +115,19 @@ class SegmentationData(LightningDataModule):
         # Checkpoints with other than plain values are not loaded safely.
         paths = {name: value for name, value in self.hparams.items() if isinstance(value, Path)}
         self.hparams.update({name: str(path) for name, path in paths.items()})
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        if num_workers < 0:
-            raise UserError(f"num_workers must be at least 0, got {num_workers}")
-        self.layout = layout
-        self.root = root
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.short_side = short_side
-        self.skip_bad = skip_bad
+        labels.check_numbers(self.hparams, least=LEAST)
         self._check_sources()
         if layout == "folder":
             self._labels = self._find_labels()
             self.class_names = self._labels.class_names
         else:
-            names = ade20k_class_names(root) if layout == "ade20k" else CITYSCAPES_NAMES
-            self.class_names = check_class_names(names, num_classes)
+            names = layouts.NAMES[layout](root)
+            self.class_names = labels.check_class_names(names, num_classes)
         self.num_classes = len(self.class_names)
         self.check_everything = False
-        self.label_counts: dict[str, LabelCounts] = {}
-        self.train_transform = train_transform(
-            crop_size,
-            scale_range=scale_range,
-            flip=flip,
-            photometric=photometric,
-            mean=mean,
-            std=std,
-            short_side=short_side,
-        )
+        self.label_counts: dict[str, labels.LabelCounts] = {}
+        drawn = ("crop_size", "scale_range", "flip", "photometric", "mean", "std", "short_side")
+        self.train_transform = train_transform(**{name: self.hparams[name] for name in drawn})
         self.val_transform = val_transform(mean=mean, std=std)
         self.train_set: SegmentationDataset | None = None
         self.val_set: SegmentationDataset | None = None
@@ -185,8 +139,7 @@ class SegmentationData(LightningDataModule):
         if self.val_set is None:
             self.val_set = self._dataset("val", self.val_transform)
             trained = set() if self.train_set is None else set(self.train_set.pairs.images)
-            both = sum(image in trained for image in self.val_set.pairs.images)
-            if both:
+            if both := len(trained.intersection(self.val_set.pairs.images)):
                 logger.warning(
                     "%d of the %d validation images are training images, too: results on them do "
                     "not say how good the model is on new images",
@@ -195,114 +148,101 @@ class SegmentationData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Return the shuffled loader of whole batches of training crops."""
-        processes = 1 if self.trainer is None else self.trainer.world_size
-        share, rest = divmod(self.batch_size, processes)
-        if rest:
+        processes, rank = 1, 0
+        if self.trainer is not None:
+            processes, rank = self.trainer.world_size, self.trainer.global_rank
+        size = self.hparams["batch_size"]
+        if size % processes:
             raise UserError(
-                f"batch_size {self.batch_size} cannot be shared out evenly among {processes} "
-                f"processes; give a multiple of {processes}"
+                f"batch_size {size} cannot be shared out among {processes} processes; give a "
+                f"multiple of {processes}"
             )
-        if len(self.train_set) < self.batch_size:
+        if len(self.train_set) < size:
             raise UserError(
-                f"batch_size {self.batch_size} is more than the {len(self.train_set)} training "
-                "images, which would give no batch at all; give a smaller one"
+                f"batch_size {size} is more than the {len(self.train_set)} training images, which "
+                "would give no batch at all; give a smaller one"
             )
-        rank = 0 if self.trainer is None else self.trainer.global_rank
-        return ResumableLoader(
-            SeededSamples(self.train_set),
-            batch_size=share,
-            sampler=ResumableSampler(self.train_set, num_replicas=processes, rank=rank),
+        sampler = loader.ResumableSampler(self.train_set, num_replicas=processes, rank=rank)
+        return loader.ResumableLoader(
+            loader.SeededSamples(self.train_set),
+            batch_size=size // processes,
+            sampler=sampler,
             drop_last=True,
-            worker_init_fn=_start_worker,
             **self._loading(),
         )
 
     def val_dataloader(self) -> DataLoader:
         """Return the loader of single validation images, which differ in size."""
-        return Loader(self.val_set, worker_init_fn=heed_parent_only, **self._loading())
+        return loader.Loader(self.val_set, **self._loading())
 
     def _loading(self) -> dict[str, object]:
         """Return the options of both loaders."""
+        workers = self.hparams["num_workers"]
         return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
             "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": loader.start_worker,
         }
 
     def _check_sources(self) -> None:
         """Check that a layout is given what it needs and nothing that it would ignore."""
-        if self.layout not in LAYOUTS:
-            raise UserError(f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}")
-        given = [k for k in (*FOLDERS, *OF_FOLDERS) if self.hparams[k] not in (None, "", [])]
-        missing = [name for name in FOLDERS if name not in given]
-        if self.layout == "folder" and missing:
-            raise UserError(
-                f"layout 'folder' needs {', '.join(FOLDERS)}; missing: {', '.join(missing)}"
-            )
-        if self.layout != "folder" and self.root is None:
-            raise UserError(f"layout {self.layout!r} needs root, the folder of the dataset")
-        if self.layout != "folder" and given:
-            raise UserError(
-                f"layout {self.layout!r} finds everything below root; remove {', '.join(given)}, "
-                "or take layout 'folder'"
-            )
+        layout, given = self.hparams["layout"], self.hparams
+        if layout not in LAYOUTS:
+            raise UserError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+        needed = FOLDERS if layout == "folder" else ("root",)
+        if missing := [name for name in needed if given[name] is None]:
+            raise UserError(f"layout {layout!r} needs {', '.join(missing)}")
+        others = [k for k in (*FOLDERS, *OF_FOLDERS) if given[k] not in (None, "", [])]
+        if layout != "folder" and others:
+            raise UserError(f"layout {layout!r} takes no {', '.join(others)}; take layout 'folder'")
 
-    def _find_labels(self) -> Labels:
+    def _find_labels(self) -> labels.Labels:
         """Return what the values in the masks of layout "folder" mean, and complete `hparams`."""
         given = self.hparams
         names, colors, label_map = (given[k] for k in ("class_names_file", "colors", "label_map"))
         if colors is None and label_map is None:
             masks = self._path(given["train_masks"])
-            colors = find_color_table(masks, Path(self.root or masks))
+            colors = layouts.find_color_table(masks, Path(given["root"] or masks))
         if isinstance(colors, str | Path):
-            colors = lines_of(self._path(colors), f"file of {COLORS}")
+            colors = labels.lines_of(self._path(colors), f"file of {labels.COLORS}")
         if label_map is not None:
             file = self._path(label_map) if isinstance(label_map, str) else label_map
-            given["label_map"] = read_table(file, LABEL_MAP)
+            given["label_map"] = labels.read_table(file, labels.LABEL_MAP)
         given["colors"] = list(colors or [])
         if names is not None:
-            path = self._path(names)
-            names = check_class_names(lines_of(path, "class file"), source=f"class file '{path}'")
-        return folder_labels(
+            source = f"class file '{self._path(names)}'"
+            names = labels.lines_of(self._path(names), "class file")
+            labels.check_class_names(names, source=source)
+        return labels.folder_labels(
             given["num_classes"],
             names,
             ignore_label=given["ignore_label"],
             label_map=given["label_map"],
-            colors=read_table(given["colors"], COLORS) if given["colors"] else None,
+            colors=labels.read_table(colors, labels.COLORS) if colors else None,
         )
 
-    def _dataset(self, split: str, transform: torch.nn.Module) -> SegmentationDataset:
+    def _dataset(self, split: layouts.Split, transform: PairTransform) -> SegmentationDataset:
         """Return the checked dataset of a split."""
+        given = self.hparams
+        if given["layout"] == "folder":
+            listed = given[f"{split}_list"]
+            pairs = layouts.folder_pairs(
+                self._path(given[f"{split}_images"]),
+                self._path(given[f"{split}_masks"]),
+                self._labels,
+                mask_suffix=given["mask_suffix"],
+                listed=listed and labels.lines_of(self._path(listed), "list of images"),
+            )
+        else:
+            pairs = layouts.PAIRS[given["layout"]](given["root"], split)
         pairs, counts = check_pairs(
-            self._find_pairs(split),
-            skip_bad=self.skip_bad,
-            everything=self.check_everything,
+            pairs, skip_bad=given["skip_bad"], everything=self.check_everything
         )
-        check_counts(counts, train=split == "train")
+        counts.check(train=split == "train")
         self.label_counts[split] = counts
         return SegmentationDataset(pairs, transform)
 
-    def _find_pairs(self, split: str) -> Pairs:
-        """List the files of a split."""
-        if self.layout != "folder":
-            return (ade20k_pairs if self.layout == "ade20k" else cityscapes_pairs)(self.root, split)
-        given = self.hparams
-        listed = given[f"{split}_list"]
-        return folder_pairs(
-            self._path(given[f"{split}_images"]),
-            self._path(given[f"{split}_masks"]),
-            self._labels,
-            mask_suffix=given["mask_suffix"],
-            listed=listed and lines_of(self._path(listed), "list of images"),
-        )
-
     def _path(self, path: str) -> Path:
         """Return a path, below the root where there is one and the path is relative."""
-        return Path(self.root or "") / path
-
-
-def _start_worker(worker: int) -> None:
-    """Heed the training only, and give way to it where both need the CPU."""
-    heed_parent_only(worker)
-    if not torch.cuda.is_available() and hasattr(os, "nice"):
-        os.nice(LOWEST_PRIORITY)
+        return Path(self.hparams["root"] or "") / path

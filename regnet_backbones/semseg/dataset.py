@@ -1,11 +1,11 @@
 """Images and masks as tensors, and the check of all files before a training starts.
 
-Every problem of a file comes out as one `BadPairError` that names the file and the way out, at
-the check as well as in a worker of a loader.
+Every problem of a file comes out as a `UserError` that names the file and the way out, at the check
+as well as in a worker of a loader.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +27,7 @@ from regnet_backbones.runs.image_files import (
     open_upright,
     upright_size,
 )
+from regnet_backbones.runs.image_paths import output_names
 from regnet_backbones.semseg.labels import (
     COLORS,
     LabelCounts,
@@ -37,6 +38,7 @@ from regnet_backbones.semseg.labels import (
     packed,
 )
 from regnet_backbones.semseg.layouts import Pairs
+from regnet_backbones.semseg.transforms import PairTransform
 
 logger = logging.getLogger(__name__)
 
@@ -52,29 +54,19 @@ COLOR_MODES = ("LA", "RGB", "RGBA")
 
 BITS_PER_SAMPLE = 258  # a tag of TIFF files
 
-PairTransform = Callable[
-    [tv_tensors.Image, tv_tensors.Mask], tuple[tv_tensors.Image, tv_tensors.Mask]
-]
-
-
-class BadPairError(UserError):
-    """Tell which file of a dataset cannot be used, why, and what to do."""
+SAVE = "save it as grey or palette PNG whose values are the labels"
 
 
 class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
     """Read pairs and transform them.
 
     An item is a dict of `image` (float32, (3, H, W), as the transform leaves it), `mask` (int64,
-    (H, W), classes and `IGNORE`) and `name` (of the image, see `Pairs.names`).
-
-    Args:
-        pairs: the files.
-        transform: from an image of uint8 (3, H, W) and its mask of uint8 (H, W) to both changed.
+    (H, W), classes and `IGNORE`) and `name` (of the image, see `output_names`).
     """
 
     def __init__(self, pairs: Pairs, transform: PairTransform) -> None:
         self.pairs = pairs
-        self.names = pairs.names()
+        self.names = [name.as_posix() for name in output_names(pairs.images).values()]
         self.transform = transform
 
     def __len__(self) -> int:
@@ -85,7 +77,7 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
         pixels, values = _read(self.pairs.images[index], mask, labels)
         image, mask = self.transform(
             tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)),
-            tv_tensors.Mask(torch.from_numpy(_classes(mask, values, labels))),
+            tv_tensors.Mask(torch.from_numpy(labels.classes_of(values).astype(np.uint8))),
         )
         return {
             "image": image.as_subclass(torch.Tensor),
@@ -106,65 +98,46 @@ def check_pairs(
     """
     everything = everything or skip_bad
     step = 1 if everything or len(pairs) < MASKS_IN_FULL else -(-len(pairs) // MASKS_IN_SAMPLE)
+    labels = pairs.labels
 
-    def look(index: int) -> tuple[str | None, dict[int, int] | None]:
+    def look(index: int) -> str | dict[int, int]:
+        """Return what is wrong with a pair, or what its mask holds."""
         image, mask = pairs.images[index], pairs.masks[index]
-        decode = {"pixels": everything, "values": index % step == 0}
         try:
-            _, values = _read(image, mask, pairs.labels, **decode)
-        except BadPairError as error:
-            return str(error), None
-        if values is None:
-            return None, None
-        strays = pairs.labels.strays(counted := count_values(values))
-        return strays and f"mask '{mask}' {strays}", counted
+            _, values = _read(image, mask, labels, pixels=everything, values=index % step == 0)
+        except UserError as error:
+            return str(error)
+        return {} if values is None else count_values(values)
 
     with ThreadPoolExecutor(CHECK_THREADS) as pool:
         found = list(pool.map(look, range(len(pairs))))
-    bad = {index: problem for index, (problem, _) in enumerate(found) if problem}
-    if bad:
-        first, names = next(iter(bad.values())), first_of([pairs.images[k].name for k in bad])
-        if len(bad) == len(pairs) or not skip_bad:
+    problems = {index: each for index, each in enumerate(found) if isinstance(each, str)}
+    if problems:
+        names = first_of([pairs.images[index].name for index in problems])
+        count = f"{len(problems)} of the {len(pairs)} pairs are bad: {names}"
+        first = next(iter(problems.values()))
+        if not skip_bad or len(problems) == len(pairs):
             way_out = "none is left" if skip_bad else "--data.skip_bad true leaves them out"
-            if any(problem and mask for problem, mask in found):
-                masks = [mask for _, mask in found if mask]
-                way_out = LabelCounts(masks, pairs.labels).explain("checked")
-            count = f"{len(bad)} of the {len(pairs)} pairs are bad"
-            raise BadPairError(f"{first}; {count}: {names}; {way_out}")
-        logger.warning(
-            "skipped %d of %d pairs: %s; the first problem: %s",
-            *(len(bad), len(pairs), names, first),
-        )
-        pairs = pairs.subset([index for index in range(len(pairs)) if index not in bad])
-    good = [mask for problem, mask in found if mask and not problem]
-    return pairs, LabelCounts(good, pairs.labels)
+            raise UserError(f"{first}; {count}; {way_out}")
+        logger.warning("skipped: %s; the first problem: %s", count, first)
+        files = enumerate(zip(pairs.images, pairs.masks, strict=True))
+        good = [pair for index, pair in files if index not in problems]
+        pairs = Pairs(*zip(*good, strict=True), labels)
+    return pairs, LabelCounts([each for each in found if each and isinstance(each, dict)], labels)
 
 
 def read_image(path: Path) -> np.ndarray:
     """Read an image as RGB, uint8 (H, W, 3), turned as its EXIF orientation says."""
-    try:
-        # Viewers and labelling tools turn it too, so that masks are drawn on the turned image.
-        return np.array(open_upright(path).convert("RGB"))
-    except ValueError as error:
-        raise BadPairError(str(error)) from error
-
-
-def read_mask(path: Path, labels: Labels) -> np.ndarray:
-    """Read a mask as classes and `IGNORE`, uint8 (H, W)."""
-    with _opened(path, "mask") as mask:
-        values = _values(mask, _depth(path, mask), labels)
-    return _classes(path, values, labels)
+    # Viewers and labelling tools turn it too, so that masks are drawn on the turned image.
+    return np.array(open_upright(path).convert("RGB"))
 
 
 def _read(
     image: Path, mask: Path, labels: Labels, *, pixels: bool = True, values: bool = True
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Check a pair and read an image, uint8 (H, W, 3), and the values of its mask (H, W).
-
-    What is not wanted is checked by its header.
-    """
+    """Check a pair, and read image (H, W, 3) and values (H, W) as far as they are wanted."""
     if not mask.is_file():
-        raise BadPairError(
+        raise UserError(
             f"image '{image}' has no mask: there is no '{mask}'; add that file, or remove the image"
         )
     array = None
@@ -174,16 +147,17 @@ def _read(
     else:
         with _opened(image, "image") as header:
             if problem := depth_problem(header):
-                raise BadPairError(problem)
+                raise UserError(problem)
             width, height = upright_size(header)
     with _opened(mask, "mask") as header:
         depth = _depth(mask, header)
         found = _values(header, depth, labels) if values else None
+        if found is not None and (labels.classes_of(found) < 0).any():
+            raise UserError(labels.strays(count_values(found)))
         if header.size != (width, height):
-            raise BadPairError(
-                f"is {header.width}x{header.height} pixels, but its image '{image}' is "
-                f"{width}x{height} (width x height, turned as its EXIF data say); save both in one "
-                "size, masks resized without interpolation"
+            raise UserError(
+                f"is {header.width}x{header.height} pixels, but its image '{image}', turned as its "
+                f"EXIF data say, is {width}x{height}; save both in one size"
             )
     return array, found
 
@@ -194,20 +168,12 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image
-    except BadPairError as error:
-        raise BadPairError(f"{kind} '{path}' {error}") from error
+    except UserError as error:
+        raise UserError(f"{kind} '{path}' {error}") from error
     except UNREADABLE as error:
-        raise BadPairError(
+        raise UserError(
             f"{kind} '{path}' cannot be read ({error}); replace or remove it"
         ) from error
-
-
-def _classes(mask: Path, values: np.ndarray, labels: Labels) -> np.ndarray:
-    """Return the classes of the values of a mask, all of which must have one."""
-    classes = labels.classes_of(values)
-    if (classes < 0).any():
-        raise BadPairError(f"mask '{mask}' {labels.strays(count_values(values))}")
-    return classes.astype(np.uint8)
 
 
 def _values(mask: Image.Image, depth: int, labels: Labels) -> np.ndarray:
@@ -219,15 +185,14 @@ def _values(mask: Image.Image, depth: int, labels: Labels) -> np.ndarray:
     values = values.reshape(*values.shape[:2], -1)
     if values.shape[2] in (2, 4):
         if (values[..., -1] != values[0, 0, -1]).any():
-            raise BadPairError("has an alpha channel of several values; save it without alpha")
+            raise UserError("has an alpha channel of several values; save it without alpha")
         values = values[..., :-1]
     if labels.in_color:
         return packed(np.broadcast_to(values, (*values.shape[:2], 3)))
     if values.shape[2] == 3 and (values != values[..., :1]).any():
         held = counts_text(count_values(packed(values)), in_color=True)
-        raise BadPairError(
-            f"has channels R G B (mode RGB), which differ: {held}. Give a table of colours "
-            f"({COLORS}), or save it as grey or palette PNG whose values are the labels"
+        raise UserError(
+            f"has channels R G B that differ: {held}; give a table of colours ({COLORS}), or {SAVE}"
         )
     return values[..., 0] // (STRETCHED.get(depth, 1) if mask.mode == "L" else 1)
 
@@ -236,20 +201,19 @@ def _depth(path: Path, mask: Image.Image) -> int:
     """Check that a file keeps labels exactly; return its bits per channel."""
     packing = str(mask.info.get("compression", "")) if mask.format == "TIFF" else ""
     if mask.format not in MASK_FORMATS or any(kind in packing for kind in ("jpeg", "webp")):
-        raise BadPairError(
-            f"is a {mask.format} file{packing and f' ({packing})'}; save it as PNG from what it "
-            "was made of: JPEG changes labels, and a converted file keeps the wrong ones"
+        raise UserError(
+            f"is a {mask.format} file{packing and f' ({packing})'}, which changes labels; draw it "
+            f"again, and {SAVE}"
         )
     if getattr(mask, "n_frames", 1) > 1:
-        raise BadPairError(f"has {mask.n_frames} pages; save each as a file")
+        raise UserError(f"has {mask.n_frames} pages; save each as a file")
     depth = 8
     if mask.format == "PNG":
         depth = bit_depth(path)
     elif isinstance(mask, TiffImageFile):
         depth = max(mask.tag_v2.get(BITS_PER_SAMPLE, (1,)))
     if mask.mode not in LABEL_MODES + COLOR_MODES or (mask.mode in COLOR_MODES and depth > 8):
-        raise BadPairError(
-            f"has channels {' '.join(mask.getbands())} of {depth} bits (mode {mask.mode}); save it "
-            "as grey or palette PNG whose values are the labels, or in colours of 8 bits"
+        raise UserError(
+            f"has channels {' '.join(mask.getbands())} of {depth} bits (mode {mask.mode}); {SAVE}"
         )
     return depth

@@ -20,6 +20,8 @@ from regnet_backbones.semseg.module import Segmenter
 # Groups of a config, and whose arguments they are.
 GROUPS = {"trainer": Trainer, "model": Segmenter, "data": SegmentationData}
 
+BY_NUMBERS = "a RegNet by numbers"
+
 # Says where a run was, not what it is.
 UNINTERESTING = ("trainer.default_root_dir",)
 
@@ -31,29 +33,25 @@ def describe(config_file: Path | None, checkpoint: Path | None) -> Description:
         UserError: the file cannot be used.
     """
     config, text = read_config(config_file, checkpoint)
-    model, data, trainer = (config.get(group, {}) for group in ("model", "data", "trainer"))
+    trainer, model, data = (config.get(group, {}) for group in GROUPS)
     encoder = model.get("encoder", inspect.signature(Segmenter).parameters["encoder"].default)
-    network = RegNetDesign(**encoder) if isinstance(encoder, Mapping) else encoder
-    lengths = {
-        unit: trainer[key]
-        for key, unit in (("max_steps", "steps"), ("max_epochs", "epochs"))
-        if (trainer.get(key) or 0) > 0
-    }
-    batch = data.get("batch_size", 0) * (trainer.get("accumulate_grad_batches") or 1)
+    by_name = isinstance(encoder, str)
+    network = encoder if by_name else RegNetDesign(**encoder)
+    units = {"max_steps": "steps", "max_epochs": "epochs"}
+    lengths = {unit: trainer[key] for key, unit in units.items() if (trainer.get(key) or 0) > 0}
     facts = {"started from": model.get("encoder_weights") or "random weights"}
     if data:
         facts["data"] = data.get("root") or data.get("train_images")
     if lengths:
         bounds = ", ".join(f"{number:,} {unit}" for unit, number in lengths.items())
         facts["length"] = f"{bounds} of {data.get('batch_size', '?')} images"
-    name = network if isinstance(network, str) else "a RegNet by numbers"
     return Description(
-        title=f"{model.get('decoder', 'Segmenter')} on {name}",
-        network=network if not isinstance(network, str) or network in zoo.names() else None,
+        title=f"{model.get('decoder', 'Segmenter')} on {network if by_name else BY_NUMBERS}",
+        network=network if not by_name or network in zoo.names() else None,
         facts=tuple((key, str(value)) for key, value in facts.items()),
         changed=changed_settings(config),
         config=text,
-        batch=batch,
+        batch=data.get("batch_size", 0) * (trainer.get("accumulate_grad_batches") or 1),
         lengths=lengths,
         every=trainer.get("log_every_n_steps") or 50,
     )
@@ -63,14 +61,13 @@ def changed_settings(config: Mapping[str, Mapping]) -> tuple[tuple[str, str, str
     """List key, value and default of the arguments that are not the defaults."""
     changed = []
     for group, of in GROUPS.items():
-        parameters = inspect.signature(of).parameters
+        defaults = {each.name: each.default for each in inspect.signature(of).parameters.values()}
         for name, value in config.get(group, {}).items():
-            default = parameters[name].default if name in parameters else inspect.Parameter.empty
+            default, key = defaults.get(name, inspect.Parameter.empty), f"{group}.{name}"
             as_yaml = list(default) if isinstance(default, tuple) else default
-            key = f"{group}.{name}"
             if value != as_yaml and key not in UNINTERESTING:
-                known = default is not inspect.Parameter.empty
-                changed.append((key, str(value), str(default) if known else "required"))
+                required = default is inspect.Parameter.empty
+                changed.append((key, str(value), "required" if required else str(default)))
     return tuple(changed)
 
 
@@ -84,10 +81,9 @@ def read_config(
         return {"model": plain}, yaml.safe_dump({"model": plain}, sort_keys=False)
     config = read_yaml(config_file)
     groups = config if isinstance(config, Mapping) else {}
-    lacking = [group for group in GROUPS if not isinstance(groups.get(group), Mapping)]
-    if lacking:
+    if not all(isinstance(groups.get(group), Mapping) for group in GROUPS):
         raise UserError(
-            f"'{config_file}' is cut off or not the config of a segmenter's training: it has no "
-            f"{', '.join(lacking)}; remove it, and the report takes the checkpoint's settings"
+            f"'{config_file}' is cut off or not the config of a segmenter's training, with "
+            f"{', '.join(GROUPS)}; remove it, and the report takes the checkpoint's settings"
         )
     return groups, read_text(config_file)

@@ -5,13 +5,11 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
 
 import torch
 from lightning import Trainer
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from tabulate import tabulate
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from regnet_backbones.errors import UserError, as_user_error
@@ -26,33 +24,15 @@ from regnet_backbones.runs.results import (
     write_results,
 )
 from regnet_backbones.runs.trained import Trained
-from regnet_backbones.semseg import metrics, overlays
+from regnet_backbones.semseg import metrics
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.inference import Inference
-from regnet_backbones.semseg.layouts import IGNORE
-from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.semseg.optimization import OptimizeBeforeValidation, typical_side
+from regnet_backbones.semseg.labels import IGNORE
+from regnet_backbones.semseg.module import Batch, Segmenter
+from regnet_backbones.semseg.overlays import palette
 
 logger = logging.getLogger(__name__)
-
-
-class Evaluation(TypedDict):
-    """What `evaluate` finds, ready for a JSON file: numbers from 0 to 1, None for none.
-
-    Keys:
-        miou: mean of `iou` over the classes that are in truth or prediction.
-        accuracy: part of the labelled pixels that are predicted right.
-        iou: by class name; None for a class that is in neither.
-        images: how many there were.
-        settings: of the inference, the precision, and the optimization.
-    """
-
-    miou: float | None
-    accuracy: float | None
-    iou: dict[str, float | None]
-    images: int
-    settings: dict[str, object]
 
 
 def evaluate(
@@ -66,7 +46,7 @@ def evaluate(
     precision: str = "32-true",
     optimization: Optimization | None = None,
     images: int | None = None,
-) -> Evaluation:
+) -> dict[str, object]:
     """Evaluate a checkpoint on the validation images of the data that it was trained on.
 
     Args:
@@ -79,7 +59,9 @@ def evaluate(
         images: how many images a process evaluates at most, the first ones; None for all.
 
     Returns:
-        Numbers from 0 to 1, the same in every process of a distributed evaluation.
+        Ready for a JSON file, the same in every process of a distributed evaluation: `iou` by class
+        name, from 0 to 1, None for a class that is in neither truth nor prediction; `miou`, the
+        mean over the others; `accuracy`, of labelled pixels; number of `images`; `settings`.
 
     Raises:
         UserError: the checkpoint or the dataset is missing or cannot be used, they have different
@@ -93,69 +75,37 @@ def evaluate(
     data.setup("validate")  # says what is not there, before classes are compared
     _check_classes(segmenter, data)
     scores = None if output is None else _ScoreImages(Path(output))
-    callbacks = [] if scores is None else [scores]
-    if optimization is not None:
-        side = typical_side(segmenter, data.hparams["crop_size"])
-        callbacks.append(OptimizeBeforeValidation(optimization, side=side))
+    segmenter.optimization = optimization
     with as_user_error(MisconfigurationException, ValueError, RuntimeError):
         trainer = Trainer(
             accelerator=accelerator,
             devices=devices,
             precision=precision,
-            callbacks=callbacks,
+            callbacks=scores,
             limit_val_batches=1.0 if images is None else images,
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-    (values,) = trainer.validate(segmenter, data, verbose=False)
-    names, finite = segmenter.class_names, metrics.finite
+    trainer.validate(segmenter, data, verbose=False)
+    results = metrics.as_results(segmenter.last_validation)
     available = len(data.val_set)
-    found = Evaluation(
-        miou=finite(values.get(metrics.MIOU)),
-        accuracy=finite(values.get(metrics.ACCURACY)),
-        iou={name: finite(values.get(f"{metrics.IOU}{name}")) for name in names},
-        images=available if images is None else min(images * trainer.world_size, available),
-        settings={
-            **segmenter.inference.describe(),
-            "precision": precision,
-            "optimization": None if optimization is None else optimization.describe(),
-        },
-    )
+    results["images"] = min((images or available) * trainer.world_size, available)
+    settings = {
+        **segmenter.inference.describe(),
+        "precision": precision,
+        "optimization": optimization and optimization.describe(),
+    }
     if scores is not None and trainer.is_global_zero:
         write_images(output, scores.found)
         opts = [str(word) for pair in (overrides or {}).items() for word in pair]
-        numbers = {name: value for name, value in found.items() if name != "settings"}
-        write_results(
-            output,
-            Trained("segmenter", Path(checkpoint)),
-            results=numbers,
-            settings={**found["settings"], "opts": opts},
-        )
-    return found
-
-
-def results_table(evaluation: Evaluation) -> str:
-    """Format an evaluation as a table, in percent."""
-    rows = [("mIoU", evaluation["miou"]), ("pixel accuracy", evaluation["accuracy"])]
-    rows += [(f"IoU {name}", value) for name, value in evaluation["iou"].items()]
-    return tabulate(
-        [(name, None if value is None else 100 * value) for name, value in rows],
-        headers=(f"{evaluation['images']} images", "%"),
-        floatfmt=".2f",
-        missingval="-",
-    )
+        trained = Trained("segmenter", Path(checkpoint))
+        write_results(output, trained, results=results, settings={**settings, "opts": opts})
+    return {**results, "settings": settings}
 
 
 class _ScoreImages(Callback):
-    """Score and time the images of a validation.
-
-    Args:
-        folder: to draw into.
-
-    Attributes:
-        found: what `images.json` holds, after the validation.
-    """
+    """Score and time the images of a validation: `found` is what `images.json` holds, after it."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -172,7 +122,7 @@ class _ScoreImages(Callback):
         trainer: Trainer,
         module: Segmenter,
         prediction: torch.Tensor | None,
-        batch: dict[str, torch.Tensor | list[str]],
+        batch: Batch,
         *_: object,
     ) -> None:
         """Score the images of a batch; of a batch of repetitions there is no prediction."""
@@ -181,19 +131,14 @@ class _ScoreImages(Callback):
         if module.device.type == "cuda":
             torch.cuda.synchronize()
         self._seconds.append((time.perf_counter() - self._start) / len(prediction))
+        names = module.class_names
         images = zip(batch["image"], batch["mask"], prediction, batch["name"], strict=False)
         for image, truth, found, name in images:
             matrix = multiclass_confusion_matrix(
-                found, truth, len(module.class_names), ignore_index=IGNORE, validate_args=False
+                found, truth, len(names), ignore_index=IGNORE, validate_args=False
             )
-            score = metrics.finite(metrics.summarize(matrix, module.class_names)[metrics.MIOU])
-            draw = partial(
-                overlays.side_by_side,
-                *(each.cpu() for each in (image, truth, found)),
-                mean=module.hparams["mean"],
-                std=module.hparams["std"],
-                colors=overlays.palette(len(module.class_names)),
-            )
+            score = metrics.as_results(metrics.summarize(matrix, names))["miou"]
+            draw = partial(module.draw, *(each.cpu() for each in (image, truth, found)))
             self._scored.add(ImageScore(name, score), draw)
 
     def on_validation_end(self, trainer: Trainer, module: Segmenter) -> None:
@@ -203,7 +148,7 @@ class _ScoreImages(Callback):
             parts = [[] for _ in range(trainer.world_size)]
             torch.distributed.all_gather_object(parts, self._scored.scores)
         scores = tuple(score for part in parts for score in part)
-        names = module.class_names
+        colors = palette(len(module.class_names))
         self.found = ImageResults(
             score="mean IoU of an image, over the classes in its ground truth or its prediction",
             panels=("image", "ground truth", "prediction"),
@@ -213,7 +158,7 @@ class _ScoreImages(Callback):
             milliseconds=median_milliseconds(self._seconds),
             machine=device_name(module.device),
             parameters=sum(p.numel() for p in module.network.parameters()),
-            legend=dict(zip(names, overlays.palette(len(names)), strict=True)),
+            legend=dict(zip(module.class_names, colors, strict=True)),
         )
 
 
@@ -221,14 +166,8 @@ def _check_classes(segmenter: Segmenter, data: SegmentationData) -> None:
     """Raise UserError where the data have another number of classes, and warn of other names."""
     known, found = segmenter.class_names, data.class_names
     if len(known) != len(found):
-        raise UserError(
-            f"the segmenter knows {len(known)} classes and the data have {len(found)}; evaluate on "
-            "data with its classes"
-        )
-    if known != found:
-        index = next(i for i in range(len(known)) if known[i] != found[i])
-        logger.warning(
-            "class %d is '%s' for the segmenter and '%s' in the data; results have the segmenter's "
-            "names, and are wrong if these are other things",
-            *(index, known[index], found[index]),
-        )
+        raise UserError(f"the segmenter knows {len(known)} classes and the data have {len(found)}")
+    for index, (ours, theirs) in enumerate(zip(known, found, strict=True)):
+        if ours != theirs:
+            text = "class %d is '%s' for the segmenter and '%s' in the data: results have ours"
+            logger.warning(text, index, ours, theirs)

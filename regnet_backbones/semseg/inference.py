@@ -5,6 +5,7 @@ numbers ours are compared: logits are averaged where windows overlap, probabilit
 mirrored images.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from regnet_backbones.errors import UserError
+from regnet_backbones.semseg.labels import check_numbers
 
 LogitsOf = Callable[[torch.Tensor], torch.Tensor]
 
@@ -41,19 +43,11 @@ class Inference:
     scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        for name in ("short_side", "window", "window_stride"):
-            pixels = getattr(self, name)
-            if pixels is not None and pixels < 1:
-                raise UserError(f"{name} must be at least 1 pixel or None, got {pixels}")
-        if self.window_stride is not None and self.window is None:
+        check_numbers(vars(self), least={"short_side": 1, "window": 1, "window_stride": 1})
+        if self.window_stride is not None and self.window_stride > (self.window or 0):
             raise UserError(
-                f"window_stride {self.window_stride} needs a window; give its size, or leave "
-                "window_stride out"
-            )
-        if self.window_stride is not None and self.window_stride > self.window:
-            raise UserError(
-                f"window_stride must be at most the window, {self.window}, or pixels between two "
-                f"windows are in none; got {self.window_stride}"
+                f"window_stride {self.window_stride} needs a window of as many pixels at least, or "
+                f"some are in none; got window {self.window}"
             )
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise UserError(f"scales must be one or more factors above 0, got {self.scales}")
@@ -69,11 +63,11 @@ class Inference:
         Returns:
             Probabilities, float32 (N, C, H, W), of the size of the given image.
         """
-        first, *others = self._passes()
-        total = self._logits(logits_of, image, *first).softmax(1)
-        for scale, mirrored in others:
+        total = 0.0
+        sides = (False, True) if self.flip else (False,)
+        for scale, mirrored in itertools.product(self.scales, sides):
             total += self._logits(logits_of, image, scale, mirrored).softmax(1)
-        return total.div_(1 + len(others))
+        return total.div_(len(self.scales) * len(sides))
 
     @torch.no_grad()
     def classes(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
@@ -84,18 +78,13 @@ class Inference:
         Args:
             logits_of, image: as of a call.
         """
-        first, *others = self._passes()
-        maps = self(logits_of, image) if others else self._logits(logits_of, image, *first)
-        return maps.argmax(1)
+        if self.flip or len(self.scales) > 1:
+            return self(logits_of, image).argmax(1)
+        return self._logits(logits_of, image, *self.scales, mirrored=False).argmax(1)
 
     def describe(self) -> dict[str, object]:
         """Return the settings as a JSON file holds them."""
         return {**asdict(self), "window_stride": self._stride(), "scales": list(self.scales)}
-
-    def _passes(self) -> list[tuple[float, bool]]:
-        """List the predictions that are averaged: scale, and whether the image is mirrored."""
-        sides = (False, True) if self.flip else (False,)
-        return [(scale, mirrored) for scale in self.scales for mirrored in sides]
 
     def _stride(self) -> int | None:
         """Return the pixels from one window to the next, None where there are no windows."""

@@ -30,10 +30,8 @@ NOTHING_IGNORED = -1
 # Names of the two classes of binary segmentation without names.
 BINARY = ("background", "object")
 
-# How many names, labels or colours a message lists.
-LISTED = 8
-
-LARGEST_LABEL, LARGEST_COLOR = 2**16 - 1, 2**24 - 1
+LISTED = 8  # names, labels or colours in a message
+LARGEST = 2**24 - 1
 
 # The options that say what values mean: the form of a line, and patterns of its value and meaning.
 LABEL_MAP, COLORS = "--data.label_map", "--data.colors"
@@ -46,17 +44,17 @@ TABLES = {
         [rf"(?P<meaning>\S.*?)[\s,:]+{RGB}\s*(?::.*)?", rf"{RGB}[\s,:]+(?P<meaning>\S.*)"],
     ),
 }
+WAY_OUT = (
+    "correct the masks, or say what their values mean: --data.num_classes 1 (an object of 1 or "
+    f"255), --data.ignore_label 255, {LABEL_MAP} '{{LABEL: CLASS, ...}}', {COLORS} FILE"
+)
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The classes of a dataset, and which class each value in its masks is.
+    """The classes of a dataset, and which class or `IGNORE` each value in its masks is.
 
-    Args:
-        class_names: names of classes 0, 1, ...
-        classes: class, or `IGNORE`, of each value. All other values are errors.
-        in_color: whether the values are colours.
-        binary: whether 1 and 255 are two ways to write the object, of which masks have one.
+    Other values are errors. In `binary` ones 1 and 255 are the object, and masks have one of them.
     """
 
     class_names: tuple[str, ...]
@@ -66,22 +64,13 @@ class Labels:
 
     def __post_init__(self) -> None:
         check_class_names(self.class_names)
-        last, largest = self.num_classes - 1, LARGEST_COLOR if self.in_color else LARGEST_LABEL
-        wrong = [
-            f"{value}: {of}"
-            for value, of in self.classes.items()
-            if not 0 <= value <= largest or not (0 <= of <= last or of == IGNORE)
-        ]
+        allowed = {*range(len(self.class_names)), IGNORE}
+        wrong = {v: k for v, k in self.classes.items() if k not in allowed or not 0 <= v <= LARGEST}
         if wrong:
             raise UserError(
-                f"labels are 0 to {largest}, and classes 0 to {last} or {IGNORED}, got "
-                f"{first_of(wrong)}; correct {LABEL_MAP} or --data.ignore_label"
+                f"{LABEL_MAP} and --data.ignore_label take labels from 0 on, and classes 0 to "
+                f"{len(self.class_names) - 1} or {IGNORED}, got {wrong}"
             )
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, without the ignored label."""
-        return len(self.class_names)
 
     @cached_property
     def _table(self) -> np.ndarray:
@@ -96,83 +85,48 @@ class Labels:
         known = (values >= 0) & (values < len(self._table))
         return np.where(known, self._table[np.where(known, values, 0)], np.int16(-1))
 
-    def strays(self, counted: Mapping[int, int]) -> str | None:
-        """Say which of the values of a mask, counted in pixels, are errors; None if none is."""
+    def strays(self, counted: Mapping[int, int]) -> str:
+        """Say which of the values of a mask, counted in pixels, are errors."""
         strays = {value: n for value, n in counted.items() if value not in self.classes}
-        if not strays:
-            return None
-        what, option = ("colours", COLORS) if self.in_color else ("labels", LABEL_MAP)
-        known = sorted(value for value, of in self.classes.items() if of != IGNORE)
-        allowed = first_of([_shown(value, self.in_color) for value in known])
-        if len(known) > 1 and known[-1] - known[0] == len(known) - 1:
-            allowed = f"{known[0]} to {known[-1]}"
-        ignored = [_shown(v, self.in_color) for v, of in self.classes.items() if of == IGNORE]
+        what = "colours" if self.in_color else "labels"
+        allowed = first_of([shown(value, self.in_color) for value in sorted(self.classes)])
         return (
             f"has {what} that the dataset does not define: {counts_text(strays, self.in_color)}; "
-            f"allowed are {allowed} (ignored: {first_of(ignored) or 'none'}); correct the mask, "
-            f"the number of classes, or {option}"
+            f"allowed are {allowed}; {WAY_OUT}"
         )
 
 
 class LabelCounts:
-    """What the masks of a split hold: `pixels` by value, `classes` and `masks` by class.
-
-    Args:
-        counted: of each mask that was looked at, pixels by value.
-        labels: what the values mean.
-    """
+    """What the masks of a split hold: `pixels` by value, `classes` and `masks` by class."""
 
     def __init__(self, counted: Sequence[Mapping[int, int]], labels: Labels) -> None:
         self.labels, self.looked_at = labels, len(counted)
         self.pixels, self.classes, self.masks = Counter[int](), Counter[int](), Counter[int]()
         for mask in counted:
             self.pixels.update(mask)
-            self.masks.update({labels.classes[v] for v in mask if v in labels.classes})
-        for value in self.pixels.keys() & labels.classes.keys():
-            self.classes[labels.classes[value]] += self.pixels[value]
+            self.masks.update({labels.classes[value] for value in mask})
+        for value, count in self.pixels.items():
+            self.classes[labels.classes[value]] += count
 
-    def explain(self, kind: str, problem: str = "") -> str:
-        """Say what the masks hold, what is wrong with that, and what is likely to help."""
-        labels = self.labels
-        found = sorted(v for v in self.pixels if labels.classes.get(v) != IGNORE)
-        way_out = f"correct the masks, or what values mean ({LABEL_MAP}, {COLORS})"
-        if labels.binary and {1, IGNORE} <= self.pixels.keys():
-            way_out = (
-                "if 255 is ignored, take --data.ignore_label 255; if both are the object, "
-                f"{LABEL_MAP} '{{0: 0, 1: 1, 255: 1}}'"
+    def check(self, *, train: bool) -> None:
+        """Raise UserError if the masks of a split have nothing to learn, or nothing to measure."""
+        names, kind = self.labels.class_names, "training" if train else "validation"
+        absent = [name for k, name in enumerate(names) if not self.classes[k]]
+        problem = ""
+        if self.labels.binary and {1, IGNORE} <= self.pixels.keys():
+            problem = "the object is both 1 and 255"
+        elif len(names) - len(absent) < (2 if train else 1):
+            problem = f"only {len(names) - len(absent)} of {len(names)} classes have pixels"
+        if problem:
+            held = counts_text(self.pixels, self.labels.in_color)
+            raise UserError(
+                f"{problem}: the {self.looked_at:,} {kind} masks hold {held}; {WAY_OUT}"
             )
-        elif self.pixels.keys() == {0, IGNORE} and not labels.in_color:
-            way_out = "masks of 0 and 255 are read with --data.num_classes 1 (background, object)"
-        elif len(found) == labels.num_classes and not labels.in_color:
-            table = first_of([f"{value}: {k}" for k, value in enumerate(found)])
-            way_out = f"labels other than 0, 1, 2, ... need {LABEL_MAP} '{{{table}}}'"
-        held = counts_text(self.pixels, labels.in_color)
-        return (
-            f"the {self.looked_at:,} {kind} masks hold {held}{problem and ': '}{problem}; {way_out}"
-        )
-
-
-def check_counts(counts: LabelCounts, *, train: bool) -> None:
-    """Raise UserError if the masks of a split have nothing to learn or measure.
-
-    In training masks that means fewer than two classes; in validation masks, no labelled pixel.
-    """
-    labels, kind = counts.labels, "training" if train else "validation"
-    if labels.binary and {1, IGNORE} <= counts.pixels.keys():
-        raise UserError(counts.explain(kind, "object is both 1 and 255"))
-    present = [name for k, name in enumerate(labels.class_names) if counts.classes[k]]
-    if len(present) < min(2, labels.num_classes):
-        only = f"only class '{present[0]}'" if present else "no class"
-        text = counts.explain(kind, f"{only} has pixels that are not ignored")
-        if train or not present:
-            raise UserError(text)
-        logger.warning("%s. The mean IoU of one class means little", text)
-    absent = [name for name in labels.class_names if name not in present]
-    if absent and train:
-        logger.warning(
-            "%d of %d classes are in none of the %d training masks that were looked at: %s",
-            *(len(absent), labels.num_classes, counts.looked_at, first_of(absent)),
-        )
+        if absent and train:
+            logger.warning(
+                "%d of %d classes are in none of the %d training masks that were looked at: %s",
+                *(len(absent), len(names), self.looked_at, first_of(absent)),
+            )
 
 
 def folder_labels(
@@ -183,22 +137,23 @@ def folder_labels(
     label_map: Mapping[int, int | str] | None = None,
     colors: Mapping[int, int | str] | None = None,
 ) -> Labels:
-    """Return what the values in custom masks mean.
+    """Return what the values in custom masks mean; arguments are those of `SegmentationData`.
 
     One class, or two names without a number, is binary segmentation: 0 is the background, 1 or 255
-    the object, and nothing is ignored unless `ignore_label` is. Arguments are those of
-    `SegmentationData`, `label_map` and `colors` as `read_table` returns them.
+    the object, and nothing is ignored unless `ignore_label` is.
     """
-    if colors is not None and not (ignore_label is label_map is None):
-        raise UserError(
-            f"{COLORS} cannot be combined with {LABEL_MAP} or --data.ignore_label; name ignored "
-            f"colours '{IGNORED}' in it"
-        )
     option, table = (LABEL_MAP, label_map) if colors is None else (COLORS, colors)
+    if colors is not None and not (ignore_label is label_map is None):
+        raise UserError(f"{COLORS} cannot be combined with {LABEL_MAP} or --data.ignore_label")
     words = [of for of in (table or {}).values() if isinstance(of, str) and of != IGNORED]
     names = tuple(dict.fromkeys(words) if class_names is None else class_names)
     if class_names is None and not words:
-        names = numbered_class_names(num_classes)
+        if num_classes is None or not 1 <= num_classes <= IGNORE:
+            raise UserError(
+                f"layout 'folder' needs num_classes from 1 to {IGNORE}, class_names_file, or "
+                f"{COLORS}, got num_classes {num_classes}"
+            )
+        names = BINARY if num_classes == 1 else tuple(f"class {k}" for k in range(num_classes))
     elif len(names) == 1:
         names = (BINARY[0], *names)
     two = len(names) == 2 and num_classes in (None, 1)
@@ -219,9 +174,7 @@ def folder_labels(
         values[ignore_label] = IGNORED
     places = {name: k for k, name in enumerate(names)} | {IGNORED: IGNORE}
     if unknown := sorted(set(words) - places.keys()):
-        raise UserError(
-            f"{option} names classes that the class names do not have: {first_of(unknown)}"
-        )
+        raise UserError(f"{option} names classes that there are not: {first_of(unknown)}")
     classes = {value: places.get(of, of) for value, of in values.items()}
     return Labels(names, classes, in_color=colors is not None, binary=binary)
 
@@ -229,10 +182,7 @@ def folder_labels(
 def read_table(
     given: str | Path | Sequence[str] | Mapping[int | str, int | str], option: str
 ) -> dict[int, int | str]:
-    """Return what each label or colour means: a class, its name, or "ignore".
-
-    Given are a text file, its lines, or a mapping, as of an option, `LABEL_MAP` or `COLORS`.
-    """
+    """Return what each label or colour means, of a text file, its lines, or a mapping."""
     if isinstance(given, str | Path):
         given = lines_of(given, f"file of {option}")
     elif isinstance(given, Mapping):
@@ -256,16 +206,6 @@ def read_table(
     return table
 
 
-def numbered_class_names(num_classes: int | None) -> tuple[str, ...]:
-    """Name classes that have no names."""
-    if num_classes is None or not 1 <= num_classes <= IGNORE:
-        raise UserError(
-            f"layout 'folder' needs num_classes from 1 to {IGNORE}, class_names_file, or {COLORS}, "
-            f"got num_classes {num_classes}"
-        )
-    return BINARY if num_classes == 1 else tuple(f"class {k}" for k in range(num_classes))
-
-
 def check_class_names(
     names: Sequence[str], num_classes: int | None = None, *, source: str = "the dataset"
 ) -> tuple[str, ...]:
@@ -275,11 +215,20 @@ def check_class_names(
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(f"{source} gives several classes one name: {first_of(twice)}")
     if num_classes not in (None, len(names)):
-        raise UserError(
-            f"num_classes is {num_classes}, but {source} names {len(names)} classes; correct one "
-            "of them"
-        )
+        raise UserError(f"num_classes is {num_classes}, but {source} names {len(names)} classes")
     return tuple(names)
+
+
+def check_numbers(
+    given: Mapping[str, object], *, least: Mapping[str, int] = {}, above_zero: Sequence[str] = ()
+) -> None:
+    """Raise UserError where a number, unless it is None, is too small or not a number."""
+    for name, limit in least.items():
+        if given[name] is not None and not given[name] >= limit:
+            raise UserError(f"{name} must be at least {limit}, got {given[name]}")
+    for name in above_zero:
+        if not given[name] > 0:
+            raise UserError(f"{name} must be above 0, got {given[name]}")
 
 
 def lines_of(path: str | Path, kind: str) -> list[str]:
@@ -304,15 +253,14 @@ def count_values(values: np.ndarray) -> dict[int, int]:
 def counts_text(counted: Mapping[int, int], in_color: bool) -> str:
     """List values with their pixels, the most frequent first."""
     by_pixels = sorted(counted.items(), key=lambda item: -item[1])
-    return first_of([f"{_shown(v, in_color)}: {count:,} pixels" for v, count in by_pixels])
+    return first_of([f"{shown(v, in_color)}: {count:,} pixels" for v, count in by_pixels])
 
 
-def first_of(items: Sequence[object]) -> str:
+def first_of(items: Sequence[str]) -> str:
     """Name the first few of many."""
-    more = ", ..." if len(items) > LISTED else ""
-    return ", ".join(str(item) for item in items[:LISTED]) + more
+    return ", ".join([*items[:LISTED], "..."] if len(items) > LISTED else items)
 
 
-def _shown(value: int, in_color: bool) -> str:
+def shown(value: int, in_color: bool) -> str:
     """Return a value as people write it."""
     return f"({value >> 16}, {value >> 8 & 255}, {value & 255})" if in_color else str(value)

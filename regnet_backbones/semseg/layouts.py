@@ -1,17 +1,10 @@
-"""Where the images and masks of a dataset are.
-
-Three layouts: ADE20K's scene parsing benchmark (http://sceneparsing.csail.mit.edu), Cityscapes
-(https://www.cityscapes-dataset.com, label ids of cityscapesScripts), and any pair of folders.
-"""
+"""Where images and masks are: in ADE20K, in Cityscapes, and in any pair of folders."""
 
 import logging
-import os
 import re
-from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +18,6 @@ from regnet_backbones.semseg.labels import (
     check_class_names,
     first_of,
     lines_of,
-    numbered_class_names,
 )
 
 logger = logging.getLogger(__name__)
@@ -38,9 +30,6 @@ MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 # The name of CVAT's table of colours.
 COLOR_TABLE = "labelmap.txt"
-
-# Images whose masks are looked for to find what all names of masks have at their end.
-TRIED = 100
 
 ADE20K_CLASSES = 150
 ADE20K_FOLDERS = {"train": "training", "val": "validation"}
@@ -67,19 +56,6 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.images)
 
-    def names(self) -> list[str]:
-        """Return a name for each image: its file's, with folders where two would be the same."""
-        names = [image.stem for image in self.images]
-        if len(set(names)) == len(names):
-            return names
-        common = os.path.commonpath([image.parent for image in self.images])
-        return [i.relative_to(common).with_suffix("").as_posix() for i in self.images]
-
-    def subset(self, indices: Sequence[int]) -> "Pairs":
-        """Return the pairs of some indices, in their order."""
-        images, masks = ([files[i] for i in indices] for files in (self.images, self.masks))
-        return Pairs(tuple(images), tuple(masks), self.labels)
-
 
 def ade20k_pairs(root: str | Path, split: Split) -> Pairs:
     """Find the pairs of ADEChallengeData2016: label 0 is ignored, label k is class k - 1."""
@@ -98,18 +74,12 @@ def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
     paths = (Path(root, name) for name in ADE20K_CLASS_FILES)
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
-        logger.warning(
-            "'%s' has no %s; the classes are 1 to %d without names",
-            *(root, " or ".join(ADE20K_CLASS_FILES), ADE20K_CLASSES),
-        )
-        return numbered_class_names(ADE20K_CLASSES)
+        logger.warning("'%s' has none of %s: no names", root, ", ".join(ADE20K_CLASS_FILES))
+        return tuple(f"class {k}" for k in range(ADE20K_CLASSES))
     rows = [re.split(r"\s*\t+", line) for line in lines_of(path, "class file")]
-    rows = rows[1:] if rows and rows[0][0] == "Idx" else rows
+    rows = [row for row in rows if row[0] != "Idx"]
     if [row[0] for row in rows] != [str(k) for k in range(1, len(rows) + 1)]:
-        raise UserError(
-            f"class file '{path}' is not understood: after the line 'Idx ... Name' its rows must "
-            "be numbered 1, 2, ... in the first column and named in the last, separated by tabs"
-        )
+        raise UserError(f"class file '{path}' has no rows of a number from 1 on, tab, ..., name")
     names = [row[-1].strip() for row in rows]
     short = [name.split(",")[0].strip() for name in names]
     every = short if len(set(short)) == len(short) else names
@@ -144,11 +114,9 @@ def folder_pairs(
     """Pair the images below one folder with the masks below another that have the same path.
 
     Suffixes are what names end in before that of the file, such as "_mask"; files without them are
-    left out. `listed` are the images to take, relative to their folder, with or without the ending.
+    left out. `listed` are the images to take.
     """
     images, masks = Path(images), Path(masks)
-    _check_folder(images, "image folder")
-    _check_folder(masks, "mask folder")
     end = Path(mask_suffix).suffix
     mask_suffix = mask_suffix.removesuffix(end if end.lower() in MASK_SUFFIXES else "")
     mask_of = _files(masks, "mask", mask_suffix, other=images)
@@ -163,13 +131,10 @@ def folder_pairs(
             *(len(unused), masks, images, first_of(unused)),
         )
     if not image_of.keys() & mask_of.keys():
-        tried = islice(image_of, TRIED)
-        ends = Counter(m.removeprefix(n) for n in tried for m in mask_of if m.startswith(n))
-        suffix = next((f"--data.mask_suffix {end}" for end, _ in ends.most_common(1)), "")
+        names = (first_of([file.name for file in files.values()]) for files in (image_of, mask_of))
         raise UserError(
-            f"image '{next(iter(image_of.values()))}' has no mask: no image has a mask of its name "
-            f"in '{masks}', where they are {first_of([f.name for f in mask_of.values()])}; "
-            f"{suffix or 'give masks the names of their images'}"
+            "no image has a mask of its name in '{}': images are {}, masks {}; give what names of "
+            "masks have after those of images as --data.mask_suffix".format(masks, *names)
         )
     paths = (mask_of.get(name, masks / f"{name}{mask_suffix}.png") for name in image_of)
     return Pairs(tuple(image_of.values()), tuple(paths), labels)
@@ -178,20 +143,21 @@ def folder_pairs(
 def find_color_table(mask_folder: Path, root: Path) -> Path | None:
     """Return CVAT's table of colours in or above a folder of masks, if the first mask has any."""
     masks = (file for file in mask_folder.rglob("*") if file.suffix.lower() in MASK_SUFFIXES)
-    places = (mask_folder, mask_folder.parent, root)
-    if tables := [path for place in places if (path := place / COLOR_TABLE).is_file()]:
-        with suppress(*UNREADABLE), Image.open(next(masks, "")) as mask:  # else the check reports
-            return tables[0] if mask.mode in ("RGB", "RGBA") else None
+    tables = (place / COLOR_TABLE for place in (mask_folder, mask_folder.parent, root))
+    table = next((path for path in tables if path.is_file()), None)
+    with suppress(*UNREADABLE), Image.open(next(masks, "")) as mask:  # else the check reports
+        return table if mask.mode in ("RGB", "RGBA") else None
     return None
 
 
 def _files(
     folder: Path, kind: str, ending: str, *, other: Path, without: Collection[Path] = ()
 ) -> dict[str, Path]:
-    """List the images or masks below a folder by path without ending and suffix, no hidden ones.
+    """List the images or masks below a folder, but hidden ones, by path without ending and suffix.
 
     Those below the `other` folder are left out, too, where that is in this one.
     """
+    _check_folder(folder, f"{kind} folder")
     inner = other if folder in other.parents else None
     every = [
         file
@@ -209,15 +175,11 @@ def _files(
             continue
         first = files.setdefault(name.removesuffix(ending), file)
         if first != file:
-            raise UserError(
-                f"'{first}' and '{file.name}' have the same name before the suffix, by which "
-                "images and masks are paired; keep one, or put them in two folders"
-            )
+            raise UserError(f"'{first}' and '{file.name}' have the same name before the suffix")
     if not files:
         raise UserError(
             f"{kind} folder '{folder}' has no {kind}s (*{ending} and {', '.join(wanted)}) in it; "
             f"it has {first_of([f.name for f in every]) or 'no files'}: correct the path"
-            f"{' or --data.mask_suffix' if ending else ''}"
         )
     return files
 
@@ -230,10 +192,7 @@ def _listed(images: dict[str, Path], listed: Sequence[str], folder: Path) -> dic
         name = line if line in images else by_file.get(line, "")
         if name not in images or name in found:
             problem = "a second time" if name else f"that is not in '{folder}'"
-            raise UserError(
-                f"a list of images names '{line[:200]}' {problem}; each line must be another path "
-                f"relative to that folder, such as {first_of(list(images)[:2])}"
-            )
+            raise UserError(f"a list of images names '{line[:200]}' {problem}; correct that line")
         found[name] = images[name]
     return found
 
@@ -241,3 +200,8 @@ def _listed(images: dict[str, Path], listed: Sequence[str], folder: Path) -> dic
 def _check_folder(folder: Path, kind: str) -> None:
     if not folder.is_dir():
         raise MissingFileError(f"no {kind} '{folder}'; correct the path")
+
+
+# Of the layouts that know them: the classes' names, and the files of a split.
+NAMES = {"ade20k": ade20k_class_names, "cityscapes": lambda root: CITYSCAPES_NAMES}
+PAIRS = {"ade20k": ade20k_pairs, "cityscapes": cityscapes_pairs}

@@ -6,6 +6,7 @@ weights.
 """
 
 import logging
+import math
 from typing import Literal
 
 import torch
@@ -56,11 +57,11 @@ def _labelled_pixels(mask: torch.Tensor) -> torch.Tensor:
     Gradients are averaged over the processes: divided by this, every labelled pixel of the whole
     batch has the same weight.
     """
-    count = (mask != IGNORE).sum()
+    count, processes = (mask != IGNORE).sum(), 1
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(count)
-        return count.clamp(min=1) / distributed.get_world_size()
-    return count.clamp(min=1)
+        processes = distributed.get_world_size()
+    return count.clamp(min=1) / processes
 
 
 def parameter_groups(
@@ -71,12 +72,16 @@ def parameter_groups(
     They are of the encoder, at `encoder_lr_factor` of the rate, and last of the decoder; in each,
     norms and biases have no weight decay.
     """
-    groups = {}
-    for part, factor in (("encoder", encoder_lr_factor), ("decoder", 1.0)):
-        groups[part, False] = {"name": f"{part}/no_decay", "lr": factor * lr, "weight_decay": 0.0}
-        groups[part, True] = {"name": part, "lr": factor * lr, "weight_decay": weight_decay}
-    for group in groups.values():
-        group["params"] = []
+    groups = {
+        (part, decays): {
+            "name": part if decays else f"{part}/no_decay",
+            "lr": rate,
+            "weight_decay": weight_decay if decays else 0.0,
+            "params": [],
+        }
+        for part, rate in (("encoder", encoder_lr_factor * lr), ("decoder", lr))
+        for decays in (False, True)
+    }
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             part = "encoder" if name.startswith("encoder.") else "decoder"
@@ -85,17 +90,17 @@ def parameter_groups(
 
 
 def poly_with_warmup(
-    optimizer: Optimizer, *, total_steps: int, warmup_steps: int = 0, power: float = 0.9
+    optimizer: Optimizer, *, total_steps: float, warmup_steps: int = 0, power: float = 0.9
 ) -> LambdaLR:
     """Return the schedule of a run, to be stepped after every step of the optimizer.
 
     Every parameter group keeps its own rate as the peak. The state of the schedule is the step it
     is at; length and power are those of the run that goes on.
     """
-    if total_steps < 1:
+    if not 1 <= total_steps < math.inf:
         raise UserError(
-            f"the run must have at least 1 step, got {total_steps}; let max_steps or max_epochs of "
-            "the trainer be more"
+            "the learning rate decays to the end of the run, which must be after a step at least, "
+            f"and is after {total_steps}; set max_steps or max_epochs of the trainer"
         )
     if warmup_steps >= total_steps:
         logger.warning(
@@ -106,7 +111,7 @@ def poly_with_warmup(
     return LambdaLR(optimizer, lambda step: poly_factor(step, total_steps, warmup_steps, power))
 
 
-def poly_factor(step: int, total: int, warmup: int, power: float) -> float:
+def poly_factor(step: int, total: float, warmup: int, power: float) -> float:
     """Return the rate of a step (from 0) as a part of the peak: 1 at `warmup`, 0 from `total`."""
     if step < warmup:
         return (step + 1) / (warmup + 1)

@@ -1,42 +1,52 @@
 """Training batches that follow from the seed and the epoch, and in which a run resumes."""
 
 import logging
+import os
 from collections.abc import Iterator
 from itertools import islice
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from regnet_backbones.runs.resume import SAMPLES, seed_of, seeded
-from regnet_backbones.runs.stopping import held_signals
-from regnet_backbones.semseg.resume import run_seed
+from regnet_backbones.runs.stopping import heed_parent_only, held_signals
+
+# Of processes that load where the training itself computes on the CPU: a core that they take stalls
+# the threads on all others.
+LOWEST_PRIORITY = 19
 
 logger = logging.getLogger(__name__)
+
+
+def run_seed() -> int:
+    """Return the seed of the run, as Lightning's `seed_everything` has set it."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+
+def start_worker(worker: int) -> None:
+    """Heed the training only, and give way to it where both need the CPU."""
+    heed_parent_only(worker)
+    if not torch.cuda.is_available() and hasattr(os, "nice"):
+        os.nice(LOWEST_PRIORITY)
 
 
 class ResumableSampler(DistributedSampler):
     """Shuffle the images in every epoch, and share them out among processes.
 
     An item is an index and the seed of the sample's augmentation; both follow from the seed of the
-    run and the epoch alone. No image comes twice in an epoch. Of one epoch, the images that a run
-    had before it was resumed are left out.
+    run and the epoch alone. Of one epoch, the images that a resumed run has had are left out.
     """
 
     def __init__(self, dataset: Dataset, *, num_replicas: int = 1, rank: int = 0) -> None:
         seed = run_seed()
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
-        self._had = (0, 0)
-
-    def resume(self, epoch: int, images: int) -> None:
-        """Resume in an epoch of which this process has had a number of images."""
-        self._had = (epoch, images)
-        self.set_epoch(epoch)
+        self.had_in: dict[int, int] = {}
 
     @property
     def had(self) -> int:
         """Number of images of the present epoch that are left out."""
-        epoch, images = self._had
-        return images if epoch == self.epoch else 0
+        return self.had_in.get(self.epoch, 0)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         for index in islice(super().__iter__(), self.had, None):
@@ -88,26 +98,24 @@ class ResumableLoader(Loader):
 
     def state_dict(self) -> dict[str, int]:
         """Return where the run is in its data, for a checkpoint of Lightning's."""
-        if not isinstance(self.sampler, ResumableSampler):
+        sampler = self.sampler
+        if not isinstance(sampler, ResumableSampler):
             return {}
-        return {
-            "seed": self.sampler.seed,
-            "epoch": self.sampler.epoch,
-            "batches": self._batches,
-            "batches_per_epoch": len(self),
-        }
+        place = {"seed": sampler.seed, "epoch": sampler.epoch, "batches": self._batches}
+        return {**place, "batches_per_epoch": len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Resume where a checkpoint was written; with other batches, at the same number of them."""
-        if not state or not isinstance(self.sampler, ResumableSampler):
+        sampler = self.sampler
+        if not state or not isinstance(sampler, ResumableSampler):
             return
-        before, now = state["batches_per_epoch"], len(self)
-        if before != now:
+        self._batches = state["batches"]
+        if state["batches_per_epoch"] != len(self):
             logger.warning(
                 "an epoch had %d batches and has %d now: the run resumes after batch %d of the "
                 "new ones, and its images are not those of an unbroken run",
-                *(before, now, state["batches"]),
+                *(state["batches_per_epoch"], len(self), self._batches),
             )
-        self.sampler.seed = state["seed"]
-        self._batches = state["batches"]
-        self.sampler.resume(state["epoch"], self._batches * self.batch_size)
+        sampler.seed = state["seed"]
+        sampler.had_in = {state["epoch"]: self._batches * self.batch_size}
+        sampler.set_epoch(state["epoch"])

@@ -1,23 +1,16 @@
 """Mean IoU, pixel accuracy and IoU of each class, from the pixels counted over all images."""
 
 import math
+from collections.abc import Mapping
 
 import torch
+from tabulate import tabulate
 from torch.utils.data import DataLoader, DistributedSampler
-from torchmetrics.classification import MulticlassConfusionMatrix
-
-from regnet_backbones.semseg.layouts import IGNORE
 
 # The names under which a validation logs them.
 MIOU = "val/miou"
 ACCURACY = "val/accuracy"
 IOU = "val/iou/"
-
-
-def confusion_matrix(num_classes: int) -> MulticlassConfusionMatrix:
-    """Return what counts pixels by truth (rows) and prediction, except ignored ones."""
-    # The checks of torchmetrics sort every mask, and see less than the dataset's.
-    return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False)
 
 
 def count_new(loader: object, batch_idx: int, size: int) -> int:
@@ -48,6 +41,16 @@ def summarize(matrix: torch.Tensor, class_names: tuple[str, ...]) -> dict[str, f
     return metrics | {f"{IOU}{name}": value for name, value in by_class}
 
 
-def finite(value: float | None) -> float | None:
-    """Return a number, None for what is none."""
-    return None if value is None or math.isnan(value) else value
+def as_results(values: Mapping[str, float]) -> dict[str, object]:
+    """Return the metrics of `summarize` as a JSON file holds them, None for NaN."""
+    found = {name: None if math.isnan(value) else value for name, value in values.items()}
+    iou = {name.removeprefix(IOU): v for name, v in found.items() if name.startswith(IOU)}
+    return {"miou": found[MIOU], "accuracy": found[ACCURACY], "iou": iou}
+
+
+def results_table(results: Mapping[str, object], title: str) -> str:
+    """Format results as a table, in percent."""
+    rows = [("mIoU", results["miou"]), ("pixel accuracy", results["accuracy"])]
+    rows += [(f"IoU {name}", value) for name, value in results["iou"].items()]
+    percent = [(name, None if value is None else 100 * value) for name, value in rows]
+    return tabulate(percent, headers=(title, "%"), floatfmt=".2f", missingval="-")

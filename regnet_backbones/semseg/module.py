@@ -11,13 +11,25 @@ from typing import Literal, get_args
 import lightning
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torchmetrics.classification import MulticlassConfusionMatrix
+from torchvision.transforms.functional import pil_to_tensor
 
 from regnet_backbones.errors import DivergedError, UserError
+from regnet_backbones.files import write_whole
+from regnet_backbones.optimize.options import (
+    Optimization,
+    log_report,
+    optimize_trained,
+    optimize_training,
+)
 from regnet_backbones.optimize.passes import FORMATS
 from regnet_backbones.semseg import metrics, overlays
 from regnet_backbones.semseg.inference import Inference
-from regnet_backbones.semseg.labels import IGNORE, check_class_names
+from regnet_backbones.semseg.labels import IGNORE, check_class_names, check_numbers
 from regnet_backbones.semseg.learning import (
     LossName,
     SegmentationLoss,
@@ -31,7 +43,6 @@ from regnet_backbones.semseg.network import (
     start_branches_at_one,
     synchronize_norms,
 )
-from regnet_backbones.semseg.optimization import optimize_for_training
 
 OptimizerName = Literal["adamw", "sgd"]
 Batch = dict[str, torch.Tensor | list[str]]
@@ -39,10 +50,16 @@ Batch = dict[str, torch.Tensor | list[str]]
 # What arguments of `Segmenter` may be.
 CHOICES = {"loss": get_args(LossName), "optimizer": get_args(OptimizerName)}
 ABOVE_ZERO = ("lr", "encoder_lr_factor", "power")
-NOT_NEGATIVE = ("weight_decay", "momentum", "warmup_steps", "pictures")
+LEAST = {"num_classes": 2, "weight_decay": 0, "momentum": 0, "warmup_steps": 0, "pictures": 0}
 
 # Where a checkpoint keeps what its hyperparameter `encoder_weights` was.
 ENCODER_WEIGHTS_KEY = "segmenter_encoder_weights"
+
+# Pixels of both sides, and images of all processes, where the data do not say it.
+SIDE, BATCH = 512, 2
+
+# What a step computes in, by the precision of the trainer; the others are measured as float32.
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class Segmenter(lightning.LightningModule):
@@ -88,13 +105,14 @@ class Segmenter(lightning.LightningModule):
         stride: images are padded to multiples of it.
         inference: how validation predicts, whole images at `short_side`; another one may be put in
             its place. Checkpoints do not hold it.
+        typical_side: pixels of both sides of what the network often sees, None if unknown.
+        optimization: how to make the network fast before a validation, None for not at all.
         last_validation: metrics of the last validation by the names they are logged with, NaN for
             the IoU of a class that was neither there nor predicted; None before the first.
 
     Raises:
-        UserError: an argument is out of range, the architecture does not take it, or the weights
-            expect images of another mean or deviation.
-        UnknownNameError: SMP does not know the encoder or its weights.
+        UserError: an argument is out of range, SMP does not know or take it, or the weights expect
+            images of another mean or deviation.
     """
 
     def __init__(
@@ -127,7 +145,11 @@ class Segmenter(lightning.LightningModule):
     ):
         super().__init__()
         self.save_hyperparameters()
-        self._check_arguments()
+        check_numbers(self.hparams, least=LEAST, above_zero=ABOVE_ZERO)
+        for name, allowed in CHOICES.items():
+            if self.hparams[name] not in allowed:
+                given = self.hparams[name]
+                raise UserError(f"{name} must be one of {', '.join(allowed)}, got {given!r}")
         self.class_names = check_class_names(
             tuple(map(str, range(num_classes))) if class_names is None else class_names,
             num_classes,
@@ -149,27 +171,15 @@ class Segmenter(lightning.LightningModule):
         self.use_memory_format("channels_last" if channels_last else "contiguous")
         self.stride = int(self.network.encoder.output_stride)
         self.loss = SegmentationLoss(loss)
-        self.confusion = metrics.confusion_matrix(num_classes)
+        # The checks of torchmetrics sort every mask, and see less than the dataset's.
+        self.confusion = MulticlassConfusionMatrix(
+            num_classes, ignore_index=IGNORE, validate_args=False
+        )
+        self.typical_side: int | None = None
+        self.optimization: Optimization | None = None
         self.last_validation: dict[str, float] | None = None
         self._pictures_left = 0
         self._pictures_folder = Path()
-
-    def _check_arguments(self) -> None:
-        given = self.hparams
-        if not 2 <= given["num_classes"] <= IGNORE:
-            raise UserError(
-                f"num_classes must be 2 to {IGNORE}, got {given['num_classes']}; background and "
-                "object are 2"
-            )
-        for name, allowed in CHOICES.items():
-            if given[name] not in allowed:
-                raise UserError(f"{name} must be one of {', '.join(allowed)}, got {given[name]!r}")
-        for name in ABOVE_ZERO:
-            if not given[name] > 0:
-                raise UserError(f"{name} must be above 0, got {given[name]}")
-        for name in NOT_NEGATIVE:
-            if not given[name] >= 0:
-                raise UserError(f"{name} must be 0 or more, got {given[name]}")
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits of every pixel.
@@ -234,10 +244,10 @@ class Segmenter(lightning.LightningModule):
         image, mask = batch["image"][:new], batch["mask"][:new]
         prediction = self.inference.classes(self, image)
         self.confusion.update(prediction, mask)
-        for drawn in zip(image, mask, prediction, batch["name"][:new], strict=True):
+        for *drawn, name in zip(image, mask, prediction, batch["name"], strict=False):
             if self._pictures_left:
                 self._pictures_left -= 1
-                self._draw(*drawn)
+                self._save_picture(self.draw(*drawn), name)
         return prediction
 
     def on_validation_epoch_end(self) -> None:
@@ -262,29 +272,60 @@ class Segmenter(lightning.LightningModule):
             optimizer = torch.optim.SGD(groups, momentum=given["momentum"])
         else:
             optimizer = torch.optim.AdamW(groups)
-        total_steps = self.trainer.estimated_stepping_batches
-        if total_steps == float("inf"):
-            raise UserError(
-                "the learning rate decays to the end of the run, and the trainer has none; set "
-                "max_epochs or max_steps"
-            )
         schedule = {name: given[name] for name in ("warmup_steps", "power")}
-        scheduler = poly_with_warmup(optimizer, total_steps=int(total_steps), **schedule)
+        steps = self.trainer.estimated_stepping_batches
+        scheduler = poly_with_warmup(optimizer, total_steps=steps, **schedule)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
     def setup(self, stage: str) -> None:
-        """Synchronise batch norms between processes, and optimize the training, if asked for."""
+        """Synchronise batch norms between processes, and optimize the network, if asked for."""
         refuse_lightnings_sync(self.trainer)
-        if self.hparams["sync_batchnorm"]:
+        given = self.hparams
+        if given["sync_batchnorm"]:
             self.network = synchronize_norms(self.network, self.trainer, stage=stage)
-        compile = self.hparams["compile"]
-        if stage == "fit" and (self.hparams["optimize"] or compile):
-            optimize_for_training(
-                self, compile=compile, channels_last=self.hparams["channels_last"]
-            )
+        if stage == "fit" and (given["optimize"] or given["compile"]):
+            self._optimize_training()
+        elif stage == "validate" and self.optimization is not None:
+            self.to(self.trainer.strategy.root_device).optimize(self.optimization)
+
+    def optimize(self, optimization: Optimization) -> None:
+        """Replace the network, which is on its device, by a fast copy for inference.
+
+        Args:
+            optimization: what to do.
+        """
+        size = self._padded(self.inference.window or self.typical_side or SIDE)
+        self.network, report = optimize_trained(self.network, optimization, image_size=size)
+        self.use_memory_format(report.memory_format)
+        if rank_zero_only.rank == 0:
+            log_report(report)
+
+    def _optimize_training(self) -> None:
+        """Make the training fast, in all processes, before DDP; the state dict stays."""
+        trainer, given = self.trainer, self.hparams
+        data = getattr(trainer.datamodule, "hparams", {})
+        self.network.to(trainer.strategy.root_device)
+        report = optimize_training(
+            self.network,
+            Optimization(
+                compile=given["compile"],
+                memory_format="channels_last" if given["channels_last"] else "auto",
+            ),
+            image_size=self._padded(data.get("crop_size", SIDE)),
+            batch_size=max(1, data.get("batch_size", BATCH) // trainer.world_size),
+            autocast=AUTOCAST.get(trainer.precision),
+            from_first=trainer.strategy.broadcast,
+        )
+        self.use_memory_format(report.memory_format)
+        if trainer.is_global_zero:
+            log_report(report)
+
+    def _padded(self, side: int) -> tuple[int, int]:
+        """Return height and width of a square as the network gets it."""
+        return (side + -side % self.stride,) * 2
 
     def use_memory_format(self, name: str) -> None:
         """Lay network and images out in a memory format.
@@ -307,22 +348,25 @@ class Segmenter(lightning.LightningModule):
         if ENCODER_WEIGHTS_KEY in checkpoint:
             self.hparams["encoder_weights"] = checkpoint[ENCODER_WEIGHTS_KEY]
 
-    def _draw(
-        self, image: torch.Tensor, mask: torch.Tensor, prediction: torch.Tensor, name: str
-    ) -> None:
-        """Draw one image beside its truth and its prediction."""
-        picture = overlays.side_by_side(
-            image,
-            mask,
-            prediction,
+    def draw(self, *images: torch.Tensor) -> Image.Image:
+        """Return a picture of an image beside its masks.
+
+        Args:
+            images: a normalised image (3, H, W), and masks (H, W) such as truth and prediction.
+        """
+        return overlays.side_by_side(
+            *images,
             mean=self.hparams["mean"],
             std=self.hparams["std"],
             colors=overlays.palette(len(self.class_names)),
         )
-        overlays.save_picture(
-            picture,
-            name,
-            folder=self._pictures_folder,
-            loggers=self.trainer.loggers,
-            step=self.global_step,
-        )
+
+    def _save_picture(self, picture: Image.Image, name: str) -> None:
+        """Write a picture to the folder of a validation's, and to TensorBoard if that logs."""
+        name = name.replace("/", "_").replace("\\", "_")
+        path = self._pictures_folder / str(self.global_step) / f"{name}.png"
+        write_whole(path, lambda file: picture.save(file, "PNG"))
+        for logger in self.trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                pixels = pil_to_tensor(picture)
+                logger.experiment.add_image(f"pictures/{name}", pixels, self.global_step)

@@ -3,7 +3,6 @@
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 
 import lightning
 import segmentation_models_pytorch as smp
@@ -14,19 +13,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from regnet_backbones.adapters.smp.encoder import register_encoder
 from regnet_backbones.design import RegNetDesign
-from regnet_backbones.errors import UnknownNameError, UserError
+from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.norm import convert_norm
 
 # Arguments of an architecture that `decoder_options` must leave alone: others of `Segmenter` say
 # them, or they would make something else of the logits.
 RESERVED_OPTIONS = {
-    "encoder_name": "encoder",
-    "encoder_weights": "encoder_weights",
-    "encoder_output_stride": "output_stride",
-    "classes": "num_classes",
-    "in_channels": None,
-    "activation": None,
-    "aux_params": None,
+    *("self", "encoder_name", "encoder_weights", "encoder_output_stride", "classes"),
+    *("in_channels", "activation", "aux_params"),
 }
 
 # How far mean and deviation (of pixels from 0 to 1) may be from those of the weights.
@@ -63,48 +57,32 @@ def build_network(
         )
     name = architecture.__name__
     arguments = inspect.signature(architecture.__init__).parameters.values()
-    taken = {each.name for each in arguments if each.kind != each.VAR_KEYWORD} - {"self"}
+    taken = {each.name for each in arguments if each.kind != each.VAR_KEYWORD}
     options = dict(options or {})
-    for option in options.keys() & RESERVED_OPTIONS.keys():
-        instead = RESERVED_OPTIONS[option]
-        hint = f"use {instead} instead" if instead else "images are RGB and the model gives logits"
-        raise UserError(f"decoder_options cannot set '{option}': {hint}")
-    if unknown := options.keys() - taken:
-        allowed = ", ".join(sorted(taken - RESERVED_OPTIONS.keys()))
+    if unknown := options.keys() - (taken - RESERVED_OPTIONS):
+        allowed = ", ".join(sorted(taken - RESERVED_OPTIONS))
         raise UserError(f"decoder_options of {name} must be of {allowed}; got {sorted(unknown)}")
     if output_stride is not None:
         if "encoder_output_stride" not in taken:
-            raise UserError(
-                f"{name} has no choice of output_stride, got {output_stride}; leave it out, or "
-                "take DeepLabV3, DeepLabV3Plus or PAN"
-            )
+            raise UserError(f"{name} has no choice of output_stride, got {output_stride}")
         options["encoder_output_stride"] = output_stride
-    try:
+    # SMP's and timm's, of encoders, their weights, and values that the architecture does not take.
+    errors = (KeyError, RuntimeError, TypeError, ValueError)
+    with as_user_error(*errors, prefix=f"{name} on {encoder} with {options}: "):
         return architecture(
             encoder_name=encoder_name(encoder),
             encoder_weights=encoder_weights,
             classes=num_classes,
             **options,
         )
-    except (KeyError, RuntimeError) as error:  # SMP's and timm's, of encoders and their weights
-        raise UnknownNameError(*error.args) from error
-    except TypeError as error:  # how a value of another type is said
-        raise UserError(f"decoder_options of {name} cannot be {options}: {error}") from error
-    except ValueError as error:
-        raise UserError(str(error)) from error  # SMP's, for users too
 
 
 def encoder_name(encoder: str | Mapping[str, object]) -> str:
     """Return the name of an encoder in SMP; a design, by its numbers, is registered for that."""
     if isinstance(encoder, str):
         return encoder
-    known = [field.name for field in fields(RegNetDesign) if field.init]
-    if unknown := sorted(set(encoder) - set(known)):
-        raise UserError(f"encoder, by numbers, takes {', '.join(known)}; got {', '.join(unknown)}")
-    try:
+    with as_user_error(TypeError, prefix="encoder, by numbers, is no RegNet: "):
         design = RegNetDesign(**encoder)
-    except TypeError as error:  # how a missing number, or one of another type, is said
-        raise UserError(f"encoder, by numbers, is no RegNet: {error}") from error
     name = "regnet({})".format(", ".join(f"{key}={value}" for key, value in encoder.items()))
     register_encoder(name, design)
     return name
@@ -117,15 +95,12 @@ def check_statistics(
     # SMP's own function would fetch the statistics of its own encoders.
     settings = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings") or {}
     expected = settings.get(encoder_weights, {})
-    given = {"mean": mean, "std": std}
-    if not expected.keys() >= given.keys():
-        return
-    for name, value in given.items():
-        if math.dist(value, expected[name]) > STATISTICS_TOLERANCE:
-            numbers = ", ".join(f"{n} {list(map(float, expected[n]))}" for n in given)
+    for name, value in {"mean": mean, "std": std}.items():
+        if name in expected and math.dist(value, expected[name]) > STATISTICS_TOLERANCE:
             raise UserError(
-                f"weights '{encoder_weights}' of '{encoder}' expect images of {numbers}, got "
-                f"{name} {list(value)}; set mean and std of the data (and of the model) to those"
+                f"weights '{encoder_weights}' of '{encoder}' expect images of {name} "
+                f"{list(map(float, expected[name]))}, got {list(value)}; set mean and std of the "
+                "data (and of the model) to those"
             )
 
 
@@ -164,10 +139,8 @@ def refuse_lightnings_sync(trainer: lightning.Trainer) -> None:
     That takes timm's `BatchNormAct2d` for a plain batch norm and deletes its activation. Lightning
     applies it after `setup`, so it is still time; it has no public name for the setting.
     """
-    connector = trainer._accelerator_connector
-    if isinstance(connector._layer_sync, TorchSyncBatchNorm):
+    if isinstance(trainer._accelerator_connector._layer_sync, TorchSyncBatchNorm):
         raise UserError(
-            "sync_batchnorm=True of the trainer would delete the activations of a RegNet (torch's "
-            "conversion does not know timm's layers); set sync_batchnorm of the model instead: "
+            "sync_batchnorm=True of the trainer would delete the activations of a RegNet; set "
             "model.sync_batchnorm: true, trainer.sync_batchnorm: false"
         )

@@ -2,15 +2,11 @@
 
 import colorsys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import draw_segmentation_masks
-
-from regnet_backbones.files import write_whole
 
 Color = tuple[int, int, int]
 
@@ -33,19 +29,14 @@ def palette(count: int) -> list[Color]:
     """Return distinct RGB colours (0 to 255), the same ones for the same number."""
     colors = []
     for index in range(count):
-        hue = index * GOLDEN_RATIO % 1
         saturation, value = SATURATION_AND_VALUE[index % len(SATURATION_AND_VALUE)]
-        red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
+        color = colorsys.hsv_to_rgb(index * GOLDEN_RATIO % 1, saturation, value)
+        colors.append(tuple(round(255 * channel) for channel in color))
     return colors
 
 
 def paint(
-    image: torch.Tensor,
-    mask: torch.Tensor,
-    colors: Sequence[Color],
-    *,
-    opacity: float = OPACITY,
+    image: torch.Tensor, mask: torch.Tensor, colors: Sequence[Color], *, opacity: float = OPACITY
 ) -> torch.Tensor:
     """Lay the colours of a mask, int64 (H, W), over an image, uint8 (3, H, W).
 
@@ -69,11 +60,9 @@ def side_by_side(
 
     The image, float (3, H, W), was normalised with `mean` and `std`; masks are int64 (H, W).
     """
-    channels = (3, 1, 1)
-    image = image.cpu().float() * torch.tensor(std).view(channels)
-    image = ((image + torch.tensor(mean).view(channels)) * 255).round().clamp(0, 255)
-    image = image.to(torch.uint8)
-    panels = [image, *(paint(image, mask.cpu(), colors) for mask in masks)]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    pixels = ((image.cpu().float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    panels = [pixels, *(paint(pixels, mask.cpu(), colors) for mask in masks)]
     picture = to_pil_image(torch.cat(panels, dim=2))
     picture.thumbnail((len(panels) * PANEL_SIDE, PANEL_SIDE))
     return picture
@@ -95,21 +84,3 @@ def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Color]]) -> I
         draw.rectangle((x, y, x + side, y + side), fill=color)
         draw.text((picture.width + left, y + side // 2), name, "black", font, anchor="lm")
     return canvas
-
-
-def save_picture(
-    picture: Image.Image, name: str, *, folder: Path, loggers: Sequence[Logger], step: int
-) -> Path:
-    """Write a picture to `<folder>/<step>/<name>.png`, and to TensorBoard if that is a logger.
-
-    Returns the path, in which separators of folders in `name` have become underscores.
-    """
-    name = name.replace("/", "_").replace("\\", "_")
-    path = folder / str(step) / f"{name}.png"
-    write_whole(path, lambda file: picture.save(file, "PNG"))
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-            pixels = pixels.view(picture.height, picture.width, 3)
-            logger.experiment.add_image(f"pictures/{name}", pixels, step, dataformats="HWC")
-    return path

@@ -18,11 +18,10 @@ from regnet_backbones.optimize.options import Optimization
 from regnet_backbones.runs.device import check_device
 from regnet_backbones.runs.image_paths import output_names
 from regnet_backbones.semseg import overlays
-from regnet_backbones.semseg.checkpoints import crop_size_of, load_segmenter
-from regnet_backbones.semseg.dataset import BadPairError, read_image
+from regnet_backbones.semseg.checkpoints import load_segmenter
+from regnet_backbones.semseg.dataset import read_image
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.semseg.optimization import optimize_segmenter, typical_side
 from regnet_backbones.semseg.transforms import val_transform
 
 logger = logging.getLogger(__name__)
@@ -87,8 +86,7 @@ def predict(
     check_output_folder(output, name="output")
     segmenter = load_segmenter(checkpoint, inference=inference).to(device).eval()
     if optimization is not None:
-        side = typical_side(segmenter, crop_size_of(checkpoint))
-        optimize_segmenter(segmenter, optimization, side=side)
+        segmenter.optimize(optimization)
     output.mkdir(parents=True, exist_ok=True)
     names = segmenter.class_names
     colors = overlays.palette(len(names))
@@ -97,17 +95,22 @@ def predict(
     for path, name in tqdm(output_names(images).items(), desc="predicting", unit="image"):
         try:
             image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
-        except BadPairError as error:
+        except UserError as error:
             logger.warning("not predicted: %s", error)
             failed.append(path)
             continue
         classes = _classes(segmenter, image)
         present = [(names[label], colors[label]) for label in classes.unique().tolist()]
         overlay = to_pil_image(overlays.paint(image, classes, colors, opacity=opacity))
-        painted.append(_target(output / "overlays", f"{name}.jpg"))
+        picture = Image.fromarray(classes.numpy().astype(np.uint8))
+        # A palette of all 256 values: of a shorter one, Pillow writes pixels of fewer bits.
+        picture.putpalette([value for color in overlays.palette(256) for value in color])
+        painted.append(output / "overlays" / f"{name}.jpg")
+        labelled.append(output / "labels" / f"{name}.png")
+        for file in (painted[-1], labelled[-1]):
+            file.parent.mkdir(parents=True, exist_ok=True)
         overlays.with_legend(overlay, present).save(painted[-1], **JPEG_OPTIONS)
-        labelled.append(_target(output / "labels", f"{name}.png"))
-        _save_labels(classes, labelled[-1])
+        picture.save(labelled[-1])
     return Predictions(tuple(painted), tuple(labelled), tuple(failed))
 
 
@@ -117,18 +120,3 @@ def _classes(segmenter: Segmenter, image: torch.Tensor) -> torch.Tensor:
     normalise = val_transform(mean=segmenter.hparams["mean"], std=segmenter.hparams["std"])
     batch = normalise(tv_tensors.Image(image)).as_subclass(torch.Tensor)[None]
     return segmenter.inference.classes(segmenter, batch.to(segmenter.device))[0].cpu()
-
-
-def _target(folder: Path, name: str) -> Path:
-    """Return the path of a file, whose folders are there."""
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def _save_labels(classes: torch.Tensor, path: Path) -> None:
-    """Write a PNG of 8 bits whose values are the classes, which viewers show in their colours."""
-    picture = Image.fromarray(classes.numpy().astype(np.uint8))
-    # A palette of all 256 values: of a shorter one, Pillow writes pixels of fewer bits.
-    picture.putpalette([value for color in overlays.palette(256) for value in color])
-    picture.save(path)

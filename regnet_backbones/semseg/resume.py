@@ -1,11 +1,10 @@
 """Exact resuming with Lightning: the contract of `runs.resume` for segmenters.
 
 Batches follow from the seed and the epoch (see `loader`), the random numbers of a step from its
-place (`SeedSteps`). `LastCheckpoint` writes the checkpoint, stops at signals, and brings Lightning
-back to the end of a batch, wherever a checkpoint was written.
+place. `LastCheckpoint` writes the checkpoint, stops at signals, and brings Lightning back to the
+end of a batch, wherever a checkpoint was written.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from signal import Signals
@@ -17,7 +16,6 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from regnet_backbones.errors import UserError
 from regnet_backbones.files import write_whole
 from regnet_backbones.runs.resume import (
     STEPS,
@@ -29,17 +27,16 @@ from regnet_backbones.runs.resume import (
     seed_of,
 )
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
-from regnet_backbones.weights.unpickling import read_content
+from regnet_backbones.semseg.checkpoints import (
+    DATA_KEY,
+    MODEL_KEY,
+    read_lightning_checkpoint,
+    read_segmenter_checkpoint,
+)
+from regnet_backbones.semseg.loader import run_seed
 
-# Where a checkpoint has the arguments of its model and its data, and the options of the trainer.
-MODEL_KEY = LightningModule.CHECKPOINT_HYPER_PARAMS_KEY
-DATA_KEY = LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY
+# Where a checkpoint has the options of the trainer, and which of them a step depends on.
 TRAINER_KEY = "trainer_options"
-
-# Which function builds the model, of which class: Lightning below 2.6 imports and calls them.
-BUILDERS = ("_instantiator", "_class_path")
-
-# Options of the trainer that a step depends on.
 TRAINER = (
     *("accumulate_grad_batches", "gradient_clip_algorithm", "gradient_clip_val"),
     *("limit_train_batches", "max_epochs", "max_steps", "overfit_batches", "precision"),
@@ -70,7 +67,7 @@ RULES = ResumeRules(
 )
 
 
-def check_continuation(
+def check_resume(
     checkpoint: Path,
     segmenter: LightningModule,
     data: LightningDataModule,
@@ -82,14 +79,11 @@ def check_continuation(
         UserError: the checkpoint cannot be read, is of another network or optimizer, or has more
             steps than the run is to have.
     """
-    content = read_lightning_checkpoint(checkpoint)
-    steps = content.get("global_step")
-    if not isinstance(content.get(MODEL_KEY), dict) or not isinstance(steps, int):
-        raise UserError(f"'{checkpoint}' is not a checkpoint of train-segmenter")
-    before = _by_option(*(content.get(key) for key in (MODEL_KEY, DATA_KEY, TRAINER_KEY)))
+    content = read_segmenter_checkpoint(checkpoint)
+    before = _by_option(content[MODEL_KEY], content[DATA_KEY], content.get(TRAINER_KEY))
     now = _by_option(segmenter.hparams, data.hparams, trainer)
     check_changes(before, now, RULES, source=checkpoint)
-    length, option = trainer["max_steps"], "--trainer.max_steps"
+    steps, length, option = content["global_step"], trainer["max_steps"], "--trainer.max_steps"
     if length >= 0:  # -1 for no limit
         check_length(steps, length, source=checkpoint, option=option, output=RULES.output)
 
@@ -100,17 +94,6 @@ def _by_option(model: object, data: object, trainer: object) -> dict[str, object
         for group, values in (("model", model), ("data", data), ("trainer", trainer))
         for name, value in (values.items() if isinstance(values, Mapping) else ())
     }
-
-
-def read_lightning_checkpoint(path: str | Path) -> dict[str, object]:
-    """Read a checkpoint of Lightning, or raise a UserError; nothing of it is run, now or later."""
-    content = read_content(Path(path))
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise UserError(f"'{path}' is not a checkpoint of Lightning: it has no 'state_dict'")
-    for key in (MODEL_KEY, DATA_KEY):
-        if isinstance(content.get(key), dict):
-            content[key] = {n: v for n, v in content[key].items() if n not in BUILDERS}
-    return content
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -124,8 +107,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
     ) -> None:
         """Write a checkpoint, or raise an OSError and leave the one that was there."""
-        if storage_options is not None:
-            raise TypeError(f"storage_options must be None for local files, got {storage_options}")
         write_whole(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(
@@ -138,43 +119,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_lightning_checkpoint(path)
 
 
-class SeedSteps(Callback):
-    """Seed what a step draws, dropout for example, before it."""
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
-    ) -> None:
-        """Seed all generators, in each process differently."""
-        seed = getattr(trainer.train_dataloader.sampler, "seed", run_seed())
-        place = (trainer.global_rank, trainer.current_epoch, batch_idx)
-        seed_everything(seed_of(seed, STEPS, *place))
-
-
-def run_seed() -> int:
-    """Return the seed of the run, as Lightning's `seed_everything` has set it."""
-    return int(os.environ.get("PL_GLOBAL_SEED", 0))
-
-
 class LastCheckpoint(Callback):
-    """Write the last checkpoint, and resume from it.
+    """Write the last checkpoint, and resume from it; seed what each step draws, such as dropout.
 
     It is written `every` so many steps, after every validation, at the end, and when one of the
-    `signals` stops the run; it gets the `options` of the trainer for `check_continuation`.
+    `signals` stops the run; it gets the `options` of the trainer for `check_resume`.
     Lightning's `ModelCheckpoint(save_last=True)` writes it only with another one, which for the
     best one is when a validation was better than all before.
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        every: int,
-        signals: StopSignals | None = None,
-        options: Mapping[str, object] | None = None,
+        self, path: Path, *, every: int, signals: StopSignals, options: Mapping[str, object]
     ):
-        self.path, self.every = path, every
-        self.signals = signals or StopSignals()
-        self.options = dict(options or {})
+        self.path, self.every, self.signals, self.options = path, every, signals, dict(options)
         self._step = self._written_at = self._stopped_by = 0
         self._accumulating = self._due = False
         self._validated_at = -1
@@ -199,8 +156,12 @@ class LastCheckpoint(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, dict]
     ) -> None:
-        """Note the epoch of a checkpoint; it is called before Lightning reads its progress."""
+        """Note the epoch of a checkpoint, and update paths, before Lightning reads its states."""
         self._resumed_in = _set_to_end_of_batch(checkpoint)
+        for callback in trainer.checkpoint_callbacks:
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if state and isinstance(callback, ModelCheckpoint) and callback.dirpath:
+                _move_best(state, Path(callback.dirpath))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let a run that is resumed at its last step begin, as its validation may be missing."""
@@ -218,9 +179,14 @@ class LastCheckpoint(Callback):
         if self._resumed_in is not None:
             self._validate(trainer)
 
-    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
-        """Stop between two steps, when the one before is logged, too."""
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Stop between two steps, when the one before is logged, too; or seed the next."""
         self._raise_if_stopped(trainer)
+        seed = getattr(trainer.train_dataloader.sampler, "seed", run_seed())
+        place = (trainer.global_rank, trainer.current_epoch, batch_idx)
+        seed_everything(seed_of(seed, STEPS, *place))
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         """Write it, if it is time; steps that accumulate gradients are one."""
@@ -246,9 +212,8 @@ class LastCheckpoint(Callback):
         """
         if _fits(trainer):
             self._validated_at = trainer.fit_loop.total_batch_idx
-            if self._accumulating:
-                self._due = True
-            else:
+            self._due = self._accumulating
+            if not self._accumulating:
                 self._write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -289,25 +254,12 @@ class LastCheckpoint(Callback):
         epoch.completed = completed
 
 
-class MovedFolder(Callback):
-    """Find the best checkpoints of a run again after its folder was moved, renamed or copied.
-
-    Lightning's `ModelCheckpoint` forgets how good they were where its folder has another path, and
-    the next validation, however bad, overwrites them.
-    """
-
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, dict]
-    ) -> None:
-        """Put the present paths into a checkpoint; it is called before Lightning reads them."""
-        for callback in trainer.checkpoint_callbacks:
-            state = checkpoint["callbacks"].get(callback.state_key)
-            if state and isinstance(callback, ModelCheckpoint) and callback.dirpath:
-                _move_best(state, Path(callback.dirpath))
-
-
 def _move_best(state: dict, folder: Path) -> None:
-    """Give the state of a `ModelCheckpoint` the paths of its files in a folder, if they exist."""
+    """Give the state of a `ModelCheckpoint` the paths of its files in a folder, if they exist.
+
+    It forgets how good they were where its folder was moved, renamed or copied, and the next
+    validation, however bad, would overwrite them.
+    """
     before = Path(state["dirpath"])
 
     def moved(path: str) -> str:

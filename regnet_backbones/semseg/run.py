@@ -1,7 +1,6 @@
 """A training run of a segmenter, as `train-segmenter` starts it, on LightningCLI."""
 
 import logging
-import math
 import os
 import shlex
 import signal
@@ -12,40 +11,34 @@ from datetime import timedelta
 from operator import attrgetter
 from pathlib import Path
 
-import torch
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL import Image
-from tabulate import tabulate
 
-from regnet_backbones.errors import UserError
+from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.files import check_output_folder, remove_parts, write_whole
 from regnet_backbones.optimize.options import show_reports
-from regnet_backbones.optimize.passes import has_native
 from regnet_backbones.runs.look import PICTURE, PICTURES, mosaic, show, table_of
 from regnet_backbones.runs.resume import set_earlier_run_aside
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 from regnet_backbones.runs.trained import SEGMENTER_FOLDER, TENSORBOARD_FOLDER
-from regnet_backbones.semseg import overlays
+from regnet_backbones.semseg import metrics, overlays
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.labels import IGNORE, IGNORED
+from regnet_backbones.semseg.loader import run_seed
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.resume import (
     TRAINER,
     AtomicCheckpointIO,
     LastCheckpoint,
-    MovedFolder,
-    SeedSteps,
-    check_continuation,
-    run_seed,
+    check_resume,
 )
 
 LAST = "last.ckpt"
-DESCRIPTION = "Train a semantic segmenter."
 
 # Options that Lightning divides by, unchecked.
 ABOVE_ZERO = ("trainer.accumulate_grad_batches", "trainer.val_check_interval")
@@ -89,17 +82,17 @@ class SegmentationCLI(LightningCLI):
             default=1000,
             help=f"steps between two writings of {LAST}; it is written after validations, too",
         )
+        parser.add_argument(
+            "--check_data",
+            action="store_true",
+            help=f"check every file of the data, write {PICTURE} to --output, and do not train",
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         best = {"monitor": "val/miou", "mode": "max", "filename": "best"}
         best["enable_version_counter"] = False
         parser.set_defaults({f"checkpoint.{name}": value for name, value in best.items()})
         parser.link_arguments("output", "checkpoint.dirpath", compute_fn=_checkpoints)
         parser.link_arguments("output", "trainer.default_root_dir")
-        parser.add_argument(
-            "--check_data",
-            action="store_true",
-            help=f"check every file of the data, write {PICTURE} to --output, and do not train",
-        )
         for name in ("num_classes", "class_names"):  # which only the data know
             found = attrgetter(name)
             parser.link_arguments("data", f"model.{name}", found, apply_on="instantiate")
@@ -121,7 +114,7 @@ class SegmentationCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check where the run writes, before its data and its network."""
-        check_output_folder(self._get(self.config, "output"), name="--output")
+        check_output_folder(self.config.output, name="--output")
 
     def instantiate_classes(self) -> None:
         """Build what a training needs, or the data alone to check them."""
@@ -138,22 +131,19 @@ class SegmentationCLI(LightningCLI):
 
         A run that is shorter than the distance of two validations is validated at its end.
         """
-        output = self._get(self.config_init, "output")
-        config = self._get(self.config_init, "trainer")
-        if config["logger"] is None:
+        config = self.config_init.trainer
+        if config.logger is None:
+            output = self.config_init.output
             kwargs["logger"] = TensorBoardLogger(output, name="", version=TENSORBOARD_FOLDER)
-        plugins = config["plugins"] or []
-        kwargs["plugins"] = [
-            *(plugins if isinstance(plugins, list) else [plugins]),
-            AtomicCheckpointIO(),
-        ]
-        steps, interval = config["max_steps"], config["val_check_interval"]
+        plugins = config.plugins or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        steps, interval = config.max_steps, config.val_check_interval
         if isinstance(interval, int) and 0 < steps < interval:
             kwargs["val_check_interval"] = steps
-        try:
+        errors = (MisconfigurationException, ValueError, TypeError)
+        with as_user_error(*errors, prefix="--trainer options: "):
             trainer = super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ValueError, TypeError) as error:
-            raise UserError(f"--trainer options: {error}") from error
         if trainer.logger is not None:
             trainer.callbacks.append(LearningRateMonitor(logging_interval="step"))
         return trainer
@@ -174,49 +164,48 @@ def launch_run(argv: Sequence[str] | None = None) -> int:
         KeyboardInterrupt: a second Ctrl-C did, at once.
     """
     show_reports()
-    with StopSignals(wait=False) as signals:
-        try:
-            cli = SegmentationCLI(
-                Segmenter,
-                SegmentationData,
-                run=False,
-                auto_configure_optimizers=False,
-                seed_everything_default=0,
-                save_config_callback=SaveConfig,
-                parser_kwargs={"description": DESCRIPTION, "exit_on_error": False},
-                args=None if argv is None else list(argv),
-            )
-            if cli.config.check_data:
-                _check_data(cli.datamodule, Path(cli.config.output))
-            else:
-                _train(cli, signals)
-        except MisconfigurationException as error:  # Lightning's, about options
-            raise UserError(" ".join(str(error).split())) from error
+    with StopSignals(wait=False) as signals, as_user_error(MisconfigurationException):
+        cli = SegmentationCLI(
+            Segmenter,
+            SegmentationData,
+            run=False,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=SaveConfig,
+            parser_kwargs={"description": "Train a semantic segmenter.", "exit_on_error": False},
+            args=None if argv is None else list(argv),
+        )
+        if cli.config.check_data:
+            data = cli.datamodule
+            look_at(data, Path(cli.config.output))
+            print(f"every file was read: {len(data.train_set):,}, {len(data.val_set):,} pairs")
+        else:
+            _train(cli, signals)
     return 0
 
 
 def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
     """Train from the beginning or the last checkpoint, and print how good it got."""
-    trainer, output = cli.trainer, cli.config.output
+    trainer, output = cli.trainer, Path(cli.config.output)
     last = _checkpoints(output) / LAST
     resumes = cli.config.resume and last.is_file()
     options = {name: cli.config.trainer[name] for name in TRAINER}
     options |= {"processes": trainer.world_size, "seed": run_seed()}
     if trainer.is_global_zero:
         for folder in (SEGMENTER_FOLDER, TENSORBOARD_FOLDER):
-            remove_parts(Path(output) / folder)
-        _warn_of_emulation(trainer)
+            remove_parts(output / folder)
     if resumes:
-        check_continuation(last, cli.model, cli.datamodule, options)
-    elif cli.config.resume and trainer.is_global_zero:
-        logger.warning("there is no '%s' to resume from; the training starts from step 0", last)
+        check_resume(last, cli.model, cli.datamodule, options)
     elif trainer.is_global_zero:
-        files = (f"{SEGMENTER_FOLDER}/**/*", f"{TENSORBOARD_FOLDER}/**/*")
-        set_earlier_run_aside(Path(output), files, output="--output")
+        if cli.config.resume:
+            logger.warning("no '%s' to resume from; the training starts from step 0", last)
+        else:
+            files = (f"{SEGMENTER_FOLDER}/**/*", f"{TENSORBOARD_FOLDER}/**/*")
+            set_earlier_run_aside(output, files, output="--output")
+        look_at(cli.datamodule, output, picture=cli.model.hparams["pictures"] > 0)
     # After the one that keeps the best checkpoint, whose state the last one has.
     every = cli.config.save_every
-    writes_last = LastCheckpoint(last, every=every, signals=signals, options=options)
-    trainer.callbacks += [writes_last, SeedSteps(), MovedFolder(), Look()]
+    trainer.callbacks.append(LastCheckpoint(last, every=every, signals=signals, options=options))
     start = time.monotonic()
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if resumes else None)
@@ -236,25 +225,9 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
         print(f"time, validations included: {took}")
 
 
-def _check_data(data: SegmentationData, output: Path) -> None:
-    """Check every file, and look at the data."""
-    data.setup("fit")
-    look_at(data, output)
-    print(f"every file was read: {len(data.train_set):,} and {len(data.val_set):,} pairs")
-
-
-class Look(Callback):
-    """Look at the data when a training starts, in its first process; not when one is resumed."""
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table, and write the picture unless the run draws none."""
-        if trainer.is_global_zero and not trainer.ckpt_path:
-            folder = Path(trainer.default_root_dir)
-            look_at(trainer.datamodule, folder, picture=pl_module.hparams["pictures"] > 0)
-
-
 def look_at(data: SegmentationData, folder: Path, *, picture: bool = True) -> None:
     """Print how often classes are, and write training images with their masks to `data.png`."""
+    data.setup("fit")
     show(folder, table=lambda: _table(data), picture=(lambda: _picture(data)) if picture else None)
 
 
@@ -280,32 +253,14 @@ def _picture(data: SegmentationData) -> Image.Image:
     return overlays.with_legend(mosaic(drawn), [(data.class_names[k], colors[k]) for k in present])
 
 
-def _warn_of_emulation(trainer: Trainer) -> None:
-    """Warn of mixed precision on a CPU that computes it slower than float32."""
-    mixed = str(trainer.precision).endswith("-mixed") or str(trainer.precision).startswith("bf16")
-    if mixed and trainer.strategy.root_device.type == "cpu" and not has_native(torch.bfloat16):
-        logger.warning(
-            "this CPU has no bfloat16 instructions and emulates --trainer.precision %s, which "
-            "takes many times as long as --trainer.precision 32-true",
-            trainer.precision,
-        )
-
-
-def summarize(trainer: Trainer, segmenter: Segmenter, output: str | Path) -> str:
-    """Format the last validation as a table, and say where checkpoints and pictures are.
-
-    A class that was neither there nor predicted has no IoU; where nothing was validated, as the run
-    was at its end already, there is no table.
-    """
-    rows = [
-        [name.removeprefix("val/"), None if math.isnan(value) else value]
-        for name, value in (segmenter.last_validation or {}).items()
-    ]
-    header = ("last validation", "value")
-    table = [tabulate(rows, headers=header, floatfmt=".4f", missingval="-")] if rows else []
+def summarize(trainer: Trainer, segmenter: Segmenter, output: Path) -> str:
+    """Format the last validation, if there was one, and say where checkpoints and pictures are."""
+    values, lines = segmenter.last_validation, []
+    if values is not None:
+        lines.append(metrics.results_table(metrics.as_results(values), "last validation"))
     return "\n".join(
         [
-            *table,
+            *lines,
             f"best checkpoint: {trainer.checkpoint_callback.best_model_path or 'none'}",
             f"config, logs, checkpoints and pictures: {output}",
             f"all of it on one page: {shlex.join(['regnet-backbones', 'report', str(output)])}",

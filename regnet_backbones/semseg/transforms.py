@@ -1,11 +1,10 @@
-"""Augmentation and normalisation of an image together with its mask.
+"""Augmentation and normalisation of an image together with its mask, from torchvision's v2.
 
-Built from torchvision.transforms.v2: called with a `tv_tensors.Image` (uint8, (3, H, W)) and a
-`tv_tensors.Mask` (uint8, (H, W)), they return both, the image normalised float32. Random numbers
-are torch's, which loaders seed per worker.
+Called with a `tv_tensors.Image` (uint8, (3, H, W)) and a `tv_tensors.Mask` (uint8, (H, W)), they
+return both, the image normalised float32. Random numbers are torch's, which loaders seed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -18,15 +17,11 @@ from regnet_backbones.semseg.labels import IGNORE
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 Pair = tuple[tv_tensors.Image, tv_tensors.Mask]
+PairTransform = Callable[[tv_tensors.Image, tv_tensors.Mask], Pair]
 
 # Colour distortions of SSD (https://arxiv.org/abs/1512.02325) without its swapped channels: each
 # of them is applied to every second image.
-PHOTOMETRIC = (
-    {"brightness": 0.125},
-    {"contrast": 0.5},
-    {"saturation": 0.5},
-    {"hue": 0.05},
-)
+PHOTOMETRIC = ({"brightness": 0.125}, {"contrast": 0.5}, {"saturation": 0.5}, {"hue": 0.05})
 
 
 def train_transform(
@@ -41,11 +36,8 @@ def train_transform(
 ) -> v2.Compose:
     """Return the augmentation of training; arguments as of `SegmentationData`.
 
-    What comes out has `crop_size` pixels a side. Smaller images are padded, at random sides, with
-    the mean, their masks with `IGNORE`.
+    Smaller images are padded, at random sides, with the mean, their masks with `IGNORE`.
     """
-    if crop_size < 1:
-        raise UserError(f"crop_size must be at least 1 pixel, got {crop_size}")
     if not 0 <= flip <= 1:
         raise UserError(f"flip is a probability from 0 to 1, got {flip}")
     colours = [v2.RandomApply([v2.ColorJitter(**change)], p=0.5) for change in PHOTOMETRIC]
@@ -66,10 +58,7 @@ def train_transform(
 def val_transform(
     *, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
 ) -> v2.Compose:
-    """Return the transform of validation: normalisation, in the size of the file.
-
-    Mean and deviation are per RGB channel, of pixels in [0, 1].
-    """
+    """Return the transform of validation: normalisation, in the size of the file."""
     for name, values, least in (("mean", mean, 0.0), ("std", std, 1e-6)):
         if len(values) != 3 or not all(least <= value <= 1 for value in values):
             raise UserError(
@@ -84,12 +73,9 @@ class Resize(nn.Module):
 
     def __init__(self, scale_range: tuple[float, float], short_side: int | None = None) -> None:
         super().__init__()
-        if len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1]:
-            raise UserError(
-                f"scale_range must be two factors, 0 < least <= largest, got {scale_range}"
-            )
-        if short_side is not None and short_side < 1:
-            raise UserError(f"short_side must be at least 1 pixel or None, got {short_side}")
+        least, largest = scale_range
+        if not 0 < least <= largest:
+            raise UserError(f"scale_range must be 0 < least <= largest, got {scale_range}")
         self.scale_range = scale_range
         self.short_side = short_side
 
