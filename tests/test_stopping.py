@@ -49,12 +49,6 @@ def test_a_signal_that_is_sent_twice_at_once_is_one(monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize(("number", "status"), STATUSES.items())
-def test_the_message_of_another_process_is_enough(number, status):
-    error = StoppedError.from_message(f"stopped by {number.name} at iteration 3")
-    assert error.status == status
-
-
 def test_handlers_of_a_framework_give_way_and_come_back_no_more():
     before = signal.getsignal(signal.SIGTERM)
     with StopSignals() as signals:

@@ -1,8 +1,8 @@
 """Which images a command line means, and what is written for each is called."""
 
 import os
-from collections.abc import Iterable, Sequence
-from glob import glob, has_magic
+from collections.abc import Sequence
+from glob import glob
 from pathlib import Path
 
 from regnet_backbones.errors import MissingFileError
@@ -55,21 +55,12 @@ def _images_of(text: str) -> list[Path]:
     path = Path(text)
     if path.is_file():
         return [path]
-    if path.is_dir():
-        images = _sorted_images(path.iterdir())
-        sought = f"no image directly in the folder '{text}'"
-    elif has_magic(text):
-        images = _sorted_images(map(Path, glob(text, recursive=True)))
-        sought = f"no image matches the pattern '{text}'"
-    else:
-        raise MissingFileError(
-            f"no image '{text}'; give files, folders, or patterns in quotes such as 'photos/*.jpg'"
-        )
+    paths = path.iterdir() if path.is_dir() else map(Path, glob(text, recursive=True))
+    images = sorted(p for p in paths if p.suffix.lower() in SUFFIXES and p.is_file())
     if not images:
-        raise MissingFileError(f"{sought}; looked for files that end in {', '.join(SUFFIXES)}")
+        place = "in the folder " if path.is_dir() else ""
+        raise MissingFileError(
+            f"no image {place}'{text}'; give files, folders, or patterns in quotes such as "
+            f"'photos/*.jpg'; images end in {', '.join(SUFFIXES)}"
+        )
     return images
-
-
-def _sorted_images(paths: Iterable[Path]) -> list[Path]:
-    """Return the files with the suffix of an image, sorted."""
-    return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and p.is_file())

@@ -143,11 +143,7 @@ class ScoredImages:
     def draw(
         self, folder: str | Path, everyone: Sequence[ImageScore]
     ) -> dict[str, tuple[int, ...]]:
-        """Draw those of this process that are among the best and the worst of all.
-
-        Returns:
-            `best` and `worst` of `ImageResults`.
-        """
+        """Draw this process's part of the best and worst; return these fields of `ImageResults`."""
         chosen = best_and_worst(everyone) if self._pictures else ([], [])
         for name, scores in zip((BEST, WORST), chosen, strict=True):
             for number, score in enumerate(scores, 1):
@@ -162,12 +158,7 @@ class ScoredImages:
 def best_and_worst(
     scores: Sequence[ImageScore], *, count: int = SHOWN
 ) -> tuple[list[ImageScore], list[ImageScore]]:
-    """Choose images to show, the best and the worst one first; none is in both.
-
-    Args:
-        scores: of all images; those without a score are left out.
-        count: how many of each, as far as there are so many.
-    """
+    """Choose up to `count` of each among the scored, the most extreme first; none is in both."""
     scored = [score for score in scores if score.score is not None]
     ranked = sorted(scored, key=lambda score: (-score.score, -score.objects))
     worst = min(count, len(ranked) // 2)
@@ -188,17 +179,11 @@ def write_results(
     *,
     results: Mapping[str, object],
     settings: Mapping[str, object],
-) -> Path:
-    """Write `results.json` of an evaluation, of the same outer form for both kinds of model.
+) -> None:
+    """Write `results.json`: `settings` decide the results apart from checkpoint and data.
 
-    Its keys are `kind`, `checkpoint`, `results`, `settings` (what decides the results apart from
-    checkpoint and data), and `versions`. Numbers are as the evaluation gave them: detectron2's
-    in percent, a segmenter's from 0 to 1.
-
-    Returns:
-        The path of the file.
+    Numbers are as the evaluation gave them: detectron2's in percent, a segmenter's from 0 to 1.
     """
-    path = Path(folder) / RESULTS_NAME
     content = {
         "kind": trained.kind,
         "checkpoint": str(trained.checkpoint),
@@ -206,18 +191,12 @@ def write_results(
         "settings": settings,
         "versions": {name: import_module(name).__version__ for name in VERSIONED[trained.kind]},
     }
-    write_json(path, content)
-    return path
+    write_json(Path(folder) / RESULTS_NAME, content)
 
 
 def write_images(folder: str | Path, images: ImageResults) -> None:
     """Write `images.json`; `results.json` comes after it, and says that both are there."""
-    content = asdict(images)
-    content["images"] = [
-        {key: value for key, value in entry.items() if value is not None or key == "score"}
-        for entry in content["images"]
-    ]
-    write_json(Path(folder) / IMAGES_NAME, content)
+    write_json(Path(folder) / IMAGES_NAME, asdict(images))
 
 
 def read_evaluation(folder: str | Path) -> WrittenEvaluation | None:
@@ -236,16 +215,14 @@ def read_evaluation(folder: str | Path) -> WrittenEvaluation | None:
     content, written = read_json(path), path.stat().st_mtime
     try:
         checkpoint = content["checkpoint"].replace("\\", "/").rpartition("/")[2]
-        results, settings, versions = (
-            dict(content[key]) for key in ("results", "settings", "versions")
-        )
+        named = {key: dict(content[key]) for key in ("results", "settings", "versions")}
         path = folder / IMAGES_NAME
         images = _image_results(read_json(path)) if path.is_file() else None
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"'{path}' is not what an evaluation writes ({error}); remove it"
         ) from error
-    return WrittenEvaluation(folder, written, checkpoint, results, settings, versions, images)
+    return WrittenEvaluation(folder, written, checkpoint, **named, images=images)
 
 
 def write_json(path: str | Path, content: Mapping[str, object] | Sequence[object]) -> None:
@@ -257,12 +234,11 @@ def write_json(path: str | Path, content: Mapping[str, object] | Sequence[object
 def _image_results(content: Mapping[str, object]) -> ImageResults:
     """Return the content of `images.json`, whose places are those of images."""
     images = tuple(ImageScore(**entry) for entry in content["images"])
-    best, worst = (tuple(content[key]) for key in ("best", "worst"))
-    for place in (*best, *worst):
+    for place in (*content["best"], *content["worst"]):
         images[place].score.as_integer_ratio()
     legend = {str(name): tuple(map(int, color)) for name, color in content["legend"].items()}
-    given = {**content, "panels": tuple(content["panels"]), "images": images, "legend": legend}
-    return ImageResults(**(given | {"best": best, "worst": worst}))
+    tuples = {key: tuple(content[key]) for key in ("panels", "best", "worst")}
+    return ImageResults(**{**content, **tuples, "images": images, "legend": legend})
 
 
 def _plain(value: object) -> object:

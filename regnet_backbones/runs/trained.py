@@ -131,18 +131,23 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
             f"'{checkpoint}' is not a checkpoint: a segmenter's ends in {SEGMENTER_SUFFIX}, a "
             f"detector's in one of {', '.join(DETECTOR_SUFFIXES)}"
         )
-    return Trained("detector", checkpoint, _config_for(checkpoint, config_file))
+    config = Path(config_file or checkpoint.parent / CONFIG_NAME)
+    if not config.is_file():
+        raise MissingFileError(
+            f"no config file '{config}'; pass the config that '{checkpoint}' was trained with as "
+            "--config-file"
+        )
+    return Trained("detector", checkpoint, config)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Return the rows of a detector's metrics in the order of iterations; none without such a file.
+    """Return the rows of a detector's metrics by iteration, none without such a file.
 
-    Of rows with the same iteration the last value of a key counts. What a killed process wrote last
-    may not be JSON, and is left out.
+    Rows of one iteration are merged. The row that a killed process wrote last may be cut off, and
+    is left out.
     """
-    path = Path(path)
     merged: dict[int, dict[str, float]] = {}
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in Path(path).read_text().splitlines() if Path(path).is_file() else ():
         try:
             row = json.loads(line)
         except ValueError:
@@ -154,8 +159,8 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
 
 def _checkpoint_of_run(folder: Path) -> Path:
     """Return the checkpoint to use of a run's folder."""
-    paths = (folder / SEGMENTER_FOLDER / name for name in SEGMENTER_NAMES)
-    segmenter = next((path for path in paths if path.is_file()), None)
+    bests = (folder / SEGMENTER_FOLDER / name for name in SEGMENTER_NAMES)
+    segmenter = next((path for path in bests if path.is_file()), None)
     last = folder / LAST_NAME  # newer than the final one of a run that was resumed
     names = (last.read_text().strip() if last.is_file() else "", FINAL_NAME)
     # detectron2 writes a name without folders, and an absolute path would be of another machine.
@@ -173,18 +178,3 @@ def _checkpoint_of_run(folder: Path) -> Path:
         f"a segmenter's {SEGMENTER_FOLDER}/{' or '.join(SEGMENTER_NAMES)}; give the "
         "--output of the training, or a checkpoint"
     )
-
-
-def _config_for(checkpoint: Path, config_file: str | Path | None) -> Path:
-    """Return the config of a detector's checkpoint."""
-    if config_file is not None:
-        if not Path(config_file).is_file():
-            raise MissingFileError(f"no config file '{config_file}'")
-        return Path(config_file)
-    beside = checkpoint.parent / CONFIG_NAME
-    if not beside.is_file():
-        raise MissingFileError(
-            f"no {CONFIG_NAME} next to '{checkpoint}'; pass the config that it was trained with as "
-            "--config-file"
-        )
-    return beside
