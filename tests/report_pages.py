@@ -9,12 +9,12 @@ from PIL import Image
 from regnet_backbones.report.reading import (
     Metrics,
     Report,
-    Table,
     find_evaluation,
     find_run,
     read_report,
 )
-from regnet_backbones.runs.results import ImageResults, ImageScore
+from regnet_backbones.runs.results import ImageResults, ImageScore, Table
+from regnet_backbones.runs.trained import Description
 
 VOID = {"br", "hr", "img", "link", "meta"}
 EVIL = "<script>alert('1')</script> & \"q\" $x_1$"
@@ -75,10 +75,14 @@ def small_report(name="circle"):
         for number, colour in enumerate(("red", "green"))
     ]
     return Report(
-        title=f"Unet on {name}",
+        run=Description(
+            title=f"Unet on {name}",
+            network=None,
+            facts=(),
+            changed=((name, name, name),),
+            config=f"a: {name}\n",
+        ),
         facts=(("backbone", name),),
-        config=f"a: {name}\n",
-        changed=((name, name, name),),
         curves={
             "Losses": {name: {0: 2.0, 10: 0.01}, "loss": {0: 1.0, 10: 0.5}},
             "Learning rate": {},

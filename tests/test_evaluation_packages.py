@@ -12,8 +12,7 @@ from PIL import Image
 
 from regnet_backbones import shapes
 from regnet_backbones.detection.config import default_config
-from regnet_backbones.detection.evaluators import build_evaluators
-from regnet_backbones.detection.results import results_tables
+from regnet_backbones.detection.evaluators import build_evaluators, results_tables
 
 # Cityscapes' ids of classes, and its numbers of those that are evaluated.
 ROAD, CAR = (7, 0), (26, 13)

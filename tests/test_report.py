@@ -14,7 +14,8 @@ from torch.utils.tensorboard import SummaryWriter
 from regnet_backbones.cli import report as command
 from regnet_backbones.report.logs import read_log
 from regnet_backbones.report.page import render, write_page
-from regnet_backbones.report.reading import Table, find_run, results_tables
+from regnet_backbones.report.reading import find_run
+from regnet_backbones.runs.results import Table, tables_of
 from regnet_backbones.runs.trained import read_metrics
 
 # Logs
@@ -56,7 +57,7 @@ def test_events_are_those_that_tensorboard_wrote(tmp_path):
 
 
 def test_tasks_of_the_same_metrics_share_a_table():
-    summary, classes = results_tables(
+    summary, classes = tables_of(
         {
             "bbox": {"AP": 1.0, "AP50": 2.0, "AP-a-b": 3.0},
             "segm": {"AP": 4.0, "AP50": 5.0, "AP-a-b": 6.0},
@@ -71,7 +72,7 @@ def test_tasks_of_the_same_metrics_share_a_table():
         ("bbox AP", "segm AP", "sem_seg IoU", "sem_seg ACC"),
         (("a-b", (3.0, 6.0, None, None)), ("sky", (None, None, 8.0, 9.0))),
     )
-    assert results_tables({"bbox": {"AP": 1.0}})[1] is None
+    assert tables_of({"bbox": {"AP": 1.0}})[1] is None
 
 
 def test_a_report_computes_nothing():

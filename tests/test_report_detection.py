@@ -150,7 +150,7 @@ def test_pictures_have_the_scores_of_their_images(report):
 
 def test_what_was_trained_is_said(report, page, run, val):
     facts = dict(report.facts)
-    assert page.text_of("h1") == [report.title] == ["Mask R-CNN on a RegNet by numbers"]
+    assert page.text_of("h1") == [report.run.title] == ["Mask R-CNN on a RegNet by numbers"]
     assert facts["iterations"] == f"{STEPS} of 2 images"
     assert facts["started from"] == "random weights"
     assert facts["validated on"] == str(val.json_file)
@@ -161,11 +161,11 @@ def test_what_was_trained_is_said(report, page, run, val):
     assert report.missing == ()
     again = f"train-detector --config-file {run}/config.yaml OUTPUT_DIR {run}_again"
     assert report.command == f"regnet-backbones {again}"
-    changed = {key: value for key, value, _ in report.changed}
+    changed = {key: value for key, value, _ in report.run.changed}
     assert changed["SOLVER.MAX_ITER"] == str(STEPS)
     assert changed["MODEL.BACKBONE.NAME"] == "build_regnet_fpn_backbone"
     assert "MODEL.WEIGHTS" not in changed
-    assert f"MAX_ITER: {STEPS}" in report.config
+    assert f"MAX_ITER: {STEPS}" in report.run.config
 
 
 def test_settings_that_differ_are_those_that_were_set():

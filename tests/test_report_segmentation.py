@@ -114,7 +114,7 @@ def test_curves_are_those_of_tensorboard(report, events):
 
 def test_what_was_trained_is_said(report, run, segmenter_parser):
     facts = dict(report.facts)
-    assert report.title == "Unet on a RegNet by numbers"
+    assert report.run.title == "Unet on a RegNet by numbers"
     assert facts["its cost"] == "196 M multiply-adds at 224×224, 529 k parameters"
     assert facts["started from"] == "random weights"
     assert facts["length"] == f"{STEPS} steps of 2 images"

@@ -20,8 +20,11 @@ from regnet_backbones.runs.results import (
     WORST,
     ImageResults,
     ImageScore,
+    Results,
+    Table,
     WrittenEvaluation,
     read_evaluation,
+    tables_of,
 )
 from regnet_backbones.runs.trained import (
     CONFIG_NAME,
@@ -36,15 +39,13 @@ from regnet_backbones.runs.trained import (
     find_trained,
 )
 
-# The number of a task that stands for it, what a chart shows, and beginnings of those of classes.
+# The number of a task that stands for it, and what a chart shows.
 CHIEF = ("AP", "mIoU", "PQ")
 CHARTED = (*CHIEF, "pixel accuracy")
-PER_CLASS = ("AP-", "IoU-", "ACC-")
 
 SIDE = 224  # in pixels, at which the multiply-adds of a backbone are counted
 
 Facts = tuple[tuple[str, str], ...]  # names and values
-Results = Mapping[str, Mapping[str, float | None]]  # by task and name of the metric, in percent
 Curves = Mapping[str, Mapping[int, float]]  # values by name and iteration
 
 
@@ -66,14 +67,6 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Numbers by row and column; None where one is not defined."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[float | None, ...]], ...]
-
-
-@dataclass(frozen=True)
 class Metrics:
     """Results in percent: where they come from, of all classes together, and of each class."""
 
@@ -87,10 +80,8 @@ class Report:
     """Everything on a page.
 
     Attributes:
-        title: what was trained.
+        run: of which it is: title, config and changed settings.
         facts: what is said about it first.
-        config: the whole, as YAML.
-        changed: key, value and default of each setting that is not the framework's default.
         curves: what was logged, by the caption of a chart.
         metrics: None where nothing was evaluated.
         images: the scores of predicted images; None where nothing was predicted.
@@ -100,10 +91,8 @@ class Report:
         command: to repeat the training.
     """
 
-    title: str
+    run: Description
     facts: Facts
-    config: str
-    changed: tuple[tuple[str, str, str], ...]
     curves: Mapping[str, Curves]
     metrics: Metrics | None
     images: ImageResults | None
@@ -227,10 +216,8 @@ def read_report(
     losses = sorted((key for key in log if key.startswith(("loss", "total_loss"))), reverse=True)
     chief = {k: k.replace("/", " ") for k in log if "/" in k and k.rpartition("/")[2] in CHARTED}
     return Report(
-        title=description.title,
+        run=description,
         facts=facts,
-        config=description.config,
-        changed=description.changed,
         curves={
             "Losses": _curves(log, {key: key for key in losses}),
             "Learning rate": _curves(log, {"lr": "learning rate"}),
@@ -243,28 +230,6 @@ def read_report(
         missing=tuple(lacking),
         command=shlex.join(map(str, ["regnet-backbones", *words[run.kind]])),
     )
-
-
-def results_tables(results: Results) -> tuple[tuple[Table, ...], Table | None]:
-    """Return the metrics of the tasks, and those of single classes, as tables.
-
-    Tasks with the same metrics share a table.
-    """
-    by_columns: dict[tuple[str, ...], list] = {}
-    per_class: dict[str, dict[str, float | None]] = {}
-    for task, metrics in results.items():
-        whole = {name: v for name, v in metrics.items() if not name.startswith(PER_CLASS)}
-        by_columns.setdefault(tuple(whole), []).append((task, tuple(whole.values())))
-        for name, value in metrics.items():
-            if name not in whole:
-                kind, _, of_class = name.partition("-")
-                per_class.setdefault(f"{task} {kind}", {})[of_class] = value
-    summary = tuple(Table(columns, tuple(rows)) for columns, rows in by_columns.items())
-    if not per_class:
-        return summary, None
-    names = dict.fromkeys(name for values in per_class.values() for name in values)
-    rows = tuple((name, tuple(v.get(name) for v in per_class.values())) for name in names)
-    return summary, Table(tuple(per_class), rows)
 
 
 def _curves(log: Log, names: Mapping[str, str]) -> Curves:
@@ -295,12 +260,12 @@ def _metrics(
             percent = {n: None if v is None else 100 * v for n, v in numbers.items()}
             results = {"segmentation": percent}
         source = f"found by an evaluation with {evaluation.checkpoint}{on}"
-        return Metrics(source, *results_tables(results))
+        return Metrics(source, *tables_of(results))
     if opts or description.of_other_data:
         return None
     results, step = _logged(run, description, log)
     source = f"logged by the training at iteration {step}{on}"
-    return Metrics(source, *results_tables(results)) if results else None
+    return Metrics(source, *tables_of(results)) if results else None
 
 
 def _logged(run: Run, description: Description, log: Log) -> tuple[Results, int]:

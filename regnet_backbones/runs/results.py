@@ -37,7 +37,19 @@ VERSIONED: dict[Kind, tuple[str, ...]] = {
     "segmenter": ("regnet_backbones", "torch", "lightning", "segmentation_models_pytorch"),
 }
 
+# How the names of numbers of single classes begin.
+PER_CLASS = ("AP-", "IoU-", "ACC-")
+
 Color = tuple[int, int, int]
+Results = Mapping[str, Mapping[str, float | None]]  # by task and name of the metric, in percent
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers by row and column; None where one is not defined."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float | None, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -171,6 +183,25 @@ def median_milliseconds(seconds: Sequence[float]) -> float | None:
     """Return the median time of an image, the first ones left out where there are more."""
     counted = seconds[WARMUP:] or seconds
     return 1000 * median(counted) if counted else None
+
+
+def tables_of(results: Results) -> tuple[tuple[Table, ...], Table | None]:
+    """Return results as tables, one for tasks with the same metrics, and that of single classes."""
+    by_columns: dict[tuple[str, ...], list] = {}
+    per_class: dict[str, dict[str, float | None]] = {}
+    for task, metrics in results.items():
+        whole = {name: v for name, v in metrics.items() if not name.startswith(PER_CLASS)}
+        by_columns.setdefault(tuple(whole), []).append((task, tuple(whole.values())))
+        for name, value in metrics.items():
+            if name not in whole:
+                kind, _, of_class = name.partition("-")
+                per_class.setdefault(f"{task} {kind}", {})[of_class] = value
+    summary = tuple(Table(columns, tuple(rows)) for columns, rows in by_columns.items())
+    if not per_class:
+        return summary, None
+    names = dict.fromkeys(name for values in per_class.values() for name in values)
+    rows = tuple((name, tuple(v.get(name) for v in per_class.values())) for name in names)
+    return summary, Table(tuple(per_class), rows)
 
 
 def write_results(
