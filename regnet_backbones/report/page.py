@@ -40,25 +40,13 @@ PICTURE_QUALITY = 85
 
 
 def write_page(path: str | Path, report: Report) -> None:
-    """Write the page of a report, whole or not at all.
-
-    Args:
-        path: the file, `.html`.
-        report: what the page says.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write the page of a report, whole or not at all."""
     page = render(report)
     write_whole(Path(path), lambda file: file.write(page.encode()))
 
 
 def render(report: Report) -> str:
-    """Return the page of a report, HTML in which all of its texts are escaped.
-
-    Args:
-        report: what the page says.
-    """
+    """Return the page of a report, HTML in which all of its texts are escaped."""
     environment = Environment(
         loader=PackageLoader("regnet_backbones.report", package_path=""),
         autoescape=True,

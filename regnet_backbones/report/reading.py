@@ -47,23 +47,17 @@ SIDE = 224  # in pixels, at which the multiply-adds of a backbone are counted
 
 Facts = tuple[tuple[str, str], ...]  # names and values
 Curves = Mapping[str, Mapping[int, float]]  # values by name and iteration
+Pictures = tuple[tuple[Image.Image, ImageScore], ...]
 
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a training.
-
-    Attributes:
-        kind: of its model, "detector" or "segmenter".
-        folder: that of the run.
-        config_file: None where a segmenter's run has none; its checkpoint holds the same.
-        trained: None before the first checkpoint.
-    """
+    """The folder of a training."""
 
     kind: Kind
     folder: Path
-    config_file: Path | None
-    trained: Trained | None
+    config_file: Path | None  # a segmenter's checkpoint holds the same
+    trained: Trained | None  # None before the first checkpoint
 
 
 @dataclass(frozen=True)
@@ -77,44 +71,21 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything on a page.
-
-    Attributes:
-        run: of which it is: title, config and changed settings.
-        facts: what is said about it first.
-        curves: what was logged, by the caption of a chart.
-        metrics: None where nothing was evaluated.
-        images: the scores of predicted images; None where nothing was predicted.
-        pictures: of the "Best" and the "Worst" of them, the most extreme first.
-        speed: of training and prediction, and what that was measured with.
-        missing: what is not there, and why.
-        command: to repeat the training.
-    """
+    """Everything on a page."""
 
     run: Description
     facts: Facts
-    curves: Mapping[str, Curves]
+    curves: Mapping[str, Curves]  # by the caption of a chart
     metrics: Metrics | None
     images: ImageResults | None
-    pictures: Mapping[str, tuple[tuple[Image.Image, ImageScore], ...]]
+    pictures: Mapping[str, Pictures]  # "Best" and "Worst", the most extreme first
     speed: Facts
-    missing: tuple[str, ...]
-    command: str
+    missing: tuple[str, ...]  # what is not there, and why
+    command: str  # to repeat the training
 
 
 def find_run(path: str | Path, *, config_file: str | Path | None = None) -> Run:
-    """Find what a training left in a folder; a checkpoint stands for the folder of its run.
-
-    Args:
-        path: the output of a training, or a checkpoint in it.
-        config_file: config of a detector, None for the `config.yaml` of the run.
-
-    Returns:
-        The run, with a checkpoint where there is one.
-
-    Raises:
-        UserError: a training has written nothing there, or see `runs.trained.find_trained`.
-    """
+    """Find what a training left in a folder; a checkpoint stands for the folder of its run."""
     folder, trained = Path(path), None
     try:
         trained = find_trained(path, config_file=config_file)
@@ -140,17 +111,7 @@ def find_run(path: str | Path, *, config_file: str | Path | None = None) -> Run:
 def find_evaluation(
     run: Run, folders: Sequence[Path], *, description: Description, opts: Sequence[str] = ()
 ) -> WrittenEvaluation | None:
-    """Return the most complete evaluation of a run's checkpoint on these data.
-
-    Args:
-        run: whose checkpoint it must be of.
-        folders: to look in.
-        description: of the run and the validation data.
-        opts: what was overridden in the evaluation.
-
-    Raises:
-        UserError: a file is not what an evaluation writes.
-    """
+    """Return the most complete evaluation of a run's checkpoint on the data of a description."""
     if run.trained is None:
         return None
     wanted = {"opts": [str(word) for word in opts]}
@@ -177,15 +138,7 @@ def read_report(
 ) -> Report:
     """Return the report of a run, as far as its files reach.
 
-    Args:
-        run: of a detector or a segmenter.
-        description: of the run and the validation data.
-        evaluation: of `find_evaluation`; None where there is none.
-        opts: what was overridden in the evaluation.
-        missing: what else is known not to be there, and why.
-
-    Raises:
-        UserError: a picture of the evaluation cannot be read.
+    `opts` were overridden in the evaluation; `missing` is what else is not there, and why.
     """
     log = read_log(run.folder, run.kind)
     images = evaluation.images if evaluation else None
@@ -292,9 +245,7 @@ def _logged(run: Run, description: Description, log: Log) -> tuple[Results, int]
     return results, step
 
 
-def _pictures(
-    evaluation: WrittenEvaluation,
-) -> dict[str, tuple[tuple[Image.Image, ImageScore], ...]]:
+def _pictures(evaluation: WrittenEvaluation) -> dict[str, Pictures]:
     """Return the pictures of the best and the worst images, as far as they were drawn."""
     images, pictures = evaluation.images, {}
     for title, name, places in (("Best", BEST, images.best), ("Worst", WORST, images.worst)):

@@ -54,16 +54,10 @@ class Table:
 
 @dataclass(frozen=True)
 class ImageScore:
-    """How good the prediction of an image is.
-
-    Attributes:
-        file: name of the image.
-        score: from 0 to 1, higher is better; None where there is nothing to score.
-        found, missed, made_up: objects; None for what has no objects.
-    """
+    """How good the prediction of an image is, and of how many objects, if there are objects."""
 
     file: str
-    score: float | None
+    score: float | None  # from 0 to 1, higher is better; None where there is nothing to score
     found: int | None = None
     missed: int | None = None
     made_up: int | None = None
@@ -83,30 +77,18 @@ class ImageScore:
 
 @dataclass(frozen=True)
 class ImageResults:
-    """The content of `images.json`.
+    """The content of `images.json`."""
 
-    Attributes:
-        score: what the score of an image is.
-        panels: what a picture shows, from left to right.
-        available: how many images the dataset has.
-        images: the score of each evaluated image, in the order of the dataset.
-        best, worst: places in `images` of those that have a picture, the most extreme first.
-        milliseconds: median time of an image, None if nothing was timed.
-        machine: on which that was.
-        parameters: of the model.
-        legend: RGB colours (0 to 255) of classes, where the pictures do not name them.
-    """
-
-    score: str
-    panels: tuple[str, ...]
-    available: int
-    images: tuple[ImageScore, ...]
-    best: tuple[int, ...] = ()
+    score: str  # what it is
+    panels: tuple[str, ...]  # what a picture shows, from left to right
+    available: int  # images of the dataset
+    images: tuple[ImageScore, ...]  # those that were evaluated, in the order of the dataset
+    best: tuple[int, ...] = ()  # places in `images` of those with a picture, most extreme first
     worst: tuple[int, ...] = ()
-    milliseconds: float | None = None
-    machine: str = ""
-    parameters: int = 0
-    legend: Mapping[str, Color] = field(default_factory=dict)
+    milliseconds: float | None = None  # median of an image, None if nothing was timed
+    machine: str = ""  # on which that was
+    parameters: int = 0  # of the model
+    legend: Mapping[str, Color] = field(default_factory=dict)  # where pictures name no classes
 
     @property
     def complete(self) -> bool:
@@ -116,23 +98,15 @@ class ImageResults:
 
 @dataclass(frozen=True)
 class WrittenEvaluation:
-    """An evaluation as it lies in its folder.
-
-    Attributes:
-        folder: where it lies.
-        written: when it was finished, in seconds since 1970.
-        checkpoint: name of the file that was evaluated.
-        results, settings, versions: as of `write_results`.
-        images: None for an evaluation of an earlier version.
-    """
+    """An evaluation as it lies in its folder: see `write_results` and `write_images`."""
 
     folder: Path
-    written: float
-    checkpoint: str
+    written: float  # when, in seconds since 1970
+    checkpoint: str  # name of the file
     results: Mapping[str, object]
     settings: Mapping[str, object]
     versions: Mapping[str, str]
-    images: ImageResults | None
+    images: ImageResults | None  # None for an evaluation of an earlier version
 
 
 class ScoredImages:
@@ -231,14 +205,7 @@ def write_images(folder: str | Path, images: ImageResults) -> None:
 
 
 def read_evaluation(folder: str | Path) -> WrittenEvaluation | None:
-    """Return what an evaluation has written, None if there is none.
-
-    Args:
-        folder: its output folder.
-
-    Raises:
-        UserError: a file is not what an evaluation writes.
-    """
+    """Return what an evaluation has written to its output folder, None if there is none."""
     folder = Path(folder)
     path = folder / RESULTS_NAME
     if not path.is_file():

@@ -62,35 +62,20 @@ class Trained:
 
 @dataclass(frozen=True)
 class Description:
-    """What a run trained, as the framework of its kind reads it from the config.
+    """What a run trained, as the framework of its kind reads it from the config."""
 
-    Attributes:
-        title: architecture and network.
-        network: name or numbers of the RegNet, None for another backbone.
-        facts: what is worth knowing about it, by name.
-        changed: key, value and default of each setting that is not the framework's default.
-        config: the whole config, as YAML.
-        batch: images of an iteration, those of all processes together; 0 if unknown.
-        lengths: how many "iterations", "steps" or "epochs" it was to take, as far as it has bounds.
-        every: iterations between two that are logged.
-        dataset: name of the first validation dataset, "" for none.
-        datasets: how many there are.
-        json_file: of the validation data of its own, as the settings of an evaluation name it.
-        of_other_data: whether that is not what the training validated on.
-    """
-
-    title: str
-    network: str | RegNetDesign | None
-    facts: tuple[tuple[str, str], ...]
-    changed: tuple[tuple[str, str, str], ...]
-    config: str
-    batch: int = 0
-    lengths: Mapping[str, int] = field(default_factory=dict)
-    every: int = 1
-    dataset: str = ""
-    datasets: int = 1
-    json_file: str | None = None
-    of_other_data: bool = False
+    title: str  # architecture and network
+    network: str | RegNetDesign | None  # None for another backbone
+    facts: tuple[tuple[str, str], ...]  # by name
+    changed: tuple[tuple[str, str, str], ...]  # key, value and default of the framework
+    config: str  # the whole, as YAML
+    batch: int = 0  # images of an iteration in all processes together; 0 if unknown
+    lengths: Mapping[str, int] = field(default_factory=dict)  # "iterations", "steps" or "epochs"
+    every: int = 1  # iterations between two that are logged
+    dataset: str = ""  # the first for validation
+    datasets: int = 1  # how many there are
+    json_file: str | None = None  # of the validation data, as the settings of an evaluation name it
+    of_other_data: bool = False  # than the training validated on
 
 
 def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> Trained:
