@@ -11,7 +11,7 @@ import pytest
 from regnet_backbones.cli.options import check_options, evaluate_parser, predict_parser
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.runs.image_paths import find_images, output_names
-from regnet_backbones.runs.results import write_json, write_results
+from regnet_backbones.runs.results import write_results
 from regnet_backbones.runs.trained import DETECTOR_SUFFIXES, Trained, find_trained
 from regnet_backbones.weights.checkpoints import SUFFIXES
 
@@ -179,15 +179,6 @@ def test_results_of_both_kinds_have_one_form(tmp_path):
             "results": {"AP": 12.5, "APl": None, "list": [None, [1, "x"]], "n": None},
             "settings": {"flip": True},
         }
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "results.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": 2, "b": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert list(tmp_path.iterdir()) == [path]
 
 
 # Command lines

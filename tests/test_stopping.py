@@ -9,7 +9,6 @@ import time
 
 import pytest
 
-from regnet_backbones.cli.run import run_command
 from regnet_backbones.runs import stopping
 from regnet_backbones.runs.stopping import (
     STATUSES,
@@ -148,14 +147,6 @@ def test_outside_of_the_main_thread_nothing_is_caught():
     assert found == [(None, before)]
 
 
-def test_a_stopped_command_prints_its_line_and_returns_its_status(capsys):
-    def command():
-        raise pickle.loads(pickle.dumps(StoppedError("stopped by SIGTERM at step 3", 143)))
-
-    assert run_command(command) == 143
-    assert capsys.readouterr().err == "stopped by SIGTERM at step 3\n"
-
-
 def test_a_data_worker_ends_when_its_training_was_killed(monkeypatch):
     monkeypatch.setattr(stopping, "PARENT_CHECKED", 0.05)
     worker_alive, says = os.pipe()
@@ -173,3 +164,8 @@ def test_a_data_worker_ends_when_its_training_was_killed(monkeypatch):
     os.kill(training, signal.SIGKILL)
     os.waitpid(training, 0)
     assert os.read(worker_alive, 1) == b""  # closed by the end of the worker
+
+
+def test_an_error_survives_the_way_between_processes():
+    error = pickle.loads(pickle.dumps(StoppedError("stopped by SIGTERM at step 3", 143)))
+    assert (str(error), error.status) == ("stopped by SIGTERM at step 3", 143)
