@@ -6,16 +6,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from regnet_backbones.report.content import (
-    Curve,
+from regnet_backbones.report.reading import (
     Metrics,
-    Picture,
     Report,
-    Table,
+    find_evaluation,
+    find_run,
+    read_report,
 )
-from regnet_backbones.report.reading import find_evaluation, read_report
-from regnet_backbones.report.runs import find_run
-from regnet_backbones.runs.results import ImageResults, ImageScore
+from regnet_backbones.runs.results import ImageResults, ImageScore, Table
+from regnet_backbones.runs.trained import Description
 
 VOID = {"br", "hr", "img", "link", "meta"}
 EVIL = "<script>alert('1')</script> & \"q\" $x_1$"
@@ -72,18 +71,22 @@ def content_of(uri):
 def small_report(name="circle"):
     """Return a report that has everything, with a name in all its texts."""
     pictures = [
-        Picture(Image.new("RGB", (60, 20), colour), f"{name}{number}", number / 8, name)
+        (Image.new("RGB", (60, 20), colour), ImageScore(f"{name}{number}", number / 8))
         for number, colour in enumerate(("red", "green"))
     ]
     return Report(
-        title=f"Unet on {name}",
+        run=Description(
+            title=f"Unet on {name}",
+            network=None,
+            facts=(),
+            changed=((name, name, name),),
+            config=f"a: {name}\n",
+        ),
         facts=(("backbone", name),),
-        config=f"a: {name}\n",
-        changed=((name, name, name),),
         curves={
-            "Losses": (Curve(name, (0, 10), (2.0, 0.01)), Curve("loss", (0, 10), (1.0, 0.5))),
-            "Learning rate": (),
-            "Validation": (Curve("_AP", (10,), (12.5,)),),
+            "Losses": {name: {0: 2.0, 10: 0.01}, "loss": {0: 1.0, 10: 0.5}},
+            "Learning rate": {},
+            "Validation": {"_AP": {10: 12.5}},
         },
         metrics=Metrics(
             name,

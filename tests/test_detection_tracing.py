@@ -77,7 +77,7 @@ def test_a_semantic_model_with_folded_batch_norm(tmp_path, randomize):
 def test_a_detector_that_sees_nothing_is_not_traced(tmp_path):
     cfg = config("mask_rcnn_regnet_small_fpn", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0")
     model = build_model(cfg)
-    with pytest.raises(ExportError, match="64x64.* --images"):
+    with pytest.raises(ExportError, match="64x64.*--images"):
         trace_detector(model, tmp_path / "net.ts", images=images_for(cfg))
     with pytest.raises(ValueError, match="at least one image"):
         trace_detector(model, tmp_path / "net.ts", images=())

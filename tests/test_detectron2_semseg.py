@@ -23,7 +23,7 @@ from regnet_backbones.adapters.detectron2.deeplab import build_poly_lr
 from regnet_backbones.detection.ade20k import convert_masks
 from regnet_backbones.detection.config import default_config, read_config
 from regnet_backbones.detection.config_checks import check_semantic_datasets
-from regnet_backbones.detection.pictures import SemanticPictures
+from regnet_backbones.detection.pictures import PredictionPictures
 from regnet_backbones.detection.training.mappers import segmenter_train_mapper
 from regnet_backbones.detection.training.trainer import Trainer
 
@@ -335,7 +335,7 @@ def test_a_segmenter_is_trained_resumed_evaluated_and_predicts(dataset, tmp_path
     assert re.search(r"^background +\d+\.\d +\d+\.\d$", printed, re.MULTILINE)
     sheet = output / "pictures" / "shapes_sem_seg_val.png"
     assert str(sheet) in printed
-    assert Image.open(sheet).width == 2 * (2 * 256 + 3 * 8)
+    assert Image.open(sheet).width == 2 * 644 + 4
 
     assert tool("train_net")([*common, "--resume", *options, "20"]) == 0
     assert "Starting training from iteration 10" in (output / "log.txt").read_text()
@@ -375,7 +375,7 @@ def test_classes_without_colours_get_the_same_in_truth_and_prediction(dataset, t
     records = DatasetCatalog.get("shapes_sem_seg_val")
     DatasetCatalog.register(name, lambda: records)
     MetadataCatalog.get(name).stuff_classes = [f"class {k}" for k in range(150)]
-    pictures = SemanticPictures(name, tmp_path / "sheet.png", count=2)
+    pictures = PredictionPictures(name, "sem_seg", tmp_path / "sheet.png", count=2)
     colors = pictures.metadata.stuff_colors
     assert len(set(colors)) > 130
     pictures.reset()
@@ -385,8 +385,8 @@ def test_classes_without_colours_get_the_same_in_truth_and_prediction(dataset, t
         pictures.process([record], [{"sem_seg": scores}])
     pictures.evaluate()
     sheet = np.asarray(Image.open(tmp_path / "sheet.png")).astype(int)
-    left, right = sheet[26 : 26 + 256, 8:264], sheet[26 : 26 + 256, 272:528]
-    plain = np.asarray(Image.open(records[0]["file_name"]).resize((256, 256), Image.BILINEAR))
+    left, right = sheet[4:322, 4:322], sheet[4:322, 326:644]
+    plain = np.asarray(Image.open(records[0]["file_name"]).resize((318, 318), Image.BILINEAR))
     # A perfect prediction is drawn as the truth is, and both are painted over.
     assert np.abs(left - right).mean() < 1
     assert np.abs(left - plain).mean() > 5

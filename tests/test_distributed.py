@@ -161,10 +161,10 @@ def test_what_a_user_can_fix_comes_from_another_process_as_it_was():
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ((1, 2, 2, "tcp://a:1"), "--machine-rank must be 0 to --num-machines - 1, got 2 of 2"),
+        ((1, 2, 2, "tcp://a:1"), "--machine-rank .* got 2 of 2"),
         ((1, 0, 0, "tcp://a:1"), "got 0 of 0"),
-        ((1, 2, 0, "auto"), "tcp://HOST:PORT with the address of the first machine"),
-        ((0, 1, 0, "auto"), "--num-gpus must be 1 to the number of GPUs, got 0"),
+        ((1, 2, 0, "auto"), "--dist-url"),
+        ((0, 1, 0, "auto"), "--num-gpus must be 1 to .* got 0"),
     ],
 )
 def test_places_that_cannot_be_are_refused(place, message):
@@ -175,7 +175,7 @@ def test_places_that_cannot_be_are_refused(place, message):
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     check_processes(2, 1, 0, "auto")
-    with pytest.raises(ValueError, match="got 3 and there are 2"):
+    with pytest.raises(ValueError, match="which is 2, got 3"):
         check_processes(3, 1, 0, "auto")
 
 

@@ -12,8 +12,7 @@ from PIL import Image
 
 from regnet_backbones import shapes
 from regnet_backbones.detection.config import default_config
-from regnet_backbones.detection.evaluators import build_evaluators
-from regnet_backbones.detection.results import results_tables
+from regnet_backbones.detection.evaluators import build_evaluators, results_tables
 
 # Cityscapes' ids of classes, and its numbers of those that are evaluated.
 ROAD, CAR = (7, 0), (26, 13)
@@ -115,19 +114,3 @@ def test_cityscapes_instances(tmp_path, city, registered):
     # Of eight classes that have instances only this one is there.
     assert results["segm"] == pytest.approx({"AP": 100, "AP50": 100})
     assert "segm" in results_tables(cfg, results)
-
-
-def test_cityscapes_pixels(tmp_path, city, registered):
-    record, cars = city
-    name = "cityscapes_pixels_of_one"
-    registered.append(name)
-    MetadataCatalog.get(name).set(
-        evaluator_type="cityscapes_sem_seg", gt_dir=str(tmp_path / "gtFine")
-    )
-    scores = torch.zeros(19, *SIZE)
-    scores[ROAD[1]] = 1
-    scores[CAR[1], torch.from_numpy(cars.any(axis=0))] = 2
-    cfg = config(tmp_path, name, "SemanticSegmentor")
-    results = evaluate(cfg, [record], [{"sem_seg": scores}])
-    assert results["sem_seg"]["IoU"] == pytest.approx(100)
-    assert "IoU_sup" in results_tables(cfg, results)

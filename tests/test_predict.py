@@ -345,7 +345,7 @@ def test_classes_of_pixels_are_written_as_label_maps(dataset, tmp_path, capsys):
 
     capsys.readouterr()
     assert main(run, folder, "--output", output, "--val-json", "a.json") == 2
-    assert "a COCO json names instances, and a SemanticSegmentor pred" in capsys.readouterr().err
+    assert "classes of a SemanticSegmentor; leave out --val-json" in capsys.readouterr().err
 
 
 def test_classes_of_pixels_without_names_are_numbered(dataset, tmp_path, caplog):
@@ -471,7 +471,7 @@ def test_panoptic_deeplab_needs_what_it_was_trained_on(
     assert main(*arguments, "--opts", "DATASETS.TRAIN", "('gone',)") == 2
     assert "needs its training dataset 'gone' registered" in capsys.readouterr().err
     assert main(*arguments, "--val-json", val_json) == 2
-    assert "takes the names of its classes from its training data" in capsys.readouterr().err
+    assert "classes of a PanopticDeepLab; leave out --val-json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,10 @@ from report_pages import EVIL, Page, content_of, small_report
 from torch.utils.tensorboard import SummaryWriter
 
 from regnet_backbones.cli import report as command
-from regnet_backbones.report.content import Curve, Table
-from regnet_backbones.report.logs import curve_of, read_log, seconds_per_iteration
+from regnet_backbones.report.logs import read_log
 from regnet_backbones.report.page import render, write_page
-from regnet_backbones.report.reading import results_tables
-from regnet_backbones.report.runs import find_run
+from regnet_backbones.report.reading import find_run
+from regnet_backbones.runs.results import Table, tables_of
 from regnet_backbones.runs.trained import read_metrics
 
 # Logs
@@ -38,27 +37,27 @@ def test_rows_of_metrics_are_merged_and_what_was_cut_off_is_left_out(tmp_path):
     assert [row["iteration"] for row in rows] == [19, 39, 59]
     assert rows[1] == {"iteration": 39, "total_loss": 2.0, "time": 0.75, "bbox/AP": 12.0}
     log = read_log(tmp_path, "detector")
-    assert curve_of(log["total_loss"], "loss") == Curve("loss", (19, 39), (2.5, 2.0))
-    assert curve_of(log["bbox/AP"], "AP") == Curve("AP", (39,), (12.0,))
-    assert seconds_per_iteration(log) == 0.5
-    assert seconds_per_iteration({}) is None
+    assert list(log["total_loss"]) == [19, 39, 59]
+    assert (log["total_loss"][19], log["bbox/AP"]) == (2.5, {39: 12.0})
+    assert log["time"] == {19: 0.5, 39: 0.75, 59: 0.5}
 
 
 def test_events_are_those_that_tensorboard_wrote(tmp_path):
     with SummaryWriter(tmp_path / "tensorboard") as writer:
         for step, value, seconds in ((9, 2.0, 100), (19, 1.5, 105), (29, 1.0, 135), (39, 1, 140)):
             writer.add_scalar("train/loss", value, step, walltime=seconds)
-        writer.add_scalar("miou", 0.25, 39)
-    log = read_log(tmp_path, "segmenter")
-    assert list(log) == ["train/loss", "miou"]
-    curve = curve_of(log["train/loss"], "loss")
-    assert curve == Curve("loss", (9, 19, 29, 39), (2.0, 1.5, 1.0, 1.0))
-    assert curve_of(log["miou"], "mIoU", factor=100).values == (25.0,)
-    assert seconds_per_iteration(log) == 0.5  # the validation in between aside
+        writer.add_scalar("val/miou", 0.25, 39)
+        writer.add_scalar("val/iou/sky", 0.5, 39)
+    assert read_log(tmp_path, "segmenter") == {
+        "loss": {9: 2.0, 19: 1.5, 29: 1.0, 39: 1.0},
+        "segmentation/mIoU": {39: 25.0},
+        "segmentation/IoU-sky": {39: 50.0},
+        "time": {19: 0.5, 29: 3.0, 39: 0.5},  # with the validation in between
+    }
 
 
 def test_tasks_of_the_same_metrics_share_a_table():
-    summary, classes = results_tables(
+    summary, classes = tables_of(
         {
             "bbox": {"AP": 1.0, "AP50": 2.0, "AP-a-b": 3.0},
             "segm": {"AP": 4.0, "AP50": 5.0, "AP-a-b": 6.0},
@@ -73,7 +72,7 @@ def test_tasks_of_the_same_metrics_share_a_table():
         ("bbox AP", "segm AP", "sem_seg IoU", "sem_seg ACC"),
         (("a-b", (3.0, 6.0, None, None)), ("sky", (None, None, 8.0, 9.0))),
     )
-    assert results_tables({"bbox": {"AP": 1.0}})[1] is None
+    assert tables_of({"bbox": {"AP": 1.0}})[1] is None
 
 
 def test_a_report_computes_nothing():

@@ -119,17 +119,15 @@ def test_results_are_those_of_evaluate(report, page, run, own, tmp_path, capsys)
 def test_curves_are_what_metrics_json_says(report, run):
     lines = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
     losses = {line["iteration"]: line["total_loss"] for line in lines if "total_loss" in line}
-    curve = report.curves["Losses"][0]
-    assert curve.name == "total_loss"
-    assert dict(zip(curve.iterations, curve.values, strict=True)) == losses
-    assert {c.name for c in report.curves["Losses"]} == {
+    assert report.curves["Losses"]["total_loss"] == losses
+    assert report.curves["Losses"].keys() == {
         *("total_loss", "loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc")
     }
     results = [line for line in lines if "bbox/AP" in line]
     assert len(results) == STEPS / 2  # of the evaluations in and after the training
-    validation = {curve.name: curve for curve in report.curves["Validation"]}
+    validation = report.curves["Validation"]
     assert list(validation) == ["bbox AP", "segm AP"]
-    assert list(validation["segm AP"].values) == [line["segm/AP"] for line in results]
+    assert list(validation["segm AP"].values()) == [line["segm/AP"] for line in results]
     times = [line["time"] for line in lines if "time" in line]
     assert f"{2 / times[0]:.1f} images per second (batch 2" in dict(report.speed)["training"]
 
@@ -140,19 +138,19 @@ def test_pictures_have_the_scores_of_their_images(report):
     assert "masks with a score of at least 0 that match" in report.images.score
     best, worst = report.pictures.values()
     shown = [*best, *worst]
-    assert sorted(picture.name for picture in shown) == [f"{n:06}.png" for n in range(IMAGES)]
-    for picture in shown:
-        found, _, missed, _, made_up, *_ = picture.note.split()
-        total = 2 * int(found) + int(missed) + int(made_up)
-        assert picture.score == pytest.approx(2 * int(found) / total)
-        assert int(found) > 0  # the truth is among the predictions
-        assert picture.image.width == 2 * picture.image.height + 4  # pixels between the two
-    assert best[0].score >= best[1].score >= worst[0].score
+    assert sorted(score.file for _, score in shown) == [f"{n:06}.png" for n in range(IMAGES)]
+    for image, score in shown:
+        total = 2 * score.found + score.missed + score.made_up
+        assert score.score == pytest.approx(2 * score.found / total)
+        assert score.found > 0  # the truth is among the predictions
+        assert image.width == 2 * image.height + 4  # pixels between the two
+    scores = [score.score for _, score in (*best, *reversed(worst))]
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_what_was_trained_is_said(report, page, run, val):
     facts = dict(report.facts)
-    assert page.text_of("h1") == [report.title] == ["Mask R-CNN on a RegNet by numbers"]
+    assert page.text_of("h1") == [report.run.title] == ["Mask R-CNN on a RegNet by numbers"]
     assert facts["iterations"] == f"{STEPS} of 2 images"
     assert facts["started from"] == "random weights"
     assert facts["validated on"] == str(val.json_file)
@@ -163,11 +161,11 @@ def test_what_was_trained_is_said(report, page, run, val):
     assert report.missing == ()
     again = f"train-detector --config-file {run}/config.yaml OUTPUT_DIR {run}_again"
     assert report.command == f"regnet-backbones {again}"
-    changed = {key: value for key, value, _ in report.changed}
+    changed = {key: value for key, value, _ in report.run.changed}
     assert changed["SOLVER.MAX_ITER"] == str(STEPS)
     assert changed["MODEL.BACKBONE.NAME"] == "build_regnet_fpn_backbone"
     assert "MODEL.WEIGHTS" not in changed
-    assert f"MAX_ITER: {STEPS}" in report.config
+    assert f"MAX_ITER: {STEPS}" in report.run.config
 
 
 def test_settings_that_differ_are_those_that_were_set():

@@ -9,7 +9,6 @@ import time
 
 import pytest
 
-from regnet_backbones.cli.run import run_command
 from regnet_backbones.runs import stopping
 from regnet_backbones.runs.stopping import (
     STATUSES,
@@ -47,12 +46,6 @@ def test_a_signal_that_is_sent_twice_at_once_is_one(monkeypatch):
         monkeypatch.setattr(stopping, "REPEATED", 0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-
-
-@pytest.mark.parametrize(("number", "status"), STATUSES.items())
-def test_the_message_of_another_process_is_enough(number, status):
-    error = StoppedError.from_message(f"stopped by {number.name} at iteration 3")
-    assert error.status == status
 
 
 def test_handlers_of_a_framework_give_way_and_come_back_no_more():
@@ -154,14 +147,6 @@ def test_outside_of_the_main_thread_nothing_is_caught():
     assert found == [(None, before)]
 
 
-def test_a_stopped_command_prints_its_line_and_returns_its_status(capsys):
-    def command():
-        raise pickle.loads(pickle.dumps(StoppedError("stopped by SIGTERM at step 3", 143)))
-
-    assert run_command(command) == 143
-    assert capsys.readouterr().err == "stopped by SIGTERM at step 3\n"
-
-
 def test_a_data_worker_ends_when_its_training_was_killed(monkeypatch):
     monkeypatch.setattr(stopping, "PARENT_CHECKED", 0.05)
     worker_alive, says = os.pipe()
@@ -179,3 +164,8 @@ def test_a_data_worker_ends_when_its_training_was_killed(monkeypatch):
     os.kill(training, signal.SIGKILL)
     os.waitpid(training, 0)
     assert os.read(worker_alive, 1) == b""  # closed by the end of the worker
+
+
+def test_an_error_survives_the_way_between_processes():
+    error = pickle.loads(pickle.dumps(StoppedError("stopped by SIGTERM at step 3", 143)))
+    assert (str(error), error.status) == ("stopped by SIGTERM at step 3", 143)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ from regnet_backbones.detection.data import (
     register_split,
     use_coco_splits,
 )
-from regnet_backbones.detection.pictures import InstancePictures, contact_sheet
+from regnet_backbones.detection.pictures import PredictionPictures
 from regnet_backbones.detection.training.trainer import Trainer
 
 QUICK = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
@@ -250,7 +249,7 @@ def test_pictures_show_the_truth_left_and_sure_predictions_right(dataset, tmp_pa
     cfg = default_config()
     splits = [read_coco_split(dataset.instances_json(s), dataset.images(s)) for s in shapes.SPLITS]
     use_coco_splits(cfg, *splits)
-    pictures = InstancePictures("own_val", tmp_path / "sheet.png", count=3, min_score=0.5)
+    pictures = PredictionPictures("own_val", "instances", tmp_path / "sheet.png", count=3)
     files = sorted(dataset.images("val").iterdir())
     pictures.reset()
     for file, score in zip(files, (0.9, 0.4, 0.9, 0.9), strict=False):
@@ -261,12 +260,10 @@ def test_pictures_show_the_truth_left_and_sure_predictions_right(dataset, tmp_pa
         pictures.process([{"file_name": str(file)}], [{"instances": instances}])
     pictures.evaluate()
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    # Three pairs in a row: the fourth image is not drawn, and 256 px tiles have 8 px around them.
-    assert sheet.shape == (22 + 8 + 256 + 8, 3 * (2 * 256 + 3 * 8), 3)
-    plain = np.asarray(Image.open(files[1]).convert("RGB").resize((256, 256), Image.BILINEAR))
-    top, left = 22 + 4, 2 * 256 + 3 * 8 + 8
-    truth = sheet[top : top + 256, left : left + 256]
-    unsure = sheet[top : top + 256, left + 264 : left + 264 + 256]
+    # Three pairs in a row: the fourth image is not drawn.
+    assert sheet.shape == (318 + 8, 3 * 644 + 4, 3)
+    plain = np.asarray(Image.open(files[1]).convert("RGB").resize((318, 318), Image.BILINEAR))
+    truth, unsure = sheet[4:322, 648 : 648 + 318], sheet[4:322, 970 : 970 + 318]
     # Nothing is drawn for a score of 0.4; the truth has masks and names drawn over it.
     assert np.abs(unsure.astype(int) - plain).mean() < 5
     assert np.abs(truth.astype(int) - plain).mean() > 5
@@ -282,7 +279,7 @@ def test_a_picture_never_takes_the_numbers_with_it(dataset, tmp_path, caplog, mo
     register_split(VAL_NAME, tmp_path / "val.json", dataset.images("val"))
     if fails:
         monkeypatch.setattr(Visualizer, "overlay_instances", None)  # a call is a TypeError
-    pictures = InstancePictures(VAL_NAME, tmp_path / "sheet.png", count=2)
+    pictures = PredictionPictures(VAL_NAME, "instances", tmp_path / "sheet.png", count=2)
     pictures.reset()
     for record in DatasetCatalog.get(VAL_NAME)[:2]:
         instances = Instances((96, 96), pred_boxes=Boxes(torch.ones(1, 4)))
@@ -293,21 +290,9 @@ def test_a_picture_never_takes_the_numbers_with_it(dataset, tmp_path, caplog, mo
     assert ("could not be drawn: TypeError" in caplog.text) == fails
 
 
-def test_a_contact_sheet_pastes_pictures_in_their_places():
-    colours = (np.uint8(c) for c in (10, 20, 30, 40, 50, 60, 70, 80))
-    tiles = [np.full((20, 256, 3), c) for c in colours]
-    sheet = np.asarray(contact_sheet(list(zip(tiles[::2], tiles[1::2], strict=True))))
-    assert sheet.shape == (22 + 8 + 2 * 28, 3 * 536, 3)
-    assert sheet[22 + 4 + 10, 8 + 128, 0] == 10
-    assert sheet[22 + 4 + 10, 8 + 264 + 128, 0] == 20
-    assert sheet[22 + 4 + 10, 536 + 8 + 128, 0] == 30
-    assert sheet[22 + 4 + 28 + 10, 8 + 264 + 128, 0] == 80
-
-
 def test_nothing_is_drawn_without_predictions(dataset, tmp_path):
-    shutil.rmtree(tmp_path / "pictures", ignore_errors=True)
     MetadataCatalog.get("nothing").set(thing_classes=["a"])
-    pictures = InstancePictures("nothing", tmp_path / "pictures" / "sheet.png", count=3)
+    pictures = PredictionPictures("nothing", "instances", tmp_path / "sheet.png", count=3)
     pictures.reset()
     assert pictures.evaluate() is None
-    assert not (tmp_path / "pictures").exists()
+    assert not list(tmp_path.iterdir())

@@ -149,7 +149,8 @@ def _export_detector(args: argparse.Namespace, trained: "Trained") -> "Checked":
             "with --format torchscript, to a file that ends in .ts"
         )
     _refuse(args, "image_size" if part == "whole" else "images")
-    from regnet_backbones.detection.tracing import images_for, load_detector, trace_detector
+    from regnet_backbones.detection.tracing import images_for, trace_detector
+    from regnet_backbones.detection.trained import load_detector
     from regnet_backbones.runs.image_paths import find_images
 
     cfg, model = load_detector(trained, opts=args.opts or ())

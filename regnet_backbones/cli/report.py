@@ -19,7 +19,7 @@ from regnet_backbones.cli.run import run_command
 from regnet_backbones.errors import MissingPackageError, UserError
 
 if TYPE_CHECKING:
-    from regnet_backbones.report.runs import Run
+    from regnet_backbones.report.reading import Run
     from regnet_backbones.runs.results import WrittenEvaluation
     from regnet_backbones.runs.trained import Description
 
@@ -80,8 +80,7 @@ def _report(args: argparse.Namespace) -> int:
             "pip install 'regnet_backbones[report]'"
         )
     from regnet_backbones.report.page import write_page
-    from regnet_backbones.report.reading import find_evaluation, read_report
-    from regnet_backbones.report.runs import find_run
+    from regnet_backbones.report.reading import find_evaluation, find_run, read_report
 
     config = args.config_file and find_config(args.config_file, "detectron2")
     run = find_run(args.run, config_file=config)

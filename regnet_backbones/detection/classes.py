@@ -36,13 +36,6 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
     """Find the names of a model's classes: in a json, its config, else its first test dataset.
 
     If they are not known, a warning is logged and the classes are numbered from 0.
-
-    Args:
-        cfg: the model's config.
-        val_json: a COCO json with the categories of the training.
-
-    Raises:
-        UserError: the json is missing, or has not the categories of the model.
     """
     architecture, name = architecture_of(cfg), cfg.MODEL.META_ARCHITECTURE
     count = number_of_classes(cfg)
@@ -63,13 +56,8 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
         categories = own or _registered_categories(fields)
         if architecture.classes and len(categories) != count:
             categories = {}
-    elif not has_instances:
-        raise UserError(f"a COCO json names instances, and a {name} predicts none")
-    elif architecture.one_numbering:
-        raise UserError(
-            f"a {name} takes the names of its classes from its training dataset; leave out "
-            "--val-json"
-        )
+    elif architecture.one_numbering or not has_instances:
+        raise UserError(f"a COCO json cannot name the classes of a {name}; leave out --val-json")
     else:
         categories = read_categories(val_json, count=count)
         if len(categories) != count:
@@ -77,8 +65,7 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
                 f"the detector has {count} classes, and '{val_json}' {len(categories)}; pass a "
                 "COCO json with the categories of the training"
             )
-    stuff_count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    stuff = fields.get("stuff_classes", [])
+    stuff, stuff_count = fields.get("stuff_classes", []), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     stuff = stuff if len(stuff) == stuff_count else []
     if not (categories if has_instances else stuff):
         logger.warning(

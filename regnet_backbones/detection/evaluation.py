@@ -9,14 +9,12 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
-from detectron2.data.samplers import InferenceSampler
-from detectron2.engine import launch
+from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.architectures import number_of_classes, outputs_of
@@ -30,10 +28,10 @@ from regnet_backbones.detection.data import (
     validation_of_training,
 )
 from regnet_backbones.detection.data_checks.datasets import check_datasets
-from regnet_backbones.detection.evaluators import check_evaluators
+from regnet_backbones.detection.evaluators import check_evaluators, results_tables
 from regnet_backbones.detection.image_scores import ImageScorer
 from regnet_backbones.detection.optimization import optimization_of, optimize_detector
-from regnet_backbones.detection.results import results_tables
+from regnet_backbones.detection.processes import run_in_processes
 from regnet_backbones.detection.run import share_cores, start_log
 from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
 from regnet_backbones.detection.training.trainer import Trainer
@@ -41,14 +39,13 @@ from regnet_backbones.errors import UserError
 from regnet_backbones.runs.device import device_name
 from regnet_backbones.runs.results import (
     RESULTS_NAME,
+    Results,
     median_milliseconds,
     write_images,
     write_results,
 )
+from regnet_backbones.runs.stopping import heed_parent_only
 from regnet_backbones.runs.trained import Trained
-
-# By dataset, task and name of the metric; None where it is not defined.
-Results = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +56,10 @@ class Evaluation:
 
     Attributes:
         results: in percent, by dataset, task and name of the metric; None where one is not defined.
-        table: the chief ones as text, and where the pictures are.
+        table: those of all classes together as text, and where the pictures are.
     """
 
-    results: Results
+    results: Mapping[str, Results]
     table: str
 
 
@@ -106,8 +103,15 @@ def evaluate(
         val = validation_of_training(cfg)
     if val is not None:
         evaluate_on(cfg, val)
+    elif not cfg.DATASETS.TEST:
+        raise UserError(
+            "there is nothing to evaluate on: DATASETS.TEST is empty; give your own data with "
+            "--val-json and --val-images, or a registered dataset with --opts DATASETS.TEST "
+            "\"('coco_2017_val',)\""
+        )
     else:
-        _check_datasets(cfg)
+        check_evaluators(cfg)
+        check_semantic_datasets(cfg.DATASETS.TEST)
     if images is not None:
         cfg.DATASETS.TEST = cfg.DATASETS.TEST[:1]
     optimization = optimization_of(cfg)
@@ -121,8 +125,7 @@ def evaluate(
         "opts": list(opts),
     }
     cfg.freeze()
-    launch(_evaluate, processes, dist_url="auto", args=(cfg, trained, settings, images))
-    # Other processes return nothing: the first one has written a file.
+    run_in_processes(_evaluate, (cfg, trained, settings, images), processes, 1, 0, "auto")
     results = json.loads((Path(output) / RESULTS_NAME).read_text())["results"]
     names = cfg.DATASETS.TEST
     in_detectron2s_form = results[names[0]] if len(names) == 1 else results
@@ -130,16 +133,7 @@ def evaluate(
 
 
 def evaluate_on(cfg: CfgNode, val: CocoSplit) -> None:
-    """Let a detector be evaluated on a COCO json, which is checked as before a training.
-
-    Args:
-        cfg: of the detector; changed in place, see `use_validation`.
-        val: the json, of `read_coco_split`.
-
-    Raises:
-        UserError: the config is not a detector's, the json has other classes or no masks for a
-            detector that predicts them, or annotations or images would spoil the result.
-    """
+    """Let a detector's config evaluate on a COCO json, which is checked as before a training."""
     if val.root is not None and list(val.root) in map(list, cfg.DATASETS.OWN.CATEGORIES):
         val = read_coco_split(val.json_file, val.image_root, keep_root=True)
     _check_fit(cfg, val)
@@ -155,7 +149,7 @@ def evaluate_on(cfg: CfgNode, val: CocoSplit) -> None:
 
 
 class _Timed(nn.Module):
-    """A model that notes the seconds of its calls."""
+    """A model that notes the seconds of its calls; test-time augmentation runs no hooks."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -188,7 +182,9 @@ def _evaluate(
     for name in cfg.DATASETS.TEST:
         loader = Trainer.build_test_loader(cfg, name)
         if images is not None and images < len(loader.dataset):
-            loader, evaluators = _first(loader, images), DatasetEvaluators([])
+            some, workers = Subset(loader.dataset, range(images)), loader.num_workers
+            loader = build_detection_test_loader(some, mapper=None, num_workers=workers)
+            loader.worker_init_fn, evaluators = heed_parent_only, DatasetEvaluators([])
         else:
             evaluators = Trainer.build_evaluator(cfg, name)
         if not results:
@@ -205,18 +201,6 @@ def _evaluate(
         write_results(cfg.OUTPUT_DIR, trained, results=results, settings=settings)
 
 
-def _first(loader: DataLoader, count: int) -> DataLoader:
-    """Return a loader of the first images of another one."""
-    return DataLoader(
-        Subset(loader.dataset, range(count)),
-        batch_size=1,
-        sampler=InferenceSampler(count),
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        worker_init_fn=loader.worker_init_fn,
-    )
-
-
 def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
     """Raise UserError where a json does not belong to a detector."""
     if "instances" not in outputs_of(cfg):
@@ -224,19 +208,12 @@ def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
             f"a COCO json is for detectors, this is a {cfg.MODEL.META_ARCHITECTURE}; name a "
             "registered dataset with --opts DATASETS.TEST"
         )
-    count = number_of_classes(cfg)
-    if count != len(val.categories):
-        raise UserError(
-            f"the detector has {count} classes, and '{val.json_file}' has {len(val.categories)} "
-            f"({', '.join(val.categories.values())}); give a json with the categories of the "
-            "training"
-        )
+    count, given = number_of_classes(cfg), list(val.categories.values())
     trained = [name for _, name in cfg.DATASETS.OWN.CATEGORIES]
-    given = list(val.categories.values())
-    if trained and trained != given:
+    if count != len(given) or (trained and trained != given):
         raise UserError(
-            f"the detector was trained on the classes {', '.join(trained)}, and those of "
-            f"'{val.json_file}', in the order of their ids, are {', '.join(given)}; give a json "
+            f"the detector has {count} classes{': ' if trained else ''}{', '.join(trained)}; those "
+            f"of '{val.json_file}', in the order of their ids, are {', '.join(given)}; give a json "
             "with the categories of the training"
         )
     if cfg.MODEL.MASK_ON and val.without_mask:
@@ -250,25 +227,9 @@ def _check_processes(cfg: CfgNode, processes: int) -> None:
     """Raise UserError where there are not as many devices as processes."""
     if processes < 1:
         raise UserError(f"the number of processes must be at least 1, got {processes}")
-    if processes == 1 or cfg.MODEL.DEVICE == "cpu":
-        return
-    if cfg.MODEL.DEVICE != "cuda" or processes > torch.cuda.device_count():
+    gpus = torch.cuda.device_count() if cfg.MODEL.DEVICE == "cuda" else 0
+    if processes > max(1, gpus) and cfg.MODEL.DEVICE != "cpu":
         raise UserError(
-            f"{processes} processes need as many GPUs and the device 'cuda', got "
-            f"{torch.cuda.device_count()} GPUs and '{cfg.MODEL.DEVICE}'"
+            f"{processes} processes need as many GPUs and the device 'cuda', got {gpus} GPUs and "
+            f"'{cfg.MODEL.DEVICE}'"
         )
-
-
-def _check_datasets(cfg: CfgNode) -> None:
-    """Raise UserError where the config names no dataset, or one that is not there."""
-    names = cfg.DATASETS.TEST
-    unknown = [name for name in names if name not in DatasetCatalog.list()]
-    if unknown or not names:
-        problem = f"names '{unknown[0]}', which is not registered" if unknown else "is empty"
-        raise UserError(
-            f"there is nothing to evaluate on: DATASETS.TEST {problem}; give your own data with "
-            "--val-json and --val-images, or a registered dataset with --opts DATASETS.TEST "
-            "\"('coco_2017_val',)\""
-        )
-    check_semantic_datasets(names)
-    check_evaluators(cfg)

@@ -1,6 +1,6 @@
-"""Which evaluators a dataset has, and what draws its pictures."""
+"""Which evaluators a dataset has, what draws its pictures, and results as tables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,20 +17,15 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
     SemSegEvaluator,
 )
+from tabulate import tabulate
 
 from regnet_backbones.detection.architectures import outputs_of
-from regnet_backbones.detection.pictures import (
-    InstancePictures,
-    PanopticPictures,
-    PredictionPictures,
-    SemanticPictures,
-)
+from regnet_backbones.detection.pictures import PredictionPictures
 from regnet_backbones.errors import MissingPackageError, UserError
+from regnet_backbones.runs.results import tables_of
 
 # COCO's own keypoints, whose sigmas `COCOEvaluator` knows.
 COCO_KEYPOINTS = 17
-
-Build = Callable[[CfgNode, str, str], DatasetEvaluator]
 
 
 def _coco(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
@@ -39,58 +34,42 @@ def _coco(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
     )
 
 
-def _sem_seg(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    return SemSegEvaluator(name, output_dir=folder)
+def _of(evaluator: type[DatasetEvaluator]) -> Callable[[CfgNode, str, str], DatasetEvaluator]:
+    return lambda cfg, name, folder: evaluator(name, output_dir=folder)
 
 
-def _panoptic(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    return COCOPanopticEvaluator(name, folder)
-
-
-def _lvis(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    return LVISEvaluator(name, output_dir=folder)
-
-
-def _by_name(evaluator: type[DatasetEvaluator]) -> Build:
+def _without_folder(
+    evaluator: type[DatasetEvaluator],
+) -> Callable[[CfgNode, str, str], DatasetEvaluator]:
     return lambda cfg, name, folder: evaluator(name)
 
 
-_city_instances = _by_name(CityscapesInstanceEvaluator)
-_city_pixels = _by_name(CityscapesSemSegEvaluator)
+_sem_seg, _panoptic = _of(SemSegEvaluator), _of(COCOPanopticEvaluator)
+_city_objects = _without_folder(CityscapesInstanceEvaluator)
+_city_pixels = _without_folder(CityscapesSemSegEvaluator)
 
 # By the `evaluator_type` of a dataset and the output of a model that is measured; each is called
 # with config, dataset name and folder.
-EVALUATORS: dict[str, dict[str, Build]] = {
+EVALUATORS: dict[str, dict[str, Callable[[CfgNode, str, str], DatasetEvaluator]]] = {
     "coco": {"instances": _coco},
     "coco_panoptic_seg": {"sem_seg": _sem_seg, "instances": _coco, "panoptic_seg": _panoptic},
     "sem_seg": {"sem_seg": _sem_seg},
-    "lvis": {"instances": _lvis},
-    "pascal_voc": {"instances": _by_name(PascalVOCDetectionEvaluator)},
-    "cityscapes_instance": {"instances": _city_instances},
+    "lvis": {"instances": _of(LVISEvaluator)},
+    "pascal_voc": {"instances": _without_folder(PascalVOCDetectionEvaluator)},
+    "cityscapes_instance": {"instances": _city_objects},
     "cityscapes_sem_seg": {"sem_seg": _city_pixels},
     "cityscapes_panoptic_seg": {
         "sem_seg": _city_pixels,
-        "instances": _city_instances,
+        "instances": _city_objects,
         "panoptic_seg": _panoptic,
     },
 }
 
-# What is drawn of the datasets of a kind, by the output that it is drawn of.
-PICTURES: dict[str, tuple[str, type[PredictionPictures]]] = {
-    "coco": ("instances", InstancePictures),
-    "lvis": ("instances", InstancePictures),
-    "sem_seg": ("sem_seg", SemanticPictures),
-    "coco_panoptic_seg": ("panoptic_seg", PanopticPictures),
-    "cityscapes_panoptic_seg": ("panoptic_seg", PanopticPictures),
-}
+# What is drawn: the first of these that is measured.
+DRAWN = ("panoptic_seg", "instances", "sem_seg")
 
-# Packages that detectron2 does not bring along, by the kinds that need them.
-PACKAGES = {
-    "lvis": "lvis",
-    "cityscapes_instance": "cityscapesscripts",
-    "cityscapes_sem_seg": "cityscapesscripts",
-    "cityscapes_panoptic_seg": "cityscapesscripts",
-}
+# Packages that detectron2 does not bring along, by the beginnings of the kinds that need them.
+PACKAGES = {"lvis": "lvis", "cityscapes": "cityscapesscripts"}
 
 
 def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
@@ -98,15 +77,18 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
     kind, measured = _kind_and_measured(cfg, dataset_name)
     folder = str(Path(cfg.OUTPUT_DIR) / "inference")
     evaluators = [EVALUATORS[kind][output](cfg, dataset_name, folder) for output in measured]
-    drawn, pictures = PICTURES.get(kind, (None, None))
-    if cfg.TEST.PICTURES and drawn in measured:
-        options = {"count": cfg.TEST.PICTURES}
-        if pictures is InstancePictures:
-            options["min_score"] = cfg.TEST.PICTURES_MIN_SCORE
-        sheet = contact_sheet_path(cfg, dataset_name)
+    if cfg.TEST.PICTURES:
         # First: detectron2's evaluators change what they are given.
-        evaluators.insert(0, pictures(dataset_name, sheet, **options))
+        evaluators.insert(0, build_pictures(cfg, dataset_name))
     return DatasetEvaluators(evaluators)
+
+
+def build_pictures(cfg: CfgNode, dataset_name: str) -> PredictionPictures:
+    """Build what draws the pictures of a dataset, of the richest output that is measured."""
+    _, measured = _kind_and_measured(cfg, dataset_name)
+    output = next(output for output in DRAWN if output in measured)
+    options = {"count": cfg.TEST.PICTURES, "min_score": cfg.TEST.PICTURES_MIN_SCORE}
+    return PredictionPictures(dataset_name, output, _sheet_of(cfg, dataset_name), **options)
 
 
 def check_evaluators(cfg: CfgNode) -> None:
@@ -120,15 +102,11 @@ def check_evaluators(cfg: CfgNode) -> None:
     for name in cfg.DATASETS.TEST:
         if name not in DatasetCatalog.list():
             raise UserError(
-                f"DATASETS.TEST names '{name}', which is not registered; detectron2 has its own "
-                "datasets registered and the demo's, such as 'coco_2017_val' and 'shapes_val'"
+                f"DATASETS.TEST names '{name}', which is not registered; name a dataset of "
+                "detectron2 or of the demo, such as 'coco_2017_val' or 'shapes_val', or pass your "
+                "own data with --val-json and --val-images"
             )
         _kind_and_measured(cfg, name)
-
-
-def contact_sheet_path(cfg: CfgNode, dataset_name: str) -> Path:
-    """Return where the pictures of a dataset's predictions are written."""
-    return Path(cfg.OUTPUT_DIR) / "pictures" / f"{dataset_name}.png"
 
 
 def instances_of(dataset_name: str) -> str:
@@ -150,6 +128,37 @@ def instances_of(dataset_name: str) -> str:
     return derived
 
 
+def results_tables(cfg: CfgNode, results: Mapping[str, Mapping]) -> str:
+    """Format results of detectron2's `Trainer.test` as tables, and name the pictures.
+
+    Single classes are listed of semantic tasks only: detectron2 logs the others.
+    """
+    names: Sequence[str] = cfg.DATASETS.TEST
+    by_dataset = {names[0]: results} if len(names) == 1 else results
+    lines = []
+    for name in names:
+        lines.append(f"\n{name}")
+        tasks = by_dataset.get(name, {})
+        summary, _ = tables_of(tasks)
+        _, classes = tables_of({task: m for task, m in tasks.items() if "AP" not in m})
+        tables = [("task", table) for table in summary]
+        if classes is not None:
+            tables.insert(0, ("class", classes))
+        for heading, table in tables:
+            rows = [(row, *values) for row, values in table.rows]
+            text = tabulate(rows, headers=(heading, *table.columns), floatfmt=".1f")
+            lines.append(f"{text}\n")
+        sheet = _sheet_of(cfg, name)
+        if sheet.is_file():
+            lines.append(f"ground truth next to prediction: {sheet}")
+    return "\n".join(lines)
+
+
+def _sheet_of(cfg: CfgNode, dataset_name: str) -> Path:
+    """Return where the pictures of a dataset's predictions are written."""
+    return Path(cfg.OUTPUT_DIR) / "pictures" / f"{dataset_name}.png"
+
+
 def _kind_and_measured(cfg: CfgNode, dataset_name: str) -> tuple[str, list[str]]:
     """Return the kind of a dataset and the outputs that are measured; raise where none can be."""
     metadata = MetadataCatalog.get(dataset_name)
@@ -159,7 +168,7 @@ def _kind_and_measured(cfg: CfgNode, dataset_name: str) -> tuple[str, list[str]]
             f"dataset '{dataset_name}' has evaluator_type {kind!r}, known are "
             f"{', '.join(EVALUATORS)}; set it with MetadataCatalog.get(name).evaluator_type"
         )
-    package = PACKAGES.get(kind)
+    package = PACKAGES.get(kind.partition("_")[0])
     if package is not None and find_spec(package) is None:
         raise MissingPackageError(
             f"evaluating on '{dataset_name}' needs the package {package}, which is not installed; "
@@ -175,18 +184,12 @@ def _kind_and_measured(cfg: CfgNode, dataset_name: str) -> tuple[str, list[str]]
             f"on '{dataset_name}' is {', '.join(measurable)}; name another dataset in "
             "DATASETS.TEST"
         )
-    if "instances" in measured and cfg.MODEL.KEYPOINT_ON:
-        _check_sigmas(cfg)
-    return kind, measured
-
-
-def _check_sigmas(cfg: CfgNode) -> None:
-    """Raise ValueError where COCO's evaluation would have no sigma for each keypoint."""
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or COCO_KEYPOINTS
-    if sigmas != keypoints:
+    if "instances" in measured and cfg.MODEL.KEYPOINT_ON and sigmas != keypoints:
         raise UserError(
             f"the model has {keypoints} keypoints and the evaluation {sigmas} sigmas; set "
             f"TEST.KEYPOINT_OKS_SIGMAS to {keypoints} numbers (empty are COCO's for its "
             f"{COCO_KEYPOINTS})"
         )
+    return kind, measured

@@ -1,8 +1,8 @@
 """Panoptic segments: from COCO's format to detectron2's and back.
 
-Detectron2's form is a map (H, W) of ids with a list that says for each id `category_id`, numbered
-from 0 in things and stuff apart, and `isthing`. Panoptic-DeepLab gives no list: an id is class
-number * `label_divisor` + a number within the class, and -1 means no segment.
+Detectron2 has a map (H, W) of ids, and a list with `isthing` and `category_id` of each, numbered
+from 0 in things and stuff apart. Panoptic-DeepLab gives no list: an id is class number *
+`label_divisor` + a number within the class, and -1 means no segment.
 """
 
 from collections.abc import Mapping
@@ -45,12 +45,19 @@ def coco_segments(
     segments, info = prediction
     ids = segments.numpy().astype(np.int64)
     if info is None:
-        info = _segments_of_labels(ids, classes.metadata)
+        things = set(classes.metadata.thing_dataset_id_to_contiguous_id.values())
+        numbers = {
+            int(each): int(each) // classes.metadata.label_divisor for each in np.unique(ids)
+        }
+        info = [
+            {"id": label + 1, "category_id": number, "isthing": number in things}
+            for label, number in numbers.items()
+        ]
         ids = ids + 1  # from -1 to COCO's 0
     found = []
     for segment in info:
         rows, columns = np.nonzero(ids == segment["id"])
-        if not len(rows):
+        if not len(rows) or segment["id"] == VOID:
             continue
         isthing, number = bool(segment["isthing"]), segment["category_id"]
         left, top = int(columns.min()), int(rows.min())
@@ -82,15 +89,4 @@ def coco_categories(classes: KnownClasses) -> list[SegmentInfo]:
     return [
         *({"id": id_, "name": name, "isthing": 1} for id_, name in names),
         *({"id": id_, "name": name, "isthing": 0} for id_, name in stuff),
-    ]
-
-
-def _segments_of_labels(labels: np.ndarray, metadata: Metadata) -> list[SegmentInfo]:
-    """List the segments that labels without a list say, their ids counted from 1."""
-    things = set(metadata.thing_dataset_id_to_contiguous_id.values())
-    numbers = {int(label): int(label) // metadata.label_divisor for label in np.unique(labels)}
-    return [
-        {"id": label + 1, "category_id": number, "isthing": number in things}
-        for label, number in numbers.items()
-        if label >= 0
     ]

@@ -4,7 +4,7 @@ import itertools
 import logging
 import os
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,7 +19,6 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image
 from tqdm import tqdm
 
-from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.classes import KnownClasses, known_classes
 from regnet_backbones.detection.data import read_image_ids
 from regnet_backbones.detection.optimization import optimize_detector
@@ -88,9 +87,11 @@ def predict(
         raise UserError(f"min_score must be from 0 to 1, got {min_score}")
     cfg = load_config(trained, opts=opts, device=device)
     classes = known_classes(cfg, val_json)
-    predictor = _predictor_of(cfg)
-    results, failed, names = _Results(Path(output), classes), [], output_names(images)
-    numbers = _image_ids(images, val_json)
+    numbers, names = _image_ids(images, val_json), output_names(images)
+    model = build_model(cfg)
+    load_weights(model, cfg.MODEL.WEIGHTS)
+    model = with_test_augmentation(cfg, optimize_detector(cfg, model)).eval()
+    results, failed = _Results(Path(output), classes), []
     for image in tqdm(images, unit="image", disable=None):
         try:
             upright = open_upright(image)
@@ -98,8 +99,10 @@ def predict(
             logger.warning("not predicted: %s", error)
             failed.append(image)
             continue
-        pixels = convert_PIL_to_numpy(upright, cfg.INPUT.FORMAT)
-        seen = _to_cpu(predictor(pixels), min_score)
+        size = {"height": upright.height, "width": upright.width}
+        with torch.no_grad():
+            (outputs,) = model([{"image": model_input(cfg, upright), **size}])
+        seen = _to_cpu(outputs, min_score)
         # First: detectron2's conversion to COCO results moves the keypoints.
         picture = _draw(np.asarray(upright.convert("RGB")), seen, classes.metadata)
         _save(picture, Path(output) / "overlays" / f"{names[image]}.jpg")
@@ -108,20 +111,24 @@ def predict(
     return failed
 
 
+def model_input(cfg: CfgNode, image: Image.Image) -> torch.Tensor:
+    """Return an image (C, H, W) as a model of a config takes it, resized as in its tests."""
+    resized = AugInput(convert_PIL_to_numpy(image, cfg.INPUT.FORMAT))
+    AugmentationList(build_augmentation(cfg, is_train=False))(resized)
+    return torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
+
+
 def _image_ids(images: Sequence[Path], val_json: str | Path | None) -> dict[Path, int | str]:
     """Return the ids that images have in a json; others are counted from its largest id on."""
-    by_name: dict[str, list[tuple[tuple[str, ...], int | str]]] = {}
     known = {} if val_json is None else read_image_ids(val_json)
-    for name, identity in known.items():
-        parts = _parts(name.replace("\\", "/"))
-        by_name.setdefault(parts[-1] if parts else "", []).append((parts, identity))
+    by_parts = {_parts(name.replace("\\", "/")): identity for name, identity in known.items()}
     found: dict[Path, int | str] = {}
     given: set[int | str] = set()
     for image in images:
         path = _parts(os.path.abspath(image))
         # The longest name that the path ends with: two folders may have files of one name.
-        fitting = [(p, i) for p, i in by_name.get(path[-1], ()) if path[-len(p) :] == p]
-        identity = max(fitting, key=lambda pair: len(pair[0]))[1] if fitting else None
+        ends = (by_parts.get(path[start:]) for start in range(len(path)))
+        identity = next((end for end in ends if end is not None), None)
         if identity is not None and identity not in given:
             found[image] = identity
             given.add(identity)
@@ -142,7 +149,7 @@ def _parts(path: str) -> tuple[str, ...]:
 
 
 class _Results:
-    """What is written beside the pictures: maps at once, and lists when all images are done."""
+    """What is written next to the pictures: maps at once, and lists when all images are done."""
 
     def __init__(self, output: Path, classes: KnownClasses):
         self._output, self._classes = output, classes
@@ -186,28 +193,6 @@ class _Results:
         if "sem_seg" in self._given and self._classes.stuff_are_named:
             names = "\n".join(self._classes.metadata.stuff_classes)
             (self._output / "classes.txt").write_text(names + "\n")
-
-
-def _predictor_of(cfg: CfgNode) -> Callable[[np.ndarray], Mapping[str, object]]:
-    """Return what a model with all weights of its checkpoint makes of an image (H, W, C).
-
-    Detectron2's `DefaultPredictor` loads a part of them silently, and takes RGB and BGR only.
-    """
-    import_projects(cfg)
-    model = build_model(cfg)
-    load_weights(model, cfg.MODEL.WEIGHTS)
-    model = with_test_augmentation(cfg, optimize_detector(cfg, model)).eval()
-    resize = AugmentationList(build_augmentation(cfg, is_train=False))
-
-    @torch.no_grad()
-    def predict(pixels: np.ndarray) -> Mapping[str, object]:
-        resized = AugInput(pixels)
-        resize(resized)
-        image = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
-        height, width = pixels.shape[:2]
-        return model([{"image": image, "height": height, "width": width}])[0]
-
-    return predict
 
 
 def _to_cpu(outputs: Mapping[str, object], min_score: float) -> dict[str, object]:

@@ -1,8 +1,7 @@
 """The processes of a run: those of detectron2's `launch`, or those that torchrun has started.
 
 On several machines detectron2 wants the same command on each, with the rank of the machine
-(`--num-machines`, `--machine-rank`, `--dist-url`). Clusters more often know torchrun, which starts
-the processes itself and puts the place of each in its environment.
+(`--num-machines`, `--machine-rank`, `--dist-url`). torchrun starts the processes itself.
 """
 
 import logging
@@ -30,8 +29,23 @@ def started_by_torchrun() -> bool:
 
 
 def is_first_process() -> bool:
-    """Return whether this process is to say what is said once."""
+    """Return whether this process prints what is printed once."""
     return not started_by_torchrun() or os.environ["RANK"] == "0"
+
+
+def check_processes(processes: int, machines: int, machine_rank: int, url: str | None) -> None:
+    """Raise UserError if `run_in_processes` cannot be called so."""
+    gpus, problem = torch.cuda.device_count(), ""
+    if started_by_torchrun() and (processes > 1 or machines > 1):
+        problem = "torchrun has started the processes; leave out --num-gpus and --num-machines"
+    elif machines < 1 or not 0 <= machine_rank < machines:
+        problem = f"--machine-rank must be below --num-machines, got {machine_rank} of {machines}"
+    elif machines > 1 and url in (None, "auto"):
+        problem = "--dist-url of several machines must be tcp://HOST:PORT of the first machine"
+    elif processes < 1 or 0 < gpus < processes:
+        problem = f"--num-gpus must be 1 to the number of GPUs, which is {gpus}, got {processes}"
+    if problem:
+        raise UserError(problem)
 
 
 def run_in_processes(
@@ -42,11 +56,11 @@ def run_in_processes(
     machine_rank: int,
     url: str | None,
 ) -> None:
-    """Run `function(*args)` in every process of a run.
+    """Run `function(*args)`, importable by name, in every process of a run.
 
-    Function and arguments are importable by name. `processes` are those of this machine, each on a
-    GPU of its own where there are GPUs; `url` is "auto" for a free port of the only machine. Raises
-    the first `UserError` or `StoppedError` of a process.
+    `processes` are those of this machine, each on a GPU of its own where there are GPUs; `url` is
+    "auto" for a free port of the only machine. Raises the first `UserError` or `StoppedError` of a
+    process.
     """
     if started_by_torchrun():
         _join_torchrun()
@@ -77,15 +91,6 @@ def run_in_processes(
             raise
 
 
-def _hand_over_errors(errors: SimpleQueue, function: Callable[..., object], args: tuple) -> None:
-    """Run a function, and end this process with what the user can read of its error."""
-    try:
-        function(*args)
-    except (UserError, StoppedError) as error:
-        errors.put(error)
-        sys.exit(error.status)
-
-
 class _ForwardedSignals(StopSignals):
     """Note a signal, and send it to the processes that this one has started."""
 
@@ -96,26 +101,13 @@ class _ForwardedSignals(StopSignals):
         super().note(number, frame)
 
 
-def check_processes(processes: int, machines: int, machine_rank: int, url: str | None) -> None:
-    """Raise UserError if `run_in_processes` cannot be called so."""
-    if started_by_torchrun() and (processes > 1 or machines > 1):
-        raise UserError(
-            "torchrun has started the processes; leave out --num-gpus and --num-machines"
-        )
-    if machines < 1 or not 0 <= machine_rank < machines:
-        raise UserError(
-            f"--machine-rank must be 0 to --num-machines - 1, got {machine_rank} of {machines}"
-        )
-    if machines > 1 and url in (None, "auto"):
-        raise UserError(
-            "--dist-url of several machines must be tcp://HOST:PORT with the address of the first "
-            f"machine, got '{url}'"
-        )
-    gpus = torch.cuda.device_count()
-    if processes < 1 or 0 < gpus < processes:
-        raise UserError(
-            f"--num-gpus must be 1 to the number of GPUs, got {processes} and there are {gpus}"
-        )
+def _hand_over_errors(errors: SimpleQueue, function: Callable[..., object], args: tuple) -> None:
+    """Run a function, and end this process with what the user can read of its error."""
+    try:
+        function(*args)
+    except (UserError, StoppedError) as error:
+        errors.put(error)
+        sys.exit(error.status)
 
 
 def _join_torchrun() -> None:

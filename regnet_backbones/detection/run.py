@@ -25,7 +25,7 @@ from regnet_backbones.detection.config_checks import check_config, check_dataset
 from regnet_backbones.detection.data import OPTIONS, register_own_data, use_own_data
 from regnet_backbones.detection.data_checks.coco import Coco
 from regnet_backbones.detection.data_checks.datasets import check_datasets
-from regnet_backbones.detection.evaluators import check_evaluators
+from regnet_backbones.detection.evaluators import check_evaluators, results_tables
 from regnet_backbones.detection.look import look_at
 from regnet_backbones.detection.optimization import optimize_detector
 from regnet_backbones.detection.processes import (
@@ -34,7 +34,6 @@ from regnet_backbones.detection.processes import (
     run_in_processes,
     started_by_torchrun,
 )
-from regnet_backbones.detection.results import results_tables
 from regnet_backbones.detection.trained import WholeCheckpointer
 from regnet_backbones.detection.training.checkpoint import set_earlier_run_aside
 from regnet_backbones.detection.training.trainer import Trainer

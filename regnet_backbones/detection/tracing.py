@@ -3,30 +3,27 @@
     image (C, H, W), values 0 to 255, channels in the order of `INPUT.FORMAT`
         -> {"pred_boxes": (R, 4), "pred_classes": (R,), "scores": (R,), "pred_masks": ...}
 
-or `sem_seg` (classes, H, W) of a semantic model. Normalisation and padding are in the file;
-resizing is not, `INPUT.MIN_SIZE_TEST` says what the detector is used to. One image a call, of any
-size, on the device it was traced on. A Mask R-CNN gives masks (R, 1, 28, 28) of boxes, as
-probabilities, which `detectron2.layers.paste_masks_in_image(masks[:, 0], boxes, (H, W))` puts in
-place: in the trace, that would keep the sizes of the example.
+or `sem_seg` (classes, H, W) of a semantic model, for one image a call, of any size, on the device
+it was traced on. Normalisation and padding are in the file, resizing is not. A Mask R-CNN gives
+masks (R, 1, 28, 28) of boxes, as probabilities: put them in place with
+`detectron2.layers.paste_masks_in_image(masks[:, 0], boxes, (H, W))`.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torchvision.transforms.v2.functional as F
 from detectron2.config import CfgNode
-from detectron2.data.detection_utils import convert_PIL_to_numpy
-from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.export.torchscript_patch import patch_builtin_len
-from detectron2.modeling import GeneralizedRCNN, PanopticFPN, build_model
+from detectron2.modeling import GeneralizedRCNN, PanopticFPN
 from detectron2.modeling.roi_heads import cascade_rcnn
+from PIL import Image
 from torch import nn
 
-from regnet_backbones.adapters.detectron2.projects import import_projects
-from regnet_backbones.detection.trained import load_config, load_weights
+from regnet_backbones.detection.prediction import model_input
 from regnet_backbones.errors import UserError
 from regnet_backbones.export.checking import (
     TOLERANCE,
@@ -43,7 +40,6 @@ from regnet_backbones.export.running import TORCHSCRIPT_SUFFIXES, load_torchscri
 from regnet_backbones.optimize.folding import fold_batch_norm
 from regnet_backbones.optimize.passes import relative_error
 from regnet_backbones.runs.image_files import open_upright
-from regnet_backbones.runs.trained import Trained
 from regnet_backbones.shapes import ShapesSpec, draw
 
 # Height and width of the images of the check, as parts of those that are given.
@@ -89,7 +85,6 @@ def trace_detector(
     *,
     images: Sequence[torch.Tensor],
     fold: bool = True,
-    check: bool = True,
     tolerance: float = TOLERANCE,
 ) -> Checked:
     """Trace a whole detector: `torch.jit.load(path)(image)` gives what it sees by name.
@@ -101,11 +96,11 @@ def trace_detector(
         images: (C, H, W) from 0 to 255, as the model takes them; it must see something in them. The
             first is what it is traced with.
         fold: fold batch norm into convolutions first, and compare the maps of the backbone.
-        check: compare with the model (folded, if `fold`) on images resized to two other sizes.
         tolerance: largest difference that is right, as a part of the largest value of an output.
 
     Returns:
-        The file, and its differences from the model on images of each size, none without `check`.
+        The file, and its differences from the model (folded, if `fold`) on images resized to two
+        other sizes.
 
     Raises:
         UserError: the file has another suffix, no image is given, or the model is panoptic.
@@ -120,32 +115,17 @@ def trace_detector(
     if fold:
         fold_batch_norm(traced)
         _check_maps(model, traced, example, tolerance)
-    network, sizes = Traceable(traced), ()
-    with written_whole(path) as target, _plain_cascade(), torch.no_grad():
+    network = Traceable(traced)
+    plain_cascade = patch.object(cascade_rcnn, "_ScaleGradient", _Same)
+    with written_whole(path) as target, plain_cascade, torch.no_grad():
         if not _sees_something(network, example):
             raise _sees_nothing("the first image", example.shape[-2:])
         try:
-            trace(network, example, target, checked=check)
+            trace(network, example, target, checked=True)
         except RuntimeError as error:  # of TorchScript, and of Python code it has no words for
             raise ExportError(f"{type(model).__name__} cannot be traced: {error}") from error
-        if check:
-            sizes = _check(target, network, images, tolerance)
+        sizes = _check(target, network, images, tolerance)
     return Checked(path, sizes)
-
-
-def load_detector(
-    trained: Trained, *, opts: Sequence[str] = (), device: str | None = "cpu"
-) -> tuple[CfgNode, nn.Module]:
-    """Return the config and the model of a trained detector, in evaluation mode.
-
-    Args:
-        trained, opts, device: see `detection.trained.load_config`.
-    """
-    cfg = load_config(trained, opts=opts, device=device)
-    import_projects(cfg)
-    model = build_model(cfg)
-    load_weights(model, cfg.MODEL.WEIGHTS)
-    return cfg, model.eval()
 
 
 def images_for(cfg: CfgNode, paths: Sequence[Path] = ()) -> list[torch.Tensor]:
@@ -155,13 +135,10 @@ def images_for(cfg: CfgNode, paths: Sequence[Path] = ()) -> list[torch.Tensor]:
         cfg: of the model.
         paths: files; none for drawn shapes, which a detector of something else may not see.
     """
-    arrays = [convert_PIL_to_numpy(open_upright(path), cfg.INPUT.FORMAT) for path in paths]
-    if not paths:
-        rgb = [draw(ShapesSpec(), "val", number).image for number in range(DRAWN)]
-        arrays = [image if cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1] for image in rgb]
-    resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    resized = [resize.get_transform(image).apply_image(image) for image in arrays]
-    return [torch.as_tensor(image.transpose(2, 0, 1).copy()) for image in resized]
+    images = [open_upright(path) for path in paths] or [
+        Image.fromarray(draw(ShapesSpec(), "val", number).image) for number in range(DRAWN)
+    ]
+    return [model_input(cfg, image) for image in images]
 
 
 def _check(
@@ -204,18 +181,9 @@ def _check_maps(
         raise ExportError(f"folded batch norm changes the maps: {errors}; give fold=False")
 
 
-@contextmanager
-def _plain_cascade() -> Iterator[None]:
-    """Leave out of a Cascade R-CNN what scales gradients: no trace can be saved with it."""
+class _Same:
+    """In place of what scales the gradients of a Cascade R-CNN: no trace can be saved with it."""
 
-    class Same:
-        @staticmethod
-        def apply(features: torch.Tensor, scale: float) -> torch.Tensor:
-            return features
-
-    stock = cascade_rcnn._ScaleGradient
-    cascade_rcnn._ScaleGradient = Same
-    try:
-        yield
-    finally:
-        cascade_rcnn._ScaleGradient = stock
+    @staticmethod
+    def apply(features: torch.Tensor, scale: float) -> torch.Tensor:
+        return features

@@ -11,7 +11,7 @@ import numpy as np
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build
-from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleKeys
@@ -81,6 +81,20 @@ def load_config(
     import_projects(cfg)
     check_config(cfg, training=False)
     return cfg
+
+
+def load_detector(
+    trained: Trained, *, opts: Sequence[str] = (), device: str | None = "cpu"
+) -> tuple[CfgNode, nn.Module]:
+    """Return the config and the model of a trained detector, in evaluation mode.
+
+    Args:
+        trained, opts, device: see `load_config`.
+    """
+    cfg = load_config(trained, opts=opts, device=device)
+    model = build_model(cfg)
+    load_weights(model, cfg.MODEL.WEIGHTS)
+    return cfg, model.eval()
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> None:

@@ -2,20 +2,37 @@
 
 import base64
 import io
+from collections.abc import Mapping
+from itertools import cycle, product
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from PIL import Image
 
 from regnet_backbones.files import write_whole
-from regnet_backbones.report.charts import chart, describe
-from regnet_backbones.report.content import Report
+from regnet_backbones.report.reading import Report
 
 TEMPLATE = "page.html.j2"
 
 # By the caption of a chart.
 LABELS = {"Losses": "loss", "Learning rate": "learning rate", "Validation": "%"}
+
+# In inches; as wide as a column of the page at the size that its letters have there.
+CHART_SIZE = (4.2, 3.1)
+
+# Fewer points of a curve are marked: a single validation gives no line.
+FEW = 20
+
+# Text and grid, on light and on dark paper.
+INKS = {"light": ("#3d4852", "#c3ccd5"), "dark": ("#d5dce2", "#38424c")}
+
+# Okabe and Ito's colours, which colour-blind people can distinguish, without their yellow.
+STYLES = tuple(
+    product(("-", "--", ":"), ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"))
+)
 
 # Pictures are at most this wide, in pixels: a page of a dozen of them is below two megabytes.
 PICTURE_WIDTH = 900
@@ -23,25 +40,13 @@ PICTURE_QUALITY = 85
 
 
 def write_page(path: str | Path, report: Report) -> None:
-    """Write the page of a report, whole or not at all.
-
-    Args:
-        path: the file, `.html`.
-        report: what the page says.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write the page of a report, whole or not at all."""
     page = render(report)
     write_whole(Path(path), lambda file: file.write(page.encode()))
 
 
 def render(report: Report) -> str:
-    """Return the page of a report, HTML in which all of its texts are escaped.
-
-    Args:
-        report: what the page says.
-    """
+    """Return the page of a report, HTML in which all of its texts are escaped."""
     environment = Environment(
         loader=PackageLoader("regnet_backbones.report", package_path=""),
         autoescape=True,
@@ -49,14 +54,20 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["picture"] = picture_uri
+    environment.filters["picture"] = _picture_uri
     environment.filters["number"] = lambda value: "–" if value is None else f"{value:.2f}"
     environment.filters["sortable"] = lambda value: "" if value is None else f"{value:.6g}"
     environment.filters["rgb"] = lambda color: "rgb({}, {}, {})".format(*color)
-    return environment.get_template(TEMPLATE).render(report=report, charts=_charts(report))
+    charts = []
+    for caption, curves in report.curves.items():
+        drawn = {name: values for name, values in curves.items() if values}
+        if drawn:
+            uris = {paper: _chart_uri(drawn, LABELS[caption], *INKS[paper]) for paper in INKS}
+            charts.append({"caption": caption, "alt": f"{caption}: {_in_words(drawn)}", **uris})
+    return environment.get_template(TEMPLATE).render(report=report, charts=charts)
 
 
-def picture_uri(image: Image.Image) -> Markup:
+def _picture_uri(image: Image.Image) -> Markup:
     """Return a picture as a JPEG in a data: address."""
     small = image.convert("RGB")
     if small.width > PICTURE_WIDTH:
@@ -67,19 +78,47 @@ def picture_uri(image: Image.Image) -> Markup:
     return _uri("image/jpeg", file.getvalue())
 
 
-def _charts(report: Report) -> list[dict[str, str]]:
-    """Draw the curves that there are."""
-    found = []
-    for caption, curves in report.curves.items():
-        drawn = [curve for curve in curves if curve.values]
-        if drawn:
-            light, dark = (
-                _uri("image/svg+xml", chart(drawn, LABELS[caption], dark=dark).encode())
-                for dark in (False, True)
-            )
-            alt = f"{caption}: {describe(drawn)}"
-            found.append({"caption": caption, "light": light, "dark": dark, "alt": alt})
-    return found
+def _chart_uri(
+    curves: Mapping[str, Mapping[int, float]], ylabel: str, ink: str, grid: str
+) -> Markup:
+    """Draw curves over the iterations; losses whose small parts would vanish get a log axis."""
+    colours = {"text.color": ink, "axes.labelcolor": ink, "axes.edgecolor": grid}
+    colours |= {"xtick.color": ink, "ytick.color": ink, "grid.color": grid}
+    values = [value for curve in curves.values() for value in curve.values()]
+    # The same salt for the same names, so that the same run gives the same page.
+    with rc_context({**colours, "svg.fonttype": "path", "svg.hashsalt": ylabel, "font.size": 10}):
+        figure = Figure(figsize=CHART_SIZE, layout="constrained")
+        axis = figure.add_subplot(xlabel="iteration", ylabel=ylabel)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(linewidth=0.6)
+        axis.set_axisbelow(True)
+        for (name, curve), (style, colour) in zip(curves.items(), cycle(STYLES), strict=False):
+            label = name.replace("$", r"\$").replace("_", " ")  # no formula, not hidden
+            line = {"linestyle": style, "color": colour, "label": label}
+            line["marker"] = "o" if len(curve) < FEW else ""
+            axis.plot(list(curve), list(curve.values()), markersize=4, linewidth=1.4, **line)
+        if ylabel == "loss" and max(values) > 20 * min(values) > 0:
+            axis.set_yscale("log")
+        elif min(values) >= 0:
+            axis.set_ylim(bottom=0)
+        if len(curves) > 1:
+            figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    svg = file.getvalue()
+    # What comes before the element names an address.
+    return _uri("image/svg+xml", svg[svg.index("<svg") :].encode())
+
+
+def _in_words(curves: Mapping[str, Mapping[int, float]]) -> str:
+    """Say what a chart shows, for readers who do not see it."""
+    parts = []
+    for name, curve in curves.items():
+        first, last = min(curve), max(curve)
+        start = f"{name} from {curve[first]:.3g} at iteration {first:,}"
+        parts.append(f"{start} to {curve[last]:.3g} at {last:,}")
+    return "; ".join(parts)
 
 
 def _uri(kind: str, content: bytes) -> Markup:

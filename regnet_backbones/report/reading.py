@@ -1,68 +1,117 @@
-"""A report from the files of a run: its log and what an evaluation wrote; nothing is computed.
+"""A report from the files of a run: its log and what an evaluation wrote; nothing is computed."""
 
-Detectors and segmenters log under other names and count to 100 or to 1. From there on both have
-results by task, as detectron2 has them.
-"""
-
+import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+
+from PIL import Image
 
 from regnet_backbones import zoo
 from regnet_backbones.design import RegNetDesign, complexity
-from regnet_backbones.report.content import (
-    Curve,
-    Facts,
-    Metrics,
-    Picture,
-    Report,
-    Table,
-)
-from regnet_backbones.report.logs import (
-    Log,
-    curve_of,
-    iterations_done,
-    read_log,
-    seconds_per_iteration,
-)
-from regnet_backbones.report.runs import Run
+from regnet_backbones.errors import MissingFileError
+from regnet_backbones.report.logs import SECONDS, Log, read_log
 from regnet_backbones.runs.image_files import open_upright
 from regnet_backbones.runs.results import (
     BEST,
     PICTURES_FOLDER,
     WORST,
+    ImageResults,
+    ImageScore,
+    Results,
+    Table,
     WrittenEvaluation,
     read_evaluation,
+    tables_of,
 )
-from regnet_backbones.runs.trained import FINAL_NAME, SEGMENTER_NAMES, Description
+from regnet_backbones.runs.trained import (
+    CONFIG_NAME,
+    FINAL_NAME,
+    METRICS_NAME,
+    SEGMENTER_FOLDER,
+    SEGMENTER_NAMES,
+    TENSORBOARD_FOLDER,
+    Description,
+    Kind,
+    Trained,
+    find_trained,
+)
 
-# The number of a detector's task that stands for it in a chart, and those of single classes.
+# The number of a task that stands for it, and what a chart shows.
 CHIEF = ("AP", "mIoU", "PQ")
-PER_CLASS = ("AP-", "IoU-", "ACC-")
-
-# What a segmenter logs, from 0 to 1, and how a page calls it.
-SEGMENTER_METRICS = {"val/miou": "mIoU", "val/accuracy": "pixel accuracy"}
-SEGMENTER_IOU = "val/iou/"
+CHARTED = (*CHIEF, "pixel accuracy")
 
 SIDE = 224  # in pixels, at which the multiply-adds of a backbone are counted
 
-Results = Mapping[str, Mapping[str, float | None]]  # by task and name of the metric, in percent
+Facts = tuple[tuple[str, str], ...]  # names and values
+Curves = Mapping[str, Mapping[int, float]]  # values by name and iteration
+Pictures = tuple[tuple[Image.Image, ImageScore], ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a training."""
+
+    kind: Kind
+    folder: Path
+    config_file: Path | None  # a segmenter's checkpoint holds the same
+    trained: Trained | None  # None before the first checkpoint
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Results in percent: where they come from, of all classes together, and of each class."""
+
+    source: str
+    summary: tuple[Table, ...]
+    per_class: Table | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on a page."""
+
+    run: Description
+    facts: Facts
+    curves: Mapping[str, Curves]  # by the caption of a chart
+    metrics: Metrics | None
+    images: ImageResults | None
+    pictures: Mapping[str, Pictures]  # "Best" and "Worst", the most extreme first
+    speed: Facts
+    missing: tuple[str, ...]  # what is not there, and why
+    command: str  # to repeat the training
+
+
+def find_run(path: str | Path, *, config_file: str | Path | None = None) -> Run:
+    """Find what a training left in a folder; a checkpoint stands for the folder of its run."""
+    folder, trained = Path(path), None
+    try:
+        trained = find_trained(path, config_file=config_file)
+    except MissingFileError:
+        if not folder.is_dir() or config_file is not None:
+            raise
+    folder = trained.run_folder if trained else folder
+    config, of_lightning = folder / CONFIG_NAME, folder / TENSORBOARD_FOLDER / CONFIG_NAME
+    if trained and trained.kind == "detector":
+        return Run("detector", folder, trained.config_file, trained)
+    if trained or of_lightning.is_file():
+        found = next((file for file in (of_lightning, config) if file.is_file()), None)
+        return Run("segmenter", folder, found, trained)
+    if config.is_file() and (folder / METRICS_NAME).is_file():
+        return Run("detector", folder, config, None)
+    raise MissingFileError(
+        f"'{folder}' is not a run: a detector's has {CONFIG_NAME} and {METRICS_NAME} or a "
+        f"checkpoint, a segmenter's {SEGMENTER_FOLDER}/ or {TENSORBOARD_FOLDER}/{CONFIG_NAME}; "
+        "give the output folder of a training"
+    )
 
 
 def find_evaluation(
     run: Run, folders: Sequence[Path], *, description: Description, opts: Sequence[str] = ()
 ) -> WrittenEvaluation | None:
-    """Return the most complete evaluation of a run's checkpoint on these data.
-
-    Args:
-        run: whose checkpoint it must be of.
-        folders: to look in.
-        description: of the run and the validation data.
-        opts: what was overridden in the evaluation.
-
-    Raises:
-        UserError: a file is not what an evaluation writes.
-    """
+    """Return the most complete evaluation of a run's checkpoint on the data of a description."""
     if run.trained is None:
         return None
     wanted = {"opts": [str(word) for word in opts]}
@@ -89,15 +138,7 @@ def read_report(
 ) -> Report:
     """Return the report of a run, as far as its files reach.
 
-    Args:
-        run: of a detector or a segmenter.
-        description: of the run and the validation data.
-        evaluation: of `find_evaluation`; None where there is none.
-        opts: what was overridden in the evaluation.
-        missing: what else is known not to be there, and why.
-
-    Raises:
-        UserError: a picture of the evaluation cannot be read.
+    `opts` were overridden in the evaluation; `missing` is what else is not there, and why.
     """
     log = read_log(run.folder, run.kind)
     images = evaluation.images if evaluation else None
@@ -119,18 +160,22 @@ def read_report(
     again = run.folder if run.folder.name not in ("", "..") else run.folder.resolve()
     again = again.with_name(f"{again.name}_again")
     words = {
-        "detector": ["train-detector", "--config-file", run.config_file, "OUTPUT_DIR", again],
-        "segmenter": [
+        "detector": ("train-detector", "--config-file", run.config_file, "OUTPUT_DIR", again),
+        "segmenter": (
             *("train-segmenter", "--config", run.config_file or "CONFIG.yaml"),
             *("--output", again),
-        ],
+        ),
     }
+    losses = sorted((key for key in log if key.startswith(("loss", "total_loss"))), reverse=True)
+    chief = {k: k.replace("/", " ") for k in log if "/" in k and k.rpartition("/")[2] in CHARTED}
     return Report(
-        title=description.title,
+        run=description,
         facts=facts,
-        config=description.config,
-        changed=description.changed,
-        curves=_curves(run, log),
+        curves={
+            "Losses": _curves(log, {key: key for key in losses}),
+            "Learning rate": _curves(log, {"lr": "learning rate"}),
+            "Validation": _curves(log, chief),
+        },
         metrics=metrics,
         images=images,
         pictures=_pictures(evaluation) if images else {},
@@ -140,47 +185,12 @@ def read_report(
     )
 
 
-def results_tables(results: Results) -> tuple[tuple[Table, ...], Table | None]:
-    """Return the metrics of the tasks, and those of single classes, as tables.
-
-    Tasks with the same metrics share a table.
-    """
-    by_columns: dict[tuple[str, ...], list] = {}
-    per_class: dict[str, dict[str, float | None]] = {}
-    for task, metrics in results.items():
-        whole = {name: v for name, v in metrics.items() if not name.startswith(PER_CLASS)}
-        by_columns.setdefault(tuple(whole), []).append((task, tuple(whole.values())))
-        for name, value in metrics.items():
-            kind = next((start for start in PER_CLASS if name.startswith(start)), None)
-            if kind is not None:
-                column = f"{task} {kind.removesuffix('-')}"
-                per_class.setdefault(column, {})[name.removeprefix(kind)] = value
-    summary = tuple(Table(columns, tuple(rows)) for columns, rows in by_columns.items())
-    if not per_class:
-        return summary, None
-    names = dict.fromkeys(name for values in per_class.values() for name in values)
-    rows = tuple((name, tuple(v.get(name) for v in per_class.values())) for name in names)
-    return summary, Table(tuple(per_class), rows)
-
-
-def _curves(run: Run, log: Log) -> dict[str, tuple[Curve, ...]]:
-    """Return the curves of losses, learning rate, and the chief results of validations."""
-    if run.kind == "segmenter":
-        losses, rate, factor = {"train/loss": "loss"}, {"train/lr": "learning rate"}, 100.0
-        validation = SEGMENTER_METRICS
-    else:
-        named = sorted((k for k in log if k.startswith("loss") or k == "total_loss"), reverse=True)
-        losses, rate, factor = {key: key for key in named}, {"lr": "lr"}, 1.0
-        chief = [key for key in log if "/" in key and key.rpartition("/")[2] in CHIEF]
-        validation = {key: key.replace("/", " ") for key in chief}
-
-    def curves(names: Mapping[str, str], factor: float = 1.0) -> tuple[Curve, ...]:
-        return tuple(curve_of(log[k], n, factor=factor) for k, n in names.items() if k in log)
-
+def _curves(log: Log, names: Mapping[str, str]) -> Curves:
+    """Return what was logged under some keys, by their names, without what is not finite."""
     return {
-        "Losses": curves(losses),
-        "Learning rate": curves(rate),
-        "Validation": curves(validation, factor),
+        name: {step: value for step, value in log[key].items() if math.isfinite(value)}
+        for key, name in names.items()
+        if key in log
     }
 
 
@@ -194,111 +204,83 @@ def _metrics(
     """Return the results on all data: of the evaluation, else as the training logged them."""
     on = f", on {description.dataset}" if description.dataset else ""
     if evaluation is not None and (evaluation.images is None or evaluation.images.complete):
-        results = evaluation.results
-        if run.kind == "segmenter":
-            results = {"segmentation": _segmenter_results(results)}
+        found = evaluation.results
+        if run.kind == "detector":
+            results = found[description.dataset]
         else:
-            results = results[description.dataset]
+            numbers = {"mIoU": found["miou"], "pixel accuracy": found["accuracy"]}
+            numbers |= {f"IoU-{name}": value for name, value in found["iou"].items()}
+            percent = {n: None if v is None else 100 * v for n, v in numbers.items()}
+            results = {"segmentation": percent}
         source = f"found by an evaluation with {evaluation.checkpoint}{on}"
-        return Metrics(source, *results_tables(results))
+        return Metrics(source, *tables_of(results))
     if opts or description.of_other_data:
         return None
-    logged = _logged_by_segmenter if run.kind == "segmenter" else _logged_by_detector
-    results, step = logged(run, description, log)
-    if not results:
-        return None
+    results, step = _logged(run, description, log)
     source = f"logged by the training at iteration {step}{on}"
-    return Metrics(source, *results_tables(results))
+    return Metrics(source, *tables_of(results)) if results else None
 
 
-def _segmenter_results(found: Mapping[str, object]) -> dict[str, float | None]:
-    """Return the results of a segmenter in the form of a task."""
-    numbers = {"mIoU": found["miou"], "pixel accuracy": found["accuracy"]}
-    numbers |= {f"IoU-{name}": value for name, value in found["iou"].items()}
-    return {name: None if value is None else 100 * value for name, value in numbers.items()}
+def _logged(run: Run, description: Description, log: Log) -> tuple[Results, int]:
+    """Return the results that were logged for the first dataset, and the step of its log.
 
-
-def _logged_by_segmenter(run: Run, description: Description, log: Log) -> tuple[Results, int]:
-    """Return what was logged of the checkpoint, and when: of the best one, or the last results."""
-    chief, accuracy = SEGMENTER_METRICS
-    validations = log.get(chief)
-    if not validations:
-        return {}, 0
-    best = run.trained is not None and run.trained.checkpoint.name == SEGMENTER_NAMES[0]
-    step = (max(validations, key=lambda e: e.value) if best else validations[-1]).step
-    at_step = {tag: e.value for tag, events in log.items() for e in events if e.step == step}
-    iou = {
-        tag.removeprefix(SEGMENTER_IOU): at_step.get(tag)
-        for tag in log
-        if tag.startswith(SEGMENTER_IOU)
-    }
-    found = {"miou": at_step[chief], "accuracy": at_step.get(accuracy), "iou": iou}
-    return {"segmentation": _segmenter_results(found)}, step + 1
-
-
-def _logged_by_detector(run: Run, description: Description, log: Log) -> tuple[Results, int]:
-    """Return the last results of the first dataset, and their iteration in metrics.json."""
+    They are the last ones; of a segmenter's best checkpoint, the best ones.
+    """
     start = f"{description.dataset}/" if description.datasets > 1 else ""
-    chief = [
-        key for key in log if key.startswith(start) and key.removeprefix(start).count("/") == 1
-    ]
-    chief = [key for key in chief if key.rpartition("/")[2] in CHIEF]
+    named = {k.removeprefix(start): v for k, v in log.items() if k.startswith(start)}
+    keys = [k.split("/") for k in named if k.count("/") == 1]
+    chief = {task: named[f"{task}/{name}"] for task, name in keys if name in CHIEF}
     if not chief:
         return {}, 0
-    step = max(log[key][-1].step for key in chief)
+    step = max(max(values) for values in chief.values())
+    if run.trained is not None and run.trained.checkpoint.name == SEGMENTER_NAMES[0]:
+        (values,) = chief.values()
+        step = max(values, key=values.get)
     results: dict[str, dict[str, float | None]] = {}
-    for task in (key.rpartition("/")[0] for key in chief if log[key][-1].step == step):
-        for key, events in log.items():
-            if key.startswith(f"{task}/") and events[-1].step == step:
-                value = events[-1].value
-                numbers = results.setdefault(task.removeprefix(start), {})
-                numbers[key.removeprefix(f"{task}/")] = None if value != value else value
+    for key, values in named.items():
+        task, _, name = key.partition("/")
+        if step in chief.get(task, ()) and step in values:
+            value = values[step]
+            results.setdefault(task, {})[name] = None if math.isnan(value) else value
     return results, step
 
 
-def _pictures(evaluation: WrittenEvaluation) -> dict[str, tuple[Picture, ...]]:
+def _pictures(evaluation: WrittenEvaluation) -> dict[str, Pictures]:
     """Return the pictures of the best and the worst images, as far as they were drawn."""
     images, pictures = evaluation.images, {}
     for title, name, places in (("Best", BEST, images.best), ("Worst", WORST, images.worst)):
-        scores = [images.images[place] for place in places]
-        paths = [
-            evaluation.folder / PICTURES_FOLDER / name.format(number)
-            for number in range(1, len(places) + 1)
-        ]
+        folder = evaluation.folder / PICTURES_FOLDER
+        paths = [(folder / name.format(rank), place) for rank, place in enumerate(places, 1)]
         pictures[title] = tuple(
-            Picture(open_upright(path), score.file, score.score, score.note)
-            for path, score in zip(paths, scores, strict=True)
-            if path.is_file()
+            (open_upright(path), images.images[place]) for path, place in paths if path.is_file()
         )
     return pictures
 
 
 def _unfinished(run: Run, description: Description, log: Log) -> list[str]:
     """Say what a run lacks that was stopped before its end."""
-    if run.kind == "detector" and run.trained and run.trained.checkpoint.name == FINAL_NAME:
-        return []
-    counted = {"epochs": round(log["epoch"][-1].value) + 1} if log.get("epoch") else {}
-    bounds = []
+    checkpoint = run.trained.checkpoint.name if run.trained else None
+    iterations = max((max(values) + 1 for values in log.values()), default=0)
+    epochs = round(max(log["epoch"].values())) + 1 if "epoch" in log else 0
+    done = {u: epochs if u == "epochs" else iterations for u in description.lengths}
+    finished = checkpoint == FINAL_NAME
     for unit, length in description.lengths.items():
-        every = description.every if unit == "steps" else 1
-        done = counted.get(unit, 0) if unit == "epochs" else iterations_done(log)
-        finished = run.kind == "segmenter" and run.trained and done > length - every
-        bounds.append((finished, unit.removesuffix("s"), done, length))
-    if not bounds or any(finished for finished, *_ in bounds):
+        every = description.every if unit == "steps" else 1  # steps that are not logged
+        if run.kind == "segmenter" and checkpoint and done[unit] > length - every:
+            finished = True
+    if finished or not done:
         return []
-    _, unit, done, length = bounds[0]
-    shown = f"this page is of {run.trained.checkpoint.name}" if run.trained else "no checkpoint yet"
-    return [
-        f"The training has not finished: the log ends at {unit} {done:,} of {length:,}; {shown}."
-    ]
+    unit, length = next(iter(description.lengths.items()))
+    shown = f"this page is of {checkpoint}" if checkpoint else "no checkpoint yet"
+    ends = f"{unit.removesuffix('s')} {done[unit]:,} of {length:,}"
+    return [f"The training has not finished: the log ends at {ends}; {shown}."]
 
 
 def _speed(description: Description, evaluation: WrittenEvaluation | None, log: Log) -> Facts:
     """Say how fast training and prediction were, and what was measured on."""
     speed: Facts = ()
-    seconds = seconds_per_iteration(log)
-    if seconds and description.batch:
-        rate = f"{description.batch / seconds:.1f} images per second"
+    if SECONDS in log and description.batch:
+        rate = f"{description.batch / median(log[SECONDS].values()):.1f} images per second"
         speed += (("training", f"{rate} (batch {description.batch}, median of the log)"),)
     images = evaluation.images if evaluation else None
     if images and images.milliseconds is not None:

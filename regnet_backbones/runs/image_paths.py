@@ -1,8 +1,8 @@
 """Which images a command line means, and what is written for each is called."""
 
 import os
-from collections.abc import Iterable, Sequence
-from glob import glob, has_magic
+from collections.abc import Sequence
+from glob import glob
 from pathlib import Path
 
 from regnet_backbones.errors import MissingFileError
@@ -12,15 +12,9 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """Return the images that files, folders and patterns name, each image once.
+    """Return the images that files, folders and glob patterns name, each image once.
 
-    Args:
-        inputs: files of any suffix; folders, of which the images directly in them are taken; glob
-            patterns, in which `**` stands for any number of folders. In the order given, what a
-            folder or a pattern holds sorted by name.
-
-    Raises:
-        MissingFileError: an input matches nothing.
+    A file may have any suffix. What a folder or a pattern holds is sorted by name.
     """
     found: dict[Path, Path] = {}
     for text in inputs:
@@ -30,15 +24,11 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
 
 
 def output_names(images: Sequence[Path]) -> dict[Path, Path]:
-    """Name the outputs of images so that no two share one.
+    """Name the outputs of different images so that no two share one.
 
-    Args:
-        images: different files, such as `find_images` returns.
-
-    Returns:
-        By image, its path below the folder that all images have in common, without suffix; with
-        its suffix if two would be the same otherwise (`a.jpg` and `a.png` in one folder). Append
-        the output's own suffix with `f"{name}.png"`: `with_suffix` would cut names with a dot.
+    A name is the path below the folder that all have in common, without suffix unless two would be
+    the same (`a.jpg` and `a.png`). Append the output's suffix with `f"{name}.png"`: `with_suffix`
+    would cut names with a dot.
     """
     if not images:
         return {}
@@ -55,21 +45,12 @@ def _images_of(text: str) -> list[Path]:
     path = Path(text)
     if path.is_file():
         return [path]
-    if path.is_dir():
-        images = _sorted_images(path.iterdir())
-        sought = f"no image directly in the folder '{text}'"
-    elif has_magic(text):
-        images = _sorted_images(map(Path, glob(text, recursive=True)))
-        sought = f"no image matches the pattern '{text}'"
-    else:
-        raise MissingFileError(
-            f"no image '{text}'; give files, folders, or patterns in quotes such as 'photos/*.jpg'"
-        )
+    paths = path.iterdir() if path.is_dir() else map(Path, glob(text, recursive=True))
+    images = sorted(p for p in paths if p.suffix.lower() in SUFFIXES and p.is_file())
     if not images:
-        raise MissingFileError(f"{sought}; looked for files that end in {', '.join(SUFFIXES)}")
+        place = "in the folder " if path.is_dir() else ""
+        raise MissingFileError(
+            f"no image {place}'{text}'; give files, folders, or patterns in quotes such as "
+            f"'photos/*.jpg'; images end in {', '.join(SUFFIXES)}"
+        )
     return images
-
-
-def _sorted_images(paths: Iterable[Path]) -> list[Path]:
-    """Return the files with the suffix of an image, sorted."""
-    return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and p.is_file())

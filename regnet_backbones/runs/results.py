@@ -37,21 +37,27 @@ VERSIONED: dict[Kind, tuple[str, ...]] = {
     "segmenter": ("regnet_backbones", "torch", "lightning", "segmentation_models_pytorch"),
 }
 
+# How the names of numbers of single classes begin.
+PER_CLASS = ("AP-", "IoU-", "ACC-")
+
 Color = tuple[int, int, int]
+Results = Mapping[str, Mapping[str, float | None]]  # by task and name of the metric, in percent
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers by row and column; None where one is not defined."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float | None, ...]], ...]
 
 
 @dataclass(frozen=True)
 class ImageScore:
-    """How good the prediction of an image is.
-
-    Attributes:
-        file: name of the image.
-        score: from 0 to 1, higher is better; None where there is nothing to score.
-        found, missed, made_up: objects; None for what has no objects.
-    """
+    """How good the prediction of an image is, and of how many objects, if there are objects."""
 
     file: str
-    score: float | None
+    score: float | None  # from 0 to 1, higher is better; None where there is nothing to score
     found: int | None = None
     missed: int | None = None
     made_up: int | None = None
@@ -71,30 +77,18 @@ class ImageScore:
 
 @dataclass(frozen=True)
 class ImageResults:
-    """The content of `images.json`.
+    """The content of `images.json`."""
 
-    Attributes:
-        score: what the score of an image is.
-        panels: what a picture shows, from left to right.
-        available: how many images the dataset has.
-        images: the score of each evaluated image, in the order of the dataset.
-        best, worst: places in `images` of those that have a picture, the most extreme first.
-        milliseconds: median time of an image, None if nothing was timed.
-        machine: on which that was.
-        parameters: of the model.
-        legend: RGB colours (0 to 255) of classes, where the pictures do not name them.
-    """
-
-    score: str
-    panels: tuple[str, ...]
-    available: int
-    images: tuple[ImageScore, ...]
-    best: tuple[int, ...] = ()
+    score: str  # what it is
+    panels: tuple[str, ...]  # what a picture shows, from left to right
+    available: int  # images of the dataset
+    images: tuple[ImageScore, ...]  # those that were evaluated, in the order of the dataset
+    best: tuple[int, ...] = ()  # places in `images` of those with a picture, most extreme first
     worst: tuple[int, ...] = ()
-    milliseconds: float | None = None
-    machine: str = ""
-    parameters: int = 0
-    legend: Mapping[str, Color] = field(default_factory=dict)
+    milliseconds: float | None = None  # median of an image, None if nothing was timed
+    machine: str = ""  # on which that was
+    parameters: int = 0  # of the model
+    legend: Mapping[str, Color] = field(default_factory=dict)  # where pictures name no classes
 
     @property
     def complete(self) -> bool:
@@ -104,23 +98,15 @@ class ImageResults:
 
 @dataclass(frozen=True)
 class WrittenEvaluation:
-    """An evaluation as it lies in its folder.
-
-    Attributes:
-        folder: where it lies.
-        written: when it was finished, in seconds since 1970.
-        checkpoint: name of the file that was evaluated.
-        results, settings, versions: as of `write_results`.
-        images: None for an evaluation of an earlier version.
-    """
+    """An evaluation as it lies in its folder: see `write_results` and `write_images`."""
 
     folder: Path
-    written: float
-    checkpoint: str
+    written: float  # when, in seconds since 1970
+    checkpoint: str  # name of the file
     results: Mapping[str, object]
     settings: Mapping[str, object]
     versions: Mapping[str, str]
-    images: ImageResults | None
+    images: ImageResults | None  # None for an evaluation of an earlier version
 
 
 class ScoredImages:
@@ -143,11 +129,7 @@ class ScoredImages:
     def draw(
         self, folder: str | Path, everyone: Sequence[ImageScore]
     ) -> dict[str, tuple[int, ...]]:
-        """Draw those of this process that are among the best and the worst of all.
-
-        Returns:
-            `best` and `worst` of `ImageResults`.
-        """
+        """Draw this process's part of the best and worst; return these fields of `ImageResults`."""
         chosen = best_and_worst(everyone) if self._pictures else ([], [])
         for name, scores in zip((BEST, WORST), chosen, strict=True):
             for number, score in enumerate(scores, 1):
@@ -162,12 +144,7 @@ class ScoredImages:
 def best_and_worst(
     scores: Sequence[ImageScore], *, count: int = SHOWN
 ) -> tuple[list[ImageScore], list[ImageScore]]:
-    """Choose images to show, the best and the worst one first; none is in both.
-
-    Args:
-        scores: of all images; those without a score are left out.
-        count: how many of each, as far as there are so many.
-    """
+    """Choose up to `count` of each among the scored, the most extreme first; none is in both."""
     scored = [score for score in scores if score.score is not None]
     ranked = sorted(scored, key=lambda score: (-score.score, -score.objects))
     worst = min(count, len(ranked) // 2)
@@ -182,23 +159,36 @@ def median_milliseconds(seconds: Sequence[float]) -> float | None:
     return 1000 * median(counted) if counted else None
 
 
+def tables_of(results: Results) -> tuple[tuple[Table, ...], Table | None]:
+    """Return results as tables, one for tasks with the same metrics, and that of single classes."""
+    by_columns: dict[tuple[str, ...], list] = {}
+    per_class: dict[str, dict[str, float | None]] = {}
+    for task, metrics in results.items():
+        whole = {name: v for name, v in metrics.items() if not name.startswith(PER_CLASS)}
+        by_columns.setdefault(tuple(whole), []).append((task, tuple(whole.values())))
+        for name, value in metrics.items():
+            if name not in whole:
+                kind, _, of_class = name.partition("-")
+                per_class.setdefault(f"{task} {kind}", {})[of_class] = value
+    summary = tuple(Table(columns, tuple(rows)) for columns, rows in by_columns.items())
+    if not per_class:
+        return summary, None
+    names = dict.fromkeys(name for values in per_class.values() for name in values)
+    rows = tuple((name, tuple(v.get(name) for v in per_class.values())) for name in names)
+    return summary, Table(tuple(per_class), rows)
+
+
 def write_results(
     folder: str | Path,
     trained: Trained,
     *,
     results: Mapping[str, object],
     settings: Mapping[str, object],
-) -> Path:
-    """Write `results.json` of an evaluation, of the same outer form for both kinds of model.
+) -> None:
+    """Write `results.json`: `settings` decide the results apart from checkpoint and data.
 
-    Its keys are `kind`, `checkpoint`, `results`, `settings` (what decides the results apart from
-    checkpoint and data), and `versions`. Numbers are as the evaluation gave them: detectron2's
-    in percent, a segmenter's from 0 to 1.
-
-    Returns:
-        The path of the file.
+    Numbers are as the evaluation gave them: detectron2's in percent, a segmenter's from 0 to 1.
     """
-    path = Path(folder) / RESULTS_NAME
     content = {
         "kind": trained.kind,
         "checkpoint": str(trained.checkpoint),
@@ -206,29 +196,16 @@ def write_results(
         "settings": settings,
         "versions": {name: import_module(name).__version__ for name in VERSIONED[trained.kind]},
     }
-    write_json(path, content)
-    return path
+    write_json(Path(folder) / RESULTS_NAME, content)
 
 
 def write_images(folder: str | Path, images: ImageResults) -> None:
     """Write `images.json`; `results.json` comes after it, and says that both are there."""
-    content = asdict(images)
-    content["images"] = [
-        {key: value for key, value in entry.items() if value is not None or key == "score"}
-        for entry in content["images"]
-    ]
-    write_json(Path(folder) / IMAGES_NAME, content)
+    write_json(Path(folder) / IMAGES_NAME, asdict(images))
 
 
 def read_evaluation(folder: str | Path) -> WrittenEvaluation | None:
-    """Return what an evaluation has written, None if there is none.
-
-    Args:
-        folder: its output folder.
-
-    Raises:
-        UserError: a file is not what an evaluation writes.
-    """
+    """Return what an evaluation has written to its output folder, None if there is none."""
     folder = Path(folder)
     path = folder / RESULTS_NAME
     if not path.is_file():
@@ -236,16 +213,14 @@ def read_evaluation(folder: str | Path) -> WrittenEvaluation | None:
     content, written = read_json(path), path.stat().st_mtime
     try:
         checkpoint = content["checkpoint"].replace("\\", "/").rpartition("/")[2]
-        results, settings, versions = (
-            dict(content[key]) for key in ("results", "settings", "versions")
-        )
+        named = {key: dict(content[key]) for key in ("results", "settings", "versions")}
         path = folder / IMAGES_NAME
         images = _image_results(read_json(path)) if path.is_file() else None
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"'{path}' is not what an evaluation writes ({error}); remove it"
         ) from error
-    return WrittenEvaluation(folder, written, checkpoint, results, settings, versions, images)
+    return WrittenEvaluation(folder, written, checkpoint, **named, images=images)
 
 
 def write_json(path: str | Path, content: Mapping[str, object] | Sequence[object]) -> None:
@@ -257,12 +232,11 @@ def write_json(path: str | Path, content: Mapping[str, object] | Sequence[object
 def _image_results(content: Mapping[str, object]) -> ImageResults:
     """Return the content of `images.json`, whose places are those of images."""
     images = tuple(ImageScore(**entry) for entry in content["images"])
-    best, worst = (tuple(content[key]) for key in ("best", "worst"))
-    for place in (*best, *worst):
+    for place in (*content["best"], *content["worst"]):
         images[place].score.as_integer_ratio()
     legend = {str(name): tuple(map(int, color)) for name, color in content["legend"].items()}
-    given = {**content, "panels": tuple(content["panels"]), "images": images, "legend": legend}
-    return ImageResults(**(given | {"best": best, "worst": worst}))
+    tuples = {key: tuple(content[key]) for key in ("panels", "best", "worst")}
+    return ImageResults(**{**content, **tuples, "images": images, "legend": legend})
 
 
 def _plain(value: object) -> object:

@@ -91,9 +91,7 @@ class ResumeRules:
 
     def is_free(self, key: str) -> bool:
         """Whether no step depends on a key."""
-        return any(
-            key == free or (free.endswith(".") and key.startswith(free)) for free in self.free
-        )
+        return key in self.free or key.startswith(tuple(f for f in self.free if f.endswith(".")))
 
 
 def check_changes(
@@ -101,11 +99,7 @@ def check_changes(
 ) -> None:
     """Warn of values that a resumed run has changed, and raise a UserError for fixed ones.
 
-    Args:
-        before: values by key, of the run as it was; keys of one side are not compared.
-        now: of the run that resumes it.
-        rules: what may change.
-        source: the file that `before` was read from.
+    `before` was read from `source`. Keys of one side only are not compared.
     """
     changed = {
         key: f"{rules.names.get(key, key)} was {shown(before[key])} and is {shown(now[key])}"
@@ -152,13 +146,8 @@ def set_earlier_run_aside(
 ) -> None:
     """Move what an earlier run left in a folder to `earlier_run_<N>` in it, with a warning.
 
-    Logs would be mixed with those of the new run, and checkpoints taken for its own.
-
-    Args:
-        folder: of the runs.
-        patterns: globs of the files that a run writes.
-        output: option or key of the folder.
-        along: globs of files that do not make a run, and are moved with those that do.
+    Its logs would be mixed with those of the new run, and its checkpoints taken for the new one's.
+    `patterns` are globs of what a run writes; what `along` matches does not make a run alone.
     """
     files = [file for each in patterns for file in sorted(folder.glob(each)) if file.is_file()]
     if not files:

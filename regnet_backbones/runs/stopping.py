@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import re
 import signal
 import threading
 import time
@@ -26,8 +25,7 @@ class StoppedError(Exception):
     """A signal stopped a training, which has saved its state.
 
     Args:
-        message: one line for the user: the name of the signal, where the training is, and how to
-            resume.
+        message: one line for the user: the signal, where the training is, and how to resume.
         status: exit status of the command.
     """
 
@@ -46,12 +44,6 @@ class StoppedError(Exception):
             "with --resume continues",
             STATUSES[received],
         )
-
-    @classmethod
-    def from_message(cls, message: str) -> "StoppedError":
-        """Return the error of another process that handed over only its message."""
-        (name,) = re.findall(r"SIG[A-Z]+", message)[:1]
-        return cls(message, STATUSES[signal.Signals[name]])
 
 
 class StopSignals:
@@ -77,12 +69,10 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            handlers = {number: signal.getsignal(number) for number in STATUSES}
-            self._handlers = {
-                number: handler
-                for number, handler in handlers.items()
-                if handler not in (None, signal.SIG_IGN)
-            }
+            for number in STATUSES:
+                handler = signal.getsignal(number)
+                if handler not in (None, signal.SIG_IGN):
+                    self._handlers[number] = handler
         self.install()
         return self
 
@@ -107,15 +97,7 @@ class StopSignals:
         )
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Note the first signal; handle the second one as it was before.
-
-        Args:
-            number: of the signal.
-            frame: what Python gives to a handler; not used.
-
-        Raises:
-            StoppedError: there is nothing to wait for.
-        """
+        """Note the first signal; handle the second one as it was before."""
         now = time.monotonic()
         if self.received is None:
             self.received, self._received_at = signal.Signals(number), now

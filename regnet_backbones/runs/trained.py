@@ -62,35 +62,20 @@ class Trained:
 
 @dataclass(frozen=True)
 class Description:
-    """What a run trained, as the framework of its kind reads it from the config.
+    """What a run trained, as the framework of its kind reads it from the config."""
 
-    Attributes:
-        title: architecture and network.
-        network: name or numbers of the RegNet, None for another backbone.
-        facts: what is worth knowing about it, by name.
-        changed: key, value and default of each setting that is not the framework's default.
-        config: the whole config, as YAML.
-        batch: images of an iteration, those of all processes together; 0 if unknown.
-        lengths: how many "iterations", "steps" or "epochs" it was to take, as far as it has bounds.
-        every: iterations between two that are logged.
-        dataset: name of the first validation dataset, "" for none.
-        datasets: how many there are.
-        json_file: of the validation data of its own, as the settings of an evaluation name it.
-        of_other_data: whether that is not what the training validated on.
-    """
-
-    title: str
-    network: str | RegNetDesign | None
-    facts: tuple[tuple[str, str], ...]
-    changed: tuple[tuple[str, str, str], ...]
-    config: str
-    batch: int = 0
-    lengths: Mapping[str, int] = field(default_factory=dict)
-    every: int = 1
-    dataset: str = ""
-    datasets: int = 1
-    json_file: str | None = None
-    of_other_data: bool = False
+    title: str  # architecture and network
+    network: str | RegNetDesign | None  # None for another backbone
+    facts: tuple[tuple[str, str], ...]  # by name
+    changed: tuple[tuple[str, str, str], ...]  # key, value and default of the framework
+    config: str  # the whole, as YAML
+    batch: int = 0  # images of an iteration in all processes together; 0 if unknown
+    lengths: Mapping[str, int] = field(default_factory=dict)  # "iterations", "steps" or "epochs"
+    every: int = 1  # iterations between two that are logged
+    dataset: str = ""  # the first for validation
+    datasets: int = 1  # how many there are
+    json_file: str | None = None  # of the validation data, as the settings of an evaluation name it
+    of_other_data: bool = False  # than the training validated on
 
 
 def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> Trained:
@@ -131,18 +116,23 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
             f"'{checkpoint}' is not a checkpoint: a segmenter's ends in {SEGMENTER_SUFFIX}, a "
             f"detector's in one of {', '.join(DETECTOR_SUFFIXES)}"
         )
-    return Trained("detector", checkpoint, _config_for(checkpoint, config_file))
+    config = Path(config_file or checkpoint.parent / CONFIG_NAME)
+    if not config.is_file():
+        raise MissingFileError(
+            f"no config file '{config}'; pass the config that '{checkpoint}' was trained with as "
+            "--config-file"
+        )
+    return Trained("detector", checkpoint, config)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Return the rows of a detector's metrics in the order of iterations; none without such a file.
+    """Return the rows of a detector's metrics by iteration, none without such a file.
 
-    Of rows with the same iteration the last value of a key counts. What a killed process wrote last
-    may not be JSON, and is left out.
+    Rows of one iteration are merged. The row that a killed process wrote last may be cut off, and
+    is left out.
     """
-    path = Path(path)
     merged: dict[int, dict[str, float]] = {}
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in Path(path).read_text().splitlines() if Path(path).is_file() else ():
         try:
             row = json.loads(line)
         except ValueError:
@@ -154,8 +144,8 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
 
 def _checkpoint_of_run(folder: Path) -> Path:
     """Return the checkpoint to use of a run's folder."""
-    paths = (folder / SEGMENTER_FOLDER / name for name in SEGMENTER_NAMES)
-    segmenter = next((path for path in paths if path.is_file()), None)
+    bests = (folder / SEGMENTER_FOLDER / name for name in SEGMENTER_NAMES)
+    segmenter = next((path for path in bests if path.is_file()), None)
     last = folder / LAST_NAME  # newer than the final one of a run that was resumed
     names = (last.read_text().strip() if last.is_file() else "", FINAL_NAME)
     # detectron2 writes a name without folders, and an absolute path would be of another machine.
@@ -173,18 +163,3 @@ def _checkpoint_of_run(folder: Path) -> Path:
         f"a segmenter's {SEGMENTER_FOLDER}/{' or '.join(SEGMENTER_NAMES)}; give the "
         "--output of the training, or a checkpoint"
     )
-
-
-def _config_for(checkpoint: Path, config_file: str | Path | None) -> Path:
-    """Return the config of a detector's checkpoint."""
-    if config_file is not None:
-        if not Path(config_file).is_file():
-            raise MissingFileError(f"no config file '{config_file}'")
-        return Path(config_file)
-    beside = checkpoint.parent / CONFIG_NAME
-    if not beside.is_file():
-        raise MissingFileError(
-            f"no {CONFIG_NAME} next to '{checkpoint}'; pass the config that it was trained with as "
-            "--config-file"
-        )
-    return beside

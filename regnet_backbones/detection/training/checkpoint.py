@@ -1,9 +1,8 @@
 """Checkpoints of a detector's training, and what may differ in a run that resumes from one.
 
-Detectron2 writes over a file in place, and `last_checkpoint` likewise: a run that is killed
-meanwhile leaves half of it. Here both are whole and finite at every moment. The keys of a file are
-detectron2's; where weights are averaged, "model" has the averaged ones, which is what everything
-but a training wants of it.
+Detectron2 overwrites files in place, and a run that is killed meanwhile leaves half of one. Here
+all are whole and finite at every moment. The keys of a file are detectron2's; where weights are
+averaged, "model" has the averaged ones, which is what everything but a training wants of it.
 """
 
 import os
@@ -12,10 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from detectron2.engine import TrainerBase
 from fvcore.common.checkpoint import _IncompatibleKeys
 from timm.utils import ModelEmaV3
-from torch import nn
 
 from regnet_backbones.detection.trained import SafeCheckpointer, check_complete
 from regnet_backbones.errors import DivergedError
@@ -49,27 +46,15 @@ RUN_FILES = (
 
 
 def set_earlier_run_aside(folder: Path) -> None:
-    """Move what an earlier run left in a folder to a folder in it, with a warning.
-
-    Call it when the new run has its weights, which may be those of the earlier one.
-    """
+    """Move what an earlier run left aside; call it when the new run has loaded its weights."""
     resume.set_earlier_run_aside(folder, RUN_FILES, output=RULES.output, along=(CONFIG_NAME,))
 
 
 class TrainingCheckpointer(SafeCheckpointer):
     """Detectron2's checkpointer of a training, with the running average of the weights, if any."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        save_dir: str,
-        *,
-        trainer: TrainerBase,
-        average: ModelEmaV3 | None = None,
-    ):
-        super().__init__(model, save_dir, trainer=trainer)
-        self.average = average
-        self._resumes = False
+    average: ModelEmaV3 | None = None
+    _resumes = False
 
     def save(self, name: str, **extra: object) -> None:
         """Write the checkpoint `<name>.pth`, and that it is the last, in the first process.
@@ -125,11 +110,8 @@ class TrainingCheckpointer(SafeCheckpointer):
             write(file)
 
     def _check_finite(self, state: Mapping[str, torch.Tensor], iteration: object) -> None:
-        bad = [
-            name
-            for name, value in state.items()
-            if value.is_floating_point() and not value.isfinite().all()
-        ]
+        floats = {name: value for name, value in state.items() if value.is_floating_point()}
+        bad = [name for name, value in floats.items() if not value.isfinite().all()]
         if bad:
             raise DivergedError(
                 f"after iteration {iteration} {len(bad)} of {len(state)} weights are not finite "

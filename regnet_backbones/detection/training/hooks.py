@@ -28,9 +28,7 @@ PERIOD = WINDOW = 20
 def build_average(cfg: CfgNode, model: nn.Module) -> ModelEmaV3 | None:
     """Build the running average of the weights that `MODEL.EMA` asks for; None for none.
 
-    It is timm's `ModelEmaV3` (Polyak and Juditsky, 1992, with exponential weights). `DECAY` is the
-    weight of the past in each step; with `WARMUP` it rises from 0, so that random first weights are
-    soon forgotten. Buffers, as the statistics of batch norms, are copied.
+    Buffers, such as the statistics of batch norm, are copied.
     """
     ema = cfg.MODEL.EMA
     if not ema.ENABLED:
@@ -45,7 +43,7 @@ def build_average(cfg: CfgNode, model: nn.Module) -> ModelEmaV3 | None:
 class StopAtBadLosses(HookBase):
     """Raise DivergedError in all processes, before the backward pass, if a loss is not finite.
 
-    Detectron2 looks after it, in its first process alone, and leaves the others waiting.
+    Detectron2 checks it afterwards, in its first process alone, and leaves the others waiting.
     """
 
     def before_train(self) -> None:
@@ -65,8 +63,8 @@ class StopAtBadLosses(HookBase):
         """Raise DivergedError if any process found something; all of them must call it."""
         device = next(self.trainer.model.parameters()).device
         if largest_anywhere(bool(found), device):
-            text = f"  {found}\n  of {self._files}" if found else ""
-            raise DivergedError(self._report(comm.all_gather(text)))
+            texts = comm.all_gather(f"  {found}\n  of {self._files}" if found else "")
+            raise DivergedError(self._report(texts))
 
     def _note_files(self, model: nn.Module, arguments: tuple) -> None:
         if model.training:
@@ -78,26 +76,26 @@ class StopAtBadLosses(HookBase):
             return
         losses = output if isinstance(output, Mapping) else {"total_loss": output}
         values = torch.stack([loss.detach().float().sum() for loss in losses.values()])
-        if values.isfinite().all():
-            self.check("")
-        else:
+        found = []
+        if not values.isfinite().all():
             pairs = zip(losses, values.tolist(), strict=True)
-            self.check(", ".join(f"{name} {value:.6g}" for name, value in pairs))
+            found = [f"{name} {value:.6g}" for name, value in pairs]
+        self.check(", ".join(found))
 
     def _report(self, found: list[str]) -> str:
         """Report what happened in which process, and what to do."""
         trainer = self.trainer
         group = LRScheduler.get_best_param_group_id(trainer.optimizer)
-        precision = "SOLVER.AMP.ENABLED False, " if trainer.cfg.SOLVER.AMP.ENABLED else ""
+        processes = [f"process {i}:\n{text}" for i, text in enumerate(found) if text]
         return "\n".join(
             [
                 f"the loss of iteration {trainer.iter} is not finite:",
-                *(f"process {i}:\n{text}" for i, text in enumerate(found) if text),
+                *processes,
                 f"learning rate: {trainer.optimizer.param_groups[group]['lr']:.6g}",
                 f"last good checkpoint: {trainer.checkpointer.get_checkpoint_file() or 'none yet'}",
                 "what to try: a lower SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS, "
-                f"SOLVER.CLIP_GRADIENTS.ENABLED True, {precision}a look at these images and their "
-                "annotations; then --resume",
+                "SOLVER.CLIP_GRADIENTS.ENABLED True, SOLVER.AMP.ENABLED False, a look at these "
+                "images and their annotations; then --resume",
             ]
         )
 
@@ -133,10 +131,9 @@ class StoppableEvaluators(DatasetEvaluators):
 class WriteMetrics(HookBase):
     """Write `metrics.json` in the first process: of killed runs, too, the rows of an unbroken one.
 
-    Rows are detectron2's: medians of the last iterations, every 20 iterations and after
-    evaluations, every `eval_period`. Checkpoints keep what the medians are of. Rows that a killed
-    run wrote after its last checkpoint are dropped, and a row that a checkpoint came before is
-    written by the resumed run.
+    Rows are detectron2's, medians of the last iterations, which checkpoints keep. Rows that a
+    killed run wrote after its last checkpoint are dropped, and a row that a checkpoint came before
+    is written by the resumed run.
     """
 
     def __init__(self, eval_period: int):
@@ -206,7 +203,7 @@ class WriteMetrics(HookBase):
             writer.write()
 
     def _drop_rows_to_come(self) -> None:
-        """Drop the rows that a killed run wrote after its last checkpoint."""
+        """Drop the rows after the last checkpoint of a killed run."""
         start, end = self.trainer.start_iter, self.trainer.max_iter
         rows = [
             row

@@ -1,10 +1,8 @@
 """Training batches that are a function of a seed and their number.
 
-Detectron2's loader draws without end and forgets where it was: a resumed run begins again with the
-first images. Here batch k can be had without those before it: batches are composed of indices,
-before any image is read, and each drawing is augmented with random numbers of its own, whichever
-process does it. The sampler, the groups by aspect ratio and the mapper are detectron2's
-(`detectron2/data/build.py`).
+Detectron2's loader forgets where it was: a resumed run begins again with the first images. Here
+batch k can be had without reading those before it, and each drawing is augmented with random
+numbers of its own. Sampler, groups by aspect ratio and mapper are detectron2's.
 """
 
 import itertools
@@ -35,14 +33,9 @@ logger = logging.getLogger(__name__)
 
 
 def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict]]:
-    """Build the batches of `DATASETS.TRAIN`, as `DATALOADER` and `SOLVER.IMS_PER_BATCH` say.
+    """Build the batches of `DATASETS.TRAIN`, of a seed that is drawn where `SEED` is below 0.
 
-    Args:
-        cfg: `SEED` is that of the batches; below 0 one is drawn, for all processes the same.
-        mapper: reads and augments the image of a record; None for one that cannot be used.
-
-    Returns:
-        A `TrainLoader`; for datasets that are not lists of records detectron2's own loader.
+    Datasets that are not lists of records get detectron2's own loader.
     """
     images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     if images % processes:
@@ -95,8 +88,7 @@ class TrainLoader:
         self._first_batch = batch
 
     def __iter__(self) -> Iterator[list[dict]]:
-        # Nothing is done before the first batch is asked for: detectron2 0.6 asks for an iterator
-        # before it knows the iteration that a run resumes at.
+        # A generator: detectron2 0.6 asks for it before it knows the iteration to resume at.
         yield from self._read(self._first_batch, self._cfg.DATALOADER.NUM_WORKERS)
 
     def repeat_first(self, count: int) -> Iterator[list[dict]]:
@@ -163,9 +155,6 @@ class _Samples(Dataset):
         )
 
     def _candidates(self, index: int) -> Iterator[int]:
-        """Yield an index and, where that cannot be used, all in random order.
-
-        What MapDataset takes instead depends on what the process has read before.
-        """
+        """Yield an index and, where that cannot be used, all in random order."""
         yield index
         yield from random.sample(range(len(self.records)), len(self.records))

@@ -21,15 +21,9 @@ Mapper = Callable[[dict], dict | None]
 
 
 def train_mapper(cfg: CfgNode) -> Mapper:
-    """Return what makes a training input of a dataset's record.
-
-    Detectors have detectron2's `DatasetMapper`; segmenters crop by classes and change colours;
-    Panoptic-DeepLab learns centres and offsets, which its mapper makes.
-    """
+    """Return what makes a training input of a dataset's record, in the way of the architecture."""
     build = architecture_of(cfg).mapper
-    if build:
-        return _Of8Bits(resolve_name(build)(cfg))
-    return _Of8Bits(DatasetMapper(cfg, is_train=True))
+    return _Of8Bits(resolve_name(build)(cfg) if build else DatasetMapper(cfg, is_train=True))
 
 
 def test_mapper(cfg: CfgNode) -> Mapper:

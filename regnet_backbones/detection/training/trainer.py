@@ -1,9 +1,4 @@
-"""Detectron2's DefaultTrainer, for runs that are stopped and resumed.
-
-Steps and hooks are detectron2's unless stated. Ours are the order of the data and the random
-numbers, with which a resumed run is exact, checkpoints that are whole and finite, averaged weights,
-evaluators by dataset, and pictures of predictions.
-"""
+"""Detectron2's DefaultTrainer, for runs that are stopped and resumed: see `runs.resume`."""
 
 import logging
 import os
@@ -106,8 +101,9 @@ class Trainer(DefaultTrainer):
         self._bare_model = self.checkpointer.model  # not in DDP
         self.average = build_average(cfg, self._bare_model)
         self.checkpointer = TrainingCheckpointer(
-            self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), average=self.average
+            self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
+        self.checkpointer.average = self.average
         self._stop_at_bad_losses = StopAtBadLosses()
         self._evaluate_hook = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)
         self._write_metrics = WriteMetrics(cfg.TEST.EVAL_PERIOD)
@@ -129,7 +125,6 @@ class Trainer(DefaultTrainer):
         Raises:
             DivergedError: losses or weights are not finite.
             StoppedError: a signal came; a checkpoint is saved.
-            KeyboardInterrupt: with the iteration.
         """
         # The first process knows: others need not see the checkpoint.
         has_final = os.path.basename(self.checkpointer.get_checkpoint_file()) == FINAL_NAME
@@ -180,10 +175,7 @@ class Trainer(DefaultTrainer):
             self.average.update(self._bare_model, step=self.iter + 1)
 
     def after_train(self) -> None:
-        """Let the hooks finish, without an evaluation where an exception ended the training.
-
-        Detectron2 would take the last iteration for done.
-        """
+        """Let the hooks finish, without an evaluation where an exception ended the training."""
         if self.iter < self.max_iter:
             self._hooks = [hook for hook in self._hooks if hook is not self._evaluate_hook]
         super().after_train()
@@ -211,10 +203,7 @@ class Trainer(DefaultTrainer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Take over the state of a checkpoint, and warn of what is not exact.
-
-        A seed of the config is followed; one that was drawn gives way to the checkpoint's.
-        """
+        """Take over the state of a checkpoint, with its seed if ours was drawn; warn of changes."""
         source, config = self.checkpointer.get_checkpoint_file(), state_dict.get("config")
         done, option = state_dict["iteration"] + 1, "SOLVER.MAX_ITER"
         check_length(done, self.max_iter, source=source, option=option, output=RULES.output)
@@ -235,8 +224,7 @@ class Trainer(DefaultTrainer):
 
     def _compared_config(self) -> dict[str, object]:
         """Return what a resumed run is compared with, by key."""
-        values = values_by_key(self.cfg)
-        return {**values, "SEED": self.seed, "processes": comm.get_world_size()}
+        return {**values_by_key(self.cfg), "SEED": self.seed, "processes": comm.get_world_size()}
 
     def _build_precise_bn(self) -> HookBase | None:
         """Build the hook of `TEST.PRECISE_BN`, for the weights that are evaluated."""
