@@ -145,7 +145,7 @@ def evaluate_on(cfg: CfgNode, val: CocoSplit) -> None:
     _check_fit(cfg, val)
     use_validation(cfg, val)
     report = check_datasets(
-        cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False, read={VAL_NAME: val.coco}
+        cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False, read={VAL_NAME: val}
     )
     if report.has_errors:
         errors = report.of("error").summary()

@@ -1,10 +1,11 @@
-"""Defects of a dataset, their places, and a report of them."""
+"""Defects of a dataset, their kinds and places, and a report of them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import Repr
+from typing import Literal
 
-from regnet_backbones.detection.data_checks.kinds import Kind, Severity
+Severity = Literal["error", "repair", "note"]
 
 # How many defects of a kind a summary names.
 LISTED = 3
@@ -17,6 +18,23 @@ _REPR.maxstring = _REPR.maxother = 80
 _REPR.maxlist = _REPR.maxdict = 6
 _REPR.maxlevel = 3
 shown = _REPR.repr
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of defect.
+
+    Attributes:
+        severity: "error" stops a run or spoils its result; "note" is worth knowing; "repair" is
+            corrected in a copy of your own json, and in other datasets an error or a note.
+        text: what is wrong, and what to do or what happens if it stays.
+        readers: of a repair, what fails on the value as it is (flags of `Use`, such as "test"): ()
+            is every run, None is no run.
+    """
+
+    severity: Severity
+    text: str
+    readers: tuple[str, ...] | None = ()
 
 
 @dataclass(frozen=True)
@@ -44,11 +62,6 @@ class Defect:
     detail: str = ""  # what was found
 
     @property
-    def severity(self) -> Severity:
-        """That of its kind."""
-        return self.kind.severity
-
-    @property
     def place(self) -> str:
         """The annotation, the image, and what was found."""
         annotation = "" if self.annotation is None else f"annotation {shown(self.annotation)}"
@@ -56,17 +69,13 @@ class Defect:
         return f"{place} ({self.detail})" if place and self.detail else place or self.detail
 
     def in_file(self, use: Use) -> "Defect | None":
-        """Return what a repair is in a file that is used as it is.
-
-        An error if the run reads the value, a note if no run fails on it, None otherwise.
-        """
+        """Return what a repair is in a file that is used as it is: None if nothing reads it."""
         readers = self.kind.readers
-        if self.severity != "repair":
+        if self.kind.severity != "repair":
             return self
         if readers is not None and not all(getattr(use, flag) for flag in readers):
             return None
-        severity = "note" if readers is None else "error"
-        return replace(self, kind=Kind(severity, self.kind.text))
+        return replace(self, kind=Kind("note" if readers is None else "error", self.kind.text))
 
 
 @dataclass(frozen=True)
@@ -78,11 +87,12 @@ class Report:
     @property
     def has_errors(self) -> bool:
         """Whether a run would stop, or its result be spoiled."""
-        return any(defect.severity == "error" for defect in self.defects)
+        return bool(self.errors.defects)
 
-    def of(self, severity: Severity) -> "Report":
-        """Return the report of the defects of one severity."""
-        return Report(tuple(defect for defect in self.defects if defect.severity == severity))
+    @property
+    def errors(self) -> "Report":
+        """The report of the errors alone."""
+        return Report(tuple(defect for defect in self.defects if defect.kind.severity == "error"))
 
     def summary(self, listed: int | None = LISTED) -> str:
         """Return a paragraph for each kind, errors first, naming some defects or all of them."""

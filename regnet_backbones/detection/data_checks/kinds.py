@@ -1,51 +1,15 @@
 """The kinds of defects of a dataset: a row for each, what is wrong and what to do.
 
-Found by running detectron2: its loader of jsons (`detectron2/data/datasets/coco.py`) raises or
-drops annotations when a run starts, its mapper (`detection_utils.py`) when an image is drawn, and
-pycocotools after all images are evaluated. Wrong types of values are kinds of their own, see
-`coco.TYPES`.
+Found by running detectron2: its loader of jsons raises or drops annotations when a run starts, its
+mapper when an image is drawn, and pycocotools after all images are evaluated. Wrong types of values
+are kinds of their own, see `coco.TYPES`.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
-Severity = Literal["error", "repair", "note"]
+from regnet_backbones.detection.data_checks.defects import Kind
 
-# Boxes beyond the border by up to this many pixels are rounded ones.
-ROUNDING = 1.0
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of defect.
-
-    Attributes:
-        severity: "error" stops a run or spoils its result; "note" is worth knowing; "repair" is
-            corrected in a copy of your own json, and in other datasets an error or a note.
-        text: what is wrong, and what to do or what happens if it stays.
-        readers: of a repair, what fails on the value as it is (flags of `Use`, such as "test"): ()
-            is every run, None is no run.
-    """
-
-    severity: Severity
-    text: str
-    readers: tuple[str, ...] | None = ()
-
-
-def error(text: str) -> Kind:
-    """Return a kind of severity "error"."""
-    return Kind("error", text)
-
-
-def note(text: str) -> Kind:
-    """Return a kind of severity "note"."""
-    return Kind("note", text)
-
-
-def repair(text: str, readers: tuple[str, ...] | None = ()) -> Kind:
-    """Return a kind of severity "repair"."""
-    return Kind("repair", text, readers)
-
+error, note, repair = partial(Kind, "error"), partial(Kind, "note"), partial(Kind, "repair")
 
 # Found in reading a json, see `coco`
 BOM = repair("the file begins with a byte order mark; save it as UTF-8 without one")
@@ -80,6 +44,10 @@ SAME_FILE = note("a file is listed as several images; each counts, with its own 
 IN_BOTH = note("a file is in the training and in the validation data, whose results mislead then")
 REPEATED = note("an annotation repeats another one (image, category, bbox); both are used")
 ONE_PIXEL = note("a bbox is one pixel or smaller; check that it is [x, y, width, height]")
+OTHER_FORM = error(
+    "boxes or polygons are not written as COCO's, [x, y, width, height] and [x1, y1, x2, y2, ...] "
+    "in pixels; correct the file, or what exported it"
+)
 UNLIKE_MASK = note("the bbox and the polygons of an annotation do not fit; one of them is wrong")
 IGNORED = error("an annotation has 'ignore', which detectron2 does not support; use iscrowd 1")
 DROPPED_BOX = note("a bbox has no area inside its image; detectron2 does not train on it")
