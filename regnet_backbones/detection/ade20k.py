@@ -21,9 +21,6 @@ SOURCE, TARGET = "annotations", "annotations_detectron2"
 SPLITS = ("training", "validation")
 CLASSES = 150
 
-# The new label of each of the 256 labels: one less, and 255 (ignored) for 0.
-LOOKUP = np.array([255, *range(255)], np.uint8)
-
 
 @dataclass(frozen=True)
 class ConvertedMasks:
@@ -94,7 +91,7 @@ def _convert_split(masks: list[Path], folder: Path, *, overwrite: bool) -> Conve
 
 
 def _convert_mask(source: Path, target: Path) -> None:
-    """Convert one mask."""
+    """Convert one mask: each label becomes one less, and 0 becomes 255 (ignored)."""
     try:
         with Image.open(source) as image:
             labels = np.asarray(image)
@@ -106,4 +103,4 @@ def _convert_mask(source: Path, target: Path) -> None:
             f"{labels.dtype} of shape {labels.shape} with labels up to {labels.max()}; this "
             "converts the scene parsing benchmark (ADEChallengeData2016), not the full ADE20K"
         )
-    Image.fromarray(LOOKUP[labels]).save(target)
+    Image.fromarray(labels - np.uint8(1)).save(target)

@@ -387,6 +387,8 @@ def _training_misfits(cfg: CfgNode, processes: int) -> Iterator[str]:
     if crop.ENABLED and any(side > 1 if is_relative else side % 1 for side in crop.SIZE):
         kind = "shares up to 1" if is_relative else "whole numbers"
         yield f"INPUT.CROP.SIZE must be {kind} for INPUT.CROP.TYPE"
+    if solver.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
+        yield "SOLVER.AMP.ENABLED must be False without a GPU: mixed precision needs CUDA"
     if solver.IMS_PER_BATCH % processes:
         yield f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes"
     for node in ("REGNET", "FPN"):

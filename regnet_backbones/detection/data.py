@@ -104,10 +104,10 @@ def use_own_data(cfg: CfgNode) -> dict[str, CocoSplit]:
     if missing:
         raise UserError(f"{options} go together; missing: {', '.join(missing)}")
     if cfg.MODEL.KEYPOINT_ON or not architecture_of(cfg).instances_suffice:
-        what = "keypoint_names and keypoint_flip_map" if cfg.MODEL.KEYPOINT_ON else "semantic masks"
+        need = "keypoint_names and keypoint_flip_map" if cfg.MODEL.KEYPOINT_ON else "semantic masks"
         raise UserError(
-            f"{options} have no {what}, which this {cfg.MODEL.META_ARCHITECTURE} needs; register "
-            "the datasets with them, and name them in DATASETS.TRAIN and DATASETS.TEST"
+            f"{options} are for detectors, the config trains a {cfg.MODEL.META_ARCHITECTURE} that "
+            f"needs {need}; name registered datasets in DATASETS.TRAIN and DATASETS.TEST"
         )
     train = read_coco_split(own.TRAIN_JSON, own.TRAIN_IMAGES)
     val = read_coco_split(own.VAL_JSON, own.VAL_IMAGES, keep_root=train.root is None)
