@@ -88,7 +88,7 @@ NO_CONFIG = {
     "a base that is a map": ("_BASE_: {a: b}", "_BASE_"),
     "no base at all": ("_BASE_:", "_BASE_"),
     "a base of no name": ('_BASE_: "\\0"', "_BASE_"),
-    "a model that is a number": ("MODEL: 3", "MODEL must have keys"),
+    "a model that is a number": ("MODEL: 3", "'MODEL'"),
     "a base that there is not": ("_BASE_: gone.yaml", "gone.yaml"),
     "a version of the future": ("VERSION: 3", "VERSION"),
     "a version that is text": ("VERSION: two", "VERSION"),

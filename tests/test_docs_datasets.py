@@ -130,7 +130,7 @@ def test_ones_own_json(tmp_path):
     (tmp_path / "val.json").write_text(content.replace("0001.jpg", "0101.jpg"))
     for split in ("train", "val"):
         read = read_coco_split(tmp_path / f"{split}.json", tmp_path / "images" / split)
-        assert (read.num_images, read.num_annotations) == (1, 1)
+        assert [len(entries) for entries in read.content.values()] == [1, 1, 1]
         assert (read.categories, read.without_mask) == ({1: "screw"}, "")
 
 
