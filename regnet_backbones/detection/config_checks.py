@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import get_args
 
@@ -231,8 +231,7 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
         if not unread and not rule.allows(value):
             meant = did_you_mean(str(value), map(str, rule.names), form=repr)
             raise UserError(f"{key} must be {rule.words}, got {_shown(value)}{meant}")
-    found = (*_misfits(cfg), *(_training_misfits(cfg, processes) if training else ()))
-    for words in found:
+    for words in chain(_misfits(cfg), _training_misfits(cfg, processes) if training else ()):
         given = " and ".join(_shown(values.get(key)) for key in KEY.findall(words))
         raise UserError(f"{words}, got {given}")
     if cfg.OPTIMIZE.ENABLED and cfg.OPTIMIZE.COMPILE:
@@ -340,17 +339,14 @@ def _misfits(cfg: CfgNode) -> Iterator[str]:
 
 def _feature_misfits(cfg: CfgNode, node: str) -> Iterator[str]:
     """Yield what must hold of the maps that a head names, and of the anchors on them."""
-    key, names, name = (
-        f"MODEL.{node}.IN_FEATURES",
-        cfg.MODEL[node].IN_FEATURES,
-        cfg.MODEL.BACKBONE.NAME,
-    )
+    key, names = f"MODEL.{node}.IN_FEATURES", cfg.MODEL[node].IN_FEATURES
+    backbone = cfg.MODEL.BACKBONE.NAME
     maps: list[str] = []  # that the backbone gives, if it is known
-    if name == "build_regnet_backbone":
+    if backbone == "build_regnet_backbone":
         maps, of = list(cfg.MODEL.REGNET.OUT_FEATURES), "MODEL.REGNET.OUT_FEATURES"
-    elif name in {*TOP_LEVELS, *BUILDERS}:
+    elif backbone in {*TOP_LEVELS, *BUILDERS}:
         levels = feature_levels(cfg.MODEL.FPN.IN_FEATURES).values()
-        last = max(levels) + TOP_LEVELS.get(name, fcos_node(cfg).TOP_LEVELS)
+        last = max(levels) + TOP_LEVELS.get(backbone, fcos_node(cfg).TOP_LEVELS)
         maps, of = [f"p{level}" for level in range(min(levels), last + 1)], "MODEL.FPN.IN_FEATURES"
     if maps and not set(names) <= set(maps):
         yield f"{key} must be of the maps {', '.join(maps)}, which come from {of}"
