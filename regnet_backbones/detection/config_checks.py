@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
 from pathlib import Path
 from typing import get_args
 
@@ -231,7 +230,7 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
         if not unread and not rule.allows(value):
             meant = did_you_mean(str(value), map(str, rule.names), form=repr)
             raise UserError(f"{key} must be {rule.words}, got {_shown(value)}{meant}")
-    for words in chain(_misfits(cfg), _training_misfits(cfg, processes) if training else ()):
+    for words in _misfits(cfg, training, processes):
         given = " and ".join(_shown(values.get(key)) for key in KEY.findall(words))
         raise UserError(f"{words}, got {given}")
     if cfg.OPTIMIZE.ENABLED and cfg.OPTIMIZE.COMPILE:
@@ -302,76 +301,21 @@ def _rule_of(key: str, default: object) -> Rule:
     return like(default)
 
 
-def _misfits(cfg: CfgNode) -> Iterator[str]:
-    """Yield how keys must be that are right by themselves and contradict each other."""
-    model, nodes = cfg.MODEL, architecture_of(cfg).nodes
-    heads, box, mask = model.ROI_HEADS, model.ROI_BOX_HEAD, model.ROI_MASK_HEAD
-    if len(model.PIXEL_MEAN) != len(model.PIXEL_STD):
-        yield "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD must have one number for each channel"
-    read = [node for node in nodes if node != "RPN" or model.PROPOSAL_GENERATOR.NAME == "RPN"]
-    for node in read:
-        yield from _feature_misfits(cfg, node)
-        if "IOU_LABELS" in model[node]:
-            ious, labels = list(model[node].IOU_THRESHOLDS), model[node].IOU_LABELS
-            if ious != sorted(ious) or len(labels) != len(ious) + 1:
-                yield (
-                    f"MODEL.{node}.IOU_THRESHOLDS must rise, and MODEL.{node}.IOU_LABELS be one "
-                    "more"
-                )
-    if "ROI_HEADS" in nodes and heads.NAME == "CascadeROIHeads":
-        key, cascade = "MODEL.ROI_BOX_CASCADE_HEAD", model.ROI_BOX_CASCADE_HEAD
-        unlike = len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS)
-        if not box.CLS_AGNOSTIC_BBOX_REG:
-            yield "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG must be True for CascadeROIHeads"
-        if unlike or cascade.IOUS[0] != heads.IOU_THRESHOLDS[0]:
-            yield (
-                f"{key}.IOUS must be as many as {key}.BBOX_REG_WEIGHTS, and begin with "
-                "MODEL.ROI_HEADS.IOU_THRESHOLDS"
-            )
-    if "ROI_HEADS" in nodes and heads.NAME in ("CascadeROIHeads", "StandardROIHeads"):
-        if not box.NAME:
-            yield "MODEL.ROI_BOX_HEAD.NAME must be a head for MODEL.ROI_HEADS.NAME"
-        if box.NAME == "FastRCNNConvFCHead" and not box.NUM_FC + box.NUM_CONV:
-            yield "MODEL.ROI_BOX_HEAD.NUM_FC or MODEL.ROI_BOX_HEAD.NUM_CONV must be 1 or more"
-        if model.MASK_ON and not mask.POOLER_TYPE and "Point" not in mask.NAME:
-            yield "MODEL.ROI_MASK_HEAD.POOLER_TYPE must be a pooler for MODEL.ROI_MASK_HEAD.NAME"
+def _misfits(cfg: CfgNode, training: bool, processes: int) -> Iterator[str]:
+    """Yield how keys must be that are right by themselves, and contradict each other.
 
-
-def _feature_misfits(cfg: CfgNode, node: str) -> Iterator[str]:
-    """Yield what must hold of the maps that a head names, and of the anchors on them."""
-    key, names = f"MODEL.{node}.IN_FEATURES", cfg.MODEL[node].IN_FEATURES
-    backbone = cfg.MODEL.BACKBONE.NAME
-    maps: list[str] = []  # that the backbone gives, if it is known
-    if backbone == "build_regnet_backbone":
-        maps, of = list(cfg.MODEL.REGNET.OUT_FEATURES), "MODEL.REGNET.OUT_FEATURES"
-    elif backbone in {*TOP_LEVELS, *BUILDERS}:
-        levels = feature_levels(cfg.MODEL.FPN.IN_FEATURES).values()
-        last = max(levels) + TOP_LEVELS.get(backbone, fcos_node(cfg).TOP_LEVELS)
-        maps, of = [f"p{level}" for level in range(min(levels), last + 1)], "MODEL.FPN.IN_FEATURES"
-    if maps and not set(names) <= set(maps):
-        yield f"{key} must be of the maps {', '.join(maps)}, which come from {of}"
-    levels = [int(name[1:]) for name in names if re.fullmatch(r"p\d", name)]
-    if node == "ROI_HEADS" and any(b - a != 1 for a, b in pairwise(levels)):
-        yield f"{key} must be neighbours from fine to coarse, such as ['p2', 'p3']"
-    if node not in ("RPN", "RETINANET"):
-        return
-    counts = []
-    for key in ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"):
-        rows = cfg.MODEL.ANCHOR_GENERATOR[key.rpartition(".")[2]]
-        rows = rows if isinstance(rows[0], list | tuple) else [rows]
-        if len(rows) not in (1, len(names)):
-            yield f"{key} must be one list, or one for each of {', '.join(names)}"
-        counts.append([len(row) for row in rows] * (len(names) // len(rows)))
-    if len({sizes * ratios for sizes, ratios in zip(*counts, strict=True)}) > 1:
-        yield (
-            "MODEL.ANCHOR_GENERATOR.SIZES and MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS must give every "
-            "map as many anchors"
-        )
-
-
-def _training_misfits(cfg: CfgNode, processes: int) -> Iterator[str]:
-    """Yield how keys must be that a training alone reads."""
+    What detectron2 reports itself when it builds the model is left to it.
+    """
     solver, images, crop = cfg.SOLVER, cfg.INPUT, cfg.INPUT.CROP
+    if len(cfg.MODEL.PIXEL_MEAN) != len(cfg.MODEL.PIXEL_STD):
+        yield "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD must have one number for each channel"
+    maps, of = _maps(cfg)
+    for node in architecture_of(cfg).nodes if maps else ():
+        is_read = node != "RPN" or cfg.MODEL.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals"
+        if is_read and not set(cfg.MODEL[node].IN_FEATURES) <= set(maps):
+            yield f"MODEL.{node}.IN_FEATURES must be of the maps {', '.join(maps)}, that {of} gives"
+    if not training:
+        return
     if list(solver.STEPS) != sorted(set(solver.STEPS)):
         yield "SOLVER.STEPS must rise"
     if images.MIN_SIZE_TRAIN_SAMPLING == "range" and len(images.MIN_SIZE_TRAIN) != 2:
@@ -389,8 +333,19 @@ def _training_misfits(cfg: CfgNode, processes: int) -> Iterator[str]:
         yield f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes"
     for node in ("REGNET", "FPN"):
         if processes > 1 and cfg.MODEL.DEVICE == "cpu" and cfg.MODEL[node].NORM == "SyncBN":
-            key = f"MODEL.{node}.NORM"
-            yield f"{key} 'SyncBN' needs GPUs in several processes; or set it to 'BN' or 'FrozenBN'"
+            yield f"MODEL.{node}.NORM 'SyncBN' needs GPUs in several processes; set 'BN'"
+
+
+def _maps(cfg: CfgNode) -> tuple[list[str], str]:
+    """Return the names of the maps that a backbone gives, none if not known, and what says so."""
+    name = cfg.MODEL.BACKBONE.NAME
+    if name == "build_regnet_backbone":
+        return list(cfg.MODEL.REGNET.OUT_FEATURES), "MODEL.REGNET.OUT_FEATURES"
+    if name not in {*TOP_LEVELS, *BUILDERS}:
+        return [], ""
+    levels = feature_levels(cfg.MODEL.FPN.IN_FEATURES).values()
+    last = max(levels) + TOP_LEVELS.get(name, fcos_node(cfg).TOP_LEVELS)
+    return [f"p{level}" for level in range(min(levels), last + 1)], "MODEL.FPN.IN_FEATURES"
 
 
 def _shown(value: object) -> str:
