@@ -88,14 +88,11 @@ def arguments(dataset, output, *options, **overrides):
     [
         ("MODEL.REGNET.NAME", "regnetx_041", "did you mean 'regnetx_040'"),
         ("MODEL.REGNET.NAM", "x", "'MODEL.REGNET.NAM' (did you mean MODEL.REGNET.NAME"),
-        ("MODEL.REGNET.OUTPUT_STRIDE", "16", "must be 32, got 16"),
-        ("MODEL.FPN.NORM", "Foo", "MODEL.FPN.NORM must be one of '', BN"),
         ("MODEL.BACKBONE.NAME", "build_regnt_fpn_backbone", "mean 'build_regnet_fpn_backbone'"),
         ("MODEL.META_ARCHITECTURE", "MaskRCNN", "one of FCOSDetector, "),
         ("MODEL.DEVICE", "gpu", "must be cpu, cuda, or one GPU such as cuda:1, got 'gpu'"),
         ("MODEL.PIXEL_MEAN", "[1.0, 2.0]", "one number for each channel, got [1.0, 2.0] and"),
         ("MODEL.WEIGHTS", "gone.pth", "'gone.pth'"),
-        ("MODEL.WEIGHTS", "timm://regnetx_041", "did you mean 'regnetx_040'"),
         ("SOLVER.MAX_ITER", "many", "SOLVER.MAX_ITER"),
         ("SOLVER.AMP.ENABLED", "True", "needs CUDA"),
         ("DATASETS.TRAIN", "coco_2017_train", "DATASETS.TRAIN"),
@@ -134,9 +131,6 @@ def test_a_key_without_a_value(main, capsys):
     ("text", "said"),
     [
         ("a: [1,\n b: }", "line 2: not a YAML file of plain values: expected the node content"),
-        ("hello", "it is a str"),
-        ("", "it is empty"),
-        ("_BASE_: gone.yaml", "gone.yaml', which '"),
         ("MODEL:\n  REGNT:\n    NAME: x", "MODEL.REGNT.NAME' (did you mean MODEL.REGNET.NAME"),
         ("SOLVER:\n  MAX_ITER: many", "SOLVER.MAX_ITER"),
         ("MODEL: foo", "'MODEL'"),
@@ -183,8 +177,6 @@ def test_an_output_folder_that_cannot_be_written_to(line, tmp_path, monkeypatch)
     ("text", "said"),
     [
         ("<!DOCTYPE html><html>", "is a web page, not the weights"),
-        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a git-lfs pointer"),
-        ("", "is empty (0 bytes)"),
     ],
 )
 def test_files_that_are_no_weights(line, tmp_path, text, said):
@@ -399,7 +391,6 @@ def test_a_deep_image(line, dataset, tmp_path, split, workers):
     ("tool", "options", "said"),
     [
         ("evaluate", ["gone"], "no 'gone'; give the folder of a run"),
-        ("evaluate", ["{empty}"], "no checkpoint in "),
         ("evaluate", ["{run}", "--val-json", "gone.json"], "missing: --val-images"),
         (
             "evaluate",
@@ -408,7 +399,6 @@ def test_a_deep_image(line, dataset, tmp_path, split, workers):
         ),
         ("evaluate", ["{run}", "--config-file", "gone.yaml"], "no config file 'gone.yaml'"),
         ("predict", ["{run}", "gone.jpg"], "no image 'gone.jpg'; give files"),
-        ("predict", ["{run}", "{empty}"], "no image directly in the folder"),
     ],
 )
 def test_a_wrong_trained_detector(finished, tmp_path, capsys, tool, options, said):
@@ -441,8 +431,6 @@ def test_the_config_of_a_run_that_was_cut(finished, tmp_path, change, said):
 @pytest.mark.parametrize(
     "command",
     [
-        "evaluate {run} --output {out}",
-        "predict {run} {images} --output {out}",
         "report {run} --output {out}.html",
         "export {run} --output {out}.pt2",
     ],

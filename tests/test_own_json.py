@@ -326,7 +326,7 @@ def read(path, folder):
     register_split(NAME, path, folder)
     registered = read_coco(MetadataCatalog.get(NAME).json_file, image_root=folder)
     assert registered.defects == ()
-    masks = not split.without_mask
+    masks = all(entry.get("segmentation") for entry in split.content["annotations"])
     use = Use(train=True, masks=masks, polygons=False)
     found = check_coco(registered.content, source=str(path), use=use)
     return split, Report((*split.defects, *found))

@@ -146,7 +146,7 @@ def drop_segmentation(content):
             "only in train [(1, 'circle')], only in val [(1, 'disc')]",
         ),
         (lambda c: c["images"][0].update(file_name="gone.png"), "gone.png (not in '"),
-        (drop_segmentation, "train boxes only with MODEL.MASK_ON False"),
+        (drop_segmentation, "set MODEL.MASK_ON False"),
     ],
 )
 def test_wrong_annotations_are_refused_before_a_model_is_built(

@@ -127,7 +127,7 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
         val: the same, with the same categories.
 
     Raises:
-        UserError: the categories of the two differ, or the config wants masks and there are none.
+        UserError: the categories of the two differ.
     """
     if train.categories != val.categories:
         ours, theirs = train.categories.items(), val.categories.items()
@@ -136,12 +136,6 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
             f"{[item for item in ours if item not in theirs]}, only in val "
             f"{[item for item in theirs if item not in ours]}; give both files the same "
             "'categories' (id and name)"
-        )
-    lacking = train.without_mask or val.without_mask if cfg.MODEL.MASK_ON else ""
-    if lacking:
-        raise UserError(
-            f"the config trains masks, and {lacking}; add it, remove the annotations, or train "
-            "boxes only with MODEL.MASK_ON False"
         )
     cfg.DATASETS.OWN.TRAIN_JSON = str(train.json_file.absolute())
     cfg.DATASETS.OWN.TRAIN_IMAGES = str(train.image_root.absolute())

@@ -239,11 +239,6 @@ def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
             f"'{val.json_file}', in the order of their ids, are {', '.join(given)}; give a json "
             "with the categories of the training"
         )
-    if cfg.MODEL.MASK_ON and val.without_mask:
-        raise UserError(
-            f"the detector predicts masks, and {val.without_mask}; add it, remove the "
-            "annotations, or evaluate boxes only with --opts MODEL.MASK_ON False"
-        )
 
 
 def _check_processes(cfg: CfgNode, processes: int) -> None:

@@ -142,19 +142,6 @@ class CocoSplit:
         entries = sorted(self.content["categories"], key=lambda entry: entry["id"])
         return {entry["id"]: entry["name"] for entry in entries}
 
-    @property
-    def without_mask(self) -> str:
-        """How many annotations have no segmentation, and which is the first, in words."""
-        annotations, images = self.content["annotations"], self.content["images"]
-        lacking = [entry for entry in annotations if not entry.get("segmentation")]
-        if not lacking:
-            return ""
-        name = next(image_name(i) for i in images if i["id"] == lacking[0]["image_id"])
-        return (
-            f"{len(lacking):,} of {len(annotations):,} annotations of '{self.json_file}' have no "
-            f"'segmentation' that makes a mask, such as annotation {lacking[0]['id']} of {name}"
-        )
-
 
 def read_coco(
     json_file: str | Path,
