@@ -204,11 +204,6 @@ def test_bases_are_merged_in_order_below_the_file(config):
         os.environ["HOME"] = home
 
 
-def test_a_file_of_an_older_version_is_upgraded(config):
-    cfg = read_config(config("VERSION: 1\nMODEL: {WEIGHT: x.pth}"))
-    assert (cfg.MODEL.WEIGHTS, cfg.VERSION) == ("x.pth", 2)
-
-
 def test_plain_values_are_what_yaml_says_they_are(config):
     text = "a: 1\nb: [1.5, x, null, true]\nc: &c {d: 0x10, e: 1.0e+3}\nf: {<<: *c, d: 2}\ng: .inf"
     assert read_yaml(config(text)) == yaml.safe_load(text)

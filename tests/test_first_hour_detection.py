@@ -154,8 +154,8 @@ def test_a_config_file_that_is_none(line, dataset):
     ("names", "said"),
     [
         ("('coco_2018_train',)", "'coco_2018_train', which is not registered (did you mean 'coco_"),
-        ("('coco_2017_train',)", "(it is 'datasets')"),
-        ("('voc_2007_train',)", "has no 'datasets/VOC2007'"),
+        ("('coco_2017_train',)", "looked for below DETECTRON2_DATASETS"),
+        ("('voc_2007_train',)", "VOC2007"),
         ("()", "DATASETS.TRAIN is empty"),
     ],
 )

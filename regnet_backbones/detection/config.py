@@ -7,8 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, downgrade_config, get_cfg, upgrade_config
-from detectron2.config.compat import guess_version
+from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
@@ -64,7 +63,14 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         raise MissingFileError(f"no config file '{config_file}'; pass one as --config-file")
     if len(overrides) % 2:
         raise UserError(f"{PAIRS}, got '{overrides[-1]}' without a value")
-    cfg = _merged(default_config(), CfgNode(load_config_file(config_file)), str(config_file))
+    cfg, loaded = default_config(), CfgNode(load_config_file(config_file))
+    if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:
+        raise UserError(f"VERSION must be {cfg.VERSION}, got {loaded.VERSION!r}")
+    _check_known(values_by_key(loaded), cfg, f"it is in '{config_file}'")
+    try:
+        cfg.merge_from_other_cfg(loaded)
+    except (KeyError, *UNREADABLE) as error:
+        raise UserError(f"{_shown(error)}, in '{config_file}'") from error
     _check_known(overrides[::2], cfg, PAIRS)
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         try:
@@ -167,24 +173,6 @@ def _merge(values: dict, into: dict[str, object], file: str) -> None:
             _merge(value, into[key], file)
         else:
             into[key] = value
-
-
-def _merged(cfg: CfgNode, loaded: CfgNode, file: str) -> CfgNode:
-    """Return a config with the values of a file, which may be of an older version of detectron2."""
-    version = loaded.get("VERSION")
-    if version is None:
-        nodes = all(isinstance(loaded.get(key, loaded), CfgNode) for key in ("MODEL", "TEST"))
-        version = guess_version(loaded, file) if nodes else cfg.VERSION
-    if version not in range(1, cfg.VERSION + 1):
-        raise UserError(f"VERSION must be 1 to {cfg.VERSION}, got {version!r}")
-    is_old = version < cfg.VERSION
-    cfg = downgrade_config(cfg, to_version=version) if is_old else cfg
-    _check_known(values_by_key(loaded), cfg, f"it is in '{file}'")
-    try:
-        cfg.merge_from_other_cfg(loaded)
-    except (KeyError, *UNREADABLE) as error:
-        raise UserError(f"{_shown(error)}, in '{file}'") from error
-    return upgrade_config(cfg) if is_old else cfg
 
 
 def _shown(error: Exception) -> str:

@@ -6,7 +6,6 @@ Detectron2 checks the type of a value and nothing else: not the values in a list
 
 import logging
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -207,9 +206,6 @@ TOP_LEVELS = {
     "build_retinanet_resnet_fpn_backbone": 2,
 }
 
-# Where a dataset's metadata says what it is read from.
-PLACES = ("json_file", "panoptic_json", "image_root", "image_dir", "dirname")
-
 OR_PASS = "or pass your data with --train-json, --train-images, --val-json and --val-images"
 
 # A key in the words of a misfit.
@@ -244,9 +240,9 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
 
 
 def check_datasets_exist(cfg: CfgNode, *, training: bool, files: bool = True) -> None:
-    """Raise UserError where a dataset of a config is not registered, or its files are missing.
+    """Raise UserError where a dataset of a config is not registered, or has masks to be converted.
 
-    Without `files`, only masks that are to be converted are looked for.
+    Without `files`, only such masks are looked for.
     """
     registered = DatasetCatalog.list()
     for key in ("TRAIN", "TEST") if training else ("TEST",):
@@ -260,15 +256,6 @@ def check_datasets_exist(cfg: CfgNode, *, training: bool, files: bool = True) ->
                 raise UserError(
                     f"DATASETS.{key} names '{name}', which is not registered{meant}; register it, "
                     f"{OR_PASS}"
-                )
-            paths = [MetadataCatalog.get(name).get(place) for place in PLACES]
-            paths = [path for path in paths if isinstance(path, str) and "://" not in path]
-            missing = next((path for path in paths if not Path(path).exists()), None)
-            if missing is not None:
-                root = os.environ.get("DETECTRON2_DATASETS", "datasets")
-                raise MissingFileError(
-                    f"the dataset '{name}' of DATASETS.{key} has no '{missing}'; set "
-                    f"DETECTRON2_DATASETS to the folder that holds it (it is '{root}')"
                 )
 
 

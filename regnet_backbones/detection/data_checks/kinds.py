@@ -68,7 +68,10 @@ KEYPOINTS = error(
 )
 
 # Found in loading a dataset and opening its files, see `datasets`
-UNLOADABLE = error("the dataset cannot be loaded")
+UNLOADABLE = error(
+    "the dataset cannot be loaded; detectron2's own are looked for below DETECTRON2_DATASETS, else "
+    "in the folder 'datasets'"
+)
 TOO_MANY_CLASSES = error("the dataset has more classes than the model; set the number of classes")
 UNREADABLE_FILE = error("a file cannot be read to its end; fetch it again, or remove it")
 WRONG_SIZE = error("an image is not of the size that its annotations say; correct one of them")
