@@ -30,7 +30,7 @@ from regnet_backbones.detection.data import register_split
 from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.annotations import check_coco
 from regnet_backbones.detection.data_checks.datasets import check_datasets
-from regnet_backbones.detection.data_checks.defects import Defect, Kind, Report, Use
+from regnet_backbones.detection.data_checks.kinds import Defect, Kind, Report, Use
 
 QUICK = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
 

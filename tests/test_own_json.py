@@ -23,7 +23,7 @@ from regnet_backbones.detection.data import read_categories, read_coco_split, re
 from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.annotations import check_coco
 from regnet_backbones.detection.data_checks.coco import read_coco
-from regnet_backbones.detection.data_checks.defects import Report, Use
+from regnet_backbones.detection.data_checks.kinds import Report, Use
 
 WIDTH, HEIGHT, NAME = 96, 64, "own_json_test"
 NAN, DEEP = float("nan"), json.loads("[" * 400 + "]" * 400)

@@ -18,7 +18,7 @@ from iopath.common.file_io import get_cache_dir
 from regnet_backbones import __version__
 from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.detection.data_checks.coco import CocoSplit, read_coco, read_lists
-from regnet_backbones.detection.data_checks.defects import Report
+from regnet_backbones.detection.data_checks.kinds import Report
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.files import write_whole
 

@@ -19,7 +19,7 @@ from regnet_backbones.detection.data_checks.coco import (
     image_name,
     runs_of,
 )
-from regnet_backbones.detection.data_checks.defects import Defect, Kind, Use
+from regnet_backbones.detection.data_checks.kinds import Defect, Kind, Use
 
 # What takes an annotation out of a training.
 DROPPING = (kinds.CROWD, kinds.DROPPED_BOX, kinds.DROPPED_ANNOTATION)

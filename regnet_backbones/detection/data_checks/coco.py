@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from regnet_backbones.detection.data_checks import kinds
-from regnet_backbones.detection.data_checks.defects import Defect, Kind, shown
+from regnet_backbones.detection.data_checks.kinds import Defect, Kind, shown
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.files import read_json
 

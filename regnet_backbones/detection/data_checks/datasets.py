@@ -21,7 +21,7 @@ from regnet_backbones.detection.architectures import architecture_of, number_of_
 from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.annotations import check_coco
 from regnet_backbones.detection.data_checks.coco import CocoSplit, image_name, image_path, read_coco
-from regnet_backbones.detection.data_checks.defects import Defect, Kind, Report, Use
+from regnet_backbones.detection.data_checks.kinds import Defect, Kind, Report, Use
 from regnet_backbones.runs.image_files import (
     CHECK_THREADS,
     STRETCHED,
