@@ -178,7 +178,7 @@ def _unlike(entries: list[Entry], images: list[Entry], source: str) -> Iterator[
     sizes = np.array([(image["width"], image["height"]) for image in images], float)
     straight = _fits(COCOS, boxes, extents, sizes, FITS).sum()
     fits = {r: _fits(r, boxes, extents, sizes, FITS_OTHERWISE).sum() for r in READINGS}
-    best, total = max(fits, key=fits.get), len(boxes)
+    best, total = max(fits, key=lambda reading: fits[reading]), len(boxes)
     if fits[best] >= max(NEARLY_ALL * total, straight + max(MORE, PART * total)):
         order, of_boxes, of_polygons = best
         parts = {"boxes": [*filter(None, [order]), *of_boxes], "polygons": of_polygons}

@@ -160,7 +160,8 @@ def read_coco(
     their `coco_url` says, as LVIS has it. `keep_root` keeps a category that is only the root of the
     others.
     """
-    source, root = source or str(json_file), None
+    source = source or str(json_file)
+    root: tuple[int | str, str] | None = None
     content = read_lists(json_file, needed, optional, source)
     names = {_as_text(i.get("id")): image_name(i) for i in content.get("images", ())}
     defects: list[Defect] = []
@@ -387,7 +388,8 @@ def _area_of(segmentation: Sequence[Sequence[float]] | Mapping | None) -> float:
 
 def _find_files(content: Content, path_of: Callable[[Entry], str]) -> Found:
     """Look for the images on the disk; each folder is listed once."""
-    images, listed = content["images"], {}
+    images = content["images"]
+    listed: dict[str, set[str]] = {}
 
     def is_there(path: str) -> bool:
         folder, name = os.path.split(path)
