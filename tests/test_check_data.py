@@ -30,8 +30,7 @@ from regnet_backbones.detection.data import register_split
 from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.annotations import check_coco
 from regnet_backbones.detection.data_checks.datasets import check_datasets
-from regnet_backbones.detection.data_checks.defects import Defect, Report, Use
-from regnet_backbones.detection.data_checks.kinds import Kind
+from regnet_backbones.detection.data_checks.kinds import Defect, Kind, Report, Use
 
 QUICK = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
 
@@ -119,12 +118,12 @@ def evaluate(data, tasks=("bbox",)):
 def kinds_of(cfg, images=None, severity=None):
     """Return what is found, but for what is noted of almost every change here."""
     found = check_datasets(cfg, images=images).defects
-    found = {d.kind for d in found if severity is None or d.severity == severity}
+    found = {d.kind for d in found if severity in (None, d.kind.severity)}
     return found - {kinds.UNUSED_CLASS, kinds.UNLIKE_MASK}
 
 
 def errors_of(cfg):
-    return check_datasets(cfg, images=None).of("error").summary()
+    return check_datasets(cfg, images=None).errors.summary()
 
 
 def change(data, **values):
@@ -208,7 +207,7 @@ def test_a_byte_order_mark_stops_it(data, save, tmp_path):
     cfg, file = save(), tmp_path / "data.json"
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     (defect,) = check_datasets(cfg, images=None).defects
-    assert (defect.severity, defect.kind.text) == ("error", kinds.BOM.text)
+    assert (defect.kind.severity, defect.kind.text) == ("error", kinds.BOM.text)
     with pytest.raises(ValueError, match="BOM"):
         map_all(cfg)
 

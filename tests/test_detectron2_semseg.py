@@ -147,10 +147,10 @@ def test_ade20k_without_masks_for_detectron2_says_how_to_make_them(tmp_path, cap
     command = ["--config-file", str(config), "DATASETS.TRAIN", f"('{name}',)"]
 
     assert tool("train_net")(command) == 2
-    assert f"is not at '{root}', which lacks annotations/training" in capsys.readouterr().err
+    assert f"unpack ADEChallengeData2016.zip to '{root}'" in capsys.readouterr().err
     ade20k(root, [[1]])
     assert tool("train_net")(command) == 2
-    assert f"with: regnet-backbones prepare-ade20k {root}\n" in capsys.readouterr().err
+    assert f"then: regnet-backbones prepare-ade20k {root}\n" in capsys.readouterr().err
     convert_masks(root)
     check_semantic_datasets([name])
 

@@ -102,7 +102,7 @@ def test_layouts_for_segmenters(layout, folder, classes, tmp_path):
 def test_ade20k_is_converted(tmp_path):
     lay_out(tmp_path, tree("ADEChallengeData2016/"))
     converted = convert_masks(tmp_path / "ADEChallengeData2016")
-    assert [masks.folder.parent.name for masks in converted] == ["annotations_detectron2"] * 2
+    assert [folder.parent.name for folder in converted] == ["annotations_detectron2"] * 2
 
 
 def test_folders_of_images_and_masks(tmp_path):
@@ -130,8 +130,8 @@ def test_ones_own_json(tmp_path):
     (tmp_path / "val.json").write_text(content.replace("0001.jpg", "0101.jpg"))
     for split in ("train", "val"):
         read = read_coco_split(tmp_path / f"{split}.json", tmp_path / "images" / split)
-        assert (read.num_images, read.num_annotations) == (1, 1)
-        assert (read.categories, read.without_mask) == ({1: "screw"}, "")
+        assert [len(entries) for entries in read.content.values()] == [1, 1, 1]
+        assert (read.categories, read.defects) == ({1: "screw"}, ())
 
 
 def test_the_shapes(tmp_path):

@@ -314,7 +314,7 @@ def test_data_of_another_model_are_refused(detector, own_val, tmp_path, capsys):
     own = ["--val-json", tmp_path / "val.json", *own_val[2:]]
     for change, options, named in (
         (drop_a_category, [], "5 classes"),
-        (drop_masks, [], "--opts MODEL.MASK_ON False"),
+        (drop_masks, [], "set MODEL.MASK_ON False"),
         (lambda content: None, segmenter, "SemanticSegmentor"),
     ):
         content = json.loads(Path(own_val[1]).read_text())

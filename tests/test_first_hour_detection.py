@@ -87,15 +87,12 @@ def arguments(dataset, output, *options, **overrides):
     ("key", "value", "said"),
     [
         ("MODEL.REGNET.NAME", "regnetx_041", "did you mean 'regnetx_040'"),
-        ("MODEL.REGNET.NAM", "x", "MODEL.REGNET.NAM (did you mean MODEL.REGNET.NAME"),
-        ("MODEL.REGNET.OUTPUT_STRIDE", "16", "must be 32, got 16"),
-        ("MODEL.FPN.NORM", "Foo", "MODEL.FPN.NORM must be one of '', BN"),
+        ("MODEL.REGNET.NAM", "x", "'MODEL.REGNET.NAM' (did you mean MODEL.REGNET.NAME"),
         ("MODEL.BACKBONE.NAME", "build_regnt_fpn_backbone", "mean 'build_regnet_fpn_backbone'"),
         ("MODEL.META_ARCHITECTURE", "MaskRCNN", "one of FCOSDetector, "),
         ("MODEL.DEVICE", "gpu", "must be cpu, cuda, or one GPU such as cuda:1, got 'gpu'"),
         ("MODEL.PIXEL_MEAN", "[1.0, 2.0]", "one number for each channel, got [1.0, 2.0] and"),
         ("MODEL.WEIGHTS", "gone.pth", "'gone.pth'"),
-        ("MODEL.WEIGHTS", "timm://regnetx_041", "did you mean 'regnetx_040'"),
         ("SOLVER.MAX_ITER", "many", "SOLVER.MAX_ITER"),
         ("SOLVER.AMP.ENABLED", "True", "needs CUDA"),
         ("DATASETS.TRAIN", "coco_2017_train", "DATASETS.TRAIN"),
@@ -108,7 +105,7 @@ def test_a_wrong_value(line, key, value, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["MODEL.REGNET.NAME=regnetx_002", "x"], "got 'MODEL.REGNET.NAME=regnetx_002' with ="),
+        (["MODEL.REGNET.NAME=regnetx_002", "x"], "no config key 'MODEL.REGNET.NAME=regnetx_002'"),
         (["--num-gpus", "0"], "got 0 and there are"),
         (["--num-gpus", "2", "SOLVER.IMS_PER_BATCH", "3"], "multiple of the 2 processes"),
         (["--num-gpus", "2", "MODEL.FPN.NORM", "SyncBN"], "needs GPUs in several processes"),
@@ -134,12 +131,9 @@ def test_a_key_without_a_value(main, capsys):
     ("text", "said"),
     [
         ("a: [1,\n b: }", "line 2: not a YAML file of plain values: expected the node content"),
-        ("hello", "it is a str"),
-        ("", "it is empty"),
-        ("_BASE_: gone.yaml", "gone.yaml', which '"),
-        ("MODEL:\n  REGNT:\n    NAME: x", "MODEL.REGNT (did you mean MODEL.REGNET"),
+        ("MODEL:\n  REGNT:\n    NAME: x", "MODEL.REGNT.NAME' (did you mean MODEL.REGNET.NAME"),
         ("SOLVER:\n  MAX_ITER: many", "SOLVER.MAX_ITER"),
-        ("MODEL: foo", "MODEL must have keys"),
+        ("MODEL: foo", "'MODEL'"),
     ],
 )
 def test_a_wrong_config_file(line, tmp_path, text, said):
@@ -160,8 +154,8 @@ def test_a_config_file_that_is_none(line, dataset):
     ("names", "said"),
     [
         ("('coco_2018_train',)", "'coco_2018_train', which is not registered (did you mean 'coco_"),
-        ("('coco_2017_train',)", "(it is not set, which means 'datasets' of this folder)"),
-        ("('voc_2007_train',)", "has no 'datasets/VOC2007'"),
+        ("('coco_2017_train',)", "looked for below DETECTRON2_DATASETS"),
+        ("('voc_2007_train',)", "VOC2007"),
         ("()", "DATASETS.TRAIN is empty"),
     ],
 )
@@ -183,8 +177,6 @@ def test_an_output_folder_that_cannot_be_written_to(line, tmp_path, monkeypatch)
     ("text", "said"),
     [
         ("<!DOCTYPE html><html>", "is a web page, not the weights"),
-        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a git-lfs pointer"),
-        ("", "damaged (0 bytes)"),
     ],
 )
 def test_files_that_are_no_weights(line, tmp_path, text, said):
@@ -399,7 +391,6 @@ def test_a_deep_image(line, dataset, tmp_path, split, workers):
     ("tool", "options", "said"),
     [
         ("evaluate", ["gone"], "no 'gone'; give the folder of a run"),
-        ("evaluate", ["{empty}"], "no checkpoint in "),
         ("evaluate", ["{run}", "--val-json", "gone.json"], "missing: --val-images"),
         (
             "evaluate",
@@ -408,7 +399,6 @@ def test_a_deep_image(line, dataset, tmp_path, split, workers):
         ),
         ("evaluate", ["{run}", "--config-file", "gone.yaml"], "no config file 'gone.yaml'"),
         ("predict", ["{run}", "gone.jpg"], "no image 'gone.jpg'; give files"),
-        ("predict", ["{run}", "{empty}"], "no image directly in the folder"),
     ],
 )
 def test_a_wrong_trained_detector(finished, tmp_path, capsys, tool, options, said):
@@ -441,8 +431,6 @@ def test_the_config_of_a_run_that_was_cut(finished, tmp_path, change, said):
 @pytest.mark.parametrize(
     "command",
     [
-        "evaluate {run} --output {out}",
-        "predict {run} {images} --output {out}",
         "report {run} --output {out}.html",
         "export {run} --output {out}.pt2",
     ],

@@ -23,7 +23,7 @@ from regnet_backbones.detection.data import read_categories, read_coco_split, re
 from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.annotations import check_coco
 from regnet_backbones.detection.data_checks.coco import read_coco
-from regnet_backbones.detection.data_checks.defects import Report, Use
+from regnet_backbones.detection.data_checks.kinds import Report, Use
 
 WIDTH, HEIGHT, NAME = 96, 64, "own_json_test"
 NAN, DEEP = float("nan"), json.loads("[" * 400 + "]" * 400)
@@ -281,10 +281,6 @@ REFUSED = {
         polygons(lambda x, y: [v / WIDTH for v in x], lambda x, y: [v / HEIGHT for v in y]),
         "polygons as parts of the image's size",
     ),
-    "shifted polygons": (
-        polygons(lambda x, y: [v - 20 for v in x], lambda x, y: [v + 15 for v in y]),
-        "polygons shifted",
-    ),
     "corners without polygons": (
         both(each("bbox", corners), each("segmentation", ...)),
         "as corners [x1, y1, x2, y2]",
@@ -297,8 +293,12 @@ REFUSED = {
 
 # By name: a mutation, and texts of the note.
 NOTED = {
-    "one box as corners": (first("bbox", corners), "as corners [x1, y1, x2, y2]"),
+    "one box as corners": (first("bbox", corners), "do not fit"),
     "one box elsewhere": (first("bbox", [60, 40, 9, 9]), "do not fit"),
+    "shifted polygons": (
+        polygons(lambda x, y: [v - 20 for v in x], lambda x, y: [v + 15 for v in y]),
+        "12 times: the bbox and the polygons",
+    ),
     "boxes of one pixel": (
         both(each("bbox", lambda b: [*b[:2], 1, 1]), each("segmentation", ...)),
         "one pixel or smaller",
@@ -326,10 +326,10 @@ def read(path, folder):
     register_split(NAME, path, folder)
     registered = read_coco(MetadataCatalog.get(NAME).json_file, image_root=folder)
     assert registered.defects == ()
-    masks = not split.without_mask
+    masks = all(entry.get("segmentation") for entry in split.content["annotations"])
     use = Use(train=True, masks=masks, polygons=False)
     found = check_coco(registered.content, source=str(path), use=use)
-    return split, Report((*split.coco.defects, *found))
+    return split, Report((*split.defects, *found))
 
 
 def truth_as_prediction():
@@ -371,7 +371,7 @@ def test_what_has_one_meaning_is_taken_as_that(name, folder, tmp_path):
     assert not report.has_errors, report.summary()
     assert said in report.summary()
     assert bool(said) == bool(report.defects)
-    assert (split.num_images, split.num_annotations) == (4, 12)
+    assert [len(split.content[key]) for key in ("images", "annotations")] == [4, 12]
     assert truth_as_prediction() == pytest.approx([100, 100])
     assert path.read_bytes() == before
 
@@ -385,7 +385,7 @@ def test_what_has_no_meaning_is_named(name, folder, tmp_path):
     except ValueError as error:
         message = str(error)
     else:
-        message = report.of("error").summary()
+        message = report.errors.summary()
     assert str(path) in message
     assert said in message
     assert max(map(len, message.splitlines())) < 1000
@@ -403,7 +403,7 @@ def test_a_byte_order_mark_is_taken(folder, tmp_path):
     path = write(tmp_path, lambda content: None)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     split, _ = read(path, folder)
-    assert [defect.kind for defect in split.coco.defects] == [kinds.BOM]
+    assert [defect.kind for defect in split.defects] == [kinds.BOM]
     assert truth_as_prediction() == pytest.approx([100, 100])
 
 
@@ -439,9 +439,9 @@ def test_a_copy_goes_when_the_json_is_corrected(folder, tmp_path):
 
 def test_a_root_that_the_training_had_as_a_class_stays(folder, tmp_path):
     path = write(tmp_path, roboflow)
-    assert read_coco_split(path, folder).coco.root == (0, "parts")
+    assert read_coco_split(path, folder).root == (0, "parts")
     kept = read_coco_split(path, folder, keep_root=True)
-    assert kept.coco.root is None
+    assert kept.root is None
     assert list(kept.categories) == [0, 1, 2]
     assert read_categories(path, count=2) == {1: "nut", 2: "bolt"}
     assert list(read_categories(path, count=3)) == [0, 1, 2]

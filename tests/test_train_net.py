@@ -115,7 +115,7 @@ def test_classes_are_taken_from_the_json(dataset):
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 5
     assert cfg.MODEL.POINT_HEAD.NUM_CLASSES == cfg.MODEL.FCOS.NUM_CLASSES == 5
     assert train.categories == dict(enumerate(shapes.CATEGORIES, 1))
-    assert (train.num_images, val.num_images) == (8, 6)
+    assert [len(split.content["images"]) for split in (train, val)] == [8, 6]
 
 
 # What a newcomer gets wrong
@@ -145,7 +145,7 @@ def drop_segmentation(content):
             "only in train [(1, 'circle')], only in val [(1, 'disc')]",
         ),
         (lambda c: c["images"][0].update(file_name="gone.png"), "gone.png (not in '"),
-        (drop_segmentation, "train boxes only with MODEL.MASK_ON False"),
+        (drop_segmentation, "set MODEL.MASK_ON False"),
     ],
 )
 def test_wrong_annotations_are_refused_before_a_model_is_built(

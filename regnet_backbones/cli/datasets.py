@@ -83,9 +83,9 @@ def prepare_ade20k(argv: Sequence[str], prog: str) -> int:
     def convert() -> int:
         from regnet_backbones.detection.ade20k import convert_masks
 
-        for masks in convert_masks(args.root, overwrite=args.overwrite):
-            state = "written" if masks.written else "already there, left as they are"
-            print(f"{masks.folder}: {masks.count} masks, {state}")
+        for folder, written in convert_masks(args.root, overwrite=args.overwrite).items():
+            state = "written" if written else "exist already, unchanged"
+            print(f"{folder}: {len(list(folder.iterdir()))} masks, {state}")
         return 0
 
     return run_command(convert)

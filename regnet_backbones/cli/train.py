@@ -101,42 +101,22 @@ def detector_parser(prog: str) -> argparse.ArgumentParser:
     add("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine")
     add("--num-machines", type=int, default=1, metavar="N", help="default: 1")
     add("--machine-rank", type=int, default=0, metavar="N", help="of this machine, from 0")
-    add(
-        "--dist-url",
-        default="auto",
-        metavar="URL",
-        help="tcp://HOST:PORT of the first machine; auto is a free port of the only one",
-    )
+    text = "tcp://HOST:PORT of the first machine; auto is a free port of the only one"
+    add("--dist-url", default="auto", metavar="URL", help=text)
     data = parser.add_argument_group("your data (all four together)")
     for split, use in (("train", "train on"), ("val", "evaluate on")):
         data.add_argument(f"--{split}-json", metavar="FILE", help=f"COCO instance json to {use}")
         data.add_argument(f"--{split}-images", metavar="DIR", help="folder of its images")
     speed = parser.add_argument_group("speed")
-    speed.add_argument(
-        "--optimize", action="store_true", help="make the backbone faster, as OPTIMIZE.ENABLED True"
-    )
-    speed.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile it, too, which takes a minute at first; implies --optimize",
-    )
+    speed.add_argument("--optimize", action="store_true", help="make the backbone faster")
+    speed.add_argument("--compile", action="store_true", help="compile it, too; takes a minute")
     checks = parser.add_mutually_exclusive_group()
-    checks.add_argument(
-        "--check-data",
-        action="store_true",
-        help="check every file of the datasets, write OUTPUT_DIR/data_report.txt, and do not train",
-    )
-    checks.add_argument(
-        "--skip-data-check",
-        action="store_true",
-        help="train without checking registered datasets and images",
-    )
-    add(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="what differs from the config, at the end of the command",
-    )
+    text = "check every file of the datasets, write OUTPUT_DIR/data_report.txt, do not train"
+    checks.add_argument("--check-data", action="store_true", help=text)
+    text = "train without checking registered datasets and images"
+    checks.add_argument("--skip-data-check", action="store_true", help=text)
+    text = "what differs from the config, at the end of the command"
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=text)
     return parser
 
 
@@ -183,25 +163,14 @@ def check_data(argv: Sequence[str], prog: str) -> int:
             "or folders of a segmenter (--config, --root, --train-masks)"
         )
     if masks:
-        data = {
-            "--config": args.config,
-            "--output": args.output,
-            "--data.layout": args.layout or ("folder" if args.train_masks else None),
-            "--data.root": args.root,
-            "--data.train_images": args.train_images,
-            "--data.train_masks": args.train_masks,
-            "--data.val_images": args.val_images,
-            "--data.val_masks": args.val_masks,
-            "--data.num_classes": args.num_classes,
-        }
-        return train_segmenter(["--check_data", *_words(data), *rest], prog)
-    data = {
-        "--config-file": args.config_file or "mask_rcnn_regnety_032_fpn_1x",
-        "--train-json": args.train_json,
-        "--train-images": args.train_images,
-        "--val-json": args.val_json,
-        "--val-images": args.val_images,
-    }
+        args.layout = args.layout or ("folder" if args.train_masks else None)
+        paths = ("root", "train_images", "train_masks", "val_images", "val_masks")
+        data = {f"--data.{name}": vars(args)[name] for name in ("layout", *paths, "num_classes")}
+        words = _words({"--config": args.config, "--output": args.output} | data)
+        return train_segmenter(["--check_data", *words, *rest], prog)
+    args.config_file = args.config_file or "mask_rcnn_regnety_032_fpn_1x"
+    names = ("config-file", "train-json", "train-images", "val-json", "val-images")
+    data = {f"--{name}": vars(args)[name.replace("-", "_")] for name in names}
     output = _words({"OUTPUT_DIR": args.output})
     return train_detector(["--check-data", *_words(data), *rest, *output], prog)
 
@@ -210,20 +179,18 @@ def check_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of `check-data`."""
     parser = command_parser(prog, CHECK)
     add = parser.add_argument
-    for split in ("train", "val"):
-        add(f"--{split}-images", metavar="DIR", help="folder of images")
     add("--output", metavar="DIR", help="where the report or the picture is written")
     detector = parser.add_argument_group("detectors")
     detector.add_argument("--config-file", metavar="CONFIG")
-    for split in ("train", "val"):
-        detector.add_argument(f"--{split}-json", metavar="FILE", help="COCO instance json")
     segmenter = parser.add_argument_group("segmenters")
     segmenter.add_argument("--config", metavar="CONFIG")
     segmenter.add_argument("--layout", metavar="NAME", help="ade20k, cityscapes or folder")
     segmenter.add_argument("--root", metavar="DIR", help="folder of the dataset")
-    for split in ("train", "val"):
-        segmenter.add_argument(f"--{split}-masks", metavar="DIR", help="masks as PNG files")
     segmenter.add_argument("--num-classes", metavar="N")
+    for split in ("train", "val"):
+        add(f"--{split}-images", metavar="DIR", help="folder of images")
+        detector.add_argument(f"--{split}-json", metavar="FILE", help="COCO instance json")
+        segmenter.add_argument(f"--{split}-masks", metavar="DIR", help="masks as PNG files")
     return parser
 
 

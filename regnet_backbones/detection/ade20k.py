@@ -7,7 +7,6 @@ masks that say 0 to 149 and 255 for "other", from the folder `annotations_detect
 
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,26 +20,8 @@ SOURCE, TARGET = "annotations", "annotations_detectron2"
 SPLITS = ("training", "validation")
 CLASSES = 150
 
-# The new label of each of the 256 labels: one less, and 255 (ignored) for 0.
-LOOKUP = np.array([255, *range(255)], np.uint8)
 
-
-@dataclass(frozen=True)
-class ConvertedMasks:
-    """The masks of a split for detectron2.
-
-    Attributes:
-        folder: that they are in.
-        count: how many there are.
-        written: False where the folder was there already.
-    """
-
-    folder: Path
-    count: int
-    written: bool
-
-
-def convert_masks(root: str | Path, *, overwrite: bool = False) -> list[ConvertedMasks]:
+def convert_masks(root: str | Path, *, overwrite: bool = False) -> dict[Path, bool]:
     """Write `annotations_detectron2` next to `annotations`, with a progress bar.
 
     A folder appears when all its masks are written: what was interrupted leaves none, and what
@@ -52,7 +33,7 @@ def convert_masks(root: str | Path, *, overwrite: bool = False) -> list[Converte
         overwrite: write again what is there.
 
     Returns:
-        What is there now, of both splits.
+        The folders of both splits, and whether they were written now.
 
     Raises:
         UserError: there are no masks to convert, a mask is not one of the benchmark, or masks are
@@ -66,17 +47,15 @@ def convert_masks(root: str | Path, *, overwrite: bool = False) -> list[Converte
                 f"there are no masks *.png in '{root / SOURCE / split}'; pass the folder that "
                 f"holds '{SOURCE}', such as datasets/ADEChallengeData2016"
             )
-    return [
-        _convert_split(masks, root / TARGET / split, overwrite=overwrite)
-        for split, masks in sources.items()
-    ]
+    targets = {root / TARGET / split: masks for split, masks in sources.items()}
+    return {folder: _convert_split(targets[folder], folder, overwrite) for folder in targets}
 
 
-def _convert_split(masks: list[Path], folder: Path, *, overwrite: bool) -> ConvertedMasks:
+def _convert_split(masks: list[Path], folder: Path, overwrite: bool) -> bool:
     """Convert the masks of a split into a folder that is there whole or not at all."""
     if folder.exists() and not overwrite:
         if {mask.name for mask in masks} == {file.name for file in folder.iterdir()}:
-            return ConvertedMasks(folder, len(masks), written=False)
+            return False
         raise UserError(
             f"'{folder}' exists and does not hold the {len(masks)} masks of "
             f"'{masks[0].parent}'; pass overwrite=True (--overwrite) to replace it"
@@ -90,11 +69,11 @@ def _convert_split(masks: list[Path], folder: Path, *, overwrite: bool) -> Conve
         if folder.exists():
             shutil.rmtree(folder)
         unfinished.rename(folder)
-    return ConvertedMasks(folder, len(masks), written=True)
+    return True
 
 
 def _convert_mask(source: Path, target: Path) -> None:
-    """Convert one mask."""
+    """Convert one mask: each label becomes one less, and 0 becomes 255 (ignored)."""
     try:
         with Image.open(source) as image:
             labels = np.asarray(image)
@@ -106,4 +85,4 @@ def _convert_mask(source: Path, target: Path) -> None:
             f"{labels.dtype} of shape {labels.shape} with labels up to {labels.max()}; this "
             "converts the scene parsing benchmark (ADEChallengeData2016), not the full ADE20K"
         )
-    Image.fromarray(LOOKUP[labels]).save(target)
+    Image.fromarray(labels - np.uint8(1)).save(target)

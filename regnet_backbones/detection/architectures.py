@@ -4,6 +4,7 @@ An architecture of somebody else's project is `OTHER`: it may give anything.
 """
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 from detectron2.config import CfgNode
 
@@ -18,7 +19,7 @@ class Architecture:
     Attributes:
         outputs: which of `OUTPUTS` it gives.
         classes: key of the number of its classes; "" where no key says it.
-        nodes: the beginnings of the keys of `MODEL` that it reads and others do not.
+        nodes: those of its heads in `MODEL`.
         instances_suffice: a COCO instance json has all that it learns.
         learns_semantics: it is trained on the masks of `sem_seg_file_name`.
         one_numbering: things and stuff are numbered in one row, and the training dataset says which
@@ -40,16 +41,14 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "GeneralizedRCNN": Architecture(
-        ("instances",), "MODEL.ROI_HEADS.NUM_CLASSES", ("PROPOSAL_GENERATOR.", "ROI_")
+        ("instances",), "MODEL.ROI_HEADS.NUM_CLASSES", ("RPN", "ROI_HEADS")
     ),
-    "ProposalNetwork": Architecture(("instances",), nodes=("PROPOSAL_GENERATOR.",)),
-    "RetinaNet": Architecture(
-        ("instances",), "MODEL.RETINANET.NUM_CLASSES", ("RETINANET.", "ANCHOR_GENERATOR.")
-    ),
-    "FCOSDetector": Architecture(("instances",), "MODEL.FCOS.NUM_CLASSES", ("FCOS.",)),
+    "ProposalNetwork": Architecture(("instances",), nodes=("RPN",)),
+    "RetinaNet": Architecture(("instances",), "MODEL.RETINANET.NUM_CLASSES", ("RETINANET",)),
+    "FCOSDetector": Architecture(("instances",), "MODEL.FCOS.NUM_CLASSES", ("FCOS",)),
     "SemanticSegmentor": Architecture(
         ("sem_seg",),
-        nodes=("SEM_SEG_HEAD.",),
+        nodes=("SEM_SEG_HEAD",),
         instances_suffice=False,
         learns_semantics=True,
         mapper="regnet_backbones.detection.training.mappers:segmenter_train_mapper",
@@ -58,14 +57,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "PanopticFPN": Architecture(
         OUTPUTS,
         "MODEL.ROI_HEADS.NUM_CLASSES",
-        ("PROPOSAL_GENERATOR.", "ROI_", "SEM_SEG_HEAD.", "PANOPTIC_FPN."),
+        ("RPN", "ROI_HEADS", "SEM_SEG_HEAD"),
         instances_suffice=False,
         learns_semantics=True,
     ),
     "PanopticDeepLab": Architecture(
         OUTPUTS,
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
-        ("INS_EMBED_HEAD.", "PANOPTIC_DEEPLAB."),
+        ("SEM_SEG_HEAD", "INS_EMBED_HEAD"),
         instances_suffice=False,
         one_numbering=True,
         mapper="detectron2.projects.panoptic_deeplab:PanopticDeeplabDatasetMapper",
@@ -95,10 +94,7 @@ def number_of_classes(cfg: CfgNode) -> int:
 
     Of an architecture that has no key for it, that of `MODEL.ROI_HEADS`.
     """
-    value = cfg
-    for key in (architecture_of(cfg).classes or "MODEL.ROI_HEADS.NUM_CLASSES").split("."):
-        value = value[key]
-    return value
+    return attrgetter(architecture_of(cfg).classes or "MODEL.ROI_HEADS.NUM_CLASSES")(cfg)
 
 
 def title_of(cfg: CfgNode) -> str:

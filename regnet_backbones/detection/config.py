@@ -7,8 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, downgrade_config, get_cfg, upgrade_config
-from detectron2.config.compat import guess_version
+from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
@@ -30,7 +29,7 @@ MAX_FILES = 50
 
 PAIRS = "overrides are pairs of a config key and a value, such as SOLVER.BASE_LR 0.01"
 
-# How many characters of a value or of another library's message an error shows.
+# How many characters of another library's message an error shows.
 SHOWN = 300
 
 # What yacs raises for a value of another type, and for text that Python cannot read as a literal.
@@ -62,15 +61,18 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     """
     if not Path(config_file).is_file():
         raise MissingFileError(f"no config file '{config_file}'; pass one as --config-file")
-    joined = [text for text in overrides[::2] if "=" in text]
-    if joined or len(overrides) % 2:
-        got = f"'{joined[0]}' with = between" if joined else f"'{overrides[-1]}' without a value"
-        raise UserError(f"{PAIRS}, got {got}")
-    cfg = _merged(default_config(), CfgNode(load_config_file(config_file)), str(config_file))
+    if len(overrides) % 2:
+        raise UserError(f"{PAIRS}, got '{overrides[-1]}' without a value")
+    cfg, loaded = default_config(), CfgNode(load_config_file(config_file))
+    if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:
+        raise UserError(f"VERSION must be {cfg.VERSION}, got {loaded.VERSION!r}")
+    _check_known(values_by_key(loaded), cfg, f"it is in '{config_file}'")
+    try:
+        cfg.merge_from_other_cfg(loaded)
+    except (KeyError, *UNREADABLE) as error:
+        raise UserError(f"{_shown(error)}, in '{config_file}'") from error
+    _check_known(overrides[::2], cfg, PAIRS)
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        known = values_by_key(cfg)
-        if key not in known:
-            raise UserError(f"Non-existent key: {key}{did_you_mean(key, known)}; {PAIRS}")
         try:
             cfg.merge_from_list([key, value])
         except UNREADABLE as error:
@@ -82,10 +84,17 @@ def load_config_file(config_file: str | Path) -> dict[str, object]:
     """Return the values of a config file over those of its `_BASE_`, without defaults.
 
     As `CfgNode.load_yaml_with_base`, but as plain data: no tag of YAML is obeyed. The file is on
-    this machine; its `_BASE_` may be an address. A run's own config must be whole.
+    this machine; its `_BASE_` may be an address. The config that a run wrote must be whole.
     """
-    loaded = _load_with_bases(str(config_file), (), [])
-    _check_whole(Path(config_file), loaded)
+    loaded, path = _load_with_bases(str(config_file), (), []), Path(config_file)
+    written = (path.with_name(name) for name in (LAST_NAME, FINAL_NAME, METRICS_NAME))
+    if path.name == CONFIG_NAME and any(file.is_file() for file in written):
+        lacking = sorted(WRITTEN - values_by_key(CfgNode(loaded)).keys())
+        if lacking:
+            raise UserError(
+                f"'{path}' was cut or replaced, it lacks {', '.join(lacking)}; pass the config of "
+                "the training as --config-file"
+            )
     return loaded
 
 
@@ -118,20 +127,12 @@ def _listed(value: object) -> object:
     return [_listed(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
-def _check_whole(path: Path, loaded: dict[str, object]) -> None:
-    """Raise UserError if the config that a run wrote into its folder was cut or replaced.
-
-    Another config than `config.yaml` next to what a run writes may have any keys.
-    """
-    of_run = any((path.parent / name).is_file() for name in (LAST_NAME, FINAL_NAME, METRICS_NAME))
-    if path.name != CONFIG_NAME or not of_run:
-        return
-    lacking = sorted(WRITTEN - values_by_key(CfgNode(loaded)).keys())
-    if lacking:
-        raise UserError(
-            f"'{path}' was cut or replaced, it lacks {', '.join(lacking)}; pass the config of the "
-            "training as --config-file"
-        )
+def _check_known(keys: Iterable[str], cfg: CfgNode, place: str) -> None:
+    """Raise UserError for a key that a config has no value of."""
+    known = values_by_key(cfg)
+    for key in keys:
+        if key not in known:
+            raise UserError(f"no config key '{key}'{did_you_mean(key, known)}; {place}")
 
 
 def _load_with_bases(name: str, chain: tuple[str, ...], read: list[str]) -> dict[str, object]:
@@ -166,45 +167,12 @@ def _merge(values: dict, into: dict[str, object], file: str) -> None:
     for key, value in values.items():
         if not isinstance(key, str):  # such as `on`, which YAML reads as True
             raise UserError(f"keys of '{file}' must be text, got {key!r}; put it in quotes")
-        if not isinstance(value, dict):
+        if isinstance(value, dict):
+            below = into.get(key)
+            into[key] = below if isinstance(below, dict) else {}
+            _merge(value, into[key], file)
+        else:
             into[key] = value
-            continue
-        below = into.setdefault(key, {})
-        if not isinstance(below, dict):
-            raise UserError(f"{key} has keys below it in '{file}', and a value in its _BASE_")
-        _merge(value, below, file)
-
-
-def _merged(cfg: CfgNode, loaded: CfgNode, file: str) -> CfgNode:
-    """Return a config with the values of a file, which may be of an older version of detectron2."""
-    version = loaded.get("VERSION")
-    if version is None:
-        nodes = all(isinstance(loaded.get(key, loaded), CfgNode) for key in ("MODEL", "TEST"))
-        version = guess_version(loaded, file) if nodes else cfg.VERSION
-    if version not in range(1, cfg.VERSION + 1):
-        raise UserError(f"VERSION must be 1 to {cfg.VERSION}, got {version!r}")
-    is_old = version < cfg.VERSION
-    cfg = downgrade_config(cfg, to_version=version) if is_old else cfg
-    _check_keys(loaded, cfg, file)
-    try:
-        cfg.merge_from_other_cfg(loaded)
-    except (KeyError, *UNREADABLE) as error:
-        raise UserError(f"{_shown(error)}, in '{file}'") from error
-    return upgrade_config(cfg) if is_old else cfg
-
-
-def _check_keys(loaded: CfgNode, cfg: CfgNode, file: str, prefix: str = "") -> None:
-    """Raise UserError for keys that a config does not have, and values in the place of nodes."""
-    for key, value in loaded.items():
-        name, is_node = prefix + key, isinstance(cfg.get(key), CfgNode)
-        if key not in cfg:
-            known = [prefix + other for other in cfg]
-            raise UserError(f"Non-existent key: {name}{did_you_mean(name, known)}, in '{file}'")
-        if is_node != isinstance(value, CfgNode):
-            kind = "have keys, one in a line below it" if is_node else "be a value without keys"
-            raise UserError(f"{name} must {kind}, got {repr(value)[:SHOWN]}, in '{file}'")
-        if is_node:
-            _check_keys(value, cfg[key], file, f"{name}.")
 
 
 def _shown(error: Exception) -> str:

@@ -6,11 +6,9 @@ Detectron2 checks the type of a value and nothing else: not the values in a list
 
 import logging
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
@@ -26,7 +24,7 @@ from regnet_backbones.adapters.detectron2.config import fcos_node
 from regnet_backbones.adapters.detectron2.network import FEATURE_LEVELS, feature_levels
 from regnet_backbones.adapters.detectron2.solver import FULL_MODEL, OPTIMIZERS
 from regnet_backbones.backbone import OUTPUT_STRIDES
-from regnet_backbones.detection.architectures import ARCHITECTURES, architecture_of
+from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.detection.config import default_config, did_you_mean, values_by_key
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.norm import NORMS
@@ -53,13 +51,8 @@ def number(
             return False
         return abs(value) < math.inf and (low < value < high if inside else low <= value <= high)
 
-    below, above = (" below", " above") if inside else (" of at most", " of at least")
-    words = "a whole number" if whole else "a number"
-    words += f"{above} {low:,}" * (low > -math.inf)
-    words += " and" * (math.inf > high and low > -math.inf) + f"{below} {high:,}" * (
-        high < math.inf
-    )
-    return Rule(words, allows)
+    bounds = f"{'between' if inside else 'from'} {low:,} {'and' if inside else 'to'} {high:,}"
+    return Rule(f"a {'whole ' * whole}number {bounds}", allows)
 
 
 def choice(values: Sequence[object]) -> Rule:
@@ -94,13 +87,23 @@ def each(rule: Rule, *lengths: int, least: int = 1) -> Rule:
             return False
         return len(value) in lengths if lengths else len(value) >= least
 
-    count = " or ".join(map(str, lengths)) or (f"{least} or more" if least else "any number of")
+    count = " or ".join(map(str, lengths)) or f"{least} or more"
     return Rule(f"a list of {count} values, each {rule.words}", allows)
+
+
+def like(default: object) -> Rule:
+    """Allow values like a default: of the same type, and nested as deep."""
+    if isinstance(default, list | tuple):
+        return each(like(default[0]) if default else ANYTHING, least=0)
+    if isinstance(default, bool):
+        return choice((True, False))
+    if isinstance(default, int | float):
+        return number()
+    return TEXT if isinstance(default, str) else ANYTHING
 
 
 ANYTHING = Rule("anything", lambda value: True)
 TEXT = accepted("text", lambda value: isinstance(value, str) and "\0" not in value)
-TRUTH = choice((True, False))
 COUNT, FROM_0, NOT_NEGATIVE = number(1, whole=True), number(0, whole=True), number(0)
 SHARE, POSITIVE, PROBABILITY = number(0, 1), number(0, inside=True), number(0, 1, inside=True)
 # Far above what is needed, and below what fills a machine's memory.
@@ -109,7 +112,8 @@ POOLERS = ("ROIAlign", "ROIAlignV2", "ROIPool", "ROIAlignRotated")
 SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR", "WarmupPolyLR")
 SAMPLERS = ("Training", "RepeatFactorTraining", "RandomSubsetTraining", "WeightedTraining",
             "WeightedCategoryTraining")  # fmt: skip
-# Rules and the keys that they are for, by as much of their end as is needed.
+# Rules and the keys that they are for, by as much of their end as is needed. Other values must be
+# of the type of their default.
 _TABLE: tuple[tuple[Rule, str], ...] = (
     (COUNT, "MAX_ITER IMS_PER_BATCH CHECKPOINT_PERIOD BATCH_SIZE_PER_IMAGE PRECISE_BN.NUM_ITER"),
     (COUNT, "PRE_NMS_TOPK_TRAIN PRE_NMS_TOPK_TEST POST_NMS_TOPK_TRAIN POST_NMS_TOPK_TEST"),
@@ -192,11 +196,7 @@ _REGISTRIES: dict[str, Registry] = {
 }
 
 # What a training alone reads.
-OF_TRAINING = (
-    *("SOLVER.", "INPUT.CROP.", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN"),
-    *("INPUT.RANDOM_FLIP", "DATALOADER.SAMPLER_TRAIN", "DATALOADER.REPEAT_THRESHOLD"),
-    "DATALOADER.RANDOM_SUBSET_RATIO",
-)
+OF_TRAINING = ("SOLVER.", "INPUT.CROP.", "INPUT.MIN_SIZE_TRAIN", "DATALOADER.SAMPLER_TRAIN")
 
 # Levels on top of those of an FPN; `MODEL.FCOS.TOP_LEVELS` has those of another builder.
 TOP_LEVELS = {
@@ -206,23 +206,10 @@ TOP_LEVELS = {
     "build_retinanet_resnet_fpn_backbone": 2,
 }
 
-# Norms, and the channels that 32 groups must divide.
-NORMED = {
-    "MODEL.FPN.NORM": "MODEL.FPN.OUT_CHANNELS",
-    "MODEL.RETINANET.NORM": "MODEL.FPN.OUT_CHANNELS",
-    "MODEL.FCOS.NORM": "MODEL.FPN.OUT_CHANNELS",
-    "MODEL.ROI_BOX_HEAD.NORM": "MODEL.ROI_BOX_HEAD.CONV_DIM",
-    "MODEL.ROI_MASK_HEAD.NORM": "MODEL.ROI_MASK_HEAD.CONV_DIM",
-    "MODEL.SEM_SEG_HEAD.NORM": "MODEL.SEM_SEG_HEAD.CONVS_DIM",
-}
+OR_PASS = "or pass your data with --train-json, --train-images, --val-json and --val-images"
 
 # A key in the words of a misfit.
 KEY = re.compile(r"[A-Z]+(?:\.[A-Z_]+)+")
-
-# Where a dataset's metadata says what it is read from.
-PLACES = ("json_file", "panoptic_json", "image_root", "image_dir", "dirname")
-
-OR_PASS = "or pass your data with --train-json, --train-images, --val-json and --val-images"
 
 logger = logging.getLogger(__name__)
 
@@ -232,17 +219,16 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
 
     What the config names of projects is imported already.
     """
-    unread = _unread(cfg) + (() if training else OF_TRAINING)
+    values = values_by_key(cfg)
     for key, default in values_by_key(default_config()).items():
-        if key.startswith(unread):
-            continue
-        value, rule = _value(cfg, key, default), _rule_of(key, default)
-        if not rule.allows(value):
+        value, rule = values.get(key, default), _rule_of(key, default)
+        unread = value == default or (not training and key.startswith(OF_TRAINING))
+        if not unread and not rule.allows(value):
             meant = did_you_mean(str(value), map(str, rule.names), form=repr)
             raise UserError(f"{key} must be {rule.words}, got {_shown(value)}{meant}")
-    for words in _misfits(cfg, lambda key: not key.startswith(unread), processes):
-        values = " and ".join(_shown(_value(cfg, key)) for key in KEY.findall(words))
-        raise UserError(f"{words}, got {values}")
+    for words in _misfits(cfg, training, processes):
+        given = " and ".join(_shown(values.get(key)) for key in KEY.findall(words))
+        raise UserError(f"{words}, got {given}")
     if cfg.OPTIMIZE.ENABLED and cfg.OPTIMIZE.COMPILE:
         check_compiler(cfg.MODEL.DEVICE)
     if cfg.OPTIMIZE.ENABLED and training and cfg.OPTIMIZE.DTYPE != "float32":
@@ -254,9 +240,9 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
 
 
 def check_datasets_exist(cfg: CfgNode, *, training: bool, files: bool = True) -> None:
-    """Raise UserError where a dataset of a config is not registered, or its files are missing.
+    """Raise UserError where a dataset of a config is not registered, or has masks to be converted.
 
-    Without `files`, only masks that are to be converted are looked for.
+    Without `files`, only such masks are looked for.
     """
     registered = DatasetCatalog.list()
     for key in ("TRAIN", "TEST") if training else ("TEST",):
@@ -271,41 +257,23 @@ def check_datasets_exist(cfg: CfgNode, *, training: bool, files: bool = True) ->
                     f"DATASETS.{key} names '{name}', which is not registered{meant}; register it, "
                     f"{OR_PASS}"
                 )
-            paths = [MetadataCatalog.get(name).get(place) for place in PLACES]
-            paths = [path for path in paths if isinstance(path, str) and "://" not in path]
-            missing = next((path for path in paths if not Path(path).exists()), None)
-            if missing is not None:
-                root = os.environ.get("DETECTRON2_DATASETS")
-                where = f"'{root}'" if root else "not set, which means 'datasets' of this folder"
-                raise MissingFileError(
-                    f"the dataset '{name}' of DATASETS.{key} has no '{missing}'; set "
-                    f"DETECTRON2_DATASETS to the folder that holds it (it is {where})"
-                )
 
 
 def check_semantic_datasets(names: Iterable[str]) -> None:
-    """Check that those of some datasets that need masks in detectron2's form have them.
-
-    A `MissingFileError` says how to make them.
-    """
+    """Raise MissingFileError for datasets whose masks are not there in detectron2's form."""
     for name in names:
         if name.startswith("shapes_sem_seg_") and name in DatasetCatalog.list():
             DatasetCatalog.get(name)  # lists the files, and says how to make missing ones
         if not name.startswith("ade20k_sem_seg_"):
             continue
         folder = Path(MetadataCatalog.get(name).sem_seg_root)
-        if folder.is_dir():
-            continue
-        root = folder.parent.parent
-        if (root / "annotations" / folder.name).is_dir():
+        if not folder.is_dir():
+            root = folder.parent.parent
             raise MissingFileError(
-                f"'{name}' has no masks for detectron2 in '{folder}'; make them with: "
-                f"regnet-backbones prepare-ade20k {root}"
+                f"'{name}' has no masks for detectron2 in '{folder}'; unpack "
+                f"ADEChallengeData2016.zip to '{root}', or set DETECTRON2_DATASETS to the folder "
+                f"above, then: regnet-backbones prepare-ade20k {root}"
             )
-        raise MissingFileError(
-            f"'{name}' is not at '{root}', which lacks annotations/{folder.name}; unpack "
-            "ADEChallengeData2016.zip there, or set DETECTRON2_DATASETS to the folder above"
-        )
 
 
 def _rule_of(key: str, default: object) -> Rule:
@@ -317,155 +285,54 @@ def _rule_of(key: str, default: object) -> Rule:
         if end in _REGISTRIES:
             others = ["PrecomputedProposals"] if end == "PROPOSAL_GENERATOR.NAME" else []
             return choice(sorted(name for name, _ in _REGISTRIES[end]) + others)
-    return _like(default)
+    return like(default)
 
 
-def _like(default: object) -> Rule:
-    """Return the rule of values like a default: of the same type, and nested as deep."""
-    if isinstance(default, list | tuple):
-        return each(_like(default[0]) if default else ANYTHING, least=0)
-    if isinstance(default, bool):
-        return TRUTH
-    if isinstance(default, int | float):
-        return number()
-    return TEXT if isinstance(default, str) else ANYTHING
+def _misfits(cfg: CfgNode, training: bool, processes: int) -> Iterator[str]:
+    """Yield how keys must be that are right by themselves, and contradict each other.
 
-
-def _unread(cfg: CfgNode) -> tuple[str, ...]:
-    """Return how keys begin that nothing of this config reads."""
-    model, nodes = cfg.MODEL, architecture_of(cfg).nodes
-    name, backbone = model.META_ARCHITECTURE, str(model.BACKBONE.NAME)
-    rpn = "PROPOSAL_GENERATOR." in nodes and model.PROPOSAL_GENERATOR.NAME == "RPN"
-    regions = "ROI_" in nodes
-    cascade = regions and model.ROI_HEADS.NAME == "CascadeROIHeads"
-    known = {node for architecture in ARCHITECTURES.values() for node in architecture.nodes}
-    read = {f"MODEL.{node}": node in nodes for node in known} | {
-        "MODEL.REGNET.": backbone in BUILDERS,
-        "MODEL.RESNETS.": "resnet" in backbone,
-        "MODEL.FPN.": "fpn" in backbone,
-        "MODEL.RPN.": rpn,
-        "MODEL.ANCHOR_GENERATOR.": rpn or "ANCHOR_GENERATOR." in nodes,
-        "MODEL.ROI_BOX_HEAD.NAME": cascade
-        or (regions and model.ROI_HEADS.NAME == "StandardROIHeads"),
-        "MODEL.ROI_BOX_CASCADE_HEAD.": cascade,
-        "MODEL.ROI_MASK_HEAD.": model.MASK_ON,
-        "MODEL.ROI_KEYPOINT_HEAD.": model.KEYPOINT_ON,
-        "MODEL.FCOS.": "FCOS" in f"{name} {backbone}".upper(),
-        "MODEL.POINT_HEAD.": "PointRend" in f"{model.ROI_MASK_HEAD.NAME} {model.SEM_SEG_HEAD.NAME}",
-        "MODEL.EMA.": model.get("EMA", {}).get("ENABLED", False),
-        "OPTIMIZE.": cfg.OPTIMIZE.ENABLED,
-        "TEST.AUG.": cfg.TEST.AUG.ENABLED,
-        "INPUT.CROP.": cfg.INPUT.CROP.ENABLED,
-        "SOLVER.CLIP_GRADIENTS.": cfg.SOLVER.CLIP_GRADIENTS.ENABLED,
-    }
-    return tuple(start for start, is_read in read.items() if not is_read)
-
-
-def _misfits(cfg: CfgNode, reads: Callable[[str], bool], processes: int) -> Iterator[str]:
-    """Yield how keys must be that are right by themselves and contradict each other.
-
-    `reads` returns whether anything reads a key.
+    What detectron2 reports itself when it builds the model is left to it.
     """
-    model = cfg.MODEL
-    if len(model.PIXEL_MEAN) != len(model.PIXEL_STD):
-        yield "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD must have one number for each channel"
-    yield from _feature_misfits(cfg, reads)
-    for node in ("RPN", "ROI_HEADS", "RETINANET"):
-        if not reads(f"MODEL.{node}.IOU_LABELS"):
-            continue
-        ious, labels = list(model[node].IOU_THRESHOLDS), model[node].IOU_LABELS
-        if ious != sorted(ious) or len(labels) != len(ious) + 1:
-            yield f"MODEL.{node}.IOU_THRESHOLDS must rise, and MODEL.{node}.IOU_LABELS be one more"
-    for key, channels in NORMED.items():
-        unused = _value(cfg, f"{channels.rpartition('.')[0]}.NUM_CONV", 1) == 0
-        grouped = reads(key) and not unused and _value(cfg, key) == "GN"
-        if grouped and _value(cfg, channels) % 32:
-            yield f"{channels} must be a multiple of 32 for {key} 'GN'"
-    heads, box, mask = model.ROI_HEADS, model.ROI_BOX_HEAD, model.ROI_MASK_HEAD
-    if reads("MODEL.ROI_BOX_CASCADE_HEAD."):
-        if not box.CLS_AGNOSTIC_BBOX_REG:
-            yield "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG must be True for CascadeROIHeads"
-        key, cascade = "MODEL.ROI_BOX_CASCADE_HEAD", model.ROI_BOX_CASCADE_HEAD
-        unlike = len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS)
-        if unlike or cascade.IOUS[0] != heads.IOU_THRESHOLDS[0]:
-            yield (
-                f"{key}.IOUS must be as many as {key}.BBOX_REG_WEIGHTS, and begin with "
-                "MODEL.ROI_HEADS.IOU_THRESHOLDS"
-            )
-    if reads("MODEL.ROI_BOX_HEAD.NAME"):
-        if box.NAME == "FastRCNNConvFCHead" and not box.NUM_FC + box.NUM_CONV:
-            yield "MODEL.ROI_BOX_HEAD.NUM_FC or MODEL.ROI_BOX_HEAD.NUM_CONV must be 1 or more"
-        if reads("MODEL.ROI_MASK_HEAD.") and not mask.POOLER_TYPE and "Point" not in mask.NAME:
-            yield "MODEL.ROI_MASK_HEAD.POOLER_TYPE must be a pooler for MODEL.ROI_MASK_HEAD.NAME"
-    if reads("SOLVER."):
-        yield from _training_misfits(cfg, processes)
-
-
-def _training_misfits(cfg: CfgNode, processes: int) -> Iterator[str]:
-    """Yield how keys must be that a training alone reads."""
     solver, images, crop = cfg.SOLVER, cfg.INPUT, cfg.INPUT.CROP
+    if len(cfg.MODEL.PIXEL_MEAN) != len(cfg.MODEL.PIXEL_STD):
+        yield "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD must have one number for each channel"
+    maps, of = _maps(cfg)
+    for node in architecture_of(cfg).nodes if maps else ():
+        is_read = node != "RPN" or cfg.MODEL.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals"
+        if is_read and not set(cfg.MODEL[node].IN_FEATURES) <= set(maps):
+            yield f"MODEL.{node}.IN_FEATURES must be of the maps {', '.join(maps)}, that {of} gives"
+    if not training:
+        return
     if list(solver.STEPS) != sorted(set(solver.STEPS)):
         yield "SOLVER.STEPS must rise"
-    if solver.NESTEROV and not solver.MOMENTUM:
-        yield "SOLVER.MOMENTUM must be above 0 for SOLVER.NESTEROV"
     if images.MIN_SIZE_TRAIN_SAMPLING == "range" and len(images.MIN_SIZE_TRAIN) != 2:
         yield (
             "INPUT.MIN_SIZE_TRAIN must be the lowest and highest size for "
             "INPUT.MIN_SIZE_TRAIN_SAMPLING 'range'"
         )
-    if crop.ENABLED:
-        relative = "relative" in crop.TYPE
-        kind = "shares up to 1" if relative else "whole numbers"
-        if any(side > 1 if relative else side % 1 for side in crop.SIZE):
-            yield f"INPUT.CROP.SIZE must be {kind} for INPUT.CROP.TYPE"
+    is_relative = "relative" in crop.TYPE
+    if crop.ENABLED and any(side > 1 if is_relative else side % 1 for side in crop.SIZE):
+        kind = "shares up to 1" if is_relative else "whole numbers"
+        yield f"INPUT.CROP.SIZE must be {kind} for INPUT.CROP.TYPE"
+    if solver.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
+        yield "SOLVER.AMP.ENABLED must be False without a GPU: mixed precision needs CUDA"
     if solver.IMS_PER_BATCH % processes:
         yield f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes"
-    for key in ("MODEL.REGNET.NORM", "MODEL.FPN.NORM"):
-        if processes > 1 and cfg.MODEL.DEVICE == "cpu" and _value(cfg, key) == "SyncBN":
-            yield f"{key} 'SyncBN' needs GPUs in several processes; or set it to 'BN' or 'FrozenBN'"
+    for node in ("REGNET", "FPN"):
+        if processes > 1 and cfg.MODEL.DEVICE == "cpu" and cfg.MODEL[node].NORM == "SyncBN":
+            yield f"MODEL.{node}.NORM 'SyncBN' needs GPUs in several processes; set 'BN'"
 
 
-def _feature_misfits(cfg: CfgNode, reads: Callable[[str], bool]) -> Iterator[str]:
-    """Yield what must hold of the maps that heads name, and of the anchors on them."""
-    maps = _maps(cfg)
-    for node in ("RPN", "ROI_HEADS", "SEM_SEG_HEAD", "RETINANET", "FCOS", "INS_EMBED_HEAD"):
-        key = f"MODEL.{node}.IN_FEATURES"
-        if not reads(key):
-            continue
-        names = list(_value(cfg, key))
-        if maps and not set(names) <= set(maps):
-            of = "MODEL.FPN.IN_FEATURES" if reads("MODEL.FPN.") else "MODEL.REGNET.OUT_FEATURES"
-            yield f"{key} must be of the maps {', '.join(maps)}, which come from {of}"
-        levels = [int(name[1:]) for name in names if re.fullmatch(r"p\d", name)]
-        if node == "ROI_HEADS" and any(b - a != 1 for a, b in pairwise(levels)):
-            yield f"{key} must be neighbours from fine to coarse, such as ['p2', 'p3']"
-        if node not in ("RPN", "RETINANET") or not reads("MODEL.ANCHOR_GENERATOR."):
-            continue
-        numbers = []
-        for name in ("SIZES", "ASPECT_RATIOS"):
-            rows = cfg.MODEL.ANCHOR_GENERATOR[name]
-            rows = rows if isinstance(rows[0], list | tuple) else [rows]
-            if len(rows) not in (1, len(names)):
-                key = f"MODEL.ANCHOR_GENERATOR.{name}"
-                yield f"{key} must be one list, or one for each of {', '.join(names)}"
-            numbers.append([len(row) for row in rows] * (len(names) // len(rows)))
-        if len({sizes * ratios for sizes, ratios in zip(*numbers, strict=True)}) > 1:
-            yield (
-                "MODEL.ANCHOR_GENERATOR.SIZES and MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS must give "
-                "every map as many anchors"
-            )
-
-
-def _maps(cfg: CfgNode) -> list[str]:
-    """Return the names of the maps that a backbone gives; none if that is not known."""
+def _maps(cfg: CfgNode) -> tuple[list[str], str]:
+    """Return the names of the maps that a backbone gives, none if not known, and what says so."""
     name = cfg.MODEL.BACKBONE.NAME
     if name == "build_regnet_backbone":
-        return list(cfg.MODEL.REGNET.OUT_FEATURES)
+        return list(cfg.MODEL.REGNET.OUT_FEATURES), "MODEL.REGNET.OUT_FEATURES"
     if name not in {*TOP_LEVELS, *BUILDERS}:
-        return []
+        return [], ""
     levels = feature_levels(cfg.MODEL.FPN.IN_FEATURES).values()
-    top = TOP_LEVELS.get(name, fcos_node(cfg).TOP_LEVELS)
-    return [f"p{level}" for level in range(min(levels), max(levels) + top + 1)]
+    last = max(levels) + TOP_LEVELS.get(name, fcos_node(cfg).TOP_LEVELS)
+    return [f"p{level}" for level in range(min(levels), last + 1)], "MODEL.FPN.IN_FEATURES"
 
 
 def _shown(value: object) -> str:
@@ -475,12 +342,3 @@ def _shown(value: object) -> str:
     except ValueError:  # of a number with thousands of digits
         return "a number of too many digits"
     return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _value(cfg: CfgNode, key: str, default: object = None) -> object:
-    """Return what a config has at a dotted key."""
-    for part in key.split("."):
-        if not isinstance(cfg, CfgNode) or part not in cfg:
-            return default
-        cfg = cfg[part]
-    return cfg

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -18,8 +17,8 @@ from iopath.common.file_io import get_cache_dir
 
 from regnet_backbones import __version__
 from regnet_backbones.detection.architectures import architecture_of
-from regnet_backbones.detection.data_checks.coco import Coco, image_name, read_coco, read_lists
-from regnet_backbones.detection.data_checks.defects import Report
+from regnet_backbones.detection.data_checks.coco import CocoSplit, read_coco, read_lists
+from regnet_backbones.detection.data_checks.kinds import Report
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.files import write_whole
 
@@ -38,54 +37,6 @@ TRAIN_NAME, VAL_NAME = "own_train", "own_val"
 HEADS = ("ROI_HEADS", "POINT_HEAD", "RETINANET", "FCOS")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CocoSplit:
-    """A COCO instance json that was read, and the folder of its images.
-
-    Attributes:
-        json_file: a file in the format of COCO's `instances_*.json`.
-        image_root: the folder that the json's `file_name`s are relative to.
-        coco: its content, and what was corrected in it.
-    """
-
-    json_file: Path
-    image_root: Path
-    coco: Coco = field(repr=False)
-
-    @property
-    def categories(self) -> dict[int | str, str]:
-        """Names of the classes by id, in the order of the ids."""
-        return self.coco.categories
-
-    @property
-    def root(self) -> tuple[int | str, str] | None:
-        """Id and name of the category that was left out as the root of the others."""
-        return self.coco.root
-
-    @property
-    def num_images(self) -> int:
-        """How many images the json has."""
-        return len(self.coco.content["images"])
-
-    @property
-    def num_annotations(self) -> int:
-        """How many annotations the json has."""
-        return len(self.coco.content["annotations"])
-
-    @property
-    def without_mask(self) -> str:
-        """How many annotations have no segmentation, and which is the first, in words."""
-        lacking = [a for a in self.coco.content["annotations"] if not a.get("segmentation")]
-        if not lacking:
-            return ""
-        image, images = lacking[0]["image_id"], self.coco.content["images"]
-        name = next(image_name(i) for i in images if i["id"] == image)
-        return (
-            f"{len(lacking):,} of {self.num_annotations:,} annotations of '{self.json_file}' have "
-            f"no 'segmentation' that makes a mask, such as annotation {lacking[0]['id']} of {name}"
-        )
 
 
 def read_coco_split(
@@ -110,8 +61,7 @@ def read_coco_split(
     json_file, image_root = Path(json_file), Path(image_root)
     if json_file.is_file() and not image_root.is_dir():
         raise MissingFileError(f"no image folder '{image_root}'")
-    read = read_coco(json_file, image_root=image_root, keep_root=keep_root)
-    _raise_errors(json_file, read)
+    read = _without_errors(read_coco(json_file, image_root=image_root, keep_root=keep_root))
     copy = _copy_of(json_file, image_root)
     if read.defects:
         part = copy.with_name(f"{copy.name}.{os.getpid()}")  # other processes may write the same
@@ -120,7 +70,7 @@ def read_coco_split(
         os.replace(part, copy)
     else:
         copy.unlink(missing_ok=True)  # of an older version of the json
-    return CocoSplit(json_file, image_root, read)
+    return read
 
 
 def read_categories(json_file: str | Path, *, count: int | None = None) -> dict[int | str, str]:
@@ -128,27 +78,24 @@ def read_categories(json_file: str | Path, *, count: int | None = None) -> dict[
 
     `count` is how many a model has, if known: a root of the others is one of them, or not.
     """
-    names: dict[int | str, str] = {}
-    for keep_root in (True, False):
-        if len(names) != count:
-            read = read_coco(json_file, ("categories",), keep_root=keep_root)
-            _raise_errors(json_file, read)
-            names = read.categories
-    return names
+    whole, without_root = (
+        _without_errors(read_coco(json_file, ("categories",), keep_root=keep_root)).categories
+        for keep_root in (True, False)
+    )
+    return whole if len(whole) == count else without_root
 
 
 def read_image_ids(json_file: str | Path) -> dict[str, int | str]:
     """Read the ids of images by `file_name` of a COCO json, as far as it has them."""
-    images = read_lists(json_file, (), optional=("images",))["images"]
+    images = read_lists(json_file, (), ("images",))["images"]
     pairs = [(image.get("file_name"), image.get("id")) for image in images]
     return {n: i for n, i in pairs if isinstance(n, str) and n and isinstance(i, (int, str))}
 
 
-def use_own_data(cfg: CfgNode) -> dict[str, Coco]:
+def use_own_data(cfg: CfgNode) -> dict[str, CocoSplit]:
     """Check and register the data that `DATASETS.OWN` names, and fit the config to it.
 
-    Returns:
-        What was read, by the names of the datasets; nothing where no key of it is set.
+    Returns what was read, by the names of the datasets; nothing where no key of it is set.
     """
     own, options = cfg.DATASETS.OWN, ", ".join(OPTIONS.values())
     missing = [option for key, option in OPTIONS.items() if not own[key]]
@@ -156,20 +103,16 @@ def use_own_data(cfg: CfgNode) -> dict[str, Coco]:
         return {}
     if missing:
         raise UserError(f"{options} go together; missing: {', '.join(missing)}")
-    if not architecture_of(cfg).instances_suffice:
+    if cfg.MODEL.KEYPOINT_ON or not architecture_of(cfg).instances_suffice:
+        need = "keypoint_names and keypoint_flip_map" if cfg.MODEL.KEYPOINT_ON else "semantic masks"
         raise UserError(
-            f"{options} are for detectors, the config trains a {cfg.MODEL.META_ARCHITECTURE}; "
-            "register its datasets and name them in DATASETS.TRAIN and DATASETS.TEST"
-        )
-    if cfg.MODEL.KEYPOINT_ON:
-        raise UserError(
-            f"{options} lack keypoint_names and keypoint_flip_map; register the datasets with them "
-            "and name them in DATASETS.TRAIN and DATASETS.TEST"
+            f"{options} are for detectors, the config trains a {cfg.MODEL.META_ARCHITECTURE} that "
+            f"needs {need}; name registered datasets in DATASETS.TRAIN and DATASETS.TEST"
         )
     train = read_coco_split(own.TRAIN_JSON, own.TRAIN_IMAGES)
     val = read_coco_split(own.VAL_JSON, own.VAL_IMAGES, keep_root=train.root is None)
     use_coco_splits(cfg, train, val)
-    return {TRAIN_NAME: train.coco, VAL_NAME: val.coco}
+    return {TRAIN_NAME: train, VAL_NAME: val}
 
 
 def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
@@ -184,31 +127,28 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
         val: the same, with the same categories.
 
     Raises:
-        UserError: the categories of the two differ, or the config wants masks and there are none.
+        UserError: the categories of the two differ.
     """
     if train.categories != val.categories:
+        ours, theirs = train.categories.items(), val.categories.items()
         raise UserError(
             f"the categories of '{train.json_file}' and '{val.json_file}' differ: only in train "
-            f"{_difference(train, val)}, only in val {_difference(val, train)}; give both files "
-            "the same 'categories' (id and name)"
-        )
-    lacking = train.without_mask or val.without_mask if cfg.MODEL.MASK_ON else ""
-    if lacking:
-        raise UserError(
-            f"the config trains masks, and {lacking}; add it, remove the annotations, or train "
-            "boxes only with MODEL.MASK_ON False"
+            f"{[item for item in ours if item not in theirs]}, only in val "
+            f"{[item for item in theirs if item not in ours]}; give both files the same "
+            "'categories' (id and name)"
         )
     cfg.DATASETS.OWN.TRAIN_JSON = str(train.json_file.absolute())
     cfg.DATASETS.OWN.TRAIN_IMAGES = str(train.image_root.absolute())
     cfg.DATASETS.OWN.CATEGORIES = [[number, name] for number, name in train.categories.items()]
     cfg.DATASETS.TRAIN = (TRAIN_NAME,)
-    register_split(TRAIN_NAME, train.json_file.absolute(), train.image_root.absolute())
+    register_split(TRAIN_NAME, cfg.DATASETS.OWN.TRAIN_JSON, cfg.DATASETS.OWN.TRAIN_IMAGES)
     use_validation(cfg, val)
     for head in HEADS:
         if head in cfg.MODEL:
             cfg.MODEL[head].NUM_CLASSES = len(train.categories)
+    images = tuple(len(split.content["images"]) for split in (train, val))
     names = ", ".join(train.categories.values())
-    counts = (len(train.categories), names, train.num_images, val.num_images)
+    counts = (len(train.categories), names, *images)
     logger.info("%d classes (%s); %d train and %d val images", *counts)
 
 
@@ -217,7 +157,7 @@ def use_validation(cfg: CfgNode, val: CocoSplit) -> None:
     cfg.DATASETS.OWN.VAL_JSON = str(val.json_file.absolute())
     cfg.DATASETS.OWN.VAL_IMAGES = str(val.image_root.absolute())
     cfg.DATASETS.TEST = (VAL_NAME,)
-    register_split(VAL_NAME, val.json_file.absolute(), val.image_root.absolute())
+    register_split(VAL_NAME, cfg.DATASETS.OWN.VAL_JSON, cfg.DATASETS.OWN.VAL_IMAGES)
 
 
 def validation_of_training(cfg: CfgNode) -> CocoSplit | None:
@@ -225,14 +165,11 @@ def validation_of_training(cfg: CfgNode) -> CocoSplit | None:
     own = cfg.DATASETS.OWN
     if VAL_NAME not in cfg.DATASETS.TEST:
         return None
-    if not own.VAL_JSON:
-        raise UserError("DATASETS.OWN of the config is empty; pass --val-json and --val-images")
     try:
         return read_coco_split(own.VAL_JSON, own.VAL_IMAGES)
     except (FileNotFoundError, PermissionError) as error:
         raise MissingFileError(
-            f"the validation data of the training have gone: {error}; pass --val-json and "
-            "--val-images"
+            f"validation data not found: {error}; pass --val-json and --val-images"
         ) from error
 
 
@@ -250,28 +187,22 @@ def register_split(name: str, json_file: str | Path, image_root: str | Path) -> 
     for catalog in (DatasetCatalog, MetadataCatalog):  # metadata may be there without its dataset
         if name in catalog.list():
             catalog.remove(name)
-    copy = _copy_of(Path(json_file), Path(image_root))
-    used = copy if copy is not None and copy.is_file() else json_file
+    used = Path(json_file)
+    if used.is_file() and (copy := _copy_of(used, Path(image_root))).is_file():
+        used = copy
     register_coco_instances(name, {"data_source": str(json_file)}, str(used), str(image_root))
 
 
-def _raise_errors(json_file: str | Path, read: Coco) -> None:
-    """Raise UserError if a json has errors."""
-    errors = Report(read.defects).of("error").summary()
-    if errors:
-        raise UserError(f"'{json_file}' cannot be used:\n{errors}")
+def _without_errors(read: CocoSplit) -> CocoSplit:
+    """Raise UserError if a json that was read has errors."""
+    if errors := Report(read.defects).errors.summary():
+        raise UserError(f"'{read.json_file}' cannot be used:\n{errors}")
+    return read
 
 
-def _copy_of(json_file: Path, image_root: Path) -> Path | None:
-    """Return where the corrected copy of a json is or would be; None without the json."""
-    if not json_file.is_file():
-        return None
+def _copy_of(json_file: Path, image_root: Path) -> Path:
+    """Return where the corrected copy of a json is or would be."""
     state = json_file.stat()
     made_of = (json_file.absolute(), image_root.absolute(), state.st_mtime_ns, state.st_size)
     digest = hashlib.sha256(repr((*map(str, made_of), __version__)).encode()).hexdigest()
     return Path(get_cache_dir()) / "regnet_backbones" / f"{json_file.stem}-{digest[:16]}.json"
-
-
-def _difference(one: CocoSplit, other: CocoSplit) -> list[tuple[int | str, str]]:
-    """List the categories of one split that the other has not."""
-    return [item for item in one.categories.items() if item not in other.categories.items()]

@@ -11,7 +11,6 @@ from regnet_backbones.adapters.detectron2.network import network_of
 from regnet_backbones.detection.architectures import title_of
 from regnet_backbones.detection.config import default_config, read_config, values_by_key
 from regnet_backbones.detection.data import TRAIN_NAME, VAL_NAME, CocoSplit
-from regnet_backbones.detection.trained import check_whole
 from regnet_backbones.runs.trained import Description
 
 # Settings that say where a run was, not what it is.
@@ -27,7 +26,6 @@ def describe(
         UserError: the config or an override cannot be used.
     """
     own, cfg = read_config(config_file), read_config(config_file, opts)
-    check_whole(config_file)
     backbone = cfg.MODEL.BACKBONE.NAME
     network = network_of(regnet_node(cfg)) if backbone in BUILDERS else None
     name = network if isinstance(network, str) else "a RegNet by numbers" if network else backbone

@@ -139,7 +139,7 @@ def evaluate_on(cfg: CfgNode, val: CocoSplit) -> None:
     _check_fit(cfg, val)
     use_validation(cfg, val)
     report = check_datasets(
-        cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False, read={VAL_NAME: val.coco}
+        cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False, read={VAL_NAME: val}
     )
     if report.has_errors:
         errors = report.of("error").summary()
@@ -215,11 +215,6 @@ def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
             f"the detector has {count} classes{': ' if trained else ''}{', '.join(trained)}; those "
             f"of '{val.json_file}', in the order of their ids, are {', '.join(given)}; give a json "
             "with the categories of the training"
-        )
-    if cfg.MODEL.MASK_ON and val.without_mask:
-        raise UserError(
-            f"the detector predicts masks, and {val.without_mask}; add it, remove the "
-            "annotations, or evaluate boxes only with --opts MODEL.MASK_ON False"
         )
 
 

@@ -23,7 +23,7 @@ from regnet_backbones.adapters.detectron2.weights import fetch
 from regnet_backbones.detection.config import read_config, use_cpu_without_gpu
 from regnet_backbones.detection.config_checks import check_config, check_datasets_exist
 from regnet_backbones.detection.data import OPTIONS, register_own_data, use_own_data
-from regnet_backbones.detection.data_checks.coco import Coco
+from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.evaluators import check_evaluators, results_tables
 from regnet_backbones.detection.look import look_at
@@ -37,7 +37,7 @@ from regnet_backbones.detection.processes import (
 from regnet_backbones.detection.trained import WholeCheckpointer
 from regnet_backbones.detection.training.checkpoint import set_earlier_run_aside
 from regnet_backbones.detection.training.trainer import Trainer
-from regnet_backbones.errors import UserError, as_user_error
+from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder, remove_parts
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 from regnet_backbones.runs.trained import CONFIG_NAME
@@ -53,17 +53,10 @@ logger = logging.getLogger(__name__)
 
 
 def launch_run(args: argparse.Namespace) -> int:
-    """Check a run's config and data, then do it in as many processes as asked for.
+    """Check the config and data of `train-detector`, then run in as many processes as asked for.
 
-    Args:
-        args: options of the command `train-detector`.
-
-    Returns:
-        The exit status: 2 for data that cannot be used.
-
-    Raises:
-        UserError: config, data or weights cannot be used, or the losses are not finite.
-        StoppedError: a signal stopped the run.
+    Returns the exit status: 2 for data that cannot be used. Raises UserError for config, data or
+    weights that cannot be used and losses that are not finite, StoppedError after a signal.
     """
     place = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     try:
@@ -71,8 +64,7 @@ def launch_run(args: argparse.Namespace) -> int:
             check_processes(*place)
             cfg, read = read_run_config(args)
             if not args.check_data and is_name(cfg.MODEL.WEIGHTS) and not _resumes(args, cfg):
-                with as_user_error(OSError):  # now, or every process would, after its data was read
-                    fetch(cfg.MODEL.WEIGHTS)
+                fetch(cfg.MODEL.WEIGHTS)  # now, or every process would, after its data was read
             has_errors = _check_data(args, cfg, read)
         del read  # of large datasets a gigabyte
     except (UserError, StoppedError) as error:  # in every process of torchrun's: one prints it
@@ -95,13 +87,11 @@ def build_config(args: argparse.Namespace) -> CfgNode:
     return read_run_config(args)[0]
 
 
-def read_run_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, Coco]]:
+def read_run_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, CocoSplit]]:
     """Return the checked and frozen config of a run, and the user's own datasets by their names."""
     cfg, training = read_config(args.config_file, args.opts), not args.eval_only
-    if args.optimize or args.compile:
-        cfg.OPTIMIZE.ENABLED = True
-    if args.compile:
-        cfg.OPTIMIZE.COMPILE = True
+    cfg.OPTIMIZE.ENABLED |= args.optimize or args.compile
+    cfg.OPTIMIZE.COMPILE |= args.compile
     import_projects(cfg)
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         check_weights(cfg)
@@ -131,11 +121,6 @@ def read_run_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, Coco]]
     check_datasets_exist(
         cfg, training=training, files=not (args.check_data or args.skip_data_check)
     )
-    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu" and training:
-        raise UserError(
-            "automatic mixed precision needs CUDA: set SOLVER.AMP.ENABLED False, or MODEL.DEVICE "
-            "cuda on a machine with a GPU"
-        )
     cfg.freeze()
     return cfg, read
 
@@ -187,8 +172,8 @@ def _is_news(record: logging.LogRecord) -> bool:
 def _set_up(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Start the log and seed this process.
 
-    It takes the place of detectron2's `default_setup`, which overwrites the config of an earlier
-    run, and leaves half of one if it is killed meanwhile.
+    Detectron2's `default_setup` would overwrite the config of an earlier run, perhaps with half of
+    one.
     """
     start_log(cfg)
     share_cores(cfg)
@@ -228,7 +213,7 @@ def _train(args: argparse.Namespace, cfg: CfgNode, signals: StopSignals) -> dict
     return trainer.train()
 
 
-def _check_data(args: argparse.Namespace, cfg: CfgNode, read: dict[str, Coco]) -> bool:
+def _check_data(args: argparse.Namespace, cfg: CfgNode, read: dict[str, CocoSplit]) -> bool:
     """Check the data once, print what was found, and return whether it has errors."""
     # Of torchrun's processes the others end with the first one.
     if args.skip_data_check or not is_first_process():
@@ -244,11 +229,8 @@ def _check_data(args: argparse.Namespace, cfg: CfgNode, read: dict[str, Coco]) -
         if not args.eval_only:
             look_at(cfg)
     elif report.has_errors:
-        print(
-            "all of them, and those of the other images: --check-data; to train all the same: "
-            "--skip-data-check",
-            file=sys.stderr,
-        )
+        hint = "all of them, and those of the other images: --check-data"
+        print(f"{hint}; to train all the same: --skip-data-check", file=sys.stderr)
     return report.has_errors
 
 

@@ -18,13 +18,13 @@ from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleK
 from torch import nn
 
 from regnet_backbones.adapters.detectron2.projects import import_projects
-from regnet_backbones.detection.config import load_config_file, read_config, use_cpu_without_gpu
+from regnet_backbones.detection.config import read_config, use_cpu_without_gpu
 from regnet_backbones.detection.config_checks import check_config
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.device import check_device
 from regnet_backbones.runs.trained import Trained
 from regnet_backbones.weights.loading import extractors
-from regnet_backbones.weights.state_dicts import as_tensors, shown
+from regnet_backbones.weights.state_dicts import as_tensors, listing, shown
 from regnet_backbones.weights.unpickling import read_content
 
 # Keys of a config that are set in another way, which an override would contradict.
@@ -34,14 +34,8 @@ SET_OTHERWISE = {
     "OUTPUT_DIR": "use --output",
 }
 
-# How many names of weights an error lists.
-LISTED = 5
-
 # What a file of proposals holds, and what Detectron called it.
 PROPOSALS = {"ids": "indexes", "boxes": "boxes", "objectness_logits": "scores"}
-
-# Old name: a config that a run wrote is checked when it is read.
-check_whole = load_config_file
 
 
 def load_config(
@@ -150,24 +144,20 @@ class WholeCheckpointer(SafeCheckpointer):
 
 def check_complete(model: nn.Module, incompatible: _IncompatibleKeys) -> None:
     """Raise UserError if a checkpoint lacks weights of the model, or has them in other shapes."""
-    lacking = [
-        name
-        for name in sorted(_filter_reused_missing_keys(model, incompatible.missing_keys))
-        if not name.endswith("num_batches_tracked")  # counts only, and zoo files have none
-    ]
-    unlike = [
-        f"{name} is {in_file} in the checkpoint and {in_model} in the model"
-        for name, in_file, in_model in incompatible.incorrect_shapes
-    ]
-    problems = [
-        f"{len(names)} {what}: {', '.join(names[:LISTED])}{', ...' * (len(names) > LISTED)}"
-        for names, what in ((unlike, "have another shape"), (lacking, "are not in it"))
-        if names
-    ]
-    if problems:
+    missing = sorted(_filter_reused_missing_keys(model, incompatible.missing_keys))
+    problems = {
+        "have another shape": [
+            f"{name} is {in_file} in the checkpoint and {in_model} in the model"
+            for name, in_file, in_model in incompatible.incorrect_shapes
+        ],
+        # Counts of batches are not used, and zoo files have none.
+        "are not in it": [name for name in missing if not name.endswith("num_batches_tracked")],
+    }
+    words = [f"{len(names)} {what}: {listing(names)}" for what, names in problems.items() if names]
+    if words:
         raise UserError(
             "the checkpoint is not of the model that the config describes; of its weights "
-            f"{'; '.join(problems)}. Use the config of its training, with its overrides"
+            f"{'; '.join(words)}. Use the config of its training, with its overrides"
         )
 
 
@@ -184,33 +174,25 @@ def load_proposals(records: list[dict], file: str) -> list[dict]:
     """
     content = read_content(Path(PathManager.get_local_path(file)))
     found = content if isinstance(content, Mapping) else {}
-    lists = {name: found.get(name, found.get(old)) for name, old in PROPOSALS.items()}
-    if not all(
-        isinstance(value, list) and len(value) == len(lists["ids"]) for value in lists.values()
-    ):
-        raise UserError(
-            f"proposals '{file}' must be a dict of {', '.join(PROPOSALS)}, lists of one length, as "
-            "detectron2's COCOEvaluator writes them (box_proposals.pkl)"
-        )
+    lists = [found.get(name, found.get(old)) for name, old in PROPOSALS.items()]
     mode = found.get("bbox_mode", BoxMode.XYXY_ABS.value)
-    if type(mode) is not int or mode not in list(BoxMode):
-        raise UserError(f"proposals '{file}': unknown bbox_mode {shown(mode)}")
-    places = {str(image): place for place, image in enumerate(lists["ids"])}
+    is_known = type(mode) is int and mode in list(BoxMode)
+    if not is_known or not all(type(v) is list and len(v) == len(lists[0]) for v in lists):
+        raise UserError(
+            f"proposals '{file}' must be a dict of {', '.join(PROPOSALS)}, lists of one length, "
+            f"and a bbox_mode of detectron2's, got {shown(mode)}; COCOEvaluator writes such files"
+        )
+    by_image = {str(image): found for image, *found in zip(*lists, strict=True)}
     for record in records:
         image = record["image_id"]
-        place = places.get(str(image))
-        if place is None:
-            raise UserError(
-                f"proposals '{file}' have none for image {image!r}; compute them for this dataset"
-            )
-        arrays = boxes, scores = lists["boxes"][place], lists["objectness_logits"][place]
+        boxes, scores = by_image.get(str(image), (None, None))
         if not all(
             isinstance(array, np.ndarray) and array.dtype.kind in "fiu" and np.isfinite(array).all()
-            for array in arrays
-        ) or (scores.ndim, boxes.shape) != (1, (len(scores), 4)):
+            for array in (boxes, scores)
+        ) or (scores.ndim, boxes.shape) != (1, (*scores.shape, 4)):
             raise UserError(
                 f"proposals '{file}' of image {image!r} must be finite boxes (N, 4) and scores "
-                "(N,), numpy arrays of numbers"
+                "(N,), numpy arrays of numbers; compute them for this dataset"
             )
         order = scores.argsort()[::-1]
         record["proposal_boxes"] = boxes[order]

@@ -130,10 +130,10 @@ def local_file(source: Source) -> Path:
     return source.file
 
 
-def offline_error(source: Source, error: Exception) -> OSError:
+def offline_error(source: Source, error: Exception) -> MissingFileError:
     """Return an error that names the file, where to put it by hand, and how to do without."""
     reason = str(error).partition("\n")[0] or type(error).__name__
-    return OSError(
+    return MissingFileError(
         f"could not fetch the weights {source.name}: {reason}. The file is {source.url}; where "
         f"there is no network, put it at {source.file}, or give its path instead of the name; "
         f"{FROM_SCRATCH}"

@@ -3,6 +3,5 @@
 datasets.py       the datasets of a config: their jsons, images and masks
 coco.py           a COCO json, read and corrected
 annotations.py    its annotations against each other and their images
-kinds.py          every kind of defect, a row each
-defects.py        defects and the report of them
+kinds.py          defects, the report of them, and every kind of defect, a row each
 """

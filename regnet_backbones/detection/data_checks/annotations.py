@@ -19,8 +19,7 @@ from regnet_backbones.detection.data_checks.coco import (
     image_name,
     runs_of,
 )
-from regnet_backbones.detection.data_checks.defects import Defect, Use
-from regnet_backbones.detection.data_checks.kinds import Kind, error, note
+from regnet_backbones.detection.data_checks.kinds import Defect, Kind, Use
 
 # What takes an annotation out of a training.
 DROPPING = (kinds.CROWD, kinds.DROPPED_BOX, kinds.DROPPED_ANNOTATION)
@@ -34,25 +33,25 @@ ORDERS = {
     ),
 }
 RELATIVE, SWAPPED = "as parts of the image's size (normalised, 0 to 1)", "with x and y exchanged"
-SHIFTED = "shifted against their boxes"
 WAYS = ((), (RELATIVE,), (SWAPPED,), (RELATIVE, SWAPPED))
 
 # A reading: the order of a box, the ways that boxes and that polygons are written; the first one is
-# COCO's.
+# COCO's, and the more a reading differs from it, the later it comes.
 Reading = tuple[str, tuple[str, ...], tuple[str, ...]]
-COCOS, *READINGS = product(ORDERS, WAYS, WAYS)
-READINGS.append(("", (), (SHIFTED,)))
+COCOS, *READINGS = sorted(
+    product(ORDERS, WAYS, WAYS), key=lambda r: bool(r[0]) + len(r[1]) + len(r[2])
+)
 
 # Overlap (IoU) with the polygons' extent from which a box fits: the right reading is given more
 # room, as boxes of hidden parts have it. Corners within ROUNDED pixels fit, too.
 FITS, FITS_OTHERWISE, ROUNDED = 0.5, 0.7, 2.0
 
-# Beyond the border by this part of the image's side is not yet outside.
-SLACK = 0.02
+# Beyond the border by up to so many pixels, or this part of the image's side, is not yet outside.
+ROUNDING, SLACK = 1.0, 0.02
 
-# A reading is believed if this part of the annotations speaks against COCO's; if only the border
-# does, this many of them, and the reading must fit nearly all.
-PART, OUTSIDE, NEARLY_ALL = 0.1, 3, 0.99
+# Another reading is believed if it fits nearly all annotations, and this part of them and as many
+# more than COCO's.
+NEARLY_ALL, PART, MORE = 0.95, 0.1, 3
 
 
 def check_coco(content: Content, *, source: str, use: Use) -> list[Defect]:
@@ -65,15 +64,14 @@ def check_coco(content: Content, *, source: str, use: Use) -> list[Defect]:
     names = _repeated(category["name"] for category in categories)
     defects += [Defect(kinds.SAME_NAME, source, detail=name) for name in names]
 
-    def add(kind: Kind, entry: Entry, detail: str) -> None:
-        name = image_name(by_id[entry["image_id"]])
-        defects.append(Defect(kind, source, name, entry["id"], detail))
-
     trained = []
     for entry in annotations:
-        problems = list(_annotation_problems(entry, by_id[entry["image_id"]], use))
-        for kind, detail in problems:
-            add(kind, entry, detail)
+        image = by_id[entry["image_id"]]
+        problems = list(_annotation_problems(entry, image, use))
+        defects += [
+            Defect(kind, source, image_name(image), entry["id"], detail)
+            for kind, detail in problems
+        ]
         if not any(kind in DROPPING for kind, _ in problems):
             trained.append(entry)
     what = ((a["image_id"], a["category_id"], tuple(a["bbox"])) for a in annotations)
@@ -81,12 +79,7 @@ def check_coco(content: Content, *, source: str, use: Use) -> list[Defect]:
         name = image_name(by_id[image])
         defects.append(Defect(kinds.REPEATED, source, name, detail=f"bbox {list(box)}"))
     single = [a for a in annotations if not a["iscrowd"]]
-    extents = [extent_of(drawable(a.get("segmentation"))) for a in single]
-    sizes = [(by_id[a["image_id"]]["width"], by_id[a["image_id"]]["height"]) for a in single]
-    for number, kind in _unlike([a["bbox"] for a in single], extents, sizes):
-        extent, (width, height) = extents[number], sizes[number]
-        shape = f", polygons from {[*extent[:2]]} to {[*extent[2:]]}" if extent else ""
-        add(kind, single[number], f"bbox {single[number]['bbox']} in {width}x{height}{shape}")
+    defects += _unlike(single, [by_id[a["image_id"]] for a in single], source)
     used = {a["category_id"] for a in annotations}
     unused = [c["name"] for c in categories if used and c["id"] not in used]
     defects += [Defect(kinds.UNUSED_CLASS, source, detail=name) for name in unused]
@@ -117,7 +110,7 @@ def _annotation_problems(entry: Entry, image: Entry, use: Use) -> Iterator[tuple
             yield kinds.UNREACHABLE_BOX, detail
         if use.train:
             yield kinds.DROPPED_BOX, detail
-    elif max(-x, -y, x + w - width, y + h - height) > kinds.ROUNDING:
+    elif max(-x, -y, x + w - width, y + h - height) > ROUNDING:
         yield kinds.CLIPPED_BOX, detail
     if crowd:
         yield kinds.CROWD, ""
@@ -142,7 +135,7 @@ def _mask_problems(
         runs = runs_of(masks["counts"])
         if drawn and tuple(masks["size"]) != size:
             yield kinds.RLE_SIZE, f"size {masks['size']}, image {[*size]}"
-        elif drawn and (runs is None or min(runs) < 0 or sum(runs) != size[0] * size[1]):
+        elif drawn and (runs is None or runs.min() < 0 or runs.sum() != size[0] * size[1]):
             yield kinds.BROKEN_RLE, ""
     elif masks:
         kept, lengths = drawable(masks), [len(polygon) for polygon in masks]
@@ -175,78 +168,51 @@ def _training_problems(
             yield Defect(kinds.EMPTY_IMAGE, source, image_name(image))
 
 
+def _unlike(entries: list[Entry], images: list[Entry], source: str) -> Iterator[Defect]:
+    """Find boxes that are not what they should be; `images` are those of the annotations."""
+    if not entries:
+        return
+    boxes = np.array([entry["bbox"] for entry in entries], float)
+    nothing = (np.nan,) * 4
+    extents = np.array([extent_of(drawable(e.get("segmentation"))) or nothing for e in entries])
+    sizes = np.array([(image["width"], image["height"]) for image in images], float)
+    straight = _fits(COCOS, boxes, extents, sizes, FITS).sum()
+    fits = {r: _fits(r, boxes, extents, sizes, FITS_OTHERWISE).sum() for r in READINGS}
+    best, total = max(fits, key=lambda reading: fits[reading]), len(boxes)
+    if fits[best] >= max(NEARLY_ALL * total, straight + max(MORE, PART * total)):
+        order, of_boxes, of_polygons = best
+        parts = {"boxes": [*filter(None, [order]), *of_boxes], "polygons": of_polygons}
+        cause = " and ".join(" ".join([what, *ways]) for what, ways in parts.items() if ways)
+        detail = f"{cause}: {fits[best]:,} of {total:,} annotations fit so, {straight:,} as COCO's"
+        yield Defect(kinds.OTHER_FORM, source, detail=detail)
+        return
+    corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+    unlike = ~np.isnan(extents[:, 0]) & ~_match(corners, extents, FITS)
+    tiny = (boxes[:, 2:] <= 1).all(axis=1) & ~unlike
+    for where, kind in ((unlike, kinds.UNLIKE_MASK), (tiny, kinds.ONE_PIXEL)):
+        for number in np.flatnonzero(where):
+            entry, image = entries[number], images[number]
+            detail = f"bbox {entry['bbox']} in {image['width']}x{image['height']}"
+            if kind is kinds.UNLIKE_MASK:
+                detail += f", polygons in {extents[number].tolist()}"
+            yield Defect(kind, source, image_name(image), entry["id"], detail)
+
+
 def _fits(
     reading: Reading, boxes: np.ndarray, extents: np.ndarray, sizes: np.ndarray, least: float
 ) -> np.ndarray:
     """Return for each annotation whether its box is a box so, in its image, on its polygons."""
     order, of_boxes, of_polygons = reading
     corners = np.stack(ORDERS[order](*_pixels(boxes, of_boxes, sizes).T), axis=1)
-    extents, shifted = _pixels(extents, of_polygons, sizes), SHIFTED in of_polygons
-    if shifted:
-        extents = extents - np.tile(extents[:, :2] - corners[:, :2], 2)
+    extents = _pixels(extents, of_polygons, sizes)
     masked = ~np.isnan(extents[:, 0])
     placed = np.hstack([corners, np.where(masked[:, None], extents, corners)])
     sizes = np.tile(sizes, 4)
-    room = np.maximum(kinds.ROUNDING, SLACK * sizes)
+    room = np.maximum(ROUNDING, SLACK * sizes)
     sides = corners[:, 2:] - corners[:, :2]
     inside = ((placed >= -room) & (placed <= sizes + room)).all(axis=1)
     sensible = (sides > 0).all(axis=1) & (sides > 1).any(axis=1)
-    return inside & sensible & np.where(masked, _match(corners, extents, least), not shifted)
-
-
-def _changes(reading: Reading) -> int:
-    """Return in how many ways a reading differs from COCO's; a shift would explain too much."""
-    order, of_boxes, of_polygons = reading
-    return bool(order) + len(of_boxes) + len(of_polygons) + 5 * (SHIFTED in of_polygons)
-
-
-def _name(reading: Reading) -> str:
-    """Return what a reading takes boxes and polygons for."""
-    order, of_boxes, of_polygons = reading
-    parts = {"boxes": [*filter(None, [order]), *of_boxes], "polygons": of_polygons}
-    return " and ".join(" ".join([what, *ways]) for what, ways in parts.items() if ways)
-
-
-def _unlike(
-    boxes: list[list[float]], extents: list[tuple | None], sizes: list[tuple[int, int]]
-) -> Iterator[tuple[int, Kind]]:
-    """Find boxes that are not what they should be: numbers of annotations, and kinds.
-
-    Extents are left, top, right and bottom of polygons, sizes width and height of images.
-    """
-    if not boxes:
-        return
-    nothing = (float("nan"),) * 4
-    told = np.array(boxes, float), np.array([e or nothing for e in extents]), np.array(sizes, float)
-    boxes, extents, _ = told
-    straight = _fits(COCOS, *told, FITS)
-    tiny = (boxes[:, 2:] <= 1).all(axis=1)
-    corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
-    unlike = ~np.isnan(extents[:, 0]) & ~_match(corners, extents, FITS)
-    # Each of these is evidence by itself; a box beyond the border is not.
-    odd = unlike | (boxes <= 1).all(axis=1)
-    named = np.zeros(len(boxes), bool)
-    many_outside = (~straight).sum() >= max(OUTSIDE, PART * len(boxes))
-    if odd.any() or many_outside:
-        found = [_fits(reading, *told, FITS_OTHERWISE) for reading in READINGS]
-        # Of those that explain as many, the one that fits most of the others, too.
-        best = max(found, key=lambda fits: ((fits & ~straight).sum(), fits.sum()))
-        sure = bool(
-            (odd.mean() >= PART and best.sum() > straight.sum())
-            or (many_outside and best.mean() >= NEARLY_ALL)
-        )
-        named = ~straight & best & (odd | sure)
-        fitting = [r for r, fits in zip(READINGS, found, strict=True) if fits[named].all()]
-        fewest = min(map(_changes, fitting))
-        causes = ", or ".join(_name(r) for r in fitting if _changes(r) == fewest)
-        kind = (error if sure else note)(
-            f"boxes do not fit their images or polygons; the likely cause is {causes}: then "
-            f"{best.sum():,} of {len(boxes):,} annotations fit, and {straight.sum():,} as COCO's "
-            "[x, y, width, height] in pixels; correct the file, or what exported it"
-        )
-        yield from ((int(number), kind) for number in np.flatnonzero(named))
-    yield from ((int(n), kinds.UNLIKE_MASK) for n in np.flatnonzero(unlike & ~named))
-    yield from ((int(n), kinds.ONE_PIXEL) for n in np.flatnonzero(tiny & ~unlike & ~named))
+    return inside & sensible & (~masked | _match(corners, extents, least))
 
 
 def _pixels(values: np.ndarray, ways: tuple[str, ...], sizes: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import unicodedata
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from regnet_backbones.detection.data_checks import kinds
-from regnet_backbones.detection.data_checks.defects import Defect, shown
-from regnet_backbones.detection.data_checks.kinds import Kind, error, repair
+from regnet_backbones.detection.data_checks.kinds import Defect, Kind, shown
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.files import read_json
 
 Entry = dict[str, object]
 Content = dict[str, list[Entry]]
+# What a step of `read_coco` finds: a kind, the list and the entry that it is in, what it is.
+Found = Iterator[tuple[Kind, str, Entry, str]]
 
 LISTS = ("images", "annotations", "categories")
 
@@ -72,12 +73,11 @@ def _flag(value: object) -> int:
 
 def _numbers(value: object, least: float = -LARGEST, largest: float = LARGEST) -> list[float]:
     plain = isinstance(value, list) and set(map(type, value)) <= {int, float}
-    if value == []:
-        return value
-    # The sum finds NaN, which minimum and maximum may miss.
-    return _only(
-        value, plain and least <= min(value) <= max(value) <= largest and sum(value) < 1e300
-    )
+    return _only(value, plain and all(least <= number <= largest for number in value))
+
+
+def _box(value: object) -> list[float]:
+    return _only(value, len(_numbers(value)) == 4 and min(value[2:]) >= 0)
 
 
 def _segmentation(value: object) -> list[list[float]] | Entry:
@@ -95,59 +95,50 @@ def _segmentation(value: object) -> list[list[float]] | Entry:
     return value
 
 
-# List, key, what returns a value in its one type or raises one of `REFUSED`, and what it may be.
+# List, keys, what returns a value in its one type or raises one of `REFUSED`, and what it may be.
 # Images and categories must have all of theirs, annotations their references.
-IDENTITY, PIXELS = "a whole number or text", "a whole number of pixels, 1 or more"
 TYPES: tuple[tuple[str, str, Callable[[object], object], str], ...] = (
-    ("images", "id", _identity, IDENTITY),
+    ("images", "id", _identity, "a whole number or text"),
     ("images", "file_name", _text, "text, the file below the image folder"),
     ("images", "coco_url", _text, "text"),  # LVIS has it instead of the file name
-    ("images", "width", _size, PIXELS),
-    ("images", "height", _size, PIXELS),
-    ("categories", "id", _identity, IDENTITY),
+    ("images", "width height", _size, "a whole number of pixels, 1 or more"),
+    ("categories", "id", _identity, "a whole number or text"),
     ("categories", "name", _text, "text in quotes"),
-    ("annotations", "image_id", _identity, IDENTITY),
-    ("annotations", "category_id", _identity, IDENTITY),
-    (
-        *("annotations", "bbox", lambda v: _only(v, len(_numbers(v)) == 4 and min(v[2:]) >= 0)),
-        "[x, y, width, height] in pixels, none of the sides negative",
-    ),
-    (
-        *("annotations", "area", lambda v: _numbers([v], 0, LARGEST**2)[0]),
-        "a finite number of pixels, 0 or more",
-    ),
-    ("annotations", "iscrowd", _flag, "0 or 1"),
-    ("annotations", "ignore", _flag, "0 or 1"),
-    (
-        *("annotations", "segmentation", _segmentation),
-        "polygons of finite numbers, [[x1, y1, x2, y2, x3, y3, ...], ...], or an RLE with 'size' "
-        "and 'counts' (to train boxes only, remove it and set MODEL.MASK_ON False)",
-    ),
-    (
-        *("annotations", "keypoints", lambda v: _only(v, len(_numbers(v)) % 3 == 0)),
-        "x, y and visibility of each keypoint in turn",
-    ),
+    ("annotations", "image_id category_id", _identity, "a whole number or text"),
+    ("annotations", "bbox", _box, "[x, y, width, height] in pixels, none of the sides negative"),
+    ("annotations", "area", lambda value: _numbers([value], 0, LARGEST**2)[0],
+     "a finite number of pixels, 0 or more"),
+    ("annotations", "iscrowd ignore", _flag, "0 or 1"),
+    ("annotations", "segmentation", _segmentation,
+     "polygons of finite numbers, [[x1, y1, x2, y2, x3, y3, ...], ...], or an RLE with 'size' and "
+     "'counts' (to train boxes only, remove it and set MODEL.MASK_ON False)"),
+    ("annotations", "keypoints", lambda value: _only(value, len(_numbers(value)) % 3 == 0),
+     "x, y and visibility of each keypoint in turn"),
     ("annotations", "num_keypoints", _whole, "a whole number"),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Coco:
-    """A COCO json that was read.
+class CocoSplit:
+    """A COCO instance json that was read, and the folder of its images.
 
     Attributes:
-        content: its lists, corrected.
+        json_file: a file in the format of COCO's `instances_*.json`.
+        image_root: the folder that the json's `file_name`s are relative to; None if not looked for.
+        content: the lists of the json, corrected.
         defects: errors, and the repairs that were made in the content.
-        root: id and name of the category that was left out, see `kinds.ROOT`.
+        root: id and name of the category that was left out as the root of the others.
     """
 
-    content: Content
-    defects: tuple[Defect, ...]
+    json_file: Path
+    image_root: Path | None
+    content: Content = field(repr=False)
+    defects: tuple[Defect, ...] = field(repr=False)
     root: tuple[int | str, str] | None = None
 
     @property
     def categories(self) -> dict[int | str, str]:
-        """Names by id, in the order of the ids, which is detectron2's."""
+        """Names of the classes by id, in the order of the ids, which is detectron2's."""
         entries = sorted(self.content["categories"], key=lambda entry: entry["id"])
         return {entry["id"]: entry["name"] for entry in entries}
 
@@ -161,7 +152,7 @@ def read_coco(
     image_root: str | Path | None = None,
     by_url: bool = False,
     keep_root: bool = False,
-) -> Coco:
+) -> CocoSplit:
     """Read a COCO json, bring it to one type for each value, and derive what is missing.
 
     Images and categories that are `needed` must not be empty; `optional` lists are empty if the
@@ -169,30 +160,33 @@ def read_coco(
     their `coco_url` says, as LVIS has it. `keep_root` keeps a category that is only the root of the
     others.
     """
-    source, root = source or str(json_file), None
-    content = read_lists(json_file, needed, optional=optional, source=source)
-    found = _Found(content, source)
+    source = source or str(json_file)
+    root: tuple[int | str, str] | None = None
+    content = read_lists(json_file, needed, optional, source)
+    names = {_as_text(i.get("id")): image_name(i) for i in content.get("images", ())}
+    defects: list[Defect] = []
     with open(json_file, "rb") as file:
         if file.read(len(BOM_UTF8)) == BOM_UTF8:
-            found.defects.append(Defect(kinds.BOM, source))
-    _take_types(content, "file_name" if by_url else "coco_url", found)
-    if not found.errors:
-        _settle_ids(content, "images", "image_id", found)
-        _settle_ids(content, "categories", "category_id", found)
-    if not found.errors:
-        root = None if keep_root else _leave_out_root(content, found)
-        _settle_annotations(content.get("annotations", []), found)
-    if not found.errors and image_root is not None:
-        _find_files(content["images"], partial(image_path, image_root, by_url), found)
-    return Coco(content, tuple(found.defects), root)
+            defects.append(Defect(kinds.BOM, source))
+    steps = [partial(_take_types, content, "file_name" if by_url else "coco_url")]
+    steps.append(partial(_settle_ids, content))
+    if not keep_root:
+        steps.append(partial(_leave_out_root, content))
+    steps.append(partial(_settle_annotations, content.get("annotations", [])))
+    if image_root is not None:
+        steps.append(partial(_find_files, content, partial(image_path, image_root, by_url)))
+    for step in steps:
+        for kind, place, entry, detail in step():
+            defects.append(_defect(kind, source, place, entry, detail, names))
+            root = (entry["id"], entry["name"]) if kind is kinds.ROOT else root
+        if any(defect.kind.severity == "error" for defect in defects):
+            break
+    folder = None if image_root is None else Path(image_root)
+    return CocoSplit(Path(json_file), folder, content, tuple(defects), root)
 
 
 def read_lists(
-    json_file: str | Path,
-    needed: Collection[str],
-    *,
-    optional: Collection[str] = (),
-    source: str = "",
+    json_file: str | Path, needed: Collection[str], optional: Collection[str], source: str = ""
 ) -> Content:
     """Read lists of a COCO json as they are; the arguments are those of `read_coco`."""
     if not Path(json_file).is_file():
@@ -240,7 +234,7 @@ def extent_of(polygons: Sequence[Sequence[float]]) -> tuple[float, float, float,
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def runs_of(counts: list[int] | str) -> list[int] | None:
+def runs_of(counts: list[int] | str) -> np.ndarray | None:
     """Return the runs of an RLE, as pycocotools' `rleFrString` reads them; None if it cannot.
 
     A character holds 5 bits of a number, the lowest first, and whether more follow; the sign is the
@@ -248,162 +242,153 @@ def runs_of(counts: list[int] | str) -> list[int] | None:
     the last.
     """
     if isinstance(counts, list):
-        return counts
-    runs, number, bits = [], 0, 0
-    for code in counts.encode(errors="replace"):
-        if not 48 <= code < 112 or bits > 50:
-            return None
-        code -= 48
-        number |= (code & 31) << bits
-        bits += 5
-        if not code & 32:
-            number -= (code >> 4) << bits
-            runs.append(number + (runs[-2] if len(runs) > 2 else 0))
-            number, bits = 0, 0
-    return None if bits or not runs else runs
+        return np.array(counts)
+    codes = np.frombuffer(counts.encode(errors="replace"), np.uint8).astype(np.int64) - 48
+    last = codes & 32 == 0
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or not last[-1]:
+        return None
+    starts = np.flatnonzero(np.r_[True, last[:-1]])
+    places = np.arange(len(codes)) - np.repeat(starts, np.diff([*starts, len(codes)]))
+    if places.max() > 10:  # more than 2 ** 55
+        return None
+    runs = np.add.reduceat((codes & 31) << 5 * places, starts)
+    runs -= (codes[last] >> 4) << 5 * (places[last] + 1)
+    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
+    return runs
 
 
-class _Found:
-    """The defects that the steps of `read_coco` find."""
-
-    def __init__(self, content: Content, source: str):
-        self.source = source
-        self.defects: list[Defect] = []
-        # By ids as text, which may still be of any type.
-        self._names = {_as_text(i.get("id")): image_name(i) for i in content.get("images", ())}
-
-    @property
-    def errors(self) -> bool:
-        return any(defect.severity == "error" for defect in self.defects)
-
-    def add(self, kind: Kind, place: str, entry: Entry, detail: str = "") -> None:
-        """Add a defect of an entry."""
-        image, annotation = "", None
-        if place == "images":
-            image = image_name(entry)
-        elif place == "annotations":
-            image = self._names.get(_as_text(entry.get("image_id")), "")
-            annotation = entry.get("id", "without id")
-        elif "id" in entry:
-            detail = f"category {shown(entry['id'])}: {detail}"
-        self.defects.append(Defect(kind, self.source, image, annotation, detail))
+def _defect(
+    kind: Kind, source: str, place: str, entry: Entry, detail: str, names: Mapping[str, str]
+) -> Defect:
+    """Return a defect of an entry; `names` are those of the images by their ids as text."""
+    if place == "images":
+        return Defect(kind, source, image_name(entry), detail=detail)
+    if place == "annotations":
+        image = names.get(_as_text(entry.get("image_id")), "")
+        return Defect(kind, source, image, entry.get("id", "without id"), detail)
+    named = f"category {shown(entry['id'])}: {detail}" if "id" in entry else detail
+    return Defect(kind, source, detail=named)
 
 
-def _take_types(content: Content, unread: str, found: _Found) -> None:
+def _take_types(content: Content, unread: str) -> Found:
     """Take every value in its type, but that of a key which is not read."""
-    for place, name, take, allowed in TYPES:
-        required = place != "annotations" or name in ("image_id", "category_id")
-        what = f"'{name}' in '{place}'"
-        for entry in content.get(place, ()) if name != unread else ():
-            value = entry.get(name)
-            if value is None and not (required or (take is _flag and name in entry)):
+    rows = ((place, key, *row) for place, keys, *row in TYPES for key in keys.split())
+    for place, key, take, allowed in rows:
+        required = place != "annotations" or key in ("image_id", "category_id")
+        for entry in content.get(place, ()) if key != unread else ():
+            value = entry.get(key)
+            if value is None and not (required or (take is _flag and key in entry)):
                 continue
+            what = f"'{key}' in '{place}'"
             try:
                 taken = take(value)
                 if taken is value:
                     continue
-                kind = repair(f"{what} should be {allowed}", None if taken == value else ())
+                readers = None if taken == value else ()
+                kind = kinds.repair(f"{what} should be {allowed}", readers)
             except REFUSED:
-                taken, kind = value, error(f"{what} must be {allowed}; correct or remove the entry")
-            given = shown(value) if name in entry else "missing"
-            found.add(kind, place, entry, f"{name} {given}")
-            entry[name] = taken
+                text = f"{what} must be {allowed}; correct or remove the entry"
+                taken, kind = value, kinds.error(text)
+            yield kind, place, entry, f"{key} {shown(value) if key in entry else 'missing'}"
+            entry[key] = taken
 
 
-def _settle_ids(content: Content, place: str, reference: str, found: _Found) -> None:
+def _settle_ids(content: Content) -> Found:
     """Make ids one type where they mean the same, and check that references find them."""
-    entries = content.get(place, [])
-    holders = [(place, "id", entry) for entry in entries]
-    holders += [("annotations", reference, entry) for entry in content.get("annotations", [])]
-    if len({type(entry[key]) for _, key, entry in holders}) > 1:
-        for where, key, entry in holders:
-            if isinstance(entry[key], str) and NUMBER.fullmatch(entry[key]):
-                found.add(kinds.NUMBER_AS_TEXT, where, entry, f"{key} {shown(entry[key])}")
-                entry[key] = int(entry[key])
-    counts = Counter(entry["id"] for entry in entries)
-    mixed = len(set(map(type, counts))) > 1
-    for where, key, entry in holders if entries else ():
-        value, kind = entry[key], None
-        if key == reference:
-            kind = None if value in counts else kinds.UNDEFINED_ID
-        elif counts[value] > 1:
-            kind = kinds.DOUBLE_ID
-        elif mixed and isinstance(value, str):
-            kind = kinds.MIXED_IDS
-        if kind is not None:
-            found.add(kind, where, entry, f"{key} {shown(value)}")
+    for place, reference in (("images", "image_id"), ("categories", "category_id")):
+        entries = content.get(place, [])
+        holders = [(place, "id", entry) for entry in entries]
+        holders += [("annotations", reference, entry) for entry in content.get("annotations", [])]
+        if len({type(entry[key]) for _, key, entry in holders}) > 1:
+            for where, key, entry in holders:
+                if isinstance(entry[key], str) and NUMBER.fullmatch(entry[key]):
+                    yield kinds.NUMBER_AS_TEXT, where, entry, f"{key} {shown(entry[key])}"
+                    entry[key] = int(entry[key])
+        counts = Counter(entry["id"] for entry in entries)
+        mixed = len(set(map(type, counts))) > 1
+        for where, key, entry in holders if entries else ():
+            value, kind = entry[key], None
+            if key == reference:
+                kind = None if value in counts else kinds.UNDEFINED_ID
+            elif counts[value] > 1:
+                kind = kinds.DOUBLE_ID
+            elif mixed and isinstance(value, str):
+                kind = kinds.MIXED_IDS
+            if kind is not None:
+                yield kind, where, entry, f"{key} {shown(value)}"
 
 
-def _leave_out_root(content: Content, found: _Found) -> tuple[int | str, str] | None:
+def _leave_out_root(content: Content) -> Found:
     """Leave out a category that nothing but the others' `supercategory` names."""
     categories = content.get("categories", [])
     used = {a["category_id"] for a in content.get("annotations", ())}
     for root in categories if len(categories) > 1 else ():
         others = [c.get("supercategory") for c in categories if c is not root]
         if root["id"] not in used and all(name == root["name"] for name in others):
-            found.add(kinds.ROOT, "categories", root, root["name"])
+            yield kinds.ROOT, "categories", root, root["name"]
             categories[:] = [c for c in categories if c is not root]
-            return root["id"], root["name"]
-    return None
+            return
 
 
-def _settle_annotations(annotations: list[Entry], found: _Found) -> None:
+def _settle_annotations(annotations: list[Entry]) -> Found:
     """Derive boxes, areas and flags that are missing, and number the annotations."""
-    annotations[:] = [entry for entry in annotations if _settle_annotation(entry, found)]
+    place, kept = "annotations", []
+    for entry in annotations:
+        masks, box = entry.get("segmentation"), entry.get("bbox")
+        if box is not None and masks == [box]:
+            yield kinds.BOX_AS_MASK, place, entry, ""
+            masks = entry["segmentation"] = []
+        if box is None:
+            extent = extent_of(drawable(masks))
+            yield kinds.NO_BOX if extent is None else kinds.BOX_OF_POLYGONS, place, entry, ""
+            if extent is None:
+                continue
+            left, top, right, bottom = extent
+            box = entry["bbox"] = [left, top, right - left, bottom - top]
+        if not masks and box[2] == box[3] == 0:
+            yield kinds.EMPTY_OBJECT, place, entry, f"bbox {shown(box)}"
+            continue
+        if "iscrowd" not in entry:
+            yield kinds.NO_CROWD_FLAG, place, entry, ""
+            entry["iscrowd"] = 0
+        area = entry.get("area")
+        if area is None or (area == 0 and box[2] * box[3] > 0):
+            yield kinds.NO_AREA if area is None else kinds.ZERO_AREA, place, entry, ""
+            entry["area"] = _area_of(masks) or box[2] * box[3]
+        kept.append(entry)
+    annotations[:] = kept
     counts = Counter(a["id"] for a in annotations if type(a.get("id")) is int)
-    wrong = []
+    is_wrong = False
     for entry in annotations:
         number = entry.get("id")
         if number is None:
-            wrong.append((kinds.NO_ID, entry))
+            kind = kinds.NO_ID
         elif type(number) is not int or number == 0 or abs(number) >= 2**53:
-            wrong.append((kinds.ZERO_ID, entry))
+            kind = kinds.ZERO_ID
         elif counts[number] > 1:
-            wrong.append((kinds.ID_TWICE, entry))
-    for kind, entry in wrong:
-        found.add(kind, "annotations", entry)
-    for number, entry in enumerate(annotations if wrong else (), 1):
+            kind = kinds.ID_TWICE
+        else:
+            continue
+        is_wrong = True
+        yield kind, place, entry, ""
+    for number, entry in enumerate(annotations if is_wrong else (), 1):
         entry["id"] = number
-
-
-def _settle_annotation(entry: Entry, found: _Found) -> bool:
-    """Derive what an annotation lacks, and return whether it is one."""
-    masks, box, place = entry.get("segmentation"), entry.get("bbox"), "annotations"
-    if box is not None and masks == [box]:
-        found.add(kinds.BOX_AS_MASK, place, entry)
-        masks = entry["segmentation"] = []
-    if box is None:
-        extent = extent_of(drawable(masks))
-        found.add(kinds.NO_BOX if extent is None else kinds.BOX_OF_POLYGONS, place, entry)
-        if extent is None:
-            return False
-        left, top, right, bottom = extent
-        box = entry["bbox"] = [left, top, right - left, bottom - top]
-    if not masks and box[2] == box[3] == 0:
-        found.add(kinds.EMPTY_OBJECT, place, entry, f"bbox {shown(box)}")
-        return False
-    if "iscrowd" not in entry:
-        found.add(kinds.NO_CROWD_FLAG, place, entry)
-        entry["iscrowd"] = 0
-    area = entry.get("area")
-    if area is None or (area == 0 and box[2] * box[3] > 0):
-        found.add(kinds.NO_AREA if area is None else kinds.ZERO_AREA, place, entry)
-        entry["area"] = _area_of(masks) or box[2] * box[3]
-    return True
 
 
 def _area_of(segmentation: Sequence[Sequence[float]] | Mapping | None) -> float:
     """Return the pixels of a segmentation, 0 if it cannot be decoded."""
     if isinstance(segmentation, dict):
-        return sum((runs_of(segmentation["counts"]) or ())[1::2])
+        runs = runs_of(segmentation["counts"])
+        return 0 if runs is None else int(runs[1::2].sum())
     points = [
         (np.array(polygon[::2]), np.array(polygon[1::2])) for polygon in drawable(segmentation)
     ]
     return float(sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in points))
 
 
-def _find_files(images: list[Entry], path_of: Callable[[Entry], str], found: _Found) -> None:
+def _find_files(content: Content, path_of: Callable[[Entry], str]) -> Found:
     """Look for the images on the disk; each folder is listed once."""
+    images = content["images"]
     listed: dict[str, set[str]] = {}
 
     def is_there(path: str) -> bool:
@@ -412,35 +397,25 @@ def _find_files(images: list[Entry], path_of: Callable[[Entry], str], found: _Fo
             listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
         return name in listed[folder]
 
-    folders = [_slashes(i.get("file_name", "")).split("/")[:-1] for i in images]
+    parts = [image.get("file_name", "").replace("\\", "/").split("/") for image in images]
     # Left out of all names, so that no two images become one.
-    shared = len([*takewhile(lambda parts: len({*parts}) == 1, zip(*folders, strict=False))])
-    for image in images:
+    folders = zip(*(part[:-1] for part in parts), strict=False)
+    shared = len([*takewhile(lambda names: len({*names}) == 1, folders)])
+    for image, part in zip(images, parts, strict=True):
         if is_there(path_of(image)):
             continue
-        for name in _other_spellings(image.get("file_name", ""), shared):
+        plain = ["/".join(part[left_out:]) for left_out in range(shared + 1)]
+        others = [unicodedata.normalize(form, name) for name in plain for form in ("NFC", "NFD")]
+        for name in (*plain, *others):
             if is_there(path_of({**image, "file_name": name})):
-                found.add(kinds.OTHER_SPELLING, "images", image, f"on the disk {shown(name)}")
+                yield kinds.OTHER_SPELLING, "images", image, f"on the disk {shown(name)}"
                 image["file_name"] = name
                 break
         else:
             folder = os.path.split(path_of(image))[0]
-            found.add(kinds.IMAGE_MISSING, "images", image, f"not in '{folder}'")
-
-
-def _other_spellings(name: str, shared: int) -> Iterator[str]:
-    """Yield what a file may be called, without up to as many folders as all names share."""
-    parts = _slashes(name).split("/")
-    for left_out in range(shared + 1):
-        spelling = "/".join(parts[left_out:])
-        yield spelling
-        yield from (unicodedata.normalize(form, spelling) for form in ("NFC", "NFD"))
+            yield kinds.IMAGE_MISSING, "images", image, f"not in '{folder}'"
 
 
 def _as_text(identity: object) -> str:
     """Return an id as a text, the same for a number and its text."""
     return identity if isinstance(identity, str) else shown(identity)
-
-
-def _slashes(name: str) -> str:
-    return name.replace("\\", "/")

@@ -20,9 +20,8 @@ from tqdm import tqdm
 from regnet_backbones.detection.architectures import architecture_of, number_of_classes
 from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.annotations import check_coco
-from regnet_backbones.detection.data_checks.coco import Coco, image_name, image_path, read_coco
-from regnet_backbones.detection.data_checks.defects import Defect, Report, Use
-from regnet_backbones.detection.data_checks.kinds import Kind
+from regnet_backbones.detection.data_checks.coco import CocoSplit, image_name, image_path, read_coco
+from regnet_backbones.detection.data_checks.kinds import Defect, Kind, Report, Use
 from regnet_backbones.runs.image_files import (
     CHECK_THREADS,
     STRETCHED,
@@ -49,7 +48,11 @@ class ImageFile:
 
 
 def check_datasets(
-    cfg: CfgNode, *, images: int | None, train: bool = True, read: Mapping[str, Coco] | None = None
+    cfg: CfgNode,
+    *,
+    images: int | None,
+    train: bool = True,
+    read: Mapping[str, CocoSplit] | None = None,
 ) -> Report:
     """Check the datasets of `DATASETS.TRAIN` (if `train`) and `DATASETS.TEST`.
 
@@ -69,64 +72,17 @@ def check_datasets(
         except Exception as error:  # whatever the code of a dataset raises
             files, detail = [], f"{type(error).__name__}: {error}"
             defects.append(Defect(kinds.UNLOADABLE, source, detail=detail))
-        defects += check_images(files[:images], source=source, progress=images is None)
+        with ThreadPoolExecutor(CHECK_THREADS) as pool:
+            checked = files[:images]
+            found = pool.map(partial(_check_image, source=source), checked)
+            quiet = images is not None
+            bar = tqdm(found, total=len(checked), desc=source, unit="image", disable=quiet)
+            defects += [defect for of_image in bar for defect in of_image]
         paths = {os.path.abspath(file.path) for file in files} if train else set()
         in_both = trained & paths if use.test and not use.train else ()
         defects += [Defect(kinds.IN_BOTH, source, path) for path in sorted(in_both)]
         trained |= paths if use.train else set()
     return Report(tuple(defects))
-
-
-def _files_of(
-    cfg: CfgNode, name: str, source: str, use: Use, read: Coco | None, defects: list[Defect]
-) -> list[ImageFile]:
-    """Return the images of a dataset, and add what is wrong with its json, if it is one."""
-    metadata, architecture = MetadataCatalog.get(name), architecture_of(cfg)
-    json_file = PathManager.get_local_path(metadata.get("json_file") or "")
-    root, kind = metadata.get("image_root"), metadata.get("evaluator_type")
-    if Path(json_file).is_file() and root is not None:
-        found = () if read is None else read.defects
-        if read is None:
-            read = read_coco(
-                json_file,
-                ("images", "categories", *(("annotations",) if use.train else ())),
-                optional=() if use.train else ("annotations",),  # test splits have none
-                source=source,
-                image_root=root if kind in JSON_TYPES else None,
-                by_url=kind == "lvis",
-                keep_root=True,
-            )
-            found = tuple(filter(None, (defect.in_file(use) for defect in read.defects)))
-        defects += found
-        missing = {d.image for d in found if d.kind == kinds.IMAGE_MISSING}
-        if any(d.severity == "error" and d.kind != kinds.IMAGE_MISSING for d in read.defects):
-            return []
-        defects += check_coco(read.content, source=source, use=use)
-        categories, classes = len(read.content["categories"]), number_of_classes(cfg)
-        counted = architecture.classes and not architecture.one_numbering
-        if use.train and counted and categories > classes:
-            detail = f"{categories} classes, {architecture.classes} is {classes}"
-            defects.append(Defect(kinds.TOO_MANY_CLASSES, source, detail=detail))
-        if kind in JSON_TYPES:
-            return [
-                ImageFile(image_path(root, kind == "lvis", i), (i["width"], i["height"]))
-                for i in read.content["images"]
-                if image_name(i) not in missing
-            ]
-    records, head = DatasetCatalog.get(name), cfg.MODEL.SEM_SEG_HEAD
-    labels = (head.NUM_CLASSES, head.IGNORE_VALUE) if architecture.learns_semantics else None
-    return [
-        ImageFile(
-            record["file_name"],
-            (record["width"], record["height"]) if "width" in record else None,
-            mask=record.get("sem_seg_file_name"),
-            labels=labels,
-            as_grey=use.train,
-        )
-        # Datasets of other forms, or without files, have a mapper of their own.
-        for record in (records if isinstance(records, list) else ())
-        if "file_name" in record
-    ]
 
 
 def _use(cfg: CfgNode, name: str, train: bool) -> Use:
@@ -145,14 +101,58 @@ def _use(cfg: CfgNode, name: str, train: bool) -> Use:
     )
 
 
-def check_images(
-    files: Sequence[ImageFile], *, source: str, progress: bool = False
-) -> list[Defect]:
-    """Return what is wrong or worth knowing with images and their masks, in their order."""
-    with ThreadPoolExecutor(CHECK_THREADS) as pool:
-        found = pool.map(partial(_check_image, source=source), files)
-        bar = tqdm(found, total=len(files), desc=source, unit="image", disable=not progress)
-        return [defect for defects in bar for defect in defects]
+def _files_of(
+    cfg: CfgNode, name: str, source: str, use: Use, read: CocoSplit | None, defects: list[Defect]
+) -> Sequence[ImageFile]:
+    """Return the images of a dataset, and add what is wrong with its json, if it is one."""
+    metadata, architecture = MetadataCatalog.get(name), architecture_of(cfg)
+    json_file = PathManager.get_local_path(metadata.get("json_file") or "")
+    root, kind = metadata.get("image_root"), metadata.get("evaluator_type")
+    if Path(json_file).is_file() and root is not None:
+        by_url = kind == "lvis"
+        if read is None:
+            read = read_coco(
+                json_file,
+                ("images", "categories", *(("annotations",) if use.train else ())),
+                optional=() if use.train else ("annotations",),  # test splits have none
+                source=source,
+                image_root=root if kind in JSON_TYPES else None,
+                by_url=by_url,
+                keep_root=True,
+            )
+            defects += filter(None, (defect.in_file(use) for defect in read.defects))
+        else:
+            defects += read.defects
+        errors = [defect for defect in read.defects if defect.kind.severity == "error"]
+        if any(error.kind != kinds.IMAGE_MISSING for error in errors):
+            return ()
+        missing = {error.image for error in errors}
+        defects += check_coco(read.content, source=source, use=use)
+        categories, classes = len(read.content["categories"]), number_of_classes(cfg)
+        counted = architecture.classes and not architecture.one_numbering
+        if use.train and counted and categories > classes:
+            detail = f"{categories} classes, {architecture.classes} is {classes}"
+            defects.append(Defect(kinds.TOO_MANY_CLASSES, source, detail=detail))
+        if kind in JSON_TYPES:
+            return [
+                ImageFile(image_path(root, by_url, image), (image["width"], image["height"]))
+                for image in read.content["images"]
+                if image_name(image) not in missing
+            ]
+    records, head = DatasetCatalog.get(name), cfg.MODEL.SEM_SEG_HEAD
+    labels = (head.NUM_CLASSES, head.IGNORE_VALUE) if architecture.learns_semantics else None
+    return [
+        ImageFile(
+            record["file_name"],
+            (record["width"], record["height"]) if "width" in record else None,
+            mask=record.get("sem_seg_file_name"),
+            labels=labels,
+            as_grey=use.train,
+        )
+        # Datasets of other forms, or without files, have a mapper of their own.
+        for record in (records if isinstance(records, list) else ())
+        if "file_name" in record
+    ]
 
 
 def _check_image(file: ImageFile, *, source: str) -> list[Defect]:
@@ -201,19 +201,17 @@ def _mask_problems(
         yield kinds.MASK_SIZE, "{}x{}, the image {}x{}".format(*mask_size, *size)
     if file.labels is None:
         return
-    count, ignored = file.labels
-    values, grey = np.asarray(mask), np.asarray(mask.convert("L"))
-    stretched = mask.format == "PNG" and mask.mode == "L" and bit_depth(file.mask) in STRETCHED
-    if not file.as_grey:
-        as_saved = values.ndim == 2
-    elif values.ndim == 2:
-        as_saved = bool((values.astype(np.int64) == grey).all())
-    else:  # grey saved as colours is read as it was, transparency left out
-        colours = values[..., : 1 if mask.mode == "LA" else 3]
-        as_saved = bool((colours == grey[..., None]).all())
-    if stretched or not as_saved:
+    values, grey = np.asarray(mask).astype(np.int64), np.asarray(mask.convert("L"))
+    colours = values.reshape(*grey.shape, -1)
+    if values.ndim == 3:  # without transparency
+        colours = colours[..., : 1 if mask.mode == "LA" else 3]
+    is_stretched = mask.format == "PNG" and mask.mode == "L" and bit_depth(file.mask) in STRETCHED
+    # Grey that was saved as colours is read as it was, by a training.
+    as_saved = (colours == grey[..., None]).all() if file.as_grey else values.ndim == 2
+    if is_stretched or not as_saved:
         yield kinds.MASK_COLOURS, f"mode {mask.mode}"
         return
+    count, ignored = file.labels
     found = np.unique(grey if file.as_grey else values)
     strays = found[(found >= count) & (found != ignored)]
     if len(strays):

@@ -1,18 +1,29 @@
-"""The kinds of defects of a dataset: a row for each, what is wrong and what to do.
+"""Defects of a dataset, a report of them, and their kinds: a row for each.
 
-Found by running detectron2: its loader of jsons (`detectron2/data/datasets/coco.py`) raises or
-drops annotations when a run starts, its mapper (`detection_utils.py`) when an image is drawn, and
-pycocotools after all images are evaluated. Wrong types of values are kinds of their own, see
-`coco.TYPES`.
+The kinds were found by running detectron2: its loader of jsons raises or drops annotations when a
+run starts, its mapper when an image is drawn, and pycocotools after all images are evaluated. Wrong
+types of values are kinds of their own, see `coco.TYPES`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from reprlib import Repr
 from typing import Literal
 
 Severity = Literal["error", "repair", "note"]
 
-# Boxes beyond the border by up to this many pixels are rounded ones.
-ROUNDING = 1.0
+# How many defects of a kind a summary names.
+LISTED = 3
+# What a paragraph of a summary begins with, and in which order.
+TITLES: dict[Severity, str] = {"error": "error", "repair": "corrected", "note": "note"}
+
+# Values of a user in messages: enough to find them, whatever their length and depth.
+_REPR = Repr()
+_REPR.maxstring = _REPR.maxother = 80
+_REPR.maxlist = _REPR.maxdict = 6
+_REPR.maxlevel = 3
+shown = _REPR.repr
 
 
 @dataclass(frozen=True)
@@ -32,20 +43,88 @@ class Kind:
     readers: tuple[str, ...] | None = ()
 
 
-def error(text: str) -> Kind:
-    """Return a kind of severity "error"."""
-    return Kind("error", text)
+@dataclass(frozen=True)
+class Use:
+    """What a dataset is for: some defects matter in training only, others in evaluation only."""
+
+    train: bool = False
+    test: bool = False
+    masks: bool = False  # segmentations are used
+    polygons: bool = True  # masks are trained as polygons
+    keypoints: int | None = None  # how many an instance has; None uses none
+    min_keypoints: int = 0  # visible ones that an image needs to be trained on
+    crowds: bool = True  # the evaluation reads `iscrowd`, as COCO's does and LVIS' does not
+    unique_ids: bool = True  # detectron2 refuses a json with the same annotation id twice
 
 
-def note(text: str) -> Kind:
-    """Return a kind of severity "note"."""
-    return Kind("note", text)
+@dataclass(frozen=True)
+class Defect:
+    """A defect and its place."""
+
+    kind: Kind
+    dataset: str  # its name, or its file
+    image: str = ""
+    annotation: int | str | None = None
+    detail: str = ""  # what was found
+
+    @property
+    def place(self) -> str:
+        """The annotation, the image, and what was found."""
+        annotation = "" if self.annotation is None else f"annotation {shown(self.annotation)}"
+        place = " of ".join(part for part in (annotation, self.image) if part)
+        return f"{place} ({self.detail})" if place and self.detail else place or self.detail
+
+    def in_file(self, use: Use) -> "Defect | None":
+        """Return what a repair is in a file that is used as it is: None if nothing reads it."""
+        readers = self.kind.readers
+        if self.kind.severity != "repair":
+            return self
+        if readers is not None and not all(getattr(use, flag) for flag in readers):
+            return None
+        return replace(self, kind=Kind("note" if readers is None else "error", self.kind.text))
 
 
-def repair(text: str, readers: tuple[str, ...] | None = ()) -> Kind:
-    """Return a kind of severity "repair"."""
-    return Kind("repair", text, readers)
+@dataclass(frozen=True)
+class Report:
+    """All defects of the datasets of a run, in the order in which they were found."""
 
+    defects: tuple[Defect, ...]
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether a run would stop, or its result be spoiled."""
+        return bool(self.errors.defects)
+
+    @property
+    def errors(self) -> "Report":
+        """The report of the errors alone."""
+        return Report(tuple(defect for defect in self.defects if defect.kind.severity == "error"))
+
+    def summary(self, listed: int | None = LISTED) -> str:
+        """Return a paragraph for each kind, errors first, naming some defects or all of them."""
+        groups: dict[tuple[str, Kind], list[Defect]] = {}
+        for defect in self.defects:
+            groups.setdefault((defect.dataset, defect.kind), []).append(defect)
+        lines, order = [], list(TITLES)
+        for dataset, kind in sorted(groups, key=lambda key: order.index(key[1].severity)):
+            defects = groups[dataset, kind]
+            times = f"{len(defects):,} time{'s' * (len(defects) > 1)}"
+            lines.append(f"{TITLES[kind.severity]}: '{dataset}', {times}: {kind.text}")
+            lines += [f"    {defect.place}" for defect in defects[:listed] if defect.place]
+            if listed is not None and len(defects) > listed:
+                lines.append(f"    ... and {len(defects) - listed:,} more")
+        return "\n".join(lines)
+
+    def write(self, path: Path) -> None:
+        """Write the summary and every defect to a text file, in a folder that is made."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = self.summary() or "no defects"
+        if self.defects:
+            text += f"\n\nAll of them\n\n{self.summary(None)}\n"
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+error, note, repair = partial(Kind, "error"), partial(Kind, "note"), partial(Kind, "repair")
 
 # Found in reading a json, see `coco`
 BOM = repair("the file begins with a byte order mark; save it as UTF-8 without one")
@@ -80,6 +159,10 @@ SAME_FILE = note("a file is listed as several images; each counts, with its own 
 IN_BOTH = note("a file is in the training and in the validation data, whose results mislead then")
 REPEATED = note("an annotation repeats another one (image, category, bbox); both are used")
 ONE_PIXEL = note("a bbox is one pixel or smaller; check that it is [x, y, width, height]")
+OTHER_FORM = error(
+    "boxes or polygons are not written as COCO's, [x, y, width, height] and [x1, y1, x2, y2, ...] "
+    "in pixels; correct the file, or what exported it"
+)
 UNLIKE_MASK = note("the bbox and the polygons of an annotation do not fit; one of them is wrong")
 IGNORED = error("an annotation has 'ignore', which detectron2 does not support; use iscrowd 1")
 DROPPED_BOX = note("a bbox has no area inside its image; detectron2 does not train on it")
@@ -100,7 +183,10 @@ KEYPOINTS = error(
 )
 
 # Found in loading a dataset and opening its files, see `datasets`
-UNLOADABLE = error("the dataset cannot be loaded")
+UNLOADABLE = error(
+    "the dataset cannot be loaded; detectron2's own are looked for below DETECTRON2_DATASETS, else "
+    "in the folder 'datasets'"
+)
 TOO_MANY_CLASSES = error("the dataset has more classes than the model; set the number of classes")
 UNREADABLE_FILE = error("a file cannot be read to its end; fetch it again, or remove it")
 WRONG_SIZE = error("an image is not of the size that its annotations say; correct one of them")
