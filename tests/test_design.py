@@ -230,11 +230,6 @@ def test_complexity_of_the_backbone_alone():
     assert alone == complexity(X_200MF, num_classes=None)
 
 
-def test_complexity_of_an_integer_is_that_of_the_square():
-    assert complexity(X_200MF, 97) == complexity(X_200MF, (97, 97))
-    assert complexity(X_200MF, (64, 96)) != complexity(X_200MF, 64)
-
-
 @pytest.mark.parametrize("size", [0, -1, 2.5, (224,), (224, 0), (3, 224, 224), "224", True])
 def test_complexity_refuses_sizes(size):
     with pytest.raises(UserError, match="image_size must be"):
@@ -300,8 +295,3 @@ def test_designs_are_frozen_values():
     assert hash(from_numpy) == hash(X_200MF)
     assert repr(from_numpy) == repr(X_200MF)
     assert replace(X_200MF, w_a=37).w_a == 37.0
-
-
-def test_only_the_generator_is_positional():
-    with pytest.raises(TypeError):
-        RegNetDesign(24, 36.44, 2.49, 13, 8, 1.0)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 from documents import ROOT, commands
-from load_tool import load_tool
 
+from regnet_backbones.cli.main import main
 from regnet_backbones.cli.train import detector_parser
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.measure.meter import LatencyMeter
@@ -25,7 +25,7 @@ WALK = (ROOT / "docs" / "design.md").read_text()
 
 
 def arguments(tool):
-    return [shlex.split(line)[2:] for line in commands(WALK, f"python tools/{tool}.py")]
+    return [shlex.split(line)[2:] for line in commands(WALK, f"regnet-backbones {tool} ")]
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_the_commands_run_in_their_order(tmp_path, monkeypatch, capsys, too_slow
     assert len(found) > 10
     printed = {}
     for command in found:
-        status = load_tool("design").main([*command, *SMALLER.get(command[0], [])])
+        status = main(["design", *command, *SMALLER.get(command[0], [])])
         said = capsys.readouterr()
         assert status == 0, f"{command}: {said}"
         assert "was rejected" not in said.err
@@ -71,8 +71,8 @@ def test_the_training_reads_the_config_that_was_written(tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     (writing,) = [c for c in arguments("design") if "--base" in c]
-    assert load_tool("design").main([*writing, *SMALLER["search"]]) == 0
-    (training,) = arguments("train_net")
+    assert main(["design", *writing, *SMALLER["search"]]) == 0
+    (training,) = arguments("train-detector")
     args = detector_parser("").parse_args(training)
     cfg = read_config(args.config_file, args.opts)
     assert cfg.MODEL.REGNET.SE_R == 0.25

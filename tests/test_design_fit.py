@@ -2,7 +2,6 @@
 
 import math
 import random
-from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -49,11 +48,6 @@ def brute_force(observed, laws):
         errors = np.abs(np.log(widths / observed)).mean(axis=1)
         best = min(best, *errors[(stages == 4) & (exponents[:, -1] == 3)], math.inf)
     return best
-
-
-def test_there_are_27_published_designs():
-    # The 24 of the paper, and three larger ones in its naming.
-    assert len(PUBLISHED) == 27
 
 
 @pytest.mark.parametrize("design", PUBLISHED)
@@ -154,13 +148,6 @@ def test_numpy_widths_are_taken():
     assert fit(np.array([24, 56, 152, 368]), np.array([1, 1, 4, 7])).error == 0
 
 
-def test_fits_are_values():
-    found = fit(*RESNET_50)
-    assert found == fit(*RESNET_50)
-    with pytest.raises(FrozenInstanceError):
-        found.w_0 = 8
-
-
 @pytest.mark.parametrize(
     ("widths", "depths", "options", "message"),
     [
@@ -170,7 +157,7 @@ def test_fits_are_values():
         ([8, 16.5, 24, 32], None, {}, "widths .*, got 16.5"),
         ([8, True, 24, 32], None, {}, "widths .*, got True"),
         ([8, 16], [2, 0], {}, "depths .*, got 0"),
-        ([8, 16, 32], None, {}, "at least 4 blocks, got 3"),
+        ([8, 16, 32], None, {}, "no law of 3 blocks has exactly 4 stages"),
         ([8, 16, 32], None, {"num_stages": 0}, "num_stages"),
         ([64, 128], [1, 512], {}, "512 blocks and 131072 channels at most, got 513 blocks"),
         ([8, 16, 32, 131080], None, {}, "got 4 blocks of up to 131080 channels"),

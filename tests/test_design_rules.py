@@ -1,6 +1,6 @@
 """The paper's findings: designs that break one each, and what published models break."""
 
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
 
 import pytest
 from design_restated import anynet as free_stages
@@ -37,14 +37,6 @@ def test_rules_of_each_kind_of_design():
     assert {r.name for r in check_rules(X_200MF)} == LAW_RULES | STAGE_RULES
     assert {r.name for r in check_rules(anynet())} == STAGE_RULES
     assert broken(X_200MF) == broken(anynet()) == set()
-
-
-def test_every_rule_has_its_words():
-    for design in X_200MF, anynet():
-        for found in check_rules(design):
-            assert found.found
-            assert found.wanted
-            assert "section" in found.source
 
 
 @pytest.mark.parametrize(
@@ -118,8 +110,3 @@ def test_activations_against_multiply_adds():
 )
 def test_published_models(name, expected):
     assert broken(zoo.get(name).design) == expected
-
-
-def test_rules_are_frozen():
-    with pytest.raises(FrozenInstanceError):
-        check_rules(X_200MF)[0].holds = False

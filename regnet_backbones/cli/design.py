@@ -1,6 +1,6 @@
 """The command `design`: look at designs, fit, sample, search, compare and scale them.
 
-torch and the frameworks are imported to measure and to build only, scipy for distributions.
+numpy is imported to sample and search, scipy for distributions, torch to measure and to build.
 """
 
 import argparse
@@ -15,16 +15,9 @@ from pathlib import Path
 from regnet_backbones import zoo
 from regnet_backbones.cli import design_search
 from regnet_backbones.cli.command_lines import command_parser, plain_command
-from regnet_backbones.cli.design_charts import (
-    check_chart,
-    edf_figure,
-    fit_figure,
-    width_figure,
-    write_chart,
-)
+from regnet_backbones.cli.design_charts import check_chart, edf_figure, width_figure, write_chart
 from regnet_backbones.cli.design_options import (
     add_cost,
-    check_package,
     cost_arguments,
     cost_columns,
     describe,
@@ -33,21 +26,22 @@ from regnet_backbones.cli.design_options import (
 )
 from regnet_backbones.cli.run import run_command
 from regnet_backbones.design import (
-    NUM_STAGES,
-    STRIDE,
+    FORMATS,
     AnyNetDesign,
     Design,
     RegNetDesign,
     check_rules,
     complexity,
+    design_of,
     fit,
     read_records,
     scale,
     to_format,
 )
+from regnet_backbones.design.blocks import NUM_STAGES, STRIDE
 from regnet_backbones.design.fitting import FAST
-from regnet_backbones.design.formats import FORMATS, check_is_regnet, python_code
-from regnet_backbones.design.records import design_of, read_results
+from regnet_backbones.design.formats import check_is_regnet
+from regnet_backbones.design.records import read_results
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.files import check_output_folder, write_whole
 
@@ -60,8 +54,6 @@ Design your own RegNet: show one, fit, sample, search, compare and scale.
     %(prog)s fit --widths 256 512 1024 2048 --depths 3 4 6 3 --picture resnet50.png
     %(prog)s sample --space RegNetY --count 100 --flops 400M --output y_400mf
     %(prog)s search --space RegNetY --image-size 640 --latency-ms 5 --output found
-    %(prog)s search --flops 0.8G --params 6.3M: --measure-size 512 \\
-        --reference regnety_008 --output found
     %(prog)s edf x_400mf.json any_400mf.json --column activations --output edf.png
     %(prog)s scale regnety_008 --factor 4 --format detectron2 --write my_4x.yaml
 
@@ -71,7 +63,7 @@ there at once. Bounds are 400M (within 5%%), 380M:420M, 6.3M: (at least) or :8M 
 command explains itself: %(prog)s search --help. docs/design.md walks through all of it.
 """
 
-# The numbers of a design on a command line.
+# The numbers of a design on a command line; a design takes the first five at least.
 NUMBERS: dict[str, tuple[str, Callable[[str], float]]] = {
     "w_0": ("--w0", int),
     "w_a": ("--wa", float),
@@ -87,16 +79,14 @@ OF_A_FIT = ("group_width", "bottleneck_multiplier", "se_ratio")  # what a fit le
 
 # Widths and depths of the stages of well-known networks; EfficientNet has seven.
 # Sources: torchvision `models/resnet.py` and `models/efficientnet.py`.
+RESNET_WIDTHS = (256, 512, 1024, 2048)
 KNOWN: dict[str, tuple[Sequence[int], Sequence[int]]] = {
-    "resnet50": ((256, 512, 1024, 2048), (3, 4, 6, 3)),
-    "resnet101": ((256, 512, 1024, 2048), (3, 4, 23, 3)),
-    "resnext50": ((256, 512, 1024, 2048), (3, 4, 6, 3)),
-    "resnext101": ((256, 512, 1024, 2048), (3, 4, 23, 3)),
+    "resnet50": (RESNET_WIDTHS, (3, 4, 6, 3)),
+    "resnet101": (RESNET_WIDTHS, (3, 4, 23, 3)),
+    "resnext50": (RESNET_WIDTHS, (3, 4, 6, 3)),
+    "resnext101": (RESNET_WIDTHS, (3, 4, 23, 3)),
     "efficientnet_b0": ((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1)),
 }
-
-# The short side that detectors see, and the longest side that goes with it.
-DETECTION_SIZE = (800, 1333)
 
 QUANTILES = (0.1, 0.25, 0.75, 0.9)
 
@@ -119,66 +109,60 @@ def design_parser(prog: str) -> argparse.ArgumentParser:
     for name, (add_arguments, run, summary) in SUBCOMMANDS.items():
         subparser = commands.add_parser(name, help=summary, description=f"Show {summary}.")
         add_arguments(subparser)
+        if run in (_show, _fit, _scale, design_search.run_search):
+            _add_output(subparser)
         subparser.set_defaults(run=run)
     return parser
 
 
 def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """Run the subcommand, after what can be checked before it."""
-    written = {name: getattr(args, name, None) for name in ("output", "write", "picture")}
-    base = getattr(args, "base", None)
+    given = vars(args)
+    written = {name: given.get(name) for name in ("output", "write", "picture")}
+    base = given.get("base")
     private = [*written.values(), base if base and Path(base).is_absolute() else None]
     args.command = plain_command("regnet-backbones design", argv, private)
-    check_package("tabulate", "tables")
     for name, path in written.items():
         if path:
             check_output_folder(Path(path).parent, name=f"the folder of --{name}")
-    if getattr(args, "write", None) and not args.format:
+    if written["write"] and not args.format:
         raise UserError(f"--write needs --format, one of {', '.join(FORMATS)}")
     if base and args.format != "detectron2":
         raise UserError("--base needs --format detectron2")
     if base and not Path(base).is_file():
         raise MissingFileError(f"--base: there is no config '{base}'")
-    if getattr(args, "picture", None):
+    if written["picture"]:
         check_chart(args.picture)
     chosen = args.run(args)
-    if chosen is None:
+    if isinstance(chosen, RegNetDesign | AnyNetDesign):
+        _show_output(args, chosen)
         return 0
-    if isinstance(chosen, int):
-        return chosen
-    _show_output(args, chosen)
-    return 0
+    return chosen or 0
 
 
 def _add_design(parser: argparse.ArgumentParser) -> None:
     """Add the ways to name a design."""
-    group = parser.add_argument_group(
+    add = parser.add_argument_group(
         "the network", "a name, all numbers, or a row of results; numbers change a name or a row"
-    )
-    group.add_argument("name", nargs="?", metavar="NAME", help="regnety_032, RegNetX-400MF, ...")
-    group.add_argument("--from", dest="results", metavar="JSON", help="results of sample or search")
-    group.add_argument(
-        "--index", type=int, metavar="N", help="row of it (default: what the search chose, else 0)"
-    )
+    ).add_argument
+    add("name", nargs="?", metavar="NAME", help="regnety_032, RegNetX-400MF, ...")
+    add("--from", dest="results", metavar="JSON", help="results of sample or search")
+    add("--index", type=int, metavar="N", help="row (default: what the search chose, else 0)")
     for name, (option, kind) in NUMBERS.items():
-        group.add_argument(option, dest=name, type=kind, metavar="NUMBER")
+        add(option, dest=name, type=kind, metavar="NUMBER")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     """Add what a design becomes."""
-    group = parser.add_argument_group("what the design becomes")
-    group.add_argument("--format", choices=FORMATS, help="print it for another project")
-    group.add_argument(
-        "--base", metavar="YAML", help="config of Detectron2 that the rest is taken from (_BASE_)"
-    )
-    group.add_argument("--write", metavar="FILE", help="write that, instead of printing it")
-    group.add_argument(
-        "--build", action="store_true", help="build it, in --format's project or in all there are"
-    )
+    add = parser.add_argument_group("what the design becomes").add_argument
+    add("--format", choices=FORMATS, help="print it for another project")
+    add("--base", metavar="YAML", help="Detectron2's config that the rest is taken from (_BASE_)")
+    add("--write", metavar="FILE", help="write that, instead of printing it")
+    add("--build", action="store_true", help="build it, in --format's project or in all there are")
 
 
-def _chosen_design(args: argparse.Namespace) -> tuple[str | None, Design]:
-    """Return the zoo's name of the network, None where numbers were given, and its design."""
+def _chosen_design(args: argparse.Namespace) -> tuple[str, Design]:
+    """Return the network that is asked for and its name, "" where numbers were given."""
     numbers = {name: getattr(args, name) for name in NUMBERS if getattr(args, name) is not None}
     if args.name and args.results:
         raise UserError(f"give a name or --from, not both; got '{args.name}' and {args.results}")
@@ -188,38 +172,33 @@ def _chosen_design(args: argparse.Namespace) -> tuple[str | None, Design]:
             raise UserError(
                 f"the widths of {variant.name} follow no quantized line, so it has no design"
             )
-        return None if numbers else variant.name, replace(variant.design, **numbers)
+        return "" if numbers else variant.name, replace(variant.design, **numbers)
     if args.results:
         design = _row(args.results, args.index)
-        known = {each.name for each in fields(design)}
-        foreign = [NUMBERS[name][0] for name in numbers if name not in known]
-        if foreign:
-            raise UserError(f"an AnyNet is given by its stages and has no {', '.join(foreign)}")
-        return None, replace(design, **numbers)
+        if not numbers.keys() <= {each.name for each in fields(design)}:
+            raise UserError("an AnyNet is given by its stages, --se-ratio and --stem-width alone")
+        return "", replace(design, **numbers)
     missing = [NUMBERS[name][0] for name in REQUIRED if name not in numbers]
     if missing:
         raise UserError(
-            "give a name such as regnety_032, --from with results, or the numbers "
-            f"{', '.join(NUMBERS[name][0] for name in REQUIRED)}; missing: {', '.join(missing)}"
+            "give a name such as regnety_032, --from with results, or all numbers; missing: "
+            f"{', '.join(missing)}"
         )
-    return None, RegNetDesign(**numbers)
+    return "", RegNetDesign(**numbers)
 
 
 def _row(path: str, index: int | None) -> Design:
     """Return the design of a row of results, and warn of one that a search rejected."""
     rows, chosen = read_results(path)
-    rejected = [isinstance(row, dict) and row.get("kept") is False for row in rows]
-    if index is None and chosen is None and any(rejected):
+    index = chosen if index is None else index
+    if index is None:
         raise UserError(f"the search of {path} has chosen no row; give one with --index")
-    index = index if index is not None else chosen or 0
-    if not 0 <= index < len(rows):
+    if index not in range(len(rows)):
         raise UserError(f"--index must be 0 to {len(rows) - 1} for {path}, got {index}")
-    if not isinstance(rows[index], dict):
-        raise UserError(f"row {index} of {path} is not a design but {rows[index]!r}")
-    if rejected[index]:
-        best = "" if chosen is None else f", which chose row {chosen}"
-        print(f"warning: row {index} of {path} was rejected by the search{best}", file=sys.stderr)
-    return design_of(rows[index])
+    design = design_of(rows[index])
+    if rows[index].get("kept") is False:
+        print(f"warning: row {index} of {path} was rejected by the search", file=sys.stderr)
+    return design
 
 
 def _show_output(args: argparse.Namespace, design: Design) -> None:
@@ -274,16 +253,15 @@ def _build(design: Design, name: str) -> str:
         names: dict[str, torch.nn.Module] = {}
         exec(text, names)  # our own code: what is printed is what is built
         network = names["model"]
+    network.eval()
     with torch.no_grad():
-        outputs = (network.eval().encoder if name == "smp" else network.eval())(images)
-    params = sum(parameter.numel() for parameter in network.parameters())
-    built = f"built, {params:,} parameters"
-    if name == "timm":
-        return f"{built}, classifier, {outputs.shape[1]} logits"
+        outputs = (network.encoder if name == "smp" else network)(images)
+    if isinstance(outputs, torch.Tensor):
+        outputs = {"logits": outputs}
     maps = outputs if isinstance(outputs, dict) else dict(enumerate(outputs))
     shapes = ", ".join(f"{key} {'x'.join(map(str, m.shape[1:]))}" for key, m in maps.items())
-    kind = "U-Net" if name == "smp" else cfg.MODEL.BACKBONE.NAME
-    return f"{built}, {kind}, maps {shapes}"
+    params = sum(parameter.numel() for parameter in network.parameters())
+    return f"built, {params:,} parameters, {type(network).__name__}, outputs {shapes}"
 
 
 def _add_list(parser: argparse.ArgumentParser) -> None:
@@ -293,7 +271,7 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
     add(
         "--image-size",
         type=image_size,
-        default=DETECTION_SIZE,
+        default=(800, 1333),
         metavar="SIZE",
         help="of the second count of multiply-adds, of the backbone alone (default: 800x1333)",
     )
@@ -344,7 +322,6 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     _add_design(parser)
     add_cost(parser)
     parser.add_argument("--picture", metavar="FILE", help="line, quantized widths, stages")
-    _add_output(parser)
 
 
 def _show(args: argparse.Namespace) -> Design:
@@ -353,17 +330,20 @@ def _show(args: argparse.Namespace) -> Design:
     (height, width), num_classes = cost_arguments(args)
     if args.picture and not isinstance(design, RegNetDesign):
         raise UserError("--picture draws the law of a RegNet, and an AnyNet has none")
-    print(f"{name}: {python_code(design)}" if name else describe(design))
-    print(f"\n{_stage_table(design, (height, width), num_classes)}")
+    title = f"{name}: {describe(design)}" if name else describe(design)
+    print(f"{title}\n\n{_stage_table(design, (height, width), num_classes)}")
     classes = f"{num_classes} classes" if num_classes else "the backbone alone"
     print(f"at {height}x{width}, {classes}\n")
     rows = [
         ("yes" if rule.holds else "NO", rule.name, rule.found, rule.wanted, rule.source)
         for rule in check_rules(design)
     ]
-    print(table(("holds", "rule", "found", "wanted", "source"), rows, numbers=False))
+    print(table(("holds", "rule", "found", "wanted", "source"), rows, align="left"))
     if args.picture:
-        write_chart(args.picture, width_figure(design, title=name or describe(design)))
+        fitted = [stage.width for stage in design.stages for _ in range(stage.depth)]
+        blocks = design.block_widths
+        steps = {"stages, fitted to their groups": fitted, "quantized": blocks.quantized}
+        write_chart(args.picture, width_figure(title, blocks.continuous, steps))
     return design
 
 
@@ -396,11 +376,10 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of the fitted law; 'any' for what fits best (default: 4, which can be built)",
     )
-    add("--group-width", type=int, metavar="N", help="of the design (default: the RegNet's, or 8)")
-    for option in ("--bottleneck-multiplier", "--se-ratio"):
-        add(option, type=float, metavar="NUMBER", help="of the design (default: the RegNet's)")
+    for name in OF_A_FIT:
+        option, kind = NUMBERS[name]
+        add(option, type=kind, metavar="NUMBER", help="of the design (default: the RegNet's)")
     add("--picture", metavar="FILE", help="observed widths, line and fitted widths")
-    _add_output(parser)
 
 
 def _fit(args: argparse.Namespace) -> Design | None:
@@ -409,20 +388,18 @@ def _fit(args: argparse.Namespace) -> Design | None:
     if not (args.stages == "any" or args.stages.isdecimal()):
         raise UserError(f"--stages must be a number or 'any', got '{args.stages}'")
     result = fit(widths, depths, num_stages=None if args.stages == "any" else int(args.stages))
-    print(
-        f"{title}: w_0 {result.w_0}, w_a {result.w_a:g}, w_m {result.w_m:g}, depth {result.depth}; "
-        f"mean log-ratio error {result.error:.4f}\n"
-    )
+    law = f"w_0 {result.w_0}, w_a {result.w_a:g}, w_m {result.w_m:g}, depth {result.depth}"
+    title = f"{title}: {law}; mean log-ratio error {result.error:.4f}"
     rows, block = [], 1
     pairs = zip(map(int, result.observed), result.quantized, strict=True)
     for (observed, fitted), run in groupby(pairs):
         last = block + len(list(run)) - 1
-        blocks = f"{block}" if block == last else f"{block} to {last}"
-        rows.append((blocks, observed, fitted, f"{fitted / observed - 1:+.1%}"))
+        rows.append((f"{block} to {last}", observed, fitted, f"{fitted / observed - 1:+.1%}"))
         block = last + 1
-    print(table(("blocks", "observed", "fitted", "difference"), rows))
+    print(f"{title}\n\n{table(('blocks', 'observed', 'fitted', 'difference'), rows)}")
     if args.picture:
-        write_chart(args.picture, fit_figure(result, title=title))
+        steps = {"fitted, quantized": result.quantized}
+        write_chart(args.picture, width_figure(title, result.continuous, steps, result.observed))
     if result.design is None:
         print("\nno RegNet has these stages: 4 are needed to build one (--stages 4)")
         if args.format or args.build:
@@ -443,15 +420,13 @@ def _observed(
 
     The widths of a RegNet are those that its law gives, before they are fitted to its groups.
     """
-    if (args.name is None) == (args.widths is None):
+    if (args.name is None) == (args.widths is None) or (args.name and args.depths):
         raise UserError(
             f"give a name ({', '.join(KNOWN)}, or a RegNet), or --widths with --depths, and not "
             "both"
         )
     if args.name is None:
         return "these widths", args.widths, args.depths, None
-    if args.depths:
-        raise UserError("--depths belong to --widths, not to a name")
     if args.name in KNOWN:
         return args.name, *KNOWN[args.name], None
     variant = zoo.get(args.name)
@@ -486,19 +461,19 @@ def _edf(args: argparse.Namespace) -> None:
             f"--labels must be one for each of the {len(args.results)} files, no two alike; got "
             f"{', '.join(labels)}"
         )
-    check_package("scipy", "distributions")
-    from regnet_backbones.design import column, compare, edf, summarize
+    from regnet_backbones.design import column, compare, edf
 
     edfs = {}
     for label, path in zip(labels, args.results, strict=True):
         edfs[label] = edf(column(read_records(path), args.column), confidence=args.confidence)
     rows: list[Sequence[object]] = []
     for label, curve in edfs.items():
-        numbers = summarize(curve)
-        between = f"{numbers.median_low:.4g} to {numbers.median_high:.4g}"
-        others = (numbers.lowest, numbers.mean, *map(curve.quantile, QUANTILES))
-        rows.append((label, numbers.count, f"{numbers.median:.4g}", between))
-        rows[-1] = (*rows[-1], *(f"{number:.4g}" for number in others))
+        low, high = curve.interval(0.5)
+        mean = sum(curve.values) / len(curve.values)
+        others = (curve.values[0], mean, *map(curve.quantile, QUANTILES))
+        numbers = [f"{number:.4g}" for number in others]
+        median = f"{curve.quantile(0.5):.4g}", f"{low:.4g} to {high:.4g}"
+        rows.append((label, len(curve.values), *median, *numbers))
     headers = ("", "designs", "median", f"its {100 * args.confidence:g}% band", "lowest", "mean")
     print(table((*headers, *(f"{q:.0%}" for q in QUANTILES)), rows))
     if len(edfs) > 1:
@@ -526,15 +501,14 @@ def _add_scale(parser: argparse.ArgumentParser) -> None:
         f"(default: {FAST}, the paper's fast compound scaling)",
     )
     add("--image-size", type=int, default=224, metavar="PIXELS", help="side (default: 224)")
-    _add_output(parser)
 
 
 def _scale(args: argparse.Namespace) -> Design:
     """Scale a design, and print both."""
     name, design = _chosen_design(args)
-    if isinstance(design, AnyNetDesign):
-        raise UserError("an AnyNet has no law to scale; use the nearest RegNet by `fit`")
-    scaled = scale(design, args.factor, strategy=args.strategy, image_size=args.image_size)
+    scaled = scale(
+        check_is_regnet(design), args.factor, strategy=args.strategy, image_size=args.image_size
+    )
     networks = {
         name or "given": (design, args.image_size),
         "scaled": (scaled.design, scaled.image_size),
@@ -552,21 +526,11 @@ def _scale(args: argparse.Namespace) -> Design:
     return scaled.design
 
 
-def _add_search(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `search`."""
-    design_search.add_search(parser)
-    _add_output(parser)
-
-
 # What adds its arguments, what runs it, and what it shows. One that returns a design lets --format,
 # --write and --build go on with it; a number is the exit status.
 SUBCOMMANDS: Mapping[str, tuple[Callable, Callable, str]] = {
     "list": (_add_list, _list, "every named network, what it costs, and its default weights"),
-    "show": (
-        _add_show,
-        _show,
-        "what a design is and costs, and which of the paper's findings hold",
-    ),
+    "show": (_add_show, _show, "what a design is and costs, and whether the paper's findings hold"),
     "fit": (_add_fit, _fit, "the quantized line nearest to the widths of any network"),
     "sample": (
         design_search.add_sample,
@@ -574,7 +538,7 @@ SUBCOMMANDS: Mapping[str, tuple[Callable, Callable, str]] = {
         "random designs of a space within bounds",
     ),
     "search": (
-        _add_search,
+        design_search.add_search,
         design_search.run_search,
         "random designs, measured on this machine",
     ),

@@ -3,29 +3,14 @@
 import argparse
 import math
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 from regnet_backbones.cli.command_lines import parse_size
 from regnet_backbones.design import AnyNetDesign, Complexity, Design
-from regnet_backbones.errors import MissingPackageError, UserError
+from regnet_backbones.design.formats import python_code
+from regnet_backbones.errors import UserError
 
 UNITS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "MF": 1e6, "G": 1e9, "GF": 1e9}
-
-# How far from a single number a bound lets a design be.
-TOLERANCE = 0.05
-
-
-def check_package(name: str, what: str) -> None:
-    """Raise where a package is not installed that `what`, in the plural, takes."""
-    try:
-        found = find_spec(name)
-    except ValueError:  # imported, without a spec
-        found = None
-    if found is None:
-        raise MissingPackageError(
-            f"{what} take {name}, which is not installed; "
-            "`pip install 'regnet_backbones[design]'` installs it"
-        )
+TOLERANCE = 0.05  # how far from a single number a bound lets a design be
 
 
 def add_cost(parser: argparse.ArgumentParser) -> None:
@@ -113,20 +98,12 @@ def describe(design: Design) -> str:
     if isinstance(design, AnyNetDesign):
         groups = "/".join(str(stage.group_width) for stage in design.stages)
         return f"AnyNet {stages}, group widths {groups}"
-    words = f"w_0 {design.w_0}, w_a {design.w_a:g}, w_m {design.w_m:g}, depth {design.depth}"
-    words += f", group width {design.group_width}"
-    if design.bottleneck_multiplier != 1:
-        words += f", bottleneck {design.bottleneck_multiplier:g}"
-    if design.se_ratio:
-        words += f", SE {design.se_ratio:g}"
-    return f"{words}: {stages}"
+    return f"{python_code(design)}: {stages}"
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: bool = True) -> str:
-    """Return a table; with `numbers` all columns of numbers and units stand to the right."""
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, align: str = "right") -> str:
+    """Return a table; all columns but the first are aligned as told."""
     from tabulate import tabulate
 
-    columns = [[str(cell) for cell in column if cell != ""] for column in zip(*rows, strict=True)]
-    right = [numbers and all(cell[0].isdigit() for cell in column) for column in columns]
-    align = ["right" if each else "left" for each in right]
-    return tabulate(rows, headers=headers, disable_numparse=True, colalign=align or None)
+    columns = ("left", *[align] * (len(headers) - 1))
+    return tabulate(rows, headers=headers, disable_numparse=True, colalign=columns)

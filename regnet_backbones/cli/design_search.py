@@ -1,6 +1,6 @@
 """The subcommands `sample` and `search` of `design`: random designs of a space.
 
-torch is imported when the measuring begins, and not before.
+numpy is imported when the drawing begins, torch when the measuring does.
 """
 
 import argparse
@@ -13,14 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from regnet_backbones import zoo
 from regnet_backbones.cli.design_charts import check_chart, pareto_figure, write_chart
 from regnet_backbones.cli.design_options import (
     TOLERANCE,
     add_cost,
-    check_package,
     cost_arguments,
     cost_columns,
     describe,
@@ -29,31 +28,12 @@ from regnet_backbones.cli.design_options import (
     span,
     table,
 )
-from regnet_backbones.design import (
-    Design,
-    RegNetDesign,
-    complexity,
-    fit,
-    row_of,
-    write_records,
-)
+from regnet_backbones.design import Design, RegNetDesign, complexity, fit, row_of, write_records
 from regnet_backbones.design.records import CHOSEN_KEY
-from regnet_backbones.design.searching import (
-    COUNTED,
-    Bounds,
-    Candidate,
-    Found,
-    Limits,
-    Order,
-    best,
-    pareto_front,
-    sample,
-    search,
-)
-from regnet_backbones.design.spaces import SPACES, AnyNetSpace, Space, get_space
 from regnet_backbones.errors import UserError
 
 if TYPE_CHECKING:
+    from regnet_backbones.design import Bounds, Candidate, Found, Limits, Space
     from regnet_backbones.measure.meter import LatencyMeter, RatioBand
 
 # Numbers of a space that can be narrowed.
@@ -66,14 +46,12 @@ RANGES = {
     "group_width": "--group-width",
     "bottleneck_multiplier": "--bottleneck-multiplier",
 }
-DTYPES = ("float32", "bfloat16", "float16")
+SPACE_NAMES = "AnyNetX_A to AnyNetX_E, RegNetX, RegNetY, RegNetX_constrained, RegNetY_constrained"
 PACKAGES = ("regnet_backbones", "torch", "torchvision", "timm")  # what numbers belong to
 
 # How many of the best are measured again in turns with the reference, and in how many rounds.
 CONFIRMED, ROUNDS = 3, 30
-
-# How many times the limit of latency a chart reaches.
-CHARTED = 2.5
+CHARTED = 2.5  # how many times the limit of latency a chart reaches
 
 # Unit and name in charts.
 CAPACITIES = {
@@ -95,8 +73,9 @@ def add_sample(parser: argparse.ArgumentParser) -> None:
 
 def run_sample(args: argparse.Namespace) -> None:
     """Draw random designs within bounds, print and write them."""
-    check_package("tqdm", "progress bars")
     from tqdm import tqdm
+
+    from regnet_backbones.design import sample
 
     if args.fit_error and not args.output:
         raise UserError("--fit-error is a column of the file that is written; give --output")
@@ -106,49 +85,44 @@ def run_sample(args: argparse.Namespace) -> None:
             space, args.count, bounds=bounds, seed=args.seed, progress=lambda _: bar.update()
         )
     print(f"{space.name}, {bounds}, seed {args.seed}")
-    _print_candidates(list(enumerate(drawn.candidates)), args.top, what="designs")
-    _print_rejections(drawn.rejections, drawn.drawn)
+    _print_found(drawn, list(enumerate(drawn.kept)), args.top)
     if not args.output:
         return
-    rows = [row_of(each) for each in drawn.candidates]
+    rows = [row_of(each) for each in drawn.kept]
     if args.fit_error:
-        pairs = tqdm(list(zip(rows, drawn.candidates, strict=True)), "fit", disable=None)
-        for row, each in pairs:
+        for row, each in zip(tqdm(rows, "fit", disable=None), drawn.kept, strict=True):
             stages = each.design.stages
             row["fit_error"] = fit([s.width for s in stages], [s.depth for s in stages]).error
-    about = _about(args, space, bounds)
-    about |= {"drawn": drawn.drawn, "rejections": dict(drawn.rejections)}
-    write_records(f"{args.output}.json", rows, about=about)
+    write_records(f"{args.output}.json", rows, about=_about(args, space, bounds, drawn))
     print(f"\nwritten to {args.output}.json")
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `search`."""
     _add_drawing(parser, count=20)
-    limits = parser.add_argument_group("limits on what is measured")
-    limits.add_argument("--latency-ms", type=float, metavar="MS", help="of a forward pass, at most")
-    limits.add_argument("--memory-mib", type=float, metavar="MIB", help="its peak, at most")
-    limits.add_argument(
-        "--max-measured", type=int, metavar="N", help="end after so many (default: 4 x --count)"
-    )
+    add = parser.add_argument_group("limits on what is measured").add_argument
+    add("--latency-ms", type=float, metavar="MS", help="of a forward pass, at most")
+    add("--memory-mib", type=float, metavar="MIB", help="its peak, at most")
+    add("--max-measured", type=int, metavar="N", help="end after so many (default: 4 x --count)")
     add = parser.add_argument_group("how it is measured").add_argument
     add("--measure-size", type=image_size, metavar="SIZE", help="default: --image-size")
     add("--batch-size", type=int, default=1, metavar="N", help="images (default: 1)")
     add("--fpn", action="store_true", help="with a feature pyramid of 256 channels on it")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    add("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    dtypes = ("float32", "bfloat16", "float16")
+    add("--dtype", choices=dtypes, default="float32", help="default: float32")
     add("--compile", action="store_true", help="torch.compile: most of a minute a design")
     add("--no-passes", action="store_true", help="networks as they come, not optimized")
     add("--runs", type=int, default=10, metavar="N", help="that count (default: 10)")
     add("--threads", type=int, metavar="N", help="of the CPU (default: torch's)")
-    choice = parser.add_argument_group("what is best")
-    choice.add_argument(
+    add = parser.add_argument_group("what is best").add_argument
+    add(
         "--by",
-        choices=get_args(Order),
+        choices=(*CAPACITIES, "latency_ms", "memory_mib"),
         help="most flops, params or activations, or least latency or memory (default: flops with a "
         "limit of latency, otherwise latency_ms)",
     )
-    choice.add_argument(
+    add(
         "--reference",
         nargs="+",
         default=[],
@@ -160,7 +134,9 @@ def add_search(parser: argparse.ArgumentParser) -> None:
 
 def run_search(args: argparse.Namespace) -> Design | int:
     """Measure random designs; return the best one, or the exit status 1 if nothing was found."""
-    check_package("tqdm", "progress bars")
+    from regnet_backbones.design import Limits
+    from regnet_backbones.design.spaces import AnyNetSpace
+
     space, bounds = _space(args), _bounds(args)
     limits = Limits(latency_ms=args.latency_ms, memory_mib=args.memory_mib)
     if isinstance(space, AnyNetSpace):
@@ -179,44 +155,60 @@ def run_search(args: argparse.Namespace) -> Design | int:
         return _search(args, space, bounds, limits)
 
 
-def _search(args: argparse.Namespace, space: Space, bounds: Bounds, limits: Limits) -> Design | int:
+def _search(
+    args: argparse.Namespace, space: "Space", bounds: "Bounds", limits: "Limits"
+) -> Design | int:
     """Search, print, draw and write."""
+    from regnet_backbones.design import best
+
     meter = _meter(args)
     references = {zoo.get(name).name: _reference(meter, name, bounds) for name in args.reference}
     by = args.by or ("latency_ms" if limits.latency_ms is None else "flops")
-    about = _about(args, space, bounds) | {
+    conditions = {
         "limits": asdict(limits),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": _machine(meter.device),
         "references": {name: row_of(each) for name, each in references.items()},
     }
 
-    def write(found: Found, chosen: Candidate | None = None) -> None:
-        if args.output:
-            about["measured"] = _conditions(args, meter)
-            chosen = chosen or next(iter(best(found, by=by)), None)
-            _write_rows(f"{args.output}.json", found, chosen, about)
+    def write(found: "Found", chosen: "Candidate | None" = None) -> None:
+        if not args.output:
+            return
+        chosen = chosen or next(iter(best(found, by=by)), None)
+        about = _about(args, space, bounds, found) | conditions | _measured_on(args, meter)
+        about[CHOSEN_KEY] = None if chosen is None else found.measured.index(chosen)
+        rows = [row_of(each) | {"kept": each in found.kept} for each in found.measured]
+        write_records(f"{args.output}.json", rows, about=about)
 
     found = _find(args, space, bounds, limits, meter, write)
-    print(f"{space.name}, {bounds}, seed {args.seed}")
-    _print_found(found, by, top=args.top, references=references)
     write(found)
+    print(f"{space.name}, {bounds}, seed {args.seed}")
+    ordered = best(found, by=by, count=max(1, len(found.kept)))
+    _print_found(found, [(found.measured.index(each), each) for each in ordered], args.top)
+    for name, each in references.items():
+        print(f"{name}: {each.latency_ms:.2f} ms, {each.memory_mib:.0f} MiB")
     if args.output:
         # Among networks of about the same flops, other numbers say more.
         fallback = "flops" if bounds.flops is None else "params"
         _draw_found(args.output, found, references, by if by in CAPACITIES else fallback, limits)
         print(f"\nwritten to {args.output}.json")
-    if not found.kept:
+    if not ordered:
+        fastest = min((each.latency_ms for each in found.measured), default=None)
+        hint = "" if fastest is None else f"; the fastest of those measured takes {fastest:.2f} ms"
+        print(f"none found{hint}")
         return 1
-    chosen = best(found, by=by)[0]
+    chosen = ordered[0]
     if references and not found.interrupted:
-        reference_ms = next(iter(references.values())).latency_ms
-        bands = _confirm(args, found, by, meter)
-        _print_verdict(found, bands, args.reference[0], reference_ms, limits)
-        about["beside_the_reference"] = [
-            {"row": found.measured.index(candidate), **asdict(band)} for candidate, band in bands
+        from regnet_backbones.measure.meter import confirm
+
+        again = ordered[:CONFIRMED]
+        designs = [each.design for each in again]
+        times = confirm(meter, designs, args.reference[0], runs=ROUNDS)
+        bands = list(zip(again, times, strict=True))
+        conditions["beside_the_reference"] = [
+            {"row": found.measured.index(each), **asdict(band)} for each, band in bands
         ]
-        chosen = _choose(bands, by, reference_ms, limits)
+        reference_ms = next(iter(references.values())).latency_ms
+        chosen = _choose(found, bands, by, args.reference[0], reference_ms, limits)
     write(found, chosen)
     print(f"\nthe best by {by}: row {found.measured.index(chosen)}, {describe(chosen.design)}")
     return chosen.design
@@ -224,49 +216,49 @@ def _search(args: argparse.Namespace, space: Space, bounds: Bounds, limits: Limi
 
 def _add_drawing(parser: argparse.ArgumentParser, *, count: int) -> None:
     """Add the options of a space, of bounds, and of what is shown."""
-    space = parser.add_argument_group("the space", "a part of it where numbers are given")
-    space.add_argument("--space", default="RegNetX", help=f"{', '.join(SPACES)} (default: RegNetX)")
+    add = parser.add_argument_group(
+        "the space", "a part of it where numbers are given"
+    ).add_argument
+    add("--space", default="RegNetX", help=f"{SPACE_NAMES} (default: RegNetX)")
     for name, option in RANGES.items():
-        help = "12:20, 12:, :20 or 16" if name == "depth" else None
-        space.add_argument(option, dest=name, type=span, metavar="RANGE", help=help)
-    space.add_argument("--se-ratio", type=float, metavar="NUMBER")
-    space.add_argument("--stem-width", type=int, metavar="N")
+        add(option, dest=name, type=span, metavar="RANGE", help="12:20, 12:, :20 or 16")
+    add("--se-ratio", type=float, metavar="NUMBER")
+    add("--stem-width", type=int, metavar="N")
     add_cost(parser)
-    bounds = parser.add_argument_group(
+    add = parser.add_argument_group(
         "bounds", f"400M (within {TOLERANCE:.0%}), 380M:420M, 6.3M: (at least), :8M (at most)"
-    )
-    for name in COUNTED:
-        bounds.add_argument(f"--{name}", type=interval, metavar="BOUND")
-    bounds.add_argument(
-        "--like", metavar="NAME", help="the flops of this network, and at least its params"
-    )
-    parser.add_argument("--count", "-n", type=int, default=count, metavar="N", help="designs")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--top", type=int, default=10, metavar="N", help="rows of the table shown")
-    parser.add_argument("--output", metavar="PATH", help="write PATH.json (search: PATH.png, too)")
+    ).add_argument
+    for name in CAPACITIES:
+        add(f"--{name}", type=interval, metavar="BOUND")
+    add("--like", metavar="NAME", help="the flops of this network, and at least its params")
+    add = parser.add_argument
+    add("--count", "-n", type=int, default=count, metavar="N", help="designs")
+    add("--seed", type=int, default=0, metavar="N")
+    add("--top", type=int, default=10, metavar="N", help="rows of the table shown")
+    add("--output", metavar="PATH", help="write PATH.json (search: PATH.png, too)")
 
 
-def _space(args: argparse.Namespace) -> Space:
+def _space(args: argparse.Namespace) -> "Space":
     """Return the space, or the part of it."""
+    from regnet_backbones.design import get_space
+
     ranges = {name: getattr(args, name) for name in RANGES}
     constants = {"se_ratio": args.se_ratio, "stem_width": args.stem_width}
     return get_space(args.space).narrowed(**ranges, **constants)
 
 
-def _bounds(args: argparse.Namespace) -> Bounds:
+def _bounds(args: argparse.Namespace) -> "Bounds":
     """Return the bounds on what is counted."""
+    from regnet_backbones.design import Bounds
+
     size, num_classes = cost_arguments(args)
-    intervals = {name: getattr(args, name) for name in COUNTED}
+    intervals = {name: getattr(args, name) for name in CAPACITIES}
     if args.like:
         cost = complexity(_counted_design("--like", args.like), size, num_classes)
-        like = {
-            "flops": (cost.flops * (1 - TOLERANCE), cost.flops * (1 + TOLERANCE)),
-            "params": (cost.params, math.inf),
-        }
-        taken = [f"--{name}" for name in like if intervals[name] is not None]
-        if taken:
-            raise UserError(f"--like sets the bounds of {', '.join(taken)} already; leave one out")
-        intervals |= like
+        if args.flops or args.params:
+            raise UserError("--like sets the bounds of --flops and --params already; leave it out")
+        intervals["flops"] = (cost.flops * (1 - TOLERANCE), cost.flops * (1 + TOLERANCE))
+        intervals["params"] = (cost.params, math.inf)
     return Bounds(**intervals, image_size=size, num_classes=num_classes)
 
 
@@ -278,37 +270,41 @@ def _counted_design(option: str, name: str) -> RegNetDesign:
     return design
 
 
-def _about(args: argparse.Namespace, space: Space, bounds: Bounds) -> dict[str, object]:
+def _about(
+    args: argparse.Namespace, space: "Space", bounds: "Bounds", found: "Found"
+) -> dict[str, object]:
     """Return what must be known about rows; an open end of a bound is null."""
     described = asdict(bounds)
     for name, ends in bounds.intervals.items():
         described[name] = [None if math.isinf(end) else end for end in ends]
-    about = {"command": args.command, "space": space.name, "bounds": described}
-    return about | {"seed": args.seed}
+    return {
+        "command": args.command,
+        "space": space.name,
+        "bounds": described,
+        "seed": args.seed,
+        "drawn": found.drawn,
+        "rejections": dict(found.rejections),
+        "interrupted": found.interrupted,
+    }
 
 
-def _print_candidates(candidates: Sequence[tuple[int, Candidate]], top: int, *, what: str) -> None:
-    """Print the first rows of a table, and how many there are."""
+def _print_found(found: "Found", kept: "Sequence[tuple[int, Candidate]]", top: int) -> None:
+    """Print the first of the rows that were kept, and why draws were rejected."""
     headers = ["row", "design", "multiply-adds", "params", "activations"]
     rows = []
-    for index, each in candidates[:top]:
+    for index, each in kept[:top]:
         row = [index, describe(each.design), *cost_columns(each.cost)]
         if each.latency_ms is not None:
             row += [f"{each.latency_ms:.2f}", f"{each.memory_mib:.0f}"]
         rows.append(row)
     if rows:
         print(f"\n{table([*headers, 'ms', 'MiB'][: len(rows[0])], rows)}")
-    shown = f", the first {top} of them shown" if len(candidates) > top else ""
-    print(f"{len(candidates)} {what}{shown}")
-
-
-def _print_rejections(rejections: Mapping[str, int], drawn: int) -> None:
-    """Print why draws were rejected."""
-    print(f"\n{drawn:,} drawn, {sum(rejections.values()):,} rejected")
-    ordered = sorted(rejections.items(), key=lambda item: -item[1])
+    measured = f", {len(found.measured)} measured" if found.measured else ""
+    print(f"{len(kept)} designs kept, {len(rows)} of them shown{measured}\n")
+    ordered = sorted(found.rejections.items(), key=lambda item: -item[1])
     if ordered:
-        rows = [(reason, count, f"{count / drawn:.2%}") for reason, count in ordered]
-        print(table(("rejected because", "draws", "share"), rows))
+        shares = [(reason, count, f"{count / found.drawn:.2%}") for reason, count in ordered]
+        print(table((f"of {found.drawn:,} rejected because", "draws", "share"), shares))
 
 
 def _meter(args: argparse.Namespace) -> "LatencyMeter":
@@ -333,44 +329,48 @@ def _meter(args: argparse.Namespace) -> "LatencyMeter":
     )
 
 
-def _reference(meter: "LatencyMeter", name: str, bounds: Bounds) -> Candidate:
+def _reference(meter: "LatencyMeter", name: str, bounds: "Bounds") -> "Candidate":
     """Return a network of the zoo, measured."""
+    from regnet_backbones.design import Candidate
+
     design = _counted_design("--reference", name)
     measured = meter.measure(name)
     cost = complexity(design, bounds.image_size, bounds.num_classes)
     return Candidate(design, cost, measured.latency_ms, measured.memory_mib)
 
 
-def _machine(device: str) -> dict[str, object]:
-    """Describe what was measured on, without its name."""
+def _measured_on(args: argparse.Namespace, meter: "LatencyMeter") -> dict[str, object]:
+    """Describe machine and conditions; the memory format is known after the first network."""
     import torch
 
-    found = {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
-    found |= {"device": torch.cuda.get_device_name() if device == "cuda" else device}
-    return found | {"versions": {name: import_module(name).__version__ for name in PACKAGES}}
-
-
-def _conditions(args: argparse.Namespace, meter: "LatencyMeter") -> dict[str, object]:
-    """Return how networks are measured; the memory format is known after the first one."""
-    import torch
-
+    device = torch.cuda.get_device_name() if meter.device == "cuda" else meter.device
     names = "image_size", "batch_size", "fpn", "passes", "compile", "runs"
-    conditions = {name: getattr(meter, name) for name in names}
-    conditions |= {"dtype": args.dtype, "memory_format": meter.chosen_format}
-    return conditions | {"threads": torch.get_num_threads()}
+    return {
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": os.cpu_count(),
+            "device": device,
+            "versions": {name: import_module(name).__version__ for name in PACKAGES},
+        },
+        "measured": {name: getattr(meter, name) for name in names}
+        | {"dtype": args.dtype, "memory_format": meter.chosen_format}
+        | {"threads": torch.get_num_threads()},
+    }
 
 
 def _find(
     args: argparse.Namespace,
-    space: Space,
-    bounds: Bounds,
-    limits: Limits,
+    space: "Space",
+    bounds: "Bounds",
+    limits: "Limits",
     meter: "LatencyMeter",
-    write: Callable[[Found], None],
-) -> Found:
+    write: "Callable[[Found], None]",
+) -> "Found":
     """Search, with a progress bar, and write each measurement: a killed search loses nothing."""
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from regnet_backbones.design import search
 
     logging.basicConfig(format="%(message)s")
     with (
@@ -379,7 +379,7 @@ def _find(
     ):
         written = 0
 
-        def report(found: Found) -> None:
+        def report(found: "Found") -> None:
             nonlocal written
             bar.set_postfix(measured=len(found.measured), drawn=found.drawn, refresh=False)
             bar.update(len(found.kept) - bar.n)
@@ -402,52 +402,15 @@ def _find(
     return found
 
 
-def _confirm(
-    args: argparse.Namespace, found: Found, by: Order, meter: "LatencyMeter"
-) -> "list[tuple[Candidate, RatioBand]]":
-    """Measure the best few again in turns with the reference; return their times over its."""
-    from regnet_backbones.measure.meter import confirm
-
-    candidates = best(found, by=by, count=CONFIRMED)
-    designs = [candidate.design for candidate in candidates]
-    bands = confirm(meter, designs, args.reference[0], runs=ROUNDS)
-    return list(zip(candidates, bands, strict=True))
-
-
 def _choose(
-    bands: "Sequence[tuple[Candidate, RatioBand]]", by: Order, reference_ms: float, limits: Limits
-) -> Candidate:
-    """Return the best network by the last measurement of the best few."""
-    limit = limits.latency_ms or math.inf
-    within = [candidate for candidate, band in bands if band.median * reference_ms <= limit]
-    if by != "latency_ms" and within:
-        return within[0]
-    return min(bands, key=lambda pair: pair[1].median)[0]
-
-
-def _print_found(found: Found, by: Order, *, top: int, references: Mapping[str, Candidate]) -> None:
-    """Print what was drawn, measured and kept."""
-    rows = {id(candidate): i for i, candidate in enumerate(found.measured)}
-    ordered = best(found, by=by, count=len(found.kept))
-    _print_candidates([(rows[id(each)], each) for each in ordered], top, what="designs kept")
-    for name, each in references.items():
-        print(f"{name}: {each.latency_ms:.2f} ms, {each.memory_mib:.0f} MiB")
-    _print_rejections(found.rejections, found.drawn)
-    print(f"{len(found.measured)} measured")
-    if not found.kept:
-        fastest = min((each.latency_ms for each in found.measured), default=None)
-        hint = "" if fastest is None else f"; the fastest of those measured takes {fastest:.2f} ms"
-        print(f"none found among {found.drawn:,} drawn{hint}")
-
-
-def _print_verdict(
-    found: Found,
+    found: "Found",
     bands: "Sequence[tuple[Candidate, RatioBand]]",
+    by: str,
     reference: str,
     reference_ms: float,
-    limits: Limits,
-) -> None:
-    """Print how long the best take next to the reference, and which are measurably faster."""
+    limits: "Limits",
+) -> "Candidate":
+    """Print how long the best few took in turns with the reference, and return the best of them."""
     rows = [
         (
             found.measured.index(candidate),
@@ -461,37 +424,28 @@ def _print_verdict(
     ]
     headers = ("row", "design", f"time / {reference}", "95% band", "measurably faster", "ms")
     print(f"\nin {ROUNDS} rounds in turns with {reference}\n{table(headers, rows)}")
-    if not any(band.faster for _, band in bands):
-        print(f"none is measurably faster than {reference}, among {len(found.measured)} measured")
     limit = limits.latency_ms or math.inf
-    if all(band.median * reference_ms > limit for _, band in bands):
-        print(
-            f"measured again, all of these are above {limit:g} ms; search with a lower --latency-ms"
-        )
-
-
-def _write_rows(
-    path: str, found: Found, chosen: Candidate | None, about: Mapping[str, object]
-) -> None:
-    """Write the results so far; `chosen`: the best of them, None where nothing was kept."""
-    counts = {
-        "drawn": found.drawn,
-        "rejections": dict(found.rejections),
-        "interrupted": found.interrupted,
-        CHOSEN_KEY: None if chosen is None else found.measured.index(chosen),
-    }
-    kept = {id(candidate) for candidate in found.kept}
-    rows = [row_of(each) | {"kept": id(each) in kept} for each in found.measured]
-    write_records(path, rows, about={**about, **counts})
+    within = [each for each, band in bands if band.median * reference_ms <= limit]
+    if not within:
+        print(f"measured again, none is within {limit:g} ms; search with a lower --latency-ms")
+    if by != "latency_ms" and within:
+        return within[0]
+    return min(bands, key=lambda pair: pair[1].median)[0]
 
 
 def _draw_found(
-    output: str, found: Found, references: Mapping[str, Candidate], capacity: str, limits: Limits
+    output: str,
+    found: "Found",
+    references: "Mapping[str, Candidate]",
+    capacity: str,
+    limits: "Limits",
 ) -> None:
     """Write the chart of time and capacity, without what takes several times the limit."""
+    from regnet_backbones.design import pareto_front
+
     unit, name = CAPACITIES[capacity]
 
-    def point(candidate: Candidate) -> tuple[float, float]:
+    def point(candidate: "Candidate") -> tuple[float, float]:
         return candidate.latency_ms, getattr(candidate.cost, capacity) / unit
 
     near = (limits.latency_ms or math.inf) * CHARTED

@@ -27,7 +27,7 @@ HINTS = {
 # Packages that are imported as they are, and the extra that installs each.
 EXTRAS = dict.fromkeys(
     ("jsonargparse", "lightning", "segmentation_models_pytorch", "torchmetrics"), "train"
-)
+) | dict.fromkeys(("matplotlib", "scipy", "tabulate", "tqdm"), "design")
 
 
 def run_command(command: Callable[[], int], *, quiet: bool = False) -> int:

@@ -9,13 +9,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, astuple, dataclass, fields
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from regnet_backbones.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from regnet_backbones.design.law import RegNetDesign
 
 NUM_STAGES = 4
@@ -27,7 +25,7 @@ TORCHVISION_MIN_RATIO = 0.9
 Activation = Literal["relu", "silu"]
 Rounding = Literal["paper", "torchvision"]
 Shortcut = Literal["conv1x1", "avg", "none"]
-Numbers: TypeAlias = "float | np.ndarray"
+Numbers: TypeAlias = Any  # a number, or a numpy array of those of many networks
 
 
 @dataclass(frozen=True)
@@ -128,21 +126,15 @@ def fits_groups(
 ) -> Numbers:
     """Return whether a bottleneck is a whole number of channels and of groups."""
     # A multiplier such as 0.7 has no exact float: the last bits do not count.
-    error: Numbers = abs(width * multiplier - bottleneck_width)  # type: ignore[assignment]
-    exact = error <= 1e-9 * bottleneck_width
+    exact = abs(width * multiplier - bottleneck_width) <= 1e-9 * bottleneck_width
     whole_groups = bottleneck_width % (group_width + (group_width < 1)) == 0
     return (group_width >= 1) & exact & whole_groups
-
-
-def se_width(design: "RegNetDesign | AnyNetDesign", width_in: int) -> int:
-    """Return the channels of squeeze-and-excitation, a share of the block's input."""
-    return round(width_in * design.se_ratio)
 
 
 def check_se(design: "RegNetDesign | AnyNetDesign") -> None:
     """Raise where squeeze-and-excitation would have no channel."""
     narrowest = min(design.stem_width, *(stage.width for stage in design.stages))
-    if design.se_ratio and se_width(design, narrowest) < 1:
+    if design.se_ratio and round(narrowest * design.se_ratio) < 1:
         raise UserError(
             f"se_ratio {design.se_ratio:g} of {narrowest} channels rounds to 0; use 0 for no "
             f"squeeze-and-excitation, or at least {1 / narrowest:.2g}"

@@ -7,37 +7,23 @@ channel and no multiply-adds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import NamedTuple
 
-from regnet_backbones.design.blocks import NUM_STAGES, Numbers, positive_integer, se_width
+from regnet_backbones.design.blocks import (
+    NUM_STAGES,
+    NUMBERS,
+    Arithmetic,
+    Numbers,
+    Stage,
+    positive_integer,
+)
 from regnet_backbones.design.law import Design
 from regnet_backbones.errors import UserError
 
 IMAGE_CHANNELS = 3
 
-
-class Counts(NamedTuple):
-    """Costs of a part, as numbers or as arrays."""
-
-    flops: Numbers
-    params: Numbers
-    activations: Numbers
-
-
-class StageNumbers(NamedTuple):
-    """What a stage is counted by; `se`: squeeze-and-excitation of its first block and the others.
-
-    `se` is None without squeeze-and-excitation.
-    """
-
-    width_in: Numbers
-    width: Numbers
-    depth: Numbers
-    group_width: Numbers
-    bottleneck: Numbers
-    se: tuple[Numbers, Numbers] | None
+ImageSize = int | tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -66,9 +52,7 @@ class Complexity:
 
 
 def complexity(
-    design: Design,
-    image_size: int | tuple[int, int] = 224,
-    num_classes: int | None = 1000,
+    design: Design, image_size: ImageSize = 224, num_classes: int | None = 1000
 ) -> Complexity:
     """Count what a design costs for one RGB image.
 
@@ -84,49 +68,64 @@ def complexity(
     Raises:
         ValueError: a size or the number of classes is not a positive integer.
     """
-    stages, width_in = [], design.stem_width
-    for stage in design.stages:
-        se = (se_width(design, width_in), se_width(design, stage.width))
-        numbers = width_in, stage.width, stage.depth, stage.group_width, stage.bottleneck_width
-        stages.append(StageNumbers(*numbers, se if design.se_ratio else None))
-        width_in = stage.width
-    counts = count_parts(
-        stages,
-        map_pixels(image_size),
-        checked_num_classes(num_classes),
+    parts = count_parts(
+        design.stages,
+        image_size,
+        num_classes,
+        stem_width=design.stem_width,
+        se_ratio=design.se_ratio,
         preact=design.preact,
         projection=design.shortcut != "none",
         head_width=design.head_width,
     )
-    parts = {
-        name: Complexity(int(each.flops), int(each.params), int(each.activations))
-        for name, each in counts.items()
-    }
-    total = sum(parts.values(), start=Complexity())
-    return Complexity(total.flops, total.params, total.activations, parts)
+    return replace(sum(parts.values(), start=Complexity()), parts=parts)
 
 
 def count_parts(
-    stages: Sequence[StageNumbers],
-    pixels: Sequence[int],
+    stages: Sequence[Stage],
+    image_size: ImageSize,
     num_classes: int | None,
     *,
+    stem_width: int,
+    se_ratio: float,
     preact: bool = False,
     projection: bool = True,
     head_width: int = 0,
-) -> dict[str, Counts]:
-    """Count stem, stages and head, of one network or of arrays of them.
-
-    `pixels`: as `map_pixels` returns them; `projection`: whether shortcuts have one.
-    """
-    parts = {"stem": _stem(stages[0].width_in, pixels[0], preact)}
+    ops: Arithmetic = NUMBERS,
+) -> dict[str, Complexity]:
+    """Count stem, stages and head, of one network or, where stages hold arrays, of many."""
+    pixels = map_pixels(image_size)
+    check_num_classes(num_classes)
+    stem = 9 * IMAGE_CHANNELS * stem_width
+    stem_norm = 0 if preact else 2 * stem_width
+    parts = {"stem": Complexity(stem * pixels[0], stem + stem_norm, stem_width * pixels[0])}
+    width_in: Numbers = stem_width
     for i, stage in enumerate(stages):
-        parts[f"s{i + 1}"] = _stage(stage, pixels[i], pixels[i + 1], projection, preact)
-    parts["head"] = _head(stages[-1].width, pixels[-1], head_width, num_classes)
+        first = _block(stage, width_in, pixels[i], pixels[i + 1], projection, preact)
+        others = _block(stage, stage.width, pixels[i + 1], pixels[i + 1], False, preact)
+        if se_ratio:
+            first += _squeeze(ops.rint(width_in * se_ratio), stage)
+            others += _squeeze(ops.rint(stage.width * se_ratio), stage)
+        more = stage.depth - 1
+        parts[f"s{i + 1}"] = Complexity(
+            first.flops + more * others.flops,
+            first.params + more * others.params,
+            first.activations + more * others.activations,
+        )
+        width_in = stage.width
+    parts["head"] = Complexity()
+    if num_classes is not None:
+        weights = width_in * head_width
+        linear = ((head_width or width_in) + 1) * num_classes
+        parts["head"] = Complexity(
+            weights * pixels[-1] + linear,
+            weights + 2 * head_width + linear,
+            head_width * pixels[-1] + num_classes,
+        )
     return parts
 
 
-def map_pixels(image_size: int | tuple[int, int]) -> tuple[int, ...]:
+def map_pixels(image_size: ImageSize) -> tuple[int, ...]:
     """Return the pixels in a map of the stem and of each stage; each stride 2 rounds up."""
     size = (image_size, image_size) if isinstance(image_size, Integral) else image_size
     if not isinstance(size, tuple | list) or len(size) != 2:
@@ -139,37 +138,19 @@ def map_pixels(image_size: int | tuple[int, int]) -> tuple[int, ...]:
     return tuple(pixels)
 
 
-def checked_num_classes(num_classes: int | None) -> int | None:
-    """Return a positive integer, or None for the backbone alone."""
-    if num_classes is None:
-        return None
-    return positive_integer("num_classes", num_classes, "None for the backbone alone")
-
-
-def _stem(width: Numbers, pixels: int, preact: bool) -> Counts:
-    """Count the 3x3 convolution and, unless the blocks begin with one, its norm."""
-    weights = 9 * IMAGE_CHANNELS * width
-    return Counts(weights * pixels, weights + (0 if preact else 2 * width), width * pixels)
-
-
-def _stage(
-    stage: StageNumbers, pixels_in: int, pixels: int, projection: bool, preact: bool
-) -> Counts:
-    """Count a first block, which changes width and resolution, and the others, all alike."""
-    first = _block(stage, pixels_in, pixels, projection, preact)
-    se = None if stage.se is None else (stage.se[1], stage.se[1])
-    other = _block(stage._replace(width_in=stage.width, se=se), pixels, pixels, False, preact)
-    others = stage.depth - 1
-    return Counts(*(one + others * more for one, more in zip(first, other, strict=True)))
+def check_num_classes(num_classes: int | None) -> None:
+    """Raise for what is neither a positive integer nor None, for the backbone alone."""
+    if num_classes is not None:
+        positive_integer("num_classes", num_classes, "None for the backbone alone")
 
 
 def _block(
-    stage: StageNumbers, pixels_in: int, pixels: int, projection: bool, preact: bool
-) -> Counts:
+    stage: Stage, width_in: Numbers, pixels_in: int, pixels: int, projection: bool, preact: bool
+) -> Complexity:
     """Count a bottleneck: 1x1, grouped 3x3 with the stride, 1x1, and what goes with them."""
-    width_in, width, _, group_width, bottleneck, se = stage
+    width, bottleneck = stage.width, stage.bottleneck_width
     reduce = width_in * bottleneck
-    after_stride = 9 * bottleneck * group_width + bottleneck * width
+    after_stride = 9 * bottleneck * stage.group_width + bottleneck * width
     outputs = bottleneck + width
     # Pre-activation normalises what a convolution takes, otherwise what it gives.
     normed = 2 * bottleneck + (width_in if preact else width)
@@ -177,25 +158,15 @@ def _block(
         after_stride = after_stride + width_in * width
         outputs = outputs + width
         normed = normed + (0 if preact else width)
-    flops = reduce * pixels_in + after_stride * pixels
-    params = reduce + after_stride + 2 * normed
-    activations = bottleneck * pixels_in + outputs * pixels
-    if se is None:
-        return Counts(flops, params, activations)
-    # Squeeze-and-excitation: two 1x1 convolutions with bias on a pooled map of one pixel.
-    squeezed = se[0] + bottleneck
-    weights = 2 * se[0] * bottleneck + squeezed
-    return Counts(flops + weights, params + weights, activations + squeezed)
-
-
-def _head(width_in: Numbers, pixels: int, head_width: int, num_classes: int | None) -> Counts:
-    """Count the optional 1x1 convolution with its norm, and the classifier on pooled maps."""
-    if num_classes is None:
-        return Counts(0, 0, 0)
-    weights = width_in * head_width
-    linear = ((head_width or width_in) + 1) * num_classes
-    return Counts(
-        weights * pixels + linear,
-        weights + 2 * head_width + linear,
-        head_width * pixels + num_classes,
+    return Complexity(
+        reduce * pixels_in + after_stride * pixels,
+        reduce + after_stride + 2 * normed,
+        bottleneck * pixels_in + outputs * pixels,
     )
+
+
+def _squeeze(squeezed: Numbers, stage: Stage) -> Complexity:
+    """Count squeeze-and-excitation: two 1x1 convolutions with bias on a pooled map of one pixel."""
+    outputs = squeezed + stage.bottleneck_width
+    weights = 2 * squeezed * stage.bottleneck_width + outputs
+    return Complexity(weights, weights, outputs)

@@ -10,12 +10,9 @@ r = w_a / w_0, stage k + 1 begins at the first block j with r * j > E_k. So the 
 r = E_k / j only, and between two such r one law stands for all.
 
 Scaling: depth is multiplied by d, widths by w, group widths by g and the side of the image by r, so
-that d * w**2 * r**2, the multiply-adds, is the factor; the strategy says how d, w and r share it.
-"d1_w8_g8_r1" is the paper's fast compound scaling: mostly wider, because the time that a network
-takes goes with its activations, which grow with the width but not with its square. pycls scales the
-four stages on their own, which leaves a network that is not a RegNet. Here the law nearest to those
-stages takes their place. As in pycls, the stem keeps its width, and so does a convolution before
-the classifier.
+that d * w**2 * r**2, the multiply-adds, is the factor. pycls scales the four stages on their own,
+which leaves a network that is not a RegNet. Here the law nearest to those stages takes their place.
+As in pycls, the stem keeps its width, and so does a convolution before the classifier.
 """
 
 import math
@@ -31,7 +28,7 @@ from regnet_backbones.design.cost import complexity
 from regnet_backbones.design.law import WIDTH_QUANTUM, RegNetDesign, power_widths, width_runs
 from regnet_backbones.errors import UserError
 
-FAST = "d1_w8_g8_r1"
+FAST = "d1_w8_g8_r1"  # the paper's fast compound scaling: mostly wider
 
 N = TypeVar("N", int, float)
 
@@ -168,11 +165,8 @@ def fit(
             f"a network may have {_MOST_BLOCKS} blocks and {_MOST_CHANNELS} channels at most, got "
             f"{depth} blocks of up to {max(observed)} channels"
         )
-    if num_stages is not None and positive_integer("num_stages", num_stages) > depth:
-        raise UserError(
-            f"a law of {num_stages} stages needs at least {num_stages} blocks, got {depth}; "
-            "give more blocks, fewer stages, or num_stages=None for any number"
-        )
+    if num_stages is not None:
+        positive_integer("num_stages", num_stages)
     law = _best_law(observed, num_stages)
     if law is None:
         raise UserError(
@@ -220,7 +214,7 @@ def scale(
     Raises:
         ValueError: the factor, strategy or image size is invalid, or there is no such network.
     """
-    if not isinstance(factor, Real) or isinstance(factor, bool) or not _LEAST <= factor <= _MOST:
+    if not isinstance(factor, Real) or not _LEAST <= factor <= _MOST:
         raise UserError(f"factor must be a number from {_LEAST} to {_MOST}, got {factor!r}")
     image_size = positive_integer("image_size", image_size, "in pixels")
     depth, width, group_width, resolution = _shares(strategy, float(factor))
@@ -230,10 +224,8 @@ def scale(
     try:
         scaled = _scale_design(design, depth, width, group_width)
     except UserError as error:
-        raise UserError(
-            f"{design} cannot be scaled by {factor:g} with strategy '{strategy}': {error}; use "
-            "another factor, or a strategy with other weights of d, w and g"
-        ) from None
+        what = f"{design} cannot be scaled by {factor:g} with strategy '{strategy}'"
+        raise UserError(f"{what}: {error}; use another factor or strategy") from None
     flops = complexity(scaled, scaled_size).flops / complexity(design, image_size).flops
     return Scaled(scaled, depth, width, group_width, resolution, scaled_size, flops)
 
@@ -246,10 +238,7 @@ def _per_block(widths: Sequence[int], depths: Sequence[int] | None) -> list[int]
     if depths is None:
         return widths
     if len(depths) != len(widths):
-        raise UserError(
-            f"there must be as many depths as widths, got {len(depths)} depths for {len(widths)} "
-            "widths; give depths=None when there is one width for each block"
-        )
+        raise UserError(f"got {len(depths)} depths for {len(widths)} widths; give one for each")
     depths = [positive_integer("each of depths", depth) for depth in depths]
     return [width for width, depth in zip(widths, depths, strict=True) for _ in range(depth)]
 

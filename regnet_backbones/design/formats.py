@@ -69,32 +69,31 @@ def to_format(
     Raises:
         ValueError: the format is unknown, or has no words for the design.
     """
-    if name not in FORMATS:
-        raise UserError(f"a format is one of {', '.join(FORMATS)}, got '{name}'")
-    if base is not None and name != "detectron2":
-        raise UserError(f"a base is for the format detectron2, got '{base}' with {name}")
     regnet = check_is_regnet(design)
     if name == "detectron2":
         return _detectron2_yaml(regnet, base)
+    if base is not None:
+        raise UserError(f"a base is for the format detectron2, got '{base}' with {name}")
     if name == "timm":
         return _timm_code(regnet)
-    lines = [
-        "import segmentation_models_pytorch as smp",
-        "from regnet_backbones import RegNetDesign, register_encoder",
-        "",
-        f'register_encoder("{title}", {python_code(regnet)})',
-        f'model = smp.Unet("{title}", encoder_weights=None)',
-    ]
-    return "\n".join(lines)
+    if name == "smp":
+        return (
+            "import segmentation_models_pytorch as smp\n"
+            "from regnet_backbones import RegNetDesign, register_encoder\n"
+            "\n"
+            f'register_encoder("{title}", {python_code(regnet)})\n'
+            f'model = smp.Unet("{title}", encoder_weights=None)'
+        )
+    raise UserError(f"a format is one of {', '.join(FORMATS)}, got '{name}'")
 
 
 def check_is_regnet(design: Design) -> RegNetDesign:
     """Return a design that is a RegNet, which timm and the adapters of this package build."""
     if isinstance(design, AnyNetDesign):
         raise UserError(
-            "only RegNets, whose widths follow a quantized line, are built here, got an AnyNet: "
-            "use the spaces RegNetX or RegNetY, or the nearest RegNet by `fit` with these widths "
-            "and depths (detectron2's own class AnyNet builds the stages as they are)"
+            "only RegNets, whose widths follow a quantized line, are built and scaled here, got an "
+            "AnyNet: use the spaces RegNetX or RegNetY, or the nearest RegNet by `fit` with these "
+            "widths and depths"
         )
     return design
 
@@ -114,8 +113,7 @@ def timm_arguments(design: RegNetDesign, *, changed_only: bool = False) -> Mappi
 
 def python_code(design: RegNetDesign) -> str:
     """Return a design as Python code."""
-    words = [f"{name}={value!r}" for name, value in _changed(design).items()]
-    return f"RegNetDesign({', '.join(words)})"
+    return f"RegNetDesign({_arguments(_changed(design))})"
 
 
 def _detectron2_yaml(design: RegNetDesign, base: str | None) -> str:
@@ -147,18 +145,19 @@ def _detectron2_yaml(design: RegNetDesign, base: str | None) -> str:
 
 def _timm_code(design: RegNetDesign) -> str:
     """Return Python code that builds a design as a classifier of timm."""
-    arguments = timm_arguments(design, changed_only=True)
-    words = [f"{name}={value!r}" for name, value in arguments.items()]
-    lines = ["from timm.models.regnet import RegNet, RegNetCfg", ""]
+    arguments = _arguments(timm_arguments(design, changed_only=True))
+    imports = "from timm.models.regnet import RegNet, RegNetCfg\n"
     if design.norm_group_width:
-        lines = [
-            "from functools import partial",
-            "",
-            "from timm.layers import GroupNormAct",
-            *lines,
-        ]
-        words.append(f"norm_layer=partial(GroupNormAct, group_size={design.norm_group_width})")
-    return "\n".join([*lines, f"model = RegNet(RegNetCfg({', '.join(words)}))"])
+        imports = (
+            f"from functools import partial\n\nfrom timm.layers import GroupNormAct\n{imports}"
+        )
+        arguments += f", norm_layer=partial(GroupNormAct, group_size={design.norm_group_width})"
+    return f"{imports}\nmodel = RegNet(RegNetCfg({arguments}))"
+
+
+def _arguments(values: Mapping[str, object]) -> str:
+    """Return values by name as arguments in Python code."""
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
 def _changed(design: RegNetDesign) -> dict[str, object]:

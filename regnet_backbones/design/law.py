@@ -10,23 +10,7 @@ here, and the authors' implementation, pycls `pycls/models/regnet.py` (the gener
 
 Runs of equal `w_j` are the stages; last, each stage's width is made to fit its group width. All of
 it is float64, with ties to even, as in pycls. `exponents` and `power_widths` take numbers, or
-arrays with the arithmetic of arrays.
-
-Other projects' names for the same numbers:
-
-    here                   pycls, detectron2   timm           torchvision
-    w_0                    W0                  w0             w_0
-    w_a                    WA                  wa             w_a
-    w_m                    WM                  wm             w_m
-    depth                  DEPTH               depth          depth
-    group_width            GROUP_W             group_size     group_width
-    bottleneck_multiplier  BOT_MUL             bottle_ratio   bottleneck_multiplier
-    se_ratio               SE_R                se_ratio       se_ratio
-    stem_width             STEM_W              stem_width     stem_width
-    shortcut                                   downsample
-    head_width                                 num_features
-    norm_group_width                           norm_layer's group_size
-    rounding="torchvision"                     group_min_ratio=0.9, always in torchvision
+arrays with the arithmetic of arrays. The names of timm and detectron2 are in `formats.py`.
 
 Where the multiplier is above 1, pycls fits widths to the least common multiple of multiplier and
 group width, timm to the group width. For a whole multiplier, a design on which the two disagree is
@@ -60,7 +44,11 @@ from regnet_backbones.errors import UserError
 
 WIDTH_QUANTUM = 8  # per-block widths are multiples of this
 
-_CHOICES = {"rounding": Rounding, "activation": Activation, "shortcut": Shortcut}
+_CHOICES = {
+    "rounding": get_args(Rounding),
+    "activation": get_args(Activation),
+    "shortcut": get_args(Shortcut),
+}
 
 # What a number must be: a test, and the words for it.
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -185,18 +173,17 @@ def _check_numbers(design: RegNetDesign) -> None:
     for spec in fields(design):
         name, value = spec.name, getattr(design, spec.name)
         if name in _CHOICES:
-            allowed = get_args(_CHOICES[name])
-            if value not in allowed:
-                known = ", ".join(map(repr, allowed))
+            if value not in _CHOICES[name]:
+                known = ", ".join(map(repr, _CHOICES[name]))
                 raise UserError(f"{name} must be one of {known}, got {value!r}")
-        elif spec.type is bool:
-            if not isinstance(value, bool):
-                raise UserError(f"{name} must be True or False, got {value!r}")
+        elif isinstance(value, bool) != (spec.type is bool):
+            kind = "True or False" if spec.type is bool else "a number"
+            raise UserError(f"{name} must be {kind}, got {value!r}")
         elif spec.type is int:
-            if not isinstance(value, Integral) or isinstance(value, bool):
+            if not isinstance(value, Integral):
                 raise UserError(f"{name} must be an integer, got {value!r}")
             object.__setattr__(design, name, int(value))
-        else:
+        elif spec.type is float:
             object.__setattr__(design, name, _finite(name, value))
     for name, (allows, rule) in _RANGES.items():
         if not allows(getattr(design, name)):
@@ -214,7 +201,7 @@ def _finite(name: str, value: object) -> float:
         number = float(value) if isinstance(value, Real) else math.nan
     except OverflowError:
         number = math.inf
-    if isinstance(value, bool) or not math.isfinite(number):
+    if not math.isfinite(number):
         raise UserError(f"{name} must be a finite number, got {value!r}")
     return number
 
@@ -223,15 +210,11 @@ def _check_stages(design: RegNetDesign) -> None:
     """Raise for a design without four stages, or whose layers cannot be built."""
     try:
         stages, widths = design.stages, sorted(set(design.block_widths.quantized))
-    except OverflowError:
-        raise UserError(
-            f"the widths of {design} are too large for a float; lower w_0, w_a or "
-            "bottleneck_multiplier"
-        ) from None
+    except OverflowError as error:
+        raise UserError(f"the widths of {design} are too large for a float") from error
     if len(stages) != NUM_STAGES:
-        advice = "raise w_a or depth, or lower w_m"
-        if len(stages) > NUM_STAGES:
-            advice = "lower w_a or depth, or raise w_m"
+        change, other = ("raise", "lower") if len(stages) < NUM_STAGES else ("lower", "raise")
+        advice = f"{change} w_a or depth, or {other} w_m"
         raise UserError(
             f"the design must give exactly 4 stages, got {len(stages)} (block widths "
             f"{shorten(widths)}); {advice}"
@@ -243,8 +226,7 @@ def _check_stages(design: RegNetDesign) -> None:
                 f"stage {i}: no width fits group_width {design.group_width} and "
                 f"bottleneck_multiplier {multiplier:g}: the nearest, {stage.width}, has a "
                 f"bottleneck of {stage.width * multiplier:g} channels, not a positive multiple of "
-                f"{max(1, stage.group_width)}; use a group_width divisible by the multiplier, or a "
-                "multiplier such as 0.5, 1, 2 or 4"
+                f"{max(1, stage.group_width)}; use a group_width divisible by the multiplier"
             )
     check_se(design)
     norm_groups = design.norm_group_width

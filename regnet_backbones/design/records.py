@@ -1,9 +1,8 @@
 """Designs and what they cost as rows of a JSON file, and back.
 
 A file is an object with "designs", a list of flat rows: the numbers of the design under their names
-here, then flops, params, activations, latency_ms and memory_mib. Users add columns of their own,
-such as "error", and compare them by `edf`. Of a search all that was measured is a row, "kept" or
-not, and "chosen" next to the rows is the number of the one that was found best.
+here, then flops, params, activations, latency_ms and memory_mib. Users add columns of their own.
+Of a search all that was measured is a row, "kept" or not, and "chosen" is the number of the best.
 """
 
 import json
@@ -24,7 +23,8 @@ ROWS_KEY = "designs"
 CHOSEN_KEY = "chosen"
 
 STAGE_COLUMNS = tuple(f"stage_{each.name}" for each in fields(Stage))
-NUMBER_COLUMNS = {each.name: each.default is MISSING for each in fields(RegNetDesign)}  # required?
+NUMBER_COLUMNS = tuple(each.name for each in fields(RegNetDesign))
+REQUIRED = tuple(each.name for each in fields(RegNetDesign) if each.default is MISSING)
 
 
 def row_of(candidate: "Candidate") -> dict[str, object]:
@@ -45,30 +45,28 @@ def row_of(candidate: "Candidate") -> dict[str, object]:
     return row | {name: value for name, value in measured.items() if value is not None}
 
 
-def design_of(row: Mapping[str, object]) -> Design:
+def design_of(row: object) -> Design:
     """Return the design of a row.
 
     Args:
-        row: as `row_of` makes it; other columns are ignored.
+        row: a mapping as `row_of` makes it; other columns are ignored.
 
     Raises:
         ValueError: numbers are missing or give no network.
     """
+    if not isinstance(row, Mapping):
+        raise UserError(f"a design is an object of names and numbers, got {row!r}")
     is_anynet = STAGE_COLUMNS[0] in row
-    required = [name for name, needed in NUMBER_COLUMNS.items() if needed]
-    needed = STAGE_COLUMNS if is_anynet else required
+    needed = STAGE_COLUMNS if is_anynet else REQUIRED
     missing = [name for name in needed if name not in row]
     if missing:
         raise UserError(f"a design needs {', '.join(needed)}; missing: {', '.join(missing)}")
     if not is_anynet:
         numbers = {name: row[name] for name in NUMBER_COLUMNS if name in row}
         return RegNetDesign(**numbers)  # type: ignore[arg-type]  # a design checks its numbers
-    columns = []
-    for name in STAGE_COLUMNS:
-        column = row[name]
-        if not isinstance(column, list) or len(column) != NUM_STAGES:
-            raise UserError(f"{name} must be a list of {NUM_STAGES} numbers, got {column!r}")
-        columns.append(column)
+    columns = [row[name] for name in STAGE_COLUMNS]
+    if not all(isinstance(each, list) and len(each) == NUM_STAGES for each in columns):
+        raise UserError(f"{', '.join(needed)} must be lists of {NUM_STAGES} numbers, got {columns}")
     stages = tuple(Stage(*each) for each in zip(*columns, strict=True))
     others = {name: row[name] for name in ("se_ratio", "stem_width") if name in row}
     return AnyNetDesign(stages, **others)  # type: ignore[arg-type]  # the same
@@ -104,21 +102,16 @@ def read_records(path: str | Path) -> list[object]:
 
 
 def read_results(path: str | Path) -> tuple[list[object], int | None]:
-    """Return the rows of a file, and the number of the one that a search chose, if it did."""
+    """Return the rows of a file, and the number of the one that counts.
+
+    That is the one a search chose, None if it chose none, and the first if this was no search.
+    """
     content = read_json(path)
-    rows, chosen = content, None
-    if isinstance(content, dict):
-        rows, chosen = content.get(ROWS_KEY), content.get(CHOSEN_KEY)
+    if not isinstance(content, dict):
+        content = {ROWS_KEY: content}
+    rows = content.get(ROWS_KEY)
     if not isinstance(rows, list) or not rows:
-        what = (
-            f"an object with {', '.join(content)}" if isinstance(content, dict) else f"{content!r}"
-        )
         raise UserError(
-            f'{path} must hold a list of rows, or an object whose "{ROWS_KEY}" is one, not empty; '
-            f"it holds {what[:80]}"
+            f'{path} must hold a list of rows, or an object whose "{ROWS_KEY}" is one, not empty'
         )
-    if chosen is not None and (type(chosen) is not int or not 0 <= chosen < len(rows)):
-        raise UserError(
-            f'"{CHOSEN_KEY}" of {path} must be a row, 0 to {len(rows) - 1}, or null, got {chosen!r}'
-        )
-    return rows, chosen
+    return rows, content.get(CHOSEN_KEY, 0)

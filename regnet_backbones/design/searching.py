@@ -1,10 +1,9 @@
 """Random networks of a space: those within bounds, and those that are measured within limits.
 
-Random search is all there is to it, as in "Designing Network Design Spaces" (arXiv 2003.13678),
-where even the best models of a space are found so. Under narrow bounds 99 in 100 draws are
-rejected; the first reason counts, of: its stages, their groups, flops, params, activations, the
-trends of a constrained space, and whether the same network was drawn before. What measures is
-passed in, for instance `regnet_backbones.measure.LatencyMeter(...).measure`.
+Random search is all there is to it, as in "Designing Network Design Spaces" (arXiv 2003.13678).
+Under narrow bounds 99 in 100 draws are rejected; the first reason counts, of: its stages, their
+groups, flops, params, activations, the trends of a constrained space, and whether the same network
+was drawn before. What measures is passed in, such as `measure.LatencyMeter(...).measure`.
 """
 
 import logging
@@ -16,12 +15,11 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from regnet_backbones.design.blocks import Stage, positive_integer
+from regnet_backbones.design.blocks import NUM_STAGES, STRIDE, Stage, positive_integer
 from regnet_backbones.design.cost import (
     Complexity,
-    Counts,
-    StageNumbers,
-    checked_num_classes,
+    ImageSize,
+    check_num_classes,
     complexity,
     count_parts,
     map_pixels,
@@ -29,6 +27,7 @@ from regnet_backbones.design.cost import (
 from regnet_backbones.design.law import Design, UnbuildableError
 from regnet_backbones.design.rules import activations_trend, params_trend
 from regnet_backbones.design.spaces import (
+    ARRAYS,
     NOT_FOUR_STAGES,
     Draws,
     Interval,
@@ -37,32 +36,19 @@ from regnet_backbones.design.spaces import (
 )
 from regnet_backbones.errors import UserError
 
-DRAWN_BEFORE = "drawn before"
-ABOVE_PARAMS_TREND = "above the paper's params trend"
-ABOVE_ACTIVATIONS_TREND = "above the paper's activations trend"
-TOO_SLOW = "latency too high"
 TOO_SLOW_BY_SPEED = "latency too high, by the best speed so far"
-TOO_LARGE = "memory too high"
 OUT_OF_MEMORY = "out of memory"
-UNBUILDABLE = "timm builds other stages"
 
 COUNTED = ("flops", "params", "activations")
-MEASURED = ("latency_ms", "memory_mib")
 Order = Literal["flops", "params", "activations", "latency_ms", "memory_mib"]
 
 BATCH = 4096  # networks drawn at once; another number gives other samples
-
-# How many draws may follow each other without a candidate.
-MAX_DRAWS = 1_000_000
+MAX_DRAWS = 1_000_000  # that may follow each other without a candidate
 
 # A candidate is measured after all if the best speed so far, made this much better, would do.
 MARGIN = 0.8
-
-# The best of fewer networks says too little about speed.
-LEAST_MEASURED = 5
-
-# So many in a row that are not measured for their size: no smaller ones are to be expected.
-MOST_UNMEASURED = 1000
+LEAST_MEASURED = 5  # the best of fewer networks says too little about speed
+MOST_UNMEASURED = 1000  # so many in a row are too large: no smaller ones are to be expected
 
 logger = logging.getLogger(__name__)
 
@@ -86,18 +72,15 @@ class Bounds:
     flops: Interval | None = None
     params: Interval | None = None
     activations: Interval | None = None
-    image_size: int | tuple[int, int] = 224
+    image_size: ImageSize = 224
     num_classes: int | None = 1000
 
     def __post_init__(self) -> None:
         """Raise for bounds that mean nothing."""
         for name, interval in self.intervals.items():
-            try:
-                checked_interval(interval)
-            except UserError as error:
-                raise UserError(f"{name} {error}") from None
+            checked_interval(name, interval)
         map_pixels(self.image_size)
-        checked_num_classes(self.num_classes)
+        check_num_classes(self.num_classes)
 
     @property
     def intervals(self) -> dict[str, Interval]:
@@ -118,7 +101,7 @@ UNBOUNDED = Bounds()
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network of a sample and what it costs at the image size of the bounds.
+    """A network that was drawn, and what it costs at the image size of the bounds.
 
     Attributes:
         design: the network.
@@ -133,25 +116,6 @@ class Candidate:
     memory_mib: float | None = None
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Networks drawn from a space, and how many draws were rejected.
-
-    Attributes:
-        space: name of the space.
-        seed: seed of the draws.
-        drawn: number of draws: `len(candidates) + sum(rejections.values())`.
-        candidates: the networks, in the order they were drawn, no two alike.
-        rejections: reason -> number of draws rejected for it.
-    """
-
-    space: str
-    seed: int
-    drawn: int
-    candidates: tuple[Candidate, ...]
-    rejections: Mapping[str, int]
-
-
 class Measurement(Protocol):
     """What is measured of a network: the median time of a forward pass, and its peak memory."""
 
@@ -162,11 +126,6 @@ class Measurement(Protocol):
     @property
     def memory_mib(self) -> float:
         """MiB."""
-
-
-# Raises MemoryError for a network that needs more memory than there is, UnbuildableError for one of
-# which timm, in float32, makes another.
-Measure = Callable[[Design], Measurement]
 
 
 @dataclass(frozen=True)
@@ -194,18 +153,18 @@ class Limits:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search has found.
+    """What a sample or a search has found.
 
     Attributes:
-        kept: networks within bounds and limits, in the order they were drawn.
-        measured: all that have numbers, over the limits too, in that order.
+        kept: networks within bounds and limits, in the order they were drawn, no two alike.
         rejections: reason -> number of draws rejected for it.
+        measured: all that have numbers, over the limits too, in that order.
         interrupted: whether the user has ended the search.
     """
 
     kept: tuple[Candidate, ...]
-    measured: tuple[Candidate, ...]
     rejections: Mapping[str, int]
+    measured: tuple[Candidate, ...] = ()
     interrupted: bool = False
 
     @property
@@ -222,7 +181,7 @@ def sample(
     seed: int = 0,
     max_draws: int = MAX_DRAWS,
     progress: Callable[[int], None] | None = None,
-) -> Sample:
+) -> Found:
     """Draw networks from a space until so many meet the bounds.
 
     Args:
@@ -247,8 +206,7 @@ def sample(
         candidates.append(next(found))
         if progress is not None:
             progress(len(candidates))
-    drawn = len(candidates) + rejections.total()
-    return Sample(space.name, seed, drawn, tuple(candidates), dict(rejections.most_common()))
+    return Found(tuple(candidates), dict(rejections))
 
 
 def draw(
@@ -266,10 +224,15 @@ def draw(
     while True:
         draws = space.draw(rng, BATCH)
         for i, reason in enumerate(_reasons(space, draws, bounds).tolist()):
-            design = None
             if not reason:
-                design, reason = _design(space, draws, i, found)
-            if design is not None and not reason:
+                try:
+                    design = space.design(draws, i)
+                    reason = "drawn before" if design.stages in found else ""
+                except UserError:
+                    # The logarithms of math and of numpy may differ in the last bit, where a block
+                    # is exactly between two stages.
+                    reason = NOT_FOUR_STAGES
+            if not reason:
                 in_vain = 0
                 found.add(design.stages)
                 yield Candidate(design, complexity(design, bounds.image_size, bounds.num_classes))
@@ -291,7 +254,7 @@ def search(
     *,
     bounds: Bounds = UNBOUNDED,
     limits: Limits = Limits(),
-    measure: Measure,
+    measure: Callable[[Design], Measurement],
     seed: int = 0,
     max_measured: int | None = None,
     progress: Callable[[Found], object] | None = None,
@@ -328,25 +291,33 @@ def search(
     kept: list[Candidate] = []
     measured: list[Candidate] = []
     rejections: Counter[str] = Counter()
+
+    def found(interrupted: bool = False) -> Found:
+        return Found(tuple(kept), dict(rejections), tuple(measured), interrupted)
+
     unmeasured_in_a_row = 0
-    interrupted = False
+    stream = draw(space, bounds=bounds, seed=seed, rejections=rejections)
     try:
-        for candidate in _to_the_last(draw(space, bounds=bounds, seed=seed, rejections=rejections)):
+        while len(kept) < count and len(measured) + rejections[OUT_OF_MEMORY] < max_measured:
+            try:
+                candidate = next(stream)
+            except UserError as error:
+                if not measured:
+                    raise
+                logger.warning("the search ends early: %s", error)
+                break
             if _is_too_slow_by_speed(candidate, measured, limits.latency_ms):
-                reason: str | None = TOO_SLOW_BY_SPEED
+                reason = TOO_SLOW_BY_SPEED
                 unmeasured_in_a_row += 1
             else:
                 reason = _measure(candidate, measure, limits, measured)
                 unmeasured_in_a_row = 0
-            if reason is None:
-                kept.append(measured[-1])
-            else:
+            if reason:
                 rejections[reason] += 1
+            else:
+                kept.append(measured[-1])
             if progress is not None:
-                progress(Found(tuple(kept), tuple(measured), dict(rejections)))
-            tried = len(measured) + rejections[OUT_OF_MEMORY]
-            if len(kept) == count or tried == max_measured:
-                break
+                progress(found())
             if unmeasured_in_a_row == MOST_UNMEASURED:
                 logger.warning(
                     "the search ends early: of %d networks in a row none would be within %g ms at "
@@ -356,8 +327,8 @@ def search(
                 )
                 break
     except KeyboardInterrupt:
-        interrupted = True
-    return Found(tuple(kept), tuple(measured), dict(rejections), interrupted)
+        return found(interrupted=True)
+    return found()
 
 
 def best(found: Found, *, by: Order = "flops", count: int = 1) -> tuple[Candidate, ...]:
@@ -374,11 +345,10 @@ def best(found: Found, *, by: Order = "flops", count: int = 1) -> tuple[Candidat
     """
     if by not in get_args(Order):
         raise UserError(f"by must be one of {', '.join(get_args(Order))}, got {by!r}")
-    ordered = sorted(
-        found.kept,
-        key=lambda candidate: getattr(candidate if by in MEASURED else candidate.cost, by),
-        reverse=by not in MEASURED,
-    )
+    if by in COUNTED:
+        ordered = sorted(found.kept, key=lambda each: getattr(each.cost, by), reverse=True)
+    else:
+        ordered = sorted(found.kept, key=lambda each: getattr(each, by))
     return tuple(ordered[:count])
 
 
@@ -394,9 +364,6 @@ def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:
     Raises:
         ValueError: points have different numbers of coordinates.
     """
-    lengths = {len(point) for point in points}
-    if len(lengths) > 1:
-        raise UserError(f"points must have as many coordinates each, got {sorted(lengths)}")
     places = np.array(points, float)
     return [
         i
@@ -410,62 +377,51 @@ def _reasons(space: Space, draws: Draws, bounds: Bounds) -> np.ndarray:
     conditions = [draws.rejected != ""]
     reasons: list[np.ndarray | str] = [draws.rejected]
     if bounds.intervals:
-        counts = _counts(space, draws, bounds.image_size, bounds.num_classes)
+        costs = _costs(space, draws, bounds.image_size, bounds.num_classes)
         for name, (lowest, highest) in bounds.intervals.items():
-            count = getattr(counts, name)
-            conditions += [count < lowest, count > highest]
+            cost = getattr(costs, name)
+            conditions += [cost < lowest, cost > highest]
             reasons += [f"{name} too low", f"{name} too high"]
     if space.within_trends:
-        flops, params, activations = _counts(space, draws, 224, 1000)
-        conditions += [params > params_trend(flops), activations > activations_trend(flops)]
-        reasons += [ABOVE_PARAMS_TREND, ABOVE_ACTIVATIONS_TREND]
+        costs = _costs(space, draws, 224, 1000)
+        conditions += [costs.params > params_trend(costs.flops)]
+        conditions += [costs.activations > activations_trend(costs.flops)]
+        reasons += ["above the paper's params trend", "above the paper's activations trend"]
     return np.select(conditions, reasons, "")
 
 
-def _counts(
-    space: Space, draws: Draws, image_size: int | tuple[int, int], num_classes: int | None
-) -> Counts:
+def _costs(
+    space: Space, draws: Draws, image_size: ImageSize, num_classes: int | None
+) -> Complexity:
     """Return the costs of all draws, as arrays."""
-    stem = np.full((len(draws.widths), 1), space.stem_width)
-    widths = np.concatenate([stem, draws.widths], axis=1)
-    se = np.rint(widths * space.se_ratio).astype(np.int64)
+    columns = draws.widths, draws.depths, draws.group_widths, draws.bottlenecks
     stages = []
-    for i in range(draws.widths.shape[1]):
-        shape = draws.depths[:, i], draws.group_widths[:, i], draws.bottlenecks[:, i]
-        se_widths = (se[:, i], se[:, i + 1]) if space.se_ratio else None
-        stages.append(StageNumbers(widths[:, i], widths[:, i + 1], *shape, se_widths))
-    parts = count_parts(stages, map_pixels(image_size), num_classes)
-    return Counts(*(sum(numbers) for numbers in zip(*parts.values(), strict=True)))
-
-
-def _design(
-    space: Space, draws: Draws, index: int, found: set[tuple[Stage, ...]]
-) -> tuple[Design | None, str]:
-    """Return the design of a draw, and why it is rejected after all."""
-    try:
-        design = space.design(draws, index)
-    except UserError:
-        # The logarithms of math and of numpy may differ in the last bit, where a block is exactly
-        # between two stages.
-        return None, NOT_FOUR_STAGES
-    return design, DRAWN_BEFORE if design.stages in found else ""
+    for i in range(NUM_STAGES):
+        width, depth, group_width, bottleneck = (column[:, i] for column in columns)
+        stages.append(Stage(width, depth, STRIDE, group_width, bottleneck))
+    shape = {"stem_width": space.stem_width, "se_ratio": space.se_ratio}
+    parts = count_parts(stages, image_size, num_classes, **shape, ops=ARRAYS)
+    return sum(parts.values(), start=Complexity())
 
 
 def _measure(
-    candidate: Candidate, measure: Measure, limits: Limits, measured: list[Candidate]
-) -> str | None:
-    """Measure a candidate, and return why it is rejected."""
+    candidate: Candidate,
+    measure: Callable[[Design], Measurement],
+    limits: Limits,
+    measured: list[Candidate],
+) -> str:
+    """Measure a candidate, and return why it is rejected, "" if it is not."""
     try:
         numbers = measure(candidate.design)
     except MemoryError:
         return OUT_OF_MEMORY
     except UnbuildableError:
-        return UNBUILDABLE
+        return "timm builds other stages"
     latency_ms, memory_mib = numbers.latency_ms, numbers.memory_mib
     measured.append(replace(candidate, latency_ms=latency_ms, memory_mib=memory_mib))
-    if limits.latency_ms is not None and latency_ms > limits.latency_ms:
-        return TOO_SLOW
-    return TOO_LARGE if memory_mib > (limits.memory_mib or math.inf) else None
+    if latency_ms > (limits.latency_ms or math.inf):
+        return "latency too high"
+    return "memory too high" if memory_mib > (limits.memory_mib or math.inf) else ""
 
 
 def _is_too_slow_by_speed(
@@ -477,15 +433,3 @@ def _is_too_slow_by_speed(
     latencies = [(other.latency_ms or math.inf, other.cost.flops) for other in measured]
     latency_ms, flops = min(latencies, key=lambda pair: pair[0] / pair[1])
     return MARGIN * min(1, candidate.cost.flops / flops) * latency_ms > limit_ms
-
-
-def _to_the_last(draws: Iterator[Candidate]) -> Iterator[Candidate]:
-    """Yield what is drawn; where nothing more is found, end, unless nothing was found at all."""
-    yield next(draws)
-    while True:
-        try:
-            candidate = next(draws)
-        except UserError as error:
-            logger.warning("the search ends early: %s", error)
-            return
-        yield candidate

@@ -29,7 +29,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from numbers import Real
 from types import MappingProxyType
-from typing import Generic, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -45,7 +45,6 @@ from regnet_backbones.design.blocks import (
     share,
 )
 from regnet_backbones.design.law import (
-    WIDTH_QUANTUM,
     Design,
     RegNetDesign,
     exponents,
@@ -63,48 +62,19 @@ NO_SE_CHANNEL = "no channel for squeeze-and-excitation"
 ARRAYS = Arithmetic(np.log, np.rint, np.trunc, np.minimum, np.maximum)
 
 Interval = tuple[float, float]  # lowest and highest, both included
-N = TypeVar("N", bound=float)
 
 
 @dataclass(frozen=True)
-class Range(Generic[N]):
-    """Values and how likely each is.
+class Range:
+    """Values in ascending order, and how likely each is, of which only the ratios count."""
 
-    Attributes:
-        values: in ascending order.
-        weights: of each value, above 0; only their ratios count.
-
-    Raises:
-        ValueError: there are no values, they do not ascend, or weights are not above 0.
-    """
-
-    values: tuple[N, ...] = field(repr=False)
+    values: tuple[float, ...] = field(repr=False)
     weights: tuple[float, ...] = field(repr=False)
-
-    def __post_init__(self) -> None:
-        """Raise for what is not a distribution."""
-        if not self.values or list(self.values) != sorted(set(self.values)):
-            raise UserError(f"a range needs ascending values, got {shorten(self.values)}")
-        if len(self.weights) != len(self.values) or min(self.weights) <= 0:
-            raise UserError(
-                f"a range needs a weight above 0 for each value, got {shorten(self.weights)} for "
-                f"{shorten(self.values)}"
-            )
 
     def __str__(self) -> str:
         """Write the ends: "8 to 256", or the one value."""
-        ends = dict.fromkeys(format(value, "g") for value in (self.lowest, self.highest))
+        ends = dict.fromkeys(format(value, "g") for value in (self.values[0], self.values[-1]))
         return " to ".join(ends)
-
-    @property
-    def lowest(self) -> N:
-        """The lowest value."""
-        return self.values[0]
-
-    @property
-    def highest(self) -> N:
-        """The highest value."""
-        return self.values[-1]
 
     def draw(self, rng: np.random.Generator, shape: int | tuple[int, int]) -> np.ndarray:
         """Return an array of independent draws."""
@@ -138,31 +108,26 @@ class Range(Generic[N]):
             sums.append(np.concatenate([[0.0], np.cumsum(rows)]))
         return tuple(sums)
 
-    def narrowed(self, interval: Interval) -> "Range[N]":
+    def narrowed(self, name: str, interval: Interval) -> "Range":
         """Return the values within an interval, as likely among themselves as before."""
-        low, high = checked_interval(interval)
-        if 0 < low < self.lowest or self.highest < high < math.inf:
-            raise UserError(f"must be within {self}, got {interval!r}")
-        kept = [
-            pair for pair in zip(self.values, self.weights, strict=True) if low <= pair[0] <= high
-        ]
+        low, high = checked_interval(name, interval)
+        if 0 < low < self.values[0] or self.values[-1] < high < math.inf:
+            raise UserError(f"{name} must be within {self}, got {interval!r}")
+        pairs = zip(self.values, self.weights, strict=True)
+        kept = [(value, weight) for value, weight in pairs if low <= value <= high]
         if not kept:
             nearest = sorted(sorted(self.values, key=lambda value: abs(value - low))[:2])
-            raise UserError(f"has no value in {interval!r}; the nearest are {shorten(nearest)}")
-        values, weights = zip(*kept, strict=True)
-        return Range(values, weights)
+            raise UserError(
+                f"{name} has no value in {interval!r}; the nearest are {shorten(nearest)}"
+            )
+        return Range(*zip(*kept, strict=True))
 
 
 class Draws(NamedTuple):
     """Networks drawn from a space, most of which are not one.
 
-    Attributes:
-        numbers: what was drawn, by name, an array each.
-        widths: of the stages, (networks, 4), as all of the following.
-        depths: of the stages.
-        group_widths: of the stages.
-        bottlenecks: of the stages.
-        rejected: the reason why the numbers give no network, "" where they do, (networks,).
+    `numbers`: what was drawn, by name; the next four are of the stages, (networks, 4); `rejected`:
+    the reason why the numbers give no network, "" where they do.
     """
 
     numbers: dict[str, np.ndarray]
@@ -191,9 +156,9 @@ class Space:
     """
 
     name: str
-    depth: Range[int]
-    group_width: Range[int]
-    bottleneck_multiplier: Range[float]
+    depth: Range
+    group_width: Range
+    bottleneck_multiplier: Range
     se_ratio: float = 0.0
     stem_width: int = 32
     within_trends: bool = False
@@ -238,10 +203,7 @@ class Space:
                 continue
             if name not in self.ranges:
                 raise UserError(f"{self.name} has no {name}; it draws {', '.join(self.ranges)}")
-            try:
-                changes[name] = self.ranges[name].narrowed(interval)
-            except UserError as error:
-                raise UserError(f"{name} of {self.name} {error}") from None
+            changes[name] = self.ranges[name].narrowed(name, interval)
         constants = {"se_ratio": se_ratio, "stem_width": stem_width}
         changes |= {name: value for name, value in constants.items() if value is not None}
         if not changes:
@@ -252,24 +214,11 @@ class Space:
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, count: int) -> Draws:
-        """Draw the numbers of networks, and work out their stages.
-
-        Args:
-            rng: makes the draws.
-            count: how many networks.
-
-        Returns:
-            The draws, with the reason where numbers give no network.
-        """
+        """Draw the numbers of networks, and work out their stages."""
 
     @abstractmethod
     def design(self, draws: Draws, index: int) -> Design:
-        """Return the network of one draw that was not rejected.
-
-        Args:
-            draws: of this space.
-            index: of the network.
-        """
+        """Return the network of one draw that was not rejected."""
 
     def _draws(
         self,
@@ -280,10 +229,7 @@ class Space:
         multipliers: np.ndarray,
         four_stages: np.ndarray | np.bool | bool = True,
     ) -> Draws:
-        """Fit stages to their groups, and say which are none; all (networks, 4), or (networks, 1).
-
-        `four_stages`: which networks have as many.
-        """
+        """Fit stages, (networks, 4) or (networks, 1), to their groups, and say which are none."""
         fitted = fit_to_groups(widths, group_widths, multipliers, ops=ARRAYS)
         fits = np.all(fits_groups(*fitted, multipliers), axis=1)
         widths, group_widths, bottlenecks = (np.asarray(each, np.int64) for each in fitted)
@@ -296,31 +242,14 @@ class Space:
 
 @dataclass(frozen=True, kw_only=True)
 class RegNetSpace(Space):
-    """Networks whose widths follow the law of RegNet.
+    """Networks whose widths follow the law of RegNet."""
 
-    Attributes:
-        w_0: width of the first block before quantization.
-        w_a: slope of the line.
-        w_m: ratio between the widths of neighbouring stages.
-
-    Raises:
-        ValueError: the law has no meaning for a range.
-    """
-
-    w_0: Range[int]
-    w_a: Range[float]
-    w_m: Range[float]
-
-    def __post_init__(self) -> None:
-        """Raise for ranges that the law has no meaning for."""
-        super().__post_init__()
-        if any(w % WIDTH_QUANTUM for w in self.w_0.values) or self.w_0.lowest < 1:
-            raise UserError(f"w_0 must be positive multiples of {WIDTH_QUANTUM}, got {self.w_0}")
-        if self.w_m.lowest <= 1:
-            raise UserError(f"w_m must be above 1, got {self.w_m}")
+    w_0: Range
+    w_a: Range
+    w_m: Range
 
     def draw(self, rng: np.random.Generator, count: int) -> Draws:
-        """Draw the numbers of so many networks, and work out their stages."""
+        """Draw each number by itself."""
         return self.stages({name: each.draw(rng, count) for name, each in self.ranges.items()})
 
     def stages(self, numbers: dict[str, np.ndarray]) -> Draws:
@@ -352,24 +281,16 @@ class RegNetSpace(Space):
 
 @dataclass(frozen=True, kw_only=True)
 class AnyNetSpace(Space):
-    """Networks of four stages of free numbers.
+    """Networks of four stages of free numbers, which one of them may share, or which may ascend."""
 
-    Attributes:
-        width: channels of a stage.
-        one_bottleneck: one bottleneck multiplier for all stages.
-        one_group_width: one group width for all stages.
-        widths_ascend: no stage is narrower than the one before it.
-        depths_ascend: no stage is shallower than the one before it.
-    """
-
-    width: Range[int]
+    width: Range
     one_bottleneck: bool = False
     one_group_width: bool = False
     widths_ascend: bool = False
     depths_ascend: bool = False
 
     def draw(self, rng: np.random.Generator, count: int) -> Draws:
-        """Draw the numbers of so many networks, and work out their stages."""
+        """Draw each number for each stage, or for all of them."""
         each, one = (count, NUM_STAGES), (count, 1)
         draw_width = self.width.draw_ascending if self.widths_ascend else self.width.draw
         draw_depth = self.depth.draw_ascending if self.depths_ascend else self.depth.draw
@@ -390,17 +311,14 @@ class AnyNetSpace(Space):
         return AnyNetDesign(stages, se_ratio=self.se_ratio, stem_width=self.stem_width)
 
 
-def uniform(lowest: int, highest: int) -> Range[int]:
+def uniform(lowest: int, highest: int) -> Range:
     """All integers from lowest to highest, each as likely as the others."""
     values = tuple(range(lowest, highest + 1))
     return Range(values, (1.0,) * len(values))
 
 
 def log_uniform(lowest: float, highest: float, *, step: float) -> Range:
-    """Multiples of a step, with a density that falls as one over the value.
-
-    `step` is a whole number, or one over a whole number, such as 0.1.
-    """
+    """Multiples of a step, a whole number or one over it, with a density of one over the value."""
     if step >= 1:
         return _log_weighted(range(int(lowest), int(highest) + 1, int(step)), step)
     parts = round(1 / step)
@@ -414,15 +332,15 @@ def powers_of_two(lowest: float, highest: float) -> Range:
     return _log_weighted([lowest * 2**k for k in range(count)], highest)
 
 
-def checked_interval(interval: Interval) -> Interval:
+def checked_interval(name: str, interval: Interval) -> Interval:
     """Return lowest and highest; raise for what is not an interval."""
     pair = isinstance(interval, tuple | list) and len(interval) == 2
-    if not pair or not all(isinstance(end, Real) for end in interval):
-        raise UserError(f"must be (lowest, highest), got {interval!r}")
-    low, high = interval
-    if not 0 <= low <= high:
-        raise UserError(f"must be (lowest, highest) with 0 <= lowest <= highest, got {interval!r}")
-    return low, high
+    numbers = pair and all(isinstance(end, Real) for end in interval)
+    if not numbers or not 0 <= interval[0] <= interval[1]:
+        raise UserError(
+            f"{name} must be (lowest, highest) with 0 <= lowest <= highest, got {interval!r}"
+        )
+    return interval
 
 
 def _log_weighted(values: Sequence[float], step: float) -> Range:
@@ -438,18 +356,18 @@ def _log_weighted(values: Sequence[float], step: float) -> Range:
 _POWERS_TO_32 = powers_of_two(1, 32)
 _BOTTLENECKS = powers_of_two(0.25, 1)  # the paper's bottleneck ratios 1, 2 and 4, inverted
 
-_ANYNET_A = AnyNetSpace(
+_A = AnyNetSpace(
     name="AnyNetX_A",
     width=log_uniform(8, 1024, step=8),
     depth=log_uniform(1, 16, step=1),
     group_width=_POWERS_TO_32,
     bottleneck_multiplier=_BOTTLENECKS,
 )
-_ANYNET_B = replace(_ANYNET_A, name="AnyNetX_B", one_bottleneck=True)
-_ANYNET_C = replace(_ANYNET_B, name="AnyNetX_C", one_group_width=True)
-_ANYNET_D = replace(_ANYNET_C, name="AnyNetX_D", widths_ascend=True)
-_ANYNET_E = replace(_ANYNET_D, name="AnyNetX_E", depths_ascend=True)
-_REGNETX = RegNetSpace(
+_B = replace(_A, name="AnyNetX_B", one_bottleneck=True)
+_C = replace(_B, name="AnyNetX_C", one_group_width=True)
+_D = replace(_C, name="AnyNetX_D", widths_ascend=True)
+_E = replace(_D, name="AnyNetX_E", depths_ascend=True)
+_X = RegNetSpace(
     name="RegNetX",
     depth=uniform(NUM_STAGES, 63),
     w_0=log_uniform(8, 248, step=8),
@@ -458,7 +376,8 @@ _REGNETX = RegNetSpace(
     group_width=_POWERS_TO_32,
     bottleneck_multiplier=_BOTTLENECKS,
 )
-_CONSTRAINED = RegNetSpace(
+_Y = replace(_X, name="RegNetY", se_ratio=SE_RATIO)
+_X_CONSTRAINED = RegNetSpace(
     name="RegNetX_constrained",
     depth=uniform(12, 28),
     w_0=log_uniform(8, 256, step=8),
@@ -468,19 +387,11 @@ _CONSTRAINED = RegNetSpace(
     bottleneck_multiplier=powers_of_two(1, 1),
     within_trends=True,
 )
-_ROWS: tuple[Space, ...] = (
-    _ANYNET_A,
-    _ANYNET_B,
-    _ANYNET_C,
-    _ANYNET_D,
-    _ANYNET_E,
-    _REGNETX,
-    replace(_REGNETX, name="RegNetY", se_ratio=SE_RATIO),
-    _CONSTRAINED,
-    replace(_CONSTRAINED, name="RegNetY_constrained", se_ratio=SE_RATIO),
-)
+_Y_CONSTRAINED = replace(_X_CONSTRAINED, name="RegNetY_constrained", se_ratio=SE_RATIO)
 
-SPACES: Mapping[str, Space] = MappingProxyType({space.name: space for space in _ROWS})
+SPACES: Mapping[str, Space] = MappingProxyType(
+    {space.name: space for space in (_A, _B, _C, _D, _E, _X, _Y, _X_CONSTRAINED, _Y_CONSTRAINED)}
+)
 
 
 def get_space(name: str) -> Space:
@@ -492,7 +403,7 @@ def get_space(name: str) -> Space:
     Raises:
         ValueError: there is no such space.
     """
-    by_key = {space.name.lower(): space for space in _ROWS}
+    by_key = {key.lower(): space for key, space in SPACES.items()}
     if name.lower() in by_key:
         return by_key[name.lower()]
     near = get_close_matches(name.lower(), by_key, n=1)
