@@ -164,9 +164,9 @@ def test_every_public_name_says_what_it_takes_gives_and_raises():
     assert not lacking, "\n".join(f"{name}: {value}" for name, value in lacking.items())
 
 
-def test_hundreds_of_names_are_looked_at():
-    assert len(CLASSES) > 50
-    assert len(FUNCTIONS) > 100
+def test_the_names_of_the_reference_are_looked_at():
+    assert len(CLASSES) > 30
+    assert len(FUNCTIONS) > 60
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -84,7 +84,7 @@ def prepare_ade20k(argv: Sequence[str], prog: str) -> int:
         from regnet_backbones.detection.ade20k import convert_masks
 
         for folder, written in convert_masks(args.root, overwrite=args.overwrite).items():
-            state = "written" if written else "exist already, unchanged"
+            state = "written" if written else "already there, left as they are"
             print(f"{folder}: {len(list(folder.iterdir()))} masks, {state}")
         return 0
 

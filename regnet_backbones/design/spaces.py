@@ -214,11 +214,24 @@ class Space:
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, count: int) -> Draws:
-        """Draw the numbers of networks, and work out their stages."""
+        """Draw the numbers of networks, and work out their stages.
+
+        Args:
+            rng: where the random numbers come from.
+            count: how many networks to draw.
+
+        Returns:
+            Arrays with a row for each network, rejected ones included.
+        """
 
     @abstractmethod
     def design(self, draws: Draws, index: int) -> Design:
-        """Return the network of one draw that was not rejected."""
+        """Return the network of one draw that was not rejected.
+
+        Args:
+            draws: from `draw`.
+            index: of the row.
+        """
 
     def _draws(
         self,

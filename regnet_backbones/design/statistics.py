@@ -37,13 +37,20 @@ class Edf:
     high: tuple[float, ...]
 
     def quantile(self, q: float) -> float:
-        """Return the q-quantile, linear between neighbours; 0.5 gives the median."""
+        """Return the q-quantile, linear between neighbours.
+
+        Args:
+            q: a share, 0 to 1; 0.5 gives the median.
+        """
         return float(np.quantile(self.values, q))
 
     def interval(self, q: float) -> tuple[float, float]:
         """Return the two values between which the band passes the share q.
 
         This is the bootstrap's percentile interval of the q-quantile, exact as the band is.
+
+        Args:
+            q: a share, 0 to 1.
         """
         low, high = np.searchsorted(self.high, q), np.searchsorted(self.low, q)
         return self.values[low], self.values[high]
