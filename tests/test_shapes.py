@@ -413,7 +413,7 @@ def test_command_line(tool, tmp_path, capsys):
     assert contents(tmp_path / "shapes") == contents(write(tmp_path / "again", TINY).root)
 
     assert tool.main(arguments) == 0
-    assert "already there" in capsys.readouterr().out
+    assert "exists already" in capsys.readouterr().out
     assert tool.main([*arguments, "--seed", "1"]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert tool.main([*arguments, "--seed", "1", "--overwrite"]) == 0
