@@ -180,7 +180,7 @@ def test_classes_without_names_are_numbered(detector, dataset, tmp_path, caplog)
     model, run = detector
     image = dataset.images("val") / "000000.png"
     assert main(run, image, "--output", tmp_path, "--min-score", "0") == 0
-    assert "not those of the dataset 'own_val'" in caplog.text
+    assert "the dataset 'own_val' is not registered" in caplog.text
     assert "unless --val-json gives" in caplog.text
     entries = json.loads((tmp_path / "predictions.json").read_text())
     expected = seen_by(model, image)["instances"].pred_classes.tolist()
@@ -352,7 +352,7 @@ def test_classes_of_pixels_without_names_are_numbered(dataset, tmp_path, caplog)
     opts = ["DATASETS.TEST", "('gone',)"]
     _, run = save_run(tmp_path, "semantic_fpn_regnet_small_shapes.yaml", *opts)
     assert main(run, dataset.images("val"), "--output", tmp_path / "out") == 0
-    assert "not those of the dataset 'gone', or it is not registered" in caplog.text
+    assert "the dataset 'gone' is not registered" in caplog.text
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"labels", "overlays"}
 
 
