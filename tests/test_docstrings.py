@@ -165,8 +165,8 @@ def test_every_public_name_says_what_it_takes_gives_and_raises():
 
 
 def test_hundreds_of_names_are_looked_at():
-    assert len(CLASSES) > 50
-    assert len(FUNCTIONS) > 100
+    assert len(CLASSES) > 40
+    assert len(FUNCTIONS) > 80
 
 
 @pytest.mark.parametrize("package", PACKAGES)
