@@ -86,16 +86,16 @@ class StopAtBadLosses(HookBase):
         """Report what happened in which process, and what to do."""
         trainer = self.trainer
         group = LRScheduler.get_best_param_group_id(trainer.optimizer)
-        processes = [f"process {i}:\n{text}" for i, text in enumerate(found) if text]
+        precision = "SOLVER.AMP.ENABLED False, " if trainer.cfg.SOLVER.AMP.ENABLED else ""
         return "\n".join(
             [
                 f"the loss of iteration {trainer.iter} is not finite:",
-                *processes,
+                *(f"process {i}:\n{text}" for i, text in enumerate(found) if text),
                 f"learning rate: {trainer.optimizer.param_groups[group]['lr']:.6g}",
                 f"last good checkpoint: {trainer.checkpointer.get_checkpoint_file() or 'none yet'}",
                 "what to try: a lower SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS, "
-                "SOLVER.CLIP_GRADIENTS.ENABLED True, SOLVER.AMP.ENABLED False, a look at these "
-                "images and their annotations; then --resume",
+                f"SOLVER.CLIP_GRADIENTS.ENABLED True, {precision}a look at these images and their "
+                "annotations; then --resume",
             ]
         )
 

@@ -125,6 +125,7 @@ class Trainer(DefaultTrainer):
         Raises:
             DivergedError: losses or weights are not finite.
             StoppedError: a signal came; a checkpoint is saved.
+            KeyboardInterrupt: with the iteration.
         """
         # The first process knows: others need not see the checkpoint.
         has_final = os.path.basename(self.checkpointer.get_checkpoint_file()) == FINAL_NAME
