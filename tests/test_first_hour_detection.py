@@ -155,7 +155,6 @@ def test_a_config_file_that_is_none(line, dataset):
     [
         ("('coco_2018_train',)", "'coco_2018_train', which is not registered (did you mean 'coco_"),
         ("('coco_2017_train',)", "looked for below DETECTRON2_DATASETS"),
-        ("('voc_2007_train',)", "VOC2007"),
         ("()", "DATASETS.TRAIN is empty"),
     ],
 )

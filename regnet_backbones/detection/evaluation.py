@@ -142,7 +142,7 @@ def evaluate_on(cfg: CfgNode, val: CocoSplit) -> None:
         cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False, read={VAL_NAME: val}
     )
     if report.has_errors:
-        errors = report.of("error").summary()
+        errors = report.errors.summary()
         raise UserError(f"'{val.json_file}' cannot be evaluated on:\n{errors}")
     if report.defects:
         logger.warning("%s", report.summary())
