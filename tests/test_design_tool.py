@@ -33,7 +33,6 @@ from regnet_backbones.design import (
     Candidate,
     Complexity,
     Found,
-    Limits,
     RegNetDesign,
     complexity,
     design_of,
@@ -141,7 +140,7 @@ def test_numbers_change_a_name_and_sizes_change_costs(capsys):
         (["search", "--runs", "0"], "runs"),
         (["search", "--threads", "0"], "--threads"),
         (["edf", "nothing.json"], "nothing.json"),
-        (["edf", "a.json", "b/a.json"], "--labels"),
+        (["edf", "a.json", "b/a.json"], "names"),
         (["edf", "a.json", "--output", "x.txt"], ".png or .svg"),
         (["scale", "regnetx_002", "--factor", "0"], "factor"),
         (["scale", "regnetx_002", "--factor", "2", "--strategy", "q"], "strategy"),
@@ -359,11 +358,11 @@ def test_bands_are_named_by_their_confidence(tmp_path, capsys):
 
 
 def test_distributions_are_compared(tmp_path, capsys):
-    for name, errors in (("x", [24.0, 25.0, 26.0]), ("y", [27.0, 28.0, 29.0])):
+    for name, errors in (("RegNetX", [24.0, 25.0, 26.0]), ("mine", [27.0, 28.0, 29.0])):
         (tmp_path / f"{name}.json").write_text(json.dumps([{"error": e} for e in errors]))
-    files = [str(tmp_path / "x.json"), str(tmp_path / "y.json")]
+    files = [str(tmp_path / "RegNetX.json"), str(tmp_path / "mine.json")]
     chart = tmp_path / "edf.png"
-    assert design(["edf", *files, "--labels", "RegNetX", "mine", "--output", str(chart)]) == 0
+    assert design(["edf", *files, "--output", str(chart)]) == 0
     found = [line.split() for line in lines(capsys)]
     assert ["RegNetX", "3", "25", "24", "to", "26"] in [line[:6] for line in found]
     # Every network of the one is better than every network of the other.
@@ -517,8 +516,9 @@ def candidates(*milliseconds):
 def test_what_is_best_is_said_by_the_last_measurement(by, limit, chosen, capsys):
     kept = candidates(9.0, 9.5, 9.8)
     bands = [(each, RatioBand(r, r, r)) for each, r in zip(kept, (1.1, 0.9, 0.8), strict=True)]
-    limits, found = Limits(latency_ms=limit), Found(kept, {}, kept)
-    assert design_search._choose(found, bands, by, "regnety_008", 10.0, limits) is kept[chosen]
+    args = SimpleNamespace(reference=["regnety_008"], latency_ms=limit)
+    found = Found(kept, {}, kept)
+    assert design_search._choose(args, found, bands, by, 10.0) is kept[chosen]
     said = capsys.readouterr().out
     rows = [line.split() for line in said.splitlines() if " to " in line]
     assert rows[1][-6:] == ["0.900", "0.900", "to", "0.900", "yes", "9.00"]
