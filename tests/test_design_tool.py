@@ -74,10 +74,6 @@ def test_bounds_are_read():
             interval(text)
 
 
-def test_numbers_are_shortened():
-    assert [short(n) for n in (3.196e9, 19.4e6, 1512, 8)] == ["3.2G", "19.4M", "1.51k", "8"]
-
-
 def test_show_prints_stages_costs_and_rules(capsys, tmp_path):
     picture = tmp_path / "widths.svg"
     assert design(["show", "RegNetX-200MF", "--picture", str(picture)]) == 0
@@ -347,14 +343,6 @@ def test_the_same_seed_gives_the_same_designs(tmp_path):
         assert design(args) == 0
     a, b, c = (read_records(tmp_path / f"{name}.json") for name in "abc")
     assert a == b != c
-
-
-def test_bands_are_named_by_their_confidence(tmp_path, capsys):
-    (tmp_path / "x.json").write_text(json.dumps([24.0, 25.0, 26.0]))
-    for confidence, name in (("0.95", "its 95% band"), ("0.995", "its 99.5% band")):
-        args = ["edf", str(tmp_path / "x.json"), "--confidence", confidence]
-        assert design([*args, "--column", "error"]) == 0
-        assert name in capsys.readouterr().out
 
 
 def test_distributions_are_compared(tmp_path, capsys):
