@@ -11,7 +11,6 @@ from regnet_backbones.design import (
     Candidate,
     Complexity,
     Found,
-    Limits,
     UnbuildableError,
     best,
     get_space,
@@ -72,7 +71,8 @@ def test_what_is_within_the_limits_is_kept_and_the_rest_counted(draws):
     found = run(
         3,
         measure,
-        limits=Limits(latency_ms=10, memory_mib=20),
+        latency_ms=10,
+        memory_mib=20,
         progress=lambda found: told.append((len(found.kept), len(found.measured), found.drawn)),
     )
     assert designs(found.kept) == [0, 1, 5]
@@ -98,7 +98,7 @@ def test_a_design_that_timm_would_build_otherwise_is_counted_and_no_end_of_the_s
             raise UnbuildableError("other stages")
         return measurement(1.0)
 
-    found = run(2, measure, limits=Limits())
+    found = run(2, measure)
     assert designs(found.kept) == [0, 2]
     assert found.rejections["timm builds other stages"] == 1
 
@@ -115,7 +115,7 @@ def test_it_ends_after_so_many_measurements(draws, options, expected):
             raise MemoryError
         return measurement(5.0)
 
-    found = run(2, measure, limits=Limits(latency_ms=4), **options)
+    found = run(2, measure, latency_ms=4, **options)
     assert asked == list(range(expected))
     assert found.kept == ()
     assert found.rejections["latency too high"] == expected - 1
@@ -130,7 +130,7 @@ def test_what_is_far_too_large_is_not_measured_after_five_measurements(draws):
     first = [4000, 2000, 300, 200, 100]
     draws(*first, 1100, 900, 100)
     milliseconds = [40.0, 10.0, 3.0, 2.0, 1.0, None, 9.0, 1.0]
-    found = run(4, lambda design: measurement(milliseconds[design]), limits=Limits(latency_ms=4.0))
+    found = run(4, lambda design: measurement(milliseconds[design]), latency_ms=4.0)
     assert designs(found.measured) == [0, 1, 2, 3, 4, 6, 7]
     assert designs(found.kept) == [2, 3, 4, 7]
     assert found.rejections["latency too high"] == 3
@@ -140,19 +140,19 @@ def test_what_is_far_too_large_is_not_measured_after_five_measurements(draws):
 def test_more_multiply_adds_than_those_of_the_best_speed_are_not_held_against_a_network(draws):
     """Where starting kernels takes the time it need not grow: 10 ms, however large."""
     draws(100, 100, 100, 100, 100, 10_000, 100_000)
-    found = run(7, lambda design: measurement(10.0), limits=Limits(latency_ms=10.0))
+    found = run(7, lambda design: measurement(10.0), latency_ms=10.0)
     assert len(found.kept) == 7
 
 
 def test_without_a_limit_of_latency_everything_is_measured(draws):
     draws(*[100] * 5, 10**9)
-    found = run(6, lambda design: measurement(5.0), limits=Limits(memory_mib=1.0))
+    found = run(6, lambda design: measurement(5.0), memory_mib=1.0)
     assert len(found.kept) == len(found.measured) == 6
 
 
 def test_a_search_ends_when_only_far_too_large_networks_are_drawn(draws, caplog):
     draws(*[1000] * 5, *[900] * 5000)
-    found = run(1, lambda design: measurement(9.0), limits=Limits(latency_ms=1), max_measured=99)
+    found = run(1, lambda design: measurement(9.0), latency_ms=1, max_measured=99)
     assert found.rejections["latency too high, by the best speed so far"] == 1000
     assert "of 1000 networks in a row none would be within 1 ms" in caplog.text
 
@@ -202,7 +202,7 @@ def test_there_must_be_something_to_measure(options):
 @pytest.mark.parametrize("limits", [{"latency_ms": 0}, {"memory_mib": -1.0}])
 def test_limits_are_above_zero(limits):
     with pytest.raises(UserError, match=f"{next(iter(limits))} must be above 0, or None"):
-        Limits(**limits)
+        run(1, None, **limits)
 
 
 def test_networks_of_a_real_space_are_those_of_a_sample():
@@ -214,7 +214,7 @@ def test_networks_of_a_real_space_are_those_of_a_sample():
         5,
         bounds=bounds,
         seed=3,
-        limits=Limits(latency_ms=5.5),
+        latency_ms=5.5,
         measure=lambda design: measurement(next(times)),
     )
     assert designs(found.kept) == designs(sampled.kept)[:5]

@@ -446,7 +446,6 @@ def _add_edf(parser: argparse.ArgumentParser) -> None:
         help='results of sample or search, or a list of rows of your own ({"error": 24.1, ...})',
     )
     add("--column", default="error", metavar="NAME", help="flops, activations, ... default: error")
-    add("--labels", nargs="+", metavar="TEXT", help="one a file (default: their names)")
     add("--confidence", type=float, default=0.95, metavar="SHARE", help="of the bootstrap bands")
     add("--output", metavar="FILE", help="chart, .png or .svg")
 
@@ -455,12 +454,9 @@ def _edf(args: argparse.Namespace) -> None:
     """Print and draw the empirical distribution functions of results."""
     if args.output:
         check_chart(args.output)
-    labels = args.labels or [Path(path).stem for path in args.results]
-    if len(labels) != len(args.results) or len(set(labels)) < len(labels):
-        raise UserError(
-            f"--labels must be one for each of the {len(args.results)} files, no two alike; got "
-            f"{', '.join(labels)}"
-        )
+    labels = [Path(path).stem for path in args.results]
+    if len(set(labels)) < len(labels):
+        raise UserError(f"files must have different names, got {', '.join(labels)}")
     from regnet_backbones.design import column, compare, edf
 
     edfs = {}

@@ -33,7 +33,7 @@ from regnet_backbones.design.records import CHOSEN_KEY
 from regnet_backbones.errors import UserError
 
 if TYPE_CHECKING:
-    from regnet_backbones.design import Bounds, Candidate, Found, Limits, Space
+    from regnet_backbones.design import Bounds, Candidate, Found, Space
     from regnet_backbones.measure.meter import LatencyMeter, RatioBand
 
 # Numbers of a space that can be narrowed.
@@ -112,7 +112,6 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     dtypes = ("float32", "bfloat16", "float16")
     add("--dtype", choices=dtypes, default="float32", help="default: float32")
     add("--compile", action="store_true", help="torch.compile: most of a minute a design")
-    add("--no-passes", action="store_true", help="networks as they come, not optimized")
     add("--runs", type=int, default=10, metavar="N", help="that count (default: 10)")
     add("--threads", type=int, metavar="N", help="of the CPU (default: torch's)")
     add = parser.add_argument_group("what is best").add_argument
@@ -134,11 +133,9 @@ def add_search(parser: argparse.ArgumentParser) -> None:
 
 def run_search(args: argparse.Namespace) -> Design | int:
     """Measure random designs; return the best one, or the exit status 1 if nothing was found."""
-    from regnet_backbones.design import Limits
     from regnet_backbones.design.spaces import AnyNetSpace
 
     space, bounds = _space(args), _bounds(args)
-    limits = Limits(latency_ms=args.latency_ms, memory_mib=args.memory_mib)
     if isinstance(space, AnyNetSpace):
         raise UserError(
             f"{space.name} is a space of AnyNets, which timm does not build, so they cannot be "
@@ -152,20 +149,18 @@ def run_search(args: argparse.Namespace) -> Design | int:
     from regnet_backbones.measure.timing import cpu_threads
 
     with cpu_threads(args.threads):
-        return _search(args, space, bounds, limits)
+        return _search(args, space, bounds)
 
 
-def _search(
-    args: argparse.Namespace, space: "Space", bounds: "Bounds", limits: "Limits"
-) -> Design | int:
+def _search(args: argparse.Namespace, space: "Space", bounds: "Bounds") -> Design | int:
     """Search, print, draw and write."""
     from regnet_backbones.design import best
 
     meter = _meter(args)
     references = {zoo.get(name).name: _reference(meter, name, bounds) for name in args.reference}
-    by = args.by or ("latency_ms" if limits.latency_ms is None else "flops")
+    by = args.by or ("latency_ms" if args.latency_ms is None else "flops")
     conditions = {
-        "limits": asdict(limits),
+        "limits": {"latency_ms": args.latency_ms, "memory_mib": args.memory_mib},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "references": {name: row_of(each) for name, each in references.items()},
     }
@@ -179,7 +174,7 @@ def _search(
         rows = [row_of(each) | {"kept": each in found.kept} for each in found.measured]
         write_records(f"{args.output}.json", rows, about=about)
 
-    found = _find(args, space, bounds, limits, meter, write)
+    found = _find(args, space, bounds, meter, write)
     write(found)
     print(f"{space.name}, {bounds}, seed {args.seed}")
     ordered = best(found, by=by, count=max(1, len(found.kept)))
@@ -189,7 +184,7 @@ def _search(
     if args.output:
         # Among networks of about the same flops, other numbers say more.
         fallback = "flops" if bounds.flops is None else "params"
-        _draw_found(args.output, found, references, by if by in CAPACITIES else fallback, limits)
+        _draw_found(args, found, references, by if by in CAPACITIES else fallback)
         print(f"\nwritten to {args.output}.json")
     if not ordered:
         fastest = min((each.latency_ms for each in found.measured), default=None)
@@ -208,7 +203,7 @@ def _search(
             {"row": found.measured.index(each), **asdict(band)} for each, band in bands
         ]
         reference_ms = next(iter(references.values())).latency_ms
-        chosen = _choose(found, bands, by, args.reference[0], reference_ms, limits)
+        chosen = _choose(args, found, bands, by, reference_ms)
     write(found, chosen)
     print(f"\nthe best by {by}: row {found.measured.index(chosen)}, {describe(chosen.design)}")
     return chosen.design
@@ -321,7 +316,6 @@ def _meter(args: argparse.Namespace) -> "LatencyMeter":
         batch_size=args.batch_size,
         fpn=args.fpn,
         device=args.device,
-        passes=not args.no_passes,
         dtype=None if args.dtype == "float32" else getattr(torch, args.dtype),
         compile=args.compile,
         runs=args.runs,
@@ -362,7 +356,6 @@ def _find(
     args: argparse.Namespace,
     space: "Space",
     bounds: "Bounds",
-    limits: "Limits",
     meter: "LatencyMeter",
     write: "Callable[[Found], None]",
 ) -> "Found":
@@ -391,8 +384,9 @@ def _find(
             space,
             args.count,
             bounds=bounds,
-            limits=limits,
             measure=meter.measure,
+            latency_ms=args.latency_ms,
+            memory_mib=args.memory_mib,
             seed=args.seed,
             max_measured=args.max_measured,
             progress=report,
@@ -403,14 +397,14 @@ def _find(
 
 
 def _choose(
+    args: argparse.Namespace,
     found: "Found",
     bands: "Sequence[tuple[Candidate, RatioBand]]",
     by: str,
-    reference: str,
     reference_ms: float,
-    limits: "Limits",
 ) -> "Candidate":
     """Print how long the best few took in turns with the reference, and return the best of them."""
+    reference, limit = args.reference[0], args.latency_ms or math.inf
     rows = [
         (
             found.measured.index(candidate),
@@ -424,7 +418,6 @@ def _choose(
     ]
     headers = ("row", "design", f"time / {reference}", "95% band", "measurably faster", "ms")
     print(f"\nin {ROUNDS} rounds in turns with {reference}\n{table(headers, rows)}")
-    limit = limits.latency_ms or math.inf
     within = [each for each, band in bands if band.median * reference_ms <= limit]
     if not within:
         print(f"measured again, none is within {limit:g} ms; search with a lower --latency-ms")
@@ -434,11 +427,7 @@ def _choose(
 
 
 def _draw_found(
-    output: str,
-    found: "Found",
-    references: "Mapping[str, Candidate]",
-    capacity: str,
-    limits: "Limits",
+    args: argparse.Namespace, found: "Found", references: "Mapping[str, Candidate]", capacity: str
 ) -> None:
     """Write the chart of time and capacity, without what takes several times the limit."""
     from regnet_backbones.design import pareto_front
@@ -448,7 +437,7 @@ def _draw_found(
     def point(candidate: "Candidate") -> tuple[float, float]:
         return candidate.latency_ms, getattr(candidate.cost, capacity) / unit
 
-    near = (limits.latency_ms or math.inf) * CHARTED
+    near = (args.latency_ms or math.inf) * CHARTED
     points = [point(each) for each in found.measured if each.latency_ms <= near]
     if points:
         figure = pareto_figure(
@@ -457,6 +446,6 @@ def _draw_found(
             xlabel="ms",
             ylabel=name,
             marked={name: point(each) for name, each in references.items()},
-            limit=limits.latency_ms,
+            limit=args.latency_ms,
         )
-        write_chart(f"{output}.png", figure)
+        write_chart(f"{args.output}.png", figure)

@@ -10,7 +10,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -129,29 +129,6 @@ class Measurement(Protocol):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """The highest that may be measured of a network that is kept; None for any.
-
-    Attributes:
-        latency_ms: of a forward pass.
-        memory_mib: peak of a forward pass.
-
-    Raises:
-        ValueError: a limit is not above 0.
-    """
-
-    latency_ms: float | None = None
-    memory_mib: float | None = None
-
-    def __post_init__(self) -> None:
-        """Raise for limits that no network meets."""
-        for spec in fields(self):
-            limit = getattr(self, spec.name)
-            if limit is not None and not limit > 0:
-                raise UserError(f"{spec.name} must be above 0, or None for no limit, got {limit}")
-
-
-@dataclass(frozen=True)
 class Found:
     """What a sample or a search has found.
 
@@ -253,8 +230,9 @@ def search(
     count: int,
     *,
     bounds: Bounds = UNBOUNDED,
-    limits: Limits = Limits(),
     measure: Callable[[Design], Measurement],
+    latency_ms: float | None = None,
+    memory_mib: float | None = None,
     seed: int = 0,
     max_measured: int | None = None,
     progress: Callable[[Found], object] | None = None,
@@ -271,8 +249,9 @@ def search(
         space: of networks that can be built: RegNets.
         count: how many to keep.
         bounds: on what is counted.
-        limits: on what is measured.
         measure: measures a design; a MemoryError or UnbuildableError rejects it.
+        latency_ms: the highest of a network that is kept, None for any.
+        memory_mib: the highest of a network that is kept, None for any.
         seed: of the draws. Which networks are kept depends on the measurements, too.
         max_measured: end after so many measurements, None for 4 times `count`.
         progress: is called with what was found so far, after each network that meets the bounds.
@@ -288,6 +267,9 @@ def search(
         raise UserError(
             f"a search takes count >= 1 and max_measured >= 1, got {count} and {max_measured}"
         )
+    for name, limit in (("latency_ms", latency_ms), ("memory_mib", memory_mib)):
+        if limit is not None and not limit > 0:
+            raise UserError(f"{name} must be above 0, or None for no limit, got {limit}")
     kept: list[Candidate] = []
     measured: list[Candidate] = []
     rejections: Counter[str] = Counter()
@@ -306,11 +288,15 @@ def search(
                     raise
                 logger.warning("the search ends early: %s", error)
                 break
-            if _is_too_slow_by_speed(candidate, measured, limits.latency_ms):
+            if _is_too_slow_by_speed(candidate, measured, latency_ms):
                 reason = TOO_SLOW_BY_SPEED
                 unmeasured_in_a_row += 1
             else:
-                reason = _measure(candidate, measure, limits, measured)
+                reason = _measure(candidate, measure, measured)
+                if not reason and measured[-1].latency_ms > (latency_ms or math.inf):
+                    reason = "latency too high"
+                elif not reason and measured[-1].memory_mib > (memory_mib or math.inf):
+                    reason = "memory too high"
                 unmeasured_in_a_row = 0
             if reason:
                 rejections[reason] += 1
@@ -323,7 +309,7 @@ def search(
                     "the search ends early: of %d networks in a row none would be within %g ms at "
                     "the speed of those measured; raise the limit, or lower the bound of flops",
                     MOST_UNMEASURED,
-                    limits.latency_ms,
+                    latency_ms,
                 )
                 break
     except KeyboardInterrupt:
@@ -405,23 +391,19 @@ def _costs(
 
 
 def _measure(
-    candidate: Candidate,
-    measure: Callable[[Design], Measurement],
-    limits: Limits,
-    measured: list[Candidate],
+    candidate: Candidate, measure: Callable[[Design], Measurement], measured: list[Candidate]
 ) -> str:
-    """Measure a candidate, and return why it is rejected, "" if it is not."""
+    """Measure a candidate, and return why that cannot be done, "" if it could."""
     try:
         numbers = measure(candidate.design)
     except MemoryError:
         return OUT_OF_MEMORY
     except UnbuildableError:
         return "timm builds other stages"
-    latency_ms, memory_mib = numbers.latency_ms, numbers.memory_mib
-    measured.append(replace(candidate, latency_ms=latency_ms, memory_mib=memory_mib))
-    if latency_ms > (limits.latency_ms or math.inf):
-        return "latency too high"
-    return "memory too high" if memory_mib > (limits.memory_mib or math.inf) else ""
+    measured.append(
+        replace(candidate, latency_ms=numbers.latency_ms, memory_mib=numbers.memory_mib)
+    )
+    return ""
 
 
 def _is_too_slow_by_speed(
