@@ -18,7 +18,11 @@ DEMO_PROCESSES = $(shell if nvidia-smi -L >/dev/null 2>&1 || [ "$$(nproc 2>/dev/
 # Tests mostly wait for one thread of Python: two processes take half the time of one.
 TEST_PROCESSES ?= 2
 
-.PHONY: install demo test lint format docs clean
+# The law, the zoo, weights, norms and the extractor: no framework is imported.
+FAST_TESTS := $(addprefix tests/test_,$(addsuffix .py,backbone design design_rules design_scale \
+	design_spaces errors files norm resume weights_dialects weights_unwrap zoo))
+
+.PHONY: install demo test test-fast lint format docs clean
 
 install: $(STAMP)
 
@@ -64,6 +68,9 @@ demo: install
 # A file of tests is one process's from beginning to end.
 test: install
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+
+test-fast: install
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile $(FAST_TESTS)
 
 lint: install
 	$(PY) -m ruff check .

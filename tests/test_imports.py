@@ -1,6 +1,7 @@
 """The rings of the package: imports point inward, and what a ring may import of others is known."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +149,22 @@ def test_light_modules_import_nothing_heavy(module):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == ""
+
+
+def test_fast_tests_import_no_framework():
+    """Collected as `make test-fast` does, in a process of its own."""
+    makefile = (ROOT.parent / "Makefile").read_text().replace("\\\n", " ")
+    names = re.search(r"^FAST_TESTS := .*,([\w\s]+)\)\)$", makefile, re.MULTILINE)[1].split()
+    files = [str(ROOT.parent / "tests" / f"test_{name}.py") for name in names]
+    assert len(files) > 10
+    code = (
+        f"import sys, pytest; status = pytest.main(['--collect-only', '-qq', *{files}]); "
+        f"print(sorted({FRAMEWORKS!r} & set(sys.modules)), int(status))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "[] 0"
 
 
 def test_public_names_exist():
