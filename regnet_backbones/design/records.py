@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, astuple, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regnet_backbones.design.blocks import NUM_STAGES, AnyNetDesign, Stage
 from regnet_backbones.design.law import Design, RegNetDesign
@@ -63,13 +63,13 @@ def design_of(row: object) -> Design:
         raise UserError(f"a design needs {', '.join(needed)}; missing: {', '.join(missing)}")
     if not is_anynet:
         numbers = {name: row[name] for name in NUMBER_COLUMNS if name in row}
-        return RegNetDesign(**numbers)  # type: ignore[arg-type]  # a design checks its numbers
+        return RegNetDesign(**numbers)  # which checks its numbers
     columns = [row[name] for name in STAGE_COLUMNS]
     if not all(isinstance(each, list) and len(each) == NUM_STAGES for each in columns):
         raise UserError(f"{', '.join(needed)} must be lists of {NUM_STAGES} numbers, got {columns}")
     stages = tuple(Stage(*each) for each in zip(*columns, strict=True))
     others = {name: row[name] for name in ("se_ratio", "stem_width") if name in row}
-    return AnyNetDesign(stages, **others)  # type: ignore[arg-type]  # the same
+    return AnyNetDesign(stages, **others)
 
 
 def write_records(
@@ -101,7 +101,7 @@ def read_records(path: str | Path) -> list[object]:
     return read_results(path)[0]
 
 
-def read_results(path: str | Path) -> tuple[list[object], int | None]:
+def read_results(path: str | Path) -> tuple[list[Any], Any]:
     """Return the rows of a file, and the number of the one that counts.
 
     That is the one a search chose, None if it chose none, and the first if this was no search.

@@ -15,7 +15,7 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from regnet_backbones.design.blocks import NUM_STAGES, STRIDE, Stage, positive_integer
+from regnet_backbones.design.blocks import NUM_STAGES, STRIDE, Numbers, Stage, positive_integer
 from regnet_backbones.design.cost import (
     Complexity,
     ImageSize,
@@ -292,11 +292,7 @@ def search(
                 reason = TOO_SLOW_BY_SPEED
                 unmeasured_in_a_row += 1
             else:
-                reason = _measure(candidate, measure, measured)
-                if not reason and measured[-1].latency_ms > (latency_ms or math.inf):
-                    reason = "latency too high"
-                elif not reason and measured[-1].memory_mib > (memory_mib or math.inf):
-                    reason = "memory too high"
+                reason = _measure(candidate, measure, measured, latency_ms, memory_mib)
                 unmeasured_in_a_row = 0
             if reason:
                 rejections[reason] += 1
@@ -380,30 +376,41 @@ def _costs(
     space: Space, draws: Draws, image_size: ImageSize, num_classes: int | None
 ) -> Complexity:
     """Return the costs of all draws, as arrays."""
-    columns = draws.widths, draws.depths, draws.group_widths, draws.bottlenecks
+    columns: tuple[Numbers, ...] = draws.widths, draws.depths, draws.group_widths, draws.bottlenecks
     stages = []
     for i in range(NUM_STAGES):
         width, depth, group_width, bottleneck = (column[:, i] for column in columns)
         stages.append(Stage(width, depth, STRIDE, group_width, bottleneck))
-    shape = {"stem_width": space.stem_width, "se_ratio": space.se_ratio}
-    parts = count_parts(stages, image_size, num_classes, **shape, ops=ARRAYS)
+    parts = count_parts(
+        stages,
+        image_size,
+        num_classes,
+        stem_width=space.stem_width,
+        se_ratio=space.se_ratio,
+        ops=ARRAYS,
+    )
     return sum(parts.values(), start=Complexity())
 
 
 def _measure(
-    candidate: Candidate, measure: Callable[[Design], Measurement], measured: list[Candidate]
+    candidate: Candidate,
+    measure: Callable[[Design], Measurement],
+    measured: list[Candidate],
+    highest_ms: float | None,
+    highest_mib: float | None,
 ) -> str:
-    """Measure a candidate, and return why that cannot be done, "" if it could."""
+    """Measure a candidate, and return why it is rejected, "" if it is not."""
     try:
         numbers = measure(candidate.design)
     except MemoryError:
         return OUT_OF_MEMORY
     except UnbuildableError:
         return "timm builds other stages"
-    measured.append(
-        replace(candidate, latency_ms=numbers.latency_ms, memory_mib=numbers.memory_mib)
-    )
-    return ""
+    latency_ms, memory_mib = numbers.latency_ms, numbers.memory_mib
+    measured.append(replace(candidate, latency_ms=latency_ms, memory_mib=memory_mib))
+    if latency_ms > (highest_ms or math.inf):
+        return "latency too high"
+    return "memory too high" if memory_mib > (highest_mib or math.inf) else ""
 
 
 def _is_too_slow_by_speed(

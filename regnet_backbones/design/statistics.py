@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from scipy.stats import binom, ks_2samp, mannwhitneyu
@@ -127,7 +128,7 @@ def column(rows: Sequence[object], name: str) -> list[float]:
     return _checked(values, f"'{name}' of rows")
 
 
-def _checked(values: Sequence[object], what: str) -> list[float]:
+def _checked(values: Sequence[Any], what: str) -> list[float]:
     """Return values as floats, or raise for what is not a finite number."""
     if not len(values):
         raise UserError("there are no values, a distribution takes one or more")
