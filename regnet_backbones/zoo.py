@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError
@@ -146,7 +147,9 @@ def _read_table() -> dict[str, Variant]:
         paper_name = published["paper_names"].get(name)
         weights = {}
         for tag, known in row["weights"].items():
-            values = {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
+            values: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in known.items()
+            }
             if tag == "pycls_in1k":
                 job = published["pycls_jobs"][name]
                 values["url"] = _PYCLS_FILE.format(job=job, name=paper_name)

@@ -120,9 +120,9 @@ def check_pairs(
             way_out = "none is left" if skip_bad else "--data.skip_bad true leaves them out"
             raise UserError(f"{first}; {count}; {way_out}")
         logger.warning("skipped: %s; the first problem: %s", count, first)
-        files = enumerate(zip(pairs.images, pairs.masks, strict=True))
-        good = [pair for index, pair in files if index not in problems]
-        pairs = Pairs(*zip(*good, strict=True), labels)
+        good = [index for index in range(len(pairs)) if index not in problems]
+        images, masks = (tuple(files[i] for i in good) for files in (pairs.images, pairs.masks))
+        pairs = Pairs(images, masks, labels)
     return pairs, LabelCounts([each for each in found if each and isinstance(each, dict)], labels)
 
 
