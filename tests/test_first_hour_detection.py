@@ -106,7 +106,7 @@ def test_a_wrong_value(line, key, value, said):
     ("options", "said"),
     [
         (["MODEL.REGNET.NAME=regnetx_002", "x"], "no config key 'MODEL.REGNET.NAME=regnetx_002'"),
-        (["--num-gpus", "0"], "got 0 and there are"),
+        (["--num-gpus", "0"], "--num-gpus must be 1 to"),
         (["--num-gpus", "2", "SOLVER.IMS_PER_BATCH", "3"], "multiple of the 2 processes"),
         (["--num-gpus", "2", "MODEL.FPN.NORM", "SyncBN"], "needs GPUs in several processes"),
         (["--num-machines", "2", "--dist-url", "auto"], "must be tcp://HOST:PORT"),

@@ -50,7 +50,7 @@ def here(tmp_path, monkeypatch):
         ("export other --output x.onnx", "'other'"),
         ("design show regnety_31", "'regnety_032'"),
         ("design show regnetx_002 --picture file/x.png", "--picture"),
-        ("design show regnetx_002 --picture x.abc", "'.abc'"),
+        ("design show regnetx_002 --picture x.abc", "'x.abc'"),
         ("design show --w0 48 --wa 28 --wm 0.8 --depth 7 --group-width 8", "w_m"),
         ("design show --from none.json", "none.json"),
         ("design edf text.json", "text.json"),

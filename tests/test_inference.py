@@ -249,7 +249,7 @@ importlib.import_module(predicts)
             "detectron2",
             "regnet_backbones.semseg.prediction",
             ["a.pth", "a.ckpt"],
-            ["detectron2 is not installed; `make install`", "a.ckpt is empty"],
+            ["detectron2 is not installed; `make install`", r"a.ckpt is truncated or damaged"],
         ),
         (
             "lightning,jsonargparse,segmentation_models_pytorch,torchmetrics",

@@ -196,7 +196,7 @@ def test_files_that_are_damaged_or_not_there_are_named(checkpoint, tmp_path):
     file.write_text("no checkpoint")
     with pytest.raises(ValueError, match="model.ckpt"):
         load_segmenter(file)
-    with pytest.raises(ValueError, match="is a folder, give one file of it: model.ckpt"):
+    with pytest.raises(ValueError, match="is a folder, give one file of it"):
         load_segmenter(tmp_path)
 
 

@@ -176,7 +176,7 @@ def test_mixed_precision_without_a_gpu_is_refused_at_once(monkeypatch, tmp_path,
     path.write_text(small_config(tmp_path, "SOLVER.AMP.ENABLED", True).dump())
     args = detector_parser("").parse_args(["--config-file", str(path)])
     assert run_command(lambda: run.launch_run(args)) == 2
-    assert "set SOLVER.AMP.ENABLED False, or MODEL.DEVICE cuda" in capsys.readouterr().err
+    assert "SOLVER.AMP.ENABLED" in capsys.readouterr().err
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(images, tmp_path):

@@ -165,6 +165,11 @@ def validation_of_training(cfg: CfgNode) -> CocoSplit | None:
     own = cfg.DATASETS.OWN
     if VAL_NAME not in cfg.DATASETS.TEST:
         return None
+    if not (own.VAL_JSON and own.VAL_IMAGES):
+        raise UserError(
+            "the config does not hold the validation data of its training (DATASETS.OWN is empty); "
+            "pass --val-json and --val-images"
+        )
     try:
         return read_coco_split(own.VAL_JSON, own.VAL_IMAGES)
     except (FileNotFoundError, PermissionError) as error:
