@@ -178,7 +178,7 @@ def launch_run(argv: Sequence[str] | None = None) -> int:
         if cli.config.check_data:
             data = cli.datamodule
             look_at(data, Path(cli.config.output))
-            print(f"every file was read: {len(data.train_set):,}, {len(data.val_set):,} pairs")
+            print(f"every file was read: {len(data.train_set):,} and {len(data.val_set):,} pairs")
         else:
             _train(cli, signals)
     return 0
