@@ -19,8 +19,8 @@ DEMO_PROCESSES = $(shell if nvidia-smi -L >/dev/null 2>&1 || [ "$$(nproc 2>/dev/
 TEST_PROCESSES ?= 2
 
 # The law, the zoo, weights, norms and the extractor: no framework is imported.
-FAST_TESTS := $(addprefix tests/test_,$(addsuffix .py,backbone design design_rules design_scale \
-	design_spaces errors files norm resume weights_dialects weights_unwrap zoo))
+FAST_TESTS := $(addprefix tests/test_,$(addsuffix .py,backbone design design_rules files norm resume \
+	weights_dialects weights_unwrap zoo))
 
 .PHONY: install demo test test-fast lint format docs clean
 
