@@ -5,9 +5,10 @@ import platform
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
+
+from regnet_backbones.runs.device import cpu_model
 
 PACKAGES = (
     "regnet_backbones",
@@ -45,13 +46,3 @@ def versions(packages: Iterable[str] = PACKAGES) -> Mapping[str, str | None]:
     for name in packages:
         found[name] = None if find_spec(name) is None else import_module(name).__version__
     return found
-
-
-def cpu_model(cpuinfo: str | Path = "/proc/cpuinfo") -> str:
-    """Return the name of the processor, its architecture where the system does not name it."""
-    try:
-        lines = Path(cpuinfo).read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
