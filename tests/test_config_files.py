@@ -120,7 +120,7 @@ def readings(path):
     args = detector_parser("").parse_args(["--config-file", str(path), "MODEL.DEVICE", "cpu"])
     trained = Trained("detector", path.with_name("model_final.pth"), path)
     return {
-        "train": partial(run.build_config, args),
+        "train": partial(run.read_run_config, args),
         "evaluate, predict, export, report": partial(load_config, trained),
         "a report without a checkpoint": partial(read_config, path),
         "a segmenter's report": partial(description.read_config, path, None),

@@ -20,7 +20,7 @@ from regnet_backbones.detection.optimization import (
     optimization_of,
     typical_size,
 )
-from regnet_backbones.detection.run import build_config
+from regnet_backbones.detection.run import read_run_config
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.optimize.options import Optimization, optimize_training
 
@@ -198,7 +198,7 @@ def test_it_is_off_by_default(tmp_path, caplog):
 def test_options_of_the_command_line(tmp_path, options, enabled, compiles):
     args = ["--config-file", QUICK, "--skip-data-check", *options]
     args += ["DATASETS.TEST", "()", "DATASETS.TRAIN", "()"]
-    cfg = build_config(detector_parser("").parse_args(args))
+    cfg, _ = read_run_config(detector_parser("").parse_args(args))
     assert (cfg.OPTIMIZE.ENABLED, cfg.OPTIMIZE.COMPILE) == (enabled, compiles)
 
 

@@ -82,11 +82,6 @@ def launch_run(args: argparse.Namespace) -> int:
     return 0
 
 
-def build_config(args: argparse.Namespace) -> CfgNode:
-    """Return the frozen config of a run; registers the user's own datasets."""
-    return read_run_config(args)[0]
-
-
 def read_run_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, CocoSplit]]:
     """Return the checked and frozen config of a run, and the user's own datasets by their names."""
     cfg, training = read_config(args.config_file, args.opts), not args.eval_only
