@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from regnet_backbones.cli import options
 from regnet_backbones.cli.command_lines import find_config
 from regnet_backbones.cli.run import run_command
-from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
 
 if TYPE_CHECKING:
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 
 # Below the folder of the run.
 EVALUATION_FOLDER = "evaluation"
-
-# Lightning's name of a kind of device.
-ACCELERATORS = {None: "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 
 
 def evaluate_command(argv: Sequence[str], prog: str) -> int:
@@ -85,15 +81,13 @@ def _evaluate_segmenter(args: argparse.Namespace, trained: "Trained", output: Pa
     from regnet_backbones.semseg.evaluation import evaluate
     from regnet_backbones.semseg.metrics import results_table
 
-    if args.device not in ACCELERATORS:
-        allowed = ", ".join(filter(None, ACCELERATORS))
-        raise UserError(f"a segmenter is evaluated on one of {allowed}, got '{args.device}'")
+    accelerator = options.accelerator_of(args)
     results = evaluate(
         trained.checkpoint,
         output=output,
         inference=_inference(args),
         overrides=options.data_overrides(args),
-        accelerator=ACCELERATORS[args.device],
+        accelerator=accelerator,
         devices=args.devices,
         optimization=options.optimization_of(args),
     )

@@ -43,6 +43,9 @@ panoptic model panoptic/ and panoptic.json in COCO's. A detector trained on cust
 names of its classes from --val-json.
 """
 
+# Lightning's name of a kind of device.
+ACCELERATORS = {None: "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
+
 # Options of one kind of model, and what to do with the other kind.
 ONLY_DETECTOR = {
     "val_json": "set its data with --opts, such as --opts root /data/ADE20K",
@@ -143,6 +146,14 @@ def optimization_overrides(args: argparse.Namespace) -> list[str]:
     if args.compile:
         overrides += ["OPTIMIZE.COMPILE", "True"]
     return overrides
+
+
+def accelerator_of(args: argparse.Namespace) -> str:
+    """Return Lightning's name of the device that a segmenter is evaluated on."""
+    if args.device not in ACCELERATORS:
+        allowed = ", ".join(filter(None, ACCELERATORS))
+        raise UserError(f"a segmenter is evaluated on one of {allowed}, got '{args.device}'")
+    return ACCELERATORS[args.device]
 
 
 def check_options(args: argparse.Namespace, kind: "Kind") -> None:

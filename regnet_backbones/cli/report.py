@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regnet_backbones.cli.command_lines import command_parser, find_config
-from regnet_backbones.cli.models import ACCELERATORS, EVALUATION_FOLDER
+from regnet_backbones.cli.models import EVALUATION_FOLDER
 from regnet_backbones.cli.options import (
+    accelerator_of,
     add_data_options,
     check_options,
     data_overrides,
@@ -142,9 +143,7 @@ def _read_segmenter(
     from regnet_backbones.semseg.description import describe
 
     overrides = data_overrides(args)
-    if args.device not in ACCELERATORS:
-        allowed = ", ".join(filter(None, ACCELERATORS))
-        raise UserError(f"a segmenter is evaluated on one of {allowed}, got '{args.device}'")
+    accelerator = accelerator_of(args)
 
     def evaluate_to(folder: Path) -> None:
         from regnet_backbones.semseg.evaluation import evaluate
@@ -153,7 +152,7 @@ def _read_segmenter(
             run.trained.checkpoint,
             output=folder,
             overrides=overrides,
-            accelerator=ACCELERATORS[args.device],
+            accelerator=accelerator,
             images=args.images,
         )
 
