@@ -76,6 +76,7 @@ lint: install
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -m mypy tests/typing
 
 format: install
 	$(PY) -m ruff check --fix .

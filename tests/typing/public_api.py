@@ -1,4 +1,4 @@
-"""What the README does, with the types that it gives; tests/test_types.py has it checked."""
+"""What the README does, with the types that it gives; `make lint` checks it."""
 
 from collections.abc import Mapping
 from pathlib import Path
