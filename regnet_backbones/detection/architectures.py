@@ -20,7 +20,6 @@ class Architecture:
         outputs: which of `OUTPUTS` it gives.
         classes: key of the number of its classes; "" where no key says it.
         nodes: those of its heads in `MODEL`.
-        instances_suffice: a COCO instance json has all that it learns.
         learns_semantics: it is trained on the masks of `sem_seg_file_name`.
         one_numbering: things and stuff are numbered in one row, and the training dataset says which
             is which.
@@ -32,7 +31,6 @@ class Architecture:
     outputs: tuple[str, ...]
     classes: str = ""
     nodes: tuple[str, ...] = ()
-    instances_suffice: bool = True
     learns_semantics: bool = False
     one_numbering: bool = False
     mapper: str = ""
@@ -49,7 +47,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "SemanticSegmentor": Architecture(
         ("sem_seg",),
         nodes=("SEM_SEG_HEAD",),
-        instances_suffice=False,
         learns_semantics=True,
         mapper="regnet_backbones.detection.training.mappers:segmenter_train_mapper",
         crops_resized=True,
@@ -58,14 +55,12 @@ ARCHITECTURES: dict[str, Architecture] = {
         OUTPUTS,
         "MODEL.ROI_HEADS.NUM_CLASSES",
         ("RPN", "ROI_HEADS", "SEM_SEG_HEAD"),
-        instances_suffice=False,
         learns_semantics=True,
     ),
     "PanopticDeepLab": Architecture(
         OUTPUTS,
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
         ("SEM_SEG_HEAD", "INS_EMBED_HEAD"),
-        instances_suffice=False,
         one_numbering=True,
         mapper="detectron2.projects.panoptic_deeplab:PanopticDeeplabDatasetMapper",
         crops_resized=True,
