@@ -438,7 +438,10 @@ def test_masks_of_another_size_or_that_are_not_there(masks, tmp_path):
 
 def test_a_report_of_many_defects_is_short_and_its_file_names_all(tmp_path):
     kind, other = Kind("error", "it is bad; correct it"), Kind("note", "it is odd; let it be")
-    many = [Defect(kind, "mine", kinds.place("a.png", n, "found")) for n in range(30_000)]
+    many = [
+        Defect(kind, "mine", kinds.place(f"annotation {n} of a.png", "found"))
+        for n in range(30_000)
+    ]
     report = Report((Defect(other, "mine", "b.png"), *many))
     assert report.summary().splitlines() == [
         "error: 'mine', 30,000 times: it is bad; correct it",

@@ -104,9 +104,9 @@ def test_the_masks_of_the_demo_are_those_that_it_is_drawn_with(dataset, capsys):
     ("spoil", "message"),
     [
         (lambda file: file.write_bytes(file.read_bytes()[:50]), "cannot be read"),
-        (lambda file: Image.new("L", (2, 2), 151).save(file), "labels 0 to 150, got .* up to 151"),
-        (lambda file: Image.new("RGB", (2, 2)).save(file), r"got uint8 of shape \(2, 2, 3\)"),
-        (lambda file: Image.new("I;16", (2, 2)).save(file), "got uint16"),
+        (lambda file: Image.new("L", (2, 2), 151).save(file), "labels 0 to 150"),
+        (lambda file: Image.new("RGB", (2, 2)).save(file), "one 8-bit channel"),
+        (lambda file: Image.new("I;16", (2, 2)).save(file), "one 8-bit channel"),
     ],
 )
 def test_a_mask_that_cannot_be_used_leaves_nothing_half_done(tmp_path, spoil, message):

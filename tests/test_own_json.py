@@ -196,8 +196,14 @@ REFUSED = {
     "file_name number": (first("file_name", 7, "images"), "file_name 7"),
     "file_name gone": (first("file_name", "gone.png", "images"), "gone.png"),
     "images a number": (lambda content: content.update(images=3), "got 3"),
-    "images empty": (lambda content: content["images"].clear(), "has no images"),
-    "no categories": (lambda content: content.pop("categories"), "it has no categories"),
+    "images empty": (
+        lambda content: content["images"].clear(),
+        "images must be a list",
+    ),
+    "no categories": (
+        lambda content: content.pop("categories"),
+        "categories must be a list",
+    ),
     "name a number": (first("name", 5, "categories"), "name 5"),
     "image id twice": (first("id", 2, "images"), "id 2"),
     "category unknown": (first("category_id", 9), "category_id 9"),

@@ -63,8 +63,7 @@ def _convert_mask(source: Path, target: Path) -> None:
         raise UserError(f"mask '{source}' cannot be read: {error}; fetch it again") from error
     if labels.dtype != np.uint8 or labels.ndim != 2 or labels.max() > CLASSES:
         raise UserError(
-            f"mask '{source}' must have one 8-bit channel with labels 0 to {CLASSES}, got "
-            f"{labels.dtype} of shape {labels.shape} with labels up to {labels.max()}; this "
-            "converts the scene parsing benchmark (ADEChallengeData2016), not the full ADE20K"
+            f"mask '{source}' must have one 8-bit channel with labels 0 to {CLASSES}, as those of "
+            "ADEChallengeData2016 have; the full ADE20K cannot be converted"
         )
     Image.fromarray(labels - np.uint8(1)).save(target)

@@ -14,27 +14,17 @@ OUTPUTS = ("sem_seg", "instances", "panoptic_seg")
 
 @dataclass(frozen=True)
 class Architecture:
-    """A row of `ARCHITECTURES`.
+    """A row of `ARCHITECTURES`."""
 
-    Attributes:
-        outputs: which of `OUTPUTS` it gives.
-        classes: key of the number of its classes; "" where no key says it.
-        nodes: those of its heads in `MODEL`.
-        learns_semantics: it is trained on the masks of `sem_seg_file_name`.
-        one_numbering: things and stuff are numbered in one row, and the training dataset says which
-            is which.
-        mapper: "module:name" of a function that makes its training mapper of a config; "" for
-            detectron2's `DatasetMapper`.
-        crops_resized: training images are resized first and cropped then.
-    """
-
-    outputs: tuple[str, ...]
-    classes: str = ""
-    nodes: tuple[str, ...] = ()
-    learns_semantics: bool = False
+    outputs: tuple[str, ...]  # which of `OUTPUTS` it gives
+    classes: str = ""  # key of the number of its classes, if there is one
+    nodes: tuple[str, ...] = ()  # those of its heads in `MODEL`
+    learns_semantics: bool = False  # it is trained on the masks of `sem_seg_file_name`
+    # Things and stuff are numbered in one row, and the training dataset says which is which.
     one_numbering: bool = False
+    # "module:name" of what makes its training mapper of a config, instead of `DatasetMapper`.
     mapper: str = ""
-    crops_resized: bool = False
+    crops_resized: bool = False  # training images are resized first and cropped then
 
 
 ARCHITECTURES: dict[str, Architecture] = {

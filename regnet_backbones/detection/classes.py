@@ -17,26 +17,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KnownClasses:
-    """Names and ids of the classes of a model.
+    """Names and ids of the classes of a model; numbers from 0 where they are unknown."""
 
-    Attributes:
-        metadata: with `thing_classes` and `stuff_classes`, numbers from 0 where names are unknown.
-        ids: category ids of the dataset by class number; these numbers if unknown.
-        stuff_ids: the same of `stuff_classes`; numbers after the things' if unknown.
-        stuff_are_named: whether the names of `stuff_classes` are known.
-    """
-
-    metadata: Metadata
-    ids: tuple[int, ...]
-    stuff_ids: tuple[int, ...]
-    stuff_are_named: bool
+    metadata: Metadata  # with `thing_classes` and `stuff_classes`
+    ids: tuple[int, ...]  # category ids of the dataset by class number
+    stuff_ids: tuple[int, ...]  # the same of `stuff_classes`, after the things' if unknown
+    stuff_are_named: bool  # whether the names of `stuff_classes` are known
 
 
 def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClasses:
-    """Find the names of a model's classes: in a json, its config, else its first test dataset.
-
-    If they are not known, a warning is logged and the classes are numbered from 0.
-    """
+    """Find the names of a model's classes: in a json, its config, else its first test dataset."""
     architecture, name = architecture_of(cfg), cfg.MODEL.META_ARCHITECTURE
     count, stuff_count = number_of_classes(cfg), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     has_instances = "instances" in architecture.outputs

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
 from regnet_backbones.detection.defaults import add_tool_config
-from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.errors import MissingFileError, UserError, as_user_error
 from regnet_backbones.runs.trained import CONFIG_NAME, FINAL_NAME, LAST_NAME, METRICS_NAME
 from regnet_backbones.runs.yaml_files import read_yaml
 
@@ -49,24 +49,19 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         raise UserError(f"{PAIRS}, got '{overrides[-1]}' without a value")
     cfg, loaded = default_config(), CfgNode(load_config_file(config_file))
     _check_known(values_by_key(loaded), cfg, f"it is in '{config_file}'")
-    try:
+    with as_user_error(KeyError, ValueError, TypeError, prefix=f"'{config_file}': "):
         cfg.merge_from_other_cfg(loaded)
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{_in_one_line(error)}, in '{config_file}'") from error
     _check_known(overrides[::2], cfg, PAIRS)
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        try:
+        with as_user_error(ValueError, TypeError, prefix=f"{key}: "):
             cfg.merge_from_list([key, value])
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{key}: {_in_one_line(error)}") from error
     return cfg
 
 
 def load_config_file(config_file: str | Path) -> dict[str, object]:
     """Return the values of a config file over those of its `_BASE_`, without defaults.
 
-    As `CfgNode.load_yaml_with_base`, but as plain data: no tag of YAML is obeyed. The config that a
-    run wrote must be whole.
+    As `CfgNode.load_yaml_with_base`, but no tag of YAML is obeyed.
     """
     path = Path(config_file)
     if not path.is_file():
@@ -100,10 +95,10 @@ def values_by_key(node: CfgNode, prefix: str = "") -> dict[str, object]:
     return found
 
 
-def did_you_mean(name: str, known: Iterable[str], *, form: Callable[[str], str] = str) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Suggest the names that are written like one; empty where none is."""
     close = get_close_matches(name, list(known), n=2)
-    return f" (did you mean {' or '.join(map(form, close))}?)" if close else ""
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
 def _listed(value: object) -> object:
@@ -151,8 +146,3 @@ def _merged(values: dict[str, object], base: dict[str, object]) -> dict[str, obj
             value = _merged(value, below if isinstance(below, dict) else {})
         merged[key] = value
     return merged
-
-
-def _in_one_line(error: Exception) -> str:
-    """Return what yacs reports of a value, in one line."""
-    return " ".join(str(error.args[0] if error.args else error).split())

@@ -20,7 +20,6 @@ from regnet_backbones.adapters.detectron2.builders import BUILDERS
 from regnet_backbones.adapters.detectron2.config import fcos_node
 from regnet_backbones.adapters.detectron2.network import feature_levels
 from regnet_backbones.adapters.detectron2.solver import OPTIMIZERS
-from regnet_backbones.backbone import OUTPUT_STRIDES
 from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.detection.config import default_config, did_you_mean, values_by_key
 from regnet_backbones.errors import MissingFileError, UserError
@@ -43,35 +42,27 @@ RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
      "TEST.PICTURES_MIN_SCORE MODEL.FCOS.INFERENCE_TH_TEST MODEL.FCOS.NMS_TH MODEL.RPN.NMS_THRESH "
      "MODEL.ROI_HEADS.SCORE_THRESH_TEST MODEL.ROI_HEADS.NMS_THRESH_TEST "
      "MODEL.RETINANET.SCORE_THRESH_TEST MODEL.RETINANET.NMS_THRESH_TEST"),
-    ("above 0, up to 1", lambda value: 0 < value <= 1, "DATALOADER.RANDOM_SUBSET_RATIO"),
-    ("from 0 to below 1", lambda value: 0 <= value < 1, "MODEL.REGNET.DROP_PATH_RATE"),
     ("0 (nothing) to 5 (everything)", lambda value: 0 <= value <= 5, "MODEL.BACKBONE.FREEZE_AT"),
 )  # fmt: skip
 
 CHOICES: dict[str, Sequence[object]] = {
     "MODEL.REGNET.NORM": NORMS,
-    "MODEL.REGNET.OUTPUT_STRIDE": OUTPUT_STRIDES,
-    "MODEL.FCOS.TOP_LEVELS": (0, 1, 2),
     "SOLVER.OPTIMIZER": OPTIMIZERS,
     "OPTIMIZE.DTYPE": get_args(Dtype),
     "OPTIMIZE.MEMORY_FORMAT": get_args(MemoryFormat),
     "INPUT.FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
     "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
-    "INPUT.CROP.TYPE": ("relative", "relative_range", "absolute", "absolute_range"),
 }
 
 # Keys of names in a registry of detectron2, which knows them once the projects are imported.
 REGISTRIES: dict[str, Registry] = {
     "MODEL.META_ARCHITECTURE": modeling.META_ARCH_REGISTRY,
-    "MODEL.RPN.HEAD_NAME": modeling.RPN_HEAD_REGISTRY,
     "MODEL.SEM_SEG_HEAD.NAME": modeling.SEM_SEG_HEADS_REGISTRY,
     "MODEL.BACKBONE.NAME": modeling.BACKBONE_REGISTRY,
-    "MODEL.ANCHOR_GENERATOR.NAME": modeling.ANCHOR_GENERATOR_REGISTRY,
     "MODEL.ROI_HEADS.NAME": modeling.ROI_HEADS_REGISTRY,
     "MODEL.ROI_BOX_HEAD.NAME": modeling.ROI_BOX_HEAD_REGISTRY,
     "MODEL.ROI_MASK_HEAD.NAME": modeling.ROI_MASK_HEAD_REGISTRY,
-    "MODEL.ROI_KEYPOINT_HEAD.NAME": modeling.ROI_KEYPOINT_HEAD_REGISTRY,
 }
 
 # What a training alone reads.
@@ -83,10 +74,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
-    """Raise UserError for values that are wrong whatever the data, before anything is built.
-
-    What the config names of projects is imported already.
-    """
+    """Raise UserError for wrong values; what the config names of projects is imported already."""
     defaults = values_by_key(default_config())
     values = {
         key: value
@@ -99,7 +87,7 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
             raise UserError(f"{key} has no value")
         if value not in (allowed := choices.get(key, [value])):
             names = [str(name) for name in allowed]
-            meant = did_you_mean(str(value), names, form=repr)
+            meant = did_you_mean(str(value), names)
             raise UserError(f"{key} must be one of {', '.join(names)}, got {value!r}{meant}")
     for words, allows, keys in RULES:
         for key in filter(values.__contains__, keys.split()):
@@ -118,20 +106,17 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
         )
 
 
-def check_datasets_exist(cfg: CfgNode, *, training: bool, files: bool = True) -> None:
-    """Raise UserError where a dataset of a config is not registered, or has masks to be converted.
-
-    Without `files`, only such masks are looked for.
-    """
+def check_datasets_exist(cfg: CfgNode, *, training: bool) -> None:
+    """Raise UserError for datasets that are not registered, or have masks to be converted."""
     registered = DatasetCatalog.list()
     for key in ("TRAIN", "TEST") if training else ("TEST",):
         names = cfg.DATASETS[key]
         check_semantic_datasets(names)
-        if files and not names and (key == "TRAIN" or not training):
+        if not names and (key == "TRAIN" or not training):
             raise UserError(f"DATASETS.{key} is empty; name registered datasets, {OR_PASS}")
-        for name in names if files else ():
+        for name in names:
             if name not in registered:
-                meant = did_you_mean(name, registered, form=repr)
+                meant = did_you_mean(name, registered)
                 raise UserError(
                     f"DATASETS.{key} names '{name}', which is not registered{meant}; register it, "
                     f"{OR_PASS}"
@@ -141,8 +126,6 @@ def check_datasets_exist(cfg: CfgNode, *, training: bool, files: bool = True) ->
 def check_semantic_datasets(names: Iterable[str]) -> None:
     """Raise MissingFileError for datasets whose masks are not there in detectron2's form."""
     for name in names:
-        if name.startswith("shapes_sem_seg_") and name in DatasetCatalog.list():
-            DatasetCatalog.get(name)  # lists the files, and says how to make missing ones
         if not name.startswith("ade20k_sem_seg_"):
             continue
         folder = Path(MetadataCatalog.get(name).sem_seg_root)
@@ -162,11 +145,6 @@ def _misfits(cfg: CfgNode, training: bool, processes: int) -> Iterator[str]:
         torch.device(model.DEVICE)
     except RuntimeError:
         yield f"MODEL.DEVICE must be cpu, cuda, or one GPU such as cuda:1, got '{model.DEVICE}'"
-    if len(model.PIXEL_MEAN) != len(model.PIXEL_STD):
-        yield (
-            "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD must have one number for each channel, got "
-            f"{model.PIXEL_MEAN} and {model.PIXEL_STD}"
-        )
     maps = _maps(cfg)
     for node in architecture_of(cfg).nodes if maps else ():
         features = model[node].IN_FEATURES
@@ -192,9 +170,6 @@ def _misfits(cfg: CfgNode, training: bool, processes: int) -> Iterator[str]:
             f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes, got "
             f"{solver.IMS_PER_BATCH}"
         )
-    for node in ("REGNET", "FPN"):
-        if processes > 1 and model.DEVICE == "cpu" and model[node].NORM == "SyncBN":
-            yield f"MODEL.{node}.NORM 'SyncBN' needs GPUs in several processes; set 'BN'"
 
 
 def _maps(cfg: CfgNode) -> list[str]:

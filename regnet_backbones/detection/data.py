@@ -17,18 +17,14 @@ from iopath.common.file_io import get_cache_dir
 
 from regnet_backbones import __version__
 from regnet_backbones.detection.architectures import architecture_of
-from regnet_backbones.detection.data_checks.coco import CocoSplit, read_coco, read_lists
+from regnet_backbones.detection.data_checks.coco import CocoSplit, read_coco
 from regnet_backbones.detection.data_checks.kinds import Report
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.files import write_whole
 
-# The keys of DATASETS.OWN, and the options of the command line that set them.
-OPTIONS = {
-    "TRAIN_JSON": "--train-json",
-    "TRAIN_IMAGES": "--train-images",
-    "VAL_JSON": "--val-json",
-    "VAL_IMAGES": "--val-images",
-}
+# The keys of DATASETS.OWN, and the options of the command line that set them, such as --val-json.
+OWN_KEYS = ("TRAIN_JSON", "TRAIN_IMAGES", "VAL_JSON", "VAL_IMAGES")
+OPTIONS = {key: f"--{key.lower().replace('_', '-')}" for key in OWN_KEYS}
 
 # Names under which the two splits are registered.
 TRAIN_NAME, VAL_NAME = "own_train", "own_val"
@@ -54,9 +50,8 @@ def read_coco_split(
         The two paths, and what the json has.
 
     Raises:
-        UserError: the json or the folder is missing; the file is not a COCO json, is empty, or has
-            values that mean nothing, such as images that are not there or annotations of what it
-            does not define.
+        UserError: the json or the folder is missing; the file is not a COCO json, or has values
+            that mean nothing, such as images that are not there.
     """
     if Path(json_file).is_file() and not Path(image_root).is_dir():
         raise MissingFileError(f"no image folder '{image_root}'")
@@ -73,28 +68,18 @@ def read_coco_split(
 
 
 def read_categories(json_file: str | Path, *, count: int | None = None) -> dict[int | str, str]:
-    """Read the names by id of a COCO json's categories, in the order of the ids.
-
-    `count` is how many a model has, if known: a root of the others is one of them, or not.
-    """
-    whole = _without_errors(read_coco(json_file, ("categories",), keep_root=True)).categories
-    if len(whole) == count:
-        return whole
-    return _without_errors(read_coco(json_file, ("categories",))).categories
+    """Read the names by id of a COCO json's categories; with `count`, a root may be one of them."""
+    whole = _without_errors(read_coco(json_file, keep_root=True)).categories
+    return whole if len(whole) == count else read_coco(json_file).categories
 
 
 def read_image_ids(json_file: str | Path) -> dict[str, int | str]:
-    """Read the ids of images by `file_name` of a COCO json, as far as it has them."""
-    images = read_lists(json_file, (), ("images",))["images"]
-    pairs = [(image.get("file_name"), image.get("id")) for image in images]
-    return {n: i for n, i in pairs if isinstance(n, str) and n and isinstance(i, (int, str))}
+    """Read the ids of images by `file_name` of a COCO json."""
+    return {image["file_name"]: image["id"] for image in read_coco(json_file).content["images"]}
 
 
 def use_own_data(cfg: CfgNode) -> dict[str, CocoSplit]:
-    """Check and register the data that `DATASETS.OWN` names, and fit the config to it.
-
-    Returns what was read, by the names of the datasets; nothing where no key of it is set.
-    """
+    """Register the data of `DATASETS.OWN`, if set, fit the config to it, and return it by name."""
     own, options = cfg.DATASETS.OWN, ", ".join(OPTIONS.values())
     missing = [option for key, option in OPTIONS.items() if not own[key]]
     if len(missing) == len(OPTIONS):
@@ -103,10 +88,9 @@ def use_own_data(cfg: CfgNode) -> dict[str, CocoSplit]:
         raise UserError(f"{options} go together; missing: {', '.join(missing)}")
     architecture = architecture_of(cfg)
     if cfg.MODEL.KEYPOINT_ON or architecture.learns_semantics or architecture.one_numbering:
-        need = "keypoint_names and keypoint_flip_map" if cfg.MODEL.KEYPOINT_ON else "semantic masks"
         raise UserError(
             f"{options} are for detectors, the config trains a {cfg.MODEL.META_ARCHITECTURE} that "
-            f"needs {need}; name registered datasets in DATASETS.TRAIN and DATASETS.TEST"
+            "needs more; name registered datasets in DATASETS.TRAIN and DATASETS.TEST"
         )
     train = read_coco_split(own.TRAIN_JSON, own.TRAIN_IMAGES)
     val = read_coco_split(own.VAL_JSON, own.VAL_IMAGES, keep_root=train.root is None)
@@ -139,7 +123,6 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
     own, cfg.DATASETS.TRAIN = cfg.DATASETS.OWN, (TRAIN_NAME,)
     own.TRAIN_JSON, own.TRAIN_IMAGES = str(train.json_file), str(train.image_root)
     own.CATEGORIES = [[number, name] for number, name in ours]
-    register_split(TRAIN_NAME, own.TRAIN_JSON, own.TRAIN_IMAGES)
     use_validation(cfg, val)
     for head in HEADS:
         if head in cfg.MODEL:
@@ -153,7 +136,7 @@ def use_validation(cfg: CfgNode, val: CocoSplit) -> None:
     """Register a split as the only dataset that a config evaluates on."""
     own, cfg.DATASETS.TEST = cfg.DATASETS.OWN, (VAL_NAME,)
     own.VAL_JSON, own.VAL_IMAGES = str(val.json_file), str(val.image_root)
-    register_split(VAL_NAME, own.VAL_JSON, own.VAL_IMAGES)
+    register_own_data(cfg)
 
 
 def validation_of_training(cfg: CfgNode) -> CocoSplit | None:
@@ -161,14 +144,9 @@ def validation_of_training(cfg: CfgNode) -> CocoSplit | None:
     own = cfg.DATASETS.OWN
     if VAL_NAME not in cfg.DATASETS.TEST:
         return None
-    if not (own.VAL_JSON and own.VAL_IMAGES):
-        raise UserError(
-            "the config does not hold the validation data of its training (DATASETS.OWN is empty); "
-            "pass --val-json and --val-images"
-        )
     try:
         return read_coco_split(own.VAL_JSON, own.VAL_IMAGES)
-    except (FileNotFoundError, PermissionError) as error:
+    except OSError as error:
         raise MissingFileError(
             f"validation data not found: {error}; pass --val-json and --val-images"
         ) from error

@@ -20,11 +20,7 @@ UNINTERESTING = ("OUTPUT_DIR", "MODEL.DEVICE", "VERSION")
 def describe(
     config_file: Path, *, opts: Sequence[str] = (), val: CocoSplit | None = None
 ) -> Description:
-    """Describe the run of a config, and the data of an evaluation with these options.
-
-    Raises:
-        UserError: the config or an override cannot be used.
-    """
+    """Describe the run of a config, and the data of an evaluation with these options."""
     run, cfg = read_config(config_file), read_config(config_file, opts)
     model, data, solver = run.MODEL, run.DATASETS, run.SOLVER
     network = network_of(regnet_node(run)) if model.BACKBONE.NAME in BUILDERS else None
@@ -45,7 +41,7 @@ def describe(
             ("validated on", validated_on),
             ("iterations", f"{solver.MAX_ITER:,} of {solver.IMS_PER_BATCH} images"),
         ),
-        changed=changed_settings(run, default_config()),
+        changed=changed_settings(run),
         config=run.dump(),
         batch=solver.IMS_PER_BATCH,
         lengths={"iterations": solver.MAX_ITER},
@@ -56,11 +52,11 @@ def describe(
     )
 
 
-def changed_settings(cfg: CfgNode, defaults: CfgNode) -> tuple[tuple[str, str, str], ...]:
-    """List key, value and default of what differs from defaults, or is not among them."""
-    ours, theirs = values_by_key(cfg), values_by_key(defaults)
+def changed_settings(cfg: CfgNode) -> tuple[tuple[str, str, str], ...]:
+    """List key, value and default of what differs from the defaults."""
+    defaults = values_by_key(default_config())
     return tuple(
-        (key, str(value), str(theirs.get(key, "not a key")))
-        for key, value in ours.items()
-        if (key not in theirs or value != theirs[key]) and key not in UNINTERESTING
+        (key, str(value), str(defaults[key]))
+        for key, value in values_by_key(cfg).items()
+        if value != defaults[key] and key not in UNINTERESTING
     )

@@ -25,16 +25,13 @@ COUNTED = 4000
 def look_at(cfg: CfgNode, loader: Iterable[list[dict]] | None = None) -> None:
     """Print how often and how large objects are, and write training images to `data.png`.
 
-    The loader of a run is left as it is; None builds one. With `TEST.PICTURES 0` nothing is drawn.
+    The loader of a run is left as it is; None builds one.
     """
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
 
     @cache
     def batches() -> TrainLoader:
-        built = loader or build_train_loader(cfg, train_mapper(cfg))
-        if not isinstance(built, TrainLoader):
-            raise TypeError("the training datasets are not lists of records")
-        return built
+        return loader or build_train_loader(cfg, train_mapper(cfg))
 
     def picture() -> Image.Image:
         samples = islice(chain.from_iterable(batches().repeat_first(PICTURES)), PICTURES)

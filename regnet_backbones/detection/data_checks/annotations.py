@@ -4,10 +4,13 @@ Boxes are read in each way that exporters write them, `READINGS`. If another rea
 annotations than COCO's, the file is in that form. Nothing is drawn.
 """
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
+import torch
+from detectron2.structures.boxes import Boxes, matched_pairwise_iou
 from pycocotools import mask as coco_mask
 
 from regnet_backbones.detection.data_checks import kinds
@@ -26,35 +29,34 @@ RELATIVE = "as parts of the image's size (normalised, 0 to 1)"
 # An order of the numbers, and what they are parts of; the first reading is COCO's.
 COCOS, *READINGS = product(ORDERS, ("", RELATIVE))
 
-# Overlap (IoU) with the polygons' extent from which a box fits: the right reading is given more
-# room, as boxes of hidden parts have it. Corners within ROUNDED pixels fit, too.
-FITS, FITS_OTHERWISE, ROUNDED = 0.5, 0.7, 2.0
+# Overlap (IoU) with the polygons' extent from which a box fits; or its corners are as near.
+FITS, NEAR = 0.6, 2.0
 
 # Beyond the border by up to so many pixels, or this part of the image's side, is not yet outside.
 ROUNDING, SLACK = 1.0, 0.02
 
-# Another reading is believed if it fits nearly all annotations, and this part of them and as many
-# more than COCO's.
+# Another reading is believed if it fits this part of the annotations, and so many more than COCO's.
 NEARLY_ALL, PART, MORE = 0.95, 0.1, 3
 
 
 def check_coco(split: CocoSplit, *, train: bool, masks: str) -> list[Defect]:
     """Return what is wrong or worth knowing in a json for training, or else for evaluation.
 
-    `masks` is how they are used: "polygon" or "bitmask" as `INPUT.MASK_FORMAT` says, or "".
+    `masks` is `INPUT.MASK_FORMAT`, or "" without masks.
     """
     content, source = split.content, str(split.json_file)
     images = {image["id"]: image for image in content["images"]}
     names = {number: image["file_name"] for number, image in images.items()}
-    annotations, found = content["annotations"], []
-    found += [(kinds.SAME_FILE, name) for name in _repeated(names.values())]
+    annotations = content["annotations"]
+    found = [(kinds.SAME_FILE, name) for name, n in Counter(names.values()).items() if n > 1]
     for entry in annotations:
-        image = images[entry["image_id"]]
-        for kind, detail in _annotation_problems(entry, image, train=train, masks=masks):
-            found.append((kind, kinds.place(image["file_name"], entry["id"], detail)))
-    objects = ((a["image_id"], a["category_id"], tuple(a["bbox"])) for a in annotations)
-    for number, _, box in _repeated(objects):
-        found.append((kinds.REPEATED, kinds.place(names[number], detail=f"bbox {list(box)}")))
+        name = f"annotation {entry['id']} of {names[entry['image_id']]}"
+        for kind, detail in _annotation_problems(entry, images[entry["image_id"]], train, masks):
+            found.append((kind, kinds.place(name, detail)))
+    objects = Counter((a["image_id"], a["category_id"], *a["bbox"]) for a in annotations)
+    for (number, _, *box), n in objects.items():
+        if n > 1:
+            found.append((kinds.REPEATED, kinds.place(names[number], f"{n} times, bbox {box}")))
     single = [a for a in annotations if not a["iscrowd"]]
     found += _unlike(single, [images[a["image_id"]] for a in single])
     used = {a["category_id"] for a in annotations}
@@ -72,15 +74,6 @@ def check_coco(split: CocoSplit, *, train: bool, masks: str) -> list[Defect]:
     return [Defect(kind, source, place) for kind, place in found]
 
 
-def _repeated(values: Iterable[Hashable]) -> Iterator[Hashable]:
-    """Yield the values that came before."""
-    seen: set[Hashable] = set()
-    for value in values:
-        if value in seen:
-            yield value
-        seen.add(value)
-
-
 def _is_outside(entry: Entry, image: Entry) -> bool:
     """Return whether a box has no area inside its image."""
     x, y, w, h = entry["bbox"]
@@ -95,7 +88,7 @@ def _is_trained(entry: Entry, image: Entry) -> bool:
 
 
 def _annotation_problems(
-    entry: Entry, image: Entry, *, train: bool, masks: str
+    entry: Entry, image: Entry, train: bool, masks: str
 ) -> Iterator[tuple[Kind, str]]:
     """Find what is wrong with an annotation: kinds, and what was found."""
     (x, y, w, h), width, height = entry["bbox"], image["width"], image["height"]
@@ -141,11 +134,11 @@ def _unlike(entries: list[Entry], images: list[Entry]) -> Iterator[tuple[Kind, s
     if not entries:
         return
     boxes = np.array([entry["bbox"] for entry in entries], float)
-    nothing = (np.nan,) * 4
-    extents = np.array([extent_of(drawable(e.get("segmentation"))) or nothing for e in entries])
+    polygons = [drawable(entry.get("segmentation")) for entry in entries]
+    extents = np.array([extent_of(p) if p else (np.nan,) * 4 for p in polygons])
     sizes = np.array([(image["width"], image["height"]) for image in images], float)
-    straight = _fits(COCOS, boxes, extents, sizes, FITS).sum()
-    fits = {r: _fits(r, boxes, extents, sizes, FITS_OTHERWISE).sum() for r in READINGS}
+    straight = _fits(COCOS, boxes, extents, sizes).sum()
+    fits = {reading: _fits(reading, boxes, extents, sizes).sum() for reading in READINGS}
     best, total = max(fits, key=lambda reading: fits[reading]), len(boxes)
     if fits[best] >= max(NEARLY_ALL * total, straight + max(MORE, PART * total)):
         cause = ", ".join(filter(None, best))
@@ -153,18 +146,15 @@ def _unlike(entries: list[Entry], images: list[Entry]) -> Iterator[tuple[Kind, s
         yield kinds.OTHER_FORM, detail
         return
     corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
-    for number in np.flatnonzero(~np.isnan(extents[:, 0]) & ~_match(corners, extents, FITS)):
+    for number in np.flatnonzero(~np.isnan(extents[:, 0]) & ~_match(corners, extents)):
         entry, image = entries[number], images[number]
         detail = f"bbox {entry['bbox']}, polygons in {extents[number].tolist()}"
-        yield kinds.UNLIKE_MASK, kinds.place(image["file_name"], entry["id"], detail)
+        name = f"annotation {entry['id']} of {image['file_name']}"
+        yield kinds.UNLIKE_MASK, kinds.place(name, detail)
 
 
 def _fits(
-    reading: tuple[str, str],
-    boxes: np.ndarray,
-    extents: np.ndarray,
-    sizes: np.ndarray,
-    least: float,
+    reading: tuple[str, str], boxes: np.ndarray, extents: np.ndarray, sizes: np.ndarray
 ) -> np.ndarray:
     """Return for each annotation whether its box is a box so, in its image, on its polygons."""
     order, unit = reading
@@ -179,13 +169,11 @@ def _fits(
     inside = ((corners >= -room) & (corners <= sizes + room)).all(axis=1)
     sides = corners[:, 2:] - corners[:, :2]
     sensible = (sides > 0).all(axis=1) & (sides > 1).any(axis=1)
-    return inside & sensible & (np.isnan(extents[:, 0]) | _match(corners, extents, least))
+    return inside & sensible & (np.isnan(extents[:, 0]) | _match(corners, extents))
 
 
-def _match(corners: np.ndarray, extents: np.ndarray, least: float) -> np.ndarray:
+def _match(corners: np.ndarray, extents: np.ndarray) -> np.ndarray:
     """Return whether boxes are on extents, up to rounding."""
-    common = np.minimum(corners[:, 2:], extents[:, 2:]) - np.maximum(corners[:, :2], extents[:, :2])
-    both = common.clip(0).prod(axis=1)
-    areas = [(c[:, 2:] - c[:, :2]).clip(0).prod(axis=1) for c in (corners, extents)]
-    union = np.maximum(areas[0] + areas[1] - both, 1e-9)
-    return (both >= least * union) | (np.abs(corners - extents) <= ROUNDED).all(axis=1)
+    pair = (Boxes(torch.from_numpy(values)) for values in (corners, extents))
+    overlaps = matched_pairwise_iou(*pair).numpy() >= FITS
+    return overlaps | (np.abs(corners - extents) <= NEAR).all(axis=1)

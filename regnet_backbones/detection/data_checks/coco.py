@@ -29,9 +29,7 @@ Content = dict[str, list[Entry]]
 # What a step of `read_coco` finds: a kind, the list and the entry that it is in, what it is.
 Found = Iterator[tuple[Kind, str, Entry, str]]
 
-LISTS = ("images", "annotations", "categories")
-
-FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, None: 0, 0: 0, 1: 1}
+LISTS = {"images": "image", "annotations": "annotation", "categories": "category"}
 
 # What a converter raises on a value that it cannot take.
 REFUSED = (TypeError, ValueError, KeyError, OverflowError)
@@ -53,10 +51,6 @@ def _text(value: object) -> str:
 
 def _identity(value: object) -> int | str:
     return _text(value) if isinstance(value, str) else _whole(value)
-
-
-def _flag(value: object) -> int:
-    return FLAGS[value.strip().lower() if isinstance(value, str) else value]
 
 
 def _numbers(value: object) -> list[float]:
@@ -93,7 +87,8 @@ TYPES: tuple[tuple[str, str, Callable[[object], object], str], ...] = (
     ("annotations", "bbox", _box, "[x, y, width, height] in pixels, none of the sides negative"),
     ("annotations", "area", lambda value: _only(value, _numbers([value])[0] >= 0),
      "a finite number of pixels, 0 or more"),
-    ("annotations", "iscrowd ignore", _flag, "0 or 1"),
+    ("annotations", "iscrowd ignore", lambda value: {None: 0, 0: 0, 1: 1}[value],
+     "0 or 1"),
     ("annotations", "segmentation", _segmentation,
      "polygons of finite numbers, [[x1, y1, x2, y2, x3, y3, ...], ...], or an RLE with 'size' and "
      "'counts' (to train boxes only, remove it and set MODEL.MASK_ON False)"),
@@ -126,19 +121,15 @@ class CocoSplit:
 
 
 def read_coco(
-    json_file: str | Path,
-    needed: Collection[str] = LISTS,
-    *,
-    image_root: str | Path | None = None,
-    keep_root: bool = False,
+    json_file: str | Path, *, image_root: str | Path | None = None, keep_root: bool = False
 ) -> CocoSplit:
-    """Read the lists `needed` of a COCO json, bring each value to its type, and derive the missing.
+    """Read a COCO json, bring each value to its type, and derive what is missing.
 
-    Images are looked for in `image_root`. `keep_root` keeps a category that is only the root of the
-    others.
+    Images are looked for in `image_root`; without one, the categories are all that it needs.
+    `keep_root` keeps a category that is only the root of the others.
     """
-    path, content = Path(json_file).absolute(), read_lists(json_file, needed)
-    names = {str(image.get("id")): image_name(image) for image in content["images"]}
+    path = Path(json_file).absolute()
+    content = _read_lists(json_file, ("categories",) if image_root is None else tuple(LISTS))
     defects, root = [], None
     with path.open("rb") as file:
         if file.read(len(BOM_UTF8)) == BOM_UTF8:
@@ -152,45 +143,15 @@ def read_coco(
     ]
     for step in steps:
         for kind, where, entry, detail in step:
-            if where == "images":
-                place = kinds.place(image_name(entry), detail=detail)
-            elif where == "annotations":
-                image = names.get(str(entry.get("image_id")), "")
-                place = kinds.place(image, entry.get("id", "without id"), detail)
-            else:
-                place = f"category {shown(entry.get('id'))}: {detail}"
-            defects.append(Defect(kind, str(path), place))
+            name = f"{LISTS[where]} {shown(entry.get('id', 'without id'))}"
+            if where == "annotations":
+                name += f" of image {shown(entry.get('image_id'))}"
+            defects.append(Defect(kind, str(path), kinds.place(name, detail)))
             root = (entry["id"], entry["name"]) if kind is kinds.ROOT else root
         if any(defect.kind.severity == "error" for defect in defects):
             break
     folder = None if image_root is None else Path(image_root).absolute()
     return CocoSplit(path, folder, content, tuple(defects), root)
-
-
-def read_lists(
-    json_file: str | Path, needed: Collection[str], optional: Collection[str] = ()
-) -> Content:
-    """Read lists of a COCO json as they are; others, and those `optional` it lacks, are empty."""
-    if not Path(json_file).is_file():
-        raise MissingFileError(f"no annotation file '{json_file}'")
-    content, problem = read_json(json_file), f"'{json_file}' is not in COCO's instance format"
-    content = content if isinstance(content, dict) else {}
-    if lacking := [key for key in needed if key not in content]:
-        raise UserError(f"{problem}: it has no {', '.join(lacking)}")
-    content = {k: content.get(k, []) if k in (*needed, *optional) else [] for k in LISTS}
-    for key, entries in content.items():
-        wrong = [e for e in entries if type(e) is not dict] if type(entries) is list else [entries]
-        if wrong:
-            raise UserError(f"{problem}: {key} must be a list of objects, got {shown(wrong[0])}")
-        if key in needed and key != "annotations" and not entries:
-            raise UserError(f"'{json_file}' has no {key}: the list is empty")
-    return content
-
-
-def image_name(image: Mapping) -> str:
-    """Name an image."""
-    name = image.get("file_name")
-    return name if isinstance(name, str) else f"image {shown(image.get('id'))}"
 
 
 def drawable(segmentation: Sequence[Sequence[float]] | Mapping | None) -> list[Sequence[float]]:
@@ -199,12 +160,29 @@ def drawable(segmentation: Sequence[Sequence[float]] | Mapping | None) -> list[S
     return [polygon for polygon in polygons if len(polygon) % 2 == 0 and len(polygon) >= 6]
 
 
-def extent_of(polygons: Sequence[Sequence[float]]) -> tuple[float, float, float, float] | None:
-    """Return left, top, right and bottom of polygons; None of none."""
-    if not polygons:
-        return None
+def extent_of(polygons: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of polygons."""
     xs, ys = [x for p in polygons for x in p[::2]], [y for p in polygons for y in p[1::2]]
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def _read_lists(json_file: str | Path, needed: Collection[str]) -> Content:
+    """Read the lists of a COCO json as they are."""
+    if not Path(json_file).is_file():
+        raise MissingFileError(f"no annotation file '{json_file}'")
+    read = read_json(json_file)
+    content = {key: read.get(key) if isinstance(read, dict) else None for key in LISTS}
+    for key, entries in content.items():
+        if entries is None and key not in needed:
+            content[key] = []
+            continue
+        is_list = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+        if not is_list or (not entries and key in needed and key != "annotations"):
+            raise UserError(
+                f"'{json_file}' is not in COCO's instance format: {key} must be a list of objects, "
+                f"got {'none' if entries is None else shown(entries)}"
+            )
+    return content
 
 
 def _take_types(content: Content) -> Found:
@@ -214,7 +192,8 @@ def _take_types(content: Content) -> Found:
         required = place != "annotations" or key in ("image_id", "category_id")
         for entry in content[place]:
             value = entry.get(key)
-            if value is None and not (required or (take is _flag and key in entry)):
+            is_null = value is None and key not in ("iscrowd", "ignore")
+            if not required and (is_null or key not in entry):
                 continue
             what = f"'{key}' in '{place}'"
             try:
@@ -268,11 +247,11 @@ def _settle_annotations(annotations: list[Entry]) -> Found:
             yield kinds.BOX_AS_MASK, place, entry, ""
             masks = entry["segmentation"] = []
         if box is None:
-            extent = extent_of(drawable(masks))
-            yield kinds.NO_BOX if extent is None else kinds.BOX_OF_POLYGONS, place, entry, ""
-            if extent is None:
+            polygons = drawable(masks)
+            yield kinds.BOX_OF_POLYGONS if polygons else kinds.NO_BOX, place, entry, ""
+            if not polygons:
                 continue
-            left, top, right, bottom = extent
+            left, top, right, bottom = extent_of(polygons)
             box = entry["bbox"] = [left, top, right - left, bottom - top]
         if not masks and box[2] == box[3] == 0:
             yield kinds.EMPTY_OBJECT, place, entry, f"bbox {shown(box)}"
@@ -282,7 +261,7 @@ def _settle_annotations(annotations: list[Entry]) -> Found:
             entry["iscrowd"] = 0
         area = entry.get("area")
         if area is None or (area == 0 and box[2] * box[3] > 0):
-            yield kinds.NO_AREA if area is None else kinds.ZERO_AREA, place, entry, ""
+            yield kinds.NO_AREA, place, entry, f"area {area}"
             entry["area"] = _area_of(masks) or box[2] * box[3]
         kept.append(entry)
     annotations[:] = kept
@@ -326,8 +305,9 @@ def _find_files(images: Sequence[Entry], image_root: str | Path) -> Found:
         others = [unicodedata.normalize(form, name) for name in plain for form in ("NFC", "NFD")]
         name = next(filter(is_there, (*plain, *others)), None)
         if name is None:
-            folder = os.path.dirname(os.path.join(image_root, image["file_name"]))
-            yield kinds.IMAGE_MISSING, "images", image, f"not in '{folder}'"
+            path = os.path.join(image_root, image["file_name"])
+            yield kinds.IMAGE_MISSING, "images", image, f"there is no '{path}'"
         else:
-            yield kinds.OTHER_SPELLING, "images", image, f"on the disk {shown(name)}"
+            detail = f"{image['file_name']} is on the disk as {name}"
+            yield kinds.OTHER_SPELLING, "images", image, detail
             image["file_name"] = name

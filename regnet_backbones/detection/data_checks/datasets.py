@@ -21,9 +21,7 @@ from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.kinds import Defect, Kind, Report
 from regnet_backbones.runs.image_files import (
     CHECK_THREADS,
-    STRETCHED,
     UNREADABLE,
-    bit_depth,
     depth_problem,
     is_turned,
     upright_size,
@@ -39,8 +37,8 @@ def check_datasets(
 ) -> Report:
     """Check the datasets of `DATASETS.TRAIN` (if `train`) and `DATASETS.TEST`.
 
-    Of each the first `images` are opened, None for all. `read` has your own jsons by the names of
-    datasets, as `use_own_data` has read and corrected them; their annotations are checked, too.
+    Of each the first `images` are opened, None for all. `read` are your own jsons, of
+    `use_own_data`; their annotations are checked, too.
     """
     trained_on = cfg.DATASETS.TRAIN if train else ()
     masks = cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else ""
@@ -88,36 +86,30 @@ def _registered(cfg: CfgNode, name: str) -> tuple[list[dict], list[Defect]]:
 
 def _check_image(record: dict, *, source: str, labels: tuple[int, int] | None) -> list[Defect]:
     """Check an image, then its mask, whose number of classes and ignored label are `labels`."""
-    defects, size, mask = [], None, record.get("sem_seg_file_name")
-    for path in (record["file_name"], mask) if mask else (record["file_name"],):
-        try:
-            with Image.open(path) as image:
-                if size is None:
-                    problems = list(_image_problems(image, record))
-                    size = upright_size(image)
-                else:
-                    problems = list(_mask_problems(image, size, labels))
-        except UNREADABLE as error:
-            problems = [(kinds.UNREADABLE_FILE, str(error))]
-        defects += [Defect(kind, source, kinds.place(path, detail=d)) for kind, d in problems]
-        if size is None:
-            break
-    return defects
-
-
-def _image_problems(image: Image.Image, record: dict) -> Iterator[tuple[Kind, str]]:
-    """Find what is wrong with an open image: kinds, and what was found."""
-    turned = is_turned(image)  # not known any more of an image that is decoded
-    image.load()
-    size = upright_size(image)
-    expected = (record["width"], record["height"]) if "width" in record else size
-    if size != expected:
-        after = " when turned as its EXIF data say" if turned else ""
-        yield kinds.WRONG_SIZE, "{}x{}{}, the annotations say {}x{}".format(*size, after, *expected)
-    elif turned and "width" in record:
-        yield kinds.TURNED, ""
-    if problem := depth_problem(image):
-        yield kinds.DEEP_IMAGE, problem
+    found, path, mask_path = [], record["file_name"], record.get("sem_seg_file_name")
+    try:
+        with Image.open(path) as image:
+            turned = is_turned(image)  # not known any more of an image that is decoded
+            image.load()
+            size, problem = upright_size(image), depth_problem(image)
+        expected = (record["width"], record["height"]) if "width" in record else size
+        if size != expected:
+            after = " when turned as its EXIF data say" if turned else ""
+            detail = f"{size[0]}x{size[1]}{after}, the annotations say {expected[0]}x{expected[1]}"
+            found.append((kinds.WRONG_SIZE, path, detail))
+        elif turned and "width" in record:
+            found.append((kinds.TURNED, path, ""))
+        if problem:
+            found.append((kinds.DEEP_IMAGE, path, problem))
+        if mask_path:
+            path = mask_path
+            with Image.open(path) as mask:
+                found += [
+                    (kind, path, detail) for kind, detail in _mask_problems(mask, size, labels)
+                ]
+    except UNREADABLE as error:
+        found.append((kinds.UNREADABLE_FILE, path, str(error)))
+    return [Defect(kind, source, kinds.place(path, detail)) for kind, path, detail in found]
 
 
 def _mask_problems(
@@ -133,9 +125,7 @@ def _mask_problems(
     # A training reads masks as grey: colours that are grey keep their values, transparency is lost.
     grey = np.asarray(mask.convert("L"))
     colours = np.asarray(mask).reshape(*grey.shape, -1)[..., : 1 if mask.mode == "LA" else 3]
-    is_grey_png = mask.format == "PNG" and mask.mode == "L"
-    is_stretched = is_grey_png and bit_depth(mask.filename) in STRETCHED
-    if is_stretched or (colours != grey[..., None]).any():
+    if (colours != grey[..., None]).any():
         yield kinds.MASK_COLOURS, f"mode {mask.mode}"
         return
     count, ignored = labels

@@ -11,32 +11,25 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Literal
 
-Severity = Literal["error", "repair", "note"]
-
 # How many defects of a kind a summary names.
 LISTED = 3
-# What a paragraph of a summary begins with, and in which order.
-TITLES: dict[Severity, str] = {"error": "error", "repair": "corrected", "note": "note"}
+# In the order of a summary.
+SEVERITIES = ("error", "corrected", "note")
 
 # Values of a user in messages: enough to find them, whatever their length.
 _REPR = Repr()
 _REPR.maxstring = _REPR.maxother = 80
-_REPR.maxlist = _REPR.maxdict = 6
-_REPR.maxlevel = 3
 shown = _REPR.repr
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of defect.
+    """A kind of defect: what is wrong, and what to do or what happens if it stays.
 
-    Attributes:
-        severity: "error" stops a run or spoils its result; "note" is worth knowing; "repair" is
-            corrected in a copy of the json.
-        text: what is wrong, and what to do or what happens if it stays.
+    An "error" stops a run or spoils its result; what is "corrected" is so in a copy of the json.
     """
 
-    severity: Severity
+    severity: Literal["error", "corrected", "note"]
     text: str
 
 
@@ -70,11 +63,11 @@ class Report:
         groups: dict[tuple[str, Kind], list[Defect]] = {}
         for defect in self.defects:
             groups.setdefault((defect.dataset, defect.kind), []).append(defect)
-        lines, order = [], list(TITLES)
-        for dataset, kind in sorted(groups, key=lambda key: order.index(key[1].severity)):
+        lines = []
+        for dataset, kind in sorted(groups, key=lambda key: SEVERITIES.index(key[1].severity)):
             defects = groups[dataset, kind]
             times = f"{len(defects):,} time{'s' * (len(defects) > 1)}"
-            lines.append(f"{TITLES[kind.severity]}: '{dataset}', {times}: {kind.text}")
+            lines.append(f"{kind.severity}: '{dataset}', {times}: {kind.text}")
             lines += [f"    {defect.place}" for defect in defects[:listed] if defect.place]
             if listed is not None and len(defects) > listed:
                 lines.append(f"    ... and {len(defects) - listed:,} more")
@@ -87,14 +80,12 @@ class Report:
         path.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
 
 
-def place(image: str = "", annotation: object = None, detail: str = "") -> str:
+def place(name: str, detail: str = "") -> str:
     """Return where a defect is, and what was found there."""
-    parts = [f"annotation {shown(annotation)}"] if annotation is not None else []
-    where = " of ".join([*parts, image] if image else parts)
-    return f"{where} ({detail})" if where and detail else where or detail
+    return f"{name} ({detail})" if detail else name
 
 
-error, note, repair = partial(Kind, "error"), partial(Kind, "note"), partial(Kind, "repair")
+error, note, repair = partial(Kind, "error"), partial(Kind, "note"), partial(Kind, "corrected")
 
 # Found in reading a json, see `coco`
 BOM = repair("the file begins with a byte order mark; save it as UTF-8 without one")
@@ -104,57 +95,39 @@ DOUBLE_ID = error("an id of images or categories is given twice; give each an id
 NUMBER_AS_TEXT = repair("an id is text in one place and a number in another; write numbers")
 UNDEFINED_ID = error("an annotation has an image_id or category_id that the file does not define")
 ROOT = repair("a category is only the others' 'supercategory' and is unused; remove it")
-ANNOTATION_ID = repair(
-    "an annotation's id is missing, repeated, 0 or not a number; number them from 1",
-)
+ANNOTATION_ID = repair("an annotation's id is missing, repeated, 0 or not a number; write 1, 2, 3")
 BOX_AS_MASK = repair("a 'segmentation' repeats the bbox; leave it out, or write polygons")
 NO_BOX = error("an annotation has no bbox; write [x, y, width, height] in pixels")
 BOX_OF_POLYGONS = repair("an annotation has polygons and no bbox; write the box around them")
 EMPTY_OBJECT = repair("an annotation has an empty bbox and no segmentation; remove it")
 NO_CROWD_FLAG = repair("an annotation has no iscrowd; write 0")
-NO_AREA = repair("an annotation has no area; write that of its mask or bbox")
-ZERO_AREA = repair("an area is 0 and its bbox is not empty; write that of the mask or bbox")
+NO_AREA = repair("an annotation has no area, or 0; write that of its mask or bbox")
 
 # Found in comparing what a json says, see `annotations`
 NOTHING = error(
-    "there is nothing to train on: every annotation is a crowd region, has no box inside its image "
-    "or no polygon of 3 points; set iscrowd 0 for single objects, or train boxes only (remove "
-    "'segmentation', set MODEL.MASK_ON False)"
+    "there is nothing to train on: all annotations are crowd regions, outside their image, or have "
+    "no polygon of 3 points; set iscrowd 0 for objects, or train boxes only (MODEL.MASK_ON False)"
 )
 NOTHING_TO_SCORE = note("there are no annotations; the evaluation has nothing to score")
 UNUSED_CLASS = note("a category has no annotation; it is not learned, or not measured")
 SAME_FILE = note("a file is listed as several images; each counts, with its own annotations")
 IN_BOTH = note("a file is in the training and in the validation data, whose results mislead then")
 REPEATED = note("an annotation repeats another one (image, category, bbox); both are used")
-OTHER_FORM = error(
-    "boxes or polygons are not written as COCO's, [x, y, width, height] and [x1, y1, x2, y2, ...] "
-    "in pixels; correct the file, or what exported it"
-)
+OTHER_FORM = error("boxes are not [x, y, width, height] in pixels; correct them, or the exporter")
 UNLIKE_MASK = note("the bbox and the polygons of an annotation do not fit; one of them is wrong")
 IGNORED = error("an annotation has 'ignore', which detectron2 does not support; use iscrowd 1")
-OUTSIDE = note(
-    "a bbox has no area inside its image; it is not trained on, and counts as missed in evaluation"
-)
+OUTSIDE = note("a bbox has no area in its image; training drops it, evaluation misses it")
 CLIPPED_BOX = note("a bbox is over 1 pixel beyond the border; it is clipped in training only")
 CROWD = note("an annotation is a crowd region (iscrowd 1); training and evaluation ignore it")
 EMPTY_IMAGE = note("an image has no objects; see DATALOADER.FILTER_EMPTY_ANNOTATIONS")
 NO_MASK = error("an annotation has no segmentation; add it, or set MODEL.MASK_ON False")
-DROPPED_POLYGON = note(
-    "a polygon has no 3 points or odd values; detectron2 does not train on it, nor on an "
-    "annotation that has no other"
-)
+DROPPED_POLYGON = note("a polygon has no 3 points or odd values; it is not trained on")
 NO_POLYGON = error("no polygon of 3 points, or the first one has 2; correct or remove them")
 RLE_FOR_POLYGON = error("a segmentation is an RLE; set INPUT.MASK_FORMAT bitmask")
-BROKEN_RLE = error(
-    "an RLE is not of its image's size [height, width], or its counts do not add up to height x "
-    "width; encode the mask again"
-)
+BROKEN_RLE = error("an RLE is not of its image's size, or does not add up; encode the mask again")
 
 # Found in loading a dataset and opening its files, see `datasets`
-UNLOADABLE = error(
-    "the dataset cannot be loaded; detectron2's own are looked for below DETECTRON2_DATASETS, else "
-    "in the folder 'datasets'"
-)
+UNLOADABLE = error("the dataset cannot be loaded; it is looked for below DETECTRON2_DATASETS")
 TOO_MANY_CLASSES = error("the dataset has more classes than the model; set the number of classes")
 UNREADABLE_FILE = error("a file cannot be read to its end; fetch it again, or remove it")
 WRONG_SIZE = error("an image is not of the size that its annotations say; correct one of them")
