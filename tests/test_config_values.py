@@ -50,7 +50,6 @@ def config(name, values):
         (MASK, "TEST.PICTURES_MIN_SCORE", 50.0),
         (MASK, "MODEL.EMA.DECAY", 1.0),
         (RETINANET, "MODEL.RETINANET.IN_FEATURES", ["p2"]),
-        (FCOS, "MODEL.FCOS.TOP_LEVELS", "2"),
         (FCOS, "MODEL.FCOS.POS_RADIUS", 0),
     ],
 )

@@ -411,7 +411,7 @@ def test_a_wrong_trained_detector(finished, tmp_path, capsys, tool, options, sai
         (lambda text: "", "is empty"),
         (lambda text: text[: text.index("\nTEST:") + 1], "VERSION, VIS_PERIOD"),
         (lambda text: text[: text.index("\nSOLVER:") + 20], "config.yaml'"),
-        (lambda text: "MODEL:\n  MASK_ON: false\n", "MODEL.PIXEL_MEAN"),
+        (lambda text: "MODEL:\n  MASK_ON: false\n", "VERSION"),
     ],
 )
 def test_the_config_of_a_run_that_was_cut(finished, tmp_path, change, said):

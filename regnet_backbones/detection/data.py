@@ -20,7 +20,7 @@ from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.detection.data_checks.coco import CocoSplit, read_coco
 from regnet_backbones.detection.data_checks.kinds import Report
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.files import write_whole
+from regnet_backbones.files import read_json, write_whole
 
 # The keys of DATASETS.OWN, and the options of the command line that set them, such as --val-json.
 OWN_KEYS = ("TRAIN_JSON", "TRAIN_IMAGES", "VAL_JSON", "VAL_IMAGES")
@@ -74,8 +74,9 @@ def read_categories(json_file: str | Path, *, count: int | None = None) -> dict[
 
 
 def read_image_ids(json_file: str | Path) -> dict[str, int | str]:
-    """Read the ids of images by `file_name` of a COCO json."""
-    return {image["file_name"]: image["id"] for image in read_coco(json_file).content["images"]}
+    """Read the ids of images by `file_name` of a COCO json, if it has any."""
+    images = read_json(json_file).get("images", [])
+    return {image["file_name"]: image["id"] for image in images if {"file_name", "id"} <= {*image}}
 
 
 def use_own_data(cfg: CfgNode) -> dict[str, CocoSplit]:

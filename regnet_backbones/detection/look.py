@@ -52,10 +52,9 @@ def sizes_by_class(records: Sequence[dict], metadata: Metadata) -> str:
         objects = [a for a in records[index].get("annotations", ()) if not a.get("iscrowd", 0)]
         images.update({a["category_id"] for a in objects})
         for annotation in objects:
-            box, mode = annotation["bbox"], annotation["bbox_mode"]
-            if mode != BoxMode.XYWHA_ABS:
-                box = BoxMode.convert(box, mode, BoxMode.XYWH_ABS)
-            sides[annotation["category_id"]].append(float(np.sqrt(abs(box[2] * box[3]))))
+            mode = annotation["bbox_mode"]
+            *_, width, height = BoxMode.convert(annotation["bbox"], mode, BoxMode.XYWH_ABS)
+            sides[annotation["category_id"]].append(float(np.sqrt(width * height)))
     every = f"{len(chosen):,} of {len(records):,} training images"
     boxes = sum(map(len, sides.values()))
     if not boxes or not metadata.get("thing_classes"):

@@ -125,7 +125,7 @@ def read_coco(
 ) -> CocoSplit:
     """Read a COCO json, bring each value to its type, and derive what is missing.
 
-    Images are looked for in `image_root`; without one, the categories are all that it needs.
+    Images are looked for in `image_root`; without one, nothing but categories is read.
     `keep_root` keeps a category that is only the root of the others.
     """
     path = Path(json_file).absolute()
@@ -167,21 +167,19 @@ def extent_of(polygons: Sequence[Sequence[float]]) -> tuple[float, float, float,
 
 
 def _read_lists(json_file: str | Path, needed: Collection[str]) -> Content:
-    """Read the lists of a COCO json as they are."""
+    """Read lists of a COCO json as they are; the others are empty."""
     if not Path(json_file).is_file():
         raise MissingFileError(f"no annotation file '{json_file}'")
-    read = read_json(json_file)
-    content = {key: read.get(key) if isinstance(read, dict) else None for key in LISTS}
-    for key, entries in content.items():
-        if entries is None and key not in needed:
-            content[key] = []
-            continue
+    read, content = read_json(json_file), {key: [] for key in LISTS}
+    for key in needed:
+        entries = read.get(key) if isinstance(read, dict) else None
         is_list = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
-        if not is_list or (not entries and key in needed and key != "annotations"):
+        if not is_list or (not entries and key != "annotations"):
             raise UserError(
                 f"'{json_file}' is not in COCO's instance format: {key} must be a list of objects, "
                 f"got {'none' if entries is None else shown(entries)}"
             )
+        content[key] = entries
     return content
 
 
