@@ -170,16 +170,10 @@ def test_an_output_folder_that_cannot_be_written_to(line, tmp_path, monkeypatch)
     assert "cannot be written to" in line(OUTPUT_DIR=str(tmp_path / "run"))
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("<!DOCTYPE html><html>", "is a web page, not the weights"),
-    ],
-)
-def test_files_that_are_no_weights(line, tmp_path, text, said):
+def test_a_file_that_is_no_weights(line, tmp_path):
     file = tmp_path / "weights.pth"
-    file.write_text(text)
-    assert said in line(MODEL__WEIGHTS=str(file))
+    file.write_text("<!DOCTYPE html><html>")
+    assert "is a web page, not the weights" in line(MODEL__WEIGHTS=str(file))
 
 
 # Runs that were ended, and are resumed
@@ -233,25 +227,19 @@ def test_a_full_disk_leaves_a_checkpoint(line, main, dataset, tmp_path, monkeypa
     goes_on_from(main, dataset, tmp_path / "out", done=1)
 
 
-@pytest.mark.parametrize(
-    ("number", "status"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130)],
-)
-def test_a_signal_leaves_a_checkpoint_of_the_last_step(
-    line, main, dataset, tmp_path, monkeypatch, number, status
-):
+def test_a_signal_leaves_a_checkpoint_of_the_last_step(line, main, dataset, tmp_path, monkeypatch):
     step = Trainer.run_step
 
     def run_step(self):
         if self.iter == 1:
-            signal.raise_signal(number)
+            signal.raise_signal(signal.SIGTERM)
         step(self)
 
     options = {"SOLVER.CHECKPOINT_PERIOD": "100"}
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "run_step", run_step)
-        found = line(status=status, **options)
-    assert number.name in found
+        found = line(status=143, **options)
+    assert "SIGTERM" in found
     assert f"'{tmp_path / 'out' / 'model_0000001.pth'}'" in found
     assert "Traceback" not in (tmp_path / "out" / "log.txt").read_text()
     goes_on_from(main, dataset, tmp_path / "out", done=2)
@@ -376,7 +364,8 @@ def test_a_deep_image(line, dataset, tmp_path, split, workers):
         deep = Image.new("I;16", Image.open(file).size, 4096)
         deep.save(images / file.name, "PNG")
     options = [f"--{split}-images", str(images)]
-    found = line(*options, DATALOADER__CHECK_IMAGES="0", DATALOADER__NUM_WORKERS=workers)
+    counts = {"DATALOADER__CHECK_IMAGES": "0", "SOLVER__MAX_ITER": "1"}
+    found = line(*options, DATALOADER__NUM_WORKERS=workers, **counts)
     assert f"image '{images}" in found
     assert "has more than 8 bits per channel" in found
 
@@ -444,10 +433,9 @@ def test_no_tool_takes_a_config_that_was_cut(dataset, finished, tmp_path, capsys
     assert str(copy / "config.yaml") in assert_documented(capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("text", ["", "VERSION: 2\n"])
-def test_a_resumed_run_writes_a_config_that_was_cut_again(main, dataset, finished, tmp_path, text):
+def test_a_resumed_run_writes_a_config_that_was_cut_again(main, dataset, finished, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)
-    (copy / "config.yaml").write_text(text)
+    (copy / "config.yaml").write_text("VERSION: 2\n")
     assert main(arguments(dataset, copy, "--resume", SOLVER__MAX_ITER="6")) == 0
     read_config(copy / "config.yaml")
