@@ -161,7 +161,7 @@ def test_boxes_are_counted_by_class_with_their_sizes():
     metadata = MetadataCatalog.get("look_test").set(thing_classes=["a", "b", "c"])
     records = [
         record((0, [0, 0, 4, 9], BoxMode.XYWH_ABS), (0, [0, 0, 4, 9], BoxMode.XYWH_ABS)),
-        record((1, [10, 10, 18, 18], BoxMode.XYXY_ABS), (1, [5, 5, 2, 8, 30], BoxMode.XYWHA_ABS)),
+        record((1, [10, 10, 18, 18], BoxMode.XYXY_ABS), (1, [5, 5, 2, 8], BoxMode.XYWH_ABS)),
         record((2, [0, 0, 4, 9], BoxMode.XYWH_ABS, 1)),
         {},
     ]

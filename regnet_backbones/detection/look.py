@@ -1,7 +1,7 @@
 """A look at the data of a detector before the first step: see `regnet_backbones.runs.look`."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
@@ -25,21 +25,18 @@ COUNTED = 4000
 def look_at(cfg: CfgNode, loader: Iterable[list[dict]] | None = None) -> None:
     """Print how often and how large objects are, and write training images to `data.png`.
 
-    The loader of a run is left as it is; None builds one. With `TEST.PICTURES 0` nothing is drawn.
+    The loader of a run is left as it is; None builds one.
     """
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
 
     @cache
     def batches() -> TrainLoader:
-        built = loader or build_train_loader(cfg, train_mapper(cfg))
-        if not isinstance(built, TrainLoader):
-            raise TypeError("the training datasets are not lists of records")
-        return built
+        return loader or build_train_loader(cfg, train_mapper(cfg))
 
     def picture() -> Image.Image:
         samples = islice(chain.from_iterable(batches().repeat_first(PICTURES)), PICTURES)
         return mosaic([_drawn(sample, cfg.INPUT.FORMAT, metadata) for sample in samples])
 
-    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     show(
         Path(cfg.OUTPUT_DIR),
         table=lambda: sizes_by_class(batches().records, metadata),
@@ -47,7 +44,7 @@ def look_at(cfg: CfgNode, loader: Iterable[list[dict]] | None = None) -> None:
     )
 
 
-def sizes_by_class(records: Iterable[dict], metadata: Metadata) -> str:
+def sizes_by_class(records: Sequence[dict], metadata: Metadata) -> str:
     """Format the number of boxes and images, and the sizes of boxes, by class."""
     chosen = range(0, len(records), -(-len(records) // COUNTED))
     sides, images = defaultdict(list), Counter()
@@ -55,19 +52,20 @@ def sizes_by_class(records: Iterable[dict], metadata: Metadata) -> str:
         objects = [a for a in records[index].get("annotations", ()) if not a.get("iscrowd", 0)]
         images.update({a["category_id"] for a in objects})
         for annotation in objects:
-            box, mode = annotation["bbox"], annotation["bbox_mode"]
-            if mode != BoxMode.XYWHA_ABS:
-                box = BoxMode.convert(box, mode, BoxMode.XYWH_ABS)
-            sides[annotation["category_id"]].append(float(np.sqrt(abs(box[2] * box[3]))))
+            mode = annotation["bbox_mode"]
+            *_, width, height = BoxMode.convert(annotation["bbox"], mode, BoxMode.XYWH_ABS)
+            sides[annotation["category_id"]].append(float(np.sqrt(width * height)))
     every = f"{len(chosen):,} of {len(records):,} training images"
     boxes = sum(map(len, sides.values()))
+    if not boxes or not metadata.get("thing_classes"):
+        return every
     rows = [
         [name, len(sides[k]), f"{len(sides[k]) / boxes:.1%}", images[k]]
         + [f"{s:.0f}" for s in np.percentile(sides[k] or [np.nan], (5, 50, 95))]
-        for k, name in enumerate(metadata.get("thing_classes", ()) if boxes else ())
+        for k, name in enumerate(metadata.thing_classes)
     ]
     headers = (every, "boxes", "share", "images", "side in pixels: 5 %", "50 %", "95 %")
-    return table_of(headers, sorted(rows, key=lambda row: -row[1])) if rows else every
+    return table_of(headers, sorted(rows, key=lambda row: -row[1]))
 
 
 def _drawn(sample: Mapping, channels: str, metadata: Metadata) -> Image.Image:
