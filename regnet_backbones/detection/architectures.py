@@ -51,7 +51,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         nodes=("SEM_SEG_HEAD",),
         instances_suffice=False,
         learns_semantics=True,
-        mapper="regnet_backbones.detection.training.mappers:segmenter_train_mapper",
+        mapper="regnet_backbones.detection.training.loader:segmenter_train_mapper",
         crops_resized=True,
     ),
     "PanopticFPN": Architecture(
