@@ -28,8 +28,6 @@ from regnet_backbones.runs.image_paths import output_names
 from regnet_backbones.runs.results import write_json
 from regnet_backbones.runs.trained import Trained
 
-JPEG_QUALITY = 90
-
 # Pixels that pictures are at least wide: in smaller ones the names would hide what they name.
 MIN_WIDTH = 512
 
@@ -187,4 +185,4 @@ def _coco_segments(
 def _save(pixels: np.ndarray, path: Path) -> None:
     """Save a picture in a folder that may be missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, quality=JPEG_QUALITY)
+    Image.fromarray(pixels).save(path, quality=90)
