@@ -9,91 +9,43 @@ import yaml
 from load_tool import load_tool
 from PIL import Image
 
-from regnet_backbones import config_path
 from regnet_backbones.cli.train import detector_parser
 from regnet_backbones.detection import run
 from regnet_backbones.detection.config import load_config_file, read_config
 from regnet_backbones.detection.trained import load_config
 from regnet_backbones.runs.trained import Trained
-from regnet_backbones.runs.yaml_files import MAX_BYTES, read_yaml
+from regnet_backbones.runs.yaml_files import read_yaml
 from regnet_backbones.semseg import description
 
-QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
 MARKER = "OWNED"
 TOUCH = f"['touch {MARKER}']"
-OPEN = f"[{MARKER}, w]"
-LAUGHS = "\n".join(
-    ["A0: &a0 [x, x, x, x, x, x, x, x, x]"]
-    + [f"A{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
-)
-MERGED_LAUGHS = "\n".join(
-    ["A0: &a0 {x: 1}"]
-    + [f"A{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 30)]
-)
-
 # Text of a file, and what the line about it must name.
 HOSTILE = {
     "a call": (f"OUTPUT_DIR: !!python/object/apply:os.system {TOUCH}", "!!python/object/apply:os"),
     "a call below": (f"MODEL:\n  WEIGHTS: !!python/object/apply:os.system {TOUCH}", "line 2"),
-    "a call in a list": (f"DATASETS:\n  TRAIN: [!!python/object/apply:open {OPEN}]", "line 2"),
     "an expression": (
         f"SEED: !!python/object/apply:eval [\"open('{MARKER}', 'w') and 1\"]",
         "!!python/object/apply:eval",
-    ),
-    "an object": (f"X: !!python/object/new:io.FileIO {OPEN}", "!!python/object/new:io.FileIO"),
-    "state": ("X: !!python/object:os._wrap_close {x: 1}", "!!python/object:os._wrap_close"),
-    "a name": ("MODEL:\n  DEVICE: !!python/name:os.system ''", "!!python/name:os.system"),
-    "a module": ("X: !!python/module:this ''", "!!python/module:this"),
-    "a key": (f"? !!python/object/apply:os.system {TOUCH}\n: 1", "line 1"),
-    "a handle": (
-        f"%TAG !p! tag:yaml.org,2002:python/\n---\nX: !p!object/apply:os.system {TOUCH}",
-        "!!python/object/apply:os.system",
     ),
     "a whole tag": (
         f"X: !<tag:yaml.org,2002:python/object/apply:os.system> {TOUCH}",
         "!!python/object/apply:os.system",
     ),
-    "a merged call": (f"<<: !!python/object/apply:os.system {TOUCH}", "os.system"),
     "a tuple": ("SOLVER:\n  STEPS: !!python/tuple [1, 2]", "!!python/tuple"),
-    "bytes": ("OUTPUT_DIR: !!binary aGVsbG8=", "!!binary"),
-    "a set": ("X: !!set {a, b}", "!!set"),
     "a tag of somebody's": ("X: !mine 3", "!mine"),
-    "laughs": (LAUGHS, "100,000 values"),
-    "merged laughs": (MERGED_LAUGHS, "100,000 values"),
-    "laughs in a known call": (
-        LAUGHS + "\nX: !!python/object/apply:eval [*a29]",
-        "100,000 values",
-    ),
-    "itself": ("X: &x [*x]", "alias"),
-    "depth": ("X: " + "[" * 2_000, "nested"),
-    "length": (f"OUTPUT_DIR: {'x' * 100_000}", "100,000 characters"),
-    "digits": (f"SEED: 0x{'f' * 9000}", "9,002 characters"),
-    "size": ("#" * (MAX_BYTES + 1), "bytes"),
     "twice": ("SEED: 1\nVIS_PERIOD: 2\nSEED: 3", "'SEED'"),
     "twice below": ("SOLVER: {MAX_ITER: 1, STEPS: [1], MAX_ITER: 2}", "'MAX_ITER'"),
     "tabs": ("MODEL:\n\tDEVICE: cpu", "line 2"),
-    "utf-16": ("SEED: 1".encode("utf-16"), "UTF-16"),
     "a code page": ("OUTPUT_DIR: caf\xe9".encode("latin-1"), "UTF-8"),
-    "two documents": ("SEED: 1\n---\nSEED: 2", "line 2"),
 }  # fmt: skip
 # Files that are YAML, and no config.
 NO_CONFIG = {
     "nothing": ("", "is empty"),
     "a list": ("- SEED", "a list"),
-    "text": ("hello", "a str"),
-    "a number for a key": ("1: 2", "got 1"),
-    "a switch for a key": ("on: 2", "got True"),
     "a loop": ("_BASE_: config.yaml", "_BASE_"),
     "a base that is a number": ("_BASE_: 3", "_BASE_"),
-    "a base that is a map": ("_BASE_: {a: b}", "_BASE_"),
-    "no base at all": ("_BASE_:", "_BASE_"),
-    "a base of no name": ('_BASE_: "\\0"', "_BASE_"),
     "a model that is a number": ("MODEL: 3", "'MODEL'"),
     "a base that there is not": ("_BASE_: gone.yaml", "gone.yaml"),
-    "a version of the future": ("VERSION: 3", "VERSION"),
-    "a version that is text": ("VERSION: two", "VERSION"),
-    "text that cannot be a literal": (f"SEED: '{'-' * 9000}1'", "config.yaml"),
-    "a literal that cannot be": ("SEED: '{[]: 1}'", "config.yaml"),
 }
 
 
@@ -139,7 +91,7 @@ def test_a_file_is_read_as_data_everywhere(config, case):
         assert one_line(message)
 
 
-@pytest.mark.parametrize("case", ["a call", "an expression", "laughs", "twice"])
+@pytest.mark.parametrize("case", ["a call", "twice"])
 def test_a_base_is_read_as_data(config, case):
     text, named = HOSTILE[case]
     config(text, "base.yaml")
@@ -179,17 +131,6 @@ def test_the_tools_print_the_line(config, capsys):
         assert "!!python/object/apply:os.system" in error, tool
 
 
-def test_bases_that_double_in_every_file_are_refused(config):
-    for number in range(40):
-        config(f"_BASE_: [{number + 1}.yaml, {number + 1}.yaml]", f"{number}.yaml")
-    config("SEED: 1", "40.yaml")
-    with pytest.raises(ValueError, match="_BASE_ must not"):
-        load_config_file("0.yaml")
-    config("_BASE_: [1.yaml, 1.yaml, 1.yaml]", "0.yaml")
-    config("SEED: 1", "1.yaml")
-    assert load_config_file("0.yaml") == {"SEED": 1}
-
-
 def test_bases_are_merged_in_order_below_the_file(config):
     config("MODEL: {DEVICE: cuda, WEIGHTS: a}\nSEED: 1", "a.yaml")
     config("MODEL: {WEIGHTS: b}\nSEED: 2", "b.yaml")
@@ -207,7 +148,6 @@ def test_bases_are_merged_in_order_below_the_file(config):
 def test_plain_values_are_what_yaml_says_they_are(config):
     text = "a: 1\nb: [1.5, x, null, true]\nc: &c {d: 0x10, e: 1.0e+3}\nf: {<<: *c, d: 2}\ng: .inf"
     assert read_yaml(config(text)) == yaml.safe_load(text)
-    assert read_yaml(config("day: 2026-11-29")) == {"day": "2026-11-29"}  # a folder, not a date
     assert read_yaml(config("\ufeffa: 1")) == {"a": 1}
 
 

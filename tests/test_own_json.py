@@ -23,10 +23,10 @@ from regnet_backbones.detection.data import read_categories, read_coco_split, re
 from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.annotations import check_coco
 from regnet_backbones.detection.data_checks.coco import read_coco
-from regnet_backbones.detection.data_checks.kinds import Report, Use
+from regnet_backbones.detection.data_checks.kinds import Report
 
 WIDTH, HEIGHT, NAME = 96, 64, "own_json_test"
-NAN, DEEP = float("nan"), json.loads("[" * 400 + "]" * 400)
+NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +78,6 @@ def each(key, change, place="annotations", count=None):
 
 def first(key, value, place="annotations"):
     return each(key, value, place, count=1)
-
-
-def swapped(box):
-    return [box[1], box[0], box[3], box[2]]
 
 
 def corners(box):
@@ -155,7 +151,6 @@ TAKEN = {
     "sizes as floats": (each("width", float, "images"), "'width' in 'images'"),
     "category ids as text": (each("category_id", str), "category_id '2'"),
     "category ids as floats": (each("category_id", float), "category_id 2.0"),
-    "one image id as text": (first("id", "1", "images"), "id '1'"),
     "all ids as text": (
         both(
             *(each("id", str, place) for place in ("images", "categories")),
@@ -164,16 +159,13 @@ TAKEN = {
         "",
     ),
     "iscrowd null": (each("iscrowd", None), "iscrowd None"),
-    "iscrowd text": (each("iscrowd", "0"), "iscrowd '0'"),
     "iscrowd false": (each("iscrowd", False), "iscrowd False"),
     "iscrowd missing": (each("iscrowd", ...), "no iscrowd"),
     "ignore null": (each("ignore", None), "ignore None"),
     "annotation ids from 0": (each("id", lambda i: i - 1), "annotation 0"),
     "annotation ids UUIDs": (each("id", lambda i: f"c0ffee{i:02}-0000"), "'c0ffee01-0000'"),
-    "annotation ids missing": (each("id", ...), "no id"),
-    "annotation ids null": (each("id", None), "no id"),
-    "annotation ids twice": (each("id", lambda i: i // 2 + 1), "given twice"),
-    "annotation ids lists": (each("id", lambda i: [i]), "is 0 or not a number"),
+    "annotation ids missing": (each("id", ...), "without id"),
+    "annotation ids twice": (each("id", lambda i: i // 2 + 1), "repeated"),
     "roboflow": (roboflow, "category 0"),
     "area missing": (each("area", ...), "no area"),
     "area null": (each("area", None), "no area"),
@@ -191,8 +183,6 @@ TAKEN = {
         lambda content: content["categories"].append({"id": 7, "name": "gear"}),
         "gear",
     ),
-    "keypoints null": (each("keypoints", None), ""),
-    "deep in a key that nobody reads": (first("attributes", DEEP), ""),
 }
 
 # By name: a mutation, and texts that the error has.
@@ -202,64 +192,39 @@ REFUSED = {
     "width missing": (first("width", ..., "images"), "width missing"),
     "width 0": (first("width", 0, "images"), "width 0"),
     "height half": (first("height", 64.5, "images"), "height 64.5"),
-    "height true": (first("height", True, "images"), "height True"),
     "file_name null": (first("file_name", None, "images"), "file_name None"),
     "file_name number": (first("file_name", 7, "images"), "file_name 7"),
-    "file_name empty": (first("file_name", "", "images"), "file_name ''"),
     "file_name gone": (first("file_name", "gone.png", "images"), "gone.png"),
-    "file_name unpaired surrogate": (first("file_name", "\ud800", "images"), "ud800"),
     "images a number": (lambda content: content.update(images=3), "got 3"),
-    "images objects of objects": (lambda content: content.update(images={"1": {}}), "got {"),
-    "images empty": (lambda content: content["images"].clear(), "has no images"),
-    "images texts": (lambda content: content["images"].append("x"), "got 'x'"),
-    "annotations deep": (lambda content: content["annotations"].append(DEEP), "got [[[[...]]]]"),
-    "no categories": (lambda content: content.pop("categories"), "it has no categories"),
-    "name a number": (first("name", 5, "categories"), "name 5"),
-    "name null": (first("name", None, "categories"), "name None"),
-    "image id twice": (first("id", 2, "images"), "id 2"),
-    "category id twice": (first("id", 2, "categories"), "id 2"),
-    "image id list": (first("id", [1], "images"), "id [1]"),
-    "category id true": (first("id", True, "categories"), "id True"),
-    "category ids of mixed kinds": (
-        both(
-            first("id", "nut", "categories"),
-            each("category_id", lambda i: i if i == 2 else "nut"),
-        ),
-        "id 'nut'",
+    "images empty": (
+        lambda content: content["images"].clear(),
+        "images must be a list",
     ),
+    "no categories": (
+        lambda content: content.pop("categories"),
+        "categories must be a list",
+    ),
+    "name a number": (first("name", 5, "categories"), "name 5"),
+    "image id twice": (first("id", 2, "images"), "id 2"),
     "category unknown": (first("category_id", 9), "category_id 9"),
-    "category null": (first("category_id", None), "category_id None"),
     "image unknown": (first("image_id", "gone"), "image_id 'gone'"),
     "bbox text": (first("bbox", ["1", "2", "3", "4"]), "bbox ['1', '2', '3', '4']"),
     "bbox of three": (first("bbox", [1, 2, 3]), "bbox [1, 2, 3]"),
     "bbox NaN": (first("bbox", [NAN, 2, 3, 4]), "bbox [nan, 2, 3, 4]"),
-    "bbox infinite": (first("bbox", [1, 2, float("inf"), 4]), "inf"),
-    "bbox huge": (first("bbox", [1, 2, 10**400, 4]), "bbox [1, 2, 1000"),
     "bbox negative": (first("bbox", [9, 9, -3, 4]), "bbox [9, 9, -3, 4]"),
     "bbox and polygons missing": (
         both(first("bbox", None), first("segmentation", [])),
         "an annotation has no bbox",
     ),
-    "iscrowd 2": (first("iscrowd", 2), "iscrowd 2"),
     "iscrowd word": (first("iscrowd", "no"), "iscrowd 'no'"),
     "ignored": (first("ignore", 1), "'ignore'"),
     "area NaN": (first("area", NAN), "area nan"),
-    "area text": (first("area", "320"), "area '320'"),
-    "area negative": (first("area", -1), "area -1"),
     "polygon NaN": (first("segmentation", [[NAN, 1, 5, 1, 5, 5]]), "[[nan, 1, 5, 1, 5, 5]]"),
-    "polygon text": (first("segmentation", [["1"] * 6]), "[['1', '1'"),
-    "segmentation text": (first("segmentation", "polygon"), "segmentation 'polygon'"),
-    "segmentation deep": (first("segmentation", DEEP), "segmentation [[[[...]]]]"),
     "RLE without counts": (first("segmentation", {"size": [HEIGHT, WIDTH]}), "{'size': [64, 96]}"),
     "RLE negative": (
         first("segmentation", {"size": [HEIGHT, WIDTH], "counts": [-1, 6145]}),
         "'counts': [-1, 6145]",
     ),
-    "RLE of texts": (
-        first("segmentation", {"size": [HEIGHT, WIDTH], "counts": ["a"]}),
-        "'counts': ['a']",
-    ),
-    "keypoints text": (first("keypoints", ["1", 2, 2]), "keypoints ['1', 2, 2]"),
     "masks that are boxes": (
         each("segmentation", lambda s: [[*s[0][:2], 5, 5]]),
         "no polygon of 3",
@@ -271,15 +236,10 @@ REFUSED = {
     "centres": (each("bbox", centred), "as [centre x, centre y, width, height]"),
     "relative boxes": (each("bbox", relative), "normalised, 0 to 1"),
     "relative centres": (each("bbox", lambda b: relative(centred(b))), "[centre x, centre y"),
-    "relative corners": (each("bbox", lambda b: relative(corners(b))), "normalised, 0 to 1"),
-    "swapped boxes": (each("bbox", swapped), "boxes with x and y exchanged"),
-    "swapped polygons": (
-        polygons(lambda x, y: y, lambda x, y: x),
-        "polygons with x and y exchanged",
-    ),
+    "relative corners": (each("bbox", lambda b: relative(corners(b))), "as corners"),
     "relative polygons": (
         polygons(lambda x, y: [v / WIDTH for v in x], lambda x, y: [v / HEIGHT for v in y]),
-        "polygons as parts of the image's size",
+        "normalised, 0 to 1",
     ),
     "corners without polygons": (
         both(each("bbox", corners), each("segmentation", ...)),
@@ -299,12 +259,7 @@ NOTED = {
         polygons(lambda x, y: [v - 20 for v in x], lambda x, y: [v + 15 for v in y]),
         "12 times: the bbox and the polygons",
     ),
-    "boxes of one pixel": (
-        both(each("bbox", lambda b: [*b[:2], 1, 1]), each("segmentation", ...)),
-        "one pixel or smaller",
-    ),
     "a file twice": (first("file_name", "2.png", "images"), "listed as several images"),
-    "two categories of one name": (first("name", "bolt", "categories"), "have one name"),
     "every annotation twice": (
         lambda c: c["annotations"].extend([{**a, "id": a["id"] + 50} for a in c["annotations"]]),
         "12 times: an annotation repeats",
@@ -324,11 +279,9 @@ def read(path, folder):
     """Read, register and check a json as a training does, and return the split and the report."""
     split = read_coco_split(path, folder)
     register_split(NAME, path, folder)
-    registered = read_coco(MetadataCatalog.get(NAME).json_file, image_root=folder)
-    assert registered.defects == ()
+    assert read_coco(MetadataCatalog.get(NAME).json_file, image_root=folder).defects == ()
     masks = all(entry.get("segmentation") for entry in split.content["annotations"])
-    use = Use(train=True, masks=masks, polygons=False)
-    found = check_coco(registered.content, source=str(path), use=use)
+    found = check_coco(split, train=True, masks="bitmask" if masks else "")
     return split, Report((*split.defects, *found))
 
 
@@ -413,8 +366,6 @@ def test_a_byte_order_mark_is_taken(folder, tmp_path):
         (lambda text: text.encode("utf-16"), "UTF-16"),
         (lambda text: text.replace("nut", "螺母").encode("gbk"), "save it as UTF-8"),
         (lambda text: text[: len(text) // 2].encode(), "is not a JSON file"),
-        (lambda text: b"[" * 100_000, "nested too deeply"),
-        (lambda text: b"", "is not a JSON file"),
     ],
 )
 def test_text_that_cannot_be_read_is_named(folder, tmp_path, change, said):

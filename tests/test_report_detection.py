@@ -172,7 +172,7 @@ def test_settings_that_differ_are_those_that_were_set():
     cfg = default_config()
     cfg.merge_from_list(["SOLVER.BASE_LR", 0.5, "MODEL.REGNET.NAME", "regnety_032"])
     cfg.OUTPUT_DIR = "elsewhere"
-    assert sorted(changed_settings(cfg, default_config())) == [
+    assert sorted(changed_settings(cfg)) == [
         ("MODEL.REGNET.NAME", "regnety_032", ""),
         ("SOLVER.BASE_LR", "0.5", "0.001"),
     ]

@@ -6,7 +6,6 @@ masks that say 0 to 149 and 255 for "other", from the folder `annotations_detect
 """
 
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,6 @@ CLASSES = 150
 def convert_masks(root: str | Path, *, overwrite: bool = False) -> dict[Path, bool]:
     """Write `annotations_detectron2` next to `annotations`, with a progress bar.
 
-    A folder appears when all its masks are written: what was interrupted leaves none, and what
-    was finished is not written again.
-
     Args:
         root: a folder in the layout of ADEChallengeData2016: `annotations/training/*.png` and
             `annotations/validation/*.png`, 8-bit.
@@ -36,40 +32,26 @@ def convert_masks(root: str | Path, *, overwrite: bool = False) -> dict[Path, bo
         The folders of both splits, and whether they were written now.
 
     Raises:
-        UserError: there are no masks to convert, a mask is not one of the benchmark, or masks are
-            there that belong to others.
+        UserError: there are no masks to convert, or a mask is not one of the benchmark.
     """
-    root = Path(root)
-    sources = {split: sorted((root / SOURCE / split).glob("*.png")) for split in SPLITS}
-    for split, masks in sources.items():
+    written = {}
+    for split in SPLITS:
+        source, target = Path(root) / SOURCE / split, Path(root) / TARGET / split
+        masks = sorted(source.glob("*.png"))
         if not masks:
             raise MissingFileError(
-                f"there are no masks *.png in '{root / SOURCE / split}'; pass the folder that "
-                f"holds '{SOURCE}', such as datasets/ADEChallengeData2016"
+                f"there are no masks *.png in '{source}'; pass the folder that holds '{SOURCE}', "
+                "such as datasets/ADEChallengeData2016"
             )
-    targets = {root / TARGET / split: masks for split, masks in sources.items()}
-    return {folder: _convert_split(targets[folder], folder, overwrite) for folder in targets}
-
-
-def _convert_split(masks: list[Path], folder: Path, overwrite: bool) -> bool:
-    """Convert the masks of a split into a folder that is there whole or not at all."""
-    if folder.exists() and not overwrite:
-        if {mask.name for mask in masks} == {file.name for file in folder.iterdir()}:
-            return False
-        raise UserError(
-            f"'{folder}' exists and does not hold the {len(masks)} masks of "
-            f"'{masks[0].parent}'; pass overwrite=True (--overwrite) to replace it"
-        )
-    folder.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
-        unfinished = Path(work) / folder.name
-        unfinished.mkdir()
-        for mask in tqdm(masks, desc=folder.name, unit="mask"):
-            _convert_mask(mask, unfinished / mask.name)
-        if folder.exists():
-            shutil.rmtree(folder)
-        unfinished.rename(folder)
-    return True
+        written[target] = overwrite or not target.is_dir()
+        if written[target]:
+            part = target.with_name(f".{split}.part")  # renamed when it is whole
+            part.mkdir(parents=True, exist_ok=True)
+            for mask in tqdm(masks, desc=split, unit="mask"):
+                _convert_mask(mask, part / mask.name)
+            shutil.rmtree(target, ignore_errors=True)
+            part.rename(target)
+    return written
 
 
 def _convert_mask(source: Path, target: Path) -> None:
@@ -81,8 +63,7 @@ def _convert_mask(source: Path, target: Path) -> None:
         raise UserError(f"mask '{source}' cannot be read: {error}; fetch it again") from error
     if labels.dtype != np.uint8 or labels.ndim != 2 or labels.max() > CLASSES:
         raise UserError(
-            f"mask '{source}' must have one 8-bit channel with labels 0 to {CLASSES}, got "
-            f"{labels.dtype} of shape {labels.shape} with labels up to {labels.max()}; this "
-            "converts the scene parsing benchmark (ADEChallengeData2016), not the full ADE20K"
+            f"mask '{source}' must have one 8-bit channel with labels 0 to {CLASSES}, as those of "
+            "ADEChallengeData2016 have; the full ADE20K cannot be converted"
         )
     Image.fromarray(labels - np.uint8(1)).save(target)

@@ -14,29 +14,16 @@ OUTPUTS = ("sem_seg", "instances", "panoptic_seg")
 
 @dataclass(frozen=True)
 class Architecture:
-    """A row of `ARCHITECTURES`.
+    """A row of `ARCHITECTURES`."""
 
-    Attributes:
-        outputs: which of `OUTPUTS` it gives.
-        classes: key of the number of its classes; "" where no key says it.
-        nodes: those of its heads in `MODEL`.
-        instances_suffice: a COCO instance json has all that it learns.
-        learns_semantics: it is trained on the masks of `sem_seg_file_name`.
-        one_numbering: things and stuff are numbered in one row, and the training dataset says which
-            is which.
-        mapper: "module:name" of a function that makes its training mapper of a config; "" for
-            detectron2's `DatasetMapper`.
-        crops_resized: training images are resized first and cropped then.
-    """
-
-    outputs: tuple[str, ...]
-    classes: str = ""
-    nodes: tuple[str, ...] = ()
-    instances_suffice: bool = True
-    learns_semantics: bool = False
+    outputs: tuple[str, ...]  # which of `OUTPUTS` it gives
+    classes: str = ""  # key of the number of its classes, if there is one
+    nodes: tuple[str, ...] = ()  # those of its heads in `MODEL`
+    learns_semantics: bool = False  # it is trained on the masks of `sem_seg_file_name`
+    # Things and stuff are numbered in one row, and the training dataset says which is which.
     one_numbering: bool = False
+    # "module:name" of what makes its training mapper of a config, instead of `DatasetMapper`.
     mapper: str = ""
-    crops_resized: bool = False
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -49,26 +36,21 @@ ARCHITECTURES: dict[str, Architecture] = {
     "SemanticSegmentor": Architecture(
         ("sem_seg",),
         nodes=("SEM_SEG_HEAD",),
-        instances_suffice=False,
         learns_semantics=True,
         mapper="regnet_backbones.detection.training.loader:segmenter_train_mapper",
-        crops_resized=True,
     ),
     "PanopticFPN": Architecture(
         OUTPUTS,
         "MODEL.ROI_HEADS.NUM_CLASSES",
         ("RPN", "ROI_HEADS", "SEM_SEG_HEAD"),
-        instances_suffice=False,
         learns_semantics=True,
     ),
     "PanopticDeepLab": Architecture(
         OUTPUTS,
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
         ("SEM_SEG_HEAD", "INS_EMBED_HEAD"),
-        instances_suffice=False,
         one_numbering=True,
         mapper="detectron2.projects.panoptic_deeplab:PanopticDeeplabDatasetMapper",
-        crops_resized=True,
     ),
 }
 OTHER = Architecture(OUTPUTS)

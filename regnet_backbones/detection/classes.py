@@ -17,28 +17,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KnownClasses:
-    """Names and ids of the classes of a model.
+    """Names and ids of the classes of a model; numbers from 0 where they are unknown."""
 
-    Attributes:
-        metadata: with `thing_classes` and `stuff_classes`, numbers from 0 where names are unknown.
-        ids: category ids of the dataset by class number; these numbers if unknown.
-        stuff_ids: the same of `stuff_classes`; numbers after the things' if unknown.
-        stuff_are_named: whether the names of `stuff_classes` are known.
-    """
-
-    metadata: Metadata
-    ids: tuple[int, ...]
-    stuff_ids: tuple[int, ...]
-    stuff_are_named: bool
+    metadata: Metadata  # with `thing_classes` and `stuff_classes`
+    ids: tuple[int, ...]  # category ids of the dataset by class number
+    stuff_ids: tuple[int, ...]  # the same of `stuff_classes`, after the things' if unknown
+    stuff_are_named: bool  # whether the names of `stuff_classes` are known
 
 
 def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClasses:
-    """Find the names of a model's classes: in a json, its config, else its first test dataset.
-
-    If they are not known, a warning is logged and the classes are numbered from 0.
-    """
+    """Find the names of a model's classes: in a json, its config, else its first test dataset."""
     architecture, name = architecture_of(cfg), cfg.MODEL.META_ARCHITECTURE
-    count = number_of_classes(cfg)
+    count, stuff_count = number_of_classes(cfg), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     has_instances = "instances" in architecture.outputs
     datasets = cfg.DATASETS.TRAIN if architecture.one_numbering else cfg.DATASETS.TEST
     dataset = datasets[0] if datasets else ""
@@ -65,7 +55,7 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
                 f"the detector has {count} classes, and '{val_json}' {len(categories)}; pass a "
                 "COCO json with the categories of the training"
             )
-    stuff, stuff_count = fields.get("stuff_classes", []), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    stuff = fields.get("stuff_classes", [])
     stuff = stuff if len(stuff) == stuff_count else []
     if not (categories if has_instances else stuff):
         logger.warning(
@@ -74,31 +64,26 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
             *(dataset, ", unless --val-json gives their names" if has_instances else ""),
         )
     ids = tuple(categories) or tuple(range(count))
-    fields |= {
-        "thing_classes": list(categories.values()) or list(map(str, range(count))),
-        "stuff_classes": stuff or list(map(str, range(stuff_count))),
-    }
-    stuff_ids = ids
-    if not architecture.one_numbering:
-        stuff_ids = _by_number(fields.get("stuff_dataset_id_to_contiguous_id", {}))
-        if len(stuff_ids) != stuff_count:
-            stuff_ids = range(max(ids) + 1, max(ids) + 1 + stuff_count)
+    stuff_ids = _by_number(fields.get("stuff_dataset_id_to_contiguous_id", {}))
+    if architecture.one_numbering:
+        stuff_ids = ids
+    elif len(stuff_ids) != stuff_count:
+        stuff_ids = range(max(ids) + 1, max(ids) + 1 + stuff_count)
+    fields["thing_classes"] = list(categories.values()) or list(map(str, range(count)))
+    fields["stuff_classes"] = stuff or list(map(str, range(stuff_count)))
     return KnownClasses(Metadata(**fields), ids, tuple(stuff_ids), bool(stuff))
 
 
 def _registered_categories(fields: Mapping[str, object]) -> dict[int, str]:
     """Return the names by id that the metadata of a dataset say, as far as they do."""
-    names = fields.get("thing_classes", [])
+    names, file = fields.get("thing_classes", []), fields.get("json_file") or ""
     things = fields.get("thing_dataset_id_to_contiguous_id", {})
     ids = _by_number(things)
     if len(ids) != len(names):  # COCO's combined panoptic form, whose names are of all classes
         ids = _by_number({**fields.get("stuff_dataset_id_to_contiguous_id", {}), **things})
-    if len(ids) != len(names) and Path(fields.get("json_file") or "").is_file():
-        # Detectron2 has not read it yet.
-        ids = list(read_categories(fields["json_file"], count=len(names)))
-    if len(ids) != len(names):
-        ids = range(len(names))
-    return dict(zip(ids, names, strict=True))
+    if len(ids) != len(names) and Path(file).is_file():  # detectron2 has not read it yet
+        ids = list(read_categories(file, count=len(names)))
+    return dict(zip(ids if len(ids) == len(names) else range(len(names)), names, strict=True))
 
 
 def _by_number(numbers: Mapping[int, int]) -> list[int]:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,28 +12,14 @@ from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
 from regnet_backbones.detection.defaults import add_tool_config
-from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.errors import MissingFileError, UserError, as_user_error
 from regnet_backbones.runs.trained import CONFIG_NAME, FINAL_NAME, LAST_NAME, METRICS_NAME
 from regnet_backbones.runs.yaml_files import read_yaml
 
-# What a run's config always has: what decides its network and input, and the last keys of the file,
-# which is sorted.
-WRITTEN = {
-    *("DATASETS.TEST", "INPUT.FORMAT", "INPUT.MAX_SIZE_TEST", "INPUT.MIN_SIZE_TEST"),
-    *("MODEL.BACKBONE.NAME", "MODEL.META_ARCHITECTURE", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
-    *("OUTPUT_DIR", "VERSION", "VIS_PERIOD"),
-}
-
-# How many files a config may be of.
-MAX_FILES = 50
+# The last keys of the file that a run writes, which is sorted.
+LAST_KEYS = {"VERSION", "VIS_PERIOD"}
 
 PAIRS = "overrides are pairs of a config key and a value, such as SOLVER.BASE_LR 0.01"
-
-# How many characters of another library's message an error shows.
-SHOWN = 300
-
-# What yacs raises for a value of another type, and for text that Python cannot read as a literal.
-UNREADABLE = (ValueError, TypeError, RecursionError, MemoryError)
 
 logger = logging.getLogger(__name__)
 
@@ -59,42 +45,35 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         UserError: there is no such file, it is not YAML of plain values, is empty, or is the config
             of a run that was cut; a key does not exist, or a value has the wrong type.
     """
-    if not Path(config_file).is_file():
-        raise MissingFileError(f"no config file '{config_file}'; pass one as --config-file")
     if len(overrides) % 2:
         raise UserError(f"{PAIRS}, got '{overrides[-1]}' without a value")
     cfg, loaded = default_config(), CfgNode(load_config_file(config_file))
-    if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:
-        raise UserError(f"VERSION must be {cfg.VERSION}, got {loaded.VERSION!r}")
     _check_known(values_by_key(loaded), cfg, f"it is in '{config_file}'")
-    try:
+    with as_user_error(KeyError, ValueError, TypeError, prefix=f"'{config_file}': "):
         cfg.merge_from_other_cfg(loaded)
-    except (KeyError, *UNREADABLE) as error:
-        raise UserError(f"{_shown(error)}, in '{config_file}'") from error
     _check_known(overrides[::2], cfg, PAIRS)
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        try:
+        with as_user_error(ValueError, TypeError, prefix=f"{key}: "):
             cfg.merge_from_list([key, value])
-        except UNREADABLE as error:
-            raise UserError(f"{key}: {_shown(error)}") from error
     return cfg
 
 
 def load_config_file(config_file: str | Path) -> dict[str, object]:
     """Return the values of a config file over those of its `_BASE_`, without defaults.
 
-    As `CfgNode.load_yaml_with_base`, but as plain data: no tag of YAML is obeyed. The file is on
-    this machine; its `_BASE_` may be an address. The config that a run wrote must be whole.
+    As `CfgNode.load_yaml_with_base`, but no tag of YAML is obeyed.
     """
-    loaded, path = _load_with_bases(str(config_file), (), []), Path(config_file)
+    path = Path(config_file)
+    if not path.is_file():
+        raise MissingFileError(f"no config file '{config_file}'; pass one as --config-file")
+    loaded = _load_with_bases(str(path), ())
     written = (path.with_name(name) for name in (LAST_NAME, FINAL_NAME, METRICS_NAME))
-    if path.name == CONFIG_NAME and any(file.is_file() for file in written):
-        lacking = sorted(WRITTEN - values_by_key(CfgNode(loaded)).keys())
-        if lacking:
-            raise UserError(
-                f"'{path}' was cut or replaced, it lacks {', '.join(lacking)}; pass the config of "
-                "the training as --config-file"
-            )
+    is_of_run = path.name == CONFIG_NAME and any(file.is_file() for file in written)
+    if is_of_run and (lacking := sorted(LAST_KEYS - loaded.keys())):
+        raise UserError(
+            f"'{path}' was cut or replaced, it lacks {', '.join(lacking)}; pass the config of the "
+            "training as --config-file"
+        )
     return loaded
 
 
@@ -112,14 +91,14 @@ def values_by_key(node: CfgNode, prefix: str = "") -> dict[str, object]:
         if isinstance(value, CfgNode):
             found |= values_by_key(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = _listed(value)
+            found[f"{prefix}{key}"] = _listed(value)
     return found
 
 
-def did_you_mean(name: str, known: Iterable[str], *, form: Callable[[str], str] = str) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Suggest the names that are written like one; empty where none is."""
     close = get_close_matches(name, list(known), n=2)
-    return f" (did you mean {' or '.join(map(form, close))}?)" if close else ""
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
 def _listed(value: object) -> object:
@@ -135,14 +114,12 @@ def _check_known(keys: Iterable[str], cfg: CfgNode, place: str) -> None:
             raise UserError(f"no config key '{key}'{did_you_mean(key, known)}; {place}")
 
 
-def _load_with_bases(name: str, chain: tuple[str, ...], read: list[str]) -> dict[str, object]:
-    """Load a file, to which the `_BASE_` of the files in `chain` led; `read` gets its name."""
-    read.append(name)
-    if name in chain or len(read) > MAX_FILES:
-        way = " -> ".join((*chain[-3:], name))
-        raise UserError(f"_BASE_ must not lead back to a file, or to over {MAX_FILES}, got {way}")
+def _load_with_bases(name: str, chain: tuple[str, ...]) -> dict[str, object]:
+    """Load a file, to which the `_BASE_` of the files in `chain` led."""
+    if name in chain:
+        raise UserError(f"_BASE_ must not lead back to a file, got {' -> '.join((*chain, name))}")
     try:
-        own = read_yaml(PathManager.get_local_path(name) if "://" in name else name)
+        own = read_yaml(PathManager.get_local_path(name))
     except FileNotFoundError as error:
         by = f", which '{chain[-1]}' names as its _BASE_" if chain else ""
         raise MissingFileError(f"no config file '{name}'{by}") from error
@@ -150,32 +127,22 @@ def _load_with_bases(name: str, chain: tuple[str, ...], read: list[str]) -> dict
         kind = "empty" if own is None else f"a {type(own).__name__}"
         raise UserError(f"'{name}' must be a YAML file of config keys, it is {kind}")
     bases = own.pop(BASE_KEY, [])
-    bases = bases if isinstance(bases, list) else [bases]
     merged: dict[str, object] = {}
-    for base in bases:
-        if not isinstance(base, str) or not base or not base.isprintable():
-            raise UserError(f"_BASE_ of '{name}' must be a config file, got {repr(base)[:200]}")
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str) or not base:
+            raise UserError(f"_BASE_ of '{name}' must be a config file, got {base!r}")
         base = os.path.expanduser(base)
         path = base if "://" in base else os.path.join(os.path.dirname(name), base)
-        _merge(_load_with_bases(path, (*chain, name), read), merged, name)
-    _merge(own, merged, name)
-    return merged
+        merged = _merged(_load_with_bases(path, (*chain, name)), merged)
+    return _merged(own, merged)
 
 
-def _merge(values: dict, into: dict[str, object], file: str) -> None:
-    """Merge the values of a file over those of its `_BASE_`."""
+def _merged(values: dict[str, object], base: dict[str, object]) -> dict[str, object]:
+    """Return the values of a file over those of its `_BASE_`."""
+    merged = dict(base)
     for key, value in values.items():
-        if not isinstance(key, str):  # such as `on`, which YAML reads as True
-            raise UserError(f"keys of '{file}' must be text, got {key!r}; put it in quotes")
         if isinstance(value, dict):
-            below = into.get(key)
-            into[key] = below if isinstance(below, dict) else {}
-            _merge(value, into[key], file)
-        else:
-            into[key] = value
-
-
-def _shown(error: Exception) -> str:
-    """Return what yacs says of a value, in one line."""
-    text = str(error.args[0]) if error.args else type(error).__name__
-    return " ".join(text.split())[:SHOWN]
+            below = base.get(key)
+            value = _merged(value, below if isinstance(below, dict) else {})
+        merged[key] = value
+    return merged

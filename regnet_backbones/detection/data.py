@@ -1,7 +1,7 @@
 """Train on your own COCO json: read it, correct it, register it, fit the config to it.
 
-What `data_checks.coco` corrects is registered as a copy. The copy is in the cache folder, under a
-name made of the json's, where every process of a run finds it; your json stays as it is.
+Your json stays as it is. What `data_checks.coco` corrects is registered as a copy in the cache
+folder, under a name made of the json's, where every process of a run finds it.
 """
 
 import hashlib
@@ -17,18 +17,14 @@ from iopath.common.file_io import get_cache_dir
 
 from regnet_backbones import __version__
 from regnet_backbones.detection.architectures import architecture_of
-from regnet_backbones.detection.data_checks.coco import CocoSplit, read_coco, read_lists
+from regnet_backbones.detection.data_checks.coco import CocoSplit, read_coco
 from regnet_backbones.detection.data_checks.kinds import Report
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.files import write_whole
 
-# The keys of DATASETS.OWN, and the options of the command line that set them.
-OPTIONS = {
-    "TRAIN_JSON": "--train-json",
-    "TRAIN_IMAGES": "--train-images",
-    "VAL_JSON": "--val-json",
-    "VAL_IMAGES": "--val-images",
-}
+# The keys of DATASETS.OWN, and the options of the command line that set them, such as --val-json.
+OWN_KEYS = ("TRAIN_JSON", "TRAIN_IMAGES", "VAL_JSON", "VAL_IMAGES")
+OPTIONS = {key: f"--{key.lower().replace('_', '-')}" for key in OWN_KEYS}
 
 # Names under which the two splits are registered.
 TRAIN_NAME, VAL_NAME = "own_train", "own_val"
@@ -54,15 +50,13 @@ def read_coco_split(
         The two paths, and what the json has.
 
     Raises:
-        UserError: the json or the folder is missing; the file is not a COCO json, is empty, or has
-            values that mean nothing, such as images that are not there or annotations of what it
-            does not define.
+        UserError: the json or the folder is missing; the file is not a COCO json, or has values
+            that mean nothing, such as images that are not there.
     """
-    json_file, image_root = Path(json_file), Path(image_root)
-    if json_file.is_file() and not image_root.is_dir():
+    if Path(json_file).is_file() and not Path(image_root).is_dir():
         raise MissingFileError(f"no image folder '{image_root}'")
     read = _without_errors(read_coco(json_file, image_root=image_root, keep_root=keep_root))
-    copy = _copy_of(json_file, image_root)
+    copy = _copy_of(read.json_file, read.image_root)
     if read.defects:
         part = copy.with_name(f"{copy.name}.{os.getpid()}")  # other processes may write the same
         content = json.dumps({"info": {}, **read.content}).encode()
@@ -74,40 +68,29 @@ def read_coco_split(
 
 
 def read_categories(json_file: str | Path, *, count: int | None = None) -> dict[int | str, str]:
-    """Read the names by id of a COCO json's categories, in the order of the ids.
-
-    `count` is how many a model has, if known: a root of the others is one of them, or not.
-    """
-    whole, without_root = (
-        _without_errors(read_coco(json_file, ("categories",), keep_root=keep_root)).categories
-        for keep_root in (True, False)
-    )
-    return whole if len(whole) == count else without_root
+    """Read the names by id of a COCO json's categories; with `count`, a root may be one of them."""
+    whole = _without_errors(read_coco(json_file, keep_root=True)).categories
+    return whole if len(whole) == count else read_coco(json_file).categories
 
 
 def read_image_ids(json_file: str | Path) -> dict[str, int | str]:
-    """Read the ids of images by `file_name` of a COCO json, as far as it has them."""
-    images = read_lists(json_file, (), ("images",))["images"]
-    pairs = [(image.get("file_name"), image.get("id")) for image in images]
-    return {n: i for n, i in pairs if isinstance(n, str) and n and isinstance(i, (int, str))}
+    """Read the ids of images by `file_name` of a COCO json."""
+    return {image["file_name"]: image["id"] for image in read_coco(json_file).content["images"]}
 
 
 def use_own_data(cfg: CfgNode) -> dict[str, CocoSplit]:
-    """Check and register the data that `DATASETS.OWN` names, and fit the config to it.
-
-    Returns what was read, by the names of the datasets; nothing where no key of it is set.
-    """
+    """Register the data of `DATASETS.OWN`, if set, fit the config to it, and return it by name."""
     own, options = cfg.DATASETS.OWN, ", ".join(OPTIONS.values())
     missing = [option for key, option in OPTIONS.items() if not own[key]]
     if len(missing) == len(OPTIONS):
         return {}
     if missing:
         raise UserError(f"{options} go together; missing: {', '.join(missing)}")
-    if cfg.MODEL.KEYPOINT_ON or not architecture_of(cfg).instances_suffice:
-        need = "keypoint_names and keypoint_flip_map" if cfg.MODEL.KEYPOINT_ON else "semantic masks"
+    architecture = architecture_of(cfg)
+    if cfg.MODEL.KEYPOINT_ON or architecture.learns_semantics or architecture.one_numbering:
         raise UserError(
             f"{options} are for detectors, the config trains a {cfg.MODEL.META_ARCHITECTURE} that "
-            f"needs {need}; name registered datasets in DATASETS.TRAIN and DATASETS.TEST"
+            "needs more; name registered datasets in DATASETS.TRAIN and DATASETS.TEST"
         )
     train = read_coco_split(own.TRAIN_JSON, own.TRAIN_IMAGES)
     val = read_coco_split(own.VAL_JSON, own.VAL_IMAGES, keep_root=train.root is None)
@@ -129,35 +112,31 @@ def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
     Raises:
         UserError: the categories of the two differ.
     """
-    if train.categories != val.categories:
-        ours, theirs = train.categories.items(), val.categories.items()
+    ours, theirs = train.categories.items(), val.categories.items()
+    if ours != theirs:
         raise UserError(
             f"the categories of '{train.json_file}' and '{val.json_file}' differ: only in train "
             f"{[item for item in ours if item not in theirs]}, only in val "
             f"{[item for item in theirs if item not in ours]}; give both files the same "
             "'categories' (id and name)"
         )
-    cfg.DATASETS.OWN.TRAIN_JSON = str(train.json_file.absolute())
-    cfg.DATASETS.OWN.TRAIN_IMAGES = str(train.image_root.absolute())
-    cfg.DATASETS.OWN.CATEGORIES = [[number, name] for number, name in train.categories.items()]
-    cfg.DATASETS.TRAIN = (TRAIN_NAME,)
-    register_split(TRAIN_NAME, cfg.DATASETS.OWN.TRAIN_JSON, cfg.DATASETS.OWN.TRAIN_IMAGES)
+    own, cfg.DATASETS.TRAIN = cfg.DATASETS.OWN, (TRAIN_NAME,)
+    own.TRAIN_JSON, own.TRAIN_IMAGES = str(train.json_file), str(train.image_root)
+    own.CATEGORIES = [[number, name] for number, name in ours]
     use_validation(cfg, val)
     for head in HEADS:
         if head in cfg.MODEL:
-            cfg.MODEL[head].NUM_CLASSES = len(train.categories)
+            cfg.MODEL[head].NUM_CLASSES = len(ours)
     images = tuple(len(split.content["images"]) for split in (train, val))
     names = ", ".join(train.categories.values())
-    counts = (len(train.categories), names, *images)
-    logger.info("%d classes (%s); %d train and %d val images", *counts)
+    logger.info("%d classes (%s); %d train and %d val images", len(ours), names, *images)
 
 
 def use_validation(cfg: CfgNode, val: CocoSplit) -> None:
     """Register a split as the only dataset that a config evaluates on."""
-    cfg.DATASETS.OWN.VAL_JSON = str(val.json_file.absolute())
-    cfg.DATASETS.OWN.VAL_IMAGES = str(val.image_root.absolute())
-    cfg.DATASETS.TEST = (VAL_NAME,)
-    register_split(VAL_NAME, cfg.DATASETS.OWN.VAL_JSON, cfg.DATASETS.OWN.VAL_IMAGES)
+    own, cfg.DATASETS.TEST = cfg.DATASETS.OWN, (VAL_NAME,)
+    own.VAL_JSON, own.VAL_IMAGES = str(val.json_file), str(val.image_root)
+    register_own_data(cfg)
 
 
 def validation_of_training(cfg: CfgNode) -> CocoSplit | None:
@@ -165,14 +144,9 @@ def validation_of_training(cfg: CfgNode) -> CocoSplit | None:
     own = cfg.DATASETS.OWN
     if VAL_NAME not in cfg.DATASETS.TEST:
         return None
-    if not (own.VAL_JSON and own.VAL_IMAGES):
-        raise UserError(
-            "the config does not hold the validation data of its training (DATASETS.OWN is empty); "
-            "pass --val-json and --val-images"
-        )
     try:
         return read_coco_split(own.VAL_JSON, own.VAL_IMAGES)
-    except (FileNotFoundError, PermissionError) as error:
+    except OSError as error:
         raise MissingFileError(
             f"validation data not found: {error}; pass --val-json and --val-images"
         ) from error
@@ -192,8 +166,8 @@ def register_split(name: str, json_file: str | Path, image_root: str | Path) -> 
     for catalog in (DatasetCatalog, MetadataCatalog):  # metadata may be there without its dataset
         if name in catalog.list():
             catalog.remove(name)
-    used = Path(json_file)
-    if used.is_file() and (copy := _copy_of(used, Path(image_root))).is_file():
+    used = Path(json_file).absolute()
+    if used.is_file() and (copy := _copy_of(used, Path(image_root).absolute())).is_file():
         used = copy
     register_coco_instances(name, {"data_source": str(json_file)}, str(used), str(image_root))
 
@@ -206,8 +180,8 @@ def _without_errors(read: CocoSplit) -> CocoSplit:
 
 
 def _copy_of(json_file: Path, image_root: Path) -> Path:
-    """Return where the corrected copy of a json is or would be."""
+    """Return where the corrected copy of a json is or would be; the paths are absolute."""
     state = json_file.stat()
-    made_of = (json_file.absolute(), image_root.absolute(), state.st_mtime_ns, state.st_size)
-    digest = hashlib.sha256(repr((*map(str, made_of), __version__)).encode()).hexdigest()
+    made_of = f"{json_file} {image_root} {state.st_mtime_ns} {state.st_size} {__version__}"
+    digest = hashlib.sha256(made_of.encode()).hexdigest()
     return Path(get_cache_dir()) / "regnet_backbones" / f"{json_file.stem}-{digest[:16]}.json"

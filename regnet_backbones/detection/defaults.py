@@ -24,8 +24,7 @@ TOOL_DEFAULTS = {
         }
     },
     "DATALOADER": {
-        # Of the images that RandomSubsetTrainingSampler takes; detectron2 0.6 reads the key, and
-        # has no default for it.
+        # Of RandomSubsetTrainingSampler; detectron2 0.6 reads the key, and has no default for it.
         "RANDOM_SUBSET_RATIO": 1.0,
         # How many images of each dataset are opened before the training, the first ones.
         "CHECK_IMAGES": 100,
@@ -53,10 +52,7 @@ TOOL_DEFAULTS = {
 
 
 def add_tool_config(cfg: "CfgNode") -> None:
-    """Add the keys of the adapter, of detectron2's projects and of our training tool to a config.
-
-    Keys that it has stay.
-    """
+    """Add our keys and those of detectron2's projects to a config; keys that it has stay."""
     add_regnet_config(cfg)
     add_missing(cfg, TOOL_DEFAULTS)
 

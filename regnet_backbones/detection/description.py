@@ -1,6 +1,6 @@
 """What a run of a detector was, for its report."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -20,30 +20,29 @@ UNINTERESTING = ("OUTPUT_DIR", "MODEL.DEVICE", "VERSION")
 def describe(
     config_file: Path, *, opts: Sequence[str] = (), val: CocoSplit | None = None
 ) -> Description:
-    """Describe the run of a config, and the data of an evaluation with these options.
-
-    Raises:
-        UserError: the config or an override cannot be used.
-    """
-    own, cfg = read_config(config_file), read_config(config_file, opts)
-    backbone = cfg.MODEL.BACKBONE.NAME
-    network = network_of(regnet_node(cfg)) if backbone in BUILDERS else None
-    name = network if isinstance(network, str) else "a RegNet by numbers" if network else backbone
-    names = [VAL_NAME] if val is not None else list(cfg.DATASETS.TEST)
+    """Describe the run of a config, and the data of an evaluation with these options."""
+    run, cfg = read_config(config_file), read_config(config_file, opts)
+    model, data, solver = run.MODEL, run.DATASETS, run.SOLVER
+    network = network_of(regnet_node(run)) if model.BACKBONE.NAME in BUILDERS else None
+    name = network if isinstance(network, str) else "a RegNet by numbers"
+    names = list(cfg.DATASETS.TEST) if val is None else [VAL_NAME]
     json_file = cfg.DATASETS.OWN.VAL_JSON if val is None else str(val.json_file)
-    files = {TRAIN_NAME: cfg.DATASETS.OWN.TRAIN_JSON, VAL_NAME: json_file}
-    solver = cfg.SOLVER
+    files = {TRAIN_NAME: data.OWN.TRAIN_JSON, VAL_NAME: json_file}
+    trained_on, validated_on = (
+        ", ".join(files.get(name) or name for name in group) or "none"
+        for group in (data.TRAIN, names)
+    )
     return Description(
-        title=f"{title_of(cfg)} on {name}",
+        title=f"{title_of(run)} on {name if network else model.BACKBONE.NAME}",
         network=network,
         facts=(
-            ("started from", own.MODEL.WEIGHTS or "random weights"),
-            ("trained on", _listed(cfg.DATASETS.TRAIN, files)),
-            ("validated on", _listed(names, files)),
+            ("started from", model.WEIGHTS or "random weights"),
+            ("trained on", trained_on),
+            ("validated on", validated_on),
             ("iterations", f"{solver.MAX_ITER:,} of {solver.IMS_PER_BATCH} images"),
         ),
-        changed=changed_settings(own, default_config()),
-        config=own.dump(),
+        changed=changed_settings(run),
+        config=run.dump(),
         batch=solver.IMS_PER_BATCH,
         lengths={"iterations": solver.MAX_ITER},
         dataset=names[0] if names else "",
@@ -53,16 +52,11 @@ def describe(
     )
 
 
-def changed_settings(cfg: CfgNode, defaults: CfgNode) -> tuple[tuple[str, str, str], ...]:
-    """List key, value and default of what differs from defaults, or is not among them."""
-    ours, theirs = values_by_key(cfg), values_by_key(defaults)
+def changed_settings(cfg: CfgNode) -> tuple[tuple[str, str, str], ...]:
+    """List key, value and default of what differs from the defaults."""
+    defaults = values_by_key(default_config())
     return tuple(
-        (key, str(value), str(theirs.get(key, "not a key")))
-        for key, value in ours.items()
-        if (key not in theirs or value != theirs[key]) and key not in UNINTERESTING
+        (key, str(value), str(defaults[key]))
+        for key, value in values_by_key(cfg).items()
+        if value != defaults[key] and key not in UNINTERESTING
     )
-
-
-def _listed(names: Iterable[str], files: dict[str, str]) -> str:
-    """List datasets by their names, those of the run's own by their files."""
-    return ", ".join(files.get(name) or name for name in names) or "none"

@@ -1,7 +1,7 @@
 """A look at the data of a detector before the first step: see `regnet_backbones.runs.look`."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
@@ -24,8 +24,9 @@ COUNTED = 4000
 def look_at(cfg: CfgNode, loader: TrainLoader | None = None) -> None:
     """Print how often and how large objects are, and write training images to `data.png`.
 
-    The loader of a run is left as it is; None builds one. With `TEST.PICTURES 0` nothing is drawn.
+    The loader of a run is left as it is; None builds one.
     """
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
 
     @cache
     def batches() -> TrainLoader:
@@ -35,7 +36,6 @@ def look_at(cfg: CfgNode, loader: TrainLoader | None = None) -> None:
         samples = islice(chain.from_iterable(batches().repeat_first(PICTURES)), PICTURES)
         return mosaic([_drawn(sample, cfg.INPUT.FORMAT, metadata) for sample in samples])
 
-    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     show(
         Path(cfg.OUTPUT_DIR),
         table=lambda: sizes_by_class(batches().records, metadata),
@@ -43,7 +43,7 @@ def look_at(cfg: CfgNode, loader: TrainLoader | None = None) -> None:
     )
 
 
-def sizes_by_class(records: Iterable[dict], metadata: Metadata) -> str:
+def sizes_by_class(records: Sequence[dict], metadata: Metadata) -> str:
     """Format the number of boxes and images, and the sizes of boxes, by class."""
     chosen = range(0, len(records), -(-len(records) // COUNTED))
     sides, images = defaultdict(list), Counter()
@@ -57,13 +57,15 @@ def sizes_by_class(records: Iterable[dict], metadata: Metadata) -> str:
             sides[annotation["category_id"]].append(float(np.sqrt(abs(box[2] * box[3]))))
     every = f"{len(chosen):,} of {len(records):,} training images"
     boxes = sum(map(len, sides.values()))
+    if not boxes or not metadata.get("thing_classes"):
+        return every
     rows = [
         [name, len(sides[k]), f"{len(sides[k]) / boxes:.1%}", images[k]]
         + [f"{s:.0f}" for s in np.percentile(sides[k] or [np.nan], (5, 50, 95))]
-        for k, name in enumerate(metadata.get("thing_classes", ()) if boxes else ())
+        for k, name in enumerate(metadata.thing_classes)
     ]
     headers = (every, "boxes", "share", "images", "side in pixels: 5 %", "50 %", "95 %")
-    return table_of(headers, sorted(rows, key=lambda row: -row[1])) if rows else every
+    return table_of(headers, sorted(rows, key=lambda row: -row[1]))
 
 
 def _drawn(sample: Mapping, channels: str, metadata: Metadata) -> Image.Image:

@@ -96,8 +96,7 @@ def read_run_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, CocoSp
             "the last checkpoint of OUTPUT_DIR"
         )
     check_output_folder(cfg.OUTPUT_DIR, name="OUTPUT_DIR")
-    files = not (args.check_data or args.skip_data_check)
-    check_datasets_exist(cfg, training=training, files=files)
+    check_datasets_exist(cfg, training=training)
     check_evaluators(cfg)
     cfg.freeze()
     return cfg, read

@@ -1,28 +1,21 @@
 """Compare what a COCO json says, of entries that `coco.read_coco` has brought to their types.
 
-Boxes and polygons are read in each way that exporters write them, `READINGS`. If another reading
-fits more annotations than COCO's, the file is in that form. Nothing is drawn.
+Boxes are read in each way that exporters write them, `READINGS`. If another reading fits more
+annotations than COCO's, the file is in that form. Nothing is drawn.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
+import torch
+from detectron2.structures.boxes import Boxes, matched_pairwise_iou
+from pycocotools import mask as coco_mask
 
 from regnet_backbones.detection.data_checks import kinds
-from regnet_backbones.detection.data_checks.coco import (
-    Content,
-    Entry,
-    drawable,
-    extent_of,
-    image_name,
-    runs_of,
-)
-from regnet_backbones.detection.data_checks.kinds import Defect, Kind, Use
-
-# What takes an annotation out of a training.
-DROPPING = (kinds.CROWD, kinds.DROPPED_BOX, kinds.DROPPED_ANNOTATION)
+from regnet_backbones.detection.data_checks.coco import CocoSplit, Entry, drawable, extent_of
+from regnet_backbones.detection.data_checks.kinds import Defect, Kind
 
 # How four numbers are a box, by what they are written as: its left, top, right and bottom.
 ORDERS = {
@@ -32,199 +25,155 @@ ORDERS = {
         *(a - c / 2, b - d / 2, a + c / 2, b + d / 2),
     ),
 }
-RELATIVE, SWAPPED = "as parts of the image's size (normalised, 0 to 1)", "with x and y exchanged"
-WAYS = ((), (RELATIVE,), (SWAPPED,), (RELATIVE, SWAPPED))
+RELATIVE = "as parts of the image's size (normalised, 0 to 1)"
+# An order of the numbers, and what they are parts of; the first reading is COCO's.
+COCOS, *READINGS = product(ORDERS, ("", RELATIVE))
 
-# A reading: the order of a box, the ways that boxes and that polygons are written; the first one is
-# COCO's, and the more a reading differs from it, the later it comes.
-Reading = tuple[str, tuple[str, ...], tuple[str, ...]]
-COCOS, *READINGS = sorted(
-    product(ORDERS, WAYS, WAYS), key=lambda r: bool(r[0]) + len(r[1]) + len(r[2])
-)
-
-# Overlap (IoU) with the polygons' extent from which a box fits: the right reading is given more
-# room, as boxes of hidden parts have it. Corners within ROUNDED pixels fit, too.
-FITS, FITS_OTHERWISE, ROUNDED = 0.5, 0.7, 2.0
+# Overlap (IoU) with the polygons' extent from which a box fits; or its corners are as near.
+FITS, NEAR = 0.6, 2.0
 
 # Beyond the border by up to so many pixels, or this part of the image's side, is not yet outside.
 ROUNDING, SLACK = 1.0, 0.02
 
-# Another reading is believed if it fits nearly all annotations, and this part of them and as many
-# more than COCO's.
+# Another reading is believed if it fits this part of the annotations, and so many more than COCO's.
 NEARLY_ALL, PART, MORE = 0.95, 0.1, 3
 
 
-def check_coco(content: Content, *, source: str, use: Use) -> list[Defect]:
-    """Return what is wrong or worth knowing in the lists of `read_coco`, in their order."""
-    images, annotations, categories = (
-        content[name] for name in ("images", "annotations", "categories")
-    )
-    by_id = {image["id"]: image for image in images}
-    defects = [Defect(kinds.SAME_FILE, source, n) for n in _repeated(map(image_name, images))]
-    names = _repeated(category["name"] for category in categories)
-    defects += [Defect(kinds.SAME_NAME, source, detail=name) for name in names]
+def check_coco(split: CocoSplit, *, train: bool, masks: str) -> list[Defect]:
+    """Return what is wrong or worth knowing in a json for training, or else for evaluation.
 
-    trained = []
+    `masks` is `INPUT.MASK_FORMAT`, or "" without masks.
+    """
+    content, source = split.content, str(split.json_file)
+    images = {image["id"]: image for image in content["images"]}
+    names = {number: image["file_name"] for number, image in images.items()}
+    annotations = content["annotations"]
+    found = [(kinds.SAME_FILE, name) for name, n in Counter(names.values()).items() if n > 1]
     for entry in annotations:
-        image = by_id[entry["image_id"]]
-        problems = list(_annotation_problems(entry, image, use))
-        defects += [
-            Defect(kind, source, image_name(image), entry["id"], detail)
-            for kind, detail in problems
-        ]
-        if not any(kind in DROPPING for kind, _ in problems):
-            trained.append(entry)
-    what = ((a["image_id"], a["category_id"], tuple(a["bbox"])) for a in annotations)
-    for image, _, box in _repeated(what):
-        name = image_name(by_id[image])
-        defects.append(Defect(kinds.REPEATED, source, name, detail=f"bbox {list(box)}"))
+        name = f"annotation {entry['id']} of {names[entry['image_id']]}"
+        for kind, detail in _annotation_problems(entry, images[entry["image_id"]], train, masks):
+            found.append((kind, kinds.place(name, detail)))
+    objects = Counter((a["image_id"], a["category_id"], *a["bbox"]) for a in annotations)
+    for (number, _, *box), n in objects.items():
+        if n > 1:
+            found.append((kinds.REPEATED, kinds.place(names[number], f"{n} times, bbox {box}")))
     single = [a for a in annotations if not a["iscrowd"]]
-    defects += _unlike(single, [by_id[a["image_id"]] for a in single], source)
+    found += _unlike(single, [images[a["image_id"]] for a in single])
     used = {a["category_id"] for a in annotations}
-    unused = [c["name"] for c in categories if used and c["id"] not in used]
-    defects += [Defect(kinds.UNUSED_CLASS, source, detail=name) for name in unused]
-    if not annotations and use.test:
-        defects.append(Defect(kinds.NOTHING_TO_SCORE, source))
-    if use.train:
-        defects += _training_problems(content, trained, source, use)
-    return defects
+    unused = [c["name"] for c in content["categories"] if used and c["id"] not in used]
+    found += [(kinds.UNUSED_CLASS, name) for name in unused]
+    if train:
+        if not any(_is_trained(a, images[a["image_id"]]) for a in single):
+            crowds = len(annotations) - len(single)
+            detail = f"{crowds:,} crowd regions, {len(single):,} other annotations"
+            found.append((kinds.NOTHING, detail))
+        with_objects = {a["image_id"] for a in single}
+        found += [(kinds.EMPTY_IMAGE, names[i]) for i in names if i not in with_objects]
+    elif not annotations:
+        found.append((kinds.NOTHING_TO_SCORE, ""))
+    return [Defect(kind, source, place) for kind, place in found]
 
 
-def _repeated(values: Iterable[Hashable]) -> Iterator[Hashable]:
-    """Yield the values that came before."""
-    seen: set[Hashable] = set()
-    for value in values:
-        if value in seen:
-            yield value
-        seen.add(value)
+def _is_outside(entry: Entry, image: Entry) -> bool:
+    """Return whether a box has no area inside its image."""
+    x, y, w, h = entry["bbox"]
+    return min(x + w, image["width"]) <= max(x, 0) or min(y + h, image["height"]) <= max(y, 0)
 
 
-def _annotation_problems(entry: Entry, image: Entry, use: Use) -> Iterator[tuple[Kind, str]]:
+def _is_trained(entry: Entry, image: Entry) -> bool:
+    """Return whether detectron2 trains on the annotation of a single object."""
+    masks = entry.get("segmentation")
+    has_mask = not masks or isinstance(masks, dict) or bool(drawable(masks))
+    return has_mask and not _is_outside(entry, image)
+
+
+def _annotation_problems(
+    entry: Entry, image: Entry, train: bool, masks: str
+) -> Iterator[tuple[Kind, str]]:
     """Find what is wrong with an annotation: kinds, and what was found."""
     (x, y, w, h), width, height = entry["bbox"], image["width"], image["height"]
-    crowd, detail = bool(entry["iscrowd"]), f"bbox {entry['bbox']} in {width}x{height}"
+    detail = f"bbox {entry['bbox']} in {width}x{height}"
     if entry.get("ignore"):
         yield kinds.IGNORED, ""
-    if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
-        if use.test:
-            yield kinds.UNREACHABLE_BOX, detail
-        if use.train:
-            yield kinds.DROPPED_BOX, detail
+    if _is_outside(entry, image):
+        yield kinds.OUTSIDE, detail
     elif max(-x, -y, x + w - width, y + h - height) > ROUNDING:
         yield kinds.CLIPPED_BOX, detail
-    if crowd:
+    if entry["iscrowd"]:
         yield kinds.CROWD, ""
-    yield from _mask_problems(entry.get("segmentation"), (height, width), use, crowd=crowd)
-    if use.keypoints is not None and (use.test or not crowd):
-        values = entry.get("keypoints") or ()
-        if len(values) != 3 * use.keypoints:
-            yield kinds.KEYPOINTS, f"{len(values)} values, not {3 * use.keypoints}"
-        elif use.test and entry.get("num_keypoints") is None:
-            yield kinds.KEYPOINTS, "no num_keypoints"
-
-
-def _mask_problems(
-    masks: list[list[float]] | Entry | None, size: tuple[int, int], use: Use, *, crowd: bool
-) -> Iterator[tuple[Kind, str]]:
-    """Find what is wrong with a segmentation in an image of (height, width)."""
-    # Masks of crowd regions are never drawn in training.
-    drawn = use.masks and (use.test or not crowd)
-    if isinstance(masks, dict):
-        if drawn and use.train and use.polygons and not crowd:
+    segmentation, size = entry.get("segmentation"), [height, width]
+    drawn = masks and not (train and entry["iscrowd"])
+    if isinstance(segmentation, dict):
+        if drawn and train and masks == "polygon":
             yield kinds.RLE_FOR_POLYGON, ""
-        runs = runs_of(masks["counts"])
-        if drawn and tuple(masks["size"]) != size:
-            yield kinds.RLE_SIZE, f"size {masks['size']}, image {[*size]}"
-        elif drawn and (runs is None or runs.min() < 0 or runs.sum() != size[0] * size[1]):
-            yield kinds.BROKEN_RLE, ""
-    elif masks:
-        kept, lengths = drawable(masks), [len(polygon) for polygon in masks]
+        if drawn and not _is_whole(segmentation, size):
+            yield kinds.BROKEN_RLE, f"size {segmentation['size']}, image {size}"
+    elif segmentation:
+        kept, lengths = drawable(segmentation), [len(polygon) for polygon in segmentation]
         detail = f"values: {', '.join(map(str, lengths))}"
-        if kept and len(kept) < len(masks):
+        if len(kept) < len(segmentation):
             yield kinds.DROPPED_POLYGON, detail
-        elif not kept and use.train:
-            yield kinds.DROPPED_ANNOTATION, detail
-        if use.test and use.masks and (not kept or lengths[0] == 4):
+        if drawn and not train and (not kept or lengths[0] == 4):
             yield kinds.NO_POLYGON, detail
     elif drawn:
         yield kinds.NO_MASK, ""
 
 
-def _training_problems(
-    content: Content, trained: list[Entry], source: str, use: Use
-) -> Iterator[Defect]:
-    """Find images that have nothing to train on, and whether any has."""
-    annotations, visible = content["annotations"], defaultdict(int)
-    for entry in annotations if use.min_keypoints else ():
-        flags = (entry.get("keypoints") or ())[2::3]
-        visible[entry["image_id"]] += sum(flag > 0 for flag in flags)
-    if not any(visible[a["image_id"]] >= use.min_keypoints for a in trained):
-        found = Counter(bool(a["iscrowd"]) for a in annotations)
-        detail = f"{found[True]:,} crowd regions, {found[False]:,} other annotations"
-        yield Defect(kinds.NOTHING, source, detail=detail)
-    with_objects = {a["image_id"] for a in annotations if not a["iscrowd"]}
-    for image in content["images"]:
-        if image["id"] not in with_objects:
-            yield Defect(kinds.EMPTY_IMAGE, source, image_name(image))
+def _is_whole(rle: Entry, size: list[int]) -> bool:
+    """Return whether an RLE is a mask of [height, width]."""
+    if rle["size"] != size or isinstance(rle["counts"], list):
+        return rle["size"] == size and sum(rle["counts"]) == size[0] * size[1]
+    try:
+        return coco_mask.decode(rle) is not None
+    except ValueError:
+        return False
 
 
-def _unlike(entries: list[Entry], images: list[Entry], source: str) -> Iterator[Defect]:
+def _unlike(entries: list[Entry], images: list[Entry]) -> Iterator[tuple[Kind, str]]:
     """Find boxes that are not what they should be; `images` are those of the annotations."""
     if not entries:
         return
     boxes = np.array([entry["bbox"] for entry in entries], float)
-    nothing = (np.nan,) * 4
-    extents = np.array([extent_of(drawable(e.get("segmentation"))) or nothing for e in entries])
+    polygons = [drawable(entry.get("segmentation")) for entry in entries]
+    extents = np.array([extent_of(p) if p else (np.nan,) * 4 for p in polygons])
     sizes = np.array([(image["width"], image["height"]) for image in images], float)
-    straight = _fits(COCOS, boxes, extents, sizes, FITS).sum()
-    fits = {r: _fits(r, boxes, extents, sizes, FITS_OTHERWISE).sum() for r in READINGS}
+    straight = _fits(COCOS, boxes, extents, sizes).sum()
+    fits = {reading: _fits(reading, boxes, extents, sizes).sum() for reading in READINGS}
     best, total = max(fits, key=lambda reading: fits[reading]), len(boxes)
     if fits[best] >= max(NEARLY_ALL * total, straight + max(MORE, PART * total)):
-        order, of_boxes, of_polygons = best
-        parts = {"boxes": [*filter(None, [order]), *of_boxes], "polygons": of_polygons}
-        cause = " and ".join(" ".join([what, *ways]) for what, ways in parts.items() if ways)
+        cause = ", ".join(filter(None, best))
         detail = f"{cause}: {fits[best]:,} of {total:,} annotations fit so, {straight:,} as COCO's"
-        yield Defect(kinds.OTHER_FORM, source, detail=detail)
+        yield kinds.OTHER_FORM, detail
         return
     corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
-    unlike = ~np.isnan(extents[:, 0]) & ~_match(corners, extents, FITS)
-    tiny = (boxes[:, 2:] <= 1).all(axis=1) & ~unlike
-    for where, kind in ((unlike, kinds.UNLIKE_MASK), (tiny, kinds.ONE_PIXEL)):
-        for number in np.flatnonzero(where):
-            entry, image = entries[number], images[number]
-            detail = f"bbox {entry['bbox']} in {image['width']}x{image['height']}"
-            if kind is kinds.UNLIKE_MASK:
-                detail += f", polygons in {extents[number].tolist()}"
-            yield Defect(kind, source, image_name(image), entry["id"], detail)
+    for number in np.flatnonzero(~np.isnan(extents[:, 0]) & ~_match(corners, extents)):
+        entry, image = entries[number], images[number]
+        detail = f"bbox {entry['bbox']}, polygons in {extents[number].tolist()}"
+        name = f"annotation {entry['id']} of {image['file_name']}"
+        yield kinds.UNLIKE_MASK, kinds.place(name, detail)
 
 
 def _fits(
-    reading: Reading, boxes: np.ndarray, extents: np.ndarray, sizes: np.ndarray, least: float
+    reading: tuple[str, str], boxes: np.ndarray, extents: np.ndarray, sizes: np.ndarray
 ) -> np.ndarray:
     """Return for each annotation whether its box is a box so, in its image, on its polygons."""
-    order, of_boxes, of_polygons = reading
-    corners = np.stack(ORDERS[order](*_pixels(boxes, of_boxes, sizes).T), axis=1)
-    extents = _pixels(extents, of_polygons, sizes)
-    masked = ~np.isnan(extents[:, 0])
-    placed = np.hstack([corners, np.where(masked[:, None], extents, corners)])
-    sizes = np.tile(sizes, 4)
+    order, unit = reading
+    sizes = np.tile(sizes, 2)
+    if unit == RELATIVE:  # some exporters write only boxes so, or only polygons
+        boxes, extents = (
+            np.where((values <= 1).all(axis=1, keepdims=True), values * sizes, values)
+            for values in (boxes, extents)
+        )
+    corners = np.stack(ORDERS[order](*boxes.T), axis=1)
     room = np.maximum(ROUNDING, SLACK * sizes)
+    inside = ((corners >= -room) & (corners <= sizes + room)).all(axis=1)
     sides = corners[:, 2:] - corners[:, :2]
-    inside = ((placed >= -room) & (placed <= sizes + room)).all(axis=1)
     sensible = (sides > 0).all(axis=1) & (sides > 1).any(axis=1)
-    return inside & sensible & (~masked | _match(corners, extents, least))
+    return inside & sensible & (np.isnan(extents[:, 0]) | _match(corners, extents))
 
 
-def _pixels(values: np.ndarray, ways: tuple[str, ...], sizes: np.ndarray) -> np.ndarray:
-    """Return coordinates in pixels, x first, that are written in some ways."""
-    values = values[:, [1, 0, 3, 2]] if SWAPPED in ways else values
-    return values * np.tile(sizes, 2) if RELATIVE in ways else values
-
-
-def _match(corners: np.ndarray, extents: np.ndarray, least: float) -> np.ndarray:
+def _match(corners: np.ndarray, extents: np.ndarray) -> np.ndarray:
     """Return whether boxes are on extents, up to rounding."""
-    common = np.minimum(corners[:, 2:], extents[:, 2:]) - np.maximum(corners[:, :2], extents[:, :2])
-    both = common.clip(0).prod(axis=1)
-    areas = [(c[:, 2:] - c[:, :2]).clip(0).prod(axis=1) for c in (corners, extents)]
-    union = np.maximum(areas[0] + areas[1] - both, 1e-9)
-    return (both >= least * union) | (np.abs(corners - extents) <= ROUNDED).all(axis=1)
+    pair = (Boxes(torch.from_numpy(values)) for values in (corners, extents))
+    overlaps = matched_pairwise_iou(*pair).numpy() >= FITS
+    return overlaps | (np.abs(corners - extents) <= NEAR).all(axis=1)

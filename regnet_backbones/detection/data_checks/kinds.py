@@ -1,87 +1,45 @@
-"""Defects of a dataset, a report of them, and their kinds: a row for each.
+"""Defects of a dataset, the report of them, and every kind of defect, a row each.
 
 The kinds were found by running detectron2: its loader of jsons raises or drops annotations when a
-run starts, its mapper when an image is drawn, and pycocotools after all images are evaluated. Wrong
-types of values are kinds of their own, see `coco.TYPES`.
+run starts, its mapper when an image is drawn, pycocotools after all images are evaluated. Values
+of wrong types are kinds of their own, see `coco.TYPES`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from reprlib import Repr
 from typing import Literal
 
-Severity = Literal["error", "repair", "note"]
-
 # How many defects of a kind a summary names.
 LISTED = 3
-# What a paragraph of a summary begins with, and in which order.
-TITLES: dict[Severity, str] = {"error": "error", "repair": "corrected", "note": "note"}
+# In the order of a summary.
+SEVERITIES = ("error", "corrected", "note")
 
-# Values of a user in messages: enough to find them, whatever their length and depth.
+# Values of a user in messages: enough to find them, whatever their length.
 _REPR = Repr()
 _REPR.maxstring = _REPR.maxother = 80
-_REPR.maxlist = _REPR.maxdict = 6
-_REPR.maxlevel = 3
 shown = _REPR.repr
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of defect.
+    """A kind of defect: what is wrong, and what to do or what happens if it stays.
 
-    Attributes:
-        severity: "error" stops a run or spoils its result; "note" is worth knowing; "repair" is
-            corrected in a copy of your own json, and in other datasets an error or a note.
-        text: what is wrong, and what to do or what happens if it stays.
-        readers: of a repair, what fails on the value as it is (flags of `Use`, such as "test"): ()
-            is every run, None is no run.
+    An "error" stops a run or spoils its result; what is "corrected" is so in a copy of the json.
     """
 
-    severity: Severity
+    severity: Literal["error", "corrected", "note"]
     text: str
-    readers: tuple[str, ...] | None = ()
-
-
-@dataclass(frozen=True)
-class Use:
-    """What a dataset is for: some defects matter in training only, others in evaluation only."""
-
-    train: bool = False
-    test: bool = False
-    masks: bool = False  # segmentations are used
-    polygons: bool = True  # masks are trained as polygons
-    keypoints: int | None = None  # how many an instance has; None uses none
-    min_keypoints: int = 0  # visible ones that an image needs to be trained on
-    crowds: bool = True  # the evaluation reads `iscrowd`, as COCO's does and LVIS' does not
-    unique_ids: bool = True  # detectron2 refuses a json with the same annotation id twice
 
 
 @dataclass(frozen=True)
 class Defect:
-    """A defect and its place."""
+    """A defect of a dataset (its name, or its file) and its place there."""
 
     kind: Kind
-    dataset: str  # its name, or its file
-    image: str = ""
-    annotation: int | str | None = None
-    detail: str = ""  # what was found
-
-    @property
-    def place(self) -> str:
-        """The annotation, the image, and what was found."""
-        annotation = "" if self.annotation is None else f"annotation {shown(self.annotation)}"
-        place = " of ".join(part for part in (annotation, self.image) if part)
-        return f"{place} ({self.detail})" if place and self.detail else place or self.detail
-
-    def in_file(self, use: Use) -> "Defect | None":
-        """Return what a repair is in a file that is used as it is: None if nothing reads it."""
-        readers = self.kind.readers
-        if self.kind.severity != "repair":
-            return self
-        if readers is not None and not all(getattr(use, flag) for flag in readers):
-            return None
-        return replace(self, kind=Kind("note" if readers is None else "error", self.kind.text))
+    dataset: str
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,26 +63,29 @@ class Report:
         groups: dict[tuple[str, Kind], list[Defect]] = {}
         for defect in self.defects:
             groups.setdefault((defect.dataset, defect.kind), []).append(defect)
-        lines, order = [], list(TITLES)
-        for dataset, kind in sorted(groups, key=lambda key: order.index(key[1].severity)):
+        lines = []
+        for dataset, kind in sorted(groups, key=lambda key: SEVERITIES.index(key[1].severity)):
             defects = groups[dataset, kind]
             times = f"{len(defects):,} time{'s' * (len(defects) > 1)}"
-            lines.append(f"{TITLES[kind.severity]}: '{dataset}', {times}: {kind.text}")
+            lines.append(f"{kind.severity}: '{dataset}', {times}: {kind.text}")
             lines += [f"    {defect.place}" for defect in defects[:listed] if defect.place]
             if listed is not None and len(defects) > listed:
                 lines.append(f"    ... and {len(defects) - listed:,} more")
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:
-        """Write the summary and every defect to a text file, in a folder that is made."""
+        """Write every defect to a text file, in a folder that is made."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = self.summary() or "no defects"
-        if self.defects:
-            text += f"\n\nAll of them\n\n{self.summary(None)}\n"
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        text = self.summary(None) or "no defects"
+        path.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
 
 
-error, note, repair = partial(Kind, "error"), partial(Kind, "note"), partial(Kind, "repair")
+def place(name: str, detail: str = "") -> str:
+    """Return where a defect is, and what was found there."""
+    return f"{name} ({detail})" if detail else name
+
+
+error, note, repair = partial(Kind, "error"), partial(Kind, "note"), partial(Kind, "corrected")
 
 # Found in reading a json, see `coco`
 BOM = repair("the file begins with a byte order mark; save it as UTF-8 without one")
@@ -132,67 +93,46 @@ IMAGE_MISSING = error("an image is not on the disk; correct its 'file_name' or t
 OTHER_SPELLING = repair("a 'file_name' is spelled differently from the file; write the file's name")
 DOUBLE_ID = error("an id of images or categories is given twice; give each an id of its own")
 NUMBER_AS_TEXT = repair("an id is text in one place and a number in another; write numbers")
-MIXED_IDS = error("some ids of a list are text and others numbers; write all alike")
 UNDEFINED_ID = error("an annotation has an image_id or category_id that the file does not define")
-ROOT = repair("a category is only the others' 'supercategory' and is unused; remove it", None)
-NO_ID = repair("an annotation has no id; number them from 1")
-ID_TWICE = repair("an id of annotations is given twice; number them from 1", ("unique_ids",))
-ZERO_ID = repair("an annotation's id is 0 or not a number; number them from 1", ("test",))
+ROOT = repair("a category is only the others' 'supercategory' and is unused; remove it")
+ANNOTATION_ID = repair("an annotation's id is missing, repeated, 0 or not a number; write 1, 2, 3")
 BOX_AS_MASK = repair("a 'segmentation' repeats the bbox; leave it out, or write polygons")
 NO_BOX = error("an annotation has no bbox; write [x, y, width, height] in pixels")
 BOX_OF_POLYGONS = repair("an annotation has polygons and no bbox; write the box around them")
-EMPTY_OBJECT = repair("an annotation has an empty bbox and no segmentation; remove it", None)
-NO_CROWD_FLAG = repair("an annotation has no iscrowd; write 0", ("test", "crowds"))
-NO_AREA = repair("an annotation has no area; write that of its mask or bbox", ("test",))
-ZERO_AREA = repair("an area is 0 and its bbox is not empty; write that of the mask or bbox", None)
+EMPTY_OBJECT = repair("an annotation has an empty bbox and no segmentation; remove it")
+NO_CROWD_FLAG = repair("an annotation has no iscrowd; write 0")
+NO_AREA = repair("an annotation has no area, or 0; write that of its mask or bbox")
 
 # Found in comparing what a json says, see `annotations`
 NOTHING = error(
-    "there is nothing to train on: every annotation is a crowd region, has no box inside its image "
-    "or no polygon of 3 points, or too few keypoints; set iscrowd 0 for single objects, or train "
-    "boxes only (remove 'segmentation', set MODEL.MASK_ON False)"
+    "there is nothing to train on: all annotations are crowd regions, outside their image, or have "
+    "no polygon of 3 points; set iscrowd 0 for objects, or train boxes only (MODEL.MASK_ON False)"
 )
 NOTHING_TO_SCORE = note("there are no annotations; the evaluation has nothing to score")
 UNUSED_CLASS = note("a category has no annotation; it is not learned, or not measured")
-SAME_NAME = note("two categories have one name; they remain two classes")
 SAME_FILE = note("a file is listed as several images; each counts, with its own annotations")
 IN_BOTH = note("a file is in the training and in the validation data, whose results mislead then")
 REPEATED = note("an annotation repeats another one (image, category, bbox); both are used")
-ONE_PIXEL = note("a bbox is one pixel or smaller; check that it is [x, y, width, height]")
-OTHER_FORM = error(
-    "boxes or polygons are not written as COCO's, [x, y, width, height] and [x1, y1, x2, y2, ...] "
-    "in pixels; correct the file, or what exported it"
-)
+OTHER_FORM = error("boxes are not [x, y, width, height] in pixels; correct them, or the exporter")
 UNLIKE_MASK = note("the bbox and the polygons of an annotation do not fit; one of them is wrong")
 IGNORED = error("an annotation has 'ignore', which detectron2 does not support; use iscrowd 1")
-DROPPED_BOX = note("a bbox has no area inside its image; detectron2 does not train on it")
-UNREACHABLE_BOX = note("a bbox has no area inside its image; evaluation counts it as missed")
+OUTSIDE = note("a bbox has no area in its image; training drops it, evaluation misses it")
 CLIPPED_BOX = note("a bbox is over 1 pixel beyond the border; it is clipped in training only")
 CROWD = note("an annotation is a crowd region (iscrowd 1); training and evaluation ignore it")
 EMPTY_IMAGE = note("an image has no objects; see DATALOADER.FILTER_EMPTY_ANNOTATIONS")
 NO_MASK = error("an annotation has no segmentation; add it, or set MODEL.MASK_ON False")
-DROPPED_ANNOTATION = note("no polygon has 3 points; detectron2 does not train on the annotation")
-DROPPED_POLYGON = note("a polygon has no 3 points or odd values; detectron2 does not train on it")
+DROPPED_POLYGON = note("a polygon has no 3 points or odd values; it is not trained on")
 NO_POLYGON = error("no polygon of 3 points, or the first one has 2; correct or remove them")
 RLE_FOR_POLYGON = error("a segmentation is an RLE; set INPUT.MASK_FORMAT bitmask")
-RLE_SIZE = error("an RLE is not of its image's size [height, width]; encode the mask again")
-BROKEN_RLE = error("the counts of an RLE do not add up to height x width; encode the mask again")
-KEYPOINTS = error(
-    "an annotation has not MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS keypoints, or no num_keypoints; "
-    "write [x, y, visibility] of each, and the number of visible ones"
-)
+BROKEN_RLE = error("an RLE is not of its image's size, or does not add up; encode the mask again")
 
 # Found in loading a dataset and opening its files, see `datasets`
-UNLOADABLE = error(
-    "the dataset cannot be loaded; detectron2's own are looked for below DETECTRON2_DATASETS, else "
-    "in the folder 'datasets'"
-)
+UNLOADABLE = error("the dataset cannot be loaded; it is looked for below DETECTRON2_DATASETS")
 TOO_MANY_CLASSES = error("the dataset has more classes than the model; set the number of classes")
 UNREADABLE_FILE = error("a file cannot be read to its end; fetch it again, or remove it")
 WRONG_SIZE = error("an image is not of the size that its annotations say; correct one of them")
 DEEP_IMAGE = error("an image cannot be used as it is")
 TURNED = note("an image is turned by its EXIF data; check that its annotations are, too")
-CONVERTED = note("an image is not RGB; detectron2 converts it, and ignores transparency")
 MASK_SIZE = error("a mask is not of the size of its image; save both in one size")
 MASK_COLOURS = error("a mask's values change when read as grey; save its labels as grey 8-bit PNG")
 MASK_LABELS = error("a mask has labels beyond MODEL.SEM_SEG_HEAD.NUM_CLASSES and IGNORE_VALUE")
