@@ -150,9 +150,10 @@ def refuse(value):
     raise UserError(f"{value} is refused")
 
 
-def test_what_a_user_can_fix_comes_from_another_process_as_it_was():
+def test_what_a_user_can_fix_comes_from_another_process_as_it_was(tmp_path):
+    place = (2, 1, 0, "auto")
     with pytest.raises(UserError, match="^7 is refused$"):
-        run_in_processes(refuse, (7,), 2, 1, 0, "auto")
+        run_in_processes(refuse, (7,), place, output=str(tmp_path), device="cpu")
 
 
 @pytest.mark.parametrize(

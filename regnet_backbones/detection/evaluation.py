@@ -22,7 +22,7 @@ from regnet_backbones.detection.architectures import number_of_classes, outputs_
 from regnet_backbones.detection.config_checks import check_datasets_exist
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.pictures import ImageScorer, PredictionPictures
-from regnet_backbones.detection.processes import check_processes, run_in_processes, start_process
+from regnet_backbones.detection.processes import check_processes, run_in_processes
 from regnet_backbones.detection.trained import (
     for_inference,
     load_config,
@@ -116,7 +116,8 @@ def evaluate(
     """
     cfg = load_config(trained, opts=opts, device=device)
     cfg.OUTPUT_DIR = str(output)
-    check_processes(processes, 1, 0, "auto")
+    place = (processes, 1, 0, "auto")
+    check_processes(*place)
     val = data.validation_of_training(cfg) if val is None else val
     if val is not None:
         _use_own_data(cfg, val)
@@ -136,7 +137,8 @@ def evaluate(
         "opts": list(opts),
     }
     cfg.freeze()
-    run_in_processes(_evaluate, (cfg, trained, settings, images), processes, 1, 0, "auto")
+    args, device = (cfg, trained, settings, images), cfg.MODEL.DEVICE
+    run_in_processes(_evaluate, args, place, output=cfg.OUTPUT_DIR, device=device)
     results = json.loads((Path(output) / run_results.RESULTS_NAME).read_text())["results"]
     return Evaluation(results, results_tables(results, output))
 
@@ -250,7 +252,6 @@ def _evaluate(
 ) -> None:
     """Do the part of this process, and in the first one write the results."""
     data.register_own_data(cfg)  # known to the process that read them, not to those it started
-    start_process(cfg.OUTPUT_DIR, cfg.MODEL.DEVICE)
     import_projects(cfg)
     model = build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)

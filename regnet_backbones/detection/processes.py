@@ -56,27 +56,34 @@ def check_processes(processes: int, machines: int, machine_rank: int, url: str |
 def run_in_processes(
     function: Callable[..., object],
     args: tuple,
-    processes: int,
-    machines: int,
-    machine_rank: int,
-    url: str | None,
+    place: tuple[int, int, int, str | None],
+    *,
+    output: str,
+    device: str,
 ) -> None:
-    """Run `function(*args)` in every process, and raise the first UserError or StoppedError."""
+    """Run `function(*args)` in every process, and raise the first UserError or StoppedError.
+
+    Args:
+        place: processes of this machine, machines, number of this one, address of the first.
+        output: the folder of the logs.
+        device: of the models.
+    """
+    work = (function, args, output, device)
     if started_by_torchrun():
         _join_torchrun()
-        function(*args)
+        _work(*work)
         dist.destroy_process_group()
         return
+    processes, machines, machine_rank, url = place
     if processes * machines == 1:
-        function(*args)
+        _work(*work)
         return
     # It reports that processes are ended which a failed one leaves behind.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     errors = multiprocessing.get_context("spawn").SimpleQueue()
-    place = {"num_machines": machines, "machine_rank": machine_rank, "dist_url": url}
     with _ForwardedSignals() as signals:
         try:
-            launch(_hand_over_errors, processes, args=(errors, function, args), **place)
+            launch(_hand_over_errors, processes, machines, machine_rank, url, (errors, *work))
         except ProcessExitedException:
             if not errors.empty():
                 raise errors.get() from None
@@ -85,8 +92,8 @@ def run_in_processes(
             raise
 
 
-def start_process(output: str, device: str) -> None:
-    """Log to the terminal and `log.txt` of a folder, and take this process's part of the cores."""
+def _work(function: Callable[..., object], args: tuple, output: str, device: str) -> None:
+    """Log to the terminal and `log.txt`, take this process's part of the cores, and run."""
     for name in ("fvcore", "detectron2"):
         setup_logger(output, distributed_rank=comm.get_rank(), name=name)
     theirs, ours = logging.getLogger("detectron2"), logging.getLogger("regnet_backbones")
@@ -97,8 +104,9 @@ def start_process(output: str, device: str) -> None:
     ours.handlers, ours.propagate = list(theirs.handlers), False
     ours.setLevel(logging.INFO)
     processes = comm.get_local_size()
-    if device == "cpu" and processes > 1:
+    if device == "cpu" and processes > 1:  # more threads stall each other
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    function(*args)
 
 
 class _ForwardedSignals(StopSignals):
@@ -111,10 +119,10 @@ class _ForwardedSignals(StopSignals):
         super().note(number, frame)
 
 
-def _hand_over_errors(errors: SimpleQueue, function: Callable[..., object], args: tuple) -> None:
-    """Run a function, and end this process with what the user can read of its error."""
+def _hand_over_errors(errors: SimpleQueue, *work: object) -> None:
+    """Work, and end this process with what the user can read of its error."""
     try:
-        function(*args)
+        _work(*work)
     except (UserError, StoppedError) as error:
         errors.put(error)
         sys.exit(error.status)

@@ -29,7 +29,6 @@ from regnet_backbones.detection.processes import (
     check_processes,
     is_first_process,
     run_in_processes,
-    start_process,
     started_by_torchrun,
 )
 from regnet_backbones.detection.trained import WholeCheckpointer
@@ -66,7 +65,8 @@ def launch_run(args: argparse.Namespace) -> int:
         return error.status
     if args.check_data or has_errors:
         return 2 if has_errors else 0
-    run_in_processes(run, (args, cfg), *place)
+    device = cfg.MODEL.DEVICE
+    run_in_processes(run, (args, cfg), place, output=cfg.OUTPUT_DIR, device=device)
     return 0
 
 
@@ -111,7 +111,6 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
     with StopSignals(wait=False) as signals:
         register_own_data(cfg)  # known to the process that checked the files only
         import_projects(cfg)  # for processes of their own
-        start_process(cfg.OUTPUT_DIR, cfg.MODEL.DEVICE)
         rank = comm.get_rank()
         logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
         logger.info("Environment info:\n%s\nCommand line arguments: %s", collect_env_info(), args)
