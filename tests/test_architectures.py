@@ -4,6 +4,7 @@ The quick configs at a smaller size, through the tools, as a user would run them
 """
 
 import json
+from statistics import mean
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from load_tool import load_tool
 from PIL import Image
 
 from regnet_backbones import config_path, shapes
+from regnet_backbones.detection.training.trainer import Trainer
 
 QUICK = config_path("detectron2/quick")
 
@@ -33,7 +35,7 @@ ROWS = [
     ("deeplab_v3_plus_regnet_small_shapes", "sem_seg/mIoU", "sem_seg"),
     ("point_rend_semantic_regnet_small_shapes", "sem_seg/mIoU", "sem_seg"),
 ]
-SIDE, STEPS, RESUMED_STEPS = 64, 60, 62
+SIDE, STEPS, RESUMED_STEPS = 64, 20, 21
 
 
 def tool(name):
@@ -44,7 +46,7 @@ def tool(name):
 def drawn(tmp_path_factory):
     """Draw a small demo dataset, and let detectron2 find it."""
     root = tmp_path_factory.mktemp("datasets")
-    spec = shapes.ShapesSpec(num_train=4, num_val=4, image_size=SIDE)
+    spec = shapes.ShapesSpec(num_train=2, num_val=2, image_size=SIDE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shapes.drawing, "MIN_SIZE", 0.35)
         dataset = shapes.write(root / "shapes", spec)
@@ -52,12 +54,30 @@ def drawn(tmp_path_factory):
         yield dataset
 
 
+@pytest.fixture
+def losses(monkeypatch):
+    """Return the total losses of a training, one of each step."""
+    found, after_step = [], Trainer.after_step
+
+    def note(self):
+        # RetinaNet and FCOS divide by a running mean, which falls from a high value.
+        divisor = float(getattr(self.model, "loss_normalizer", 1))
+        found.append(self.storage.latest()["total_loss"][0] * divisor)
+        after_step(self)
+
+    monkeypatch.setattr(Trainer, "after_step", note)
+    return found
+
+
 def options(output, steps):
     return [
         *("OUTPUT_DIR", str(output), "SOLVER.MAX_ITER", str(steps), "MODEL.DEVICE", "cpu"),
-        *("SOLVER.IMS_PER_BATCH", "4", "SOLVER.WARMUP_ITERS", "10", "SOLVER.BASE_LR", "0.002"),
+        *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR", "0.002"),
         *("SOLVER.CHECKPOINT_PERIOD", str(STEPS), "TEST.EVAL_PERIOD", "0", "TEST.PICTURES", "2"),
         *("INPUT.MIN_SIZE_TRAIN", f"({SIDE},)", "INPUT.MIN_SIZE_TEST", str(SIDE)),
+        *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "100", "MODEL.RPN.POST_NMS_TOPK_TEST", "50"),
+        *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "32", "TEST.DETECTIONS_PER_IMAGE", "20"),
+        *("DATALOADER.NUM_WORKERS", "0"),
     ]
 
 
@@ -66,14 +86,11 @@ def metrics(output):
 
 
 @pytest.mark.parametrize(("name", "metric", "kind"), ROWS, ids=[row[0] for row in ROWS])
-def test_an_architecture_from_training_to_prediction(name, metric, kind, drawn, tmp_path):
+def test_an_architecture_from_training_to_prediction(name, metric, kind, drawn, losses, tmp_path):
     train, output = ["--config-file", str(QUICK / f"{name}.yaml")], tmp_path / "run"
     assert tool("train_net")([*train, *options(output, STEPS)]) == 0
-    lines = metrics(output)
-    losses = [line["total_loss"] for line in lines if "total_loss" in line]
-    assert len(losses) == STEPS // 20
-    assert losses[-1] < 0.9 * losses[0]
-    assert metric in lines[-1]
+    assert mean(losses[-5:]) < 0.9 * mean(losses[:5])
+    assert metric in metrics(output)[-1]
     (sheet,) = (output / "pictures").glob("*.png")
     assert Image.open(sheet).width > 2 * SIDE
 
@@ -93,6 +110,8 @@ def test_an_architecture_from_training_to_prediction(name, metric, kind, drawn, 
     predicted = tmp_path / "predicted"
     images = str(drawn.images("val"))
     assert tool("predict")([str(output), images, "--output", str(predicted)]) == 0
-    assert len(list((predicted / "overlays").iterdir())) == 4
-    assert (predicted / "predictions.json").is_file() is (kind != "sem_seg")
+    assert len(list((predicted / "overlays").iterdir())) == 2
+    assert (predicted / "panoptic.json").is_file() is (kind == "panoptic_seg")
+    if kind != "panoptic_seg":  # Panoptic-DeepLab may see no instance yet
+        assert (predicted / "predictions.json").is_file() is (kind == "instances")
     assert (predicted / "labels").is_dir() is (kind != "instances")

@@ -70,8 +70,6 @@ def test_a_semantic_model_with_folded_batch_norm(tmp_path, randomize):
     expected = model([{"image": image}])[0]["sem_seg"]
     assert found.shape == (6, 90, 75)
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
-    with pytest.raises(ExportError, match="fold=False"):
-        trace_detector(model, tmp_path / "net.ts", images=images_for(cfg), tolerance=1e-12)
 
 
 def test_a_detector_that_sees_nothing_is_not_traced(tmp_path):

@@ -15,7 +15,7 @@ from PIL import Image
 from regnet_backbones import shapes
 from regnet_backbones.adapters.detectron2 import rgb2id
 from regnet_backbones.detection.config import default_config
-from regnet_backbones.detection.evaluators import build_evaluators
+from regnet_backbones.detection.evaluation import build_evaluators
 
 KINDS = ("", "_keypoints", "_sem_seg", "_panoptic", "_panoptic_separated")
 

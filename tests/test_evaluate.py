@@ -270,9 +270,6 @@ def test_test_time_augmentation_is_done_and_told(detector, evaluated, own_val, t
     assert found["results"]["own_val"]["bbox"] != plain["results"]["own_val"]["bbox"]
 
 
-AUG = ["--opts", "TEST.AUG.ENABLED", "True", "MODEL.META_ARCHITECTURE", "RetinaNet"]
-
-
 def test_wrong_command_lines_for_a_detector_are_refused(detector, tmp_path, capsys, monkeypatch):
     from regnet_backbones.detection import evaluation
 
@@ -286,11 +283,10 @@ def test_wrong_command_lines_for_a_detector_are_refused(detector, tmp_path, caps
         (["--opts", "MODEL.MASK_ON"], "pairs"),
         (["--val-json", "a.json"], "--val-images"),
         (["--val-images", "a"], "--val-json"),
-        (["--devices", "0"], "at least 1, got 0"),
+        (["--devices", "0"], "must be 1 to"),
         (["--device", "abacus"], "'abacus'"),
         (["--config-file", "gone.yaml"], "'gone.yaml'"),
         (["--flip"], "--flip is for a segmenter"),
-        (AUG, "TEST.AUG.ENABLED"),
     ):
         assert main("evaluate", detector, "--output", tmp_path, *options) == 2
         error = capsys.readouterr().err

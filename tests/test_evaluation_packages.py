@@ -12,7 +12,7 @@ from PIL import Image
 
 from regnet_backbones import shapes
 from regnet_backbones.detection.config import default_config
-from regnet_backbones.detection.evaluators import build_evaluators, results_tables
+from regnet_backbones.detection.evaluation import build_evaluators, results_tables
 
 # Cityscapes' ids of classes, and its numbers of those that are evaluated.
 ROAD, CAR = (7, 0), (26, 13)
@@ -33,7 +33,7 @@ def registered():
 def config(tmp_path, name, architecture="GeneralizedRCNN"):
     cfg = default_config()
     cfg.OUTPUT_DIR, cfg.DATASETS.TEST = str(tmp_path / "out"), (name,)
-    cfg.MODEL.META_ARCHITECTURE = architecture
+    cfg.MODEL.META_ARCHITECTURE, cfg.TEST.PICTURES = architecture, 0
     return cfg
 
 
@@ -76,7 +76,7 @@ def test_lvis(tmp_path, registered):
     cfg = config(tmp_path, name)
     results = evaluate(cfg, records, predictions)
     assert results["bbox"]["AP"] == pytest.approx(100)
-    assert "100.0" in results_tables(cfg, results)
+    assert "100.0" in results_tables(results, tmp_path)
 
 
 @pytest.fixture
@@ -113,4 +113,4 @@ def test_cityscapes_instances(tmp_path, city, registered):
     results = evaluate(cfg, [record], [{"instances": found}])
     # Of eight classes that have instances only this one is there.
     assert results["segm"] == pytest.approx({"AP": 100, "AP50": 100})
-    assert "segm" in results_tables(cfg, results)
+    assert "segm" in results_tables(results, tmp_path)

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
-from pycocotools.coco import COCO
 
-from regnet_backbones.detection.image_scores import f1, match_image, mean_iou
+from regnet_backbones.detection.pictures import f1, match_objects, mean_iou
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.results import (
     ImageResults,
@@ -21,57 +22,49 @@ from regnet_backbones.runs.results import (
 from regnet_backbones.runs.trained import Trained
 
 
-def boxes(*given, **more):
-    """Return entries of COCO of boxes that are (image, category, x, y, width, height)."""
-    return [
-        {"id": n, "image_id": image, "category_id": category, "bbox": box, "iscrowd": 0, **more}
-        | {"area": box[2] * box[3]}
-        for n, (image, category, *box) in enumerate(given, 1)
-    ]
+def truth(*given, **more):
+    """Return annotations of boxes that are (category, x, y, width, height)."""
+    return [{"category_id": category, "bbox": box, **more} for category, *box in given]
 
 
-@pytest.fixture
-def truth():
-    annotations = boxes(
-        *((1, 1, 0, 0, 10, 10), (1, 1, 20, 20, 10, 10), (2, 2, 0, 0, 10, 10)),
-        *((4, 1, 0, 0, 40, 40), (5, 1, 0, 0, 10, 10), (6, 1, 0, 0, 10, 10)),
-    )
-    annotations[3]["iscrowd"] = 1
-    coco = COCO()
-    coco.dataset = {
-        "info": {},
-        "images": [{"id": number, "height": 50, "width": 50} for number in range(1, 8)],
-        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
-        "annotations": annotations,
-    }
-    coco.createIndex()
-    return coco
+def found(*given):
+    """Return instances of boxes that are (class, x, y, width, height), the surest last."""
+    boxes = torch.tensor([box for _, *box in given]).view(-1, 4).float()
+    boxes[:, 2:] += boxes[:, :2]
+    instances = Instances((50, 50), pred_boxes=Boxes(boxes))
+    instances.pred_classes = torch.tensor([label for label, *_ in given])
+    instances.scores = torch.arange(1, len(given) + 1) / 10
+    return instances
 
 
-def test_objects_are_matched_as_coco_does(truth, capsys):
-    capsys.readouterr()
-    results = boxes(
-        *((1, 1, 0, 0, 10, 10), (1, 1, 0, 0, 10, 9), (1, 1, 35, 0, 5, 5)),  # one object, once
-        (2, 1, 0, 0, 10, 10),  # of another class
-        (4, 1, 5, 5, 10, 10),  # one of a crowd
-        *((5, 1, 0, 0, 10, 5.1), (6, 1, 0, 0, 10, 4.9)),  # IoU 0.51 and 0.49
-        score=0.9,
-    )
-    expected = {  # found, missed, made up, F1
-        1: (1, 1, 2, 0.4),
-        2: (0, 1, 1, 0),
-        3: (0, 0, 0, None),
-        4: (0, 0, 0, None),
-        5: (1, 0, 0, 1),
-        6: (0, 1, 1, 0),
-        7: (0, 0, 0, None),
-    }
-    for image, wanted in expected.items():
-        of_image = [entry for entry in results if entry["image_id"] == image]
-        counts = match_image(truth, of_image, image, kind="bbox")
-        assert (*counts, f1(*counts)) == wanted
-    assert match_image(truth, [], 1, kind="bbox") == (0, 2, 0)
-    assert capsys.readouterr().out == ""
+SQUARE = (1, 0, 0, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("objects", "seen", "expected"),  # found, missed, made up, F1
+    [
+        (  # one object is found once, by the surest
+            truth(SQUARE, (1, 20, 20, 10, 10)),
+            found((1, 35, 0, 5, 5), (1, 0, 0, 10, 9), SQUARE),
+            (1, 1, 2, 0.4),
+        ),
+        (truth((2, 0, 0, 10, 10)), found(SQUARE), (0, 1, 1, 0)),
+        ([], None, (0, 0, 0, None)),
+        ([], found(SQUARE), (0, 0, 1, 0)),
+        (truth(SQUARE), None, (0, 1, 0, 0)),
+        (truth((1, 0, 0, 40, 40), iscrowd=1), found((1, 5, 5, 10, 10)), (0, 0, 0, None)),
+        (truth(SQUARE), found((1, 0, 0, 10, 5.1)), (1, 0, 0, 1)),  # IoU 0.51
+        (truth(SQUARE), found((1, 0, 0, 10, 4.9)), (0, 1, 1, 0)),
+        (
+            truth((1, 5, 5, 10, 10), bbox_mode=BoxMode.XYXY_ABS),
+            found((1, 5, 5, 5, 5)),
+            (1, 0, 0, 1),
+        ),
+    ],
+)
+def test_objects_are_matched_as_coco_does(objects, seen, expected):
+    counts = match_objects(objects, seen)
+    assert (*counts, f1(*counts)) == expected
 
 
 def test_mean_iou_is_over_the_classes_that_are_there():

@@ -1,9 +1,5 @@
 """`OPTIMIZE` in the training of detectors: the same losses and checkpoints, in every process."""
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,15 +8,15 @@ from small_training import draw_images, small_config, train
 from torch import nn
 from torch._inductor import config as inductor_config
 
-from regnet_backbones import config_path, optimize, shapes
+from regnet_backbones import config_path, optimize
 from regnet_backbones.cli.train import detector_parser
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.config_checks import check_config
-from regnet_backbones.detection.optimization import (
+from regnet_backbones.detection.run import read_run_config
+from regnet_backbones.detection.trained import (
     optimization_of,
     typical_size,
 )
-from regnet_backbones.detection.run import read_run_config
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.optimize.options import Optimization, optimize_training
 
@@ -90,36 +86,6 @@ def test_a_resumed_run_is_exact_in_a_given_memory_format(tmp_path):
     assert found == {iteration: expected[iteration] for iteration in (2, 3, 4)}
     for name, weight in weights.items():
         assert torch.equal(found_weights[name], weight), name
-
-
-def test_two_processes_train_in_one_memory_format(tmp_path):
-    """DDP refuses others; once the first process has said what was done, it is not said again."""
-    dataset = shapes.write(
-        tmp_path / "shapes", shapes.ShapesSpec(num_train=8, num_val=3, image_size=64)
-    )
-    own = {
-        "--train-json": dataset.instances_json("train"),
-        "--train-images": dataset.images("train"),
-        "--val-json": dataset.instances_json("val"),
-        "--val-images": dataset.images("val"),
-    }
-    result = subprocess.run(
-        [
-            *(sys.executable, "-W", "ignore", TOOL, "--config-file", QUICK, "--optimize"),
-            *("--num-gpus", "2", "--dist-url", "auto"),
-            *(str(item) for pair in own.items() for item in pair),
-            *("OUTPUT_DIR", str(tmp_path / "out"), "SOLVER.MAX_ITER", "2", "MODEL.DEVICE", "cpu"),
-            *("SOLVER.IMS_PER_BATCH", "4", "INPUT.MIN_SIZE_TRAIN", "(64,)"),
-            *("INPUT.MIN_SIZE_TEST", "64", "TEST.PICTURES", "0"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 0, result.stderr
-    assert len(re.findall("optimized for training", result.stdout)) == 1
-    assert len(re.findall(r"^bbox +\S+", result.stdout, re.MULTILINE)) == 1
 
 
 # What is shared with segmenters
@@ -246,24 +212,18 @@ def test_a_type_for_trained_models_is_no_precision_of_the_training(caplog):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "training", "divisor", "expected"),
+    ("overrides", "divisor", "expected"),
     [
         # 800 by 1066.7, up to multiples of 32.
-        (["INPUT.MIN_SIZE_TEST", 800], False, 32, (800, 1088)),
-        (["INPUT.MIN_SIZE_TEST", 800], False, 0, (800, 1067)),
+        (["INPUT.MIN_SIZE_TEST", 800], 32, (800, 1088)),
+        (["INPUT.MIN_SIZE_TEST", 800], 0, (800, 1067)),
         # The longer side is at most 512.
-        (["INPUT.MIN_SIZE_TEST", 800, "INPUT.MAX_SIZE_TEST", 512], False, 32, (384, 512)),
+        (["INPUT.MIN_SIZE_TEST", 800, "INPUT.MAX_SIZE_TEST", 512], 32, (384, 512)),
         # Images in their own size.
-        (["INPUT.MIN_SIZE_TEST", 0], False, 32, (480, 640)),
-        # The middle of 640 and 800, as of 640 to 800.
-        (["INPUT.MIN_SIZE_TRAIN", (640, 800)], True, 32, (736, 960)),
-        # A crop of a segmenter, and that of a detector, which is resized.
-        (["MODEL.META_ARCHITECTURE", "SemanticSegmentor"], True, 32, (512, 704)),
-        (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], True, 32, (800, 1088)),
+        (["INPUT.MIN_SIZE_TEST", 0], 32, (480, 640)),
     ],
 )
-def test_sizes_are_typical(overrides, training, divisor, expected):
+def test_sizes_are_typical(overrides, divisor, expected):
     cfg = default_config()
-    crop = ["INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE"]
-    cfg.merge_from_list([*crop, [512, 700], *overrides])
-    assert typical_size(cfg, training=training, divisor=divisor) == expected
+    cfg.merge_from_list(overrides)
+    assert typical_size(cfg, divisor) == expected

@@ -228,11 +228,7 @@ def test_proposals_of_detectron_have_other_names(tmp_path):
         (proposals(boxes=None), "boxes"),
         (proposals(bbox_mode=7), "7"),
         (proposals(bbox_mode=BoxMode.XYXY_ABS), "bbox_mode"),
-        (proposals(ids=[2, 3]), "image 1"),
-        (proposals(boxes=[np.zeros((2, 5)), np.zeros((1, 4))]), "image 1"),
-        (proposals(boxes=[np.full((2, 4), np.nan), np.zeros((1, 4))]), "image 1"),
-        (proposals(objectness_logits=[np.zeros(3), np.zeros(1)]), "image 1"),
-        (proposals(objectness_logits=[[0.1, 0.9], np.zeros(1)]), "image 1"),
+        (proposals(ids=[2, 3]), "each image"),
     ],
 )
 def test_other_proposals_are_refused(content, named, tmp_path):

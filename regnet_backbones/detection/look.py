@@ -1,7 +1,7 @@
 """A look at the data of a detector before the first step: see `regnet_backbones.runs.look`."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
@@ -14,15 +14,14 @@ from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
-from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
-from regnet_backbones.detection.training.mappers import train_mapper
+from regnet_backbones.detection.training.loader import TrainLoader, train_mapper
 from regnet_backbones.runs.look import PICTURES, SIDE, mosaic, show, table_of
 
 # Of more records, as many are counted, evenly spread: a look takes no longer than two seconds.
 COUNTED = 4000
 
 
-def look_at(cfg: CfgNode, loader: Iterable[list[dict]] | None = None) -> None:
+def look_at(cfg: CfgNode, loader: TrainLoader | None = None) -> None:
     """Print how often and how large objects are, and write training images to `data.png`.
 
     The loader of a run is left as it is; None builds one.
@@ -31,7 +30,7 @@ def look_at(cfg: CfgNode, loader: Iterable[list[dict]] | None = None) -> None:
 
     @cache
     def batches() -> TrainLoader:
-        return loader or build_train_loader(cfg, train_mapper(cfg))
+        return loader or TrainLoader(cfg, train_mapper(cfg))
 
     def picture() -> Image.Image:
         samples = islice(chain.from_iterable(batches().repeat_first(PICTURES)), PICTURES)

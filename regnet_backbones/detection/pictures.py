@@ -1,27 +1,28 @@
-"""Pictures of what a model predicts, next to the ground truth."""
+"""What a model sees in images, drawn next to the ground truth and scored image by image."""
 
 import copy
-import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.structures import Instances
+from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from detectron2.utils.colormap import colormap
-from detectron2.utils.events import get_event_storage
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image
+from pycocotools import mask as coco_masks
 
-from regnet_backbones.detection.panoptic import PanopticSegments, true_segments
+from regnet_backbones.adapters.detectron2 import rgb2id
+from regnet_backbones.detection.architectures import outputs_of
 from regnet_backbones.runs.look import SIDE, mosaic
+from regnet_backbones.runs.results import ImageResults, ImageScore, ScoredImages
 
 # White pixels between truth and prediction, and how wide each is drawn: together a tile of a sheet.
 GAP = 4
@@ -29,32 +30,55 @@ WIDTH = SIDE - GAP // 2
 
 # How pixels are drawn: all of them, as opaque as `Visualizer.draw_dataset_dict` draws the truth.
 PIXELS = {"area_threshold": 0, "alpha": 0.5}
-DARKER = 0.6
 
-Prediction: TypeAlias = Instances | torch.Tensor | PanopticSegments
+# Boxes that overlap so much are of the same object.
+MIN_IOU = 0.5
 
-# Copies on the CPU of what is drawn, by output: detectron2's evaluators change what they are given.
-COPIES: dict[str, Callable[[Prediction], Prediction]] = {
-    "instances": lambda found: copy.deepcopy(found.to("cpu")),
-    "sem_seg": lambda found: found.argmax(0).to("cpu"),
-    "panoptic_seg": lambda found: (found[0].to("cpu", copy=True), copy.deepcopy(found[1])),
+# What the score of an image is, by the output that is scored.
+SCORES = {
+    "instances": "F1 of an image: boxes with a score of at least {:g} that match an object of "
+    f"their class at an IoU of {MIN_IOU} or more",
+    "sem_seg": "mean IoU of an image, over the classes in its ground truth or its prediction",
+    "": "no score is known for such images",
 }
 
 logger = logging.getLogger(__name__)
+
+Record = Mapping[str, object]
+# `Instances`, the class of each pixel (H, W), or segments and what they are, by name of the output.
+Seen = dict[str, object]
+
+
+def seen_in(outputs: Mapping[str, object], min_score: float) -> Seen:
+    """Copy to the CPU what is shown of a model's outputs; detectron2's evaluators change them."""
+    seen: Seen = {}
+    if "instances" in outputs:
+        instances = outputs["instances"].to("cpu")
+        seen["instances"] = instances[instances.scores >= min_score]
+    if "sem_seg" in outputs:
+        seen["sem_seg"] = outputs["sem_seg"].argmax(dim=0).cpu().numpy()
+    if "panoptic_seg" in outputs:
+        segments, info = copy.deepcopy(outputs["panoptic_seg"])
+        seen["panoptic_seg"] = (segments.cpu(), info)
+    return seen
+
+
+def draw_seen(canvas: Visualizer, seen: Seen) -> None:
+    """Draw what is seen over an image: panoptic segments alone, as they are made of the others."""
+    if "panoptic_seg" in seen:
+        canvas.draw_panoptic_seg(*seen["panoptic_seg"], **PIXELS)
+        return
+    if "sem_seg" in seen:
+        canvas.draw_sem_seg(seen["sem_seg"], **PIXELS)
+    if "instances" in seen:
+        canvas.draw_instance_predictions(seen["instances"])
 
 
 class PredictionPictures(DatasetEvaluator):
     """Draw the first images of a dataset with ground truth and prediction, on one contact sheet.
 
-    An evaluator that measures nothing. With several processes the first one draws the images that
-    it was given. Classes of pixels without `stuff_colors` get detectron2's.
-
-    Args:
-        dataset_name: a registered dataset with annotations.
-        output: what is drawn of what the model gives, a key of `COPIES`.
-        sheet: the PNG that each evaluation writes.
-        count: how many images.
-        min_score: of the instances that are drawn.
+    An evaluator that measures nothing: of what the model gives, `output` is drawn. With several
+    processes the first one draws the images that it was given.
     """
 
     def __init__(
@@ -66,104 +90,165 @@ class PredictionPictures(DatasetEvaluator):
         count: int,
         min_score: float = 0.5,
     ):
+        self._dataset_name, self.output, self.sheet = dataset_name, output, Path(sheet)
+        self.count, self.min_score = count, min_score
         self.metadata = MetadataCatalog.get(dataset_name)
-        self.output, self.sheet, self.count = output, Path(sheet), count
-        self.min_score = min_score
-        self._dataset_name = dataset_name
-        self._predictions: dict[str, Prediction] = {}
-        if output == "sem_seg":
-            classes = self.metadata.get("stuff_classes", [])
-            colors = self.metadata.get("stuff_colors") or _class_colors(len(classes))
-            self.metadata = Metadata(stuff_classes=classes, stuff_colors=colors)
-        elif output == "panoptic_seg":
-            content = json.loads(Path(self.metadata.panoptic_json).read_text())
-            self._segments = {a["image_id"]: a for a in content["annotations"]}
-
-    def keep(self, outputs: Mapping[str, Prediction]) -> Prediction | None:
-        """Return what to draw of a model's outputs for an image; None for nothing."""
-        return COPIES[self.output](outputs[self.output]) if self.output in outputs else None
+        if output == "sem_seg" and "stuff_colors" not in self.metadata.as_dict():
+            colors, classes = colormap(rgb=True), len(self.metadata.stuff_classes)
+            self.metadata.stuff_colors = [tuple(colors[i % len(colors)]) for i in range(classes)]
+        self.reset()
 
     def reset(self) -> None:
         """Forget the predictions of the last evaluation."""
-        self._predictions = {}
+        self._seen: dict[str, Seen] = {}
 
-    def process(
-        self, inputs: Sequence[dict[str, object]], outputs: Sequence[dict[str, Prediction]]
-    ) -> None:
+    def process(self, inputs: Sequence[Record], outputs: Sequence[Mapping[str, object]]) -> None:
         """Keep the predictions of the first images."""
         for image, of_image in zip(inputs, outputs, strict=True):
-            if len(self._predictions) < self.count:
-                prediction = self.keep(of_image)
-                if prediction is not None:
-                    self._predictions[image["file_name"]] = prediction
+            if len(self._seen) < self.count and self.output in of_image:
+                seen = seen_in({self.output: of_image[self.output]}, self.min_score)
+                self._seen[image["file_name"]] = seen
 
     def evaluate(self) -> None:
-        """Write the contact sheet, and show it in TensorBoard while training."""
-        if not comm.is_main_process() or not self._predictions:
+        """Write the contact sheet."""
+        if not comm.is_main_process() or not self._seen:
             return
-        with _warning_if_not_drawn(self.sheet):
-            records = {r["file_name"]: r for r in DatasetCatalog.get(self._dataset_name)}
-            sheet = mosaic([self.draw(records[n], kept) for n, kept in self._predictions.items()])
-            self.sheet.parent.mkdir(parents=True, exist_ok=True)
-            sheet.save(self.sheet)
-            logger.info("ground truth next to prediction: %s", self.sheet)
-            _show_in_tensorboard(f"{self._dataset_name}/predictions", sheet)
+        records = {r["file_name"]: r for r in DatasetCatalog.get(self._dataset_name)}
+        sheet = mosaic([self.draw(records[name], seen) for name, seen in self._seen.items()])
+        self.sheet.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(self.sheet)
+        logger.info("ground truth next to prediction: %s", self.sheet)
 
-    def draw(self, record: Mapping[str, object], prediction: Prediction) -> Image.Image:
-        """Draw an image with its annotations, and next to it with what `keep` returned."""
+    def draw(self, record: Record, seen: Seen) -> Image.Image:
+        """Draw an image with its annotations, and next to it with what is seen in it."""
         image = utils.read_image(record["file_name"], format="RGB")
         scale = WIDTH / image.shape[1]
         truth, found = (
             Visualizer(image, self.metadata, scale, instance_mode=ColorMode.SEGMENTATION)
             for _ in range(2)
         )
-        with _warning_if_not_drawn(f"the annotations of {record['file_name']}"):
+        try:
+            draw_seen(found, {name: each for name, each in seen.items() if name == self.output})
             self._draw_truth(truth, record)
-        with _warning_if_not_drawn(f"the prediction of {record['file_name']}"):
-            self._draw(found, prediction)
+        except Exception as error:  # of Matplotlib and others; a picture must not end a run
+            message = "%s could not be drawn: %s: %s"
+            logger.warning(message, record["file_name"], type(error).__name__, error)
         halves = truth.output.get_image(), found.output.get_image()
         gap = np.full((len(halves[0]), GAP, 3), 255, np.uint8)
         return Image.fromarray(np.concatenate([halves[0], gap, halves[1]], axis=1))
 
-    def _draw_truth(self, canvas: Visualizer, record: Mapping[str, object]) -> None:
-        if self.output == "panoptic_seg":
-            self._draw(canvas, true_segments(self._segments[record["image_id"]], self.metadata))
-            return
-        # Without what only some of the annotations have, which detectron2 does not draw.
-        annotations = record.get("annotations", [])
-        common = set.intersection(*map(set, annotations)) if annotations else set()
-        same = [{key: a[key] for key in a if key in common} for a in annotations]
-        canvas.draw_dataset_dict({**record, "annotations": same})
-
-    def _draw(self, canvas: Visualizer, prediction: Prediction) -> None:
-        if self.output == "instances":
-            canvas.draw_instance_predictions(prediction[prediction.scores >= self.min_score])
+    def _draw_truth(self, canvas: Visualizer, record: Record) -> None:
+        if self.output == "panoptic_seg" and "pan_seg_file_name" in record:
+            ids = torch.from_numpy(rgb2id(utils.read_image(record["pan_seg_file_name"], "RGB")))
+            canvas.draw_panoptic_seg(ids, record["segments_info"], **PIXELS)
         elif self.output == "sem_seg":
-            canvas.draw_sem_seg(prediction, **PIXELS)
+            canvas.draw_dataset_dict({"sem_seg_file_name": record["sem_seg_file_name"]})
         else:
-            canvas.draw_panoptic_seg(*prediction, **PIXELS)
+            canvas.draw_dataset_dict(record)
 
 
-@contextmanager
-def _warning_if_not_drawn(what: str | Path) -> Iterator[None]:
-    """Turn a failure into a warning: a picture must not end a run or take its numbers with it."""
-    try:
-        yield
-    except Exception as error:  # whatever Matplotlib, Pillow or the disk raise
-        logger.warning("%s could not be drawn: %s: %s", what, type(error).__name__, error)
+class ImageScorer(DatasetEvaluator):
+    """Score each image of a dataset, and draw the best and the worst of them.
+
+    Must come before detectron2's evaluators, which change the outputs.
+    """
+
+    def __init__(self, cfg: CfgNode, dataset_name: str, pictures: PredictionPictures):
+        self._records = {record["file_name"]: record for record in DatasetCatalog.get(dataset_name)}
+        self._pictures, self._metadata = pictures, MetadataCatalog.get(dataset_name)
+        self.available = len(self._records)
+        outputs = outputs_of(cfg)
+        self._scored_output = "instances" if "instances" in outputs else "sem_seg"
+        if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
+            self._scored_output = ""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._scored = ScoredImages(pictures=self._pictures.count > 0)
+
+    def process(self, inputs: Sequence[Record], outputs: Sequence[Mapping[str, object]]) -> None:
+        """Score a batch, and keep what is to be drawn of it."""
+        for image, output in zip(inputs, outputs, strict=True):
+            file = image["file_name"]
+            seen = seen_in(output, self._pictures.min_score)
+            score = self._score(self._records[file], seen)
+            draw = partial(self._pictures.draw, self._records[file], seen)
+            self._scored.add(ImageScore(Path(file).name, *score), draw)
+
+    def finish(self, folder: str | Path, **about: object) -> ImageResults:
+        """Draw pictures in each process and return all scores, with what else is `about` them."""
+        scores = tuple(score for part in comm.all_gather(self._scored.scores) for score in part)
+        return ImageResults(
+            score=SCORES[self._scored_output].format(self._pictures.min_score),
+            panels=("ground truth", "prediction"),
+            available=self.available,
+            images=scores,
+            **self._scored.draw(folder, scores),
+            **about,
+        )
+
+    def _score(self, record: Record, seen: Seen) -> tuple[float | None, ...]:
+        """Return the score of an image, of instances with what it is made of."""
+        if self._scored_output == "sem_seg":
+            with Image.open(record["sem_seg_file_name"]) as mask:
+                truth = np.asarray(mask)
+            classes, ignored = len(self._metadata.stuff_classes), self._metadata.ignore_label
+            return (mean_iou(truth, seen["sem_seg"], classes=classes, ignore=ignored),)
+        if not self._scored_output:
+            return (None,)
+        things = [s for s in record.get("segments_info", ()) if s["isthing"]]
+        counts = match_objects(record.get("annotations", things), seen.get("instances"))
+        return (f1(*counts), *counts)
 
 
-def _class_colors(count: int) -> list[tuple[int, int, int]]:
-    """Return RGB colours (0 to 255) of classes: detectron2's, then the same ones darker."""
-    bright = colormap(rgb=True, maximum=255)
-    both = np.concatenate([bright, DARKER * bright]).astype(int).tolist()
-    return [tuple(both[index % len(both)]) for index in range(count)]
+def match_objects(truth: Sequence[Record], found: Instances | None) -> tuple[int, int, int]:
+    """Return how many objects of an image were found, missed and made up.
+
+    As in COCO's evaluation, predictions, the surest first, take the free object of their class that
+    they overlap most, and those of a crowd do not count.
+    """
+    crowd = np.array([bool(o.get("iscrowd", 0)) for o in truth], dtype=bool)
+    free, hits, made_up = ~crowd, 0, 0
+    if not truth or not found:  # Panoptic-DeepLab gives None where there is no instance
+        return 0, int(free.sum()), len(found or ())
+    classes = np.array([o["category_id"] for o in truth])
+    modes = [o.get("bbox_mode", BoxMode.XYWH_ABS) for o in truth]
+    boxes = [
+        BoxMode.convert(list(o["bbox"]), mode, BoxMode.XYWH_ABS)
+        for o, mode in zip(truth, modes, strict=True)
+    ]
+    found = found[found.scores.argsort(descending=True)]
+    predicted = BoxMode.convert(found.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
+    overlaps = coco_masks.iou(predicted.double().numpy(), np.array(boxes, dtype=float), crowd)
+    for overlap, label in zip(overlaps, found.pred_classes.numpy(), strict=True):
+        same = np.where(classes == label, overlap, 0)
+        best = np.where(free, same, 0).argmax()
+        if free[best] and same[best] >= MIN_IOU:
+            free[best] = False
+            hits += 1
+        elif same[crowd].max(initial=0) < MIN_IOU:
+            made_up += 1
+    return hits, int(free.sum()), made_up
 
 
-def _show_in_tensorboard(name: str, picture: Image.Image) -> None:
-    """Hand a picture to the event storage, if a training is running."""
-    try:
-        storage = get_event_storage()
-    except AssertionError:  # detectron2's way to report that there is none
-        return
-    storage.put_image(name, np.asarray(picture).transpose(2, 0, 1))
+def f1(found: int, missed: int, made_up: int) -> float | None:
+    """Return the harmonic mean of precision and recall, None where nothing is nor is predicted."""
+    total = 2 * found + missed + made_up
+    return 2 * found / total if total else None
+
+
+def mean_iou(
+    truth: np.ndarray, prediction: np.ndarray, *, classes: int, ignore: int
+) -> float | None:
+    """Return the mean IoU over the classes in truth or prediction (H, W), None without any.
+
+    Pixels whose truth is `ignore` count nowhere.
+    """
+    counted = truth != ignore
+    pairs = truth[counted].astype(np.int64) * classes + prediction[counted]
+    matrix = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    right = matrix.diagonal()
+    union = matrix.sum(0) + matrix.sum(1) - right
+    present = union > 0
+    return float((right[present] / union[present]).mean()) if present.any() else None

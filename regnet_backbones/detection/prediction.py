@@ -3,14 +3,12 @@
 import itertools
 import logging
 import os
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import Metadata
 from detectron2.data.detection_utils import build_augmentation, convert_PIL_to_numpy
 from detectron2.data.transforms import AugInput, AugmentationList
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
@@ -19,21 +17,16 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image
 from tqdm import tqdm
 
+from regnet_backbones.adapters.detectron2 import VOID, id2rgb
 from regnet_backbones.detection.classes import KnownClasses, known_classes
 from regnet_backbones.detection.data import read_image_ids
-from regnet_backbones.detection.optimization import optimize_detector
-from regnet_backbones.detection.panoptic import coco_categories, coco_segments
-from regnet_backbones.detection.trained import load_config, load_weights, with_test_augmentation
+from regnet_backbones.detection.pictures import draw_seen, seen_in
+from regnet_backbones.detection.trained import for_inference, load_config, load_weights
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.image_files import open_upright
 from regnet_backbones.runs.image_paths import output_names
 from regnet_backbones.runs.results import write_json
 from regnet_backbones.runs.trained import Trained
-
-# How much of a pixel's colour is that of its class.
-ALPHA = 0.6
-
-JPEG_QUALITY = 90
 
 # Pixels that pictures are at least wide: in smaller ones the names would hide what they name.
 MIN_WIDTH = 512
@@ -54,14 +47,9 @@ def predict(
     """Predict images, and write what is seen in them.
 
         overlays/<name>.jpg   the image with what is seen drawn over it, small ones enlarged
-        predictions.json      instances as COCO results: `bbox` is x, y, width, height in pixels,
-                              `segmentation` run-length encoded, `keypoints` x, y, score in turn;
-                              `image_id` is that of `val_json`; other images, and all without a
-                              json, are counted, from 1 or from the json's largest id on;
-                              `category_id` is the dataset's, or the class from 0 where that is
-                              not known; further keys are `file_name` and `category`
+        predictions.json      instances as COCO results, with `file_name` and `category`
         panoptic/<name>.png   ids of segments as colours, of a panoptic model, and
-        panoptic.json         what they are, as COCO's panoptic results
+        panoptic.json         what they are, as COCO's panoptic results, with `category`
         labels/<name>.png     the class of each pixel, from 0, of a model with semantic output
         classes.txt           names of these classes, one a line, where they are known
 
@@ -87,11 +75,12 @@ def predict(
         raise UserError(f"min_score must be from 0 to 1, got {min_score}")
     cfg = load_config(trained, opts=opts, device=device)
     classes = known_classes(cfg, val_json)
-    numbers, names = _image_ids(images, val_json), output_names(images)
+    ids, names = _image_ids(images, val_json), output_names(images)
     model = build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)
-    model = with_test_augmentation(cfg, optimize_detector(cfg, model)).eval()
-    results, failed = _Results(Path(output), classes), []
+    model = for_inference(cfg, model)
+    output, failed = Path(output), []
+    instances, panoptic, given = [], [], set()
     for image in tqdm(images, unit="image", disable=None):
         try:
             upright = open_upright(image)
@@ -102,12 +91,32 @@ def predict(
         size = {"height": upright.height, "width": upright.width}
         with torch.no_grad():
             (outputs,) = model([{"image": model_input(cfg, upright), **size}])
-        seen = _to_cpu(outputs, min_score)
-        # First: detectron2's conversion to COCO results moves the keypoints.
-        picture = _draw(np.asarray(upright.convert("RGB")), seen, classes.metadata)
-        _save(picture, Path(output) / "overlays" / f"{names[image]}.jpg")
-        results.add(seen, number=numbers[image], image=image, name=names[image])
-    results.write()
+        seen, file = seen_in(outputs, min_score), f"{names[image]}.png"
+        given |= seen.keys()
+        rgb = np.asarray(upright.convert("RGB"))
+        scale = max(1, MIN_WIDTH / upright.width)
+        canvas = Visualizer(rgb, classes.metadata, scale, instance_mode=ColorMode.SEGMENTATION)
+        draw_seen(canvas, seen)
+        _save(canvas.output.get_image(), output / "overlays" / f"{names[image]}.jpg")
+        if "instances" in seen:
+            for entry in instances_to_coco_json(seen["instances"], ids[image]):
+                label = entry["category_id"]
+                entry["category_id"] = classes.ids[label]
+                entry["category"] = classes.metadata.thing_classes[label]
+                instances.append({**entry, "file_name": str(image)})
+        if "sem_seg" in seen:
+            dtype = np.uint8 if len(outputs["sem_seg"]) <= 256 else np.uint16
+            _save(seen["sem_seg"].astype(dtype), output / "labels" / file)
+        if "panoptic_seg" in seen:
+            colours, info = _coco_segments(*seen["panoptic_seg"], classes)
+            _save(colours, output / "panoptic" / file)
+            panoptic.append({"image_id": ids[image], "file_name": file, "segments_info": info})
+    if "instances" in given:
+        write_json(output / "predictions.json", instances)
+    if "panoptic_seg" in given:
+        write_json(output / "panoptic.json", {"annotations": panoptic})
+    if "sem_seg" in given and classes.stuff_are_named:
+        (output / "classes.txt").write_text("\n".join(classes.metadata.stuff_classes) + "\n")
     return failed
 
 
@@ -119,113 +128,61 @@ def model_input(cfg: CfgNode, image: Image.Image) -> torch.Tensor:
 
 
 def _image_ids(images: Sequence[Path], val_json: str | Path | None) -> dict[Path, int | str]:
-    """Return the ids that images have in a json; others are counted from its largest id on."""
+    """Return the ids that images have in a json; others are counted from its largest id on.
+
+    A json names images relative to a folder: the images' common one, or one above it.
+    """
     known = {} if val_json is None else read_image_ids(val_json)
-    by_parts = {_parts(name.replace("\\", "/")): identity for name, identity in known.items()}
-    found: dict[Path, int | str] = {}
-    given: set[int | str] = set()
-    for image in images:
-        path = _parts(os.path.abspath(image))
-        # The longest name that the path ends with: two folders may have files of one name.
-        ends = (by_parts.get(path[start:]) for start in range(len(path)))
-        identity = next((end for end in ends if end is not None), None)
-        if identity is not None and identity not in given:
-            found[image] = identity
-            given.add(identity)
-    free = itertools.count(max((i for i in known.values() if isinstance(i, int)), default=0) + 1)
+    by_name = {PurePosixPath(name.replace("\\", "/")): id_ for name, id_ in known.items()}
+    paths = {image: Path(os.path.abspath(image)) for image in images}
+    common = Path(os.path.commonpath([path.parent for path in paths.values()]))
+    by_root = []
+    for root in (*reversed(common.parents), common):
+        names = {image: PurePosixPath(path.relative_to(root)) for image, path in paths.items()}
+        by_root.append({image: by_name[name] for image, name in names.items() if name in by_name})
+    found = max(by_root, key=len)  # of equal ones that of the longest names
+    numbers = (id_ for id_ in known.values() if isinstance(id_, int))
+    free = itertools.count(max(numbers, default=0) + 1)
     others = [image for image in images if image not in found]
     if known and others:
         logger.warning(
-            "%d of %d images are not in '%s', or are there under the name of another one, such as "
-            "'%s': their image_id counts on from its largest one, and COCO's tools refuse them",
+            "%d of %d images are not in '%s', such as '%s': their image_id counts on from its "
+            "largest one, and COCO's tools refuse them",
             *(len(others), len(images), val_json, others[0]),
         )
     return found | dict(zip(others, free, strict=False))
 
 
-def _parts(path: str) -> tuple[str, ...]:
-    """Return the parts of a path, accents composed."""
-    return PurePosixPath(unicodedata.normalize("NFC", path)).parts
+def _coco_segments(
+    segments: torch.Tensor, info: list[dict] | None, classes: KnownClasses
+) -> tuple[np.ndarray, list[dict]]:
+    """Return segments in COCO's panoptic form: ids as colours (H, W, 3), and what they are.
+
+    Panoptic-DeepLab gives no list: an id is class number * `label_divisor` + a number within the
+    class, and -1 means no segment.
+    """
+    ids = segments.numpy().astype(np.int64)
+    if info is None:
+        things = set(classes.metadata.thing_dataset_id_to_contiguous_id.values())
+        labels = np.unique(ids[ids >= 0]).tolist()
+        numbers = [label // classes.metadata.label_divisor for label in labels]
+        info = [
+            {"id": label + 1, "category_id": number, "isthing": number in things}
+            for label, number in zip(labels, numbers, strict=True)
+        ]
+        ids = ids + 1  # from -1 to COCO's 0
+    metadata, found = classes.metadata, []
+    for segment in info:
+        of_things = classes.ids, metadata.thing_classes
+        of_stuff = classes.stuff_ids, metadata.stuff_classes
+        numbers, names = of_things if segment["isthing"] else of_stuff
+        number = segment["category_id"]
+        known = {"category_id": numbers[number], "category": names[number]}
+        found.append({"id": int(segment["id"]), "isthing": int(segment["isthing"]), **known})
+    return id2rgb(np.where(np.isin(ids, [segment["id"] for segment in found]), ids, VOID)), found
 
 
-class _Results:
-    """What is written next to the pictures: maps at once, and lists when all images are done."""
-
-    def __init__(self, output: Path, classes: KnownClasses):
-        self._output, self._classes = output, classes
-        self._given: set[str] = set()  # the outputs of the model
-        self._instances: list[dict[str, object]] = []
-        self._segments: list[dict[str, object]] = []
-        self._images: list[dict[str, object]] = []
-
-    def add(self, seen: Mapping[str, object], *, number: int | str, image: Path, name: str) -> None:
-        """Add what is seen in an image."""
-        file = f"{name}.png"
-        self._given |= seen.keys()
-        if "instances" in seen:
-            for entry in instances_to_coco_json(seen["instances"], number):
-                label = entry["category_id"]
-                entry["category_id"] = self._classes.ids[label]
-                entry["category"] = self._classes.metadata.thing_classes[label]
-                self._instances.append({**entry, "file_name": str(image)})
-        if "sem_seg" in seen:
-            _save(Image.fromarray(seen["sem_seg"]), self._output / "labels" / file)
-        if "panoptic_seg" in seen:
-            colours, info = coco_segments(seen["panoptic_seg"], self._classes)
-            _save(Image.fromarray(colours), self._output / "panoptic" / file)
-            height, width = colours.shape[:2]
-            size = {"height": height, "width": width}
-            self._images.append({"id": number, "file_name": str(image), **size})
-            ids = {"image_id": number, "file_name": file}
-            self._segments.append({**ids, "segments_info": info})
-
-    def write(self) -> None:
-        """Write the lists."""
-        if "instances" in self._given:
-            write_json(self._output / "predictions.json", self._instances)
-        if "panoptic_seg" in self._given:
-            content = {
-                "images": self._images,
-                "annotations": self._segments,
-                "categories": coco_categories(self._classes),
-            }
-            write_json(self._output / "panoptic.json", content)
-        if "sem_seg" in self._given and self._classes.stuff_are_named:
-            names = "\n".join(self._classes.metadata.stuff_classes)
-            (self._output / "classes.txt").write_text(names + "\n")
-
-
-def _to_cpu(outputs: Mapping[str, object], min_score: float) -> dict[str, object]:
-    """Return the instances that are sure enough, the classes of the pixels, and the segments."""
-    seen = {}
-    if "instances" in outputs:
-        instances = outputs["instances"].to("cpu")
-        seen["instances"] = instances[instances.scores >= min_score]
-    if "sem_seg" in outputs:
-        number = outputs["sem_seg"].shape[0]
-        labels = outputs["sem_seg"].argmax(dim=0).cpu().numpy()
-        seen["sem_seg"] = labels.astype(np.uint8 if number <= 256 else np.uint16)
-    if "panoptic_seg" in outputs:
-        segments, info = outputs["panoptic_seg"]
-        seen["panoptic_seg"] = (segments.cpu(), info)
-    return seen
-
-
-def _draw(rgb: np.ndarray, seen: Mapping[str, object], metadata: Metadata) -> Image.Image:
-    """Draw over an image, uint8 (H, W, 3), what is seen in it."""
-    scale = max(1, MIN_WIDTH / rgb.shape[1])
-    visualizer = Visualizer(rgb, metadata, scale, instance_mode=ColorMode.SEGMENTATION)
-    if "panoptic_seg" in seen:  # made of the other two
-        visualizer.draw_panoptic_seg(*seen["panoptic_seg"], alpha=ALPHA)
-    else:
-        if "sem_seg" in seen:
-            visualizer.draw_sem_seg(seen["sem_seg"], alpha=ALPHA)
-        if "instances" in seen:
-            visualizer.draw_instance_predictions(seen["instances"])
-    return Image.fromarray(visualizer.get_output().get_image())
-
-
-def _save(picture: Image.Image, path: Path) -> None:
+def _save(pixels: np.ndarray, path: Path) -> None:
     """Save a picture in a folder that may be missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, quality=JPEG_QUALITY)
+    Image.fromarray(pixels).save(path, quality=90)

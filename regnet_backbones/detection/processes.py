@@ -15,6 +15,7 @@ from types import FrameType
 import torch
 from detectron2.engine import launch
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from torch import distributed as dist
 from torch.multiprocessing import ProcessExitedException
 
@@ -35,60 +36,77 @@ def is_first_process() -> bool:
 
 def check_processes(processes: int, machines: int, machine_rank: int, url: str | None) -> None:
     """Raise UserError if `run_in_processes` cannot be called so."""
-    gpus, problem = torch.cuda.device_count(), ""
     if started_by_torchrun() and (processes > 1 or machines > 1):
-        problem = "torchrun has started the processes; leave out --num-gpus and --num-machines"
-    elif machines < 1 or not 0 <= machine_rank < machines:
-        problem = f"--machine-rank must be below --num-machines, got {machine_rank} of {machines}"
-    elif machines > 1 and url in (None, "auto"):
-        problem = "--dist-url of several machines must be tcp://HOST:PORT of the first machine"
-    elif processes < 1 or 0 < gpus < processes:
-        problem = f"--num-gpus must be 1 to the number of GPUs, which is {gpus}, got {processes}"
-    if problem:
-        raise UserError(problem)
+        raise UserError(
+            "torchrun has started the processes; leave out --num-gpus and --num-machines"
+        )
+    if machines > 1 and (url in (None, "auto") or not 0 <= machine_rank < machines):
+        raise UserError(
+            "several machines need --dist-url tcp://HOST:PORT of the first one, and a "
+            f"--machine-rank below --num-machines, got {url} and {machine_rank} of {machines}"
+        )
+    gpus = torch.cuda.device_count()
+    if processes < 1 or 0 < gpus < processes:
+        raise UserError(
+            "the number of processes (--num-gpus of a training, --devices of an evaluation) must "
+            f"be 1 to the number of GPUs, which is {gpus}, got {processes}"
+        )
 
 
 def run_in_processes(
     function: Callable[..., object],
     args: tuple,
-    processes: int,
-    machines: int,
-    machine_rank: int,
-    url: str | None,
+    place: tuple[int, int, int, str | None],
+    *,
+    output: str,
+    device: str,
 ) -> None:
-    """Run `function(*args)`, importable by name, in every process of a run.
+    """Run `function(*args)` in every process, and raise the first UserError or StoppedError.
 
-    `processes` are those of this machine, each on a GPU of its own where there are GPUs; `url` is
-    "auto" for a free port of the only machine. Raises the first `UserError` or `StoppedError` of a
-    process.
+    Args:
+        place: processes of this machine, machines, number of this one, address of the first.
+        output: the folder of the logs.
+        device: of the models.
     """
+    work = (function, args, output, device)
     if started_by_torchrun():
         _join_torchrun()
-        function(*args)
+        _work(*work)
         dist.destroy_process_group()
         return
+    processes, machines, machine_rank, url = place
     if processes * machines == 1:
-        function(*args)
+        _work(*work)
         return
-    # It says that processes are ended which a failed one leaves behind.
+    # It reports that processes are ended which a failed one leaves behind.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     errors = multiprocessing.get_context("spawn").SimpleQueue()
     with _ForwardedSignals() as signals:
         try:
-            launch(
-                _hand_over_errors,
-                processes,
-                num_machines=machines,
-                machine_rank=machine_rank,
-                dist_url=url,
-                args=(errors, function, args),
-            )
+            launch(_hand_over_errors, processes, machines, machine_rank, url, (errors, *work))
         except ProcessExitedException:
             if not errors.empty():
                 raise errors.get() from None
             if signals.received:
                 raise signals.early_stop() from None
             raise
+
+
+def _work(function: Callable[..., object], args: tuple, output: str, device: str) -> None:
+    """Log to the terminal and `log.txt`, take this process's part of the cores, and run."""
+    for name in ("fvcore", "detectron2"):
+        setup_logger(output, distributed_rank=comm.get_rank(), name=name)
+    theirs, ours = logging.getLogger("detectron2"), logging.getLogger("regnet_backbones")
+    for handler in theirs.handlers:
+        if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):  # its log file is one, too
+            # Python prints the traceback that ends a run, and the command many errors in one line.
+            handler.addFilter(lambda record: not record.exc_info)
+    ours.handlers, ours.propagate = list(theirs.handlers), False
+    ours.setLevel(logging.INFO)
+    processes = comm.get_local_size()
+    if device == "cpu" and processes > 1:  # more threads stall each other
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    function(*args)
 
 
 class _ForwardedSignals(StopSignals):
@@ -101,10 +119,10 @@ class _ForwardedSignals(StopSignals):
         super().note(number, frame)
 
 
-def _hand_over_errors(errors: SimpleQueue, function: Callable[..., object], args: tuple) -> None:
-    """Run a function, and end this process with what the user can read of its error."""
+def _hand_over_errors(errors: SimpleQueue, *work: object) -> None:
+    """Work, and end this process with what the user can read of its error."""
     try:
-        function(*args)
+        _work(*work)
     except (UserError, StoppedError) as error:
         errors.put(error)
         sys.exit(error.status)

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import setup_logger
 
 from regnet_backbones.adapters.detectron2.builders import BUILDERS
 from regnet_backbones.adapters.detectron2.network import check_weights
@@ -25,9 +23,8 @@ from regnet_backbones.detection.config_checks import check_config, check_dataset
 from regnet_backbones.detection.data import OPTIONS, register_own_data, use_own_data
 from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.datasets import check_datasets
-from regnet_backbones.detection.evaluators import check_evaluators, results_tables
+from regnet_backbones.detection.evaluation import check_evaluators, results_tables
 from regnet_backbones.detection.look import look_at
-from regnet_backbones.detection.optimization import optimize_detector
 from regnet_backbones.detection.processes import (
     check_processes,
     is_first_process,
@@ -35,19 +32,14 @@ from regnet_backbones.detection.processes import (
     started_by_torchrun,
 )
 from regnet_backbones.detection.trained import WholeCheckpointer
-from regnet_backbones.detection.training.checkpoint import set_earlier_run_aside
+from regnet_backbones.detection.training.checkpoint import RUN_FILES
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder, remove_parts
+from regnet_backbones.runs.resume import set_earlier_run_aside
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
-from regnet_backbones.runs.trained import CONFIG_NAME
+from regnet_backbones.runs.trained import CONFIG_NAME, LAST_NAME
 from regnet_backbones.weights.sources import is_name
-
-# Errors that a command prints without their traceback.
-IN_ONE_LINE = (
-    *(UserError, StoppedError, KeyboardInterrupt, OSError, MemoryError),
-    torch.OutOfMemoryError,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +65,8 @@ def launch_run(args: argparse.Namespace) -> int:
         return error.status
     if args.check_data or has_errors:
         return 2 if has_errors else 0
-    try:
-        run_in_processes(run, (args, cfg), *place)
-    except StoppedError as stopped:
-        if is_first_process():
-            raise
-        return stopped.status
+    device = cfg.MODEL.DEVICE
+    run_in_processes(run, (args, cfg), place, output=cfg.OUTPUT_DIR, device=device)
     return 0
 
 
@@ -90,12 +78,8 @@ def read_run_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, CocoSp
     import_projects(cfg)
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         check_weights(cfg)
-    for key, option in OPTIONS.items():
-        path = getattr(args, key.lower())
-        if path == "":
-            raise UserError(f"{option} is empty; pass a path")
-        if path:
-            cfg.DATASETS.OWN[key] = path
+    for key in OPTIONS:
+        cfg.DATASETS.OWN[key] = getattr(args, key.lower()) or cfg.DATASETS.OWN[key]
     own = [option for key, option in OPTIONS.items() if cfg.DATASETS.OWN[key]]
     named = [key for key in args.opts[::2] if key in ("DATASETS.TRAIN", "DATASETS.TEST")]
     if own and named:
@@ -106,7 +90,6 @@ def read_run_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, CocoSp
     if started_by_torchrun():
         processes = int(os.environ["WORLD_SIZE"])
     check_config(cfg, training=training, processes=processes)
-    check_evaluators(cfg)
     if not (training or cfg.MODEL.WEIGHTS or _resumes(args, cfg)):
         raise UserError(
             "there is nothing to evaluate; pass MODEL.WEIGHTS path/to/model.pth, or --resume for "
@@ -114,19 +97,28 @@ def read_run_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, CocoSp
         )
     check_output_folder(cfg.OUTPUT_DIR, name="OUTPUT_DIR")
     check_datasets_exist(cfg, training=training)
+    check_evaluators(cfg)
     cfg.freeze()
     return cfg, read
 
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
-    """Train or evaluate in this process, and return the results."""
+    """Train or evaluate in this process, and return the results.
+
+    Detectron2's `default_setup` would overwrite the config of an earlier run, perhaps with half of
+    one.
+    """
     with StopSignals(wait=False) as signals:
         register_own_data(cfg)  # known to the process that checked the files only
         import_projects(cfg)  # for processes of their own
-        _set_up(args, cfg)
+        rank = comm.get_rank()
+        logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
+        logger.info("Environment info:\n%s\nCommand line arguments: %s", collect_env_info(), args)
+        logger.info("Running with full config:\n%s", cfg.dump())
+        seed_all_rng(cfg.SEED + rank if cfg.SEED >= 0 else None)
         results = _evaluate(args, cfg) if args.eval_only else _train(args, cfg, signals)
     if comm.is_main_process():
-        print(results_tables(cfg, results))
+        print(results_tables(results, cfg.OUTPUT_DIR))
         print(f"config, metrics and checkpoints: {cfg.OUTPUT_DIR}")
         if not args.eval_only:
             command = shlex.join(["regnet-backbones", "report", cfg.OUTPUT_DIR])
@@ -134,56 +126,12 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
     return results
 
 
-def start_log(cfg: CfgNode) -> None:
-    """Log to the terminal and to the log file of `OUTPUT_DIR`, and nowhere else."""
-    for name in ("fvcore", "detectron2"):
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
-    for handler in logging.getLogger("detectron2").handlers:
-        if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):  # its log file is one, too
-            handler.addFilter(_is_news)
-    ours = logging.getLogger("regnet_backbones")
-    ours.handlers = list(logging.getLogger("detectron2").handlers)
-    ours.propagate = False
-    ours.setLevel(logging.INFO)
-
-
-def share_cores(cfg: CfgNode) -> None:
-    """Give each of several CPU processes its part of the cores: more threads stall each other."""
-    processes = comm.get_local_size()
-    if cfg.MODEL.DEVICE == "cpu" and processes > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Return whether a record is not the traceback of an error that ends in one line.
-
-    Detectron2 logs the traceback of whatever ends a training. The log file has all of them.
-    """
-    return not (record.exc_info and isinstance(record.exc_info[1], IN_ONE_LINE))
-
-
-def _set_up(args: argparse.Namespace, cfg: CfgNode) -> None:
-    """Start the log and seed this process.
-
-    Detectron2's `default_setup` would overwrite the config of an earlier run, perhaps with half of
-    one.
-    """
-    start_log(cfg)
-    share_cores(cfg)
-    rank = comm.get_rank()
-    logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
-    logger.info("Environment info:\n%s", collect_env_info())
-    logger.info("Command line arguments: %s", args)
-    logger.info("Running with full config:\n%s", cfg.dump())
-    seed_all_rng(cfg.SEED + rank if cfg.SEED >= 0 else None)
-
-
 def _evaluate(args: argparse.Namespace, cfg: CfgNode) -> dict:
-    """Evaluate a checkpoint."""
-    model = DefaultTrainer.build_model(cfg)  # ours is optimized for training
+    """Evaluate a checkpoint, as it is evaluated in a training."""
+    model = Trainer.build_model(cfg)
     checkpointer = WholeCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-    results = Trainer.test(cfg, optimize_detector(cfg, model))
+    results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
@@ -196,9 +144,10 @@ def _train(args: argparse.Namespace, cfg: CfgNode, signals: StopSignals) -> dict
     trainer.resume_or_load(resume=args.resume)
     comm.synchronize()  # every process has loaded its weights
     if comm.is_main_process():
-        remove_parts(cfg.OUTPUT_DIR)
+        output = Path(cfg.OUTPUT_DIR)
+        remove_parts(output)
         if not args.resume:
-            set_earlier_run_aside(Path(cfg.OUTPUT_DIR))
+            set_earlier_run_aside(output, RUN_FILES, output="OUTPUT_DIR", along=(CONFIG_NAME,))
         text = cfg.dump().encode()
         trainer.checkpointer.write(CONFIG_NAME, lambda file: file.write(text))
         if trainer.start_iter == 0 and not args.skip_data_check:
@@ -229,4 +178,4 @@ def _check_data(args: argparse.Namespace, cfg: CfgNode, read: dict[str, CocoSpli
 
 def _resumes(args: argparse.Namespace, cfg: CfgNode) -> bool:
     """Return whether a run continues from a checkpoint of its own."""
-    return args.resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
+    return args.resume and (Path(cfg.OUTPUT_DIR) / LAST_NAME).is_file()

@@ -28,17 +28,13 @@ from regnet_backbones.errors import UserError
 from regnet_backbones.export.checking import (
     TOLERANCE,
     Checked,
-    CheckedSize,
     ExportError,
     check,
     check_path,
-    random_images,
     written_whole,
 )
-from regnet_backbones.export.formats import IMAGE_SIZE
 from regnet_backbones.export.running import TORCHSCRIPT_SUFFIXES, load_torchscript, trace
 from regnet_backbones.optimize.folding import fold_batch_norm
-from regnet_backbones.optimize.passes import relative_error
 from regnet_backbones.runs.image_files import open_upright
 from regnet_backbones.shapes import ShapesSpec, draw
 
@@ -58,25 +54,22 @@ class Traceable(nn.Module):
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return what the detector sees in an image (C, H, W), by name."""
+        inputs, model = [{"image": image}], self.model
         with patch_builtin_len():  # so that numbers of boxes are traced, too
-            outputs = self._outputs([{"image": image}])
-        # Of boxes, the tensor.
-        return {name: getattr(value, "tensor", value) for name, value in sorted(outputs.items())}
-
-    def _outputs(self, inputs: list[dict[str, torch.Tensor]]) -> dict[str, object]:
-        """Return what the model gives, instances as their fields."""
-        if isinstance(self.model, GeneralizedRCNN) and not isinstance(self.model, PanopticFPN):
-            return self.model.inference(inputs, do_postprocess=False)[0].get_fields()
-        outputs = dict(self.model(inputs)[0])
+            if isinstance(model, GeneralizedRCNN) and not isinstance(model, PanopticFPN):
+                outputs = model.inference(inputs, do_postprocess=False)[0].get_fields()
+            else:
+                outputs = dict(model(inputs)[0])
         if "panoptic_seg" in outputs:
             raise UserError(
-                f"a {type(self.model).__name__} merges instances and semantics in Python, which "
-                "no trace follows; export its backbone (--part backbone)"
+                f"a {type(model).__name__} merges instances and semantics in Python, which no "
+                "trace follows; export its backbone (--part backbone)"
             )
         for name in ("instances", "proposals"):
             if name in outputs:
                 outputs |= outputs.pop(name).get_fields()
-        return outputs
+        # Of boxes, the tensor.
+        return {name: getattr(value, "tensor", value) for name, value in sorted(outputs.items())}
 
 
 def trace_detector(
@@ -95,7 +88,7 @@ def trace_detector(
         path: the file, `.ts` or `.pt`.
         images: (C, H, W) from 0 to 255, as the model takes them; it must see something in them. The
             first is what it is traced with.
-        fold: fold batch norm into convolutions first, and compare the maps of the backbone.
+        fold: fold batch norm into convolutions first.
         tolerance: largest difference that is right, as a part of the largest value of an output.
 
     Returns:
@@ -110,22 +103,23 @@ def trace_detector(
     path = check_path(path, TORCHSCRIPT_SUFFIXES)
     if not images:
         raise UserError("tracing a detector takes at least one image in which it sees something")
-    example = images[0]
     traced = deepcopy(model).eval().requires_grad_(False)
+    height, width = images[0].shape[-2:]
     if fold:
         fold_batch_norm(traced)
-        _check_maps(model, traced, example, tolerance)
     network = Traceable(traced)
-    plain_cascade = patch.object(cascade_rcnn, "_ScaleGradient", _Same)
+    # What scales the gradients of a Cascade R-CNN: no trace can be saved with it.
+    plain_cascade = patch.object(cascade_rcnn._ScaleGradient, "apply", lambda features, _: features)
     with written_whole(path) as target, plain_cascade, torch.no_grad():
-        if not _sees_something(network, example):
-            raise _sees_nothing("the first image", example.shape[-2:])
+        example = _seen(network, images[:1], (height, width))
         try:
             trace(network, example, target, checked=True)
         except RuntimeError as error:  # of TorchScript, and of Python code it has no words for
             raise ExportError(f"{type(model).__name__} cannot be traced: {error}") from error
-        sizes = _check(target, network, images, tolerance)
-    return Checked(path, sizes)
+        sizes = [(round(height * tall), round(width * wide)) for tall, wide in RESIZED]
+        others = [_seen(network, images, size) for size in sizes]
+        checked = check(target, load_torchscript, network, others, tolerance=tolerance)
+    return Checked(path, checked)
 
 
 def images_for(cfg: CfgNode, paths: Sequence[Path] = ()) -> list[torch.Tensor]:
@@ -141,49 +135,15 @@ def images_for(cfg: CfgNode, paths: Sequence[Path] = ()) -> list[torch.Tensor]:
     return [model_input(cfg, image) for image in images]
 
 
-def _check(
-    path: Path, network: Traceable, images: Sequence[torch.Tensor], tolerance: float
-) -> tuple[CheckedSize, ...]:
-    """Compare at two sizes, each on the first image in which the model sees something."""
-    chosen = []
-    for height, width in RESIZED:
-        size = [round(images[0].shape[-2] * height), round(images[0].shape[-1] * width)]
-        resized = (F.resize(image, size, antialias=True) for image in images)
-        image = next((image for image in resized if _sees_something(network, image)), None)
-        if image is None:
-            raise _sees_nothing("the images", size)
-        chosen.append(image)
-    return check(path, load_torchscript, network, chosen, tolerance=tolerance)
-
-
-def _sees_something(network: Traceable, image: torch.Tensor) -> bool:
-    """Whether there are instances to compare; a semantic map always is."""
-    return all(len(output) for output in network(image).values())
-
-
-def _sees_nothing(images: str, size: Sequence[int]) -> ExportError:
-    return ExportError(
-        f"the detector sees nothing in {images} at {'x'.join(map(str, size))}, so that there is "
-        "nothing to compare; give other images (--images), or more of them"
+def _seen(
+    network: Traceable, images: Sequence[torch.Tensor], size: tuple[int, int]
+) -> torch.Tensor:
+    """Return the first image, resized, with instances to compare; a semantic map always is one."""
+    for image in images:
+        resized = F.resize(image, size, antialias=True)
+        if all(len(output) for output in network(resized).values()):
+            return resized
+    raise ExportError(
+        f"the detector sees nothing in the images at {size[0]}x{size[1]}, so that there is nothing "
+        "to compare; give other images (--images), or more of them"
     )
-
-
-def _check_maps(
-    model: nn.Module, folded: nn.Module, example: torch.Tensor, tolerance: float
-) -> None:
-    """Raise ExportError where folding changed the maps of the backbone."""
-    images = random_images(1, example.shape[0], IMAGE_SIZE).to(model.device)
-    with torch.no_grad():
-        expected = deepcopy(model.backbone).eval()(images)
-        found = folded.backbone(images)
-    errors = {name: relative_error(found[name], each) for name, each in expected.items()}
-    if not max(errors.values()) <= tolerance:
-        raise ExportError(f"folded batch norm changes the maps: {errors}; give fold=False")
-
-
-class _Same:
-    """In place of what scales the gradients of a Cascade R-CNN: no trace can be saved with it."""
-
-    @staticmethod
-    def apply(features: torch.Tensor, scale: float) -> torch.Tensor:
-        return features

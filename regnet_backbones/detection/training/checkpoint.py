@@ -5,21 +5,18 @@ all are whole and finite at every moment. The keys of a file are detectron2's; w
 averaged, "model" has the averaged ones, which is what everything but a training wants of it.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from fvcore.common.checkpoint import _IncompatibleKeys
 from timm.utils import ModelEmaV3
 
-from regnet_backbones.detection.trained import SafeCheckpointer, check_complete
+from regnet_backbones.detection.trained import SafeCheckpointer
 from regnet_backbones.errors import DivergedError
 from regnet_backbones.files import write_whole
-from regnet_backbones.runs import resume
 from regnet_backbones.runs.resume import ResumeRules
-from regnet_backbones.runs.trained import CONFIG_NAME, FINAL_NAME, LAST_NAME, METRICS_NAME
+from regnet_backbones.runs.trained import FINAL_NAME, LAST_NAME, METRICS_NAME
 from regnet_backbones.weights.checkpoints import TRAINED_KEY
 from regnet_backbones.weights.state_dicts import listing, load_all
 
@@ -45,22 +42,15 @@ RUN_FILES = (
 )
 
 
-def set_earlier_run_aside(folder: Path) -> None:
-    """Move what an earlier run left aside; call it when the new run has loaded its weights."""
-    resume.set_earlier_run_aside(folder, RUN_FILES, output=RULES.output, along=(CONFIG_NAME,))
-
-
 class TrainingCheckpointer(SafeCheckpointer):
-    """Detectron2's checkpointer of a training, with the running average of the weights, if any."""
+    """The checkpointer of a training, with the running average of the weights, if any."""
 
     average: ModelEmaV3 | None = None
-    _resumes = False
 
     def save(self, name: str, **extra: object) -> None:
-        """Write the checkpoint `<name>.pth`, and that it is the last, in the first process.
+        """Write `<name>.pth` in the first process; all must call it, as states are gathered.
 
-        All processes must call it: the state of a training is gathered from all. Weights that are
-        not finite are a DivergedError, and what was there stays.
+        Weights that are not finite are a DivergedError, and what was there stays.
         """
         states = {key: kept.state_dict() for key, kept in self.checkpointables.items()}
         if not self.save_dir or not self.save_to_disk:
@@ -72,7 +62,7 @@ class TrainingCheckpointer(SafeCheckpointer):
         for key in content:
             self._check_finite(content[key], extra.get("iteration"))
         file_name = f"{name}.pth"
-        self.logger.info("Saving checkpoint to %s", os.path.join(self.save_dir, file_name))
+        self.logger.info("Saving checkpoint to %s", Path(self.save_dir, file_name))
         self.write(file_name, lambda file: torch.save({**content, **states, **extra}, file))
         self.tag_last_checkpoint(file_name)
 
@@ -86,28 +76,18 @@ class TrainingCheckpointer(SafeCheckpointer):
         A training resumes with the weights that were trained; the average begins with those that
         the file gives to others.
         """
-        self._resumes = checkpointables is None
+        self.must_be_whole = checkpointables is None  # at the start, other heads stay random
         rest = super().load(path, checkpointables)
         if self.average is not None:
             self.average.set(self.model)
         trained = rest.pop(TRAINED_KEY, None)
-        if trained is not None and self._resumes:
+        if trained is not None and self.must_be_whole:
             load_all(self.model, trained, f"{TRAINED_KEY} of '{path}'")
         return rest
 
-    def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
-        super()._log_incompatible_keys(incompatible)
-        if self._resumes:  # where a training starts, heads of other classes stay random
-            check_complete(self.model, incompatible)
-
     def write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
-        """Write a file of the folder: whole or not at all, or as detectron2 does (`s3://...`)."""
-        path = os.path.join(self.save_dir, name)
-        if "://" not in path:
-            write_whole(Path(path), write)
-            return
-        with self.path_manager.open(path, "wb") as file:
-            write(file)
+        """Write a file of the folder, whole or not at all."""
+        write_whole(Path(self.save_dir, name), write)
 
     def _check_finite(self, state: Mapping[str, torch.Tensor], iteration: object) -> None:
         floats = {name: value for name, value in state.items() if value.is_floating_point()}

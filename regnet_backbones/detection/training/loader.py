@@ -1,4 +1,4 @@
-"""Training batches that are a function of a seed and their number.
+"""Training batches that are a function of a seed and their number, and how images are read.
 
 Detectron2's loader forgets where it was: a resumed run begins again with the first images. Here
 batch k can be had without reading those before it, and each drawing is augmented with random
@@ -6,68 +6,50 @@ numbers of its own. Sampler, groups by aspect ratio and mapper are detectron2's.
 """
 
 import itertools
-import logging
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from pkgutil import resolve_name
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_train_loader
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.data import transforms as T
 from detectron2.data.build import trivial_batch_collator
 from detectron2.data.common import AspectRatioGroupedDataset, DatasetFromList
+from detectron2.data.detection_utils import build_augmentation
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.serialize import PicklableWrapper
 from PIL import Image
 from torch import Generator
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
-from regnet_backbones.detection.data_checks import kinds
-from regnet_backbones.detection.training.mappers import Mapper
+from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.errors import UserError
-from regnet_backbones.runs.image_files import UNREADABLE, upright_size
+from regnet_backbones.runs.image_files import depth_problem, upright_size
 from regnet_backbones.runs.resume import SAMPLES, seed_of, seeded
 from regnet_backbones.runs.stopping import heed_parent_only
 
-logger = logging.getLogger(__name__)
-
-
-def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict]]:
-    """Build the batches of `DATASETS.TRAIN`, of a seed that is drawn where `SEED` is below 0.
-
-    Datasets that are not lists of records get detectron2's own loader.
-    """
-    images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
-    if images % processes:
-        raise UserError(
-            f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes, got {images}"
-        )
-    try:
-        with seeded(0):  # a sampler draws its seed
-            records = build_detection_train_loader.from_config(cfg, mapper=mapper)["dataset"]
-    except AssertionError as error:
-        if not str(error).startswith("No valid data"):
-            raise
-        sources = (MetadataCatalog.get(n).get("data_source", n) for n in cfg.DATASETS.TRAIN)
-        names = ", ".join(f"'{source}'" for source in sources)
-        raise UserError(f"{names}: {kinds.NOTHING.text}") from error
-    if isinstance(records, list):
-        return TrainLoader(cfg, mapper, records)
-    logger.warning(
-        "DATASETS.TRAIN is a %s and not a list of records: detectron2's own loader reads it, and a "
-        "resumed run begins again with its first images",
-        type(records).__name__,
-    )
-    return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
+Mapper = Callable[[dict], dict | None]
 
 
 class TrainLoader:
-    """The endless batches of this process, lists of mapped `records`; see `build_train_loader`."""
+    """The endless batches of `DATASETS.TRAIN` in this process: lists of mapped records."""
 
-    def __init__(self, cfg: CfgNode, mapper: Mapper, records: list[dict]):
+    def __init__(self, cfg: CfgNode, mapper: Mapper):
+        images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+        if images % processes:
+            rule = f"a multiple of the {processes} processes"
+            raise UserError(f"SOLVER.IMS_PER_BATCH must be {rule}, got {images}")
+        with seeded(0):  # a sampler draws its seed
+            records = build_detection_train_loader.from_config(cfg, mapper=mapper)["dataset"]
         self.records = DatasetFromList(records, copy=False)
         self._cfg, self._mapper = cfg, PicklableWrapper(mapper)
-        self._batch_size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+        self._batch_size = images // processes
         # Width and height of each image; -1 where its file is to be asked.
         sizes = [(record.get("width", -1), record.get("height", -1)) for record in records]
         self._sizes = np.array(sizes, dtype=np.int64)
@@ -97,7 +79,6 @@ class TrainLoader:
             yield from itertools.islice(self._read(0, num_workers=0), count)
 
     def _read(self, first: int, num_workers: int) -> Iterator[list[dict]]:
-        """Yield the batches from the given one on."""
         return iter(
             DataLoader(
                 _Samples(self.records, self._mapper, self._seed),
@@ -123,14 +104,8 @@ class TrainLoader:
     def _shape(self, index: int) -> dict[str, int]:
         """Return the size of an image, as detectron2 turns it, in the form of a record."""
         if self._sizes[index, 0] < 0:
-            try:
-                with (
-                    PathManager.open(self.records[index]["file_name"], "rb") as file,
-                    Image.open(file) as image,
-                ):
-                    self._sizes[index] = upright_size(image)
-            except UNREADABLE:
-                self._sizes[index] = 0  # the mapper will say why
+            with Image.open(self.records[index]["file_name"]) as image:
+                self._sizes[index] = upright_size(image)
         return {"width": self._sizes[index, 0], "height": self._sizes[index, 1]}
 
 
@@ -143,12 +118,10 @@ class _Samples(Dataset):
     def __getitem__(self, drawn: tuple[int, int]) -> dict:
         index, position = drawn
         with seeded(seed_of(self.seed, SAMPLES, position)):
-            for tries, candidate in enumerate(self._candidates(index)):
+            for candidate in self._candidates(index):
                 sample = self.mapper(self.records[candidate])
                 if sample is not None:
                     return sample
-                if tries == 2:  # detectron2's MapDataset is silent as long
-                    logger.warning("3 records in a row, from %d on, gave no sample", index)
         raise UserError(
             f"the mapper returned None for each of the {len(self.records)} records; check the "
             "datasets of DATASETS.TRAIN"
@@ -158,3 +131,49 @@ class _Samples(Dataset):
         """Yield an index and, where that cannot be used, all in random order."""
         yield index
         yield from random.sample(range(len(self.records)), len(self.records))
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str, images: int | None = None) -> DataLoader:
+    """Build the batches of an evaluation, of the first `images` of a dataset or of all."""
+    mapper = partial(_map_8_bits, DatasetMapper(cfg, is_train=False))
+    loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+    if images is not None and images < len(loader.dataset):
+        some, workers = Subset(loader.dataset, range(images)), loader.num_workers
+        loader = build_detection_test_loader(some, mapper=None, num_workers=workers)
+    loader.worker_init_fn = heed_parent_only
+    return loader
+
+
+def train_mapper(cfg: CfgNode) -> Mapper:
+    """Return what makes a training input of a dataset's record, in the way of the architecture."""
+    build = architecture_of(cfg).mapper
+    mapper = resolve_name(build)(cfg) if build else DatasetMapper(cfg, is_train=True)
+    return partial(_map_8_bits, mapper)
+
+
+def _map_8_bits(mapper: Mapper, record: dict) -> dict | None:
+    """Map a record, unless its image has more bits, which detectron2 reads as white."""
+    with Image.open(record["file_name"]) as image:
+        problem = depth_problem(image)
+    if problem:
+        raise UserError(f"image '{record['file_name']}' {problem}")
+    return mapper(record)
+
+
+def segmenter_train_mapper(cfg: CfgNode) -> DatasetMapper:
+    """Return what reads and augments a training image of a segmenter and its mask.
+
+    Resize (`INPUT.MIN_SIZE_TRAIN`), crop with at most `INPUT.CROP.SINGLE_CATEGORY_MAX_AREA` of one
+    class, flip, change colours (`INPUT.COLOR_AUG_SSD`).
+    """
+    crop = cfg.INPUT.CROP
+    augmentations = build_augmentation(cfg, is_train=True)  # resize, flip
+    if crop.ENABLED:
+        ignored = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        limits = (crop.TYPE, crop.SIZE, crop.SINGLE_CATEGORY_MAX_AREA, ignored)
+        augmentations.insert(1, T.RandomCrop_CategoryAreaConstraint(*limits))
+    if cfg.INPUT.COLOR_AUG_SSD:
+        from detectron2.projects.point_rend import ColorAugSSDTransform
+
+        augmentations.append(ColorAugSSDTransform(img_format=cfg.INPUT.FORMAT))
+    return DatasetMapper(cfg, is_train=True, augmentations=augmentations)

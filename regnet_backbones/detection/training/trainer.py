@@ -1,50 +1,35 @@
 """Detectron2's DefaultTrainer, for runs that are stopped and resumed: see `runs.resume`."""
 
-import logging
-import os
+import json
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from signal import Signals
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, hooks
-from detectron2.evaluation import DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
+from timm.utils import ModelEmaV3
 from torch import distributed as dist
 from torch import nn
+from torch.utils.data import DataLoader
 
+from regnet_backbones.detection import trained
 from regnet_backbones.detection.config import values_by_key
-from regnet_backbones.detection.evaluators import build_evaluators
-from regnet_backbones.detection.optimization import optimize_for_training
-from regnet_backbones.detection.trained import read_proposals_safely
+from regnet_backbones.detection.evaluation import build_evaluators
+from regnet_backbones.detection.training import loader
 from regnet_backbones.detection.training.checkpoint import RULES, TrainingCheckpointer
-from regnet_backbones.detection.training.hooks import (
-    StopAtBadLosses,
-    StoppableEvaluators,
-    WriteMetrics,
-    build_average,
-)
-from regnet_backbones.detection.training.loader import TrainLoader, build_train_loader
-from regnet_backbones.detection.training.mappers import test_mapper, train_mapper
 from regnet_backbones.errors import DivergedError
-from regnet_backbones.runs.resume import (
-    STEPS,
-    check_changes,
-    check_length,
-    largest_anywhere,
-    seed_everything,
-    seed_of,
-)
-from regnet_backbones.runs.stopping import StoppedError, StopSignals, heed_parent_only
-from regnet_backbones.runs.trained import FINAL_NAME
+from regnet_backbones.files import write_whole
+from regnet_backbones.optimize.options import log_report, optimize_training
+from regnet_backbones.runs import resume
+from regnet_backbones.runs.stopping import StoppedError, StopSignals
+from regnet_backbones.runs.trained import FINAL_NAME, ITERATION, METRICS_NAME, read_metrics
 
-logger = logging.getLogger(__name__)
-
-read_proposals_safely()
+trained.read_proposals_safely()
 
 
 class Trainer(DefaultTrainer):
@@ -74,8 +59,19 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """Build the model of a training, made fast as `OPTIMIZE` says."""
-        model = super().build_model(cfg)
-        optimize_for_training(cfg, model)
+        model, optimization = super().build_model(cfg), trained.optimization_of(cfg)
+        if optimization is not None:
+            size = trained.typical_size(cfg, model.backbone.size_divisibility)
+            report = optimize_training(
+                model,
+                optimization,
+                image_size=size,
+                batch_size=cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
+                autocast=torch.float16 if cfg.SOLVER.AMP.ENABLED else None,  # that of AMPTrainer
+                from_first=lambda text: comm.all_gather(text)[0],
+            )
+            if comm.is_main_process():
+                log_report(report)
         return model
 
     @classmethod
@@ -84,39 +80,36 @@ class Trainer(DefaultTrainer):
         return build_evaluators(cfg, dataset_name)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
+    def build_train_loader(cls, cfg: CfgNode) -> loader.TrainLoader:
         """Build the batches of training, augmented in the way of the architecture."""
-        return build_train_loader(cfg, train_mapper(cfg))
+        return loader.TrainLoader(cfg, loader.train_mapper(cfg))
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         """Build the batches of an evaluation."""
-        loader = build_detection_test_loader(cfg, dataset_name, mapper=test_mapper(cfg))
-        loader.worker_init_fn = heed_parent_only
-        return loader
+        return loader.build_test_loader(cfg, dataset_name)
 
     def build_hooks(self) -> list[HookBase | None]:
         """Build detectron2's hooks and ours, and the checkpointer that they use."""
         cfg = self.cfg
         self._bare_model = self.checkpointer.model  # not in DDP
-        self.average = build_average(cfg, self._bare_model)
+        self.average = _build_average(cfg, self._bare_model)
         self.checkpointer = TrainingCheckpointer(
             self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
         self.checkpointer.average = self.average
-        self._stop_at_bad_losses = StopAtBadLosses()
+        self._bad_losses = StopAtBadLosses()
         self._evaluate_hook = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)
-        self._write_metrics = WriteMetrics(cfg.TEST.EVAL_PERIOD)
         return [
             hooks.IterationTimer(),
-            self._stop_at_bad_losses,
+            self._bad_losses,
             hooks.LRScheduler(),
             self._build_precise_bn(),
             # What is saved has the precise statistics, and is there if the evaluation fails.
             hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
             hooks.CallbackHook(after_step=Trainer.stop_if_asked),
             self._evaluate_hook,
-            self._write_metrics,
+            WriteMetrics() if comm.is_main_process() else None,
         ]
 
     def train(self) -> dict:
@@ -128,11 +121,8 @@ class Trainer(DefaultTrainer):
             KeyboardInterrupt: with the iteration.
         """
         # The first process knows: others need not see the checkpoint.
-        has_final = os.path.basename(self.checkpointer.get_checkpoint_file()) == FINAL_NAME
-        here = (self.seed, self.start_iter, has_final, self._write_metrics.lacks_row())
-        self.seed, self.start_iter, self._has_final, self._lacks_row = comm.all_gather(here)[0]
-        if isinstance(self.data_loader, TrainLoader):
-            self.data_loader.resume(seed=self.seed, batch=self.start_iter)
+        self.seed, self.start_iter = comm.all_gather((self.seed, self.start_iter))[0]
+        self.data_loader.resume(seed=self.seed, batch=self.start_iter)
         self._signals.wait = True
         # The loss of RetinaNet and FCOS is a script, which rounds otherwise once it is optimized,
         # after two calls: the first two of a resumed run would not be exact. Where no seed was
@@ -150,27 +140,24 @@ class Trainer(DefaultTrainer):
         return getattr(self, "_last_eval_results", {})
 
     def before_train(self) -> None:
-        """Let the hooks begin, and do what a killed run had to do after its last checkpoint."""
+        """Let the hooks begin, and do what a killed run may not have done after its last step."""
         super().before_train()
-        if self.start_iter == 0:
-            return
-        self.iter = self.storage.iter = self.start_iter - 1
-        self._write_metrics.restore(with_last=self._lacks_row)
-        if self.start_iter == self.max_iter and not self._has_final:
-            self.checkpointer.save(Path(FINAL_NAME).stem, iteration=self.iter)
-        if self._lacks_row:
-            for hook in (self._evaluate_hook, self._write_metrics):
-                hook.after_step()
+        period = self.cfg.TEST.EVAL_PERIOD
+        if self.start_iter == self.max_iter:
+            self.checkpointer.save(Path(FINAL_NAME).stem, iteration=self.max_iter - 1)
+        elif self.start_iter and period and self.start_iter % period == 0:
+            self.iter = self.storage.iter = self.start_iter - 1
+            self._evaluate_hook.after_step()
 
     def run_step(self) -> None:
         """Do a step of detectron2's, seeded, with one message for all ways to diverge."""
-        seed_everything(seed_of(self.seed, STEPS, comm.get_rank(), self.iter))
+        resume.seed_everything(resume.seed_of(self.seed, resume.STEPS, comm.get_rank(), self.iter))
         try:
             super().run_step()
         except DivergedError:
             raise
         except FloatingPointError as error:  # an RPN looks at its boxes, before there is a loss
-            self._stop_at_bad_losses.check(str(error))
+            self._bad_losses.check(str(error))
         if self.average:
             # The decay follows from the number of steps: there is no state but the average.
             self.average.update(self._bare_model, step=self.iter + 1)
@@ -184,7 +171,7 @@ class Trainer(DefaultTrainer):
     def stop_if_asked(self) -> None:
         """End the training, with a checkpoint of the last step, if any process got a signal."""
         device = next(self.model.parameters()).device
-        received = largest_anywhere(self._signals.received or 0, device)
+        received = resume.largest_anywhere(self._signals.received or 0, device)
         if not received:
             return
         done = self.iter + 1
@@ -207,17 +194,11 @@ class Trainer(DefaultTrainer):
         """Take over the state of a checkpoint, with its seed if ours was drawn; warn of changes."""
         source, config = self.checkpointer.get_checkpoint_file(), state_dict.get("config")
         done, option = state_dict["iteration"] + 1, "SOLVER.MAX_ITER"
-        check_length(done, self.max_iter, source=source, option=option, output=RULES.output)
-        if config is None:
-            logger.warning(
-                "'%s' does not hold its config (another trainer wrote it): the data continues as "
-                "if SEED had been %d",
-                *(source, self.seed),
-            )
-        else:
+        resume.check_length(done, self.max_iter, source=source, option=option, output=RULES.output)
+        if config is not None:  # another trainer's checkpoint has none
             if self._seed_was_drawn:
                 self.seed = config["SEED"]
-            check_changes(config, self._compared_config(), RULES, source=source)
+            resume.check_changes(config, self._compared_config(), RULES, source=source)
         super().load_state_dict(state_dict)
         normalizers = state_dict.get("loss_normalizers")
         if normalizers:
@@ -232,11 +213,8 @@ class Trainer(DefaultTrainer):
         settings, model = self.cfg.TEST.PRECISE_BN, self._evaluated()
         if not (settings.ENABLED and get_bn_modules(model)):
             return None
-        if isinstance(self.data_loader, TrainLoader):
-            # The same batches every time, so that a resumed run has them too.
-            batches = self.data_loader.repeat_first(settings.NUM_ITER)
-        else:
-            batches = self.build_train_loader(self.cfg)
+        # The same batches every time, so that a resumed run has them too.
+        batches = self.data_loader.repeat_first(settings.NUM_ITER)
         return hooks.PreciseBN(self.cfg.TEST.EVAL_PERIOD, model, batches, settings.NUM_ITER)
 
     def _evaluated(self) -> nn.Module:
@@ -250,11 +228,112 @@ class Trainer(DefaultTrainer):
             # Each process has seen other images: what is evaluated is what the first one saves.
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
+        stop = StopEvaluation(self._signals, self.stop_if_asked)
         evaluators = [
-            StoppableEvaluators(
-                self.build_evaluator(self.cfg, name), self._signals, self.stop_if_asked
-            )
+            DatasetEvaluators([stop, self.build_evaluator(self.cfg, name)])
             for name in self.cfg.DATASETS.TEST
         ]
         self._last_eval_results = self.test(self.cfg, model, evaluators)
         return self._last_eval_results
+
+
+def _build_average(cfg: CfgNode, model: nn.Module) -> ModelEmaV3 | None:
+    """Build the running average of the weights that `MODEL.EMA` asks for; None for none.
+
+    Buffers, such as the statistics of batch norm, are copied.
+    """
+    ema = cfg.MODEL.EMA
+    if not ema.ENABLED:
+        return None
+    average = ModelEmaV3(model, decay=ema.DECAY, use_warmup=ema.WARMUP, exclude_buffers=True)
+    average.module.train()  # precise batch norm is for layers in training; evaluation sets its own
+    return average
+
+
+class StopAtBadLosses(HookBase):
+    """Raise DivergedError in all processes, before the backward pass, if a loss is not finite.
+
+    Detectron2 checks it afterwards, in its first process alone, and leaves the others waiting.
+    """
+
+    def before_train(self) -> None:
+        """Look at all that the model returns from here on."""
+        model = self.trainer.model
+        self._handles = [
+            model.register_forward_pre_hook(self._note_files),
+            model.register_forward_hook(self._check_losses),
+        ]
+
+    def after_train(self) -> None:
+        """Leave the model alone."""
+        for handle in self._handles:
+            handle.remove()
+
+    def check(self, found: str) -> None:
+        """Raise DivergedError if any process found something; all of them must call it."""
+        trainer = self.trainer
+        if not resume.largest_anywhere(bool(found), next(trainer.model.parameters()).device):
+            return
+        texts = comm.all_gather(f"  {found}\n  of {self._files}" if found else "")
+        where = "\n".join(f"process {i}:\n{text}" for i, text in enumerate(texts) if text)
+        group = hooks.LRScheduler.get_best_param_group_id(trainer.optimizer)
+        precision = "SOLVER.AMP.ENABLED False, " if trainer.cfg.SOLVER.AMP.ENABLED else ""
+        raise DivergedError(
+            f"the loss of iteration {trainer.iter} is not finite:\n{where}\n"
+            f"learning rate: {trainer.optimizer.param_groups[group]['lr']:.6g}\n"
+            f"last good checkpoint: {trainer.checkpointer.get_checkpoint_file() or 'none yet'}\n"
+            "what to try: a lower SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS, "
+            f"SOLVER.CLIP_GRADIENTS.ENABLED True, {precision}a look at these images and their "
+            "annotations; then --resume"
+        )
+
+    def _note_files(self, model: nn.Module, arguments: tuple) -> None:
+        if model.training:
+            self._files = ", ".join(str(record.get("file_name")) for record in arguments[0])
+
+    def _check_losses(self, model: nn.Module, arguments: tuple, output: object) -> None:
+        if not model.training:
+            return
+        losses = output if isinstance(output, Mapping) else {"total_loss": output}
+        values = torch.stack([loss.detach().float().sum() for loss in losses.values()])
+        pairs = zip(losses, values.tolist(), strict=True)
+        bad = not values.isfinite().all()
+        self.check(", ".join(f"{name} {value:.6g}" for name, value in pairs) if bad else "")
+
+
+class StopEvaluation(DatasetEvaluator):
+    """Stop an evaluation in all processes if a signal came in one; it measures nothing.
+
+    Each process has other images, and may have more of them than others. So each calls
+    `stop_if_asked`, which all must, once: when it got a signal, or when its images are done.
+    """
+
+    def __init__(self, signals: StopSignals, stop_if_asked: Callable[[], object]):
+        self._signals, self._stop_if_asked = signals, stop_if_asked
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Stop after some images."""
+        if self._signals.received:
+            self._stop_if_asked()
+
+    def evaluate(self) -> None:
+        """Stop after the last image."""
+        self._stop_if_asked()
+
+
+class WriteMetrics(hooks.PeriodicWriter):
+    """Detectron2's rows of `metrics.json`, without those that a killed run wrote too many.
+
+    The files are opened when the training begins: until then they are those of an earlier run.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(writers=[])
+
+    def before_train(self) -> None:
+        """Drop the rows after the checkpoint that this run resumes from."""
+        file = Path(self.trainer.cfg.OUTPUT_DIR) / METRICS_NAME
+        rows = [row for row in read_metrics(file) if row[ITERATION] <= self.trainer.start_iter]
+        text = "".join(f"{json.dumps(row, sort_keys=True)}\n" for row in rows)
+        write_whole(file, lambda opened: opened.write(text.encode()))
+        self._writers = self.trainer.build_writers()
