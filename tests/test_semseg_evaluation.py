@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning
@@ -154,7 +155,6 @@ def test_overrides_that_are_wrong_are_named(checkpoint):
     for overrides, message in (
         ({"rot": "x"}, "rot"),
         ({"batch_size": "four"}, "batch_size"),
-        ({"batch_size": "0"}, "batch_size must be at least 1, got 0"),
         ({"layout": "folder"}, "train_images"),
     ):
         with pytest.raises(UserError, match=message):
@@ -234,7 +234,8 @@ def test_an_evaluation_is_what_the_predicted_labels_say(dataset, checkpoint, inf
     values = [math.nan if value is None else value for value in found["iou"].values()]
     assert values == pytest.approx(iou, abs=1e-6, nan_ok=True)
     assert found["images"] == 3
-    settings = (inference or Inference()).describe()
+    settings = asdict(inference or Inference())
+    settings["scales"] = list(settings["scales"])
     assert found["settings"] == {**settings, "precision": "32-true", "optimization": None}
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 

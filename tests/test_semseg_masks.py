@@ -6,7 +6,7 @@ from PIL import Image
 
 from regnet_backbones.errors import UserError
 from regnet_backbones.semseg.datamodule import SegmentationData
-from regnet_backbones.semseg.labels import IGNORE, LABEL_MAP, Labels, folder_labels, read_table
+from regnet_backbones.semseg.labels import IGNORE, LABEL_MAP, folder_labels, read_table
 from regnet_backbones.semseg.layouts import folder_pairs
 
 COLORS = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0), (130, 7, 255)], np.uint8)
@@ -456,7 +456,7 @@ def images_of_sixteen_bits(folder):
         Image.fromarray(mask.astype(np.uint16)).save(folder.path(name, "images"))
 
 
-@refused("a list names '900'")
+@refused("only 0 of the 1 images of a list")
 def a_list_of_another_set(folder):
     folder.write(lambda mask: mask)
     folder.options["train_list"] = text_file(folder, "train.txt", ["900"])
@@ -589,4 +589,4 @@ def test_a_map_to_classes_that_do_not_exist():
     with pytest.raises(ValueError, match="classes 0 to 1, .*, got {1: 2"):
         folder_labels(2, label_map={0: 0, 1: 2})
     with pytest.raises(ValueError, match="one name: a"):
-        Labels(("a", "a"), {0: 0})
+        folder_labels(None, ("a", "a", "b"))

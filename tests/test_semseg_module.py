@@ -100,11 +100,11 @@ def test_every_architecture_gives_logits_of_any_size(name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"decoder": "Unit"}, "decoder must be one of DPT, DeepLabV3, .* got 'Unit'"),
+        ({"decoder": "Unit"}, "decoder must be one of deeplabv3, .* got 'Unit'"),
         ({"decoder": "FPN", "output_stride": 8}, "FPN takes no encoder_output_stride, only"),
         ({"decoder_options": {"decoder_chanels": 8}}, "Unet takes no decoder_chanels, only"),
         ({"decoder_options": {"aux_params": {}}}, "Unet takes no aux_params, only"),
-        ({"short_side": 0}, "short_side must be at least 1, got 0"),
+        ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
         ({"num_classes": 256}, "1 to 255 classes must have names, got 256"),
         ({"class_names": ("a", "b")}, "num_classes is 3, but 2 classes have names"),
         ({"class_names": ("a", "b", "a")}, "several classes have one name: a"),

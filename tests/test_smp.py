@@ -173,17 +173,6 @@ def test_maps_start_with_the_image_and_stages_behind_the_depth_are_not_built():
     assert not hasattr(encoder, "s3")
 
 
-def test_stages_by_stride_are_those_that_a_dilation_reaches():
-    encoder = RegNetEncoder("regnetx_002", output_stride=16)
-    assert encoder.get_stages() == {16: [encoder.s3], 32: [encoder.s4]}
-    assert RegNetEncoder("regnetx_002", depth=3).get_stages() == {}
-    byobnet = RegNetEncoder("regnetz_b16")
-    assert byobnet.get_stages() == {
-        16: [byobnet.stages[2]],
-        32: [byobnet.stages[3], byobnet.final_conv],
-    }
-
-
 @pytest.mark.parametrize("depth", [1, 2, 6])
 def test_other_depths_are_refused(depth):
     with pytest.raises(ValueError, match=f"must be 3, 4 or 5, got {depth}"):
@@ -302,11 +291,9 @@ def test_registering_twice_changes_nothing(registry):
 
 def test_an_encoder_of_somebody_else_is_neither_overwritten_nor_taken(registry):
     theirs = registry["regnetx_002"] = registry["resnet18"]
-    del registry["regnetz_e8"]
     with pytest.raises(ValueError, match=r"has an encoder 'regnetx_002' \(ResNetEncoder"):
         register_encoders()
     assert registry["regnetx_002"] is theirs
-    assert "regnetz_e8" not in registry
     assert type(encoder_of("regnetx_002")) is ResNetEncoder
 
 

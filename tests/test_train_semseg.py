@@ -167,7 +167,7 @@ MISTAKES = [
     (["--model.encoder", "regnety_31", *RANDOM], "Wrong encoder name `regnety_31`"),
     (["--model.encoder", "tu-regnety_33", *RANDOM], "regnety_33"),
     (["--model.encoder_weights", "imagenet"], "encoder_weights of 'regnet("),
-    (["--model.decoder", "Unett"], "decoder must be one of DPT, "),
+    (["--model.decoder", "Unett"], "decoder must be one of deeplabv3, "),
     (["--model.decoder_options", '{"decoder_chanels": 1}'], "Unet takes no decoder_chanels"),
     (["--model.decoder_options", '{"decoder_channels": 5}'], "{'decoder_channels': 5}"),
     (["--model.decoder_options", '{"encoder_depth": 3}'], "Model depth is 3"),

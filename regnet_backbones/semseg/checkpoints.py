@@ -48,9 +48,8 @@ def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> S
         load_all(segmenter, content["state_dict"], "its state dict")
     # Arguments of any kind and value are in the file.
     except Exception as error:
-        raise UserError(
-            f"'{checkpoint}' is damaged, or of another version of ours or SMP: {reason(error)}"
-        ) from error
+        problem = f"damaged or of another version: {reason(error)}"
+        raise UserError(f"checkpoint '{checkpoint}' is {problem}") from error
     segmenter.hparams["encoder_weights"] = arguments.get("encoder_weights")
     if inference is not None:
         short_side = inference.short_side or segmenter.hparams["short_side"]

@@ -69,8 +69,7 @@ class SegmentationData(LightningDataModule):
         label_counts: what the masks of a split hold, by "train" and "val", once it is set up.
 
     Raises:
-        UserError: arguments contradict each other or are out of range, or a folder or class file is
-            not there; at `setup`, the files are not as they should be.
+        UserError: arguments contradict each other; at `setup`, files are missing or bad.
     """
 
     def __init__(
@@ -102,13 +101,10 @@ class SegmentationData(LightningDataModule):
         skip_bad: bool = False,
     ) -> None:
         super().__init__()
-        # An evaluation finds them in the checkpoint. Not for loggers, which have the model's: some
-        # are of the same name.
+        # For evaluations. Loggers have the model's, of which some are of the same name.
         self.save_hyperparameters(logger=False)
-        given = self.hparams
-        # Checkpoints with other than plain values are not loaded safely.
+        given = self.hparams  # plain values, for checkpoints
         given.update({name: str(v) for name, v in given.items() if isinstance(v, Path)})
-        labels.check_numbers(given, batch_size=1, num_workers=0, crop_size=1, short_side=1)
         needed = FOLDERS if layout == "folder" else ("root",)
         if missing := [name for name in needed if given[name] is None]:
             raise UserError(f"layout {layout!r} needs {', '.join(missing)}")
@@ -187,7 +183,7 @@ class SegmentationData(LightningDataModule):
             colors=None if colors is None else labels.read_table(colors, labels.COLORS),
         )
 
-    def _dataset(self, split: layouts.Split, transform: PairTransform) -> SegmentationDataset:
+    def _dataset(self, split: str, transform: PairTransform) -> SegmentationDataset:
         """Return the checked dataset of a split."""
         given = self.hparams
         if given["layout"] == "folder":

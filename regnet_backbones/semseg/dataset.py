@@ -9,31 +9,23 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from regnet_backbones.errors import UserError, as_user_error
+from regnet_backbones.errors import UserError
 from regnet_backbones.runs import image_files
 from regnet_backbones.runs.image_paths import output_names
 from regnet_backbones.runs.resume import seeded
-from regnet_backbones.semseg.labels import (
-    COLORS,
-    IGNORE,
-    LabelCounts,
-    Labels,
-    count_values,
-    first_of,
-    packed,
-    values_text,
-)
+from regnet_backbones.semseg import labels as label_tools
+from regnet_backbones.semseg.labels import IGNORE, LabelCounts, Labels
 from regnet_backbones.semseg.layouts import Pairs
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
@@ -111,13 +103,13 @@ def check_pairs(
             values = _read_mask(mask, pairs.labels, image, size, decode=index % step == 0)
         except UserError as error:
             return str(error)
-        return count_values(values)
+        return label_tools.count_values(values)
 
     with ThreadPoolExecutor(image_files.CHECK_THREADS) as pool:
         found = list(pool.map(look, range(len(pairs))))
     problems = {index: each for index, each in enumerate(found) if isinstance(each, str)}
     if problems:
-        names = first_of([pairs.images[index].name for index in problems])
+        names = label_tools.first_of([pairs.images[index].name for index in problems])
         count = f"{len(problems)} of the {len(pairs)} pairs are bad: {names}"
         first = next(iter(problems.values()))
         if not skip_bad or len(problems) == len(pairs):
@@ -132,8 +124,7 @@ def check_pairs(
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image as RGB, uint8 (H, W, 3), turned as its EXIF orientation says."""
-    # Viewers and labelling tools turn it too, so that masks are drawn on the turned image.
+    """Read an image as RGB, uint8 (H, W, 3), turned by its EXIF data, as labelling tools do."""
     return np.array(image_files.open_upright(path).convert("RGB"))
 
 
@@ -164,7 +155,7 @@ def _read_mask(
             return np.empty(0, np.uint8)
         values = _values(mask, labels, image_files.STRETCHED.get(depth, 1))
         if (labels.classes_of(values) < 0).any():
-            raise UserError(labels.strays(count_values(values)))
+            raise UserError(labels.strays(label_tools.count_values(values)))
     return values
 
 
@@ -177,8 +168,7 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
     except UserError as error:
         raise UserError(f"{kind} '{path}' {error}") from error
     except image_files.UNREADABLE as error:
-        text = f"{kind} '{path}' cannot be read ({error}); replace or remove it"
-        raise UserError(text) from error
+        raise UserError(f"{kind} '{path}' cannot be read ({error}); replace it") from error
 
 
 def _values(mask: Image.Image, labels: Labels, stretched: int) -> np.ndarray:
@@ -186,10 +176,11 @@ def _values(mask: Image.Image, labels: Labels, stretched: int) -> np.ndarray:
     if mask.mode in COLOR_MODES or labels.in_color:
         colors = np.array(mask.convert("RGB"))
         if labels.in_color:
-            return packed(colors)
+            return label_tools.packed(colors)
         if (colors != colors[..., :1]).any():
-            held = values_text(count_values(packed(colors)), in_color=True)
-            raise UserError(f"has colours: {held}; give a table of them ({COLORS}), or {SAVE}")
+            counted = label_tools.count_values(label_tools.packed(colors))
+            held = label_tools.values_text(counted, in_color=True)
+            raise UserError(f"has colours: {held}; give a table (--data.colors), or {SAVE}")
         return colors[..., 0]
     values = np.array(mask)
     if values.dtype == bool:
@@ -213,13 +204,11 @@ def train_transform(
     """
     fill = {tv_tensors.Image: [255 * value for value in mean], tv_tensors.Mask: IGNORE}
     colours = [v2.RandomApply([v2.ColorJitter(**change)], p=0.5) for change in PHOTOMETRIC]
-    with as_user_error(ValueError, prefix="flip: "):
-        mirror = v2.RandomHorizontalFlip(flip)
     return v2.Compose(
         [
-            Resize(scale_range, short_side),
+            partial(resize, scale_range=scale_range, short_side=short_side),
             v2.RandomCrop(crop_size, pad_if_needed=True, fill=fill),
-            mirror,
+            v2.RandomHorizontalFlip(flip),
             *(colours if photometric else []),
             val_transform(mean=mean, std=std),
         ]
@@ -237,27 +226,21 @@ def val_transform(
     return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
 
 
-class Resize(nn.Module):
+def resize(
+    image: tv_tensors.Image,
+    mask: tv_tensors.Mask,
+    scale_range: tuple[float, float],
+    short_side: int | None = None,
+) -> Pair:
     """Resize both by one random factor, the image bilinearly, the mask by the nearest pixel."""
-
-    def __init__(self, scale_range: tuple[float, float], short_side: int | None = None) -> None:
-        super().__init__()
-        least, largest = scale_range
-        if not 0 < least <= largest:
-            raise UserError(f"scale_range must be 0 < least <= largest, got {scale_range}")
-        self.scale_range = scale_range
-        self.short_side = short_side
-
-    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
-        """Resize an image and its mask to one size."""
-        scale = torch.empty(()).uniform_(*self.scale_range).item()
-        height, width = image.shape[-2:]
-        if self.short_side is not None:
-            scale *= self.short_side / min(height, width)
-        size = [max(1, round(height * scale)), max(1, round(width * scale))]
-        image = F.resize(image, size, v2.InterpolationMode.BILINEAR, antialias=True)
-        # torchvision resizes masks with "nearest", which takes the corner of each pixel where the
-        # image's interpolation takes the centre: labels would be shifted by up to half a pixel.
-        plain = mask.as_subclass(torch.Tensor).unsqueeze(0)
-        plain = F.resize(plain, size, v2.InterpolationMode.NEAREST_EXACT)
-        return image, tv_tensors.Mask(plain.squeeze(0))
+    scale = torch.empty(()).uniform_(*scale_range).item()
+    height, width = image.shape[-2:]
+    if short_side is not None:
+        scale *= short_side / min(height, width)
+    size = [max(1, round(height * scale)), max(1, round(width * scale))]
+    image = F.resize(image, size, v2.InterpolationMode.BILINEAR, antialias=True)
+    # torchvision resizes masks with "nearest", which takes the corner of each pixel where the
+    # image's interpolation takes the centre: labels would be shifted by up to half a pixel.
+    plain = mask.as_subclass(torch.Tensor).unsqueeze(0)
+    plain = F.resize(plain, size, v2.InterpolationMode.NEAREST_EXACT)
+    return image, tv_tensors.Mask(plain.squeeze(0))

@@ -17,16 +17,11 @@ from regnet_backbones.semseg.checkpoints import MODEL_KEY, read_checkpoint
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.module import Segmenter
 
-# Groups of a config, and whose arguments they are.
 GROUPS = {"trainer": Trainer, "model": Segmenter, "data": SegmentationData}
 
 
 def describe(config_file: Path | None, checkpoint: Path | None) -> Description:
-    """Describe the run of a config; without one, from the arguments in a checkpoint.
-
-    Raises:
-        UserError: the file cannot be used.
-    """
+    """Describe the run of a config; without one, from the arguments in a checkpoint."""
     config, text = read_config(config_file, checkpoint)
     trainer, model, data = (config.get(group, {}) for group in GROUPS)
     encoder = model["encoder"]

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.optimize.options import Optimization
-from regnet_backbones.runs import results as written
-from regnet_backbones.runs.device import check_device, device_name
+from regnet_backbones.runs import results as run_results
+from regnet_backbones.runs.device import device_name
 from regnet_backbones.runs.trained import Trained
 from regnet_backbones.semseg import metrics
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
@@ -58,8 +59,6 @@ def evaluate(
     Raises:
         UserError: checkpoint, dataset or device cannot be used, or the classes are others.
     """
-    if accelerator == "gpu":
-        check_device("cuda")
     segmenter = load_segmenter(checkpoint, inference=inference)
     segmenter.hparams["pictures"] = 0
     data = load_data(checkpoint, overrides)
@@ -87,15 +86,16 @@ def evaluate(
     counted = min((images or available) * trainer.world_size, available)
     results = {**segmenter.last_validation, "images": counted}
     settings = {
-        **segmenter.inference.describe(),
+        **asdict(segmenter.inference),
+        "scales": list(segmenter.inference.scales),
         "precision": precision,
         "optimization": optimization and optimization.describe(),
     }
     if scores is not None and trainer.is_global_zero:
-        written.write_images(output, scores.found)
-        opts = [str(word) for pair in (overrides or {}).items() for word in pair]
+        run_results.write_images(output, scores.found)
+        opts = {"opts": [str(word) for pair in (overrides or {}).items() for word in pair]}
         trained = Trained("segmenter", Path(checkpoint))
-        written.write_results(output, trained, results=results, settings={**settings, "opts": opts})
+        run_results.write_results(output, trained, results=results, settings=settings | opts)
     return {**results, "settings": settings}
 
 
@@ -104,8 +104,8 @@ class _ScoreImages(Callback):
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.found: written.ImageResults | None = None
-        self._scored = written.ScoredImages()
+        self.found: run_results.ImageResults | None = None
+        self._scored = run_results.ScoredImages()
         self._seconds: list[float] = []
 
     def on_validation_batch_start(self, trainer: Trainer, *_: object) -> None:
@@ -120,15 +120,14 @@ class _ScoreImages(Callback):
             return
         if module.device.type == "cuda":
             torch.cuda.synchronize()
-        self._seconds.append((time.perf_counter() - self._start) / len(prediction))
-        names = module.class_names
+        self._seconds.append(time.perf_counter() - self._start)
+        images = (batch["image"], batch["mask"], prediction)
+        image, truth, found = (each[0].cpu() for each in images)  # of a batch of one
         counting = {"ignore_index": IGNORE, "validate_args": False}
-        images = zip(batch["image"], batch["mask"], prediction, batch["name"], strict=False)
-        for *tensors, name in images:
-            image, truth, found = (each.cpu() for each in tensors)
-            matrix = multiclass_confusion_matrix(found, truth, len(names), **counting)
-            score = written.ImageScore(name, metrics.results_of(matrix, names)["miou"])
-            self._scored.add(score, partial(module.draw, image, truth, found))
+        names = module.class_names
+        matrix = multiclass_confusion_matrix(found, truth, len(names), **counting)
+        score = run_results.ImageScore(batch["name"][0], metrics.results_of(matrix, names)["miou"])
+        self._scored.add(score, partial(module.draw, image, truth, found))
 
     def on_validation_end(self, trainer: Trainer, module: Segmenter) -> None:
         """Gather what all processes have scored, and draw."""
@@ -138,13 +137,13 @@ class _ScoreImages(Callback):
             torch.distributed.all_gather_object(parts, self._scored.scores)
         scores = tuple(score for part in parts for score in part)
         colors = palette(len(module.class_names))
-        self.found = written.ImageResults(
+        self.found = run_results.ImageResults(
             score="mean IoU of an image, over the classes in its ground truth or its prediction",
             panels=("image", "ground truth", "prediction"),
             available=len(trainer.datamodule.val_set),
             images=scores,
             **self._scored.draw(self.folder, scores),
-            milliseconds=written.median_milliseconds(self._seconds),
+            milliseconds=run_results.median_milliseconds(self._seconds),
             machine=device_name(module.device),
             parameters=sum(p.numel() for p in module.network.parameters()),
             legend=dict(zip(module.class_names, colors, strict=True)),

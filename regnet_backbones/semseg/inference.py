@@ -7,13 +7,12 @@ mirrored images.
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.semseg.labels import check_numbers
 
 LogitsOf = Callable[[torch.Tensor], torch.Tensor]
 
@@ -41,12 +40,10 @@ class Inference:
     scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        check_numbers(vars(self), short_side=1, window=1, window_stride=1)
-        if self.window_stride is not None and self.window_stride > (self.window or 0):
-            raise UserError(
-                f"window_stride {self.window_stride} needs a window of at least as many pixels, "
-                f"got window {self.window}"
-            )
+        sizes = {name: getattr(self, name) for name in ("short_side", "window", "window_stride")}
+        too_small = any(size is not None and size < 1 for size in sizes.values())
+        if too_small or (self.window_stride or 0) > (self.window or 0):
+            raise UserError(f"sizes must be at least 1, and window at least window_stride: {sizes}")
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise UserError(f"scales must be one or more factors above 0, got {self.scales}")
 
@@ -76,10 +73,6 @@ class Inference:
         if self.flip or len(self.scales) > 1:
             return self(logits_of, image).argmax(1)
         return self._logits(logits_of, image, *self.scales, False).argmax(1)
-
-    def describe(self) -> dict[str, object]:
-        """Return the settings as a JSON file holds them."""
-        return {**asdict(self), "window_stride": self._stride(), "scales": list(self.scales)}
 
     def _stride(self) -> int | None:
         """Return the pixels from one window to the next, None where there are no windows."""

@@ -18,13 +18,10 @@ logger = logging.getLogger(__name__)
 # Label of pixels that count nowhere, in every mask that is handed out, and its name in tables.
 IGNORE, IGNORED = 255, "ignore"
 
-# Names of the two classes of binary segmentation without names.
-BINARY = ("background", "object")
-
 LISTED = 8  # names, labels or colours in a message
 LARGEST = 2**24 - 1
 
-# The options that say what values mean: the form of a line, and patterns of its value and meaning.
+# By option that says what values mean: the form of a line, and patterns of its value and meaning.
 LABEL_MAP, COLORS = "--data.label_map", "--data.colors"
 RGB = r"(?P<value>\d{1,3}[\s,]+\d{1,3}[\s,]+\d{1,3})"
 TABLES = {
@@ -54,7 +51,6 @@ class Labels:
     binary: bool = False
 
     def __post_init__(self) -> None:
-        check_class_names(self.class_names)
         allowed = {*range(len(self.class_names)), IGNORE}
         wrong = {v: k for v, k in self.classes.items() if k not in allowed or not 0 <= v <= LARGEST}
         if wrong:
@@ -133,9 +129,9 @@ def folder_labels(
         if num_classes is None or not 1 <= num_classes <= IGNORE:
             needed = f"num_classes from 1 to {IGNORE}, class_names_file or colors"
             raise UserError(f"layout 'folder' needs {needed}, got num_classes {num_classes}")
-        names = BINARY if num_classes == 1 else tuple(f"class {k}" for k in range(num_classes))
-    elif len(names) == 1:
-        names = (BINARY[0], *names)
+        names = ("object",) if num_classes == 1 else tuple(f"class {k}" for k in range(num_classes))
+    if len(names) == 1:
+        names = ("background", *names)
     two = len(names) == 2 and num_classes in (None, 1)
     check_class_names(names, None if two else num_classes)
     binary = two and table is None and ignore_label != IGNORE
@@ -176,13 +172,6 @@ def check_class_names(names: Sequence[str], num_classes: int | None = None) -> t
     if num_classes not in (None, len(names)):
         raise UserError(f"num_classes is {num_classes}, but {len(names)} classes have names")
     return tuple(names)
-
-
-def check_numbers(given: Mapping[str, object], **least: int) -> None:
-    """Raise UserError where a number, unless it is None, is below its least value."""
-    for name, limit in least.items():
-        if given[name] is not None and not given[name] >= limit:
-            raise UserError(f"{name} must be at least {limit}, got {given[name]}")
 
 
 def lines_of(path: Path) -> list[str]:

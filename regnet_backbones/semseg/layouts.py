@@ -1,18 +1,14 @@
 """Where images and masks are: in ADE20K, in Cityscapes, and in any pair of folders."""
 
 import logging
-import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.semseg.labels import IGNORE, Labels, check_class_names, first_of, lines_of
 
 logger = logging.getLogger(__name__)
-
-Split = Literal["train", "val"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # Of files that keep labels exactly. Where a folder has none, the check says what is wrong with it.
@@ -42,7 +38,7 @@ class Pairs:
         return len(self.images)
 
 
-def ade20k_pairs(root: str | Path, split: Split) -> Pairs:
+def ade20k_pairs(root: str | Path, split: str) -> Pairs:
     """Find the pairs of ADEChallengeData2016: label 0 is ignored, label k is class k - 1."""
     names = ade20k_class_names(root)
     classes = {0: IGNORE, IGNORE: IGNORE} | {k + 1: k for k in range(len(names))}
@@ -51,10 +47,7 @@ def ade20k_pairs(root: str | Path, split: Split) -> Pairs:
 
 
 def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
-    """Read the names of ADE20K's classes, each up to its first comma where that tells them apart.
-
-    Without a class file, which is a warning, these are 150 numbered classes.
-    """
+    """Read the names of ADE20K's classes; without a class file, warn and number 150."""
     _check_folder(Path(root), "dataset folder")
     paths = (Path(root, name) for name in ADE20K_CLASS_FILES)
     path = next((path for path in paths if path.is_file()), None)
@@ -68,7 +61,7 @@ def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
     return check_class_names(short if len(set(short)) == len(short) else names)
 
 
-def cityscapes_pairs(root: str | Path, split: Split) -> Pairs:
+def cityscapes_pairs(root: str | Path, split: str) -> Pairs:
     """Find the pairs of Cityscapes, with the benchmark's 19 classes.
 
     Masks are `*_gtFine_labelIds.png`, or `*_gtFine_labelTrainIds.png` where a split has only those.
@@ -98,13 +91,21 @@ def folder_pairs(
     Suffixes are what names end in before that of the file, such as "_mask"; files without them are
     left out. `listed` are the images to take.
     """
-    mask_suffix = re.sub(rf"({'|'.join(map(re.escape, MASK_SUFFIXES))})$", "", mask_suffix)
+    mask_suffix = mask_suffix.removesuffix(Path(mask_suffix).suffix)
     mask_of = _files(masks, "mask", mask_suffix, MASK_SUFFIXES)
     # In a folder of both, what is a mask is not an image.
     taken = frozenset(mask_of.values())
     image_of = _files(images, "image", image_suffix, IMAGE_SUFFIXES, taken)
     if listed is not None:
-        image_of = _listed(image_of, listed, images)
+        wanted = {(images / line).as_posix() for line in listed}  # with or without their endings
+        image_of = {
+            name: file
+            for name, file in image_of.items()
+            if {(images / name).as_posix(), file.as_posix()} & wanted
+        }
+        if len(image_of) < len(wanted):
+            found = f"{len(image_of)} of the {len(wanted)} images of a list are"
+            raise UserError(f"only {found} in '{images}'; correct the list")
     elif unused := [file.name for name, file in mask_of.items() if name not in image_of]:
         text = "%d masks of '%s' have no image in '%s' and are not used: %s"
         logger.warning(text, len(unused), masks, images, first_of(unused))
@@ -135,16 +136,6 @@ def _files(
         names = f"{kind}s (*{ending} and {', '.join(wanted)})"
         raise UserError(f"{kind} folder '{folder}' has no {names}, but {held}; correct the path")
     return files
-
-
-def _listed(images: dict[str, Path], listed: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Return the images that a list names, with or without the ending of the file."""
-    by_file = {file.relative_to(folder).as_posix(): name for name, file in images.items()}
-    names = [line if line in images else by_file.get(line) for line in listed]
-    if None in names:
-        line = listed[names.index(None)]
-        raise UserError(f"a list names '{line[:200]}', which is not in '{folder}'; correct it")
-    return {name: images[name] for name in names}
 
 
 def _check_folder(folder: Path, kind: str) -> None:

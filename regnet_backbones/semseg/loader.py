@@ -43,8 +43,7 @@ class ResumableLoader(DataLoader):
     _batches = 0
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        # As a generator it shuffles and starts workers when the first batch is wanted: Lightning
-        # asks for an iterator before it sets the epoch.
+        # Lightning asks for an iterator, then sets the epoch; a generator starts after both.
         had = self.sampler.had_in.get(self.sampler.epoch, 0) if self._resumes() else 0
         self._batches = had // (self.batch_size or 1)
         with held_signals():

@@ -33,11 +33,8 @@ def results_of(matrix: torch.Tensor, class_names: tuple[str, ...]) -> dict[str, 
     iou = right / (matrix.sum(0) + matrix.sum(1) - right)
     values = torch.stack([iou.nanmean(), right.sum() / matrix.sum(), *iou]).tolist()
     miou, accuracy, *of_classes = (None if math.isnan(value) else value for value in values)
-    return {
-        "miou": miou,
-        "accuracy": accuracy,
-        "iou": dict(zip(class_names, of_classes, strict=True)),
-    }
+    by_class = dict(zip(class_names, of_classes, strict=True))
+    return {"miou": miou, "accuracy": accuracy, "iou": by_class}
 
 
 def results_table(results: Mapping[str, object], title: str) -> str:

@@ -26,12 +26,9 @@ from regnet_backbones.optimize.options import Optimization
 from regnet_backbones.optimize.passes import FORMATS
 from regnet_backbones.semseg import metrics, network, overlays
 from regnet_backbones.semseg.inference import Inference
-from regnet_backbones.semseg.labels import IGNORE, check_class_names, check_numbers
+from regnet_backbones.semseg.labels import IGNORE, check_class_names
 
 Batch = dict[str, torch.Tensor | list[str]]
-
-# Pixels of both sides, and images of all processes, where the data do not say it.
-SIDE, BATCH = 512, 2
 
 # What a step computes in, by the precision of the trainer; the others are measured as float32.
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -73,8 +70,6 @@ class Segmenter(lightning.LightningModule):
 
     Attributes:
         network: the model of SMP.
-        loss: the loss of logits and masks.
-        stride: images are padded to multiples of it.
         inference: how validation predicts; another one may be put in its place.
         optimization: how to make the network fast before a validation, None for not at all.
         last_validation: results of the last validation as `evaluate` returns them, None before it.
@@ -113,7 +108,8 @@ class Segmenter(lightning.LightningModule):
     ):
         super().__init__()
         self.save_hyperparameters()
-        check_numbers(self.hparams, num_classes=2)
+        if num_classes < 2:
+            raise UserError(f"num_classes must be at least 2, got {num_classes}")
         names = class_names or tuple(map(str, range(num_classes)))
         self.class_names = check_class_names(names, num_classes)
         self.inference = Inference(short_side=short_side)
@@ -133,8 +129,7 @@ class Segmenter(lightning.LightningModule):
         self.confusion = MulticlassConfusionMatrix(num_classes, **counting)
         self.optimization: Optimization | None = None
         self.last_validation: dict[str, object] | None = None
-        self._pictures_left = 0
-        self._pictures_folder = Path()
+        self._pictures = Path()
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits of every pixel.
@@ -166,15 +161,13 @@ class Segmenter(lightning.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Choose where this validation's pictures go, and who draws them."""
+        """Choose where this validation's pictures go."""
         # Asking for the folder is a broadcast, which needs every process.
         folder = self.trainer.log_dir or self.trainer.default_root_dir
-        self._pictures_folder = Path(folder) / "pictures" / str(self.global_step)
-        draws = self.trainer.is_global_zero and not self.trainer.sanity_checking
-        self._pictures_left = self.hparams["pictures"] if draws else 0
+        self._pictures = Path(folder) / "pictures" / str(self.global_step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor | None:
-        """Count the pixels of a batch by truth and prediction; draw the first images.
+        """Count the pixels of a batch by truth and prediction; draw the first image.
 
         Returns:
             The predicted classes (N, H, W) for callbacks; of repeated images nothing.
@@ -185,12 +178,11 @@ class Segmenter(lightning.LightningModule):
         image, mask = batch["image"][:new], batch["mask"][:new]
         prediction = self.inference.classes(self, image)
         self.confusion.update(prediction, mask)
-        drawn = list(zip(image, mask, prediction, batch["name"], strict=False))
-        for *images, name in drawn[: self._pictures_left]:
-            picture = self.draw(*images)
-            path = self._pictures_folder / f"{name.replace('/', '_')}.png"
-            write_whole(path, lambda file, picture=picture: picture.save(file, "PNG"))
-        self._pictures_left = max(0, self._pictures_left - new)
+        draws = self.trainer.is_global_zero and not self.trainer.sanity_checking
+        if draws and batch_idx < self.hparams["pictures"]:
+            picture = self.draw(image[0], mask[0], prediction[0])
+            path = self._pictures / f"{batch['name'][0].replace('/', '_')}.png"
+            write_whole(path, lambda file: picture.save(file, "PNG"))
         return prediction
 
     def on_validation_epoch_end(self) -> None:
@@ -212,8 +204,9 @@ class Segmenter(lightning.LightningModule):
         rates = {name: given[name] for name in ("lr", "encoder_lr_factor", "weight_decay")}
         groups = network.parameter_groups(self.network, **rates)
         sgd = partial(torch.optim.SGD, momentum=given["momentum"])
+        kinds = {"sgd": sgd, "adamw": torch.optim.AdamW}
         with as_user_error(ValueError):
-            optimizer = {"sgd": sgd, "adamw": torch.optim.AdamW}[given["optimizer"]](groups)
+            optimizer = kinds[given["optimizer"]](groups, lr=given["lr"])
         schedule = {name: given[name] for name in ("warmup_steps", "power")}
         steps = self.trainer.estimated_stepping_batches
         scheduler = network.poly_with_warmup(optimizer, total_steps=steps, **schedule)
@@ -241,7 +234,7 @@ class Segmenter(lightning.LightningModule):
         Args:
             optimization: what to do.
         """
-        size = self._padded(self.inference.window or SIDE)
+        size = self._padded(self.inference.window or 512)
         self.network, report = optimizing.optimize_trained(
             self.network, optimization, image_size=size
         )
@@ -258,8 +251,8 @@ class Segmenter(lightning.LightningModule):
         report = optimizing.optimize_training(
             self.network,
             Optimization(compile=given["compile"], memory_format=memory_format),
-            image_size=self._padded(data.get("crop_size", SIDE)),
-            batch_size=max(1, data.get("batch_size", BATCH) // trainer.world_size),
+            image_size=self._padded(data.get("crop_size", 512)),
+            batch_size=max(1, data.get("batch_size", 2) // trainer.world_size),
             autocast=AUTOCAST.get(trainer.precision),
             from_first=trainer.strategy.broadcast,
         )

@@ -32,9 +32,6 @@ RESERVED_OPTIONS = {
     *("activation", "aux_params", "kwargs"),
 }
 
-# How far mean and deviation (of pixels from 0 to 1) may be from those of the weights.
-STATISTICS_TOLERANCE = 1e-3
-
 
 def architectures() -> dict[str, type[SegmentationModel]]:
     """Return the architectures of the installed SMP by name."""
@@ -54,8 +51,7 @@ def build_network(
     """Build a model of SMP that gives `num_classes` logits; arguments as of `Segmenter`."""
     known = {name.lower(): value for name, value in architectures().items()}
     if decoder.lower() not in known:
-        names = ", ".join(sorted(architectures()))
-        raise UserError(f"decoder must be one of {names}, got '{decoder}'")
+        raise UserError(f"decoder must be one of {', '.join(sorted(known))}, got '{decoder}'")
     architecture, options = known[decoder.lower()], dict(options or {})
     name = architecture.__name__
     if output_stride is not None:
@@ -80,11 +76,10 @@ def check_statistics(
     encoder: str, encoder_weights: str, *, mean: Sequence[float], std: Sequence[float]
 ) -> None:
     """Raise UserError where images are not normalised as a RegNet's weights by name expect."""
-    # SMP's own function would fetch the statistics of its own encoders.
     settings = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings") or {}
     expected = settings.get(encoder_weights, {})
     for name, value in {"mean": mean, "std": std}.items():
-        if name in expected and math.dist(value, expected[name]) > STATISTICS_TOLERANCE:
+        if name in expected and math.dist(value, expected[name]) > 1e-3:
             raise UserError(
                 f"weights '{encoder_weights}' of '{encoder}' expect images of {name} "
                 f"{list(map(float, expected[name]))}, got {list(value)}; set --data.{name} to those"
@@ -92,10 +87,9 @@ def check_statistics(
 
 
 def start_branches_at_one(encoder: nn.Module) -> None:
-    """Set the weights of norms that are all zero to one, in a random encoder.
+    """Set the weights of norms that are all zero to one: of the last in each residual block.
 
-    timm zeroes the last norm of each residual block (arXiv 1706.02677, section 5.1). pycls, the
-    paper's code, does not; short trainings get further its way.
+    pycls, the paper's code, does not zero them as timm does; short trainings get further its way.
     """
     for module in encoder.modules():
         is_norm = isinstance(module, (_BatchNorm, nn.GroupNorm)) and module.affine
@@ -115,10 +109,7 @@ class SegmentationLoss(nn.Module):
         self.dice = DiceLoss(MULTICLASS_MODE, from_logits=True, ignore_index=IGNORE)
 
     def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return the loss in float32, 0 where no pixel has a label.
-
-        Logits are (N, classes, H, W), the mask (N, H, W) with 255 where it is ignored.
-        """
+        """Return the loss of logits (N, classes, H, W) and a mask (N, H, W) in float32."""
         losses = {"ce": _cross_entropy, "dice": self.dice}
         return sum(losses[part](logits.float(), mask) for part in self.name.split("+"))
 
@@ -138,10 +129,7 @@ def _cross_entropy(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def parameter_groups(
     network: nn.Module, *, lr: float, encoder_lr_factor: float, weight_decay: float
 ) -> list[dict[str, object]]:
-    """Return the trained parameters of a model of SMP: encoder and decoder, without decay and with.
-
-    The encoder's are at `encoder_lr_factor` of the rate; norms and biases have no weight decay.
-    """
+    """Return the trained parameters by part and decay, which norms and biases do not have."""
     groups = []
     for part, rate in (("encoder", encoder_lr_factor * lr), ("decoder", lr)):
         of_part = [
@@ -160,10 +148,8 @@ def poly_with_warmup(
 ) -> LambdaLR:
     """Return the schedule of a run by steps; each parameter group has its own rate as the peak."""
     if not 1 <= total_steps < math.inf:
-        raise UserError(
-            f"the learning rate decays over the run, which has {total_steps} steps; set max_steps "
-            "or max_epochs of the trainer"
-        )
+        text = f"the learning rate cannot decay over {total_steps} steps"
+        raise UserError(f"{text}; set max_steps or max_epochs of the trainer")
     return LambdaLR(optimizer, lambda step: poly_factor(step, total_steps, warmup_steps, power))
 
 
@@ -171,4 +157,6 @@ def poly_factor(step: int, total: float, warmup: int, power: float) -> float:
     """Return the rate of a step (from 0) as a part of the peak: 1 at `warmup`, 0 from `total`."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    return max(0.0, 1 - (step - warmup) / (total - warmup)) ** power
+    if step >= total:
+        return 0.0
+    return (1 - (step - warmup) / (total - warmup)) ** power

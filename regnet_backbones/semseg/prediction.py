@@ -13,7 +13,6 @@ from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.files import check_output_folder
 from regnet_backbones.optimize.options import Optimization
 from regnet_backbones.runs.device import check_device
 from regnet_backbones.runs.image_paths import output_names
@@ -67,12 +66,10 @@ def predict(
         The files that were written, and the images that could not be read.
 
     Raises:
-        UserError: the checkpoint cannot be used, or another argument is wrong.
-        OSError: the output cannot be written.
+        UserError: the checkpoint or the device cannot be used.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
-    check_output_folder(output, name="output")
     segmenter = load_segmenter(checkpoint, inference=inference).to(device).eval()
     if optimization is not None:
         segmenter.optimize(optimization)

@@ -9,16 +9,16 @@ from pathlib import Path
 from signal import Signals
 
 import torch
-from lightning import LightningDataModule, LightningModule
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 
 from regnet_backbones.files import write_whole
 from regnet_backbones.runs import resume
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 from regnet_backbones.semseg.checkpoints import DATA_KEY, MODEL_KEY, read_checkpoint
+from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.loader import run_seed
+from regnet_backbones.semseg.module import Segmenter
 
 # Where a checkpoint has the options of the trainer, and which of them a step depends on.
 TRAINER_KEY = "trainer_options"
@@ -48,10 +48,7 @@ RULES = resume.ResumeRules(
 
 
 def check_resume(
-    checkpoint: Path,
-    segmenter: LightningModule,
-    data: LightningDataModule,
-    trainer: Mapping[str, object],
+    checkpoint: Path, segmenter: Segmenter, data: SegmentationData, trainer: Mapping[str, object]
 ) -> None:
     """Raise UserError if a run cannot resume from a checkpoint; warn of options that differ."""
     content = read_checkpoint(checkpoint)
@@ -91,8 +88,7 @@ class LastCheckpoint(Callback):
     """Write the last checkpoint, and resume from it; seed what each step draws, such as dropout.
 
     It is written `every` so many steps, after every validation, at the end, and when one of the
-    `signals` stops the run; it gets the `options` of the trainer for `check_resume`. Lightning's
-    `ModelCheckpoint(save_last=True)` writes it only when a validation was the best so far.
+    `signals` stops the run (Lightning's own, only when a validation was the best so far).
     """
 
     def __init__(
@@ -100,7 +96,7 @@ class LastCheckpoint(Callback):
     ):
         self.path, self.every, self.signals, self.options = path, every, signals, dict(options)
         self._step = self._written_at = self._stopped_by = 0
-        self._accumulating = self._due = False
+        self._accumulating = False
         self._validated_at = -1
         self._resumed_in: int | None = None
         self._max_steps: int | None = None
@@ -151,22 +147,21 @@ class LastCheckpoint(Callback):
         self._step = trainer.global_step
         if not self._accumulating:
             self._look_for_signals(trainer)
-            if self._due or self._stopped_by or self._step % self.every == 0:
+            if self._stopped_by or self._step % self.every == 0:
                 self._write(trainer)
 
     def on_validation_batch_start(self, trainer: Trainer, *_: object) -> None:
         """Stop in a validation, unless a step is not finished: no checkpoint can hold it."""
-        if _fits(trainer) and not self._accumulating:
+        if not trainer.sanity_checking and not self._accumulating:
             self._look_for_signals(trainer)
             if self._stopped_by and self._written_at != self._step:
                 self._write(trainer)
             self._raise_if_stopped(trainer)
 
     def on_validation_end(self, trainer: Trainer, _: object) -> None:
-        """Write it, so that the validation is not repeated; after the step that accumulates."""
-        if _fits(trainer):
+        """Write it, so that the validation is not repeated, unless a step is not finished."""
+        if not trainer.sanity_checking:
             self._validated_at = trainer.fit_loop.total_batch_idx
-            self._due = self._accumulating
             if not self._accumulating:
                 self._write(trainer)
 
@@ -180,7 +175,6 @@ class LastCheckpoint(Callback):
             log.save()  # what a killed run has not saved is not logged again
         trainer.save_checkpoint(self.path, weights_only=False)
         self._written_at = trainer.global_step
-        self._due = False
 
     def _look_for_signals(self, trainer: Trainer) -> None:
         """Note a signal that any of the processes has received, all of them at one step."""
@@ -231,8 +225,3 @@ def _set_to_end_of_batch(checkpoint: dict[str, dict]) -> int | None:
     fit["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"] - 1
     checkpoint["epoch"] = epoch
     return epoch
-
-
-def _fits(trainer: Trainer) -> bool:
-    """Whether a validation is one of a training, and not the check before its first step."""
-    return not trainer.sanity_checking and trainer.state.fn == TrainerFn.FITTING

@@ -4,10 +4,8 @@ import logging
 import os
 import shlex
 import signal
-import time
 from argparse import ArgumentError
 from collections.abc import Sequence
-from datetime import timedelta
 from operator import attrgetter
 from pathlib import Path
 
@@ -64,12 +62,9 @@ class SegmentationCLI(LightningCLI):
         for name in ("mean", "std", "short_side"):
             parser.link_arguments(f"data.{name}", f"model.{name}")
 
-    def before_instantiate_classes(self) -> None:
-        """Check where the run writes, before its data and its network."""
-        check_output_folder(self.config.output, name="--output")
-
     def instantiate_classes(self) -> None:
         """Build what a training needs, or the data alone to check them."""
+        check_output_folder(self.config.output, name="--output")
         if not self.config.check_data:
             super().instantiate_classes()
             return
@@ -84,9 +79,7 @@ class SegmentationCLI(LightningCLI):
         if config.logger is None:
             output = self.config_init.output
             kwargs["logger"] = TensorBoardLogger(output, name="", version=TENSORBOARD_FOLDER)
-        plugins = config.plugins or []
-        plugins = plugins if isinstance(plugins, list) else [plugins]
-        kwargs["plugins"] = [*plugins, resume.AtomicCheckpointIO()]
+        kwargs["plugins"] = [*(config.plugins or []), resume.AtomicCheckpointIO()]
         # A run that is shorter than the distance of two validations is validated at its end.
         if 0 < config.max_steps < (config.val_check_interval or 0):
             kwargs["val_check_interval"] = config.max_steps
@@ -96,19 +89,7 @@ class SegmentationCLI(LightningCLI):
 
 
 def launch_run(argv: Sequence[str] | None = None) -> int:
-    """Train a segmenter as a command line says, and print how good it got.
-
-    Args:
-        argv: the command line, None for that of this process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        UserError: an option or the data cannot be used.
-        StoppedError: a signal stopped the training, whose state is saved.
-        KeyboardInterrupt: a second Ctrl-C did, at once.
-    """
+    """Train a segmenter as a command line (None: that of this process) says; return 0."""
     show_reports()
     errors = (ArgumentError, MisconfigurationException)
     with StopSignals(wait=False) as signals, as_user_error(*errors):
@@ -152,7 +133,6 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
     # After the one that keeps the best checkpoint, whose state the last one has.
     settings = {"every": cli.config.save_every, "signals": signals, "options": options}
     trainer.callbacks.append(resume.LastCheckpoint(last, **settings))
-    start = time.monotonic()
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if resumes else None)
     except StoppedError:
@@ -171,7 +151,6 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
         print(f"best checkpoint: {trainer.checkpoint_callback.best_model_path or 'none'}")
         print(f"config, logs, checkpoints and pictures: {output}")
         print("all of it on one page:", shlex.join(["regnet-backbones", "report", str(output)]))
-        print("time, validations included:", timedelta(seconds=round(time.monotonic() - start)))
 
 
 def look_at(data: SegmentationData, folder: Path, *, picture: bool = True) -> None:

@@ -12,7 +12,7 @@ from copy import deepcopy
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from segmentation_models_pytorch import encoders as smp_encoders
@@ -23,17 +23,12 @@ from regnet_backbones.backbone import LEVELS, RegNetFeatures
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError
 
-# What SMP calls the default weights of every encoder.
-DEFAULT_WEIGHTS = "imagenet"
-
 # SMP sends names that start with these to other encoders, or gives them other decoders.
 RESERVED_PREFIXES = ("tu-", "timm-", "mit_b", "vgg")
 
 
 class RegNetEncoder(RegNetFeatures, EncoderMixin):
     """A `RegNetFeatures` that returns its maps as SMP's decoders take them.
-
-    Its parameters have timm's names without a prefix: `encoder.stem.conv.weight` in a `smp.Unet`.
 
     Args:
         name_or_design: a name of `regnet_backbones.zoo.names()`, or a `RegNetDesign`.
@@ -48,8 +43,7 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
         ValueError: as `RegNetFeatures`, or for another depth.
     """
 
-    # A plain value instead of the property of `EncoderMixin`.
-    output_stride: int = 32
+    output_stride: int = 32  # in place of the property of `EncoderMixin`
 
     def __init__(
         self,
@@ -70,7 +64,6 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
             pretrained=pretrained,
             out_levels=LEVELS[:depth],
         )
-        # What `EncoderMixin` computes from.
         self._depth = depth
         self._in_channels = in_channels
         self._output_stride = output_stride
@@ -78,11 +71,6 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
         self.output_stride = self.strides[depth]
         # TorchScript has no words for what `RegNetFeatures` does with byobnet's stem and stages.
         self._is_torch_scriptable = not hasattr(self, "stages")
-
-    if TYPE_CHECKING:
-
-        def __call__(self, x: torch.Tensor) -> list[torch.Tensor]:
-            """Return the image and the maps, see `forward`."""
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return the image and the maps C1 to C{depth}.
@@ -104,14 +92,6 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
             raise RuntimeError(f"the encoder {self.name} is not torch scriptable; trace it instead")
         return self
 
-    def get_stages(self) -> dict[int, list[torch.nn.Module]]:
-        """Return the parts that an output stride dilates, by the stride they have without one."""
-        return {
-            2**level: [self.get_submodule(part) for part in self.level_parts[level]]
-            for level in self.out_levels
-            if level > 3
-        }
-
 
 def register_encoder(name: str, name_or_design: str | RegNetDesign) -> None:
     """Make a network an encoder of SMP: `smp.Unet(name, encoder_weights=None)`.
@@ -119,34 +99,32 @@ def register_encoder(name: str, name_or_design: str | RegNetDesign) -> None:
     A saved model of it loads in a process that registered the same name.
 
     Args:
-        name: what SMP calls it from now on. The same name with the same network again is fine.
-        name_or_design: a `RegNetDesign`, or a name of `regnet_backbones.zoo.names()`, whose
-            weights then come with it.
+        name: what SMP calls it from now on; again with the same network is fine.
+        name_or_design: a `RegNetDesign`, or a name of `regnet_backbones.zoo.names()`.
 
     Raises:
         ValueError: SMP has another encoder of that name or like it, or the network is unknown.
     """
     if name.startswith(RESERVED_PREFIXES):
         raise UserError(f"'{name}' starts like SMP's own {RESERVED_PREFIXES}; choose another name")
-    _register({name: name_or_design})
+    _register(name, name_or_design)
 
 
 def register_encoders() -> None:
     """Register every name of the zoo, and send SMP's calls for our names here."""
-    _register({name: name for name in zoo.names()})
+    for name in zoo.names():
+        _register(name, name)
     _route("get_encoder", _get_encoder)
     _route("get_preprocessing_params", _get_preprocessing_params)
 
 
-def _register(networks: Mapping[str, str | RegNetDesign]) -> None:
-    """Put networks into SMP's registry by name, all of them or none."""
-    entries = {name: _entry(network) for name, network in networks.items()}
-    for name, entry in entries.items():
-        other = smp_encoders.encoders.get(name, entry)
-        if other != entry:
-            known = f"'{name}' ({other['encoder'].__name__}, {other['params']})"
-            raise UserError(f"SMP already has an encoder {known}; choose another name")
-    smp_encoders.encoders.update(entries)
+def _register(name: str, network: str | RegNetDesign) -> None:
+    """Put a network into SMP's registry."""
+    entry = _entry(network)
+    other = smp_encoders.encoders.setdefault(name, entry)
+    if other != entry:
+        known = f"'{name}' ({other['encoder'].__name__}, {other['params']})"
+        raise UserError(f"SMP already has an encoder {known}; choose another name")
 
 
 def _entry(name_or_design: str | RegNetDesign) -> dict[str, object]:
@@ -159,7 +137,7 @@ def _entry(name_or_design: str | RegNetDesign) -> dict[str, object]:
         for tag, weights in variant.weights.items():
             settings[tag] = {**rgb, "mean": list(weights.mean), "std": list(weights.std)}
         if settings:
-            settings = {DEFAULT_WEIGHTS: settings[variant.default_tag], **settings}
+            settings = {"imagenet": settings[variant.default_tag], **settings}
     params = {"name_or_design": name_or_design}
     return {"encoder": RegNetEncoder, "params": params, "pretrained_settings": settings}
 
@@ -204,9 +182,7 @@ def _get_encoder(
     )
 
 
-def _get_preprocessing_params(
-    encoder_name: str, pretrained: str = DEFAULT_WEIGHTS
-) -> dict[str, object]:
+def _get_preprocessing_params(encoder_name: str, pretrained: str = "imagenet") -> dict[str, object]:
     """Return what weights of ours expect."""
     settings = smp_encoders.encoders[encoder_name]["pretrained_settings"]
     if pretrained not in settings:
@@ -220,7 +196,7 @@ def _pretrained(name: str, weights: str | None, settings: Mapping[str, object]) 
     if weights is None:
         return False
     if weights in settings:
-        return True if weights == DEFAULT_WEIGHTS else weights
+        return True if weights == "imagenet" else weights
     # A path must be text: of a `Path` SMP's `save_pretrained` would write "imagenet".
     if isinstance(weights, str) and ("://" in weights or Path(weights).expanduser().is_file()):
         return weights
