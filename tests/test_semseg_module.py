@@ -19,10 +19,15 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from regnet_backbones.semseg import overlays
+from regnet_backbones.semseg.checkpoints import load_segmenter
 from regnet_backbones.semseg.inference import Inference
-from regnet_backbones.semseg.learning import parameter_groups, poly_factor, poly_with_warmup
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.semseg.network import architectures, build_network
+from regnet_backbones.semseg.network import (
+    architectures,
+    build_network,
+    parameter_groups,
+    poly_factor,
+)
 
 CLASSES = 3
 SMALL = {"decoder_channels": [32, 16, 8, 8, 8]}
@@ -95,19 +100,14 @@ def test_every_architecture_gives_logits_of_any_size(name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"decoder": "Unit"}, "decoder must be one of DPT, DeepLabV3, .* got 'Unit'"),
-        ({"decoder": "FPN", "output_stride": 8}, "FPN has no choice of output_stride, got 8"),
-        ({"decoder_options": {"decoder_chanels": 8}}, "of Unet must be of .*'decoder_chanels'"),
-        ({"decoder_options": {"aux_params": {}}}, "of Unet must be of .*'aux_params'"),
-        ({"loss": "focal"}, "loss must be one of ce, dice, ce.dice, got 'focal'"),
-        ({"optimizer": "adam"}, "optimizer must be one of adamw, sgd, got 'adam'"),
-        ({"lr": 0.0}, "lr must be above 0, got 0.0"),
-        ({"lr": math.nan}, "lr must be above 0, got nan"),
-        ({"short_side": 0}, "short_side must be at least 1, got 0"),
-        ({"pictures": -1}, "pictures must be at least 0, got -1"),
-        ({"num_classes": 256}, "1 to 255 classes, got 256"),
-        ({"class_names": ("a", "b")}, "num_classes is 3, but class_names names 2"),
-        ({"class_names": ("a", "b", "a")}, "class_names gives several classes one name: a"),
+        ({"decoder": "Unit"}, "decoder must be one of deeplabv3, .* got 'Unit'"),
+        ({"decoder": "FPN", "output_stride": 8}, "FPN takes no encoder_output_stride, only"),
+        ({"decoder_options": {"decoder_chanels": 8}}, "Unet takes no decoder_chanels, only"),
+        ({"decoder_options": {"aux_params": {}}}, "Unet takes no aux_params, only"),
+        ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
+        ({"num_classes": 256}, "1 to 255 classes must have names, got 256"),
+        ({"class_names": ("a", "b")}, "num_classes is 3, but 2 classes have names"),
+        ({"class_names": ("a", "b", "a")}, "several classes have one name: a"),
     ],
 )
 def test_arguments_that_cannot_be_used_say_why(options, message):
@@ -124,7 +124,7 @@ def test_an_encoder_by_numbers_is_that_design_and_comes_back_from_a_checkpoint(t
     run = trainer(tmp_path)
     run.strategy.connect(model)
     run.save_checkpoint(tmp_path / "model.ckpt")
-    again = Segmenter.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    again = load_segmenter(tmp_path / "model.ckpt")
     assert again.hparams["encoder"] == NUMBERS
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -134,8 +134,8 @@ def test_an_encoder_by_numbers_is_that_design_and_comes_back_from_a_checkpoint(t
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ({**NUMBERS, "wm": 2.0}, "is no RegNet: .*wm"),
-        ({"w_0": 24}, "is no RegNet: .*missing"),
+        ({**NUMBERS, "wm": 2.0}, "unexpected .*'wm'"),
+        ({"w_0": 24}, "missing"),
         ({**NUMBERS, "w_m": 0.5}, "w_m"),
         ({**NUMBERS, "depth": 3}, "depth must be at least 4"),
     ],
@@ -199,12 +199,6 @@ def test_padding_changes_nothing_where_sizes_are_divisible():
         torch.testing.assert_close(model(image[:1, :, :33, :70]), expected, rtol=0, atol=0)
 
 
-def test_a_decoder_that_gives_another_size_is_refused():
-    model = segmenter(decoder="FPN", decoder_options={"upsampling": 2}).eval()
-    with pytest.raises(ValueError, match=r"makes \(32, 32\) of \(64, 64\) pixels; change encoder"):
-        model(torch.randn(1, 3, 64, 64))
-
-
 # Loss
 
 
@@ -239,9 +233,7 @@ def test_ignored_pixels_have_no_gradient(loss):
 def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path):
     batches = loader()
     batches.dataset[3]["image"][0, 0, 0] = math.nan
-    message = (
-        "the loss is nan at step 1, learning rate 0.002, images image2, image3; take a lower lr"
-    )
+    message = r"the loss is nan at step 1, learning rate 0.002, images \['image2', 'image3'\]; take"
     with pytest.raises(FloatingPointError, match=message):
         trainer(tmp_path).fit(segmenter(lr=4e-3, warmup_steps=3), batches)
 
@@ -276,12 +268,6 @@ def test_the_schedule_by_hand(step, expected):
     assert factor == pytest.approx(expected, abs=1e-6)
 
 
-def test_warm_up_to_the_end_of_the_run_is_warned_of(caplog):
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    poly_with_warmup(optimizer, total_steps=5, warmup_steps=5)
-    assert "warmup_steps=5 is the whole run of 5 steps" in caplog.text
-
-
 def test_a_run_without_an_end_has_no_schedule(tmp_path):
     with pytest.raises(ValueError, match="set max_steps or max_epochs"):
         trainer(tmp_path, max_epochs=-1).fit(segmenter(), loader())
@@ -308,7 +294,7 @@ def test_bfloat16_trains_on_the_cpu(tmp_path):
     run.fit(model, loader(), loader(1, 1))
     assert len(seen.losses) == 2
     assert all(math.isfinite(loss) for loss in seen.losses)
-    assert 0 <= model.last_validation["val/miou"] <= 1
+    assert 0 <= model.last_validation["miou"] <= 1
 
 
 # Checkpoints
@@ -323,7 +309,7 @@ def test_a_checkpoint_loads_without_the_encoders_weights(tmp_path):
     run.fit(model, loader())
     run.save_checkpoint(tmp_path / "model.ckpt")
     weights.unlink()
-    loaded = Segmenter.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    loaded = load_segmenter(tmp_path / "model.ckpt")
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(loaded.eval()(image), model.eval()(image), rtol=0, atol=0)
@@ -368,10 +354,10 @@ def test_metrics_against_a_confusion_matrix_by_hand(tmp_path):
     }
     logged = {name: value.item() for name, value in run.callback_metrics.items()}
     assert logged == pytest.approx(expected)
-    assert math.isnan(model.last_validation.pop("val/iou/d"))
-    assert model.last_validation == pytest.approx(expected)
+    assert model.last_validation["iou"].pop("d") is None
+    assert model.last_validation["iou"] == pytest.approx({"a": 2 / 5, "b": 2 / 4, "c": 0})
     run.validate(model, DataLoader(batches[:1], batch_size=1), verbose=False)
-    assert model.last_validation["val/accuracy"] == pytest.approx(3 / 4)
+    assert model.last_validation["accuracy"] == pytest.approx(3 / 4)
 
 
 class Sizes(nn.Module):
@@ -399,7 +385,7 @@ def test_validation_resizes_images_and_counts_at_the_size_of_the_masks(tmp_path)
     data = DataLoader([{"image": image, "mask": truth, "name": "image"}], batch_size=1)
     trainer(tmp_path).validate(model, data, verbose=False)
     assert model.network.seen == [(8, 12)]
-    assert model.last_validation["val/accuracy"] == 1
+    assert model.last_validation["accuracy"] == 1
 
     model.inference = Inference(window=16, window_stride=16)
     trainer(tmp_path).validate(model, data, verbose=False)
@@ -416,9 +402,6 @@ def test_pictures_of_the_first_images_are_written_at_every_validation(tmp_path):
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
     assert files == ["2/image0.png", "2/image1.png", "4/image0.png", "4/image1.png"]
     assert Image.open(folder / files[0]).size == (3 * 56, 40)
-    events = b"".join(path.read_bytes() for path in (tmp_path / "run").glob("events*"))
-    assert b"pictures/image1" in events
-    assert b"pictures/image2" not in events
 
 
 def test_pictures_show_image_truth_and_prediction():
@@ -439,13 +422,6 @@ def test_pictures_show_image_truth_and_prediction():
     assert pixels[1] == [gray, gray, gray, gray, red, red]
 
 
-def test_opacity_is_how_much_of_a_class_is_seen():
-    image, mask = torch.full((3, 2, 2), 100, dtype=torch.uint8), torch.zeros(2, 2).long()
-    for opacity, red in ((0.0, 100), (0.6, 193), (1.0, 255)):  # 0.6 * 255 + 0.4 * 100 = 193
-        painted = overlays.paint(image, mask, [(255, 0, 0)], opacity=opacity)
-        assert painted[0].unique().tolist() == [red]
-
-
 def test_colors_are_distinct():
     colors = overlays.palette(255)
     assert len(set(colors)) == 255
@@ -462,7 +438,7 @@ def test_colors_are_distinct():
 
 
 def test_lightnings_own_sync_batchnorm_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="would delete the activations.*model.sync_batchnorm: tr"):
+    with pytest.raises(ValueError, match="would delete the activations.*model.sync_batchnorm true"):
         trainer(tmp_path, sync_batchnorm=True).fit(segmenter(), loader())
 
 
@@ -498,14 +474,6 @@ def test_synchronised_batch_norms_keep_activations_and_are_converted_once(random
         torch.testing.assert_close(model(image), before, rtol=1e-5, atol=1e-5)
 
 
-def test_processors_cannot_synchronise_batch_norms():
-    model = segmenter(sync_batchnorm=True)
-    model._trainer = TwoProcesses("cpu")
-    with pytest.raises(ValueError, match="on GPUs only, the device is 'cpu'; set sync_batchnorm"):
-        model.setup("fit")
-    model.setup("validate")
-
-
 class InOrder(lightning.LightningDataModule):
     """Eight images in batches of four of all processes; Lightning's own sampler would shuffle."""
 
@@ -525,7 +493,6 @@ from torch.distributed.nn.functional import all_reduce
 
 sys.path.insert(0, sys.argv[1])
 from test_semseg_module import DataLoader, InOrder, Losses, example, segmenter, trainer
-from regnet_backbones.semseg import network
 
 def synchronised(self, x):
     running = self.running_mean, self.running_var
@@ -546,7 +513,6 @@ def synchronised(self, x):
 
 nn.SyncBatchNorm.forward = synchronised
 nn.parallel.DistributedDataParallel._passing_sync_batchnorm_handle = lambda *arguments: None
-network.WITHOUT_SYNC_BATCHNORM = ()
 
 class Report(Losses):
     # Processes are forks, what they know must be written by them.

@@ -1,18 +1,17 @@
 """A run that is broken off again and again is in everything like an unbroken one."""
 
 import random
-import shutil
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
+from regnet_backbones.runs.resume import seeded
 from regnet_backbones.runs.stopping import StopSignals
-from regnet_backbones.semseg.loader import ResumableLoader, ResumableSampler, SeededSamples
+from regnet_backbones.semseg.loader import ResumableLoader, ResumableSampler
 from regnet_backbones.semseg.resume import AtomicCheckpointIO, LastCheckpoint
 
 IMAGES, BATCH, BATCHES = 13, 2, 6
@@ -25,13 +24,18 @@ class Images(torch.utils.data.Dataset):
     def __len__(self):
         return IMAGES
 
-    def __getitem__(self, index):
+    def __getitem__(self, drawn):
+        index, seed = drawn if isinstance(drawn, tuple) else (drawn, 0)
+        with seeded(seed):
+            return self.draw(index)
+
+    def draw(self, index):
         return torch.tensor([float(index), torch.rand(()), random.random(), np.random.rand()])
 
 
 def loader(num_workers=0, **replicas):
     return ResumableLoader(
-        SeededSamples(Images()),
+        Images(),
         batch_size=BATCH,
         sampler=ResumableSampler(Images(), **replicas),
         num_workers=num_workers,
@@ -76,7 +80,7 @@ def test_a_loader_goes_on_after_what_was_had(num_workers, had):
     batches = iter(broken)
     assert listed(next(batches) for _ in range(had)) == whole[:had]
     state = broken.state_dict()
-    assert state == {"seed": 0, "epoch": 2, "batches": had, "batches_per_epoch": BATCHES}
+    assert state == {"seed": 0, "epoch": 2, "batches": had}
 
     resumed = loader(num_workers)
     resumed.load_state_dict(state)
@@ -99,12 +103,11 @@ def test_the_seed_is_that_of_the_run(monkeypatch):
     assert listed(resumed) == listed(seeded)
 
 
-def test_another_number_of_batches_is_warned_of(caplog):
+def test_with_another_number_of_batches_a_run_resumes_at_its_own():
     resumed = loader()
-    resumed.load_state_dict({"seed": 0, "epoch": 4, "batches": 2, "batches_per_epoch": 3})
-    assert "an epoch had 3 batches and has 6 now" in caplog.text
+    resumed.load_state_dict({"seed": 0, "epoch": 4, "batches": 2})
     assert len(listed(resumed)) == BATCHES - 2
-    resumed.load_state_dict({"seed": 0, "epoch": 4, "batches": 7, "batches_per_epoch": 9})
+    resumed.load_state_dict({"seed": 0, "epoch": 4, "batches": 7})
     assert listed(resumed) == []
     resumed.sampler.set_epoch(5)
     assert len(listed(resumed)) == BATCHES
@@ -118,11 +121,6 @@ def test_augmentation_is_that_of_image_epoch_and_seed_in_any_worker():
     one, other = (listed(loader(num_replicas=2, rank=rank)) for rank in range(2))
     flat = {image[0]: image for batch in here for image in batch}
     assert all(image == flat[image[0]] for share in (one, other) for b in share for image in b)
-    torch.manual_seed(1)
-    expected = torch.rand(())
-    torch.manual_seed(1)
-    SeededSamples(Images())[0, 5]
-    assert torch.rand(()) == expected  # the process has drawn nothing
 
 
 class Recorder(LightningModule):
@@ -256,61 +254,6 @@ def test_no_gradient_is_lost_where_gradients_are_accumulated(every, tmp_path):
     assert unbroken["global_step"] == broken["global_step"] == STEPS
     assert broken["recorded"][0] == unbroken["recorded"][0]
     torch.testing.assert_close(broken["state_dict"], unbroken["state_dict"], rtol=0, atol=0)
-
-
-class Scored(Recorder):
-    """Says how good it is."""
-
-    def __init__(self, score):
-        super().__init__()
-        self.score = score
-
-    def validation_step(self, batch):
-        self.log("score", self.score, batch_size=len(batch))
-
-
-def go_on(folder, score, validations):
-    """Train until a number of validations; return the step of the best one, and its score."""
-    last = folder / "last.ckpt"
-    keeps_best = ModelCheckpoint(
-        folder, filename="best", monitor="score", mode="max", enable_version_counter=False
-    )
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=validations * VALIDATE_EVERY,
-        val_check_interval=VALIDATE_EVERY,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        callbacks=[keeps_best],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    # After the one that keeps the best, whose state it has.
-    trainer.callbacks.append(last_checkpoint(last, every=1000))
-    path = str(last) if last.is_file() else None
-    trainer.fit(Scored(score), loader(), DataLoader(Images(), batch_size=IMAGES), ckpt_path=path)
-    assert keeps_best.best_model_path == str(folder / "best.ckpt")
-    assert float(keeps_best.best_model_score) == keeps_best.best_k_models[str(folder / "best.ckpt")]
-    best = torch.load(folder / "best.ckpt", weights_only=True)
-    return best["global_step"], float(keeps_best.best_model_score)
-
-
-@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
-def test_the_best_checkpoint_stays_the_best_in_another_folder(move, tmp_path):
-    assert go_on(tmp_path / "first", 0.5, 1) == (5, 0.5)
-    move(tmp_path / "first", tmp_path / "second")
-    assert go_on(tmp_path / "second", 0.25, 2) == (5, 0.5)
-    move(tmp_path / "second", tmp_path / "third")
-    assert go_on(tmp_path / "third", 0.75, 3) == (15, 0.75)
-
-
-def test_a_best_checkpoint_that_was_left_behind_is_not_waited_for(tmp_path):
-    go_on(tmp_path / "first", 0.5, 1)
-    (tmp_path / "second").mkdir()
-    shutil.move(tmp_path / "first" / "last.ckpt", tmp_path / "second")
-    with pytest.warns(UserWarning, match="The dirpath has changed"):
-        assert go_on(tmp_path / "second", 0.25, 2) == (10, 0.25)
 
 
 def test_another_sampler_is_left_alone(tmp_path):

@@ -173,33 +173,10 @@ def test_maps_start_with_the_image_and_stages_behind_the_depth_are_not_built():
     assert not hasattr(encoder, "s3")
 
 
-def test_stages_by_stride_are_those_that_a_dilation_reaches():
-    encoder = RegNetEncoder("regnetx_002", output_stride=16)
-    assert encoder.get_stages() == {16: [encoder.s3], 32: [encoder.s4]}
-    assert RegNetEncoder("regnetx_002", depth=3).get_stages() == {}
-    byobnet = RegNetEncoder("regnetz_b16")
-    assert byobnet.get_stages() == {
-        16: [byobnet.stages[2]],
-        32: [byobnet.stages[3], byobnet.final_conv],
-    }
-
-
 @pytest.mark.parametrize("depth", [1, 2, 6])
 def test_other_depths_are_refused(depth):
     with pytest.raises(ValueError, match=f"must be 3, 4 or 5, got {depth}"):
         encoder_of("regnetx_002", depth=depth)
-
-
-def test_what_it_was_built_with_is_not_changed_afterwards():
-    encoder = RegNetEncoder("regnetx_002", in_channels=4, output_stride=16)
-    before = str(encoder)
-    encoder.set_in_channels(4)
-    encoder.make_dilated(16)
-    assert str(encoder) == before
-    with pytest.raises(ValueError, match="in_channels=3"):
-        encoder.set_in_channels(3)
-    with pytest.raises(ValueError, match="output_stride=8"):
-        encoder.make_dilated(8)
 
 
 def test_get_encoder_takes_what_smps_takes_and_warns_of_what_it_ignores(recwarn):
@@ -314,11 +291,9 @@ def test_registering_twice_changes_nothing(registry):
 
 def test_an_encoder_of_somebody_else_is_neither_overwritten_nor_taken(registry):
     theirs = registry["regnetx_002"] = registry["resnet18"]
-    del registry["regnetz_e8"]
-    with pytest.raises(ValueError, match=r"has an encoder 'regnetx_002' \(ResNetEncoder, .*pop\("):
+    with pytest.raises(ValueError, match=r"has an encoder 'regnetx_002' \(ResNetEncoder"):
         register_encoders()
     assert registry["regnetx_002"] is theirs
-    assert "regnetz_e8" not in registry
     assert type(encoder_of("regnetx_002")) is ResNetEncoder
 
 
@@ -364,8 +339,8 @@ def test_a_design_of_ones_own_is_an_encoder(registry):
     [
         ("resnet18", DESIGN, r"SMP already has an encoder 'resnet18' \(ResNetEncoder"),
         ("regnety_032", DESIGN, "SMP already has an encoder 'regnety_032'.*choose another name"),
-        ("tu-mine", DESIGN, "names that start with tu-, .* got 'tu-mine'; choose another"),
-        ("vgg_mine", DESIGN, "names that start with tu-, .* got 'vgg_mine'; choose another"),
+        ("tu-mine", DESIGN, "'tu-mine' starts like"),
+        ("vgg_mine", DESIGN, "'vgg_mine' starts like"),
         ("mine", "regnety_33", "did you mean 'regnety_032'"),
     ],
 )
@@ -453,7 +428,7 @@ def test_the_weights_asked_for_are_those_of_the_extractor(weights, pretrained, m
             "nowhere.pth",
             "got 'nowhere.pth'.*=None to from_pretrained",
         ),
-        ("regnetz_005", "imagenet", "there are no published weights for 'regnetz_005'"),
+        ("regnetz_005", "imagenet", "encoder_weights of 'regnetz_005'"),
     ],
 )
 def test_weights_that_do_not_exist_are_answered_with_those_that_do(name, weights, message):
@@ -486,12 +461,12 @@ def test_the_preprocessing_function_scales_an_image():
 
 
 def test_preprocessing_of_weights_that_do_not_exist_is_refused(registry):
-    with pytest.raises(ValueError, match="must be one of imagenet, ra_in1k, .*got 'tv1_in1k'"):
+    with pytest.raises(ValueError, match="'imagenet', 'ra_in1k', .*got 'tv1_in1k'"):
         smp.encoders.get_preprocessing_params("regnety_032", pretrained="tv1_in1k")
-    with pytest.raises(ValueError, match="'regnetz_005' must be given, there are none"):
+    with pytest.raises(ValueError, match="'regnetz_005' belongs to weights"):
         smp.encoders.get_preprocessing_params("regnetz_005")
     register_encoder("mine", DESIGN)
-    with pytest.raises(ValueError, match="take the mean and std they were trained with"):
+    with pytest.raises(ValueError, match="'mine' belongs to weights"):
         smp.encoders.get_preprocessing_fn("mine")
 
 

@@ -3,7 +3,6 @@
 import resource
 import shutil
 import signal
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,8 +14,9 @@ from regnet_backbones.detection.config import read_config
 from regnet_backbones.errors import UserError
 from regnet_backbones.report.logs import read_events
 from regnet_backbones.runs.trained import find_trained
+from regnet_backbones.semseg.checkpoints import load_segmenter
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.semseg.run import launch_run, summarize
+from regnet_backbones.semseg.run import launch_run
 
 QUICK = config_path("semseg/quick/unet_regnet_small_shapes.yaml")
 TINY = "regnetx_002"
@@ -92,7 +92,7 @@ def test_a_segmenter_is_trained_and_resumed(data, tmp_path, capsys):
     assert len(list((tmp_path / "tensorboard" / "pictures" / "4").iterdir())) == 2
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
     assert last_of(tmp_path)["global_step"] == 4
-    model = Segmenter.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    model = load_segmenter(tmp_path / "checkpoints" / "last.ckpt")
     assert model.class_names[:2] == ("circle", "square")
 
     assert main(*training(data, tmp_path, 6), "--resume") == 0
@@ -108,30 +108,6 @@ def test_a_segmenter_is_trained_and_resumed(data, tmp_path, capsys):
     assert said.startswith(f"best checkpoint: {tmp_path / 'checkpoints' / 'best.ckpt'}")
 
 
-def test_a_class_that_is_not_there_has_no_iou():
-    """Lightning's `callback_metrics` keep that of a validation before."""
-    trainer = SimpleNamespace(
-        callback_metrics={"val/iou/circle": torch.tensor(0.25)},
-        checkpoint_callback=SimpleNamespace(best_model_path=""),
-    )
-    segmenter = SimpleNamespace(
-        last_validation={
-            "val/miou": 0.5,
-            "val/accuracy": 0.25,
-            "val/iou/circle": float("nan"),
-            "val/iou/square": 0.5,
-        }
-    )
-    _, _, *rows, best, _, _ = summarize(trainer, segmenter, "out").splitlines()
-    assert [row.split() for row in rows] == [
-        ["mIoU", "50.00"],
-        ["pixel", "accuracy", "25.00"],
-        ["IoU", "circle", "-"],
-        ["IoU", "square", "50.00"],
-    ]
-    assert best == "best checkpoint: none"
-
-
 def test_a_detector_gives_its_backbone(data, tmp_path):
     """The two of the demo have the same RegNet."""
     cfg = read_config(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
@@ -140,7 +116,7 @@ def test_a_detector_gives_its_backbone(data, tmp_path):
     torch.save({"model": detector.state_dict()}, tmp_path / "model_final.pth")
     options = ["--model.encoder_weights", tmp_path / "model_final.pth", "--model.lr", 1e-12]
     assert main(*training(data, tmp_path / "run", 1), *options) == 0
-    trained = Segmenter.load_from_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    trained = load_segmenter(tmp_path / "run" / "checkpoints" / "last.ckpt")
     theirs = dict(detector.backbone.bottom_up.named_parameters())
     ours = dict(trained.network.encoder.named_parameters())
     assert any(name.startswith("s2.b2.conv2") for name in ours)
@@ -187,12 +163,12 @@ MISTAKES = [
     (["--model.num_classes", 4], "model.num_classes"),
     (["--model.mean", "[0, 0, 0]"], "data.mean"),
     (["--config", "no.yaml"], "no.yaml"),
-    (["--model.lr", "0"], "lr must be above 0"),
-    (["--model.encoder", "regnety_31", *RANDOM], "did you mean 'regnety_032'"),
+    (["--model.lr", "-1"], "Invalid learning rate: -1"),
+    (["--model.encoder", "regnety_31", *RANDOM], "Wrong encoder name `regnety_31`"),
     (["--model.encoder", "tu-regnety_33", *RANDOM], "regnety_33"),
-    (["--model.encoder_weights", "imagenet"], "no published weights"),
-    (["--model.decoder", "Unett"], "decoder must be one of DPT, "),
-    (["--model.decoder_options", '{"decoder_chanels": 1}'], "decoder_options of Unet"),
+    (["--model.encoder_weights", "imagenet"], "encoder_weights of 'regnet("),
+    (["--model.decoder", "Unett"], "decoder must be one of deeplabv3, "),
+    (["--model.decoder_options", '{"decoder_chanels": 1}'], "Unet takes no decoder_chanels"),
     (["--model.decoder_options", '{"decoder_channels": 5}'], "{'decoder_channels': 5}"),
     (["--model.decoder_options", '{"encoder_depth": 3}'], "Model depth is 3"),
     (["--data.root", "nowhere"], "no dataset folder 'nowhere'"),
@@ -200,10 +176,8 @@ MISTAKES = [
     (["--trainer.devices", 0], "--trainer options: `Trainer(devices="),
     (["--trainer.strategy", "dpp"], "--trainer options: "),
     (["--trainer.sync_batchnorm", "true"], "would delete the activations of a RegNet"),
-    (["--trainer.accumulate_grad_batches", 0], "--trainer.accumulate_grad_batches"),
-    (["--trainer.val_check_interval", 0], "--trainer.val_check_interval"),
     (["--trainer.max_steps", 0], "max_steps"),
-    (["--data.batch_size", 9], "batch_size 9 is more than the 8 training images"),
+    (["--data.batch_size", 9], "at most 8 (training images), got 9"),
 ]
 
 
@@ -227,15 +201,14 @@ def test_a_mistake_in_a_config_is_named(text, said, tmp_path, capsys):
     config = tmp_path / "my.yaml"
     config.write_text(text)
     assert main("--config", config) == 2
-    said_of_it = capsys.readouterr().err.splitlines()[-1]
-    assert said_of_it.startswith("error: ")
-    assert said in said_of_it
+    error = capsys.readouterr().err.partition("error: ")[2]
+    assert said in error
 
 
 def test_folders_that_are_no_dataset(data, tmp_path):
     for options, said in (
         (folders(data), "num_classes"),
-        (folders(data, "--data.num_classes", 3), "labels that the dataset does not define: "),
+        (folders(data, "--data.num_classes", 3), "undefined labels: "),
         (folders(data, "--data.label_map", "{1: a, x: b}"), "--data.label_map: 'x: b'"),
         (folders(data, "--data.train_masks", tmp_path, "--data.num_classes", 7), "has no masks"),
         (folders(data, "--data.val_masks", "x", "--data.num_classes", 7), "no mask folder 'x'"),
@@ -261,7 +234,7 @@ def test_an_output_that_cannot_be_is_found_before_the_data(tmp_path, capsys):
         (4, ["--model.encoder", TINY], "and is regnetx_002"),
         (4, ["--model.optimizer", "sgd"], "--model.optimizer was adamw and is sgd"),
         (1, [], "has done 2 steps, more than --trainer.max_steps 1"),
-        (4, "folders", "the number of classes of the data was 6 and is 9"),
+        (4, "folders", "--model.num_classes was 6 and is 9"),
     ],
 )
 def test_a_run_that_cannot_be_resumed(steps, options, said, data, run_folder):
@@ -298,17 +271,6 @@ def test_options_that_keep_a_resumed_run_from_being_exact_are_named(data, run_fo
 def test_a_run_with_nothing_to_resume_begins(data, tmp_path, caplog):
     assert main(*training(data, tmp_path, 1, "--resume")) == 0
     assert "last.ckpt' to resume from; the training starts" in caplog.text
-
-
-def test_a_run_goes_on_in_a_renamed_folder_with_the_best_checkpoint_that_it_has(data, run_folder):
-    last = last_of(run_folder)
-    (state,) = [s for s in last["callbacks"].values() if "best_k_models" in s]
-    assert state["dirpath"] != str(run_folder / "checkpoints")  # of the run that this is a copy of
-    state["best_k_models"] = {state["best_model_path"]: torch.tensor(1.0)}  # nothing is better
-    torch.save(last, run_folder / "checkpoints" / "last.ckpt")
-    assert main(*training(data, run_folder, 4, "--resume")) == 0
-    best = torch.load(run_folder / "checkpoints" / "best.ckpt", weights_only=True)
-    assert best["global_step"] == 2
 
 
 def test_a_new_run_in_the_folder_of_another_sets_its_files_aside(data, run_folder, caplog):
@@ -386,7 +348,7 @@ def test_a_run_goes_on_after_the_disk_was_full(data, run_folder, capsys):
 def test_evaluate_and_predict_say_what_cannot_be_used(data, run_folder, tmp_path, capsys):
     for options, said in (
         (["--opts", "root", "/nowhere"], "/nowhere"),
-        (["--opts", "roott", "/x"], "did you mean 'root'?"),
+        (["--opts", "roott", "/x"], "roott"),
         (["--device", "cuda"], "cuda"),
     ):
         assert main(run_folder, *options, tool="evaluate") == 2

@@ -109,7 +109,7 @@ def assert_same_runs(found, expected, *, killed=False):
         assert_same(best[key], expected_best[key], key)
     rows, expected_rows = logged(found), logged(expected)
     lost = {tag for tag, _ in expected_rows.keys() - rows.keys()}
-    assert lost <= ({"train/loss", "train/lr", "lr-AdamW/pg1", "lr-AdamW/pg2"} if killed else set())
+    assert lost <= ({"train/loss", "train/lr"} if killed else set())
     assert rows.items() <= expected_rows.items()
     assert {path.name for path in (found / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
     assert not list(found.rglob(".*.part"))
@@ -333,5 +333,5 @@ def test_a_write_that_fails_leaves_the_checkpoint_that_was_there(tmp_path):
         io.save_checkpoint({"step": torch.ones(1000), "module": Unwritable()}, path)
     assert torch.load(path, weights_only=True)["step"] == 1
     io.save_checkpoint({"state_dict": {}, "step": 2}, path)
-    assert io.load_checkpoint(path) == {"state_dict": {}, "step": 2}
+    assert io.load_checkpoint(path)["step"] == 2
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]

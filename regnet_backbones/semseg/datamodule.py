@@ -6,26 +6,25 @@ from typing import Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.semseg import labels, layouts, loader
-from regnet_backbones.semseg.dataset import SegmentationDataset, check_pairs
-from regnet_backbones.semseg.transforms import PairTransform, train_transform, val_transform
+from regnet_backbones.runs.stopping import heed_parent_only
+from regnet_backbones.semseg import dataset, labels, layouts
+from regnet_backbones.semseg.dataset import PairTransform, SegmentationDataset, check_pairs
+from regnet_backbones.semseg.labels import LabelCounts, Labels, check_class_names
+from regnet_backbones.semseg.loader import ResumableLoader, ResumableSampler
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 logger = logging.getLogger(__name__)
 
-LAYOUTS = (*layouts.PAIRS, "folder")
-
-# Arguments that layout "folder" needs, and others that only it takes.
+# Arguments that layout "folder" needs, and all that only it takes.
 FOLDERS = ("train_images", "train_masks", "val_images", "val_masks")
 OF_FOLDERS = (
+    *FOLDERS,
     *("class_names_file", "ignore_label", "label_map", "colors", "mask_suffix"),
     *("train_list", "val_list"),
 )
-
-LEAST = {"batch_size": 1, "num_workers": 0, "crop_size": 1, "short_side": 1}
 
 
 class SegmentationData(LightningDataModule):
@@ -33,8 +32,7 @@ class SegmentationData(LightningDataModule):
 
     Args:
         layout: how the dataset lies on disk.
-        root: its folder. For layout "folder" optional: what the four folders and the class file
-            are relative to.
+        root: its folder; of layout "folder" what other paths are relative to, if it is given.
         train_images: folder of the training images; this and the next three for layout "folder".
         train_masks: folder of their masks, files of the same names, or paths below the folder.
         val_images: folder of the validation images.
@@ -47,8 +45,8 @@ class SegmentationData(LightningDataModule):
             object), -1 for none.
         label_map: class, its name, or "ignore", of each label; or a text file with "LABEL CLASS" a
             line. None for labels that are the classes.
-        colors: text file that says which class each colour is, "NAME R G B" a line, or its lines.
-            None for masks of labels, or CVAT's `labelmap.txt` where masks lie with it.
+        colors: text file that says which class each colour is, "NAME R G B" a line (CVAT's
+            `labelmap.txt` is one), or its lines. None for masks of labels.
         mask_suffix: what names of masks have after those of their images, such as "_mask".
         train_list: text file with the names of the training images, None for all of the folder.
         val_list: text file with the names of the validation images, None for all of the folder.
@@ -58,16 +56,11 @@ class SegmentationData(LightningDataModule):
         scale_range: least and largest factor by which training images are resized.
         flip: probability of mirroring left and right.
         photometric: whether to distort colours.
-        short_side: pixels of the shorter side that training images and masks are resized to before
-            anything else, None for the size of the files. Validation gives images and masks in
-            the size of the files: the model resizes its input, see `Segmenter`.
+        short_side: pixels of the shorter side that training images and masks are resized to first,
+            None for the size of the files. Those of validation keep it, see `Segmenter`.
         mean: per RGB channel, of pixels in [0, 1]; that of the encoder's weights.
         std: per RGB channel, of pixels in [0, 1]; that of the encoder's weights.
-        skip_bad: warn of files that cannot be used and go on without them; all are read in full
-            before the training.
-
-    What the values in masks mean is in `hparams` in full, and with them in checkpoints: it is not
-    guessed a second time.
+        skip_bad: read all files before the training, and leave out bad ones with a warning.
 
     Attributes:
         class_names: names of the classes in their order.
@@ -76,8 +69,7 @@ class SegmentationData(LightningDataModule):
         label_counts: what the masks of a split hold, by "train" and "val", once it is set up.
 
     Raises:
-        UserError: arguments contradict each other or are out of range, or a folder or class file is
-            not there; at `setup`, the files are not as they should be.
+        UserError: arguments contradict each other; at `setup`, files are missing or bad.
     """
 
     def __init__(
@@ -109,26 +101,26 @@ class SegmentationData(LightningDataModule):
         skip_bad: bool = False,
     ) -> None:
         super().__init__()
-        # An evaluation finds them in the checkpoint. Not for loggers, which have the model's: some
-        # are of the same name.
+        # For evaluations. Loggers have the model's, of which some are of the same name.
         self.save_hyperparameters(logger=False)
-        # Checkpoints with other than plain values are not loaded safely.
-        paths = {name: value for name, value in self.hparams.items() if isinstance(value, Path)}
-        self.hparams.update({name: str(path) for name, path in paths.items()})
-        labels.check_numbers(self.hparams, least=LEAST)
-        self._check_sources()
+        given = self.hparams  # plain values, for checkpoints
+        given.update({name: str(v) for name, v in given.items() if isinstance(v, Path)})
+        needed = FOLDERS if layout == "folder" else ("root",)
+        if missing := [name for name in needed if given[name] is None]:
+            raise UserError(f"layout {layout!r} needs {', '.join(missing)}")
         if layout == "folder":
             self._labels = self._find_labels()
             self.class_names = self._labels.class_names
+        elif others := [k for k in OF_FOLDERS if given[k] not in (None, "", [])]:
+            raise UserError(f"layout {layout!r} takes no {', '.join(others)}; take layout 'folder'")
         else:
-            names = layouts.NAMES[layout](root)
-            self.class_names = labels.check_class_names(names, num_classes)
+            self.class_names = check_class_names(layouts.NAMES[layout](root), num_classes)
         self.num_classes = len(self.class_names)
         self.check_everything = False
-        self.label_counts: dict[str, labels.LabelCounts] = {}
+        self.label_counts: dict[str, LabelCounts] = {}
         drawn = ("crop_size", "scale_range", "flip", "photometric", "mean", "std", "short_side")
-        self.train_transform = train_transform(**{name: self.hparams[name] for name in drawn})
-        self.val_transform = val_transform(mean=mean, std=std)
+        self.train_transform = dataset.train_transform(**{name: given[name] for name in drawn})
+        self.val_transform = dataset.val_transform(mean=mean, std=std)
         self.train_set: SegmentationDataset | None = None
         self.val_set: SegmentationDataset | None = None
 
@@ -138,107 +130,71 @@ class SegmentationData(LightningDataModule):
             self.train_set = self._dataset("train", self.train_transform)
         if self.val_set is None:
             self.val_set = self._dataset("val", self.val_transform)
-            trained = set() if self.train_set is None else set(self.train_set.pairs.images)
+            trained = set(self.train_set.pairs.images) if self.train_set else set()
             if both := len(trained.intersection(self.val_set.pairs.images)):
-                logger.warning(
-                    "%d of the %d validation images are training images, too: results on them do "
-                    "not say how good the model is on new images",
-                    *(both, len(self.val_set)),
-                )
+                text = "%d of the %d validation images are training images, too"
+                logger.warning(text, both, len(self.val_set))
 
     def train_dataloader(self) -> DataLoader:
         """Return the shuffled loader of whole batches of training crops."""
         processes, rank = 1, 0
         if self.trainer is not None:
             processes, rank = self.trainer.world_size, self.trainer.global_rank
-        size = self.hparams["batch_size"]
-        if size % processes:
-            raise UserError(
-                f"batch_size {size} cannot be shared out among {processes} processes; give a "
-                f"multiple of {processes}"
-            )
-        if len(self.train_set) < size:
-            raise UserError(
-                f"batch_size {size} is more than the {len(self.train_set)} training images, which "
-                "would give no batch at all; give a smaller one"
-            )
-        sampler = loader.ResumableSampler(self.train_set, num_replicas=processes, rank=rank)
-        return loader.ResumableLoader(
-            loader.SeededSamples(self.train_set),
-            batch_size=size // processes,
-            sampler=sampler,
-            drop_last=True,
-            **self._loading(),
-        )
+        size, images = self.hparams["batch_size"], len(self.train_set)
+        if size % processes or size > images:
+            limits = f"a multiple of {processes} (processes) and at most {images} (training images)"
+            raise UserError(f"batch_size must be {limits}, got {size}")
+        sampler = ResumableSampler(self.train_set, num_replicas=processes, rank=rank)
+        options = {"batch_size": size // processes, "sampler": sampler, "drop_last": True}
+        return self._loader(self.train_set, **options)
 
     def val_dataloader(self) -> DataLoader:
         """Return the loader of single validation images, which differ in size."""
-        return loader.Loader(self.val_set, **self._loading())
+        return self._loader(self.val_set)
 
-    def _loading(self) -> dict[str, object]:
-        """Return the options of both loaders."""
+    def _loader(self, samples: Dataset, **options: object) -> ResumableLoader:
         workers = self.hparams["num_workers"]
-        return {
-            "num_workers": workers,
-            "persistent_workers": workers > 0,
-            "pin_memory": torch.cuda.is_available(),
-            "worker_init_fn": loader.start_worker,
-        }
+        return ResumableLoader(
+            samples,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=heed_parent_only,
+            **options,
+        )
 
-    def _check_sources(self) -> None:
-        """Check that a layout is given what it needs and nothing that it would ignore."""
-        layout, given = self.hparams["layout"], self.hparams
-        if layout not in LAYOUTS:
-            raise UserError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-        needed = FOLDERS if layout == "folder" else ("root",)
-        if missing := [name for name in needed if given[name] is None]:
-            raise UserError(f"layout {layout!r} needs {', '.join(missing)}")
-        others = [k for k in (*FOLDERS, *OF_FOLDERS) if given[k] not in (None, "", [])]
-        if layout != "folder" and others:
-            raise UserError(f"layout {layout!r} takes no {', '.join(others)}; take layout 'folder'")
-
-    def _find_labels(self) -> labels.Labels:
+    def _find_labels(self) -> Labels:
         """Return what the values in the masks of layout "folder" mean, and complete `hparams`."""
         given = self.hparams
         names, colors, label_map = (given[k] for k in ("class_names_file", "colors", "label_map"))
-        if colors is None and label_map is None:
-            masks = self._path(given["train_masks"])
-            colors = layouts.find_color_table(masks, Path(given["root"] or masks))
-        if isinstance(colors, str | Path):
-            colors = labels.lines_of(self._path(colors), f"file of {labels.COLORS}")
+        if isinstance(colors, str):
+            colors = given["colors"] = self._lines(colors)
+        if isinstance(label_map, dict):
+            label_map = [f"{value}: {of}" for value, of in label_map.items()]
+        elif label_map is not None:
+            label_map = self._lines(label_map)
         if label_map is not None:
-            file = self._path(label_map) if isinstance(label_map, str) else label_map
-            given["label_map"] = labels.read_table(file, labels.LABEL_MAP)
-        given["colors"] = list(colors or [])
-        if names is not None:
-            source = f"class file '{self._path(names)}'"
-            names = labels.lines_of(self._path(names), "class file")
-            labels.check_class_names(names, source=source)
+            label_map = given["label_map"] = labels.read_table(label_map, labels.LABEL_MAP)
         return labels.folder_labels(
             given["num_classes"],
-            names,
+            names and self._lines(names),
             ignore_label=given["ignore_label"],
-            label_map=given["label_map"],
-            colors=labels.read_table(colors, labels.COLORS) if colors else None,
+            label_map=label_map,
+            colors=None if colors is None else labels.read_table(colors, labels.COLORS),
         )
 
-    def _dataset(self, split: layouts.Split, transform: PairTransform) -> SegmentationDataset:
+    def _dataset(self, split: str, transform: PairTransform) -> SegmentationDataset:
         """Return the checked dataset of a split."""
         given = self.hparams
         if given["layout"] == "folder":
-            listed = given[f"{split}_list"]
-            pairs = layouts.folder_pairs(
-                self._path(given[f"{split}_images"]),
-                self._path(given[f"{split}_masks"]),
-                self._labels,
-                mask_suffix=given["mask_suffix"],
-                listed=listed and labels.lines_of(self._path(listed), "list of images"),
-            )
+            folders = (self._path(given[f"{split}_{kind}"]) for kind in ("images", "masks"))
+            names = given[f"{split}_list"] and self._lines(given[f"{split}_list"])
+            options = {"mask_suffix": given["mask_suffix"], "listed": names}
+            pairs = layouts.folder_pairs(*folders, self._labels, **options)
         else:
             pairs = layouts.PAIRS[given["layout"]](given["root"], split)
-        pairs, counts = check_pairs(
-            pairs, skip_bad=given["skip_bad"], everything=self.check_everything
-        )
+        everything = self.check_everything
+        pairs, counts = check_pairs(pairs, skip_bad=given["skip_bad"], everything=everything)
         counts.check(train=split == "train")
         self.label_counts[split] = counts
         return SegmentationDataset(pairs, transform)
@@ -246,3 +202,6 @@ class SegmentationData(LightningDataModule):
     def _path(self, path: str) -> Path:
         """Return a path, below the root where there is one and the path is relative."""
         return Path(self.hparams["root"] or "") / path
+
+    def _lines(self, path: str) -> list[str]:
+        return labels.lines_of(self._path(path))

@@ -1,58 +1,51 @@
-"""Images and masks as tensors, and the check of all files before a training starts.
+"""Images and masks as tensors: read, checked before a training starts, and augmented.
 
-Every problem of a file comes out as a `UserError` that names the file and the way out, at the check
-as well as in a worker of a loader.
+Every problem of a file is a `UserError` that names it, at the check and in a worker of a loader.
+Transforms are torchvision's v2, of a `tv_tensors.Image` (uint8, (3, H, W)) and a `tv_tensors.Mask`
+(uint8, (H, W)); the image becomes float32, normalised.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.runs.image_files import (
-    CHECK_THREADS,
-    STRETCHED,
-    UNREADABLE,
-    bit_depth,
-    depth_problem,
-    open_upright,
-    upright_size,
-)
+from regnet_backbones.runs import image_files
 from regnet_backbones.runs.image_paths import output_names
-from regnet_backbones.semseg.labels import (
-    COLORS,
-    LabelCounts,
-    Labels,
-    count_values,
-    counts_text,
-    first_of,
-    packed,
-)
+from regnet_backbones.runs.resume import seeded
+from regnet_backbones.semseg import labels as label_tools
+from regnet_backbones.semseg.labels import IGNORE, LabelCounts, Labels
 from regnet_backbones.semseg.layouts import Pairs
-from regnet_backbones.semseg.transforms import PairTransform
+from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 logger = logging.getLogger(__name__)
 
-# Up to this many masks are decoded by the check; of more, a sample evenly spread over them.
-MASKS_IN_FULL = 2000
-MASKS_IN_SAMPLE = 500
+Pair = tuple[tv_tensors.Image, tv_tensors.Mask]
+PairTransform = Callable[[tv_tensors.Image, tv_tensors.Mask], Pair]
 
-# Formats that keep labels exactly, and Pillow's modes of masks: of one channel, where the indices
-# of a palette are labels, and of several.
+# Colour distortions of SSD (https://arxiv.org/abs/1512.02325) without its swapped channels: each
+# of them is applied to every second image.
+PHOTOMETRIC = ({"brightness": 0.125}, {"contrast": 0.5}, {"saturation": 0.5}, {"hue": 0.05})
+
+# The check decodes up to this many masks; of more, a sample evenly spread over them.
+MASKS_DECODED = 2000
+
+# Formats that keep labels exactly, and Pillow's modes of masks: of one channel (indices of a
+# palette are labels), and of several.
 MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 COLOR_MODES = ("LA", "RGB", "RGBA")
-
-BITS_PER_SAMPLE = 258  # a tag of TIFF files
 
 SAVE = "save it as grey or palette PNG whose values are the labels"
 
@@ -61,7 +54,8 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
     """Read pairs and transform them.
 
     An item is a dict of `image` (float32, (3, H, W), as the transform leaves it), `mask` (int64,
-    (H, W), classes and `IGNORE`) and `name` (of the image, see `output_names`).
+    (H, W), classes and `IGNORE`) and `name` (of the image, see `output_names`). With a seed, as a
+    `ResumableSampler` gives it, the transform draws from that.
     """
 
     def __init__(self, pairs: Pairs, transform: PairTransform) -> None:
@@ -72,9 +66,14 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
-        labels, mask = self.pairs.labels, self.pairs.masks[index]
-        pixels, values = _read(self.pairs.images[index], mask, labels)
+    def __getitem__(self, drawn: int | tuple[int, int]) -> dict[str, torch.Tensor | str]:
+        if isinstance(drawn, tuple):
+            with seeded(drawn[1]):
+                return self[drawn[0]]
+        path, labels = self.pairs.images[drawn], self.pairs.labels
+        pixels = read_image(path)
+        size = (pixels.shape[1], pixels.shape[0])
+        values = _read_mask(self.pairs.masks[drawn], labels, path, size)
         image, mask = self.transform(
             tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)),
             tv_tensors.Mask(torch.from_numpy(labels.classes_of(values).astype(np.uint8))),
@@ -82,7 +81,7 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
         return {
             "image": image.as_subclass(torch.Tensor),
             "mask": mask.as_subclass(torch.Tensor).long(),
-            "name": self.names[index],
+            "name": self.names[drawn],
         }
 
 
@@ -91,29 +90,26 @@ def check_pairs(
 ) -> tuple[Pairs, LabelCounts]:
     """Check the files of a split: present, readable, of equal size, with labels that have a class.
 
-    Sizes and modes are read from the headers. Labels are read of all masks where these are fewer
-    than 2,000, else of a sample; a dataset checks the rest when it reads them. `everything`, and
-    `skip_bad`, which leaves bad pairs out with a warning, read all files in full. Returns the
-    pairs, and what their masks hold.
+    Headers are read of all files, labels of `MASKS_DECODED` masks at most; `everything`, and
+    `skip_bad`, which leaves bad pairs out, read all. Returns the pairs, and what their masks hold.
     """
     everything = everything or skip_bad
-    step = 1 if everything or len(pairs) < MASKS_IN_FULL else -(-len(pairs) // MASKS_IN_SAMPLE)
-    labels = pairs.labels
+    step = 1 if everything else -(-len(pairs) // MASKS_DECODED)
 
-    def look(index: int) -> str | dict[int, int]:
-        """Return what is wrong with a pair, or what its mask holds."""
+    def look(index: int) -> str | dict[int, int]:  # what is wrong, or what the mask holds
         image, mask = pairs.images[index], pairs.masks[index]
         try:
-            _, values = _read(image, mask, labels, pixels=everything, values=index % step == 0)
+            size = image_files.open_upright(image).size if everything else _size_in_header(image)
+            values = _read_mask(mask, pairs.labels, image, size, decode=index % step == 0)
         except UserError as error:
             return str(error)
-        return {} if values is None else count_values(values)
+        return label_tools.count_values(values)
 
-    with ThreadPoolExecutor(CHECK_THREADS) as pool:
+    with ThreadPoolExecutor(image_files.CHECK_THREADS) as pool:
         found = list(pool.map(look, range(len(pairs))))
     problems = {index: each for index, each in enumerate(found) if isinstance(each, str)}
     if problems:
-        names = first_of([pairs.images[index].name for index in problems])
+        names = label_tools.first_of([pairs.images[index].name for index in problems])
         count = f"{len(problems)} of the {len(pairs)} pairs are bad: {names}"
         first = next(iter(problems.values()))
         if not skip_bad or len(problems) == len(pairs):
@@ -122,44 +118,45 @@ def check_pairs(
         logger.warning("skipped: %s; the first problem: %s", count, first)
         good = [index for index in range(len(pairs)) if index not in problems]
         images, masks = (tuple(files[i] for i in good) for files in (pairs.images, pairs.masks))
-        pairs = Pairs(images, masks, labels)
-    return pairs, LabelCounts([each for each in found if each and isinstance(each, dict)], labels)
+        pairs = Pairs(images, masks, pairs.labels)
+    counted = [each for each in found if each and isinstance(each, dict)]
+    return pairs, LabelCounts(counted, pairs.labels)
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image as RGB, uint8 (H, W, 3), turned as its EXIF orientation says."""
-    # Viewers and labelling tools turn it too, so that masks are drawn on the turned image.
-    return np.array(open_upright(path).convert("RGB"))
+    """Read an image as RGB, uint8 (H, W, 3), turned by its EXIF data, as labelling tools do."""
+    return np.array(image_files.open_upright(path).convert("RGB"))
 
 
-def _read(
-    image: Path, mask: Path, labels: Labels, *, pixels: bool = True, values: bool = True
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Check a pair, and read image (H, W, 3) and values (H, W) as far as they are wanted."""
-    if not mask.is_file():
-        raise UserError(
-            f"image '{image}' has no mask: there is no '{mask}'; add that file, or remove the image"
-        )
-    array = None
-    if pixels:
-        array = read_image(image)
-        height, width = array.shape[:2]
-    else:
-        with _opened(image, "image") as header:
-            if problem := depth_problem(header):
-                raise UserError(problem)
-            width, height = upright_size(header)
-    with _opened(mask, "mask") as header:
-        depth = _depth(mask, header)
-        found = _values(header, depth, labels) if values else None
-        if found is not None and (labels.classes_of(found) < 0).any():
-            raise UserError(labels.strays(count_values(found)))
-        if header.size != (width, height):
-            raise UserError(
-                f"is {header.width}x{header.height} pixels, but its image '{image}', turned as its "
-                f"EXIF data say, is {width}x{height}; save both in one size"
-            )
-    return array, found
+def _size_in_header(path: Path) -> tuple[int, int]:
+    """Return width and height of an upright image without decoding it."""
+    with _opened(path, "image") as image:
+        if problem := image_files.depth_problem(image):
+            raise UserError(problem)
+        return image_files.upright_size(image)
+
+
+def _read_mask(
+    path: Path, labels: Labels, image: Path, size: tuple[int, int], *, decode: bool = True
+) -> np.ndarray:
+    """Check the mask of an image of a size, and return its values (H, W); none undecoded."""
+    if not path.is_file():
+        raise UserError(f"image '{image}' has no mask '{path}'; add that file or remove the image")
+    with _opened(path, "mask") as mask:
+        if mask.format not in MASK_FORMATS:
+            raise UserError(f"is a {mask.format} file, which changes labels; draw it again, {SAVE}")
+        if mask.size != size:
+            sides = f"is {mask.width}x{mask.height} pixels and its image {size[0]}x{size[1]}"
+            raise UserError(f"{sides}, turned as EXIF data of '{image}' say; save both in one size")
+        depth = image_files.bit_depth(path) if mask.format == "PNG" else 8
+        if mask.mode not in LABEL_MODES + COLOR_MODES or (mask.mode in COLOR_MODES and depth > 8):
+            raise UserError(f"has {depth} bits per channel and Pillow's mode {mask.mode}; {SAVE}")
+        if not decode:
+            return np.empty(0, np.uint8)
+        values = _values(mask, labels, image_files.STRETCHED.get(depth, 1))
+        if (labels.classes_of(values) < 0).any():
+            raise UserError(labels.strays(label_tools.count_values(values)))
+    return values
 
 
 @contextmanager
@@ -170,50 +167,80 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
             yield image
     except UserError as error:
         raise UserError(f"{kind} '{path}' {error}") from error
-    except UNREADABLE as error:
-        raise UserError(
-            f"{kind} '{path}' cannot be read ({error}); replace or remove it"
-        ) from error
+    except image_files.UNREADABLE as error:
+        raise UserError(f"{kind} '{path}' cannot be read ({error}); replace it") from error
 
 
-def _values(mask: Image.Image, depth: int, labels: Labels) -> np.ndarray:
+def _values(mask: Image.Image, labels: Labels, stretched: int) -> np.ndarray:
     """Return the values of a mask (H, W): labels, or colours as numbers."""
-    if labels.in_color and mask.mode in ("1", "P"):
-        mask = mask.convert("RGB")
+    if mask.mode in COLOR_MODES or labels.in_color:
+        colors = np.array(mask.convert("RGB"))
+        if labels.in_color:
+            return label_tools.packed(colors)
+        if (colors != colors[..., :1]).any():
+            counted = label_tools.count_values(label_tools.packed(colors))
+            held = label_tools.values_text(counted, in_color=True)
+            raise UserError(f"has colours: {held}; give a table (--data.colors), or {SAVE}")
+        return colors[..., 0]
     values = np.array(mask)
-    values = values.astype(np.uint8) if values.dtype == bool else values
-    values = values.reshape(*values.shape[:2], -1)
-    if values.shape[2] in (2, 4):
-        if (values[..., -1] != values[0, 0, -1]).any():
-            raise UserError("has an alpha channel of several values; save it without alpha")
-        values = values[..., :-1]
-    if labels.in_color:
-        return packed(np.broadcast_to(values, (*values.shape[:2], 3)))
-    if values.shape[2] == 3 and (values != values[..., :1]).any():
-        held = counts_text(count_values(packed(values)), in_color=True)
-        raise UserError(
-            f"has channels R G B that differ: {held}; give a table of colours ({COLORS}), or {SAVE}"
-        )
-    return values[..., 0] // (STRETCHED.get(depth, 1) if mask.mode == "L" else 1)
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    return values // stretched if mask.mode == "L" else values
 
 
-def _depth(path: Path, mask: Image.Image) -> int:
-    """Check that a file keeps labels exactly; return its bits per channel."""
-    packing = str(mask.info.get("compression", "")) if mask.format == "TIFF" else ""
-    if mask.format not in MASK_FORMATS or any(kind in packing for kind in ("jpeg", "webp")):
-        raise UserError(
-            f"is a {mask.format} file{packing and f' ({packing})'}, which changes labels; draw it "
-            f"again, and {SAVE}"
-        )
-    if getattr(mask, "n_frames", 1) > 1:
-        raise UserError(f"has {mask.n_frames} pages; save each as a file")
-    depth = 8
-    if mask.format == "PNG":
-        depth = bit_depth(path)
-    elif isinstance(mask, TiffImageFile):
-        depth = max(mask.tag_v2.get(BITS_PER_SAMPLE, (1,)))
-    if mask.mode not in LABEL_MODES + COLOR_MODES or (mask.mode in COLOR_MODES and depth > 8):
-        raise UserError(
-            f"has channels {' '.join(mask.getbands())} of {depth} bits (mode {mask.mode}); {SAVE}"
-        )
-    return depth
+def train_transform(
+    crop_size: int,
+    *,
+    scale_range: tuple[float, float] = (0.5, 2.0),
+    flip: float = 0.5,
+    photometric: bool = True,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    short_side: int | None = None,
+) -> v2.Compose:
+    """Return the augmentation of training; arguments as of `SegmentationData`.
+
+    Smaller images are padded, at random sides, with the mean, their masks with `IGNORE`.
+    """
+    fill = {tv_tensors.Image: [255 * value for value in mean], tv_tensors.Mask: IGNORE}
+    colours = [v2.RandomApply([v2.ColorJitter(**change)], p=0.5) for change in PHOTOMETRIC]
+    return v2.Compose(
+        [
+            partial(resize, scale_range=scale_range, short_side=short_side),
+            v2.RandomCrop(crop_size, pad_if_needed=True, fill=fill),
+            v2.RandomHorizontalFlip(flip),
+            *(colours if photometric else []),
+            val_transform(mean=mean, std=std),
+        ]
+    )
+
+
+def val_transform(
+    *, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> v2.Compose:
+    """Return the transform of validation: normalisation, in the size of the file."""
+    for name, values, least in (("mean", mean, 0.0), ("std", std, 1e-6)):
+        if len(values) != 3 or not all(least <= value <= 1 for value in values):
+            of = "one per RGB channel, of pixels in [0, 1] (divide those of [0, 255] by 255)"
+            raise UserError(f"{name} must be three numbers, {of}, got {tuple(values)}")
+    return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
+
+
+def resize(
+    image: tv_tensors.Image,
+    mask: tv_tensors.Mask,
+    scale_range: tuple[float, float],
+    short_side: int | None = None,
+) -> Pair:
+    """Resize both by one random factor, the image bilinearly, the mask by the nearest pixel."""
+    scale = torch.empty(()).uniform_(*scale_range).item()
+    height, width = image.shape[-2:]
+    if short_side is not None:
+        scale *= short_side / min(height, width)
+    size = [max(1, round(height * scale)), max(1, round(width * scale))]
+    image = F.resize(image, size, v2.InterpolationMode.BILINEAR, antialias=True)
+    # torchvision resizes masks with "nearest", which takes the corner of each pixel where the
+    # image's interpolation takes the centre: labels would be shifted by up to half a pixel.
+    plain = mask.as_subclass(torch.Tensor).unsqueeze(0)
+    plain = F.resize(plain, size, v2.InterpolationMode.NEAREST_EXACT)
+    return image, tv_tensors.Mask(plain.squeeze(0))

@@ -13,28 +13,18 @@ from regnet_backbones.errors import UserError
 from regnet_backbones.files import read_text
 from regnet_backbones.runs.trained import Description
 from regnet_backbones.runs.yaml_files import read_yaml
-from regnet_backbones.semseg.checkpoints import load_segmenter
+from regnet_backbones.semseg.checkpoints import MODEL_KEY, read_checkpoint
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.module import Segmenter
 
-# Groups of a config, and whose arguments they are.
 GROUPS = {"trainer": Trainer, "model": Segmenter, "data": SegmentationData}
-
-BY_NUMBERS = "a RegNet by numbers"
-
-# Says where a run was, not what it is.
-UNINTERESTING = ("trainer.default_root_dir",)
 
 
 def describe(config_file: Path | None, checkpoint: Path | None) -> Description:
-    """Describe the run of a config; without one, from the arguments in a checkpoint.
-
-    Raises:
-        UserError: the file cannot be used.
-    """
+    """Describe the run of a config; without one, from the arguments in a checkpoint."""
     config, text = read_config(config_file, checkpoint)
     trainer, model, data = (config.get(group, {}) for group in GROUPS)
-    encoder = model.get("encoder", inspect.signature(Segmenter).parameters["encoder"].default)
+    encoder = model["encoder"]
     by_name = isinstance(encoder, str)
     network = encoder if by_name else RegNetDesign(**encoder)
     units = {"max_steps": "steps", "max_epochs": "epochs"}
@@ -46,7 +36,7 @@ def describe(config_file: Path | None, checkpoint: Path | None) -> Description:
         bounds = ", ".join(f"{number:,} {unit}" for unit, number in lengths.items())
         facts["length"] = f"{bounds} of {data.get('batch_size', '?')} images"
     return Description(
-        title=f"{model.get('decoder', 'Segmenter')} on {network if by_name else BY_NUMBERS}",
+        title=f"{model['decoder']} on {encoder if by_name else 'a RegNet by numbers'}",
         network=network if not by_name or network in zoo.names() else None,
         facts=tuple((key, str(value)) for key, value in facts.items()),
         changed=changed_settings(config),
@@ -61,13 +51,13 @@ def changed_settings(config: Mapping[str, Mapping]) -> tuple[tuple[str, str, str
     """List key, value and default of the arguments that are not the defaults."""
     changed = []
     for group, of in GROUPS.items():
-        defaults = {each.name: each.default for each in inspect.signature(of).parameters.values()}
+        parameters = inspect.signature(of).parameters
         for name, value in config.get(group, {}).items():
-            default, key = defaults.get(name, inspect.Parameter.empty), f"{group}.{name}"
+            default = parameters[name].default if name in parameters else None
             as_yaml = list(default) if isinstance(default, tuple) else default
-            if value != as_yaml and key not in UNINTERESTING:
-                required = default is inspect.Parameter.empty
-                changed.append((key, str(value), "required" if required else str(default)))
+            if value != as_yaml and name != "default_root_dir":
+                usual = "required" if default is inspect.Parameter.empty else str(default)
+                changed.append((f"{group}.{name}", str(value), usual))
     return tuple(changed)
 
 
@@ -76,14 +66,14 @@ def read_config(
 ) -> tuple[Mapping[str, Mapping], str]:
     """Return the config and its text; of a run without one, the arguments of its model."""
     if config_file is None:
-        arguments = load_segmenter(checkpoint).hparams.items()
+        arguments = read_checkpoint(checkpoint)[MODEL_KEY].items()
         plain = {name: list(v) if isinstance(v, tuple) else v for name, v in arguments}
         return {"model": plain}, yaml.safe_dump({"model": plain}, sort_keys=False)
     config = read_yaml(config_file)
     groups = config if isinstance(config, Mapping) else {}
     if not all(isinstance(groups.get(group), Mapping) for group in GROUPS):
         raise UserError(
-            f"'{config_file}' is cut off or not the config of a segmenter's training, with "
-            f"{', '.join(GROUPS)}; remove it, and the report takes the checkpoint's settings"
+            f"'{config_file}' is cut off or not the config of a segmenter's training; remove it, "
+            "and the report takes the checkpoint's settings"
         )
     return groups, read_text(config_file)

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -14,19 +15,11 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.optimize.options import Optimization
-from regnet_backbones.runs.device import check_device, device_name
-from regnet_backbones.runs.results import (
-    ImageResults,
-    ImageScore,
-    ScoredImages,
-    median_milliseconds,
-    write_images,
-    write_results,
-)
+from regnet_backbones.runs import results as run_results
+from regnet_backbones.runs.device import device_name
 from regnet_backbones.runs.trained import Trained
 from regnet_backbones.semseg import metrics
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
-from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.labels import IGNORE
 from regnet_backbones.semseg.module import Batch, Segmenter
@@ -59,21 +52,22 @@ def evaluate(
         images: how many images a process evaluates at most, the first ones; None for all.
 
     Returns:
-        Ready for a JSON file, the same in every process of a distributed evaluation: `iou` by class
-        name, from 0 to 1, None for a class that is in neither truth nor prediction; `miou`, the
-        mean over the others; `accuracy`, of labelled pixels; number of `images`; `settings`.
+        Ready for a JSON file, the same in every process: `iou` by class name, from 0 to 1, None for
+        a class that is in neither truth nor prediction; `miou`, the mean over the others;
+        `accuracy`, of labelled pixels; number of `images`; `settings`.
 
     Raises:
-        UserError: the checkpoint or the dataset is missing or cannot be used, they have different
-            classes, or there is no such device.
+        UserError: checkpoint, dataset or device cannot be used, or the classes are others.
     """
-    if accelerator == "gpu":
-        check_device("cuda")
     segmenter = load_segmenter(checkpoint, inference=inference)
     segmenter.hparams["pictures"] = 0
     data = load_data(checkpoint, overrides)
     data.setup("validate")  # says what is not there, before classes are compared
-    _check_classes(segmenter, data)
+    known, found = segmenter.class_names, data.class_names
+    if len(known) != len(found):
+        raise UserError(f"the segmenter knows {len(known)} classes and the data have {len(found)}")
+    if known != found:
+        logger.warning("the data name the classes %s, the results %s", found, known)
     scores = None if output is None else _ScoreImages(Path(output))
     segmenter.optimization = optimization
     with as_user_error(MisconfigurationException, ValueError, RuntimeError):
@@ -88,19 +82,20 @@ def evaluate(
             enable_model_summary=False,
         )
     trainer.validate(segmenter, data, verbose=False)
-    results = metrics.as_results(segmenter.last_validation)
     available = len(data.val_set)
-    results["images"] = min((images or available) * trainer.world_size, available)
+    counted = min((images or available) * trainer.world_size, available)
+    results = {**segmenter.last_validation, "images": counted}
     settings = {
-        **segmenter.inference.describe(),
+        **asdict(segmenter.inference),
+        "scales": list(segmenter.inference.scales),
         "precision": precision,
         "optimization": optimization and optimization.describe(),
     }
     if scores is not None and trainer.is_global_zero:
-        write_images(output, scores.found)
-        opts = [str(word) for pair in (overrides or {}).items() for word in pair]
+        run_results.write_images(output, scores.found)
+        opts = {"opts": [str(word) for pair in (overrides or {}).items() for word in pair]}
         trained = Trained("segmenter", Path(checkpoint))
-        write_results(output, trained, results=results, settings={**settings, "opts": opts})
+        run_results.write_results(output, trained, results=results, settings=settings | opts)
     return {**results, "settings": settings}
 
 
@@ -109,8 +104,8 @@ class _ScoreImages(Callback):
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.found: ImageResults | None = None
-        self._scored = ScoredImages()
+        self.found: run_results.ImageResults | None = None
+        self._scored = run_results.ScoredImages()
         self._seconds: list[float] = []
 
     def on_validation_batch_start(self, trainer: Trainer, *_: object) -> None:
@@ -118,28 +113,21 @@ class _ScoreImages(Callback):
         self._start = time.perf_counter()
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        module: Segmenter,
-        prediction: torch.Tensor | None,
-        batch: Batch,
-        *_: object,
+        self, trainer: Trainer, module: Segmenter, prediction: torch.Tensor | None, batch: Batch, *_
     ) -> None:
         """Score the images of a batch; of a batch of repetitions there is no prediction."""
         if prediction is None:
             return
         if module.device.type == "cuda":
             torch.cuda.synchronize()
-        self._seconds.append((time.perf_counter() - self._start) / len(prediction))
+        self._seconds.append(time.perf_counter() - self._start)
+        images = (batch["image"], batch["mask"], prediction)
+        image, truth, found = (each[0].cpu() for each in images)  # of a batch of one
+        counting = {"ignore_index": IGNORE, "validate_args": False}
         names = module.class_names
-        images = zip(batch["image"], batch["mask"], prediction, batch["name"], strict=False)
-        for image, truth, found, name in images:
-            matrix = multiclass_confusion_matrix(
-                found, truth, len(names), ignore_index=IGNORE, validate_args=False
-            )
-            score = metrics.as_results(metrics.summarize(matrix, names))["miou"]
-            draw = partial(module.draw, *(each.cpu() for each in (image, truth, found)))
-            self._scored.add(ImageScore(name, score), draw)
+        matrix = multiclass_confusion_matrix(found, truth, len(names), **counting)
+        score = run_results.ImageScore(batch["name"][0], metrics.results_of(matrix, names)["miou"])
+        self._scored.add(score, partial(module.draw, image, truth, found))
 
     def on_validation_end(self, trainer: Trainer, module: Segmenter) -> None:
         """Gather what all processes have scored, and draw."""
@@ -149,25 +137,14 @@ class _ScoreImages(Callback):
             torch.distributed.all_gather_object(parts, self._scored.scores)
         scores = tuple(score for part in parts for score in part)
         colors = palette(len(module.class_names))
-        self.found = ImageResults(
+        self.found = run_results.ImageResults(
             score="mean IoU of an image, over the classes in its ground truth or its prediction",
             panels=("image", "ground truth", "prediction"),
             available=len(trainer.datamodule.val_set),
             images=scores,
             **self._scored.draw(self.folder, scores),
-            milliseconds=median_milliseconds(self._seconds),
+            milliseconds=run_results.median_milliseconds(self._seconds),
             machine=device_name(module.device),
             parameters=sum(p.numel() for p in module.network.parameters()),
             legend=dict(zip(module.class_names, colors, strict=True)),
         )
-
-
-def _check_classes(segmenter: Segmenter, data: SegmentationData) -> None:
-    """Raise UserError where the data have another number of classes, and warn of other names."""
-    known, found = segmenter.class_names, data.class_names
-    if len(known) != len(found):
-        raise UserError(f"the segmenter knows {len(known)} classes and the data have {len(found)}")
-    for index, (ours, theirs) in enumerate(zip(known, found, strict=True)):
-        if ours != theirs:
-            text = "class %d is '%s' for the segmenter and '%s' in the data: results have ours"
-            logger.warning(text, index, ours, theirs)

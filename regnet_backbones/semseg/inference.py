@@ -1,20 +1,18 @@
 """How an image becomes the classes of its pixels: whole or in windows, at one scale or several.
 
-Sizes, overlaps and averages are those of mmsegmentation (https://github.com/open-mmlab), with whose
-numbers ours are compared: logits are averaged where windows overlap, probabilities over scales and
+As in mmsegmentation, logits are averaged where windows overlap, probabilities over scales and
 mirrored images.
 """
 
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.semseg.labels import check_numbers
 
 LogitsOf = Callable[[torch.Tensor], torch.Tensor]
 
@@ -26,9 +24,8 @@ class Inference:
     Args:
         short_side: pixels of the shorter side that images are resized to, None for their own size.
         window: pixels of both sides of a window that slides over the resized image, None for the
-            whole image at once. Of an image that is smaller, a window is what there is.
-        window_stride: pixels from one window to the next, None for two thirds of the window. The
-            last window of each row and column ends with the image.
+            whole image at once.
+        window_stride: pixels from one window to the next, None for two thirds of the window.
         flip: whether to average with the prediction of the mirrored image.
         scales: factors of the size, whose predictions are averaged.
 
@@ -43,12 +40,10 @@ class Inference:
     scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        check_numbers(vars(self), least={"short_side": 1, "window": 1, "window_stride": 1})
-        if self.window_stride is not None and self.window_stride > (self.window or 0):
-            raise UserError(
-                f"window_stride {self.window_stride} needs a window of as many pixels at least, or "
-                f"some are in none; got window {self.window}"
-            )
+        sizes = {name: getattr(self, name) for name in ("short_side", "window", "window_stride")}
+        too_small = any(size is not None and size < 1 for size in sizes.values())
+        if too_small or (self.window_stride or 0) > (self.window or 0):
+            raise UserError(f"sizes must be at least 1, and window at least window_stride: {sizes}")
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise UserError(f"scales must be one or more factors above 0, got {self.scales}")
 
@@ -63,28 +58,21 @@ class Inference:
         Returns:
             Probabilities, float32 (N, C, H, W), of the size of the given image.
         """
-        total = 0.0
         sides = (False, True) if self.flip else (False,)
-        for scale, mirrored in itertools.product(self.scales, sides):
-            total += self._logits(logits_of, image, scale, mirrored).softmax(1)
-        return total.div_(len(self.scales) * len(sides))
+        passes = list(itertools.product(self.scales, sides))
+        total = sum(self._logits(logits_of, image, *each).softmax(1) for each in passes)
+        return total / len(passes)
 
     @torch.no_grad()
     def classes(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
         """Return the most probable class of every pixel, int64 (N, H, W).
-
-        Where nothing is averaged, these are the largest logits, without the cost of probabilities.
 
         Args:
             logits_of, image: as of a call.
         """
         if self.flip or len(self.scales) > 1:
             return self(logits_of, image).argmax(1)
-        return self._logits(logits_of, image, *self.scales, mirrored=False).argmax(1)
-
-    def describe(self) -> dict[str, object]:
-        """Return the settings as a JSON file holds them."""
-        return {**asdict(self), "window_stride": self._stride(), "scales": list(self.scales)}
+        return self._logits(logits_of, image, *self.scales, False).argmax(1)
 
     def _stride(self) -> int | None:
         """Return the pixels from one window to the next, None where there are no windows."""
@@ -96,11 +84,11 @@ class Inference:
         self, logits_of: LogitsOf, image: torch.Tensor, scale: float, mirrored: bool
     ) -> torch.Tensor:
         """Return float32 logits of one scale, in the size of the given image."""
-        sides = tuple(image.shape[-2:])
+        sides = image.shape[-2:]
         factor = scale if self.short_side is None else scale * self.short_side / min(sides)
-        height, width = (max(1, round(side * factor)) for side in sides)
+        size = [max(1, round(side * factor)) for side in sides]
         # Processors resize only float32 with antialiasing.
-        resized = _resize(image.float(), (height, width), antialias=True).to(image.dtype)
+        resized = _resize(image.float(), size, antialias=True).to(image.dtype)
         resized = resized.flip(-1) if mirrored else resized
         logits = logits_of(resized) if self.window is None else self._slide(logits_of, resized)
         logits = logits.flip(-1) if mirrored else logits
@@ -109,27 +97,26 @@ class Inference:
     def _slide(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
         """Return the mean logits of all windows that see a pixel, float32."""
         height, width = image.shape[-2:]
-        total = None
-        count = torch.zeros(height, width, device=image.device)
-        for top in _starts(height, self.window, self._stride()):
-            for left in _starts(width, self.window, self._stride()):
-                there = (..., slice(top, top + self.window), slice(left, left + self.window))
-                logits = logits_of(image[there]).float()
-                if total is None:
-                    total = logits.new_zeros(*logits.shape[:2], height, width)
-                total[there] += logits
-                count[there] += 1
+        total, count = None, torch.zeros(height, width, device=image.device)
+        for top, left in itertools.product(self._starts(height), self._starts(width)):
+            there = (..., slice(top, top + self.window), slice(left, left + self.window))
+            logits = logits_of(image[there]).float()
+            if total is None:
+                total = logits.new_zeros(*logits.shape[:2], height, width)
+            total[there] += logits
+            count[there] += 1
         return total.div_(count)
 
+    def _starts(self, side: int) -> list[int]:
+        """Return where windows start; the last one is moved inward to end with the image."""
+        last = max(0, side - self.window)
+        return [*range(0, last, self._stride()), last]
 
-def _starts(side: int, window: int, stride: int) -> list[int]:
-    """Return where windows start; the last one is moved inward to end with the image."""
-    last = max(0, side - window)
-    return [*range(0, last, stride), last]
 
-
-def _resize(maps: torch.Tensor, size: tuple[int, int], *, antialias: bool = False) -> torch.Tensor:
+def _resize(maps: torch.Tensor, size: Sequence[int], *, antialias: bool = False) -> torch.Tensor:
     """Resize bilinearly (N, C, H, W); maps of that size are returned as they are."""
-    if tuple(maps.shape[-2:]) == size:
+    if list(maps.shape[-2:]) == list(size):
         return maps
-    return F.interpolate(maps, size, mode="bilinear", align_corners=False, antialias=antialias)
+    return F.interpolate(
+        maps, list(size), mode="bilinear", align_corners=False, antialias=antialias
+    )

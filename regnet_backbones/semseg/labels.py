@@ -1,7 +1,4 @@
-"""What the values in mask files mean: the one place that turns labels and colours into classes.
-
-A value is a label, or in masks drawn in colours R * 65536 + G * 256 + B.
-"""
+"""What the values in mask files mean: labels, or colours as R * 65536 + G * 256 + B."""
 
 import logging
 import re
@@ -13,31 +10,22 @@ from pathlib import Path
 
 import numpy as np
 
-from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.errors import UserError
 from regnet_backbones.files import read_text
 
 logger = logging.getLogger(__name__)
 
-# Label of pixels that count nowhere, in every mask that is handed out.
-IGNORE = 255
-
-# How label maps and colour tables name such pixels.
-IGNORED = "ignore"
-
-# `ignore_label` of masks in which every pixel has a class.
-NOTHING_IGNORED = -1
-
-# Names of the two classes of binary segmentation without names.
-BINARY = ("background", "object")
+# Label of pixels that count nowhere, in every mask that is handed out, and its name in tables.
+IGNORE, IGNORED = 255, "ignore"
 
 LISTED = 8  # names, labels or colours in a message
 LARGEST = 2**24 - 1
 
-# The options that say what values mean: the form of a line, and patterns of its value and meaning.
+# By option that says what values mean: the form of a line, and patterns of its value and meaning.
 LABEL_MAP, COLORS = "--data.label_map", "--data.colors"
 RGB = r"(?P<value>\d{1,3}[\s,]+\d{1,3}[\s,]+\d{1,3})"
 TABLES = {
-    LABEL_MAP: ("LABEL CLASS", [r"(?P<value>\d{1,9})[\s:,=]+(?P<meaning>\S.*)"]),
+    LABEL_MAP: ("LABEL CLASS", [r"(?P<value>\d{1,8})[\s:,=]+(?P<meaning>\S.*)"]),
     COLORS: (
         "NAME R G B",
         # "road 128 64 128" or CVAT's "road:128,64,128::", and "128 64 128 road".
@@ -63,37 +51,30 @@ class Labels:
     binary: bool = False
 
     def __post_init__(self) -> None:
-        check_class_names(self.class_names)
         allowed = {*range(len(self.class_names)), IGNORE}
         wrong = {v: k for v, k in self.classes.items() if k not in allowed or not 0 <= v <= LARGEST}
         if wrong:
-            raise UserError(
-                f"{LABEL_MAP} and --data.ignore_label take labels from 0 on, and classes 0 to "
-                f"{len(self.class_names) - 1} or {IGNORED}, got {wrong}"
-            )
+            names = f"0 to {len(self.class_names) - 1}, their names or {IGNORED}"
+            raise UserError(f"{LABEL_MAP} takes labels from 0 on and classes {names}, got {wrong}")
 
     @cached_property
     def _table(self) -> np.ndarray:
-        table = np.full(max(IGNORE, *self.classes) + 1, -1, np.int16)
+        table = np.full(max(IGNORE, *self.classes) + 2, -1, np.int16)
         table[list(self.classes)] = list(self.classes.values())
         return table
 
     def classes_of(self, values: np.ndarray) -> np.ndarray:
         """Return the classes of integer values, int16; -1 for values that are errors."""
-        if values.dtype == np.uint8:
-            return self._table[values]
-        known = (values >= 0) & (values < len(self._table))
-        return np.where(known, self._table[np.where(known, values, 0)], np.int16(-1))
+        if values.dtype != np.uint8:
+            values = np.clip(values.astype(np.int64), -1, len(self._table) - 1)
+        return self._table[values]  # whose last item is for all values outside of it
 
     def strays(self, counted: Mapping[int, int]) -> str:
         """Say which of the values of a mask, counted in pixels, are errors."""
         strays = {value: n for value, n in counted.items() if value not in self.classes}
-        what = "colours" if self.in_color else "labels"
-        allowed = first_of([shown(value, self.in_color) for value in sorted(self.classes)])
-        return (
-            f"has {what} that the dataset does not define: {counts_text(strays, self.in_color)}; "
-            f"allowed are {allowed}; {WAY_OUT}"
-        )
+        what, found = "colours" if self.in_color else "labels", values_text(strays, self.in_color)
+        allowed = first_of([value_text(value, self.in_color) for value in sorted(self.classes)])
+        return f"has undefined {what}: {found}; allowed are {allowed}; {WAY_OUT}"
 
 
 class LabelCounts:
@@ -110,7 +91,7 @@ class LabelCounts:
 
     def check(self, *, train: bool) -> None:
         """Raise UserError if the masks of a split have nothing to learn, or nothing to measure."""
-        names, kind = self.labels.class_names, "training" if train else "validation"
+        names = self.labels.class_names
         absent = [name for k, name in enumerate(names) if not self.classes[k]]
         problem = ""
         if self.labels.binary and {1, IGNORE} <= self.pixels.keys():
@@ -118,15 +99,12 @@ class LabelCounts:
         elif len(names) - len(absent) < (2 if train else 1):
             problem = f"only {len(names) - len(absent)} of {len(names)} classes have pixels"
         if problem:
-            held = counts_text(self.pixels, self.labels.in_color)
-            raise UserError(
-                f"{problem}: the {self.looked_at:,} {kind} masks hold {held}; {WAY_OUT}"
-            )
+            masks = f"{self.looked_at:,} {'training' if train else 'validation'} masks"
+            held = values_text(self.pixels, self.labels.in_color)
+            raise UserError(f"{problem}: the {masks} hold {held}; {WAY_OUT}")
         if absent and train:
-            logger.warning(
-                "%d of %d classes are in none of the %d training masks that were looked at: %s",
-                *(len(absent), len(names), self.looked_at, first_of(absent)),
-            )
+            text = "%d of %d classes are in none of the %d training masks that were looked at: %s"
+            logger.warning(text, len(absent), len(names), self.looked_at, first_of(absent))
 
 
 def folder_labels(
@@ -142,20 +120,18 @@ def folder_labels(
     One class, or two names without a number, is binary segmentation: 0 is the background, 1 or 255
     the object, and nothing is ignored unless `ignore_label` is.
     """
-    option, table = (LABEL_MAP, label_map) if colors is None else (COLORS, colors)
     if colors is not None and not (ignore_label is label_map is None):
         raise UserError(f"{COLORS} cannot be combined with {LABEL_MAP} or --data.ignore_label")
+    table = label_map if colors is None else colors
     words = [of for of in (table or {}).values() if isinstance(of, str) and of != IGNORED]
-    names = tuple(dict.fromkeys(words) if class_names is None else class_names)
-    if class_names is None and not words:
+    names = tuple(class_names or dict.fromkeys(words))
+    if not names:
         if num_classes is None or not 1 <= num_classes <= IGNORE:
-            raise UserError(
-                f"layout 'folder' needs num_classes from 1 to {IGNORE}, class_names_file, or "
-                f"{COLORS}, got num_classes {num_classes}"
-            )
-        names = BINARY if num_classes == 1 else tuple(f"class {k}" for k in range(num_classes))
-    elif len(names) == 1:
-        names = (BINARY[0], *names)
+            needed = f"num_classes from 1 to {IGNORE}, class_names_file or colors"
+            raise UserError(f"layout 'folder' needs {needed}, got num_classes {num_classes}")
+        names = ("object",) if num_classes == 1 else tuple(f"class {k}" for k in range(num_classes))
+    if len(names) == 1:
+        names = ("background", *names)
     two = len(names) == 2 and num_classes in (None, 1)
     check_class_names(names, None if two else num_classes)
     binary = two and table is None and ignore_label != IGNORE
@@ -165,76 +141,41 @@ def folder_labels(
         values[IGNORE] = 1
     if ignore_label is None and colors is None:
         values.setdefault(IGNORE, IGNORED)
-    elif ignore_label in values:
-        raise UserError(
-            f"--data.ignore_label {ignore_label} is the label of a class, too; leave it out, and "
-            f"give {LABEL_MAP} '{{{ignore_label}: {IGNORED}, ...}}' with the class of each label"
-        )
-    elif ignore_label not in (None, NOTHING_IGNORED):
+    elif ignore_label not in (None, -1):
         values[ignore_label] = IGNORED
     places = {name: k for k, name in enumerate(names)} | {IGNORED: IGNORE}
-    if unknown := sorted(set(words) - places.keys()):
-        raise UserError(f"{option} names classes that there are not: {first_of(unknown)}")
     classes = {value: places.get(of, of) for value, of in values.items()}
     return Labels(names, classes, in_color=colors is not None, binary=binary)
 
 
-def read_table(
-    given: str | Path | Sequence[str] | Mapping[int | str, int | str], option: str
-) -> dict[int, int | str]:
-    """Return what each label or colour means, of a text file, its lines, or a mapping."""
-    if isinstance(given, str | Path):
-        given = lines_of(given, f"file of {option}")
-    elif isinstance(given, Mapping):
-        given = [f"{value}: {'' if of is None else of}" for value, of in given.items()]
+def read_table(lines: Sequence[str], option: str) -> dict[int, int | str]:
+    """Return what each label or colour means, from the lines of a table."""
     form, patterns = TABLES[option]
     table: dict[int, int | str] = {}
-    for line in given:
+    for line in lines:
         found = next((m for p in patterns if (m := re.fullmatch(p, line.strip()))), None)
-        if found is None and not table and not any(c.isdigit() for c in line):
-            continue  # the header of a table with commas
         numbers = [int(n) for n in re.findall(r"\d+", found["value"])] if found else []
-        if found is None or (option == COLORS and max(numbers) > 255):
-            raise UserError(f"{option}: {line[:80]!r} is not '{form}', with numbers from 0 on")
-        value = numbers[0] if option == LABEL_MAP else int(packed(np.array(numbers)))
+        value = sum(n << 8 * k for k, n in enumerate(reversed(numbers)))
+        if found is None or value in table or (option == COLORS and max(numbers) > 255):
+            raise UserError(f"{option}: {line[:80]!r} is not '{form}', or the second of its value")
         of = found["meaning"].strip()
-        of = int(of) if of.removeprefix("-").isdecimal() else of
-        if table.setdefault(value, of) != of:
-            raise UserError(f"{option}: {line[:80]!r} is a second meaning; '{table[value]}' is one")
-    if not table:
-        raise UserError(f"{option} is empty; give one '{form}' a line")
+        table[value] = int(of) if of.removeprefix("-").isdecimal() else of
     return table
 
 
-def check_class_names(
-    names: Sequence[str], num_classes: int | None = None, *, source: str = "the dataset"
-) -> tuple[str, ...]:
-    """Return names, which must be 1 to 255, different, and of that number where there is one."""
+def check_class_names(names: Sequence[str], num_classes: int | None = None) -> tuple[str, ...]:
+    """Return names, which must be 1 to 255, different, and as many as `num_classes` if given."""
     if not 1 <= len(names) <= IGNORE:
-        raise UserError(f"{source} must name 1 to {IGNORE} classes, got {len(names)}")
+        raise UserError(f"1 to {IGNORE} classes must have names, got {len(names)}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise UserError(f"{source} gives several classes one name: {first_of(twice)}")
+        raise UserError(f"several classes have one name: {first_of(twice)}")
     if num_classes not in (None, len(names)):
-        raise UserError(f"num_classes is {num_classes}, but {source} names {len(names)} classes")
+        raise UserError(f"num_classes is {num_classes}, but {len(names)} classes have names")
     return tuple(names)
 
 
-def check_numbers(
-    given: Mapping[str, object], *, least: Mapping[str, int] = {}, above_zero: Sequence[str] = ()
-) -> None:
-    """Raise UserError where a number, unless it is None, is too small or not a number."""
-    for name, limit in least.items():
-        if given[name] is not None and not given[name] >= limit:
-            raise UserError(f"{name} must be at least {limit}, got {given[name]}")
-    for name in above_zero:
-        if not given[name] > 0:
-            raise UserError(f"{name} must be above 0, got {given[name]}")
-
-
-def lines_of(path: str | Path, kind: str) -> list[str]:
+def lines_of(path: Path) -> list[str]:
     """Read the lines of a text file that are neither blank nor comments."""
-    if not Path(path).is_file():
-        raise MissingFileError(f"no {kind} '{path}'; correct the path")
     lines = (line.strip() for line in read_text(path).splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -250,17 +191,17 @@ def count_values(values: np.ndarray) -> dict[int, int]:
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
-def counts_text(counted: Mapping[int, int], in_color: bool) -> str:
+def value_text(value: int, in_color: bool) -> str:
+    """Return a value as people write it."""
+    return str((value >> 16, value >> 8 & 255, value & 255) if in_color else value)
+
+
+def values_text(counted: Mapping[int, int], in_color: bool) -> str:
     """List values with their pixels, the most frequent first."""
-    by_pixels = sorted(counted.items(), key=lambda item: -item[1])
-    return first_of([f"{shown(v, in_color)}: {count:,} pixels" for v, count in by_pixels])
+    ranked = sorted(counted.items(), key=lambda item: -item[1])
+    return first_of([f"{value_text(v, in_color)}: {count:,} pixels" for v, count in ranked])
 
 
 def first_of(items: Sequence[str]) -> str:
     """Name the first few of many."""
     return ", ".join([*items[:LISTED], "..."] if len(items) > LISTED else items)
-
-
-def shown(value: int, in_color: bool) -> str:
-    """Return a value as people write it."""
-    return f"({value >> 16}, {value >> 8 & 255}, {value & 255})" if in_color else str(value)

@@ -7,17 +7,12 @@ import torch
 from tabulate import tabulate
 from torch.utils.data import DataLoader, DistributedSampler
 
-# The names under which a validation logs them.
-MIOU = "val/miou"
-ACCURACY = "val/accuracy"
-IOU = "val/iou/"
-
 
 def count_new(loader: object, batch_idx: int, size: int) -> int:
-    """Return how many of the `size` images of a validation batch are not repetitions.
+    """Return how many of the `size` images of a process's validation batch are not repetitions.
 
     A `DistributedSampler` gives every process as many images as any, and repeats the first ones
-    for that. They would count twice. `batch_idx` counts the batches of this process from 0.
+    for that. They would count twice.
     """
     if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, DistributedSampler):
         return size
@@ -27,30 +22,24 @@ def count_new(loader: object, batch_idx: int, size: int) -> int:
     return max(0, min(size, left))
 
 
-def summarize(matrix: torch.Tensor, class_names: tuple[str, ...]) -> dict[str, float]:
-    """Return the metrics, from 0 to 1, of a confusion matrix (truth, prediction) as logged.
+def results_of(matrix: torch.Tensor, class_names: tuple[str, ...]) -> dict[str, object]:
+    """Return the results, from 0 to 1, of a confusion matrix (truth, prediction).
 
-    The mean is over the classes that are in truth or prediction; the others are NaN, and so is
-    everything where no pixel has a label.
+    `iou` by class is None where a class is in neither truth nor prediction; `miou` is the mean of
+    the others; `accuracy` that of all labelled pixels. All is None where no pixel has a label.
     """
     matrix = matrix.cpu().double()
     right = matrix.diagonal()
     iou = right / (matrix.sum(0) + matrix.sum(1) - right)
-    metrics = {MIOU: iou.nanmean().item(), ACCURACY: (right.sum() / matrix.sum()).item()}
-    by_class = zip(class_names, iou.tolist(), strict=True)
-    return metrics | {f"{IOU}{name}": value for name, value in by_class}
-
-
-def as_results(values: Mapping[str, float]) -> dict[str, object]:
-    """Return the metrics of `summarize` as a JSON file holds them, None for NaN."""
-    found = {name: None if math.isnan(value) else value for name, value in values.items()}
-    iou = {name.removeprefix(IOU): v for name, v in found.items() if name.startswith(IOU)}
-    return {"miou": found[MIOU], "accuracy": found[ACCURACY], "iou": iou}
+    values = torch.stack([iou.nanmean(), right.sum() / matrix.sum(), *iou]).tolist()
+    miou, accuracy, *of_classes = (None if math.isnan(value) else value for value in values)
+    by_class = dict(zip(class_names, of_classes, strict=True))
+    return {"miou": miou, "accuracy": accuracy, "iou": by_class}
 
 
 def results_table(results: Mapping[str, object], title: str) -> str:
     """Format results as a table, in percent."""
-    rows = [("mIoU", results["miou"]), ("pixel accuracy", results["accuracy"])]
-    rows += [(f"IoU {name}", value) for name, value in results["iou"].items()]
-    percent = [(name, None if value is None else 100 * value) for name, value in rows]
+    rows = {"mIoU": results["miou"], "pixel accuracy": results["accuracy"]}
+    rows |= {f"IoU {name}": value for name, value in results["iou"].items()}
+    percent = [(name, None if value is None else 100 * value) for name, value in rows.items()]
     return tabulate(percent, headers=(title, "%"), floatfmt=".2f", missingval="-")

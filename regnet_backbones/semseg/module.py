@@ -4,59 +4,31 @@ A batch is a dict of `image`, float32 (N, 3, H, W), normalised; `mask`, int64 (N
 of each pixel or 255 where there is none; and `name`, a list of N texts for messages and pictures.
 """
 
-import math
+from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import lightning
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
 from torchmetrics.classification import MulticlassConfusionMatrix
-from torchvision.transforms.functional import pil_to_tensor
 
-from regnet_backbones.errors import DivergedError, UserError
+from regnet_backbones.errors import DivergedError, UserError, as_user_error
 from regnet_backbones.files import write_whole
-from regnet_backbones.optimize.options import (
-    Optimization,
-    log_report,
-    optimize_trained,
-    optimize_training,
-)
+from regnet_backbones.norm import convert_norm
+from regnet_backbones.optimize import options as optimizing
+from regnet_backbones.optimize.options import Optimization
 from regnet_backbones.optimize.passes import FORMATS
-from regnet_backbones.semseg import metrics, overlays
+from regnet_backbones.semseg import metrics, network, overlays
 from regnet_backbones.semseg.inference import Inference
-from regnet_backbones.semseg.labels import IGNORE, check_class_names, check_numbers
-from regnet_backbones.semseg.learning import (
-    LossName,
-    SegmentationLoss,
-    parameter_groups,
-    poly_with_warmup,
-)
-from regnet_backbones.semseg.network import (
-    build_network,
-    check_statistics,
-    refuse_lightnings_sync,
-    start_branches_at_one,
-    synchronize_norms,
-)
+from regnet_backbones.semseg.labels import IGNORE, check_class_names
 
-OptimizerName = Literal["adamw", "sgd"]
 Batch = dict[str, torch.Tensor | list[str]]
-
-# What arguments of `Segmenter` may be.
-CHOICES = {"loss": get_args(LossName), "optimizer": get_args(OptimizerName)}
-ABOVE_ZERO = ("lr", "encoder_lr_factor", "power")
-LEAST = {"num_classes": 2, "weight_decay": 0, "momentum": 0, "warmup_steps": 0, "pictures": 0}
-
-# Where a checkpoint keeps what its hyperparameter `encoder_weights` was.
-ENCODER_WEIGHTS_KEY = "segmenter_encoder_weights"
-
-# Pixels of both sides, and images of all processes, where the data do not say it.
-SIDE, BATCH = 512, 2
 
 # What a step computes in, by the precision of the trainer; the others are measured as float32.
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -69,14 +41,13 @@ class Segmenter(lightning.LightningModule):
         num_classes: number of classes, 2 to 255.
         class_names: their names in that order, for metrics; None for their numbers.
         decoder: an architecture of SMP, upper or lower case: "Unet", "FPN", "DeepLabV3Plus", ...
-        encoder: a name of `regnet_backbones.zoo.names()`, another encoder of SMP, or a RegNet by
-            numbers: arguments of `RegNetDesign`, with `encoder_weights` a file or None.
+        encoder: a name of an encoder of SMP, ours among them, or a RegNet by numbers: arguments of
+            `RegNetDesign`, with `encoder_weights` a file or None.
         encoder_weights: weights of the encoder to start from, as SMP takes them; None for random.
-            A checkpoint loads without them.
         zero_init_last: whether residual branches of a random encoder start at zero, as timm has it;
             false starts them at one as pycls does.
-        output_stride: stride of the last map of the encoder, for architectures that let one choose
-            (DeepLabV3, DeepLabV3Plus, PAN); None for that architecture's own.
+        output_stride: stride of the last map of the encoder, for DeepLabV3, DeepLabV3Plus and PAN;
+            None for the architecture's own.
         decoder_options: further arguments of the architecture, such as `decoder_channels`.
         loss: "ce" cross entropy, "dice" Dice loss (SMP's), "ce+dice" the sum of both.
         optimizer: "adamw" or "sgd".
@@ -86,33 +57,25 @@ class Segmenter(lightning.LightningModule):
         momentum: of "sgd".
         warmup_steps: steps in which rates rise, in a line, to their peak.
         power: exponent of the decay after that, `(1 - part of the run) ** power`.
-        sync_batchnorm: share batch statistics between processes, keeping timm's activations (GPU).
-            Lightning's own `Trainer(sync_batchnorm=True)` would delete them and is refused.
+        sync_batchnorm: share batch statistics between processes, on GPUs. Lightning's own, which
+            would delete timm's activations, is refused.
         channels_last: lay weights and maps out with channels last, the same numbers at another
             speed; measure it, grouped convolutions are slower so on some GPUs.
         optimize: make the training faster (`regnet_backbones.optimize`): channels last where that
-            is measured to be, unless `channels_last` says it. Checkpoints stay the same. A resumed
-            run measures anew, and is exact to the last bit only if the same format is found.
+            is measured to be. A resumed run is exact only if the same format is found again.
         compile: in training use `torch.compile`, which takes a minute at first; means `optimize`.
-        short_side: pixels of the shorter side that validation images are resized to before the
-            network, None for their own size. Metrics are counted at the size of the masks.
+        short_side: pixels of the shorter side that the network gets images in, None for their own.
         pictures: how many validation images are drawn at every validation.
         mean, std: what images were normalised with, RGB in 0 to 1; for pictures and predictions.
 
     Attributes:
         network: the model of SMP.
-        loss: the loss of logits and masks.
-        stride: images are padded to multiples of it.
-        inference: how validation predicts, whole images at `short_side`; another one may be put in
-            its place. Checkpoints do not hold it.
-        typical_side: pixels of both sides of what the network often sees, None if unknown.
+        inference: how validation predicts; another one may be put in its place.
         optimization: how to make the network fast before a validation, None for not at all.
-        last_validation: metrics of the last validation by the names they are logged with, NaN for
-            the IoU of a class that was neither there nor predicted; None before the first.
+        last_validation: results of the last validation as `evaluate` returns them, None before it.
 
     Raises:
-        UserError: an argument is out of range, SMP does not know or take it, or the weights expect
-            images of another mean or deviation.
+        UserError: SMP does not take an argument, or the weights expect other images.
     """
 
     def __init__(
@@ -126,8 +89,8 @@ class Segmenter(lightning.LightningModule):
         zero_init_last: bool = True,
         output_stride: Literal[8, 16, 32] | None = None,
         decoder_options: dict[str, object] | None = None,
-        loss: LossName = "ce",
-        optimizer: OptimizerName = "adamw",
+        loss: network.LossName = "ce",
+        optimizer: Literal["adamw", "sgd"] = "adamw",
         lr: float = 5e-4,
         encoder_lr_factor: float = 1.0,
         weight_decay: float = 0.01,
@@ -145,66 +108,43 @@ class Segmenter(lightning.LightningModule):
     ):
         super().__init__()
         self.save_hyperparameters()
-        check_numbers(self.hparams, least=LEAST, above_zero=ABOVE_ZERO)
-        for name, allowed in CHOICES.items():
-            if self.hparams[name] not in allowed:
-                given = self.hparams[name]
-                raise UserError(f"{name} must be one of {', '.join(allowed)}, got {given!r}")
-        self.class_names = check_class_names(
-            tuple(map(str, range(num_classes))) if class_names is None else class_names,
-            num_classes,
-            source="class_names",
-        )
+        if num_classes < 2:
+            raise UserError(f"num_classes must be at least 2, got {num_classes}")
+        names = class_names or tuple(map(str, range(num_classes)))
+        self.class_names = check_class_names(names, num_classes)
         self.inference = Inference(short_side=short_side)
         if encoder_weights is not None and isinstance(encoder, str):
-            check_statistics(encoder, encoder_weights, mean=mean, std=std)
-        self.network = build_network(
-            decoder,
-            encoder,
-            num_classes,
-            encoder_weights=encoder_weights,
-            output_stride=output_stride,
-            options=decoder_options,
+            network.check_statistics(encoder, encoder_weights, mean=mean, std=std)
+        options = {"output_stride": output_stride, "options": decoder_options}
+        self.network = network.build_network(
+            decoder, encoder, num_classes, encoder_weights=encoder_weights, **options
         )
         if not zero_init_last and encoder_weights is None:
-            start_branches_at_one(self.network.encoder)
-        self.use_memory_format("channels_last" if channels_last else "contiguous")
+            network.start_branches_at_one(self.network.encoder)
+        self._use_memory_format("channels_last" if channels_last else "contiguous")
         self.stride = int(self.network.encoder.output_stride)
-        self.loss = SegmentationLoss(loss)
+        self.loss = network.SegmentationLoss(loss)
         # The checks of torchmetrics sort every mask, and see less than the dataset's.
-        self.confusion = MulticlassConfusionMatrix(
-            num_classes, ignore_index=IGNORE, validate_args=False
-        )
-        self.typical_side: int | None = None
+        counting = {"ignore_index": IGNORE, "validate_args": False}
+        self.confusion = MulticlassConfusionMatrix(num_classes, **counting)
         self.optimization: Optimization | None = None
-        self.last_validation: dict[str, float] | None = None
-        self._pictures_left = 0
-        self._pictures_folder = Path()
+        self.last_validation: dict[str, object] | None = None
+        self._pictures = Path()
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits of every pixel.
 
-        Sides that are no multiple of `stride` are padded at the bottom and the right with zeros,
-        the mean of normalised images, and the logits cropped.
+        Sides are padded with zeros to multiples of `stride`, and the logits cropped.
 
         Args:
             image: normalised images (N, 3, H, W), any height and width.
 
         Returns:
             Logits (N, num_classes, H, W).
-
-        Raises:
-            UserError: the network gives maps of another size than its input.
         """
         height, width = image.shape[-2:]
         padded = F.pad(image, (0, -width % self.stride, 0, -height % self.stride))
         logits = self.network(padded.contiguous(memory_format=self._memory_format))
-        if logits.shape[-2:] != padded.shape[-2:]:
-            raise UserError(
-                f"the network makes {tuple(logits.shape[-2:])} of {tuple(padded.shape[-2:])} "
-                "pixels; change encoder_depth or upsampling of decoder_options, which belong "
-                "together"
-            )
         return logits[..., :height, :width]
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
@@ -212,28 +152,22 @@ class Segmenter(lightning.LightningModule):
         loss = self.loss(self(batch["image"]), batch["mask"])
         lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
         if not torch.isfinite(loss):
-            raise DivergedError(
-                f"the loss is {loss.item()} at step {self.global_step}, learning rate {lr:.3g}, "
-                f"images {', '.join(batch['name'])}; take a lower lr, more warmup_steps or "
-                "gradient clipping, and look at these images"
-            )
+            place = f"step {self.global_step}, learning rate {lr:.3g}, images {batch['name']}"
+            way_out = "take a lower lr, more warmup_steps or gradient clipping"
+            raise DivergedError(f"the loss is {loss.item()} at {place}; {way_out}")
         size = len(batch["image"])
         self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=size)
         self.log("train/lr", lr, batch_size=size)
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Choose where this validation's pictures go, and who draws them."""
+        """Choose where this validation's pictures go."""
         # Asking for the folder is a broadcast, which needs every process.
-        log_dir = self.trainer.log_dir or self.trainer.default_root_dir
-        self._pictures_folder = Path(log_dir) / "pictures"
-        draws = self.trainer.is_global_zero and not (
-            self.trainer.sanity_checking or self.trainer.fast_dev_run
-        )
-        self._pictures_left = self.hparams["pictures"] if draws else 0
+        folder = self.trainer.log_dir or self.trainer.default_root_dir
+        self._pictures = Path(folder) / "pictures" / str(self.global_step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor | None:
-        """Count the pixels of a batch by truth and prediction; draw the first images.
+        """Count the pixels of a batch by truth and prediction; draw the first image.
 
         Returns:
             The predicted classes (N, H, W) for callbacks; of repeated images nothing.
@@ -244,52 +178,55 @@ class Segmenter(lightning.LightningModule):
         image, mask = batch["image"][:new], batch["mask"][:new]
         prediction = self.inference.classes(self, image)
         self.confusion.update(prediction, mask)
-        for *drawn, name in zip(image, mask, prediction, batch["name"], strict=False):
-            if self._pictures_left:
-                self._pictures_left -= 1
-                self._save_picture(self.draw(*drawn), name)
+        draws = self.trainer.is_global_zero and not self.trainer.sanity_checking
+        if draws and batch_idx < self.hparams["pictures"]:
+            picture = self.draw(image[0], mask[0], prediction[0])
+            path = self._pictures / f"{batch['name'][0].replace('/', '_')}.png"
+            write_whole(path, lambda file: picture.save(file, "PNG"))
         return prediction
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/miou`, `val/accuracy` and `val/iou/<class>`, each from 0 to 1."""
-        values = metrics.summarize(self.confusion.compute(), self.class_names)
+        found = metrics.results_of(self.confusion.compute(), self.class_names)
         self.confusion.reset()
         if self.trainer.sanity_checking:
             return
-        self.last_validation = values
-        for name, value in values.items():
-            shown = name == metrics.MIOU
-            if shown or not math.isnan(value):
-                # Equal in all processes already; `sync_dist` is what Lightning asks for here.
-                self.log(name, value, prog_bar=shown, sync_dist=True)
+        self.last_validation = found
+        # Equal in all processes already; `sync_dist` is what Lightning asks for here.
+        self.log("val/miou", found["miou"] or 0.0, prog_bar=True, sync_dist=True)
+        others = {"accuracy": found["accuracy"]} | {f"iou/{k}": v for k, v in found["iou"].items()}
+        known = {f"val/{name}": value for name, value in others.items() if value is not None}
+        self.log_dict(known, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, object]:
         """Return the optimizer, and the schedule over all steps of the trainer."""
         given = self.hparams
         rates = {name: given[name] for name in ("lr", "encoder_lr_factor", "weight_decay")}
-        groups = parameter_groups(self.network, **rates)
-        if given["optimizer"] == "sgd":
-            optimizer = torch.optim.SGD(groups, momentum=given["momentum"])
-        else:
-            optimizer = torch.optim.AdamW(groups)
+        groups = network.parameter_groups(self.network, **rates)
+        sgd = partial(torch.optim.SGD, momentum=given["momentum"])
+        kinds = {"sgd": sgd, "adamw": torch.optim.AdamW}
+        with as_user_error(ValueError):
+            optimizer = kinds[given["optimizer"]](groups, lr=given["lr"])
         schedule = {name: given[name] for name in ("warmup_steps", "power")}
         steps = self.trainer.estimated_stepping_batches
-        scheduler = poly_with_warmup(optimizer, total_steps=steps, **schedule)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        scheduler = network.poly_with_warmup(optimizer, total_steps=steps, **schedule)
+        interval = {"scheduler": scheduler, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": interval}
 
     def setup(self, stage: str) -> None:
         """Synchronise batch norms between processes, and optimize the network, if asked for."""
-        refuse_lightnings_sync(self.trainer)
-        given = self.hparams
-        if given["sync_batchnorm"]:
-            self.network = synchronize_norms(self.network, self.trainer, stage=stage)
+        trainer, given = self.trainer, self.hparams
+        # Lightning applies it after `setup`, and has no public name for the setting.
+        if isinstance(trainer._accelerator_connector._layer_sync, TorchSyncBatchNorm):
+            text = "sync_batchnorm of the trainer would delete the activations of a RegNet"
+            raise UserError(f"{text}; set that of the model instead: --model.sync_batchnorm true")
+        synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in self.network.modules())
+        if given["sync_batchnorm"] and trainer.world_size > 1 and not synchronised:
+            self.network = convert_norm(self.network, "SyncBN")
         if stage == "fit" and (given["optimize"] or given["compile"]):
             self._optimize_training()
         elif stage == "validate" and self.optimization is not None:
-            self.to(self.trainer.strategy.root_device).optimize(self.optimization)
+            self.to(trainer.strategy.root_device).optimize(self.optimization)
 
     def optimize(self, optimization: Optimization) -> None:
         """Replace the network, which is on its device, by a fast copy for inference.
@@ -297,76 +234,47 @@ class Segmenter(lightning.LightningModule):
         Args:
             optimization: what to do.
         """
-        size = self._padded(self.inference.window or self.typical_side or SIDE)
-        self.network, report = optimize_trained(self.network, optimization, image_size=size)
-        self.use_memory_format(report.memory_format)
+        size = self._padded(self.inference.window or 512)
+        self.network, report = optimizing.optimize_trained(
+            self.network, optimization, image_size=size
+        )
+        self._use_memory_format(report.memory_format)
         if rank_zero_only.rank == 0:
-            log_report(report)
+            optimizing.log_report(report)
 
     def _optimize_training(self) -> None:
         """Make the training fast, in all processes, before DDP; the state dict stays."""
         trainer, given = self.trainer, self.hparams
         data = getattr(trainer.datamodule, "hparams", {})
         self.network.to(trainer.strategy.root_device)
-        report = optimize_training(
+        memory_format = "channels_last" if given["channels_last"] else "auto"
+        report = optimizing.optimize_training(
             self.network,
-            Optimization(
-                compile=given["compile"],
-                memory_format="channels_last" if given["channels_last"] else "auto",
-            ),
-            image_size=self._padded(data.get("crop_size", SIDE)),
-            batch_size=max(1, data.get("batch_size", BATCH) // trainer.world_size),
+            Optimization(compile=given["compile"], memory_format=memory_format),
+            image_size=self._padded(data.get("crop_size", 512)),
+            batch_size=max(1, data.get("batch_size", 2) // trainer.world_size),
             autocast=AUTOCAST.get(trainer.precision),
             from_first=trainer.strategy.broadcast,
         )
-        self.use_memory_format(report.memory_format)
+        self._use_memory_format(report.memory_format)
         if trainer.is_global_zero:
-            log_report(report)
+            optimizing.log_report(report)
 
     def _padded(self, side: int) -> tuple[int, int]:
         """Return height and width of a square as the network gets it."""
         return (side + -side % self.stride,) * 2
 
-    def use_memory_format(self, name: str) -> None:
-        """Lay network and images out in a memory format.
-
-        Args:
-            name: "contiguous" or "channels_last".
-        """
+    def _use_memory_format(self, name: str) -> None:
+        """Lay network and images out in a memory format of `FORMATS`."""
         self._memory_format = FORMATS[name]
         self.network.to(memory_format=self._memory_format)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Save the hyperparameters so that a load does not fetch the encoder's weights again."""
-        checkpoint[ENCODER_WEIGHTS_KEY] = self.hparams["encoder_weights"]
-        saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY)
-        if saved:
-            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**saved, "encoder_weights": None}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Say again in the hyperparameters which weights training started from."""
-        if ENCODER_WEIGHTS_KEY in checkpoint:
-            self.hparams["encoder_weights"] = checkpoint[ENCODER_WEIGHTS_KEY]
-
     def draw(self, *images: torch.Tensor) -> Image.Image:
-        """Return a picture of an image beside its masks.
+        """Return a picture of an image next to its masks.
 
         Args:
             images: a normalised image (3, H, W), and masks (H, W) such as truth and prediction.
         """
-        return overlays.side_by_side(
-            *images,
-            mean=self.hparams["mean"],
-            std=self.hparams["std"],
-            colors=overlays.palette(len(self.class_names)),
-        )
-
-    def _save_picture(self, picture: Image.Image, name: str) -> None:
-        """Write a picture to the folder of a validation's, and to TensorBoard if that logs."""
-        name = name.replace("/", "_").replace("\\", "_")
-        path = self._pictures_folder / str(self.global_step) / f"{name}.png"
-        write_whole(path, lambda file: picture.save(file, "PNG"))
-        for logger in self.trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                pixels = pil_to_tensor(picture)
-                logger.experiment.add_image(f"pictures/{name}", pixels, self.global_step)
+        mean, std = self.hparams["mean"], self.hparams["std"]
+        colors = overlays.palette(len(self.class_names))
+        return overlays.side_by_side(*images, mean=mean, std=std, colors=colors)

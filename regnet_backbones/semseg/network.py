@@ -1,42 +1,42 @@
-"""Models of segmentation-models-pytorch by the name of their architecture; their batch norms."""
+"""What a segmenter is made of: a model of SMP, its loss, and the learning rates of its parameters.
+
+Rates follow DeepLab's "poly" decay (arXiv 1606.00915, section 4.1) after a linear warm-up.
+"""
 
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
-import lightning
 import segmentation_models_pytorch as smp
-from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
+import torch
+import torch.nn.functional as F
 from segmentation_models_pytorch.base import SegmentationModel
-from torch import nn
+from segmentation_models_pytorch.losses import MULTICLASS_MODE, DiceLoss
+from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from regnet_backbones.adapters.smp.encoder import register_encoder
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError, as_user_error
-from regnet_backbones.norm import convert_norm
+from regnet_backbones.semseg.labels import IGNORE
 
-# Arguments of an architecture that `decoder_options` must leave alone: others of `Segmenter` say
-# them, or they would make something else of the logits.
+LossName = Literal["ce", "dice", "ce+dice"]
+
+# Arguments of architectures that `decoder_options` cannot set: others of `Segmenter` do, or the
+# logits would be something else.
 RESERVED_OPTIONS = {
-    *("self", "encoder_name", "encoder_weights", "encoder_output_stride", "classes"),
-    *("in_channels", "activation", "aux_params"),
+    *("encoder_name", "encoder_weights", "classes", "in_channels"),
+    *("activation", "aux_params", "kwargs"),
 }
-
-# How far mean and deviation (of pixels from 0 to 1) may be from those of the weights.
-STATISTICS_TOLERANCE = 1e-3
-
-# Devices on which torch's SyncBatchNorm does not train.
-WITHOUT_SYNC_BATCHNORM = ("cpu", "mps")
 
 
 def architectures() -> dict[str, type[SegmentationModel]]:
     """Return the architectures of the installed SMP by name."""
-    return {
-        name: value
-        for name, value in vars(smp).items()
-        if inspect.isclass(value) and issubclass(value, SegmentationModel)
-    }
+    classes = {name: value for name, value in vars(smp).items() if inspect.isclass(value)}
+    return {name: value for name, value in classes.items() if issubclass(value, SegmentationModel)}
 
 
 def build_network(
@@ -50,66 +50,46 @@ def build_network(
 ) -> SegmentationModel:
     """Build a model of SMP that gives `num_classes` logits; arguments as of `Segmenter`."""
     known = {name.lower(): value for name, value in architectures().items()}
-    architecture = known.get(decoder.lower())
-    if architecture is None:
-        raise UserError(
-            f"decoder must be one of {', '.join(sorted(architectures()))}, got '{decoder}'"
-        )
+    if decoder.lower() not in known:
+        raise UserError(f"decoder must be one of {', '.join(sorted(known))}, got '{decoder}'")
+    architecture, options = known[decoder.lower()], dict(options or {})
     name = architecture.__name__
-    arguments = inspect.signature(architecture.__init__).parameters.values()
-    taken = {each.name for each in arguments if each.kind != each.VAR_KEYWORD}
-    options = dict(options or {})
-    if unknown := options.keys() - (taken - RESERVED_OPTIONS):
-        allowed = ", ".join(sorted(taken - RESERVED_OPTIONS))
-        raise UserError(f"decoder_options of {name} must be of {allowed}; got {sorted(unknown)}")
     if output_stride is not None:
-        if "encoder_output_stride" not in taken:
-            raise UserError(f"{name} has no choice of output_stride, got {output_stride}")
         options["encoder_output_stride"] = output_stride
+    # SMP's architectures take what they do not know, and ignore it.
+    taken = inspect.signature(architecture).parameters.keys() - RESERVED_OPTIONS
+    if unknown := sorted(options.keys() - taken):
+        raise UserError(f"{name} takes no {', '.join(unknown)}, only {', '.join(sorted(taken))}")
     # SMP's and timm's, of encoders, their weights, and values that the architecture does not take.
     errors = (KeyError, RuntimeError, TypeError, ValueError)
     with as_user_error(*errors, prefix=f"{name} on {encoder} with {options}: "):
+        if not isinstance(encoder, str):
+            design = RegNetDesign(**encoder)
+            encoder = "regnet({})".format(", ".join(f"{k}={v}" for k, v in encoder.items()))
+            register_encoder(encoder, design)
         return architecture(
-            encoder_name=encoder_name(encoder),
-            encoder_weights=encoder_weights,
-            classes=num_classes,
-            **options,
+            encoder_name=encoder, encoder_weights=encoder_weights, classes=num_classes, **options
         )
-
-
-def encoder_name(encoder: str | Mapping[str, object]) -> str:
-    """Return the name of an encoder in SMP; a design, by its numbers, is registered for that."""
-    if isinstance(encoder, str):
-        return encoder
-    with as_user_error(TypeError, prefix="encoder, by numbers, is no RegNet: "):
-        design = RegNetDesign(**encoder)
-    name = "regnet({})".format(", ".join(f"{key}={value}" for key, value in encoder.items()))
-    register_encoder(name, design)
-    return name
 
 
 def check_statistics(
     encoder: str, encoder_weights: str, *, mean: Sequence[float], std: Sequence[float]
 ) -> None:
     """Raise UserError where images are not normalised as a RegNet's weights by name expect."""
-    # SMP's own function would fetch the statistics of its own encoders.
     settings = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings") or {}
     expected = settings.get(encoder_weights, {})
     for name, value in {"mean": mean, "std": std}.items():
-        if name in expected and math.dist(value, expected[name]) > STATISTICS_TOLERANCE:
+        if name in expected and math.dist(value, expected[name]) > 1e-3:
             raise UserError(
                 f"weights '{encoder_weights}' of '{encoder}' expect images of {name} "
-                f"{list(map(float, expected[name]))}, got {list(value)}; set mean and std of the "
-                "data (and of the model) to those"
+                f"{list(map(float, expected[name]))}, got {list(value)}; set --data.{name} to those"
             )
 
 
 def start_branches_at_one(encoder: nn.Module) -> None:
-    """Set the weights of norms that are all zero to one, in a random encoder.
+    """Set the weights of norms that are all zero to one: of the last in each residual block.
 
-    timm zeroes the last norm of each residual block, so that a random network starts without its
-    branches (arXiv 1706.02677, section 5.1). pycls, the paper's code, does not; short trainings
-    get further its way.
+    pycls, the paper's code, does not zero them as timm does; short trainings get further its way.
     """
     for module in encoder.modules():
         is_norm = isinstance(module, (_BatchNorm, nn.GroupNorm)) and module.affine
@@ -117,30 +97,66 @@ def start_branches_at_one(encoder: nn.Module) -> None:
             nn.init.ones_(module.weight)
 
 
-def synchronize_norms(network: nn.Module, trainer: lightning.Trainer, *, stage: str) -> nn.Module:
-    """Return a network whose batch norms are synchronised where several processes train."""
-    if trainer.world_size == 1:
-        return network
-    device = trainer.strategy.root_device.type
-    if stage == "fit" and device in WITHOUT_SYNC_BATCHNORM:
-        raise UserError(
-            f"torch synchronises batch norms on GPUs only, the device is '{device}'; set "
-            "sync_batchnorm of the model to false, or train in one process"
-        )
-    # A second conversion would not know a converted layer and drop its activation.
-    if any(isinstance(module, nn.SyncBatchNorm) for module in network.modules()):
-        return network
-    return convert_norm(network, "SyncBN")
+class SegmentationLoss(nn.Module):
+    """Loss of the labelled pixels of a batch: cross entropy, SMP's Dice loss, or the sum of both.
 
-
-def refuse_lightnings_sync(trainer: lightning.Trainer) -> None:
-    """Raise UserError where Lightning would convert batch norms with torch's function.
-
-    That takes timm's `BatchNormAct2d` for a plain batch norm and deletes its activation. Lightning
-    applies it after `setup`, so it is still time; it has no public name for the setting.
+    With several processes, cross entropy is the mean over all their pixels, Dice one of each.
     """
-    if isinstance(trainer._accelerator_connector._layer_sync, TorchSyncBatchNorm):
-        raise UserError(
-            "sync_batchnorm=True of the trainer would delete the activations of a RegNet; set "
-            "model.sync_batchnorm: true, trainer.sync_batchnorm: false"
-        )
+
+    def __init__(self, name: LossName):
+        super().__init__()
+        self.name = name
+        self.dice = DiceLoss(MULTICLASS_MODE, from_logits=True, ignore_index=IGNORE)
+
+    def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the loss of logits (N, classes, H, W) and a mask (N, H, W) in float32."""
+        losses = {"ce": _cross_entropy, "dice": self.dice}
+        return sum(losses[part](logits.float(), mask) for part in self.name.split("+"))
+
+
+def _cross_entropy(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean over the labelled pixels; 0 if there are none."""
+    # Gradients are averaged over the processes: divided by the mean of their counts, every labelled
+    # pixel of the whole batch has the same weight.
+    count, processes = (mask != IGNORE).sum(), 1
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(count)
+        processes = distributed.get_world_size()
+    entropy = F.cross_entropy(logits, mask, ignore_index=IGNORE, reduction="sum")
+    return entropy / (count.clamp(min=1) / processes)
+
+
+def parameter_groups(
+    network: nn.Module, *, lr: float, encoder_lr_factor: float, weight_decay: float
+) -> list[dict[str, object]]:
+    """Return the trained parameters by part and decay, which norms and biases do not have."""
+    groups = []
+    for part, rate in (("encoder", encoder_lr_factor * lr), ("decoder", lr)):
+        of_part = [
+            parameter
+            for name, parameter in network.named_parameters()
+            if parameter.requires_grad and name.startswith("encoder.") == (part == "encoder")
+        ]
+        for name, decay in ((f"{part}/no_decay", 0.0), (part, weight_decay)):
+            params = [p for p in of_part if (p.ndim > 1) == (name == part)]
+            groups.append({"name": name, "lr": rate, "weight_decay": decay, "params": params})
+    return [group for group in groups if group["params"]]
+
+
+def poly_with_warmup(
+    optimizer: Optimizer, *, total_steps: float, warmup_steps: int = 0, power: float = 0.9
+) -> LambdaLR:
+    """Return the schedule of a run by steps; each parameter group has its own rate as the peak."""
+    if not 1 <= total_steps < math.inf:
+        text = f"the learning rate cannot decay over {total_steps} steps"
+        raise UserError(f"{text}; set max_steps or max_epochs of the trainer")
+    return LambdaLR(optimizer, lambda step: poly_factor(step, total_steps, warmup_steps, power))
+
+
+def poly_factor(step: int, total: float, warmup: int, power: float) -> float:
+    """Return the rate of a step (from 0) as a part of the peak: 1 at `warmup`, 0 from `total`."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if step >= total:
+        return 0.0
+    return (1 - (step - warmup) / (total - warmup)) ** power

@@ -16,10 +16,6 @@ OPACITY = 0.6
 # Larger panels are scaled down to fit a square of this side, in pixels.
 PANEL_SIDE = 640
 
-# Height of a legend's text in pixels, at least, and how many such lines a picture is high.
-LEGEND_MIN_TEXT = 12
-LEGEND_LINES = 40
-
 # Turning the hue by the golden ratio keeps neighbours apart for any number of colours.
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 SATURATION_AND_VALUE = ((0.9, 1.0), (0.95, 0.6), (0.45, 0.9))
@@ -35,9 +31,7 @@ def palette(count: int) -> list[Color]:
     return colors
 
 
-def paint(
-    image: torch.Tensor, mask: torch.Tensor, colors: Sequence[Color], *, opacity: float = OPACITY
-) -> torch.Tensor:
+def paint(image: torch.Tensor, mask: torch.Tensor, colors: Sequence[Color]) -> torch.Tensor:
     """Lay the colours of a mask, int64 (H, W), over an image, uint8 (3, H, W).
 
     Pixels of a class without a colour, as 255 is, stay as they are.
@@ -46,7 +40,7 @@ def paint(
     if not classes:
         return image
     masks = torch.stack([mask == label for label in classes])
-    return draw_segmentation_masks(image, masks, opacity, [colors[label] for label in classes])
+    return draw_segmentation_masks(image, masks, OPACITY, [colors[label] for label in classes])
 
 
 def side_by_side(
@@ -70,17 +64,15 @@ def side_by_side(
 
 def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Color]]) -> Image.Image:
     """Return the RGB picture with named colours in a column at its right, from top to bottom."""
-    side = max(LEGEND_MIN_TEXT, picture.height // LEGEND_LINES)
+    side = max(12, picture.height // 40)  # of the text, in pixels
     font = ImageFont.load_default(side)
-    line, left = round(1.5 * side), 2 * side
-    widest = max((font.getlength(name) for name, _ in entries), default=0)
-    column = round(left + widest + side / 2)
-    height = max(picture.height, line * len(entries))
-    canvas = Image.new("RGB", (picture.width + column, height), "white")
+    width = round(max((font.getlength(name) for name, _ in entries), default=0)) + 3 * side
+    height = max(picture.height, 2 * side * len(entries))
+    canvas = Image.new("RGB", (picture.width + width, height), "white")
     canvas.paste(picture)
     draw = ImageDraw.Draw(canvas)
     for row, (name, color) in enumerate(entries):
-        x, y = picture.width + side // 2, row * line + side // 4
+        x, y = picture.width + side // 2, 2 * side * row + side // 2
         draw.rectangle((x, y, x + side, y + side), fill=color)
-        draw.text((picture.width + left, y + side // 2), name, "black", font, anchor="lm")
+        draw.text((x + 1.5 * side, y + side // 2), name, "black", font, anchor="lm")
     return canvas

@@ -13,21 +13,16 @@ from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.files import check_output_folder
 from regnet_backbones.optimize.options import Optimization
 from regnet_backbones.runs.device import check_device
 from regnet_backbones.runs.image_paths import output_names
+from regnet_backbones.runs.results import JPEG_OPTIONS
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import load_segmenter
-from regnet_backbones.semseg.dataset import read_image
+from regnet_backbones.semseg.dataset import read_image, val_transform
 from regnet_backbones.semseg.inference import Inference
-from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.semseg.transforms import val_transform
 
 logger = logging.getLogger(__name__)
-
-# Colours in full resolution: JPEG's usual half would blur the borders of classes.
-JPEG_OPTIONS = {"quality": 90, "subsampling": "4:4:4"}
 
 
 @dataclass(frozen=True)
@@ -51,16 +46,13 @@ def predict(
     *,
     inference: Inference | None = None,
     device: str | None = None,
-    opacity: float = overlays.OPACITY,
     optimization: Optimization | None = None,
 ) -> Predictions:
     """Predict the classes of all pixels of images.
 
     Writes `<output>/overlays/<name>.jpg`, the images with the colours of their classes and a
-    legend; `<output>/labels/<name>.png`, in which the values of pixels are the numbers of classes
-    from 0, in the size of the image; and `<output>/classes.txt`, their names in that order. Labels
-    and names can be masks and class file of a `SegmentationData`. For images of several folders
-    `<name>` has the folders below the one that all are in.
+    legend; `<output>/labels/<name>.png`, whose values are the numbers of classes from 0; and
+    `<output>/classes.txt`, their names: masks and class file of a `SegmentationData`.
 
     Args:
         checkpoint: a file that Lightning saved in a training of a `Segmenter`.
@@ -68,22 +60,16 @@ def predict(
         output: a folder; files in it are overwritten.
         inference: see `checkpoints.load_segmenter`.
         device: "cpu", "cuda", "cuda:1", ...; None for a GPU where there is one.
-        opacity: from 0 to 1, how much of a pixel of an overlay is the colour of its class.
         optimization: how to make the network fast, None for not at all.
 
     Returns:
         The files that were written, and the images that could not be read.
 
     Raises:
-        UserError: the checkpoint cannot be used, or another argument is wrong.
-        OSError: the output cannot be written.
+        UserError: the checkpoint or the device cannot be used.
     """
-    if not 0 <= opacity <= 1:
-        raise UserError(f"opacity must be from 0 to 1, got {opacity}")
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
-    check_output_folder(output, name="output")
     segmenter = load_segmenter(checkpoint, inference=inference).to(device).eval()
     if optimization is not None:
         segmenter.optimize(optimization)
@@ -92,6 +78,7 @@ def predict(
     colors = overlays.palette(len(names))
     (output / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     painted, labelled, failed = [], [], []
+    normalise = val_transform(mean=segmenter.hparams["mean"], std=segmenter.hparams["std"])
     for path, name in tqdm(output_names(images).items(), desc="predicting", unit="image"):
         try:
             image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
@@ -99,9 +86,11 @@ def predict(
             logger.warning("not predicted: %s", error)
             failed.append(path)
             continue
-        classes = _classes(segmenter, image)
+        batch = normalise(tv_tensors.Image(image)).as_subclass(torch.Tensor)[None]
+        with torch.inference_mode():
+            classes = segmenter.inference.classes(segmenter, batch.to(device))[0].cpu()
         present = [(names[label], colors[label]) for label in classes.unique().tolist()]
-        overlay = to_pil_image(overlays.paint(image, classes, colors, opacity=opacity))
+        overlay = to_pil_image(overlays.paint(image, classes, colors))
         picture = Image.fromarray(classes.numpy().astype(np.uint8))
         # A palette of all 256 values: of a shorter one, Pillow writes pixels of fewer bits.
         picture.putpalette([value for color in overlays.palette(256) for value in color])
@@ -112,11 +101,3 @@ def predict(
         overlays.with_legend(overlay, present).save(painted[-1], **JPEG_OPTIONS)
         picture.save(labelled[-1])
     return Predictions(tuple(painted), tuple(labelled), tuple(failed))
-
-
-@torch.inference_mode()
-def _classes(segmenter: Segmenter, image: torch.Tensor) -> torch.Tensor:
-    """Return the classes, int64 (H, W) on the CPU, of an image, uint8 (3, H, W)."""
-    normalise = val_transform(mean=segmenter.hparams["mean"], std=segmenter.hparams["std"])
-    batch = normalise(tv_tensors.Image(image)).as_subclass(torch.Tensor)[None]
-    return segmenter.inference.classes(segmenter, batch.to(segmenter.device))[0].cpu()

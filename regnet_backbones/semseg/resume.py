@@ -1,39 +1,24 @@
 """Exact resuming with Lightning: the contract of `runs.resume` for segmenters.
 
 Batches follow from the seed and the epoch (see `loader`), the random numbers of a step from its
-place. `LastCheckpoint` writes the checkpoint, stops at signals, and brings Lightning back to the
-end of a batch, wherever a checkpoint was written.
+place. `LastCheckpoint` brings Lightning back to the end of the batch of a checkpoint.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from signal import Signals
 
 import torch
-from lightning import LightningDataModule, LightningModule
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.trainer.states import TrainerFn
 
 from regnet_backbones.files import write_whole
-from regnet_backbones.runs.resume import (
-    STEPS,
-    ResumeRules,
-    check_changes,
-    check_length,
-    largest_anywhere,
-    seed_everything,
-    seed_of,
-)
+from regnet_backbones.runs import resume
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
-from regnet_backbones.semseg.checkpoints import (
-    DATA_KEY,
-    MODEL_KEY,
-    read_lightning_checkpoint,
-    read_segmenter_checkpoint,
-)
+from regnet_backbones.semseg.checkpoints import DATA_KEY, MODEL_KEY, read_checkpoint
+from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.loader import run_seed
+from regnet_backbones.semseg.module import Segmenter
 
 # Where a checkpoint has the options of the trainer, and which of them a step depends on.
 TRAINER_KEY = "trainer_options"
@@ -42,7 +27,7 @@ TRAINER = (
     *("limit_train_batches", "max_epochs", "max_steps", "overfit_batches", "precision"),
 )
 
-RULES = ResumeRules(
+RULES = resume.ResumeRules(
     output="--output",
     fixed=(
         *("--model.num_classes", "--model.decoder", "--model.decoder_options", "--model.encoder"),
@@ -58,49 +43,34 @@ RULES = ResumeRules(
         *("--data.train_images", "--data.train_masks", "--data.val_images", "--data.val_masks"),
         *("--data.class_names_file", "--data.num_classes", "--data.num_workers"),
     ),
-    names={
-        "--model.num_classes": "the number of classes of the data",
-        "--model.class_names": "the list of classes of the data",
-        "--trainer.processes": "the number of processes",
-        "--trainer.seed": "--seed_everything",
-    },
+    names={"--trainer.processes": "the number of processes", "--trainer.seed": "--seed_everything"},
 )
 
 
 def check_resume(
-    checkpoint: Path,
-    segmenter: LightningModule,
-    data: LightningDataModule,
-    trainer: Mapping[str, object],
+    checkpoint: Path, segmenter: Segmenter, data: SegmentationData, trainer: Mapping[str, object]
 ) -> None:
-    """Check that a run can resume from a checkpoint, and warn of options that differ.
-
-    Raises:
-        UserError: the checkpoint cannot be read, is of another network or optimizer, or has more
-            steps than the run is to have.
-    """
-    content = read_segmenter_checkpoint(checkpoint)
-    before = _by_option(content[MODEL_KEY], content[DATA_KEY], content.get(TRAINER_KEY))
+    """Raise UserError if a run cannot resume from a checkpoint; warn of options that differ."""
+    content = read_checkpoint(checkpoint)
+    before = _by_option(content[MODEL_KEY], content[DATA_KEY], content.get(TRAINER_KEY, {}))
     now = _by_option(segmenter.hparams, data.hparams, trainer)
-    check_changes(before, now, RULES, source=checkpoint)
-    steps, length, option = content["global_step"], trainer["max_steps"], "--trainer.max_steps"
+    resume.check_changes(before, now, RULES, source=checkpoint)
+    length = trainer["max_steps"]
     if length >= 0:  # -1 for no limit
-        check_length(steps, length, source=checkpoint, option=option, output=RULES.output)
+        names = {"option": "--trainer.max_steps", "output": RULES.output}
+        resume.check_length(content["global_step"], length, source=checkpoint, **names)
 
 
-def _by_option(model: object, data: object, trainer: object) -> dict[str, object]:
-    return {
-        f"--{group}.{name}": value
-        for group, values in (("model", model), ("data", data), ("trainer", trainer))
-        for name, value in (values.items() if isinstance(values, Mapping) else ())
-    }
+def _by_option(model: Mapping, data: Mapping, trainer: Mapping) -> dict[str, object]:
+    groups = {"model": model, "data": data, "trainer": trainer}
+    return {f"--{group}.{name}": v for group, of in groups.items() for name, v in of.items()}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write checkpoints whole or not at all, and read them without running anything.
 
-    Lightning writes to the system's temporary folder and moves the file. Where that is on another
-    disk, as on most clusters, the move is a copy, and a run killed during it leaves half of one.
+    Lightning moves the file from the system's temporary folder: between disks that is a copy, of
+    which a killed run leaves half.
     """
 
     def save_checkpoint(
@@ -109,23 +79,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint, or raise an OSError and leave the one that was there."""
         write_whole(Path(path), lambda file: torch.save(checkpoint, file))
 
-    def load_checkpoint(
-        self,
-        path: str | Path,
-        map_location: Callable | None = None,
-        weights_only: bool | None = None,
-    ) -> dict[str, object]:
-        """Read a checkpoint onto the CPU, from where Lightning moves it; the options do nothing."""
-        return read_lightning_checkpoint(path)
+    def load_checkpoint(self, path: str | Path, *_: object, **__: object) -> dict[str, object]:
+        """Read a checkpoint onto the CPU, from where Lightning moves it; options do nothing."""
+        return read_checkpoint(path)
 
 
 class LastCheckpoint(Callback):
     """Write the last checkpoint, and resume from it; seed what each step draws, such as dropout.
 
     It is written `every` so many steps, after every validation, at the end, and when one of the
-    `signals` stops the run; it gets the `options` of the trainer for `check_resume`.
-    Lightning's `ModelCheckpoint(save_last=True)` writes it only with another one, which for the
-    best one is when a validation was better than all before.
+    `signals` stops the run (Lightning's own, only when a validation was the best so far).
     """
 
     def __init__(
@@ -133,43 +96,35 @@ class LastCheckpoint(Callback):
     ):
         self.path, self.every, self.signals, self.options = path, every, signals, dict(options)
         self._step = self._written_at = self._stopped_by = 0
-        self._accumulating = self._due = False
+        self._accumulating = False
         self._validated_at = -1
         self._resumed_in: int | None = None
         self._max_steps: int | None = None
 
     def state_dict(self) -> dict[str, int]:
-        """Return the batch, of the whole run, after which it was validated last."""
+        """Return the batch after which it was validated last."""
         return {"validated_at": self._validated_at}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Take over what `state_dict` returned."""
         self._validated_at = state_dict["validated_at"]
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, dict]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, _: object, checkpoint: dict) -> None:
         """Put the options of the trainer into a checkpoint, and its progress in one form."""
         checkpoint[TRAINER_KEY] = self.options
         _set_to_end_of_batch(checkpoint)
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, dict]
-    ) -> None:
-        """Note the epoch of a checkpoint, and update paths, before Lightning reads its states."""
+    def on_load_checkpoint(self, trainer: Trainer, _: object, checkpoint: dict) -> None:
+        """Note the epoch of a checkpoint, before Lightning reads its states."""
         self._resumed_in = _set_to_end_of_batch(checkpoint)
-        for callback in trainer.checkpoint_callbacks:
-            state = checkpoint["callbacks"].get(callback.state_key)
-            if state and isinstance(callback, ModelCheckpoint) and callback.dirpath:
-                _move_best(state, Path(callback.dirpath))
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, _: object) -> None:
         """Let a run that is resumed at its last step begin, as its validation may be missing."""
         loop = trainer.fit_loop.epoch_loop
         if self._resumed_in is not None and loop.max_steps > 0:
             self._max_steps, loop.max_steps = loop.max_steps, loop.max_steps + 1
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, _: object) -> None:
         """From here on a signal waits for its step; validate if the checkpoint lacks that."""
         self.signals.wait = True
         self.signals.install()  # Lightning has installed its own handler
@@ -179,14 +134,12 @@ class LastCheckpoint(Callback):
         if self._resumed_in is not None:
             self._validate(trainer)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, _: object, __: object, index: int) -> None:
         """Stop between two steps, when the one before is logged, too; or seed the next."""
         self._raise_if_stopped(trainer)
         seed = getattr(trainer.train_dataloader.sampler, "seed", run_seed())
-        place = (trainer.global_rank, trainer.current_epoch, batch_idx)
-        seed_everything(seed_of(seed, STEPS, *place))
+        place = (trainer.global_rank, trainer.current_epoch, index)
+        resume.seed_everything(resume.seed_of(seed, resume.STEPS, *place))
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         """Write it, if it is time; steps that accumulate gradients are one."""
@@ -194,29 +147,25 @@ class LastCheckpoint(Callback):
         self._step = trainer.global_step
         if not self._accumulating:
             self._look_for_signals(trainer)
-            if self._due or self._stopped_by or self._step % self.every == 0:
+            if self._stopped_by or self._step % self.every == 0:
                 self._write(trainer)
 
     def on_validation_batch_start(self, trainer: Trainer, *_: object) -> None:
         """Stop in a validation, unless a step is not finished: no checkpoint can hold it."""
-        if _fits(trainer) and not self._accumulating:
+        if not trainer.sanity_checking and not self._accumulating:
             self._look_for_signals(trainer)
             if self._stopped_by and self._written_at != self._step:
                 self._write(trainer)
             self._raise_if_stopped(trainer)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it, so that the validation is not repeated in a resumed run.
-
-        While gradients are accumulated, which no checkpoint holds, it waits for their step.
-        """
-        if _fits(trainer):
+    def on_validation_end(self, trainer: Trainer, _: object) -> None:
+        """Write it, so that the validation is not repeated, unless a step is not finished."""
+        if not trainer.sanity_checking:
             self._validated_at = trainer.fit_loop.total_batch_idx
-            self._due = self._accumulating
             if not self._accumulating:
                 self._write(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, _: object) -> None:
         """Write it, if it is not of the last step."""
         if trainer.global_step != self._written_at:
             self._write(trainer)
@@ -226,12 +175,12 @@ class LastCheckpoint(Callback):
             log.save()  # what a killed run has not saved is not logged again
         trainer.save_checkpoint(self.path, weights_only=False)
         self._written_at = trainer.global_step
-        self._due = False
 
     def _look_for_signals(self, trainer: Trainer) -> None:
         """Note a signal that any of the processes has received, all of them at one step."""
         device = trainer.strategy.root_device
-        self._stopped_by = self._stopped_by or largest_anywhere(self.signals.received or 0, device)
+        received = self._stopped_by or self.signals.received or 0
+        self._stopped_by = resume.largest_anywhere(received, device)
 
     def _raise_if_stopped(self, trainer: Trainer) -> None:
         if self._stopped_by:
@@ -239,10 +188,8 @@ class LastCheckpoint(Callback):
             raise StoppedError.after(received, f"step {trainer.global_step}", self.path)
 
     def _validate(self, trainer: Trainer) -> None:
-        """Validate, if that is due after the batch that a run resumes from and was not done.
-
-        The validation is in the epoch of the batch, though Lightning has ended that already.
-        """
+        """Validate, if that is due after the batch that a run resumes from and was not done."""
+        # The validation is in the epoch of the batch, though Lightning has ended that already.
         loop, epoch = trainer.fit_loop.epoch_loop, trainer.fit_loop.epoch_progress.current
         completed, epoch.completed = epoch.completed, self._resumed_in
         fetcher = trainer.fit_loop._data_fetcher
@@ -254,31 +201,11 @@ class LastCheckpoint(Callback):
         epoch.completed = completed
 
 
-def _move_best(state: dict, folder: Path) -> None:
-    """Give the state of a `ModelCheckpoint` the paths of its files in a folder, if they exist.
-
-    It forgets how good they were where its folder was moved, renamed or copied, and the next
-    validation, however bad, would overwrite them.
-    """
-    before = Path(state["dirpath"])
-
-    def moved(path: str) -> str:
-        inside = Path(path).is_relative_to(before)
-        return str(folder / Path(path).relative_to(before)) if inside else path
-
-    best = {moved(path): score for path, score in state["best_k_models"].items()}
-    if all(Path(path).is_file() for path in best):
-        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        state |= {name: moved(state[name]) for name in paths}
-        state |= {"dirpath": str(folder), "best_k_models": best}
-
-
 def _set_to_end_of_batch(checkpoint: dict[str, dict]) -> int | None:
     """Set the progress in a checkpoint to the end of its batch, and return the epoch of that.
 
-    Lightning resumes in four ways, by where a checkpoint was written. They differ in whether they
-    validate, and a run that has resumed from the last batch of an epoch counts one epoch too few
-    as begun. The end of a batch is the way that is exact, with `LastCheckpoint._validate`. With
+    Lightning resumes in four ways, by where a checkpoint was written, which differ in validations
+    and in how epochs are counted. This one is exact, with `LastCheckpoint._validate`. With
     `overfit_batches` the loader does not know its epoch, and all stays as it is.
     """
     fit = checkpoint["loops"]["fit_loop"]
@@ -288,20 +215,13 @@ def _set_to_end_of_batch(checkpoint: dict[str, dict]) -> int | None:
     epoch = loader["epoch"]
     batches, epochs = fit["epoch_loop.batch_progress"], fit["epoch_progress"]
     validation = fit["epoch_loop.val_loop.batch_progress"]
-    for progress in (batches["total"], batches["current"]):
-        progress["completed"] = progress["processed"] - 1
-    for progress in (epochs["total"], epochs["current"]):
-        progress |= {"ready": epoch + 1, "started": epoch + 1}
-        progress |= {"processed": epoch, "completed": epoch}
-    for progress in (validation["total"], validation["current"]):
-        progress |= dict.fromkeys(progress, 0)
+    for scope in ("total", "current"):
+        batches[scope]["completed"] = batches[scope]["processed"] - 1
+        epochs[scope] |= {"ready": epoch + 1, "started": epoch + 1}
+        epochs[scope] |= {"processed": epoch, "completed": epoch}
+        validation[scope] |= dict.fromkeys(validation[scope], 0)
     validation["is_last_batch"] = False
     # What loggers take for the step.
     fit["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"] - 1
     checkpoint["epoch"] = epoch
     return epoch
-
-
-def _fits(trainer: Trainer) -> bool:
-    """Whether a validation is one of a training, and not the check before its first step."""
-    return not trainer.sanity_checking and trainer.state.fn == TrainerFn.FITTING

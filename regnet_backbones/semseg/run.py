@@ -4,89 +4,52 @@ import logging
 import os
 import shlex
 import signal
-import time
 from argparse import ArgumentError
 from collections.abc import Sequence
-from datetime import timedelta
 from operator import attrgetter
 from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL import Image
 
-from regnet_backbones.errors import UserError, as_user_error
-from regnet_backbones.files import check_output_folder, remove_parts, write_whole
+from regnet_backbones.errors import as_user_error
+from regnet_backbones.files import check_output_folder, remove_parts
 from regnet_backbones.optimize.options import show_reports
 from regnet_backbones.runs.look import PICTURE, PICTURES, mosaic, show, table_of
 from regnet_backbones.runs.resume import set_earlier_run_aside
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 from regnet_backbones.runs.trained import SEGMENTER_FOLDER, TENSORBOARD_FOLDER
-from regnet_backbones.semseg import metrics, overlays
+from regnet_backbones.semseg import overlays, resume
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.labels import IGNORE, IGNORED
 from regnet_backbones.semseg.loader import run_seed
+from regnet_backbones.semseg.metrics import results_table
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.semseg.resume import (
-    TRAINER,
-    AtomicCheckpointIO,
-    LastCheckpoint,
-    check_resume,
-)
 
 LAST = "last.ckpt"
-
-# Options that Lightning divides by, unchecked.
-ABOVE_ZERO = ("trainer.accumulate_grad_batches", "trainer.val_check_interval")
 
 logger = logging.getLogger(__name__)
 
 
-class SaveConfig(SaveConfigCallback):
-    """Write the config of the run whole, so that a killed run leaves none that is cut off."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it to the folder of the logs."""
-        folder = trainer.log_dir or trainer.default_root_dir  # a broadcast: in every process
-        if trainer.is_global_zero:
-            text = self.parser.dump(self.config, skip_none=False)
-            path = Path(folder) / self.config_filename
-            write_whole(path, lambda file: file.write(text.encode()))
-
-
 class SegmentationCLI(LightningCLI):
-    """Build data, model and trainer from YAML files and the command line.
-
-    In addition to Lightning's `--config`, `--data.*`, `--model.*` and `--trainer.*` it
-    takes `--output`, the folder of everything that a run writes, `--resume`, `--save_every`, and
-    `--checkpoint.*`.
-    """
+    """Build data, model and trainer from YAML files and the command line."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add our options, and take from the data what the model must know of it."""
-        parser.add_argument(
-            "--output", default="output/semseg", help="folder of checkpoints, logs and pictures"
-        )
-        parser.add_argument(
-            "--resume",
-            action="store_true",
-            help=f"resume from the last checkpoint of --output ({LAST}), if there is one",
-        )
-        parser.add_argument(
-            "--save_every",
-            type=PositiveInt,
-            default=1000,
-            help=f"steps between two writings of {LAST}; it is written after validations, too",
-        )
-        parser.add_argument(
-            "--check_data",
-            action="store_true",
-            help=f"check every file of the data, write {PICTURE} to --output, and do not train",
-        )
+        add, text = parser.add_argument, "folder of checkpoints, logs and pictures"
+        # A shell leaves `~` alone in `--output=~/run`, and YAML does in any place.
+        add("--output", type=os.path.expanduser, default="output/semseg", help=text)
+        text = f"resume from the last checkpoint of --output ({LAST}), if there is one"
+        add("--resume", action="store_true", help=text)
+        text = f"steps between two writings of {LAST}; it is written after validations, too"
+        add("--save_every", type=PositiveInt, default=1000, help=text)
+        text = f"check every file of the data, write {PICTURE} to --output, and do not train"
+        add("--check_data", action="store_true", help=text)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         best = {"monitor": "val/miou", "mode": "max", "filename": "best"}
         best["enable_version_counter"] = False
@@ -99,25 +62,9 @@ class SegmentationCLI(LightningCLI):
         for name in ("mean", "std", "short_side"):
             parser.link_arguments(f"data.{name}", f"model.{name}")
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str] | None) -> None:
-        """Parse the command line; what is wrong with it is said in one line."""
-        try:
-            self.config = parser.parse_args(args)
-        except ArgumentError as error:
-            raise UserError(" ".join(str(error).split())) from error
-        for key in ABOVE_ZERO:
-            value = self.config[key]
-            if isinstance(value, int | float) and value <= 0:
-                raise UserError(f"--{key} must be above 0, got {value}")
-        # As Lightning does with the paths in this folder that it is given.
-        self.config.output = os.path.expanduser(self.config.output)
-
-    def before_instantiate_classes(self) -> None:
-        """Check where the run writes, before its data and its network."""
-        check_output_folder(self.config.output, name="--output")
-
     def instantiate_classes(self) -> None:
         """Build what a training needs, or the data alone to check them."""
+        check_output_folder(self.config.output, name="--output")
         if not self.config.check_data:
             super().instantiate_classes()
             return
@@ -127,51 +74,32 @@ class SegmentationCLI(LightningCLI):
         self.datamodule.check_everything = True
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
-        """Build the trainer, and TensorBoard where no logger is named.
-
-        A run that is shorter than the distance of two validations is validated at its end.
-        """
+        """Build the trainer, and TensorBoard if no logger is named."""
         config = self.config_init.trainer
         if config.logger is None:
             output = self.config_init.output
             kwargs["logger"] = TensorBoardLogger(output, name="", version=TENSORBOARD_FOLDER)
-        plugins = config.plugins or []
-        plugins = plugins if isinstance(plugins, list) else [plugins]
-        kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
-        steps, interval = config.max_steps, config.val_check_interval
-        if isinstance(interval, int) and 0 < steps < interval:
-            kwargs["val_check_interval"] = steps
-        errors = (MisconfigurationException, ValueError, TypeError)
+        kwargs["plugins"] = [*(config.plugins or []), resume.AtomicCheckpointIO()]
+        # A run that is shorter than the distance of two validations is validated at its end.
+        if 0 < config.max_steps < (config.val_check_interval or 0):
+            kwargs["val_check_interval"] = config.max_steps
+        errors = (MisconfigurationException, TypeError, ValueError)
         with as_user_error(*errors, prefix="--trainer options: "):
-            trainer = super().instantiate_trainer(**kwargs)
-        if trainer.logger is not None:
-            trainer.callbacks.append(LearningRateMonitor(logging_interval="step"))
-        return trainer
+            return super().instantiate_trainer(**kwargs)
 
 
 def launch_run(argv: Sequence[str] | None = None) -> int:
-    """Train a segmenter as a command line says, and print how good it got.
-
-    Args:
-        argv: the command line, None for that of this process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        UserError: an option or the data cannot be used.
-        StoppedError: a signal stopped the training, whose state is saved.
-        KeyboardInterrupt: a second Ctrl-C did, at once.
-    """
+    """Train a segmenter as a command line (None: that of this process) says; return 0."""
     show_reports()
-    with StopSignals(wait=False) as signals, as_user_error(MisconfigurationException):
+    errors = (ArgumentError, MisconfigurationException)
+    with StopSignals(wait=False) as signals, as_user_error(*errors):
         cli = SegmentationCLI(
             Segmenter,
             SegmentationData,
             run=False,
             auto_configure_optimizers=False,
             seed_everything_default=0,
-            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
             parser_kwargs={"description": "Train a semantic segmenter.", "exit_on_error": False},
             args=None if argv is None else list(argv),
         )
@@ -189,13 +117,12 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
     trainer, output = cli.trainer, Path(cli.config.output)
     last = _checkpoints(output) / LAST
     resumes = cli.config.resume and last.is_file()
-    options = {name: cli.config.trainer[name] for name in TRAINER}
+    options = {name: cli.config.trainer[name] for name in resume.TRAINER}
     options |= {"processes": trainer.world_size, "seed": run_seed()}
     if trainer.is_global_zero:
-        for folder in (SEGMENTER_FOLDER, TENSORBOARD_FOLDER):
-            remove_parts(output / folder)
+        remove_parts(_checkpoints(output))
     if resumes:
-        check_resume(last, cli.model, cli.datamodule, options)
+        resume.check_resume(last, cli.model, cli.datamodule, options)
     elif trainer.is_global_zero:
         if cli.config.resume:
             logger.warning("no '%s' to resume from; the training starts from step 0", last)
@@ -204,9 +131,8 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
             set_earlier_run_aside(output, files, output="--output")
         look_at(cli.datamodule, output, picture=cli.model.hparams["pictures"] > 0)
     # After the one that keeps the best checkpoint, whose state the last one has.
-    every = cli.config.save_every
-    trainer.callbacks.append(LastCheckpoint(last, every=every, signals=signals, options=options))
-    start = time.monotonic()
+    settings = {"every": cli.config.save_every, "signals": signals, "options": options}
+    trainer.callbacks.append(resume.LastCheckpoint(last, **settings))
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if resumes else None)
     except StoppedError:
@@ -220,9 +146,11 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
             raise
         raise KeyboardInterrupt(f"at step {trainer.global_step}") from stop
     if trainer.is_global_zero:
-        took = timedelta(seconds=round(time.monotonic() - start))
-        print(summarize(trainer, cli.model, output))
-        print(f"time, validations included: {took}")
+        if (results := cli.model.last_validation) is not None:
+            print(results_table(results, "last validation"))
+        print(f"best checkpoint: {trainer.checkpoint_callback.best_model_path or 'none'}")
+        print(f"config, logs, checkpoints and pictures: {output}")
+        print("all of it on one page:", shlex.join(["regnet-backbones", "report", str(output)]))
 
 
 def look_at(data: SegmentationData, folder: Path, *, picture: bool = True) -> None:
@@ -233,14 +161,14 @@ def look_at(data: SegmentationData, folder: Path, *, picture: bool = True) -> No
 
 def _table(data: SegmentationData) -> str:
     """Format the share of each class in the pixels of both splits, and the masks that have it."""
-    classes = [*range(data.num_classes), IGNORE]
-    headers, columns = ["class"], [[*data.class_names, IGNORED]]
+    rows = [[name] for name in (*data.class_names, IGNORED)]
+    headers = ["class"]
     for split, counts in data.label_counts.items():
         headers += [f"{split} pixels", f"of {counts.looked_at:,} masks"]
-        total = max(counts.pixels.total(), 1)
-        columns.append([f"{counts.classes[k] / total:.2%}" for k in classes])
-        columns.append([counts.masks[k] for k in classes])
-    return table_of(headers, list(zip(*columns, strict=True)))
+        for row, label in zip(rows, (*range(data.num_classes), IGNORE), strict=True):
+            share = counts.classes[label] / max(counts.pixels.total(), 1)
+            row += [f"{share:.2%}", counts.masks[label]]
+    return table_of(headers, rows)
 
 
 def _picture(data: SegmentationData) -> Image.Image:
@@ -251,21 +179,6 @@ def _picture(data: SegmentationData) -> Image.Image:
     drawn = [overlays.side_by_side(item["image"], item["mask"], **options) for item in items]
     present = sorted({k for item in items for k in item["mask"].unique().tolist()} - {IGNORE})
     return overlays.with_legend(mosaic(drawn), [(data.class_names[k], colors[k]) for k in present])
-
-
-def summarize(trainer: Trainer, segmenter: Segmenter, output: Path) -> str:
-    """Format the last validation, if there was one, and say where checkpoints and pictures are."""
-    values, lines = segmenter.last_validation, []
-    if values is not None:
-        lines.append(metrics.results_table(metrics.as_results(values), "last validation"))
-    return "\n".join(
-        [
-            *lines,
-            f"best checkpoint: {trainer.checkpoint_callback.best_model_path or 'none'}",
-            f"config, logs, checkpoints and pictures: {output}",
-            f"all of it on one page: {shlex.join(['regnet-backbones', 'report', str(output)])}",
-        ]
-    )
 
 
 def _checkpoints(output: str | Path) -> Path:

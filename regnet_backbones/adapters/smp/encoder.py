@@ -1,12 +1,8 @@
 """RegNet as an encoder of segmentation-models-pytorch (SMP): `smp.Unet("regnety_032")`.
 
-The contract is SMP's (`encoders/_base.py`, `encoders/__init__.py`): a registry of classes by name,
-whose instances return a list of maps that starts with the image. Importing this module registers
-every name of `regnet_backbones.zoo`.
-
+Importing this module registers every name of `regnet_backbones.zoo` in SMP's table of encoders.
 SMP's own `get_encoder` and `get_preprocessing_params` know weights only as files of SMP's making on
-the Hugging Face hub. Calls for names of ours therefore go to functions of this module; all other
-names go to SMP's functions as before.
+the Hugging Face hub: calls for names of ours go to functions of this module instead.
 """
 
 import sys
@@ -16,7 +12,7 @@ from copy import deepcopy
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from segmentation_models_pytorch import encoders as smp_encoders
@@ -27,20 +23,12 @@ from regnet_backbones.backbone import LEVELS, RegNetFeatures
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError
 
-DEPTHS = (3, 4, 5)
-
-# What SMP calls the default weights of every encoder.
-DEFAULT_WEIGHTS = "imagenet"
-
 # SMP sends names that start with these to other encoders, or gives them other decoders.
 RESERVED_PREFIXES = ("tu-", "timm-", "mit_b", "vgg")
 
 
 class RegNetEncoder(RegNetFeatures, EncoderMixin):
     """A `RegNetFeatures` that returns its maps as SMP's decoders take them.
-
-    It is one rather than has one, so that its parameters keep timm's names without a prefix:
-    `encoder.stem.conv.weight` in a `smp.Unet`.
 
     Args:
         name_or_design: a name of `regnet_backbones.zoo.names()`, or a `RegNetDesign`.
@@ -49,15 +37,13 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
 
     Attributes:
         out_channels: channels of each returned map, the image first.
-        output_stride: stride of the last map: `2 ** depth`, or the one asked for if that is
-            less.
+        output_stride: stride of the last map: `2 ** depth`, or the one asked for if less.
 
     Raises:
         ValueError: as `RegNetFeatures`, or for another depth.
     """
 
-    # A plain value instead of the property of `EncoderMixin`.
-    output_stride: int = 32
+    output_stride: int = 32  # in place of the property of `EncoderMixin`
 
     def __init__(
         self,
@@ -68,7 +54,7 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
         output_stride: Literal[8, 16, 32] = 32,
         pretrained: bool | str | Path = False,
     ):
-        if depth not in DEPTHS:
+        if depth not in (3, 4, 5):
             raise UserError(f"depth of a RegNet encoder must be 3, 4 or 5, got {depth}")
         super().__init__(
             name_or_design,
@@ -78,7 +64,6 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
             pretrained=pretrained,
             out_levels=LEVELS[:depth],
         )
-        # What `EncoderMixin` computes from.
         self._depth = depth
         self._in_channels = in_channels
         self._output_stride = output_stride
@@ -86,11 +71,6 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
         self.output_stride = self.strides[depth]
         # TorchScript has no words for what `RegNetFeatures` does with byobnet's stem and stages.
         self._is_torch_scriptable = not hasattr(self, "stages")
-
-    if TYPE_CHECKING:
-
-        def __call__(self, x: torch.Tensor) -> list[torch.Tensor]:
-            """Return the image and the maps, see `forward`."""
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return the image and the maps C1 to C{depth}.
@@ -112,71 +92,39 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
             raise RuntimeError(f"the encoder {self.name} is not torch scriptable; trace it instead")
         return self
 
-    def get_stages(self) -> dict[int, list[torch.nn.Module]]:
-        """Return the parts that an output stride dilates, by the stride they have without one."""
-        return {
-            2**level: [self.get_submodule(part) for part in self.level_parts[level]]
-            for level in self.out_levels
-            if level > 3
-        }
-
-    def set_in_channels(self, in_channels: int, pretrained: bool = True) -> None:
-        """Refuse other input channels than the network was built for."""
-        self._check_built_with("in_channels", self._in_channels, in_channels)
-
-    def make_dilated(self, output_stride: int) -> None:
-        """Refuse another output stride than the network was built with."""
-        self._check_built_with("output_stride", self._output_stride, output_stride)
-
-    def _check_built_with(self, option: str, built: int, asked: int) -> None:
-        if asked != built:
-            raise UserError(
-                f"the encoder is built with {option}={built}, got {asked}; build a new one with "
-                f"{option}={asked}"
-            )
-
 
 def register_encoder(name: str, name_or_design: str | RegNetDesign) -> None:
     """Make a network an encoder of SMP: `smp.Unet(name, encoder_weights=None)`.
 
-    A model that was saved with it loads in a process that registered the same name.
+    A saved model of it loads in a process that registered the same name.
 
     Args:
-        name: what SMP calls it from now on. The same name with the same network again is fine.
-        name_or_design: a `RegNetDesign`, or a name of `regnet_backbones.zoo.names()`, whose
-            weights then come with it.
+        name: what SMP calls it from now on; again with the same network is fine.
+        name_or_design: a `RegNetDesign`, or a name of `regnet_backbones.zoo.names()`.
 
     Raises:
-        ValueError: SMP has another encoder of that name, or gives names like it a meaning of its
-            own; or the network is unknown.
+        ValueError: SMP has another encoder of that name or like it, or the network is unknown.
     """
     if name.startswith(RESERVED_PREFIXES):
-        raise UserError(
-            f"names that start with {', '.join(RESERVED_PREFIXES)} mean something of their own to "
-            f"SMP, got '{name}'; choose another name"
-        )
-    _register({name: name_or_design})
+        raise UserError(f"'{name}' starts like SMP's own {RESERVED_PREFIXES}; choose another name")
+    _register(name, name_or_design)
 
 
 def register_encoders() -> None:
     """Register every name of the zoo, and send SMP's calls for our names here."""
-    _register({name: name for name in zoo.names()})
+    for name in zoo.names():
+        _register(name, name)
     _route("get_encoder", _get_encoder)
     _route("get_preprocessing_params", _get_preprocessing_params)
 
 
-def _register(networks: Mapping[str, str | RegNetDesign]) -> None:
-    """Put networks into SMP's registry by name, all of them or none."""
-    entries = {name: _entry(network) for name, network in networks.items()}
-    for name, entry in entries.items():
-        other = smp_encoders.encoders.get(name, entry)
-        if other != entry:
-            raise UserError(
-                f"SMP already has an encoder '{name}' ({other['encoder'].__name__}, "
-                f"{other['params']}), which is not overwritten; choose another name, or remove "
-                f"that one with segmentation_models_pytorch.encoders.encoders.pop('{name}')"
-            )
-    smp_encoders.encoders.update(entries)
+def _register(name: str, network: str | RegNetDesign) -> None:
+    """Put a network into SMP's registry."""
+    entry = _entry(network)
+    other = smp_encoders.encoders.setdefault(name, entry)
+    if other != entry:
+        known = f"'{name}' ({other['encoder'].__name__}, {other['params']})"
+        raise UserError(f"SMP already has an encoder {known}; choose another name")
 
 
 def _entry(name_or_design: str | RegNetDesign) -> dict[str, object]:
@@ -185,30 +133,17 @@ def _entry(name_or_design: str | RegNetDesign) -> dict[str, object]:
     if isinstance(name_or_design, str):
         variant = zoo.get(name_or_design)
         name_or_design = variant.name
-        settings = {
-            tag: {
-                "input_space": "RGB",
-                "input_range": [0, 1],
-                "mean": list(weights.mean),
-                "std": list(weights.std),
-            }
-            for tag, weights in variant.weights.items()
-        }
+        rgb = {"input_space": "RGB", "input_range": [0, 1]}
+        for tag, weights in variant.weights.items():
+            settings[tag] = {**rgb, "mean": list(weights.mean), "std": list(weights.std)}
         if settings:
-            settings = {DEFAULT_WEIGHTS: settings[variant.default_tag], **settings}
-    return {
-        "encoder": RegNetEncoder,
-        "params": {"name_or_design": name_or_design},
-        "pretrained_settings": settings,
-    }
+            settings = {"imagenet": settings[variant.default_tag], **settings}
+    params = {"name_or_design": name_or_design}
+    return {"encoder": RegNetEncoder, "params": params, "pretrained_settings": settings}
 
 
 def _route(function: str, ours: Callable) -> None:
-    """Send calls of a function of `smp.encoders` for our names to `ours`; do it once.
-
-    Decoders have bound the function by name when SMP was imported before, so it is exchanged in
-    every module that holds it.
-    """
+    """Send calls of a function of `smp.encoders` for our names to `ours`, in every module."""
     stock = getattr(smp_encoders, function)
     if hasattr(stock, "routes_regnets"):
         return
@@ -217,7 +152,6 @@ def _route(function: str, ours: Callable) -> None:
     @wraps(stock)
     def routed(*args: object, **kwargs: object) -> object:
         name = args[0] if args else kwargs.get(first)
-        _check_spelling(name)
         is_ours = smp_encoders.encoders.get(name, {}).get("encoder") is RegNetEncoder
         return (ours if is_ours else stock)(*args, **kwargs)
 
@@ -225,19 +159,6 @@ def _route(function: str, ours: Callable) -> None:
     for module in list(sys.modules.values()):
         if getattr(module, "__dict__", {}).get(function) is stock:
             setattr(module, function, routed)
-
-
-def _check_spelling(name: object) -> None:
-    """Raise KeyError, as SMP does, for a RegNet that it does not know, with the name it may be."""
-    if not isinstance(name, str) or name in smp_encoders.encoders:
-        return
-    if "regnet" not in name.lower() or name.startswith(RESERVED_PREFIXES):
-        return
-    try:
-        hint = f"SMP knows this network as '{zoo.get(name).name}'"
-    except ValueError as error:
-        hint = str(error)
-    raise KeyError(f"Wrong encoder name `{name}`: {hint}")
 
 
 def _get_encoder(
@@ -248,10 +169,7 @@ def _get_encoder(
     output_stride: int = 32,
     **kwargs: object,
 ) -> RegNetEncoder:
-    """Build an encoder of ours, as `smp.encoders.get_encoder` is asked to.
-
-    `kwargs` are options of SMP's `tu-` encoders, which SMP's other encoders ignore.
-    """
+    """Build an encoder; `kwargs` are of SMP's `tu-` encoders, or what a model does not know."""
     if ignored := [key for key, value in kwargs.items() if value is not None]:
         warnings.warn(f"the encoder '{name}' ignores {', '.join(ignored)}", stacklevel=3)
     entry = smp_encoders.encoders[name]
@@ -264,38 +182,28 @@ def _get_encoder(
     )
 
 
-def _get_preprocessing_params(
-    encoder_name: str, pretrained: str = DEFAULT_WEIGHTS
-) -> dict[str, object]:
-    """Return what weights of ours expect, as `smp.encoders.get_preprocessing_params` does."""
+def _get_preprocessing_params(encoder_name: str, pretrained: str = "imagenet") -> dict[str, object]:
+    """Return what weights of ours expect."""
     settings = smp_encoders.encoders[encoder_name]["pretrained_settings"]
     if pretrained not in settings:
-        known = f"one of {', '.join(settings)}" if settings else "given, there are none"
-        raise UserError(
-            f"preprocessing belongs to weights, and the weights of '{encoder_name}' must be "
-            f"{known}; got {pretrained!r}. For other weights take the mean and std they were "
-            "trained with"
-        )
+        known = f"known are those of {list(settings)}, got {pretrained!r}"
+        raise UserError(f"preprocessing of '{encoder_name}' belongs to weights; {known}")
     return deepcopy(settings[pretrained])
 
 
 def _pretrained(name: str, weights: str | None, settings: Mapping[str, object]) -> bool | str:
-    """Translate SMP's `encoder_weights` to `pretrained` of `RegNetFeatures`.
-
-    A path must be text: of a `Path` SMP's `save_pretrained` would write "imagenet".
-    """
+    """Translate SMP's `encoder_weights` to `pretrained` of `RegNetFeatures`."""
     if weights is None:
         return False
     if weights in settings:
-        return True if weights == DEFAULT_WEIGHTS else weights
+        return True if weights == "imagenet" else weights
+    # A path must be text: of a `Path` SMP's `save_pretrained` would write "imagenet".
     if isinstance(weights, str) and ("://" in weights or Path(weights).expanduser().is_file()):
         return weights
-    tags = "".join(f"'{tag}', " for tag in settings)
-    none = "" if settings else f"; there are no published weights for '{name}'"
     raise UserError(
-        f"encoder_weights of '{name}' must be None (random weights), {tags}a source such as "
-        f"'torchvision://regnet_y_3_2gf.IMAGENET1K_V2' or a file, as text; got {weights!r}{none}. "
-        "To load a whole model that was saved, pass encoder_weights=None to from_pretrained"
+        f"encoder_weights of '{name}' must be None (random weights), one of {list(settings)}, a "
+        "source such as 'torchvision://regnet_y_3_2gf.IMAGENET1K_V2' or a file, as text; got "
+        f"{weights!r}. To load a whole saved model, pass encoder_weights=None to from_pretrained"
     )
 
 
