@@ -15,21 +15,13 @@ from regnet_backbones.detection import run
 from regnet_backbones.detection.config import load_config_file, read_config
 from regnet_backbones.detection.trained import load_config
 from regnet_backbones.runs.trained import Trained
-from regnet_backbones.runs.yaml_files import MAX_BYTES, read_yaml
+from regnet_backbones.runs.yaml_files import read_yaml
 from regnet_backbones.semseg import description
 
 QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
 MARKER = "OWNED"
 TOUCH = f"['touch {MARKER}']"
 OPEN = f"[{MARKER}, w]"
-LAUGHS = "\n".join(
-    ["A0: &a0 [x, x, x, x, x, x, x, x, x]"]
-    + [f"A{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
-)
-MERGED_LAUGHS = "\n".join(
-    ["A0: &a0 {x: 1}"]
-    + [f"A{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 30)]
-)
 
 # Text of a file, and what the line about it must name.
 HOSTILE = {
@@ -53,22 +45,8 @@ HOSTILE = {
         f"X: !<tag:yaml.org,2002:python/object/apply:os.system> {TOUCH}",
         "!!python/object/apply:os.system",
     ),
-    "a merged call": (f"<<: !!python/object/apply:os.system {TOUCH}", "os.system"),
     "a tuple": ("SOLVER:\n  STEPS: !!python/tuple [1, 2]", "!!python/tuple"),
-    "bytes": ("OUTPUT_DIR: !!binary aGVsbG8=", "!!binary"),
-    "a set": ("X: !!set {a, b}", "!!set"),
     "a tag of somebody's": ("X: !mine 3", "!mine"),
-    "laughs": (LAUGHS, "100,000 values"),
-    "merged laughs": (MERGED_LAUGHS, "100,000 values"),
-    "laughs in a known call": (
-        LAUGHS + "\nX: !!python/object/apply:eval [*a29]",
-        "100,000 values",
-    ),
-    "itself": ("X: &x [*x]", "alias"),
-    "depth": ("X: " + "[" * 2_000, "nested"),
-    "length": (f"OUTPUT_DIR: {'x' * 100_000}", "100,000 characters"),
-    "digits": (f"SEED: 0x{'f' * 9000}", "9,002 characters"),
-    "size": ("#" * (MAX_BYTES + 1), "bytes"),
     "twice": ("SEED: 1\nVIS_PERIOD: 2\nSEED: 3", "'SEED'"),
     "twice below": ("SOLVER: {MAX_ITER: 1, STEPS: [1], MAX_ITER: 2}", "'MAX_ITER'"),
     "tabs": ("MODEL:\n\tDEVICE: cpu", "line 2"),
@@ -139,7 +117,7 @@ def test_a_file_is_read_as_data_everywhere(config, case):
         assert one_line(message)
 
 
-@pytest.mark.parametrize("case", ["a call", "an expression", "laughs", "twice"])
+@pytest.mark.parametrize("case", ["a call", "an expression", "twice"])
 def test_a_base_is_read_as_data(config, case):
     text, named = HOSTILE[case]
     config(text, "base.yaml")
