@@ -25,7 +25,8 @@ from torch import nn
 
 from regnet_backbones.detection.prediction import model_input
 from regnet_backbones.errors import UserError
-from regnet_backbones.export.checking import (
+from regnet_backbones.export.formats import (
+    IMAGE_SIZE,
     TOLERANCE,
     Checked,
     CheckedSize,
@@ -35,7 +36,6 @@ from regnet_backbones.export.checking import (
     random_images,
     written_whole,
 )
-from regnet_backbones.export.formats import IMAGE_SIZE
 from regnet_backbones.export.running import TORCHSCRIPT_SUFFIXES, load_torchscript, trace
 from regnet_backbones.optimize.folding import fold_batch_norm
 from regnet_backbones.optimize.passes import relative_error
@@ -121,7 +121,7 @@ def trace_detector(
         if not _sees_something(network, example):
             raise _sees_nothing("the first image", example.shape[-2:])
         try:
-            trace(network, example, target, checked=True)
+            trace(network, example, target)
         except RuntimeError as error:  # of TorchScript, and of Python code it has no words for
             raise ExportError(f"{type(model).__name__} cannot be traced: {error}") from error
         sizes = _check(target, network, images, tolerance)
