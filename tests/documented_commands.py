@@ -21,7 +21,7 @@ from torch.distributed.run import get_args_parser
 
 from benchmarks.command import benchmark_parser
 from regnet_backbones import zoo
-from regnet_backbones.cli import datasets, options, train
+from regnet_backbones.cli import datasets, models, train
 from regnet_backbones.cli.command_lines import find_config
 from regnet_backbones.cli.design import design_parser
 from regnet_backbones.cli.export import export_parser
@@ -35,9 +35,9 @@ PARSERS = {
     "check-data": train.check_parser,
     "convert-weights": convert_parser,
     "design": design_parser,
-    "evaluate": options.evaluate_parser,
+    "evaluate": models.evaluate_parser,
     "export": export_parser,
-    "predict": options.predict_parser,
+    "predict": models.predict_parser,
     "prepare-ade20k": datasets.ade20k_parser,
     "report": report_parser,
     "shapes": datasets.shapes_parser,

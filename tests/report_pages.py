@@ -115,7 +115,7 @@ def read_detector(folder, evaluation, *, val=None):
 
     run = find_run(folder)
     description = describe(run.config_file, val=val)
-    found = find_evaluation(run, [Path(folder) / evaluation], description=description)
+    found = find_evaluation(run, [Path(folder) / evaluation], description)
     return read_report(run, description, found)
 
 
@@ -125,5 +125,5 @@ def read_segmenter(folder, evaluation="report"):
 
     run = find_run(folder)
     description = describe(run.config_file, run.trained and run.trained.checkpoint)
-    found = find_evaluation(run, [Path(folder) / evaluation], description=description)
+    found = find_evaluation(run, [Path(folder) / evaluation], description)
     return read_report(run, description, found)

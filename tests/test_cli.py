@@ -13,7 +13,7 @@ from regnet_backbones.cli.command_lines import find_config, parse_size, plain_co
 from regnet_backbones.cli.datasets import shapes_parser
 from regnet_backbones.cli.export import export_parser
 from regnet_backbones.cli.main import COMMANDS, main
-from regnet_backbones.cli.options import predict_parser
+from regnet_backbones.cli.models import predict_parser
 from regnet_backbones.errors import UnknownNameError, UserError
 from regnet_backbones.export.formats import IMAGE_SIZE, OPSET
 from regnet_backbones.optimize.options import Dtype

@@ -62,8 +62,6 @@ def _throw(rank, error):
 def test_an_error_of_a_user_ends_in_its_message(kind, where, capsys):
     assert run_command(lambda: where(kind(MESSAGE))) == kind.status
     assert capsys.readouterr().err.endswith(f"error: {MESSAGE}\n")
-    assert run_command(lambda: throw(kind(MESSAGE)), quiet=True) == kind.status
-    assert capsys.readouterr().err == ""
 
 
 def test_an_error_of_a_data_worker_ends_in_its_message(capsys):

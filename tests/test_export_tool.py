@@ -100,7 +100,6 @@ def test_a_segmenter(segmenter, tmp_path, capsys):
         ("detector", "net.onnx --opts A.B 1", "A.B"),
         ("segmenter", "net.onnx --part backbone", "--part"),
         ("regnetx_002", "net.pth", "--output"),
-        ("regnetx_002", "net.ts --format onnx", ".onnx"),
         ("regnetx_002", "net.ts --opset 18", "--opset"),
         ("regnetx_002", "net.ts --config-file a.yaml", "--config-file"),
         ("regnetx_002", "net.ts --pretrained gone", "'gone'"),
@@ -115,9 +114,3 @@ def test_what_cannot_be_exported_is_named(model, options, named, request, tmp_pa
     assert error.startswith("error: ")
     assert named in error
     assert not list(tmp_path.iterdir())
-
-
-def test_formats_are_named_in_the_help(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main("--help")
-    assert "{onnx,program,torchscript}" in capsys.readouterr().out

@@ -11,7 +11,6 @@ from load_tool import load_tool
 from report_pages import EVIL, Page, content_of, small_report
 from torch.utils.tensorboard import SummaryWriter
 
-from regnet_backbones.cli import report as command
 from regnet_backbones.report.logs import read_log
 from regnet_backbones.report.page import render, write_page
 from regnet_backbones.report.reading import find_run
@@ -182,12 +181,3 @@ def test_runs_without_a_checkpoint_are_known_by_their_logs(tmp_path, capsys):
     assert find_run(segmenter).trained is None
     assert load_tool("report").main([str(detector), "--images", "0"]) == 2
     assert "--images" in capsys.readouterr().err
-
-
-def test_packages_that_are_not_installed_are_named(tmp_path, capsys, monkeypatch):
-    main = load_tool("report").main
-    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "jinja2" else name)
-    assert main([str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert "jinja2" in error
-    assert "pip install 'regnet_backbones[report]'" in error

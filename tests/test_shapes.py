@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from load_tool import load_tool
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -15,7 +14,7 @@ from regnet_backbones import shapes
 from regnet_backbones.shapes import SPLITS, ShapesSpec, draw, trace, write
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SPEC = ShapesSpec(num_train=40, num_val=10, image_size=96)
+SPEC = ShapesSpec(num_train=24, num_val=8, image_size=96)
 TINY = ShapesSpec(num_train=2, num_val=1, image_size=64)
 
 
@@ -94,7 +93,7 @@ def test_images_do_not_depend_on_how_many_there_are(tmp_path):
 
 
 def test_seeds_splits_and_indices_draw_different_images():
-    other = ShapesSpec(num_train=40, num_val=10, image_size=96, seed=1)
+    other = ShapesSpec(num_train=24, num_val=8, image_size=96, seed=1)
     drawn = [draw(SPEC, "train", 0), draw(SPEC, "train", 1), draw(SPEC, "val", 0)]
     drawn.append(draw(other, "train", 0))
     assert len({sample.image.tobytes() for sample in drawn}) == 4
@@ -114,9 +113,8 @@ def test_sample_arrays():
 
 
 def test_every_class_occurs_and_sizes_vary(dataset, split):
-    counts = dataset.counts(split)
-    assert list(counts) == ["circle", "square", "triangle", "star", "cross"]
-    assert min(counts.values()) > 0
+    categories = {instance["category_id"] for instance, _ in instances(dataset, split)}
+    assert categories == {1, 2, 3, 4, 5}
     sides = [max(instance["bbox"][2:]) for instance, _ in instances(dataset, split)]
     assert min(sides) < 20
     assert max(sides) > 45
@@ -179,10 +177,9 @@ def test_trace_opens_holes():
     np.testing.assert_array_equal(rasterise(polygons, 5, 7), ring)
 
 
-@pytest.mark.parametrize("density", [0.2, 0.5, 0.8])
-def test_trace_rasterises_back_exactly(density):
+def test_trace_rasterises_back_exactly():
     rng = np.random.default_rng(0)
-    for _ in range(10):
+    for density in (0.2, 0.5, 0.8) * 4:
         mask = rng.random((14, 17)) < density
         np.testing.assert_array_equal(rasterise(trace(mask), 14, 17), mask)
 
@@ -196,7 +193,7 @@ def test_trace_of_nothing():
 
 def test_images_are_what_draw_returns(dataset, split):
     images = json.loads(dataset.instances_json(split).read_text())["images"]
-    assert len(images) == {"train": 40, "val": 10}[split]
+    assert len(images) == {"train": 24, "val": 8}[split]
     assert len({image["id"] for image in images}) == len(images)
     for index, image in enumerate(images[:5]):
         pixels = read(dataset.images(split) / image["file_name"])
@@ -284,7 +281,7 @@ def test_semantic_masks_agree_with_panoptic(dataset, split):
 def test_masks_for_detectron2_agree_with_semantic_masks(dataset, split):
     """They count from 0, and in those of stuff things are 0 and the background is 1."""
     files = sorted(dataset.semantic_masks(split).iterdir())
-    assert len(files) == {"train": 40, "val": 10}[split]
+    assert len(files) == {"train": 24, "val": 8}[split]
     for file in files:
         labels = read(file).astype(int)
         from_zero = Image.open(dataset.semantic_masks_from_zero(split) / file.name)
@@ -295,20 +292,9 @@ def test_masks_for_detectron2_agree_with_semantic_masks(dataset, split):
 
 
 def test_class_list(dataset):
-    assert dataset.class_list.read_text() == (
+    assert (dataset.root / "semantic" / "objectInfo.txt").read_text() == (
         "Idx\tName\n1\tcircle\n2\tsquare\n3\ttriangle\n4\tstar\n5\tcross\n6\tbackground\n"
     )
-
-
-def test_images_are_copied_where_links_do_not_work(tmp_path, monkeypatch):
-    def refuse(source, target):
-        raise OSError("links are not supported")
-
-    monkeypatch.setattr(os, "link", refuse)
-    dataset = write(tmp_path / "copied", TINY)
-    copied, original = dataset.semantic_images("val") / "000000.png", dataset.images("val")
-    assert copied.read_bytes() == (original / "000000.png").read_bytes()
-    assert copied.stat().st_nlink == 1
 
 
 # Existing folders
@@ -369,7 +355,7 @@ def test_interrupted_run_leaves_what_was_there(tmp_path, monkeypatch):
 
     old = write(tmp_path / "shapes", TINY)
     before = contents(tmp_path)
-    monkeypatch.setattr(shapes.files, "segments", interrupt)
+    monkeypatch.setattr(shapes.files, "draw", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "new", TINY)
     with pytest.raises(KeyboardInterrupt):
@@ -382,38 +368,8 @@ def test_interrupted_run_leaves_what_was_there(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_train", 0), ("num_val", 1.5), ("image_size", 16), ("seed", -1), ("num_train", True)],
+    [("num_train", 0), ("num_val", -1), ("image_size", 16), ("seed", -1)],
 )
 def test_bad_specs(field, value):
-    with pytest.raises(ValueError, match=f"{field} must be a whole number of at least .*{value}"):
+    with pytest.raises(ValueError, match=f"{field} must be at least .*{value}"):
         ShapesSpec(**{field: value})
-
-
-def test_bad_split():
-    with pytest.raises(ValueError, match="split must be one of train, val, got 'test'"):
-        draw(SPEC, "test", 0)
-
-
-# Command line
-
-
-@pytest.fixture(scope="module")
-def tool():
-    return load_tool("make_shapes")
-
-
-def test_command_line(tool, tmp_path, capsys):
-    arguments = ["--output", str(tmp_path / "shapes"), "--num-train", "2", "--num-val", "1"]
-    arguments += ["--image-size", "64"]
-    assert tool.main(arguments) == 0
-    printed = capsys.readouterr().out
-    assert "shapes: written" in printed
-    assert "train: 2 images" in printed
-    assert str(tmp_path / "shapes" / "annotations" / "instances_train.json") in printed
-    assert contents(tmp_path / "shapes") == contents(write(tmp_path / "again", TINY).root)
-
-    assert tool.main(arguments) == 0
-    assert "exists already" in capsys.readouterr().out
-    assert tool.main([*arguments, "--seed", "1"]) == 2
-    assert "--overwrite" in capsys.readouterr().err
-    assert tool.main([*arguments, "--seed", "1", "--overwrite"]) == 0

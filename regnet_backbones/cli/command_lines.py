@@ -24,13 +24,8 @@ def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
 def find_config(given: str, trainer: Literal["detectron2", "semseg"]) -> str:
     """Return the path of a config that is a file, or that comes with the package.
 
-    Args:
-        given: a path; or, of the package, a name without suffix, `mask_rcnn_regnety_032_fpn_1x`, or
-            a path below `configs/`. Anything else is returned as it is, for the trainer to judge.
-        trainer: whose configs the names are of.
-
-    Raises:
-        UnknownNameError: there is no config of this name.
+    Of the package, `given` is a name, `mask_rcnn_regnety_032_fpn_1x`, or a path below `configs/`.
+    Anything else is returned as it is, for the trainer to judge.
     """
     if Path(given).exists():
         return given
@@ -59,13 +54,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def plain_command(command: str, argv: Sequence[str], paths: Iterable[str | None]) -> str:
-    """Return a command line as a shell repeats it, without folders of this machine.
-
-    Args:
-        command: its words before the arguments, or the path of a script in the repository.
-        argv: its arguments.
-        paths: those of them of which only the last part is kept.
-    """
+    """Return a command line as a shell repeats it; of `paths` in it only the last part is kept."""
     words = ["python", command] if command.endswith(".py") else command.split()
     given = [path for path in paths if path]
     for word in argv:

@@ -36,16 +36,13 @@ def draw_shapes(argv: Sequence[str], prog: str) -> int:
 def shapes_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of `shapes`."""
     parser = command_parser(prog, SHAPES)
-    parser.add_argument("--output", type=Path, default=Path("datasets/shapes"), metavar="DIR")
-    for option, default in (("train", 1600), ("val", 100)):
-        parser.add_argument(
-            f"--num-{option}", type=int, default=default, metavar="N", help="images (%(default)s)"
-        )
-    parser.add_argument(
-        "--image-size", type=int, default=128, metavar="PIXELS", help="default: %(default)s"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--overwrite", action="store_true", help="replace another shapes dataset")
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("datasets/shapes"), metavar="DIR")
+    add("--num-train", type=int, default=1600, metavar="N", help="images (%(default)s)")
+    add("--num-val", type=int, default=100, metavar="N", help="images (%(default)s)")
+    add("--image-size", type=int, default=128, metavar="PIXELS", help="default: %(default)s")
+    add("--seed", type=int, default=0)
+    add("--overwrite", action="store_true", help="replace another shapes dataset")
     return parser
 
 
@@ -53,26 +50,11 @@ def _draw(args: argparse.Namespace) -> int:
     from regnet_backbones import shapes
 
     check_output_folder(args.output.parent, name="the folder of --output")
-    spec = shapes.ShapesSpec(
-        num_train=args.num_train,
-        num_val=args.num_val,
-        image_size=args.image_size,
-        seed=args.seed,
-    )
+    spec = shapes.ShapesSpec(args.num_train, args.num_val, args.image_size, args.seed)
     dataset = shapes.write(args.output, spec, overwrite=args.overwrite)
-    print(f"{dataset.root}: {'written' if dataset.written else 'exists already, unchanged'}")
-    for split, images in zip(shapes.SPLITS, (spec.num_train, spec.num_val), strict=True):
-        counts = dataset.counts(split)
-        per_class = ", ".join(f"{name} {count}" for name, count in counts.items())
-        print(f"\n{split}: {images} images, {sum(counts.values())} shapes ({per_class})")
-        print(f"  images            {dataset.images(split)}")
-        print(f"  instances         {dataset.instances_json(split)}")
-        print(f"  keypoints         {dataset.keypoints_json(split)}")
-        print(f"  panoptic          {dataset.panoptic_json(split)}")
-        print(f"  panoptic masks    {dataset.panoptic_masks(split)}")
-        print(f"  semantic images   {dataset.semantic_images(split)}")
-        print(f"  semantic masks    {dataset.semantic_masks(split)}")
-    print(f"\nsemantic labels: {dataset.class_list}")
+    state = "written" if dataset.written else "exists already, unchanged"
+    images = f"{spec.num_train} training and {spec.num_val} validation images"
+    print(f"{dataset.root}: {images}, {state}")
     return 0
 
 

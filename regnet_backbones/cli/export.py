@@ -33,17 +33,12 @@ training (a detector's in the order of INPUT.FORMAT). A whole detector is traced
 which takes one image with values from 0 to 255.
 """
 
-FORMATS = {".onnx": "onnx", ".pt2": "program", ".ts": "torchscript", ".pt": "torchscript"}
-
-# Options, and the only kind of export that uses them.
-ONLY_FOR = {
-    "pretrained": "a name of the zoo",
-    "config_file": "a detector",
-    "opts": "a detector",
-    "part": "a detector",
-    "images": "a whole detector",
-    "image_size": "a network that is exported with random images",
-    "opset": "the format onnx",
+# Options that not every export uses, by what is exported.
+USED = {
+    "a name of the zoo": ("pretrained", "image_size", "opset"),
+    "a segmenter": ("image_size", "opset"),
+    "the backbone of a detector": ("image_size", "opset", "part", "config_file", "opts"),
+    "a whole detector": ("part", "images", "config_file", "opts"),
 }
 
 
@@ -64,91 +59,56 @@ def export_parser(prog: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", metavar="MODEL", help="a name of the zoo, a run's folder, or a checkpoint")
     add("--output", required=True, metavar="FILE", help="the new file")
-    formats = tuple(dict.fromkeys(FORMATS.values()))
-    add("--format", choices=formats, help="default: that of the suffix of --output")
-    add(
-        "--image-size",
-        type=int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="of the images it is exported with (default: 256 320)",
-    )
+    text = "of the images it is exported with (default: 256 320)"
+    add("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help=text)
     add("--opset", type=int, help="of ONNX (default: 20)")
     add("--no-fold", action="store_true", help="do not fold batch norms into the convolutions")
-    add(
-        "--pretrained",
-        nargs="?",
-        const=True,
-        metavar="WEIGHTS",
-        help="of a name of the zoo: its default weights, a tag, a source or a file",
-    )
-    detector = parser.add_argument_group("detectors only")
-    detector.add_argument(
-        "--part",
-        choices=("backbone", "whole"),
-        help="what is exported (default: backbone, and whole for TorchScript)",
-    )
-    detector.add_argument(
-        "--images",
-        nargs="+",
-        metavar="IMAGE",
-        help="of a whole detector: files, folders or patterns in quotes, in which it detects "
-        "something; it is traced with the first one (default: drawn shapes)",
-    )
-    detector.add_argument(
-        "--config-file", metavar="CONFIG", help="default: config.yaml next to the checkpoint"
-    )
-    detector.add_argument(
-        "--opts", nargs="*", metavar="KEY VALUE", help="what differs from the config"
-    )
+    text = "of a name of the zoo: its default weights, a tag, a source or a file"
+    add("--pretrained", nargs="?", const=True, metavar="WEIGHTS", help=text)
+    add = parser.add_argument_group("detectors only").add_argument
+    text = "what is exported (default: backbone, and whole for TorchScript)"
+    add("--part", choices=("backbone", "whole"), help=text)
+    text = "of a whole detector: files, folders or patterns in quotes, in which it detects "
+    text += "something; it is traced with the first one (default: drawn shapes)"
+    add("--images", nargs="+", metavar="IMAGE", help=text)
+    add("--config-file", metavar="CONFIG", help="default: config.yaml next to the checkpoint")
+    add("--opts", nargs="*", metavar="KEY VALUE", help="what differs from the config")
     return parser
 
 
 def _export(args: argparse.Namespace) -> "Checked":
     """Export a model of any kind."""
-    suffix = Path(args.output).suffix.lower()
-    if args.format is None and suffix not in FORMATS:
-        raise UserError(f"--output must end in one of {', '.join(FORMATS)}, got '{args.output}'")
-    args.format = args.format or FORMATS[suffix]
-    if args.format != "onnx":
-        _refuse(args, "opset")
     if Path(args.model).name == args.model and not Path(args.model).exists():
-        return _export_backbone(args)
+        name = zoo.get(args.model).name
+        _refuse_unused(args, "a name of the zoo")
+        from regnet_backbones.backbone import RegNetFeatures
+
+        network = RegNetFeatures(name, pretrained=args.pretrained or False)
+        if not args.pretrained:
+            print(f"{name} has random weights; --pretrained loads those of the zoo")
+        return _export_network(args, network)
     from regnet_backbones.runs.trained import find_trained
 
-    _refuse(args, "pretrained")
     config = args.config_file and find_config(args.config_file, "detectron2")
     trained = find_trained(args.model, config_file=config)
     if trained.kind == "detector":
         return _export_detector(args, trained)
-    _refuse(args, "opts", "part", "images")
+    _refuse_unused(args, "a segmenter")
     from regnet_backbones.semseg.checkpoints import load_segmenter
 
     return _export_network(args, load_segmenter(trained.checkpoint).network)
 
 
-def _export_backbone(args: argparse.Namespace) -> "Checked":
-    """Export a name of the zoo."""
-    name = zoo.get(args.model).name
-    _refuse(args, "config_file", "opts", "part", "images")
-    from regnet_backbones.backbone import RegNetFeatures
-
-    network = RegNetFeatures(name, pretrained=args.pretrained or False)
-    if not args.pretrained:
-        print(f"{name} has random weights; --pretrained loads those of the zoo")
-    return _export_network(args, network)
-
-
 def _export_detector(args: argparse.Namespace, trained: "Trained") -> "Checked":
     """Export a detector, the whole or its backbone."""
-    part = args.part or ("whole" if args.format == "torchscript" else "backbone")
-    if part == "whole" and args.format != "torchscript":
+    is_torchscript = Path(args.output).suffix.lower() in (".ts", ".pt")
+    part = args.part or ("whole" if is_torchscript else "backbone")
+    _refuse_unused(args, "a whole detector" if part == "whole" else "the backbone of a detector")
+    if part == "whole" and not is_torchscript:
         raise UserError(
-            f"a whole detector cannot be exported to {args.format}: its graph depends on how many "
-            "boxes it finds. Use --part backbone for backbone and FPN, or trace the whole detector "
-            "with --format torchscript, to a file that ends in .ts"
+            f"a whole detector can only be exported to TorchScript (.ts), got '{args.output}': its "
+            "graph depends on how many boxes it finds; or export --part backbone"
         )
-    _refuse(args, "image_size" if part == "whole" else "images")
     from regnet_backbones.detection.tracing import images_for, trace_detector
     from regnet_backbones.detection.trained import load_detector
     from regnet_backbones.runs.image_paths import find_images
@@ -164,17 +124,21 @@ def _export_network(args: argparse.Namespace, model: "nn.Module") -> "Checked":
     """Export what takes a batch of images and returns maps."""
     from regnet_backbones.export import export_onnx, export_program, export_torchscript
 
-    exports = {"onnx": export_onnx, "program": export_program, "torchscript": export_torchscript}
+    exports = {".onnx": export_onnx, ".pt2": export_program}
+    exports |= {".ts": export_torchscript, ".pt": export_torchscript}
+    suffix = Path(args.output).suffix.lower()
+    if suffix not in exports:
+        raise UserError(f"--output must end in one of {', '.join(exports)}, got '{args.output}'")
+    if suffix != ".onnx" and args.opset is not None:
+        raise UserError("--opset is for ONNX; leave it out")
     given = {"image_size": args.image_size and tuple(args.image_size), "opset": args.opset}
     options = {name: value for name, value in given.items() if value is not None}
-    return exports[args.format](model, args.output, fold=not args.no_fold, **options)
+    return exports[suffix](model, args.output, fold=not args.no_fold, **options)
 
 
-def _refuse(args: argparse.Namespace, *names: str) -> None:
+def _refuse_unused(args: argparse.Namespace, exported: str) -> None:
     """Raise UserError for an option that would be ignored."""
-    for name in names:
-        if getattr(args, name) is not None:
+    for name in dict.fromkeys(each for used in USED.values() for each in used):
+        if name not in USED[exported] and getattr(args, name) is not None:
             option = name.replace("_", "-")
-            raise UserError(
-                f"--{option} is for {ONLY_FOR[name]}, and this export is not; leave it out"
-            )
+            raise UserError(f"--{option} cannot be used with {exported}; leave it out")

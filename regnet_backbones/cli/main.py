@@ -44,13 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_subcommand(name: str, argv: Sequence[str] | None = None, *, prog: str = "") -> int:
-    """Run a subcommand, and return the exit status.
-
-    Args:
-        name: one of `COMMANDS`.
-        argv: its arguments, None for those of this process.
-        prog: how it is called, as its help shows it.
-    """
+    """Run one of `COMMANDS`, and return the exit status; `prog` is how its help calls it."""
     module, _, function = COMMANDS[name][0].partition(":")
     command = getattr(import_module(f"regnet_backbones.cli.{module}"), function)
     return command(sys.argv[1:] if argv is None else list(argv), prog or f"{PROG} {name}")
@@ -59,15 +53,9 @@ def run_subcommand(name: str, argv: Sequence[str] | None = None, *, prog: str = 
 def _usage() -> str:
     """Return the help of the command."""
     width = max(map(len, COMMANDS))
-    lines = (f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items())
-    return "\n".join(
-        [
-            f"usage: {PROG} COMMAND ...",
-            "",
-            "RegNet backbones: train, evaluate, predict, export and design.",
-            "",
-            *lines,
-            "",
-            f"{PROG} COMMAND --help explains a command; {PROG} --version prints the version.",
-        ]
+    commands = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    head = (
+        f"usage: {PROG} COMMAND ...\n\nRegNet backbones: train, evaluate, predict, export, design."
     )
+    last = f"{PROG} COMMAND --help explains a command; {PROG} --version prints the version."
+    return "\n".join([head, "", *commands, "", last])

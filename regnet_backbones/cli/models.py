@@ -9,29 +9,165 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regnet_backbones.cli import options
-from regnet_backbones.cli.command_lines import find_config
+from regnet_backbones.cli.command_lines import command_parser, find_config
 from regnet_backbones.cli.run import run_command
+from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
 
 if TYPE_CHECKING:
-    from regnet_backbones.runs.trained import Trained
+    from regnet_backbones.detection.data import CocoSplit
+    from regnet_backbones.optimize.options import Optimization
+    from regnet_backbones.runs.trained import Kind, Trained
     from regnet_backbones.semseg.inference import Inference
 
-# Below the folder of the run.
-EVALUATION_FOLDER = "evaluation"
+EVALUATE = """\
+Evaluate what was trained: a detector (Detectron2) or a segmenter (Lightning and SMP).
+
+    %(prog)s output/demo
+    %(prog)s output/demo/model_final.pth --opts TEST.AUG.ENABLED True
+    %(prog)s output/mine --val-json val.json --val-images images/val
+    %(prog)s output/semseg --window 512 --flip --scales 0.5 0.75 1.0 1.25 1.5 1.75
+    %(prog)s output/semseg/checkpoints/best.ckpt --opts root /data/ADE20K
+    %(prog)s output/demo --dtype bfloat16 --compile
+
+The results are printed, and written to `results.json` in the folder `evaluation` of the run. A
+detector trained on custom data finds them where they were, or with --val-json and --val-images; a
+segmenter is evaluated on the data of its training, which --opts moves or changes.
+"""
+
+PREDICT = """\
+Predict images with what was trained: a detector (Detectron2) or a segmenter (Lightning and SMP).
+
+    %(prog)s output/demo photos/ --output predictions
+    %(prog)s output/mine photos/ --val-json val.json --min-score 0.7
+    %(prog)s output/semseg 'photos/*.jpg' one.png --window 512
+    %(prog)s output/demo photos/ --dtype bfloat16 --compile
+
+Below --output are overlays/ with pictures to look at. A model that classifies pixels writes labels/
+with one PNG per image, whose values are class numbers from 0, and classes.txt with their names; a
+detector predictions.json in COCO's results format, with masks or keypoints if it predicts them; a
+panoptic model panoptic/ and panoptic.json in COCO's. A detector trained on custom data takes the
+names of its classes from --val-json.
+"""
+
+EVALUATION_FOLDER = "evaluation"  # below the folder of the run
+
+# Lightning's name of a kind of device.
+ACCELERATORS = {None: "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
+
+SEGMENTER_OPTIONS = ("short_side", "window", "window_stride", "flip", "scales")
+DETECTOR_OPTIONS = ("val_json", "val_images", "min_score")
 
 
 def evaluate_command(argv: Sequence[str], prog: str) -> int:
     """Evaluate, print the results and write them to a file."""
-    args = options.evaluate_parser(prog).parse_args(argv)
+    args = evaluate_parser(prog).parse_args(argv)
     return run_command(lambda: _evaluate(args))
 
 
 def predict_command(argv: Sequence[str], prog: str) -> int:
     """Predict images; the exit status is 1 if some could not be read."""
-    args = options.predict_parser(prog).parse_args(argv)
+    args = predict_parser(prog).parse_args(argv)
     return run_command(lambda: _predict(args))
+
+
+def evaluate_parser(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of `evaluate`."""
+    parser = _model_parser(prog, EVALUATE)
+    add = parser.add_argument
+    add("--output", metavar="DIR", help="where to write (default: evaluation in the run's folder)")
+    text = "processes, one a GPU (default: 1)"
+    add("--devices", type=int, default=1, metavar="N", help=text)
+    add_data_options(parser)
+    return parser
+
+
+def predict_parser(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of `predict`."""
+    parser = _model_parser(prog, PREDICT)
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="files, folders, or patterns in quotes")
+    text = "where to write (default: %(default)s)"
+    add("--output", default="predictions", metavar="DIR", help=text)
+    detector = _add_detector_options(parser)
+    detector.add_argument("--min-score", type=float, help="drop instances below it (default: 0.5)")
+    text = "what differs from the config"
+    detector.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help=text)
+    return parser
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say on which data, and with what config, a model is evaluated."""
+    text = "what differs: in a detector's config (INPUT.MIN_SIZE_TEST 640) or in a segmenter's data"
+    text += " (root /data/ADE20K)"
+    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help=text)
+    detector = _add_detector_options(parser)
+    detector.add_argument("--val-images", metavar="DIR", help="folder of the images of --val-json")
+
+
+def _model_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that `evaluate` and `predict` share."""
+    parser = command_parser(prog, description)
+    parser.add_argument("trained", metavar="RUN", help="folder of a training, or a checkpoint")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
+    text = "each of these implies --optimize; the config of a detector may, too"
+    add = parser.add_argument_group("speed", text).add_argument
+    text = "fold batch norms and use the faster memory format, for the same results"
+    add("--optimize", action="store_true", help=text)
+    dtypes = ("float32", "bfloat16", "float16")
+    add("--dtype", choices=dtypes, help="of the weights: reduced precision rounds")
+    text = "compile the network, which takes a minute before the first image"
+    add("--compile", action="store_true", help=text)
+    add = parser.add_argument_group("segmenters only").add_argument
+    text = "resize images to this shorter side first (default: that of the training)"
+    add("--short-side", type=int, metavar="PIXELS", help=text)
+    text = "slide a window of this side over the image"
+    add("--window", type=int, metavar="PIXELS", help=text)
+    text = "from one window to the next (default: two thirds of the window)"
+    add("--window-stride", type=int, metavar="PIXELS", help=text)
+    add("--flip", action="store_true", default=None, help="average with the mirrored image")
+    text = "average over these sizes"
+    add("--scales", type=float, nargs="+", metavar="FACTOR", help=text)
+    return parser
+
+
+def _add_detector_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options that only a detector needs, and return the group for more."""
+    detector = parser.add_argument_group("detectors only")
+    text = "default: config.yaml next to the checkpoint"
+    detector.add_argument("--config-file", metavar="CONFIG", help=text)
+    text = "COCO json of custom data, with the categories of the training"
+    detector.add_argument("--val-json", metavar="FILE", help=text)
+    return detector
+
+
+def check_options(args: argparse.Namespace, kind: "Kind") -> None:
+    """Raise UserError for an option that a model of this kind would ignore."""
+    others = SEGMENTER_OPTIONS if kind == "detector" else DETECTOR_OPTIONS
+    for name in others:
+        if getattr(args, name, None) is not None:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} cannot be used with a {kind}; leave it out")
+
+
+def own_validation(args: argparse.Namespace) -> "CocoSplit | None":
+    """Return the custom validation data of `add_data_options`, None if none are given."""
+    from regnet_backbones.detection.data import read_coco_split
+
+    if (args.val_json is None) != (args.val_images is None):
+        missing = "--val-json" if args.val_json is None else "--val-images"
+        raise UserError(f"custom data need --val-json and --val-images; missing: {missing}")
+    return None if args.val_json is None else read_coco_split(args.val_json, args.val_images)
+
+
+def segmenter_settings(args: argparse.Namespace) -> dict[str, object]:
+    """Return on which data and device a segmenter is evaluated, of `add_data_options`."""
+    if args.device not in ACCELERATORS:
+        raise UserError(f"a segmenter is evaluated on cpu, cuda or mps, got '{args.device}'")
+    if len(args.opts) % 2:
+        raise UserError(f"--opts takes pairs of a key and a value, got: {' '.join(args.opts)}")
+    overrides = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
+    return {"overrides": overrides, "accelerator": ACCELERATORS[args.device]}
 
 
 def _trained(args: argparse.Namespace) -> "Trained":
@@ -42,7 +178,7 @@ def _trained(args: argparse.Namespace) -> "Trained":
     show_reports()
     config = args.config_file and find_config(args.config_file, "detectron2")
     trained = find_trained(args.trained, config_file=config)
-    options.check_options(args, trained.kind)
+    check_options(args, trained.kind)
     return trained
 
 
@@ -67,10 +203,10 @@ def _evaluate_detector(args: argparse.Namespace, trained: "Trained", output: Pat
     return evaluate(
         trained,
         output,
-        opts=[*options.optimization_overrides(args), *(args.overrides or ())],
+        opts=[*_optimization_keys(args), *args.opts],
         device=args.device,
         processes=args.devices,
-        val=options.own_validation(args),
+        val=own_validation(args),
     ).table
 
 
@@ -81,15 +217,13 @@ def _evaluate_segmenter(args: argparse.Namespace, trained: "Trained", output: Pa
     from regnet_backbones.semseg.evaluation import evaluate
     from regnet_backbones.semseg.metrics import results_table
 
-    accelerator = options.accelerator_of(args)
     results = evaluate(
         trained.checkpoint,
         output=output,
         inference=_inference(args),
-        overrides=options.data_overrides(args),
-        accelerator=accelerator,
         devices=args.devices,
-        optimization=options.optimization_of(args),
+        optimization=_optimization(args),
+        **segmenter_settings(args),
     )
     if rank_zero_only.rank > 0:
         return None
@@ -110,20 +244,22 @@ def _predict(args: argparse.Namespace) -> int:
             images,
             output,
             min_score=0.5 if args.min_score is None else args.min_score,
-            opts=[*options.optimization_overrides(args), *(args.opts or ())],
+            opts=[*_optimization_keys(args), *args.opts],
             device=args.device,
             val_json=args.val_json,
         )
     else:
         from regnet_backbones.semseg.prediction import predict as predict_with_segmenter
 
+        if args.opts:
+            raise UserError("--opts cannot be used with a segmenter, which predicts without data")
         failed = predict_with_segmenter(
             trained.checkpoint,
             images,
             output,
             inference=_inference(args),
             device=args.device,
-            optimization=options.optimization_of(args),
+            optimization=_optimization(args),
         ).failed
     print(f"{len(images) - len(failed)} of {len(images)} images predicted: {output}")
     if failed:
@@ -135,8 +271,24 @@ def _inference(args: argparse.Namespace) -> "Inference | None":
     """Return how a segmenter takes images, None if no option sets it."""
     from regnet_backbones.semseg.inference import Inference
 
-    names = ("short_side", "window", "window_stride", "flip", "scales")
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    given = {name: getattr(args, name) for name in SEGMENTER_OPTIONS}
+    given = {name: value for name, value in given.items() if value is not None}
     if "scales" in given:
         given["scales"] = tuple(given["scales"])
     return Inference(**given) if given else None
+
+
+def _optimization(args: argparse.Namespace) -> "Optimization | None":
+    """Return how to make a segmenter fast, None for not at all."""
+    from regnet_backbones.optimize.options import Optimization
+
+    if not (args.optimize or args.dtype or args.compile):
+        return None
+    return Optimization(dtype=args.dtype or "float32", compile=args.compile)
+
+
+def _optimization_keys(args: argparse.Namespace) -> list[str]:
+    """Return the same as keys and values of a detector's config."""
+    enabled = args.optimize or args.dtype or args.compile
+    given = {"ENABLED": enabled and "True", "COMPILE": args.compile and "True", "DTYPE": args.dtype}
+    return [word for key, value in given.items() if value for word in (f"OPTIMIZE.{key}", value)]

@@ -3,21 +3,19 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regnet_backbones.cli.command_lines import command_parser, find_config
-from regnet_backbones.cli.models import EVALUATION_FOLDER
-from regnet_backbones.cli.options import (
-    accelerator_of,
+from regnet_backbones.cli.models import (
+    EVALUATION_FOLDER,
     add_data_options,
     check_options,
-    data_overrides,
     own_validation,
+    segmenter_settings,
 )
 from regnet_backbones.cli.run import run_command
-from regnet_backbones.errors import MissingPackageError, UserError
+from regnet_backbones.errors import UserError
 
 if TYPE_CHECKING:
     from regnet_backbones.report.reading import Run
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from regnet_backbones.runs.trained import Description
 
 PAGE_NAME = "report.html"
-PACKAGES = ("jinja2", "matplotlib", "pycocotools", "tensorboard")
 
 # Of the evaluations of this command; it does not overwrite those of `evaluate`.
 OWN_FOLDER = "report"
@@ -59,13 +56,8 @@ def report_parser(prog: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", metavar="RUN", help="output folder of a training, or a checkpoint in it")
     add("--output", metavar="FILE", help=f"the page (default: {PAGE_NAME} in the run's folder)")
-    add(
-        "--images",
-        type=int,
-        default=200,
-        metavar="N",
-        help="validation images to evaluate, at most (default: %(default)s)",
-    )
+    text = "validation images to evaluate, at most (default: %(default)s)"
+    add("--images", type=int, default=200, metavar="N", help=text)
     add("--no-evaluate", action="store_true", help="show only what was evaluated before")
     add("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     add_data_options(parser)
@@ -74,12 +66,6 @@ def report_parser(prog: str) -> argparse.ArgumentParser:
 
 def _report(args: argparse.Namespace) -> int:
     """Evaluate a run if necessary, write its page, and return the exit status."""
-    lacking = [name for name in PACKAGES if find_spec(name) is None]
-    if lacking:
-        raise MissingPackageError(
-            f"a report needs {', '.join(lacking)}; install it with "
-            "pip install 'regnet_backbones[report]'"
-        )
     from regnet_backbones.report.page import write_page
     from regnet_backbones.report.reading import find_evaluation, find_run, read_report
 
@@ -93,20 +79,19 @@ def _report(args: argparse.Namespace) -> int:
         raise UserError(f"--output '{output}' is a folder; give a file, such as {PAGE_NAME}")
     read = _read_detector if run.kind == "detector" else _read_segmenter
     description, evaluate = read(args, run)
-    wanted = {"description": description, "opts": args.overrides or ()}
     folders = [run.folder / name for name in (EVALUATION_FOLDER, OWN_FOLDER)]
-    evaluation, missing = find_evaluation(run, folders, **wanted), []
+    evaluation, missing = find_evaluation(run, folders, description, args.opts), []
     if run.trained is None:
         missing.append("There is no checkpoint yet, so nothing is predicted.")
     elif not args.no_evaluate and not _is_enough(evaluation, args.images):
         try:
             evaluate(folders[-1])
         except (UserError, OSError, ModuleNotFoundError) as error:
-            if args.overrides or args.val_json:  # a mistake in these is not to be overlooked
+            if args.opts or args.val_json:  # a mistake in these is not to be overlooked
                 raise
             missing.append(f"Nothing is predicted: {error}")
-        evaluation = find_evaluation(run, folders, **wanted)
-    report = read_report(run, evaluation=evaluation, missing=missing, **wanted)
+        evaluation = find_evaluation(run, folders, description, args.opts)
+    report = read_report(run, description, evaluation, opts=args.opts, missing=missing)
     write_page(output, report)
     for line in report.missing:
         print(f"missing: {line}", file=sys.stderr)
@@ -126,7 +111,7 @@ def _read_detector(
     """Return the description of a run of detectron2's, and what evaluates it into a folder."""
     from regnet_backbones.detection.description import describe
 
-    options = {"opts": args.overrides or (), "val": own_validation(args)}
+    options = {"opts": args.opts, "val": own_validation(args)}
 
     def evaluate_to(folder: Path) -> None:
         from regnet_backbones.detection.evaluation import evaluate
@@ -142,18 +127,11 @@ def _read_segmenter(
     """Return the description of a run of Lightning's, and what evaluates it into a folder."""
     from regnet_backbones.semseg.description import describe
 
-    overrides = data_overrides(args)
-    accelerator = accelerator_of(args)
+    settings = segmenter_settings(args)
 
     def evaluate_to(folder: Path) -> None:
         from regnet_backbones.semseg.evaluation import evaluate
 
-        evaluate(
-            run.trained.checkpoint,
-            output=folder,
-            overrides=overrides,
-            accelerator=accelerator,
-            images=args.images,
-        )
+        evaluate(run.trained.checkpoint, output=folder, images=args.images, **settings)
 
     return describe(run.config_file, run.trained and run.trained.checkpoint), evaluate_to

@@ -24,26 +24,19 @@ HINTS = {
     errno.EROFS: "choose a folder that can be written to",
 }
 
-# Packages that are imported as they are, and the extra that installs each.
-EXTRAS = dict.fromkeys(
-    ("jsonargparse", "lightning", "segmentation_models_pytorch", "torchmetrics"), "train"
-) | dict.fromkeys(("matplotlib", "scipy", "tabulate", "tqdm"), "design")
+# Packages that are imported as they are, by the extra that installs them.
+EXTRAS = {
+    "train": ("jsonargparse", "lightning", "segmentation_models_pytorch", "torchmetrics"),
+    "design": ("matplotlib", "scipy", "tabulate", "tqdm"),
+    "report": ("jinja2", "pycocotools", "tensorboard"),
+    "export": ("onnx", "onnxruntime", "onnxscript"),
+}
 
 
-def run_command(command: Callable[[], int], *, quiet: bool = False) -> int:
-    """Run a command, and print in one line on stderr what ended it if the user can fix that.
+def run_command(command: Callable[[], int]) -> int:
+    """Run a command that returns its exit status, and print an error that users can fix in a line.
 
-    Args:
-        command: returns its exit status.
-        quiet: print nothing, in a process that another one speaks for.
-
-    Returns:
-        The command's exit status; the `status` of a `UserError` or a `StoppedError`; 2 for an error
-        of the operating system and for lack of memory; 130 after Ctrl-C; 141 if the reader of
-        stdout has ended (`| head`).
-
-    Raises:
-        Exception: any other error of the command.
+    Any other error keeps its traceback.
     """
     try:
         status = command()
@@ -55,8 +48,7 @@ def run_command(command: Callable[[], int], *, quiet: bool = False) -> int:
         line, status = describe(error)
         if line is None:
             raise
-        if not quiet:
-            print(line, file=sys.stderr)
+        print(line, file=sys.stderr)
         return status
 
 
@@ -72,8 +64,10 @@ def describe(error: BaseException) -> tuple[str | None, int]:
         return f"error: {error}", error.status
     if isinstance(error, StoppedError):
         return str(error), error.status
-    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
-        return f"error: {error}; `pip install 'regnet-backbones[{EXTRAS[error.name]}]'`", 2
+    if isinstance(error, ModuleNotFoundError):
+        for extra, packages in EXTRAS.items():
+            if error.name in packages:
+                return f"error: {error}; `pip install 'regnet-backbones[{extra}]'`", 2
     if isinstance(error, KeyboardInterrupt):
         return f"interrupted {error}".rstrip(), INTERRUPTED
     if isinstance(error, (MemoryError, *((torch.OutOfMemoryError,) if torch else ()))):

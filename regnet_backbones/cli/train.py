@@ -162,17 +162,20 @@ def check_data(argv: Sequence[str], prog: str) -> int:
             "give a config or json files of a detector (--config-file, --train-json), or a config "
             "or folders of a segmenter (--config, --root, --train-masks)"
         )
+    given = {name: value for name, value in vars(args).items() if value}
+    output = given.pop("output", None)
     if masks:
-        args.layout = args.layout or ("folder" if args.train_masks else None)
-        paths = ("root", "train_images", "train_masks", "val_images", "val_masks")
-        data = {f"--data.{name}": vars(args)[name] for name in ("layout", *paths, "num_classes")}
-        words = _words({"--config": args.config, "--output": args.output} | data)
+        if "train_masks" in given:
+            given.setdefault("layout", "folder")
+        config = given.pop("config", None)
+        words = ["--config", config] if config else []
+        words += ["--output", output] if output else []
+        words += [word for key, value in given.items() for word in (f"--data.{key}", value)]
         return train_segmenter(["--check_data", *words, *rest], prog)
-    args.config_file = args.config_file or "mask_rcnn_regnety_032_fpn_1x"
-    names = ("config-file", "train-json", "train-images", "val-json", "val-images")
-    data = {f"--{name}": vars(args)[name.replace("-", "_")] for name in names}
-    output = _words({"OUTPUT_DIR": args.output})
-    return train_detector(["--check-data", *_words(data), *rest, *output], prog)
+    given.setdefault("config_file", "mask_rcnn_regnety_032_fpn_1x")
+    words = [w for key, value in given.items() for w in (f"--{key.replace('_', '-')}", value)]
+    words += [*rest, "OUTPUT_DIR", output] if output else rest
+    return train_detector(["--check-data", *words], prog)
 
 
 def check_parser(prog: str) -> argparse.ArgumentParser:
@@ -192,8 +195,3 @@ def check_parser(prog: str) -> argparse.ArgumentParser:
         detector.add_argument(f"--{split}-json", metavar="FILE", help="COCO instance json")
         segmenter.add_argument(f"--{split}-masks", metavar="DIR", help="masks as PNG files")
     return parser
-
-
-def _words(options: dict[str, str | None]) -> list[str]:
-    """Return options and their values as a command line, without those that have none."""
-    return [word for name, value in options.items() if value for word in (name, value)]

@@ -25,7 +25,8 @@ from torch import nn
 
 from regnet_backbones.detection.prediction import model_input
 from regnet_backbones.errors import UserError
-from regnet_backbones.export.checking import (
+from regnet_backbones.export.formats import (
+    IMAGE_SIZE,
     TOLERANCE,
     Checked,
     ExportError,
@@ -113,7 +114,7 @@ def trace_detector(
     with written_whole(path) as target, plain_cascade, torch.no_grad():
         example = _seen(network, images[:1], (height, width))
         try:
-            trace(network, example, target, checked=True)
+            trace(network, example, target)
         except RuntimeError as error:  # of TorchScript, and of Python code it has no words for
             raise ExportError(f"{type(model).__name__} cannot be traced: {error}") from error
         sizes = [(round(height * tall), round(width * wide)) for tall, wide in RESIZED]

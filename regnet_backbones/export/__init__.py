@@ -7,8 +7,14 @@
 Whole detectors are traced by `regnet_backbones.detection.tracing`.
 """
 
-from regnet_backbones.export.checking import Checked, CheckedSize, ExportError
-from regnet_backbones.export.formats import export_onnx, export_program, export_torchscript
+from regnet_backbones.export.formats import (
+    Checked,
+    CheckedSize,
+    ExportError,
+    export_onnx,
+    export_program,
+    export_torchscript,
+)
 from regnet_backbones.export.running import load_exported
 
 __all__ = [

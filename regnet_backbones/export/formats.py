@@ -1,6 +1,7 @@
 """ONNX, `torch.export` and TorchScript of networks that take images and return maps.
 
-Height, width and number of images are free. Images are normalised. Exported are
+Height, width and number of images are free. Images are normalised. A file gets its name when its
+maps are those of the network, also at other sizes. Exported are
 
 RegNetFeatures              c2, c3, c4, c5                 any height and width
 detectron2 model            its backbone: p2 to p6, or     multiples of its size_divisibility,
@@ -10,8 +11,13 @@ segmentation model (SMP)    logits                         multiples of its outp
 other networks              output, or output_0, ...       any height and width
 """
 
-from collections.abc import Callable, Mapping
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 
@@ -20,36 +26,68 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from regnet_backbones.backbone import RegNetFeatures
-from regnet_backbones.errors import UserError
-from regnet_backbones.export.checking import (
-    CHECKED_BATCHES,
-    EXAMPLE_BATCH,
-    Checked,
-    ExportError,
-    check,
-    check_path,
-    other_sizes,
-    random_images,
-    written_whole,
-)
+from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.export.running import (
     ONNX_SUFFIXES,
     PROGRAM_SUFFIXES,
     TORCHSCRIPT_SUFFIXES,
+    Runner,
     load_exported,
-    require,
     trace,
 )
+from regnet_backbones.files import check_output_folder
 from regnet_backbones.optimize.folding import fold_batch_norm
-from regnet_backbones.optimize.passes import first_conv, maps_of
+from regnet_backbones.optimize.passes import first_conv, maps_of, relative_error
 
 IMAGE_SIZE = (256, 320)
 OPSET = 20
+OPSETS = range(18, 26)  # that torch's exporter writes
 
-# The opsets that torch's exporter writes.
-OPSETS = range(18, 26)
+# Images of a batch: an export is made with two, and checked with others.
+EXAMPLE_BATCH = 2
+CHECKED_BATCHES = (1, 3)
+
+# Largest difference that is rounding, as a part of the largest value of a map.
+TOLERANCE = 1e-4
 
 Write = Callable[["NamedMaps", torch.Tensor, int, Path], None]
+
+
+class ExportError(UserError):
+    """A network cannot be exported, or the exported file gives something else."""
+
+
+@dataclass(frozen=True)
+class CheckedSize:
+    """The comparison on images of one size.
+
+    Attributes:
+        shape: of the images.
+        errors: by output, the largest difference as a part of the largest value.
+    """
+
+    shape: tuple[int, ...]
+    errors: Mapping[str, float]
+
+    def __str__(self) -> str:
+        errors = ", ".join(f"{name} {error:.1e}" for name, error in self.errors.items())
+        return f"images {_size(self.shape)}: largest relative error {errors}"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An exported file.
+
+    Attributes:
+        path: of the file.
+        sizes: the comparisons with the network.
+    """
+
+    path: Path
+    sizes: tuple[CheckedSize, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.sizes), f"written: {self.path}"])
 
 
 def export_onnx(
@@ -62,8 +100,7 @@ def export_onnx(
 ) -> Checked:
     """Export to ONNX: input `images`, outputs named as `regnet_backbones.export.formats` says.
 
-    Weights of more than 2 GB are a second file, `<path>.data`. The file is compared with the model
-    on the CPU, on images of two other sizes and other batches.
+    Weights of more than 2 GB are a second file, `<path>.data`.
 
     Args:
         model: a `RegNetFeatures`, a detectron2 model, of which the backbone is exported, or a model
@@ -78,13 +115,14 @@ def export_onnx(
 
     Raises:
         ModuleNotFoundError: onnx, onnxscript or onnxruntime is not installed.
-        FileNotFoundError, OSError: the folder does not exist, or cannot be written to.
+        OSError: the folder does not exist, or cannot be written to.
         ValueError: an argument is out of range. As `ExportError`: the network cannot be exported,
             or the file gives something else; then there is no new file.
     """
     if opset not in OPSETS:
         raise UserError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
-    require("onnx", "onnxscript", "onnxruntime")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        import_module(package)
 
     def write(network: NamedMaps, example: torch.Tensor, multiple: int, path: Path) -> None:
         program = _program(network, example, multiple)
@@ -123,7 +161,7 @@ def export_program(
         As `export_onnx`.
 
     Raises:
-        FileNotFoundError, OSError, ValueError: as `export_onnx`.
+        OSError, ValueError: as `export_onnx`.
     """
 
     def write(network: NamedMaps, example: torch.Tensor, multiple: int, path: Path) -> None:
@@ -152,11 +190,11 @@ def export_torchscript(
         As `export_onnx`.
 
     Raises:
-        FileNotFoundError, OSError, ValueError: as `export_onnx`.
+        OSError, ValueError: as `export_onnx`.
     """
 
     def write(network: NamedMaps, example: torch.Tensor, multiple: int, path: Path) -> None:
-        trace(network, example, path, checked=True)
+        trace(network, example, path)
 
     return _export(model, path, TORCHSCRIPT_SUFFIXES, write, image_size, fold)
 
@@ -205,8 +243,8 @@ def _export(
                 f"sizes: {error}"
             ) from error
         unfolded = _prepare(part, example, fold=False)
-        batches = zip(CHECKED_BATCHES, other_sizes(image_size, multiple), strict=True)
-        images = [random_images(batch, channels, size) for batch, size in batches]
+        others = zip(CHECKED_BATCHES, _other_sizes(image_size, multiple), strict=True)
+        images = [random_images(batch, channels, size) for batch, size in others]
         sizes = check(target, load_exported, unfolded, images)
     return Checked(path, sizes)
 
@@ -281,3 +319,75 @@ def _program(network: NamedMaps, example: torch.Tensor, multiple: int) -> Export
     if multiple == 1:  # a named side would have to say how small it may be
         sizes = {"images": {0: Dim("batch"), 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
     return torch.export.export(network, (example,), dynamic_shapes=sizes)
+
+
+def _other_sizes(image_size: tuple[int, int], multiple: int) -> list[tuple[int, int]]:
+    """Return two larger image sizes, one tall and one wide."""
+    height, width = image_size
+    taller, wider = (multiple * (side // (2 * multiple) + 1) for side in image_size)
+    return [(height + taller, width + multiple), (height + multiple, width + wider)]
+
+
+def random_images(batch: int, channels: int, size: tuple[int, int]) -> torch.Tensor:
+    """Return normal random images (N, C, H, W), the same for the same arguments."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn((batch, channels, *size), generator=generator)
+
+
+def check_path(path: str | Path, suffixes: Sequence[str]) -> Path:
+    """Return the path of a file to export to, or raise where it cannot be written."""
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"the file must end in {' or '.join(suffixes)}, got '{path}'")
+    check_output_folder(path.parent, name="the folder of the file")
+    if not path.parent.is_dir():
+        raise MissingFileError(f"no folder '{path.parent}' to write '{path.name}' in; make it")
+    return path
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a path to write to; what is there in the end gets the name, unless an error is raised.
+
+    It is in a folder of its own: a large ONNX model is two files, and the first names the other.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        yield Path(folder) / path.name
+        # The file itself last: when it has its name, what it refers to is there.
+        for part in sorted(Path(folder).iterdir(), key=lambda part: part.name == path.name):
+            os.replace(part, path.parent / part.name)
+
+
+def check(
+    path: Path,
+    load: Callable[[Path], Runner],
+    network: nn.Module,
+    images: Iterable[torch.Tensor],
+    *,
+    tolerance: float = TOLERANCE,
+) -> tuple[CheckedSize, ...]:
+    """Compare what an exported file and the network give of images; raise ExportError."""
+    run, sizes = None, []
+    for batch in images:
+        with torch.no_grad():
+            expected = network(batch)
+        try:
+            run = run or load(path)
+            found = run(batch)
+        except Exception as error:  # each runtime has its own
+            raise ExportError(
+                f"'{path.name}' was written, but fails on images {_size(batch.shape)}, and is not "
+                f"kept: {error}"
+            ) from error
+        errors = {name: relative_error(found[name], each) for name, each in expected.items()}
+        sizes.append(CheckedSize(tuple(batch.shape), errors))
+        if not all(error <= tolerance for error in errors.values()):  # not-a-number is wrong, too
+            raise ExportError(
+                f"'{path.name}' does not give what the network gives, and is not kept: "
+                f"{sizes[-1]}; allowed is {tolerance:.1e}"
+            )
+    return tuple(sizes)
+
+
+def _size(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))

@@ -3,13 +3,12 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from regnet_backbones.errors import MissingPackageError, UserError
+from regnet_backbones.errors import UserError
 
 Runner = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 
@@ -40,23 +39,10 @@ def load_exported(path: str | Path, *, threads: int | None = None) -> Runner:
         return torch.no_grad()(torch.export.load(path).module())
     if suffix in TORCHSCRIPT_SUFFIXES:
         return load_torchscript(path)
-    allowed = ", ".join((*ONNX_SUFFIXES, *PROGRAM_SUFFIXES, *TORCHSCRIPT_SUFFIXES))
-    raise UserError(f"an exported file ends in one of {allowed}, got '{path}'")
-
-
-def require(*modules: str) -> None:
-    """Raise ModuleNotFoundError for the first module that is not installed."""
-    for module in modules:
-        if find_spec(module) is None:
-            raise MissingPackageError(
-                f"{module} is not installed; `pip install regnet_backbones[export]` installs what "
-                "ONNX takes"
-            )
+    raise UserError(f"an exported file ends in .onnx, .pt2, .ts or .pt, got '{path}'")
 
 
 def _load_onnx(path: str | Path, threads: int | None) -> Runner:
-    """Load an ONNX file with onnxruntime."""
-    require("onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -73,16 +59,11 @@ def _load_onnx(path: str | Path, threads: int | None) -> Runner:
     return run
 
 
-def trace(network: nn.Module, example: torch.Tensor, path: Path, *, checked: bool) -> None:
-    """Trace a network, in evaluation mode, whose dictionary has always the same keys.
-
-    If the file is `checked` at other sizes, torch's warnings of each place where a trace might keep
-    what belongs to the example are left out.
-    """
+def trace(network: nn.Module, example: torch.Tensor, path: Path) -> None:
+    """Trace a network in evaluation mode; it does not warn, as the file is checked later."""
     with _without_deprecation(), torch.no_grad():
-        if checked:
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        # Not strict: strict means that no dictionary may be returned.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        # Not strict: a dictionary may be returned.
         traced = torch.jit.trace(network, example, strict=False, check_trace=False)
         # Where the disk is full, torch's own writer of a path aborts the process.
         with Path(path).open("wb") as file:

@@ -30,7 +30,6 @@ from regnet_backbones.runs.trained import (
     CONFIG_NAME,
     FINAL_NAME,
     METRICS_NAME,
-    SEGMENTER_FOLDER,
     SEGMENTER_NAMES,
     TENSORBOARD_FOLDER,
     Description,
@@ -89,40 +88,39 @@ def find_run(path: str | Path, *, config_file: str | Path | None = None) -> Run:
     folder, trained = Path(path), None
     try:
         trained = find_trained(path, config_file=config_file)
+        folder = trained.run_folder
     except MissingFileError:
         if not folder.is_dir() or config_file is not None:
             raise
-    folder = trained.run_folder if trained else folder
     config, of_lightning = folder / CONFIG_NAME, folder / TENSORBOARD_FOLDER / CONFIG_NAME
     if trained and trained.kind == "detector":
         return Run("detector", folder, trained.config_file, trained)
     if trained or of_lightning.is_file():
-        found = next((file for file in (of_lightning, config) if file.is_file()), None)
+        found = next(filter(Path.is_file, (of_lightning, config)), None)
         return Run("segmenter", folder, found, trained)
     if config.is_file() and (folder / METRICS_NAME).is_file():
         return Run("detector", folder, config, None)
     raise MissingFileError(
-        f"'{folder}' is not a run: a detector's has {CONFIG_NAME} and {METRICS_NAME} or a "
-        f"checkpoint, a segmenter's {SEGMENTER_FOLDER}/ or {TENSORBOARD_FOLDER}/{CONFIG_NAME}; "
-        "give the output folder of a training"
+        f"'{folder}' is not a run: it has neither a checkpoint nor logs; give the output folder of "
+        "a training"
     )
 
 
 def find_evaluation(
-    run: Run, folders: Sequence[Path], *, description: Description, opts: Sequence[str] = ()
+    run: Run, folders: Sequence[Path], description: Description, opts: Sequence[str] = ()
 ) -> WrittenEvaluation | None:
     """Return the most complete evaluation of a run's checkpoint on the data of a description."""
     if run.trained is None:
         return None
-    wanted = {"opts": [str(word) for word in opts]}
+    checkpoint, wanted = run.trained.checkpoint, {"opts": list(opts)}
     if run.kind == "detector":
         wanted["json_file"] = description.json_file
     found = [
         evaluation
         for evaluation in map(read_evaluation, folders)
         if evaluation is not None
-        and evaluation.checkpoint == run.trained.checkpoint.name
-        and evaluation.written >= run.trained.checkpoint.stat().st_mtime
+        and evaluation.checkpoint == checkpoint.name
+        and evaluation.written >= checkpoint.stat().st_mtime
         and wanted.items() <= evaluation.settings.items()
     ]
     return max(found, key=lambda e: len(e.images.images) if e.images else 0, default=None)
@@ -156,15 +154,11 @@ def read_report(
     if run.trained:
         facts += (("checkpoint", run.trained.checkpoint.name),)
     if opts:
-        facts += (("changed for this page", " ".join(map(str, opts))),)
-    again = run.folder if run.folder.name not in ("", "..") else run.folder.resolve()
-    again = again.with_name(f"{again.name}_again")
+        facts += (("changed for this page", " ".join(opts)),)
+    again, config = f"{run.folder}_again", run.config_file or "CONFIG.yaml"
     words = {
-        "detector": ("train-detector", "--config-file", run.config_file, "OUTPUT_DIR", again),
-        "segmenter": (
-            *("train-segmenter", "--config", run.config_file or "CONFIG.yaml"),
-            *("--output", again),
-        ),
+        "detector": ("train-detector", "--config-file", config, "OUTPUT_DIR", again),
+        "segmenter": ("train-segmenter", "--config", config, "--output", again),
     }
     losses = sorted((key for key in log if key.startswith(("loss", "total_loss"))), reverse=True)
     chief = {k: k.replace("/", " ") for k in log if "/" in k and k.rpartition("/")[2] in CHARTED}
@@ -203,7 +197,7 @@ def _metrics(
 ) -> Metrics | None:
     """Return the results on all data: of the evaluation, else as the training logged them."""
     on = f", on {description.dataset}" if description.dataset else ""
-    if evaluation is not None and (evaluation.images is None or evaluation.images.complete):
+    if evaluation and evaluation.images and evaluation.images.complete:
         found = evaluation.results
         if run.kind == "detector":
             results = found[description.dataset]
@@ -260,16 +254,15 @@ def _pictures(evaluation: WrittenEvaluation) -> dict[str, Pictures]:
 def _unfinished(run: Run, description: Description, log: Log) -> list[str]:
     """Say what a run lacks that was stopped before its end."""
     checkpoint = run.trained.checkpoint.name if run.trained else None
-    iterations = max((max(values) + 1 for values in log.values()), default=0)
-    epochs = round(max(log["epoch"].values())) + 1 if "epoch" in log else 0
-    done = {u: epochs if u == "epochs" else iterations for u in description.lengths}
-    finished = checkpoint == FINAL_NAME
+    if checkpoint == FINAL_NAME or not description.lengths:
+        return []
+    done = dict.fromkeys(description.lengths, max((max(v) + 1 for v in log.values()), default=0))
+    if "epochs" in done:
+        done["epochs"] = round(max(log["epoch"].values())) + 1 if "epoch" in log else 0
     for unit, length in description.lengths.items():
         every = description.every if unit == "steps" else 1  # steps that are not logged
         if run.kind == "segmenter" and checkpoint and done[unit] > length - every:
-            finished = True
-    if finished or not done:
-        return []
+            return []
     unit, length = next(iter(description.lengths.items()))
     shown = f"this page is of {checkpoint}" if checkpoint else "no checkpoint yet"
     ends = f"{unit.removesuffix('s')} {done[unit]:,} of {length:,}"
@@ -278,22 +271,18 @@ def _unfinished(run: Run, description: Description, log: Log) -> list[str]:
 
 def _speed(description: Description, evaluation: WrittenEvaluation | None, log: Log) -> Facts:
     """Say how fast training and prediction were, and what was measured on."""
-    speed: Facts = ()
+    speed = []
     if SECONDS in log and description.batch:
         rate = f"{description.batch / median(log[SECONDS].values()):.1f} images per second"
-        speed += (("training", f"{rate} (batch {description.batch}, median of the log)"),)
+        speed.append(("training", f"{rate} (batch {description.batch}, median of the log)"))
     images = evaluation.images if evaluation else None
     if images and images.milliseconds is not None:
-        speed += (
-            (
-                "inference",
-                f"{images.milliseconds:.1f} ms an image (median of {len(images.images)}, one at a "
-                "time, while others are loaded)",
-            ),
-            ("machine of the evaluation", images.machine),
-            ("versions", ", ".join(f"{name} {v}" for name, v in evaluation.versions.items())),
-        )
-    return speed
+        how = f"median of {len(images.images)}, one at a time, while others are loaded"
+        versions = ", ".join(f"{name} {v}" for name, v in evaluation.versions.items())
+        speed.append(("inference", f"{images.milliseconds:.1f} ms an image ({how})"))
+        speed.append(("machine of the evaluation", images.machine))
+        speed.append(("versions", versions))
+    return tuple(speed)
 
 
 def _regnet_facts(network: str | RegNetDesign) -> Facts:

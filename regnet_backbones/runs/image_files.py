@@ -1,9 +1,7 @@
 """Image files as Pillow reads them: what it raises, what headers say, and which are refused."""
 
-import os
 import struct
 from pathlib import Path
-from typing import IO
 
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from PIL.TiffImagePlugin import TiffImageFile
@@ -22,15 +20,8 @@ CHECK_THREADS = 8
 # Pillow stretches grey values of 2 and 4 bits over 0 to 255.
 STRETCHED = {2: 85, 4: 17}
 
-# Exif's orientations that lay an image on its side.
-ON_ITS_SIDE = (5, 6, 7, 8)
-
-# The byte of a PNG that says its bits per channel.
-DEPTH_BYTE = 24
-
-# What a PNG has where Pillow finds an orientation; behind the pixels, in the last TAIL bytes.
-ORIENTING = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
-TAIL = 2**17
+ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF's orientations
+DEPTH_BYTE = 24  # of a PNG, the bits per channel
 
 
 def open_upright(path: str | Path) -> Image.Image:
@@ -62,11 +53,8 @@ def depth_problem(image: Image.Image) -> str | None:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height of an open image after `PIL.ImageOps.exif_transpose`.
-
-    No pixels are decoded, but those of a PNG that has EXIF or XMP data behind them.
-    """
-    if _exif(image).get(ExifTags.Base.Orientation) not in ON_ITS_SIDE:
+    """Return width and height of an open image after `ImageOps.exif_transpose`; decode nothing."""
+    if _orientation(image) not in ON_ITS_SIDE:
         return image.size
     if isinstance(image, TiffImageFile):
         # Its `size` is turned already, in older versions of Pillow not before it is decoded.
@@ -76,7 +64,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 def is_turned(image: Image.Image) -> bool:
     """Return whether the EXIF or XMP data of an open image turn or mirror it."""
-    return _exif(image).get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    return _orientation(image) in range(2, 9)
 
 
 def bit_depth(path: str | Path) -> int:
@@ -85,23 +73,6 @@ def bit_depth(path: str | Path) -> int:
         return file.read(DEPTH_BYTE + 1)[DEPTH_BYTE]
 
 
-def _exif(image: Image.Image) -> Image.Exif:
-    """Return the EXIF data of an open image, with the orientation of its XMP data."""
-    if image.format != "PNG":
-        return image.getexif()
-    file = getattr(image, "fp", None)  # None once it is decoded
-    end = b"" if file is None else _end_of(file)
-    if any(mark in end for mark in ORIENTING):
-        image.load()
+def _orientation(image: Image.Image) -> int:
     # A PNG's own `getexif` would decode every file that has no EXIF data, to look for them.
-    return Image.Image.getexif(image)
-
-
-def _end_of(file: IO[bytes]) -> bytes:
-    """Return the last bytes of a PNG, from its last chunk of pixels on if that begins in them."""
-    place = file.tell()
-    try:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-        return file.read().rpartition(b"IDAT")[2]
-    finally:
-        file.seek(place)
+    return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)

@@ -1,7 +1,6 @@
 """A look at training data before the first step: a table by class, and one picture of them.
 
-Trainers pass functions that make both. A run does not depend on it: random numbers are as before
-afterwards, and what fails is a warning.
+A run does not depend on it: random numbers are as before, and what fails is a warning.
 """
 
 import logging
@@ -16,15 +15,10 @@ from regnet_backbones.runs.resume import seeded
 
 logger = logging.getLogger(__name__)
 
-# The picture in the folder of a run, how many training images it shows, and their side in pixels.
-PICTURE = "data.png"
-PICTURES = 6
-COLUMNS = 3
-SIDE = 320
-MARGIN = 4
-
-# A table of more rows shows as many, half of them from its end.
-ROWS = 40
+PICTURE = "data.png"  # in the folder of a run
+PICTURES, COLUMNS = 6, 3  # training images that it shows
+SIDE, MARGIN = 320, 4  # in pixels
+ROWS = 40  # that a longer table shows, half of them from its end
 
 
 def show(

@@ -15,7 +15,6 @@ from statistics import median
 
 from PIL import Image
 
-from regnet_backbones.errors import UserError
 from regnet_backbones.files import read_json, write_whole
 from regnet_backbones.runs.trained import Kind, Trained
 
@@ -106,7 +105,7 @@ class WrittenEvaluation:
     results: Mapping[str, object]
     settings: Mapping[str, object]
     versions: Mapping[str, str]
-    images: ImageResults | None  # None for an evaluation of an earlier version
+    images: ImageResults | None
 
 
 class ScoredImages:
@@ -185,10 +184,7 @@ def write_results(
     results: Mapping[str, object],
     settings: Mapping[str, object],
 ) -> None:
-    """Write `results.json`: `settings` decide the results apart from checkpoint and data.
-
-    Numbers are as the evaluation gave them: detectron2's in percent, a segmenter's from 0 to 1.
-    """
+    """Write `results.json`: `settings` decide the results apart from checkpoint and data."""
     content = {
         "kind": trained.kind,
         "checkpoint": str(trained.checkpoint),
@@ -210,17 +206,11 @@ def read_evaluation(folder: str | Path) -> WrittenEvaluation | None:
     path = folder / RESULTS_NAME
     if not path.is_file():
         return None
-    content, written = read_json(path), path.stat().st_mtime
-    try:
-        checkpoint = content["checkpoint"].replace("\\", "/").rpartition("/")[2]
-        named = {key: dict(content[key]) for key in ("results", "settings", "versions")}
-        path = folder / IMAGES_NAME
-        images = _image_results(read_json(path)) if path.is_file() else None
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"'{path}' is not what an evaluation writes ({error}); remove it"
-        ) from error
-    return WrittenEvaluation(folder, written, checkpoint, **named, images=images)
+    content = read_json(path)
+    named = {key: content[key] for key in ("results", "settings", "versions")}
+    images = _read_images(folder / IMAGES_NAME) if (folder / IMAGES_NAME).is_file() else None
+    checkpoint = Path(content["checkpoint"]).name
+    return WrittenEvaluation(folder, path.stat().st_mtime, checkpoint, **named, images=images)
 
 
 def write_json(path: str | Path, content: Mapping[str, object] | Sequence[object]) -> None:
@@ -229,14 +219,11 @@ def write_json(path: str | Path, content: Mapping[str, object] | Sequence[object
     write_whole(Path(path), lambda file: file.write(text.encode()))
 
 
-def _image_results(content: Mapping[str, object]) -> ImageResults:
-    """Return the content of `images.json`, whose places are those of images."""
-    images = tuple(ImageScore(**entry) for entry in content["images"])
-    for place in (*content["best"], *content["worst"]):
-        images[place].score.as_integer_ratio()
-    legend = {str(name): tuple(map(int, color)) for name, color in content["legend"].items()}
+def _read_images(path: Path) -> ImageResults:
+    content = read_json(path)
     tuples = {key: tuple(content[key]) for key in ("panels", "best", "worst")}
-    return ImageResults(**{**content, **tuples, "images": images, "legend": legend})
+    images = tuple(ImageScore(**entry) for entry in content["images"])
+    return ImageResults(**{**content, **tuples, "images": images})
 
 
 def _plain(value: object) -> object:

@@ -73,21 +73,13 @@ def largest_anywhere(number: int, device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class ResumeRules:
-    """Which values of a config a resumed run may change.
+    """Which values of a config a resumed run may change."""
 
-    Attributes:
-        output: option or key of the folder of a run.
-        fixed: the weights and the state of the optimizer are of these: another value is an error.
-        kept: the state of optimizer, schedule or data holds these: another value has no effect.
-        free: no step depends on these; one that ends in a dot stands for all keys below it.
-        names: how messages call a key, where not by itself.
-    """
-
-    output: str
-    fixed: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
-    free: tuple[str, ...] = ()
-    names: Mapping[str, str] = field(default_factory=dict)
+    output: str  # option or key of the folder of a run
+    fixed: tuple[str, ...] = ()  # the weights depend on these: another value is an error
+    kept: tuple[str, ...] = ()  # the checkpoint holds these: another value has no effect
+    free: tuple[str, ...] = ()  # no step depends on these; `TEST.` stands for all keys below it
+    names: Mapping[str, str] = field(default_factory=dict)  # how messages call a key
 
     def is_free(self, key: str) -> bool:
         """Whether no step depends on a key."""
@@ -144,10 +136,9 @@ def check_length(done: int, length: int, *, source: object, option: str, output:
 def set_earlier_run_aside(
     folder: Path, patterns: Iterable[str], *, output: str, along: Iterable[str] = ()
 ) -> None:
-    """Move what an earlier run left in a folder to `earlier_run_<N>` in it, with a warning.
+    """Move the files of an earlier run, which match `patterns`, to `earlier_run_<N>`, and warn.
 
-    Its logs would be mixed with those of the new run, and its checkpoints taken for the new one's.
-    `patterns` are globs of what a run writes; what `along` matches does not make a run alone.
+    What `along` matches is moved, too, but does not make a run alone.
     """
     files = [file for each in patterns for file in sorted(folder.glob(each)) if file.is_file()]
     if not files:

@@ -22,19 +22,14 @@ PARENT_CHECKED = 2.0
 
 
 class StoppedError(Exception):
-    """A signal stopped a training, which has saved its state.
-
-    Args:
-        message: one line for the user: the signal, where the training is, and how to resume.
-        status: exit status of the command.
-    """
+    """A signal stopped a training: which one, where, how to resume; and the exit status."""
 
     def __init__(self, message: str, status: int):
         super().__init__(message, status)  # both, so that it survives being pickled
-        self.message, self.status = message, status
+        self.status = status
 
     def __str__(self) -> str:
-        return self.message
+        return self.args[0]
 
     @classmethod
     def after(cls, received: signal.Signals, place: str, checkpoint: object) -> "StoppedError":
@@ -47,18 +42,11 @@ class StoppedError(Exception):
 
 
 class StopSignals:
-    """Note a signal instead of dying from it, as a context manager.
+    """Note a signal instead of dying from it, as a context manager: `received`.
 
-    A second signal has its usual effect at once; the same one counts as second after `REPEATED`
-    seconds. A signal that is ignored, as SIGHUP is under `nohup`, stays ignored. Outside of the
-    main thread nothing is caught, as Python handles signals in the main thread only.
-
-    Args:
-        wait: whether a signal is noted only. False raises a `StoppedError` at once, as long as a
-            training has nothing to save; it may be changed at any time.
-
-    Attributes:
-        received: the first signal, or None.
+    A second signal has its usual effect at once. A signal that is ignored, as SIGHUP is under
+    `nohup`, stays ignored. Without `wait`, as long as a training has nothing to save, a signal
+    raises a `StoppedError` at once. Outside of the main thread Python catches no signals.
     """
 
     def __init__(self, *, wait: bool = True) -> None:
@@ -115,9 +103,8 @@ class StopSignals:
 def heed_parent_only(worker: int) -> None:
     """Let a data worker ignore signals of others than its parent; a `worker_init_fn`.
 
-    A terminal, `timeout` and Slurm send signals to all processes of a run, and a data worker that
-    dies from one ends its training before that has saved. The parent ends a worker with SIGTERM
-    and waits for it when Python exits; a worker ends by itself when its parent was killed.
+    A terminal, `timeout` and Slurm send signals to all processes of a run: a data worker that dies
+    from one would end its training before that has saved. A worker of a killed parent ends itself.
     """
     parent = multiprocessing.parent_process()  # of a forkserver's child, os.getppid() is not it
     pid = parent.pid if parent else os.getppid()
@@ -138,10 +125,7 @@ def heed_parent_only(worker: int) -> None:
 
 @contextmanager
 def held_signals() -> Iterator[None]:
-    """Hold the signals back; processes and threads that are started inside never get them.
-
-    Data workers are started inside, so that none reaches them before `heed_parent_only`.
-    """
+    """Hold the signals back; data workers started inside get none before `heed_parent_only`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STATUSES)
     try:
         yield

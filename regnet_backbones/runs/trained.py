@@ -1,15 +1,14 @@
 """What a run left behind: which kind of model, its checkpoint, and its config.
 
-    detector    <run>/config.yaml, model_final.pth, last_checkpoint   train-detector
-                <run>/metrics.json
-    segmenter   <run>/checkpoints/best.ckpt, last.ckpt                train-segmenter
-                <run>/tensorboard/config.yaml
-
-A segmenter's checkpoint says itself what network and data it is of.
+detector    <run>/config.yaml, model_final.pth, last_checkpoint   train-detector
+            <run>/metrics.json
+segmenter   <run>/checkpoints/best.ckpt, last.ckpt                train-segmenter
+            <run>/tensorboard/config.yaml
 """
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,22 +19,15 @@ from regnet_backbones.errors import MissingFileError, UserError
 Kind = Literal["detector", "segmenter"]
 
 SEGMENTER_SUFFIX = ".ckpt"
-# Those of `weights.checkpoints`, which imports torch.
-DETECTOR_SUFFIXES = (".safetensors", ".pkl", ".pth", ".pt", ".bin", ".torch", ".pyth")
 SEGMENTER_FOLDER = "checkpoints"
-# In the order of preference.
-SEGMENTER_NAMES = ("best.ckpt", "last.ckpt")
+SEGMENTER_NAMES = ("best.ckpt", "last.ckpt")  # in the order of preference
 
 CONFIG_NAME = "config.yaml"
 FINAL_NAME = "model_final.pth"
-# A text file that names the newest checkpoint.
-LAST_NAME = "last_checkpoint"
+LAST_NAME = "last_checkpoint"  # a text file that names the newest one
 METRICS_NAME = "metrics.json"
-# The key of a row of it.
-ITERATION = "iteration"
-
-# Of a segmenter's logs and its config.
-TENSORBOARD_FOLDER = "tensorboard"
+ITERATION = "iteration"  # the key of a row of it
+TENSORBOARD_FOLDER = "tensorboard"  # of a segmenter's logs and its config
 
 
 @dataclass(frozen=True)
@@ -86,8 +78,7 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
         config_file: config of a detector, None for the `config.yaml` next to the checkpoint.
 
     Returns:
-        The model; of a folder that of the best checkpoint where the run knows one (segmenters),
-        otherwise of the newest.
+        The model; of a folder that of the best checkpoint (segmenters), or of the newest.
 
     Raises:
         MissingFileError: the path, a checkpoint, or the config of a detector is missing.
@@ -103,19 +94,17 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
         raise MissingFileError(
             f"no '{path}'; give the folder of a run, such as output/demo, or a checkpoint in it"
         )
-    suffix = checkpoint.suffix.lower()
-    if suffix == SEGMENTER_SUFFIX:
+    if checkpoint.suffix.lower() == SEGMENTER_SUFFIX:
         if config_file is not None:
             raise UserError(
                 f"a config file is for detectors, and '{checkpoint}' is a segmenter's checkpoint, "
                 "which holds its own configuration; leave it out"
             )
         return Trained("segmenter", checkpoint)
-    if suffix not in DETECTOR_SUFFIXES:
-        raise UserError(
-            f"'{checkpoint}' is not a checkpoint: a segmenter's ends in {SEGMENTER_SUFFIX}, a "
-            f"detector's in one of {', '.join(DETECTOR_SUFFIXES)}"
-        )
+    from regnet_backbones.weights.checkpoints import SUFFIXES  # imports torch
+
+    if checkpoint.suffix.lower() not in SUFFIXES:
+        raise UserError(f"'{checkpoint}' is not a checkpoint; give one, or the folder of a run")
     config = Path(config_file or checkpoint.parent / CONFIG_NAME)
     if not config.is_file():
         raise MissingFileError(
@@ -126,31 +115,23 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Return the rows of a detector's metrics by iteration, none without such a file.
-
-    Rows of one iteration are merged. The row that a killed process wrote last may be cut off, and
-    is left out.
-    """
+    """Return the rows of a detector's metrics, one for each iteration; none without a file."""
     merged: dict[int, dict[str, float]] = {}
     for line in Path(path).read_text().splitlines() if Path(path).is_file() else ():
-        try:
+        with suppress(ValueError):  # a process was killed while it wrote the row
             row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and ITERATION in row:
             merged.setdefault(row[ITERATION], {}).update(row)
     return [merged[iteration] for iteration in sorted(merged)]
 
 
 def _checkpoint_of_run(folder: Path) -> Path:
     """Return the checkpoint to use of a run's folder."""
-    bests = (folder / SEGMENTER_FOLDER / name for name in SEGMENTER_NAMES)
-    segmenter = next((path for path in bests if path.is_file()), None)
-    last = folder / LAST_NAME  # newer than the final one of a run that was resumed
-    names = (last.read_text().strip() if last.is_file() else "", FINAL_NAME)
-    # detectron2 writes a name without folders, and an absolute path would be of another machine.
-    paths = (folder / Path(name).name for name in names if name)
-    detector = next((path for path in paths if path.is_file()), None)
+    segmenters = [folder / SEGMENTER_FOLDER / name for name in SEGMENTER_NAMES]
+    detectors = [folder / FINAL_NAME]
+    if (last := folder / LAST_NAME).is_file():  # newer than the final one of a resumed run
+        detectors.insert(0, folder / Path(last.read_text().strip()).name)
+    segmenter = next(filter(Path.is_file, segmenters), None)
+    detector = next(filter(Path.is_file, detectors), None)
     if segmenter and detector:
         raise UserError(
             f"'{folder}' holds a segmenter ({segmenter.relative_to(folder)}) and a detector "

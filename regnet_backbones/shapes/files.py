@@ -1,30 +1,26 @@
 """The demo dataset on disk.
 
-Written under one root folder:
+Written under one root folder, whole or not at all:
 
-    spec.json                                       what was drawn; only a whole dataset has it
+    spec.json                                       what was drawn
     images/{train,val}/000000.png                   RGB
     annotations/instances_{train,val}.json          COCO instances: boxes and polygons
     annotations/keypoints_{train,val}.json          the same with keypoints
     annotations/panoptic_{train,val}.json           COCO panoptic: segments ...
     panoptic/{train,val}/000000.png                 ... and their ids, R + 256 G + 65536 B
     panoptic_stuff/{train,val}/000000.png           0 for things, 1 for background
-    semantic/images/{training,validation}/          the same images, hard-linked where possible
+    semantic/images/{training,validation}/          the same images in ADE20K's layout
     semantic/annotations/{training,validation}/     labels as uint8, 0 is unlabelled
     semantic/annotations_detectron2/{training,validation}/   the same less 1, from 0
     semantic/objectInfo.txt                         label and name, tab-separated
 
 Categories 1..5 are things, category 6 ("background") is stuff; the semantic labels are the same
-numbers. Formats: COCO's (https://cocodataset.org/#format-data), ADE20K's
-(http://sceneparsing.csail.mit.edu) for the semantic layout, and detectron2's `datasets/README.md`
-for the masks of stuff and those from 0.
+numbers.
 """
 
 import json
-import os
 import shutil
 import tempfile
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,14 +28,7 @@ import numpy as np
 from PIL import Image
 
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.shapes.drawing import (
-    BACKGROUND,
-    SPLITS,
-    Sample,
-    ShapesSpec,
-    checked,
-    draw,
-)
+from regnet_backbones.shapes.drawing import BACKGROUND, Sample, ShapesSpec, draw
 from regnet_backbones.shapes.geometry import CATEGORIES, KEYPOINTS, NOT_LABELLED, SKELETON
 
 # Raise it when the same spec draws or writes something else, so that old folders are not reused.
@@ -58,9 +47,7 @@ Entry = dict[str, object]
 
 @dataclass(frozen=True)
 class ShapesDataset:
-    """A dataset on disk: where everything is.
-
-    Methods take a `split`, "train" or "val"; another one is a ValueError.
+    """A dataset on disk: where everything is. Methods take a `split`, "train" or "val".
 
     Attributes:
         root: its folder.
@@ -74,50 +61,39 @@ class ShapesDataset:
 
     def images(self, split: str) -> Path:
         """Return the folder of the images."""
-        return self.root / "images" / checked(split)
+        return self.root / "images" / split
 
     def instances_json(self, split: str) -> Path:
         """Return the COCO instances file."""
-        return self.root / "annotations" / f"instances_{checked(split)}.json"
+        return self.root / "annotations" / f"instances_{split}.json"
 
     def keypoints_json(self, split: str) -> Path:
         """Return the COCO keypoints file."""
-        return self.root / "annotations" / f"keypoints_{checked(split)}.json"
+        return self.root / "annotations" / f"keypoints_{split}.json"
 
     def panoptic_json(self, split: str) -> Path:
         """Return the COCO panoptic file."""
-        return self.root / "annotations" / f"panoptic_{checked(split)}.json"
+        return self.root / "annotations" / f"panoptic_{split}.json"
 
     def panoptic_masks(self, split: str) -> Path:
         """Return the folder of the panoptic PNGs."""
-        return self.root / "panoptic" / checked(split)
+        return self.root / "panoptic" / split
 
     def stuff_masks(self, split: str) -> Path:
         """Return the folder of the PNGs that are 1 for background and 0 for things."""
-        return self.root / "panoptic_stuff" / checked(split)
+        return self.root / "panoptic_stuff" / split
 
     def semantic_images(self, split: str) -> Path:
         """Return the folder of the images in the semantic layout."""
-        return self.root / "semantic" / "images" / _SEMANTIC_SPLITS[checked(split)]
+        return self.root / "semantic" / "images" / _SEMANTIC_SPLITS[split]
 
     def semantic_masks(self, split: str) -> Path:
         """Return the folder of the label PNGs."""
-        return self.root / "semantic" / "annotations" / _SEMANTIC_SPLITS[checked(split)]
+        return self.root / "semantic" / "annotations" / _SEMANTIC_SPLITS[split]
 
     def semantic_masks_from_zero(self, split: str) -> Path:
         """Return the folder of the label PNGs in detectron2's form, where the first class is 0."""
-        return self.root / "semantic" / "annotations_detectron2" / _SEMANTIC_SPLITS[checked(split)]
-
-    @property
-    def class_list(self) -> Path:
-        """Names of the semantic labels."""
-        return self.root / "semantic" / "objectInfo.txt"
-
-    def counts(self, split: str) -> dict[str, int]:
-        """Return the instances per category name."""
-        annotations = json.loads(self.instances_json(split).read_text())["annotations"]
-        found = Counter(annotation["category_id"] for annotation in annotations)
-        return {name: found[number] for number, name in enumerate(CATEGORIES, 1)}
+        return self.root / "semantic" / "annotations_detectron2" / _SEMANTIC_SPLITS[split]
 
 
 def check_drawn(root: str | Path) -> None:
@@ -134,9 +110,9 @@ def check_drawn(root: str | Path) -> None:
     record = _read_record(Path(root))
     if record is None:
         raise MissingFileError(f"the demo dataset is not at '{root}'; draw it with: {command}")
-    if record.get("version") != FORMAT["version"]:
+    if record["version"] != FORMAT["version"]:
         raise UserError(
-            f"the demo dataset at '{root}' was drawn in version {record.get('version')} of its "
+            f"the demo dataset at '{root}' was drawn in version {record['version']} of its "
             f"format, this is version {FORMAT['version']}; draw it again with: {command} "
             "--overwrite"
         )
@@ -157,17 +133,25 @@ def write(root: str | Path, spec: ShapesSpec, *, overwrite: bool = False) -> Sha
         ValueError: the folder holds something else, or another dataset without `overwrite`.
     """
     root = Path(root).resolve()
-    record = {**FORMAT, "spec": asdict(spec)}
-    if _exists(root, record, overwrite):
+    record, found = {**FORMAT, "spec": asdict(spec)}, _read_record(root)
+    if found == record and not overwrite:
         return ShapesDataset(root, spec, written=False)
+    if found is None and root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        raise UserError(f"{root} exists and is not a shapes dataset; choose another folder")
+    if found and not overwrite:
+        raise UserError(
+            f"{root} holds another shapes dataset ({json.dumps(found)}, this is "
+            f"{json.dumps(record)}); pass --overwrite to replace it, or choose another folder"
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     # Drawn next to the destination and moved there whole: an interrupted run leaves no dataset.
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as work:
         unfinished = ShapesDataset(Path(work) / root.name, spec, written=True)
-        for split, count in zip(SPLITS, (spec.num_train, spec.num_val), strict=True):
-            _write_split(unfinished, split, count)
+        _write_split(unfinished, "train", spec.num_train)
+        _write_split(unfinished, "val", spec.num_val)
         rows = [f"{i}\t{name}" for i, name in enumerate((*CATEGORIES, BACKGROUND), 1)]
-        unfinished.class_list.write_text("\n".join(["Idx\tName", *rows]) + "\n")
+        class_list = "\n".join(["Idx\tName", *rows]) + "\n"
+        (unfinished.root / "semantic" / "objectInfo.txt").write_text(class_list)
         (unfinished.root / SPEC_FILE).write_text(json.dumps(record, indent=2) + "\n")
         if root.exists():
             shutil.rmtree(root)
@@ -175,29 +159,13 @@ def write(root: str | Path, spec: ShapesSpec, *, overwrite: bool = False) -> Sha
     return ShapesDataset(root, spec, written=True)
 
 
-def _exists(root: Path, record: dict[str, object], overwrite: bool) -> bool:
-    """Whether the root holds this very dataset; raise where writing would do damage."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    found = _read_record(root)
-    if found is None:
-        raise UserError(f"{root} exists and is not a shapes dataset; choose another folder")
-    if overwrite or found == record:
-        return not overwrite
-    raise UserError(
-        f"{root} holds another shapes dataset ({json.dumps(found)}, this is {json.dumps(record)}); "
-        "pass overwrite=True (--overwrite) to replace it, or choose another folder"
-    )
-
-
 def _read_record(root: Path) -> dict[str, object] | None:
-    """Read spec.json, or return None where there is none of this module."""
+    """Read spec.json, or return None if it is missing or not from this module."""
     try:
         record = json.loads((root / SPEC_FILE).read_text())
     except (OSError, ValueError):
         return None
-    ours = isinstance(record, dict) and record.get("dataset") == FORMAT["dataset"]
-    return record if ours else None
+    return record if record.get("dataset") == FORMAT["dataset"] else None
 
 
 def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
@@ -211,22 +179,25 @@ def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
         _write_images(dataset, split, name, sample)
         height, width = sample.instances.shape
         images.append({"id": number, "file_name": name, "height": height, "width": width})
-        described = segments(sample)
-        panoptic.append({"image_id": number, "file_name": name, "segments_info": described})
-        things = zip(described, sample.polygons, sample.keypoints, strict=False)  # they come first
+        segments = _segments(sample)
+        panoptic.append({"image_id": number, "file_name": name, "segments_info": segments})
+        things = zip(segments, sample.polygons, sample.keypoints, strict=False)  # they come first
         for segment, polygons, points in things:
             ids = {"id": len(instances) + 1, "image_id": number}
             flat = [polygon.ravel().tolist() for polygon in polygons]
             instances.append({**segment, **ids, "segmentation": flat})
-            keypoints.append({**instances[-1], **keypoint_fields(points)})
-    things_only = categories()
+            keypoints.append({**instances[-1], **_keypoint_fields(points)})
+    things_only: list[Entry] = [
+        {"id": number, "name": name, "supercategory": "shape", "isthing": 1}
+        for number, name in enumerate(CATEGORIES, 1)
+    ]
     skeleton = [[KEYPOINTS.index(end) + 1 for end in line] for line in SKELETON]
     named = {"keypoints": list(KEYPOINTS), "skeleton": skeleton}
     background = {"id": BACKGROUND_ID, "name": BACKGROUND, "supercategory": BACKGROUND}
     for path, annotations, known in (
-        (dataset.instances_json, instances, things_only),
-        (dataset.keypoints_json, keypoints, [{**thing, **named} for thing in things_only]),
-        (dataset.panoptic_json, panoptic, [*things_only, {**background, "isthing": 0}]),
+        (dataset.instances_json(split), instances, things_only),
+        (dataset.keypoints_json(split), keypoints, [{**thing, **named} for thing in things_only]),
+        (dataset.panoptic_json(split), panoptic, [*things_only, {**background, "isthing": 0}]),
     ):
         content = {
             # No date: the same spec gives the same bytes.
@@ -236,31 +207,28 @@ def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
             "annotations": annotations,
             "categories": known,
         }
-        path(split).parent.mkdir(exist_ok=True)
-        path(split).write_text(json.dumps(content, separators=(",", ":")))
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content, separators=(",", ":")))
 
 
 def _write_images(dataset: ShapesDataset, split: str, name: str, sample: Sample) -> None:
     """Write the image and its masks."""
     labels = np.array([BACKGROUND_ID, *sample.categories], np.uint8)[sample.instances]
+    segment_ids = _segment_id(np.arange(len(sample.categories) + 1))[sample.instances]
+    colours = np.stack([segment_ids % 256, segment_ids // 256 % 256, segment_ids // 65536], axis=-1)
     for folder, pixels in (
-        (dataset.images, sample.image),
-        (dataset.panoptic_masks, segment_colours(sample)),
-        (dataset.stuff_masks, (labels == BACKGROUND_ID).astype(np.uint8)),
-        (dataset.semantic_masks, labels),
-        (dataset.semantic_masks_from_zero, labels - 1),
+        (dataset.images(split), sample.image),
+        (dataset.panoptic_masks(split), colours.astype(np.uint8)),
+        (dataset.stuff_masks(split), (labels == BACKGROUND_ID).astype(np.uint8)),
+        (dataset.semantic_images(split), sample.image),
+        (dataset.semantic_masks(split), labels),
+        (dataset.semantic_masks_from_zero(split), labels - 1),
     ):
-        folder(split).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder(split) / name)
-    image, same = dataset.images(split) / name, dataset.semantic_images(split) / name
-    same.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(image, same)
-    except OSError:  # the file system cannot
-        shutil.copyfile(image, same)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name)
 
 
-def segments(sample: Sample) -> list[Entry]:
+def _segments(sample: Sample) -> list[Entry]:
     """Describe the segments of an image in COCO's terms: its things in order, then background."""
     found: list[Entry] = []
     for number, category in [*enumerate(sample.categories, 1), (0, BACKGROUND_ID)]:
@@ -274,28 +242,15 @@ def segments(sample: Sample) -> list[Entry]:
     return found
 
 
-def segment_colours(sample: Sample) -> np.ndarray:
-    """Return the ids of the segments as colours (H, W, 3), uint8: R + 256 G + 65536 B."""
-    ids = np.array([_segment_id(k) for k in range(len(sample.categories) + 1)])[sample.instances]
-    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
-
-
-def _segment_id(instance: int) -> int:
+def _segment_id(instance: "int | np.ndarray") -> "int | np.ndarray":
+    """Return the panoptic id of the number of an instance, or of an array of them."""
     return (instance + 1) * _ID_STRIDE % 2**24
 
 
-def keypoint_fields(points: np.ndarray) -> Entry:
+def _keypoint_fields(points: np.ndarray) -> Entry:
     """Describe keypoints (5, 3) in COCO's terms, where the middle of the first pixel is (0, 0)."""
     labelled = points[:, 2:] != NOT_LABELLED
     places = np.where(labelled, (points[:, :2] - 0.5).round(2), 0).tolist()
     flags = points[:, 2].astype(int).tolist()
     flat = [value for (x, y), flag in zip(places, flags, strict=True) for value in (x, y, flag)]
     return {"keypoints": flat, "num_keypoints": int(labelled.sum())}
-
-
-def categories() -> list[Entry]:
-    """List the categories of things in COCO's terms."""
-    return [
-        {"id": number, "name": name, "supercategory": "shape", "isthing": 1}
-        for number, name in enumerate(CATEGORIES, 1)
-    ]

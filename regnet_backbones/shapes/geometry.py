@@ -1,8 +1,7 @@
 """Geometry of shapes: their outlines, the keypoints of an outline, polygons around a mask.
 
-Keypoints are the four ends of a shape and its centre. Each is where the eye would put it, and a
-mirrored shape has the mirrored ones with "left" and "right" exchanged. That holds while shapes lean
-less than 45 degrees, as they do by default.
+Keypoints are the four ends of a shape and its centre, where the eye would put them: a mirrored
+shape has the mirrored ones with "left" and "right" exchanged.
 """
 
 import numpy as np
@@ -53,11 +52,20 @@ def outline(rng: np.random.Generator, name: str) -> np.ndarray:
     return np.concatenate([corner @ np.linalg.matrix_power(quarter_turn, k) for k in range(4)])
 
 
+def _polar(count: int, start: float = 0.0) -> np.ndarray:
+    """Points on the unit circle."""
+    angle = start + 2 * np.pi * np.arange(count) / count
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
 def locate(name: str, outline: np.ndarray) -> np.ndarray:
     """Return the keypoints (5, 2) of x, y of an outline (points, 2) of a category."""
     center = outline.mean(axis=0)
     if name == "circle":
-        ends = center + _ends_of_ellipse(outline)
+        # An ellipse of the matrix A has its end in direction d at A A' d / |A' d|, and its points,
+        # evenly spaced in their angle, the covariance A A' / 2.
+        along = _DIRECTIONS @ (2 * np.cov(outline.T, bias=True))
+        ends = center + along / np.sqrt((along * _DIRECTIONS).sum(axis=1, keepdims=True))
     else:
         ends = np.array([outline[list(points)].mean(axis=0) for points in _ENDS[name]])
     return np.concatenate([ends, [center]])
@@ -96,56 +104,28 @@ def trace(mask: np.ndarray) -> list[np.ndarray]:
     return trace(mask[:, :cut]) + right
 
 
-def _polar(count: int, start: float = 0.0) -> np.ndarray:
-    """Points on the unit circle."""
-    angle = start + 2 * np.pi * np.arange(count) / count
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
-
-
-def _ends_of_ellipse(outline: np.ndarray) -> np.ndarray:
-    """Return the extreme points of an ellipse along the image's axes, from its centre.
-
-    An ellipse of the matrix A has its end in direction d at A A' d / |A' d|, and its points, evenly
-    spaced in their angle, the covariance A A' / 2.
-    """
-    matrix = 2 * np.cov(outline.T, bias=True)
-    along = _DIRECTIONS @ matrix
-    return along / np.sqrt((along * _DIRECTIONS).sum(axis=1, keepdims=True))
-
-
 def _boundary_loops(mask: np.ndarray) -> list[np.ndarray]:
     """Follow the pixel edges around a mask; outer loops have positive area, holes negative."""
     padded = np.pad(mask, 1)
     height, width = mask.shape
-    edges = {
-        (x + corner_x, y + corner_y, step_x, step_y): None
-        for (dx, dy), (corner_x, corner_y), (step_x, step_y) in _SIDES
-        for y, x in np.argwhere(
-            mask & ~padded[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
-        ).tolist()
-    }
-    remaining = dict(edges)  # a dict, not a set, for its order
-    loops = []
+    edges: dict[tuple[int, ...], None] = {}  # a dict, not a set, for its order
+    for (dx, dy), (corner_x, corner_y), step in _SIDES:
+        neighbours = padded[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
+        for y, x in np.argwhere(mask & ~neighbours).tolist():
+            edges[(x + corner_x, y + corner_y, *step)] = None
+    remaining, loops = dict(edges), []
     while remaining:
-        edge = next(iter(remaining))
-        loop = []
+        edge, loop = next(iter(remaining)), []
         while edge in remaining:
             del remaining[edge]
-            following = _following(edge, edges)
-            if following[2:] != edge[2:]:
-                loop.append(following[:2])
-            edge = following
+            x, y, dx, dy = edge
+            # To the right first: where two pixels touch by a corner, stay with this one.
+            ahead = [(x + dx, y + dy, *turn) for turn in ((-dy, dx), (dx, dy), (dy, -dx))]
+            edge = next(each for each in ahead if each in edges)
+            if edge[2:] != (dx, dy):
+                loop.append(edge[:2])
         loops.append(np.array(loop))
     return loops
-
-
-def _following(
-    edge: tuple[int, int, int, int], edges: dict[tuple[int, int, int, int], None]
-) -> tuple[int, int, int, int]:
-    """Return the edge after this one; where two pixels touch by a corner, stay with this one."""
-    x, y, dx, dy = edge
-    turns = ((-dy, dx), (dx, dy), (dy, -dx))  # right first
-    return next(e for turn in turns if (e := (x + dx, y + dy, *turn)) in edges)
 
 
 def _signed_area(loop: np.ndarray) -> float:
