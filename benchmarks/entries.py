@@ -97,8 +97,6 @@ def check_names(
 
 def _is_for(setting: Setting, device: str) -> bool:
     """Whether a setting can gain anything on a device."""
-    if setting.cuda_graphs:
-        return device == "cuda"
     if setting.compiled and not (setting.optimized or setting.channels_last):
         # On a CPU channels last is the faster one, and every compilation takes a minute.
         return device == "cuda"

@@ -1,7 +1,7 @@
 """What is done to a model before it is measured: ours by `optimize`, peers by what torch offers.
 
 A peer at its best gets what our package uses, too: one cast of the weights, constant weights
-("freezing") on a CPU, recorded graphs of kernels on a GPU; and it may be compiled for one size.
+("freezing") on a CPU; and it may be compiled for one size.
 """
 
 from dataclasses import dataclass, replace
@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from benchmarks.cases import PRECISIONS, Case, Precision
+from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.optimize import optimize
-from regnet_backbones.optimize.compiling import compile_network
-from regnet_backbones.optimize.passes import autocast, cast, trunk_of
+from regnet_backbones.optimize.passes import autocast, cast, compile_network, trunk_of
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,9 @@ class Setting:
         optimized: by `regnet_backbones.optimize`, which chooses the memory format.
         precision: "bf16" casts weights for inference, and is autocast in training.
         channels_last: memory format, where `optimized` does not choose it.
-        checkpointing: with `optimized`, in training.
+        checkpointing: blocks of ours are computed again in the backward pass.
         compiled: `torch.compile`, for this one size.
         any_size: with `optimized` and `compiled`, for all sizes at once.
-        cuda_graphs: with `compiled`, on CUDA, in inference.
     """
 
     optimized: bool = False
@@ -35,7 +34,6 @@ class Setting:
     checkpointing: bool = False
     compiled: bool = False
     any_size: bool = False
-    cuda_graphs: bool = False
 
     def row_name(self, family: str) -> str:
         """Name a row: "timm", or "timm, bf16, channels_last, compiled"."""
@@ -46,7 +44,6 @@ class Setting:
             "checkpointing": self.checkpointing,
             "compiled": self.compiled,
             "any size": self.any_size,
-            "cuda graphs": self.cuda_graphs,
         }
         return ", ".join([family, *(name for name, done in parts.items() if done)])
 
@@ -57,6 +54,10 @@ class Setting:
             model: on the device of the case, in training mode or not as the case says.
         """
         dtype = torch.bfloat16 if self.precision == "bf16" else None
+        if self.checkpointing:
+            for module in model.modules():
+                if isinstance(module, RegNetFeatures):
+                    module.checkpoint_blocks()
         if self.optimized:
             model, _ = optimize(
                 model,
@@ -64,8 +65,6 @@ class Setting:
                 dtype=dtype,
                 compile=self.compiled,
                 dynamic=self.any_size,
-                checkpointing=self.checkpointing,
-                cuda_graphs=self.cuda_graphs,
                 image_size=case.size,
                 batch_size=case.batch,
             )
@@ -78,9 +77,7 @@ class Setting:
         if self.channels_last:
             trunk.to(memory_format=torch.channels_last)
         if self.compiled:
-            compile_network(
-                trunk, inference=not case.training, dynamic=False, cuda_graphs=self.cuda_graphs
-            )
+            compile_network(trunk, inference=not case.training, dynamic=False)
         return model
 
 
@@ -100,7 +97,6 @@ OURS: dict[bool, tuple[Setting, ...]] = {
         Setting(optimized=True),
         Setting(optimized=True, compiled=True),
         Setting(optimized=True, compiled=True, any_size=True),
-        Setting(optimized=True, compiled=True, cuda_graphs=True),
     ),
     True: _both_precisions(
         Setting(),
@@ -116,8 +112,6 @@ PEERS: dict[bool, tuple[Setting, ...]] = {
         Setting(channels_last=True),
         Setting(compiled=True),
         Setting(channels_last=True, compiled=True),
-        Setting(compiled=True, cuda_graphs=True),
-        Setting(channels_last=True, compiled=True, cuda_graphs=True),
     ),
     True: _both_precisions(
         Setting(),

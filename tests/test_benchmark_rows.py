@@ -108,8 +108,8 @@ def test_training_rows_know_what_is_saved_and_leave_no_gradients():
 
 def test_names_say_the_setting():
     assert AS_IT_COMES.row_name("timm") == "timm"
-    full = Setting(precision="bf16", channels_last=True, compiled=True, cuda_graphs=True)
-    assert full.row_name("SMP") == "SMP, bf16, channels_last, compiled, cuda graphs"
+    full = Setting(precision="bf16", channels_last=True, compiled=True)
+    assert full.row_name("SMP") == "SMP, bf16, channels_last, compiled"
 
 
 def test_names_of_rows_are_unique_and_cuda_has_more():
@@ -119,7 +119,6 @@ def test_names_of_rows_are_unique_and_cuda_has_more():
             on_cuda = [e.name for e in entries_of(part, training=training, device="cuda")]
             assert len(set(names)) == len(names)
             assert set(names) < set(on_cuda)
-            assert not any("cuda graphs" in name for name in names)
             assert entries.REFERENCES[part] in names
 
 

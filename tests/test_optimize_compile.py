@@ -20,7 +20,7 @@ from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.optimize import optimize
-from regnet_backbones.optimize.compiling import MAX_COMPILATIONS, CompiledCalls
+from regnet_backbones.optimize.passes import MAX_COMPILATIONS, CompiledCalls
 
 # One block a stage, with squeeze-and-excitation.
 TINY = RegNetDesign(w_0=8, w_a=8.0, w_m=1.6, depth=4, group_width=8, se_ratio=0.25, stem_width=8)
@@ -45,7 +45,7 @@ def test_inductor_packs_the_weights_of_a_compiled_network(randomize):
     network = randomize(RegNetFeatures(TINY)).eval()
     fast, report = optimize(network, compile=True, memory_format="channels_last")
     assert "at the first call, for all sizes of images" in str(report)
-    for size in ((800, 832), (831, 801)):
+    for size in ((416, 448), (447, 417)):
         images = torch.randn(1, 3, *size)
         assert_close(fast(images), network(images))
     # Stem, three convolutions and two of squeeze-and-excitation a block, and four shortcuts.
@@ -95,15 +95,15 @@ def test_a_compiled_training_keeps_no_scaled_weights(monkeypatch):
 
 
 @torch.no_grad()
-def test_a_detector_is_compiled_at_most_twice_for_twenty_sizes(traced_graphs, randomize):
+def test_a_detector_is_compiled_at_most_twice_for_ten_sizes(traced_graphs, randomize):
     cfg = default_config()
     cfg.merge_from_file(str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")))
     cfg.MODEL.DEVICE = "cpu"
     detector = randomize(build_model(cfg)).eval()
     fast, _ = optimize(detector, compile=True, image_size=(64, 64), memory_format="contiguous")
     generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        height, width = torch.randint(40, 400, (2,), generator=generator).tolist()
+    for _ in range(10):
+        height, width = torch.randint(40, 300, (2,), generator=generator).tolist()
         images = fast.preprocess_image([{"image": torch.rand(3, height, width) * 255}]).tensor
         assert_close(fast.backbone(images).values(), detector.backbone(images).values())
     assert 1 <= len(traced_graphs) <= MAX_COMPILATIONS == 2

@@ -15,7 +15,6 @@ from torch._inductor import config as inductor_config
 
 from regnet_backbones import config_path, optimize, shapes
 from regnet_backbones.detection.config import read_config
-from regnet_backbones.optimize.options import Optimization
 from regnet_backbones.semseg.datamodule import SegmentationData
 
 QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
@@ -168,11 +167,6 @@ def test_test_time_augmentation_is_optimized(detector, detected, tmp_path):
     assert fast["bbox"]["AP"] == pytest.approx(plain["bbox"]["AP"], abs=1e-3)
 
 
-def test_settings_are_checked():
-    with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, float16, got"):
-        Optimization(dtype="int8")
-
-
 def test_a_config_with_an_unknown_type_is_refused(detector, dataset, tmp_path, capsys):
     opts = ["--opts", "OPTIMIZE.ENABLED", "True", "OPTIMIZE.DTYPE", "int8"]
     assert main("predict", detector, dataset.images("val"), "--output", tmp_path, *opts) == 2
@@ -256,4 +250,4 @@ def test_a_compiler_that_is_not_there_is_named(segmenter, dataset, tmp_path, cap
     with inductor_config.patch({"cpp.cxx": (None, "no-such-compiler")}):
         arguments = ["--output", tmp_path, "--device", "cpu", "--compile"]
         assert main("predict", segmenter, dataset.semantic_images("val"), *arguments) == 2
-    assert "g++" in capsys.readouterr().err
+    assert "CXX" in capsys.readouterr().err

@@ -18,7 +18,6 @@ from torch import nn
 
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.errors import UserError
-from regnet_backbones.optimize.compiling import compile_network
 from regnet_backbones.optimize.folding import (
     fold_batch_norm,
     fold_frozen_norm,
@@ -29,6 +28,7 @@ from regnet_backbones.optimize.passes import (
     autocast,
     cast,
     check_dtype,
+    compile_network,
     example_images,
     has_native,
     maps_of,
@@ -59,7 +59,6 @@ class Report:
         dtype: of the weights in inference, of autocast in training; None for what they were.
         compiled: "all sizes" of images if the network is compiled once at its first call, "each
             size" if at the first call with each; None if it is not.
-        checkpointed: whether blocks are computed again in the backward pass.
         error: largest difference of a map before and after, relative to the largest value of the
             map; None in training, where nothing is compared.
         notes: what the user might have expected and was not done, and why.
@@ -72,7 +71,6 @@ class Report:
     layout_seconds: dict[str, float] = field(default_factory=dict)
     dtype: torch.dtype | None = None
     compiled: Literal["all sizes", "each size"] | None = None
-    checkpointed: bool = False
     error: float | None = None
     notes: tuple[str, ...] = ()
 
@@ -88,8 +86,6 @@ class Report:
         if self.dtype is not None:
             kind = "weights" if self.mode == "inference" else "autocast"
             lines.append(f"  precision      {str(self.dtype).removeprefix('torch.')} ({kind})")
-        if self.checkpointed:
-            lines.append("  checkpointing  blocks are computed again in the backward pass")
         if self.compiled is not None:
             lines.append(f"  compilation    at the first call, for {self.compiled} of images")
         if self.error is not None:
@@ -106,8 +102,6 @@ def optimize(
     compile: bool = False,
     dynamic: bool = True,
     memory_format: MemoryFormat = "auto",
-    checkpointing: bool = False,
-    cuda_graphs: bool = False,
     image_size: tuple[int, int] = (512, 512),
     batch_size: int = 1,
 ) -> tuple[Model, Report]:
@@ -132,9 +126,6 @@ def optimize(
         dynamic: compile once for all heights and widths, rather than for each.
         memory_format: "auto" measures, on random images of `image_size` and `batch_size`; in
             training on two at least, because some batch norms learn from no single one.
-        checkpointing: in training, keep only what enters a block and compute the rest again.
-        cuda_graphs: with `compile` on CUDA, for images of few sizes (see
-            `compiling.compile_network`).
         image_size: height and width of what will be typical.
         batch_size: images of a batch that will be typical.
 
@@ -142,25 +133,31 @@ def optimize(
         The model, and the report of what was done; print it.
 
     Raises:
-        ValueError: an option is unknown or cannot be used with another one, or the model takes no
-            images. Then, and after errors of the model itself, the given model is as it was.
+        ValueError: an option is unknown, or the model takes no images. Then, and after errors of
+            the model itself, the given model is as it was.
     """
-    device = next(model.parameters(), torch.empty(0)).device
-    _check_options(mode, dtype, compile, memory_format, checkpointing, cuda_graphs, device)
+    for name, value, kind in (("mode", mode, Mode), ("memory_format", memory_format, MemoryFormat)):
+        if value not in get_args(kind):
+            raise UserError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+    check_dtype(dtype)
     training = mode == "training"
     if not training:
         model = deepcopy(model).eval().requires_grad_(False)
     trunk = trunk_of(model)
     batch_size = max(2 if training else 1, batch_size)
     images = example_images(trunk, image_size=image_size, batch_size=batch_size)
-    seconds, error = {}, None
+    seconds, error, notes = {}, None, []
     if training:
         if memory_format == "auto":
             # First, and on a copy: where it fails, the model is as it was.
             trial = deepcopy(trunk)
-            _fold_for_training(trial, checkpointing=checkpointing)
+            fold_frozen_norm(trial)
             seconds = measure_layouts(trial, images, training=True, dtype=dtype)
-        folded = _fold_for_training(model, checkpointing=checkpointing)
+        folded = fold_frozen_norm(model)
+        if not folded:
+            notes.append(
+                "no batch norm is frozen, none is folded (RegNetFeatures: norm='FrozenBN')"
+            )
     else:
         before = _maps(trunk, images)
         folded = fold_batch_norm(model)
@@ -178,15 +175,10 @@ def optimize(
         error = max(relative_error(found, expected) for found, expected in pairs)
     elif dtype is not None:
         autocast(model, dtype)
-    notes = []
-    if training and not folded:
-        notes.append("no batch norm is frozen, none is folded (RegNetFeatures: norm='FrozenBN')")
-    if dtype is not None and device.type == "cpu" and not has_native(dtype):
+    if dtype is not None and images.device.type == "cpu" and not has_native(dtype):
         notes.append(f"this CPU has no instructions for {dtype} and emulates them, more slowly")
-    compiled = None
     if compile:
-        compile_network(trunk, inference=not training, dynamic=dynamic, cuda_graphs=cuda_graphs)
-        compiled = "all sizes" if dynamic and not cuda_graphs else "each size"
+        compile_network(trunk, inference=not training, dynamic=dynamic)
     return model, Report(
         mode=mode,
         folded=tuple(folded),
@@ -194,50 +186,10 @@ def optimize(
         memory_format=memory_format,
         layout_seconds=seconds,
         dtype=dtype,
-        compiled=compiled,
-        checkpointed=checkpointing,
+        compiled=("all sizes" if dynamic else "each size") if compile else None,
         error=error,
         notes=tuple(notes),
     )
-
-
-def _check_options(
-    mode: str,
-    dtype: torch.dtype | None,
-    compile: bool,
-    memory_format: str,
-    checkpointing: bool,
-    cuda_graphs: bool,
-    device: torch.device,
-) -> None:
-    """Raise ValueError for an unknown option or an invalid combination."""
-    for name, value, allowed in (
-        ("mode", mode, get_args(Mode)),
-        ("memory_format", memory_format, get_args(MemoryFormat)),
-    ):
-        if value not in allowed:
-            raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-    check_dtype(dtype)
-    if checkpointing and mode != "training":
-        raise UserError("checkpointing=True is for mode='training': inference keeps no maps")
-    if cuda_graphs and not (compile and mode == "inference" and device.type == "cuda"):
-        raise UserError(
-            "cuda_graphs=True needs compile=True, mode='inference' and a model on a GPU, got "
-            f"compile={compile}, mode={mode!r} and a model on '{device.type}'"
-        )
-
-
-def _fold_for_training(model: nn.Module, *, checkpointing: bool) -> list[str]:
-    """Change a model for training, in place, and return the names of the norms that are folded."""
-    if checkpointing:
-        networks = [module for module in model.modules() if isinstance(module, RegNetFeatures)]
-        if not networks:
-            raise UserError(
-                f"checkpointing=True needs a RegNetFeatures, {type(model).__name__} has none"
-            )
-        for network in networks:
-            network.checkpoint_blocks()
-    return fold_frozen_norm(model)
 
 
 def _maps(trunk: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:

@@ -19,7 +19,6 @@ from timm.models.regnet import PreBottleneck
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from regnet_backbones.errors import UserError
 from regnet_backbones.optimize.scaled_conv import scaled_conv
 
 # What timm, torchvision and detectron2 call theirs; the last is not imported for it.
@@ -35,13 +34,17 @@ PAIRS: tuple[tuple[type[nn.Module], str, str], ...] = (
 
 
 class ConvNorm(NamedTuple):
-    """A convolution, the batch norm behind it, and where that batch norm is."""
+    """A convolution, and the batch norm behind it: `key` of `owner`."""
 
     name: str
     conv: nn.Conv2d
-    norm: nn.Module
-    norm_owner: nn.Module
-    norm_name: str
+    owner: nn.Module
+    key: str
+
+    @property
+    def norm(self) -> nn.Module:
+        """Return the batch norm."""
+        return getattr(self.owner, self.key)
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,36 +58,21 @@ def scale_and_shift(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     return scale, shift
 
 
-def folded_conv(x: torch.Tensor, conv: nn.Conv2d, norm: nn.Module) -> torch.Tensor:
-    """Return what a frozen norm gives after a convolution, as autograd needs it for training."""
-    scale, bias = scale_and_shift(norm)
-    if conv.bias is None:
-        return scaled_conv(x, conv, scale, bias)
-    # The convolution's own bias is trained, so it cannot go where no gradient comes from.
-    bias = (bias + conv.bias * scale).reshape(1, -1, 1, 1)
-    x = scaled_conv(x, conv, scale, torch.zeros_like(scale))
-    return x + bias.to(x.dtype)
-
-
 @torch.no_grad()
 def fold_batch_norm(model: nn.Module) -> list[str]:
-    """Fold batch norms into their convolutions for inference, in place, and return their names.
+    """Fold batch norms into convolutions, for inference and in place, and return their names.
 
     A folded norm becomes its activation, or nothing. Batch norms that follow no convolution (those
     of a pre-activation network, or behind squeeze-and-excitation) stay.
     """
     folded = []
     for pair in list(conv_norms(model)):
-        if pair.norm.training and not is_frozen_norm(pair.norm):
-            raise UserError(
-                f"batch norm '{pair.name}' is in training mode; call model.eval() before folding"
-            )
         scale, bias = scale_and_shift(pair.norm)
         if pair.conv.bias is not None:
             bias = bias + pair.conv.bias * scale
         pair.conv.weight = _like(pair.conv.weight, pair.conv.weight * scale.reshape(-1, 1, 1, 1))
         pair.conv.bias = _like(pair.conv.weight, bias)
-        setattr(pair.norm_owner, pair.norm_name, _activation(pair.norm))
+        setattr(pair.owner, pair.key, _activation(pair.norm))
         folded.append(pair.name)
     return folded
 
@@ -92,22 +80,19 @@ def fold_batch_norm(model: nn.Module) -> list[str]:
 def fold_frozen_norm(model: nn.Module) -> list[str]:
     """Let convolutions of a model in training do the work of the frozen norms behind them.
 
-    In place; the names of these norms are returned. State dict, parameters and gradients stay.
+    In place, in timm's `ConvNormAct`; the names of these norms are returned. State dict, parameters
+    and gradients stay.
     """
     folded = []
     for pair in list(conv_norms(model)):
-        if not is_frozen_norm(pair.norm):
+        if not (isinstance(pair.owner, ConvNormAct) and is_frozen_norm(pair.norm)):
             continue
-        owner: nn.Module = pair.norm_owner
-        if isinstance(owner, ConvNormAct) and type(pair.conv) is nn.Conv2d:
-            stand_in: nn.Module = FoldedConvNormAct(owner)
-        elif owner is pair.conv:
-            stand_in = FoldedConv2d(pair.conv)
-        else:
+        if pair.conv.bias is not None:  # trained, so it cannot go where no gradient comes from
             continue
+        stand_in = FoldedConvNormAct(pair.owner)
         for module in list(model.modules()):
             for name, child in module.named_children():
-                if child is owner:
+                if child is pair.owner:
                     setattr(module, name, stand_in)
         folded.append(pair.name)
     return folded
@@ -116,7 +101,6 @@ def fold_frozen_norm(model: nn.Module) -> list[str]:
 def remaining_batch_norms(model: nn.Module) -> int:
     """Count the batch norms that still run as a pass of their own."""
     done = {id(m.bn) for m in model.modules() if isinstance(m, FoldedConvNormAct)}
-    done |= {id(m.norm) for m in model.modules() if isinstance(m, FoldedConv2d)}
     return sum(is_batch_norm(module) and id(module) not in done for module in model.modules())
 
 
@@ -130,22 +114,9 @@ class FoldedConvNormAct(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the activated map (N, C, H', W')."""
-        x = folded_conv(x, self.conv, self.bn)
+        x = scaled_conv(x, self.conv, *scale_and_shift(self.bn))
         x = self.bn.act(self.bn.drop(x))
         return x if self.aa is None else self.aa(x)
-
-
-class FoldedConv2d(nn.Conv2d):
-    """detectron2's `Conv2d` with a frozen norm, which the convolution does (`norm`)."""
-
-    def __init__(self, conv: nn.Conv2d):
-        nn.Module.__init__(self)
-        self.__dict__.update(conv.__dict__)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the activated map (N, C, H', W')."""
-        x = folded_conv(x, self, self.norm)
-        return x if self.activation is None else self.activation(x)
 
 
 def is_batch_norm(module: nn.Module) -> bool:
@@ -190,19 +161,15 @@ def _pairs_of(name: str, module: nn.Module) -> Iterator[ConvNorm]:
     """Find the pairs that a module itself runs one after the other."""
     if isinstance(module, nn.Conv2d):
         if type(module).__module__ == DETECTRON2_CONVS and module.norm is not None:
-            yield ConvNorm(f"{name}.norm", module, module.norm, module, "norm")
+            yield ConvNorm(f"{name}.norm", module, module, "norm")
         return
+    pairs = [(getattr(module, conv), norm) for kind, conv, norm in PAIRS if _runs_as(module, kind)]
     if _runs_as(module, nn.Sequential):
-        children = list(module.named_children())
-        for (_, before), (key, norm) in itertools.pairwise(children):
-            conv = _last_layer(before)
-            if type(conv) is nn.Conv2d:
-                yield ConvNorm(f"{name}.{key}", conv, norm, module, key)
-    for kind, conv_name, norm_name in PAIRS:
-        if _runs_as(module, kind):
-            conv, norm = getattr(module, conv_name), getattr(module, norm_name)
-            if type(conv) is nn.Conv2d:
-                yield ConvNorm(f"{name}.{norm_name}", conv, norm, module, norm_name)
+        children = itertools.pairwise(module.named_children())
+        pairs += [(_last_layer(before), key) for (_, before), (key, _) in children]
+    for conv, key in pairs:
+        if type(conv) is nn.Conv2d:
+            yield ConvNorm(f"{name}.{key}", conv, module, key)
 
 
 def _runs_as(module: nn.Module, kind: type[nn.Module]) -> bool:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
@@ -31,12 +31,6 @@ class Optimization:
     dtype: Dtype = "float32"
     compile: bool = False
     memory_format: MemoryFormat = "auto"
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("dtype", Dtype), ("memory_format", MemoryFormat)):
-            given, choices = getattr(self, name), get_args(allowed)
-            if given not in choices:
-                raise UserError(f"{name} must be one of {', '.join(choices)}, got {given!r}")
 
     def describe(self) -> dict[str, object]:
         """Return the settings as a JSON file holds them."""
@@ -83,34 +77,25 @@ def optimize_training(
     if memory_format == "auto":
         _, measured = optimize(deepcopy(model), mode="training", dtype=autocast, **sizes)
         memory_format, seconds = from_first(measured.memory_format), measured.layout_seconds
+    compile = optimization.compile
     _, done = optimize(
-        model,
-        mode="training",
-        compile=optimization.compile,
-        memory_format=memory_format,
-        **sizes,
+        model, mode="training", compile=compile, memory_format=memory_format, **sizes
     )
     return replace(done, layout_seconds=seconds)
 
 
 def check_compiler(device: torch.device | str) -> None:
     """Check that `torch.compile` finds the compiler that it needs on a device."""
-    if torch.device(device).type == "cpu":
-        from torch._inductor.cpp_builder import get_cpp_compiler
-        from torch._inductor.exc import InvalidCxxCompiler
+    from torch._inductor import config
 
-        needed, variable, found = "g++", "CXX", True
-        try:
-            get_cpp_compiler()
-        except InvalidCxxCompiler:
-            found = False
+    if torch.device(device).type == "cpu":
+        variable, compiler, names = "CXX", "g++", [config.cpp.cxx[-1]]
     else:
-        needed, variable = "gcc", "CC"
-        found = bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
-    if not found:
+        variable, compiler, names = "CC", "gcc", [os.environ.get("CC", "gcc"), "clang"]
+    if not any(map(shutil.which, names)):
         raise UserError(
-            f"compilation on '{device}' needs a compiler, and none is found; install {needed}, "
-            f"name another one in the environment variable {variable}, or do not compile"
+            f"compilation on '{device}' needs a compiler, and '{names[0]}' is not found; install "
+            f"{compiler}, name one in the environment variable {variable}, or do not compile"
         )
 
 

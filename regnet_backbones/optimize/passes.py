@@ -1,4 +1,4 @@
-"""Passes of `optimize` other than folding and compilation, and the part of a model they work on.
+"""Passes of `optimize` other than folding, and the part of a model they work on.
 
 A detector's heads work on regions whose number changes from image to image, and on indices and
 boxes that need float32; its backbone with FPN, the trunk, is where the time is and takes one
@@ -6,7 +6,8 @@ tensor. Channels last was faster for RegNet on some CPUs and several times slowe
 some GPUs: it is measured.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from functools import partial
 from statistics import median
@@ -21,6 +22,10 @@ DTYPES = (torch.bfloat16, torch.float16)
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 RUNS = 10
+
+# One for single images and one for batches, or for small and large images: torch picks another
+# kernel for a convolution of a single image where the map has few values (20,480).
+MAX_COMPILATIONS = 2
 
 
 def trunk_of(model: nn.Module) -> nn.Module:
@@ -76,14 +81,13 @@ def measure_layouts(
     """Return the median seconds of a step by memory format; the trunk itself is not changed."""
 
     def call(network: nn.Module, batch: torch.Tensor) -> None:
-        with (
-            torch.set_grad_enabled(training),
-            torch.autocast(batch.device.type, dtype=dtype, enabled=dtype is not None),
-        ):
+        precision = torch.autocast(batch.device.type, dtype=dtype, enabled=dtype is not None)
+        with torch.set_grad_enabled(training), precision:
             maps = maps_of(network(batch))
-        loss = sum(features.float().mean() for features in maps) if training else None
-        if loss is not None and loss.requires_grad:
-            loss.backward()
+        if training:
+            loss = sum(features.float().mean() for features in maps)
+            if loss.requires_grad:
+                loss.backward()
 
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices):  # dropout would advance the caller's random numbers
@@ -117,34 +121,29 @@ def has_native(dtype: torch.dtype) -> bool:
 def cast(network: nn.Module, dtype: torch.dtype, *, outputs: torch.dtype | None) -> nn.Module:
     """Cast weights in place, let images of any floating type in, convert maps to `outputs`."""
     network.to(dtype)
-    network.register_forward_pre_hook(Convert(dtype))
+    network.register_forward_pre_hook(partial(_converted, dtype))
     if outputs is not None:
-        network.register_forward_hook(Convert(outputs))
+        network.register_forward_hook(partial(_converted, outputs))
     return network
 
 
-class Convert:
-    """A hook that converts floating tensors of a network's inputs, or of its output."""
+def _converted(dtype: torch.dtype, module: nn.Module, inputs: tuple, output: object = None):
+    """Convert the floating tensors of what a network gets (a pre-hook), or gives (a hook)."""
 
-    def __init__(self, dtype: torch.dtype):
-        self.dtype = dtype
-
-    def __call__(self, module: nn.Module, inputs: tuple, output: object = None) -> object:
-        """Return what the network gets (a pre-hook), or gives (a hook)."""
-        return self._convert(inputs if output is None else output)
-
-    def _convert(self, value: object) -> object:
+    def convert(value: object) -> object:
         if isinstance(value, torch.Tensor):
-            return value.to(self.dtype) if value.is_floating_point() else value
+            return value.to(dtype) if value.is_floating_point() else value
         if isinstance(value, dict):
-            return {name: self._convert(item) for name, item in value.items()}
+            return {name: convert(item) for name, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return type(value)(self._convert(item) for item in value)
+            return type(value)(convert(item) for item in value)
         return value
+
+    return convert(inputs if output is None else output)
 
 
 class Autocast:
-    """A `forward` under autocast, for a model in training."""
+    """A `forward` under autocast, which copies along with its model."""
 
     def __init__(self, forward: Callable, device_type: str, dtype: torch.dtype):
         self.forward, self.device_type, self.dtype = forward, device_type, dtype
@@ -160,3 +159,56 @@ def autocast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     device_type = next(model.parameters()).device.type
     model.forward = Autocast(model.forward, device_type, dtype)
     return model
+
+
+def compile_network(network: nn.Module, *, inference: bool, dynamic: bool = True) -> nn.Module:
+    """Compile a network in place, at its first call; state dict and attributes stay.
+
+    With `dynamic` height and width are symbols from the first call on; what would be the third
+    compilation is not done, such images take the network as it is. Otherwise every size compiles,
+    for itself. For `inference` weights are constants on a CPU, while gradients are disabled.
+    """
+    freezing = inference and next(network.parameters()).device.type == "cpu"
+    # What `Module.compile` sets: not a part of state dicts, copies and pickles.
+    network._compiled_call_impl = CompiledCalls(
+        network._call_impl, dynamic=dynamic, freezing=freezing
+    )
+    return network
+
+
+class CompiledCalls:
+    """Calls of a network that compile, for dynamic sizes at most `MAX_COMPILATIONS` times.
+
+    With `freezing` inductor takes weights for constants, packs them for its convolutions, and lets
+    these do the activation and the sum of a residual block. That is a switch of the whole process
+    (the option of that name of `torch.compile` does not reach all that reads it), so it is set
+    around the calls of the network, and only there.
+    """
+
+    def __init__(self, call: Callable, *, dynamic: bool, freezing: bool):
+        self.compilations = 0
+        self._dynamic = dynamic
+        self._freezing = freezing
+        self._compiles = False
+        self._call = torch.compile(call, backend=self._compile, dynamic=dynamic)
+
+    def __call__(self, *args: object, **options: object) -> object:
+        """Do what the network does."""
+        from torch._inductor import config
+
+        with ExitStack() as stack:
+            if self._dynamic and self.compilations == MAX_COMPILATIONS:
+                stack.enter_context(torch.compiler.set_stance("eager_on_recompile"))
+            if self._freezing:
+                stack.enter_context(config.patch(freezing=True))
+            self._compiles = False
+            output = self._call(*args, **options)
+            self.compilations += self._compiles
+        return output
+
+    def _compile(self, graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Callable:
+        """Compile with inductor, and remember it."""
+        from torch._inductor.compile_fx import compile_fx
+
+        self._compiles = True
+        return compile_fx(graph, inputs)

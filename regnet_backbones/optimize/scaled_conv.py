@@ -31,14 +31,7 @@ class _ScaledConv(torch.autograd.Function):
     """The convolution, and its derivative by map and unscaled weight."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        scale: torch.Tensor,
-        bias: torch.Tensor,
-        place: tuple,
-    ) -> torch.Tensor:
+    def forward(ctx: FunctionCtx, x, weight, scale, bias, place: tuple) -> torch.Tensor:
         ctx.save_for_backward(x, weight, scale)
         ctx.place = place
         scaled = (weight * scale.reshape(-1, 1, 1, 1)).to(x.dtype)
@@ -54,17 +47,7 @@ class _ScaledConv(torch.autograd.Function):
         # The order of `forward` would be the same expression to a compiler, which would keep it.
         scaled = (factors * weight).to(x.dtype)
         by_map, by_weight, _ = torch.ops.aten.convolution_backward(
-            gradient,
-            x,
-            scaled,
-            None,
-            stride,
-            padding,
-            dilation,
-            False,
-            [0, 0],
-            groups,
-            needed,
+            *(gradient, x, scaled, None, stride, padding, dilation, False, [0, 0], groups, needed)
         )
         if by_weight is not None:
             by_weight = by_weight.to(weight.dtype) * factors

@@ -5,14 +5,6 @@
 packages that only it evaluates with (lvis, cityscapesscripts). Each row tests its cause itself,
 never a version, because detectron2 0.6 and upstream main both call themselves "0.6".
 
-    hook.py              the finder, and the record of what was applied
-    table.py             every fix: where, why, when, what
-    packages.py          packages that are not there, and stand-ins for them
-    extension.py         the compiled extension `detectron2._C` is absent
-    libraries.py         what numpy, Pillow, torch and Python dropped
-    engine.py            CPU processes, AMP, and training state that checkpoints lack
-    panoptic_quality.py  the panoptic id encoding and PQ
-
 Only the standard library is imported before detectron2 is. Detectron2:
 https://github.com/facebookresearch/detectron2 (0.6 is commit d1e04565).
 """

@@ -9,10 +9,10 @@ Deformable convolution: Dai et al. 2017 (v1), Zhu et al. 2019 (v2, with a mask).
 References: detectron2/layers/deform_conv.py, torchvision/ops/deform_conv.py.
 """
 
-import functools
 from contextlib import AbstractContextManager
 from types import ModuleType
 
+from regnet_backbones.adapters.detectron2.compat.hook import replaces
 from regnet_backbones.adapters.detectron2.compat.packages import is_importable, stand_in_modules
 
 EXTENSION = "detectron2._C"
@@ -49,11 +49,9 @@ def fast_coco_evaluation_absent(module: ModuleType) -> None:
     module.COCOeval_opt = COCOeval
 
 
-def has_deformable_convolution(module: ModuleType) -> bool:
+def has_deformable_convolution(source: str) -> bool:
     """Return whether the module has its classes, not the placeholders of an uncompiled upstream."""
-    from torch import nn
-
-    return isinstance(module.DeformConv, type) and issubclass(module.DeformConv, nn.Module)
+    return "create_dummy_class" not in source or is_importable(EXTENSION)
 
 
 def deformable_convolution_needs_cuda_kernel(module: ModuleType) -> None:
@@ -61,37 +59,32 @@ def deformable_convolution_needs_cuda_kernel(module: ModuleType) -> None:
     from torchvision.ops import deform_conv2d
 
     compiled = is_importable(EXTENSION)
-    stock, stock_modulated = module.deform_conv, module.modulated_deform_conv
 
     # Both take positional arguments only, as the autograd functions they replace do. torchvision
     # reads the numbers of groups off the shapes of weight and offset.
-    def deform_conv(input, offset, weight, stride=1, padding=0, dilation=1, *groups):
+    @replaces(module)
+    def deform_conv(stock, input, offset, weight, stride=1, padding=0, dilation=1, *groups):
         if compiled and input.is_cuda:
             return stock(input, offset, weight, stride, padding, dilation, *groups)
         return deform_conv2d(input, offset, weight, None, stride, padding, dilation)
 
+    @replaces(module)
     def modulated_deform_conv(
-        input, offset, mask, weight, bias=None, stride=1, padding=0, dilation=1, *groups
+        stock, input, offset, mask, weight, bias=None, stride=1, padding=0, dilation=1, *groups
     ):
         if compiled and input.is_cuda:
-            arguments = (input, offset, mask, weight, bias, stride, padding, dilation, *groups)
-            return stock_modulated(*arguments)
+            return stock(input, offset, mask, weight, bias, stride, padding, dilation, *groups)
         return deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
-
-    module.deform_conv = deform_conv
-    module.modulated_deform_conv = modulated_deform_conv
 
 
 def rotated_operator_absent(module: ModuleType) -> None:
     """Say what is missing where a rotated-box operator is used."""
-    name = ROTATED_OPERATORS[module.__name__]
-    stock = getattr(module, name)
 
-    @functools.wraps(stock)
-    def operator(*args):
+    def operator(stock, *args):
         try:
             return stock(*args)
         except AttributeError as error:  # torch.ops.detectron2 has no such operator
             raise ImportError(ABSENT) from error
 
-    setattr(module, name, operator)
+    operator.__name__ = ROTATED_OPERATORS[module.__name__]
+    replaces(module)(operator)

@@ -8,7 +8,9 @@ and other import hooks (wrapt's among them) may stand before or behind.
 The import protocol: https://docs.python.org/3/reference/import.html#the-meta-path
 """
 
+import functools
 import importlib.abc
+import inspect
 import logging
 import sys
 import threading
@@ -24,9 +26,9 @@ logger = logging.getLogger("regnet_backbones.adapters.detectron2.compat")
 
 @dataclass(frozen=True)
 class DuringImport:
-    """A context that is open while the code of `modules` runs.
+    """A context that is open while the code of `modules` runs; `apply` is named after the cause.
 
-    `needed` gets the module's source (empty when it has none); `apply` is named after the cause.
+    `needed` gets the module's source (empty when it has none).
     """
 
     modules: Sequence[str]
@@ -37,11 +39,11 @@ class DuringImport:
 
 @dataclass(frozen=True)
 class AfterImport:
-    """A change to each of `modules` once it has run; `apply` is named after the cause."""
+    """A change to each of `modules` once it has run, otherwise as `DuringImport`."""
 
     modules: Sequence[str]
     cause: str
-    needed: Callable[[ModuleType], bool]
+    needed: Callable[[str], bool]
     apply: Callable[[ModuleType], None]
 
 
@@ -79,14 +81,13 @@ class FixFinder(importlib.abc.MetaPathFinder):
         sys.meta_path.insert(0, self)
         for name in self._fixes:
             module = sys.modules.get(name)
-            if module is not None and not _is_running(module):
+            # One that is still being imported, further up the stack, is left alone.
+            spec = getattr(module, "__spec__", None)
+            if module is not None and not getattr(spec, "_initializing", False):
                 self._change(module)
 
     def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None = None,
-        target: ModuleType | None = None,
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return the other finders' spec with a loader that applies our fixes."""
         searching = self._searching.__dict__.setdefault("names", set())
@@ -95,7 +96,8 @@ class FixFinder(importlib.abc.MetaPathFinder):
             return None
         searching.add(fullname)
         try:
-            spec = _ask_all_finders(fullname, path, target)
+            specs = (finder.find_spec(fullname, path, target) for finder in list(sys.meta_path))
+            spec = next((spec for spec in specs if spec is not None), None)
         finally:
             searching.discard(fullname)
         if spec is not None and spec.loader is not None:
@@ -104,8 +106,7 @@ class FixFinder(importlib.abc.MetaPathFinder):
 
     def run_fixed(self, loader: importlib.abc.Loader, module: ModuleType) -> None:
         """Run `module` with `loader`, inside its contexts, then change what is to be changed."""
-        get_source = getattr(loader, "get_source", lambda name: None)
-        source = get_source(module.__name__) or ""
+        source = source_of(module)
         with ExitStack() as contexts:
             for fix in self._fixes[module.__name__]:
                 if isinstance(fix, DuringImport) and fix.needed(source):
@@ -115,25 +116,22 @@ class FixFinder(importlib.abc.MetaPathFinder):
         self._change(module)
 
     def _change(self, module: ModuleType) -> None:
+        source = source_of(module)
         for fix in self._fixes[module.__name__]:
-            if not isinstance(fix, AfterImport):
-                continue
-            try:
-                if fix.needed(module):
+            if isinstance(fix, AfterImport) and fix.needed(source):
+                try:
                     fix.apply(module)
                     self._record(module, fix)
-            # A detectron2 we have not seen must stay importable: warn of what does not fit.
-            except Exception:
-                logger.warning(
-                    "%s does not fit this %s, which stays as it is (%s)",
-                    *(fix.apply.__name__, module.__name__, fix.cause),
-                    exc_info=True,
-                )
+                # A detectron2 we have not seen must stay importable: warn of what does not fit.
+                except Exception:
+                    logger.warning(
+                        "%s does not fit this %s, which stays as it is (%s)",
+                        *(fix.apply.__name__, module.__name__, fix.cause),
+                        exc_info=True,
+                    )
 
     def _record(self, module: ModuleType, fix: Fix) -> None:
-        row = AppliedFix(module.__name__, fix.apply.__name__, fix.cause)
-        self._applied[row] = None
-        logger.debug("%s: %s (%s)", *row)
+        self._applied[AppliedFix(module.__name__, fix.apply.__name__, fix.cause)] = None
 
 
 class _FixingLoader:
@@ -156,15 +154,24 @@ class _FixingLoader:
         self._finder.run_fixed(self._loader, module)
 
 
-def _ask_all_finders(fullname, path, target) -> ModuleSpec | None:
-    for finder in list(sys.meta_path):
-        find_spec = getattr(finder, "find_spec", None)
-        spec = find_spec(fullname, path, target) if find_spec is not None else None
-        if spec is not None:
-            return spec
-    return None
+def replaces(owner: object) -> Callable[[Callable], None]:
+    """Replace what `owner` has by the name of a function by it; the stock one comes first to it."""
+
+    def replace(function: Callable) -> None:
+        stock = getattr(owner, function.__name__)
+
+        @functools.wraps(stock)
+        def replacement(*args, **kwargs):
+            return function(stock, *args, **kwargs)
+
+        setattr(owner, function.__name__, replacement)
+
+    return replace
 
 
-def _is_running(module: ModuleType) -> bool:
-    """Return whether a module is still being imported, further up the stack."""
-    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
+def source_of(module: ModuleType) -> str:
+    """Return the source of a module, empty where there is none."""
+    try:
+        return inspect.getsource(module)
+    except (OSError, TypeError):
+        return ""

@@ -6,31 +6,32 @@ exists elsewhere, and a package of the internal name whose `__path__` leads ther
 import find it.
 """
 
-import functools
 import importlib.util
-import inspect
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 
+from regnet_backbones.adapters.detectron2.compat.hook import replaces
+
 CITYSCAPES = "deeplearning.projects.cityscapesApi"
 DEMO = "vision.fair.detectron2.demo"
-# What imports absent packages when it is called: by module, functions or methods of classes.
+# What imports absent packages when it is called, by module: functions, and methods of classes.
 PANOPTIC_CALLERS = {
-    "detectron2.evaluation.panoptic_evaluation": {"COCOPanopticEvaluator": "process evaluate"},
-    "detectron2.utils.visualizer": {"Visualizer": "draw_dataset_dict"},
+    "detectron2.evaluation.panoptic_evaluation": [
+        *("COCOPanopticEvaluator.process", "COCOPanopticEvaluator.evaluate")
+    ],
+    "detectron2.utils.visualizer": ["Visualizer.draw_dataset_dict"],
 }
 CITYSCAPES_CALLERS = {
-    "detectron2.data.datasets.cityscapes": {
-        "": "load_cityscapes_instances _cityscapes_files_to_dict",
-    },
-    "detectron2.evaluation.cityscapes_evaluation": {
-        "CityscapesInstanceEvaluator": "process evaluate",
-        "CityscapesSemSegEvaluator": "process evaluate",
-    },
+    "detectron2.data.datasets.cityscapes": [
+        *("load_cityscapes_instances", "_cityscapes_files_to_dict")
+    ],
+    "detectron2.evaluation.cityscapes_evaluation": [
+        *("CityscapesInstanceEvaluator.process", "CityscapesInstanceEvaluator.evaluate"),
+        *("CityscapesSemSegEvaluator.process", "CityscapesSemSegEvaluator.evaluate"),
+    ],
 }
 
 
@@ -42,14 +43,9 @@ def is_importable(name: str) -> bool:
         return False
 
 
-def absent(package: str) -> Callable[[object], bool]:
-    """Return whether a package cannot be imported, as a cause of the table."""
-    return lambda _module: not is_importable(package)
-
-
-def imports_absent(package: str, words: str) -> Callable[[str], bool]:
-    """Return whether a source holds `words`, which import an absent package, likewise."""
-    return lambda source: words in source and not is_importable(package)
+def says(words: str, *, without: str = "") -> Callable[[str], bool]:
+    """Return a cause of the table: a source holds `words`, and a package `without` is not there."""
+    return lambda source: words in source and not (without and is_importable(without))
 
 
 @contextmanager
@@ -74,12 +70,6 @@ def pkg_resources_absent() -> AbstractContextManager[None]:
     return stand_in_modules(_module("pkg_resources", resource_filename=resource_filename))
 
 
-def imports_absent_caffe2(source: str) -> bool:
-    """Return whether `source` imports its Caffe2 half unconditionally, and there is no Caffe2."""
-    unconditional = re.search(r"^from \.api import", source, re.MULTILINE) is not None
-    return unconditional and not is_importable("caffe2.python")
-
-
 def caffe2_absent() -> AbstractContextManager[None]:
     """Leave the Caffe2 half out: tracing and scripting need none of it."""
     return stand_in_modules(_module("detectron2.export.api", __all__=[]))
@@ -101,11 +91,6 @@ def panopticapi_absent_when_called(module: ModuleType) -> None:
     _provide_during(module, PANOPTIC_CALLERS, panopticapi_absent)
 
 
-def imports_internal_cityscapes(module: ModuleType) -> bool:
-    """Return whether functions of the module import the scripts from the internal package."""
-    return f" {CITYSCAPES}." in inspect.getsource(module) and not is_importable("deeplearning")
-
-
 def cityscapes_internal_when_called(module: ModuleType) -> None:
     """Let the internal package hold cityscapesscripts during the calls that import it."""
 
@@ -118,14 +103,10 @@ def cityscapes_internal_when_called(module: ModuleType) -> None:
     _provide_during(module, CITYSCAPES_CALLERS, provide)
 
 
-def script_imports_internal_demo(_module: ModuleType) -> bool:
+def script_imports_internal_demo(_source: str) -> bool:
     """Return whether the script that runs is a demo that imports its neighbour from there."""
-    file = _running_script()
-    return (
-        file is not None
-        and f"from {DEMO}." in file.read_text(errors="replace")
-        and not is_importable("vision")
-    )
+    script = _running_script()
+    return script.is_file() and f"from {DEMO}." in script.read_text(errors="replace")
 
 
 def demo_internal(_module: ModuleType) -> None:
@@ -136,23 +117,18 @@ def demo_internal(_module: ModuleType) -> None:
 
 def _provide_during(
     module: ModuleType,
-    callers: dict[str, dict[str, str]],
+    callers: dict[str, list[str]],
     context: Callable[[], AbstractContextManager[None]],
 ) -> None:
     """Open `context` whenever one of the module's `callers` is called."""
-    for class_name, functions in callers[module.__name__].items():
-        owner = getattr(module, class_name) if class_name else module
-        for name in functions.split():
-            setattr(owner, name, _within(context, getattr(owner, name)))
 
-
-def _within(context: Callable[[], AbstractContextManager[None]], stock: Callable) -> Callable:
-    @functools.wraps(stock)
-    def wrapped(*args, **kwargs):
+    def call(stock, *args, **kwargs):
         with context():
             return stock(*args, **kwargs)
 
-    return wrapped
+    for caller in callers[module.__name__]:
+        owner, _, call.__name__ = caller.rpartition(".")
+        replaces(getattr(module, owner) if owner else module)(call)
 
 
 def _packages(name: str, folders: list[str]) -> list[ModuleType]:
@@ -168,7 +144,6 @@ def _module(name: str, **attributes: object) -> ModuleType:
     return module
 
 
-def _running_script() -> Path | None:
-    """Return the file that Python was started with."""
-    file = getattr(sys.modules.get("__main__"), "__file__", None)
-    return Path(file).resolve() if file and Path(file).is_file() else None
+def _running_script() -> Path:
+    """Return the file that Python was started with, a folder where there is none."""
+    return Path(getattr(sys.modules.get("__main__"), "__file__", None) or "").resolve()

@@ -9,7 +9,7 @@ regions are not to be found, and what lies in them or in void is not a false pos
 """
 
 import json
-from collections.abc import Mapping
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,6 @@ from PIL import Image
 
 VOID = 0
 OFFSET = 256**3  # ids are 24 bits: three colour channels, the lowest first
-
-# Of each category: summed IoU of its matches, their number, false positives, false negatives.
-_Counts = dict[int, np.ndarray]
-_IOU, _TP, _FP, _FN = range(4)
 
 
 def rgb2id(color: np.ndarray | list[int] | tuple[int, int, int]) -> np.ndarray | int:
@@ -51,40 +47,55 @@ def pq_compute(
     true_folder = Path(gt_folder or gt_json_file.replace(".json", ""))
     predicted_folder = Path(pred_folder or pred_json_file.replace(".json", ""))
     predictions = {a["image_id"]: a for a in prediction["annotations"]}
-    isthing = {c["id"]: bool(c["isthing"]) for c in truth["categories"]}
-    counts: _Counts = {category: np.zeros(4) for category in isthing}
+    is_thing = {c["id"]: bool(c["isthing"]) for c in truth["categories"]}
+    # Of each category: summed IoU of its matches, their number, false positives, false negatives.
+    iou, tp, fp, fn = Counter(), Counter(), Counter(), Counter()
     for annotation in truth["annotations"]:
         if annotation["image_id"] not in predictions:
             raise ValueError(
                 f"{pred_json_file} has no prediction for image {annotation['image_id']}: "
                 "every image of the ground truth needs one, if without segments"
             )
-        predicted = predictions[annotation["image_id"]]
+        true_ids, true_category = _read(annotation, true_folder, is_thing)
+        ids, category = _read(predictions[annotation["image_id"]], predicted_folder, is_thing)
         crowds = {s["id"] for s in annotation["segments_info"] if s.get("iscrowd", 0)}
-        _count_image(
-            *_read(annotation, true_folder, isthing),
-            crowds,
-            *_read(predicted, predicted_folder, isthing),
-            counts,
-        )
-    seen = [category for category in isthing if counts[category].any()]
-    per_class = {category: _quality(count) for category, count in counts.items()}
-    groups = {
-        "All": seen,
-        "Things": [category for category in seen if isthing[category]],
-        "Stuff": [category for category in seen if not isthing[category]],
-    }
-    averages = {name: _average([per_class[c] for c in group]) for name, group in groups.items()}
-    return {**averages, "per_class": per_class}
+        overlap = {divmod(pair, OFFSET): n for pair, n in _pixels(true_ids * OFFSET + ids)}
+        true_area, area = dict(_pixels(true_ids)), dict(_pixels(ids))
+        missed, wrong = set(true_category) - crowds, set(category)
+        for (t, p), intersection in overlap.items():
+            if VOID in (t, p) or t in crowds or true_category[t] != category[p]:
+                continue
+            union = true_area[t] + area[p] - intersection - overlap.get((VOID, p), 0)
+            if intersection / union > 0.5:
+                iou[category[p]] += intersection / union
+                tp[category[p]] += 1
+                missed.discard(t)
+                wrong.discard(p)
+        fn.update(true_category[t] for t in missed)
+        for p in wrong:
+            excused = [VOID, *(t for t in crowds if true_category[t] == category[p])]
+            fp[category[p]] += sum(overlap.get((t, p), 0) for t in excused) <= 0.5 * area[p]
+    per_class, seen = {}, []
+    for c in is_thing:
+        halves = tp[c] + 0.5 * fp[c] + 0.5 * fn[c]
+        seen += [c] if halves else []
+        # Quality, and its factors: of the segmentation, and of the recognition.
+        sq, rq = iou[c] / max(tp[c], 1), tp[c] / (halves or 1)
+        per_class[c] = {"pq": sq * rq, "sq": sq, "rq": rq}
+    result: dict[str, dict] = {"per_class": per_class}
+    for name, kinds in (("All", (True, False)), ("Things", (True,)), ("Stuff", (False,))):
+        group = [per_class[c] for c in seen if is_thing[c] in kinds]
+        result[name] = {"n": len(group)}
+        for key in ("pq", "sq", "rq"):
+            result[name][key] = sum(q[key] for q in group) / len(group) if group else np.nan
+    return result
 
 
-def _read(
-    annotation: Mapping, folder: Path, known: Mapping[int, bool]
-) -> tuple[np.ndarray, dict[int, int]]:
+def _read(annotation: dict, folder: Path, known: dict) -> tuple[np.ndarray, dict[int, int]]:
     """Read the ids of an image per pixel, and the category of each id; they must agree."""
     path = folder / annotation["file_name"]
     with Image.open(path) as image:
-        ids = rgb2id(np.asarray(image.convert("RGB")))
+        ids = rgb2id(np.asarray(image.convert("RGB"))).astype(np.int64)
     category = {s["id"]: s["category_id"] for s in annotation["segments_info"]}
     drawn = set(np.unique(ids).tolist()) - {VOID}
     if drawn != set(category):
@@ -100,59 +111,7 @@ def _read(
     return ids, category
 
 
-def _count_image(
-    truth: np.ndarray,
-    true_category: Mapping[int, int],
-    crowds: set[int],
-    predicted: np.ndarray,
-    predicted_category: Mapping[int, int],
-    counts: _Counts,
-) -> None:
-    """Match the segments of one image and add up what matches and what does not."""
-    if truth.shape != predicted.shape:
-        raise ValueError(
-            f"prediction of {predicted.shape} pixels for a ground truth of {truth.shape}: "
-            "predict at the size of the image"
-        )
-    overlap = {
-        divmod(pair, OFFSET): n for pair, n in _pixels(truth.astype(np.int64) * OFFSET + predicted)
-    }
-    true_area, predicted_area = dict(_pixels(truth)), dict(_pixels(predicted))
-    missed, wrong = set(true_category) - crowds, set(predicted_category)
-    for (t, p), intersection in overlap.items():
-        if VOID in (t, p) or t in crowds or true_category[t] != predicted_category[p]:
-            continue
-        void = overlap.get((VOID, p), 0)
-        iou = intersection / (true_area[t] + predicted_area[p] - intersection - void)
-        if iou > 0.5:
-            counts[true_category[t]][[_IOU, _TP]] += iou, 1
-            missed.discard(t)
-            wrong.discard(p)
-    for t in missed:
-        counts[true_category[t]][_FN] += 1
-    for p in wrong:
-        category = predicted_category[p]
-        excused = [VOID, *(t for t in crowds if true_category[t] == category)]
-        if sum(overlap.get((t, p), 0) for t in excused) <= 0.5 * predicted_area[p]:
-            counts[category][_FP] += 1
-
-
 def _pixels(labels: np.ndarray) -> list[tuple[int, int]]:
     """Count the pixels of each label that occurs."""
     values, numbers = np.unique(labels, return_counts=True)
     return list(zip(values.tolist(), numbers.tolist(), strict=True))
-
-
-def _quality(count: np.ndarray) -> dict[str, float]:
-    """Return PQ of a category and its factors: segmentation quality SQ, recognition quality RQ."""
-    iou, tp, fp, fn = count.tolist()
-    halves = tp + 0.5 * fp + 0.5 * fn
-    if not halves:
-        return {"pq": 0.0, "sq": 0.0, "rq": 0.0}
-    return {"pq": iou / halves, "sq": iou / tp if tp else 0.0, "rq": tp / halves}
-
-
-def _average(qualities: list[dict[str, float]]) -> dict[str, float]:
-    n = len(qualities)
-    mean = {key: sum(q[key] for q in qualities) / n if n else np.nan for key in ("pq", "sq", "rq")}
-    return {**mean, "n": n}
