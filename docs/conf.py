@@ -36,8 +36,8 @@ _OTHERS = (
 nitpick_ignore_regex = [
     ("py:.*", rf"({'|'.join(_OTHERS)})\..+"),
     ("py:class", r".*\.([A-Z]|Model)"),  # type variables
-    # What only type checkers import: a RegNetDesign or an AnyNetDesign, and detectron2's config.
-    ("py:class", "Design|CfgNode"),
+    # What only type checkers import: detectron2's config.
+    ("py:class", "CfgNode"),
     # Types of arguments and results that users do not make themselves, and the errors, by name.
     ("py:class", r"regnet_backbones\..+"),
     ("py:exc", r"\w+Error"),

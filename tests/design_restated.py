@@ -9,9 +9,6 @@ import torch
 from timm.layers import GroupNormAct
 from timm.models.regnet import RegNet, RegNetCfg
 
-from regnet_backbones.design import AnyNetDesign, Stage
-from regnet_backbones.design.blocks import fit_to_groups
-
 # The least share of a width that fitting it to groups may leave, by the names of roundings here.
 MIN_RATIO = {"paper": 0.0, "torchvision": 0.9}
 
@@ -79,12 +76,3 @@ def timm_stages(design):
     network = build_with_timm(design)
     stages = [network.get_submodule(f"s{i}") for i in (1, 2, 3, 4)]
     return [(stage.b1.conv3.conv.out_channels, len(list(stage.children()))) for stage in stages]
-
-
-def anynet(widths, depths, group_widths=(8,) * 4, multipliers=(1.0,) * 4, **constants):
-    """An AnyNet of widths that are fitted to their groups."""
-    stages = []
-    for width, depth, *groups in zip(widths, depths, group_widths, multipliers, strict=True):
-        fitted, group_width, bottleneck = fit_to_groups(width, *groups)
-        stages.append(Stage(fitted, depth, 2, group_width, bottleneck))
-    return AnyNetDesign(tuple(stages), **constants)

@@ -196,9 +196,9 @@ def check_segmenter(argv, segmenter_parser):
 
 def check_names(args):
     """Raise for a name of a network that is none: networks to measure, and to export."""
-    reference = getattr(args, "reference", None)
     names = [*getattr(args, "variants", ()), getattr(args, "model", "")]
-    names += reference if isinstance(reference, list) else []  # of a search, not of a table's row
+    if hasattr(args, "measure_size"):  # of a search: the reference of others is a table's row
+        names.append(args.reference or "")
     for name in names:
         if name.startswith("regnet"):
             zoo.get(name)

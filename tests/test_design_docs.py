@@ -16,7 +16,7 @@ from regnet_backbones.measure.meter import LatencyMeter
 SMALLER = {
     "sample": ["--count", "6"],
     "search": [
-        *("--measure-size", "32", "--runs", "1", "--threads", "1", "--latency-ms", "1000"),
+        *("--measure-size", "32", "--runs", "1", "--latency-ms", "1000"),
         *("--count", "1", "--max-measured", "2"),
     ],
 }

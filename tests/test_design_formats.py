@@ -7,12 +7,11 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import yaml
-from design_restated import anynet
 from detectron2.config import CfgNode, get_cfg
 
 from regnet_backbones import RegNetFeatures, config_path, zoo
 from regnet_backbones.adapters.detectron2.network import network_of
-from regnet_backbones.design import FORMATS, RegNetDesign, to_format
+from regnet_backbones.design import RegNetDesign, to_format
 from regnet_backbones.design.formats import python_code, timm_arguments
 from regnet_backbones.errors import UserError
 
@@ -118,9 +117,6 @@ def test_timms_arguments_are_those_of_its_own_table(name):
     assert found == {argument: getattr(config, argument) for argument in found}
 
 
-def test_an_anynet_and_an_unknown_format_are_refused():
-    for name in FORMATS:
-        with pytest.raises(UserError, match="AnyNet: use the spaces RegNetX or RegNetY"):
-            to_format(name, anynet([8, 16, 24, 32], [1, 1, 1, 1]))
+def test_an_unknown_format_is_refused():
     with pytest.raises(UserError, match="one of detectron2, smp, timm, got 'keras'"):
         to_format("keras", SMALL)

@@ -80,7 +80,6 @@ def test_comparisons_turn_around():
         ([float("inf"), 2], r"values\[0\] .*got inf"),
         ([1, 2, "3"], r"values\[2\] .*got '3'"),
         ([None], r"values\[0\]"),
-        ([True], r"values\[0\]"),
     ],
 )
 def test_what_is_not_a_number_is_refused_by_its_place(values, message):
@@ -96,7 +95,6 @@ def test_confidences_beyond_their_range_are_refused(confidence):
 
 def test_columns():
     assert column(ROWS, "flops") == [4, 6]
-    assert column([np.float32(0.5), 2], "error") == [0.5, 2]
 
 
 @pytest.mark.parametrize(
@@ -108,8 +106,7 @@ def test_columns():
         ([{"error": 4}, {"error": "5"}], "error", r"'error' of rows\[1\] .*got '5'"),
         ([{"error": 4}, {"error": nan}], "error", r"'error' of rows\[1\]"),
         ([3, {"error": 4}], "error", r"'error' of rows\[0\] .*got None"),
-        ([3, "x"], "error", r"rows\[1\] .*got 'x'"),
-        ([], "error", "there are no values"),
+        ([], "error", "no column 'error'; there are none"),
     ],
 )
 def test_columns_that_are_not_whole_are_refused(rows, name, message):

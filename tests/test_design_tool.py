@@ -7,27 +7,22 @@ import subprocess
 import sys
 from argparse import ArgumentTypeError
 from dataclasses import replace
-from pathlib import Path
-from statistics import median
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from documents import ROOT
-from torch._inductor import cpp_builder
-from torch._inductor.exc import InvalidCxxCompiler
 
-from regnet_backbones import config_path, zoo
-from regnet_backbones.cli import design as cli_design
-from regnet_backbones.cli import design_search
-from regnet_backbones.cli.design_charts import (
+from regnet_backbones import RegNetFeatures, config_path, zoo
+from regnet_backbones.cli.design_output import (
     check_chart,
     edf_figure,
-    pareto_figure,
+    search_figure,
+    short,
     width_figure,
 )
-from regnet_backbones.cli.design_options import interval, short, span
+from regnet_backbones.cli.design_search import interval, span
 from regnet_backbones.cli.main import main
 from regnet_backbones.design import (
     Candidate,
@@ -39,10 +34,10 @@ from regnet_backbones.design import (
     edf,
     read_records,
 )
-from regnet_backbones.design.records import read_results
+from regnet_backbones.design.formats import read_results
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.errors import UserError
-from regnet_backbones.measure.meter import LatencyMeter, RatioBand
+from regnet_backbones.measure.meter import LatencyMeter
 
 
 def design(argv):
@@ -53,7 +48,6 @@ SMALL = ["--w0", "8", "--wa", "8", "--wm", "2", "--depth", "8", "--group-width",
 # Its second block lies exactly between two widths, 16 + 105.5 = 16 * 2.25 ** 2.5: float64 rounds
 # the exponent down and has four stages, float32 up and has three.
 EDGE = ["--w0", "16", "--wa", "105.5", "--wm", "2.25", "--depth", "6", "--group-width", "8"]
-X_200MF = RegNetDesign(24, 36.44, 2.49, 13, 8)
 X_400MF = ["--space", "RegNetX_constrained", "--flops", "400M"]
 
 
@@ -85,7 +79,7 @@ def test_show_prints_stages_costs_and_rules(capsys, tmp_path):
     (total,) = (line.split() for line in found if line.startswith("all"))
     assert total == ["all", "13", "199M", "2.68M", "2.16M"]
     rules = found[found.index("at 224x224, 1000 classes") + 1 :]
-    assert sum(line.startswith("yes") for line in rules) == 9
+    assert sum(line.startswith("yes") for line in rules) == 7
     assert picture.read_text().count("<svg") == 1
 
 
@@ -114,7 +108,7 @@ def test_numbers_change_a_name_and_sizes_change_costs(capsys):
         (["show", "--from", "nothing.json"], "nothing.json"),
         (["show", "regnetx_002", "--write", "x"], "--format, one of detectron2"),
         (["show", "regnetx_002", "--picture", "x.bmp"], ".png or .svg"),
-        (["show", "regnetx_002", "--num-classes", "-1"], "--num-classes"),
+        (["show", "regnetx_002", "--num-classes", "-1"], "num_classes"),
         (["show", "regnetz_005", "--format", "detectron2"], "MODEL.REGNET has no key for"),
         (["show", *EDGE, "--build"], "timm builds other stages"),
         (["list", "resnet"], "resnet"),
@@ -122,19 +116,14 @@ def test_numbers_change_a_name_and_sizes_change_costs(capsys):
         (["fit", "resnet50", "--widths", "8"], "--widths"),
         (["fit", "resnet50", "--depths", "8"], "--depths"),
         (["fit", "resnet50", "--stages", "few"], "--stages"),
-        (["fit", "regnetz_b16"], "--widths"),
+        (["fit", "regnetz_b16"], "regnetz_b16"),
         (["fit", "efficientnet_b0", "--stages", "any", "--build"], "--stages 4"),
         (["sample", "--space", "RegNetW"], "did you mean 'RegNet"),
-        (["sample", "--width", "8:16"], "RegNetX has no width"),
-        (["sample", "--like", "regnetz_b16"], "--like"),
+        (["sample", "--like", "regnetz_b16"], "regnetz_b16"),
         (["sample", "--like", "regnetx_002", "--flops", "1G"], "--flops"),
-        (["sample", "--fit-error"], "--output"),
         (["sample", "--count", "0"], "count"),
-        (["search", "--space", "AnyNetX_A"], "AnyNetX_A"),
-        (["search", "--latency-ms", "0"], "latency_ms"),
-        (["search", "--reference", "regnetz_b16"], "--reference"),
+        (["search", "--reference", "regnetz_b16"], "regnetz_b16"),
         (["search", "--runs", "0"], "runs"),
-        (["search", "--threads", "0"], "--threads"),
         (["edf", "nothing.json"], "nothing.json"),
         (["edf", "a.json", "b/a.json"], "names"),
         (["edf", "a.json", "--output", "x.txt"], ".png or .svg"),
@@ -150,15 +139,6 @@ def test_mistakes_are_answered(args, message, capsys, tmp_path, monkeypatch):
     assert error.startswith("error: ")
     assert message in error
     assert list(tmp_path.iterdir()) == []
-
-
-def test_without_a_compiler_nothing_is_measured(monkeypatch, capsys):
-    def raise_error():
-        raise InvalidCxxCompiler
-
-    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", raise_error)
-    assert design(["search", "--compile"]) == 2
-    assert "needs a compiler" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -189,9 +169,12 @@ def test_a_design_is_written_for_another_project_and_built(tmp_path, capsys):
     assert design(args) == 0
     numbers = yaml.safe_load(path.read_text())["MODEL"]["REGNET"]
     assert (numbers["W0"], numbers["WA"], numbers["WM"]) == (8, 8.0, 2.0)
-    built = [line for line in lines(capsys) if "built" in line]
-    assert len(built) == 1
-    assert "FPN" in built[0]
+    (built,) = (line for line in lines(capsys) if line.startswith("built: "))
+    network = RegNetFeatures(RegNetDesign(8, 8.0, 2.0, 8, 8))
+    assert f"{sum(p.numel() for p in network.parameters()):,} parameters" in built
+    widths = [stage.width for stage in RegNetDesign(8, 8.0, 2.0, 8, 8).stages]
+    shapes = [f"{w}x{64 >> i}x{64 >> i}" for i, w in enumerate(widths, start=2)]
+    assert built.endswith(", ".join(shapes))
 
 
 def test_a_base_is_named_from_the_folder_of_the_config(tmp_path, capsys):
@@ -207,29 +190,6 @@ def test_a_base_is_named_from_the_folder_of_the_config(tmp_path, capsys):
     for wrong in (["--base", str(base)], ["--base", "no.yaml", "--format", "detectron2"]):
         assert design(["show", *SMALL, *wrong]) == 2
         assert "--base" in capsys.readouterr().err
-
-
-def test_all_projects_build_it(capsys, monkeypatch):
-    assert design(["show", *SMALL, "--build"]) == 0
-    in_detectron2, in_smp, in_timm = lines(capsys)[-3:]
-    assert in_detectron2.startswith("detectron2: built, ")
-    assert "p2 256x16x16" in in_detectron2
-    assert "p6 256x1x1" in in_detectron2
-    stages = RegNetDesign(8, 8.0, 2.0, 8, 8).stages
-    maps = [f"{s.width}x{64 // n}x{64 // n}" for s, n in zip(stages, (4, 8, 16, 32), strict=True)]
-    assert in_smp.startswith("smp: built, ")
-    assert all(each in in_smp for each in maps)
-    assert in_timm.startswith("timm: built, ")
-    assert in_timm.endswith("outputs logits 1000")
-    monkeypatch.setitem(cli_design.PACKAGES, "timm", "a_module_that_is_not_there")
-    assert design(["show", *SMALL, "--format", "timm", "--build"]) == 0
-    assert lines(capsys)[-1] == "timm: not installed"
-
-
-def test_where_one_project_has_no_words_for_it_the_others_build_it(capsys):
-    assert design(["show", "regnetz_005", "--build"]) == 0
-    built = [line.partition(",")[0] for line in lines(capsys)[-3:]]
-    assert built == ["detectron2: not built", "smp: built", "timm: built"]
 
 
 def test_fit_prints_the_law(capsys, tmp_path):
@@ -268,9 +228,9 @@ def test_fit_recovers_a_regnet_by_its_name(name, capsys):
 
 
 def test_other_groups_may_be_asked_for_of_a_fitted_regnet(capsys):
-    assert design(["fit", "regnety_002", "--group-width", "16", "--se-ratio", "0"]) == 0
+    assert design(["fit", "regnety_002", "--group-width", "16"]) == 0
     # 24, 56, 152 and 368 channels: the first three are between two multiples, and go to the even.
-    assert lines(capsys)[-1].endswith("group_width=16): 32x1, 64x1, 160x4, 368x7")
+    assert lines(capsys)[-1].endswith("group_width=16, se_ratio=0.25): 32x1, 64x1, 160x4, 368x7")
 
 
 def test_a_sample_is_written_and_taken_up_again(tmp_path, capsys):
@@ -281,12 +241,9 @@ def test_a_sample_is_written_and_taken_up_again(tmp_path, capsys):
     content = json.loads((tmp_path / "out" / "x.json").read_text())
     rows = content["designs"]
     assert len(rows) == 12
-    assert content["space"] == "RegNetX_constrained"
     command = "regnet-backbones design sample --space RegNetX_constrained"
     assert content["command"].startswith(command)
-    assert content["command"].endswith("--output x")  # no path of this machine
-    assert content["bounds"]["flops"] == [3.8e8, 4.2e8]
-    assert content["drawn"] == 12 + sum(content["rejections"].values())
+    assert content["rejections"]["flops too low"] > 0
     for row in rows:
         cost = complexity(design_of(row))
         assert 3.8e8 <= cost.flops <= 4.2e8
@@ -296,35 +253,6 @@ def test_a_sample_is_written_and_taken_up_again(tmp_path, capsys):
     assert lines(capsys)[0].startswith(f"RegNetDesign(w_0={rows[3]['w_0']}, w_a={rows[3]['w_a']}")
     assert design(["show", "--from", f"{output}.json", "--index", "12"]) == 2
     assert "--index must be 0 to 11" in capsys.readouterr().err
-
-
-def test_anynets_are_written_and_taken_up_again(tmp_path, capsys):
-    output = tmp_path / "a"
-    args = ["sample", "--space", "anynetx_e", "--count", "2", "--output", str(output)]
-    assert design([*args, "--se-ratio", "0.25", "--activations", ":8M"]) == 0
-    row = read_records(f"{output}.json")[1]
-    network = design_of(row)
-    assert [stage.width for stage in network.stages] == row["stage_width"]
-    assert complexity(network).params == row["params"]
-    capsys.readouterr()
-    show = ["show", "--from", f"{output}.json"]
-    assert design(show) == 0
-    assert lines(capsys)[0].startswith("AnyNet ")
-    for option in (["--format", "smp"], ["--build"], ["--picture", "x.png"], ["--depth", "9"]):
-        assert design([*show, *option]) == 2
-        assert "AnyNet" in capsys.readouterr().err
-
-
-def test_fit_errors_fall_from_space_to_space_as_in_the_paper(tmp_path):
-    """Figure 8 of the paper: ordered widths are nearer to a quantized line, ordered depths, too."""
-    medians = []
-    for name in ("AnyNetX_C", "AnyNetX_D", "AnyNetX_E"):
-        args = ["sample", "--space", name, "--flops", "360M:400M", "--count", "6", "--fit-error"]
-        assert design([*args, "--output", str(tmp_path / name)]) == 0
-        rows = read_records(tmp_path / f"{name}.json")
-        medians.append(median(row["fit_error"] for row in rows))
-    assert medians == sorted(medians, reverse=True)
-    assert medians[0] > 1.5 * medians[2]
 
 
 def test_like_means_the_flops_and_at_least_the_params(tmp_path):
@@ -352,7 +280,7 @@ def test_distributions_are_compared(tmp_path, capsys):
     chart = tmp_path / "edf.png"
     assert design(["edf", *files, "--output", str(chart)]) == 0
     found = [line.split() for line in lines(capsys)]
-    assert ["RegNetX", "3", "25", "24", "to", "26"] in [line[:6] for line in found]
+    assert ["RegNetX", "3", "25", "24", "to", "26"] in found
     # Every network of the one is better than every network of the other.
     assert ["RegNetX", "mine", "100.0%", "1.000", "0.1"] in found
     assert chart.read_bytes().startswith(b"\x89PNG")
@@ -370,7 +298,7 @@ def test_scale_says_what_was_reached(capsys):
 
 SEARCH = [
     *("search", "--w0", "8:16", "--wa", ":16", "--depth", ":12", "--flops", "5M:30M"),
-    *("--measure-size", "32", "--runs", "2", "--threads", "1"),
+    *("--measure-size", "32", "--runs", "2"),
 ]
 
 
@@ -381,16 +309,14 @@ def test_a_search_measures_and_writes_what_it_found(tmp_path, capsys):
     found = "\n".join(lines(capsys))
     assert "4 designs kept, 4 of them shown, 4 measured" in found
     assert "the best by latency_ms: row" in found
-    assert "in turns with regnetx_002" in found
+    assert "\nregnetx_002: " in found
     assert "RegNetCfg(" in found
     content = json.loads((tmp_path / "found.json").read_text())
     assert [row["kept"] for row in content["designs"]] == [True] * 4
     assert all(row["latency_ms"] > 0 and row["memory_mib"] > 0 for row in content["designs"])
     assert content["references"]["regnetx_002"]["flops"] == 199_040_872  # as published
-    assert content["measured"]["image_size"] == [32, 32]
-    assert content["measured"]["memory_format"] in ("contiguous", "channels_last")
-    assert len(content["beside_the_reference"]) == 3
-    assert content["machine"]["versions"]["torch"] == torch.__version__
+    assert content["memory_format"] in ("contiguous", "channels_last")
+    assert (content["device"], content["torch"]) == ("cpu", torch.__version__)
     assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -416,31 +342,9 @@ def test_what_a_search_chose_is_what_is_taken_from_its_results(tmp_path, monkeyp
     assert [row["kept"] for row in content["designs"]] == [False, True, True, False]
     show = ["show", "--from", f"{output}.json"]
     assert design(show) == 0
-    printed = capsys.readouterr()
-    assert said.endswith(f", {printed.out.splitlines()[0]}")
-    assert printed.err == ""
+    assert said.endswith(f", {lines(capsys)[0]}")
     assert design([*show, "--index", "1"]) == 0
-    printed = capsys.readouterr()
-    assert not said.endswith(f", {printed.out.splitlines()[0]}")
-    assert printed.err == ""
-    assert design([*show, "--index", "3"]) == 0
-    warning = f"warning: row 3 of {output}.json was rejected by the search\n"
-    assert capsys.readouterr().err == warning
-
-
-@pytest.mark.parametrize("relative", [False, True])
-def test_the_command_of_a_search_has_no_path_of_this_machine(tmp_path, monkeypatch, relative):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "base.yaml").touch()
-    measured_in(monkeypatch, 1.0)
-    folder = Path() if relative else tmp_path
-    base, found, mine = (str(folder / path) for path in ("configs/base.yaml", "found", "mine.yaml"))
-    written = ["--output", found, "--format", "detectron2", "--write", mine]
-    assert design([*SEARCH, "--count", "1", *written, "--base", base]) == 0
-    command = json.loads((tmp_path / "found.json").read_text())["command"]
-    named = "configs/base.yaml" if relative else "base.yaml"
-    assert command.endswith(f"--output found --format detectron2 --write mine.yaml --base {named}")
+    assert not said.endswith(f", {lines(capsys)[0]}")
 
 
 @pytest.mark.parametrize(
@@ -483,36 +387,6 @@ def test_a_search_that_finds_nothing_says_so(tmp_path, capsys):
     assert content["chosen"] is None
 
 
-def candidates(*milliseconds):
-    """Return networks that take so long, and more multiply-adds the earlier they come."""
-    return tuple(
-        Candidate(X_200MF, Complexity(flops=100 - i), latency_ms=ms, memory_mib=1.0)
-        for i, ms in enumerate(milliseconds)
-    )
-
-
-@pytest.mark.parametrize(
-    ("by", "limit", "chosen"),
-    [
-        # The first, of the most multiply-adds, takes 11 ms this time, the second 9.
-        ("flops", 10.0, 1),
-        ("flops", 12.0, 0),
-        ("flops", 5.0, 2),  # none is within: the fastest
-        ("latency_ms", None, 2),
-    ],
-)
-def test_what_is_best_is_said_by_the_last_measurement(by, limit, chosen, capsys):
-    kept = candidates(9.0, 9.5, 9.8)
-    bands = [(each, RatioBand(r, r, r)) for each, r in zip(kept, (1.1, 0.9, 0.8), strict=True)]
-    args = SimpleNamespace(reference=["regnety_008"], latency_ms=limit)
-    found = Found(kept, {}, kept)
-    assert design_search._choose(args, found, bands, by, 10.0) is kept[chosen]
-    said = capsys.readouterr().out
-    rows = [line.split() for line in said.splitlines() if " to " in line]
-    assert rows[1][-6:] == ["0.900", "0.900", "to", "0.900", "yes", "9.00"]
-    assert ("none is within 5 ms" in said) == (limit == 5.0)
-
-
 def test_charts_show_what_they_are_given(tmp_path):
     line = [88 + 26.31 * j for j in range(4)]
     steps = {"fitted": [96, 96, 192, 192], "quantized": [88, 88, 200, 200]}
@@ -527,14 +401,16 @@ def test_charts_show_what_they_are_given(tmp_path):
     mine, theirs = figure.axes[0].lines
     assert list(mine.get_xdata()) == [40, 40, 41, 42]
     assert list(theirs.get_ydata()) == [0, 0.25, 0.5, 0.75, 1]
-    assert figure.legends[0].get_texts()[0].get_text() == "3 [40.00 | 41.00]  mine"
-    points, marked = [(3, 30), (1, 10), (2, 25), (2.5, 12)], {"a": (1.5, 11), "b": (2.9, 28)}
-    figure = pareto_figure(points, [0, 2, 1], xlabel="ms", ylabel="G", marked=marked, limit=2.75)
+    assert figure.legends[0].get_texts()[0].get_text() == "mine, median 41"
+    points = [[3, 30], [1, 10], [2, 25], [2.5, 12]]
+    measured = [Candidate(None, Complexity(flops=g * 1e9), ms) for ms, g in points]
+    references = {"a": Candidate(None, Complexity(flops=11e9), 1.5)}
+    figure = search_figure(Found((), {}, tuple(measured)), references, "flops", 2.75)
     lines = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
-    assert lines["designs"] == [list(point) for point in points]
+    assert lines["designs"] == points
     assert lines["Pareto front"] == [[1, 10], [2, 25], [3, 30]]
     assert lines["bound, 2.75"] == [[2.75, 0], [2.75, 1]]
-    assert (lines["a"], lines["b"]) == ([[1.5, 11]], [[2.9, 28]])
+    assert lines["a"] == [[1.5, 11]]
 
     for file in ("chart", "chart.jpg"):
         with pytest.raises(UserError, match="png or .svg"):
@@ -551,11 +427,9 @@ def test_torch_is_imported_only_to_measure_and_to_build(tmp_path):
         ["sample", *X_400MF, "--count", "3", "--output", "sample"],
         ["edf", str(rows), "--output", "edf.png"],
         ["scale", "regnetx_002", "--factor", "2", "--format", "timm"],
-        ["search", "--space", "AnyNetX_A"],
     ]
     code = (
-        "import sys; from regnet_backbones.cli.design import design_command, design_parser\n"
-        "design_parser('design').format_help(); assert 'numpy' not in sys.modules\n"
+        "import sys; from regnet_backbones.cli.design import design_command\n"
         f"for call in {calls!r}: design_command(call, 'design')\n"
         "print(sorted({'torch', 'timm', 'torchvision', 'detectron2'} & set(sys.modules)))"
     )

@@ -15,8 +15,9 @@ list_variants = load_tool("design").main
 
 
 def cells(text):
-    lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
-    return {row[0]: row for row in ([cell.strip() for cell in x.split("|")[1:-1]] for x in lines)}
+    lines = [line for line in text.splitlines() if line.startswith("| ") and " --- " not in line]
+    table = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[1:])
+    return {row[0]: row for row in table}
 
 
 def test_the_document_is_what_the_tool_prints(capsys):

@@ -1,106 +1,72 @@
-"""The subcommands `sample` and `search` of `design`: random designs of a space.
+"""The subcommands `sample`, `search` and `edf` of `design`: random designs, and how they compare.
 
-numpy is imported when the drawing begins, torch when the measuring does.
+torch is imported to measure, scipy for distributions.
 """
 
 import argparse
-import logging
 import math
-import os
-import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib import import_module
-from typing import TYPE_CHECKING
+from itertools import combinations
+from pathlib import Path
+from typing import get_args
 
-from regnet_backbones import zoo
-from regnet_backbones.cli.design_charts import check_chart, pareto_figure, write_chart
-from regnet_backbones.cli.design_options import (
-    TOLERANCE,
-    add_cost,
-    cost_arguments,
+from regnet_backbones import design, zoo
+from regnet_backbones.cli.command_lines import parse_size
+from regnet_backbones.cli.design_output import (
+    CAPACITIES,
+    check_chart,
     cost_columns,
     describe,
-    image_size,
-    interval,
-    span,
+    edf_figure,
+    search_figure,
     table,
+    write_chart,
 )
-from regnet_backbones.design import Design, RegNetDesign, complexity, fit, row_of, write_records
-from regnet_backbones.design.records import CHOSEN_KEY
+from regnet_backbones.design.formats import CHOSEN_KEY
+from regnet_backbones.design.searching import Order
 from regnet_backbones.errors import UserError
 
-if TYPE_CHECKING:
-    from regnet_backbones.design import Bounds, Candidate, Found, Space
-    from regnet_backbones.measure.meter import LatencyMeter, RatioBand
-
-# Numbers of a space that can be narrowed.
-RANGES = {
-    "depth": "--depth",
-    "w_0": "--w0",
-    "w_a": "--wa",
-    "w_m": "--wm",
-    "width": "--width",
-    "group_width": "--group-width",
-    "bottleneck_multiplier": "--bottleneck-multiplier",
+# The numbers of a design on a command line; a design takes the first five at least,
+# a space has ranges of the first six.
+NUMBERS: dict[str, tuple[str, Callable[[str], float]]] = {
+    "w_0": ("--w0", int),
+    "w_a": ("--wa", float),
+    "w_m": ("--wm", float),
+    "depth": ("--depth", int),
+    "group_width": ("--group-width", int),
+    "bottleneck_multiplier": ("--bottleneck-multiplier", float),
+    "se_ratio": ("--se-ratio", float),
+    "stem_width": ("--stem-width", int),
 }
-SPACE_NAMES = "AnyNetX_A to AnyNetX_E, RegNetX, RegNetY, RegNetX_constrained, RegNetY_constrained"
-PACKAGES = ("regnet_backbones", "torch", "torchvision", "timm")  # what numbers belong to
-
-# How many of the best are measured again in turns with the reference, and in how many rounds.
-CONFIRMED, ROUNDS = 3, 30
-CHARTED = 2.5  # how many times the limit of latency a chart reaches
-
-# Unit and name in charts.
-CAPACITIES = {
-    "flops": (1e9, "multiply-adds (G)"),
-    "params": (1e6, "parameters (M)"),
-    "activations": (1e6, "activations (M)"),
-}
+REQUIRED, RANGES = list(NUMBERS)[:5], list(NUMBERS)[:6]
+UNITS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "MF": 1e6, "G": 1e9, "GF": 1e9}
+TOLERANCE = 0.05  # how far from a single number a bound lets a design be
 
 
 def add_sample(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `sample`."""
     _add_drawing(parser, count=100)
-    parser.add_argument(
-        "--fit-error",
-        action="store_true",
-        help="add that of the nearest RegNet law to each row written (up to seconds a design)",
-    )
 
 
 def run_sample(args: argparse.Namespace) -> None:
     """Draw random designs within bounds, print and write them."""
-    from tqdm import tqdm
-
-    from regnet_backbones.design import sample
-
-    if args.fit_error and not args.output:
-        raise UserError("--fit-error is a column of the file that is written; give --output")
     space, bounds = _space(args), _bounds(args)
-    with tqdm(total=args.count, unit="design", file=sys.stderr, disable=None) as bar:
-        drawn = sample(
-            space, args.count, bounds=bounds, seed=args.seed, progress=lambda _: bar.update()
-        )
+    drawn = design.sample(space, args.count, bounds=bounds, seed=args.seed)
     print(f"{space.name}, {bounds}, seed {args.seed}")
-    _print_found(drawn, list(enumerate(drawn.kept)), args.top)
-    if not args.output:
-        return
-    rows = [row_of(each) for each in drawn.kept]
-    if args.fit_error:
-        for row, each in zip(tqdm(rows, "fit", disable=None), drawn.kept, strict=True):
-            stages = each.design.stages
-            row["fit_error"] = fit([s.width for s in stages], [s.depth for s in stages]).error
-    write_records(f"{args.output}.json", rows, about=_about(args, space, bounds, drawn))
-    print(f"\nwritten to {args.output}.json")
+    _print_found(drawn, drawn.kept, args.top)
+    if args.output:
+        rows = [design.row_of(each) for each in drawn.kept]
+        about = {"command": args.command, "rejections": drawn.rejections}
+        design.write_records(f"{args.output}.json", rows, about=about)
+        print(f"\nwritten to {args.output}.json")
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `search`."""
     _add_drawing(parser, count=20)
-    add = parser.add_argument_group("limits on what is measured").add_argument
+    add = parser.add_argument_group("limits, measured on this machine").add_argument
     add("--latency-ms", type=float, metavar="MS", help="of a forward pass, at most")
     add("--memory-mib", type=float, metavar="MIB", help="its peak, at most")
     add("--max-measured", type=int, metavar="N", help="end after so many (default: 4 x --count)")
@@ -111,111 +77,194 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     dtypes = ("float32", "bfloat16", "float16")
     add("--dtype", choices=dtypes, default="float32", help="default: float32")
-    add("--compile", action="store_true", help="torch.compile: most of a minute a design")
     add("--runs", type=int, default=10, metavar="N", help="that count (default: 10)")
-    add("--threads", type=int, metavar="N", help="of the CPU (default: torch's)")
-    add = parser.add_argument_group("what is best").add_argument
-    add(
-        "--by",
-        choices=(*CAPACITIES, "latency_ms", "memory_mib"),
-        help="most flops, params or activations, or least latency or memory (default: flops with a "
-        "limit of latency, otherwise latency_ms)",
-    )
-    add(
-        "--reference",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="networks to compare with. The first takes turns with each design, so that a slow "
-        f"minute of the machine does not count, and with the best {CONFIRMED} again at the end",
-    )
+    add("--reference", metavar="NAME", help="network that takes turns with each design")
+    by_help = "what is best (default: flops with a limit of latency, otherwise latency_ms)"
+    parser.add_argument("--by", choices=get_args(Order), help=by_help)
 
 
-def run_search(args: argparse.Namespace) -> Design | int:
+def run_search(args: argparse.Namespace) -> design.RegNetDesign | int:
     """Measure random designs; return the best one, or the exit status 1 if nothing was found."""
-    from regnet_backbones.design.spaces import AnyNetSpace
+    import torch
+    from tqdm import tqdm
+
+    from regnet_backbones.measure.meter import LatencyMeter
 
     space, bounds = _space(args), _bounds(args)
-    if isinstance(space, AnyNetSpace):
-        raise UserError(
-            f"{space.name} is a space of AnyNets, which timm does not build, so they cannot be "
-            "measured here; search RegNetX, RegNetY or their constrained forms"
-        )
     if args.output:
         check_chart(f"{args.output}.png")
-    if args.threads is not None and args.threads < 1:
-        raise UserError(f"--threads must be at least 1, got {args.threads}")
-
-    from regnet_backbones.measure.timing import cpu_threads
-
-    with cpu_threads(args.threads):
-        return _search(args, space, bounds)
-
-
-def _search(args: argparse.Namespace, space: "Space", bounds: "Bounds") -> Design | int:
-    """Search, print, draw and write."""
-    from regnet_backbones.design import best
-
-    meter = _meter(args)
-    references = {zoo.get(name).name: _reference(meter, name, bounds) for name in args.reference}
     by = args.by or ("latency_ms" if args.latency_ms is None else "flops")
-    conditions = {
-        "limits": {"latency_ms": args.latency_ms, "memory_mib": args.memory_mib},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "references": {name: row_of(each) for name, each in references.items()},
-    }
+    meter = LatencyMeter(
+        image_size=args.measure_size or args.image_size,
+        batch_size=args.batch_size,
+        fpn=args.fpn,
+        device=args.device,
+        dtype=None if args.dtype == "float32" else getattr(torch, args.dtype),
+        runs=args.runs,
+        reference=args.reference,
+    )
+    references = {}
+    if args.reference:
+        network = zoo_design(args.reference)
+        cost = design.complexity(network, bounds.image_size, bounds.num_classes)
+        measured = asdict(meter.measure(args.reference))
+        references[args.reference] = design.Candidate(network, cost, **measured)
 
-    def write(found: "Found", chosen: "Candidate | None" = None) -> None:
-        if not args.output:
-            return
-        chosen = chosen or next(iter(best(found, by=by)), None)
-        about = _about(args, space, bounds, found) | conditions | _measured_on(args, meter)
-        about[CHOSEN_KEY] = None if chosen is None else found.measured.index(chosen)
-        rows = [row_of(each) | {"kept": each in found.kept} for each in found.measured]
-        write_records(f"{args.output}.json", rows, about=about)
+    def report(found: design.Found) -> None:
+        """Show the progress, and write each measurement: a search that is killed loses nothing."""
+        bar.update(len(found.kept) - bar.n)
+        bar.set_postfix(measured=len(found.measured), drawn=found.drawn)
+        if args.output:
+            chosen = next(iter(design.best(found, by=by)), None)
+            about = {
+                "command": args.command,
+                "rejections": found.rejections,
+                "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+                "torch": torch.__version__,
+                "memory_format": meter.memory_format,
+                "references": {name: design.row_of(each) for name, each in references.items()},
+                CHOSEN_KEY: None if chosen is None else found.measured.index(chosen),
+            }
+            rows = [design.row_of(each) | {"kept": each in found.kept} for each in found.measured]
+            design.write_records(f"{args.output}.json", rows, about=about)
 
-    found = _find(args, space, bounds, meter, write)
-    write(found)
+    with tqdm(total=args.count, unit="design", file=sys.stderr, disable=None) as bar:
+        found = design.search(
+            space,
+            args.count,
+            bounds=bounds,
+            measure=meter.measure,
+            latency_ms=args.latency_ms,
+            memory_mib=args.memory_mib,
+            seed=args.seed,
+            max_measured=args.max_measured,
+            progress=report,
+        )
+        report(found)
     print(f"{space.name}, {bounds}, seed {args.seed}")
-    ordered = best(found, by=by, count=max(1, len(found.kept)))
-    _print_found(found, [(found.measured.index(each), each) for each in ordered], args.top)
+    ordered = design.best(found, by=by, count=max(1, len(found.kept)))
+    _print_found(found, ordered, args.top)
     for name, each in references.items():
         print(f"{name}: {each.latency_ms:.2f} ms, {each.memory_mib:.0f} MiB")
-    if args.output:
+    if args.output and found.measured:
         # Among networks of about the same flops, other numbers say more.
-        fallback = "flops" if bounds.flops is None else "params"
-        _draw_found(args, found, references, by if by in CAPACITIES else fallback)
+        drawn = by if by in CAPACITIES else "flops" if bounds.flops is None else "params"
+        figure = search_figure(found, references, drawn, args.latency_ms)
+        write_chart(f"{args.output}.png", figure)
         print(f"\nwritten to {args.output}.json")
     if not ordered:
-        fastest = min((each.latency_ms for each in found.measured), default=None)
-        hint = "" if fastest is None else f"; the fastest of those measured takes {fastest:.2f} ms"
-        print(f"none found{hint}")
+        fastest = min((each.latency_ms for each in found.measured), default=math.inf)
+        print(f"none found; the fastest of those measured takes {fastest:.2f} ms")
         return 1
-    chosen = ordered[0]
-    if references and not found.interrupted:
-        from regnet_backbones.measure.meter import confirm
+    index = found.measured.index(ordered[0])
+    print(f"\nthe best by {by}: row {index}, {describe(ordered[0].design)}")
+    return ordered[0].design
 
-        again = ordered[:CONFIRMED]
-        designs = [each.design for each in again]
-        times = confirm(meter, designs, args.reference[0], runs=ROUNDS)
-        bands = list(zip(again, times, strict=True))
-        conditions["beside_the_reference"] = [
-            {"row": found.measured.index(each), **asdict(band)} for each, band in bands
-        ]
-        reference_ms = next(iter(references.values())).latency_ms
-        chosen = _choose(args, found, bands, by, reference_ms)
-    write(found, chosen)
-    print(f"\nthe best by {by}: row {found.measured.index(chosen)}, {describe(chosen.design)}")
-    return chosen.design
+
+def add_edf(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `edf`."""
+    add = parser.add_argument
+    results_help = 'of sample or search, or a list of rows of your own ({"error": 24.1, ...})'
+    add("results", nargs="+", metavar="JSON", help=results_help)
+    add("--column", default="error", metavar="NAME", help="flops, activations, ... default: error")
+    add("--output", metavar="FILE", help="chart, .png or .svg")
+
+
+def run_edf(args: argparse.Namespace) -> None:
+    """Print and draw the empirical distribution functions of results."""
+    if args.output:
+        check_chart(args.output)
+    labels = [Path(path).stem for path in args.results]
+    if len(set(labels)) < len(labels):
+        raise UserError(f"files must have different names, got {', '.join(labels)}")
+    edfs = {
+        label: design.edf(design.column(design.read_records(path), args.column))
+        for label, path in zip(labels, args.results, strict=True)
+    }
+    rows: list[Sequence[object]] = []
+    for label, curve in edfs.items():
+        low, high = curve.interval(0.5)
+        band = f"{low:.4g} to {high:.4g}"
+        rows.append((label, len(curve.values), f"{curve.quantile(0.5):.4g}", band))
+    print(table(("", "designs", "median", "its 95% band"), rows))
+    if len(edfs) > 1:
+        rows = []
+        for a, b in combinations(edfs, 2):
+            both = design.compare(edfs[a], edfs[b])
+            test = f"{both.distance:.3f}", f"{both.p_value:.2g}"
+            rows.append((a, b, f"{both.share_smaller:.1%}", *test))
+        print(f"\n{table(('a', 'b', 'a is smaller', 'largest distance', 'p (KS)'), rows)}")
+    if args.output:
+        write_chart(args.output, edf_figure(edfs, xlabel=args.column))
+        print(f"\nwritten to {args.output}")
+
+
+def add_cost(parser: argparse.ArgumentParser) -> None:
+    """Add what costs are counted for."""
+    add = parser.add_argument_group("what is counted").add_argument
+    size_help = "640, or 800x1333 (height x width); default: 224"
+    add("--image-size", type=image_size, default=(224, 224), metavar="SIZE", help=size_help)
+    classes_help = "of the classifier, 0 for the backbone alone; default: 1000"
+    add("--num-classes", type=int, default=1000, metavar="N", help=classes_help)
+
+
+def zoo_design(name: str) -> design.RegNetDesign:
+    """Return the design of a named network."""
+    variant = zoo.get(name)
+    if variant.design is None:
+        raise UserError(
+            f"the widths of {variant.name} follow no quantized line, so it has no design"
+        )
+    return variant.design
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Read a size, "640" or "800x1333", for an option."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def interval(text: str) -> tuple[float, float]:
+    """Read a bound: "400M" (within 5%), "380M:420M", "6.3M:" (at least), ":8M" (at most)."""
+    low, high = span(text)
+    return (low * (1 - TOLERANCE), high * (1 + TOLERANCE)) if ":" not in text else (low, high)
+
+
+def span(text: str) -> tuple[float, float]:
+    """Read a part of a range: "16" (just this), "12:20", "12:" or ":20"."""
+    low, colon, high = text.partition(":")
+    lowest = _number(low) if low else 0.0
+    highest = (_number(high) if high else math.inf) if colon else lowest
+    if lowest > highest or not (low or high):
+        raise argparse.ArgumentTypeError(
+            f"a bound is low:high, low: or :high with low at most high, got '{text}'"
+        )
+    return lowest, highest
+
+
+def _number(text: str) -> float:
+    """Read a positive number with a unit: 0.8G, 400MF, 6.3M, 5000."""
+    digits = text.rstrip("kKMGF")
+    try:
+        value = float(digits) * UNITS[text[len(digits) :]]
+    except (ValueError, KeyError):
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"a number is written 400M, 0.8G, 6300k or 5000, got '{text}'"
+        )
+    return value
 
 
 def _add_drawing(parser: argparse.ArgumentParser, *, count: int) -> None:
-    """Add the options of a space, of bounds, and of what is shown."""
     add = parser.add_argument_group(
         "the space", "a part of it where numbers are given"
     ).add_argument
-    add("--space", default="RegNetX", help=f"{SPACE_NAMES} (default: RegNetX)")
-    for name, option in RANGES.items():
+    add("--space", default="RegNetX", help=f"{', '.join(design.SPACES)} (default: RegNetX)")
+    for name in RANGES:
+        option, _ = NUMBERS[name]
         add(option, dest=name, type=span, metavar="RANGE", help="12:20, 12:, :20 or 16")
     add("--se-ratio", type=float, metavar="NUMBER")
     add("--stem-width", type=int, metavar="N")
@@ -233,61 +282,32 @@ def _add_drawing(parser: argparse.ArgumentParser, *, count: int) -> None:
     add("--output", metavar="PATH", help="write PATH.json (search: PATH.png, too)")
 
 
-def _space(args: argparse.Namespace) -> "Space":
+def _space(args: argparse.Namespace) -> design.Space:
     """Return the space, or the part of it."""
-    from regnet_backbones.design import get_space
-
     ranges = {name: getattr(args, name) for name in RANGES}
     constants = {"se_ratio": args.se_ratio, "stem_width": args.stem_width}
-    return get_space(args.space).narrowed(**ranges, **constants)
+    return design.get_space(args.space).narrowed(**ranges, **constants)
 
 
-def _bounds(args: argparse.Namespace) -> "Bounds":
+def _bounds(args: argparse.Namespace) -> design.Bounds:
     """Return the bounds on what is counted."""
-    from regnet_backbones.design import Bounds
-
-    size, num_classes = cost_arguments(args)
+    size, num_classes = args.image_size, args.num_classes or None
     intervals = {name: getattr(args, name) for name in CAPACITIES}
     if args.like:
-        cost = complexity(_counted_design("--like", args.like), size, num_classes)
+        cost = design.complexity(zoo_design(args.like), size, num_classes)
         if args.flops or args.params:
             raise UserError("--like sets the bounds of --flops and --params already; leave it out")
         intervals["flops"] = (cost.flops * (1 - TOLERANCE), cost.flops * (1 + TOLERANCE))
         intervals["params"] = (cost.params, math.inf)
-    return Bounds(**intervals, image_size=size, num_classes=num_classes)
+    return design.Bounds(**intervals, image_size=size, num_classes=num_classes)
 
 
-def _counted_design(option: str, name: str) -> RegNetDesign:
-    """Return the design of a named network that an option compares with by its cost."""
-    design = zoo.get(name).design
-    if design is None:
-        raise UserError(f"{option}: the cost of {name} is not known, it has no design")
-    return design
-
-
-def _about(
-    args: argparse.Namespace, space: "Space", bounds: "Bounds", found: "Found"
-) -> dict[str, object]:
-    """Return what must be known about rows; an open end of a bound is null."""
-    described = asdict(bounds)
-    for name, ends in bounds.intervals.items():
-        described[name] = [None if math.isinf(end) else end for end in ends]
-    return {
-        "command": args.command,
-        "space": space.name,
-        "bounds": described,
-        "seed": args.seed,
-        "drawn": found.drawn,
-        "rejections": dict(found.rejections),
-        "interrupted": found.interrupted,
-    }
-
-
-def _print_found(found: "Found", kept: "Sequence[tuple[int, Candidate]]", top: int) -> None:
-    """Print the first of the rows that were kept, and why draws were rejected."""
+def _print_found(found: design.Found, kept: Sequence[design.Candidate], top: int) -> None:
+    """Print the first of those kept, and why draws were rejected."""
     headers = ["row", "design", "multiply-adds", "params", "activations"]
     rows = []
-    for index, each in kept[:top]:
+    for each in kept[:top]:
+        index = (found.measured or found.kept).index(each)
         row = [index, describe(each.design), *cost_columns(each.cost)]
         if each.latency_ms is not None:
             row += [f"{each.latency_ms:.2f}", f"{each.memory_mib:.0f}"]
@@ -300,152 +320,3 @@ def _print_found(found: "Found", kept: "Sequence[tuple[int, Candidate]]", top: i
     if ordered:
         shares = [(reason, count, f"{count / found.drawn:.2%}") for reason, count in ordered]
         print(table((f"of {found.drawn:,} rejected because", "draws", "share"), shares))
-
-
-def _meter(args: argparse.Namespace) -> "LatencyMeter":
-    """Return what measures."""
-    import torch
-
-    from regnet_backbones.measure.meter import LatencyMeter
-    from regnet_backbones.optimize.options import check_compiler
-
-    if args.compile:
-        check_compiler(args.device)
-    return LatencyMeter(
-        image_size=args.measure_size or args.image_size,
-        batch_size=args.batch_size,
-        fpn=args.fpn,
-        device=args.device,
-        dtype=None if args.dtype == "float32" else getattr(torch, args.dtype),
-        compile=args.compile,
-        runs=args.runs,
-        reference=args.reference[0] if args.reference and not args.compile else None,
-    )
-
-
-def _reference(meter: "LatencyMeter", name: str, bounds: "Bounds") -> "Candidate":
-    """Return a network of the zoo, measured."""
-    from regnet_backbones.design import Candidate
-
-    design = _counted_design("--reference", name)
-    measured = meter.measure(name)
-    cost = complexity(design, bounds.image_size, bounds.num_classes)
-    return Candidate(design, cost, measured.latency_ms, measured.memory_mib)
-
-
-def _measured_on(args: argparse.Namespace, meter: "LatencyMeter") -> dict[str, object]:
-    """Describe machine and conditions; the memory format is known after the first network."""
-    import torch
-
-    device = torch.cuda.get_device_name() if meter.device == "cuda" else meter.device
-    names = "image_size", "batch_size", "fpn", "passes", "compile", "runs"
-    return {
-        "machine": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "cores": os.cpu_count(),
-            "device": device,
-            "versions": {name: import_module(name).__version__ for name in PACKAGES},
-        },
-        "measured": {name: getattr(meter, name) for name in names}
-        | {"dtype": args.dtype, "memory_format": meter.chosen_format}
-        | {"threads": torch.get_num_threads()},
-    }
-
-
-def _find(
-    args: argparse.Namespace,
-    space: "Space",
-    bounds: "Bounds",
-    meter: "LatencyMeter",
-    write: "Callable[[Found], None]",
-) -> "Found":
-    """Search, with a progress bar, and write each measurement: a killed search loses nothing."""
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    from regnet_backbones.design import search
-
-    logging.basicConfig(format="%(message)s")
-    with (
-        tqdm(total=args.count, unit="design", file=sys.stderr, disable=None) as bar,
-        logging_redirect_tqdm(),
-    ):
-        written = 0
-
-        def report(found: "Found") -> None:
-            nonlocal written
-            bar.set_postfix(measured=len(found.measured), drawn=found.drawn, refresh=False)
-            bar.update(len(found.kept) - bar.n)
-            if len(found.measured) > written:
-                write(found)
-                written = len(found.measured)
-
-        found = search(
-            space,
-            args.count,
-            bounds=bounds,
-            measure=meter.measure,
-            latency_ms=args.latency_ms,
-            memory_mib=args.memory_mib,
-            seed=args.seed,
-            max_measured=args.max_measured,
-            progress=report,
-        )
-    if found.interrupted:
-        print("interrupted; what was found so far:", file=sys.stderr)
-    return found
-
-
-def _choose(
-    args: argparse.Namespace,
-    found: "Found",
-    bands: "Sequence[tuple[Candidate, RatioBand]]",
-    by: str,
-    reference_ms: float,
-) -> "Candidate":
-    """Print how long the best few took in turns with the reference, and return the best of them."""
-    reference, limit = args.reference[0], args.latency_ms or math.inf
-    rows = [
-        (
-            found.measured.index(candidate),
-            describe(candidate.design),
-            f"{band.median:.3f}",
-            f"{band.low:.3f} to {band.high:.3f}",
-            "yes" if band.faster else "no",
-            f"{band.median * reference_ms:.2f}",
-        )
-        for candidate, band in bands
-    ]
-    headers = ("row", "design", f"time / {reference}", "95% band", "measurably faster", "ms")
-    print(f"\nin {ROUNDS} rounds in turns with {reference}\n{table(headers, rows)}")
-    within = [each for each, band in bands if band.median * reference_ms <= limit]
-    if not within:
-        print(f"measured again, none is within {limit:g} ms; search with a lower --latency-ms")
-    if by != "latency_ms" and within:
-        return within[0]
-    return min(bands, key=lambda pair: pair[1].median)[0]
-
-
-def _draw_found(
-    args: argparse.Namespace, found: "Found", references: "Mapping[str, Candidate]", capacity: str
-) -> None:
-    """Write the chart of time and capacity, without what takes several times the limit."""
-    from regnet_backbones.design import pareto_front
-
-    unit, name = CAPACITIES[capacity]
-
-    def point(candidate: "Candidate") -> tuple[float, float]:
-        return candidate.latency_ms, getattr(candidate.cost, capacity) / unit
-
-    near = (args.latency_ms or math.inf) * CHARTED
-    points = [point(each) for each in found.measured if each.latency_ms <= near]
-    if points:
-        figure = pareto_figure(
-            points,
-            pareto_front([(latency, -most) for latency, most in points]),
-            xlabel="ms",
-            ylabel=name,
-            marked={name: point(each) for name, each in references.items()},
-            limit=args.latency_ms,
-        )
-        write_chart(f"{args.output}.png", figure)

@@ -1,21 +1,26 @@
 """RegNet designs: their law, what they cost, the spaces they come from, and how to find one.
 
-Law, costs, rules, fits and formats take the standard library. Spaces and searches take numpy,
+Law, costs, rules and formats take the standard library. Fits, spaces and searches take numpy,
 statistics scipy; they are imported when one of their names is first asked for.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from regnet_backbones.design.blocks import AnyNetDesign, Stage
 from regnet_backbones.design.cost import Complexity, complexity
-from regnet_backbones.design.fitting import Fit, Scaled, fit, scale
-from regnet_backbones.design.formats import FORMATS, to_format
-from regnet_backbones.design.law import BlockWidths, Design, RegNetDesign, UnbuildableError
-from regnet_backbones.design.records import design_of, read_records, row_of, write_records
+from regnet_backbones.design.formats import (
+    FORMATS,
+    design_of,
+    read_records,
+    row_of,
+    to_format,
+    write_records,
+)
+from regnet_backbones.design.law import BlockWidths, RegNetDesign, Stage, UnbuildableError
 from regnet_backbones.design.rules import Rule, check_rules
 
 if TYPE_CHECKING:
+    from regnet_backbones.design.fitting import Fit, Scaled, fit, scale
     from regnet_backbones.design.searching import (
         Bounds,
         Candidate,
@@ -31,13 +36,11 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMATS",
     "SPACES",
-    "AnyNetDesign",
     "BlockWidths",
     "Bounds",
     "Candidate",
     "Comparison",
     "Complexity",
-    "Design",
     "Edf",
     "Fit",
     "Found",
@@ -69,7 +72,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Import a public name's module."""
-    for module in ("spaces", "searching", "statistics") if name in __all__ else ():
+    for module in ("fitting", "spaces", "searching", "statistics") if name in __all__ else ():
         found = import_module(f"{__name__}.{module}")
         if hasattr(found, name):
             return getattr(found, name)

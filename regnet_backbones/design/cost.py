@@ -1,24 +1,15 @@
 """What a network costs: multiply-adds, parameters and activations, layer by layer.
 
-Source: pycls `pycls/models/blocks.py`, where each layer has such a twin that counts. The twins take
-numbers, or arrays of as many networks. A convolution without bias has as many multiply-adds for
-each pixel of its output as it has weights; a batch or group norm has a weight and a bias for each
-channel and no multiply-adds.
+Source: pycls `pycls/models/blocks.py`, where each layer has such a twin that counts. A convolution
+without bias has as many multiply-adds for each pixel of its output as it has weights; a batch or
+group norm has a weight and a bias for each channel and no multiply-adds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 
-from regnet_backbones.design.blocks import (
-    NUM_STAGES,
-    NUMBERS,
-    Arithmetic,
-    Numbers,
-    Stage,
-    positive_integer,
-)
-from regnet_backbones.design.law import Design
+from regnet_backbones.design.law import RegNetDesign, Stage, positive_integer
 from regnet_backbones.errors import UserError
 
 IMAGE_CHANNELS = 3
@@ -50,9 +41,13 @@ class Complexity:
             self.activations + other.activations,
         )
 
+    def __mul__(self, times: int) -> "Complexity":
+        """Multiply the three numbers, of one block, by the number of blocks."""
+        return Complexity(self.flops * times, self.params * times, self.activations * times)
+
 
 def complexity(
-    design: Design, image_size: ImageSize = 224, num_classes: int | None = 1000
+    design: RegNetDesign, image_size: ImageSize = 224, num_classes: int | None = 1000
 ) -> Complexity:
     """Count what a design costs for one RGB image.
 
@@ -68,105 +63,65 @@ def complexity(
     Raises:
         ValueError: a size or the number of classes is not a positive integer.
     """
-    parts = count_parts(
-        design.stages,
-        image_size,
-        num_classes,
-        stem_width=design.stem_width,
-        se_ratio=design.se_ratio,
-        preact=design.preact,
-        projection=design.shortcut != "none",
-        head_width=design.head_width,
-    )
+    stem_pixels, *pixels = _map_pixels(image_size, 1 + len(design.stages))
+    width_in = design.stem_width
+    weights = 9 * IMAGE_CHANNELS * width_in
+    norm = 0 if design.preact else 2 * width_in
+    stem = Complexity(weights * stem_pixels, weights + norm, width_in * stem_pixels)
+    parts = {"stem": stem}
+    pixels_in = stem_pixels
+    for i, (stage, pixels_out) in enumerate(zip(design.stages, pixels, strict=True), start=1):
+        first = _block(design, stage, width_in, pixels_in, pixels_out, True)
+        other = _block(design, stage, stage.width, pixels_out, pixels_out, False)
+        parts[f"s{i}"] = first + other * (stage.depth - 1)
+        width_in, pixels_in = stage.width, pixels_out
+    parts["head"] = Complexity()
+    if num_classes is not None:
+        positive_integer("num_classes", num_classes, "None for the backbone alone")
+        head = design.head_width
+        weights = width_in * head
+        linear = ((head or width_in) + 1) * num_classes
+        parts["head"] = Complexity(
+            weights * pixels_in + linear,
+            weights + 2 * head + linear,
+            head * pixels_in + num_classes,
+        )
     return replace(sum(parts.values(), start=Complexity()), parts=parts)
 
 
-def count_parts(
-    stages: Sequence[Stage],
-    image_size: ImageSize,
-    num_classes: int | None,
-    *,
-    stem_width: int,
-    se_ratio: float,
-    preact: bool = False,
-    projection: bool = True,
-    head_width: int = 0,
-    ops: Arithmetic = NUMBERS,
-) -> dict[str, Complexity]:
-    """Count stem, stages and head, of one network or, where stages hold arrays, of many."""
-    pixels = map_pixels(image_size)
-    check_num_classes(num_classes)
-    stem = 9 * IMAGE_CHANNELS * stem_width
-    stem_norm = 0 if preact else 2 * stem_width
-    parts = {"stem": Complexity(stem * pixels[0], stem + stem_norm, stem_width * pixels[0])}
-    width_in: Numbers = stem_width
-    for i, stage in enumerate(stages):
-        first = _block(stage, width_in, pixels[i], pixels[i + 1], projection, preact)
-        others = _block(stage, stage.width, pixels[i + 1], pixels[i + 1], False, preact)
-        if se_ratio:
-            first += _squeeze(ops.rint(width_in * se_ratio), stage)
-            others += _squeeze(ops.rint(stage.width * se_ratio), stage)
-        more = stage.depth - 1
-        parts[f"s{i + 1}"] = Complexity(
-            first.flops + more * others.flops,
-            first.params + more * others.params,
-            first.activations + more * others.activations,
-        )
-        width_in = stage.width
-    parts["head"] = Complexity()
-    if num_classes is not None:
-        weights = width_in * head_width
-        linear = ((head_width or width_in) + 1) * num_classes
-        parts["head"] = Complexity(
-            weights * pixels[-1] + linear,
-            weights + 2 * head_width + linear,
-            head_width * pixels[-1] + num_classes,
-        )
-    return parts
-
-
-def map_pixels(image_size: ImageSize) -> tuple[int, ...]:
-    """Return the pixels in a map of the stem and of each stage; each stride 2 rounds up."""
+def _map_pixels(image_size: ImageSize, count: int) -> list[int]:
+    """Return the pixels in the maps of so many layers of stride 2, each of which rounds up."""
     size = (image_size, image_size) if isinstance(image_size, Integral) else image_size
     if not isinstance(size, tuple | list) or len(size) != 2:
         raise UserError(f"image_size must be an integer or (height, width), got {image_size!r}")
     height, width = (positive_integer("image_size", side, "in pixels") for side in size)
     pixels = []
-    for _ in range(1 + NUM_STAGES):
+    for _ in range(count):
         height, width = -(-height // 2), -(-width // 2)
         pixels.append(height * width)
-    return tuple(pixels)
-
-
-def check_num_classes(num_classes: int | None) -> None:
-    """Raise for what is neither a positive integer nor None, for the backbone alone."""
-    if num_classes is not None:
-        positive_integer("num_classes", num_classes, "None for the backbone alone")
+    return pixels
 
 
 def _block(
-    stage: Stage, width_in: Numbers, pixels_in: int, pixels: int, projection: bool, preact: bool
+    design: RegNetDesign, stage: Stage, width_in: int, pixels_in: int, pixels: int, is_first: bool
 ) -> Complexity:
-    """Count a bottleneck: 1x1, grouped 3x3 with the stride, 1x1, and what goes with them."""
+    """Count a bottleneck: 1x1, grouped 3x3 with the stride, 1x1, and what belongs to them."""
     width, bottleneck = stage.width, stage.bottleneck_width
     reduce = width_in * bottleneck
     after_stride = 9 * bottleneck * stage.group_width + bottleneck * width
     outputs = bottleneck + width
     # Pre-activation normalises what a convolution takes, otherwise what it gives.
-    normed = 2 * bottleneck + (width_in if preact else width)
-    if projection:
-        after_stride = after_stride + width_in * width
-        outputs = outputs + width
-        normed = normed + (0 if preact else width)
+    normed = 2 * bottleneck + (width_in if design.preact else width)
+    if is_first and design.shortcut != "none":  # the projection
+        after_stride += width_in * width
+        outputs += width
+        normed += 0 if design.preact else width
+    # Squeeze-and-excitation: two 1x1 convolutions with bias on a pooled map of one pixel.
+    squeezed = round(width_in * design.se_ratio)
+    excited = squeezed + bottleneck if squeezed else 0
+    squeeze = 2 * squeezed * bottleneck + excited
     return Complexity(
-        reduce * pixels_in + after_stride * pixels,
-        reduce + after_stride + 2 * normed,
-        bottleneck * pixels_in + outputs * pixels,
+        reduce * pixels_in + after_stride * pixels + squeeze,
+        reduce + after_stride + 2 * normed + squeeze,
+        bottleneck * pixels_in + outputs * pixels + excited,
     )
-
-
-def _squeeze(squeezed: Numbers, stage: Stage) -> Complexity:
-    """Count squeeze-and-excitation: two 1x1 convolutions with bias on a pooled map of one pixel."""
-    outputs = squeezed + stage.bottleneck_width
-    weights = 2 * squeezed * stage.bottleneck_width + outputs
-    return Complexity(weights, weights, outputs)

@@ -1,17 +1,27 @@
-"""A design in the words of Detectron2, segmentation-models-pytorch (SMP) and timm.
+"""A design in the words of Detectron2, segmentation-models-pytorch (SMP) and timm, and as JSON.
 
 Sources of the words: `MODEL.REGNET` in `regnet_backbones/adapters/detectron2/config.py`,
 `register_encoder` in `regnet_backbones/adapters/smp/encoder.py`, `RegNetCfg` in
 `timm/models/regnet.py`.
+
+A JSON file is an object with "designs", a list of flat rows: the numbers of the design under their
+names here, then flops, params, activations, latency_ms and memory_mib. Users add columns of their
+own. Of a search all that was measured is a row, "kept" or not, and "chosen" is the number of the
+best.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from regnet_backbones.design.blocks import TORCHVISION_MIN_RATIO, AnyNetDesign
-from regnet_backbones.design.law import Design, RegNetDesign
+from regnet_backbones.design.law import TORCHVISION_MIN_RATIO, RegNetDesign
 from regnet_backbones.errors import UserError
+from regnet_backbones.files import read_json, write_whole
+
+if TYPE_CHECKING:
+    from regnet_backbones.design.searching import Candidate
 
 FORMATS = ("detectron2", "smp", "timm")
 
@@ -52,9 +62,12 @@ TIMM_VALUES: dict[tuple[str, object], object] = {
     ("shortcut", "none"): None,
 }
 
+ROWS_KEY = "designs"
+CHOSEN_KEY = "chosen"
+
 
 def to_format(
-    name: str, design: Design, *, title: str = "my_regnet", base: str | None = None
+    name: str, design: RegNetDesign, *, title: str = "my_regnet", base: str | None = None
 ) -> str:
     """Return a design as text for another project.
 
@@ -69,40 +82,25 @@ def to_format(
     Raises:
         ValueError: the format is unknown, or has no words for the design.
     """
-    regnet = check_is_regnet(design)
+    if name not in FORMATS:
+        raise UserError(f"a format is one of {', '.join(FORMATS)}, got '{name}'")
     if name == "detectron2":
-        return _detectron2_yaml(regnet, base)
+        return _detectron2_yaml(design, base)
     if base is not None:
         raise UserError(f"a base is for the format detectron2, got '{base}' with {name}")
     if name == "timm":
-        return _timm_code(regnet)
-    if name == "smp":
-        return (
-            "import segmentation_models_pytorch as smp\n"
-            "from regnet_backbones import RegNetDesign, register_encoder\n"
-            "\n"
-            f'register_encoder("{title}", {python_code(regnet)})\n'
-            f'model = smp.Unet("{title}", encoder_weights=None)'
-        )
-    raise UserError(f"a format is one of {', '.join(FORMATS)}, got '{name}'")
+        return _timm_code(design)
+    return (
+        "import segmentation_models_pytorch as smp\n"
+        "from regnet_backbones import RegNetDesign, register_encoder\n"
+        "\n"
+        f'register_encoder("{title}", {python_code(design)})\n'
+        f'model = smp.Unet("{title}", encoder_weights=None)'
+    )
 
 
-def check_is_regnet(design: Design) -> RegNetDesign:
-    """Return a design that is a RegNet, which timm and the adapters of this package build."""
-    if isinstance(design, AnyNetDesign):
-        raise UserError(
-            "only RegNets, whose widths follow a quantized line, are built and scaled here, got an "
-            "AnyNet: use the spaces RegNetX or RegNetY, or the nearest RegNet by `fit` with these "
-            "widths and depths"
-        )
-    return design
-
-
-def timm_arguments(design: RegNetDesign, *, changed_only: bool = False) -> Mapping[str, object]:
-    """Return a design as arguments of timm's `RegNetCfg`, all but the norm layer.
-
-    `changed_only`: leave out what is timm's default.
-    """
+def timm_arguments(design: RegNetDesign, *, changed_only: bool = False) -> dict[str, object]:
+    """Return a design as arguments of timm's `RegNetCfg`, all but the norm layer."""
     values = _changed(design) if changed_only else asdict(design)
     return {
         TIMM_ARGUMENTS[name]: TIMM_VALUES.get((name, value), value)
@@ -116,8 +114,78 @@ def python_code(design: RegNetDesign) -> str:
     return f"RegNetDesign({_arguments(_changed(design))})"
 
 
+def row_of(candidate: "Candidate") -> dict[str, object]:
+    """Return a candidate as a flat row; what was not measured is left out.
+
+    Args:
+        candidate: of a sample or a search.
+    """
+    cost = candidate.cost
+    row = asdict(candidate.design)
+    row |= {"flops": cost.flops, "params": cost.params, "activations": cost.activations}
+    measured = {"latency_ms": candidate.latency_ms, "memory_mib": candidate.memory_mib}
+    return row | {name: value for name, value in measured.items() if value is not None}
+
+
+def design_of(row: object) -> RegNetDesign:
+    """Return the design of a row.
+
+    Args:
+        row: a mapping as `row_of` makes it; other columns are ignored.
+
+    Raises:
+        ValueError: numbers are missing or give no network.
+    """
+    if not isinstance(row, Mapping):
+        raise UserError(f"a design is an object of names and numbers, got {row!r}")
+    needed = [each.name for each in fields(RegNetDesign) if each.default is MISSING]
+    missing = [name for name in needed if name not in row]
+    if missing:
+        raise UserError(f"a design needs {', '.join(needed)}; missing: {', '.join(missing)}")
+    return RegNetDesign(**{e.name: row[e.name] for e in fields(RegNetDesign) if e.name in row})
+
+
+def write_records(
+    path: str | Path, rows: Sequence[Mapping[str, object]], *, about: Mapping[str, object]
+) -> None:
+    """Write rows, and what is to be known about them, as JSON, whole or not at all.
+
+    Args:
+        path: the file.
+        rows: as `row_of` makes them.
+        about: what is to be known, by name.
+    """
+    text = json.dumps({**about, ROWS_KEY: list(rows)}, indent=1) + "\n"
+    write_whole(Path(path), lambda file: file.write(text.encode()))
+
+
+def read_records(path: str | Path) -> list[object]:
+    """Return the rows of a JSON file: a list, or an object whose "designs" is one.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: the file is not such JSON, or holds no row.
+        OSError: it cannot be read.
+    """
+    return read_results(path)[0]
+
+
+def read_results(path: str | Path) -> tuple[list[Any], Any]:
+    """Return the rows of a file, and which a search chose: None if none, 0 if it was no search."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        content = {ROWS_KEY: content}
+    rows = content.get(ROWS_KEY)
+    if not isinstance(rows, list) or not rows:
+        raise UserError(
+            f'{path} must hold a list of rows, or an object whose "{ROWS_KEY}" is one, not empty'
+        )
+    return rows, content.get(CHOSEN_KEY, 0)
+
+
 def _detectron2_yaml(design: RegNetDesign, base: str | None) -> str:
-    """Return a config for Detectron2."""
     unknown = [name for name in _changed(design) if name not in DETECTRON2_KEYS]
     if unknown:
         raise UserError(
@@ -144,7 +212,6 @@ def _detectron2_yaml(design: RegNetDesign, base: str | None) -> str:
 
 
 def _timm_code(design: RegNetDesign) -> str:
-    """Return Python code that builds a design as a classifier of timm."""
     arguments = _arguments(timm_arguments(design, changed_only=True))
     imports = "from timm.models.regnet import RegNet, RegNetCfg\n"
     if design.norm_group_width:
@@ -156,7 +223,6 @@ def _timm_code(design: RegNetDesign) -> str:
 
 
 def _arguments(values: Mapping[str, object]) -> str:
-    """Return values by name as arguments in Python code."""
     return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 

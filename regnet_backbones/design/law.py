@@ -9,8 +9,7 @@ here, and the authors' implementation, pycls `pycls/models/regnet.py` (the gener
     w_j = w_0 * w_m ** round(s_j)        to the nearest power, then to a multiple of 8
 
 Runs of equal `w_j` are the stages; last, each stage's width is made to fit its group width. All of
-it is float64, with ties to even, as in pycls. `exponents` and `power_widths` take numbers, or
-arrays with the arithmetic of arrays. The names of timm and detectron2 are in `formats.py`.
+it is float64, with ties to even, as in pycls. The names of timm and detectron2 are in `formats.py`.
 
 Where the multiplier is above 1, pycls fits widths to the least common multiple of multiplier and
 group width, timm to the group width. For a whole multiplier, a design on which the two disagree is
@@ -19,54 +18,69 @@ an error here.
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from itertools import groupby
 from numbers import Integral, Real
-from typing import get_args
+from typing import Any, Literal, TypeVar, get_args
 
-from regnet_backbones.design.blocks import (
-    NUM_STAGES,
-    NUMBERS,
-    STRIDE,
-    Activation,
-    AnyNetDesign,
-    Arithmetic,
-    Numbers,
-    Rounding,
-    Shortcut,
-    Stage,
-    check_se,
-    fit_to_groups,
-    fits_groups,
-)
 from regnet_backbones.errors import UserError
 
+NUM_STAGES = 4
+STRIDE = 2  # of the stem and of every stage
 WIDTH_QUANTUM = 8  # per-block widths are multiples of this
 
-_CHOICES = {
-    "rounding": get_args(Rounding),
-    "activation": get_args(Activation),
-    "shortcut": get_args(Shortcut),
-}
+# torchvision takes the next multiple up when rounding would lose more than a tenth of the width.
+TORCHVISION_MIN_RATIO = 0.9
 
-# What a number must be: a test, and the words for it.
-_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "w_0": (lambda v: v > 0 and v % WIDTH_QUANTUM == 0, "a positive multiple of 8"),
-    "w_a": (lambda v: v >= 0, "at least 0"),
-    "w_m": (lambda v: v > 1, "above 1"),
-    "depth": (lambda v: v >= NUM_STAGES, "at least 4, one block a stage"),
-    "group_width": (lambda v: v >= 1, "at least 1"),
-    "bottleneck_multiplier": (lambda v: v > 0, "above 0"),
-    "se_ratio": (lambda v: 0 <= v <= 1, "in [0, 1], 0 for no squeeze-and-excitation"),
-    "stem_width": (lambda v: v >= 1, "at least 1"),
-    "head_width": (lambda v: v >= 0, "at least 0, 0 for no convolution"),
-    "norm_group_width": (lambda v: v >= 0, "at least 0, 0 for batch norm"),
+T = TypeVar("T")
+Activation = Literal["relu", "silu"]
+Rounding = Literal["paper", "torchvision"]
+Shortcut = Literal["conv1x1", "avg", "none"]
+
+_KINDS: dict[type, type] = {int: Integral, float: Real, bool: bool, str: str}
+
+# Of each number of a design: its type, what else it must be, and the words for both.
+_ALLOWED: dict[str, tuple[type, Callable[[Any], bool], str]] = {
+    "w_0": (int, lambda v: v > 0 and v % WIDTH_QUANTUM == 0, "a positive multiple of 8"),
+    "w_a": (float, lambda v: 0 <= v < math.inf, "a number, at least 0"),
+    "w_m": (float, lambda v: 1 < v < math.inf, "a number above 1"),
+    "depth": (int, lambda v: v >= NUM_STAGES, "an integer, at least 4, one block a stage"),
+    "group_width": (int, lambda v: v >= 1, "a positive integer"),
+    "bottleneck_multiplier": (float, lambda v: 0 < v < math.inf, "a number above 0"),
+    "se_ratio": (float, lambda v: 0 <= v <= 1, "in [0, 1], 0 for no squeeze-and-excitation"),
+    "stem_width": (int, lambda v: v >= 1, "a positive integer"),
+    "rounding": (str, get_args(Rounding).__contains__, " or ".join(get_args(Rounding))),
+    "activation": (str, get_args(Activation).__contains__, " or ".join(get_args(Activation))),
+    "preact": (bool, lambda v: True, "True or False"),
+    "shortcut": (str, get_args(Shortcut).__contains__, " or ".join(get_args(Shortcut))),
+    "linear_out": (bool, lambda v: True, "True or False"),
+    "head_width": (int, lambda v: v >= 0, "a positive integer, or 0 for no convolution"),
+    "norm_group_width": (int, lambda v: v >= 0, "a positive integer, or 0 for batch norm"),
 }
 
 
 class UnbuildableError(UserError):
     """A design that follows the law, and that timm, in float32, would build with other stages."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of blocks of one width.
+
+    Attributes:
+        width: output channels of a block.
+        depth: number of blocks.
+        stride: of the first block.
+        group_width: channels in a group of the 3x3 convolution.
+        bottleneck_width: channels of the 3x3 convolution.
+    """
+
+    width: int
+    depth: int
+    stride: int
+    group_width: int
+    bottleneck_width: int
 
 
 @dataclass(frozen=True)
@@ -136,58 +150,55 @@ class RegNetDesign:
     def block_widths(self) -> BlockWidths:
         """Continuous and quantized width of each block."""
         line = tuple(self.w_0 + self.w_a * j for j in range(self.depth))
-        powers = (exponents(u, self.w_0, self.w_m) for u in line)
-        return BlockWidths(line, tuple(int(power_widths(self.w_0, self.w_m, s)) for s in powers))
+        powers = (round(math.log(u / self.w_0) / math.log(self.w_m)) for u in line)
+        widths = (round(self.w_0 * self.w_m**s / WIDTH_QUANTUM) * WIDTH_QUANTUM for s in powers)
+        return BlockWidths(line, tuple(widths))
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The four stages, with compatible widths and group widths."""
-        groups = self.group_width, self.bottleneck_multiplier, self.rounding
-        found = []
-        for width, depth in width_runs(self.block_widths.quantized):
-            width, group_width, bottleneck = map(int, fit_to_groups(width, *groups))
-            found.append(Stage(width, depth, STRIDE, group_width, bottleneck))
-        return tuple(found)
+        return tuple(_stage(self, w, d) for w, d in runs(self.block_widths.quantized))
 
 
-Design = RegNetDesign | AnyNetDesign
+def runs(values: Iterable[T]) -> list[tuple[T, int]]:
+    """Return the value and the length of each run of equal values."""
+    return [(value, len(list(run))) for value, run in groupby(values)]
 
 
-def exponents(line: Numbers, w_0: Numbers, w_m: Numbers, ops: Arithmetic = NUMBERS) -> Numbers:
-    """Return the power of w_m that is nearest to each width of the line."""
-    return ops.rint(ops.log(line / w_0) / ops.log(w_m))
+def positive_integer(name: str, value: object, hint: str = "") -> int:
+    """Return a whole number above 0 as Python's own; raise for anything else."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        hint = f" ({hint})" if hint else ""
+        raise UserError(f"{name} must be a positive integer{hint}, got {value!r}")
+    return int(value)
 
 
-def power_widths(w_0: Numbers, w_m: Numbers, power: Numbers, ops: Arithmetic = NUMBERS) -> Numbers:
-    """Return the multiple of 8 that is nearest to a power of w_m, times w_0."""
-    return ops.rint(w_0 * w_m**power / WIDTH_QUANTUM) * WIDTH_QUANTUM
-
-
-def width_runs(widths: Iterable[int]) -> list[tuple[int, int]]:
-    """Return width and number of blocks of each run of equal widths."""
-    return [(width, len(list(run))) for width, run in groupby(widths)]
+def _stage(design: RegNetDesign, width: int, depth: int) -> Stage:
+    """Fit the width of a stage to its groups, which need not succeed: see `_check_stages`."""
+    multiplier = design.bottleneck_multiplier
+    bottleneck = int(width * multiplier)
+    group_width = min(design.group_width, bottleneck)
+    unit = max(group_width, 1)
+    if design.rounding == "paper":
+        bottleneck = round(bottleneck / unit) * unit
+    else:
+        least = TORCHVISION_MIN_RATIO * bottleneck
+        bottleneck = int(bottleneck + unit / 2) // unit * unit
+        if bottleneck < least:
+            bottleneck += unit
+    width = int(bottleneck / multiplier)
+    # A block computes its bottleneck from its width.
+    return Stage(width, depth, STRIDE, group_width, round(width * multiplier))
 
 
 def _check_numbers(design: RegNetDesign) -> None:
     """Raise for a wrong type or range; make plain Python numbers of what comes from numpy."""
-    for spec in fields(design):
-        name, value = spec.name, getattr(design, spec.name)
-        if name in _CHOICES:
-            if value not in _CHOICES[name]:
-                known = ", ".join(map(repr, _CHOICES[name]))
-                raise UserError(f"{name} must be one of {known}, got {value!r}")
-        elif isinstance(value, bool) != (spec.type is bool):
-            kind = "True or False" if spec.type is bool else "a number"
-            raise UserError(f"{name} must be {kind}, got {value!r}")
-        elif spec.type is int:
-            if not isinstance(value, Integral):
-                raise UserError(f"{name} must be an integer, got {value!r}")
-            object.__setattr__(design, name, int(value))
-        elif spec.type is float:
-            object.__setattr__(design, name, _finite(name, value))
-    for name, (allows, rule) in _RANGES.items():
-        if not allows(getattr(design, name)):
-            raise UserError(f"{name} must be {rule}, got {getattr(design, name)}")
+    for name, (kind, allows, rule) in _ALLOWED.items():
+        value = getattr(design, name)
+        is_kind = isinstance(value, _KINDS[kind]) and isinstance(value, bool) == (kind is bool)
+        if not is_kind or not allows(value):
+            raise UserError(f"{name} must be {rule}, got {value!r}")
+        object.__setattr__(design, name, kind(value))
     if design.preact and design.linear_out:
         raise UserError(
             "preact=True leaves no activation after the sum of a block that linear_out=True could "
@@ -195,40 +206,35 @@ def _check_numbers(design: RegNetDesign) -> None:
         )
 
 
-def _finite(name: str, value: object) -> float:
-    """Return a finite number as a float."""
-    try:
-        number = float(value) if isinstance(value, Real) else math.nan
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise UserError(f"{name} must be a finite number, got {value!r}")
-    return number
-
-
 def _check_stages(design: RegNetDesign) -> None:
     """Raise for a design without four stages, or whose layers cannot be built."""
-    try:
-        stages, widths = design.stages, sorted(set(design.block_widths.quantized))
-    except OverflowError as error:
-        raise UserError(f"the widths of {design} are too large for a float") from error
+    stages = design.stages
     if len(stages) != NUM_STAGES:
         change, other = ("raise", "lower") if len(stages) < NUM_STAGES else ("lower", "raise")
-        advice = f"{change} w_a or depth, or {other} w_m"
+        widths = sorted(set(design.block_widths.quantized))
+        listed = ", ".join(map(str, widths[:8])) + (", ..." if len(widths) > 8 else "")
         raise UserError(
-            f"the design must give exactly 4 stages, got {len(stages)} (block widths "
-            f"{shorten(widths)}); {advice}"
+            f"the design must give exactly 4 stages, got {len(stages)} (block widths {listed}); "
+            f"{change} w_a or depth, or {other} w_m"
         )
     multiplier = design.bottleneck_multiplier
     for i, stage in enumerate(stages, start=1):
-        if not fits_groups(stage.width, stage.group_width, stage.bottleneck_width, multiplier):
+        groups, bottleneck = stage.group_width, stage.bottleneck_width
+        # A multiplier such as 0.7 has no exact float: the last bits do not count.
+        exact = abs(stage.width * multiplier - bottleneck) <= 1e-9 * bottleneck
+        if groups < 1 or not exact or bottleneck % groups:
             raise UserError(
                 f"stage {i}: no width fits group_width {design.group_width} and "
                 f"bottleneck_multiplier {multiplier:g}: the nearest, {stage.width}, has a "
                 f"bottleneck of {stage.width * multiplier:g} channels, not a positive multiple of "
-                f"{max(1, stage.group_width)}; use a group_width divisible by the multiplier"
+                f"{max(1, groups)}; use a group_width divisible by the multiplier"
             )
-    check_se(design)
+    narrowest = min(design.stem_width, *(stage.width for stage in stages))
+    if design.se_ratio and round(narrowest * design.se_ratio) < 1:
+        raise UserError(
+            f"se_ratio {design.se_ratio:g} of {narrowest} channels rounds to 0; use 0 for no "
+            f"squeeze-and-excitation, or at least {1 / narrowest:.2g}"
+        )
     norm_groups = design.norm_group_width
     layers = {design.stem_width, design.head_width}
     layers |= {w for stage in stages for w in (stage.width, stage.bottleneck_width)}
@@ -236,11 +242,6 @@ def _check_stages(design: RegNetDesign) -> None:
     if indivisible:
         raise UserError(
             f"norm_group_width {norm_groups} does not divide the layers of "
-            f"{shorten(indivisible)} channels; use a divisor of all widths, or 0 for batch norm"
+            f"{', '.join(map(str, indivisible))} channels; use a divisor of all widths, or 0 for "
+            "batch norm"
         )
-
-
-def shorten(numbers: Iterable[float], limit: int = 8) -> str:
-    """List the first numbers."""
-    listed = [f"{number:g}" for number in numbers]
-    return ", ".join(listed[:limit]) + (", ..." if len(listed) > limit else "")

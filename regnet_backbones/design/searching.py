@@ -1,9 +1,9 @@
 """Random networks of a space: those within bounds, and those that are measured within limits.
 
 Random search is all there is to it, as in "Designing Network Design Spaces" (arXiv 2003.13678).
-Under narrow bounds 99 in 100 draws are rejected; the first reason counts, of: its stages, their
-groups, flops, params, activations, the trends of a constrained space, and whether the same network
-was drawn before. What measures is passed in, such as `measure.LatencyMeter(...).measure`.
+Under narrow bounds 99 in 100 draws are rejected; the first reason counts, of: its stages, flops,
+params, activations, the trends of a constrained space, and whether the same network was drawn
+before. What measures is passed in, such as `measure.LatencyMeter(...).measure`.
 """
 
 import logging
@@ -11,31 +11,18 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, get_args
+from itertools import islice
+from typing import Literal, get_args
 
 import numpy as np
 
-from regnet_backbones.design.blocks import NUM_STAGES, STRIDE, Numbers, Stage, positive_integer
-from regnet_backbones.design.cost import (
-    Complexity,
-    ImageSize,
-    check_num_classes,
-    complexity,
-    count_parts,
-    map_pixels,
-)
-from regnet_backbones.design.law import Design, UnbuildableError
-from regnet_backbones.design.rules import activations_trend, params_trend
-from regnet_backbones.design.spaces import (
-    ARRAYS,
-    NOT_FOUR_STAGES,
-    Draws,
-    Interval,
-    Space,
-    checked_interval,
-)
+from regnet_backbones.design.cost import Complexity, ImageSize, complexity
+from regnet_backbones.design.law import RegNetDesign, Stage, UnbuildableError, positive_integer
+from regnet_backbones.design.rules import trends
+from regnet_backbones.design.spaces import Interval, Space, draw_designs
 from regnet_backbones.errors import UserError
 
+NO_NETWORK = "no network of four stages"
 TOO_SLOW_BY_SPEED = "latency too high, by the best speed so far"
 OUT_OF_MEMORY = "out of memory"
 
@@ -66,7 +53,7 @@ class Bounds:
             alone.
 
     Raises:
-        ValueError: an interval, the size or the number of classes is invalid.
+        ValueError: an interval is invalid.
     """
 
     flops: Interval | None = None
@@ -77,10 +64,9 @@ class Bounds:
 
     def __post_init__(self) -> None:
         """Raise for bounds that mean nothing."""
-        for name, interval in self.intervals.items():
-            checked_interval(name, interval)
-        map_pixels(self.image_size)
-        check_num_classes(self.num_classes)
+        for name, (low, high) in self.intervals.items():
+            if not 0 <= low <= high:
+                raise UserError(f"{name} must be 0 <= lowest <= highest, got {(low, high)!r}")
 
     @property
     def intervals(self) -> dict[str, Interval]:
@@ -110,22 +96,23 @@ class Candidate:
         memory_mib: measured peak memory; None where it was not measured.
     """
 
-    design: Design
+    design: RegNetDesign
     cost: Complexity
     latency_ms: float | None = None
     memory_mib: float | None = None
 
 
-class Measurement(Protocol):
-    """What is measured of a network: the median time of a forward pass, and its peak memory."""
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured of a network.
 
-    @property
-    def latency_ms(self) -> float:
-        """Milliseconds."""
+    Attributes:
+        latency_ms: median of a forward pass.
+        memory_mib: peak of a forward pass, above weights and images.
+    """
 
-    @property
-    def memory_mib(self) -> float:
-        """MiB."""
+    latency_ms: float
+    memory_mib: float
 
 
 @dataclass(frozen=True)
@@ -136,13 +123,11 @@ class Found:
         kept: networks within bounds and limits, in the order they were drawn, no two alike.
         rejections: reason -> number of draws rejected for it.
         measured: all that have numbers, over the limits too, in that order.
-        interrupted: whether the user has ended the search.
     """
 
     kept: tuple[Candidate, ...]
     rejections: Mapping[str, int]
     measured: tuple[Candidate, ...] = ()
-    interrupted: bool = False
 
     @property
     def drawn(self) -> int:
@@ -157,7 +142,6 @@ def sample(
     bounds: Bounds = UNBOUNDED,
     seed: int = 0,
     max_draws: int = MAX_DRAWS,
-    progress: Callable[[int], None] | None = None,
 ) -> Found:
     """Draw networks from a space until so many meet the bounds.
 
@@ -167,7 +151,6 @@ def sample(
         bounds: what they may cost.
         seed: the same seed gives the same sample.
         max_draws: how many draws may follow each other without a network within the bounds.
-        progress: is called with the number of networks found, after each.
 
     Returns:
         The networks, with their costs, and why others were rejected.
@@ -177,13 +160,8 @@ def sample(
     """
     count = positive_integer("count", count)
     rejections: Counter[str] = Counter()
-    found = draw(space, bounds=bounds, seed=seed, rejections=rejections, max_draws=max_draws)
-    candidates: list[Candidate] = []
-    while len(candidates) < count:
-        candidates.append(next(found))
-        if progress is not None:
-            progress(len(candidates))
-    return Found(tuple(candidates), dict(rejections))
+    stream = draw(space, bounds=bounds, seed=seed, rejections=rejections, max_draws=max_draws)
+    return Found(tuple(islice(stream, count)), dict(rejections))
 
 
 def draw(
@@ -195,25 +173,22 @@ def draw(
     max_draws: int = MAX_DRAWS,
 ) -> Iterator[Candidate]:
     """Draw networks within bounds, without end and no two alike, and count why others are not."""
-    rng = np.random.default_rng(int(seed))
+    rng = np.random.default_rng(seed)
     found: set[tuple[Stage, ...]] = set()
     in_vain = 0
     while True:
-        draws = space.draw(rng, BATCH)
-        for i, reason in enumerate(_reasons(space, draws, bounds).tolist()):
-            if not reason:
-                try:
-                    design = space.design(draws, i)
-                    reason = "drawn before" if design.stages in found else ""
-                except UserError:
-                    # The logarithms of math and of numpy may differ in the last bit, where a block
-                    # is exactly between two stages.
-                    reason = NOT_FOUR_STAGES
-            if not reason:
-                in_vain = 0
-                found.add(design.stages)
-                yield Candidate(design, complexity(design, bounds.image_size, bounds.num_classes))
-                continue
+        for design in draw_designs(space, rng, BATCH):
+            reason = NO_NETWORK
+            if design is not None:
+                cost = complexity(design, bounds.image_size, bounds.num_classes)
+                reason = _beyond(space, bounds, design, cost)
+                if not reason and design.stages in found:
+                    reason = "drawn before"
+                if not reason:
+                    in_vain = 0
+                    found.add(design.stages)
+                    yield Candidate(design, cost)
+                    continue
             rejections[reason] += 1
             in_vain += 1
             if in_vain >= max_draws:
@@ -230,7 +205,7 @@ def search(
     count: int,
     *,
     bounds: Bounds = UNBOUNDED,
-    measure: Callable[[Design], Measurement],
+    measure: Callable[[RegNetDesign], Measurement],
     latency_ms: float | None = None,
     memory_mib: float | None = None,
     seed: int = 0,
@@ -239,14 +214,12 @@ def search(
 ) -> Found:
     """Draw networks within bounds, measure them, and keep those within limits.
 
-    With a limit of latency, time is saved on networks that are far too large. After five
-    measurements a network is not measured if it would be too slow even at the best speed so far
-    (least time a multiply-add), in 0.8 of that time, and with no more multiply-adds than the
-    network of that speed: where starting kernels is what takes time, more of them need not take
-    longer. This is an estimate. A network of a speed not seen before may be missed.
+    With a limit of latency, after five measurements, a network is not measured if it would be too
+    slow even at the best speed so far (least time a multiply-add), made a quarter better. This is
+    an estimate: a network of a speed not seen before may be missed.
 
     Args:
-        space: of networks that can be built: RegNets.
+        space: one of `spaces.SPACES`, or a part of it.
         count: how many to keep.
         bounds: on what is counted.
         measure: measures a design; a MemoryError or UnbuildableError rejects it.
@@ -254,63 +227,67 @@ def search(
         memory_mib: the highest of a network that is kept, None for any.
         seed: of the draws. Which networks are kept depends on the measurements, too.
         max_measured: end after so many measurements, None for 4 times `count`.
-        progress: is called with what was found so far, after each network that meets the bounds.
+        progress: is called with what was found so far, after each network that was measured.
 
     Returns:
-        What was found, which may be fewer than `count`; after Ctrl-C, what was found before it.
+        What was found, which may be fewer than `count`.
 
     Raises:
         ValueError: nothing meets the bounds, or a number is out of range.
     """
-    max_measured = 4 * count if max_measured is None else max_measured
-    if count < 1 or max_measured < 1:
-        raise UserError(
-            f"a search takes count >= 1 and max_measured >= 1, got {count} and {max_measured}"
-        )
-    for name, limit in (("latency_ms", latency_ms), ("memory_mib", memory_mib)):
-        if limit is not None and not limit > 0:
-            raise UserError(f"{name} must be above 0, or None for no limit, got {limit}")
+    count = positive_integer("count", count)
+    max_measured = positive_integer("max_measured", max_measured or 4 * count)
     kept: list[Candidate] = []
     measured: list[Candidate] = []
     rejections: Counter[str] = Counter()
-
-    def found(interrupted: bool = False) -> Found:
-        return Found(tuple(kept), dict(rejections), tuple(measured), interrupted)
-
-    unmeasured_in_a_row = 0
     stream = draw(space, bounds=bounds, seed=seed, rejections=rejections)
-    try:
-        while len(kept) < count and len(measured) + rejections[OUT_OF_MEMORY] < max_measured:
-            try:
-                candidate = next(stream)
-            except UserError as error:
-                if not measured:
-                    raise
-                logger.warning("the search ends early: %s", error)
-                break
-            if _is_too_slow_by_speed(candidate, measured, latency_ms):
-                reason = TOO_SLOW_BY_SPEED
-                unmeasured_in_a_row += 1
-            else:
-                reason = _measure(candidate, measure, measured, latency_ms, memory_mib)
-                unmeasured_in_a_row = 0
-            if reason:
-                rejections[reason] += 1
-            else:
-                kept.append(measured[-1])
-            if progress is not None:
-                progress(found())
-            if unmeasured_in_a_row == MOST_UNMEASURED:
-                logger.warning(
-                    "the search ends early: of %d networks in a row none would be within %g ms at "
-                    "the speed of those measured; raise the limit, or lower the bound of flops",
-                    MOST_UNMEASURED,
-                    latency_ms,
-                )
-                break
-    except KeyboardInterrupt:
-        return found(interrupted=True)
-    return found()
+    most_flops, too_large = math.inf, 0  # networks in a row
+    while (
+        len(kept) < count
+        and len(measured) + rejections[OUT_OF_MEMORY] < max_measured
+        and too_large < MOST_UNMEASURED
+    ):
+        try:
+            candidate = next(stream)
+        except UserError as error:
+            if not measured:
+                raise
+            logger.warning("the search ends early: %s", error)
+            break
+        if candidate.cost.flops > most_flops:
+            rejections[TOO_SLOW_BY_SPEED] += 1
+            too_large += 1
+            continue
+        reason, too_large = "", 0
+        try:
+            numbers = measure(candidate.design)
+        except MemoryError:
+            reason = OUT_OF_MEMORY
+        except UnbuildableError:
+            reason = "timm builds other stages"
+        else:
+            latency, memory = numbers.latency_ms, numbers.memory_mib
+            measured.append(replace(candidate, latency_ms=latency, memory_mib=memory))
+            if latency_ms is not None and latency > latency_ms:
+                reason = "latency too high"
+            elif memory_mib is not None and memory > memory_mib:
+                reason = "memory too high"
+            if latency_ms is not None and len(measured) >= LEAST_MEASURED:
+                most_flops = _most_flops(measured, latency_ms)
+        if reason:
+            rejections[reason] += 1
+        else:
+            kept.append(measured[-1])
+        if progress is not None:
+            progress(Found(tuple(kept), dict(rejections), tuple(measured)))
+    if too_large == MOST_UNMEASURED:
+        logger.warning(
+            "the search ends early: of %d networks in a row none would be within %g ms at the "
+            "speed of those measured; raise the limit, or lower the bound of flops",
+            MOST_UNMEASURED,
+            latency_ms,
+        )
+    return Found(tuple(kept), dict(rejections), tuple(measured))
 
 
 def best(found: Found, *, by: Order = "flops", count: int = 1) -> tuple[Candidate, ...]:
@@ -354,71 +331,24 @@ def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:
     ]
 
 
-def _reasons(space: Space, draws: Draws, bounds: Bounds) -> np.ndarray:
-    """Return the reason for which each draw is rejected, "" for those within bounds."""
-    conditions = [draws.rejected != ""]
-    reasons: list[np.ndarray | str] = [draws.rejected]
-    if bounds.intervals:
-        costs = _costs(space, draws, bounds.image_size, bounds.num_classes)
-        for name, (lowest, highest) in bounds.intervals.items():
-            cost = getattr(costs, name)
-            conditions += [cost < lowest, cost > highest]
-            reasons += [f"{name} too low", f"{name} too high"]
+def _beyond(space: Space, bounds: Bounds, design: RegNetDesign, cost: Complexity) -> str:
+    """Return the first bound that a network is beyond, "" if it is within all of them."""
+    for name, (low, high) in bounds.intervals.items():
+        if not low <= getattr(cost, name) <= high:
+            return f"{name} too {'low' if getattr(cost, name) < low else 'high'}"
     if space.within_trends:
-        costs = _costs(space, draws, 224, 1000)
-        conditions += [costs.params > params_trend(costs.flops)]
-        conditions += [costs.activations > activations_trend(costs.flops)]
-        reasons += ["above the paper's params trend", "above the paper's activations trend"]
-    return np.select(conditions, reasons, "")
+        published = complexity(design)  # the trends are those of classifiers at 224
+        params, activations = trends(published)
+        if published.params > params:
+            return "above the paper's params trend"
+        if published.activations > activations:
+            return "above the paper's activations trend"
+    return ""
 
 
-def _costs(
-    space: Space, draws: Draws, image_size: ImageSize, num_classes: int | None
-) -> Complexity:
-    """Return the costs of all draws, as arrays."""
-    columns: tuple[Numbers, ...] = draws.widths, draws.depths, draws.group_widths, draws.bottlenecks
-    stages = []
-    for i in range(NUM_STAGES):
-        width, depth, group_width, bottleneck = (column[:, i] for column in columns)
-        stages.append(Stage(width, depth, STRIDE, group_width, bottleneck))
-    parts = count_parts(
-        stages,
-        image_size,
-        num_classes,
-        stem_width=space.stem_width,
-        se_ratio=space.se_ratio,
-        ops=ARRAYS,
-    )
-    return sum(parts.values(), start=Complexity())
-
-
-def _measure(
-    candidate: Candidate,
-    measure: Callable[[Design], Measurement],
-    measured: list[Candidate],
-    highest_ms: float | None,
-    highest_mib: float | None,
-) -> str:
-    """Measure a candidate, and return why it is rejected, "" if it is not."""
-    try:
-        numbers = measure(candidate.design)
-    except MemoryError:
-        return OUT_OF_MEMORY
-    except UnbuildableError:
-        return "timm builds other stages"
-    latency_ms, memory_mib = numbers.latency_ms, numbers.memory_mib
-    measured.append(replace(candidate, latency_ms=latency_ms, memory_mib=memory_mib))
-    if latency_ms > (highest_ms or math.inf):
-        return "latency too high"
-    return "memory too high" if memory_mib > (highest_mib or math.inf) else ""
-
-
-def _is_too_slow_by_speed(
-    candidate: Candidate, measured: Sequence[Candidate], limit_ms: float | None
-) -> bool:
-    """Return whether a candidate would be too slow even at a better speed than the best so far."""
-    if limit_ms is None or len(measured) < LEAST_MEASURED:
-        return False
-    latencies = [(other.latency_ms or math.inf, other.cost.flops) for other in measured]
-    latency_ms, flops = min(latencies, key=lambda pair: pair[0] / pair[1])
-    return MARGIN * min(1, candidate.cost.flops / flops) * latency_ms > limit_ms
+def _most_flops(measured: Sequence[Candidate], limit_ms: float) -> float:
+    """Return how many flops fit within a limit at the best speed so far, made somewhat better."""
+    pairs = ((each.latency_ms or math.inf, each.cost.flops) for each in measured)
+    latency_ms, flops = min(pairs, key=lambda pair: pair[0] / pair[1])
+    share = limit_ms / (MARGIN * latency_ms)
+    return math.inf if share >= 1 else share * flops

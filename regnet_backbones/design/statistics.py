@@ -46,9 +46,7 @@ class Edf:
         return float(np.quantile(self.values, q))
 
     def interval(self, q: float) -> tuple[float, float]:
-        """Return the two values between which the band passes the share q.
-
-        This is the bootstrap's percentile interval of the q-quantile, exact as the band is.
+        """Return the bootstrap's percentile interval of the q-quantile, from the band.
 
         Args:
             q: a share, 0 to 1.
@@ -111,8 +109,7 @@ def column(rows: Sequence[object], name: str) -> list[float]:
     """Return the values of a column of result rows.
 
     Args:
-        rows: mappings from names to values; or bare numbers, which are the column by themselves,
-            whatever its name.
+        rows: mappings from names to values.
         name: the column.
 
     Raises:
@@ -120,10 +117,8 @@ def column(rows: Sequence[object], name: str) -> list[float]:
             number in it (it names the first).
     """
     columns = dict.fromkeys(key for row in rows if isinstance(row, Mapping) for key in row)
-    if not columns:
-        return _checked(rows, "rows")
     if name not in columns:
-        raise UserError(f"no column '{name}'; there are {', '.join(columns)}")
+        raise UserError(f"no column '{name}'; there are {', '.join(columns) or 'none'}")
     values = [row.get(name) if isinstance(row, Mapping) else None for row in rows]
     return _checked(values, f"'{name}' of rows")
 
@@ -133,7 +128,6 @@ def _checked(values: Sequence[Any], what: str) -> list[float]:
     if not len(values):
         raise UserError("there are no values, a distribution takes one or more")
     for i, value in enumerate(values):
-        is_number = isinstance(value, Real) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value):
+        if not isinstance(value, Real) or not math.isfinite(value):
             raise UserError(f"{what}[{i}] must be a finite number, got {value!r}; leave it out")
     return [float(value) for value in values]

@@ -1,4 +1,7 @@
-"""Charts of designs, made without pyplot, so nothing of a program's own changes."""
+"""Tables and charts of designs; charts are made without pyplot, whose settings are a program's own.
+
+matplotlib and tabulate are imported when they are needed: they come with the extra `design`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
+from regnet_backbones.design import Candidate, Complexity, Found, RegNetDesign, pareto_front
+from regnet_backbones.design.formats import python_code
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import write_whole
 
@@ -17,9 +22,17 @@ if TYPE_CHECKING:
 
     from regnet_backbones.design import Edf
 
+Rows = Sequence[Sequence[object]]
+
+# Unit and name of what is counted.
+CAPACITIES = {
+    "flops": (1e9, "multiply-adds (G)"),
+    "params": (1e6, "parameters (M)"),
+    "activations": (1e6, "activations (M)"),
+}
+
 SUFFIXES = (".png", ".svg")
 SIZE = (8, 5)  # in inches
-LEGEND_ROW = 0.21
 TITLE_LETTERS = 80  # in a line
 
 # Okabe and Ito's, which colour-blind people can distinguish, without their yellow: too light here.
@@ -27,6 +40,33 @@ BLUE, ORANGE, GREEN = "#0072b2", "#e69f00", "#009e73"
 RED, PURPLE, SKY = "#d55e00", "#cc79a7", "#56b4e9"
 COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 DOTS, PALE, INK = "#9aa5ae", "#a4d6f2", "#22272b"
+
+
+def table(headers: Sequence[str], rows: Rows, align: str = "right", style: str = "simple") -> str:
+    """Return a table in a style of tabulate; `align` is for all columns but the first."""
+    from tabulate import tabulate
+
+    columns = ("left", *[align] * (len(headers) - 1))
+    return tabulate(rows, headers, style, disable_numparse=True, colalign=columns)
+
+
+def describe(design: RegNetDesign) -> str:
+    """Return the numbers of a design, and its stages, in one line."""
+    stages = ", ".join(f"{stage.width}x{stage.depth}" for stage in design.stages)
+    return f"{python_code(design)}: {stages}"
+
+
+def short(value: float) -> str:
+    """Return a number with three digits and a unit: 3.20G, 19.4M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def cost_columns(cost: Complexity) -> tuple[str, str, str]:
+    """Return the three costs."""
+    return short(cost.flops), short(cost.params), short(cost.activations)
 
 
 def check_chart(path: str | Path) -> None:
@@ -66,41 +106,38 @@ def width_figure(
 
 
 def edf_figure(edfs: Mapping[str, Edf], *, xlabel: str) -> Figure:
-    """Draw EDFs by name, with their bands, and each one's count, lowest value and median."""
+    """Draw EDFs by name, with their bands."""
     figure, axis = _new_figure(xlabel, "share of networks")
     looks = cycle(product(("-", "--", ":"), COLORS))
     for (name, edf), (style, color) in zip(edfs.items(), looks, strict=False):
         x = (edf.values[0], *edf.values)  # from a share of 0 on
-        numbers = f"{edf.values[0]:#.4g} | {edf.quantile(0.5):#.4g}"
-        label = f"{len(edf.values)} [{numbers}]  {name}"
+        label = f"{name}, median {edf.quantile(0.5):.4g}"
         axis.step(x, (0, *edf.shares), style, where="post", color=color, label=label)
         band = ((0, *bound) for bound in (edf.low, edf.high))
         axis.fill_between(x, *band, step="post", color=color, alpha=0.15, linewidth=0)
     axis.set_ylim(0, 1.02)
-    figure.set_figheight(SIZE[1] + LEGEND_ROW * len(edfs))
-    _add_legend(figure, columns=1, title="networks [min | median]")
+    _add_legend(figure, columns=2)
     return figure
 
 
-def pareto_figure(
-    points: Sequence[tuple[float, float]],
-    front: Sequence[int],
-    *,
-    xlabel: str,
-    ylabel: str,
-    marked: Mapping[str, tuple[float, float]],
-    limit: float | None = None,
+def search_figure(
+    found: Found, references: Mapping[str, Candidate], capacity: str, limit_ms: float | None
 ) -> Figure:
-    """Draw designs as dots, those of the front as a line, marked ones by name, a limit of x."""
-    figure, axis = _new_figure(xlabel, ylabel)
+    """Draw measured designs by time and capacity: dots, the Pareto front, references, the limit."""
+    unit, name = CAPACITIES[capacity]
+    figure, axis = _new_figure("ms", name)
+
+    def point(candidate: Candidate) -> tuple[float, float]:
+        return candidate.latency_ms, getattr(candidate.cost, capacity) / unit
+
+    points = [point(each) for each in found.measured]
+    front = sorted(points[i] for i in pareto_front([(ms, -most) for ms, most in points]))
     axis.plot(*zip(*points, strict=True), "o", color=DOTS, markersize=4, label="designs")
-    best = sorted(points[i] for i in front)
-    axis.plot(*zip(*best, strict=True), "o-", color=BLUE, markersize=5, label="Pareto front")
-    if limit is not None:
-        axis.axvline(limit, color=INK, linestyle="--", linewidth=1, label=f"bound, {limit:g}")
-    looks = cycle(product("Ds^v", COLORS[1:]))
-    for (name, point), (marker, color) in zip(marked.items(), looks, strict=False):
-        axis.plot(*point, marker, color=color, markersize=8, label=name, linestyle="none")
+    axis.plot(*zip(*front, strict=True), "o-", color=BLUE, markersize=5, label="Pareto front")
+    if limit_ms is not None:
+        axis.axvline(limit_ms, color=INK, linestyle="--", linewidth=1, label=f"bound, {limit_ms:g}")
+    for name, each in references.items():
+        axis.plot(*point(each), "D", color=RED, markersize=8, label=name, linestyle="none")
     _add_legend(figure, columns=4)
     return figure
 
@@ -117,6 +154,6 @@ def _new_figure(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     return figure, axis
 
 
-def _add_legend(figure: Figure, *, columns: int, title: str | None = None) -> None:
+def _add_legend(figure: Figure, *, columns: int) -> None:
     """Put the legend below the chart, where it hides nothing."""
-    figure.legend(loc="outside lower center", ncols=columns, title=title, frameon=False)
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False)
