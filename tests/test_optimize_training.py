@@ -1,18 +1,12 @@
 """`OPTIMIZE` in the training of detectors: the same losses and checkpoints, in every process."""
 
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from small_training import draw_images, small_config, train
 from torch import nn
 from torch._inductor import config as inductor_config
 
-from regnet_backbones import config_path, optimize, shapes
+from regnet_backbones import config_path, optimize
 from regnet_backbones.cli.train import detector_parser
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.config_checks import check_config
@@ -24,7 +18,6 @@ from regnet_backbones.detection.run import read_run_config
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.optimize.options import Optimization, optimize_training
 
-TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
 QUICK = str(config_path("detectron2/quick/faster_rcnn_regnet_small_fpn.yaml"))
 ON = ["OPTIMIZE.ENABLED", True]
 FROZEN = ["MODEL.REGNET.NORM", "FrozenBN", "MODEL.FPN.NORM", "FrozenBN"]
@@ -90,36 +83,6 @@ def test_a_resumed_run_is_exact_in_a_given_memory_format(tmp_path):
     assert found == {iteration: expected[iteration] for iteration in (2, 3, 4)}
     for name, weight in weights.items():
         assert torch.equal(found_weights[name], weight), name
-
-
-def test_two_processes_train_in_one_memory_format(tmp_path):
-    """DDP refuses others; once the first process has said what was done, it is not said again."""
-    dataset = shapes.write(
-        tmp_path / "shapes", shapes.ShapesSpec(num_train=8, num_val=3, image_size=64)
-    )
-    own = {
-        "--train-json": dataset.instances_json("train"),
-        "--train-images": dataset.images("train"),
-        "--val-json": dataset.instances_json("val"),
-        "--val-images": dataset.images("val"),
-    }
-    result = subprocess.run(
-        [
-            *(sys.executable, "-W", "ignore", TOOL, "--config-file", QUICK, "--optimize"),
-            *("--num-gpus", "2", "--dist-url", "auto"),
-            *(str(item) for pair in own.items() for item in pair),
-            *("OUTPUT_DIR", str(tmp_path / "out"), "SOLVER.MAX_ITER", "2", "MODEL.DEVICE", "cpu"),
-            *("SOLVER.IMS_PER_BATCH", "4", "INPUT.MIN_SIZE_TRAIN", "(64,)"),
-            *("INPUT.MIN_SIZE_TEST", "64", "TEST.PICTURES", "0"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 0, result.stderr
-    assert len(re.findall("optimized for training", result.stdout)) == 1
-    assert len(re.findall(r"^bbox +\S+", result.stdout, re.MULTILINE)) == 1
 
 
 # What is shared with segmenters
