@@ -58,7 +58,6 @@ _POST_IMPORT_HOOKS = (
     ("detectron2.solver.build", "regnet_backbones.adapters.detectron2.solver:choose_by_config"),
     ("detectron2.solver", "regnet_backbones.adapters.detectron2.solver:choose_by_config"),
     ("detectron2.engine.defaults", "regnet_backbones.adapters.detectron2.solver:choose_by_config"),
-    ("detectron2.utils.file_io", "regnet_backbones.adapters.detectron2.weights:register_on_import"),
     (
         "detectron2.checkpoint.detection_checkpoint",
         "regnet_backbones.adapters.detectron2.checkpoint:load_every_dialect",

@@ -17,8 +17,6 @@ from detectron2.utils.events import EventStorage
 from fresh_processes import run_in_fresh_processes
 
 from regnet_backbones import RegNetDesign, RegNetFeatures, add_regnet_config
-from regnet_backbones.adapters import detectron2 as detectron2_adapter
-from regnet_backbones.adapters.detectron2 import builders
 from regnet_backbones.adapters.detectron2.builders import RegNetBackbone
 from regnet_backbones.adapters.detectron2.config import REGNET_DEFAULTS
 
@@ -176,9 +174,6 @@ assert cfg.MODEL.POINT_HEAD and cfg.OPTIMIZE
 import runpy
 runpy.run_module("detectron2.utils.collect_env", run_name="__main__")
 """,
-    "a_copy_later": "import regnet_backbones"
-    + THEIR_COPY
-    + "print(BACKBONE_REGISTRY.get('build_regnet_fpn_backbone')(None, None))",
     # As on a detectron2 that imports without our help: register, then import us.
     "a_copy_earlier": "import regnet_backbones, detectron2.modeling.backbone.build as build\n"
     "del build.BACKBONE_REGISTRY._obj_map['build_regnet_fpn_backbone']"
@@ -192,15 +187,6 @@ builders.register_builders(replace=True)
 assert BACKBONE_REGISTRY.get("build_regnet_fpn_backbone") is builders.build_regnet_fpn_backbone
 builders.register_builders()
 """,
-    # Only our own names give way.
-    "another_name_twice": """
-        import regnet_backbones
-        from detectron2.modeling import BACKBONE_REGISTRY
-        try:
-            BACKBONE_REGISTRY._do_register("build_resnet_backbone", print)
-        except AssertionError as error:
-            print("refused:", error)
-    """,
     # The import adds one node, which is dumped when it is used.
     "one_node": """
         import sys
@@ -273,10 +259,7 @@ def test_importing_the_package_registers_it_in_either_order(tmp_path):
     (tmp_path / "predictor.py").write_text("answer = 42\n")
     printed = run_in_fresh_processes(REGISTRATIONS, tmp_path)
     assert printed["demo"] == "42\n"
-    assert "theirs" in printed["a_copy_later"]
-    assert "build_regnet_fpn_backbone is registered by __main__" in printed["a_copy_later"]
     assert printed["a_copy_earlier"].count("is registered by __main__") == 1
-    assert "refused" in printed["another_name_twice"]
     compiled = importlib.util.find_spec("detectron2._C") is not None
     assert compiled or "No module named 'detectron2._C'" in printed["by_the_environment"]
 
@@ -292,13 +275,6 @@ def test_make_install_installs_it():
 
 
 # Configs
-
-
-def test_names_are_found_in_the_adapter_as_in_the_module_it_was():
-    for name in ("RegNetBackbone", "build_regnet_backbone", "build_fcos_regnet_fpn_backbone"):
-        assert getattr(detectron2_adapter, name) is getattr(builders, name)
-    with pytest.raises(AttributeError, match="nothing_of_ours"):
-        detectron2_adapter.nothing_of_ours  # noqa: B018
 
 
 def test_fcos_needs_none_of_its_keys():
@@ -379,12 +355,7 @@ def test_a_node_of_somebody_elses_making_needs_only_its_own_keys():
         ({"NAME": "regnetx_002", "NORM": "LN"}, None, "norm must be one of"),
         ({"NAME": "regnetx_002", "OUTPUT_STRIDE": 16}, None, "set MODEL.BACKBONE.NAME to 'build_r"),
         ({"NAME": "regnetx_002"}, ["res2", "c3"], r"got \['res2', 'c3'\]; set MODEL.REGNET.OUT_F"),
-        ({"NAME": "regnetx_002"}, ["res2", "res4"], "must be neighbours from fine to coarse"),
-        (
-            {"NAME": "regnetx_002", "OUT_FEATURES": ["res4", "res5"]},
-            None,
-            "not all in MODEL.REGNET",
-        ),
+        ({"NAME": "regnetx_002"}, ["res2", "res4"], "name neighbours from fine to coarse"),
     ],
 )
 def test_configs_that_cannot_be_built_say_what_to_change(node, features, message):

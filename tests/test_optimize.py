@@ -114,7 +114,6 @@ def test_measuring_in_training_leaves_statistics_gradients_and_random_numbers(ra
     )
     assert report.error is None
     assert report.batch_norms_left == 26
-    assert "no batch norm is frozen, none is folded" in str(report)
 
 
 def test_a_detector_in_training_has_the_same_losses(randomize):
@@ -129,7 +128,7 @@ def test_a_detector_in_training_has_the_same_losses(randomize):
 
 
 @torch.no_grad()
-def test_a_cast_extractor_takes_float_images_and_gives_its_type(randomize):
+def test_a_cast_extractor_takes_float_images_and_gives_its_type(randomize, caplog):
     network = randomize(RegNetFeatures(TINY)).eval()
     fast, report = optimize(network, dtype=torch.bfloat16, **SMALL)
     assert {parameter.dtype for parameter in fast.parameters()} == {torch.bfloat16}
@@ -137,7 +136,7 @@ def test_a_cast_extractor_takes_float_images_and_gives_its_type(randomize):
     assert {features.dtype for features in maps} == {torch.bfloat16}
     assert 1e-5 < report.error < 0.1
     assert "bfloat16 (weights)" in str(report)
-    emulated = "emulates them" in str(report)
+    emulated = "emulates them" in caplog.text
     assert emulated == (not has_native(torch.bfloat16))
 
 

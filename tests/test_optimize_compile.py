@@ -20,16 +20,23 @@ from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.optimize import optimize
-from regnet_backbones.optimize.passes import MAX_COMPILATIONS, CompiledCalls
+from regnet_backbones.optimize.passes import MAX_COMPILATIONS
 
-# One block a stage, with squeeze-and-excitation.
-TINY = RegNetDesign(w_0=8, w_a=8.0, w_m=1.6, depth=4, group_width=8, se_ratio=0.25, stem_width=8)
+# One block a stage.
+TINY = RegNetDesign(w_0=8, w_a=8.0, w_m=1.6, depth=4, group_width=8, stem_width=8)
 
 
 @pytest.fixture(autouse=True)
 def _fresh():
     torch._dynamo.reset()
     counters.clear()
+
+
+def instead_of_inductor(monkeypatch, backend):
+    def compile_fx(graph, inputs, **_):
+        return backend(graph, inputs)
+
+    monkeypatch.setattr(torch._inductor.compile_fx, "compile_fx", compile_fx)
 
 
 def assert_close(found, expected, relative=1e-5):
@@ -48,16 +55,15 @@ def test_inductor_packs_the_weights_of_a_compiled_network(randomize):
     for size in ((416, 448), (447, 417)):
         images = torch.randn(1, 3, *size)
         assert_close(fast(images), network(images))
-    # Stem, three convolutions and two of squeeze-and-excitation a block, and four shortcuts.
-    assert counters["inductor"]["mkldnn_conv_weight_pack_matcher_count"] == 1 + 4 * 5 + 4
-    assert fast._compiled_call_impl.compilations == 1
+    # Stem, three convolutions a block, and four shortcuts.
+    assert counters["inductor"]["mkldnn_conv_weight_pack_matcher_count"] == 1 + 4 * 3 + 4
     assert counters["inductor"]["mkldnn_unary_fusion_matcher_count"] > 0
     assert not torch._inductor.config.freezing
     assert list(fast.state_dict()) == list(copy.deepcopy(fast).state_dict())
 
 
 def test_a_compiled_training_has_the_same_gradients(monkeypatch, randomize):
-    monkeypatch.setattr(torch._inductor.compile_fx, "compile_fx", aot_eager)  # no C++, for time
+    instead_of_inductor(monkeypatch, aot_eager)  # no C++, for time
     plain = randomize(RegNetFeatures(TINY, norm="FrozenBN")).train()
     fast, _ = optimize(
         copy.deepcopy(plain),
@@ -80,7 +86,7 @@ def test_a_compiled_training_keeps_no_scaled_weights(monkeypatch):
     compile_nothing = aot_autograd(
         fw_compiler=nop, bw_compiler=nop, partition_fn=min_cut_rematerialization_partition
     )
-    monkeypatch.setattr(torch._inductor.compile_fx, "compile_fx", compile_nothing)
+    instead_of_inductor(monkeypatch, compile_nothing)
     network = RegNetFeatures(TINY, norm="FrozenBN").train()
     images = torch.randn(2, 3, 64, 64)
 
@@ -107,19 +113,6 @@ def test_a_detector_is_compiled_at_most_twice_for_ten_sizes(traced_graphs, rando
         images = fast.preprocess_image([{"image": torch.rand(3, height, width) * 255}]).tensor
         assert_close(fast.backbone(images).values(), detector.backbone(images).values())
     assert 1 <= len(traced_graphs) <= MAX_COMPILATIONS == 2
-
-
-@torch.no_grad()
-def test_what_would_be_a_third_compilation_runs_uncompiled(traced_graphs):
-    def double(x):
-        return x * 2 if x.shape[1] == 3 else x * x.shape[1]
-
-    calls = CompiledCalls(double, dynamic=True, freezing=False)
-    for count, channels in ((1, 3), (2, 4), (2, 5), (2, 6)):
-        x = torch.ones(2, channels, 8, 8)
-        assert torch.equal(calls(x), double(x))
-        assert min(calls.compilations, len(traced_graphs)) <= count
-    assert calls.compilations == len(traced_graphs) <= 2
 
 
 @torch.no_grad()

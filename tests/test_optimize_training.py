@@ -1,7 +1,5 @@
 """`OPTIMIZE` in the training of detectors: the same losses and checkpoints, in every process."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from small_training import draw_images, small_config, train
@@ -20,7 +18,6 @@ from regnet_backbones.detection.trained import (
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.optimize.options import Optimization, optimize_training
 
-TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
 QUICK = str(config_path("detectron2/quick/faster_rcnn_regnet_small_fpn.yaml"))
 ON = ["OPTIMIZE.ENABLED", True]
 FROZEN = ["MODEL.REGNET.NORM", "FrozenBN", "MODEL.FPN.NORM", "FrozenBN"]

@@ -17,7 +17,6 @@ from detectron2.utils.env import seed_all_rng
 from regnet_backbones.adapters.detectron2.builders import BUILDERS
 from regnet_backbones.adapters.detectron2.network import check_weights
 from regnet_backbones.adapters.detectron2.projects import import_projects
-from regnet_backbones.adapters.detectron2.weights import fetch
 from regnet_backbones.detection.config import read_config, use_cpu_without_gpu
 from regnet_backbones.detection.config_checks import check_config, check_datasets_exist
 from regnet_backbones.detection.data import OPTIONS, register_own_data, use_own_data
@@ -39,7 +38,7 @@ from regnet_backbones.files import check_output_folder, remove_parts
 from regnet_backbones.runs.resume import set_earlier_run_aside
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 from regnet_backbones.runs.trained import CONFIG_NAME, LAST_NAME
-from regnet_backbones.weights.sources import is_name
+from regnet_backbones.weights.sources import find_source, is_name, local_file
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +55,8 @@ def launch_run(args: argparse.Namespace) -> int:
             check_processes(*place)
             cfg, read = read_run_config(args)
             if not args.check_data and is_name(cfg.MODEL.WEIGHTS) and not _resumes(args, cfg):
-                fetch(cfg.MODEL.WEIGHTS)  # now, or every process would, after its data was read
+                # Now, or every process would, after its data was read.
+                local_file(find_source(cfg.MODEL.WEIGHTS))
             has_errors = _check_data(args, cfg, read)
         del read  # of large datasets a gigabyte
     except (UserError, StoppedError) as error:  # in every process of torchrun's: one prints it

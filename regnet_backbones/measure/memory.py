@@ -1,8 +1,6 @@
 """Bytes that a call needs at its peak.
 
-What is not seen: on a CPU, memory that torch does not allocate itself (scratch memory and packed
-weights inside oneDNN, everything of onnxruntime); on CUDA, what cuDNN or recorded graphs of kernels
-have set aside before the call.
+What torch does not allocate itself is not seen (oneDNN's scratch memory, all of onnxruntime).
 """
 
 import os

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 
 import torch
 
-from regnet_backbones.errors import UserError
-
 
 def interleaved_times(
     calls: Mapping[str, Callable[[], object]],
@@ -18,12 +16,9 @@ def interleaved_times(
 ) -> dict[str, tuple[float, ...]]:
     """Return the seconds of each run of several calls, by name.
 
-    Each is called once a round, in the opposite order every other round: what a call leaves behind,
-    in caches or in threads that still wait for work, so does not always burden the same one.
-    `warmup` rounds come first, which fill caches and compile. On CUDA, device events take the time.
+    Each is called once a round, in the opposite order every other round, so that what a call leaves
+    behind does not always burden the same one. `warmup` rounds fill caches and compile.
     """
-    if runs < 1 or warmup < 0:
-        raise UserError(f"timing takes runs >= 1 and warmup >= 0, got {runs} and {warmup}")
     timed = _cuda_seconds if torch.device(device).type == "cuda" else _cpu_seconds
     for _ in range(warmup):
         for call in calls.values():

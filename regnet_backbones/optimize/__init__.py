@@ -1,14 +1,13 @@
 """A RegNet, or a whole model on one, made fast with the same result.
 
-    from regnet_backbones.optimize import optimize
+from regnet_backbones.optimize import optimize
 
-    model, report = optimize(model)                                   # inference, float32
-    model, report = optimize(model, dtype=torch.bfloat16, compile=True)
-    model, report = optimize(model, mode="training")                  # frozen batch norm for free
-
-`docs/performance.md` says what each pass gives, and where it hurts.
+model, report = optimize(model)                                   # inference, float32
+model, report = optimize(model, dtype=torch.bfloat16, compile=True)
+model, report = optimize(model, mode="training")                  # frozen batch norm for free
 """
 
+import logging
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar, get_args
@@ -44,6 +43,8 @@ MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -61,7 +62,6 @@ class Report:
             size" if at the first call with each; None if it is not.
         error: largest difference of a map before and after, relative to the largest value of the
             map; None in training, where nothing is compared.
-        notes: what the user might have expected and was not done, and why.
     """
 
     mode: Mode
@@ -72,7 +72,6 @@ class Report:
     dtype: torch.dtype | None = None
     compiled: Literal["all sizes", "each size"] | None = None
     error: float | None = None
-    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return a few lines for people."""
@@ -90,7 +89,6 @@ class Report:
             lines.append(f"  compilation    at the first call, for {self.compiled} of images")
         if self.error is not None:
             lines.append(f"  largest error  {self.error:.1e} of the largest value of a map")
-        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -146,7 +144,7 @@ def optimize(
     trunk = trunk_of(model)
     batch_size = max(2 if training else 1, batch_size)
     images = example_images(trunk, image_size=image_size, batch_size=batch_size)
-    seconds, error, notes = {}, None, []
+    seconds, error = {}, None
     if training:
         if memory_format == "auto":
             # First, and on a copy: where it fails, the model is as it was.
@@ -154,10 +152,6 @@ def optimize(
             fold_frozen_norm(trial)
             seconds = measure_layouts(trial, images, training=True, dtype=dtype)
         folded = fold_frozen_norm(model)
-        if not folded:
-            notes.append(
-                "no batch norm is frozen, none is folded (RegNetFeatures: norm='FrozenBN')"
-            )
     else:
         before = _maps(trunk, images)
         folded = fold_batch_norm(model)
@@ -176,7 +170,7 @@ def optimize(
     elif dtype is not None:
         autocast(model, dtype)
     if dtype is not None and images.device.type == "cpu" and not has_native(dtype):
-        notes.append(f"this CPU has no instructions for {dtype} and emulates them, more slowly")
+        logger.warning("this CPU has no instructions for %s: it emulates them, slowly", dtype)
     if compile:
         compile_network(trunk, inference=not training, dynamic=dynamic)
     return model, Report(
@@ -188,7 +182,6 @@ def optimize(
         dtype=dtype,
         compiled=("all sizes" if dynamic else "each size") if compile else None,
         error=error,
-        notes=tuple(notes),
     )
 
 

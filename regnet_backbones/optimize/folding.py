@@ -1,8 +1,6 @@
 """Batch norm folded into the convolution before it.
 
-For inference once and for all; for training on the fly, where each step computes scaled weights, so
-that the gradient is that of the unscaled ones.
-
+For inference once and for all; for training on the fly, by scaling the weights in each step.
 Order of definition does not prove order of execution, so only layers whose `forward` is known are
 folded: timm's `ConvNormAct`, `SEModule` and pre-activation bottleneck, `nn.Sequential`, and
 detectron2's `Conv2d`, which holds its norm.
@@ -38,13 +36,9 @@ class ConvNorm(NamedTuple):
 
     name: str
     conv: nn.Conv2d
+    norm: nn.Module
     owner: nn.Module
     key: str
-
-    @property
-    def norm(self) -> nn.Module:
-        """Return the batch norm."""
-        return getattr(self.owner, self.key)
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,10 +126,7 @@ def is_frozen_norm(module: nn.Module) -> bool:
 
 
 def conv_norms(model: nn.Module) -> Iterator[ConvNorm]:
-    """Find every convolution with a batch norm of its own right behind it.
-
-    One that is also elsewhere in the model is left out: it cannot be changed for one place.
-    """
+    """Find every convolution with a batch norm right behind it, none of them used elsewhere."""
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for name, module in model.named_modules():
         for pair in _pairs_of(name, module):
@@ -161,7 +152,7 @@ def _pairs_of(name: str, module: nn.Module) -> Iterator[ConvNorm]:
     """Find the pairs that a module itself runs one after the other."""
     if isinstance(module, nn.Conv2d):
         if type(module).__module__ == DETECTRON2_CONVS and module.norm is not None:
-            yield ConvNorm(f"{name}.norm", module, module, "norm")
+            yield ConvNorm(f"{name}.norm", module, module.norm, module, "norm")
         return
     pairs = [(getattr(module, conv), norm) for kind, conv, norm in PAIRS if _runs_as(module, kind)]
     if _runs_as(module, nn.Sequential):
@@ -169,7 +160,7 @@ def _pairs_of(name: str, module: nn.Module) -> Iterator[ConvNorm]:
         pairs += [(_last_layer(before), key) for (_, before), (key, _) in children]
     for conv, key in pairs:
         if type(conv) is nn.Conv2d:
-            yield ConvNorm(f"{name}.{key}", conv, module, key)
+            yield ConvNorm(f"{name}.{key}", conv, getattr(module, key), module, key)
 
 
 def _runs_as(module: nn.Module, kind: type[nn.Module]) -> bool:

@@ -16,9 +16,6 @@ from regnet_backbones.optimize import MemoryFormat, Report, optimize
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-# Of a batch on the CPU: one after the other, more images say the same and take longer.
-MEASURED_ON_CPU = 2
-
 Model = TypeVar("Model", bound=nn.Module)
 
 logger = logging.getLogger(__name__)
@@ -63,24 +60,22 @@ def optimize_training(
 ) -> Report:
     """Make the training of a model fast, alike in all processes, and return what was done.
 
-    All processes must call this at the same time: synchronised batch norms wait for each other when
-    they are measured, and DDP refuses parameters whose memory formats differ. `from_first` returns
-    in all processes what the first one calls it with. `autocast` remains the trainer's.
+    All processes must call this at the same time: synchronised batch norms wait for each other, and
+    DDP refuses parameters whose memory formats differ. `from_first` returns in all processes what
+    the first one calls it with. `autocast` remains the trainer's.
     """
     device = next(model.parameters()).device
     if optimization.compile:
         check_compiler(device)
-    if device.type == "cpu":
-        batch_size = min(batch_size, MEASURED_ON_CPU)
+    if device.type == "cpu":  # one after the other, more images say the same and take longer
+        batch_size = min(batch_size, 2)
     sizes = {"image_size": image_size, "batch_size": batch_size}
     memory_format, seconds = optimization.memory_format, {}
     if memory_format == "auto":
         _, measured = optimize(deepcopy(model), mode="training", dtype=autocast, **sizes)
         memory_format, seconds = from_first(measured.memory_format), measured.layout_seconds
-    compile = optimization.compile
-    _, done = optimize(
-        model, mode="training", compile=compile, memory_format=memory_format, **sizes
-    )
+    options = {"compile": optimization.compile, "memory_format": memory_format, **sizes}
+    _, done = optimize(model, mode="training", **options)
     return replace(done, layout_seconds=seconds)
 
 

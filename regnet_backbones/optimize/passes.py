@@ -1,13 +1,13 @@
 """Passes of `optimize` other than folding, and the part of a model they work on.
 
-A detector's heads work on regions whose number changes from image to image, and on indices and
-boxes that need float32; its backbone with FPN, the trunk, is where the time is and takes one
-tensor. Channels last was faster for RegNet on some CPUs and several times slower in training on
-some GPUs: it is measured.
+A detector's heads work on regions whose number changes, and on boxes that need float32; its
+backbone with FPN, the trunk, is where the time is and takes one tensor. Channels last was faster
+for RegNet on some CPUs and several times slower in training on some GPUs: it is measured.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
 from statistics import median
@@ -21,10 +21,7 @@ from regnet_backbones.measure.timing import interleaved_times
 DTYPES = (torch.bfloat16, torch.float16)
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
-RUNS = 10
-
-# One for single images and one for batches, or for small and large images: torch picks another
-# kernel for a convolution of a single image where the map has few values (20,480).
+# One for single images and one for batches, or for small and large images.
 MAX_COMPILATIONS = 2
 
 
@@ -97,7 +94,7 @@ def measure_layouts(
             )
             for name, form in FORMATS.items()
         }
-        times = interleaved_times(calls, runs=RUNS, device=images.device)
+        times = interleaved_times(calls, runs=10, device=images.device)
     return {name: median(seconds) for name, seconds in times.items()}
 
 
@@ -142,73 +139,57 @@ def _converted(dtype: torch.dtype, module: nn.Module, inputs: tuple, output: obj
     return convert(inputs if output is None else output)
 
 
-class Autocast:
-    """A `forward` under autocast, which copies along with its model."""
-
-    def __init__(self, forward: Callable, device_type: str, dtype: torch.dtype):
-        self.forward, self.device_type, self.dtype = forward, device_type, dtype
-
-    def __call__(self, *args: object, **options: object) -> object:
-        """Do what `forward` does."""
-        with torch.autocast(self.device_type, dtype=self.dtype):
-            return self.forward(*args, **options)
-
-
 def autocast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Let the model's `forward` run under autocast, in place."""
     device_type = next(model.parameters()).device.type
-    model.forward = Autocast(model.forward, device_type, dtype)
+    # A partial, not a closure: a copy of the model gets one with its own `forward`.
+    model.forward = partial(_under_autocast, model.forward, device_type, dtype)
     return model
+
+
+def _under_autocast(
+    forward: Callable, device_type: str, dtype: torch.dtype, *args: object, **options: object
+) -> object:
+    with torch.autocast(device_type, dtype=dtype):
+        return forward(*args, **options)
 
 
 def compile_network(network: nn.Module, *, inference: bool, dynamic: bool = True) -> nn.Module:
     """Compile a network in place, at its first call; state dict and attributes stay.
 
-    With `dynamic` height and width are symbols from the first call on; what would be the third
-    compilation is not done, such images take the network as it is. Otherwise every size compiles,
-    for itself. For `inference` weights are constants on a CPU, while gradients are disabled.
+    With `dynamic` height and width are symbols from the first call on, and what would be the third
+    compilation runs uncompiled; otherwise every size compiles for itself. For `inference` weights
+    are constants on a CPU, while gradients are disabled.
     """
     freezing = inference and next(network.parameters()).device.type == "cpu"
     # What `Module.compile` sets: not a part of state dicts, copies and pickles.
-    network._compiled_call_impl = CompiledCalls(
-        network._call_impl, dynamic=dynamic, freezing=freezing
-    )
+    network._compiled_call_impl = CompiledCalls(network._call_impl, dynamic, freezing)
     return network
 
 
 class CompiledCalls:
-    """Calls of a network that compile, for dynamic sizes at most `MAX_COMPILATIONS` times.
+    """Calls of a network that compile.
 
-    With `freezing` inductor takes weights for constants, packs them for its convolutions, and lets
-    these do the activation and the sum of a residual block. That is a switch of the whole process
-    (the option of that name of `torch.compile` does not reach all that reads it), so it is set
-    around the calls of the network, and only there.
+    With `freezing` inductor packs weights for its convolutions, and lets these do the activation.
+    That is a switch of the whole process (the option of that name of `torch.compile` does not reach
+    all that reads it), so it is set around the calls of the network, and only there.
     """
 
-    def __init__(self, call: Callable, *, dynamic: bool, freezing: bool):
-        self.compilations = 0
-        self._dynamic = dynamic
+    def __init__(self, call: Callable, dynamic: bool, freezing: bool):
+        self._left = MAX_COMPILATIONS if dynamic else math.inf
         self._freezing = freezing
-        self._compiles = False
         self._call = torch.compile(call, backend=self._compile, dynamic=dynamic)
 
     def __call__(self, *args: object, **options: object) -> object:
         """Do what the network does."""
         from torch._inductor import config
 
-        with ExitStack() as stack:
-            if self._dynamic and self.compilations == MAX_COMPILATIONS:
-                stack.enter_context(torch.compiler.set_stance("eager_on_recompile"))
-            if self._freezing:
-                stack.enter_context(config.patch(freezing=True))
-            self._compiles = False
-            output = self._call(*args, **options)
-            self.compilations += self._compiles
-        return output
+        full = torch.compiler.set_stance("eager_on_recompile") if self._left <= 0 else nullcontext()
+        with full, config.patch(freezing=self._freezing or config.freezing):
+            return self._call(*args, **options)
 
-    def _compile(self, graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Callable:
-        """Compile with inductor, and remember it."""
+    def _compile(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
         from torch._inductor.compile_fx import compile_fx
 
-        self._compiles = True
+        self._left -= 1
         return compile_fx(graph, inputs)

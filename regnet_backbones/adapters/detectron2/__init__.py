@@ -1,31 +1,18 @@
-"""The Detectron2 adapter: config node, builders, heads, checkpoints.
-
-Light by itself, because `compat/` is imported before detectron2 is: names below are looked up when
-they are asked for.
-"""
+"""The Detectron2 adapter: config node, builders, heads, checkpoints. Imports nothing by itself."""
 
 from importlib import import_module
 
+# Names of `compat`, which nothing outside this package imports.
 _LAZY = {
-    "builders": (
-        "BUILDERS",
-        "RegNetBackbone",
-        "build_fcos_regnet_fpn_backbone",
-        "build_regnet_backbone",
-        "build_regnet_fpn_backbone",
-        "build_retinanet_regnet_fpn_backbone",
-        "register_builders",
-    ),
-    "config": ("add_regnet_config",),
-    "heads": ("FCOSDetector", "RegNetRes5ROIHeads"),
-    "compat.engine": ("make_local_groups",),
-    "compat.panoptic_quality": ("VOID", "id2rgb", "rgb2id"),
+    "make_local_groups": "compat.engine",
+    "VOID": "compat.panoptic_quality",
+    "id2rgb": "compat.panoptic_quality",
+    "rgb2id": "compat.panoptic_quality",
 }
-_MODULES = {name: module for module, names in _LAZY.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
     """Import a name from the module that has it."""
-    if name in _MODULES:
-        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -3,13 +3,11 @@
 The contract is detectron2's (`modeling/backbone/backbone.py`, `fpn.py`): a builder takes
 `(cfg, input_shape)` and returns a `Backbone`, whose forward gives a dict of named maps. Functions
 take a config, the class takes explicit arguments and knows of no config.
-
-Detectron2's registry refuses a second entry of one name. A project that carries its own copy of a
-RegNet builder must work as it did, whichever is imported first: its builder stays.
 """
 
 import logging
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,12 +15,10 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
-from fvcore.nn import weight_init
 from torch import nn
 
 from regnet_backbones.adapters.detectron2.config import fcos_node, regnet_node
 from regnet_backbones.adapters.detectron2.network import (
-    check_fpn,
     check_weights,
     feature_levels,
     warn_of_frozen_random_weights,
@@ -32,10 +28,6 @@ from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError
 from regnet_backbones.norm import Norm
-
-HOW_TO_GET_OURS = (
-    "for ours call regnet_backbones.adapters.detectron2.builders.register_builders(replace=True)"
-)
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +127,7 @@ def build_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 def build_retinanet_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build a RegNet under an FPN for RetinaNet: P3 to P5, and P6 and P7 by convolutions of C5.
 
-    As `build_retinanet_resnet_fpn_backbone` of `detectron2/modeling/backbone/fpn.py`, the coarsest
-    of `MODEL.FPN.IN_FEATURES` (res3 to res5) gives P6.
+    The coarsest of `MODEL.FPN.IN_FEATURES` (res3 to res5) gives P6, as in detectron2's builder.
 
     Args:
         cfg, input_shape: see `build_regnet_backbone`.
@@ -181,29 +172,16 @@ def build_fcos_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     return _build_fpn(cfg, input_shape, build_top)
 
 
-class LastLevelP6(nn.Module):
-    """P6 by a convolution of P5, the first half of detectron2's `LastLevelP6P7`.
-
-    Args:
-        in_channels: channels of `in_feature`.
-        out_channels: channels of P6.
-        in_feature: name of the map that P6 is made of.
-    """
-
-    num_levels = 1
+class LastLevelP6(LastLevelP6P7):
+    """P6 by a convolution of P5, the first half of detectron2's `LastLevelP6P7`."""
 
     def __init__(self, in_channels: int, out_channels: int, in_feature: str = "p5"):
-        super().__init__()
-        self.in_feature = in_feature
-        self.p6 = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1)
-        weight_init.c2_xavier_fill(self.p6)
+        super().__init__(in_channels, out_channels, in_feature)
+        self.num_levels = 1
+        del self.p7
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return P6 alone, (N, out_channels, ceil(H / 2), ceil(W / 2)).
-
-        Args:
-            x: the map P5, (N, in_channels, H, W).
-        """
+        """Return P6 alone, (N, out_channels, ceil(H / 2), ceil(W / 2))."""
         return [self.p6(x)]
 
 
@@ -221,39 +199,22 @@ BUILDERS: dict[str, Callable[[CfgNode, ShapeSpec], Backbone]] = {
 def register_builders(*, replace: bool = False) -> None:
     """Register the builders of this module in detectron2's `BACKBONE_REGISTRY`.
 
-    A builder of the same name that somebody else registered stays, with a warning, whether it came
-    before this or comes later: a project with its own copy keeps working as it did.
+    A builder of the same name that somebody else registered before stays, with a warning: a project
+    with its own copy keeps working as it did.
 
     Args:
         replace: take the name from the other builder instead.
     """
     for name, builder in BUILDERS.items():
-        other = BACKBONE_REGISTRY._obj_map.get(name)
-        if other is not None and other is not builder and not replace:
-            _say_theirs_stays(name, other)
-            continue
-        BACKBONE_REGISTRY._obj_map[name] = builder
-    stock = BACKBONE_REGISTRY._do_register
-    if hasattr(stock, "lets_later_builders_win"):
-        return
-
-    def register_over_ours(name: str, builder: Callable) -> None:
-        ours = BUILDERS.get(name)
-        if ours is not builder and BACKBONE_REGISTRY._obj_map.get(name) is ours is not None:
-            del BACKBONE_REGISTRY._obj_map[name]
-            _say_theirs_stays(name, builder)
-        stock(name, builder)
-
-    register_over_ours.lets_later_builders_win = True
-    BACKBONE_REGISTRY._do_register = register_over_ours
-
-
-def _say_theirs_stays(name: str, builder: Callable) -> None:
-    """Warn that somebody else's builder is used under one of our names."""
-    logger.warning(
-        "%s is registered by %s, which is used instead of regnet_backbones' own; %s",
-        *(name, getattr(builder, "__module__", builder), HOW_TO_GET_OURS),
-    )
+        other = BACKBONE_REGISTRY._obj_map.get(name, builder)
+        if other is builder or replace:
+            BACKBONE_REGISTRY._obj_map[name] = builder
+        else:
+            logger.warning(
+                "%s is registered by %s, which is used instead of regnet_backbones' own; for ours "
+                "call %s.register_builders(replace=True)",
+                *(name, getattr(other, "__module__", other), __name__),
+            )
 
 
 def _build_fpn(
@@ -262,10 +223,16 @@ def _build_fpn(
     build_top: Callable[[RegNetBackbone], nn.Module | None],
 ) -> FPN:
     """Build the RegNet of a config under an FPN, with the levels on top that `build_top` makes."""
-    node = regnet_node(cfg)
     in_features = cfg.MODEL.FPN.IN_FEATURES
-    check_fpn(node, in_features)
-    bottom_up = _build_bottom_up(cfg, node, input_shape, in_features)
+    bottom_up = _build_bottom_up(cfg, regnet_node(cfg), input_shape, in_features)
+    strides = [bottom_up.output_shape()[name].stride for name in in_features]
+    if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
+        raise UserError(
+            "an FPN needs maps whose strides double, got MODEL.FPN.IN_FEATURES "
+            f"{list(in_features)} of strides {strides}; name neighbours from fine to coarse, such "
+            "as ['res2', 'res3', 'res4', 'res5'], and for a dilated RegNet (MODEL.REGNET."
+            "OUTPUT_STRIDE below 32) set MODEL.BACKBONE.NAME to 'build_regnet_backbone'"
+        )
     return FPN(
         bottom_up=bottom_up,
         in_features=in_features,

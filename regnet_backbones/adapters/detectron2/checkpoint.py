@@ -7,39 +7,31 @@ raise if that is not complete. The rest of a detector is matched as before: head
 stay random, with detectron2's warning.
 """
 
-import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from urllib.error import URLError
 
 import torch
 from torch import nn
 
-from regnet_backbones.adapters.detectron2.network import (
-    check_images,
-    check_order,
-    statistics_of_dialect,
-)
-from regnet_backbones.adapters.detectron2.weights import url_error
-from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.adapters.detectron2.compat.hook import replaces
+from regnet_backbones.adapters.detectron2.network import check_images, statistics_of_dialect
+from regnet_backbones.errors import MissingFileError
 from regnet_backbones.weights.checkpoints import (
     Network,
     SeveralNetworksError,
     checkpoint_of,
     locate,
 )
-from regnet_backbones.weights.dialects import CHANNEL_ORDERS, find_networks, to_timm_name
-from regnet_backbones.weights.loading import (
-    check_variant,
-    extractors,
-    fit,
-    report_of,
-)
-from regnet_backbones.weights.sources import URL_PREFIXES, Source, find_source, is_name
-from regnet_backbones.weights.state_dicts import as_tensors, cast, compare, is_counter
+from regnet_backbones.weights.dialects import CHANNEL_ORDERS, find_networks
+from regnet_backbones.weights.loading import check_variant, extractors, fit, report_of
+from regnet_backbones.weights.sources import Source, find_source, is_name, local_file
+from regnet_backbones.weights.state_dicts import as_tensors, cast
 from regnet_backbones.weights.unpickling import read_content
+
+# What detectron2 takes from the end of a path.
+HEURISTICS = "?matching_heuristics=True"
 
 logger = logging.getLogger(__name__)
 
@@ -47,56 +39,45 @@ _State = dict[str, torch.Tensor]
 
 
 def load_every_dialect(module: ModuleType) -> None:
-    """Extend `DetectionCheckpointer` of `detectron2.checkpoint.detection_checkpoint`, once."""
-    checkpointer = module.DetectionCheckpointer
-    stock_load, stock_load_file = checkpointer.load, checkpointer._load_file
-    stock_load_model = checkpointer._load_model
-    if hasattr(stock_load, "loads_every_dialect"):
-        return
+    """Extend `DetectionCheckpointer` of `detectron2.checkpoint.detection_checkpoint`."""
 
-    @functools.wraps(stock_load)
-    def load(self, path, *args, **kwargs):
-        if path and extractors(self.model):
-            _check_exists(path)
+    @replaces(module.DetectionCheckpointer)
+    def load(stock, self, path, *args, **kwargs):
+        if not path or not extractors(self.model):
+            return stock(self, path, *args, **kwargs)
         self.regnet_source = path
         try:
-            return stock_load(self, path, *args, **kwargs)
-        except URLError as error:
-            if not path.startswith(URL_PREFIXES):
-                raise
-            raise url_error(path, error) from error
+            return stock(self, _on_this_machine(path), *args, **kwargs)
         finally:
             del self.regnet_source
 
-    @functools.wraps(stock_load_file)
-    def _load_file(self, filename):
+    @replaces(module.DetectionCheckpointer)
+    def _load_file(stock, self, filename):
         if not extractors(self.model):
-            return stock_load_file(self, filename)
+            return stock(self, filename)
         return _read(Path(filename), getattr(self, "regnet_source", filename))
 
-    @functools.wraps(stock_load_model)
-    def _load_model(self, checkpoint):
+    @replaces(module.DetectionCheckpointer)
+    def _load_model(stock, self, checkpoint):
         if extractors(self.model):
             path = getattr(self, "regnet_source", None) or "a state dict"
             # Checkpointers of other projects have a reading of their own.
             checkpoint["model"] = as_tensors(checkpoint["model"], path)
             _take_backbones(checkpoint, path, self.model)
-        return stock_load_model(self, checkpoint)
-
-    load.loads_every_dialect = True
-    checkpointer.load = load
-    checkpointer._load_file = _load_file
-    checkpointer._load_model = _load_model
+        return stock(self, checkpoint)
 
 
-def _check_exists(path: str) -> None:
-    """Check that there is a file at a path of this machine."""
-    # What follows a "?" is options to detectron2, unless it belongs to the name of a file.
-    if "://" not in path and not any(Path(p).is_file() for p in (path, path.partition("?")[0])):
+def _on_this_machine(path: str) -> str:
+    """Return the file of named weights or of a URL, any other path as it is."""
+    file = path.removesuffix(HEURISTICS)
+    if is_name(file):
+        return str(local_file(find_source(file)))
+    if "://" not in path and not any(Path(name).is_file() for name in (path, file)):
         raise MissingFileError(
             f"no weights file at '{path}'; set MODEL.WEIGHTS to a file, a URL or a name such as "
             "'timm://regnety_032', or to '' to start from random weights"
         )
+    return path
 
 
 def _read(file: Path, path: str) -> dict[str, object]:
@@ -111,19 +92,14 @@ def _read(file: Path, path: str) -> dict[str, object]:
         checkpoint = checkpoint_of(content, file, prefix="model")
     # What other projects save next to the weights means nothing to detectron2.
     extras = checkpoint.extras if checkpoint.nesting == "model" else {}
-    if "matching_heuristics=True" in path.partition("?")[2]:
+    if path.endswith(HEURISTICS):
         extras = {**extras, "matching_heuristics": True}
     return {**extras, "model": checkpoint.state}
 
 
 def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) -> None:
-    """Rename what a checkpoint has for each backbone to the names of the model, in place.
-
-    Raises a UserError where it has no complete backbone of this network, the images of the config
-    are not those that its weights saw, or weights to load are not finite.
-    """
-    state, named, outer = checkpoint["model"], {}, None
-    networks = []
+    """Rename what a checkpoint has for each backbone to the names of the model, in place."""
+    state, named, networks, outer = checkpoint["model"], {}, [], None
     for home, backbone in extractors(model).items():
         network = locate(state, _prefix_for(home, state))
         networks.append(network)
@@ -134,7 +110,10 @@ def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) 
     if outer is None:  # a classifier or another kind of model, of which only the network is taken
         checkpoint.pop("matching_heuristics", None)
         others = []
-        named |= _stages_of_heads(networks[0], path, model)
+        for place, stage in model.named_modules():
+            if hasattr(stage, "stage_of"):  # such as that of a C4 detector
+                fitted = fit(state, stage, prefix=networks[0].prefix).state
+                named |= {f"{place}.{name}": value for name, value in fitted.items()}
     matched = {name.removeprefix(outer or ""): state[name] for name in others} | named
     own = model.state_dict()
     loaded = {n: v for n, v in matched.items() if n in own and own[n].shape == v.shape}
@@ -152,7 +131,8 @@ def _fit_backbone(
     """Return the network of a checkpoint for a backbone, and for the images that it gets."""
     # Detectron2 has kinds of paths of its own, of which nothing is known.
     source = find_source(path) if is_name(path) else Source(path, file=Path(path))
-    check_variant(source, backbone.name or backbone.design)
+    variant = backbone.name or backbone.design
+    check_variant(source, variant)
     format_ = getattr(backbone, "input_format", None) or getattr(model, "input_format", None)
     images = "BGR" if format_ == "BGR" else "RGB"
     told = getattr(backbone, "weights_format", None)
@@ -162,61 +142,25 @@ def _fit_backbone(
     if is_detector and network.dialect == "timm":
         order = images  # of this package, trained on the images of this config
     elif not (is_detector or told) and backbone.in_channels == 3:
-        given = _mean_and_std(backbone, model)
         mean, std = source.mean, source.std
         if mean is None and not network.rest:
-            mean, std = statistics_of_dialect(network.dialect, backbone.name or backbone.design)
-        if given is None:
-            check_order(path, order, input_format=images)
-        else:
-            values = {"pixel_mean": given[0], "pixel_std": given[1]}
-            check_images(path, order, mean, std, input_format=format_ or "RGB", **values)
+            mean, std = statistics_of_dialect(network.dialect, variant)
+        if given := _mean_and_std(backbone, model):
+            check_images(path, order, (mean, std), input_format=format_ or "RGB", given=given)
     fitted = fit(state, backbone, channel_order=order, image_order=images, prefix=network.prefix)
     named = {home + name: value for name, value in fitted.state.items()}
-    report = report_of(source, fitted, tuple(named), keeps_rest=is_detector)
-    logger.info("backbone: %s", report)
+    logger.info("%s", report_of(source, fitted, tuple(named), keeps_rest=is_detector))
     return named
 
 
 def _mean_and_std(backbone: nn.Module, model: nn.Module) -> list[list[float]] | None:
-    """Return what normalises the images of a backbone; None where nothing is known of it.
-
-    The builder of a config keeps the values on the backbone. Built without one, as in a LazyConfig,
-    they are known where the model shows them.
-    """
+    """Return what normalises the images of a backbone; None where nothing is known of it."""
+    # The builder of a config keeps the values on the backbone, that of a LazyConfig does not.
     for owner in (backbone, model):
         values = [getattr(owner, name, None) for name in ("pixel_mean", "pixel_std")]
         if all(value is not None for value in values):
             return [torch.as_tensor(value).flatten().tolist() for value in values]
     return None
-
-
-def _stages_of_heads(network: Network, path: str, model: nn.Module) -> _State:
-    """Return the weights of stages that a model runs in its heads, such as those of a C4 detector.
-
-    Raises a UserError where the network has no such stage, another, or one with more in it.
-    """
-    named: _State = {}
-    for home, stage in model.named_modules():
-        if not hasattr(stage, "stage_of"):
-            continue
-        own = stage.state_dict()
-        names = {name: to_timm_name(name, network.dialect) for name in network.state}
-        given = {names[n]: value for n, value in network.state.items() if names[n] in own}
-        parts = {name.partition(".")[0] for name in own}
-        unknown = [
-            n
-            for n, ours in names.items()
-            if ours and ours.partition(".")[0] in parts and ours not in own and not is_counter(n)
-        ]
-        if problems := compare(given, own, unknown):
-            raise UserError(
-                f"the weights '{path}' do not fill {home}, the last stage of {stage.stage_of}: "
-                f"{problems}; take a file of the whole network"
-            )
-        named |= {f"{home}.{name}": given.get(name, value) for name, value in own.items()}
-        logger.info("%s: the last stage, %d entries, of %s", home, len(given), path)
-    return named
 
 
 def _prefix_for(home: str, state: Mapping[str, torch.Tensor]) -> str | None:

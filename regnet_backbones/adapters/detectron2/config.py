@@ -7,10 +7,10 @@ are named as AdelaiDet names them.
 
 from collections.abc import Mapping
 from copy import deepcopy
-from functools import wraps
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from regnet_backbones.adapters.detectron2.compat.hook import replaces
 from regnet_backbones.adapters.detectron2.projects import project_defaults
 
 if TYPE_CHECKING:
@@ -97,18 +97,14 @@ def extend_defaults(defaults: ModuleType) -> None:
     A config that does not use the node can then be read where this package is not installed.
     """
     add_missing(defaults._C, {"MODEL": {"REGNET": REGNET_DEFAULTS}})
-    config_class = type(defaults._C)
-    stock = config_class.dump
 
-    @wraps(stock)
-    def dump(self: "CfgNode", *args: object, **kwargs: object) -> str:
+    @replaces(type(defaults._C))
+    def dump(stock, self: "CfgNode", *args: object, **kwargs: object) -> str:
         model = self.get("MODEL")
         if isinstance(model, Mapping) and model.get("REGNET") == REGNET_DEFAULTS:
             self = self.clone()
             del self.MODEL["REGNET"]
         return stock(self, *args, **kwargs)
-
-    config_class.dump = dump
 
 
 def add_missing(node: "CfgNode", defaults: Mapping[str, object]) -> None:

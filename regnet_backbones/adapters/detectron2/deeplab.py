@@ -1,10 +1,8 @@
 """DeepLab on images of any size, and its schedule for a training that may get longer.
 
 Detectron2's own heads (`detectron2/projects/deeplab/semantic_seg.py`) are made for Cityscapes,
-whose images are all of one size. They pool over windows as large as a training crop, raise if the
-image is not a multiple of that, and their loss fails if its sides are not multiples of the head's
-stride. These have the same parameters, names and config keys, and pool over the whole image, as in
-the papers.
+whose images are all of one size: they pool over windows as large as a training crop. These have the
+same parameters, names and config keys, and pool over the whole image, as in the papers.
 """
 
 import torch
@@ -50,11 +48,7 @@ class AnySizeDeepLabV3Head(_AnySizeLoss, DeepLabV3Head):
 
 
 class PolyLR(WarmupPolyLR):
-    """DeepLab's schedule, with nothing but the iteration as its state.
-
-    DeepLab's own keeps the number of iterations too: resumed with a larger `SOLVER.MAX_ITER`, it
-    would run beyond its end, where the power of a negative number is an error.
-    """
+    """DeepLab's schedule, whose state is the iteration alone, so that `MAX_ITER` may change."""
 
     def state_dict(self) -> dict[str, object]:
         """Return what `detectron2.solver.LRMultiplier` returns."""

@@ -1,11 +1,9 @@
 """Models and heads on our backbones: C4 heads, and FCOS from a YAML config.
 
-A "C4" detector runs the last stage of the network on each region, as `Res5ROIHeads` of
-`detectron2/modeling/roi_heads/roi_heads.py` does with ResNet's res5 (ResNet, arXiv 1512.03385,
-appendix A). The backbone gives C4 (`MODEL.REGNET.OUT_FEATURES: ["res4"]`), a region of it is pooled
-to 14 x 14, and the stage makes 7 x 7 of that.
-
-FCOS (arXiv 1904.01355) detectron2 has for its Python configs only.
+A "C4" detector runs the last stage of the network on each region, as detectron2's `Res5ROIHeads`
+does with ResNet's res5 (arXiv 1512.03385, appendix A): the backbone gives C4, a region of it is
+pooled to 14 x 14, and the stage makes 7 x 7 of that. FCOS (arXiv 1904.01355) detectron2 has for its
+Python configs only.
 """
 
 import torch
@@ -24,11 +22,7 @@ from regnet_backbones.norm import Norm
 
 
 class RegNetLastStage(nn.Module):
-    """The last stage of a RegNet, which makes C5 of C4. Parameters keep timm's names (`s4.b1...`).
-
-    `options` are those of `RegNetFeatures`. `stage_of` is the network that the stage is of; its
-    weights come from that network's files.
-    """
+    """The last stage of a RegNet, `stage_of`: it makes C5 of C4. Names are timm's (`s4.b1...`)."""
 
     def __init__(
         self, name_or_design: str | RegNetDesign, *, norm: Norm = "FrozenBN", **options: object
@@ -42,6 +36,7 @@ class RegNetLastStage(nn.Module):
                 "'StandardROIHeads' (DC5)"
             )
         self.s4 = network.s4
+        self.pruned_parts = ("stem", "s1", "s2", "s3")  # of a file of the whole network
         self.out_channels = network.channels[5]
         self.stage_of = network.name or network.design
 

@@ -51,27 +51,23 @@ def network_of(node: "CfgNode") -> str | RegNetDesign:
             "MODEL.REGNET names no network: set MODEL.REGNET.NAME, such as 'regnety_032', or the "
             f"numbers {', '.join(REQUIRED_NUMBERS)}; missing: {', '.join(missing)}"
         )
-    try:
-        return RegNetDesign(
-            w_0=node.W0,
-            w_a=node.WA,
-            w_m=node.WM,
-            depth=node.DEPTH,
-            group_width=node.GROUP_W,
-            bottleneck_multiplier=1.0 if node.BOT_MUL is None else node.BOT_MUL,
-            se_ratio=0.0 if node.SE_R is None else node.SE_R,
-            stem_width=node.STEM_W,
-            rounding=node.ROUNDING,
-        )
-    except ValueError as error:
-        raise UserError(f"the numbers of MODEL.REGNET give no network: {error}") from error
+    return RegNetDesign(
+        w_0=node.W0,
+        w_a=node.WA,
+        w_m=node.WM,
+        depth=node.DEPTH,
+        group_width=node.GROUP_W,
+        bottleneck_multiplier=1.0 if node.BOT_MUL is None else node.BOT_MUL,
+        se_ratio=0.0 if node.SE_R is None else node.SE_R,
+        stem_width=node.STEM_W,
+        rounding=node.ROUNDING,
+    )
 
 
 def check_weights(cfg: "CfgNode") -> str | RegNetDesign:
-    """Check `MODEL.WEIGHTS` against the rest of a config, and return the network.
+    """Check the name in `MODEL.WEIGHTS` against the rest of a config, and return the network.
 
-    Only what follows from the name of the weights is checked: nothing is fetched or read. What the
-    file contains is checked when it is loaded.
+    What the file contains is checked when it is loaded.
     """
     node, weights = regnet_node(cfg), cfg.MODEL.WEIGHTS
     network = network_of(node)
@@ -89,50 +85,37 @@ def check_weights(cfg: "CfgNode") -> str | RegNetDesign:
             f"MODEL.WEIGHTS '{weights}' are for batch norm, got MODEL.REGNET.NORM 'GN'; set it to "
             "'BN', 'SyncBN' or 'FrozenBN', or MODEL.WEIGHTS to '' to start from random weights"
         )
-    if source.dialect and len(cfg.MODEL.PIXEL_MEAN) == 3 and not node.WEIGHTS_FORMAT:
-        check_images(
-            weights,
-            CHANNEL_ORDERS[source.dialect],
-            source.mean,
-            source.std,
-            input_format=cfg.INPUT.FORMAT,
-            pixel_mean=cfg.MODEL.PIXEL_MEAN,
-            pixel_std=cfg.MODEL.PIXEL_STD,
-        )
+    given = (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+    if source.dialect and len(given[0]) == 3 and not node.WEIGHTS_FORMAT:
+        order, seen = CHANNEL_ORDERS[source.dialect], (source.mean, source.std)
+        check_images(weights, order, seen, input_format=cfg.INPUT.FORMAT, given=given)
     return network
 
 
 def check_images(
     weights: str,
     order: ChannelOrder,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    seen: Sequence[Sequence[float] | None],
     *,
     input_format: str,
-    pixel_mean: Sequence[float],
-    pixel_std: Sequence[float],
+    given: Sequence[Sequence[float]],
 ) -> None:
     """Check that a config makes the images that some weights saw.
 
-    BGR weights are right in a BGR config as they are, and in an RGB config with a flipped stem.
-    RGB weights are for an RGB config.
-
-    Args:
-        weights: what to call them in the error.
-        order: of the channels that the weights saw.
-        mean, std: per RGB channel, of pixels in [0, 1]; None where unknown, which is not checked.
-        input_format: `INPUT.FORMAT`.
-        pixel_mean, pixel_std: of pixels in [0, 255], in the order of `input_format`.
+    BGR weights are right in a BGR config, and in an RGB config with a flipped stem; RGB weights are
+    for an RGB config. `seen` are mean and deviation per RGB channel, of pixels in
+    [0, 1]; None where unknown, which is not checked. `given` are `MODEL.PIXEL_MEAN` and `PIXEL_STD`
+    of pixels in [0, 255], in the order of `input_format`.
     """
     right = "BGR" if order == input_format == "BGR" else "RGB"
-    given = [[round(float(value), 3) for value in values] for values in (pixel_mean, pixel_std)]
-    expected = [
-        # What is unknown is taken as given, in the right order.
-        [round(255 * value, 3) for value in known][:: -1 if right == "BGR" else 1]
-        if known
-        else values[:: 1 if input_format == right else -1]
-        for known, values in zip((mean, std), given, strict=True)
-    ]
+    given = [[round(float(value), 3) for value in values] for values in given]
+    expected = []
+    for known, values in zip(seen, given, strict=True):
+        if known:
+            scaled = [round(255 * value, 3) for value in known]
+            expected.append(scaled[::-1] if right == "BGR" else scaled)
+        else:  # taken as given, in the right order
+            expected.append(values if input_format == right else values[::-1])
     same = all(
         len(ours) == len(theirs)
         and all(abs(a - b) <= _TOLERANCE for a, b in zip(ours, theirs, strict=True))
@@ -151,19 +134,7 @@ def check_images(
     )
 
 
-def check_order(weights: str, order: ChannelOrder, *, input_format: str) -> None:
-    """Check that RGB weights get no BGR images, where nothing but the order is known of these."""
-    if order == "RGB" and input_format == "BGR":
-        raise UserError(
-            f"the weights '{weights}' are taken for RGB images, and INPUT.FORMAT is 'BGR'; set it "
-            "to 'RGB', or MODEL.REGNET.WEIGHTS_FORMAT to the order that they saw: 'RGB' turns "
-            "their stem, 'BGR' leaves it"
-        )
-
-
-def statistics_of_dialect(
-    dialect: str, network: str | RegNetDesign
-) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+def statistics_of_dialect(dialect: str, network: str | RegNetDesign) -> Sequence:
     """Return mean and deviation of the images that a classifier of a dialect saw.
 
     timm's differ by network and training: they are known where all of a network's are the same.
@@ -188,25 +159,4 @@ def warn_of_frozen_random_weights(cfg: "CfgNode", node: "CfgNode") -> None:
             "freezes random weights; set MODEL.WEIGHTS, such as 'timm://regnety_032', or NORM 'BN' "
             "and FREEZE_AT 0 to train from scratch",
             *(node.NORM, freeze_at),
-        )
-
-
-def check_fpn(node: "CfgNode", in_features: Sequence[str]) -> None:
-    """Check what FPN would stop at with a bare assertion."""
-    wanted = list(feature_levels(in_features).values())
-    if not set(wanted) <= set(feature_levels(node.OUT_FEATURES).values()):
-        raise UserError(
-            f"MODEL.FPN.IN_FEATURES {list(in_features)} are not all in MODEL.REGNET.OUT_FEATURES "
-            f"{list(node.OUT_FEATURES)}; add them there"
-        )
-    if wanted != list(range(wanted[0], wanted[0] + len(wanted))):
-        raise UserError(
-            "MODEL.FPN.IN_FEATURES must be neighbours from fine to coarse, such as "
-            f"['res2', 'res3', 'res4', 'res5'], got {list(in_features)}"
-        )
-    if node.OUTPUT_STRIDE != 32:
-        raise UserError(
-            "an FPN needs maps whose strides double, a dilated RegNet repeats one: "
-            f"MODEL.REGNET.OUTPUT_STRIDE must be 32, got {node.OUTPUT_STRIDE}; for a dilated "
-            "backbone set MODEL.BACKBONE.NAME to 'build_regnet_backbone'"
         )

@@ -4,7 +4,6 @@ These projects are part of detectron2, but `get_cfg()` has none of their keys, a
 none of their heads: each has a training script that adds them.
 """
 
-from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,25 +18,12 @@ _CONFIGS = {
     "detectron2.projects.point_rend": "add_pointrend_config",
     "detectron2.projects.panoptic_deeplab": "add_panoptic_deeplab_config",
 }
-
-# Where the classes are that a config may name: of the projects, and ours over them.
-_CLASSES = {
-    "DeepLabV3Head": "detectron2.projects.deeplab",
-    "DeepLabV3PlusHead": "detectron2.projects.deeplab",
-    "AnySizeDeepLabV3Head": "regnet_backbones.adapters.detectron2.deeplab",
-    "AnySizeDeepLabV3PlusHead": "regnet_backbones.adapters.detectron2.deeplab",
-    "PointRendMaskHead": "detectron2.projects.point_rend",
-    "ImplicitPointRendMaskHead": "detectron2.projects.point_rend",
-    "PointRendSemSegHead": "detectron2.projects.point_rend",
-    "PanopticDeepLab": "detectron2.projects.panoptic_deeplab",
-    "PanopticDeepLabSemSegHead": "detectron2.projects.panoptic_deeplab",
-    "PanopticDeepLabInsEmbedHead": "detectron2.projects.panoptic_deeplab",
-}
+_OUR_HEADS = "regnet_backbones.adapters.detectron2.deeplab"
 
 
 @cache
-def project_defaults() -> Mapping[str, object]:
-    """Return the keys that the installed projects add to detectron2's config, with defaults.
+def project_defaults() -> "CfgNode":
+    """Return detectron2's default config with the keys that the installed projects add to it.
 
     Panoptic-DeepLab would also set `SOLVER.OPTIMIZER` to "ADAM" for everybody; a config that has
     the key keeps it.
@@ -48,17 +34,11 @@ def project_defaults() -> Mapping[str, object]:
     for module, function in _CONFIGS.items():
         if find_spec(module) is not None:
             getattr(import_module(module), function)(cfg)
-    return _added(cfg, _C)
+    return cfg
 
 
 def import_projects(cfg: "CfgNode") -> None:
-    """Import the projects that a config names something of, so that it is in the registries.
-
-    A class of that name that somebody else registered is theirs to use.
-
-    Raises:
-        ModuleNotFoundError: detectron2 was installed without its projects.
-    """
+    """Import the projects if a config names a model or a head that is in no registry yet."""
     from detectron2.modeling import META_ARCH_REGISTRY, ROI_MASK_HEAD_REGISTRY
     from detectron2.modeling import SEM_SEG_HEADS_REGISTRY as SEMANTIC
 
@@ -67,17 +47,6 @@ def import_projects(cfg: "CfgNode") -> None:
         (SEMANTIC, cfg.MODEL.SEM_SEG_HEAD.NAME),
         (ROI_MASK_HEAD_REGISTRY, cfg.MODEL.ROI_MASK_HEAD.NAME),
     )
-    for registry, name in named:
-        if name in _CLASSES and name not in registry:
-            import_module(_CLASSES[name])
-
-
-def _added(extended: Mapping[str, object], stock: Mapping[str, object]) -> dict[str, object]:
-    """Return the keys of a config that another does not have, in their nodes."""
-    found: dict[str, object] = {}
-    for key, value in extended.items():
-        if key not in stock:
-            found[key] = value
-        elif isinstance(value, Mapping) and (inner := _added(value, stock[key])):
-            found[key] = inner
-    return found
+    if not all(name in registry for registry, name in named):
+        for module in (*_CONFIGS, _OUR_HEADS):
+            import_module(module)

@@ -2,15 +2,16 @@
 
 Detectron2's `build_optimizer` (`detectron2/solver/build.py`) knows SGD alone, and networks trained
 from random weights want AdamW; its `build_lr_scheduler` does not know the poly schedule of its own
-DeepLab project, and its gradient clipping clips each weight separately. `SOLVER.OPTIMIZER`, and
-"full_model" as `SOLVER.CLIP_GRADIENTS.CLIP_TYPE`, are named as other detectron2 projects name them.
-For the defaults, detectron2's functions are called as they are.
+DeepLab project, and its gradient clipping clips each weight separately. The keys and values are
+named as other detectron2 projects name them. For the defaults, detectron2's functions are called.
 """
 
-import functools
 import logging
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from regnet_backbones.adapters.detectron2.compat.hook import replaces
 
 if TYPE_CHECKING:
     import torch
@@ -26,15 +27,39 @@ logger = logging.getLogger(__name__)
 
 def choose_by_config(module: ModuleType) -> None:
     """Let `build_optimizer` and `build_lr_scheduler` of `module` follow the config."""
-    for name, extend in (
-        ("build_optimizer", _with_adam_and_full_clipping),
-        ("build_lr_scheduler", _with_poly_schedule),
-    ):
-        stock = getattr(module, name)
-        if not hasattr(stock, "follows_config"):
-            extended = functools.wraps(stock)(extend(stock))
-            extended.follows_config = True
-            setattr(module, name, extended)
+    if hasattr(module.build_optimizer, "follows_config"):  # it is that of `solver.build`
+        return
+
+    @replaces(module)
+    def build_optimizer(stock, cfg: "CfgNode", model: "torch.nn.Module"):
+        name = cfg.SOLVER.get("OPTIMIZER", "SGD")
+        if name not in OPTIMIZERS:
+            logger.warning(
+                "SOLVER.OPTIMIZER '%s' is not one of %s: it is left to detectron2's own "
+                "build_optimizer",
+                *(name, ", ".join(OPTIMIZERS)),
+            )
+        build = _build_adam if name in ("ADAM", "ADAMW") else stock
+        clipping = cfg.SOLVER.CLIP_GRADIENTS
+        if not clipping.ENABLED or clipping.CLIP_TYPE != FULL_MODEL:
+            return build(cfg, model)
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
+        optimizer = build(cfg, model)
+        hook = partial(_clip_all, max_norm=clipping.CLIP_VALUE, norm_type=clipping.NORM_TYPE)
+        optimizer.register_step_pre_hook(hook)
+        return optimizer
+
+    @replaces(module)
+    def build_lr_scheduler(stock, cfg: "CfgNode", optimizer: "torch.optim.Optimizer"):
+        if cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupPolyLR":
+            return stock(cfg, optimizer)
+        from regnet_backbones.adapters.detectron2.deeplab import build_poly_lr
+
+        return build_poly_lr(cfg, optimizer)
+
+    module.build_optimizer.follows_config = True
 
 
 def _build_adam(cfg: "CfgNode", model: "torch.nn.Module") -> "torch.optim.Optimizer":
@@ -56,52 +81,9 @@ def _build_adam(cfg: "CfgNode", model: "torch.nn.Module") -> "torch.optim.Optimi
     )
 
 
-def _with_adam_and_full_clipping(stock):
-    """Return `build_optimizer` that also knows Adam, AdamW, and clipping all gradients together."""
-
-    def build_optimizer(cfg: "CfgNode", model: "torch.nn.Module") -> "torch.optim.Optimizer":
-        name = cfg.SOLVER.get("OPTIMIZER", "SGD")
-        if name not in OPTIMIZERS:
-            logger.warning(
-                "SOLVER.OPTIMIZER '%s' is not one of %s: it is left to detectron2's own "
-                "build_optimizer",
-                *(name, ", ".join(OPTIMIZERS)),
-            )
-        build = _build_adam if name in ("ADAM", "ADAMW") else stock
-        clipping = cfg.SOLVER.CLIP_GRADIENTS
-        if not clipping.ENABLED or clipping.CLIP_TYPE != FULL_MODEL:
-            return build(cfg, model)
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
-        optimizer = build(cfg, model)
-        optimizer.register_step_pre_hook(_clip_all(clipping.CLIP_VALUE, clipping.NORM_TYPE))
-        return optimizer
-
-    return build_optimizer
-
-
-def _clip_all(max_norm: float, norm_type: float):
-    """Return a hook that clips the norm of all gradients of an optimizer before its step."""
+def _clip_all(optimizer: "torch.optim.Optimizer", args, kwargs, *, max_norm, norm_type) -> None:
+    """Clip the norm of all gradients of an optimizer together, before its step."""
     from torch.nn.utils import clip_grad_norm_
 
-    def clip(optimizer: "torch.optim.Optimizer", args: tuple, kwargs: dict) -> None:
-        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        clip_grad_norm_(weights, max_norm, norm_type)
-
-    return clip
-
-
-def _with_poly_schedule(stock):
-    """Return `build_lr_scheduler` that also knows "WarmupPolyLR"."""
-
-    def build_lr_scheduler(
-        cfg: "CfgNode", optimizer: "torch.optim.Optimizer"
-    ) -> "torch.optim.lr_scheduler.LRScheduler":
-        if cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupPolyLR":
-            return stock(cfg, optimizer)
-        from regnet_backbones.adapters.detectron2.deeplab import build_poly_lr
-
-        return build_poly_lr(cfg, optimizer)
-
-    return build_lr_scheduler
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    clip_grad_norm_(weights, max_norm, norm_type)

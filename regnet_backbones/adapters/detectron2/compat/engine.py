@@ -2,10 +2,7 @@
 
 Child processes of `launch` are fresh interpreters that unpickle detectron2 objects before any
 other code of ours would run. The worker they start with is therefore a function of this package:
-to unpickle it imports us, and with us the fixes. Checkpoints look as upstream main writes them, and
-those that 0.6 wrote load.
-
-Reference: detectron2/engine/launch.py, detectron2/engine/defaults.py.
+to unpickle it imports us, and with us the fixes. Checkpoints look as upstream main writes them.
 """
 
 import importlib
@@ -20,7 +17,7 @@ logger = logging.getLogger("regnet_backbones.adapters.detectron2.compat")
 
 
 def child_processes_lack_fixes_and_gloo(module: ModuleType) -> None:
-    """Start child processes with our worker."""
+    """Child processes start without the fixes, and only with CUDA and NCCL."""
     module._stock_distributed_worker = module._distributed_worker
     module._distributed_worker = run_worker
 
@@ -64,7 +61,7 @@ def make_local_groups(processes_per_machine: int) -> None:
 
 
 def device_ids_given_for_cpu_model(module: ModuleType) -> None:
-    """Name no device to DDP for a model on the CPU."""
+    """DDP refuses device_ids for a model on the CPU: name none."""
 
     stock = module.DistributedDataParallel
 
@@ -75,7 +72,7 @@ def device_ids_given_for_cpu_model(module: ModuleType) -> None:
 
 
 def amp_without_cuda(module: ModuleType) -> None:
-    """Say so when the trainer is built, and what to set."""
+    """AMP on the CPU stops at an assertion after everything was built: say before what to set."""
 
     @replaces(module.AMPTrainer)
     def __init__(stock, self, model, *args, **kwargs):  # noqa: N807
@@ -89,7 +86,7 @@ def amp_without_cuda(module: ModuleType) -> None:
 
 
 def optimizer_left_out_of_checkpoint(module: ModuleType) -> None:
-    """Save and restore the inner trainer: optimizer, and grad scaler; resume where 0.6 did not."""
+    """0.6 saves no optimizer, so momentum restarts; main cannot resume from what 0.6 saved."""
     base = module.TrainerBase
 
     def state_dict(self):
@@ -111,7 +108,7 @@ def optimizer_left_out_of_checkpoint(module: ModuleType) -> None:
 
 
 def torch_scheduler_left_out_of_checkpoint(module: ModuleType) -> None:
-    """Save and restore every torch scheduler; fvcore's have no state."""
+    """The LR hook knows torch's schedulers by a base class that they no longer have."""
     from torch.optim.lr_scheduler import LRScheduler
 
     def state_dict(self):

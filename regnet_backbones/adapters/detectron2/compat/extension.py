@@ -1,12 +1,9 @@
 """Detectron2 without its compiled extension `detectron2._C`.
 
 Detectron2 0.6 imports the extension wherever one of its operators is defined, so that not even a
-plain Mask R-CNN can be imported without it. Here those modules import, deformable convolution is
-torchvision's, COCO evaluation is pycocotools' own, and what remains (rotated boxes) says what is
-missing when it is used.
-
-Deformable convolution: Dai et al. 2017 (v1), Zhu et al. 2019 (v2, with a mask).
-References: detectron2/layers/deform_conv.py, torchvision/ops/deform_conv.py.
+plain Mask R-CNN can be imported without it. Here those modules import, deformable convolution (v1,
+and v2 with a mask) is torchvision's, COCO evaluation is pycocotools' own, and what remains (rotated
+boxes) says what is missing when it is used.
 """
 
 from contextlib import AbstractContextManager
@@ -38,24 +35,19 @@ class _AbsentExtension(ModuleType):
 
 
 def extension_absent() -> AbstractContextManager[None]:
-    """Provide an empty extension, which raises when it is used."""
+    """Modules import detectron2._C, which was not built: provide one that raises when used."""
     return stand_in_modules(_AbsentExtension(EXTENSION))
 
 
 def fast_coco_evaluation_absent(module: ModuleType) -> None:
-    """Evaluate with pycocotools' COCOeval: the same numbers, slower on large sets."""
+    """COCOeval_opt runs in detectron2._C, so evaluation would fail at its end: use pycocotools'."""
     from pycocotools.cocoeval import COCOeval
 
     module.COCOeval_opt = COCOeval
 
 
-def has_deformable_convolution(source: str) -> bool:
-    """Return whether the module has its classes, not the placeholders of an uncompiled upstream."""
-    return "create_dummy_class" not in source or is_importable(EXTENSION)
-
-
 def deformable_convolution_needs_cuda_kernel(module: ModuleType) -> None:
-    """Run deformable convolution with torchvision where detectron2 has no kernel for it."""
+    """Deformable convolution has no CPU kernel, and none without detectron2._C."""
     from torchvision.ops import deform_conv2d
 
     compiled = is_importable(EXTENSION)
@@ -78,7 +70,7 @@ def deformable_convolution_needs_cuda_kernel(module: ModuleType) -> None:
 
 
 def rotated_operator_absent(module: ModuleType) -> None:
-    """Say what is missing where a rotated-box operator is used."""
+    """Rotated-box operators fail without saying that detectron2._C was not built."""
 
     def operator(stock, *args):
         try:

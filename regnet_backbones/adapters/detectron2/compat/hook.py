@@ -1,9 +1,7 @@
 """A meta-path finder that fixes named modules as they are imported.
 
-A fix is a row of one of two kinds. `DuringImport` holds a context manager open while the module
-runs, for what its top level trips over; `AfterImport` changes the module once it has run. The
-module's own finder and loader do the work: ours only stand between, for the length of one import,
-and other import hooks (wrapt's among them) may stand before or behind.
+The module's own finder and loader do the work: ours only stand between, for the length of one
+import, and other import hooks (wrapt's among them) may stand before or behind.
 
 The import protocol: https://docs.python.org/3/reference/import.html#the-meta-path
 """
@@ -15,8 +13,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import NamedTuple
@@ -24,30 +21,23 @@ from typing import NamedTuple
 logger = logging.getLogger("regnet_backbones.adapters.detectron2.compat")
 
 
-@dataclass(frozen=True)
-class DuringImport:
-    """A context that is open while the code of `modules` runs; `apply` is named after the cause.
+class Fix:
+    """A row: a function, named after the cause, and the modules that it fixes if it is `needed`.
 
-    `needed` gets the module's source (empty when it has none).
+    `needed` gets the source of a module. The first line of the function's docstring is the cause.
     """
 
-    modules: Sequence[str]
-    cause: str
-    needed: Callable[[str], bool]
-    apply: Callable[[], AbstractContextManager[None]]
+    def __init__(self, apply: Callable, needed: Callable[[str], object], *modules: str):
+        self.apply, self.needed, self.modules = apply, needed, modules
+        self.cause = (apply.__doc__ or "").partition("\n")[0]
 
 
-@dataclass(frozen=True)
-class AfterImport:
-    """A change to each of `modules` once it has run, otherwise as `DuringImport`."""
-
-    modules: Sequence[str]
-    cause: str
-    needed: Callable[[str], bool]
-    apply: Callable[[ModuleType], None]
+class DuringImport(Fix):
+    """`apply()` is a context that is open while the code of the modules runs."""
 
 
-Fix = DuringImport | AfterImport
+class AfterImport(Fix):
+    """`apply(module)` changes each module once it has run."""
 
 
 class AppliedFix(NamedTuple):
@@ -155,7 +145,7 @@ class _FixingLoader:
 
 
 def replaces(owner: object) -> Callable[[Callable], None]:
-    """Replace what `owner` has by the name of a function by it; the stock one comes first to it."""
+    """Replace what `owner` has by the name of a function, which gets the stock one first."""
 
     def replace(function: Callable) -> None:
         stock = getattr(owner, function.__name__)

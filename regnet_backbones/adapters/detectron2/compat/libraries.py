@@ -1,9 +1,4 @@
-"""Names and behaviour that detectron2 uses and that newer libraries dropped or changed.
-
-numpy 1.24 removed `np.int` and its like, numpy 2.4 `np.in1d` and counts that are Python's numbers,
-Pillow 10 `Image.LINEAR`, Python 3.11 sampling from a set; torch removed the profiler's `use_cuda`
-and group norms with fewer channels than groups, and reads no numpy scalars from a checkpoint.
-"""
+"""Names and behaviour that detectron2 uses and that newer libraries dropped or changed."""
 
 import json
 import random
@@ -13,8 +8,6 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from regnet_backbones.adapters.detectron2.compat.hook import replaces, source_of
-
-GROUP_NORM_GROUPS = 32  # of detectron2's "GN"
 
 
 def removed_aliases(source: str) -> dict[str, object]:
@@ -29,7 +22,7 @@ def removed_aliases(source: str) -> dict[str, object]:
 
 
 def numpy_alias_removed(module: ModuleType) -> None:
-    """Give the module, and it alone, a numpy that has the aliases it uses."""
+    """numpy 1.24 removed np.int and its like, 2.4 np.in1d: give them to this module alone."""
     import numpy
 
     stand_in = ModuleType("numpy")
@@ -39,7 +32,7 @@ def numpy_alias_removed(module: ModuleType) -> None:
 
 
 def count_refused_by_json(module: ModuleType) -> None:
-    """Write Cityscapes' matches with Python's numbers."""
+    """numpy 2.4 counts in numbers of its own, which json cannot write: write Python's."""
 
     def write(content: object, path: str) -> None:
         with open(path, "w") as file:
@@ -50,7 +43,7 @@ def count_refused_by_json(module: ModuleType) -> None:
 
 @contextmanager
 def pillow_linear_removed() -> Iterator[None]:
-    """Call bilinear interpolation LINEAR too, for a default argument."""
+    """Pillow 10 removed Image.LINEAR, a default argument here."""
     from PIL import Image
 
     Image.LINEAR = Image.BILINEAR
@@ -61,7 +54,7 @@ def pillow_linear_removed() -> Iterator[None]:
 
 
 def tiff_turned_twice(module: ModuleType) -> None:
-    """Load a TIFF first: Pillow turns it then, and takes the orientation out of its EXIF data."""
+    """Pillow turns a TIFF by its EXIF data when it loads it, detectron2 once more: load first."""
 
     @replaces(module)
     def _apply_exif_orientation(stock, image):
@@ -71,27 +64,25 @@ def tiff_turned_twice(module: ModuleType) -> None:
 
 
 def sampling_from_a_set_removed(module: ModuleType) -> None:
-    """Draw replacements for unusable elements from the sorted candidates."""
+    """Python 3.11 removed sampling from a set, which replaces unusable images: sort them first."""
 
     @replaces(module.MapDataset)
     def __init__(stock, self, dataset, map_func):  # noqa: N807
         stock(self, dataset, map_func)
-        seeded = _SetSampler()
-        seeded.setstate(self._rng.getstate())
-        self._rng = seeded
+        self._rng = _SetSampler(42)  # as detectron2 seeds it
 
 
 def group_norm_with_one_channel_refused(module: ModuleType) -> None:
-    """Probe "GN" with a number of channels that it can have."""
+    """torch refuses GroupNorm(32, 1), with which the head probes its norm."""
 
     @replaces(module)
     def get_norm(stock, norm, out_channels):
         probing = isinstance(norm, str) and norm == "GN" and out_channels == 1
-        return stock(norm, GROUP_NORM_GROUPS if probing else out_channels)
+        return stock(norm, 32 if probing else out_channels)
 
 
 def profiler_use_cuda_removed(module: ModuleType) -> None:
-    """Name the device to profile instead."""
+    """torch removed the autograd profiler's use_cuda: name the device."""
     from torch import cuda
     from torch.autograd.profiler import profile
 
@@ -107,7 +98,7 @@ def profiler_use_cuda_removed(module: ModuleType) -> None:
 
 
 def numpy_scalars_refused(module: ModuleType) -> None:
-    """Load checkpoints with numpy's scalars and arrays allowed, and still nothing else."""
+    """torch.load refuses the numpy scalars that checkpoints hold: allow them, and nothing else."""
 
     @replaces(module.DetectionCheckpointer)
     def _load_file(stock, self, filename):

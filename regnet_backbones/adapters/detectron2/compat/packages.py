@@ -1,9 +1,7 @@
 """Packages that detectron2 imports and that are not there: stand-ins, for as long as needed.
 
-setuptools 81 dropped `pkg_resources`, torch dropped Caffe2, and panopticapi is not on the Python
-package index. Upstream main also imports from the repository of its authors: what it means there
-exists elsewhere, and a package of the internal name whose `__path__` leads there lets Python's own
-import find it.
+Upstream main also imports from the repository of its authors: what it means there exists elsewhere,
+and a package of the internal name whose `__path__` leads there lets Python's own import find it.
 """
 
 import importlib.util
@@ -19,19 +17,14 @@ CITYSCAPES = "deeplearning.projects.cityscapesApi"
 DEMO = "vision.fair.detectron2.demo"
 # What imports absent packages when it is called, by module: functions, and methods of classes.
 PANOPTIC_CALLERS = {
-    "detectron2.evaluation.panoptic_evaluation": [
-        *("COCOPanopticEvaluator.process", "COCOPanopticEvaluator.evaluate")
-    ],
-    "detectron2.utils.visualizer": ["Visualizer.draw_dataset_dict"],
+    "detectron2.evaluation.panoptic_evaluation": "COCOPanopticEvaluator: process evaluate",
+    "detectron2.utils.visualizer": "Visualizer: draw_dataset_dict",
 }
 CITYSCAPES_CALLERS = {
-    "detectron2.data.datasets.cityscapes": [
-        *("load_cityscapes_instances", "_cityscapes_files_to_dict")
-    ],
-    "detectron2.evaluation.cityscapes_evaluation": [
-        *("CityscapesInstanceEvaluator.process", "CityscapesInstanceEvaluator.evaluate"),
-        *("CityscapesSemSegEvaluator.process", "CityscapesSemSegEvaluator.evaluate"),
-    ],
+    "detectron2.data.datasets.cityscapes": ": load_cityscapes_instances _cityscapes_files_to_dict",
+    "detectron2.evaluation.cityscapes_evaluation": (
+        "CityscapesInstanceEvaluator CityscapesSemSegEvaluator: process evaluate"
+    ),
 }
 
 
@@ -61,7 +54,7 @@ def stand_in_modules(*modules: ModuleType) -> Iterator[None]:
 
 
 def pkg_resources_absent() -> AbstractContextManager[None]:
-    """Provide the one function of it that is used."""
+    """setuptools 81 removed pkg_resources, of which one function is used."""
 
     def resource_filename(package: str, resource: str) -> str:
         spec = importlib.util.find_spec(package)
@@ -71,12 +64,12 @@ def pkg_resources_absent() -> AbstractContextManager[None]:
 
 
 def caffe2_absent() -> AbstractContextManager[None]:
-    """Leave the Caffe2 half out: tracing and scripting need none of it."""
+    """torch ships no Caffe2, which tracing and scripting do not need: leave that half out."""
     return stand_in_modules(_module("detectron2.export.api", __all__=[]))
 
 
 def panopticapi_absent() -> AbstractContextManager[None]:
-    """Provide what detectron2 uses of panopticapi."""
+    """The module imports panopticapi, which is not on the package index."""
     from regnet_backbones.adapters.detectron2.compat import panoptic_quality as ours
 
     return stand_in_modules(
@@ -87,12 +80,12 @@ def panopticapi_absent() -> AbstractContextManager[None]:
 
 
 def panopticapi_absent_when_called(module: ModuleType) -> None:
-    """Provide it during the calls that import it."""
+    """Functions import panopticapi, which is not on the package index, when they are called."""
     _provide_during(module, PANOPTIC_CALLERS, panopticapi_absent)
 
 
 def cityscapes_internal_when_called(module: ModuleType) -> None:
-    """Let the internal package hold cityscapesscripts during the calls that import it."""
+    """Functions import cityscapesscripts from a package of the authors' own, when called."""
 
     def provide() -> AbstractContextManager[None]:
         spec = importlib.util.find_spec("cityscapesscripts")
@@ -110,15 +103,13 @@ def script_imports_internal_demo(_source: str) -> bool:
 
 
 def demo_internal(_module: ModuleType) -> None:
-    """Let the internal package hold what lies next to the script, which imports it later."""
+    """demo/demo.py imports its predictor.py from a package of the authors' own."""
     for package in _packages(DEMO, [str(_running_script().parent)]):
         sys.modules[package.__name__] = package
 
 
 def _provide_during(
-    module: ModuleType,
-    callers: dict[str, list[str]],
-    context: Callable[[], AbstractContextManager[None]],
+    module: ModuleType, callers: dict[str, str], context: Callable[[], AbstractContextManager[None]]
 ) -> None:
     """Open `context` whenever one of the module's `callers` is called."""
 
@@ -126,9 +117,10 @@ def _provide_during(
         with context():
             return stock(*args, **kwargs)
 
-    for caller in callers[module.__name__]:
-        owner, _, call.__name__ = caller.rpartition(".")
-        replaces(getattr(module, owner) if owner else module)(call)
+    classes, _, functions = callers[module.__name__].partition(":")
+    for owner in [getattr(module, name) for name in classes.split()] or [module]:
+        for call.__name__ in functions.split():
+            replaces(owner)(call)
 
 
 def _packages(name: str, folders: list[str]) -> list[ModuleType]:

@@ -52,10 +52,7 @@ def pq_compute(
     iou, tp, fp, fn = Counter(), Counter(), Counter(), Counter()
     for annotation in truth["annotations"]:
         if annotation["image_id"] not in predictions:
-            raise ValueError(
-                f"{pred_json_file} has no prediction for image {annotation['image_id']}: "
-                "every image of the ground truth needs one, if without segments"
-            )
+            raise ValueError(f"{pred_json_file} lacks a prediction of {annotation['image_id']}")
         true_ids, true_category = _read(annotation, true_folder, is_thing)
         ids, category = _read(predictions[annotation["image_id"]], predicted_folder, is_thing)
         crowds = {s["id"] for s in annotation["segments_info"] if s.get("iscrowd", 0)}
@@ -75,14 +72,14 @@ def pq_compute(
         for p in wrong:
             excused = [VOID, *(t for t in crowds if true_category[t] == category[p])]
             fp[category[p]] += sum(overlap.get((t, p), 0) for t in excused) <= 0.5 * area[p]
-    per_class, seen = {}, []
+    per_class = {}
     for c in is_thing:
         halves = tp[c] + 0.5 * fp[c] + 0.5 * fn[c]
-        seen += [c] if halves else []
         # Quality, and its factors: of the segmentation, and of the recognition.
         sq, rq = iou[c] / max(tp[c], 1), tp[c] / (halves or 1)
         per_class[c] = {"pq": sq * rq, "sq": sq, "rq": rq}
     result: dict[str, dict] = {"per_class": per_class}
+    seen = [c for c in is_thing if tp[c] + fp[c] + fn[c]]
     for name, kinds in (("All", (True, False)), ("Things", (True,)), ("Stuff", (False,))):
         group = [per_class[c] for c in seen if is_thing[c] in kinds]
         result[name] = {"n": len(group)}
@@ -99,15 +96,9 @@ def _read(annotation: dict, folder: Path, known: dict) -> tuple[np.ndarray, dict
     category = {s["id"]: s["category_id"] for s in annotation["segments_info"]}
     drawn = set(np.unique(ids).tolist()) - {VOID}
     if drawn != set(category):
-        raise ValueError(
-            f"{path} and its segments_info disagree: only in the picture "
-            f"{sorted(drawn - set(category))}, only in the list {sorted(set(category) - drawn)}"
-        )
-    if unknown := sorted(set(category.values()) - set(known)):
-        raise ValueError(
-            f"{path} has segments of categories {unknown}, the ground truth defines "
-            f"{sorted(known)}: map the model's categories to the dataset's ids"
-        )
+        raise ValueError(f"{path} shows {sorted(drawn)}, and segments_info are {sorted(category)}")
+    if not set(category.values()) <= set(known):
+        raise ValueError(f"categories of {path} must be of {sorted(known)}, got {category}")
     return ids, category
 
 

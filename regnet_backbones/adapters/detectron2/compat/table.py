@@ -1,14 +1,17 @@
-"""Every fix: in which modules, why, when it is needed, and what it does.
+"""Every fix: what it does, when it is needed, and in which modules; its docstring says why.
 
 A new one is a row here and a function, named after the cause, in the file of that cause.
 """
 
-import regnet_backbones.adapters.detectron2.compat.engine as engine
-import regnet_backbones.adapters.detectron2.compat.extension as extension
-import regnet_backbones.adapters.detectron2.compat.libraries as libraries
-import regnet_backbones.adapters.detectron2.compat.packages as packages
+from regnet_backbones.adapters.detectron2.compat import engine, extension, libraries, packages
+from regnet_backbones.adapters.detectron2.compat.extension import EXTENSION
 from regnet_backbones.adapters.detectron2.compat.hook import AfterImport, DuringImport, Fix
 from regnet_backbones.adapters.detectron2.compat.packages import says
+
+CHECKPOINT = "detectron2.checkpoint.detection_checkpoint"
+DEFAULTS = "detectron2.engine.defaults"
+HOOKS = "detectron2.engine.hooks"
+IMAGES = "detectron2.data.detection_utils"
 
 # The scripts that evaluate Cityscapes, by the name of their package and by the internal one.
 CITYSCAPES_EVALUATIONS = tuple(
@@ -16,166 +19,111 @@ CITYSCAPES_EVALUATIONS = tuple(
     for prefix in ("", f"{packages.CITYSCAPES}.")
     for what in ("Instance", "Pixel")
 )
+# Of detectron2 and of its evaluators, which are used after all images were predicted.
+SAY_NUMPY_ALIASES = (
+    "detectron2.data.build",
+    "detectron2.data.datasets.pascal_voc",
+    "detectron2.evaluation.pascal_voc_evaluation",
+    "detectron2.evaluation.sem_seg_evaluation",
+    "detectron2.structures.masks",
+    "detectron2.utils.video_visualizer",
+    "detectron2.utils.visualizer",
+    *CITYSCAPES_EVALUATIONS,
+    "lvis.eval",
+)
 
 FIXES: tuple[Fix, ...] = (
     # Without the compiled extension
     DuringImport(
-        modules=(
-            "detectron2.evaluation.fast_eval_api",
-            "detectron2.layers.deform_conv",
-            "detectron2.layers.roi_align_rotated",
-            "detectron2.layers.rotated_boxes",
-        ),
-        cause="imports detectron2._C, which was not built",
-        needed=says("from detectron2 import _C", without=extension.EXTENSION),
-        apply=extension.extension_absent,
+        extension.extension_absent,
+        says("from detectron2 import _C", without=EXTENSION),
+        "detectron2.evaluation.fast_eval_api",
+        "detectron2.layers.deform_conv",
+        "detectron2.layers.roi_align_rotated",
+        "detectron2.layers.rotated_boxes",
     ),
     AfterImport(
-        modules=("detectron2.evaluation.fast_eval_api",),
-        cause="COCOeval_opt runs in detectron2._C, so evaluation fails after all of inference",
-        needed=says("COCOeval_opt", without=extension.EXTENSION),
-        apply=extension.fast_coco_evaluation_absent,
+        extension.fast_coco_evaluation_absent,
+        says("COCOeval_opt", without=EXTENSION),
+        "detectron2.evaluation.fast_eval_api",
     ),
     AfterImport(
-        modules=("detectron2.layers.deform_conv",),
-        cause="deformable convolution has no CPU kernel, and none at all without detectron2._C",
-        needed=extension.has_deformable_convolution,
-        apply=extension.deformable_convolution_needs_cuda_kernel,
+        extension.deformable_convolution_needs_cuda_kernel,
+        says("class DeformConv"),
+        "detectron2.layers.deform_conv",
     ),
     AfterImport(
-        modules=tuple(extension.ROTATED_OPERATORS),
-        cause="rotated-box operators fail without saying that detectron2._C was not built",
-        needed=says("rotated", without=extension.EXTENSION),
-        apply=extension.rotated_operator_absent,
+        extension.rotated_operator_absent,
+        says("rotated", without=EXTENSION),
+        *extension.ROTATED_OPERATORS,
     ),
     # Names that newer libraries dropped
+    AfterImport(libraries.numpy_alias_removed, libraries.removed_aliases, *SAY_NUMPY_ALIASES),
     AfterImport(
-        modules=(
-            "detectron2.data.build",
-            "detectron2.data.datasets.pascal_voc",
-            "detectron2.evaluation.pascal_voc_evaluation",
-            "detectron2.evaluation.sem_seg_evaluation",
-            "detectron2.structures.masks",
-            "detectron2.utils.video_visualizer",
-            "detectron2.utils.visualizer",
-            # Of detectron2's evaluators, after all images were predicted.
-            *CITYSCAPES_EVALUATIONS,
-            "lvis.eval",
-        ),
-        cause="numpy 1.24 removed np.int and its like, and 2.4 np.in1d",
-        needed=libraries.removed_aliases,
-        apply=libraries.numpy_alias_removed,
-    ),
-    AfterImport(
-        modules=("cityscapesscripts.helpers.csHelpers",),
-        cause="numpy 2.4 counts in numbers of its own, which json cannot write",
-        needed=says("def writeDict2JSON"),
-        apply=libraries.count_refused_by_json,
+        libraries.count_refused_by_json,
+        says("def writeDict2JSON"),
+        "cityscapesscripts.helpers.csHelpers",
     ),
     DuringImport(
-        modules=("detectron2.data.transforms.transform",),
-        cause="Pillow 10 removed Image.LINEAR",
-        needed=says("Image.LINEAR"),
-        apply=libraries.pillow_linear_removed,
+        libraries.pillow_linear_removed,
+        says("Image.LINEAR"),
+        "detectron2.data.transforms.transform",
+    ),
+    AfterImport(libraries.tiff_turned_twice, says("def _apply_exif_orientation"), IMAGES),
+    AfterImport(
+        libraries.sampling_from_a_set_removed,
+        says("_rng.sample(self._fallback_candidates"),
+        "detectron2.data.common",
     ),
     AfterImport(
-        modules=("detectron2.data.detection_utils",),
-        cause="Pillow turns a TIFF as its EXIF data say when it loads it, detectron2 once more",
-        needed=says("def _apply_exif_orientation"),
-        apply=libraries.tiff_turned_twice,
+        libraries.group_norm_with_one_channel_refused,
+        says("get_norm(norm, 1)"),
+        "detectron2.modeling.meta_arch.retinanet",
     ),
-    AfterImport(
-        modules=("detectron2.data.common",),
-        cause="Python 3.11 removed sampling from a set, which replaces unusable images",
-        needed=says("_rng.sample(self._fallback_candidates"),
-        apply=libraries.sampling_from_a_set_removed,
-    ),
-    AfterImport(
-        modules=("detectron2.modeling.meta_arch.retinanet",),
-        cause="torch refuses GroupNorm(32, 1), with which the head probes its norm",
-        needed=says("get_norm(norm, 1)"),
-        apply=libraries.group_norm_with_one_channel_refused,
-    ),
-    AfterImport(
-        modules=("detectron2.engine.hooks",),
-        cause="torch removed the autograd profiler's use_cuda",
-        needed=says("profile(use_cuda="),
-        apply=libraries.profiler_use_cuda_removed,
+    AfterImport(libraries.profiler_use_cuda_removed, says("profile(use_cuda="), HOOKS),
+    DuringImport(
+        packages.pkg_resources_absent,
+        says("import pkg_resources", without="pkg_resources"),
+        "detectron2.model_zoo.model_zoo",
     ),
     DuringImport(
-        modules=("detectron2.model_zoo.model_zoo",),
-        cause="setuptools 81 removed pkg_resources",
-        needed=says("import pkg_resources", without="pkg_resources"),
-        apply=packages.pkg_resources_absent,
-    ),
-    DuringImport(
-        modules=("detectron2.export",),
-        cause="torch ships no Caffe2, which tracing and scripting do not need",
-        needed=says("\nfrom .api import", without="caffe2.python"),
-        apply=packages.caffe2_absent,
+        packages.caffe2_absent,
+        says("\nfrom .api import", without="caffe2.python"),
+        "detectron2.export",
     ),
     # Checkpoints
+    AfterImport(engine.optimizer_left_out_of_checkpoint, says("class DefaultTrainer"), DEFAULTS),
     AfterImport(
-        modules=("detectron2.engine.defaults",),
-        cause="0.6 saves no optimizer state, main cannot resume from a checkpoint without",
-        needed=says("class DefaultTrainer"),
-        apply=engine.optimizer_left_out_of_checkpoint,
+        engine.torch_scheduler_left_out_of_checkpoint, says("lr_scheduler._LRScheduler"), HOOKS
     ),
-    AfterImport(
-        modules=("detectron2.engine.hooks",),
-        cause="the LR hook knows torch's schedulers by a base class they no longer have",
-        needed=says("lr_scheduler._LRScheduler"),
-        apply=engine.torch_scheduler_left_out_of_checkpoint,
-    ),
-    AfterImport(
-        modules=("detectron2.checkpoint.detection_checkpoint",),
-        cause="torch.load refuses the numpy scalars that checkpoints hold",
-        needed=says("def _load_file"),
-        apply=libraries.numpy_scalars_refused,
-    ),
+    AfterImport(libraries.numpy_scalars_refused, says("def _load_file"), CHECKPOINT),
     # No GPU
     AfterImport(
-        modules=(engine.LAUNCH,),
-        cause="child processes start without the fixes, and only with CUDA and NCCL",
-        needed=says("def _distributed_worker"),
-        apply=engine.child_processes_lack_fixes_and_gloo,
+        engine.child_processes_lack_fixes_and_gloo, says("def _distributed_worker"), engine.LAUNCH
     ),
+    AfterImport(engine.device_ids_given_for_cpu_model, says("[comm.get_local_rank()]"), DEFAULTS),
     AfterImport(
-        modules=("detectron2.engine.defaults",),
-        cause="DDP refuses device_ids for a model on the CPU",
-        needed=says("[comm.get_local_rank()]"),
-        apply=engine.device_ids_given_for_cpu_model,
-    ),
-    AfterImport(
-        modules=("detectron2.engine.train_loop",),
-        cause="AMP on the CPU stops at an assertion after everything was built",
-        needed=says("assert torch.cuda.is_available()"),
-        apply=engine.amp_without_cuda,
+        engine.amp_without_cuda,
+        says("assert torch.cuda.is_available()"),
+        "detectron2.engine.train_loop",
     ),
     # Without panopticapi
     DuringImport(
-        modules=("detectron2.projects.panoptic_deeplab.dataset_mapper",),
-        cause="imports panopticapi, which is not on the package index",
-        needed=says("from panopticapi", without="panopticapi"),
-        apply=packages.panopticapi_absent,
+        packages.panopticapi_absent,
+        says("from panopticapi", without="panopticapi"),
+        "detectron2.projects.panoptic_deeplab.dataset_mapper",
     ),
     AfterImport(
-        modules=tuple(packages.PANOPTIC_CALLERS),
-        cause="imports panopticapi when called, which is not on the package index",
-        needed=says("from panopticapi", without="panopticapi"),
-        apply=packages.panopticapi_absent_when_called,
+        packages.panopticapi_absent_when_called,
+        says("from panopticapi", without="panopticapi"),
+        *packages.PANOPTIC_CALLERS,
     ),
     # Names that only the authors' own repository has
     AfterImport(
-        modules=tuple(packages.CITYSCAPES_CALLERS),
-        cause="imports cityscapesscripts from a package of the authors' own, when called",
-        needed=says(f" {packages.CITYSCAPES}.", without="deeplearning"),
-        apply=packages.cityscapes_internal_when_called,
+        packages.cityscapes_internal_when_called,
+        says(f" {packages.CITYSCAPES}.", without="deeplearning"),
+        *packages.CITYSCAPES_CALLERS,
     ),
-    AfterImport(
-        modules=("detectron2.data.detection_utils",),  # which the demo imports before
-        cause="demo/demo.py imports its predictor.py from a package of the authors' own",
-        needed=packages.script_imports_internal_demo,
-        apply=packages.demo_internal,
-    ),
+    # The demo imports this before its predictor.
+    AfterImport(packages.demo_internal, packages.script_imports_internal_demo, IMAGES),
 )
