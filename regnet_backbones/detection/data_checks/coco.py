@@ -173,11 +173,12 @@ def _read_lists(json_file: str | Path, needed: Collection[str]) -> Content:
     read, content = read_json(json_file), {key: [] for key in LISTS}
     for key in needed:
         entries = read.get(key) if isinstance(read, dict) else None
-        is_list = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
-        if not is_list or (not entries and key != "annotations"):
+        is_list = isinstance(entries, list)
+        wrong = [e for e in entries if not isinstance(e, dict)] if is_list else [entries]
+        if wrong or (not entries and key != "annotations"):
             raise UserError(
                 f"'{json_file}' is not in COCO's instance format: {key} must be a list of objects, "
-                f"got {'none' if entries is None else shown(entries)}"
+                f"got {shown(wrong[0] if wrong else entries)}"
             )
         content[key] = entries
     return content

@@ -124,7 +124,7 @@ NO_MASK = error("an annotation has no segmentation; add it, or set MODEL.MASK_ON
 DROPPED_POLYGON = note("a polygon has no 3 points or odd values; it is not trained on")
 NO_POLYGON = error("no polygon of 3 points, or the first one has 2; correct or remove them")
 RLE_FOR_POLYGON = error("a segmentation is an RLE; set INPUT.MASK_FORMAT bitmask")
-BROKEN_RLE = error("an RLE is not of its image's size, or does not add up; encode the mask again")
+BROKEN_RLE = error("an RLE is not of its image's size or its counts do not add up; encode it again")
 
 # Found in loading a dataset and opening its files, see `datasets`
 UNLOADABLE = error("the dataset cannot be loaded; it is looked for below DETECTRON2_DATASETS")
