@@ -101,7 +101,7 @@ NO_BOX = error("an annotation has no bbox; write [x, y, width, height] in pixels
 BOX_OF_POLYGONS = repair("an annotation has polygons and no bbox; write the box around them")
 EMPTY_OBJECT = repair("an annotation has an empty bbox and no segmentation; remove it")
 NO_CROWD_FLAG = repair("an annotation has no iscrowd; write 0")
-NO_AREA = repair("an annotation has no area, or 0; write that of its mask or bbox")
+NO_AREA = repair("an annotation has no area, or 0; write that of its bbox")
 
 # Found in comparing what a json says, see `annotations`
 NOTHING = error(
