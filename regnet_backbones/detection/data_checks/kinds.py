@@ -26,7 +26,7 @@ shown = _REPR.repr
 class Kind:
     """A kind of defect: what is wrong, and what to do or what happens if it stays.
 
-    An "error" stops a run or spoils its result; what is "corrected" is so in a copy of the json.
+    An "error" stops a run or spoils its result; a "corrected" one is fixed in a copy of the json.
     """
 
     severity: Literal["error", "corrected", "note"]
