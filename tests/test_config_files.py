@@ -42,7 +42,7 @@ HOSTILE = {
 NO_CONFIG = {
     "nothing": ("", "is empty"),
     "a list": ("- SEED", "a list"),
-    "a loop": ("_BASE_: config.yaml", "_BASE_"),
+    "a loop": ("_BASE_: ./config.yaml", "_BASE_"),
     "a base that is a number": ("_BASE_: 3", "_BASE_"),
     "a model that is a number": ("MODEL: 3", "'MODEL'"),
     "a base that there is not": ("_BASE_: gone.yaml", "gone.yaml"),

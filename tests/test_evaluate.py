@@ -201,7 +201,7 @@ def test_data_that_would_spoil_an_evaluation_are_refused(
     own = ["--val-json", tmp_path / "val.json", *own_val[2:]]
     for change, named in (
         (widen, "000000.png"),
-        (name_by_numbers, "category 11: name 0"),
+        (name_by_numbers, "category 11 (name 0)"),
         (lambda content: content.update(categories=["circle"]), "categories"),
         (lambda content: content["annotations"].append("x"), "'x'"),
     ):

@@ -160,7 +160,7 @@ def test_it_is_off_by_default(tmp_path, caplog):
 )
 def test_options_of_the_command_line(tmp_path, options, enabled, compiles):
     args = ["--config-file", QUICK, "--skip-data-check", *options]
-    args += ["DATASETS.TEST", "()", "DATASETS.TRAIN", "()"]
+    args += ["DATASETS.TEST", "()", "DATASETS.TRAIN", "('coco_2017_train',)"]
     cfg, _ = read_run_config(detector_parser("").parse_args(args))
     assert (cfg.OPTIMIZE.ENABLED, cfg.OPTIMIZE.COMPILE) == (enabled, compiles)
 

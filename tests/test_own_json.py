@@ -169,7 +169,7 @@ TAKEN = {
     "roboflow": (roboflow, "category 0"),
     "area missing": (each("area", ...), "no area"),
     "area null": (each("area", None), "no area"),
-    "area 0": (each("area", 0), "an area is 0"),
+    "area 0": (each("area", 0), "no area, or 0"),
     "bbox missing": (each("bbox", ...), "no bbox"),
     "bbox null": (first("bbox", None), "no bbox"),
     "segmentation flat": (each("segmentation", lambda s: s[0]), "segmentation ["),

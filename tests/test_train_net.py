@@ -145,7 +145,7 @@ def drop_segmentation(content):
             lambda c: c["categories"][0].update(name="disc"),
             "only in train [(1, 'circle')], only in val [(1, 'disc')]",
         ),
-        (lambda c: c["images"][0].update(file_name="gone.png"), "gone.png (not in '"),
+        (lambda c: c["images"][0].update(file_name="gone.png"), "gone.png'"),
         (drop_segmentation, "set MODEL.MASK_ON False"),
     ],
 )
@@ -191,7 +191,7 @@ def test_weights_that_cannot_be_had_or_used_stop_it_first(
     [
         ("panoptic_fpn_regnet_small", "are for detectors, the config trains a PanopticFPN"),
         ("semantic_fpn_regnet_small_shapes", "the config trains a SemanticSegmentor"),
-        ("keypoint_rcnn_regnet_small_fpn", "keypoint_names and keypoint_flip_map"),
+        ("keypoint_rcnn_regnet_small_fpn", "the config trains a GeneralizedRCNN that needs more"),
     ],
 )
 def test_instances_are_not_enough_for_every_model(main, dataset, capsys, quick, message):

@@ -72,10 +72,7 @@ def outputs_of(cfg: CfgNode) -> tuple[str, ...]:
 
 
 def number_of_classes(cfg: CfgNode) -> int:
-    """Return the number of classes that a model predicts instances of; of `one_numbering`, of all.
-
-    Of an architecture that has no key for it, that of `MODEL.ROI_HEADS`.
-    """
+    """Return the number of classes of a model's instances; of `one_numbering`, of all."""
     return attrgetter(architecture_of(cfg).classes or "MODEL.ROI_HEADS.NUM_CLASSES")(cfg)
 
 

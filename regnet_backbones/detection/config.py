@@ -132,8 +132,9 @@ def _load_with_bases(name: str, chain: tuple[str, ...]) -> dict[str, object]:
         if not isinstance(base, str) or not base:
             raise UserError(f"_BASE_ of '{name}' must be a config file, got {base!r}")
         base = os.path.expanduser(base)
-        path = base if "://" in base else os.path.join(os.path.dirname(name), base)
-        merged = _merged(_load_with_bases(path, (*chain, name)), merged)
+        if "://" not in base:
+            base = os.path.normpath(os.path.join(os.path.dirname(name), base))
+        merged = _merged(_load_with_bases(base, (*chain, name)), merged)
     return _merged(own, merged)
 
 

@@ -116,10 +116,9 @@ def check_datasets_exist(cfg: CfgNode, *, training: bool) -> None:
             raise UserError(f"DATASETS.{key} is empty; name registered datasets, {OR_PASS}")
         for name in names:
             if name not in registered:
-                meant = did_you_mean(name, registered)
                 raise UserError(
-                    f"DATASETS.{key} names '{name}', which is not registered{meant}; register it, "
-                    f"{OR_PASS}"
+                    f"DATASETS.{key} names '{name}', which is not registered"
+                    f"{did_you_mean(name, registered)}; register it, {OR_PASS}"
                 )
 
 

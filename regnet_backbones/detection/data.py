@@ -149,7 +149,7 @@ def validation_of_training(cfg: CfgNode) -> CocoSplit | None:
         return read_coco_split(own.VAL_JSON, own.VAL_IMAGES)
     except OSError as error:
         raise MissingFileError(
-            f"validation data not found: {error}; pass --val-json and --val-images"
+            f"validation data of DATASETS.OWN not found: {error}; pass --val-json and --val-images"
         ) from error
 
 

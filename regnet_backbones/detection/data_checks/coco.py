@@ -16,9 +16,6 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
-import numpy as np
-from pycocotools import mask as coco_mask
-
 from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.kinds import Defect, Kind, shown
 from regnet_backbones.errors import MissingFileError, UserError
@@ -173,11 +170,12 @@ def _read_lists(json_file: str | Path, needed: Collection[str]) -> Content:
     read, content = read_json(json_file), {key: [] for key in LISTS}
     for key in needed:
         entries = read.get(key) if isinstance(read, dict) else None
-        is_list = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
-        if not is_list or (not entries and key != "annotations"):
+        is_list = isinstance(entries, list)
+        wrong = [e for e in entries if not isinstance(e, dict)] if is_list else [entries]
+        if wrong or (not entries and key != "annotations"):
             raise UserError(
                 f"'{json_file}' is not in COCO's instance format: {key} must be a list of objects, "
-                f"got {'none' if entries is None else shown(entries)}"
+                f"got {shown(wrong[0] if wrong else entries)}"
             )
         content[key] = entries
     return content
@@ -260,7 +258,7 @@ def _settle_annotations(annotations: list[Entry]) -> Found:
         area = entry.get("area")
         if area is None or (area == 0 and box[2] * box[3] > 0):
             yield kinds.NO_AREA, place, entry, f"area {area}"
-            entry["area"] = _area_of(masks) or box[2] * box[3]
+            entry["area"] = box[2] * box[3]
         kept.append(entry)
     annotations[:] = kept
     ids = [entry["id"] if type(entry.get("id")) is int else 0 for entry in annotations]
@@ -270,15 +268,6 @@ def _settle_annotations(annotations: list[Entry]) -> Found:
         yield kinds.ANNOTATION_ID, place, entry, ""
     for number, entry in enumerate(annotations if wrong else (), 1):
         entry["id"] = number
-
-
-def _area_of(segmentation: Sequence[Sequence[float]] | Mapping | None) -> float:
-    """Return the pixels of a segmentation."""
-    if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        return sum(counts[1::2]) if isinstance(counts, list) else int(coco_mask.area(segmentation))
-    points = [(np.array(p[::2]), np.array(p[1::2])) for p in drawable(segmentation)]
-    return float(sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in points))
 
 
 def _find_files(images: Sequence[Entry], image_root: str | Path) -> Found:

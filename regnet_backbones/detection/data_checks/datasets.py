@@ -53,8 +53,7 @@ def check_datasets(
         else:
             source, in_json = str(split.json_file), split.content["images"]
             records = [{**i, "file_name": str(split.image_root / i["file_name"])} for i in in_json]
-            found = check_coco(split, train=name in trained_on, masks=masks)
-            found = [*split.defects, *found]
+            found = [*split.defects, *check_coco(split, train=name in trained_on, masks=masks)]
         check, checked = partial(_check_image, source=source, labels=labels), records[:images]
         with ThreadPoolExecutor(CHECK_THREADS) as pool:
             of_images, quiet = pool.map(check, checked), images is not None

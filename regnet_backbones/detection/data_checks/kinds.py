@@ -26,7 +26,7 @@ shown = _REPR.repr
 class Kind:
     """A kind of defect: what is wrong, and what to do or what happens if it stays.
 
-    An "error" stops a run or spoils its result; what is "corrected" is so in a copy of the json.
+    An "error" stops a run or spoils its result; a "corrected" one is fixed in a copy of the json.
     """
 
     severity: Literal["error", "corrected", "note"]
@@ -101,7 +101,7 @@ NO_BOX = error("an annotation has no bbox; write [x, y, width, height] in pixels
 BOX_OF_POLYGONS = repair("an annotation has polygons and no bbox; write the box around them")
 EMPTY_OBJECT = repair("an annotation has an empty bbox and no segmentation; remove it")
 NO_CROWD_FLAG = repair("an annotation has no iscrowd; write 0")
-NO_AREA = repair("an annotation has no area, or 0; write that of its mask or bbox")
+NO_AREA = repair("an annotation has no area, or 0; write that of its bbox")
 
 # Found in comparing what a json says, see `annotations`
 NOTHING = error(
@@ -124,7 +124,7 @@ NO_MASK = error("an annotation has no segmentation; add it, or set MODEL.MASK_ON
 DROPPED_POLYGON = note("a polygon has no 3 points or odd values; it is not trained on")
 NO_POLYGON = error("no polygon of 3 points, or the first one has 2; correct or remove them")
 RLE_FOR_POLYGON = error("a segmentation is an RLE; set INPUT.MASK_FORMAT bitmask")
-BROKEN_RLE = error("an RLE is not of its image's size, or does not add up; encode the mask again")
+BROKEN_RLE = error("an RLE is not of its image's size or its counts do not add up; encode it again")
 
 # Found in loading a dataset and opening its files, see `datasets`
 UNLOADABLE = error("the dataset cannot be loaded; it is looked for below DETECTRON2_DATASETS")
