@@ -168,7 +168,7 @@ def test_a_config_that_tells_no_data_is_not_evaluated_on_others(
     register_split("own_val", *own_val[1::2])
     assert main("evaluate", detector, "--output", tmp_path) == 2
     error = assert_documented(capsys.readouterr().err)
-    assert "DATASETS.OWN" in error
+    assert "--val-json and --val-images" in error
 
 
 def test_other_classes_of_the_same_number_are_refused(remembering, own_val, tmp_path, capsys):
@@ -201,7 +201,7 @@ def test_data_that_would_spoil_an_evaluation_are_refused(
     own = ["--val-json", tmp_path / "val.json", *own_val[2:]]
     for change, named in (
         (widen, "000000.png"),
-        (name_by_numbers, "category 11: name 0"),
+        (name_by_numbers, "category 11 (name 0)"),
         (lambda content: content.update(categories=["circle"]), "categories"),
         (lambda content: content["annotations"].append("x"), "'x'"),
     ):
