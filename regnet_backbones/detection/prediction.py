@@ -108,7 +108,7 @@ def predict(
             dtype = np.uint8 if len(outputs["sem_seg"]) <= 256 else np.uint16
             _save(seen["sem_seg"].astype(dtype), output / "labels" / file)
         if "panoptic_seg" in seen:
-            colours, info = _coco_segments(*seen["panoptic_seg"], classes)
+            colours, info = _coco_segments(seen["panoptic_seg"], classes)
             _save(colours, output / "panoptic" / file)
             panoptic.append({"image_id": ids[image], "file_name": file, "segments_info": info})
     if "instances" in given:
@@ -154,13 +154,14 @@ def _image_ids(images: Sequence[Path], val_json: str | Path | None) -> dict[Path
 
 
 def _coco_segments(
-    segments: torch.Tensor, info: list[dict] | None, classes: KnownClasses
+    predicted: tuple[torch.Tensor, list[dict] | None], classes: KnownClasses
 ) -> tuple[np.ndarray, list[dict]]:
     """Return segments in COCO's panoptic form: ids as colours (H, W, 3), and what they are.
 
     Panoptic-DeepLab gives no list: an id is class number * `label_divisor` + a number within the
     class, and -1 means no segment.
     """
+    segments, info = predicted
     ids = segments.numpy().astype(np.int64)
     if info is None:
         of_things = set(classes.metadata.thing_dataset_id_to_contiguous_id.values())
