@@ -168,7 +168,7 @@ def test_a_config_that_tells_no_data_is_not_evaluated_on_others(
     register_split("own_val", *own_val[1::2])
     assert main("evaluate", detector, "--output", tmp_path) == 2
     error = assert_documented(capsys.readouterr().err)
-    assert "DATASETS.OWN" in error
+    assert "--val-json and --val-images" in error
 
 
 def test_other_classes_of_the_same_number_are_refused(remembering, own_val, tmp_path, capsys):

@@ -243,6 +243,7 @@ def test_image_ids_are_those_of_the_json(detector, dataset, val_json, tmp_path, 
         {**first, "id": 7, "file_name": "val\\000000.png"},
         {**first, "id": 41, "file_name": "000000.png"},
     ]
+    content["annotations"] = [{**entry, "image_id": 7} for entry in content["annotations"]]
     (tmp_path / "val.json").write_text(json.dumps(content))
     options = ["--val-json", tmp_path / "val.json", "--output", tmp_path, "--min-score", "0"]
     assert main(detector[1], dataset.images("val"), *options) == 0

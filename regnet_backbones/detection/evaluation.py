@@ -20,6 +20,7 @@ from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection import data
 from regnet_backbones.detection.architectures import number_of_classes, outputs_of
 from regnet_backbones.detection.config_checks import check_datasets_exist
+from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.pictures import ImageScorer, PredictionPictures
 from regnet_backbones.detection.processes import check_processes, run_in_processes
@@ -88,7 +89,7 @@ def evaluate(
     opts: Sequence[str] = (),
     device: str | None = None,
     processes: int = 1,
-    val: data.CocoSplit | None = None,
+    val: CocoSplit | None = None,
     images: int | None = None,
 ) -> Evaluation:
     """Evaluate a detector on `DATASETS.TEST`, with the evaluators of its training.
@@ -286,7 +287,7 @@ def _evaluate(
         run_results.write_results(cfg.OUTPUT_DIR, trained, results=results, settings=settings)
 
 
-def _use_own_data(cfg: CfgNode, val: data.CocoSplit) -> None:
+def _use_own_data(cfg: CfgNode, val: CocoSplit) -> None:
     """Let a detector's config evaluate on a COCO json, which is checked as before a training."""
     if "instances" not in outputs_of(cfg):
         raise UserError(

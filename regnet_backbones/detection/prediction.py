@@ -17,7 +17,7 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image
 from tqdm import tqdm
 
-from regnet_backbones.adapters.detectron2 import VOID, id2rgb
+from regnet_backbones.adapters.detectron2 import id2rgb
 from regnet_backbones.detection.classes import KnownClasses, known_classes
 from regnet_backbones.detection.data import read_image_ids
 from regnet_backbones.detection.pictures import draw_seen, seen_in
@@ -108,7 +108,7 @@ def predict(
             dtype = np.uint8 if len(outputs["sem_seg"]) <= 256 else np.uint16
             _save(seen["sem_seg"].astype(dtype), output / "labels" / file)
         if "panoptic_seg" in seen:
-            colours, info = _coco_segments(*seen["panoptic_seg"], classes)
+            colours, info = _coco_segments(seen["panoptic_seg"], classes)
             _save(colours, output / "panoptic" / file)
             panoptic.append({"image_id": ids[image], "file_name": file, "segments_info": info})
     if "instances" in given:
@@ -154,32 +154,31 @@ def _image_ids(images: Sequence[Path], val_json: str | Path | None) -> dict[Path
 
 
 def _coco_segments(
-    segments: torch.Tensor, info: list[dict] | None, classes: KnownClasses
+    predicted: tuple[torch.Tensor, list[dict] | None], classes: KnownClasses
 ) -> tuple[np.ndarray, list[dict]]:
     """Return segments in COCO's panoptic form: ids as colours (H, W, 3), and what they are.
 
     Panoptic-DeepLab gives no list: an id is class number * `label_divisor` + a number within the
     class, and -1 means no segment.
     """
+    segments, info = predicted
     ids = segments.numpy().astype(np.int64)
     if info is None:
-        things = set(classes.metadata.thing_dataset_id_to_contiguous_id.values())
-        labels = np.unique(ids[ids >= 0]).tolist()
-        numbers = [label // classes.metadata.label_divisor for label in labels]
-        info = [
-            {"id": label + 1, "category_id": number, "isthing": number in things}
-            for label, number in zip(labels, numbers, strict=True)
-        ]
+        of_things = set(classes.metadata.thing_dataset_id_to_contiguous_id.values())
+        info = []
+        for label in np.unique(ids[ids >= 0]).tolist():
+            number = label // classes.metadata.label_divisor
+            info.append({"id": label + 1, "category_id": number, "isthing": number in of_things})
         ids = ids + 1  # from -1 to COCO's 0
-    metadata, found = classes.metadata, []
+    things = classes.ids, classes.metadata.thing_classes
+    stuff = classes.stuff_ids, classes.metadata.stuff_classes
+    found = []
     for segment in info:
-        of_things = classes.ids, metadata.thing_classes
-        of_stuff = classes.stuff_ids, metadata.stuff_classes
-        numbers, names = of_things if segment["isthing"] else of_stuff
+        numbers, names = things if segment["isthing"] else stuff
         number = segment["category_id"]
         known = {"category_id": numbers[number], "category": names[number]}
         found.append({"id": int(segment["id"]), "isthing": int(segment["isthing"]), **known})
-    return id2rgb(np.where(np.isin(ids, [segment["id"] for segment in found]), ids, VOID)), found
+    return id2rgb(ids), found
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:

@@ -63,10 +63,7 @@ def run_in_processes(
 ) -> None:
     """Run `function(*args)` in every process, and raise the first UserError or StoppedError.
 
-    Args:
-        place: processes of this machine, machines, number of this one, address of the first.
-        output: the folder of the logs.
-        device: of the models.
+    `place` is what `check_processes` takes; `output` is the folder of the logs.
     """
     work = (function, args, output, device)
     if started_by_torchrun():

@@ -118,19 +118,13 @@ class _Samples(Dataset):
     def __getitem__(self, drawn: tuple[int, int]) -> dict:
         index, position = drawn
         with seeded(seed_of(self.seed, SAMPLES, position)):
-            for candidate in self._candidates(index):
-                sample = self.mapper(self.records[candidate])
-                if sample is not None:
-                    return sample
-        raise UserError(
-            f"the mapper returned None for each of the {len(self.records)} records; check the "
-            "datasets of DATASETS.TRAIN"
-        )
-
-    def _candidates(self, index: int) -> Iterator[int]:
-        """Yield an index and, where that cannot be used, all in random order."""
-        yield index
-        yield from random.sample(range(len(self.records)), len(self.records))
+            sample, count = self.mapper(self.records[index]), len(self.records)
+            if sample is None:  # it cannot be used
+                others = (self.records[other] for other in random.sample(range(count), count))
+                sample = next((s for s in map(self.mapper, others) if s is not None), None)
+        if sample is None:
+            raise UserError(f"the mapper returned None for each of the {count} training records")
+        return sample
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str, images: int | None = None) -> DataLoader:

@@ -142,12 +142,12 @@ class Trainer(DefaultTrainer):
     def before_train(self) -> None:
         """Let the hooks begin, and do what a killed run may not have done after its last step."""
         super().before_train()
-        period = self.cfg.TEST.EVAL_PERIOD
+        if self.start_iter == 0:
+            return
+        self.iter = self.storage.iter = self.start_iter - 1
         if self.start_iter == self.max_iter:
-            self.checkpointer.save(Path(FINAL_NAME).stem, iteration=self.max_iter - 1)
-        elif self.start_iter and period and self.start_iter % period == 0:
-            self.iter = self.storage.iter = self.start_iter - 1
-            self._evaluate_hook.after_step()
+            self.checkpointer.save(Path(FINAL_NAME).stem, iteration=self.iter)
+        self._evaluate_hook.after_step()
 
     def run_step(self) -> None:
         """Do a step of detectron2's, seeded, with one message for all ways to diverge."""
