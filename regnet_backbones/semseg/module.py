@@ -134,10 +134,8 @@ class Segmenter(lightning.LightningModule):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits of every pixel.
 
-        Sides are padded with zeros to multiples of `stride`, and the logits cropped.
-
         Args:
-            image: normalised images (N, 3, H, W), any height and width.
+            image: normalised images (N, 3, H, W), any height and width: they are padded.
 
         Returns:
             Logits (N, num_classes, H, W).
