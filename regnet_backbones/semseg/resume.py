@@ -55,8 +55,7 @@ def check_resume(
     before = _by_option(content[MODEL_KEY], content[DATA_KEY], content.get(TRAINER_KEY, {}))
     now = _by_option(segmenter.hparams, data.hparams, trainer)
     resume.check_changes(before, now, RULES, source=checkpoint)
-    length = trainer["max_steps"]
-    if length >= 0:  # -1 for no limit
+    if (length := trainer["max_steps"]) >= 0:  # -1 for no limit
         names = {"option": "--trainer.max_steps", "output": RULES.output}
         resume.check_length(content["global_step"], length, source=checkpoint, **names)
 
