@@ -147,7 +147,7 @@ def test_numbers_that_are_no_design_are_refused(numbers, message):
 
 def test_images_must_be_normalised_as_the_weights_expect():
     """Before anything is fetched."""
-    with pytest.raises(ValueError, match=r"expect images of mean \[0.5, 0.5, 0.5\], got"):
+    with pytest.raises(ValueError, match=r"expect --data.mean \[0.5, 0.5, 0.5\], got"):
         segmenter(encoder="regnetz_c16", encoder_weights="imagenet")
 
 

@@ -37,17 +37,13 @@ def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> S
     Raises:
         UserError: the file is missing, damaged, or not a checkpoint of a segmenter.
     """
-    content = read_checkpoint(checkpoint)
+    content = read_segmenter(checkpoint)
     known = inspect.signature(Segmenter).parameters
     arguments = {n: v for n, v in content[MODEL_KEY].items() if n in known}
-    if not arguments.keys() >= {"num_classes", "decoder", "encoder"}:
-        example = "<output>/checkpoints/best.ckpt of train-segmenter"
-        raise UserError(f"'{checkpoint}' is not a checkpoint of a segmenter, such as {example}")
     try:
         segmenter = Segmenter(**(arguments | {"encoder_weights": None}))
         load_all(segmenter, content["state_dict"], "its state dict")
-    # Arguments of any kind and value are in the file.
-    except Exception as error:
+    except Exception as error:  # arguments of any kind and value are in the file
         problem = f"damaged or of another version: {reason(error)}"
         raise UserError(f"checkpoint '{checkpoint}' is {problem}") from error
     segmenter.hparams["encoder_weights"] = arguments.get("encoder_weights")
@@ -80,6 +76,14 @@ def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -
     with as_user_error(ArgumentError, prefix=f"data of '{checkpoint}': "):
         arguments = parser.parse_object(values)
     return SegmentationData(**arguments.as_dict())
+
+
+def read_segmenter(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of a segmenter."""
+    content = read_checkpoint(path)
+    if not content[MODEL_KEY].keys() >= {"num_classes", "decoder", "encoder"}:
+        raise UserError(f"'{path}' is not a checkpoint of a segmenter, as train-segmenter writes")
+    return content
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class SegmentationData(LightningDataModule):
         return SegmentationDataset(pairs, transform)
 
     def _path(self, path: str) -> Path:
-        """Return a path, below the root where there is one and the path is relative."""
+        """Return a path, below the root if that is given and the path is relative."""
         return Path(self.hparams["root"] or "") / path
 
     def _lines(self, path: str) -> list[str]:

@@ -115,7 +115,7 @@ class _ScoreImages(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, module: Segmenter, prediction: torch.Tensor | None, batch: Batch, *_
     ) -> None:
-        """Score the images of a batch; of a batch of repetitions there is no prediction."""
+        """Score the images of a batch; repeated images have no prediction."""
         if prediction is None:
             return
         if module.device.type == "cuda":

@@ -75,7 +75,7 @@ class Inference:
         return self._logits(logits_of, image, *self.scales, False).argmax(1)
 
     def _stride(self) -> int | None:
-        """Return the pixels from one window to the next, None where there are no windows."""
+        """Return the pixels from one window to the next, None without windows."""
         if self.window is None or self.window_stride is not None:
             return self.window_stride
         return max(1, round(self.window * 2 / 3))

@@ -1,7 +1,7 @@
 """Segmenter: a decoder of segmentation-models-pytorch on a RegNet, as Lightning trains it.
 
 A batch is a dict of `image`, float32 (N, 3, H, W), normalised; `mask`, int64 (N, H, W), the class
-of each pixel or 255 where there is none; and `name`, a list of N texts for messages and pictures.
+of each pixel or 255 for none; and `name`, a list of N texts for messages and pictures.
 """
 
 from functools import partial
@@ -134,10 +134,8 @@ class Segmenter(lightning.LightningModule):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits of every pixel.
 
-        Sides are padded with zeros to multiples of `stride`, and the logits cropped.
-
         Args:
-            image: normalised images (N, 3, H, W), any height and width.
+            image: normalised images (N, 3, H, W), any height and width: they are padded.
 
         Returns:
             Logits (N, num_classes, H, W).
@@ -192,7 +190,6 @@ class Segmenter(lightning.LightningModule):
         if self.trainer.sanity_checking:
             return
         self.last_validation = found
-        # Equal in all processes already; `sync_dist` is what Lightning asks for here.
         self.log("val/miou", found["miou"] or 0.0, prog_bar=True, sync_dist=True)
         others = {"accuracy": found["accuracy"]} | {f"iou/{k}": v for k, v in found["iou"].items()}
         known = {f"val/{name}": value for name, value in others.items() if value is not None}

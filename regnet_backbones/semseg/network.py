@@ -80,10 +80,9 @@ def check_statistics(
     expected = settings.get(encoder_weights, {})
     for name, value in {"mean": mean, "std": std}.items():
         if name in expected and math.dist(value, expected[name]) > 1e-3:
-            raise UserError(
-                f"weights '{encoder_weights}' of '{encoder}' expect images of {name} "
-                f"{list(map(float, expected[name]))}, got {list(value)}; set --data.{name} to those"
-            )
+            fitting = f"--data.{name} {list(map(float, expected[name]))}"
+            weights = f"weights '{encoder_weights}' of '{encoder}'"
+            raise UserError(f"{weights} expect {fitting}, got {list(value)}")
 
 
 def start_branches_at_one(encoder: nn.Module) -> None:

@@ -10,11 +10,9 @@ from torchvision.utils import draw_segmentation_masks
 
 Color = tuple[int, int, int]
 
-# How much of a painted pixel is the colour of its class.
-OPACITY = 0.6
+OPACITY = 0.6  # how much of a painted pixel is the colour of its class
 
-# Larger panels are scaled down to fit a square of this side, in pixels.
-PANEL_SIDE = 640
+PANEL_SIDE = 640  # pixels; larger panels are scaled down to fit a square of it
 
 # Turning the hue by the golden ratio keeps neighbours apart for any number of colours.
 GOLDEN_RATIO = (5**0.5 - 1) / 2

@@ -59,7 +59,7 @@ def predict(
         images: files of different images. One that cannot be read is a warning.
         output: a folder; files in it are overwritten.
         inference: see `checkpoints.load_segmenter`.
-        device: "cpu", "cuda", "cuda:1", ...; None for a GPU where there is one.
+        device: "cpu", "cuda", "cuda:1", ...; None for a GPU if present.
         optimization: how to make the network fast, None for not at all.
 
     Returns:

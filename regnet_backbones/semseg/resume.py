@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from regnet_backbones.files import write_whole
 from regnet_backbones.runs import resume
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
-from regnet_backbones.semseg.checkpoints import DATA_KEY, MODEL_KEY, read_checkpoint
+from regnet_backbones.semseg.checkpoints import DATA_KEY, MODEL_KEY, read_checkpoint, read_segmenter
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.loader import run_seed
 from regnet_backbones.semseg.module import Segmenter
@@ -51,12 +51,11 @@ def check_resume(
     checkpoint: Path, segmenter: Segmenter, data: SegmentationData, trainer: Mapping[str, object]
 ) -> None:
     """Raise UserError if a run cannot resume from a checkpoint; warn of options that differ."""
-    content = read_checkpoint(checkpoint)
+    content = read_segmenter(checkpoint)
     before = _by_option(content[MODEL_KEY], content[DATA_KEY], content.get(TRAINER_KEY, {}))
     now = _by_option(segmenter.hparams, data.hparams, trainer)
     resume.check_changes(before, now, RULES, source=checkpoint)
-    length = trainer["max_steps"]
-    if length >= 0:  # -1 for no limit
+    if (length := trainer["max_steps"]) >= 0:  # -1 for no limit
         names = {"option": "--trainer.max_steps", "output": RULES.output}
         resume.check_length(content["global_step"], length, source=checkpoint, **names)
 

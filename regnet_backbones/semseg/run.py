@@ -57,10 +57,14 @@ class SegmentationCLI(LightningCLI):
         parser.link_arguments("output", "checkpoint.dirpath", compute_fn=_checkpoints)
         parser.link_arguments("output", "trainer.default_root_dir")
         for name in ("num_classes", "class_names"):  # which only the data know
-            found = attrgetter(name)
-            parser.link_arguments("data", f"model.{name}", found, apply_on="instantiate")
+            parser.link_arguments("data", f"model.{name}", attrgetter(name), "instantiate")
         for name in ("mean", "std", "short_side"):
             parser.link_arguments(f"data.{name}", f"model.{name}")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str] | None) -> None:
+        """Parse a command line without Lightning's warning that there is another one."""
+        with as_user_error(ArgumentError):
+            self.config = parser.parse_args(args)
 
     def instantiate_classes(self) -> None:
         """Build what a training needs, or the data alone to check them."""
@@ -91,8 +95,7 @@ class SegmentationCLI(LightningCLI):
 def launch_run(argv: Sequence[str] | None = None) -> int:
     """Train a segmenter as a command line (None: that of this process) says; return 0."""
     show_reports()
-    errors = (ArgumentError, MisconfigurationException)
-    with StopSignals(wait=False) as signals, as_user_error(*errors):
+    with StopSignals(wait=False) as signals, as_user_error(MisconfigurationException):
         cli = SegmentationCLI(
             Segmenter,
             SegmentationData,
@@ -101,7 +104,7 @@ def launch_run(argv: Sequence[str] | None = None) -> int:
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"description": "Train a semantic segmenter.", "exit_on_error": False},
-            args=None if argv is None else list(argv),
+            args=argv,
         )
         if cli.config.check_data:
             data = cli.datamodule
