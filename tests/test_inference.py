@@ -150,13 +150,6 @@ def test_outputs_of_different_images_have_different_names(images, names):
     assert output_names(paths) == dict(zip(paths, map(Path, names), strict=True))
 
 
-def test_a_name_of_dots_has_an_output():
-    assert output_names([Path("a/..png"), Path("a/b.png")]) == {
-        Path("a/..png"): Path("..png"),
-        Path("a/b.png"): Path("b"),
-    }
-
-
 # Reports
 
 

@@ -202,7 +202,7 @@ def test_mistakes_of_the_command_line(run, tmp_path, capsys):
     for arguments, named in (
         (["--opts", "root"], "--opts"),
         (["--opts", "roof", "x"], "did you mean 'root'?"),
-        (["--val-json", "x.json"], "--val-json is for a detector"),
+        (["--val-json", "x.json"], "--val-json"),
         (["--device", "nothing"], "'nothing'"),
         (["--output", str(copy)], "--output"),
     ):

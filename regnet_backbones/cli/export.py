@@ -1,13 +1,12 @@
 """`export`: a name of the zoo or a trained model, exported and checked."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regnet_backbones import zoo
 from regnet_backbones.cli.command_lines import command_parser, find_config
-from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.run import subcommand
 from regnet_backbones.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,17 +41,6 @@ USED = {
 }
 
 
-def export_command(argv: Sequence[str], prog: str) -> int:
-    """Export, and print the errors at the checked sizes."""
-    args = export_parser(prog).parse_args(argv)
-
-    def export() -> int:
-        print(_export(args))
-        return 0
-
-    return run_command(export)
-
-
 def export_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of `export`."""
     parser = command_parser(prog, DESCRIPTION)
@@ -76,8 +64,14 @@ def export_parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
+@subcommand(export_parser)
+def export_command(args: argparse.Namespace) -> int:
+    """Export, and print the errors at the checked sizes."""
+    print(_export(args))
+    return 0
+
+
 def _export(args: argparse.Namespace) -> "Checked":
-    """Export a model of any kind."""
     if Path(args.model).name == args.model and not Path(args.model).exists():
         name = zoo.get(args.model).name
         _refuse_unused(args, "a name of the zoo")
@@ -100,7 +94,6 @@ def _export(args: argparse.Namespace) -> "Checked":
 
 
 def _export_detector(args: argparse.Namespace, trained: "Trained") -> "Checked":
-    """Export a detector, the whole or its backbone."""
     is_torchscript = Path(args.output).suffix.lower() in (".ts", ".pt")
     part = args.part or ("whole" if is_torchscript else "backbone")
     _refuse_unused(args, "a whole detector" if part == "whole" else "the backbone of a detector")

@@ -5,12 +5,11 @@ Detectron2 and Lightning are imported when a model needs them: one of the two is
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regnet_backbones.cli.command_lines import command_parser, find_config
-from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.run import subcommand
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
 
@@ -28,7 +27,6 @@ Evaluate what was trained: a detector (Detectron2) or a segmenter (Lightning and
     %(prog)s output/mine --val-json val.json --val-images images/val
     %(prog)s output/semseg --window 512 --flip --scales 0.5 0.75 1.0 1.25 1.5 1.75
     %(prog)s output/semseg/checkpoints/best.ckpt --opts root /data/ADE20K
-    %(prog)s output/demo --dtype bfloat16 --compile
 
 The results are printed, and written to `results.json` in the folder `evaluation` of the run. A
 detector trained on custom data finds them where they were, or with --val-json and --val-images; a
@@ -57,18 +55,6 @@ ACCELERATORS = {None: "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 
 SEGMENTER_OPTIONS = ("short_side", "window", "window_stride", "flip", "scales")
 DETECTOR_OPTIONS = ("val_json", "val_images", "min_score")
-
-
-def evaluate_command(argv: Sequence[str], prog: str) -> int:
-    """Evaluate, print the results and write them to a file."""
-    args = evaluate_parser(prog).parse_args(argv)
-    return run_command(lambda: _evaluate(args))
-
-
-def predict_command(argv: Sequence[str], prog: str) -> int:
-    """Predict images; the exit status is 1 if some could not be read."""
-    args = predict_parser(prog).parse_args(argv)
-    return run_command(lambda: _predict(args))
 
 
 def evaluate_parser(prog: str) -> argparse.ArgumentParser:
@@ -106,7 +92,6 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _model_parser(prog: str, description: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that `evaluate` and `predict` share."""
     parser = command_parser(prog, description)
     parser.add_argument("trained", metavar="RUN", help="folder of a training, or a checkpoint")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
@@ -171,7 +156,6 @@ def segmenter_settings(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _trained(args: argparse.Namespace) -> "Trained":
-    """Return the model of a command line, whose options fit it."""
     from regnet_backbones.optimize.options import show_reports
     from regnet_backbones.runs.trained import find_trained
 
@@ -182,64 +166,58 @@ def _trained(args: argparse.Namespace) -> "Trained":
     return trained
 
 
-def _evaluate(args: argparse.Namespace) -> int:
+@subcommand(evaluate_parser)
+def evaluate_command(args: argparse.Namespace) -> int:
+    """Evaluate, print the results and write them to a file."""
     from regnet_backbones.runs.results import RESULTS_NAME
 
     trained = _trained(args)
     output = Path(args.output or trained.run_folder / EVALUATION_FOLDER)
     check_output_folder(output, name="--output")
-    evaluate = _evaluate_detector if trained.kind == "detector" else _evaluate_segmenter
-    table = evaluate(args, trained, output)
-    if table is not None:
-        print(table)
-        print(f"results: {output / RESULTS_NAME}")
+    if trained.kind == "detector":
+        from regnet_backbones.detection.evaluation import evaluate
+
+        table = evaluate(
+            trained,
+            output,
+            opts=[*_optimization_keys(args), *args.opts],
+            device=args.device,
+            processes=args.devices,
+            val=own_validation(args),
+        ).table
+    else:
+        from lightning.pytorch.utilities import rank_zero_only
+
+        from regnet_backbones.semseg.evaluation import evaluate as evaluate_segmenter
+        from regnet_backbones.semseg.metrics import results_table
+
+        results = evaluate_segmenter(
+            trained.checkpoint,
+            output=output,
+            inference=_inference(args),
+            devices=args.devices,
+            optimization=_optimization(args),
+            **segmenter_settings(args),
+        )
+        if rank_zero_only.rank > 0:
+            return 0
+        table = results_table(results, f"{results['images']} images")
+    print(f"{table}\nresults: {output / RESULTS_NAME}")
     return 0
 
 
-def _evaluate_detector(args: argparse.Namespace, trained: "Trained", output: Path) -> str:
-    """Evaluate with Detectron2, and return the table."""
-    from regnet_backbones.detection.evaluation import evaluate
-
-    return evaluate(
-        trained,
-        output,
-        opts=[*_optimization_keys(args), *args.opts],
-        device=args.device,
-        processes=args.devices,
-        val=own_validation(args),
-    ).table
-
-
-def _evaluate_segmenter(args: argparse.Namespace, trained: "Trained", output: Path) -> str | None:
-    """Evaluate with Lightning, and return the table; None in all processes but the first."""
-    from lightning.pytorch.utilities import rank_zero_only
-
-    from regnet_backbones.semseg.evaluation import evaluate
-    from regnet_backbones.semseg.metrics import results_table
-
-    results = evaluate(
-        trained.checkpoint,
-        output=output,
-        inference=_inference(args),
-        devices=args.devices,
-        optimization=_optimization(args),
-        **segmenter_settings(args),
-    )
-    if rank_zero_only.rank > 0:
-        return None
-    return results_table(results, f"{results['images']} images")
-
-
-def _predict(args: argparse.Namespace) -> int:
+@subcommand(predict_parser)
+def predict_command(args: argparse.Namespace) -> int:
+    """Predict images; the exit status is 1 if some could not be read."""
     from regnet_backbones.runs.image_paths import find_images
 
     trained = _trained(args)
     images, output = find_images(args.images), Path(args.output)
     check_output_folder(output, name="--output")
     if trained.kind == "detector":
-        from regnet_backbones.detection.prediction import predict as predict_with_detector
+        from regnet_backbones.detection.prediction import predict
 
-        failed = predict_with_detector(
+        failed = predict(
             trained,
             images,
             output,
@@ -268,18 +246,15 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _inference(args: argparse.Namespace) -> "Inference | None":
-    """Return how a segmenter takes images, None if no option sets it."""
     from regnet_backbones.semseg.inference import Inference
 
     given = {name: getattr(args, name) for name in SEGMENTER_OPTIONS}
+    given["scales"] = args.scales and tuple(args.scales)
     given = {name: value for name, value in given.items() if value is not None}
-    if "scales" in given:
-        given["scales"] = tuple(given["scales"])
     return Inference(**given) if given else None
 
 
 def _optimization(args: argparse.Namespace) -> "Optimization | None":
-    """Return how to make a segmenter fast, None for not at all."""
     from regnet_backbones.optimize.options import Optimization
 
     if not (args.optimize or args.dtype or args.compile):

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from regnet_backbones.cli.models import (
     own_validation,
     segmenter_settings,
 )
-from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.run import subcommand
 from regnet_backbones.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from regnet_backbones.runs.results import WrittenEvaluation
     from regnet_backbones.runs.trained import Description
 
-PAGE_NAME = "report.html"
+    Read = tuple[Description, Callable[[Path], None]]  # and what evaluates the run into a folder
 
-# Of the evaluations of this command; it does not overwrite those of `evaluate`.
-OWN_FOLDER = "report"
+PAGE_NAME = "report.html"
+OWN_FOLDER = "report"  # of its evaluations, so that those of `evaluate` stay
 
 DESCRIPTION = """\
 Write one self-contained HTML page about a training of a detector or a segmenter.
@@ -44,12 +44,6 @@ it came. The page needs no network and no other file.
 """
 
 
-def report_command(argv: Sequence[str], prog: str) -> int:
-    """Evaluate a run if necessary, and write its page."""
-    args = report_parser(prog).parse_args(argv)
-    return run_command(lambda: _report(args))
-
-
 def report_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = command_parser(prog, DESCRIPTION)
@@ -64,8 +58,9 @@ def report_parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _report(args: argparse.Namespace) -> int:
-    """Evaluate a run if necessary, write its page, and return the exit status."""
+@subcommand(report_parser)
+def report_command(args: argparse.Namespace) -> int:
+    """Evaluate a run if necessary, and write its page."""
     from regnet_backbones.report.page import write_page
     from regnet_backbones.report.reading import find_evaluation, find_run, read_report
 
@@ -76,7 +71,7 @@ def _report(args: argparse.Namespace) -> int:
         raise UserError(f"--images must be at least 1, got {args.images}")
     output = Path(args.output or run.folder / PAGE_NAME)
     if output.is_dir():
-        raise UserError(f"--output '{output}' is a folder; give a file, such as {PAGE_NAME}")
+        raise UserError(f"--output must be a file, such as {PAGE_NAME}; got the folder '{output}'")
     read = _read_detector if run.kind == "detector" else _read_segmenter
     description, evaluate = read(args, run)
     folders = [run.folder / name for name in (EVALUATION_FOLDER, OWN_FOLDER)]
@@ -100,15 +95,11 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _is_enough(evaluation: "WrittenEvaluation | None", images: int) -> bool:
-    """Return whether so many images, or all, were evaluated."""
     found = evaluation and evaluation.images
     return found is not None and (found.complete or len(found.images) >= images)
 
 
-def _read_detector(
-    args: argparse.Namespace, run: "Run"
-) -> "tuple[Description, Callable[[Path], None]]":
-    """Return the description of a run of detectron2's, and what evaluates it into a folder."""
+def _read_detector(args: argparse.Namespace, run: "Run") -> "Read":
     from regnet_backbones.detection.description import describe
 
     options = {"opts": args.opts, "val": own_validation(args)}
@@ -121,10 +112,7 @@ def _read_detector(
     return describe(run.config_file, **options), evaluate_to
 
 
-def _read_segmenter(
-    args: argparse.Namespace, run: "Run"
-) -> "tuple[Description, Callable[[Path], None]]":
-    """Return the description of a run of Lightning's, and what evaluates it into a folder."""
+def _read_segmenter(args: argparse.Namespace, run: "Run") -> "Read":
     from regnet_backbones.semseg.description import describe
 
     settings = segmenter_settings(args)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from regnet_backbones.cli.command_lines import command_parser, find_config
-from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.run import run_command, subcommand
 
 DETECTOR = """\
 Train or evaluate a detector or segmenter on a RegNet, with Detectron2's conventions.
@@ -78,19 +78,6 @@ MODEL.MASK_ON False, come last.
 """
 
 
-def train_detector(argv: Sequence[str], prog: str) -> int:
-    """Train or evaluate with Detectron2."""
-    args = detector_parser(prog).parse_args(argv)
-
-    def train() -> int:
-        args.config_file = find_config(args.config_file, "detectron2")
-        from regnet_backbones.detection.run import launch_run
-
-        return launch_run(args)
-
-    return run_command(train)
-
-
 def detector_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of `train-detector`: Detectron2's options, and ours for custom data."""
     parser = command_parser(prog, DETECTOR)
@@ -120,10 +107,21 @@ def detector_parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
+@subcommand(detector_parser)
+def train_detector(args: argparse.Namespace) -> int:
+    """Train or evaluate with Detectron2."""
+    args.config_file = find_config(args.config_file, "detectron2")
+    from regnet_backbones.detection.run import launch_run
+
+    return launch_run(args)
+
+
 def train_segmenter(argv: Sequence[str], prog: str) -> int:
     """Train with Lightning, whose parser reads the options."""
     if {"-h", "--help"} & set(argv):
-        print(_segmenter_help(prog))
+        print(f"usage: {prog} [options]\n\n{SEGMENTER % {'prog': prog}}\noptions:")
+        for name, text in SEGMENTER_OPTIONS.items():
+            print(f"  {name:<18}{text}")
         return 0
 
     def train() -> int:
@@ -144,12 +142,6 @@ def with_config_paths(argv: Sequence[str]) -> list[str]:
         elif word.startswith("--config="):
             options[i] = f"--config={find_config(word.removeprefix('--config='), 'semseg')}"
     return options
-
-
-def _segmenter_help(prog: str) -> str:
-    lines = (f"  {name:<18}{text}" for name, text in SEGMENTER_OPTIONS.items())
-    head = f"usage: {prog} [options]\n\n{SEGMENTER % {'prog': prog}}\noptions:"
-    return "\n".join([head, *lines])
 
 
 def check_data(argv: Sequence[str], prog: str) -> int:

@@ -1,11 +1,10 @@
 """`convert-weights`: the weights of a RegNet from any form to any other."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from regnet_backbones.cli.command_lines import command_parser
-from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.run import subcommand
 from regnet_backbones.files import check_output_folder
 
 DESCRIPTION = """\
@@ -24,12 +23,6 @@ Detectron2's own RegNet, smp: segmentation-models-pytorch on our encoder, smp_tu
 From a model to the same kind of model all weights are kept, otherwise only those of the network.
 Anything else in the file (optimizer, iteration, ...) is left out and listed.
 """
-
-
-def convert_weights(argv: Sequence[str], prog: str) -> int:
-    """Convert, and print what was done."""
-    args = convert_parser(prog).parse_args(argv)
-    return run_command(lambda: _convert(args))
 
 
 def convert_parser(prog: str) -> argparse.ArgumentParser:
@@ -52,7 +45,9 @@ def convert_parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _convert(args: argparse.Namespace) -> int:
+@subcommand(convert_parser)
+def convert_weights(args: argparse.Namespace) -> int:
+    """Convert, and print what was done."""
     from regnet_backbones.weights.conversion import convert_file
 
     check_output_folder(Path(args.output).parent, name="the folder of the output")

@@ -10,7 +10,7 @@ from statistics import median
 from PIL import Image
 
 from regnet_backbones import zoo
-from regnet_backbones.design import RegNetDesign, complexity
+from regnet_backbones.design import complexity
 from regnet_backbones.errors import MissingFileError
 from regnet_backbones.report.logs import SECONDS, Log, read_log
 from regnet_backbones.runs.image_files import open_upright
@@ -20,7 +20,6 @@ from regnet_backbones.runs.results import (
     WORST,
     ImageResults,
     ImageScore,
-    Results,
     Table,
     WrittenEvaluation,
     read_evaluation,
@@ -38,10 +37,8 @@ from regnet_backbones.runs.trained import (
     find_trained,
 )
 
-# The number of a task that stands for it, and what a chart shows.
-CHIEF = ("AP", "mIoU", "PQ")
+CHIEF = ("AP", "mIoU", "PQ")  # the number of a task that stands for it
 CHARTED = (*CHIEF, "pixel accuracy")
-
 SIDE = 224  # in pixels, at which the multiply-adds of a backbone are counted
 
 Facts = tuple[tuple[str, str], ...]  # names and values
@@ -123,7 +120,7 @@ def find_evaluation(
         and evaluation.written >= checkpoint.stat().st_mtime
         and wanted.items() <= evaluation.settings.items()
     ]
-    return max(found, key=lambda e: len(e.images.images) if e.images else 0, default=None)
+    return max(found, key=lambda evaluation: len(evaluation.images.images), default=None)
 
 
 def read_report(
@@ -139,22 +136,16 @@ def read_report(
     `opts` were overridden in the evaluation; `missing` is what else is not there, and why.
     """
     log = read_log(run.folder, run.kind)
-    images = evaluation.images if evaluation else None
-    metrics = _metrics(run, description, evaluation, log, opts)
+    if evaluation and evaluation.images.complete:
+        metrics = _evaluated(run, description, evaluation)
+    else:
+        metrics = None if opts or description.of_other_data else _logged(run, description, log)
     lacking = [*_unfinished(run, description, log), *missing]
     if description.datasets > 1:
         lacking.append(f"Of DATASETS.TEST only the first, {description.dataset}, is looked at.")
     if metrics is None:
         command = shlex.join(["regnet-backbones", "evaluate", str(run.folder)])
         lacking.append(f"There are no metrics of all of these data: run `{command}`, same options.")
-    facts = _regnet_facts(description.network) if description.network else ()
-    if images and images.parameters:
-        facts += (("whole model", f"{_short(images.parameters)} parameters"),)
-    facts += description.facts
-    if run.trained:
-        facts += (("checkpoint", run.trained.checkpoint.name),)
-    if opts:
-        facts += (("changed for this page", " ".join(opts)),)
     again, config = f"{run.folder}_again", run.config_file or "CONFIG.yaml"
     words = {
         "detector": ("train-detector", "--config-file", config, "OUTPUT_DIR", again),
@@ -164,15 +155,15 @@ def read_report(
     chief = {k: k.replace("/", " ") for k in log if "/" in k and k.rpartition("/")[2] in CHARTED}
     return Report(
         run=description,
-        facts=facts,
+        facts=_facts(run, description, evaluation, opts),
         curves={
             "Losses": _curves(log, {key: key for key in losses}),
             "Learning rate": _curves(log, {"lr": "learning rate"}),
             "Validation": _curves(log, chief),
         },
         metrics=metrics,
-        images=images,
-        pictures=_pictures(evaluation) if images else {},
+        images=evaluation and evaluation.images,
+        pictures=_pictures(evaluation) if evaluation else {},
         speed=_speed(description, evaluation, log),
         missing=tuple(lacking),
         command=shlex.join(map(str, ["regnet-backbones", *words[run.kind]])),
@@ -188,44 +179,27 @@ def _curves(log: Log, names: Mapping[str, str]) -> Curves:
     }
 
 
-def _metrics(
-    run: Run,
-    description: Description,
-    evaluation: WrittenEvaluation | None,
-    log: Log,
-    opts: Sequence[str],
-) -> Metrics | None:
-    """Return the results on all data: of the evaluation, else as the training logged them."""
-    on = f", on {description.dataset}" if description.dataset else ""
-    if evaluation and evaluation.images and evaluation.images.complete:
-        found = evaluation.results
-        if run.kind == "detector":
-            results = found[description.dataset]
-        else:
-            numbers = {"mIoU": found["miou"], "pixel accuracy": found["accuracy"]}
-            numbers |= {f"IoU-{name}": value for name, value in found["iou"].items()}
-            percent = {n: None if v is None else 100 * v for n, v in numbers.items()}
-            results = {"segmentation": percent}
-        source = f"found by an evaluation with {evaluation.checkpoint}{on}"
-        return Metrics(source, *tables_of(results))
-    if opts or description.of_other_data:
-        return None
-    results, step = _logged(run, description, log)
-    source = f"logged by the training at iteration {step}{on}"
-    return Metrics(source, *tables_of(results)) if results else None
+def _evaluated(run: Run, description: Description, evaluation: WrittenEvaluation) -> Metrics:
+    found = evaluation.results
+    if run.kind == "detector":
+        results = found[description.dataset]
+    else:
+        numbers = {"mIoU": found["miou"], "pixel accuracy": found["accuracy"]}
+        numbers |= {f"IoU-{name}": value for name, value in found["iou"].items()}
+        percent = {n: None if v is None else 100 * v for n, v in numbers.items()}
+        results = {"segmentation": percent}
+    source = f"found by an evaluation with {evaluation.checkpoint}{_on(description)}"
+    return Metrics(source, *tables_of(results))
 
 
-def _logged(run: Run, description: Description, log: Log) -> tuple[Results, int]:
-    """Return the results that were logged for the first dataset, and the step of its log.
-
-    They are the last ones; of a segmenter's best checkpoint, the best ones.
-    """
+def _logged(run: Run, description: Description, log: Log) -> Metrics | None:
+    """Return the last results that were logged for the first dataset; the best of best.ckpt."""
     start = f"{description.dataset}/" if description.datasets > 1 else ""
     named = {k.removeprefix(start): v for k, v in log.items() if k.startswith(start)}
     keys = [k.split("/") for k in named if k.count("/") == 1]
     chief = {task: named[f"{task}/{name}"] for task, name in keys if name in CHIEF}
     if not chief:
-        return {}, 0
+        return None
     step = max(max(values) for values in chief.values())
     if run.trained is not None and run.trained.checkpoint.name == SEGMENTER_NAMES[0]:
         (values,) = chief.values()
@@ -236,14 +210,19 @@ def _logged(run: Run, description: Description, log: Log) -> tuple[Results, int]
         if step in chief.get(task, ()) and step in values:
             value = values[step]
             results.setdefault(task, {})[name] = None if math.isnan(value) else value
-    return results, step
+    source = f"logged by the training at iteration {step}{_on(description)}"
+    return Metrics(source, *tables_of(results))
+
+
+def _on(description: Description) -> str:
+    return f", on {description.dataset}" if description.dataset else ""
 
 
 def _pictures(evaluation: WrittenEvaluation) -> dict[str, Pictures]:
     """Return the pictures of the best and the worst images, as far as they were drawn."""
-    images, pictures = evaluation.images, {}
+    images, folder = evaluation.images, evaluation.folder / PICTURES_FOLDER
+    pictures = {}
     for title, name, places in (("Best", BEST, images.best), ("Worst", WORST, images.worst)):
-        folder = evaluation.folder / PICTURES_FOLDER
         paths = [(folder / name.format(rank), place) for rank, place in enumerate(places, 1)]
         pictures[title] = tuple(
             (open_upright(path), images.images[place]) for path, place in paths if path.is_file()
@@ -270,13 +249,12 @@ def _unfinished(run: Run, description: Description, log: Log) -> list[str]:
 
 
 def _speed(description: Description, evaluation: WrittenEvaluation | None, log: Log) -> Facts:
-    """Say how fast training and prediction were, and what was measured on."""
     speed = []
     if SECONDS in log and description.batch:
         rate = f"{description.batch / median(log[SECONDS].values()):.1f} images per second"
         speed.append(("training", f"{rate} (batch {description.batch}, median of the log)"))
-    images = evaluation.images if evaluation else None
-    if images and images.milliseconds is not None:
+    if evaluation and evaluation.images.milliseconds is not None:
+        images = evaluation.images
         how = f"median of {len(images.images)}, one at a time, while others are loaded"
         versions = ", ".join(f"{name} {v}" for name, v in evaluation.versions.items())
         speed.append(("inference", f"{images.milliseconds:.1f} ms an image ({how})"))
@@ -285,17 +263,29 @@ def _speed(description: Description, evaluation: WrittenEvaluation | None, log: 
     return tuple(speed)
 
 
-def _regnet_facts(network: str | RegNetDesign) -> Facts:
-    """Say which RegNet a backbone is, and what it costs without a classifier."""
-    design = zoo.get(network).design if isinstance(network, str) else network
-    name = network if isinstance(network, str) else "RegNet by numbers"
-    cost = complexity(design, SIDE, num_classes=None)
-    numbers = (
-        f"w_0 {design.w_0:g}, w_a {design.w_a:g}, w_m {design.w_m:g}, depth {design.depth}, "
-        f"group width {design.group_width}"
-    )
-    size = f"{_short(cost.flops)} multiply-adds at {SIDE}×{SIDE}, {_short(cost.params)} parameters"
-    return (("backbone", f"{name} ({numbers})"), ("its cost", size))
+def _facts(
+    run: Run, description: Description, evaluation: WrittenEvaluation | None, opts: Sequence[str]
+) -> Facts:
+    """Say what the network is, what it costs, and which checkpoint the page is of."""
+    facts, network = [], description.network
+    if network:
+        design = zoo.get(network).design if isinstance(network, str) else network
+        name = network if isinstance(network, str) else "RegNet by numbers"
+        numbers = (
+            f"w_0 {design.w_0:g}, w_a {design.w_a:g}, w_m {design.w_m:g}, depth {design.depth}, "
+            f"group width {design.group_width}"
+        )
+        cost = complexity(design, SIDE, num_classes=None)
+        size = f"{_short(cost.flops)} multiply-adds at {SIDE}×{SIDE}, {_short(cost.params)}"
+        facts += [("backbone", f"{name} ({numbers})"), ("its cost", f"{size} parameters")]
+    if evaluation and evaluation.images.parameters:
+        facts.append(("whole model", f"{_short(evaluation.images.parameters)} parameters"))
+    facts += description.facts
+    if run.trained:
+        facts.append(("checkpoint", run.trained.checkpoint.name))
+    if opts:
+        facts.append(("changed for this page", " ".join(opts)))
+    return tuple(facts)
 
 
 def _short(number: int) -> str:

@@ -29,9 +29,6 @@ from regnet_backbones.weights.state_dicts import shown
 # What random numbers are for, the first number of a place: augmentation, or a step of the model.
 SAMPLES, STEPS = 0, 1
 
-# Changed values that a warning lists.
-LISTED = 8
-
 logger = logging.getLogger(__name__)
 
 
@@ -50,16 +47,16 @@ def seed_everything(seed: int) -> None:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed `random`, numpy and torch on the CPU, and restore their states afterwards."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    states = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
 
 
 def largest_anywhere(number: int, device: torch.device) -> int:
@@ -109,11 +106,10 @@ def check_changes(
         for key, text in changed.items()
     ]
     if texts:
-        more = f"; {len(texts) - LISTED} more" if len(texts) > LISTED else ""
         logger.warning(
-            "resuming with a config that differs from '%s': %s%s. Restore the old values to resume "
+            "resuming with a config that differs from '%s': %s. Restore the old values to resume "
             "exactly, or set another %s to start over",
-            *(source, "; ".join(texts[:LISTED]), more, rules.output),
+            *(source, "; ".join(texts), rules.output),
         )
 
 

@@ -125,7 +125,6 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
 
 
 def _checkpoint_of_run(folder: Path) -> Path:
-    """Return the checkpoint to use of a run's folder."""
     segmenters = [folder / SEGMENTER_FOLDER / name for name in SEGMENTER_NAMES]
     detectors = [folder / FINAL_NAME]
     if (last := folder / LAST_NAME).is_file():  # newer than the final one of a resumed run
@@ -141,6 +140,5 @@ def _checkpoint_of_run(folder: Path) -> Path:
         return segmenter or detector
     raise MissingFileError(
         f"no checkpoint in '{folder}': a detector's run has {FINAL_NAME} or {LAST_NAME} there, "
-        f"a segmenter's {SEGMENTER_FOLDER}/{' or '.join(SEGMENTER_NAMES)}; give the "
-        "--output of the training, or a checkpoint"
+        f"a segmenter's {segmenters[0].relative_to(folder)}; give the --output of the training"
     )
