@@ -98,14 +98,6 @@ def test_the_options_are_detectron2s_and_ours():
     assert {name: ours[name] for name in theirs} == {**theirs, "dist_url": "auto"}
 
 
-def test_the_options_that_are_shown_are_lightnings(segmenter_parser):
-    known = [action.dest for action in segmenter_parser._actions]
-    for words in train.SEGMENTER_OPTIONS:
-        option = words.split()[0].removeprefix("--").removesuffix("*")
-        if option not in ("print_config", "full-help"):
-            assert any(key.startswith(option) for key in known), option
-
-
 def test_defaults_and_choices_are_those_of_the_package():
     drawn = vars(shapes_parser("").parse_args([]))
     spec = ShapesSpec()

@@ -19,25 +19,21 @@ DESCRIPTION = """\
 Export a network to ONNX, torch.export or TorchScript, and check the file against it.
 
     %(prog)s regnety_032 --output regnety_032.onnx --pretrained
-    %(prog)s regnety_032 --output regnety_032.pt2 --pretrained ra_in1k
-    %(prog)s output/demo --output backbone.onnx
+    %(prog)s output/demo --output backbone.pt2
     %(prog)s output/demo --output detector.ts --images 'photos/*.jpg'
     %(prog)s output/demo_semseg --output segmenter.onnx
 
 The suffix is the format: .onnx, .pt2 (torch.export), .ts or .pt (TorchScript). Height, width and
-number of images are free, and each file is compared with the network at two other sizes before it
-gets its name. Outputs are c2 to c5 of a name of the zoo; p2 to p6 of a detector, whose backbone
-with FPN is exported; logits of a segmenter. Their input is normalised images, RGB as in the
-training (a detector's in the order of INPUT.FORMAT). A whole detector is traced to TorchScript,
-which takes one image with values from 0 to 255.
+number of images are free. The input is normalised images; of a whole detector, which is traced to
+TorchScript, one image with values from 0 to 255.
 """
 
-# Options that not every export uses, by what is exported.
-USED = {
-    "a name of the zoo": ("pretrained", "image_size", "opset"),
-    "a segmenter": ("image_size", "opset"),
-    "the backbone of a detector": ("image_size", "opset", "part", "config_file", "opts"),
-    "a whole detector": ("part", "images", "config_file", "opts"),
+# Options that an export does not use, by what is exported.
+UNUSED = {
+    "a name of the zoo": ("part", "images", "config_file", "opts"),
+    "a segmenter": ("pretrained", "part", "images", "opts"),
+    "the backbone of a detector": ("pretrained", "images"),
+    "a whole detector": ("pretrained", "image_size", "opset"),
 }
 
 
@@ -114,7 +110,6 @@ def _export_detector(args: argparse.Namespace, trained: "Trained") -> "Checked":
 
 
 def _export_network(args: argparse.Namespace, model: "nn.Module") -> "Checked":
-    """Export what takes a batch of images and returns maps."""
     from regnet_backbones.export import export_onnx, export_program, export_torchscript
 
     exports = {".onnx": export_onnx, ".pt2": export_program}
@@ -130,8 +125,7 @@ def _export_network(args: argparse.Namespace, model: "nn.Module") -> "Checked":
 
 
 def _refuse_unused(args: argparse.Namespace, exported: str) -> None:
-    """Raise UserError for an option that would be ignored."""
-    for name in dict.fromkeys(each for used in USED.values() for each in used):
-        if name not in USED[exported] and getattr(args, name) is not None:
+    for name in UNUSED[exported]:
+        if getattr(args, name) is not None:
             option = name.replace("_", "-")
             raise UserError(f"--{option} cannot be used with {exported}; leave it out")

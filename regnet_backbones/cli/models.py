@@ -26,11 +26,9 @@ Evaluate what was trained: a detector (Detectron2) or a segmenter (Lightning and
     %(prog)s output/demo/model_final.pth --opts TEST.AUG.ENABLED True
     %(prog)s output/mine --val-json val.json --val-images images/val
     %(prog)s output/semseg --window 512 --flip --scales 0.5 0.75 1.0 1.25 1.5 1.75
-    %(prog)s output/semseg/checkpoints/best.ckpt --opts root /data/ADE20K
 
-The results are printed, and written to `results.json` in the folder `evaluation` of the run. A
-detector trained on custom data finds them where they were, or with --val-json and --val-images; a
-segmenter is evaluated on the data of its training, which --opts moves or changes.
+The results are printed, and written to `results.json` in the folder `evaluation` of the run. The
+data are those of the training, unless --val-json and --val-images, or --opts, give others.
 """
 
 PREDICT = """\
@@ -39,13 +37,9 @@ Predict images with what was trained: a detector (Detectron2) or a segmenter (Li
     %(prog)s output/demo photos/ --output predictions
     %(prog)s output/mine photos/ --val-json val.json --min-score 0.7
     %(prog)s output/semseg 'photos/*.jpg' one.png --window 512
-    %(prog)s output/demo photos/ --dtype bfloat16 --compile
 
-Below --output are overlays/ with pictures to look at. A model that classifies pixels writes labels/
-with one PNG per image, whose values are class numbers from 0, and classes.txt with their names; a
-detector predictions.json in COCO's results format, with masks or keypoints if it predicts them; a
-panoptic model panoptic/ and panoptic.json in COCO's. A detector trained on custom data takes the
-names of its classes from --val-json.
+Below --output are overlays/ with pictures to look at, and predictions.json in COCO's results format
+(detectors), labels/ and classes.txt (models that classify pixels), or panoptic/ and panoptic.json.
 """
 
 EVALUATION_FOLDER = "evaluation"  # below the folder of the run
@@ -95,24 +89,19 @@ def _model_parser(prog: str, description: str) -> argparse.ArgumentParser:
     parser = command_parser(prog, description)
     parser.add_argument("trained", metavar="RUN", help="folder of a training, or a checkpoint")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
-    text = "each of these implies --optimize; the config of a detector may, too"
-    add = parser.add_argument_group("speed", text).add_argument
-    text = "fold batch norms and use the faster memory format, for the same results"
-    add("--optimize", action="store_true", help=text)
+    add = parser.add_argument_group("speed", "each of these implies --optimize").add_argument
+    add("--optimize", action="store_true", help="fold batch norms; the faster memory format")
     dtypes = ("float32", "bfloat16", "float16")
     add("--dtype", choices=dtypes, help="of the weights: reduced precision rounds")
-    text = "compile the network, which takes a minute before the first image"
-    add("--compile", action="store_true", help=text)
+    add("--compile", action="store_true", help="takes a minute before the first image")
     add = parser.add_argument_group("segmenters only").add_argument
     text = "resize images to this shorter side first (default: that of the training)"
     add("--short-side", type=int, metavar="PIXELS", help=text)
-    text = "slide a window of this side over the image"
-    add("--window", type=int, metavar="PIXELS", help=text)
+    add("--window", type=int, metavar="PIXELS", help="slide a window of this side over the image")
     text = "from one window to the next (default: two thirds of the window)"
     add("--window-stride", type=int, metavar="PIXELS", help=text)
     add("--flip", action="store_true", default=None, help="average with the mirrored image")
-    text = "average over these sizes"
-    add("--scales", type=float, nargs="+", metavar="FACTOR", help=text)
+    add("--scales", type=float, nargs="+", metavar="FACTOR", help="average over these sizes")
     return parser
 
 
@@ -128,8 +117,7 @@ def _add_detector_options(parser: argparse.ArgumentParser) -> argparse._Argument
 
 def check_options(args: argparse.Namespace, kind: "Kind") -> None:
     """Raise UserError for an option that a model of this kind would ignore."""
-    others = SEGMENTER_OPTIONS if kind == "detector" else DETECTOR_OPTIONS
-    for name in others:
+    for name in SEGMENTER_OPTIONS if kind == "detector" else DETECTOR_OPTIONS:
         if getattr(args, name, None) is not None:
             option = name.replace("_", "-")
             raise UserError(f"--{option} cannot be used with a {kind}; leave it out")
@@ -140,8 +128,7 @@ def own_validation(args: argparse.Namespace) -> "CocoSplit | None":
     from regnet_backbones.detection.data import read_coco_split
 
     if (args.val_json is None) != (args.val_images is None):
-        missing = "--val-json" if args.val_json is None else "--val-images"
-        raise UserError(f"custom data need --val-json and --val-images; missing: {missing}")
+        raise UserError("custom data need both --val-json and --val-images")
     return None if args.val_json is None else read_coco_split(args.val_json, args.val_images)
 
 
@@ -257,9 +244,8 @@ def _inference(args: argparse.Namespace) -> "Inference | None":
 def _optimization(args: argparse.Namespace) -> "Optimization | None":
     from regnet_backbones.optimize.options import Optimization
 
-    if not (args.optimize or args.dtype or args.compile):
-        return None
-    return Optimization(dtype=args.dtype or "float32", compile=args.compile)
+    wanted = args.optimize or args.dtype or args.compile
+    return Optimization(dtype=args.dtype or "float32", compile=args.compile) if wanted else None
 
 
 def _optimization_keys(args: argparse.Namespace) -> list[str]:

@@ -31,16 +31,11 @@ DESCRIPTION = """\
 Write one self-contained HTML page about a training of a detector or a segmenter.
 
     %(prog)s output/demo
-    %(prog)s output/demo_semseg --images 50 --output semseg.html
     %(prog)s output/mine --val-json val.json --val-images images/val
-    %(prog)s output/mine --no-evaluate
     %(prog)s output/semseg --opts root /data/ADE20K --device cuda
 
-The page has the curves of the training, the results of the evaluation by class, the best and the
-worst predictions among the validation images, speed, configuration, and the command to repeat it.
 A run that was not evaluated yet is evaluated first, on at most --images validation images; if there
-are more, the results are those that the training logged. An unfinished run is reported as far as
-it came. The page needs no network and no other file.
+are more, the results are those that the training logged.
 """
 
 

@@ -6,19 +6,20 @@ import select
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from functools import wraps
 
 from regnet_backbones.errors import UserError, from_traceback
 from regnet_backbones.runs.stopping import StoppedError
 
+Function = Callable[[Namespace], int]
+Subcommand = Callable[[Sequence[str], str], int]
+
 INTERRUPTED, NOBODY_READS = 130, 141  # as shells report them
 
 SMALLER = "use a smaller batch, smaller images or a smaller network"
-
-# By errno of an OSError.
+FREE_SPACE = "free some space; files that were complete before still are"
 HINTS = {
-    errno.ENOSPC: "free some space; files that were complete before still are",
-    errno.EDQUOT: "free some space; files that were complete before still are",
+    errno.ENOSPC: FREE_SPACE,
+    errno.EDQUOT: FREE_SPACE,
     errno.EFBIG: "raise the limit of the size of files, or free some space",
     errno.EMFILE: "use fewer data workers, or raise the limit with `ulimit -n 65536`",
     errno.ENOMEM: SMALLER,
@@ -54,13 +55,10 @@ def run_command(command: Callable[[], int]) -> int:
         return status
 
 
-def subcommand(
-    parser: Callable[[str], ArgumentParser],
-) -> Callable[[Callable[[Namespace], int]], Callable[[Sequence[str], str], int]]:
+def subcommand(parser: Callable[[str], ArgumentParser]) -> Callable[[Function], Subcommand]:
     """Make a subcommand, which takes arguments and how it is called, of what takes parsed ones."""
 
-    def decorate(function: Callable[[Namespace], int]) -> Callable[[Sequence[str], str], int]:
-        @wraps(function)
+    def decorate(function: Function) -> Subcommand:
         def run(argv: Sequence[str], prog: str) -> int:
             args = parser(prog).parse_args(argv)
             return run_command(lambda: function(args))

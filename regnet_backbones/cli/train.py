@@ -12,25 +12,11 @@ Train or evaluate a detector or segmenter on a RegNet, with Detectron2's convent
     %(prog)s --config-file mask_rcnn_regnety_032_fpn_1x --num-gpus 8
     %(prog)s --config-file CONFIG --resume
     %(prog)s --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
-    %(prog)s --config-file CONFIG --optimize
-
-CONFIG is a YAML file, or the name of one that comes with the package. On your data in COCO's json
-format, without writing code:
-
     %(prog)s --config-file CONFIG --train-json train.json --train-images images/train \\
         --val-json val.json --val-images images/val SOLVER.MAX_ITER 3000
 
-The number of classes and their names are those of the json. Data are checked before a training
-begins; all of them, without training, with
-
-    %(prog)s --config-file CONFIG --check-data
-
-On two machines, with the address of the first one:
-
-    %(prog)s --config-file CONFIG --num-machines 2 --machine-rank 0 --num-gpus 8 \\
-        --dist-url tcp://10.0.0.1:29500
-    torchrun --nnodes 2 --node-rank 0 --nproc-per-node 8 --master-addr 10.0.0.1 \\
-        --master-port 29500 -m regnet_backbones train-detector --config-file CONFIG
+CONFIG is a YAML file, or the name of one that comes with the package. The number and the names of
+the classes are those of the json, which is in COCO's format.
 """
 
 SEGMENTER = """\
@@ -38,8 +24,6 @@ Train a semantic segmenter on a RegNet: ADE20K, Cityscapes, or folders of images
 
     %(prog)s --config unet_regnet_small_shapes
     %(prog)s --config CONFIG --model.encoder regnety_032 --trainer.max_steps 2000
-    %(prog)s --config CONFIG --output output/mine --resume
-    %(prog)s --config CONFIG --model.optimize true --model.compile true
     %(prog)s --config CONFIG --data.layout folder \\
         --data.train_images images/train --data.train_masks masks/train \\
         --data.val_images images/val --data.val_masks masks/val --data.num_classes 5
@@ -47,34 +31,25 @@ Train a semantic segmenter on a RegNet: ADE20K, Cityscapes, or folders of images
 CONFIG is a YAML file, or the name of one that comes with the package.
 """
 
-# For the help only: Lightning's parser, which knows every option, takes seconds to build.
-SEGMENTER_OPTIONS = {
-    "--config CONFIG": "options as YAML; later ones and options on the command line win",
-    "--output DIR": "folder of checkpoints, logs and pictures (default: output/semseg)",
-    "--resume": "resume from the last checkpoint of --output, if there is one",
-    "--check_data": "check every file of the data, and do not train",
-    "--save_every N": "steps between two writings of the last checkpoint (default: 1000)",
-    "--data.*": "layout, root, folders, classes, crop_size, batch_size, num_workers, ...",
-    "--model.*": "encoder, encoder_weights, decoder, loss, learning rate, optimize, ...",
-    "--trainer.*": "max_steps, val_check_interval, devices, num_nodes, precision, ...",
-    "--checkpoint.*": "which checkpoint is kept as the best one",
-    "--print_config": "print every option with its value as YAML, and end",
-    "--full-help": "print every option with its explanation, and end",
-}
+# Lightning's parser, which knows every option, takes seconds to build.
+SEGMENTER_OPTIONS = """\
+  --config CONFIG  options as YAML; later ones and options on the command line win
+  --output DIR     folder of checkpoints, logs and pictures (default: output/semseg)
+  --resume         resume from the last checkpoint of --output, if there is one
+  --check_data     check every file of the data, and do not train
+  --save_every N   steps between two writings of the last checkpoint (default: 1000)
+  --full-help      print all others: --data.*, --model.*, --trainer.*, --checkpoint.*\
+"""
 
 CHECK = """\
 Check every file of your data, without a training: for a detector, or for a segmenter.
 
     %(prog)s --train-json train.json --train-images images/train \\
         --val-json val.json --val-images images/val
-    %(prog)s --config-file CONFIG
     %(prog)s --train-images images/train --train-masks masks/train \\
         --val-images images/val --val-masks masks/val --num-classes 5
-    %(prog)s --config CONFIG
 
-Json files are checked for --config-file (default: mask_rcnn_regnety_032_fpn_1x). Further options
-of `train-segmenter`, such as --data.colors FILE, and further keys of Detectron2's config, such as
-MODEL.MASK_ON False, come last.
+Further options of `train-segmenter`, or keys of Detectron2's config, come last.
 """
 
 
@@ -119,9 +94,7 @@ def train_detector(args: argparse.Namespace) -> int:
 def train_segmenter(argv: Sequence[str], prog: str) -> int:
     """Train with Lightning, whose parser reads the options."""
     if {"-h", "--help"} & set(argv):
-        print(f"usage: {prog} [options]\n\n{SEGMENTER % {'prog': prog}}\noptions:")
-        for name, text in SEGMENTER_OPTIONS.items():
-            print(f"  {name:<18}{text}")
+        print(f"usage: {prog} [options]\n\n{SEGMENTER % {'prog': prog}}\n{SEGMENTER_OPTIONS}")
         return 0
 
     def train() -> int:

@@ -11,17 +11,13 @@ DESCRIPTION = """\
 Convert the weights of a RegNet from any form to any other.
 
     %(prog)s RegNetY-3.2GF_dds_8gpu.pyth regnety_032.safetensors --to timm
-    %(prog)s timm://regnety_032 regnety_032.pkl --to pycls --dry-run
     %(prog)s output/model_final.pth unet.pth --to smp
     %(prog)s unet.pth model.pth --into output/model_final.pth
-    %(prog)s dino.pth teacher.pth --to timm --prefix teacher
 
 The suffix of the new file is its format: .pth, .pt, .bin, .torch, .safetensors, .pyth (of pycls),
 .pkl (of Detectron2). Forms are dialects (timm, timm_features, torchvision, pycls, classyvision,
 vissl, transformers, mmdet) and models (detector: Detectron2 on our backbone, detector_pycls: on
 Detectron2's own RegNet, smp: segmentation-models-pytorch on our encoder, smp_tu: on a tu- encoder).
-From a model to the same kind of model all weights are kept, otherwise only those of the network.
-Anything else in the file (optimizer, iteration, ...) is left out and listed.
 """
 
 

@@ -88,7 +88,7 @@ class ImageResults:
 
 @dataclass(frozen=True)
 class WrittenEvaluation:
-    """An evaluation as it lies in its folder: see `write_results` and `write_images`."""
+    """What `write_results` and `write_images` have written."""
 
     folder: Path
     written: float  # when, in seconds since 1970
@@ -201,13 +201,16 @@ def read_evaluation(folder: str | Path) -> WrittenEvaluation | None:
     path, images = Path(folder) / RESULTS_NAME, Path(folder) / IMAGES_NAME
     if not (path.is_file() and images.is_file()):
         return None
-    content = read_json(path)
+    content, found = read_json(path), read_json(images)
+    found |= {key: tuple(found[key]) for key in ("panels", "best", "worst")}
+    found["images"] = tuple(ImageScore(**entry) for entry in found["images"])
+    found["legend"] = {name: tuple(color) for name, color in found["legend"].items()}
     return WrittenEvaluation(
         folder=Path(folder),
         written=path.stat().st_mtime,
         checkpoint=Path(content["checkpoint"]).name,
         **{key: content[key] for key in ("results", "settings", "versions")},
-        images=_read_images(images),
+        images=ImageResults(**found),
     )
 
 
@@ -217,20 +220,9 @@ def write_json(path: str | Path, content: Mapping[str, object] | Sequence[object
     write_whole(Path(path), lambda file: file.write(text.encode()))
 
 
-def _read_images(path: Path) -> ImageResults:
-    content = read_json(path)
-    content |= {key: tuple(content[key]) for key in ("panels", "best", "worst")}
-    content["images"] = tuple(ImageScore(**entry) for entry in content["images"])
-    content["legend"] = {name: tuple(color) for name, color in content["legend"].items()}
-    return ImageResults(**content)
-
-
 def _plain(value: object) -> object:
-    """Return a value with null for every number that is not finite."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

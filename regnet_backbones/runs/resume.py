@@ -86,10 +86,7 @@ class ResumeRules:
 def check_changes(
     before: Mapping[str, object], now: Mapping[str, object], rules: ResumeRules, *, source: object
 ) -> None:
-    """Warn of values that a resumed run has changed, and raise a UserError for fixed ones.
-
-    `before` was read from `source`. Keys of one side only are not compared.
-    """
+    """Warn of values that a resumed run has changed, and raise a UserError for fixed ones."""
     changed = {
         key: f"{rules.names.get(key, key)} was {shown(before[key])} and is {shown(now[key])}"
         for key in before
@@ -114,7 +111,6 @@ def check_changes(
 
 
 def _plain(value: object) -> object:
-    """Return a value as it compares: names in lower case, lists as tuples."""
     if isinstance(value, str):
         return value.lower()
     return tuple(value) if isinstance(value, list) else value

@@ -48,8 +48,7 @@ class Trained:
     def run_folder(self) -> Path:
         """The folder of the run that wrote the checkpoint."""
         folder = self.checkpoint.parent
-        in_subfolder = self.kind == "segmenter" and folder.name == SEGMENTER_FOLDER
-        return folder.parent if in_subfolder else folder
+        return folder.parent if folder.name == SEGMENTER_FOLDER else folder
 
 
 @dataclass(frozen=True)
@@ -86,20 +85,14 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
             a config is given for a segmenter.
     """
     path = Path(path)
-    if path.is_dir():
-        checkpoint = _checkpoint_of_run(path)
-    elif path.is_file():
-        checkpoint = path
-    else:
+    if not path.exists():
         raise MissingFileError(
             f"no '{path}'; give the folder of a run, such as output/demo, or a checkpoint in it"
         )
+    checkpoint = _checkpoint_of_run(path) if path.is_dir() else path
     if checkpoint.suffix.lower() == SEGMENTER_SUFFIX:
         if config_file is not None:
-            raise UserError(
-                f"a config file is for detectors, and '{checkpoint}' is a segmenter's checkpoint, "
-                "which holds its own configuration; leave it out"
-            )
+            raise UserError(f"a config file is for detectors, and '{checkpoint}' is a segmenter's")
         return Trained("segmenter", checkpoint)
     from regnet_backbones.weights.checkpoints import SUFFIXES  # imports torch
 
@@ -108,8 +101,7 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
     config = Path(config_file or checkpoint.parent / CONFIG_NAME)
     if not config.is_file():
         raise MissingFileError(
-            f"no config file '{config}'; pass the config that '{checkpoint}' was trained with as "
-            "--config-file"
+            f"no config file '{config}'; pass the one of the training as --config-file"
         )
     return Trained("detector", checkpoint, config)
 
