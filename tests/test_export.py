@@ -63,7 +63,6 @@ ROWS = [
     (extractor, TORCHSCRIPT, (64, 96), MAPS),
     (detector, ONNX, (128, 192), PYRAMID),
     (segmenter, ONNX, (64, 96), LOGITS),
-    (segmenter, TORCHSCRIPT, (64, 96), LOGITS),
 ]
 
 

@@ -18,9 +18,8 @@ from regnet_backbones.cli.run import subcommand
 from regnet_backbones.errors import UserError
 
 if TYPE_CHECKING:
-    from regnet_backbones.report.reading import Run
     from regnet_backbones.runs.results import WrittenEvaluation
-    from regnet_backbones.runs.trained import Description
+    from regnet_backbones.runs.trained import Description, Trained
 
     Read = tuple[Description, Callable[[Path], None]]  # and what evaluates the run into a folder
 
@@ -57,31 +56,30 @@ def report_parser(prog: str) -> argparse.ArgumentParser:
 def report_command(args: argparse.Namespace) -> int:
     """Evaluate a run if necessary, and write its page."""
     from regnet_backbones.report.page import write_page
-    from regnet_backbones.report.reading import find_evaluation, find_run, read_report
+    from regnet_backbones.report.reading import find_evaluation, read_report
+    from regnet_backbones.runs.trained import find_trained
 
     config = args.config_file and find_config(args.config_file, "detectron2")
-    run = find_run(args.run, config_file=config)
-    check_options(args, run.kind)
+    trained = find_trained(args.run, config_file=config)
+    check_options(args, trained.kind)
     if args.images < 1:
         raise UserError(f"--images must be at least 1, got {args.images}")
-    output = Path(args.output or run.folder / PAGE_NAME)
+    output = Path(args.output or trained.run_folder / PAGE_NAME)
     if output.is_dir():
         raise UserError(f"--output must be a file, such as {PAGE_NAME}; got the folder '{output}'")
-    read = _read_detector if run.kind == "detector" else _read_segmenter
-    description, evaluate = read(args, run)
-    folders = [run.folder / name for name in (EVALUATION_FOLDER, OWN_FOLDER)]
-    evaluation, missing = find_evaluation(run, folders, description, args.opts), []
-    if run.trained is None:
-        missing.append("There is no checkpoint yet, so nothing is predicted.")
-    elif not args.no_evaluate and not _is_enough(evaluation, args.images):
+    read = _read_detector if trained.kind == "detector" else _read_segmenter
+    description, evaluate = read(args, trained)
+    folders = [trained.run_folder / name for name in (EVALUATION_FOLDER, OWN_FOLDER)]
+    evaluation, missing = find_evaluation(trained, folders, description, args.opts), []
+    if not args.no_evaluate and not _is_enough(evaluation, args.images):
         try:
             evaluate(folders[-1])
         except (UserError, OSError, ModuleNotFoundError) as error:
             if args.opts or args.val_json:  # a mistake in these is not to be overlooked
                 raise
             missing.append(f"Nothing is predicted: {error}")
-        evaluation = find_evaluation(run, folders, description, args.opts)
-    report = read_report(run, description, evaluation, opts=args.opts, missing=missing)
+        evaluation = find_evaluation(trained, folders, description, args.opts)
+    report = read_report(trained, description, evaluation, opts=args.opts, missing=missing)
     write_page(output, report)
     for line in report.missing:
         print(f"missing: {line}", file=sys.stderr)
@@ -90,11 +88,12 @@ def report_command(args: argparse.Namespace) -> int:
 
 
 def _is_enough(evaluation: "WrittenEvaluation | None", images: int) -> bool:
-    found = evaluation and evaluation.images
-    return found is not None and (found.complete or len(found.images) >= images)
+    return evaluation is not None and (
+        evaluation.images.complete or len(evaluation.images.images) >= images
+    )
 
 
-def _read_detector(args: argparse.Namespace, run: "Run") -> "Read":
+def _read_detector(args: argparse.Namespace, trained: "Trained") -> "Read":
     from regnet_backbones.detection.description import describe
 
     options = {"opts": args.opts, "val": own_validation(args)}
@@ -102,12 +101,13 @@ def _read_detector(args: argparse.Namespace, run: "Run") -> "Read":
     def evaluate_to(folder: Path) -> None:
         from regnet_backbones.detection.evaluation import evaluate
 
-        evaluate(run.trained, folder, device=args.device, images=args.images, **options)
+        evaluate(trained, folder, device=args.device, images=args.images, **options)
 
-    return describe(run.config_file, **options), evaluate_to
+    return describe(trained.config_file, **options), evaluate_to
 
 
-def _read_segmenter(args: argparse.Namespace, run: "Run") -> "Read":
+def _read_segmenter(args: argparse.Namespace, trained: "Trained") -> "Read":
+    from regnet_backbones.report.reading import config_of
     from regnet_backbones.semseg.description import describe
 
     settings = segmenter_settings(args)
@@ -115,6 +115,6 @@ def _read_segmenter(args: argparse.Namespace, run: "Run") -> "Read":
     def evaluate_to(folder: Path) -> None:
         from regnet_backbones.semseg.evaluation import evaluate
 
-        evaluate(run.trained.checkpoint, output=folder, images=args.images, **settings)
+        evaluate(trained.checkpoint, output=folder, images=args.images, **settings)
 
-    return describe(run.config_file, run.trained and run.trained.checkpoint), evaluate_to
+    return describe(config_of(trained), trained.checkpoint), evaluate_to

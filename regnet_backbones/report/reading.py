@@ -11,7 +11,6 @@ from PIL import Image
 
 from regnet_backbones import zoo
 from regnet_backbones.design import complexity
-from regnet_backbones.errors import MissingFileError
 from regnet_backbones.report.logs import SECONDS, Log, read_log
 from regnet_backbones.runs.image_files import open_upright
 from regnet_backbones.runs.results import (
@@ -28,13 +27,10 @@ from regnet_backbones.runs.results import (
 from regnet_backbones.runs.trained import (
     CONFIG_NAME,
     FINAL_NAME,
-    METRICS_NAME,
     SEGMENTER_NAMES,
     TENSORBOARD_FOLDER,
     Description,
-    Kind,
     Trained,
-    find_trained,
 )
 
 CHIEF = ("AP", "mIoU", "PQ")  # the number of a task that stands for it
@@ -44,16 +40,6 @@ SIDE = 224  # in pixels, at which the multiply-adds of a backbone are counted
 Facts = tuple[tuple[str, str], ...]  # names and values
 Curves = Mapping[str, Mapping[int, float]]  # values by name and iteration
 Pictures = tuple[tuple[Image.Image, ImageScore], ...]
-
-
-@dataclass(frozen=True)
-class Run:
-    """The folder of a training."""
-
-    kind: Kind
-    folder: Path
-    config_file: Path | None  # a segmenter's checkpoint holds the same
-    trained: Trained | None  # None before the first checkpoint
 
 
 @dataclass(frozen=True)
@@ -80,37 +66,19 @@ class Report:
     command: str  # to repeat the training
 
 
-def find_run(path: str | Path, *, config_file: str | Path | None = None) -> Run:
-    """Find what a training left in a folder; a checkpoint stands for the folder of its run."""
-    folder, trained = Path(path), None
-    try:
-        trained = find_trained(path, config_file=config_file)
-        folder = trained.run_folder
-    except MissingFileError:
-        if not folder.is_dir() or config_file is not None:
-            raise
-    config, of_lightning = folder / CONFIG_NAME, folder / TENSORBOARD_FOLDER / CONFIG_NAME
-    if trained and trained.kind == "detector":
-        return Run("detector", folder, trained.config_file, trained)
-    if trained or of_lightning.is_file():
-        found = next(filter(Path.is_file, (of_lightning, config)), None)
-        return Run("segmenter", folder, found, trained)
-    if config.is_file() and (folder / METRICS_NAME).is_file():
-        return Run("detector", folder, config, None)
-    raise MissingFileError(
-        f"'{folder}' is not a run: it has neither a checkpoint nor logs; give the output folder of "
-        "a training"
-    )
+def config_of(trained: Trained) -> Path | None:
+    """Return the config file of a run, None if only a segmenter's checkpoint holds the config."""
+    folder = trained.run_folder
+    files = (trained.config_file, folder / TENSORBOARD_FOLDER / CONFIG_NAME, folder / CONFIG_NAME)
+    return next((file for file in files if file and file.is_file()), None)
 
 
 def find_evaluation(
-    run: Run, folders: Sequence[Path], description: Description, opts: Sequence[str] = ()
+    trained: Trained, folders: Sequence[Path], description: Description, opts: Sequence[str] = ()
 ) -> WrittenEvaluation | None:
-    """Return the most complete evaluation of a run's checkpoint on the data of a description."""
-    if run.trained is None:
-        return None
-    checkpoint, wanted = run.trained.checkpoint, {"opts": list(opts)}
-    if run.kind == "detector":
+    """Return the most complete evaluation of a checkpoint on the data of a description."""
+    checkpoint, wanted = trained.checkpoint, {"opts": list(opts)}
+    if trained.kind == "detector":
         wanted["json_file"] = description.json_file
     found = [
         evaluation
@@ -124,7 +92,7 @@ def find_evaluation(
 
 
 def read_report(
-    run: Run,
+    trained: Trained,
     description: Description,
     evaluation: WrittenEvaluation | None,
     *,
@@ -135,18 +103,19 @@ def read_report(
 
     `opts` were overridden in the evaluation; `missing` is what else is not there, and why.
     """
-    log = read_log(run.folder, run.kind)
+    folder = trained.run_folder
+    log = read_log(folder, trained.kind)
     if evaluation and evaluation.images.complete:
-        metrics = _evaluated(run, description, evaluation)
+        metrics = _evaluated(trained, description, evaluation)
     else:
-        metrics = None if opts or description.of_other_data else _logged(run, description, log)
-    lacking = [*_unfinished(run, description, log), *missing]
+        metrics = None if opts or description.of_other_data else _logged(trained, description, log)
+    lacking = [*_unfinished(trained, description, log), *missing]
     if description.datasets > 1:
         lacking.append(f"Of DATASETS.TEST only the first, {description.dataset}, is looked at.")
     if metrics is None:
-        command = shlex.join(["regnet-backbones", "evaluate", str(run.folder)])
+        command = shlex.join(["regnet-backbones", "evaluate", str(folder)])
         lacking.append(f"There are no metrics of all of these data: run `{command}`, same options.")
-    again, config = f"{run.folder}_again", run.config_file or "CONFIG.yaml"
+    again, config = f"{folder}_again", config_of(trained) or "CONFIG.yaml"
     words = {
         "detector": ("train-detector", "--config-file", config, "OUTPUT_DIR", again),
         "segmenter": ("train-segmenter", "--config", config, "--output", again),
@@ -155,7 +124,7 @@ def read_report(
     chief = {k: k.replace("/", " ") for k in log if "/" in k and k.rpartition("/")[2] in CHARTED}
     return Report(
         run=description,
-        facts=_facts(run, description, evaluation, opts),
+        facts=_facts(trained, description, evaluation, opts),
         curves={
             "Losses": _curves(log, {key: key for key in losses}),
             "Learning rate": _curves(log, {"lr": "learning rate"}),
@@ -166,7 +135,7 @@ def read_report(
         pictures=_pictures(evaluation) if evaluation else {},
         speed=_speed(description, evaluation, log),
         missing=tuple(lacking),
-        command=shlex.join(map(str, ["regnet-backbones", *words[run.kind]])),
+        command=shlex.join(map(str, ["regnet-backbones", *words[trained.kind]])),
     )
 
 
@@ -179,9 +148,11 @@ def _curves(log: Log, names: Mapping[str, str]) -> Curves:
     }
 
 
-def _evaluated(run: Run, description: Description, evaluation: WrittenEvaluation) -> Metrics:
+def _evaluated(
+    trained: Trained, description: Description, evaluation: WrittenEvaluation
+) -> Metrics:
     found = evaluation.results
-    if run.kind == "detector":
+    if trained.kind == "detector":
         results = found[description.dataset]
     else:
         numbers = {"mIoU": found["miou"], "pixel accuracy": found["accuracy"]}
@@ -192,7 +163,7 @@ def _evaluated(run: Run, description: Description, evaluation: WrittenEvaluation
     return Metrics(source, *tables_of(results))
 
 
-def _logged(run: Run, description: Description, log: Log) -> Metrics | None:
+def _logged(trained: Trained, description: Description, log: Log) -> Metrics | None:
     """Return the last results that were logged for the first dataset; the best of best.ckpt."""
     start = f"{description.dataset}/" if description.datasets > 1 else ""
     named = {k.removeprefix(start): v for k, v in log.items() if k.startswith(start)}
@@ -201,7 +172,7 @@ def _logged(run: Run, description: Description, log: Log) -> Metrics | None:
     if not chief:
         return None
     step = max(max(values) for values in chief.values())
-    if run.trained is not None and run.trained.checkpoint.name == SEGMENTER_NAMES[0]:
+    if trained.checkpoint.name == SEGMENTER_NAMES[0]:
         (values,) = chief.values()
         step = max(values, key=values.get)
     results: dict[str, dict[str, float | None]] = {}
@@ -230,9 +201,9 @@ def _pictures(evaluation: WrittenEvaluation) -> dict[str, Pictures]:
     return pictures
 
 
-def _unfinished(run: Run, description: Description, log: Log) -> list[str]:
+def _unfinished(trained: Trained, description: Description, log: Log) -> list[str]:
     """Say what a run lacks that was stopped before its end."""
-    checkpoint = run.trained.checkpoint.name if run.trained else None
+    checkpoint = trained.checkpoint.name
     if checkpoint == FINAL_NAME or not description.lengths:
         return []
     done = dict.fromkeys(description.lengths, max((max(v) + 1 for v in log.values()), default=0))
@@ -240,12 +211,11 @@ def _unfinished(run: Run, description: Description, log: Log) -> list[str]:
         done["epochs"] = round(max(log["epoch"].values())) + 1 if "epoch" in log else 0
     for unit, length in description.lengths.items():
         every = description.every if unit == "steps" else 1  # steps that are not logged
-        if run.kind == "segmenter" and checkpoint and done[unit] > length - every:
+        if trained.kind == "segmenter" and done[unit] > length - every:
             return []
     unit, length = next(iter(description.lengths.items()))
-    shown = f"this page is of {checkpoint}" if checkpoint else "no checkpoint yet"
-    ends = f"{unit.removesuffix('s')} {done[unit]:,} of {length:,}"
-    return [f"The training has not finished: the log ends at {ends}; {shown}."]
+    ends = f"{unit.removesuffix('s')} {done[unit]:,} of {length:,}; this page is of {checkpoint}"
+    return [f"The training has not finished: the log ends at {ends}."]
 
 
 def _speed(description: Description, evaluation: WrittenEvaluation | None, log: Log) -> Facts:
@@ -264,7 +234,10 @@ def _speed(description: Description, evaluation: WrittenEvaluation | None, log: 
 
 
 def _facts(
-    run: Run, description: Description, evaluation: WrittenEvaluation | None, opts: Sequence[str]
+    trained: Trained,
+    description: Description,
+    evaluation: WrittenEvaluation | None,
+    opts: Sequence[str],
 ) -> Facts:
     """Say what the network is, what it costs, and which checkpoint the page is of."""
     facts, network = [], description.network
@@ -281,8 +254,7 @@ def _facts(
     if evaluation and evaluation.images.parameters:
         facts.append(("whole model", f"{_short(evaluation.images.parameters)} parameters"))
     facts += description.facts
-    if run.trained:
-        facts.append(("checkpoint", run.trained.checkpoint.name))
+    facts.append(("checkpoint", trained.checkpoint.name))
     if opts:
         facts.append(("changed for this page", " ".join(opts)))
     return tuple(facts)
