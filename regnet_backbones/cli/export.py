@@ -43,17 +43,14 @@ def export_parser(prog: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", metavar="MODEL", help="a name of the zoo, a run's folder, or a checkpoint")
     add("--output", required=True, metavar="FILE", help="the new file")
-    text = "of the images it is exported with (default: 256 320)"
-    add("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help=text)
+    sides = ("HEIGHT", "WIDTH")
+    add("--image-size", type=int, nargs=2, metavar=sides, help="of the example (default: 256 320)")
     add("--opset", type=int, help="of ONNX (default: 20)")
     add("--no-fold", action="store_true", help="do not fold batch norms into the convolutions")
-    text = "of a name of the zoo: its default weights, a tag, a source or a file"
-    add("--pretrained", nargs="?", const=True, metavar="WEIGHTS", help=text)
+    add("--pretrained", nargs="?", const=True, metavar="WEIGHTS", help="a tag, a source or a file")
     add = parser.add_argument_group("detectors only").add_argument
-    text = "what is exported (default: backbone, and whole for TorchScript)"
-    add("--part", choices=("backbone", "whole"), help=text)
-    text = "of a whole detector: files, folders or patterns in quotes, in which it detects "
-    text += "something; it is traced with the first one (default: drawn shapes)"
+    add("--part", choices=("backbone", "whole"), help="default: whole for TorchScript")
+    text = "in which a whole detector detects something (default: drawn shapes)"
     add("--images", nargs="+", metavar="IMAGE", help=text)
     add("--config-file", metavar="CONFIG", help="default: config.yaml next to the checkpoint")
     add("--opts", nargs="*", metavar="KEY VALUE", help="what differs from the config")

@@ -56,8 +56,7 @@ def evaluate_parser(prog: str) -> argparse.ArgumentParser:
     parser = _model_parser(prog, EVALUATE)
     add = parser.add_argument
     add("--output", metavar="DIR", help="where to write (default: evaluation in the run's folder)")
-    text = "processes, one a GPU (default: 1)"
-    add("--devices", type=int, default=1, metavar="N", help=text)
+    add("--devices", type=int, default=1, metavar="N", help="processes, one a GPU (default: 1)")
     add_data_options(parser)
     return parser
 
@@ -67,19 +66,16 @@ def predict_parser(prog: str) -> argparse.ArgumentParser:
     parser = _model_parser(prog, PREDICT)
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="files, folders, or patterns in quotes")
-    text = "where to write (default: %(default)s)"
-    add("--output", default="predictions", metavar="DIR", help=text)
-    detector = _add_detector_options(parser)
-    detector.add_argument("--min-score", type=float, help="drop instances below it (default: 0.5)")
-    text = "what differs from the config"
-    detector.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help=text)
+    add("--output", default="predictions", metavar="DIR", help="default: %(default)s")
+    add = _add_detector_options(parser).add_argument
+    add("--min-score", type=float, help="drop instances below it (default: 0.5)")
+    add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="what differs from the config")
     return parser
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say on which data, and with what config, a model is evaluated."""
-    text = "what differs: in a detector's config (INPUT.MIN_SIZE_TEST 640) or in a segmenter's data"
-    text += " (root /data/ADE20K)"
+    text = "what differs in a detector's config, or in a segmenter's data (root /data/ADE20K)"
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help=text)
     detector = _add_detector_options(parser)
     detector.add_argument("--val-images", metavar="DIR", help="folder of the images of --val-json")
@@ -95,23 +91,19 @@ def _model_parser(prog: str, description: str) -> argparse.ArgumentParser:
     add("--dtype", choices=dtypes, help="of the weights: reduced precision rounds")
     add("--compile", action="store_true", help="takes a minute before the first image")
     add = parser.add_argument_group("segmenters only").add_argument
-    text = "resize images to this shorter side first (default: that of the training)"
-    add("--short-side", type=int, metavar="PIXELS", help=text)
+    add("--short-side", type=int, metavar="PIXELS", help="resize images to this shorter side first")
     add("--window", type=int, metavar="PIXELS", help="slide a window of this side over the image")
-    text = "from one window to the next (default: two thirds of the window)"
-    add("--window-stride", type=int, metavar="PIXELS", help=text)
+    add("--window-stride", type=int, metavar="PIXELS", help="default: two thirds of the window")
     add("--flip", action="store_true", default=None, help="average with the mirrored image")
     add("--scales", type=float, nargs="+", metavar="FACTOR", help="average over these sizes")
     return parser
 
 
 def _add_detector_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the options that only a detector needs, and return the group for more."""
     detector = parser.add_argument_group("detectors only")
-    text = "default: config.yaml next to the checkpoint"
-    detector.add_argument("--config-file", metavar="CONFIG", help=text)
-    text = "COCO json of custom data, with the categories of the training"
-    detector.add_argument("--val-json", metavar="FILE", help=text)
+    add = detector.add_argument
+    add("--config-file", metavar="CONFIG", help="default: config.yaml next to the checkpoint")
+    add("--val-json", metavar="FILE", help="COCO json of custom data")
     return detector
 
 

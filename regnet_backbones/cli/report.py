@@ -3,8 +3,8 @@
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from regnet_backbones.cli.command_lines import command_parser, find_config
 from regnet_backbones.cli.models import (
@@ -16,12 +16,6 @@ from regnet_backbones.cli.models import (
 )
 from regnet_backbones.cli.run import subcommand
 from regnet_backbones.errors import UserError
-
-if TYPE_CHECKING:
-    from regnet_backbones.runs.results import WrittenEvaluation
-    from regnet_backbones.runs.trained import Description, Trained
-
-    Read = tuple[Description, Callable[[Path], None]]  # and what evaluates the run into a folder
 
 PAGE_NAME = "report.html"
 OWN_FOLDER = "report"  # of its evaluations, so that those of `evaluate` stay
@@ -44,8 +38,7 @@ def report_parser(prog: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", metavar="RUN", help="output folder of a training, or a checkpoint in it")
     add("--output", metavar="FILE", help=f"the page (default: {PAGE_NAME} in the run's folder)")
-    text = "validation images to evaluate, at most (default: %(default)s)"
-    add("--images", type=int, default=200, metavar="N", help=text)
+    add("--images", type=int, default=200, metavar="N", help="at most, to evaluate (%(default)s)")
     add("--no-evaluate", action="store_true", help="show only what was evaluated before")
     add("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     add_data_options(parser)
@@ -56,7 +49,7 @@ def report_parser(prog: str) -> argparse.ArgumentParser:
 def report_command(args: argparse.Namespace) -> int:
     """Evaluate a run if necessary, and write its page."""
     from regnet_backbones.report.page import write_page
-    from regnet_backbones.report.reading import find_evaluation, read_report
+    from regnet_backbones.report.reading import config_of, find_evaluation, read_report
     from regnet_backbones.runs.trained import find_trained
 
     config = args.config_file and find_config(args.config_file, "detectron2")
@@ -67,54 +60,35 @@ def report_command(args: argparse.Namespace) -> int:
     output = Path(args.output or trained.run_folder / PAGE_NAME)
     if output.is_dir():
         raise UserError(f"--output must be a file, such as {PAGE_NAME}; got the folder '{output}'")
-    read = _read_detector if trained.kind == "detector" else _read_segmenter
-    description, evaluate = read(args, trained)
     folders = [trained.run_folder / name for name in (EVALUATION_FOLDER, OWN_FOLDER)]
-    evaluation, missing = find_evaluation(trained, folders, description, args.opts), []
-    if not args.no_evaluate and not _is_enough(evaluation, args.images):
+    evaluate: Callable[[], object]
+    if trained.kind == "detector":
+        from regnet_backbones.detection import description, evaluation
+
+        options = {"opts": args.opts, "val": own_validation(args)}
+        described = description.describe(trained.config_file, **options)
+        options |= {"device": args.device, "images": args.images}
+        evaluate = partial(evaluation.evaluate, trained, folders[-1], **options)
+    else:
+        from regnet_backbones.semseg import description as segmenters
+        from regnet_backbones.semseg.evaluation import evaluate as evaluate_segmenter
+
+        options = {**segmenter_settings(args), "images": args.images, "output": folders[-1]}
+        described = segmenters.describe(config_of(trained), trained.checkpoint)
+        evaluate = partial(evaluate_segmenter, trained.checkpoint, **options)
+    found, missing = find_evaluation(trained, folders, described, args.opts), []
+    enough = found and (found.images.complete or len(found.images.images) >= args.images)
+    if not (args.no_evaluate or enough):
         try:
-            evaluate(folders[-1])
+            evaluate()
         except (UserError, OSError, ModuleNotFoundError) as error:
             if args.opts or args.val_json:  # a mistake in these is not to be overlooked
                 raise
             missing.append(f"Nothing is predicted: {error}")
-        evaluation = find_evaluation(trained, folders, description, args.opts)
-    report = read_report(trained, description, evaluation, opts=args.opts, missing=missing)
+        found = find_evaluation(trained, folders, described, args.opts)
+    report = read_report(trained, described, found, opts=args.opts, missing=missing)
     write_page(output, report)
     for line in report.missing:
         print(f"missing: {line}", file=sys.stderr)
     print(f"report: {output}")
     return 0
-
-
-def _is_enough(evaluation: "WrittenEvaluation | None", images: int) -> bool:
-    return evaluation is not None and (
-        evaluation.images.complete or len(evaluation.images.images) >= images
-    )
-
-
-def _read_detector(args: argparse.Namespace, trained: "Trained") -> "Read":
-    from regnet_backbones.detection.description import describe
-
-    options = {"opts": args.opts, "val": own_validation(args)}
-
-    def evaluate_to(folder: Path) -> None:
-        from regnet_backbones.detection.evaluation import evaluate
-
-        evaluate(trained, folder, device=args.device, images=args.images, **options)
-
-    return describe(trained.config_file, **options), evaluate_to
-
-
-def _read_segmenter(args: argparse.Namespace, trained: "Trained") -> "Read":
-    from regnet_backbones.report.reading import config_of
-    from regnet_backbones.semseg.description import describe
-
-    settings = segmenter_settings(args)
-
-    def evaluate_to(folder: Path) -> None:
-        from regnet_backbones.semseg.evaluation import evaluate
-
-        evaluate(trained.checkpoint, output=folder, images=args.images, **settings)
-
-    return describe(config_of(trained), trained.checkpoint), evaluate_to

@@ -63,22 +63,17 @@ def detector_parser(prog: str) -> argparse.ArgumentParser:
     add("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine")
     add("--num-machines", type=int, default=1, metavar="N", help="default: 1")
     add("--machine-rank", type=int, default=0, metavar="N", help="of this machine, from 0")
-    text = "tcp://HOST:PORT of the first machine; auto is a free port of the only one"
-    add("--dist-url", default="auto", metavar="URL", help=text)
+    add("--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of the first machine")
+    add("--optimize", action="store_true", help="make the backbone faster")
+    add("--compile", action="store_true", help="compile it, too; takes a minute")
     data = parser.add_argument_group("your data (all four together)")
-    for split, use in (("train", "train on"), ("val", "evaluate on")):
-        data.add_argument(f"--{split}-json", metavar="FILE", help=f"COCO instance json to {use}")
+    for split in ("train", "val"):
+        data.add_argument(f"--{split}-json", metavar="FILE", help="COCO instance json")
         data.add_argument(f"--{split}-images", metavar="DIR", help="folder of its images")
-    speed = parser.add_argument_group("speed")
-    speed.add_argument("--optimize", action="store_true", help="make the backbone faster")
-    speed.add_argument("--compile", action="store_true", help="compile it, too; takes a minute")
     checks = parser.add_mutually_exclusive_group()
-    text = "check every file of the datasets, write OUTPUT_DIR/data_report.txt, do not train"
-    checks.add_argument("--check-data", action="store_true", help=text)
-    text = "train without checking registered datasets and images"
-    checks.add_argument("--skip-data-check", action="store_true", help=text)
-    text = "what differs from the config, at the end of the command"
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=text)
+    checks.add_argument("--check-data", action="store_true", help="check all data, do not train")
+    checks.add_argument("--skip-data-check", action="store_true", help="train without a check")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="what differs from the config")
     return parser
 
 
@@ -110,8 +105,8 @@ def with_config_paths(argv: Sequence[str]) -> list[str]:
     """Return options of Lightning's with the path of each `--config`."""
     options = list(argv)
     for i, word in enumerate(options):
-        if word == "--config" and i + 1 < len(options):
-            options[i + 1] = find_config(options[i + 1], "semseg")
+        if i and options[i - 1] == "--config":
+            options[i] = find_config(word, "semseg")
         elif word.startswith("--config="):
             options[i] = f"--config={find_config(word.removeprefix('--config='), 'semseg')}"
     return options
@@ -124,8 +119,8 @@ def check_data(argv: Sequence[str], prog: str) -> int:
     masks = args.config or args.root or args.train_masks or args.val_masks
     if bool(masks) == bool(args.config_file or args.train_json or args.val_json):
         parser.error(
-            "give a config or json files of a detector (--config-file, --train-json), or a config "
-            "or folders of a segmenter (--config, --root, --train-masks)"
+            "give data of a detector (--config-file, --train-json) or of a segmenter "
+            "(--config, --root, --train-masks)"
         )
     given = {name: value for name, value in vars(args).items() if value}
     output = given.pop("output", None)

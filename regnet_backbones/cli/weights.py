@@ -25,17 +25,15 @@ def convert_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of `convert-weights`."""
     parser = command_parser(prog, DESCRIPTION)
     add = parser.add_argument
-    text = "a file, a URL, or a name: timm://NAME.TAG, torchvision://NAME.TAG, pycls://NAME"
-    add("source", help=text)
+    add("source", help="file, URL, timm://NAME.TAG, torchvision://NAME.TAG or pycls://NAME")
     add("output", help="the new file")
     form = parser.add_mutually_exclusive_group(required=True)
     form.add_argument("--to", metavar="FORM", help="the form to convert to")
     form.add_argument("--into", metavar="FILE", help="a checkpoint whose network is replaced")
-    text = "of the images that the weights were trained on, if it is not that of their dialect"
-    add("--channel-order", choices=("RGB", "BGR"), help=text)
-    text = "which network to take from a source of several: keys of the file, the start of its "
-    text += "names, or both, such as teacher, backbone. or teacher.backbone."
-    add("--prefix", help=text)
+    add("--channel-order", choices=("RGB", "BGR"), help="default: that of the weights' dialect")
+    add(
+        "--prefix", help="which network of several, such as teacher, backbone. or teacher.backbone."
+    )
     add("--into-prefix", help="which network to replace in the --into FILE")
     add("--dry-run", action="store_true", help="print the mapping, write nothing")
     return parser

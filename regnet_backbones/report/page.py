@@ -59,7 +59,6 @@ def render(report: Report) -> str:
 
 
 def _picture_uri(image: Image.Image) -> Markup:
-    """Return a picture as a JPEG in a data: address."""
     small = image.convert("RGB")
     if small.width > PICTURE_WIDTH:
         small = small.resize((PICTURE_WIDTH, round(PICTURE_WIDTH * small.height / small.width)))

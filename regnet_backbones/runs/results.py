@@ -27,7 +27,7 @@ BEST, WORST = "best_{}.jpg", "worst_{}.jpg"  # counted from 1, the most extreme 
 SHOWN = 6  # of the best, and of the worst images
 WARMUP = 2  # images that are slower: memory is allocated, and kernels are chosen
 
-# Whose versions decide what a number means.
+# Packages whose versions decide what a number means.
 VERSIONED: dict[Kind, tuple[str, ...]] = {
     "detector": ("regnet_backbones", "torch", "detectron2"),
     "segmenter": ("regnet_backbones", "torch", "lightning", "segmentation_models_pytorch"),

@@ -1,13 +1,10 @@
 """What resuming a run means: the contract that both trainers fulfil.
 
 - Batches, augmentation and what the model draws are functions of the seed and the step
-  (`seed_of`). A checkpoint holds these two in place of the states of generators and data workers.
-- Everything else that a step depends on is in the checkpoint, which is written whole.
+  (`seed_of`). Everything else that a step depends on is in the checkpoint, which is written whole.
 - A signal ends a run after its step, in all processes after the same one, with a checkpoint of
-  that step (`stopping`). What a run does at its end and a killed one had no time for (a validation,
-  a row of the logs, the final checkpoint) is done first by the run that resumes it.
-- The config of a resumed run is compared with the one that the run had (`check_changes`).
-- Without --resume, the files of an earlier run are set aside (`set_earlier_run_aside`).
+  that step (`stopping`). What a killed run had no time for (a validation, a row of the logs, the
+  final checkpoint) is done first by the run that resumes it.
 """
 
 import itertools

@@ -31,7 +31,7 @@ from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.shapes.drawing import BACKGROUND, Sample, ShapesSpec, draw
 from regnet_backbones.shapes.geometry import CATEGORIES, KEYPOINTS, NOT_LABELLED, SKELETON
 
-# Raise it when the same spec draws or writes something else, so that old folders are not reused.
+# The version is raised when the same spec draws or writes something else.
 FORMAT = {"dataset": "regnet_backbones.shapes", "version": 2}
 SPEC_FILE = "spec.json"
 
@@ -170,10 +170,7 @@ def _read_record(root: Path) -> dict[str, object] | None:
 
 def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
     """Draw and write all files of one split."""
-    images: list[Entry] = []
-    panoptic: list[Entry] = []
-    instances: list[Entry] = []
-    keypoints: list[Entry] = []
+    images, panoptic, instances, keypoints = ([] for _ in range(4))
     for index in range(count):
         sample, name, number = draw(dataset.spec, split, index), f"{index:06d}.png", index + 1
         _write_images(dataset, split, name, sample)
@@ -212,7 +209,6 @@ def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
 
 
 def _write_images(dataset: ShapesDataset, split: str, name: str, sample: Sample) -> None:
-    """Write the image and its masks."""
     labels = np.array([BACKGROUND_ID, *sample.categories], np.uint8)[sample.instances]
     segment_ids = _segment_id(np.arange(len(sample.categories) + 1))[sample.instances]
     colours = np.stack([segment_ids % 256, segment_ids // 256 % 256, segment_ids // 65536], axis=-1)
@@ -243,7 +239,6 @@ def _segments(sample: Sample) -> list[Entry]:
 
 
 def _segment_id(instance: "int | np.ndarray") -> "int | np.ndarray":
-    """Return the panoptic id of the number of an instance, or of an array of them."""
     return (instance + 1) * _ID_STRIDE % 2**24
 
 
