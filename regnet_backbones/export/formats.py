@@ -218,7 +218,11 @@ def _export(
     path = check_path(path, suffixes)
     backbone = getattr(model, "backbone", None)
     part = backbone if hasattr(backbone, "output_shape") else model  # of a detector
-    channels, multiple = _in_channels_of(part), _multiple_of(part)
+    channels = _in_channels_of(part)
+    if getattr(part, "requires_divisible_input_shape", False):  # of SMP
+        multiple = int(part.encoder.output_stride)
+    else:
+        multiple = max(1, getattr(part, "size_divisibility", 1))  # of detectron2's backbones
     if any(side < 1 or side % multiple for side in image_size):
         raise UserError(
             f"image_size must be multiples of {multiple} for {type(part).__name__}, got "
@@ -239,12 +243,6 @@ def _export(
         images = [random_images(batch, channels, size) for batch, size in others]
         sizes = check(target, load_exported, unfolded, images)
     return Checked(path, sizes)
-
-
-def _multiple_of(network: nn.Module) -> int:
-    if getattr(network, "requires_divisible_input_shape", False):  # of SMP
-        return int(network.encoder.output_stride)
-    return max(1, getattr(network, "size_divisibility", 1))  # of detectron2's backbones
 
 
 def _in_channels_of(network: nn.Module) -> int:

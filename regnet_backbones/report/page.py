@@ -54,7 +54,8 @@ def render(report: Report) -> str:
         drawn = {name: values for name, values in curves.items() if values}
         if drawn:
             uris = {paper: _chart_uri(drawn, LABELS[caption], *INKS[paper]) for paper in INKS}
-            charts.append({"caption": caption, "alt": f"{caption}: {_in_words(drawn)}", **uris})
+            words = "; ".join(_in_words(*curve) for curve in drawn.items())
+            charts.append({"caption": caption, "alt": f"{caption}: {words}", **uris})
     return environment.get_template("page.html.j2").render(report=report, charts=charts)
 
 
@@ -101,14 +102,11 @@ def _chart_uri(
     return _uri("image/svg+xml", svg[svg.index("<svg") :].encode())
 
 
-def _in_words(curves: Mapping[str, Mapping[int, float]]) -> str:
-    """Say what a chart shows, for readers who do not see it."""
-    parts = []
-    for name, curve in curves.items():
-        first, last = min(curve), max(curve)
-        start = f"{name} from {curve[first]:.3g} at iteration {first:,}"
-        parts.append(f"{start} to {curve[last]:.3g} at {last:,}")
-    return "; ".join(parts)
+def _in_words(name: str, curve: Mapping[int, float]) -> str:
+    """Say what a curve shows, for readers who do not see it."""
+    first, last = min(curve), max(curve)
+    start = f"{name} from {curve[first]:.3g} at iteration {first:,}"
+    return f"{start} to {curve[last]:.3g} at {last:,}"
 
 
 def _uri(kind: str, content: bytes) -> Markup:

@@ -131,6 +131,6 @@ def _checkpoint_of_run(folder: Path) -> Path:
     if segmenter or detector:
         return segmenter or detector
     raise MissingFileError(
-        f"no checkpoint in '{folder}': a detector's run has {FINAL_NAME} or {LAST_NAME} there, "
-        f"a segmenter's {segmenters[0].relative_to(folder)}; give the --output of the training"
+        f"no checkpoint in '{folder}', such as {FINAL_NAME} of a detector or {SEGMENTER_FOLDER}/"
+        f"{SEGMENTER_NAMES[0]} of a segmenter; give the output folder of a training"
     )

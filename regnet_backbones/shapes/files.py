@@ -38,9 +38,7 @@ SPEC_FILE = "spec.json"
 _SEMANTIC_SPLITS = {"train": "training", "val": "validation"}
 
 BACKGROUND_ID = len(CATEGORIES) + 1
-
-# Odd, hence one-to-one modulo 2 ** 24: panoptic ids become colours the eye can distinguish.
-_ID_STRIDE = 0x5B8F27
+_ID_STRIDE = 0x5B8F27  # odd, hence one-to-one modulo 2 ** 24: ids become distinct colours
 
 Entry = dict[str, object]
 
@@ -112,8 +110,7 @@ def check_drawn(root: str | Path) -> None:
         raise MissingFileError(f"the demo dataset is not at '{root}'; draw it with: {command}")
     if record["version"] != FORMAT["version"]:
         raise UserError(
-            f"the demo dataset at '{root}' was drawn in version {record['version']} of its "
-            f"format, this is version {FORMAT['version']}; draw it again with: {command} "
+            f"the demo dataset at '{root}' is of another version; draw it again with: {command} "
             "--overwrite"
         )
 
@@ -140,8 +137,8 @@ def write(root: str | Path, spec: ShapesSpec, *, overwrite: bool = False) -> Sha
         raise UserError(f"{root} exists and is not a shapes dataset; choose another folder")
     if found and not overwrite:
         raise UserError(
-            f"{root} holds another shapes dataset ({json.dumps(found)}, this is "
-            f"{json.dumps(record)}); pass --overwrite to replace it, or choose another folder"
+            f"{root} holds another shapes dataset ({found}); pass --overwrite to replace it, or "
+            "choose another folder"
         )
     root.parent.mkdir(parents=True, exist_ok=True)
     # Drawn next to the destination and moved there whole: an interrupted run leaves no dataset.
