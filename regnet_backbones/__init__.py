@@ -1,8 +1,6 @@
 """RegNet backbones for Detectron2 and segmentation-models-pytorch.
 
-Importing this package is all the registration there is, before or after the framework (detectron2
-0.6 without its compiled extension cannot be imported first, except in the environment that `make
-install` makes):
+Importing this package registers everything, before or after the framework is imported:
 
 - Detectron2 gets the `MODEL.REGNET` config node, the builders `build_regnet_backbone` and
   `build_regnet_fpn_backbone`, RegNet weights of every dialect as `MODEL.WEIGHTS`, and what
@@ -48,21 +46,17 @@ __all__ = [
     "zoo",
 ]
 
-# What is imported, and the function of it that is called, when a module of a framework has been
-# imported; at once where it already is. An adapter that itself imports the framework registers
-# where it ends: it may be in the middle of its import when it is asked for.
+# When a module of a framework has been imported, an adapter is, and its function is called.
+_D2 = "regnet_backbones.adapters.detectron2"
 _POST_IMPORT_HOOKS = (
-    ("detectron2.config.defaults", "regnet_backbones.adapters.detectron2.config:extend_defaults"),
-    ("detectron2.modeling.backbone", "regnet_backbones.adapters.detectron2.builders"),
-    ("detectron2.modeling", "regnet_backbones.adapters.detectron2.heads"),
-    ("detectron2.solver.build", "regnet_backbones.adapters.detectron2.solver:choose_by_config"),
-    ("detectron2.solver", "regnet_backbones.adapters.detectron2.solver:choose_by_config"),
-    ("detectron2.engine.defaults", "regnet_backbones.adapters.detectron2.solver:choose_by_config"),
-    (
-        "detectron2.checkpoint.detection_checkpoint",
-        "regnet_backbones.adapters.detectron2.checkpoint:load_every_dialect",
-    ),
-    ("detectron2.data.datasets", "regnet_backbones.adapters.detectron2.shapes:register_on_import"),
+    ("detectron2.config.defaults", f"{_D2}.config:extend_defaults"),
+    ("detectron2.modeling.backbone", f"{_D2}.builders"),
+    ("detectron2.modeling", f"{_D2}.heads"),
+    ("detectron2.solver.build", f"{_D2}.solver:choose_by_config"),
+    ("detectron2.solver", f"{_D2}.solver:choose_by_config"),
+    ("detectron2.engine.defaults", f"{_D2}.solver:choose_by_config"),
+    ("detectron2.checkpoint.detection_checkpoint", f"{_D2}.checkpoint:load_every_dialect"),
+    ("detectron2.data.datasets", f"{_D2}.shapes:register_on_import"),
     ("segmentation_models_pytorch.encoders", "regnet_backbones.adapters.smp.encoder"),
 )
 
@@ -86,12 +80,11 @@ def config_path(name: str = "") -> Path:
     package = Path(__file__).resolve().parent
     installed, checkout = package / "configs", package.parent / "configs"
     root = installed if installed.is_dir() else checkout
-    path = root / name
-    if not path.exists():
-        files = [p for suffix in ("yaml", "py") for p in root.rglob(f"*.{suffix}")]
-        known = sorted(str(p.relative_to(root)) for p in files)
+    if not (root / name).exists():
+        files = [path for path in root.rglob("*") if path.suffix in (".yaml", ".py")]
+        known = sorted(str(path.relative_to(root)) for path in files)
         raise MissingFileError(f"no config '{name}' in {root}; there are: {', '.join(known)}")
-    return path
+    return root / name
 
 
 def add_regnet_config(cfg: "CfgNode") -> None:
@@ -111,28 +104,18 @@ def add_regnet_config(cfg: "CfgNode") -> None:
 def setup_environment() -> None:
     """Let detectron2's `get_cfg()` return all of our keys, as `add_regnet_config` adds them.
 
-    Detectron2 imports the module that the environment variable `DETECTRON2_ENV_MODULE` names while
-    its own package is imported, and calls this function of it. So
-    `DETECTRON2_ENV_MODULE=regnet_backbones` brings RegNet, and our recipes, to scripts that you
-    cannot change.
+    Detectron2 calls it if the environment variable `DETECTRON2_ENV_MODULE` is `regnet_backbones`,
+    which brings RegNet, and our recipes, to scripts that you cannot change.
     """
     _after_import("detectron2.config", "regnet_backbones.detection.defaults:extend_get_cfg")
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name that needs torch or a framework."""
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     if name == "weights":
         return import_module("regnet_backbones.weights")
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-
-
-def _register() -> None:
-    """Hook into the frameworks, whether they are imported already or not."""
-    compat.install()
-    for module, hook in _POST_IMPORT_HOOKS:
-        _after_import(module, hook)
 
 
 def _after_import(module: str, hook: str) -> None:
@@ -141,11 +124,12 @@ def _after_import(module: str, hook: str) -> None:
 
 
 def _run_hook(hook: str, framework_module: ModuleType) -> None:
-    """Import an adapter, and call its function where the hook names one."""
     adapter, _, function = hook.partition(":")
     module = import_module(adapter)
     if function:
         getattr(module, function)(framework_module)
 
 
-_register()
+compat.install()
+for _module, _hook in _POST_IMPORT_HOOKS:
+    _after_import(_module, _hook)

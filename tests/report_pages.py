@@ -9,12 +9,12 @@ from PIL import Image
 from regnet_backbones.report.reading import (
     Metrics,
     Report,
+    config_of,
     find_evaluation,
-    find_run,
     read_report,
 )
 from regnet_backbones.runs.results import ImageResults, ImageScore, Table
-from regnet_backbones.runs.trained import Description
+from regnet_backbones.runs.trained import Description, find_trained
 
 VOID = {"br", "hr", "img", "link", "meta"}
 EVIL = "<script>alert('1')</script> & \"q\" $x_1$"
@@ -113,7 +113,7 @@ def read_detector(folder, evaluation, *, val=None):
     """Return the report of a detector's run with an evaluation that is in its folder."""
     from regnet_backbones.detection.description import describe
 
-    run = find_run(folder)
+    run = find_trained(folder)
     description = describe(run.config_file, val=val)
     found = find_evaluation(run, [Path(folder) / evaluation], description)
     return read_report(run, description, found)
@@ -123,7 +123,7 @@ def read_segmenter(folder, evaluation="report"):
     """Return the report of a segmenter's run with an evaluation that is in its folder."""
     from regnet_backbones.semseg.description import describe
 
-    run = find_run(folder)
-    description = describe(run.config_file, run.trained and run.trained.checkpoint)
+    run = find_trained(folder)
+    description = describe(config_of(run), run.checkpoint)
     found = find_evaluation(run, [Path(folder) / evaluation], description)
     return read_report(run, description, found)

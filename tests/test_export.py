@@ -63,7 +63,6 @@ ROWS = [
     (extractor, TORCHSCRIPT, (64, 96), MAPS),
     (detector, ONNX, (128, 192), PYRAMID),
     (segmenter, ONNX, (64, 96), LOGITS),
-    (segmenter, TORCHSCRIPT, (64, 96), LOGITS),
 ]
 
 
@@ -120,11 +119,11 @@ def test_batch_norm_is_folded_unless_it_shall_not_be(fold, batch_norms, tmp_path
 
 
 def test_a_backbone_says_which_multiples_it_needs(tmp_path):
-    message = "image_size must be multiples of 32 for FPN, got .100, 128.; images of other sizes"
+    message = "image_size must be multiples of 32 for FPN, got .100, 128."
     with pytest.raises(ValueError, match=message):
         export_torchscript(detector(), tmp_path / "net.ts", image_size=(100, 128))
     # 64 is the stride of P6.
-    with pytest.raises(ValueError, match="too small: 'p6' is 1x2, .* one pixel for a constant"):
+    with pytest.raises(ValueError, match="too small, .*'p6' is 1x2"):
         export_torchscript(detector(), tmp_path / "net.ts", image_size=(64, 128))
     dilated = smp.DeepLabV3Plus("regnetx_002", encoder_weights=None, encoder_output_stride=8)
     with pytest.raises(ValueError, match="multiples of 8 for DeepLabV3Plus, got .60, 64."):

@@ -1,7 +1,5 @@
 """Scores of single images against what was worked out by hand, and the files that hold them."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,6 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from regnet_backbones.detection.pictures import f1, match_objects, mean_iou
-from regnet_backbones.errors import UserError
 from regnet_backbones.runs.results import (
     ImageResults,
     ImageScore,
@@ -114,24 +111,3 @@ def test_the_best_and_the_worst_are_drawn_and_read_back(tmp_path):
         for number, place in enumerate(places, 1):
             picture = Image.open(tmp_path / "pictures" / f"{name}_{number}.jpg")
             assert picture.width == round(100 * images.images[place].score) + 1
-
-
-@pytest.mark.parametrize(
-    ("file", "change"),
-    [
-        ("results.json", {"settings": None}),
-        ("results.json", {"checkpoint": 5}),
-        ("images.json", {"images": [{"file": "a", "score": 1, "picture": "/etc/passwd"}]}),
-        ("images.json", {"best": [7]}),
-        ("images.json", {"best": ["../a"]}),
-        ("images.json", {"legend": {"x": "url(a)"}}),
-    ],
-)
-def test_files_that_no_evaluation_wrote_are_named(tmp_path, file, change):
-    images = ImageResults("s", ("a",), 1, (ImageScore("a.png", 1.0),), best=(0,))
-    write_images(tmp_path, images)
-    write_results(tmp_path, Trained("detector", tmp_path / "x.pth"), results={}, settings={})
-    path = tmp_path / file
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(UserError, match=file):
-        read_evaluation(tmp_path)

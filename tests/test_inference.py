@@ -1,7 +1,6 @@
 """What a command line means: which model, which images; and results as JSON."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -150,13 +149,6 @@ def test_outputs_of_different_images_have_different_names(images, names):
     assert output_names(paths) == dict(zip(paths, map(Path, names), strict=True))
 
 
-def test_a_name_of_dots_has_an_output():
-    assert output_names([Path("a/..png"), Path("a/b.png")]) == {
-        Path("a/..png"): Path("..png"),
-        Path("a/b.png"): Path("b"),
-    }
-
-
 # Reports
 
 
@@ -222,37 +214,25 @@ importlib.import_module(predicts)
 """
 
 
-@pytest.mark.parametrize(
-    ("absent", "predicts", "checkpoints", "messages"),
-    [
-        (
-            "detectron2",
-            "regnet_backbones.semseg.prediction",
-            ["a.pth", "a.ckpt"],
-            ["detectron2 is not installed; `make install`", r"a.ckpt is truncated or damaged"],
-        ),
-        (
-            "lightning,jsonargparse,segmentation_models_pytorch,torchmetrics",
-            "regnet_backbones.detection.prediction",
-            ["a.ckpt", "a.pth"],
-            ["No module named 'lightning'", "DATASETS.TEST is empty"],
-        ),
-    ],
-)
-def test_one_framework_is_enough(tmp_path, absent, predicts, checkpoints, messages):
-    """Of the other one a model is refused; of this one its own contents are what is wrong."""
-    touch(tmp_path, *checkpoints)
+def test_detectron2_is_enough(tmp_path):
+    """A segmenter is refused; of a detector its own contents are what is wrong."""
+    touch(tmp_path, "a.pth", "a.ckpt")
     (tmp_path / "config.yaml").write_text("DATASETS: {TEST: []}")
+    absent = "lightning,jsonargparse,segmentation_models_pytorch,torchmetrics"
+    words = [
+        absent,
+        "regnet_backbones.detection.prediction",
+        tmp_path / "a.ckpt",
+        tmp_path / "a.pth",
+    ]
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", WITHOUT, absent, predicts]
-        + [str(tmp_path / checkpoint) for checkpoint in checkpoints],
+        [sys.executable, "-W", "ignore", "-c", WITHOUT, *words],
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == "[2, 2]\n"
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 2
-    for error, message in zip(errors, messages, strict=True):
-        assert re.search(message, error)
+    first, second = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
+    assert "No module named 'lightning'" in first
+    assert "DATASETS.TEST is empty" in second

@@ -1,6 +1,5 @@
 """The report: logs, the page, and what is not a run, each against what was worked out by hand."""
 
-import json
 import re
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from regnet_backbones.report.logs import read_log
 from regnet_backbones.report.page import render, write_page
-from regnet_backbones.report.reading import find_run
 from regnet_backbones.runs.results import Table, tables_of
 from regnet_backbones.runs.trained import read_metrics
 
@@ -166,18 +164,3 @@ def test_what_is_not_a_run_is_one_line(tmp_path, capsys):
         assert str(path) in error
         assert error.count("\n") == 1
     assert not (tmp_path / "report.html").exists()
-
-
-def test_runs_without_a_checkpoint_are_known_by_their_logs(tmp_path, capsys):
-    detector, segmenter = tmp_path / "detector", tmp_path / "segmenter"
-    (segmenter / "tensorboard").mkdir(parents=True)
-    (segmenter / "tensorboard" / "config.yaml").touch()
-    detector.mkdir()
-    (detector / "config.yaml").touch()
-    (detector / "metrics.json").write_text(json.dumps({"iteration": 1}))
-    assert find_run(detector).kind == "detector"
-    assert find_run(detector).config_file == detector / "config.yaml"
-    assert find_run(segmenter).kind == "segmenter"
-    assert find_run(segmenter).trained is None
-    assert load_tool("report").main([str(detector), "--images", "0"]) == 2
-    assert "--images" in capsys.readouterr().err

@@ -225,18 +225,6 @@ def test_without_its_data_a_run_is_reported_and_says_so(run, tmp_path):
     assert "--val-json" in line
 
 
-def test_a_stopped_run_is_reported_as_far_as_it_came(run, tmp_path):
-    stopped = shutil.copytree(run, tmp_path / "stopped", ignore=shutil.ignore_patterns("report"))
-    for path in (*stopped.glob("*.pth"), stopped / "last_checkpoint"):
-        path.unlink()
-    lines = (stopped / "metrics.json").read_text().splitlines()
-    (stopped / "metrics.json").write_text("\n".join(lines[:1]))
-    missing = report_of(stopped)
-    iteration = json.loads(lines[0])["iteration"] + 1
-    assert f"the log ends at iteration {iteration} of {STEPS}; no checkpoint" in missing
-    assert "Mask R-CNN" in Page((stopped / "report.html").read_text()).text_of("h1")[0]
-
-
 def test_mistakes_of_the_command_line(run, val, own, tmp_path, capsys):
     main = load_tool("report").main
     content = json.loads(val.json_file.read_text())

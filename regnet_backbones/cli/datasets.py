@@ -1,11 +1,10 @@
 """`shapes`, which draws the demo dataset, and `prepare-ade20k`, which converts masks."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from regnet_backbones.cli.command_lines import command_parser
-from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.run import subcommand
 from regnet_backbones.files import check_output_folder
 
 SHAPES = """\
@@ -27,12 +26,6 @@ that exist are left as they are; the demo dataset is drawn with them.
 """
 
 
-def draw_shapes(argv: Sequence[str], prog: str) -> int:
-    """Write the dataset and print what it holds."""
-    args = shapes_parser(prog).parse_args(argv)
-    return run_command(lambda: _draw(args))
-
-
 def shapes_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of `shapes`."""
     parser = command_parser(prog, SHAPES)
@@ -46,7 +39,9 @@ def shapes_parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _draw(args: argparse.Namespace) -> int:
+@subcommand(shapes_parser)
+def draw_shapes(args: argparse.Namespace) -> int:
+    """Write the dataset and print what it holds."""
     from regnet_backbones import shapes
 
     check_output_folder(args.output.parent, name="the folder of --output")
@@ -58,24 +53,20 @@ def _draw(args: argparse.Namespace) -> int:
     return 0
 
 
-def prepare_ade20k(argv: Sequence[str], prog: str) -> int:
-    """Convert the masks of both splits and print where they are."""
-    args = ade20k_parser(prog).parse_args(argv)
-
-    def convert() -> int:
-        from regnet_backbones.detection.ade20k import convert_masks
-
-        for folder, written in convert_masks(args.root, overwrite=args.overwrite).items():
-            state = "written" if written else "already there, left as they are"
-            print(f"{folder}: {len(list(folder.iterdir()))} masks, {state}")
-        return 0
-
-    return run_command(convert)
-
-
 def ade20k_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of `prepare-ade20k`."""
     parser = command_parser(prog, ADE20K)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder with 'annotations'")
     parser.add_argument("--overwrite", action="store_true", help="convert masks again")
     return parser
+
+
+@subcommand(ade20k_parser)
+def prepare_ade20k(args: argparse.Namespace) -> int:
+    """Convert the masks of both splits and print where they are."""
+    from regnet_backbones.detection.ade20k import convert_masks
+
+    for folder, written in convert_masks(args.root, overwrite=args.overwrite).items():
+        state = "written" if written else "already there, left as they are"
+        print(f"{folder}: {len(list(folder.iterdir()))} masks, {state}")
+    return 0

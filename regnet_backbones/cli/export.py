@@ -1,13 +1,12 @@
 """`export`: a name of the zoo or a trained model, exported and checked."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regnet_backbones import zoo
 from regnet_backbones.cli.command_lines import command_parser, find_config
-from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.run import subcommand
 from regnet_backbones.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,37 +19,22 @@ DESCRIPTION = """\
 Export a network to ONNX, torch.export or TorchScript, and check the file against it.
 
     %(prog)s regnety_032 --output regnety_032.onnx --pretrained
-    %(prog)s regnety_032 --output regnety_032.pt2 --pretrained ra_in1k
-    %(prog)s output/demo --output backbone.onnx
+    %(prog)s output/demo --output backbone.pt2
     %(prog)s output/demo --output detector.ts --images 'photos/*.jpg'
     %(prog)s output/demo_semseg --output segmenter.onnx
 
 The suffix is the format: .onnx, .pt2 (torch.export), .ts or .pt (TorchScript). Height, width and
-number of images are free, and each file is compared with the network at two other sizes before it
-gets its name. Outputs are c2 to c5 of a name of the zoo; p2 to p6 of a detector, whose backbone
-with FPN is exported; logits of a segmenter. Their input is normalised images, RGB as in the
-training (a detector's in the order of INPUT.FORMAT). A whole detector is traced to TorchScript,
-which takes one image with values from 0 to 255.
+number of images are free. The input is normalised images; of a whole detector, which is traced to
+TorchScript, one image with values from 0 to 255.
 """
 
-# Options that not every export uses, by what is exported.
-USED = {
-    "a name of the zoo": ("pretrained", "image_size", "opset"),
-    "a segmenter": ("image_size", "opset"),
-    "the backbone of a detector": ("image_size", "opset", "part", "config_file", "opts"),
-    "a whole detector": ("part", "images", "config_file", "opts"),
+# Options that an export does not use, by what is exported.
+UNUSED = {
+    "a name of the zoo": ("part", "images", "config_file", "opts"),
+    "a segmenter": ("pretrained", "part", "images", "opts"),
+    "the backbone of a detector": ("pretrained", "images"),
+    "a whole detector": ("pretrained", "image_size", "opset"),
 }
-
-
-def export_command(argv: Sequence[str], prog: str) -> int:
-    """Export, and print the errors at the checked sizes."""
-    args = export_parser(prog).parse_args(argv)
-
-    def export() -> int:
-        print(_export(args))
-        return 0
-
-    return run_command(export)
 
 
 def export_parser(prog: str) -> argparse.ArgumentParser:
@@ -59,25 +43,28 @@ def export_parser(prog: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", metavar="MODEL", help="a name of the zoo, a run's folder, or a checkpoint")
     add("--output", required=True, metavar="FILE", help="the new file")
-    text = "of the images it is exported with (default: 256 320)"
-    add("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help=text)
+    sides = ("HEIGHT", "WIDTH")
+    add("--image-size", type=int, nargs=2, metavar=sides, help="of the example (default: 256 320)")
     add("--opset", type=int, help="of ONNX (default: 20)")
     add("--no-fold", action="store_true", help="do not fold batch norms into the convolutions")
-    text = "of a name of the zoo: its default weights, a tag, a source or a file"
-    add("--pretrained", nargs="?", const=True, metavar="WEIGHTS", help=text)
+    add("--pretrained", nargs="?", const=True, metavar="WEIGHTS", help="a tag, a source or a file")
     add = parser.add_argument_group("detectors only").add_argument
-    text = "what is exported (default: backbone, and whole for TorchScript)"
-    add("--part", choices=("backbone", "whole"), help=text)
-    text = "of a whole detector: files, folders or patterns in quotes, in which it detects "
-    text += "something; it is traced with the first one (default: drawn shapes)"
+    add("--part", choices=("backbone", "whole"), help="default: whole for TorchScript")
+    text = "in which a whole detector detects something (default: drawn shapes)"
     add("--images", nargs="+", metavar="IMAGE", help=text)
     add("--config-file", metavar="CONFIG", help="default: config.yaml next to the checkpoint")
     add("--opts", nargs="*", metavar="KEY VALUE", help="what differs from the config")
     return parser
 
 
+@subcommand(export_parser)
+def export_command(args: argparse.Namespace) -> int:
+    """Export, and print the errors at the checked sizes."""
+    print(_export(args))
+    return 0
+
+
 def _export(args: argparse.Namespace) -> "Checked":
-    """Export a model of any kind."""
     if Path(args.model).name == args.model and not Path(args.model).exists():
         name = zoo.get(args.model).name
         _refuse_unused(args, "a name of the zoo")
@@ -100,7 +87,6 @@ def _export(args: argparse.Namespace) -> "Checked":
 
 
 def _export_detector(args: argparse.Namespace, trained: "Trained") -> "Checked":
-    """Export a detector, the whole or its backbone."""
     is_torchscript = Path(args.output).suffix.lower() in (".ts", ".pt")
     part = args.part or ("whole" if is_torchscript else "backbone")
     _refuse_unused(args, "a whole detector" if part == "whole" else "the backbone of a detector")
@@ -121,7 +107,6 @@ def _export_detector(args: argparse.Namespace, trained: "Trained") -> "Checked":
 
 
 def _export_network(args: argparse.Namespace, model: "nn.Module") -> "Checked":
-    """Export what takes a batch of images and returns maps."""
     from regnet_backbones.export import export_onnx, export_program, export_torchscript
 
     exports = {".onnx": export_onnx, ".pt2": export_program}
@@ -137,8 +122,7 @@ def _export_network(args: argparse.Namespace, model: "nn.Module") -> "Checked":
 
 
 def _refuse_unused(args: argparse.Namespace, exported: str) -> None:
-    """Raise UserError for an option that would be ignored."""
-    for name in dict.fromkeys(each for used in USED.values() for each in used):
-        if name not in USED[exported] and getattr(args, name) is not None:
+    for name in UNUSED[exported]:
+        if getattr(args, name) is not None:
             option = name.replace("_", "-")
             raise UserError(f"--{option} cannot be used with {exported}; leave it out")

@@ -5,12 +5,11 @@ Detectron2 and Lightning are imported when a model needs them: one of the two is
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regnet_backbones.cli.command_lines import command_parser, find_config
-from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.run import subcommand
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
 
@@ -27,12 +26,9 @@ Evaluate what was trained: a detector (Detectron2) or a segmenter (Lightning and
     %(prog)s output/demo/model_final.pth --opts TEST.AUG.ENABLED True
     %(prog)s output/mine --val-json val.json --val-images images/val
     %(prog)s output/semseg --window 512 --flip --scales 0.5 0.75 1.0 1.25 1.5 1.75
-    %(prog)s output/semseg/checkpoints/best.ckpt --opts root /data/ADE20K
-    %(prog)s output/demo --dtype bfloat16 --compile
 
-The results are printed, and written to `results.json` in the folder `evaluation` of the run. A
-detector trained on custom data finds them where they were, or with --val-json and --val-images; a
-segmenter is evaluated on the data of its training, which --opts moves or changes.
+The results are printed, and written to `results.json` in the folder `evaluation` of the run. The
+data are those of the training, unless --val-json and --val-images, or --opts, give others.
 """
 
 PREDICT = """\
@@ -41,13 +37,9 @@ Predict images with what was trained: a detector (Detectron2) or a segmenter (Li
     %(prog)s output/demo photos/ --output predictions
     %(prog)s output/mine photos/ --val-json val.json --min-score 0.7
     %(prog)s output/semseg 'photos/*.jpg' one.png --window 512
-    %(prog)s output/demo photos/ --dtype bfloat16 --compile
 
-Below --output are overlays/ with pictures to look at. A model that classifies pixels writes labels/
-with one PNG per image, whose values are class numbers from 0, and classes.txt with their names; a
-detector predictions.json in COCO's results format, with masks or keypoints if it predicts them; a
-panoptic model panoptic/ and panoptic.json in COCO's. A detector trained on custom data takes the
-names of its classes from --val-json.
+Below --output are overlays/ with pictures to look at, and predictions.json in COCO's results format
+(detectors), labels/ and classes.txt (models that classify pixels), or panoptic/ and panoptic.json.
 """
 
 EVALUATION_FOLDER = "evaluation"  # below the folder of the run
@@ -59,25 +51,12 @@ SEGMENTER_OPTIONS = ("short_side", "window", "window_stride", "flip", "scales")
 DETECTOR_OPTIONS = ("val_json", "val_images", "min_score")
 
 
-def evaluate_command(argv: Sequence[str], prog: str) -> int:
-    """Evaluate, print the results and write them to a file."""
-    args = evaluate_parser(prog).parse_args(argv)
-    return run_command(lambda: _evaluate(args))
-
-
-def predict_command(argv: Sequence[str], prog: str) -> int:
-    """Predict images; the exit status is 1 if some could not be read."""
-    args = predict_parser(prog).parse_args(argv)
-    return run_command(lambda: _predict(args))
-
-
 def evaluate_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of `evaluate`."""
     parser = _model_parser(prog, EVALUATE)
     add = parser.add_argument
     add("--output", metavar="DIR", help="where to write (default: evaluation in the run's folder)")
-    text = "processes, one a GPU (default: 1)"
-    add("--devices", type=int, default=1, metavar="N", help=text)
+    add("--devices", type=int, default=1, metavar="N", help="processes, one a GPU (default: 1)")
     add_data_options(parser)
     return parser
 
@@ -87,64 +66,50 @@ def predict_parser(prog: str) -> argparse.ArgumentParser:
     parser = _model_parser(prog, PREDICT)
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="files, folders, or patterns in quotes")
-    text = "where to write (default: %(default)s)"
-    add("--output", default="predictions", metavar="DIR", help=text)
-    detector = _add_detector_options(parser)
-    detector.add_argument("--min-score", type=float, help="drop instances below it (default: 0.5)")
-    text = "what differs from the config"
-    detector.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help=text)
+    add("--output", default="predictions", metavar="DIR", help="default: %(default)s")
+    add = _add_detector_options(parser).add_argument
+    add("--min-score", type=float, help="drop instances below it (default: 0.5)")
+    add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="what differs from the config")
     return parser
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say on which data, and with what config, a model is evaluated."""
-    text = "what differs: in a detector's config (INPUT.MIN_SIZE_TEST 640) or in a segmenter's data"
-    text += " (root /data/ADE20K)"
+    text = "what differs in a detector's config, or in a segmenter's data (root /data/ADE20K)"
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help=text)
     detector = _add_detector_options(parser)
     detector.add_argument("--val-images", metavar="DIR", help="folder of the images of --val-json")
 
 
 def _model_parser(prog: str, description: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that `evaluate` and `predict` share."""
     parser = command_parser(prog, description)
     parser.add_argument("trained", metavar="RUN", help="folder of a training, or a checkpoint")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
-    text = "each of these implies --optimize; the config of a detector may, too"
-    add = parser.add_argument_group("speed", text).add_argument
-    text = "fold batch norms and use the faster memory format, for the same results"
-    add("--optimize", action="store_true", help=text)
+    add = parser.add_argument_group("speed", "each of these implies --optimize").add_argument
+    add("--optimize", action="store_true", help="fold batch norms; the faster memory format")
     dtypes = ("float32", "bfloat16", "float16")
     add("--dtype", choices=dtypes, help="of the weights: reduced precision rounds")
-    text = "compile the network, which takes a minute before the first image"
-    add("--compile", action="store_true", help=text)
+    add("--compile", action="store_true", help="takes a minute before the first image")
     add = parser.add_argument_group("segmenters only").add_argument
-    text = "resize images to this shorter side first (default: that of the training)"
-    add("--short-side", type=int, metavar="PIXELS", help=text)
-    text = "slide a window of this side over the image"
-    add("--window", type=int, metavar="PIXELS", help=text)
-    text = "from one window to the next (default: two thirds of the window)"
-    add("--window-stride", type=int, metavar="PIXELS", help=text)
+    add("--short-side", type=int, metavar="PIXELS", help="resize images to this shorter side first")
+    add("--window", type=int, metavar="PIXELS", help="slide a window of this side over the image")
+    add("--window-stride", type=int, metavar="PIXELS", help="default: two thirds of the window")
     add("--flip", action="store_true", default=None, help="average with the mirrored image")
-    text = "average over these sizes"
-    add("--scales", type=float, nargs="+", metavar="FACTOR", help=text)
+    add("--scales", type=float, nargs="+", metavar="FACTOR", help="average over these sizes")
     return parser
 
 
 def _add_detector_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the options that only a detector needs, and return the group for more."""
     detector = parser.add_argument_group("detectors only")
-    text = "default: config.yaml next to the checkpoint"
-    detector.add_argument("--config-file", metavar="CONFIG", help=text)
-    text = "COCO json of custom data, with the categories of the training"
-    detector.add_argument("--val-json", metavar="FILE", help=text)
+    add = detector.add_argument
+    add("--config-file", metavar="CONFIG", help="default: config.yaml next to the checkpoint")
+    add("--val-json", metavar="FILE", help="COCO json of custom data")
     return detector
 
 
 def check_options(args: argparse.Namespace, kind: "Kind") -> None:
     """Raise UserError for an option that a model of this kind would ignore."""
-    others = SEGMENTER_OPTIONS if kind == "detector" else DETECTOR_OPTIONS
-    for name in others:
+    for name in SEGMENTER_OPTIONS if kind == "detector" else DETECTOR_OPTIONS:
         if getattr(args, name, None) is not None:
             option = name.replace("_", "-")
             raise UserError(f"--{option} cannot be used with a {kind}; leave it out")
@@ -155,8 +120,7 @@ def own_validation(args: argparse.Namespace) -> "CocoSplit | None":
     from regnet_backbones.detection.data import read_coco_split
 
     if (args.val_json is None) != (args.val_images is None):
-        missing = "--val-json" if args.val_json is None else "--val-images"
-        raise UserError(f"custom data need --val-json and --val-images; missing: {missing}")
+        raise UserError("custom data need both --val-json and --val-images")
     return None if args.val_json is None else read_coco_split(args.val_json, args.val_images)
 
 
@@ -171,7 +135,6 @@ def segmenter_settings(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _trained(args: argparse.Namespace) -> "Trained":
-    """Return the model of a command line, whose options fit it."""
     from regnet_backbones.optimize.options import show_reports
     from regnet_backbones.runs.trained import find_trained
 
@@ -182,64 +145,58 @@ def _trained(args: argparse.Namespace) -> "Trained":
     return trained
 
 
-def _evaluate(args: argparse.Namespace) -> int:
+@subcommand(evaluate_parser)
+def evaluate_command(args: argparse.Namespace) -> int:
+    """Evaluate, print the results and write them to a file."""
     from regnet_backbones.runs.results import RESULTS_NAME
 
     trained = _trained(args)
     output = Path(args.output or trained.run_folder / EVALUATION_FOLDER)
     check_output_folder(output, name="--output")
-    evaluate = _evaluate_detector if trained.kind == "detector" else _evaluate_segmenter
-    table = evaluate(args, trained, output)
-    if table is not None:
-        print(table)
-        print(f"results: {output / RESULTS_NAME}")
+    if trained.kind == "detector":
+        from regnet_backbones.detection.evaluation import evaluate
+
+        table = evaluate(
+            trained,
+            output,
+            opts=[*_optimization_keys(args), *args.opts],
+            device=args.device,
+            processes=args.devices,
+            val=own_validation(args),
+        ).table
+    else:
+        from lightning.pytorch.utilities import rank_zero_only
+
+        from regnet_backbones.semseg.evaluation import evaluate as evaluate_segmenter
+        from regnet_backbones.semseg.metrics import results_table
+
+        results = evaluate_segmenter(
+            trained.checkpoint,
+            output=output,
+            inference=_inference(args),
+            devices=args.devices,
+            optimization=_optimization(args),
+            **segmenter_settings(args),
+        )
+        if rank_zero_only.rank > 0:
+            return 0
+        table = results_table(results, f"{results['images']} images")
+    print(f"{table}\nresults: {output / RESULTS_NAME}")
     return 0
 
 
-def _evaluate_detector(args: argparse.Namespace, trained: "Trained", output: Path) -> str:
-    """Evaluate with Detectron2, and return the table."""
-    from regnet_backbones.detection.evaluation import evaluate
-
-    return evaluate(
-        trained,
-        output,
-        opts=[*_optimization_keys(args), *args.opts],
-        device=args.device,
-        processes=args.devices,
-        val=own_validation(args),
-    ).table
-
-
-def _evaluate_segmenter(args: argparse.Namespace, trained: "Trained", output: Path) -> str | None:
-    """Evaluate with Lightning, and return the table; None in all processes but the first."""
-    from lightning.pytorch.utilities import rank_zero_only
-
-    from regnet_backbones.semseg.evaluation import evaluate
-    from regnet_backbones.semseg.metrics import results_table
-
-    results = evaluate(
-        trained.checkpoint,
-        output=output,
-        inference=_inference(args),
-        devices=args.devices,
-        optimization=_optimization(args),
-        **segmenter_settings(args),
-    )
-    if rank_zero_only.rank > 0:
-        return None
-    return results_table(results, f"{results['images']} images")
-
-
-def _predict(args: argparse.Namespace) -> int:
+@subcommand(predict_parser)
+def predict_command(args: argparse.Namespace) -> int:
+    """Predict images; the exit status is 1 if some could not be read."""
     from regnet_backbones.runs.image_paths import find_images
 
     trained = _trained(args)
     images, output = find_images(args.images), Path(args.output)
     check_output_folder(output, name="--output")
     if trained.kind == "detector":
-        from regnet_backbones.detection.prediction import predict as predict_with_detector
+        from regnet_backbones.detection.prediction import predict
 
-        failed = predict_with_detector(
+        failed = predict(
             trained,
             images,
             output,
@@ -268,23 +225,19 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _inference(args: argparse.Namespace) -> "Inference | None":
-    """Return how a segmenter takes images, None if no option sets it."""
     from regnet_backbones.semseg.inference import Inference
 
     given = {name: getattr(args, name) for name in SEGMENTER_OPTIONS}
+    given["scales"] = args.scales and tuple(args.scales)
     given = {name: value for name, value in given.items() if value is not None}
-    if "scales" in given:
-        given["scales"] = tuple(given["scales"])
     return Inference(**given) if given else None
 
 
 def _optimization(args: argparse.Namespace) -> "Optimization | None":
-    """Return how to make a segmenter fast, None for not at all."""
     from regnet_backbones.optimize.options import Optimization
 
-    if not (args.optimize or args.dtype or args.compile):
-        return None
-    return Optimization(dtype=args.dtype or "float32", compile=args.compile)
+    wanted = args.optimize or args.dtype or args.compile
+    return Optimization(dtype=args.dtype or "float32", compile=args.compile) if wanted else None
 
 
 def _optimization_keys(args: argparse.Namespace) -> list[str]:

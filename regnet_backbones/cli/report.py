@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from regnet_backbones.cli.command_lines import command_parser, find_config
 from regnet_backbones.cli.models import (
@@ -14,40 +14,22 @@ from regnet_backbones.cli.models import (
     own_validation,
     segmenter_settings,
 )
-from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.run import subcommand
 from regnet_backbones.errors import UserError
 
-if TYPE_CHECKING:
-    from regnet_backbones.report.reading import Run
-    from regnet_backbones.runs.results import WrittenEvaluation
-    from regnet_backbones.runs.trained import Description
-
 PAGE_NAME = "report.html"
-
-# Of the evaluations of this command; it does not overwrite those of `evaluate`.
-OWN_FOLDER = "report"
+OWN_FOLDER = "report"  # of its evaluations, so that those of `evaluate` stay
 
 DESCRIPTION = """\
 Write one self-contained HTML page about a training of a detector or a segmenter.
 
     %(prog)s output/demo
-    %(prog)s output/demo_semseg --images 50 --output semseg.html
     %(prog)s output/mine --val-json val.json --val-images images/val
-    %(prog)s output/mine --no-evaluate
     %(prog)s output/semseg --opts root /data/ADE20K --device cuda
 
-The page has the curves of the training, the results of the evaluation by class, the best and the
-worst predictions among the validation images, speed, configuration, and the command to repeat it.
 A run that was not evaluated yet is evaluated first, on at most --images validation images; if there
-are more, the results are those that the training logged. An unfinished run is reported as far as
-it came. The page needs no network and no other file.
+are more, the results are those that the training logged.
 """
-
-
-def report_command(argv: Sequence[str], prog: str) -> int:
-    """Evaluate a run if necessary, and write its page."""
-    args = report_parser(prog).parse_args(argv)
-    return run_command(lambda: _report(args))
 
 
 def report_parser(prog: str) -> argparse.ArgumentParser:
@@ -56,82 +38,57 @@ def report_parser(prog: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", metavar="RUN", help="output folder of a training, or a checkpoint in it")
     add("--output", metavar="FILE", help=f"the page (default: {PAGE_NAME} in the run's folder)")
-    text = "validation images to evaluate, at most (default: %(default)s)"
-    add("--images", type=int, default=200, metavar="N", help=text)
+    add("--images", type=int, default=200, metavar="N", help="at most, to evaluate (%(default)s)")
     add("--no-evaluate", action="store_true", help="show only what was evaluated before")
     add("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     add_data_options(parser)
     return parser
 
 
-def _report(args: argparse.Namespace) -> int:
-    """Evaluate a run if necessary, write its page, and return the exit status."""
+@subcommand(report_parser)
+def report_command(args: argparse.Namespace) -> int:
+    """Evaluate a run if necessary, and write its page."""
     from regnet_backbones.report.page import write_page
-    from regnet_backbones.report.reading import find_evaluation, find_run, read_report
+    from regnet_backbones.report.reading import config_of, find_evaluation, read_report
+    from regnet_backbones.runs.trained import find_trained
 
     config = args.config_file and find_config(args.config_file, "detectron2")
-    run = find_run(args.run, config_file=config)
-    check_options(args, run.kind)
+    trained = find_trained(args.run, config_file=config)
+    check_options(args, trained.kind)
     if args.images < 1:
         raise UserError(f"--images must be at least 1, got {args.images}")
-    output = Path(args.output or run.folder / PAGE_NAME)
+    output = Path(args.output or trained.run_folder / PAGE_NAME)
     if output.is_dir():
-        raise UserError(f"--output '{output}' is a folder; give a file, such as {PAGE_NAME}")
-    read = _read_detector if run.kind == "detector" else _read_segmenter
-    description, evaluate = read(args, run)
-    folders = [run.folder / name for name in (EVALUATION_FOLDER, OWN_FOLDER)]
-    evaluation, missing = find_evaluation(run, folders, description, args.opts), []
-    if run.trained is None:
-        missing.append("There is no checkpoint yet, so nothing is predicted.")
-    elif not args.no_evaluate and not _is_enough(evaluation, args.images):
+        raise UserError(f"--output must be a file, such as {PAGE_NAME}; got the folder '{output}'")
+    folders = [trained.run_folder / name for name in (EVALUATION_FOLDER, OWN_FOLDER)]
+    evaluate: Callable[[], object]
+    if trained.kind == "detector":
+        from regnet_backbones.detection import description, evaluation
+
+        options = {"opts": args.opts, "val": own_validation(args)}
+        described = description.describe(trained.config_file, **options)
+        options |= {"device": args.device, "images": args.images}
+        evaluate = partial(evaluation.evaluate, trained, folders[-1], **options)
+    else:
+        from regnet_backbones.semseg import description as segmenters
+        from regnet_backbones.semseg.evaluation import evaluate as evaluate_segmenter
+
+        options = {**segmenter_settings(args), "images": args.images, "output": folders[-1]}
+        described = segmenters.describe(config_of(trained), trained.checkpoint)
+        evaluate = partial(evaluate_segmenter, trained.checkpoint, **options)
+    found, missing = find_evaluation(trained, folders, described, args.opts), []
+    enough = found and (found.images.complete or len(found.images.images) >= args.images)
+    if not (args.no_evaluate or enough):
         try:
-            evaluate(folders[-1])
+            evaluate()
         except (UserError, OSError, ModuleNotFoundError) as error:
             if args.opts or args.val_json:  # a mistake in these is not to be overlooked
                 raise
             missing.append(f"Nothing is predicted: {error}")
-        evaluation = find_evaluation(run, folders, description, args.opts)
-    report = read_report(run, description, evaluation, opts=args.opts, missing=missing)
+        found = find_evaluation(trained, folders, described, args.opts)
+    report = read_report(trained, described, found, opts=args.opts, missing=missing)
     write_page(output, report)
     for line in report.missing:
         print(f"missing: {line}", file=sys.stderr)
     print(f"report: {output}")
     return 0
-
-
-def _is_enough(evaluation: "WrittenEvaluation | None", images: int) -> bool:
-    """Return whether so many images, or all, were evaluated."""
-    found = evaluation and evaluation.images
-    return found is not None and (found.complete or len(found.images) >= images)
-
-
-def _read_detector(
-    args: argparse.Namespace, run: "Run"
-) -> "tuple[Description, Callable[[Path], None]]":
-    """Return the description of a run of detectron2's, and what evaluates it into a folder."""
-    from regnet_backbones.detection.description import describe
-
-    options = {"opts": args.opts, "val": own_validation(args)}
-
-    def evaluate_to(folder: Path) -> None:
-        from regnet_backbones.detection.evaluation import evaluate
-
-        evaluate(run.trained, folder, device=args.device, images=args.images, **options)
-
-    return describe(run.config_file, **options), evaluate_to
-
-
-def _read_segmenter(
-    args: argparse.Namespace, run: "Run"
-) -> "tuple[Description, Callable[[Path], None]]":
-    """Return the description of a run of Lightning's, and what evaluates it into a folder."""
-    from regnet_backbones.semseg.description import describe
-
-    settings = segmenter_settings(args)
-
-    def evaluate_to(folder: Path) -> None:
-        from regnet_backbones.semseg.evaluation import evaluate
-
-        evaluate(run.trained.checkpoint, output=folder, images=args.images, **settings)
-
-    return describe(run.config_file, run.trained and run.trained.checkpoint), evaluate_to

@@ -4,19 +4,22 @@ import errno
 import os
 import select
 import sys
-from collections.abc import Callable
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
 
 from regnet_backbones.errors import UserError, from_traceback
 from regnet_backbones.runs.stopping import StoppedError
 
+Function = Callable[[Namespace], int]
+Subcommand = Callable[[Sequence[str], str], int]
+
 INTERRUPTED, NOBODY_READS = 130, 141  # as shells report them
 
 SMALLER = "use a smaller batch, smaller images or a smaller network"
-
-# By errno of an OSError.
+FREE_SPACE = "free some space; files that were complete before still are"
 HINTS = {
-    errno.ENOSPC: "free some space; files that were complete before still are",
-    errno.EDQUOT: "free some space; files that were complete before still are",
+    errno.ENOSPC: FREE_SPACE,
+    errno.EDQUOT: FREE_SPACE,
     errno.EFBIG: "raise the limit of the size of files, or free some space",
     errno.EMFILE: "use fewer data workers, or raise the limit with `ulimit -n 65536`",
     errno.ENOMEM: SMALLER,
@@ -52,11 +55,21 @@ def run_command(command: Callable[[], int]) -> int:
         return status
 
 
-def describe(error: BaseException) -> tuple[str | None, int]:
-    """Return the line and the exit status of an error, by its type and errno only.
+def subcommand(parser: Callable[[str], ArgumentParser]) -> Callable[[Function], Subcommand]:
+    """Make a subcommand, which takes arguments and how it is called, of what takes parsed ones."""
 
-    The line is None for an error that needs its traceback.
-    """
+    def decorate(function: Function) -> Subcommand:
+        def run(argv: Sequence[str], prog: str) -> int:
+            args = parser(prog).parse_args(argv)
+            return run_command(lambda: function(args))
+
+        return run
+
+    return decorate
+
+
+def describe(error: BaseException) -> tuple[str | None, int]:
+    """Return the line of an error, None if it needs its traceback, and the exit status."""
     torch = sys.modules.get("torch")
     if torch and isinstance(error, torch.multiprocessing.ProcessRaisedException):
         error = from_traceback(str(error)) or error
@@ -86,7 +99,7 @@ def describe(error: BaseException) -> tuple[str | None, int]:
 
 
 def _nobody_reads() -> bool:
-    """Return whether the reader of stdout has ended; what is left to print is dropped then."""
+    """Return whether the reader of stdout has ended; drop what is left to print then."""
     stdout = select.poll()
     stdout.register(sys.stdout.fileno(), 0)  # no event but an error
     ended = bool(stdout.poll(0))

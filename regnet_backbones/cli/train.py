@@ -1,10 +1,10 @@
-"""`train-detector`, `train-segmenter` and `check-data`: options for the two trainers."""
+"""`train-detector` and `train-segmenter`: options for the two trainers."""
 
 import argparse
 from collections.abc import Sequence
 
 from regnet_backbones.cli.command_lines import command_parser, find_config
-from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.run import run_command, subcommand
 
 DETECTOR = """\
 Train or evaluate a detector or segmenter on a RegNet, with Detectron2's conventions.
@@ -12,25 +12,11 @@ Train or evaluate a detector or segmenter on a RegNet, with Detectron2's convent
     %(prog)s --config-file mask_rcnn_regnety_032_fpn_1x --num-gpus 8
     %(prog)s --config-file CONFIG --resume
     %(prog)s --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
-    %(prog)s --config-file CONFIG --optimize
-
-CONFIG is a YAML file, or the name of one that comes with the package. On your data in COCO's json
-format, without writing code:
-
     %(prog)s --config-file CONFIG --train-json train.json --train-images images/train \\
         --val-json val.json --val-images images/val SOLVER.MAX_ITER 3000
 
-The number of classes and their names are those of the json. Data are checked before a training
-begins; all of them, without training, with
-
-    %(prog)s --config-file CONFIG --check-data
-
-On two machines, with the address of the first one:
-
-    %(prog)s --config-file CONFIG --num-machines 2 --machine-rank 0 --num-gpus 8 \\
-        --dist-url tcp://10.0.0.1:29500
-    torchrun --nnodes 2 --node-rank 0 --nproc-per-node 8 --master-addr 10.0.0.1 \\
-        --master-port 29500 -m regnet_backbones train-detector --config-file CONFIG
+CONFIG is a YAML file, or the name of one that comes with the package. The number and the names of
+the classes are those of the json, which is in COCO's format.
 """
 
 SEGMENTER = """\
@@ -38,8 +24,6 @@ Train a semantic segmenter on a RegNet: ADE20K, Cityscapes, or folders of images
 
     %(prog)s --config unet_regnet_small_shapes
     %(prog)s --config CONFIG --model.encoder regnety_032 --trainer.max_steps 2000
-    %(prog)s --config CONFIG --output output/mine --resume
-    %(prog)s --config CONFIG --model.optimize true --model.compile true
     %(prog)s --config CONFIG --data.layout folder \\
         --data.train_images images/train --data.train_masks masks/train \\
         --data.val_images images/val --data.val_masks masks/val --data.num_classes 5
@@ -47,48 +31,15 @@ Train a semantic segmenter on a RegNet: ADE20K, Cityscapes, or folders of images
 CONFIG is a YAML file, or the name of one that comes with the package.
 """
 
-# For the help only: Lightning's parser, which knows every option, takes seconds to build.
-SEGMENTER_OPTIONS = {
-    "--config CONFIG": "options as YAML; later ones and options on the command line win",
-    "--output DIR": "folder of checkpoints, logs and pictures (default: output/semseg)",
-    "--resume": "resume from the last checkpoint of --output, if there is one",
-    "--check_data": "check every file of the data, and do not train",
-    "--save_every N": "steps between two writings of the last checkpoint (default: 1000)",
-    "--data.*": "layout, root, folders, classes, crop_size, batch_size, num_workers, ...",
-    "--model.*": "encoder, encoder_weights, decoder, loss, learning rate, optimize, ...",
-    "--trainer.*": "max_steps, val_check_interval, devices, num_nodes, precision, ...",
-    "--checkpoint.*": "which checkpoint is kept as the best one",
-    "--print_config": "print every option with its value as YAML, and end",
-    "--full-help": "print every option with its explanation, and end",
-}
-
-CHECK = """\
-Check every file of your data, without a training: for a detector, or for a segmenter.
-
-    %(prog)s --train-json train.json --train-images images/train \\
-        --val-json val.json --val-images images/val
-    %(prog)s --config-file CONFIG
-    %(prog)s --train-images images/train --train-masks masks/train \\
-        --val-images images/val --val-masks masks/val --num-classes 5
-    %(prog)s --config CONFIG
-
-Json files are checked for --config-file (default: mask_rcnn_regnety_032_fpn_1x). Further options
-of `train-segmenter`, such as --data.colors FILE, and further keys of Detectron2's config, such as
-MODEL.MASK_ON False, come last.
+# Lightning's parser, which knows every option, takes seconds to build.
+SEGMENTER_OPTIONS = """\
+  --config CONFIG  options as YAML; later ones and options on the command line win
+  --output DIR     folder of checkpoints, logs and pictures (default: output/semseg)
+  --resume         resume from the last checkpoint of --output, if there is one
+  --check_data     check every file of the data, and do not train
+  --save_every N   steps between two writings of the last checkpoint (default: 1000)
+  --full-help      print all others: --data.*, --model.*, --trainer.*, --checkpoint.*\
 """
-
-
-def train_detector(argv: Sequence[str], prog: str) -> int:
-    """Train or evaluate with Detectron2."""
-    args = detector_parser(prog).parse_args(argv)
-
-    def train() -> int:
-        args.config_file = find_config(args.config_file, "detectron2")
-        from regnet_backbones.detection.run import launch_run
-
-        return launch_run(args)
-
-    return run_command(train)
 
 
 def detector_parser(prog: str) -> argparse.ArgumentParser:
@@ -101,29 +52,33 @@ def detector_parser(prog: str) -> argparse.ArgumentParser:
     add("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine")
     add("--num-machines", type=int, default=1, metavar="N", help="default: 1")
     add("--machine-rank", type=int, default=0, metavar="N", help="of this machine, from 0")
-    text = "tcp://HOST:PORT of the first machine; auto is a free port of the only one"
-    add("--dist-url", default="auto", metavar="URL", help=text)
+    add("--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of the first machine")
+    add("--optimize", action="store_true", help="make the backbone faster")
+    add("--compile", action="store_true", help="compile it, too; takes a minute")
     data = parser.add_argument_group("your data (all four together)")
-    for split, use in (("train", "train on"), ("val", "evaluate on")):
-        data.add_argument(f"--{split}-json", metavar="FILE", help=f"COCO instance json to {use}")
+    for split in ("train", "val"):
+        data.add_argument(f"--{split}-json", metavar="FILE", help="COCO instance json")
         data.add_argument(f"--{split}-images", metavar="DIR", help="folder of its images")
-    speed = parser.add_argument_group("speed")
-    speed.add_argument("--optimize", action="store_true", help="make the backbone faster")
-    speed.add_argument("--compile", action="store_true", help="compile it, too; takes a minute")
     checks = parser.add_mutually_exclusive_group()
-    text = "check every file of the datasets, write OUTPUT_DIR/data_report.txt, do not train"
-    checks.add_argument("--check-data", action="store_true", help=text)
-    text = "train without checking registered datasets and images"
-    checks.add_argument("--skip-data-check", action="store_true", help=text)
-    text = "what differs from the config, at the end of the command"
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=text)
+    checks.add_argument("--check-data", action="store_true", help="check all data, do not train")
+    checks.add_argument("--skip-data-check", action="store_true", help="train without a check")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="what differs from the config")
     return parser
+
+
+@subcommand(detector_parser)
+def train_detector(args: argparse.Namespace) -> int:
+    """Train or evaluate with Detectron2."""
+    args.config_file = find_config(args.config_file, "detectron2")
+    from regnet_backbones.detection.run import launch_run
+
+    return launch_run(args)
 
 
 def train_segmenter(argv: Sequence[str], prog: str) -> int:
     """Train with Lightning, whose parser reads the options."""
     if {"-h", "--help"} & set(argv):
-        print(_segmenter_help(prog))
+        print(f"usage: {prog} [options]\n\n{SEGMENTER % {'prog': prog}}\n{SEGMENTER_OPTIONS}")
         return 0
 
     def train() -> int:
@@ -139,59 +94,8 @@ def with_config_paths(argv: Sequence[str]) -> list[str]:
     """Return options of Lightning's with the path of each `--config`."""
     options = list(argv)
     for i, word in enumerate(options):
-        if word == "--config" and i + 1 < len(options):
-            options[i + 1] = find_config(options[i + 1], "semseg")
+        if i and options[i - 1] == "--config":
+            options[i] = find_config(word, "semseg")
         elif word.startswith("--config="):
             options[i] = f"--config={find_config(word.removeprefix('--config='), 'semseg')}"
     return options
-
-
-def _segmenter_help(prog: str) -> str:
-    lines = (f"  {name:<18}{text}" for name, text in SEGMENTER_OPTIONS.items())
-    head = f"usage: {prog} [options]\n\n{SEGMENTER % {'prog': prog}}\noptions:"
-    return "\n".join([head, *lines])
-
-
-def check_data(argv: Sequence[str], prog: str) -> int:
-    """Check data as a training of a detector or of a segmenter reads them."""
-    parser = check_parser(prog)
-    args, rest = parser.parse_known_args(argv)
-    masks = args.config or args.root or args.train_masks or args.val_masks
-    if bool(masks) == bool(args.config_file or args.train_json or args.val_json):
-        parser.error(
-            "give a config or json files of a detector (--config-file, --train-json), or a config "
-            "or folders of a segmenter (--config, --root, --train-masks)"
-        )
-    given = {name: value for name, value in vars(args).items() if value}
-    output = given.pop("output", None)
-    if masks:
-        if "train_masks" in given:
-            given.setdefault("layout", "folder")
-        config = given.pop("config", None)
-        words = ["--config", config] if config else []
-        words += ["--output", output] if output else []
-        words += [word for key, value in given.items() for word in (f"--data.{key}", value)]
-        return train_segmenter(["--check_data", *words, *rest], prog)
-    given.setdefault("config_file", "mask_rcnn_regnety_032_fpn_1x")
-    words = [w for key, value in given.items() for w in (f"--{key.replace('_', '-')}", value)]
-    words += [*rest, "OUTPUT_DIR", output] if output else rest
-    return train_detector(["--check-data", *words], prog)
-
-
-def check_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `check-data`."""
-    parser = command_parser(prog, CHECK)
-    add = parser.add_argument
-    add("--output", metavar="DIR", help="where the report or the picture is written")
-    detector = parser.add_argument_group("detectors")
-    detector.add_argument("--config-file", metavar="CONFIG")
-    segmenter = parser.add_argument_group("segmenters")
-    segmenter.add_argument("--config", metavar="CONFIG")
-    segmenter.add_argument("--layout", metavar="NAME", help="ade20k, cityscapes or folder")
-    segmenter.add_argument("--root", metavar="DIR", help="folder of the dataset")
-    segmenter.add_argument("--num-classes", metavar="N")
-    for split in ("train", "val"):
-        add(f"--{split}-images", metavar="DIR", help="folder of images")
-        detector.add_argument(f"--{split}-json", metavar="FILE", help="COCO instance json")
-        segmenter.add_argument(f"--{split}-masks", metavar="DIR", help="masks as PNG files")
-    return parser

@@ -26,7 +26,6 @@ from torch import nn
 from regnet_backbones.detection.prediction import model_input
 from regnet_backbones.errors import UserError
 from regnet_backbones.export.formats import (
-    IMAGE_SIZE,
     TOLERANCE,
     Checked,
     ExportError,

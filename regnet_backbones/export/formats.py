@@ -35,7 +35,6 @@ from regnet_backbones.export.running import (
     load_exported,
     trace,
 )
-from regnet_backbones.files import check_output_folder
 from regnet_backbones.optimize.folding import fold_batch_norm
 from regnet_backbones.optimize.passes import first_conv, maps_of, relative_error
 
@@ -43,12 +42,8 @@ IMAGE_SIZE = (256, 320)
 OPSET = 20
 OPSETS = range(18, 26)  # that torch's exporter writes
 
-# Images of a batch: an export is made with two, and checked with others.
-EXAMPLE_BATCH = 2
-CHECKED_BATCHES = (1, 3)
-
-# Largest difference that is rounding, as a part of the largest value of a map.
-TOLERANCE = 1e-4
+EXAMPLE_BATCH, CHECKED_BATCHES = 2, (1, 3)
+TOLERANCE = 1e-4  # a larger difference, as a part of the largest value of a map, is not rounding
 
 Write = Callable[["NamedMaps", torch.Tensor, int, Path], None]
 
@@ -200,7 +195,7 @@ def export_torchscript(
 
 
 class NamedMaps(nn.Module):
-    """A network that returns a tensor, a sequence or a mapping of them, now with names."""
+    """A network whose maps have names."""
 
     def __init__(self, network: nn.Module, names: tuple[str, ...]):
         super().__init__()
@@ -220,15 +215,18 @@ def _export(
     image_size: tuple[int, int],
     fold: bool,
 ) -> Checked:
-    """Export with `write`, check, and give the file its name."""
     path = check_path(path, suffixes)
     backbone = getattr(model, "backbone", None)
     part = backbone if hasattr(backbone, "output_shape") else model  # of a detector
-    channels, multiple = _in_channels_of(part), _multiple_of(part)
+    channels = _in_channels_of(part)
+    if getattr(part, "requires_divisible_input_shape", False):  # of SMP
+        multiple = int(part.encoder.output_stride)
+    else:
+        multiple = max(1, getattr(part, "size_divisibility", 1))  # of detectron2's backbones
     if any(side < 1 or side % multiple for side in image_size):
         raise UserError(
             f"image_size must be multiples of {multiple} for {type(part).__name__}, got "
-            f"{tuple(image_size)}; images of other sizes are padded to such multiples first"
+            f"{tuple(image_size)}"
         )
     example = random_images(EXAMPLE_BATCH, channels, image_size)
     network = _prepare(part, example, fold=fold)
@@ -238,10 +236,8 @@ def _export(
         except OSError:
             raise
         except Exception as error:  # of many kinds, and not documented
-            raise ExportError(
-                f"{type(part).__name__} cannot be exported to {path.suffix} for images of all "
-                f"sizes: {error}"
-            ) from error
+            name = type(part).__name__
+            raise ExportError(f"{name} cannot be exported to {path.suffix}: {error}") from error
         unfolded = _prepare(part, example, fold=False)
         others = zip(CHECKED_BATCHES, _other_sizes(image_size, multiple), strict=True)
         images = [random_images(batch, channels, size) for batch, size in others]
@@ -249,31 +245,19 @@ def _export(
     return Checked(path, sizes)
 
 
-def _multiple_of(network: nn.Module) -> int:
-    """Return the number that heights and widths must be multiples of."""
-    if getattr(network, "requires_divisible_input_shape", False):  # of SMP
-        return int(network.encoder.output_stride)
-    return max(1, getattr(network, "size_divisibility", 1))  # of detectron2's backbones
-
-
 def _in_channels_of(network: nn.Module) -> int:
-    """Return the channels of the images that a network takes."""
     first = first_conv(network)
     if first is None:
-        raise UserError(
-            f"{type(network).__name__} has no convolution; exported are a RegNetFeatures, the "
-            "backbone of a detectron2 model, and models of segmentation-models-pytorch"
-        )
+        raise UserError(f"{type(network).__name__} has no convolution that takes images")
     if first.weight.dtype != torch.float32:
         raise UserError(
             f"the weights must be torch.float32, got {first.weight.dtype}; runtimes reduce "
-            "precision themselves, export the network as it was before"
+            "precision themselves"
         )
     return first.in_channels
 
 
 def _prepare(network: nn.Module, example: torch.Tensor, *, fold: bool) -> NamedMaps:
-    """Return a copy of a network on the CPU, in evaluation mode, with named outputs."""
     network = deepcopy(network).cpu().eval().requires_grad_(False)
     network.to(memory_format=torch.contiguous_format)
     output = network(example)
@@ -281,9 +265,8 @@ def _prepare(network: nn.Module, example: torch.Tensor, *, fold: bool) -> NamedM
     for name, tensor in zip(names, maps_of(output), strict=True):
         if tensor.ndim == 4 and min(tensor.shape[-2:]) < 2:
             raise UserError(
-                f"image_size {tuple(example.shape[-2:])} is too small: '{name}' is "
-                f"{tensor.shape[-2]}x{tensor.shape[-1]}, and an exporter would take a side of one "
-                "pixel for a constant; double image_size"
+                f"image_size {tuple(example.shape[-2:])} is too small, as an exporter takes a side "
+                f"of one pixel for a constant: '{name}' is {_size(tensor.shape[-2:])}; double it"
             )
     if fold:
         fold_batch_norm(network)
@@ -291,7 +274,6 @@ def _prepare(network: nn.Module, example: torch.Tensor, *, fold: bool) -> NamedM
 
 
 def _names(network: nn.Module, output: object) -> tuple[str, ...]:
-    """Name the outputs of a network."""
     if isinstance(output, Mapping):
         return tuple(output)
     if isinstance(output, torch.Tensor):
@@ -306,15 +288,13 @@ def _names(network: nn.Module, output: object) -> tuple[str, ...]:
 
 def _names_of_sizes(multiple: int) -> dict[str, dict[int, object]]:
     """Name the free sizes of the input: `height`, or `32*height_by_32` if needed."""
-    sides = [
-        Dim(side) if multiple == 1 else multiple * Dim(f"{side}_by_{multiple}")
-        for side in ("height", "width")
-    ]
-    return {"images": {0: Dim("batch"), 2: sides[0], 3: sides[1]}}
+    height, width = Dim("height"), Dim("width")
+    if multiple > 1:
+        height, width = (multiple * Dim(f"{s}_by_{multiple}") for s in ("height", "width"))
+    return {"images": {0: Dim("batch"), 2: height, 3: width}}
 
 
 def _program(network: NamedMaps, example: torch.Tensor, multiple: int) -> ExportedProgram:
-    """Export with `torch.export`."""
     sizes = _names_of_sizes(multiple)
     if multiple == 1:  # a named side would have to say how small it may be
         sizes = {"images": {0: Dim("batch"), 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
@@ -330,8 +310,7 @@ def _other_sizes(image_size: tuple[int, int], multiple: int) -> list[tuple[int, 
 
 def random_images(batch: int, channels: int, size: tuple[int, int]) -> torch.Tensor:
     """Return normal random images (N, C, H, W), the same for the same arguments."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn((batch, channels, *size), generator=generator)
+    return torch.randn((batch, channels, *size), generator=torch.Generator().manual_seed(0))
 
 
 def check_path(path: str | Path, suffixes: Sequence[str]) -> Path:
@@ -339,7 +318,6 @@ def check_path(path: str | Path, suffixes: Sequence[str]) -> Path:
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise UserError(f"the file must end in {' or '.join(suffixes)}, got '{path}'")
-    check_output_folder(path.parent, name="the folder of the file")
     if not path.parent.is_dir():
         raise MissingFileError(f"no folder '{path.parent}' to write '{path.name}' in; make it")
     return path

@@ -17,13 +17,11 @@ PROGRAM_SUFFIXES = (".pt2",)
 TORCHSCRIPT_SUFFIXES = (".ts", ".pt")
 
 
-def load_exported(path: str | Path, *, threads: int | None = None) -> Runner:
+def load_exported(path: str | Path) -> Runner:
     """Load an exported file on the CPU.
 
     Args:
         path: `.onnx`, for onnxruntime; `.pt2`, for torch.export; `.ts` or `.pt`, TorchScript.
-        threads: of onnxruntime, None for its own choice. torch's are those of the process
-            (`torch.set_num_threads`).
 
     Returns:
         A function of float32 images (N, C, H, W) that returns the maps by name.
@@ -34,7 +32,7 @@ def load_exported(path: str | Path, *, threads: int | None = None) -> Runner:
     """
     suffix = Path(path).suffix.lower()
     if suffix in ONNX_SUFFIXES:
-        return _load_onnx(path, threads)
+        return _load_onnx(path)
     if suffix in PROGRAM_SUFFIXES:
         return torch.no_grad()(torch.export.load(path).module())
     if suffix in TORCHSCRIPT_SUFFIXES:
@@ -42,13 +40,10 @@ def load_exported(path: str | Path, *, threads: int | None = None) -> Runner:
     raise UserError(f"an exported file ends in .onnx, .pt2, .ts or .pt, got '{path}'")
 
 
-def _load_onnx(path: str | Path, threads: int | None) -> Runner:
+def _load_onnx(path: str | Path) -> Runner:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     (images_name,) = (each.name for each in session.get_inputs())
 

@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 
 Log = dict[str, dict[int, float]]  # values by name and step
 
-# The key under which detectron2 logs the seconds of an iteration.
-SECONDS = "time"
+SECONDS = "time"  # detectron2's key of the seconds of an iteration
 
 # What Lightning logs, detectron2's names for it, and factors.
-SEGMENTER_LOSS, SEGMENTER_IOU = "train/loss", "val/iou/"
+SEGMENTER_IOU = "val/iou/"
 SEGMENTER_NAMES = {
-    SEGMENTER_LOSS: ("loss", 1),
+    "train/loss": ("loss", 1),
     "train/lr": ("lr", 1),
     "val/miou": ("segmentation/mIoU", 100),
     "val/accuracy": ("segmentation/pixel accuracy", 100),
@@ -49,10 +48,9 @@ def read_log(folder: Path, kind: Kind) -> Log:
         if tag.startswith(SEGMENTER_IOU):
             name, factor = f"segmentation/IoU-{tag.removeprefix(SEGMENTER_IOU)}", 100
         log[name] = {event.step: factor * event.value for event in of_tag}
-    # Validations and pauses of a run are few, and so do not change the median.
     log[SECONDS] = {
         after.step: (after.wall_time - before.wall_time) / (after.step - before.step)
-        for before, after in pairwise(events.get(SEGMENTER_LOSS, ()))
+        for before, after in pairwise(events.get("train/loss", ()))
     }
     return {name: values for name, values in log.items() if values}
 

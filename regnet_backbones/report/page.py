@@ -15,16 +15,9 @@ from PIL import Image
 from regnet_backbones.files import write_whole
 from regnet_backbones.report.reading import Report
 
-TEMPLATE = "page.html.j2"
-
-# By the caption of a chart.
-LABELS = {"Losses": "loss", "Learning rate": "learning rate", "Validation": "%"}
-
-# In inches; as wide as a column of the page at the size that its letters have there.
-CHART_SIZE = (4.2, 3.1)
-
-# Fewer points of a curve are marked: a single validation gives no line.
-FEW = 20
+LABELS = {"Losses": "loss", "Learning rate": "learning rate", "Validation": "%"}  # by caption
+CHART_SIZE = (4.2, 3.1)  # in inches; as wide as a column of the page
+FEW = 20  # fewer points of a curve are marked: a single validation gives no line
 
 # Text and grid, on light and on dark paper.
 INKS = {"light": ("#3d4852", "#c3ccd5"), "dark": ("#d5dce2", "#38424c")}
@@ -34,9 +27,7 @@ STYLES = tuple(
     product(("-", "--", ":"), ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"))
 )
 
-# Pictures are at most this wide, in pixels: a page of a dozen of them is below two megabytes.
-PICTURE_WIDTH = 900
-PICTURE_QUALITY = 85
+PICTURE_WIDTH = 900  # in pixels, at most: a page of a dozen pictures is below two megabytes
 
 
 def write_page(path: str | Path, report: Report) -> None:
@@ -63,18 +54,18 @@ def render(report: Report) -> str:
         drawn = {name: values for name, values in curves.items() if values}
         if drawn:
             uris = {paper: _chart_uri(drawn, LABELS[caption], *INKS[paper]) for paper in INKS}
-            charts.append({"caption": caption, "alt": f"{caption}: {_in_words(drawn)}", **uris})
-    return environment.get_template(TEMPLATE).render(report=report, charts=charts)
+            words = "; ".join(_in_words(*curve) for curve in drawn.items())
+            charts.append({"caption": caption, "alt": f"{caption}: {words}", **uris})
+    return environment.get_template("page.html.j2").render(report=report, charts=charts)
 
 
 def _picture_uri(image: Image.Image) -> Markup:
-    """Return a picture as a JPEG in a data: address."""
     small = image.convert("RGB")
     if small.width > PICTURE_WIDTH:
         small = small.resize((PICTURE_WIDTH, round(PICTURE_WIDTH * small.height / small.width)))
     file = io.BytesIO()
     # Colours in full resolution: half would blur the borders of classes.
-    small.save(file, "JPEG", quality=PICTURE_QUALITY, subsampling="4:4:4")
+    small.save(file, "JPEG", quality=85, subsampling="4:4:4")
     return _uri("image/jpeg", file.getvalue())
 
 
@@ -111,14 +102,11 @@ def _chart_uri(
     return _uri("image/svg+xml", svg[svg.index("<svg") :].encode())
 
 
-def _in_words(curves: Mapping[str, Mapping[int, float]]) -> str:
-    """Say what a chart shows, for readers who do not see it."""
-    parts = []
-    for name, curve in curves.items():
-        first, last = min(curve), max(curve)
-        start = f"{name} from {curve[first]:.3g} at iteration {first:,}"
-        parts.append(f"{start} to {curve[last]:.3g} at {last:,}")
-    return "; ".join(parts)
+def _in_words(name: str, curve: Mapping[int, float]) -> str:
+    """Say what a curve shows, for readers who do not see it."""
+    first, last = min(curve), max(curve)
+    start = f"{name} from {curve[first]:.3g} at iteration {first:,}"
+    return f"{start} to {curve[last]:.3g} at {last:,}"
 
 
 def _uri(kind: str, content: bytes) -> Markup:

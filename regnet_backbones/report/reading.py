@@ -10,8 +10,7 @@ from statistics import median
 from PIL import Image
 
 from regnet_backbones import zoo
-from regnet_backbones.design import RegNetDesign, complexity
-from regnet_backbones.errors import MissingFileError
+from regnet_backbones.design import complexity
 from regnet_backbones.report.logs import SECONDS, Log, read_log
 from regnet_backbones.runs.image_files import open_upright
 from regnet_backbones.runs.results import (
@@ -20,7 +19,6 @@ from regnet_backbones.runs.results import (
     WORST,
     ImageResults,
     ImageScore,
-    Results,
     Table,
     WrittenEvaluation,
     read_evaluation,
@@ -29,34 +27,19 @@ from regnet_backbones.runs.results import (
 from regnet_backbones.runs.trained import (
     CONFIG_NAME,
     FINAL_NAME,
-    METRICS_NAME,
     SEGMENTER_NAMES,
     TENSORBOARD_FOLDER,
     Description,
-    Kind,
     Trained,
-    find_trained,
 )
 
-# The number of a task that stands for it, and what a chart shows.
-CHIEF = ("AP", "mIoU", "PQ")
+CHIEF = ("AP", "mIoU", "PQ")  # the number of a task that stands for it
 CHARTED = (*CHIEF, "pixel accuracy")
-
 SIDE = 224  # in pixels, at which the multiply-adds of a backbone are counted
 
 Facts = tuple[tuple[str, str], ...]  # names and values
 Curves = Mapping[str, Mapping[int, float]]  # values by name and iteration
 Pictures = tuple[tuple[Image.Image, ImageScore], ...]
-
-
-@dataclass(frozen=True)
-class Run:
-    """The folder of a training."""
-
-    kind: Kind
-    folder: Path
-    config_file: Path | None  # a segmenter's checkpoint holds the same
-    trained: Trained | None  # None before the first checkpoint
 
 
 @dataclass(frozen=True)
@@ -83,37 +66,19 @@ class Report:
     command: str  # to repeat the training
 
 
-def find_run(path: str | Path, *, config_file: str | Path | None = None) -> Run:
-    """Find what a training left in a folder; a checkpoint stands for the folder of its run."""
-    folder, trained = Path(path), None
-    try:
-        trained = find_trained(path, config_file=config_file)
-        folder = trained.run_folder
-    except MissingFileError:
-        if not folder.is_dir() or config_file is not None:
-            raise
-    config, of_lightning = folder / CONFIG_NAME, folder / TENSORBOARD_FOLDER / CONFIG_NAME
-    if trained and trained.kind == "detector":
-        return Run("detector", folder, trained.config_file, trained)
-    if trained or of_lightning.is_file():
-        found = next(filter(Path.is_file, (of_lightning, config)), None)
-        return Run("segmenter", folder, found, trained)
-    if config.is_file() and (folder / METRICS_NAME).is_file():
-        return Run("detector", folder, config, None)
-    raise MissingFileError(
-        f"'{folder}' is not a run: it has neither a checkpoint nor logs; give the output folder of "
-        "a training"
-    )
+def config_of(trained: Trained) -> Path | None:
+    """Return the config file of a run, None if only a segmenter's checkpoint holds the config."""
+    folder = trained.run_folder
+    files = (trained.config_file, folder / TENSORBOARD_FOLDER / CONFIG_NAME, folder / CONFIG_NAME)
+    return next((file for file in files if file and file.is_file()), None)
 
 
 def find_evaluation(
-    run: Run, folders: Sequence[Path], description: Description, opts: Sequence[str] = ()
+    trained: Trained, folders: Sequence[Path], description: Description, opts: Sequence[str] = ()
 ) -> WrittenEvaluation | None:
-    """Return the most complete evaluation of a run's checkpoint on the data of a description."""
-    if run.trained is None:
-        return None
-    checkpoint, wanted = run.trained.checkpoint, {"opts": list(opts)}
-    if run.kind == "detector":
+    """Return the most complete evaluation of a checkpoint on the data of a description."""
+    checkpoint, wanted = trained.checkpoint, {"opts": list(opts)}
+    if trained.kind == "detector":
         wanted["json_file"] = description.json_file
     found = [
         evaluation
@@ -123,11 +88,11 @@ def find_evaluation(
         and evaluation.written >= checkpoint.stat().st_mtime
         and wanted.items() <= evaluation.settings.items()
     ]
-    return max(found, key=lambda e: len(e.images.images) if e.images else 0, default=None)
+    return max(found, key=lambda evaluation: len(evaluation.images.images), default=None)
 
 
 def read_report(
-    run: Run,
+    trained: Trained,
     description: Description,
     evaluation: WrittenEvaluation | None,
     *,
@@ -138,24 +103,19 @@ def read_report(
 
     `opts` were overridden in the evaluation; `missing` is what else is not there, and why.
     """
-    log = read_log(run.folder, run.kind)
-    images = evaluation.images if evaluation else None
-    metrics = _metrics(run, description, evaluation, log, opts)
-    lacking = [*_unfinished(run, description, log), *missing]
+    folder = trained.run_folder
+    log = read_log(folder, trained.kind)
+    if evaluation and evaluation.images.complete:
+        metrics = _evaluated(trained, description, evaluation)
+    else:
+        metrics = None if opts or description.of_other_data else _logged(trained, description, log)
+    lacking = [*_unfinished(trained, description, log), *missing]
     if description.datasets > 1:
         lacking.append(f"Of DATASETS.TEST only the first, {description.dataset}, is looked at.")
     if metrics is None:
-        command = shlex.join(["regnet-backbones", "evaluate", str(run.folder)])
+        command = shlex.join(["regnet-backbones", "evaluate", str(folder)])
         lacking.append(f"There are no metrics of all of these data: run `{command}`, same options.")
-    facts = _regnet_facts(description.network) if description.network else ()
-    if images and images.parameters:
-        facts += (("whole model", f"{_short(images.parameters)} parameters"),)
-    facts += description.facts
-    if run.trained:
-        facts += (("checkpoint", run.trained.checkpoint.name),)
-    if opts:
-        facts += (("changed for this page", " ".join(opts)),)
-    again, config = f"{run.folder}_again", run.config_file or "CONFIG.yaml"
+    again, config = f"{folder}_again", config_of(trained) or "CONFIG.yaml"
     words = {
         "detector": ("train-detector", "--config-file", config, "OUTPUT_DIR", again),
         "segmenter": ("train-segmenter", "--config", config, "--output", again),
@@ -164,18 +124,18 @@ def read_report(
     chief = {k: k.replace("/", " ") for k in log if "/" in k and k.rpartition("/")[2] in CHARTED}
     return Report(
         run=description,
-        facts=facts,
+        facts=_facts(trained, description, evaluation, opts),
         curves={
             "Losses": _curves(log, {key: key for key in losses}),
             "Learning rate": _curves(log, {"lr": "learning rate"}),
             "Validation": _curves(log, chief),
         },
         metrics=metrics,
-        images=images,
-        pictures=_pictures(evaluation) if images else {},
+        images=evaluation and evaluation.images,
+        pictures=_pictures(evaluation) if evaluation else {},
         speed=_speed(description, evaluation, log),
         missing=tuple(lacking),
-        command=shlex.join(map(str, ["regnet-backbones", *words[run.kind]])),
+        command=shlex.join(map(str, ["regnet-backbones", *words[trained.kind]])),
     )
 
 
@@ -188,46 +148,31 @@ def _curves(log: Log, names: Mapping[str, str]) -> Curves:
     }
 
 
-def _metrics(
-    run: Run,
-    description: Description,
-    evaluation: WrittenEvaluation | None,
-    log: Log,
-    opts: Sequence[str],
-) -> Metrics | None:
-    """Return the results on all data: of the evaluation, else as the training logged them."""
-    on = f", on {description.dataset}" if description.dataset else ""
-    if evaluation and evaluation.images and evaluation.images.complete:
-        found = evaluation.results
-        if run.kind == "detector":
-            results = found[description.dataset]
-        else:
-            numbers = {"mIoU": found["miou"], "pixel accuracy": found["accuracy"]}
-            numbers |= {f"IoU-{name}": value for name, value in found["iou"].items()}
-            percent = {n: None if v is None else 100 * v for n, v in numbers.items()}
-            results = {"segmentation": percent}
-        source = f"found by an evaluation with {evaluation.checkpoint}{on}"
-        return Metrics(source, *tables_of(results))
-    if opts or description.of_other_data:
-        return None
-    results, step = _logged(run, description, log)
-    source = f"logged by the training at iteration {step}{on}"
-    return Metrics(source, *tables_of(results)) if results else None
+def _evaluated(
+    trained: Trained, description: Description, evaluation: WrittenEvaluation
+) -> Metrics:
+    found = evaluation.results
+    if trained.kind == "detector":
+        results = found[description.dataset]
+    else:
+        numbers = {"mIoU": found["miou"], "pixel accuracy": found["accuracy"]}
+        numbers |= {f"IoU-{name}": value for name, value in found["iou"].items()}
+        percent = {n: None if v is None else 100 * v for n, v in numbers.items()}
+        results = {"segmentation": percent}
+    source = f"found by an evaluation with {evaluation.checkpoint}{_on(description)}"
+    return Metrics(source, *tables_of(results))
 
 
-def _logged(run: Run, description: Description, log: Log) -> tuple[Results, int]:
-    """Return the results that were logged for the first dataset, and the step of its log.
-
-    They are the last ones; of a segmenter's best checkpoint, the best ones.
-    """
+def _logged(trained: Trained, description: Description, log: Log) -> Metrics | None:
+    """Return the last results that were logged for the first dataset; the best of best.ckpt."""
     start = f"{description.dataset}/" if description.datasets > 1 else ""
     named = {k.removeprefix(start): v for k, v in log.items() if k.startswith(start)}
     keys = [k.split("/") for k in named if k.count("/") == 1]
     chief = {task: named[f"{task}/{name}"] for task, name in keys if name in CHIEF}
     if not chief:
-        return {}, 0
+        return None
     step = max(max(values) for values in chief.values())
-    if run.trained is not None and run.trained.checkpoint.name == SEGMENTER_NAMES[0]:
+    if trained.checkpoint.name == SEGMENTER_NAMES[0]:
         (values,) = chief.values()
         step = max(values, key=values.get)
     results: dict[str, dict[str, float | None]] = {}
@@ -236,14 +181,19 @@ def _logged(run: Run, description: Description, log: Log) -> tuple[Results, int]
         if step in chief.get(task, ()) and step in values:
             value = values[step]
             results.setdefault(task, {})[name] = None if math.isnan(value) else value
-    return results, step
+    source = f"logged by the training at iteration {step}{_on(description)}"
+    return Metrics(source, *tables_of(results))
+
+
+def _on(description: Description) -> str:
+    return f", on {description.dataset}" if description.dataset else ""
 
 
 def _pictures(evaluation: WrittenEvaluation) -> dict[str, Pictures]:
     """Return the pictures of the best and the worst images, as far as they were drawn."""
-    images, pictures = evaluation.images, {}
+    images, folder = evaluation.images, evaluation.folder / PICTURES_FOLDER
+    pictures = {}
     for title, name, places in (("Best", BEST, images.best), ("Worst", WORST, images.worst)):
-        folder = evaluation.folder / PICTURES_FOLDER
         paths = [(folder / name.format(rank), place) for rank, place in enumerate(places, 1)]
         pictures[title] = tuple(
             (open_upright(path), images.images[place]) for path, place in paths if path.is_file()
@@ -251,9 +201,9 @@ def _pictures(evaluation: WrittenEvaluation) -> dict[str, Pictures]:
     return pictures
 
 
-def _unfinished(run: Run, description: Description, log: Log) -> list[str]:
+def _unfinished(trained: Trained, description: Description, log: Log) -> list[str]:
     """Say what a run lacks that was stopped before its end."""
-    checkpoint = run.trained.checkpoint.name if run.trained else None
+    checkpoint = trained.checkpoint.name
     if checkpoint == FINAL_NAME or not description.lengths:
         return []
     done = dict.fromkeys(description.lengths, max((max(v) + 1 for v in log.values()), default=0))
@@ -261,22 +211,20 @@ def _unfinished(run: Run, description: Description, log: Log) -> list[str]:
         done["epochs"] = round(max(log["epoch"].values())) + 1 if "epoch" in log else 0
     for unit, length in description.lengths.items():
         every = description.every if unit == "steps" else 1  # steps that are not logged
-        if run.kind == "segmenter" and checkpoint and done[unit] > length - every:
+        if trained.kind == "segmenter" and done[unit] > length - every:
             return []
     unit, length = next(iter(description.lengths.items()))
-    shown = f"this page is of {checkpoint}" if checkpoint else "no checkpoint yet"
-    ends = f"{unit.removesuffix('s')} {done[unit]:,} of {length:,}"
-    return [f"The training has not finished: the log ends at {ends}; {shown}."]
+    ends = f"{unit.removesuffix('s')} {done[unit]:,} of {length:,}; this page is of {checkpoint}"
+    return [f"The training has not finished: the log ends at {ends}."]
 
 
 def _speed(description: Description, evaluation: WrittenEvaluation | None, log: Log) -> Facts:
-    """Say how fast training and prediction were, and what was measured on."""
     speed = []
     if SECONDS in log and description.batch:
         rate = f"{description.batch / median(log[SECONDS].values()):.1f} images per second"
         speed.append(("training", f"{rate} (batch {description.batch}, median of the log)"))
-    images = evaluation.images if evaluation else None
-    if images and images.milliseconds is not None:
+    if evaluation and evaluation.images.milliseconds is not None:
+        images = evaluation.images
         how = f"median of {len(images.images)}, one at a time, while others are loaded"
         versions = ", ".join(f"{name} {v}" for name, v in evaluation.versions.items())
         speed.append(("inference", f"{images.milliseconds:.1f} ms an image ({how})"))
@@ -285,17 +233,31 @@ def _speed(description: Description, evaluation: WrittenEvaluation | None, log: 
     return tuple(speed)
 
 
-def _regnet_facts(network: str | RegNetDesign) -> Facts:
-    """Say which RegNet a backbone is, and what it costs without a classifier."""
-    design = zoo.get(network).design if isinstance(network, str) else network
-    name = network if isinstance(network, str) else "RegNet by numbers"
-    cost = complexity(design, SIDE, num_classes=None)
-    numbers = (
-        f"w_0 {design.w_0:g}, w_a {design.w_a:g}, w_m {design.w_m:g}, depth {design.depth}, "
-        f"group width {design.group_width}"
-    )
-    size = f"{_short(cost.flops)} multiply-adds at {SIDE}×{SIDE}, {_short(cost.params)} parameters"
-    return (("backbone", f"{name} ({numbers})"), ("its cost", size))
+def _facts(
+    trained: Trained,
+    description: Description,
+    evaluation: WrittenEvaluation | None,
+    opts: Sequence[str],
+) -> Facts:
+    """Say what the network is, what it costs, and which checkpoint the page is of."""
+    facts, network = [], description.network
+    if network:
+        design = zoo.get(network).design if isinstance(network, str) else network
+        name = network if isinstance(network, str) else "RegNet by numbers"
+        numbers = (
+            f"w_0 {design.w_0:g}, w_a {design.w_a:g}, w_m {design.w_m:g}, depth {design.depth}, "
+            f"group width {design.group_width}"
+        )
+        cost = complexity(design, SIDE, num_classes=None)
+        size = f"{_short(cost.flops)} multiply-adds at {SIDE}×{SIDE}, {_short(cost.params)}"
+        facts += [("backbone", f"{name} ({numbers})"), ("its cost", f"{size} parameters")]
+    if evaluation and evaluation.images.parameters:
+        facts.append(("whole model", f"{_short(evaluation.images.parameters)} parameters"))
+    facts += description.facts
+    facts.append(("checkpoint", trained.checkpoint.name))
+    if opts:
+        facts.append(("changed for this page", " ".join(opts)))
+    return tuple(facts)
 
 
 def _short(number: int) -> str:

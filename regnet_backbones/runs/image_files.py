@@ -8,7 +8,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from regnet_backbones.errors import UserError
 
-# What Pillow raises on files that are broken in one way or another.
+# What Pillow raises on broken files.
 UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, struct.error),
     Image.DecompressionBombError,
@@ -25,11 +25,7 @@ DEPTH_BYTE = 24  # of a PNG, the bits per channel
 
 
 def open_upright(path: str | Path) -> Image.Image:
-    """Read an image to its end, turned as its EXIF or XMP data say.
-
-    Raises:
-        UserError: it cannot be read, or has more than 8 bits per channel.
-    """
+    """Read an image, turned as its EXIF or XMP data say; raise UserError if that cannot be done."""
     try:
         with Image.open(path) as image:
             problem = depth_problem(image)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from regnet_backbones.errors import MissingFileError
 
-# What of a folder, or of the matches of a pattern, is an image.
+# Of the images in a folder, and of the matches of a pattern.
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -27,21 +27,18 @@ def output_names(images: Sequence[Path]) -> dict[Path, Path]:
     """Name the outputs of different images so that no two share one.
 
     A name is the path below the folder that all have in common, without suffix unless two would be
-    the same (`a.jpg` and `a.png`). Append the output's suffix with `f"{name}.png"`: `with_suffix`
-    would cut names with a dot.
+    the same (`a.jpg` and `a.png`). Append to it: `with_suffix` would cut names with a dot.
     """
     if not images:
         return {}
     absolute = {image: Path(os.path.abspath(image)) for image in images}
     common = os.path.commonpath([path.parent for path in absolute.values()])
     full = {image: path.relative_to(common) for image, path in absolute.items()}
-    # A name of dots has no stem that a file could have.
-    short = {i: n.with_name(n.stem) if n.stem.strip(".") else n for i, n in full.items()}
+    short = {image: name.with_suffix("") for image, name in full.items()}
     return short if len(set(short.values())) == len(short) else full
 
 
 def _images_of(text: str) -> list[Path]:
-    """List the images that one input names."""
     path = Path(text)
     if path.is_file():
         return [path]

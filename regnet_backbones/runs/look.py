@@ -56,7 +56,8 @@ def mosaic(pictures: Sequence[Image.Image]) -> Image.Image:
     """Lay pictures out in rows, each as high as `SIDE`."""
     tiles = [ImageOps.contain(picture, (2 * SIDE, SIDE)) for picture in pictures]
     columns = min(COLUMNS, len(tiles))
-    width, height = (max(getattr(t, side) for t in tiles) + MARGIN for side in ("width", "height"))
+    width = max(tile.width for tile in tiles) + MARGIN
+    height = max(tile.height for tile in tiles) + MARGIN
     rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), "white")
     for index, tile in enumerate(tiles):

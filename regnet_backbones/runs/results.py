@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from statistics import median
@@ -23,21 +24,16 @@ IMAGES_NAME = "images.json"
 PICTURES_FOLDER = "pictures"
 BEST, WORST = "best_{}.jpg", "worst_{}.jpg"  # counted from 1, the most extreme first
 
-# How many of the best and of the worst images are drawn.
-SHOWN = 6
-JPEG_OPTIONS = {"quality": 90, "subsampling": "4:4:4"}
+SHOWN = 6  # of the best, and of the worst images
+WARMUP = 2  # images that are slower: memory is allocated, and kernels are chosen
 
-# The first images are slower: memory is allocated, and kernels are chosen.
-WARMUP = 2
-
-# Whose versions decide what a number means.
+# Packages whose versions decide what a number means.
 VERSIONED: dict[Kind, tuple[str, ...]] = {
     "detector": ("regnet_backbones", "torch", "detectron2"),
     "segmenter": ("regnet_backbones", "torch", "lightning", "segmentation_models_pytorch"),
 }
 
-# How the names of numbers of single classes begin.
-PER_CLASS = ("AP-", "IoU-", "ACC-")
+PER_CLASS = ("AP-", "IoU-", "ACC-")  # how numbers of single classes begin
 
 Color = tuple[int, int, int]
 Results = Mapping[str, Mapping[str, float | None]]  # by task and name of the metric, in percent
@@ -68,11 +64,6 @@ class ImageScore:
             return ""
         return f"{self.found} found, {self.missed} missed, {self.made_up} made up"
 
-    @property
-    def objects(self) -> int:
-        """How many objects the truth has; of equal scores, that of more objects says more."""
-        return (self.found or 0) + (self.missed or 0)
-
 
 @dataclass(frozen=True)
 class ImageResults:
@@ -97,7 +88,7 @@ class ImageResults:
 
 @dataclass(frozen=True)
 class WrittenEvaluation:
-    """An evaluation as it lies in its folder: see `write_results` and `write_images`."""
+    """What `write_results` and `write_images` have written."""
 
     folder: Path
     written: float  # when, in seconds since 1970
@@ -105,7 +96,7 @@ class WrittenEvaluation:
     results: Mapping[str, object]
     settings: Mapping[str, object]
     versions: Mapping[str, str]
-    images: ImageResults | None
+    images: ImageResults
 
 
 class ScoredImages:
@@ -135,7 +126,8 @@ class ScoredImages:
                 if score in self._drawers:
                     path = Path(folder) / PICTURES_FOLDER / name.format(number)
                     picture = self._drawers[score]().convert("RGB")
-                    write_whole(path, lambda f, p=picture: p.save(f, "JPEG", **JPEG_OPTIONS))
+                    options = {"quality": 90, "subsampling": "4:4:4"}
+                    write_whole(path, partial(picture.save, format="JPEG", **options))
         best, worst = (tuple(everyone.index(score) for score in scores) for scores in chosen)
         return {"best": best, "worst": worst}
 
@@ -143,12 +135,16 @@ class ScoredImages:
 def best_and_worst(
     scores: Sequence[ImageScore], *, count: int = SHOWN
 ) -> tuple[list[ImageScore], list[ImageScore]]:
-    """Choose up to `count` of each among the scored, the most extreme first; none is in both."""
+    """Choose up to `count` of each, the most extreme first, of many objects first; no overlap."""
+
+    def objects(score: ImageScore) -> int:
+        return (score.found or 0) + (score.missed or 0)
+
     scored = [score for score in scores if score.score is not None]
-    ranked = sorted(scored, key=lambda score: (-score.score, -score.objects))
+    ranked = sorted(scored, key=lambda score: (-score.score, -objects(score)))
     worst = min(count, len(ranked) // 2)
     best = min(count, len(ranked) - worst)
-    lowest = sorted(ranked[best:], key=lambda score: (score.score, -score.objects))
+    lowest = sorted(ranked[best:], key=lambda score: (score.score, -objects(score)))
     return ranked[:best], lowest[:worst]
 
 
@@ -202,15 +198,20 @@ def write_images(folder: str | Path, images: ImageResults) -> None:
 
 def read_evaluation(folder: str | Path) -> WrittenEvaluation | None:
     """Return what an evaluation has written to its output folder, None if there is none."""
-    folder = Path(folder)
-    path = folder / RESULTS_NAME
-    if not path.is_file():
+    path, images = Path(folder) / RESULTS_NAME, Path(folder) / IMAGES_NAME
+    if not (path.is_file() and images.is_file()):
         return None
-    content = read_json(path)
-    named = {key: content[key] for key in ("results", "settings", "versions")}
-    images = _read_images(folder / IMAGES_NAME) if (folder / IMAGES_NAME).is_file() else None
-    checkpoint = Path(content["checkpoint"]).name
-    return WrittenEvaluation(folder, path.stat().st_mtime, checkpoint, **named, images=images)
+    content, found = read_json(path), read_json(images)
+    found |= {key: tuple(found[key]) for key in ("panels", "best", "worst")}
+    found["images"] = tuple(ImageScore(**entry) for entry in found["images"])
+    found["legend"] = {name: tuple(color) for name, color in found["legend"].items()}
+    return WrittenEvaluation(
+        folder=Path(folder),
+        written=path.stat().st_mtime,
+        checkpoint=Path(content["checkpoint"]).name,
+        **{key: content[key] for key in ("results", "settings", "versions")},
+        images=ImageResults(**found),
+    )
 
 
 def write_json(path: str | Path, content: Mapping[str, object] | Sequence[object]) -> None:
@@ -219,19 +220,9 @@ def write_json(path: str | Path, content: Mapping[str, object] | Sequence[object
     write_whole(Path(path), lambda file: file.write(text.encode()))
 
 
-def _read_images(path: Path) -> ImageResults:
-    content = read_json(path)
-    tuples = {key: tuple(content[key]) for key in ("panels", "best", "worst")}
-    images = tuple(ImageScore(**entry) for entry in content["images"])
-    return ImageResults(**{**content, **tuples, "images": images})
-
-
 def _plain(value: object) -> object:
-    """Return a value with null for every number that is not finite."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

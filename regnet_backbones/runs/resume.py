@@ -1,13 +1,10 @@
 """What resuming a run means: the contract that both trainers fulfil.
 
 - Batches, augmentation and what the model draws are functions of the seed and the step
-  (`seed_of`). A checkpoint holds these two in place of the states of generators and data workers.
-- Everything else that a step depends on is in the checkpoint, which is written whole.
+  (`seed_of`). Everything else that a step depends on is in the checkpoint, which is written whole.
 - A signal ends a run after its step, in all processes after the same one, with a checkpoint of
-  that step (`stopping`). What a run does at its end and a killed one had no time for (a validation,
-  a row of the logs, the final checkpoint) is done first by the run that resumes it.
-- The config of a resumed run is compared with the one that the run had (`check_changes`).
-- Without --resume, the files of an earlier run are set aside (`set_earlier_run_aside`).
+  that step (`stopping`). What a killed run had no time for (a validation, a row of the logs, the
+  final checkpoint) is done first by the run that resumes it.
 """
 
 import itertools
@@ -29,9 +26,6 @@ from regnet_backbones.weights.state_dicts import shown
 # What random numbers are for, the first number of a place: augmentation, or a step of the model.
 SAMPLES, STEPS = 0, 1
 
-# Changed values that a warning lists.
-LISTED = 8
-
 logger = logging.getLogger(__name__)
 
 
@@ -50,16 +44,16 @@ def seed_everything(seed: int) -> None:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed `random`, numpy and torch on the CPU, and restore their states afterwards."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    states = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
 
 
 def largest_anywhere(number: int, device: torch.device) -> int:
@@ -89,10 +83,7 @@ class ResumeRules:
 def check_changes(
     before: Mapping[str, object], now: Mapping[str, object], rules: ResumeRules, *, source: object
 ) -> None:
-    """Warn of values that a resumed run has changed, and raise a UserError for fixed ones.
-
-    `before` was read from `source`. Keys of one side only are not compared.
-    """
+    """Warn of values that a resumed run has changed, and raise a UserError for fixed ones."""
     changed = {
         key: f"{rules.names.get(key, key)} was {shown(before[key])} and is {shown(now[key])}"
         for key in before
@@ -109,16 +100,14 @@ def check_changes(
         for key, text in changed.items()
     ]
     if texts:
-        more = f"; {len(texts) - LISTED} more" if len(texts) > LISTED else ""
         logger.warning(
-            "resuming with a config that differs from '%s': %s%s. Restore the old values to resume "
+            "resuming with a config that differs from '%s': %s. Restore the old values to resume "
             "exactly, or set another %s to start over",
-            *(source, "; ".join(texts[:LISTED]), more, rules.output),
+            *(source, "; ".join(texts), rules.output),
         )
 
 
 def _plain(value: object) -> object:
-    """Return a value as it compares: names in lower case, lists as tuples."""
     if isinstance(value, str):
         return value.lower()
     return tuple(value) if isinstance(value, list) else value

@@ -9,16 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Slurm, `timeout` and `docker stop` send SIGTERM, a closed terminal SIGHUP, Ctrl-C SIGINT. The
-# exit statuses are those that a shell reports for SIGTERM and SIGINT.
+# Exit statuses, as a shell reports them. Slurm, `timeout` and `docker stop` send SIGTERM, a closed
+# terminal SIGHUP.
 STATUSES = {signal.SIGTERM: 143, signal.SIGHUP: 143, signal.SIGINT: 130}
 
 # Seconds in which a signal that comes twice is one: `timeout` sends it to the command and then to
 # its process group, and a run forwards it to the processes that it has started.
 REPEATED = 1.0
 
-# Seconds between two looks of a data worker whether its training has been killed.
-PARENT_CHECKED = 2.0
+PARENT_CHECKED = 2.0  # seconds in which a data worker notices that its training was killed
 
 
 class StoppedError(Exception):

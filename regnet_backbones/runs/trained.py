@@ -48,8 +48,7 @@ class Trained:
     def run_folder(self) -> Path:
         """The folder of the run that wrote the checkpoint."""
         folder = self.checkpoint.parent
-        in_subfolder = self.kind == "segmenter" and folder.name == SEGMENTER_FOLDER
-        return folder.parent if in_subfolder else folder
+        return folder.parent if folder.name == SEGMENTER_FOLDER else folder
 
 
 @dataclass(frozen=True)
@@ -86,20 +85,14 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
             a config is given for a segmenter.
     """
     path = Path(path)
-    if path.is_dir():
-        checkpoint = _checkpoint_of_run(path)
-    elif path.is_file():
-        checkpoint = path
-    else:
+    if not path.exists():
         raise MissingFileError(
             f"no '{path}'; give the folder of a run, such as output/demo, or a checkpoint in it"
         )
+    checkpoint = _checkpoint_of_run(path) if path.is_dir() else path
     if checkpoint.suffix.lower() == SEGMENTER_SUFFIX:
         if config_file is not None:
-            raise UserError(
-                f"a config file is for detectors, and '{checkpoint}' is a segmenter's checkpoint, "
-                "which holds its own configuration; leave it out"
-            )
+            raise UserError(f"a config file is for detectors, and '{checkpoint}' is a segmenter's")
         return Trained("segmenter", checkpoint)
     from regnet_backbones.weights.checkpoints import SUFFIXES  # imports torch
 
@@ -108,8 +101,7 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
     config = Path(config_file or checkpoint.parent / CONFIG_NAME)
     if not config.is_file():
         raise MissingFileError(
-            f"no config file '{config}'; pass the config that '{checkpoint}' was trained with as "
-            "--config-file"
+            f"no config file '{config}'; pass the one of the training as --config-file"
         )
     return Trained("detector", checkpoint, config)
 
@@ -125,7 +117,6 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
 
 
 def _checkpoint_of_run(folder: Path) -> Path:
-    """Return the checkpoint to use of a run's folder."""
     segmenters = [folder / SEGMENTER_FOLDER / name for name in SEGMENTER_NAMES]
     detectors = [folder / FINAL_NAME]
     if (last := folder / LAST_NAME).is_file():  # newer than the final one of a resumed run
@@ -140,7 +131,6 @@ def _checkpoint_of_run(folder: Path) -> Path:
     if segmenter or detector:
         return segmenter or detector
     raise MissingFileError(
-        f"no checkpoint in '{folder}': a detector's run has {FINAL_NAME} or {LAST_NAME} there, "
-        f"a segmenter's {SEGMENTER_FOLDER}/{' or '.join(SEGMENTER_NAMES)}; give the "
-        "--output of the training, or a checkpoint"
+        f"no checkpoint in '{folder}', such as {FINAL_NAME} of a detector or {SEGMENTER_FOLDER}/"
+        f"{SEGMENTER_NAMES[0]} of a segmenter; give the output folder of a training"
     )

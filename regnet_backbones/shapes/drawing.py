@@ -2,7 +2,6 @@
 
 Every image is drawn from its own random generator, seeded by (seed, split, index): the same
 spec gives the same bytes, and asking for more images does not change the ones already there.
-Colour, texture, size and tilt are independent of the class; later shapes hide earlier ones.
 """
 
 import math
@@ -17,12 +16,9 @@ from regnet_backbones.shapes.geometry import CATEGORIES, locate, outline, trace,
 BACKGROUND = "background"
 SPLITS = ("train", "val")
 
-# Shapes in an image, fewer where they do not fit.
-MIN_SHAPES, MAX_SHAPES = 2, 5
-# Longer side of a shape before it is tilted, as a part of the image's.
-MIN_SIZE, MAX_SIZE = 0.2, 0.6
-# The part of a shape that later shapes and the frame may hide.
-MAX_OVERLAP = 0.3
+MIN_SHAPES, MAX_SHAPES = 2, 5  # in an image, fewer where they do not fit
+MIN_SIZE, MAX_SIZE = 0.2, 0.6  # longer side of a shape, as a part of the image's
+MAX_OVERLAP = 0.3  # the part of a shape that later shapes and the frame may hide
 MAX_TILT = 20.0  # degrees, to either side
 
 _SUPERSAMPLE = 8  # sub-pixels per pixel and axis behind every anti-aliased edge
@@ -141,7 +137,6 @@ def _place(rng: np.random.Generator, instances: np.ndarray, placed: list[_Shape]
 
 
 def _random_shape(rng: np.random.Generator, side: int) -> _Shape:
-    """Choose category, size (log-uniform), aspect, rotation, position and border."""
     category = int(rng.integers(1, len(CATEGORIES) + 1))
     size = side * math.exp(rng.uniform(math.log(MIN_SIZE), math.log(MAX_SIZE)))
     margin = size * (1 - MAX_OVERLAP) / 2
@@ -182,25 +177,20 @@ def _rasterise(category: int, outline: np.ndarray, border: float, side: int) -> 
 
 
 def _coverage(fine: Image.Image) -> np.ndarray:
-    """Average the sub-pixels of each pixel, to 0..1."""
     return np.asarray(fine.reduce(_SUPERSAMPLE), dtype=np.float64) / 255
 
 
 def _render(rng: np.random.Generator, canvas: np.ndarray, shape: _Shape) -> None:
     """Paint a shape over the canvas: textured fill, light from one side, sometimes a border."""
     below = canvas[shape.window]
-    base = _distinct_colour(rng, below[shape.mask].mean(axis=0))
+    colours = rng.random((4, 3))
+    distances = np.linalg.norm(colours - below[shape.mask].mean(axis=0), axis=1)
+    base = colours[distances.argmax()]
     fill = _paint(rng, shape.mask.shape, base, contrast=0.1)
     fill += 0.25 * (_gradient(rng, shape.mask.shape)[..., None] - 0.5)
     rim_colour = base * 0.35 if rng.random() < 0.6 else base + 0.7 * (1 - base)
     fill += shape.rim[..., None] * (rim_colour - fill)
     below += shape.alpha[..., None] * (fill.clip(0, 1) - below)
-
-
-def _distinct_colour(rng: np.random.Generator, other: np.ndarray) -> np.ndarray:
-    """Return, of four random colours, the one farthest from another colour."""
-    colours = rng.random((4, 3))
-    return colours[np.linalg.norm(colours - other, axis=1).argmax()]
 
 
 def _paint(

@@ -31,16 +31,14 @@ from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.shapes.drawing import BACKGROUND, Sample, ShapesSpec, draw
 from regnet_backbones.shapes.geometry import CATEGORIES, KEYPOINTS, NOT_LABELLED, SKELETON
 
-# Raise it when the same spec draws or writes something else, so that old folders are not reused.
+# The version is raised when the same spec draws or writes something else.
 FORMAT = {"dataset": "regnet_backbones.shapes", "version": 2}
 SPEC_FILE = "spec.json"
 
 _SEMANTIC_SPLITS = {"train": "training", "val": "validation"}
 
 BACKGROUND_ID = len(CATEGORIES) + 1
-
-# Odd, hence one-to-one modulo 2 ** 24: panoptic ids become colours the eye can distinguish.
-_ID_STRIDE = 0x5B8F27
+_ID_STRIDE = 0x5B8F27  # odd, hence one-to-one modulo 2 ** 24: ids become distinct colours
 
 Entry = dict[str, object]
 
@@ -112,8 +110,7 @@ def check_drawn(root: str | Path) -> None:
         raise MissingFileError(f"the demo dataset is not at '{root}'; draw it with: {command}")
     if record["version"] != FORMAT["version"]:
         raise UserError(
-            f"the demo dataset at '{root}' was drawn in version {record['version']} of its "
-            f"format, this is version {FORMAT['version']}; draw it again with: {command} "
+            f"the demo dataset at '{root}' is of another version; draw it again with: {command} "
             "--overwrite"
         )
 
@@ -140,8 +137,8 @@ def write(root: str | Path, spec: ShapesSpec, *, overwrite: bool = False) -> Sha
         raise UserError(f"{root} exists and is not a shapes dataset; choose another folder")
     if found and not overwrite:
         raise UserError(
-            f"{root} holds another shapes dataset ({json.dumps(found)}, this is "
-            f"{json.dumps(record)}); pass --overwrite to replace it, or choose another folder"
+            f"{root} holds another shapes dataset ({found}); pass --overwrite to replace it, or "
+            "choose another folder"
         )
     root.parent.mkdir(parents=True, exist_ok=True)
     # Drawn next to the destination and moved there whole: an interrupted run leaves no dataset.
@@ -170,10 +167,7 @@ def _read_record(root: Path) -> dict[str, object] | None:
 
 def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
     """Draw and write all files of one split."""
-    images: list[Entry] = []
-    panoptic: list[Entry] = []
-    instances: list[Entry] = []
-    keypoints: list[Entry] = []
+    images, panoptic, instances, keypoints = ([] for _ in range(4))
     for index in range(count):
         sample, name, number = draw(dataset.spec, split, index), f"{index:06d}.png", index + 1
         _write_images(dataset, split, name, sample)
@@ -212,7 +206,6 @@ def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
 
 
 def _write_images(dataset: ShapesDataset, split: str, name: str, sample: Sample) -> None:
-    """Write the image and its masks."""
     labels = np.array([BACKGROUND_ID, *sample.categories], np.uint8)[sample.instances]
     segment_ids = _segment_id(np.arange(len(sample.categories) + 1))[sample.instances]
     colours = np.stack([segment_ids % 256, segment_ids // 256 % 256, segment_ids // 65536], axis=-1)
@@ -243,7 +236,6 @@ def _segments(sample: Sample) -> list[Entry]:
 
 
 def _segment_id(instance: "int | np.ndarray") -> "int | np.ndarray":
-    """Return the panoptic id of the number of an instance, or of an array of them."""
     return (instance + 1) * _ID_STRIDE % 2**24
 
 

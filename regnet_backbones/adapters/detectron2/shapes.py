@@ -141,26 +141,15 @@ def _load(root: Path, kind: str, name: str, metadata: Metadata) -> list[dict]:
 def _load_panoptic(metadata: Metadata) -> list[dict]:
     """Load panoptic segments in detectron2's format; its own loader wants JPEG images."""
     content = json.loads(Path(str(metadata["panoptic_json"])).read_text())
-    sizes = {
-        image["id"]: {"height": image["height"], "width": image["width"]}
-        for image in content["images"]
-    }
-    return [
-        {
-            # An image and its masks have the same name.
-            "file_name": f"{metadata['image_root']}/{annotation['file_name']}",
-            "pan_seg_file_name": f"{metadata['panoptic_root']}/{annotation['file_name']}",
-            "sem_seg_file_name": f"{metadata['sem_seg_root']}/{annotation['file_name']}",
-            "image_id": annotation["image_id"],
-            **sizes[annotation["image_id"]],
-            "segments_info": [
-                {
-                    **segment,
-                    "category_id": ALL_IDS[segment["category_id"]],
-                    "isthing": segment["category_id"] in THING_IDS,
-                }
-                for segment in annotation["segments_info"]
-            ],
-        }
-        for annotation in content["annotations"]
-    ]
+    records = []
+    for image, annotation in zip(content["images"], content["annotations"], strict=True):
+        name = annotation["file_name"]  # the same of the image and its masks
+        for segment in annotation["segments_info"]:
+            segment["isthing"] = segment["category_id"] in THING_IDS
+            segment["category_id"] = ALL_IDS[segment["category_id"]]
+        record = {key: image[key] for key in ("height", "width")} | {"image_id": image["id"]}
+        record["file_name"] = f"{metadata['image_root']}/{name}"
+        record["pan_seg_file_name"] = f"{metadata['panoptic_root']}/{name}"
+        record["sem_seg_file_name"] = f"{metadata['sem_seg_root']}/{name}"
+        records.append({**record, "segments_info": annotation["segments_info"]})
+    return records
