@@ -174,6 +174,9 @@ assert cfg.MODEL.POINT_HEAD and cfg.OPTIMIZE
 import runpy
 runpy.run_module("detectron2.utils.collect_env", run_name="__main__")
 """,
+    "a_copy_later": "import regnet_backbones"
+    + THEIR_COPY
+    + "print(BACKBONE_REGISTRY.get('build_regnet_fpn_backbone')(None, None))",
     # As on a detectron2 that imports without our help: register, then import us.
     "a_copy_earlier": "import regnet_backbones, detectron2.modeling.backbone.build as build\n"
     "del build.BACKBONE_REGISTRY._obj_map['build_regnet_fpn_backbone']"
@@ -187,6 +190,15 @@ builders.register_builders(replace=True)
 assert BACKBONE_REGISTRY.get("build_regnet_fpn_backbone") is builders.build_regnet_fpn_backbone
 builders.register_builders()
 """,
+    # Only our own names give way.
+    "another_name_twice": """
+        import regnet_backbones
+        from detectron2.modeling import BACKBONE_REGISTRY
+        try:
+            BACKBONE_REGISTRY._do_register("build_resnet_backbone", print)
+        except AssertionError as error:
+            print("refused:", error)
+    """,
     # The import adds one node, which is dumped when it is used.
     "one_node": """
         import sys
@@ -259,7 +271,10 @@ def test_importing_the_package_registers_it_in_either_order(tmp_path):
     (tmp_path / "predictor.py").write_text("answer = 42\n")
     printed = run_in_fresh_processes(REGISTRATIONS, tmp_path)
     assert printed["demo"] == "42\n"
+    assert "theirs" in printed["a_copy_later"]
+    assert "build_regnet_fpn_backbone is registered by __main__" in printed["a_copy_later"]
     assert printed["a_copy_earlier"].count("is registered by __main__") == 1
+    assert "refused" in printed["another_name_twice"]
     compiled = importlib.util.find_spec("detectron2._C") is not None
     assert compiled or "No module named 'detectron2._C'" in printed["by_the_environment"]
 

@@ -199,22 +199,39 @@ BUILDERS: dict[str, Callable[[CfgNode, ShapeSpec], Backbone]] = {
 def register_builders(*, replace: bool = False) -> None:
     """Register the builders of this module in detectron2's `BACKBONE_REGISTRY`.
 
-    A builder of the same name that somebody else registered before stays, with a warning: a project
-    with its own copy keeps working as it did.
+    A builder of the same name that somebody else registered stays, with a warning, whether it came
+    before this or comes later: a project with its own copy keeps working as it did.
 
     Args:
         replace: take the name from the other builder instead.
     """
+    known = BACKBONE_REGISTRY._obj_map
     for name, builder in BUILDERS.items():
-        other = BACKBONE_REGISTRY._obj_map.get(name, builder)
+        other = known.get(name, builder)
         if other is builder or replace:
-            BACKBONE_REGISTRY._obj_map[name] = builder
+            known[name] = builder
         else:
-            logger.warning(
-                "%s is registered by %s, which is used instead of regnet_backbones' own; for ours "
-                "call %s.register_builders(replace=True)",
-                *(name, getattr(other, "__module__", other), __name__),
-            )
+            _warn_of_other_builder(name, other)
+    stock = BACKBONE_REGISTRY._do_register
+    if getattr(stock, "lets_later_builders_win", False):
+        return
+
+    def register_over_ours(name: str, builder: Callable) -> None:
+        if name in BUILDERS and known.get(name) is BUILDERS[name] is not builder:
+            del known[name]
+            _warn_of_other_builder(name, builder)
+        stock(name, builder)
+
+    register_over_ours.lets_later_builders_win = True
+    BACKBONE_REGISTRY._do_register = register_over_ours
+
+
+def _warn_of_other_builder(name: str, builder: Callable) -> None:
+    logger.warning(
+        "%s is registered by %s, which is used instead of regnet_backbones' own; for ours call "
+        "%s.register_builders(replace=True)",
+        *(name, getattr(builder, "__module__", builder), __name__),
+    )
 
 
 def _build_fpn(

@@ -46,6 +46,9 @@ def pillow_linear_removed() -> Iterator[None]:
     """Pillow 10 removed Image.LINEAR, a default argument here."""
     from PIL import Image
 
+    if hasattr(Image, "LINEAR"):
+        yield
+        return
     Image.LINEAR = Image.BILINEAR
     try:
         yield

@@ -3,7 +3,10 @@
 A new one is a row here and a function, named after the cause, in the file of that cause.
 """
 
-from regnet_backbones.adapters.detectron2.compat import engine, extension, libraries, packages
+import regnet_backbones.adapters.detectron2.compat.engine as engine
+import regnet_backbones.adapters.detectron2.compat.extension as extension
+import regnet_backbones.adapters.detectron2.compat.libraries as libraries
+import regnet_backbones.adapters.detectron2.compat.packages as packages
 from regnet_backbones.adapters.detectron2.compat.extension import EXTENSION
 from regnet_backbones.adapters.detectron2.compat.hook import AfterImport, DuringImport, Fix
 from regnet_backbones.adapters.detectron2.compat.packages import says
