@@ -402,6 +402,9 @@ def test_pictures_of_the_first_images_are_written_at_every_validation(tmp_path):
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
     assert files == ["2/image0.png", "2/image1.png", "4/image0.png", "4/image1.png"]
     assert Image.open(folder / files[0]).size == (3 * 56, 40)
+    events = b"".join(path.read_bytes() for path in (tmp_path / "run").glob("events*"))
+    assert b"pictures/image1" in events
+    assert b"pictures/image2" not in events
 
 
 def test_pictures_show_image_truth_and_prediction():

@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from detectron2.utils.colormap import colormap
+from detectron2.utils.events import get_event_storage
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image
 from pycocotools import mask as coco_masks
@@ -110,7 +112,7 @@ class PredictionPictures(DatasetEvaluator):
                 self._seen[image["file_name"]] = seen
 
     def evaluate(self) -> None:
-        """Write the contact sheet."""
+        """Write the contact sheet, and show it in TensorBoard while training."""
         if not comm.is_main_process() or not self._seen:
             return
         records = {r["file_name"]: r for r in DatasetCatalog.get(self._dataset_name)}
@@ -118,6 +120,9 @@ class PredictionPictures(DatasetEvaluator):
         self.sheet.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(self.sheet)
         logger.info("ground truth next to prediction: %s", self.sheet)
+        with suppress(AssertionError):  # of detectron2, where no training is running
+            pixels = np.asarray(sheet).transpose(2, 0, 1)
+            get_event_storage().put_image(f"{self._dataset_name}/predictions", pixels)
 
     def draw(self, record: Record, seen: Seen) -> Image.Image:
         """Draw an image with its annotations, and next to it with what is seen in it."""

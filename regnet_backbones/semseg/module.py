@@ -11,12 +11,14 @@ from typing import Literal
 import lightning
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from torchmetrics.classification import MulticlassConfusionMatrix
+from torchvision.transforms.functional import pil_to_tensor
 
 from regnet_backbones.errors import DivergedError, UserError, as_user_error
 from regnet_backbones.files import write_whole
@@ -179,8 +181,12 @@ class Segmenter(lightning.LightningModule):
         draws = self.trainer.is_global_zero and not self.trainer.sanity_checking
         if draws and batch_idx < self.hparams["pictures"]:
             picture = self.draw(image[0], mask[0], prediction[0])
-            path = self._pictures / f"{batch['name'][0].replace('/', '_')}.png"
-            write_whole(path, lambda file: picture.save(file, "PNG"))
+            name = batch["name"][0].replace("/", "_")
+            write_whole(self._pictures / f"{name}.png", lambda file: picture.save(file, "PNG"))
+            for log in self.trainer.loggers:
+                if isinstance(log, TensorBoardLogger):
+                    pixels = pil_to_tensor(picture)
+                    log.experiment.add_image(f"pictures/{name}", pixels, self.global_step)
         return prediction
 
     def on_validation_epoch_end(self) -> None:
