@@ -7,7 +7,7 @@ import segmentation_models_pytorch as smp
 import torch
 from detectron2.modeling import build_model
 
-from regnet_backbones import RegNetFeatures, config_path
+from regnet_backbones import RegNetDesign, RegNetFeatures, config_path
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.export import (
     export_onnx,
@@ -18,7 +18,8 @@ from regnet_backbones.export import (
 
 
 def extractor():
-    return RegNetFeatures("regnety_002")
+    design = {"w_0": 8, "w_a": 8.0, "w_m": 2.0, "depth": 7, "group_width": 8, "se_ratio": 0.25}
+    return RegNetFeatures(RegNetDesign(**design))
 
 
 def detector():
@@ -51,7 +52,7 @@ ONNX = (export_onnx, "net.onnx", with_onnxruntime)
 PROGRAM = (export_program, "net.pt2", with_torch_export)
 TORCHSCRIPT = (export_torchscript, "net.ts", with_torchscript)
 
-MAPS = {"c2": (24, 4), "c3": (56, 8), "c4": (152, 16), "c5": (368, 32)}
+MAPS = {"c2": (8, 4), "c3": (16, 8), "c4": (32, 16), "c5": (64, 32)}
 PYRAMID = {f"p{level}": (64, 2**level) for level in (2, 3, 4, 5, 6)}
 LOGITS = {"logits": (3, 1)}
 

@@ -58,13 +58,12 @@ def test_a_name_of_the_zoo(tmp_path, capsys):
 
 
 def test_the_backbone_of_a_detector(detector, tmp_path, capsys):
-    output = tmp_path / "net.ts"
-    options = ["--part", "backbone", "--image-size", 128, 192]
-    assert main(detector, "--output", output, *options) == 0
+    output = tmp_path / "net.pt2"
+    assert main(detector, "--output", output, "--image-size", 128, 192) == 0
     assert "p2" in capsys.readouterr().out
-    maps = torch.jit.load(output)(torch.randn(1, 3, 64, 64))
+    maps = torch.export.load(output).module()(torch.randn(1, 3, 128, 128))
     widths = {name: each.shape[-1] for name, each in maps.items()}
-    assert widths == {"p2": 16, "p3": 8, "p4": 4, "p5": 2, "p6": 1}
+    assert widths == {"p2": 32, "p3": 16, "p4": 8, "p5": 4, "p6": 2}
 
 
 def test_a_whole_detector(detector, tmp_path, capsys):
@@ -91,14 +90,12 @@ def test_a_segmenter(segmenter, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("model", "options", "named"),
     [
-        ("detector", "net.onnx --part whole", "--part backbone"),
-        ("detector", "net.pt2 --part whole", "--part backbone"),
         ("detector", "net.pt2 --images a.png", "--images"),
         ("detector", "net.ts --image-size 64 64", "--image-size"),
         ("detector", "net.ts --pretrained", "--pretrained"),
         ("detector", "net.ts --images gone.png", "'gone.png'"),
         ("detector", "net.onnx --opts A.B 1", "A.B"),
-        ("segmenter", "net.onnx --part backbone", "--part"),
+        ("segmenter", "net.onnx --opts A.B 1", "--opts"),
         ("regnetx_002", "net.pth", "--output"),
         ("regnetx_002", "net.ts --opset 18", "--opset"),
         ("regnetx_002", "net.ts --config-file a.yaml", "--config-file"),

@@ -27,12 +27,10 @@ def find_config(given: str, trainer: Literal["detectron2", "semseg"]) -> str:
     Of the package, `given` is a name, `mask_rcnn_regnety_032_fpn_1x`, or a path below `configs/`.
     Anything else is returned as it is, for the trainer to judge.
     """
-    if Path(given).exists():
-        return given
     packaged = config_path() / given.removeprefix("configs/")
-    if given and packaged.is_file():
+    if given and packaged.is_file() and not Path(given).exists():
         return str(packaged)
-    if not re.fullmatch(r"[\w-]+", given):
+    if Path(given).exists() or not re.fullmatch(r"[\w-]+", given):
         return given
     known = {path.stem: path for path in sorted(config_path(trainer).rglob("*.yaml"))}
     if given not in known:

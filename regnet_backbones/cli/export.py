@@ -24,14 +24,14 @@ Export a network to ONNX, torch.export or TorchScript, and check the file agains
     %(prog)s output/demo_semseg --output segmenter.onnx
 
 The suffix is the format: .onnx, .pt2 (torch.export), .ts or .pt (TorchScript). Height, width and
-number of images are free. The input is normalised images; of a whole detector, which is traced to
-TorchScript, one image with values from 0 to 255.
+number of images are free. Of a detector, backbone and FPN are exported to .onnx and .pt2; the whole
+is traced to TorchScript. The input is normalised images; of a whole detector, one from 0 to 255.
 """
 
 # Options that an export does not use, by what is exported.
 UNUSED = {
-    "a name of the zoo": ("part", "images", "config_file", "opts"),
-    "a segmenter": ("pretrained", "part", "images", "opts"),
+    "a name of the zoo": ("images", "config_file", "opts"),
+    "a segmenter": ("pretrained", "images", "opts"),
     "the backbone of a detector": ("pretrained", "images"),
     "a whole detector": ("pretrained", "image_size", "opset"),
 }
@@ -49,7 +49,6 @@ def export_parser(prog: str) -> argparse.ArgumentParser:
     add("--no-fold", action="store_true", help="do not fold batch norms into the convolutions")
     add("--pretrained", nargs="?", const=True, metavar="WEIGHTS", help="a tag, a source or a file")
     add = parser.add_argument_group("detectors only").add_argument
-    add("--part", choices=("backbone", "whole"), help="default: whole for TorchScript")
     text = "in which a whole detector detects something (default: drawn shapes)"
     add("--images", nargs="+", metavar="IMAGE", help=text)
     add("--config-file", metavar="CONFIG", help="default: config.yaml next to the checkpoint")
@@ -87,20 +86,15 @@ def _export(args: argparse.Namespace) -> "Checked":
 
 
 def _export_detector(args: argparse.Namespace, trained: "Trained") -> "Checked":
-    is_torchscript = Path(args.output).suffix.lower() in (".ts", ".pt")
-    part = args.part or ("whole" if is_torchscript else "backbone")
-    _refuse_unused(args, "a whole detector" if part == "whole" else "the backbone of a detector")
-    if part == "whole" and not is_torchscript:
-        raise UserError(
-            f"a whole detector can only be exported to TorchScript (.ts), got '{args.output}': its "
-            "graph depends on how many boxes it finds; or export --part backbone"
-        )
+    """Trace a whole detector to TorchScript, or export its backbone."""
+    is_whole = Path(args.output).suffix.lower() in (".ts", ".pt")
+    _refuse_unused(args, "a whole detector" if is_whole else "the backbone of a detector")
     from regnet_backbones.detection.tracing import images_for, trace_detector
     from regnet_backbones.detection.trained import load_detector
     from regnet_backbones.runs.image_paths import find_images
 
     cfg, model = load_detector(trained, opts=args.opts or ())
-    if part == "backbone":
+    if not is_whole:
         return _export_network(args, model)
     images = images_for(cfg, find_images(args.images or ()))
     return trace_detector(model, args.output, images=images, fold=not args.no_fold)

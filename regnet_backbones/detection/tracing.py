@@ -63,7 +63,7 @@ class Traceable(nn.Module):
         if "panoptic_seg" in outputs:
             raise UserError(
                 f"a {type(model).__name__} merges instances and semantics in Python, which no "
-                "trace follows; export its backbone (--part backbone)"
+                "trace follows; export its backbone, to .onnx or .pt2"
             )
         for name in ("instances", "proposals"):
             if name in outputs:

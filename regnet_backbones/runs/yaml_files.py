@@ -1,7 +1,6 @@
 """YAML files read as plain data: a tag or a key that is given twice is an error."""
 
 from pathlib import Path
-from typing import NoReturn
 
 import yaml
 from yaml.constructor import ConstructorError
@@ -38,22 +37,19 @@ class _PlainLoader(yaml.SafeLoader):
         return node
 
 
-def _refuse(loader: yaml.SafeLoader, node: yaml.Node) -> NoReturn:
+def _construct_tagged(loader: yaml.SafeLoader, node: yaml.Node) -> list:
+    """Look up what detectron2 computes by a tag; refuse any other one."""
+    if node.tag == f"{_STANDARD}python/object/apply:eval":
+        given = loader.construct_sequence(node)
+        for expression, value in _KNOWN.items():
+            if given == [expression]:
+                return value
     tag = node.tag.replace(_STANDARD, "!!")
     problem = f"the tag '{tag}'; tags are refused, since they can run code: write the value"
     raise ConstructorError(None, None, problem, node.start_mark)
 
 
-def _look_up(loader: yaml.SafeLoader, node: yaml.Node) -> list:
-    given = loader.construct_sequence(node)
-    for expression, value in _KNOWN.items():
-        if given == [expression]:
-            return value
-    _refuse(loader, node)
-
-
-_PlainLoader.add_constructor(None, _refuse)
-_PlainLoader.add_constructor(f"{_STANDARD}python/object/apply:eval", _look_up)
+_PlainLoader.add_constructor(None, _construct_tagged)
 _PlainLoader.add_constructor(f"{_STANDARD}timestamp", yaml.SafeLoader.construct_scalar)
 
 

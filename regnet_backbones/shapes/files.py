@@ -167,7 +167,10 @@ def _read_record(root: Path) -> dict[str, object] | None:
 
 def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
     """Draw and write all files of one split."""
-    images, panoptic, instances, keypoints = ([] for _ in range(4))
+    images: list[Entry] = []
+    panoptic: list[Entry] = []
+    instances: list[Entry] = []
+    keypoints: list[Entry] = []
     for index in range(count):
         sample, name, number = draw(dataset.spec, split, index), f"{index:06d}.png", index + 1
         _write_images(dataset, split, name, sample)
@@ -207,8 +210,8 @@ def _write_split(dataset: ShapesDataset, split: str, count: int) -> None:
 
 def _write_images(dataset: ShapesDataset, split: str, name: str, sample: Sample) -> None:
     labels = np.array([BACKGROUND_ID, *sample.categories], np.uint8)[sample.instances]
-    segment_ids = _segment_id(np.arange(len(sample.categories) + 1))[sample.instances]
-    colours = np.stack([segment_ids % 256, segment_ids // 256 % 256, segment_ids // 65536], axis=-1)
+    ids = np.array([_segment_id(k) for k in range(len(sample.categories) + 1)])[sample.instances]
+    colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1)
     for folder, pixels in (
         (dataset.images(split), sample.image),
         (dataset.panoptic_masks(split), colours.astype(np.uint8)),
@@ -235,7 +238,7 @@ def _segments(sample: Sample) -> list[Entry]:
     return found
 
 
-def _segment_id(instance: "int | np.ndarray") -> "int | np.ndarray":
+def _segment_id(instance: int) -> int:
     return (instance + 1) * _ID_STRIDE % 2**24
 
 

@@ -113,9 +113,11 @@ def _boundary_loops(mask: np.ndarray) -> list[np.ndarray]:
         neighbours = padded[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
         for y, x in np.argwhere(mask & ~neighbours).tolist():
             edges[(x + corner_x, y + corner_y, *step)] = None
-    remaining, loops = dict(edges), []
+    remaining = dict(edges)
+    loops: list[np.ndarray] = []
     while remaining:
-        edge, loop = next(iter(remaining)), []
+        edge = next(iter(remaining))
+        loop: list[tuple[int, ...]] = []
         while edge in remaining:
             del remaining[edge]
             x, y, dx, dy = edge
