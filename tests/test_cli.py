@@ -110,6 +110,53 @@ def test_defaults_and_choices_are_those_of_the_package():
     assert f"{OPSET})" in text
 
 
+# check-data
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """Return the command lines that the trainers are given."""
+    found = []
+    for name in ("train_detector", "train_segmenter"):
+        monkeypatch.setattr(train, name, lambda argv, prog, name=name: found.append((name, argv)))
+    return found
+
+
+def test_data_of_a_detector_are_checked_by_its_training(given):
+    data = "--train-json a.json --train-images a --val-json b.json --val-images b"
+    train.check_data(["--output", "out", *data.split(), "MODEL.MASK_ON", "False"], "")
+    train.check_data(["--config-file", "mine.yaml"], "")
+    (first, argv), (second, short) = given
+    assert first == second == "train_detector"
+    args = train.detector_parser("").parse_args(argv)
+    assert args.check_data
+    assert args.config_file == "mask_rcnn_regnety_032_fpn_1x"
+    assert (args.train_json, args.val_images) == ("a.json", "b")
+    assert args.opts == ["MODEL.MASK_ON", "False", "OUTPUT_DIR", "out"]
+    assert short == ["--check-data", "--config-file", "mine.yaml"]
+
+
+def test_data_of_a_segmenter_are_checked_by_its_training(given, segmenter_parser):
+    data = "--train-images a --train-masks b --val-images c --val-masks d --num-classes 5"
+    train.check_data([*data.split(), "--data.mask_suffix", "_gt", "--output", "out"], "")
+    train.check_data(["--config", "mine.yaml", "--root", "x"], "")
+    (first, argv), (second, short) = given
+    assert first == second == "train_segmenter"
+    args = segmenter_parser.parse_args(argv)
+    assert (args.check_data, args.output, args.data.layout) == (True, "out", "folder")
+    assert (args.data.train_masks, args.data.val_images, args.data.num_classes) == ("b", "c", 5)
+    assert args.data.mask_suffix == "_gt"
+    assert short == ["--check_data", "--config", "mine.yaml", "--data.root", "x"]
+
+
+@pytest.mark.parametrize("line", ["", "--config a --config-file b", "--train-images a"])
+def test_it_must_be_clear_what_the_data_are_for(line, given, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train.check_data(line.split(), "check-data")
+    assert "--config-file" in capsys.readouterr().err
+    assert not given
+
+
 # Words
 
 

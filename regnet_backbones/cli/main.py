@@ -12,6 +12,7 @@ PROG = "regnet-backbones"
 COMMANDS = {
     "train-detector": ("train:train_detector", "train or evaluate a detector with Detectron2"),
     "train-segmenter": ("train:train_segmenter", "train a segmenter with Lightning and SMP"),
+    "check-data": ("train:check_data", "check every file of your data, without a training"),
     "evaluate": ("models:evaluate_command", "evaluate a trained detector or segmenter"),
     "predict": ("models:predict_command", "predict images, and draw what was found"),
     "report": ("report:report_command", "write one HTML page about a training"),

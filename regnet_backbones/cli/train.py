@@ -1,4 +1,4 @@
-"""`train-detector` and `train-segmenter`: options for the two trainers."""
+"""`train-detector`, `train-segmenter` and `check-data`: options for the two trainers."""
 
 import argparse
 from collections.abc import Sequence
@@ -39,6 +39,17 @@ SEGMENTER_OPTIONS = """\
   --check_data     check every file of the data, and do not train
   --save_every N   steps between two writings of the last checkpoint (default: 1000)
   --full-help      print all others: --data.*, --model.*, --trainer.*, --checkpoint.*\
+"""
+
+CHECK = """\
+Check every file of your data, without a training: for a detector, or for a segmenter.
+
+    %(prog)s --train-json train.json --train-images images/train \\
+        --val-json val.json --val-images images/val
+    %(prog)s --train-images images/train --train-masks masks/train \\
+        --val-images images/val --val-masks masks/val --num-classes 5
+
+Further options of `train-segmenter`, or keys of Detectron2's config, come last.
 """
 
 
@@ -99,3 +110,48 @@ def with_config_paths(argv: Sequence[str]) -> list[str]:
         elif word.startswith("--config="):
             options[i] = f"--config={find_config(word.removeprefix('--config='), 'semseg')}"
     return options
+
+
+def check_data(argv: Sequence[str], prog: str) -> int:
+    """Check data as a training of a detector or of a segmenter reads them."""
+    parser = check_parser(prog)
+    args, rest = parser.parse_known_args(argv)
+    masks = args.config or args.root or args.train_masks or args.val_masks
+    if bool(masks) == bool(args.config_file or args.train_json or args.val_json):
+        parser.error(
+            "give data of a detector (--config-file, --train-json) or of a segmenter "
+            "(--config, --root, --train-masks)"
+        )
+    given = {name: value for name, value in vars(args).items() if value}
+    output = given.pop("output", None)
+    if masks:
+        if "train_masks" in given:
+            given.setdefault("layout", "folder")
+        config = given.pop("config", None)
+        words = ["--config", config] if config else []
+        words += ["--output", output] if output else []
+        words += [word for key, value in given.items() for word in (f"--data.{key}", value)]
+        return train_segmenter(["--check_data", *words, *rest], prog)
+    given.setdefault("config_file", "mask_rcnn_regnety_032_fpn_1x")
+    words = [w for key, value in given.items() for w in (f"--{key.replace('_', '-')}", value)]
+    words += [*rest, "OUTPUT_DIR", output] if output else rest
+    return train_detector(["--check-data", *words], prog)
+
+
+def check_parser(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of `check-data`."""
+    parser = command_parser(prog, CHECK)
+    add = parser.add_argument
+    add("--output", metavar="DIR", help="where the report or the picture is written")
+    detector = parser.add_argument_group("detectors")
+    detector.add_argument("--config-file", metavar="CONFIG")
+    segmenter = parser.add_argument_group("segmenters")
+    segmenter.add_argument("--config", metavar="CONFIG")
+    segmenter.add_argument("--layout", metavar="NAME", help="ade20k, cityscapes or folder")
+    segmenter.add_argument("--root", metavar="DIR", help="folder of the dataset")
+    segmenter.add_argument("--num-classes", metavar="N")
+    for split in ("train", "val"):
+        add(f"--{split}-images", metavar="DIR", help="folder of images")
+        detector.add_argument(f"--{split}-json", metavar="FILE", help="COCO instance json")
+        segmenter.add_argument(f"--{split}-masks", metavar="DIR", help="masks as PNG files")
+    return parser
