@@ -32,7 +32,6 @@ from regnet_backbones.weights.sources import find_source, is_name
 
 # By subcommand of `regnet-backbones`; that of a segmenter's training is Lightning's.
 PARSERS = {
-    "check-data": train.check_parser,
     "convert-weights": convert_parser,
     "design": design_parser,
     "evaluate": models.evaluate_parser,
@@ -168,8 +167,6 @@ def check_tool(words, segmenter_parser):
         return False
     if name == "train-segmenter":
         check_segmenter(argv, segmenter_parser)
-    elif name == "check-data":
-        PARSERS[name]("").parse_known_args(argv)
     else:
         args = PARSERS[name]("").parse_args(argv)
         if name == "train-detector":

@@ -122,38 +122,27 @@ def given(monkeypatch):
     return found
 
 
-def test_data_of_a_detector_are_checked_by_its_training(given):
-    data = "--train-json a.json --train-images a --val-json b.json --val-images b"
-    train.check_data(["--output", "out", *data.split(), "MODEL.MASK_ON", "False"], "")
+def test_data_are_checked_by_the_trainer_whose_options_are_given(given):
+    train_data = ["--train-json", "a.json", "--train-images", "a"]
+    detectors = [*train_data, "--val-json", "b.json", "--val-images", "b"]
+    segmenters = ["--config", "c.yaml", "--data.train_masks", "b", "--output", "out"]
+    train.check_data([*detectors, "MODEL.MASK_ON", "False"], "")
     train.check_data(["--config-file", "mine.yaml"], "")
-    (first, argv), (second, short) = given
-    assert first == second == "train_detector"
-    args = train.detector_parser("").parse_args(argv)
-    assert args.check_data
-    assert args.config_file == "mask_rcnn_regnety_032_fpn_1x"
-    assert (args.train_json, args.val_images) == ("a.json", "b")
-    assert args.opts == ["MODEL.MASK_ON", "False", "OUTPUT_DIR", "out"]
-    assert short == ["--check-data", "--config-file", "mine.yaml"]
-
-
-def test_data_of_a_segmenter_are_checked_by_its_training(given, segmenter_parser):
-    data = "--train-images a --train-masks b --val-images c --val-masks d --num-classes 5"
-    train.check_data([*data.split(), "--data.mask_suffix", "_gt", "--output", "out"], "")
-    train.check_data(["--config", "mine.yaml", "--root", "x"], "")
-    (first, argv), (second, short) = given
-    assert first == second == "train_segmenter"
-    args = segmenter_parser.parse_args(argv)
-    assert (args.check_data, args.output, args.data.layout) == (True, "out", "folder")
-    assert (args.data.train_masks, args.data.val_images, args.data.num_classes) == ("b", "c", 5)
-    assert args.data.mask_suffix == "_gt"
-    assert short == ["--check_data", "--config", "mine.yaml", "--data.root", "x"]
+    train.check_data(segmenters, "")
+    assert [name for name, _ in given] == ["train_detector", "train_detector", "train_segmenter"]
+    first, second = (train.detector_parser("").parse_args(argv) for _, argv in given[:2])
+    assert first.check_data
+    assert first.config_file == train.DETECTOR_CONFIG
+    assert (first.train_json, first.val_images) == ("a.json", "b")
+    assert first.opts == ["MODEL.MASK_ON", "False"]
+    assert second.config_file == "mine.yaml"
+    assert given[2][1] == ["--check_data", *segmenters]
 
 
 @pytest.mark.parametrize("line", ["", "--config a --config-file b", "--train-images a"])
 def test_it_must_be_clear_what_the_data_are_for(line, given, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        train.check_data(line.split(), "check-data")
-    assert "--config-file" in capsys.readouterr().err
+    assert train.check_data(line.split(), "check-data") == 2
+    assert "--data.train_masks" in capsys.readouterr().err
     assert not given
 
 

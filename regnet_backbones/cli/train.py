@@ -1,6 +1,7 @@
 """`train-detector`, `train-segmenter` and `check-data`: options for the two trainers."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from regnet_backbones.cli.command_lines import command_parser, find_config
@@ -42,15 +43,17 @@ SEGMENTER_OPTIONS = """\
 """
 
 CHECK = """\
+usage: {prog} [options of train-detector or train-segmenter]
+
 Check every file of your data, without a training: for a detector, or for a segmenter.
 
-    %(prog)s --train-json train.json --train-images images/train \\
+    {prog} --train-json train.json --train-images images/train \\
         --val-json val.json --val-images images/val
-    %(prog)s --train-images images/train --train-masks masks/train \\
-        --val-images images/val --val-masks masks/val --num-classes 5
-
-Further options of `train-segmenter`, or keys of Detectron2's config, come last.
+    {prog} --config CONFIG --data.layout folder --data.num_classes 5 \\
+        --data.train_images images/train --data.train_masks masks/train \\
+        --data.val_images images/val --data.val_masks masks/val\
 """
+DETECTOR_CONFIG = "mask_rcnn_regnety_032_fpn_1x"  # for a check without a config
 
 
 def detector_parser(prog: str) -> argparse.ArgumentParser:
@@ -113,45 +116,18 @@ def with_config_paths(argv: Sequence[str]) -> list[str]:
 
 
 def check_data(argv: Sequence[str], prog: str) -> int:
-    """Check data as a training of a detector or of a segmenter reads them."""
-    parser = check_parser(prog)
-    args, rest = parser.parse_known_args(argv)
-    masks = args.config or args.root or args.train_masks or args.val_masks
-    if bool(masks) == bool(args.config_file or args.train_json or args.val_json):
-        parser.error(
-            "give data of a detector (--config-file, --train-json) or of a segmenter "
-            "(--config, --root, --train-masks)"
-        )
-    given = {name: value for name, value in vars(args).items() if value}
-    output = given.pop("output", None)
-    if masks:
-        if "train_masks" in given:
-            given.setdefault("layout", "folder")
-        config = given.pop("config", None)
-        words = ["--config", config] if config else []
-        words += ["--output", output] if output else []
-        words += [word for key, value in given.items() for word in (f"--data.{key}", value)]
-        return train_segmenter(["--check_data", *words, *rest], prog)
-    given.setdefault("config_file", "mask_rcnn_regnety_032_fpn_1x")
-    words = [w for key, value in given.items() for w in (f"--{key.replace('_', '-')}", value)]
-    words += [*rest, "OUTPUT_DIR", output] if output else rest
-    return train_detector(["--check-data", *words], prog)
-
-
-def check_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `check-data`."""
-    parser = command_parser(prog, CHECK)
-    add = parser.add_argument
-    add("--output", metavar="DIR", help="where the report or the picture is written")
-    detector = parser.add_argument_group("detectors")
-    detector.add_argument("--config-file", metavar="CONFIG")
-    segmenter = parser.add_argument_group("segmenters")
-    segmenter.add_argument("--config", metavar="CONFIG")
-    segmenter.add_argument("--layout", metavar="NAME", help="ade20k, cityscapes or folder")
-    segmenter.add_argument("--root", metavar="DIR", help="folder of the dataset")
-    segmenter.add_argument("--num-classes", metavar="N")
-    for split in ("train", "val"):
-        add(f"--{split}-images", metavar="DIR", help="folder of images")
-        detector.add_argument(f"--{split}-json", metavar="FILE", help="COCO instance json")
-        segmenter.add_argument(f"--{split}-masks", metavar="DIR", help="masks as PNG files")
-    return parser
+    """Check data as the trainer does whose options are given."""
+    names = {word.partition("=")[0] for word in argv}
+    if names & {"-h", "--help"}:
+        print(CHECK.format(prog=prog))
+        return 0
+    detector = names & {"--config-file", "--train-json", "--val-json"}
+    segmenter = names & {"--config", "--data.root", "--data.train_masks", "--data.val_masks"}
+    if bool(detector) == bool(segmenter):
+        usage = CHECK.format(prog=prog)
+        print(f"error: name data of a detector or of a segmenter\n\n{usage}", file=sys.stderr)
+        return 2
+    if segmenter:
+        return train_segmenter(["--check_data", *argv], prog)
+    config = [] if "--config-file" in names else ["--config-file", DETECTOR_CONFIG]
+    return train_detector(["--check-data", *config, *argv], prog)
