@@ -79,7 +79,13 @@ class RegNetFeatures(nn.Module):
     ):
         super().__init__()
         out_levels = tuple(out_levels)
-        _check_arguments(in_channels, output_stride, freeze_at, drop_path_rate, out_levels)
+        levels = sorted(set(out_levels) & set(LEVELS))
+        _check(in_channels >= 1, "in_channels must be at least 1", in_channels)
+        _check(output_stride in OUTPUT_STRIDES, "output_stride must be 8, 16 or 32", output_stride)
+        _check(freeze_at in (0, *LEVELS), "freeze_at must be 0 (nothing) to 5 (all)", freeze_at)
+        _check(0 <= drop_path_rate < 1, "drop_path_rate must be in [0, 1)", drop_path_rate)
+        is_rising = bool(levels) and list(out_levels) == levels
+        _check(is_rising, "out_levels must be some of 1 to 5, rising", out_levels)
         variant = None if isinstance(name_or_design, RegNetDesign) else zoo.get(name_or_design)
         source = _pretrained_source(variant, pretrained)
         if pretrained and norm == "GN":
@@ -87,11 +93,15 @@ class RegNetFeatures(nn.Module):
                 "pretrained weights belong to batch norm, norm='GN' would give another network; "
                 "use norm='BN', 'SyncBN' or 'FrozenBN', or pretrained=False"
             )
-        options = {"output_stride": output_stride, "drop_path_rate": drop_path_rate}
+        options = {
+            "in_chans": in_channels,
+            "output_stride": output_stride,
+            "drop_path_rate": drop_path_rate,
+            "num_classes": 0,
+        }
         if variant is None:
-            network = _build_design(name_or_design, in_chans=in_channels, **options)
+            network = _build_design(name_or_design, **options)
         else:
-            options |= {"in_chans": in_channels, "num_classes": 0}
             network = timm.create_model(variant.name, **options)
 
         self.name = variant.name if variant else None
@@ -146,11 +156,6 @@ class RegNetFeatures(nn.Module):
             stage.grad_checkpointing = True  # read by timm's RegStage
             update_twice(stage)
 
-    def extra_repr(self) -> str:
-        """Name the variant and what was asked of it."""
-        maps = ", ".join(f"C{i}: {self.channels[i]} / {self.strides[i]}" for i in self.out_levels)
-        return f"{self.name or self.design}, freeze_at={self.freeze_at}, channels / stride {maps}"
-
     def _take_parts(self, network: nn.Module, first_map: str) -> None:
         """Own the parts of a timm network up to the last level; remember what was left out.
 
@@ -158,22 +163,19 @@ class RegNetFeatures(nn.Module):
         its C5, and takes C1 inside a stem of several layers.
         """
         last = max(self.out_levels)
-        self.level_parts: dict[int, tuple[str, ...]] = {1: ("stem",)}
         self.stem = network.stem
+        self.c1_layer = first_map.removeprefix("stem").removeprefix(".")
         if isinstance(network, RegNet):
-            self.level_parts |= {level: (f"s{level - 1}",) for level in LEVELS[1:]}
-            for level in range(2, last + 1):
-                self.add_module(f"s{level - 1}", getattr(network, f"s{level - 1}"))
+            parts = [("stem",), ("s1",), ("s2",), ("s3",), ("s4",)]
+            for (name,) in parts[1:last]:
+                self.add_module(name, getattr(network, name))
         else:
-            self.level_parts |= {level: (f"stages.{level - 2}",) for level in LEVELS[1:]}
-            self.level_parts[5] += ("final_conv",)
-            self.first_map_layer = first_map.removeprefix("stem").removeprefix(".")
+            parts = [("stem",), *((f"stages.{i}",) for i in range(3)), ("stages.3", "final_conv")]
             self.stages = network.stages[: last - 1]
             if last == 5:
                 self.final_conv = network.final_conv
-        self.pruned_parts = tuple(
-            part for level in LEVELS if level > last for part in self.level_parts[level]
-        )
+        self.level_parts: dict[int, tuple[str, ...]] = dict(zip(LEVELS, parts, strict=True))
+        self.pruned_parts = tuple(part for level in parts[last:] for part in level)
 
     def _frozen_parts(self) -> list[str]:
         """Name the submodules that `freeze_at` fixes."""
@@ -197,10 +199,10 @@ class RegNetFeatures(nn.Module):
     def _byobnet_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Run a byobnet trunk: C1 may lie inside the stem, C5 is the final convolution's."""
         maps = []
-        if self.first_map_layer:
+        if self.c1_layer:
             for name, layer in self.stem.named_children():
                 x = layer(x)
-                if name == self.first_map_layer:
+                if name == self.c1_layer:
                     maps.append(x)
         else:
             x = self.stem(x)
@@ -213,28 +215,9 @@ class RegNetFeatures(nn.Module):
         return maps
 
 
-def _check_arguments(
-    in_channels: int,
-    output_stride: int,
-    freeze_at: int,
-    drop_path_rate: float,
-    out_levels: tuple[int, ...],
-) -> None:
-    """Raise UserError for the first argument that is out of its range."""
-    levels = sorted(set(out_levels) & set(LEVELS))
-    for is_right, rule, given in (
-        (in_channels >= 1, "in_channels must be at least 1", in_channels),
-        (output_stride in OUTPUT_STRIDES, "output_stride must be 8, 16 or 32", output_stride),
-        (freeze_at in (0, *LEVELS), "freeze_at must be 0 (nothing) to 5 (everything)", freeze_at),
-        (0 <= drop_path_rate < 1, "drop_path_rate must be in [0, 1)", drop_path_rate),
-        (
-            levels and list(out_levels) == levels,
-            "out_levels must be some of 1 to 5, rising",
-            out_levels,
-        ),
-    ):
-        if not is_right:
-            raise UserError(f"{rule}, got {given}")
+def _check(is_right: bool, rule: str, given: object) -> None:
+    if not is_right:
+        raise UserError(f"{rule}, got {given}")
 
 
 def _pretrained_source(
@@ -243,40 +226,35 @@ def _pretrained_source(
     """Return the source of weights that `pretrained` asks for, None for random weights."""
     if pretrained is False or pretrained is None:
         return None
-    tags = tuple(variant.weights) if variant else ()
-    if pretrained is True:
-        if not tags:
-            raise UserError(
-                f"there are no pretrained weights for {variant.name if variant else 'a design'}; "
-                "give a file, pretrained='path/to/weights.safetensors', or pretrained=False"
-            )
-        return f"timm://{variant.name}"
-    if str(pretrained) in tags:
-        return f"timm://{variant.name}.{pretrained}"
-    if not is_name(pretrained) and not Path(pretrained).expanduser().is_file():
-        known = f"a tag of {variant.name} ({', '.join(tags)})" if tags else "a tag (there are none)"
+    name, tags = (variant.name, tuple(variant.weights)) if variant else ("a design", ())
+    if pretrained is True and variant:
+        return f"timm://{name}"
+    if pretrained in tags:
+        return f"timm://{name}.{pretrained}"
+    is_file = pretrained is not True and Path(pretrained).expanduser().is_file()
+    if not is_file and not is_name(pretrained):
         raise MissingFileError(
-            f"pretrained='{pretrained}' is neither {known}, nor a source "
-            f"({', '.join(PREFIXES)}, a URL), nor a file"
+            f"pretrained='{pretrained}' is neither a tag of {name} ({', '.join(tags) or 'none'}), "
+            f"nor a source ({', '.join(PREFIXES)}, a URL), nor a file"
         )
     return pretrained
 
 
 def _build_design(design: RegNetDesign, **options: float) -> RegNet:
     """Build a design with timm, and refuse it where timm computes other stages than the design."""
-    wanted = [(stage.depth, stage.width) for stage in design.stages]
     norm_layer = "batchnorm"
     if design.norm_group_width:
         norm_layer = partial(GroupNormAct, group_size=design.norm_group_width)
-    config = RegNetCfg(**timm_arguments(design), norm_layer=norm_layer)
     try:
-        network = RegNet(config, num_classes=0, **options)
+        network = RegNet(RegNetCfg(**timm_arguments(design), norm_layer=norm_layer), **options)
     except AssertionError:
         built = "not four stages"  # which timm asserts
     else:
-        stages = [network.s1, network.s2, network.s3, network.s4]
-        widths = [info["num_chs"] for info in network.feature_info[1:]]
-        built = [(len(list(s.children())), w) for s, w in zip(stages, widths, strict=True)]
+        built = [
+            (len(list(network.get_submodule(info["module"]).children())), info["num_chs"])
+            for info in network.feature_info[1:]
+        ]
+    wanted = [(stage.depth, stage.width) for stage in design.stages]
     if built != wanted:
         raise UnbuildableError(
             f"timm builds other stages than {design}: (depth, width) {built} instead of {wanted}; "

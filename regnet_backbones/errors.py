@@ -19,10 +19,7 @@ class UserError(ValueError):
     status = 2
 
     def __str__(self) -> str:
-        """Return the message, without the traceback that torch puts before that of a data worker.
-
-        It is the message of a `KeyError` or an `OSError`, too, which have other formats.
-        """
+        """Return the message, without the traceback that torch puts before that of a worker."""
         name = f"{type(self).__module__}.{type(self).__qualname__}: "
         return str(self.args[0] if self.args else "").rpartition(name)[2].rstrip()
 
@@ -54,26 +51,14 @@ class DivergedError(UserError, FloatingPointError):
 
 
 def from_traceback(text: str) -> UserError | None:
-    """Return the error of this module that ended another process, None if it was another one.
-
-    Args:
-        text: the traceback, which is all that `torch.multiprocessing` passes on.
-    """
+    """Return the error of this module in the traceback of another process; None if another."""
     found = list(re.finditer(rf"^{re.escape(__name__)}\.(\w+): ", text, re.MULTILINE))
     return globals()[found[-1][1]](text[found[-1].end() :].rstrip()) if found else None
 
 
 @contextmanager
 def as_user_error(*types: type[Exception], prefix: str = "") -> Iterator[None]:
-    """Turn errors of another library, which checks what the user gave, into a `UserError`.
-
-    Args:
-        types: of the errors.
-        prefix: before their messages, such as the option that is wrong.
-
-    Raises:
-        UserError: one of `types` was raised.
-    """
+    """Turn errors of another library, which checks what the user gave, into a `UserError`."""
     try:
         yield
     except UserError:

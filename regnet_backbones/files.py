@@ -19,11 +19,8 @@ def read_text(path: str | Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         is_utf_16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-        other = "an encoding other than UTF-8, such as a Windows code page"
-        place = f"byte {data[error.start]:#04x} at {error.start}"
-        raise UserError(
-            f"'{path}' is text in {'UTF-16' if is_utf_16 else other} ({place}); save it as UTF-8"
-        ) from error
+        kind = "UTF-16" if is_utf_16 else "an encoding such as a Windows code page"
+        raise UserError(f"'{path}' is text in {kind} ({error}); save it as UTF-8") from error
 
 
 def read_json(path: str | Path) -> object:
@@ -40,15 +37,7 @@ def read_json(path: str | Path) -> object:
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file whole or not at all: as `.<name>.part` first, renamed when it is on disk.
 
-    `remove_parts` removes what a killed process left. Two processes must not write the same file at
-    the same time.
-
-    Args:
-        path: the file; a missing folder is made, an existing file replaced.
-        write: writes the content to an open binary file.
-
-    Raises:
-        OSError: the file cannot be written; an earlier one stays as it is.
+    A missing folder is made. Two processes must not write the same file at the same time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(PART.format(path.name))
@@ -69,22 +58,16 @@ def remove_parts(folder: str | Path) -> None:
 
 
 def check_output_folder(folder: str | Path, *, name: str) -> None:
-    """Raise UserError if a folder can neither be written to nor be made; nothing is made.
+    """Raise UserError if a folder of this machine can neither be written to nor be made.
 
-    Args:
-        folder: of this machine; one with a scheme, such as `s3://bucket/run`, is not checked.
-        name: of the option or key that gave it.
+    `name` is that of the option or key that gave it.
     """
     if "://" in str(folder):
         return
     path = Path(folder).absolute()
     existing = next(place for place in (path, *path.parents) if os.path.lexists(place))
-    if not existing.is_dir():
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        problem = "is read-only for you" if existing.is_dir() else "is a file"
         raise UserError(
-            f"{name} must be a folder, got '{folder}': '{existing}' is a file; choose another"
-        )
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(
-            f"{name} '{folder}' cannot be written to ('{existing}' is read-only for you); choose "
-            "another"
+            f"{name} must be a folder that can be written, got '{folder}': '{existing}' {problem}"
         )

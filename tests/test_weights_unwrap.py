@@ -1,13 +1,11 @@
 """Where a network is found in a checkpoint, and how one of several is chosen."""
 
 import random
-import time
 
 import pytest
 import torch
 
 from regnet_backbones import RegNetFeatures, weights
-from regnet_backbones.weights import checkpoints
 from regnet_backbones.weights.checkpoints import locate
 
 KEYS = (
@@ -59,7 +57,7 @@ def is_of(network, own):
     return all(network.state[name.removeprefix(network.prefix)] is v for name, v in own.items())
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(8))
 def test_a_network_is_found_below_any_keys_and_prefix(seed, state):
     draw = random.Random(seed)
     prefix = draw.choice(PREFIXES)
@@ -79,7 +77,7 @@ def test_a_network_is_found_below_any_keys_and_prefix(seed, state):
     assert weights.detect(content) == "timm"
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_averaged_weights_come_before_their_plain_ones_below_any_keys(seed, state):
     draw = random.Random(seed)
     prefix, key = draw.choice(PREFIXES), draw.choice(("model", "params", "net", "state_dict"))
@@ -92,7 +90,7 @@ def test_averaged_weights_come_before_their_plain_ones_below_any_keys(seed, stat
     assert is_of(locate(content, ".".join(filter(None, (keys, key)))), plain)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_one_of_several_is_chosen_by_keys_by_prefix_or_both(seed, state):
     draw = random.Random(seed)
     names = draw.sample(("student", "teacher", "online", "target", "net_a", "net_b"), 3)
@@ -152,57 +150,3 @@ def test_a_teacher_is_read_from_a_file_and_written_where_it_was(tmp_path, random
     again = weights.read_checkpoint(tmp_path / "b.pth")
     assert again.nesting == "a.teacher"
     assert again.state.keys() == checkpoint.state.keys()
-
-
-@pytest.mark.parametrize("key", ["base_model", "ema_model"])
-def test_two_trunks_are_two_choices(key, state):
-    trunks = [copy_of(state) for _ in range(2)]
-    first, second = ({"model": {"trunk": trunk, "heads": {}}} for trunk in trunks)
-    content = {"classy_state_dict": {"base_model": first}, "teacher": {key: second}}
-    assert is_of(locate(content, "classy_state_dict"), trunks[0])
-    assert is_of(locate(content, "teacher"), trunks[1])
-
-
-# Small, and costly to follow
-
-
-def shared(depth, width):
-    nested = {"a": torch.zeros(1)}
-    for _ in range(depth):
-        nested = {str(i): nested for i in range(width)}
-    return nested
-
-
-def deep(depth):
-    nested = {"s1.b1.f.a.weight": torch.zeros(1)}
-    for _ in range(depth):
-        nested = {"a": nested}
-    return nested
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        shared(7, 40),
-        {"trunk": {"a": torch.zeros(1)}, "heads": shared(7, 40)},
-        deep(100_000),
-        {str(i): {"s1.b1.f.a.weight": torch.zeros(1)} for i in range(5000)},
-        {f"{i}.layer1.0.conv3.weight": torch.zeros(1) for i in range(50_000)},
-        {"." * 100_000 + "s1.b1.f.a.weight" + "." * 9: torch.zeros(1)},
-        {f"layer1.{9 * '9'}.conv1.weight": torch.zeros(1), "layer1.0.conv3.weight": torch.zeros(1)},
-    ],
-    ids=["shared", "heads", "deep", "many", "prefixes", "dots", "digits"],
-)
-def test_content_that_costs_much_is_refused_in_a_short_line(content):
-    began = time.process_time()
-    with pytest.raises(ValueError) as error:
-        locate(content)
-    assert time.process_time() - began < 20
-    assert len(str(error.value)) < 2000
-
-
-def test_a_state_dict_at_the_deepest_level_is_found(state):
-    content = copy_of(state)
-    for _ in range(checkpoints.MAX_DEPTH):
-        content = {"a": content}
-    assert locate(content).place == ".".join("a" * checkpoints.MAX_DEPTH)

@@ -34,7 +34,6 @@ def convert_parser(prog: str) -> argparse.ArgumentParser:
     add(
         "--prefix", help="which network of several, such as teacher, backbone. or teacher.backbone."
     )
-    add("--into-prefix", help="which network to replace in the --into FILE")
     add("--dry-run", action="store_true", help="print the mapping, write nothing")
     return parser
 
@@ -45,17 +44,16 @@ def convert_weights(args: argparse.Namespace) -> int:
     from regnet_backbones.weights.conversion import convert_file
 
     check_output_folder(Path(args.output).parent, name="the folder of the output")
-    conversion = convert_file(
+    mapping, summary = convert_file(
         args.source,
         None if args.dry_run else args.output,
         to=args.to,
         into=args.into,
         channel_order=args.channel_order,
         prefix=args.prefix,
-        into_prefix=args.into_prefix,
     )
     if args.dry_run:
-        print(conversion.mapping())
-    print(conversion.summary())
+        print(mapping)
+    print(summary)
     print("nothing written" if args.dry_run else f"written: {args.output}")
     return 0

@@ -6,7 +6,6 @@ is a mapping that holds tensors or arrays, and a RegNet has the names of `dialec
 
 import pickle
 import re
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,9 +15,9 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from regnet_backbones.errors import UserError
+from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.files import write_whole
-from regnet_backbones.weights.dialects import DIALECTS, find_networks
+from regnet_backbones.weights.dialects import DIALECTS, find_networks, to_timm_name
 from regnet_backbones.weights.state_dicts import as_tensors, listing
 from regnet_backbones.weights.unpickling import EXPORT_HINT, StandIn, read_content
 
@@ -29,11 +28,6 @@ SUFFIXES = (".safetensors", ".pkl", *TORCH_SUFFIXES)
 CLASSY = "classy_state_dict"
 # The plain weights of detectors trained with MODEL.EMA, whose "model" is averaged.
 TRAINED_KEY = "trained_model"
-
-# A small file can hold a mapping that is nested without an end, and very many networks.
-MAX_DEPTH = 8
-MAX_ENTRIES = 1_000_000
-MAX_NETWORKS = 100
 
 # What an optimizer keeps of each weight has the name of the weight.
 _OPTIMIZER = re.compile("optim", re.IGNORECASE)
@@ -69,11 +63,10 @@ class Checkpoint:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A state dict within a checkpoint, and where in it a RegNet is.
+    """A state dict within a checkpoint, and the RegNet in it, if there is one.
 
-    `keys` lead to the state dict, `nesting` is the same joined with "." (`CLASSY` for
-    ClassyVision's forms); `entries` are all of it. The RegNet's names begin with `prefix`, such as
-    "backbone.bottom_up."; `dialect` is empty where there is none.
+    `keys` and `nesting` lead to the state dict (see `Checkpoint`), `entries` are all of it. The
+    names of the RegNet begin with `prefix`, such as "backbone.bottom_up.".
     """
 
     keys: tuple[str, ...]
@@ -94,9 +87,22 @@ class Network:
         return {n.removeprefix(self.prefix): v for n, v in named if n.startswith(self.prefix)}
 
     @cached_property
+    def timm_names(self) -> dict[str, str]:
+        """timm's name of each entry of the RegNet; empty for what is in no RegNet."""
+        return {name: to_timm_name(name, self.dialect) or "" for name in self.state}
+
+    @cached_property
     def rest(self) -> dict[str, torch.Tensor]:
         """All other entries, with their whole names."""
         return {n: v for n, v in self.entries.items() if not n.startswith(self.prefix)}
+
+    def beside(self, *homes: str) -> dict[str, torch.Tensor]:
+        """The rest of a model that has its network under one of these; empty if it is another."""
+        home = next((home for home in homes if self.prefix.endswith(home)), None)
+        if home is None:
+            return {}
+        outer = self.prefix.removesuffix(home)
+        return {n.removeprefix(outer): v for n, v in self.rest.items() if n.startswith(outer)}
 
 
 def read_checkpoint(path: str | Path, *, prefix: str | None = None) -> Checkpoint:
@@ -108,8 +114,7 @@ def read_checkpoint(path: str | Path, *, prefix: str | None = None) -> Checkpoin
 
     Args:
         path: a file of torch's, a safetensors file or a pickle of numpy arrays.
-        prefix: which RegNet is wanted where the file holds several, such as "teacher"; see
-            `locate`.
+        prefix: which RegNet is wanted where the file holds several, as `load` takes it.
 
     Returns:
         The state dict, where in the file it lay, and what else there is.
@@ -129,7 +134,7 @@ def checkpoint_of(content: object, path: Path, *, prefix: str | None = None) -> 
         found = unwrap(content, prefix)
     except UserError as error:
         raise type(error)(f"{path}: {error}") from error
-    if found is None:
+    if not found:
         what = content if isinstance(content, StandIn) else f"a {type(content).__name__}"
         if isinstance(content, Mapping):
             what = f"a mapping with the keys {listing(list(content)) or 'none'}"
@@ -137,10 +142,10 @@ def checkpoint_of(content: object, path: Path, *, prefix: str | None = None) -> 
             f"{path} holds no state dict (names to tensors), but {what}; save one with "
             f"{EXPORT_HINT}"
         )
-    used = found.keys[:1] or (("trunk", "heads") if found.nesting else content)
+    used = found[0].keys[:1] or (("trunk", "heads") if found[0].nesting else content)
     return Checkpoint(
-        state=as_tensors(found.entries, str(path)),
-        nesting=found.nesting,
+        state=as_tensors(found[0].entries, str(path)),
+        nesting=found[0].nesting,
         extras={key: value for key, value in content.items() if key not in used},
     )
 
@@ -169,14 +174,8 @@ def write_checkpoint(
         raise UserError(f"{path} must end in one of {', '.join(SUFFIXES)}, got '{path.suffix}'")
     usual = {".pyth": "model_state", ".pkl": "model"}.get(suffix, "")
     nesting = usual if nesting is None else nesting
-    if suffix in (".safetensors", ".pkl") and nesting != usual:
-        raise UserError(
-            f"{path} cannot nest the weights under '{nesting}'; leave nesting out, or use one of "
-            f"{', '.join(TORCH_SUFFIXES)}"
-        )
-    is_right = all(isinstance(n, str) and isinstance(v, torch.Tensor) for n, v in state.items())
-    if not state or not is_right:
-        raise UserError(f"{path} was not written: the state must be names and tensors")
+    if suffix not in TORCH_SUFFIXES and nesting != usual:
+        raise UserError(f"{path} cannot nest the weights under '{nesting}', only torch's files can")
     # Contiguous copies: a file must not hold shared memory or the rest of a sliced tensor.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -186,11 +185,15 @@ def write_checkpoint(
         data = safetensors.torch.save(tensors, metadata={"format": "pt"})
         write_whole(path, lambda file: file.write(data))
     elif suffix == ".pkl":
-        content = _detectron2_form(path, tensors)
-        # Protocols below 3 spell bytes as text, half as long again.
+        hint = f"{path} was not written; convert the state with .float(), or write .safetensors: "
+        with as_user_error(TypeError, prefix=hint):  # numpy has no bfloat16
+            content = {"model": {name: tensor.numpy() for name, tensor in tensors.items()}}
+        content["__author__"] = "regnet_backbones"
+        if not any(name.startswith("backbone.") for name in tensors):
+            content["matching_heuristics"] = True
         write_whole(path, lambda file: pickle.dump(content, file, protocol=4))
     else:
-        content = _nest(tensors, nesting, path)
+        content = _nest(tensors, nesting)
         if suffix == ".pyth" and nesting == usual:
             content = {"epoch": 0, **content}
         write_whole(path, lambda file: torch.save(content, file))
@@ -205,7 +208,7 @@ def detect(
         state_dict: of a network, or of a model that holds one under any prefix (`module.`,
             `backbone.bottom_up.`, `encoder.`, ...), or a checkpoint that holds such a state dict
             under any keys.
-        prefix: which network, where there are several; see `locate`.
+        prefix: which network, where there are several, as `load` takes it.
 
     Raises:
         ValueError: there is no RegNet in it, or more than one.
@@ -217,113 +220,73 @@ def locate(content: Mapping[str, object], prefix: str | None = None) -> Network:
     """Find the RegNet in a state dict, or in a checkpoint that holds one.
 
     Of several networks `prefix` chooses one: by the keys that lead to its state dict ("teacher"),
-    by what stands before its names ("backbone."), or by both ("teacher.backbone."). The beginning
-    is enough where only one network has it. Raise ValueError where there is none, or no choice.
+    by the beginning of its names ("backbone."), or by both ("teacher.backbone.").
     """
     found = unwrap(content, prefix)
-    entries = content if found is None else found.entries
-    networks = _networks([found]) if found else []
-    if not networks:
+    entries = found[0].entries if found else content
+    if not found or not found[0].dialect:
         raise UserError(
             f"there is no RegNet in these {len(entries)} names: "
             f"{listing([name for name in entries if isinstance(name, str)])}. Known are the names "
             f"of {', '.join(DIALECTS)}"
         )
-    matching = _matching(networks, prefix)
-    if len(matching) != 1:
-        raise _no_choice(networks, matching, prefix)
-    return replace(matching[0], entries=as_tensors(entries, "the state dict"))
+    if len(found) > 1:
+        raise _no_choice(found, found, prefix)
+    return replace(found[0], entries=as_tensors(entries, "the state dict"))
 
 
-def unwrap(content: object, prefix: str | None = None) -> Network | None:
-    """Find the state dict of a checkpoint, with a RegNet or without; None if there is none.
+def unwrap(content: object, prefix: str | None = None) -> list[Network]:
+    """Find the state dict of a checkpoint; return the RegNets in it, or all of it without one.
 
     State dicts with a RegNet come before others, and of a pair averaged weights before plain ones.
-    Raise ValueError where several have a RegNet, and `prefix` does not choose one.
     """
     if not isinstance(content, Mapping):
-        return None
+        return []
     found = list(_state_dicts(content))
     networks = _networks(found)
     if not networks:
         leaves = [e for e in found if not any(isinstance(v, Mapping) for v in e.entries.values())]
-        return max(_preferred(leaves, content), key=lambda e: len(e.entries), default=None)
+        return sorted(_preferred(leaves, content), key=lambda e: -len(e.entries))[:1]
     matching = _matching(networks, prefix)
     chosen = _preferred(list({network.keys: network for network in matching}.values()), content)
     if len(chosen) != 1:
         raise _no_choice(networks, matching, prefix)
-    return chosen[0]
+    return [network for network in matching if network.keys == chosen[0].keys]
 
 
-def _detectron2_form(path: Path, state: dict[str, torch.Tensor]) -> dict[str, object]:
-    """Return what Detectron2's zoo files hold; a whole detector's names are left as they are."""
-    arrays = {}
-    for name, tensor in state.items():
-        try:
-            arrays[name] = tensor.numpy()
-        except TypeError as error:
-            raise UserError(
-                f"{path} cannot hold {name}: numpy has no {str(tensor.dtype).split('.')[-1]}; "
-                "convert it with .float(), or write .safetensors or .pth"
-            ) from error
-    matching = not any(name.startswith("backbone.") for name in arrays)
-    content = {"model": arrays, "__author__": "regnet_backbones"}
-    return content | ({"matching_heuristics": True} if matching else {})
-
-
-def _nest(state: dict[str, torch.Tensor], nesting: str, path: Path) -> dict[str, object]:
-    """Put a state dict under the key(s) of `nesting`, where `unwrap` would find it."""
+def _nest(state: dict[str, torch.Tensor], nesting: str) -> dict[str, object]:
+    """Put a state dict under the key(s) of `nesting`."""
     if nesting == CLASSY:
         heads = {k.removeprefix("heads."): v for k, v in state.items() if k.startswith("heads.")}
         trunk = {k: v for k, v in state.items() if not k.startswith("heads.")}
         return {CLASSY: {"base_model": {"model": {"trunk": trunk, "heads": heads}}}}
-    keys = nesting.split(".") if nesting else []
-    if len(keys) > MAX_DEPTH or not all(keys) or any(map(_OPTIMIZER.search, keys)):
-        raise UserError(
-            f"{path}: nesting must be up to {MAX_DEPTH} keys joined with '.', none of them an "
-            f"optimizer's, got {nesting[:100]!r}"
-        )
-    for key in reversed(keys):
+    for key in reversed(nesting.split(".") if nesting else []):
         state = {key: state}
     return state
 
 
-def _mappings(content: Mapping) -> Iterator[tuple[tuple[str, ...], Mapping]]:
-    """Walk nested mappings, but for what is an optimizer's; give the keys that lead to each."""
-    queue, seen = deque([((), content)]), 0
-    while queue:
-        keys, mapping = queue.popleft()
-        seen += len(mapping) + 1
-        if seen > MAX_ENTRIES:
-            raise UserError(f"there are more than {MAX_ENTRIES} entries in nested mappings")
-        yield keys, mapping
-        queue.extend(
-            ((*keys, key), value)
-            for key, value in mapping.items()
-            if isinstance(value, Mapping) and isinstance(key, str) and len(keys) < MAX_DEPTH
-            if not _OPTIMIZER.search(key)
-        )
+def _state_dicts(content: Mapping, keys: tuple[str, ...] = ()) -> Iterator[Network]:
+    """Find the mappings that hold tensors or arrays, but for those of an optimizer."""
+    trunk, heads = content.get("trunk"), content.get("heads")
+    is_classy = isinstance(trunk, Mapping) and _has_arrays(trunk)
+    if is_classy:
+        heads = _flat(heads, "heads") if isinstance(heads, Mapping) else {}
+        yield Network(keys, CLASSY, {**trunk, **dict(heads)})
+    elif _has_arrays(content):
+        yield Network(keys, ".".join(keys), content)
+    known = ("trunk", "heads") if is_classy else ()
+    for key in [k for k, v in content.items() if isinstance(k, str) and isinstance(v, Mapping)]:
+        if key not in known and not _OPTIMIZER.search(key):
+            yield from _state_dicts(content[key], (*keys, key))
 
 
-def _state_dicts(content: Mapping) -> Iterator[Network]:
-    """Find the mappings that hold tensors or arrays; ClassyVision's trunk and heads are one."""
-    joined: set[tuple[str, ...]] = set()
-    for keys, mapping in _mappings(content):
-        if any(keys[:i] in joined and keys[i] in ("trunk", "heads") for i in range(len(keys))):
-            continue
-        trunk, heads = mapping.get("trunk"), mapping.get("heads")
-        if isinstance(trunk, Mapping) and _has_arrays(trunk):
-            entries = dict(trunk)
-            for path, head in _mappings(heads if isinstance(heads, Mapping) else {}):
-                entries |= {
-                    ".".join(("heads", *path, name)): value
-                    for name, value in head.items()
-                    if isinstance(name, str) and not isinstance(value, Mapping)
-                }
-            yield Network(keys, ".".join(keys) if joined else CLASSY, entries)
-            joined.add(keys)
-        elif _has_arrays(mapping):
-            yield Network(keys, ".".join(keys), mapping)
+def _flat(content: Mapping, name: str) -> Iterator[tuple[str, object]]:
+    """Give the values of nested mappings, and their keys joined with "."."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.{key}")
+        else:
+            yield f"{name}.{key}", value
 
 
 def _has_arrays(mapping: Mapping) -> bool:
@@ -331,33 +294,23 @@ def _has_arrays(mapping: Mapping) -> bool:
 
 
 def _networks(found: list[Network]) -> list[Network]:
-    """Return the RegNets of state dicts.
-
-    What an optimizer keeps of the weights may have their names, but not the statistics of batch
-    norm: it is left out if the network is present as well.
-    """
+    """Return the RegNets of state dicts."""
     networks = [
         replace(each, prefix=prefix, dialect=dialect)
         for each in found
         for prefix, dialect in find_networks(each.entries).items()
     ]
-    if len(networks) > MAX_NETWORKS:
-        raise UserError(f"there are more than {MAX_NETWORKS} RegNets in one file")
-    whole = [
-        network
-        for network in networks
-        if any(isinstance(n, str) and n.endswith(".running_var") for n in network.entries)
-    ]
+    # What an optimizer keeps of weights has their names, but not the statistics of batch norm.
+    whole = [n for n in networks if any(str(name).endswith(".running_var") for name in n.entries)]
     return [
-        network
-        for network in networks
-        if network in whole
-        or not any(network.entries.keys() < other.entries.keys() for other in whole)
+        n
+        for n in networks
+        if n in whole or not any(n.entries.keys() < w.entries.keys() for w in whole)
     ]
 
 
 def _matching(networks: list[Network], prefix: str | None) -> list[Network]:
-    """Return the networks that are meant by a prefix: by all of it, or else by its beginning."""
+    """Return the networks with a prefix: with all of it, or else with its beginning."""
     if prefix is None:
         return networks
     wanted = prefix.removesuffix(".")
@@ -367,10 +320,7 @@ def _matching(networks: list[Network], prefix: str | None) -> list[Network]:
 
 
 def _preferred(found: list[Network], content: Mapping) -> list[Network]:
-    """Return the averaged one of a pair of state dicts; all if there is no such pair.
-
-    pycls evaluates both its networks, and the better one is taken.
-    """
+    """Return the averaged one of a pair of state dicts, of pycls's the better; all if no pair."""
     trained = [each for each in found if TRAINED_KEY in each.keys]
     averaged = [
         e for e in found if any(map(_AVERAGED.search, e.keys)) or (trained and e not in trained)
@@ -378,24 +328,19 @@ def _preferred(found: list[Network], content: Mapping) -> list[Network]:
     plain = [each for each in found if each not in averaged]
     if len(averaged) != 1 or len(plain) != 1:
         return found
-    keys = averaged[0].keys
-    if _PYCLS_AVERAGED not in keys:
+    if averaged[0].keys[-1] != _PYCLS_AVERAGED:
         return averaged
-    for key in keys[: keys.index(_PYCLS_AVERAGED)]:
+    for key in averaged[0].keys[:-1]:
         content = content[key]
-    try:
-        return averaged if float(content["ema_err"]) < float(content["test_err"]) else plain
-    except (KeyError, TypeError, ValueError, RuntimeError):
-        return plain
+    averaged_error, error = (float(content.get(k) or "nan") for k in ("ema_err", "test_err"))
+    return averaged if averaged_error < error else plain
 
 
 def _no_choice(
     networks: list[Network], matching: list[Network], prefix: str | None
 ) -> SeveralNetworksError:
-    """Say that a prefix, or none, chooses no network or several, and which it can choose."""
     what = "more than one RegNet," if matching else f"no RegNet under {str(prefix)[:100]!r}, but"
     choices = listing(sorted(repr(network.place) for network in matching or networks))
     return SeveralNetworksError(
-        f"there is {what} under {choices}; choose one with prefix= "
-        "(convert-weights: --prefix, or --into-prefix for the file of --into)"
+        f"there is {what} under {choices}; choose one with prefix= (convert-weights: --prefix)"
     )

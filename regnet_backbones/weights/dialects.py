@@ -18,6 +18,7 @@ A name is a part ("s1.b1.conv1.bn") and a leaf ("running_mean"). The table has t
 every dialect; the way back is the same table read the other way.
 """
 
+import itertools
 import re
 from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
@@ -42,22 +43,17 @@ class Names(NamedTuple):
 
 
 def _rows(text: str) -> tuple[Names, ...]:
-    """Return a line of names in the order of `Names` as a row; "-" is None."""
-    lines = (line.split() for line in text.strip().splitlines())
-    return tuple(Names(*(None if name == "-" else name for name in line)) for line in lines)
+    """Return rows of names in the order of `Names`; "-" is None."""
+    names = iter(None if name == "-" else name for name in text.split())
+    return tuple(itertools.starmap(Names, zip(*[names] * len(Names._fields), strict=True)))
 
 
 # s is the stage and b the block, counted from one; z and i are the same counted from zero, and r is
 # the number of the level.
-BLOCK = Names(
-    timm="s{s}.b{b}",
-    torchvision="trunk_output.block{s}.block{s}-{i}",
-    pycls="s{s}.b{b}",
-    classyvision="trunk_output.block{s}.block{s}-{i}",
-    vissl="_feature_blocks.res{r}.block{s}-{i}",
-    transformers="encoder.stages.{z}.layers.{i}",
-    mmdet="layer{s}.{i}",
-)
+(BLOCK,) = _rows("""
+    s{s}.b{b} trunk_output.block{s}.block{s}-{i} s{s}.b{b} trunk_output.block{s}.block{s}-{i}
+        _feature_blocks.res{r}.block{s}-{i} encoder.stages.{z}.layers.{i} layer{s}.{i}
+""")
 
 BLOCK_PARTS = _rows("""
     conv1.conv f.a.0 f.a f.a.0 f.a.0 layer.0.convolution conv1
@@ -72,102 +68,55 @@ BLOCK_PARTS = _rows("""
     downsample.bn proj.1 bn bn bn shortcut.normalization downsample.1
 """)
 
-OTHER_PARTS = (
-    Names(
-        "stem.conv",
-        "stem.0",
-        "stem.conv",
-        "stem.stem.0",
-        "_feature_blocks.conv1.stem.0",
-        "embedder.embedder.convolution",
-        "conv1",
-    ),
-    Names(
-        "stem.bn",
-        "stem.1",
-        "stem.bn",
-        "stem.stem.1",
-        "_feature_blocks.conv1.stem.1",
-        "embedder.embedder.normalization",
-        "bn1",
-    ),
-    Names("final_conv.conv", None, "head.conv", None, None, None, None),
-    Names("final_conv.bn", None, "head.bn", None, None, None, None),
-    # VISSL keeps its heads apart; this is the classifier of a finetuned SEER.
-    Names("head.fc", "fc", "head.fc", None, "heads.0.clf.0", "classifier.1", "fc"),
-)
+# VISSL keeps its heads apart; "heads.0.clf.0" is the classifier of a finetuned SEER.
+OTHER_PARTS = _rows("""
+    stem.conv stem.0 stem.conv stem.stem.0 _feature_blocks.conv1.stem.0
+        embedder.embedder.convolution conv1
+    stem.bn stem.1 stem.bn stem.stem.1 _feature_blocks.conv1.stem.1
+        embedder.embedder.normalization bn1
+    final_conv.conv - head.conv - - - -
+    final_conv.bn - head.bn - - - -
+    head.fc fc head.fc - heads.0.clf.0 classifier.1 fc
+""")
 
 LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
+DIALECTS = ("timm", "timm_features", *Names._fields[1:])
 CHANNEL_ORDERS: dict[str, ChannelOrder] = {
-    "timm": "RGB",
-    "timm_features": "RGB",
-    "torchvision": "RGB",
-    "pycls": "BGR",
-    "classyvision": "RGB",
-    "vissl": "RGB",
-    "transformers": "RGB",
-    "mmdet": "BGR",
+    dialect: "BGR" if dialect in ("pycls", "mmdet") else "RGB" for dialect in DIALECTS
 }
-DIALECTS = tuple(CHANNEL_ORDERS)
 
 # Other names for a dialect.
-ALIASES = {
-    "detectron2": "pycls",
-    "classy": "classyvision",
-    "seer": "vissl",
-    "huggingface": "transformers",
-    "mmpretrain": "mmdet",
-}
+ALIASES = {"detectron2": "pycls", "classy": "classyvision", "seer": "vissl", "mmpretrain": "mmdet"}
 
-# What a dialect's network has apart from the table, and no other dialect can have: heads of self-
-# supervised training, and whole families (V, and Z of byobnet) that only timm has.
-_HEADS = re.compile(r"heads\.")
+# Families that only timm has (V, and Z of byobnet) have names apart from the table.
 _ONLY_TIMM = re.compile(r"(stem|s\d+\.b\d+|stages\.\d+\.\d+|final_conv|head)\.")
 
-# By any of these names a dialect is known, under whatever prefix: every extractor has the first
-# block, and no other dialect calls its convolutions so. The classifier of transformers has its
-# network under "regnet.", and its last layer next to that.
+# By a weight of the first block a dialect is known, under whatever prefix: every extractor has that
+# block. The classifier of transformers has its network under "regnet.".
 _SIGNS = {
-    "timm": "s1.b1.conv1.conv s1.b1.conv2.conv s1.b1.conv3.conv "
-    "s1.b1.conv1 s1.b1.conv2 s1.b1.conv3 "
-    "stages.0.0.conv1_1x1.conv stages.0.0.conv2_kxk.conv stages.0.0.conv3_1x1.conv",
-    "timm_features": "stages_0.0.conv1_1x1.conv stages_0.0.conv2_kxk.conv "
-    "stages_0.0.conv3_1x1.conv",
-    "torchvision": "trunk_output.block1.block1-0.f.c.0 trunk_output.block1.block1-0.f.c.1 "
-    "trunk_output.block1.block1-0.proj.0",
-    "pycls": "s1.b1.f.a s1.b1.f.b s1.b1.f.c",
-    "classyvision": "trunk_output.block1.block1-0.f.c trunk_output.block1.block1-0.f.final_bn "
-    "trunk_output.block1.block1-0.proj",
-    "vissl": "_feature_blocks.res2.block1-0.f.c _feature_blocks.res2.block1-0.f.final_bn "
-    "_feature_blocks.res2.block1-0.proj",
-    "transformers": " ".join(
-        f"{root}encoder.stages.0.layers.0.{part}.convolution"
-        for root in ("regnet.", "")
-        for part in ("layer.0", "layer.1", "shortcut")
-    ),
-    "mmdet": "layer1.0.conv3 layer1.0.bn3",
-}
-# The longest first, for some end in others.
-_SIGN_OF = {
-    f"{part}.weight": dialect
-    for part, dialect in sorted(
-        ((part, dialect) for dialect, parts in _SIGNS.items() for part in parts.split()),
-        key=lambda sign: -len(sign[0]),
-    )
+    dialect: re.compile(rf"(?:^|\.)({part})\.weight$")
+    for dialect, part in {
+        "timm": r"s1\.b1\.conv[123](\.conv)?|stages\.0\.0\.conv\d_\w+\.conv",
+        "timm_features": r"stages_0\.0\.conv\d_\w+\.conv",
+        "torchvision": r"trunk_output\.block1\.block1-0\.(f\.c\.[01]|proj\.0)",
+        "pycls": r"s1\.b1\.f\.[abc]",
+        "classyvision": r"trunk_output\.block1\.block1-0\.(f\.c|f\.final_bn|proj)",
+        "vissl": r"_feature_blocks\.res2\.block1-0\.(f\.c|f\.final_bn|proj)",
+        "transformers": r"(regnet\.)?encoder\.stages\.0\.layers\.0\."
+        r"(layer\.[01]|shortcut)\.convolution",
+        "mmdet": r"layer1\.0\.(conv3|bn3)",
+    }.items()
 }
 # ResNets have the same names in these projects, so that the shapes of these parts must decide: the
 # stem, and the first and the last convolution of a block.
 _SHAPES = {
-    "transformers": tuple(
-        tuple(f"{root}{part}.convolution" for root in ("regnet.", "") for part in parts)
-        for parts in (
-            ("embedder.embedder",),
-            ("encoder.stages.0.layers.0.layer.0",),
-            ("encoder.stages.0.layers.0.layer.3", "encoder.stages.0.layers.0.layer.2"),
-        )
+    "transformers": (
+        "embedder.embedder.convolution",
+        "encoder.stages.0.layers.0.layer.0.convolution",
+        "encoder.stages.0.layers.0.layer.3.convolution",
     ),
-    "mmdet": (("conv1",), ("layer1.0.conv1",), ("layer1.0.conv3",)),
+    "mmdet": ("conv1", "layer1.0.conv1", "layer1.0.conv3"),
 }
 
 # The convolution that sees the image, in timm's names of the families.
@@ -190,15 +139,12 @@ def find_networks(state_dict: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Return the dialect of every RegNet in a state dict, by prefix."""
     found: dict[str, str] = {}
     for name in state_dict:
-        if not isinstance(name, str) or not name.endswith(".weight"):
-            continue
-        plain = _SHARD_GROUP.sub("", name)
-        for sign, dialect in _SIGN_OF.items():
-            if plain == sign or plain.endswith(f".{sign}"):
-                prefix = plain.removesuffix(sign)
+        plain = _SHARD_GROUP.sub("", name) if isinstance(name, str) else ""
+        for dialect, sign in _SIGNS.items():
+            if match := sign.search(plain):
+                prefix = plain[: match.start(1)]
                 if dialect not in _SHAPES or prefix not in found:
                     found[prefix] = dialect
-                break
     return {
         prefix: dialect
         for prefix, dialect in found.items()
@@ -210,10 +156,9 @@ def canonical(dialect: str) -> str:
     """Return the name of a dialect that may be given by another; ValueError if there is none."""
     dialect = ALIASES.get(dialect, dialect)
     if dialect not in DIALECTS:
+        aliases = ", ".join(f"{alias} = {name}" for alias, name in ALIASES.items())
         raise UserError(
-            f"unknown dialect '{dialect}'; there are {', '.join(DIALECTS)} (and "
-            + ", ".join(f"{alias} = {name}" for alias, name in ALIASES.items())
-            + ")"
+            f"unknown dialect '{dialect}'; there are {', '.join(DIALECTS)} (and {aliases})"
         )
     return dialect
 
@@ -224,9 +169,7 @@ def to_timm_name(name: str, dialect: str) -> str | None:
         name = re.sub(r"^(stages|stem)_", r"\1.", name)
     if dialect.startswith("timm"):
         return name if _ONLY_TIMM.match(name) else None
-    for spelling, plain in _SPELLINGS.get(dialect, ()):
-        name = spelling.sub(plain, name)
-    part, _, leaf = name.rpartition(".")
+    part, _, leaf = _plain(name, dialect).rpartition(".")
     timm_part = _part(part, dialect)
     return f"{timm_part}.{leaf}" if timm_part and leaf in LEAVES else None
 
@@ -266,10 +209,8 @@ def is_head(name: str, dialect: str) -> bool:
 
     The classifier of the table, which timm has as well, is not meant.
     """
-    part = name.rpartition(".")[0]
-    return dialect in ("vissl", "classyvision") and bool(
-        _HEADS.match(name) and part not in _TO_TIMM[dialect]
-    )
+    is_of_heads = dialect in ("vissl", "classyvision") and name.startswith("heads.")
+    return is_of_heads and name.rpartition(".")[0] not in _TO_TIMM[dialect]
 
 
 def flip_channels(weight: torch.Tensor) -> torch.Tensor:
@@ -280,6 +221,13 @@ def flip_channels(weight: torch.Tensor) -> torch.Tensor:
             "the order of the target"
         )
     return weight.flip(1)
+
+
+def _plain(name: str, dialect: str) -> str:
+    """Return the spelling of a name that the table has."""
+    for spelling, plain in _SPELLINGS.get(dialect, ()):
+        name = spelling.sub(plain, name)
+    return name
 
 
 def _part(part: str, dialect: str) -> str | None:
@@ -297,11 +245,13 @@ def _part(part: str, dialect: str) -> str | None:
 
 def _has_shapes(state_dict: Mapping[str, torch.Tensor], prefix: str, dialect: str) -> bool:
     """Whether shapes are a RegNet's: unlike a ResNet it has a stem of 3x3, and no block widens."""
-    stem, first, last = (
-        next((tuple(getattr(state_dict[n], "shape", ())) for n in names if n in state_dict), ())
-        for names in ([f"{prefix}{part}.weight" for part in parts] for parts in _SHAPES[dialect])
-    )
-    return stem[2:] == (3, 3) and (not first or not last or first[0] == last[0])
+    shapes = {
+        _plain(name.removeprefix(prefix), dialect): tuple(getattr(value, "shape", ()))
+        for name, value in state_dict.items()
+        if isinstance(name, str) and name.startswith(prefix)
+    }
+    stem, first, last = (shapes.get(f"{part}.weight", ()) for part in _SHAPES[dialect])
+    return stem[2:] == (3, 3) and first[:1] == (last or first)[:1]
 
 
 def _block_pattern(template: str) -> re.Pattern:

@@ -7,19 +7,17 @@
     path/to/weights.safetensors                     the same on this machine
 
 Downloads go where the libraries keep theirs: the hub's cache for timm, torch hub's `checkpoints`
-folder for the others. A file put into that folder by hand is used without a download. Files whose
-published names do not say which RegNet they hold have a hash of the URL before their names.
+folder for the others. A file put into that folder by hand is used without a download.
 """
 
 import hashlib
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 import torch
+from huggingface_hub import hf_hub_download
 from torchvision.models import get_model_weights
 
 from regnet_backbones import zoo
@@ -28,14 +26,7 @@ from regnet_backbones.errors import MissingFileError, UserError
 PREFIXES = ("timm://", "torchvision://", "pycls://")
 URL_PREFIXES = ("http://", "https://")
 
-# What a torchvision file name says of its content: regnet_y_3_2gf-9180c971.pth.
-_HASH = re.compile(r"-([0-9a-f]{8,})\.pth$")
-# A published file whose name says its network is the only one of its name.
-_NETWORK = re.compile(r"regnet", re.IGNORECASE)
 _HUB_FILE = "model.safetensors"
-_HUB = "https://huggingface.co/{hub_id}/resolve/main/" + _HUB_FILE
-
-T = TypeVar("T")
 
 FROM_SCRATCH = (
     "to start from random weights instead, pass pretrained=False (SMP: encoder_weights=None; "
@@ -84,47 +75,43 @@ def find_source(source: str | Path) -> Source:
     Raises:
         ValueError: there is no such network, or no such weights of it.
     """
-    scheme, separator, rest = str(source).partition("://")
+    name = str(source)
+    scheme, separator, rest = name.partition("://")
     if not separator:
-        return Source(str(source), file=Path(source).expanduser())
+        return Source(name, file=Path(source).expanduser())
+    if name.startswith(URL_PREFIXES):
+        # On the Hugging Face hub every file is a model.safetensors.
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        file = _by_hand(f"{digest}-{Path(urlsplit(name).path).name}")
+        return Source(name, file, url=name, licence=_licence(name))
+    if not name.startswith(PREFIXES):
+        allowed = ", ".join(PREFIXES + URL_PREFIXES)
+        raise UserError(f"'{name}' is not a source of weights; there are {allowed} and paths")
     if scheme == "pycls":  # whose names have dots
-        return replace(_pycls(zoo.get(rest)), name=str(source))
-    if scheme in ("timm", "torchvision"):
-        network, _, tag = rest.partition(".")
-        find = _timm if scheme == "timm" else _torchvision
-        return replace(find(zoo.get(network), tag, str(source)), name=str(source))
-    if scheme in ("http", "https"):
-        return _url(str(source))
-    raise UserError(
-        f"'{source}' is not a source of weights; there are {', '.join(PREFIXES + URL_PREFIXES)} "
-        "and paths"
-    )
+        return _pycls(name, zoo.get(rest))
+    network, _, tag = rest.partition(".")
+    find = _timm if scheme == "timm" else _torchvision
+    return find(name, zoo.get(network), tag)
 
 
 def local_file(source: Source) -> Path:
-    """Return the file of a source on this machine, after a download if need be.
+    """Return the file of a source on this machine, after a download if it needs one.
 
     Args:
         source: of `find_source`.
 
     Raises:
-        FileNotFoundError: a path names no file.
         OSError: the download failed; the message names the file and where to put it by hand.
     """
-    if source.file.is_file():
+    if source.url is None or source.file.is_file():
         return source.file
-    if source.url is None:
-        raise MissingFileError(f"no weights file at '{source.file}'")
     try:
         if source.hub_id:
-            from huggingface_hub import hf_hub_download
-
             return Path(hf_hub_download(source.hub_id, _HUB_FILE))
         source.file.parent.mkdir(parents=True, exist_ok=True)
-        published_hash = _HASH.search(source.file.name) if source.variant else None
-        torch.hub.download_url_to_file(
-            source.url, str(source.file), hash_prefix=published_hash[1] if published_hash else None
-        )
+        # torchvision's names say a hash of the content: regnet_y_3_2gf-9180c971.pth.
+        digest = source.file.stem.rpartition("-")[2] if source.dialect == "torchvision" else None
+        torch.hub.download_url_to_file(source.url, str(source.file), hash_prefix=digest)
     except Exception as error:  # the clients raise errors of several libraries
         raise offline_error(source, error) from error
     return source.file
@@ -140,86 +127,55 @@ def offline_error(source: Source, error: Exception) -> MissingFileError:
     )
 
 
-def _timm(variant: zoo.Variant, tag: str, name: str) -> Source:
-    """Find weights of the zoo by timm's tag, the default without one."""
+def _timm(name: str, variant: zoo.Variant, tag: str) -> Source:
     if not variant.weights:
         raise UserError(f"there are no pretrained weights for {variant.name}; {FROM_SCRATCH}")
-    weights = _choose(name, tag or variant.default_tag, variant.weights, f"timm://{variant.name}")
-    source = _of_row(variant, weights, _HUB.format(hub_id=weights.hub_id))
-    by_hand = _by_hand(f"{variant.name}.{weights.tag}.safetensors")
-    return replace(source, file=by_hand, hub_id=weights.hub_id, dialect="timm")
+    tag = tag or variant.default_tag
+    _check_tag(name, tag, variant.weights)
+    hub_id = variant.weights[tag].hub_id
+    url = f"https://huggingface.co/{hub_id}/resolve/main/{_HUB_FILE}"
+    file = _by_hand(f"{variant.name}.{tag}.safetensors")
+    source = Source(name, file, url, hub_id=hub_id, dialect="timm", variant=variant)
+    return _with_facts(source, variant.weights[tag])
 
 
-def _torchvision(variant: zoo.Variant, tag: str, name: str) -> Source:
-    """Find weights of torchvision by its own table."""
-    theirs = variant.torchvision_name
-    if not theirs:
+def _torchvision(name: str, variant: zoo.Variant, tag: str) -> Source:
+    if not variant.torchvision_name:
         raise UserError(f"torchvision has no {variant.name}; timm may: timm://{variant.name}")
-    known = get_model_weights(theirs).__members__
-    weights = _choose(name, tag or "DEFAULT", known, f"torchvision://{theirs}")
-    transforms = weights.transforms()
-    noncommercial = any(
-        w.url == weights.url and "nc" in w.licence.split("-") for w in variant.weights.values()
-    )
-    return Source(
-        name,
-        file=_by_hand(Path(weights.url).name),
-        url=weights.url,
-        dialect="torchvision",
-        variant=variant,
-        licence="cc-by-nc-4.0" if noncommercial else "bsd-3-clause",
-        mean=tuple(transforms.mean),
-        std=tuple(transforms.std),
-    )
+    known = get_model_weights(variant.torchvision_name).__members__
+    _check_tag(name, tag or "DEFAULT", known)
+    weights = known[tag or "DEFAULT"]
+    file = _by_hand(Path(weights.url).name)
+    source = Source(name, file, weights.url, dialect="torchvision", variant=variant)
+    licence = _licence(weights.url) or "bsd-3-clause"
+    return replace(source, licence=licence, mean=zoo.IMAGENET_MEAN, std=zoo.IMAGENET_STD)
 
 
-def _pycls(variant: zoo.Variant) -> Source:
-    """Find the paper's own weights."""
+def _pycls(name: str, variant: zoo.Variant) -> Source:
     weights = variant.weights.get("pycls_in1k")
     if weights is None:
         raise UserError(f"pycls has no weights of {variant.name}; timm may: timm://{variant.name}")
-    return replace(_of_row(variant, weights, weights.url), dialect="pycls")
+    file = _by_hand(Path(weights.url).name)
+    source = Source(name, file, weights.url, dialect="pycls", variant=variant)
+    return _with_facts(source, weights)
 
 
-def _url(url: str) -> Source:
-    """Find out about a URL: the zoo knows those that weights were published at."""
-    for variant in map(zoo.get, zoo.names()):
-        for weights in variant.weights.values():
-            if weights.url == url:
-                return _of_row(variant, weights, url)
-            if url == _HUB.format(hub_id=weights.hub_id):
-                return replace(_timm(variant, weights.tag, url), name=url)
-    return Source(url, file=_by_hand(_name_of_its_own(url)), url=url)
+def _licence(url: str) -> str | None:
+    """Return the licence of what was published at a URL, None where unknown."""
+    rows = (row for name in zoo.names() for row in zoo.get(name).weights.values())
+    return next((row.licence for row in rows if row.url == url), None)
 
 
-def _choose(name: str, tag: str, known: Mapping[str, T], network: str) -> T:
-    """Return the weights of a tag."""
+def _with_facts(source: Source, row: zoo.Weights) -> Source:
+    return replace(source, licence=row.licence, mean=row.mean, std=row.std)
+
+
+def _check_tag(name: str, tag: str, known: Iterable[str]) -> None:
     if tag not in known:
-        raise UserError(
-            f"'{name}' names no weights; there are " + ", ".join(f"{network}.{t}" for t in known)
-        )
-    return known[tag]
-
-
-def _of_row(variant: zoo.Variant, weights: zoo.Weights, url: str) -> Source:
-    """Return what the zoo knows of weights."""
-    file_name = Path(urlsplit(url).path).name
-    return Source(
-        url,
-        file=_by_hand(file_name if _NETWORK.search(file_name) else _name_of_its_own(url)),
-        url=url,
-        variant=variant,
-        licence=weights.licence,
-        mean=weights.mean,
-        std=weights.std,
-    )
+        names = ", ".join(f"{name.partition('.')[0]}.{each}" for each in known)
+        raise UserError(f"'{name}' names no weights; there are {names}")
 
 
 def _by_hand(name: str) -> Path:
     """Return where torch hub keeps a file."""
     return Path(torch.hub.get_dir()) / "checkpoints" / name
-
-
-def _name_of_its_own(url: str) -> str:
-    """Return the name of a URL's file behind a hash of the URL: others have such a file, too."""
-    return f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{Path(urlsplit(url).path).name}"

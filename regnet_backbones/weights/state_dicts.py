@@ -1,6 +1,7 @@
 """State dicts: as tensors, compared with those of a model, and in messages."""
 
 import reprlib
+import textwrap
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -17,20 +18,18 @@ LONGEST = 100
 # torch.optim.swa_utils.AveragedModel counts its updates in the state dict, alone or in DDP.
 AVERAGED_MODEL_COUNTERS = ("n_averaged", "module.n_averaged")
 
-_REPR = reprlib.Repr()
-_REPR.maxlevel = 2
-
 
 def as_tensors(state: Mapping[str, object], where: str) -> dict[str, torch.Tensor]:
     """Return a state dict of tensors or numpy arrays as tensors, without what a wrapper counts."""
     tensors, others = {}, []
     for name, value in state.items():
-        if isinstance(value, np.ndarray):
-            value = _from_numpy(value)
-        if not isinstance(name, str):
-            others.append(f"{shown(name)} (a name that is not text)")
-        elif not isinstance(value, torch.Tensor) or value.is_nested:
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+            native = value.dtype.newbyteorder("=")
+            # Torch takes neither negative strides nor, without a warning, read-only memory.
+            value = torch.from_numpy(np.require(value, native, ["C", "W"]))
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor) or value.is_nested:
             kind = getattr(value, "name", None) or getattr(value, "dtype", type(value).__name__)
+            kind = kind if isinstance(name, str) else "a name that is not text"
             others.append(f"{shown(name)} ({shown(str(kind))})")
         elif name not in AVERAGED_MODEL_COUNTERS or value.ndim:
             tensors[name] = value.detach() if value.requires_grad else value
@@ -48,9 +47,13 @@ def is_counter(name: str) -> bool:
 
 
 def compare(
-    given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], unknown: list[str]
+    given: Mapping[str, torch.Tensor],
+    own: Mapping[str, torch.Tensor],
+    unknown: list[str] | None = None,
 ) -> str:
     """Count and list what is missing, unknown and of another shape; empty where nothing is."""
+    if unknown is None:
+        unknown = [name for name in given if name not in own and not is_counter(name)]
     missing = [n for n in own if n not in given and not is_counter(n)]
     ill_shaped = [
         f"{n} {tuple(given[n].shape)} for {tuple(own[n].shape)}"
@@ -64,14 +67,10 @@ def compare(
 def cast(
     given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Return weights in the types of a model, which has entries of their names and shapes.
-
-    Raise a UserError for weights of another kind, NaN or infinite ones, and negative variances.
-    """
+    """Return weights in the types of a model; raise UserError for values that none should have."""
     broken: defaultdict[str, list[str]] = defaultdict(list)
     for name, value in given.items():
-        problem = _why_not(name, value, own[name])
-        if problem:
+        if problem := _why_not(name, value, own[name]):
             broken[problem].append(name)
     if broken:
         listed = (f"{problem} in {len(n)}: {listing(n)}" for problem, n in broken.items())
@@ -83,8 +82,7 @@ def load_all(model: nn.Module, state: object, where: str) -> None:
     """Load a state dict that must be the model's own, all of it, or raise a ValueError."""
     given = as_tensors(state if isinstance(state, Mapping) else {}, where)
     own = model.state_dict()
-    problems = compare(given, own, [name for name in given if name not in own])
-    if problems:
+    if problems := compare(given, own):
         raise UserError(f"{where} does not match the model: {problems}. Nothing was loaded")
     model.load_state_dict(cast(given, own), strict=False)  # old files have no batch counters
 
@@ -97,48 +95,30 @@ def listing(names: list[str]) -> str:
 
 def reason(error: Exception) -> str:
     """Return the text of an error that may quote a file, on one line and cut."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 5 * LONGEST else f"{text[: 5 * LONGEST]}..."
+    return textwrap.shorten(str(error), 5 * LONGEST, placeholder="...")
 
 
 def shown(value: object) -> str:
     """Return a value of a file for a message: on one line, and cut."""
-    try:
-        text = value if isinstance(value, str) else _REPR.repr(value)
-    except ValueError:  # Python prints no number of more than some thousand digits
-        text = f"a {type(value).__name__}"
+    text = value if isinstance(value, str) else reprlib.repr(value)
     cut = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     return cut if cut.isprintable() else repr(cut)
 
 
-def _from_numpy(array: np.ndarray) -> torch.Tensor | np.ndarray:
-    """Return an array as a tensor, or as it is where torch has no such numbers."""
-    try:
-        native = array.dtype.newbyteorder("=")
-        # Torch takes neither negative strides nor, without a warning, memory that is read-only.
-        return torch.from_numpy(np.require(array, native, ["C", "W"]))
-    except TypeError:
-        return array
-
-
 def _why_not(name: str, value: torch.Tensor, own: torch.Tensor) -> str | None:
     """Return why a value cannot become that of a model; None where it can."""
-    if value.is_meta:
-        return None if own.is_meta else "tensors without data"
-    if value.layout is not torch.strided or value.is_quantized:
-        return "sparse or quantized tensors"
+    if value.is_meta and own.is_meta:
+        return None
+    if value.is_meta or value.layout is not torch.strided or value.is_quantized:
+        return "tensors that are sparse, quantized or without data"
     kinds = (_kind(value), _kind(own))
     # A running average makes fractions of counters, too.
     if kinds[0] != kinds[1] and kinds != ("float", "int"):
         return f"{value.dtype} for {own.dtype}"
-    try:
-        seen = value if kinds[1] == "int" else value.to(own.dtype)
-        if not torch.isfinite(seen).all():
-            return f"NaN or infinite values of {own.dtype} (take an earlier checkpoint)"
-        is_negative = name.endswith("running_var") and bool((seen < 0).any())
-    except (NotImplementedError, RuntimeError):  # torch has kinds that it can hardly compute with
-        return f"{value.dtype}, which cannot be converted to {own.dtype}"
-    return "negative variances" if is_negative else None
+    seen = value if kinds[1] == "int" else value.to(own.dtype)
+    if not torch.isfinite(seen).all():
+        return f"NaN or infinite values of {own.dtype} (take an earlier checkpoint)"
+    return "negative variances" if name.endswith("running_var") and (seen < 0).any() else None
 
 
 def _kind(value: torch.Tensor) -> str:

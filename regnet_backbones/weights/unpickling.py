@@ -1,59 +1,43 @@
 """Read what a weights file holds, and never run code that it holds.
 
 Torch's files (zip archives, and the format before torch 1.6), safetensors, and pickles of numpy
-arrays. A pickle can name any function and have it called; the unpickler here looks up no name. What
-is not in its table, `REBUILT`, becomes a `StandIn`, which keeps its name and does nothing. Lengths,
-sizes and keys that a file claims are checked against what it has: a small file costs little.
+arrays. A pickle can name any function and have it called. Here a name stands for nothing but a row
+of `REBUILT`; any other object becomes a `StandIn`. Torch's own reader is not used: it compares no
+checksums, unpacks tar archives, and runs TorchScript archives.
 """
 
 import errno
 import io
 import logging
-import math
-import mmap
-import operator
 import pickle
 import re
-import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import BinaryIO
 
 import numpy as np
 import safetensors.torch
 import torch
 
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.weights.state_dicts import listing, shown
+from regnet_backbones.weights.state_dicts import shown
 
 # Format before torch 1.6: pickles of this number, a version, the system, and the content.
 OLD_TORCH_MAGIC = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 
-# The longest header that safetensors itself accepts, in bytes.
-SAFETENSORS_MAX_HEADER = 100_000_000
-
-# Content may be nested as deep. It may refer to one value several times, and so be larger than its
-# file: by this factor, or up to this number of bytes.
-MAX_DEPTH = 100
-MAX_FACTOR = 16
-MAX_BYTES = 2**24
-
-MAX_DIMENSIONS = 64
-MAX_NUMBERS = 2**60  # of a tensor or an array
-
-# Keys of dicts and sets: Python spends time on those that are larger, nested or made to collide.
-KEY_TYPES = (str, bytes, float, bool, type(None), np.generic, torch.dtype)
-LARGEST_KEY = 2**60
-LONGEST_KEY = 8
+# How what a failed download leaves behind begins.
+NO_WEIGHTS = (b"<!doctype", b"<html", b"<head", b"<?xml", b"version https://git-lfs")
 
 # numpy's numbers and strings: no objects ("O"), no records ("V"), no dates.
-PLAIN_DTYPE = re.compile(r"[biufcSU]\d{1,9}")
+NUMPY_DTYPE = re.compile(r"[biufcSU]\d{1,9}")
 
 EXPORT_HINT = "torch.save(model.state_dict(), path)"
 
-DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+# Others are left aside: torch crashes where quantized numbers have no scale.
+TORCH_DTYPE = re.compile(r"bool|b?float(8|16|32|64)\w*|u?int(8|16|32|64)|complex\d+")
+DTYPES = {f"torch.{n}": dtype for n, dtype in vars(torch).items() if TORCH_DTYPE.fullmatch(n)}
 STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
@@ -62,9 +46,6 @@ STORAGES = {
     "ComplexFloatStorage": torch.complex64, "UntypedStorage": torch.uint8,
 }  # fmt: skip
 
-# How what a failed download leaves behind begins.
-NO_WEIGHTS = (b"<!doctype", b"<html", b"<head", b"<?xml", b"version https://git-lfs")
-
 logger = logging.getLogger(__name__)
 
 
@@ -72,440 +53,204 @@ def read_content(path: Path) -> object:
     """Read whatever a file holds, by its content: torch's, safetensors or a pickle.
 
     Return tensors on the CPU, numpy arrays, numbers, texts and containers, and a `StandIn` for each
-    object of another kind. Raise ValueError, in one line that names the file, for a folder, and for
-    a file that is damaged, of another format, or made to be costly.
+    object of another kind. Raise UserError, in one line that names the file, for a folder, and for
+    a file that is damaged or of another format.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder, give one file of it")
     if not path.exists():
         raise MissingFileError(f"{path} does not exist, give the path of a weights file")
-    size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(1024)
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(NO_WEIGHTS):
         raise UserError(
             f"{path} is a web page, not the weights, or a git-lfs pointer; download the file itself"
         )
-    names: set[str] = set()
     try:
-        content = _read(path, head)
-        _check_size(_measure(content, {}, names)[0], size)
-    except _RefusedError as error:
-        raise UserError(f"{path} {error}; save the weights with {EXPORT_HINT}") from error
+        if head.startswith(b"PK\x03\x04"):
+            return _read_zip(path)
+        if OLD_TORCH_MAGIC in head[:32]:
+            return _read_old_torch(path)
+        if head[8:9] == b"{":
+            return safetensors.torch.load_file(path)
+        with path.open("rb") as file:
+            return _Unpickler(file).load()
     # Damage makes the readers raise nearly anything, and seek places that files do not have.
     except Exception as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+        is_of_disk = isinstance(error, OSError) and error.errno != errno.EINVAL
+        if is_of_disk or isinstance(error, UserError):
             raise
         raise UserError(
-            f"{path} is truncated or damaged ({size} bytes); download or copy it again"
+            f"{path} is truncated or damaged ({path.stat().st_size} bytes); download or copy it "
+            "again"
         ) from error
-    if names:
-        logger.info("%s: left aside, nothing of it was run: %s", path, listing(sorted(names)))
-    return content
 
 
 class StandIn:
-    """An object of a file that is neither tensor, array nor container.
+    """An object of a file that is neither tensor, array nor container; `name` is its class's."""
 
-    `name` is that of its class or of the function that would make it; `is_class` if it is that.
-    """
+    name: str
 
-    __slots__ = ("is_class", "name")
-
-    def __init__(self, name: str, *, is_class: bool = False):
-        self.name, self.is_class = name, is_class
+    def __init__(self, name: str):
+        self.name = name
 
     def __repr__(self) -> str:
         return f"<{shown(self.name)}, not loaded>"
 
-    def append(self, *_: object) -> None:
-        """Take items, and leave them aside."""
+    def __reduce__(self) -> tuple:
+        return StandIn, (self.name,)
 
-    extend = update = append
+    def _leave_aside(*_: object) -> None:
+        """Take state and items, of an object or of its class, and do nothing."""
 
-
-class _RefusedError(Exception):
-    """A file is not damaged, but cannot be read here."""
-
-
-def _refuse(problem: str) -> NoReturn:
-    raise _RefusedError(problem)
-
-
-# Returns the bytes of a storage, given its key and how many there must be.
-OpenStorage = Callable[[str, int], torch.Tensor]
-
-
-# Files
-
-
-def _read(path: Path, head: bytes) -> object:
-    """Read a file by the format that its first bytes show."""
-    if head.startswith(b"PK\x03\x04"):
-        return _read_zip(path)
-    is_old, header = OLD_TORCH_MAGIC in head[:32], int.from_bytes(head[:8], "little")
-    if not is_old and head[8:9] == b"{" and header <= SAFETENSORS_MAX_HEADER:
-        return safetensors.torch.load_file(path)
-    with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
-        return _read_old_torch(file) if is_old else _Unpickler(file, len(file)).load()
+    __setstate__ = __setitem__ = append = extend = add = _leave_aside
 
 
 def _read_zip(path: Path) -> object:
-    """Read a zip archive of torch.save; `zipfile` checks the CRC of each record."""
+    """Read a zip archive of torch.save; `zipfile` compares the checksum of each record."""
     with zipfile.ZipFile(path) as archive:
-        records = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-        if "constants.pkl" in records:
-            _refuse("is a TorchScript archive, which is a program")
-        if "data.pkl" not in records:
-            _refuse("is a zip archive, but not one that torch.save wrote")
-        if sum(info.file_size for info in records.values()) > path.stat().st_size:
-            raise UserError("records that are larger than the archive")
-        if not any(info.CRC for info in records.values()):
-            for info in records.values():  # see torch.serialization.set_crc32_options
-                info.CRC = None
-        order = archive.read(records["byteorder"]) if "byteorder" in records else b"little"
-        if order != sys.byteorder.encode():
-            _refuse("was written on a machine of another byte order")
-        pickled = archive.read(records["data.pkl"])
-        return _Unpickler(
-            io.BytesIO(pickled),
-            len(pickled),
-            lambda key, _: _bytes(archive.read(records[f"data/{key}"])),
-        ).load()
+        records = {name.partition("/")[2]: name for name in archive.namelist()}
+        if "constants.pkl" in records or "data.pkl" not in records:
+            kind = "TorchScript, which is a program, or another zip archive"
+            raise UserError(f"{path} is {kind}; save the weights with {EXPORT_HINT}")
+
+        def read(key: str, _: int) -> bytearray:
+            return bytearray(archive.read(records[f"data/{key}"]))
+
+        return _Unpickler(io.BytesIO(archive.read(records["data.pkl"])), read).load()
 
 
-def _read_old_torch(file: mmap.mmap) -> object:
+def _read_old_torch(path: Path) -> object:
     """Read a file of torch.save before torch 1.6: pickles, then the bytes of the storages."""
-    left = len(file)
-
-    def reserve(_: str, size: int) -> torch.Tensor:
-        nonlocal left
-        left -= size
-        if left < 0:
-            raise UserError("storages that are larger than the file")
-        return torch.zeros(size, dtype=torch.uint8)
-
-    for _ in ("magic number", "version", "system"):
-        _Unpickler(file, len(file)).load()
-    unpickler = _Unpickler(file, len(file), reserve)
-    content, keys = unpickler.load(), _Unpickler(file, len(file)).load()
-    if not isinstance(keys, list) or sorted(keys) != sorted(unpickler.storages):
-        raise UserError("the storages are not those of the content")
-    for key in keys:
-        storage = unpickler.storages[key]
-        file.seek(8, io.SEEK_CUR)  # the number of values
-        data = file.read(len(storage))
-        _check_length(len(data), len(storage))
-        storage.copy_(_bytes(data))
+    with path.open("rb") as file:
+        for _ in ("magic number", "version", "system"):
+            _Unpickler(file).load()
+        unpickler = _Unpickler(file, lambda _, size: bytearray(size))
+        content, keys = unpickler.load(), _Unpickler(file).load()
+        if set(keys) != unpickler.storages.keys():
+            raise ValueError("the storages are not those of the content")
+        for key in keys:
+            storage = unpickler.storages[key]
+            file.seek(8, io.SEEK_CUR)  # the number of values
+            if file.readinto(storage) != len(storage):
+                raise EOFError("a storage is cut off")
     return content
 
 
-def _bytes(data: bytes) -> torch.Tensor:
-    """Return bytes as a tensor that can be written to."""
-    if not data:
-        return torch.empty(0, dtype=torch.uint8)
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+class _Unpickler(pickle.Unpickler):
+    """An unpickler for which every name is a `_Named`, and `open_storage` reads a storage."""
 
-
-# Pickles
-
-# Names of Python 2 and of numpy 2, and those of the table.
-RENAMED = (("__builtin__.", "builtins."), ("numpy._core.", "numpy.core."))
-
-# What a call may copy.
-COPIED = (str, bytes, bytearray, list, tuple, set, dict)
-
-
-class _Unpickler(pickle._Unpickler):
-    """Python's own unpickler, which here looks up no name and calls nothing but `REBUILT`.
-
-    It reads one pickle of `size` bytes, of any protocol, from where the file is.
-    """
-
-    def __init__(
-        self, file: BinaryIO | mmap.mmap, size: int, open_storage: OpenStorage | None = None
-    ):
+    def __init__(self, file: BinaryIO, open_storage: Callable[[str, int], bytearray] | None = None):
         super().__init__(file, encoding="latin1")  # of Python 2's strings
-        self._size, self._open_storage = size, open_storage
-        self.storages: dict[str, torch.Tensor] = {}
-        self._copied = 0
+        self._open_storage = open_storage
+        self.storages: dict[str, bytearray] = {}
 
     def find_class(self, module: str, name: str) -> object:
-        return _named(module, name)
-
-    def get_extension(self, code: int) -> None:
-        self.append(StandIn(f"copyreg extension {code}"))
+        full_name = f"{module}.{name}".replace("__builtin__.", "builtins.", 1)  # of Python 2
+        full_name = full_name.replace("numpy._core.", "numpy.core.", 1)  # of numpy 2
+        if full_name in DTYPES:
+            return DTYPES[full_name]
+        if full_name not in REBUILT and not full_name.endswith(("Storage", "ndarray", "Tensor")):
+            logger.info("left aside, nothing of it is run: %s", shown(full_name))
+        return type("_Named", (_Named,), {"name": full_name})
 
     def persistent_load(self, identity: object) -> object:
-        """Return the storage that an identity names."""
+        """Return the storage that an identity names, as a flat tensor."""
         match identity:
-            case ("storage", StandIn() as kind, str() as key, _, int() as length, *views):
+            case ("storage", type() as kind, str() as key, _, int() as length, *views):
                 dtype = STORAGES.get(kind.name.rpartition(".")[2])
-                if dtype and self._open_storage and length >= 0 and not any(views):
-                    size = length * dtype.itemsize
-                    if key not in self.storages:
-                        self.storages[key] = self._open_storage(key, size)
-                    _check_length(len(self.storages[key]), size)
-                    return self.storages[key].view(dtype)
-            case ("module", StandIn() as made, *_):  # a class, and its source
+                if dtype is None or any(views):
+                    return StandIn(kind.name)
+                if key not in self.storages:
+                    self.storages[key] = self._open_storage(key, length * dtype.itemsize)
+                # Of Python's memory, which torch cannot make larger.
+                data = self.storages[key] or bytearray(dtype.itemsize)
+                return torch.frombuffer(data, dtype=dtype)[:length]
+            case ("module", made, *_):  # a class, and its source
                 return made
-        return StandIn("a persistent id")
-
-    def load_reduce(self) -> None:
-        arguments = self.stack.pop()
-        self._instantiate(self.stack.pop(), arguments)
-
-    def load_newobj_ex(self) -> None:
-        self.stack.pop()  # keyword arguments
-        self.load_reduce()
-
-    def _instantiate(self, made: object, arguments: Sequence[object]) -> None:
-        self._count(arguments)
-        self.append(_call(made, tuple(arguments)))
-
-    def load_build(self) -> None:
-        """Finish an array or a dtype; the state of all else is left aside."""
-        state = self.stack.pop()
-        made = self.stack[-1]
-        if isinstance(made, np.dtype | np.ndarray):
-            self._count(state)
-            (_finish_dtype if isinstance(made, np.dtype) else _finish_array)(made, state)
-
-    def load_setitem(self) -> None:
-        value = self.stack.pop()
-        self._set([self.stack.pop(), value])
-
-    def load_setitems(self) -> None:
-        self._set(self.pop_mark())
-
-    def load_dict(self) -> None:
-        items = self.pop_mark()
-        self.append({})
-        self._set(items)
-
-    def load_additems(self) -> None:
-        items = self.pop_mark()
-        self.stack[-1].update(map(_key, items))
-
-    def load_frozenset(self) -> None:
-        self.append(frozenset(map(_key, self.pop_mark())))
-
-    def load_bytearray8(self) -> None:
-        self.load_binbytes8()  # Python's makes room for the length that a file claims
-        self.stack[-1] = bytearray(self.stack[-1])
-
-    def _set(self, items: list[Any]) -> None:
-        """Set keys and values in turn of a dict, of nothing else."""
-        target = self.stack[-1]
-        if isinstance(target, dict):
-            target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
-        elif not isinstance(target, StandIn):
-            raise TypeError(f"items of a {type(target).__name__}")
-
-    def _count(self, values: Sequence[object]) -> None:
-        """Count what is about to be copied; it is in the pickle once, and may be named often."""
-        self._copied += sum(len(v) for v in values if isinstance(v, COPIED))
-        _check_size(self._copied, self._size)
-
-    dispatch = pickle._Unpickler.dispatch | {
-        pickle.REDUCE[0]: load_reduce,
-        pickle.NEWOBJ[0]: load_reduce,
-        pickle.NEWOBJ_EX[0]: load_newobj_ex,
-        pickle.BUILD[0]: load_build,
-        pickle.SETITEM[0]: load_setitem,
-        pickle.SETITEMS[0]: load_setitems,
-        pickle.DICT[0]: load_dict,
-        pickle.ADDITEMS[0]: load_additems,
-        pickle.FROZENSET[0]: load_frozenset,
-        pickle.BYTEARRAY8[0]: load_bytearray8,
-    }
+        raise ValueError("a persistent id that torch does not write")
 
 
-def _named(module: str, name: str) -> object:
-    """Return a dtype of torch; for all else that a pickle names a stand-in."""
-    full_name = f"{module}.{name}"
-    for theirs, ours in RENAMED:
-        if full_name.startswith(theirs):
-            full_name = ours + full_name.removeprefix(theirs)
-    return DTYPES.get(full_name) or StandIn(full_name, is_class=True)
+class _Named(StandIn):
+    """What a name in a pickle stands for: calls make what `REBUILT` has for it, or a stand-in."""
+
+    def __new__(cls, *arguments: object, **_: object) -> object:
+        made = REBUILT[cls.name](*arguments) if cls.name in REBUILT else None
+        return StandIn(cls.name) if made is None else made
 
 
-def _call(made: object, arguments: tuple) -> object:
-    """Make an object, if it is one of `REBUILT`; else a stand-in."""
-    if not isinstance(made, StandIn) or not made.is_class:
-        return StandIn(f"an object of {getattr(made, 'name', type(made).__name__)}")
-    rebuilt = REBUILT[made.name](*arguments) if made.name in REBUILT else None
-    return StandIn(made.name) if rebuilt is None else rebuilt
+class _Dtype(StandIn):
+    """A dtype of numbers or strings, None for others.
 
-
-def _key(key: object) -> object:
-    """Return a key of a dict or set, checked to be a plain one or a tuple of a few."""
-    parts = key if type(key) is tuple and len(key) <= LONGEST_KEY else (key,)
-    for part in parts:
-        is_small = type(part) is int and abs(part) < LARGEST_KEY
-        if not (is_small or isinstance(part, KEY_TYPES)):
-            _refuse(f"has a {type(part).__name__} for a key, or a very large number")
-    return key
-
-
-def _measure(
-    content: object, known: dict[int, tuple[float, int]], names: set[str]
-) -> tuple[float, int]:
-    """Return the bytes of content, counted at each reference to it, and how deep it is nested."""
-    if isinstance(content, StandIn):
-        names.add(content.name)
-    if type(content) not in (dict, OrderedDict, list, tuple, set, frozenset):
-        length = len(content) if isinstance(content, str | bytes | bytearray) else 0
-        return 8 + length + getattr(content, "nbytes", 0), 0
-    if id(content) not in known:
-        known[id(content)] = (math.inf, 0)  # of one that holds itself
-        parts = [*content, *(content.values() if isinstance(content, dict) else ())]
-        sizes, depths = zip((8, 0), *(_measure(part, known, names) for part in parts), strict=True)
-        known[id(content)] = sum(sizes), 1 + max(depths)
-        if max(depths) >= MAX_DEPTH:
-            _refuse("is nested too deeply")
-    return known[id(content)]
-
-
-def _check_size(size: float, of_file: int) -> None:
-    """Refuse content that is many times as large as its file."""
-    if size > max(MAX_BYTES, MAX_FACTOR * of_file):
-        _refuse("refers to itself, or to the same values again and again")
-
-
-def _check_length(length: int, expected: int) -> None:
-    if length != expected:
-        raise UserError(f"{length} bytes for {expected}")
-
-
-# What a pickle can make: each returns None for what becomes a stand-in.
-
-
-def _tensor(
-    storage: object,
-    offset: int,
-    size: tuple,
-    stride: tuple,
-    requires_grad: object = None,
-    hooks: object = None,
-    dtype: object = None,
-    metadata: object = None,
-) -> torch.Tensor | None:
-    """Return a tensor; metadata say that it is to be read as its conjugate or negative."""
-    if isinstance(dtype, Mapping):  # they are the seventh of older functions
-        dtype, metadata = None, dtype
-    if not isinstance(storage, torch.Tensor) or metadata:
-        return None
-    values = storage.view(dtype) if isinstance(dtype, torch.dtype) else storage
-    size, (offset, *stride) = _counts(size), _counts((offset, *stride))
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if math.prod(size) and last >= len(values):
-        raise UserError(f"{len(values)} values for a tensor of {size}")
-    return values.as_strided(size, stride, offset)
-
-
-def _of_type(rebuild: object, kind: object, arguments: tuple, *_: object) -> object:
-    """Return the tensor of a subclass, or of a tensor with attributes, without them."""
-    of_torch = isinstance(rebuild, StandIn) and rebuild.name.startswith("torch._utils._rebuild_")
-    return _call(rebuild, arguments) if of_torch else None
-
-
-def _empty_array(kind: object, *_: object) -> np.ndarray | None:
-    """Return the array that `_finish_array` is to finish."""
-    is_array = isinstance(kind, StandIn) and kind.name == "numpy.ndarray"
-    return np.ndarray((0,), np.int8) if is_array else None
-
-
-def _finish_array(array: np.ndarray, state: tuple) -> None:
-    """Give an array the state of `numpy.ndarray.__reduce__`, of bytes exactly enough.
-
-    Objects and records are left aside: it stays without values, of a type that no tensor has.
+    Of its state only the byte order is believed: a false flag has numpy follow numbers as pointers.
     """
-    *_, shape, dtype, is_fortran, data = state
-    if isinstance(dtype, np.dtype):
-        data = _checked_bytes(data, shape, dtype)
-        array.__setstate__((1, shape, dtype, bool(is_fortran), data))
-    else:
-        array.__setstate__((1, (0,), np.dtype("V1"), False, b""))
+
+    def __init__(self, code: object):
+        super().__init__("numpy.dtype")
+        is_plain = isinstance(code, str) and NUMPY_DTYPE.fullmatch(code)
+        self.dtype = np.dtype(code) if is_plain else None
+
+    def __setstate__(self, state: tuple) -> None:
+        if self.dtype is not None and state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """An array that takes its state by `_array`; it stays empty, of no number, for objects."""
+
+    def __setstate__(self, state: tuple) -> None:
+        *_, shape, dtype, is_fortran, data = state
+        values = _array(data, dtype, shape, "F" if is_fortran else "C")
+        values = np.empty(0, "V1") if values is None else values
+        super().__setstate__((1, values.shape, values.dtype, False, values.tobytes()))
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        return np.asarray(self).__reduce_ex__(protocol)
 
 
 def _array(
     data: object, dtype: object, shape: tuple, order: str, axes: tuple | None = None
 ) -> np.ndarray | None:
-    """Return an array of pickle protocol 5; `axes` permutes the axes, as numpy 2.3 may."""
-    if not isinstance(dtype, np.dtype):
+    """Return an array, of exactly enough bytes; `axes` permutes it, as numpy 2.3 may."""
+    if not isinstance(dtype, _Dtype) or dtype.dtype is None:
         return None
-    data = _checked_bytes(data, shape, dtype)
-    array = np.ndarray(shape, dtype, data, order="C" if order == "K" else order)
-    return array.transpose(axes) if order == "K" and axes is not None else array
+    data = data.encode("latin1") if isinstance(data, str) else data  # Python 2's bytes
+    values = np.frombuffer(data, dtype.dtype)
+    values = values.reshape(shape, order="C" if order == "K" else order).copy()
+    return values if axes is None else values.transpose(axes)
 
 
 def _scalar(dtype: object, data: object) -> np.generic | None:
-    """Return a scalar of numpy."""
     array = _array(data, dtype, (), "C")
     return None if array is None else array[()]
 
 
-def _checked_bytes(data: object, shape: tuple, dtype: np.dtype) -> bytes | bytearray:
-    """Return the bytes of an array, of which there must be exactly enough."""
-    if isinstance(data, str):  # Python 2 wrote bytes as a string
-        data = data.encode("latin1")
-    if not isinstance(data, bytes | bytearray):
-        raise TypeError(f"array data is a {type(data).__name__}")
-    _check_length(len(data), math.prod(_counts(shape)) * dtype.itemsize)
-    return data
+def _tensor(storage: object, offset: int, size: tuple, stride: tuple, *others: object) -> object:
+    """Return a tensor, which torch refuses to make of more values than a storage has."""
+    if not isinstance(storage, torch.Tensor):
+        return None
+    dtypes = [other for other in others if isinstance(other, torch.dtype)]
+    return storage.view(*(dtypes or [storage.dtype])).as_strided(size, stride, offset)
 
 
-def _dtype(code: object, *_: object) -> np.dtype | None:
-    """Return a dtype of numbers or strings; a copy, because `_finish_dtype` changes it."""
-    is_plain = isinstance(code, str) and PLAIN_DTYPE.fullmatch(code)
-    return np.dtype(code, False, True) if is_plain else None
-
-
-def _finish_dtype(dtype: np.dtype, state: tuple) -> None:
-    """Set the byte order, and nothing else.
-
-    numpy itself believes the item size and the flags of a state, and a false flag has it follow
-    numbers as pointers.
-    """
-    order = state[1] if state[1] in ("<", ">", "=", "|") else "="
-    dtype.__setstate__((3, order, None, None, None, dtype.itemsize, dtype.alignment, dtype.flags))
-
-
-def _ordered(items: Iterable = ()) -> OrderedDict:
-    """Return an ordered dict; older protocols give its items."""
-    return OrderedDict((_key(key), value) for key, value in items)
-
-
-def _encode(text: str, encoding: str) -> bytes | None:
-    """Return the bytes that pickle protocol 2 spells as text."""
-    return text.encode("latin1") if encoding in ("latin1", "latin-1") else None
-
-
-def _counts(numbers: Iterable) -> list[int]:
-    """Return sizes, strides or offsets, checked to be whole numbers of a tensor."""
-    numbers = [operator.index(number) for number in numbers]
-    if len(numbers) > MAX_DIMENSIONS + 1 or not all(0 <= n < MAX_NUMBERS for n in numbers):
-        raise UserError("sizes, strides or an offset that no tensor has")
-    return numbers
-
-
-REBUILT: dict[str, Callable] = {
-    "collections.OrderedDict": _ordered,
-    "builtins.set": lambda items=(): set(map(_key, items)),
-    "builtins.frozenset": lambda items=(): frozenset(map(_key, items)),
-    "builtins.bytes": lambda *given: None if given else b"",
-    "_codecs.encode": _encode,
-    "numpy.dtype": _dtype,
-    "numpy.core.multiarray._reconstruct": _empty_array,
+# What the calls of a pickle make, by the names that they call; None becomes a stand-in.
+REBUILT: dict[str, Callable[..., object]] = {
+    "collections.OrderedDict": OrderedDict,
+    "builtins.set": set,
+    "builtins.frozenset": frozenset,
+    "builtins.bytes": lambda: b"",
+    "_codecs.encode": lambda text, _: text.encode("latin1"),  # which pickle writes
+    "numpy.dtype": lambda code, *_: _Dtype(code),
+    "numpy.core.multiarray._reconstruct": lambda *_: _Array((0,), np.int8),
     "numpy.core.multiarray.scalar": _scalar,
     "numpy.core.numeric._frombuffer": _array,
-    "torch.Size": lambda sizes=(): torch.Size(_counts(sizes)),
+    "torch.Size": torch.Size,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
-    "torch._tensor._rebuild_from_type": _of_type,
-    "torch._tensor._rebuild_from_type_v2": _of_type,
+    # A subclass of tensors, or one with attributes, becomes a plain tensor.
+    "torch._tensor._rebuild_from_type": lambda make, _, arguments, *__: make(*arguments),
+    "torch._tensor._rebuild_from_type_v2": lambda make, _, arguments, *__: make(*arguments),
 }

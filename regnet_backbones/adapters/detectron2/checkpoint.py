@@ -25,7 +25,7 @@ from regnet_backbones.weights.checkpoints import (
     locate,
 )
 from regnet_backbones.weights.dialects import CHANNEL_ORDERS, find_networks
-from regnet_backbones.weights.loading import check_variant, extractors, fit, report_of
+from regnet_backbones.weights.loading import check_variant, extractors, fit
 from regnet_backbones.weights.sources import Source, find_source, is_name, local_file
 from regnet_backbones.weights.state_dicts import as_tensors, cast
 from regnet_backbones.weights.unpickling import read_content
@@ -105,7 +105,7 @@ def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) 
         networks.append(network)
         if home and network.prefix.endswith(home):
             outer = network.prefix.removesuffix(home)
-        named |= _fit_backbone(network, state, path, model, home, backbone)
+        named |= _fit_backbone(network, path, model, home, backbone)
     others = [n for n in state if not any(n.startswith(network.prefix) for network in networks)]
     if outer is None:  # a classifier or another kind of model, of which only the network is taken
         checkpoint.pop("matching_heuristics", None)
@@ -121,12 +121,7 @@ def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) 
 
 
 def _fit_backbone(
-    network: Network,
-    state: Mapping[str, torch.Tensor],
-    path: str,
-    model: nn.Module,
-    home: str,
-    backbone: nn.Module,
+    network: Network, path: str, model: nn.Module, home: str, backbone: nn.Module
 ) -> _State:
     """Return the network of a checkpoint for a backbone, and for the images that it gets."""
     # Detectron2 has kinds of paths of its own, of which nothing is known.
@@ -147,9 +142,9 @@ def _fit_backbone(
             mean, std = statistics_of_dialect(network.dialect, variant)
         if given := _mean_and_std(backbone, model):
             check_images(path, order, (mean, std), input_format=format_ or "RGB", given=given)
-    fitted = fit(state, backbone, channel_order=order, image_order=images, prefix=network.prefix)
-    named = {home + name: value for name, value in fitted.state.items()}
-    logger.info("%s", report_of(source, fitted, tuple(named), keeps_rest=is_detector))
+    orders = (order, images)
+    named, report = fit(network, backbone, source, orders, home=home, keeps_rest=is_detector)
+    logger.info("%s", report)
     return named
 
 
