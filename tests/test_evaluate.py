@@ -203,7 +203,7 @@ def test_data_that_would_spoil_an_evaluation_are_refused(
         (widen, "000000.png"),
         (name_by_numbers, "category 11 (name 0)"),
         (lambda content: content.update(categories=["circle"]), "categories"),
-        (lambda content: content["annotations"].append("x"), "'x'"),
+        (lambda content: content["annotations"].append("x"), "annotations"),
     ):
         content = json.loads(Path(own_val[1]).read_text())
         change(content)
