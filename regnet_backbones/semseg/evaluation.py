@@ -113,7 +113,7 @@ class _ScoreImages(Callback):
         self._start = time.perf_counter()
 
     def on_validation_batch_end(
-        self, trainer: Trainer, module: Segmenter, prediction: torch.Tensor | None, batch: Batch, *_
+        self, _: object, module: Segmenter, prediction: torch.Tensor | None, batch: Batch, *__: int
     ) -> None:
         """Score the images of a batch; repeated images have no prediction."""
         if prediction is None:

@@ -72,7 +72,7 @@ class Inference:
         """
         if self.flip or len(self.scales) > 1:
             return self(logits_of, image).argmax(1)
-        return self._logits(logits_of, image, *self.scales, False).argmax(1)
+        return self._logits(logits_of, image, *self.scales, mirrored=False).argmax(1)
 
     def _stride(self) -> int | None:
         """Return the pixels from one window to the next, None without windows."""

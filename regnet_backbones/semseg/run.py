@@ -164,7 +164,7 @@ def look_at(data: SegmentationData, folder: Path, *, picture: bool = True) -> No
 
 def _table(data: SegmentationData) -> str:
     """Format the share of each class in the pixels of both splits, and the masks that have it."""
-    rows = [[name] for name in (*data.class_names, IGNORED)]
+    rows: list[list[object]] = [[name] for name in (*data.class_names, IGNORED)]
     headers = ["class"]
     for split, counts in data.label_counts.items():
         headers += [f"{split} pixels", f"of {counts.looked_at:,} masks"]
