@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,17 +75,13 @@ def test_narrowed_spaces():
         w_0=(24, math.inf),
         group_width=(8, 16),
         bottleneck_multiplier=(1, 1),
-        stem_width=16,
-        se_ratio=0.5,
         w_a=None,
     )
     assert space.ranges["depth"].values == tuple(range(12, 21))
     assert space.ranges["w_0"].values == tuple(range(24, 249, 8))
     assert space.ranges["group_width"].values == (8, 16)
-    assert (space.stem_width, space.se_ratio) == (16, 0.5)
     assert space.name == (
-        "RegNetX (depth 12 to 20, w_0 24 to 248, group_width 8 to 16, bottleneck_multiplier 1, "
-        "se_ratio 0.5, stem_width 16)"
+        "RegNetX (depth 12 to 20, w_0 24 to 248, group_width 8 to 16, bottleneck_multiplier 1)"
     )
     # The other ranges are as they were, and so is the space that it was made of.
     assert space.w_m == get_space("RegNetX").w_m
@@ -103,14 +100,24 @@ def test_narrowed_spaces():
         ("RegNetX", {"w_0": (25, 31)}, "w_0 must .* hold one of its values, such as 8, 16"),
         ("RegNetX", {"depth": (20, 12)}, "depth"),
         ("RegNetX", {"w_m": (math.nan, 3)}, "w_m"),
-        ("RegNetX", {"stem_width": 0}, "stem_width"),
-        ("RegNetX", {"se_ratio": 2}, "se_ratio"),
-        ("RegNetY", {"stem_width": 1}, "se_ratio 0.25 of 1 channels rounds to 0"),
     ],
 )
 def test_impossible_narrowing(name, changes, message):
     with pytest.raises(UserError, match=message):
         get_space(name).narrowed(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stem_width": 0}, "stem_width"),
+        ({"se_ratio": 2}, "se_ratio"),
+        ({"stem_width": 1}, "se_ratio 0.25 of 1 channels rounds to 0"),
+    ],
+)
+def test_constants_that_no_network_can_have(changes, message):
+    with pytest.raises(UserError, match=message):
+        replace(get_space("RegNetY"), **changes)
 
 
 def test_spaces_are_found_in_any_case():

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from regnet_backbones import zoo
-from regnet_backbones.cli.command_lines import command_parser
+from regnet_backbones.cli.command_lines import command_parser, parse_size
 from regnet_backbones.cli.design_output import (
     check_chart,
     cost_columns,
@@ -28,7 +28,6 @@ from regnet_backbones.cli.design_search import (
     add_edf,
     add_sample,
     add_search,
-    image_size,
     run_edf,
     run_sample,
     run_search,
@@ -189,7 +188,7 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("family", nargs="*", metavar="START", help="of names: regnety, regnetx_0, ... default: all")
     size_help = "of the second count of multiply-adds, of the backbone alone (default: 800x1333)"
-    add("--image-size", type=image_size, default=(800, 1333), metavar="SIZE", help=size_help)
+    add("--image-size", type=parse_size, default=(800, 1333), metavar="SIZE", help=size_help)
     add("--markdown", action="store_true", help="as a table for a document")
 
 

@@ -7,7 +7,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 from typing import get_args
@@ -41,7 +41,7 @@ NUMBERS: dict[str, tuple[str, Callable[[str], float]]] = {
     "stem_width": ("--stem-width", int),
 }
 REQUIRED, RANGES = list(NUMBERS)[:5], list(NUMBERS)[:6]
-UNITS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "MF": 1e6, "G": 1e9, "GF": 1e9}
+UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
 TOLERANCE = 0.05  # how far from a single number a bound lets a design be
 
 
@@ -71,7 +71,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add("--memory-mib", type=float, metavar="MIB", help="its peak, at most")
     add("--max-measured", type=int, metavar="N", help="end after so many (default: 4 x --count)")
     add = parser.add_argument_group("how it is measured").add_argument
-    add("--measure-size", type=image_size, metavar="SIZE", help="default: --image-size")
+    add("--measure-size", type=parse_size, metavar="SIZE", help="default: --image-size")
     add("--batch-size", type=int, default=1, metavar="N", help="images (default: 1)")
     add("--fpn", action="store_true", help="with a feature pyramid of 256 channels on it")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
@@ -203,7 +203,7 @@ def add_cost(parser: argparse.ArgumentParser) -> None:
     """Add what costs are counted for."""
     add = parser.add_argument_group("what is counted").add_argument
     size_help = "640, or 800x1333 (height x width); default: 224"
-    add("--image-size", type=image_size, default=(224, 224), metavar="SIZE", help=size_help)
+    add("--image-size", type=parse_size, default=(224, 224), metavar="SIZE", help=size_help)
     classes_help = "of the classifier, 0 for the backbone alone; default: 1000"
     add("--num-classes", type=int, default=1000, metavar="N", help=classes_help)
 
@@ -218,14 +218,6 @@ def zoo_design(name: str) -> design.RegNetDesign:
     return variant.design
 
 
-def image_size(text: str) -> tuple[int, int]:
-    """Read a size, "640" or "800x1333", for an option."""
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 def interval(text: str) -> tuple[float, float]:
     """Read a bound: "400M" (within 5%), "380M:420M", "6.3M:" (at least), ":8M" (at most)."""
     low, high = span(text)
@@ -238,23 +230,16 @@ def span(text: str) -> tuple[float, float]:
     lowest = _number(low) if low else 0.0
     highest = (_number(high) if high else math.inf) if colon else lowest
     if lowest > highest or not (low or high):
-        raise argparse.ArgumentTypeError(
-            f"a bound is low:high, low: or :high with low at most high, got '{text}'"
-        )
+        raise ValueError(f"a bound is low:high, low: or :high with low at most high, got '{text}'")
     return lowest, highest
 
 
 def _number(text: str) -> float:
     """Read a positive number with a unit: 0.8G, 400MF, 6.3M, 5000."""
-    digits = text.rstrip("kKMGF")
-    try:
-        value = float(digits) * UNITS[text[len(digits) :]]
-    except (ValueError, KeyError):
-        value = math.nan
+    plain = text.upper().removesuffix("F")
+    value = float(plain.rstrip("KMG")) * UNITS.get(plain[-1:], 1.0)
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(
-            f"a number is written 400M, 0.8G, 6300k or 5000, got '{text}'"
-        )
+        raise ValueError(f"a number is written 400M, 0.8G, 6300k or 5000, got '{text}'")
     return value
 
 
@@ -284,9 +269,10 @@ def _add_drawing(parser: argparse.ArgumentParser, *, count: int) -> None:
 
 def _space(args: argparse.Namespace) -> design.Space:
     """Return the space, or the part of it."""
-    ranges = {name: getattr(args, name) for name in RANGES}
     constants = {"se_ratio": args.se_ratio, "stem_width": args.stem_width}
-    return design.get_space(args.space).narrowed(**ranges, **constants)
+    given = {name: value for name, value in constants.items() if value is not None}
+    space = design.get_space(args.space).narrowed(**{name: getattr(args, name) for name in RANGES})
+    return replace(space, **given)
 
 
 def _bounds(args: argparse.Namespace) -> design.Bounds:

@@ -35,7 +35,6 @@ MAX_DRAWS = 1_000_000  # that may follow each other without a candidate
 # A candidate is measured after all if the best speed so far, made this much better, would do.
 MARGIN = 0.8
 LEAST_MEASURED = 5  # the best of fewer networks says too little about speed
-MOST_UNMEASURED = 1000  # so many in a row are too large: no smaller ones are to be expected
 
 logger = logging.getLogger(__name__)
 
@@ -171,8 +170,12 @@ def draw(
     seed: int = 0,
     rejections: Counter[str],
     max_draws: int = MAX_DRAWS,
+    reject: Callable[[Candidate], str] = lambda candidate: "",
 ) -> Iterator[Candidate]:
-    """Draw networks within bounds, without end and no two alike, and count why others are not."""
+    """Draw networks within bounds, without end and no two alike, and count why others are not.
+
+    `reject` returns a further reason to reject a network, "" for none.
+    """
     rng = np.random.default_rng(seed)
     found: set[tuple[Stage, ...]] = set()
     in_vain = 0
@@ -181,13 +184,14 @@ def draw(
             reason = NO_NETWORK
             if design is not None:
                 cost = complexity(design, bounds.image_size, bounds.num_classes)
-                reason = _beyond(space, bounds, design, cost)
+                candidate = Candidate(design, cost)
+                reason = _beyond(space, bounds, design, cost) or reject(candidate)
                 if not reason and design.stages in found:
                     reason = "drawn before"
                 if not reason:
                     in_vain = 0
                     found.add(design.stages)
-                    yield Candidate(design, cost)
+                    yield candidate
                     continue
             rejections[reason] += 1
             in_vain += 1
@@ -240,13 +244,13 @@ def search(
     kept: list[Candidate] = []
     measured: list[Candidate] = []
     rejections: Counter[str] = Counter()
-    stream = draw(space, bounds=bounds, seed=seed, rejections=rejections)
-    most_flops, too_large = math.inf, 0  # networks in a row
-    while (
-        len(kept) < count
-        and len(measured) + rejections[OUT_OF_MEMORY] < max_measured
-        and too_large < MOST_UNMEASURED
-    ):
+
+    def reject(candidate: Candidate) -> str:
+        most_flops = _most_flops(measured, latency_ms)
+        return TOO_SLOW_BY_SPEED if candidate.cost.flops > most_flops else ""
+
+    stream = draw(space, bounds=bounds, seed=seed, rejections=rejections, reject=reject)
+    while len(kept) < count and len(measured) + rejections[OUT_OF_MEMORY] < max_measured:
         try:
             candidate = next(stream)
         except UserError as error:
@@ -254,11 +258,7 @@ def search(
                 raise
             logger.warning("the search ends early: %s", error)
             break
-        if candidate.cost.flops > most_flops:
-            rejections[TOO_SLOW_BY_SPEED] += 1
-            too_large += 1
-            continue
-        reason, too_large = "", 0
+        reason = ""
         try:
             numbers = measure(candidate.design)
         except MemoryError:
@@ -272,21 +272,12 @@ def search(
                 reason = "latency too high"
             elif memory_mib is not None and memory > memory_mib:
                 reason = "memory too high"
-            if latency_ms is not None and len(measured) >= LEAST_MEASURED:
-                most_flops = _most_flops(measured, latency_ms)
         if reason:
             rejections[reason] += 1
         else:
             kept.append(measured[-1])
         if progress is not None:
             progress(Found(tuple(kept), dict(rejections), tuple(measured)))
-    if too_large == MOST_UNMEASURED:
-        logger.warning(
-            "the search ends early: of %d networks in a row none would be within %g ms at the "
-            "speed of those measured; raise the limit, or lower the bound of flops",
-            MOST_UNMEASURED,
-            latency_ms,
-        )
     return Found(tuple(kept), dict(rejections), tuple(measured))
 
 
@@ -346,8 +337,10 @@ def _beyond(space: Space, bounds: Bounds, design: RegNetDesign, cost: Complexity
     return ""
 
 
-def _most_flops(measured: Sequence[Candidate], limit_ms: float) -> float:
+def _most_flops(measured: Sequence[Candidate], limit_ms: float | None) -> float:
     """Return how many flops fit within a limit at the best speed so far, made somewhat better."""
+    if limit_ms is None or len(measured) < LEAST_MEASURED:
+        return math.inf
     pairs = ((each.latency_ms or math.inf, each.cost.flops) for each in measured)
     latency_ms, flops = min(pairs, key=lambda pair: pair[0] / pair[1])
     share = limit_ms / (MARGIN * latency_ms)

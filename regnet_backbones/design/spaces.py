@@ -106,36 +106,26 @@ class Space:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Range)}
 
-    def narrowed(
-        self,
-        *,
-        se_ratio: float | None = None,
-        stem_width: int | None = None,
-        **intervals: Interval | None,
-    ) -> "Space":
+    def narrowed(self, **intervals: Interval | None) -> "Space":
         """Return a part of the space, named for what was narrowed.
 
         Args:
-            se_ratio: the one of all networks; 0 for no squeeze-and-excitation.
-            stem_width: the one of all networks.
             intervals: lowest and highest of a range by its name, ends included; None leaves it as
-                it is. To go beyond a range, `dataclasses.replace` it.
+                it is. `dataclasses.replace` changes what is not a range, or goes beyond one.
 
         Raises:
             ValueError: the space does not draw numbers from that interval.
             KeyError: it has no such range.
         """
-        constants = {"se_ratio": se_ratio, "stem_width": stem_width}
-        changes: dict[str, object] = {
+        changes: dict[str, Any] = {
             name: self.ranges[name].narrowed(name, interval)
             for name, interval in intervals.items()
             if interval is not None
-        } | {name: value for name, value in constants.items() if value is not None}
+        }
         if not changes:
             return self
         named = ", ".join(f"{name} {value}" for name, value in changes.items())
-        name = f"{self.name} ({named})"
-        return replace(self, name=name, **changes)  # type: ignore[arg-type]  # of its fields
+        return replace(self, name=f"{self.name} ({named})", **changes)
 
 
 def draw_designs(
