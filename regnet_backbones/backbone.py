@@ -159,8 +159,7 @@ class RegNetFeatures(nn.Module):
     def _take_parts(self, network: nn.Module, first_map: str) -> None:
         """Own the parts of a timm network up to the last level; remember what was left out.
 
-        `RegNet` has stem, s1 to s4; `ByobNet` has stem, stages and a final convolution that gives
-        its C5, and takes C1 inside a stem of several layers.
+        `ByobNet` has a final convolution that gives its C5, and C1 may lie inside its stem.
         """
         last = max(self.out_levels)
         self.stem = network.stem
@@ -199,14 +198,10 @@ class RegNetFeatures(nn.Module):
     def _byobnet_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Run a byobnet trunk: C1 may lie inside the stem, C5 is the final convolution's."""
         maps = []
-        if self.c1_layer:
-            for name, layer in self.stem.named_children():
-                x = layer(x)
-                if name == self.c1_layer:
-                    maps.append(x)
-        else:
-            x = self.stem(x)
-            maps.append(x)
+        for name, layer in self.stem.named_children() if self.c1_layer else [("", self.stem)]:
+            x = layer(x)
+            if name == self.c1_layer:
+                maps.append(x)
         for stage in self.stages:
             x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
             maps.append(x)

@@ -58,10 +58,7 @@ def remove_parts(folder: str | Path) -> None:
 
 
 def check_output_folder(folder: str | Path, *, name: str) -> None:
-    """Raise UserError if a folder of this machine can neither be written to nor be made.
-
-    `name` is that of the option or key that gave it.
-    """
+    """Raise UserError if the folder that an option or key `name` gave cannot be written to."""
     if "://" in str(folder):
         return
     path = Path(folder).absolute()

@@ -206,8 +206,7 @@ def detect(
 
     Args:
         state_dict: of a network, or of a model that holds one under any prefix (`module.`,
-            `backbone.bottom_up.`, `encoder.`, ...), or a checkpoint that holds such a state dict
-            under any keys.
+            `encoder.`, ...), or a checkpoint that holds such a state dict under any keys.
         prefix: which network, where there are several, as `load` takes it.
 
     Raises:
@@ -225,10 +224,10 @@ def locate(content: Mapping[str, object], prefix: str | None = None) -> Network:
     found = unwrap(content, prefix)
     entries = found[0].entries if found else content
     if not found or not found[0].dialect:
+        names = listing([name for name in entries if isinstance(name, str)])
         raise UserError(
-            f"there is no RegNet in these {len(entries)} names: "
-            f"{listing([name for name in entries if isinstance(name, str)])}. Known are the names "
-            f"of {', '.join(DIALECTS)}"
+            f"there is no RegNet in these {len(entries)} names: {names}. Known are the names of "
+            f"{', '.join(DIALECTS)}"
         )
     if len(found) > 1:
         raise _no_choice(found, found, prefix)

@@ -170,8 +170,15 @@ def to_timm_name(name: str, dialect: str) -> str | None:
     if dialect.startswith("timm"):
         return name if _ONLY_TIMM.match(name) else None
     part, _, leaf = _plain(name, dialect).rpartition(".")
-    timm_part = _part(part, dialect)
-    return f"{timm_part}.{leaf}" if timm_part and leaf in LEAVES else None
+    if part in _TO_TIMM[dialect]:
+        return f"{_TO_TIMM[dialect][part]}.{leaf}" if leaf in LEAVES else None
+    block = _BLOCK_PATTERNS[dialect].match(part)
+    if leaf not in LEAVES or not block or block["part"] not in _BLOCK_TO_TIMM[dialect]:
+        return None
+    place = block.groupdict()
+    stage = int(place["s"]) if "s" in place else int(place["z"]) + 1
+    number = int(place["b"]) if "b" in place else int(place["i"]) + 1
+    return f"s{stage}.b{number}.{_BLOCK_TO_TIMM[dialect][place['part']]}.{leaf}"
 
 
 def from_timm_names(names: Collection[str], dialect: str) -> dict[str, str]:
@@ -205,10 +212,7 @@ def _from_timm_name(name: str, dialect: str) -> str | None:
 
 
 def is_head(name: str, dialect: str) -> bool:
-    """Whether a name is of a training head that no backbone has: VISSL's and ClassyVision's.
-
-    The classifier of the table, which timm has as well, is not meant.
-    """
+    """Whether a name is of a head of VISSL's or ClassyVision's, but for the table's classifier."""
     is_of_heads = dialect in ("vissl", "classyvision") and name.startswith("heads.")
     return is_of_heads and name.rpartition(".")[0] not in _TO_TIMM[dialect]
 
@@ -228,19 +232,6 @@ def _plain(name: str, dialect: str) -> str:
     for spelling, plain in _SPELLINGS.get(dialect, ()):
         name = spelling.sub(plain, name)
     return name
-
-
-def _part(part: str, dialect: str) -> str | None:
-    """Return timm's name of a part."""
-    if part in _TO_TIMM[dialect]:
-        return _TO_TIMM[dialect][part]
-    block = _BLOCK_PATTERNS[dialect].match(part)
-    if not block or block["part"] not in _BLOCK_TO_TIMM[dialect]:
-        return None
-    place = block.groupdict()
-    stage = int(place["s"]) if "s" in place else int(place["z"]) + 1
-    number = int(place["b"]) if "b" in place else int(place["i"]) + 1
-    return f"s{stage}.b{number}.{_BLOCK_TO_TIMM[dialect][place['part']]}"
 
 
 def _has_shapes(state_dict: Mapping[str, torch.Tensor], prefix: str, dialect: str) -> bool:

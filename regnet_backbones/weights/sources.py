@@ -132,11 +132,11 @@ def _timm(name: str, variant: zoo.Variant, tag: str) -> Source:
         raise UserError(f"there are no pretrained weights for {variant.name}; {FROM_SCRATCH}")
     tag = tag or variant.default_tag
     _check_tag(name, tag, variant.weights)
-    hub_id = variant.weights[tag].hub_id
-    url = f"https://huggingface.co/{hub_id}/resolve/main/{_HUB_FILE}"
+    row = variant.weights[tag]
+    url = f"https://huggingface.co/{row.hub_id}/resolve/main/{_HUB_FILE}"
     file = _by_hand(f"{variant.name}.{tag}.safetensors")
-    source = Source(name, file, url, hub_id=hub_id, dialect="timm", variant=variant)
-    return _with_facts(source, variant.weights[tag])
+    source = Source(name, file, url, hub_id=row.hub_id, dialect="timm", variant=variant)
+    return replace(source, licence=row.licence, mean=row.mean, std=row.std)
 
 
 def _torchvision(name: str, variant: zoo.Variant, tag: str) -> Source:
@@ -157,17 +157,13 @@ def _pycls(name: str, variant: zoo.Variant) -> Source:
         raise UserError(f"pycls has no weights of {variant.name}; timm may: timm://{variant.name}")
     file = _by_hand(Path(weights.url).name)
     source = Source(name, file, weights.url, dialect="pycls", variant=variant)
-    return _with_facts(source, weights)
+    return replace(source, licence=weights.licence, mean=weights.mean, std=weights.std)
 
 
 def _licence(url: str) -> str | None:
     """Return the licence of what was published at a URL, None where unknown."""
     rows = (row for name in zoo.names() for row in zoo.get(name).weights.values())
     return next((row.licence for row in rows if row.url == url), None)
-
-
-def _with_facts(source: Source, row: zoo.Weights) -> Source:
-    return replace(source, licence=row.licence, mean=row.mean, std=row.std)
 
 
 def _check_tag(name: str, tag: str, known: Iterable[str]) -> None:

@@ -89,8 +89,6 @@ def read_content(path: Path) -> object:
 class StandIn:
     """An object of a file that is neither tensor, array nor container; `name` is its class's."""
 
-    name: str
-
     def __init__(self, name: str):
         self.name = name
 
@@ -101,7 +99,7 @@ class StandIn:
         return StandIn, (self.name,)
 
     def _leave_aside(*_: object) -> None:
-        """Take state and items, of an object or of its class, and do nothing."""
+        """Do nothing with state and items, of an object or of its class."""
 
     __setstate__ = __setitem__ = append = extend = add = _leave_aside
 
