@@ -46,6 +46,7 @@ def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> S
     except Exception as error:  # arguments of any kind and value are in the file
         problem = f"damaged or of another version: {reason(error)}"
         raise UserError(f"checkpoint '{checkpoint}' is {problem}") from error
+    segmenter.typical_side = content[DATA_KEY].get("crop_size") or segmenter.typical_side
     segmenter.hparams["encoder_weights"] = arguments.get("encoder_weights")
     if inference is not None:
         short_side = inference.short_side or segmenter.hparams["short_side"]

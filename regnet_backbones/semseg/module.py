@@ -131,7 +131,7 @@ class Segmenter(lightning.LightningModule):
         self.confusion = MulticlassConfusionMatrix(num_classes, **counting)
         self.optimization: Optimization | None = None
         self.last_validation: dict[str, object] | None = None
-        self._pictures = Path()
+        self.typical_side = 512  # pixels of both sides of what the network often sees
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits of every pixel.
@@ -237,7 +237,7 @@ class Segmenter(lightning.LightningModule):
         Args:
             optimization: what to do.
         """
-        size = self._padded(self.inference.window or 512)
+        size = self._padded(self.inference.window or self.typical_side)
         self.network, report = optimizing.optimize_trained(
             self.network, optimization, image_size=size
         )

@@ -25,8 +25,7 @@ from regnet_backbones.semseg.labels import IGNORE
 
 LossName = Literal["ce", "dice", "ce+dice"]
 
-# Arguments of architectures that `decoder_options` cannot set: others of `Segmenter` do, or the
-# logits would be something else.
+# What `decoder_options` cannot set: `Segmenter` does, or the logits would be something else.
 RESERVED_OPTIONS = {
     *("encoder_name", "encoder_weights", "classes", "in_channels"),
     *("activation", "aux_params", "kwargs"),
