@@ -124,7 +124,9 @@ def cast(network: nn.Module, dtype: torch.dtype, *, outputs: torch.dtype | None)
     return network
 
 
-def _converted(dtype: torch.dtype, module: nn.Module, inputs: tuple, output: object = None):
+def _converted(
+    dtype: torch.dtype, module: nn.Module, inputs: tuple, output: object = None
+) -> object:
     """Convert the floating tensors of what a network gets (a pre-hook), or gives (a hook)."""
 
     def convert(value: object) -> object:

@@ -5,14 +5,12 @@ network's. Scaling takes next to no time, so only what a frozen norm keeps is ke
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
 
-def scaled_conv(
-    x: torch.Tensor, conv: nn.Conv2d, scale: torch.Tensor, bias: torch.Tensor
-) -> torch.Tensor:
+def scaled_conv(x: Tensor, conv: nn.Conv2d, scale: Tensor, bias: Tensor) -> Tensor:
     """Return what `conv` gives of a map with `conv.weight * scale` and `bias`, both (C',).
 
     Its own bias is left out. Gradients go to `x` and `conv.weight`. Autocast is followed.
@@ -31,7 +29,9 @@ class _ScaledConv(torch.autograd.Function):
     """The convolution, and its derivative by map and unscaled weight."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x, weight, scale, bias, place: tuple) -> torch.Tensor:
+    def forward(
+        ctx: FunctionCtx, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, place: tuple
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, scale)
         ctx.place = place
         scaled = (weight * scale.reshape(-1, 1, 1, 1)).to(x.dtype)
@@ -39,7 +39,7 @@ class _ScaledConv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.place
         needed = [*ctx.needs_input_grad[:2], False]

@@ -5,7 +5,7 @@ detectors (pycls's names for the paper's symbols); the other keys are ours. Thos
 are named as AdelaiDet names them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -99,7 +99,7 @@ def extend_defaults(defaults: ModuleType) -> None:
     add_missing(defaults._C, {"MODEL": {"REGNET": REGNET_DEFAULTS}})
 
     @replaces(type(defaults._C))
-    def dump(stock, self: "CfgNode", *args: object, **kwargs: object) -> str:
+    def dump(stock: Callable[..., str], self: "CfgNode", *args: object, **kwargs: object) -> str:
         model = self.get("MODEL")
         if isinstance(model, Mapping) and model.get("REGNET") == REGNET_DEFAULTS:
             self = self.clone()

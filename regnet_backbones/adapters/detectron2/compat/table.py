@@ -7,7 +7,6 @@ import regnet_backbones.adapters.detectron2.compat.engine as engine
 import regnet_backbones.adapters.detectron2.compat.extension as extension
 import regnet_backbones.adapters.detectron2.compat.libraries as libraries
 import regnet_backbones.adapters.detectron2.compat.packages as packages
-from regnet_backbones.adapters.detectron2.compat.extension import EXTENSION
 from regnet_backbones.adapters.detectron2.compat.hook import AfterImport, DuringImport, Fix
 from regnet_backbones.adapters.detectron2.compat.packages import says
 
@@ -39,7 +38,7 @@ FIXES: tuple[Fix, ...] = (
     # Without the compiled extension
     DuringImport(
         extension.extension_absent,
-        says("from detectron2 import _C", without=EXTENSION),
+        says("from detectron2 import _C", without=extension.EXTENSION),
         "detectron2.evaluation.fast_eval_api",
         "detectron2.layers.deform_conv",
         "detectron2.layers.roi_align_rotated",
@@ -47,7 +46,7 @@ FIXES: tuple[Fix, ...] = (
     ),
     AfterImport(
         extension.fast_coco_evaluation_absent,
-        says("COCOeval_opt", without=EXTENSION),
+        says("COCOeval_opt", without=extension.EXTENSION),
         "detectron2.evaluation.fast_eval_api",
     ),
     AfterImport(
@@ -57,7 +56,7 @@ FIXES: tuple[Fix, ...] = (
     ),
     AfterImport(
         extension.rotated_operator_absent,
-        says("rotated", without=EXTENSION),
+        says("rotated", without=extension.EXTENSION),
         *extension.ROTATED_OPERATORS,
     ),
     # Names that newer libraries dropped
