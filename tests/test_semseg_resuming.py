@@ -1,11 +1,13 @@
 """A run that is broken off again and again is in everything like an unbroken one."""
 
 import random
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -254,6 +256,61 @@ def test_no_gradient_is_lost_where_gradients_are_accumulated(every, tmp_path):
     assert unbroken["global_step"] == broken["global_step"] == STEPS
     assert broken["recorded"][0] == unbroken["recorded"][0]
     torch.testing.assert_close(broken["state_dict"], unbroken["state_dict"], rtol=0, atol=0)
+
+
+class Scored(Recorder):
+    """Says how good it is."""
+
+    def __init__(self, score):
+        super().__init__()
+        self.score = score
+
+    def validation_step(self, batch):
+        self.log("score", self.score, batch_size=len(batch))
+
+
+def go_on(folder, score, validations):
+    """Train until a number of validations; return the step of the best one, and its score."""
+    last = folder / "last.ckpt"
+    keeps_best = ModelCheckpoint(
+        folder, filename="best", monitor="score", mode="max", enable_version_counter=False
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=validations * VALIDATE_EVERY,
+        val_check_interval=VALIDATE_EVERY,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        callbacks=[keeps_best],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    # After the one that keeps the best, whose state it has.
+    trainer.callbacks.append(last_checkpoint(last, every=1000))
+    path = str(last) if last.is_file() else None
+    trainer.fit(Scored(score), loader(), DataLoader(Images(), batch_size=IMAGES), ckpt_path=path)
+    assert keeps_best.best_model_path == str(folder / "best.ckpt")
+    assert float(keeps_best.best_model_score) == keeps_best.best_k_models[str(folder / "best.ckpt")]
+    best = torch.load(folder / "best.ckpt", weights_only=True)
+    return best["global_step"], float(keeps_best.best_model_score)
+
+
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def test_the_best_checkpoint_stays_the_best_in_another_folder(move, tmp_path):
+    assert go_on(tmp_path / "first", 0.5, 1) == (5, 0.5)
+    move(tmp_path / "first", tmp_path / "second")
+    assert go_on(tmp_path / "second", 0.25, 2) == (5, 0.5)
+    move(tmp_path / "second", tmp_path / "third")
+    assert go_on(tmp_path / "third", 0.75, 3) == (15, 0.75)
+
+
+def test_a_best_checkpoint_that_was_left_behind_is_not_waited_for(tmp_path):
+    go_on(tmp_path / "first", 0.5, 1)
+    (tmp_path / "second").mkdir()
+    shutil.move(tmp_path / "first" / "last.ckpt", tmp_path / "second")
+    with pytest.warns(UserWarning, match="The dirpath has changed"):
+        assert go_on(tmp_path / "second", 0.25, 2) == (10, 0.25)
 
 
 def test_another_sampler_is_left_alone(tmp_path):

@@ -11,6 +11,7 @@ from signal import Signals
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from regnet_backbones.files import write_whole
 from regnet_backbones.runs import resume
@@ -114,8 +115,12 @@ class LastCheckpoint(Callback):
         _set_to_end_of_batch(checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, _: object, checkpoint: dict) -> None:
-        """Note the epoch of a checkpoint, before Lightning reads its states."""
+        """Note the epoch of a checkpoint, and update paths, before Lightning reads its states."""
         self._resumed_in = _set_to_end_of_batch(checkpoint)
+        for callback in trainer.checkpoint_callbacks:
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if state and isinstance(callback, ModelCheckpoint) and callback.dirpath:
+                _move_best(state, Path(callback.dirpath))
 
     def on_fit_start(self, trainer: Trainer, _: object) -> None:
         """Let a run that is resumed at its last step begin, as its validation may be missing."""
@@ -198,6 +203,18 @@ class LastCheckpoint(Callback):
             loop.val_loop.run()
             trainer.training = True
         epoch.completed = completed
+
+
+def _move_best(state: dict, folder: Path) -> None:
+    """Give the state of a `ModelCheckpoint` the paths of its files in a folder that was moved.
+
+    Otherwise it forgets how good they were, and the next validation overwrites them.
+    """
+    best = {str(folder / Path(path).name): score for path, score in state["best_k_models"].items()}
+    if all(Path(path).is_file() for path in best):
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        state |= {name: state[name] and str(folder / Path(state[name]).name) for name in paths}
+        state |= {"dirpath": str(folder), "best_k_models": best}
 
 
 def _set_to_end_of_batch(checkpoint: dict[str, dict]) -> int | None:
