@@ -1,8 +1,9 @@
 """`tools/benchmark.py`: what to measure, from the command line."""
 
 import argparse
+import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -32,7 +33,7 @@ from benchmarks.roofline import Rates, measure_rates
 from benchmarks.runner import measure
 from benchmarks.scaling import points
 from regnet_backbones import zoo
-from regnet_backbones.cli.command_lines import parse_size, plain_command
+from regnet_backbones.cli.command_lines import parse_size
 from regnet_backbones.cli.run import run_command
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
@@ -200,3 +201,13 @@ def _try_chart(path: Path, results: Sequence[Result]) -> None:
         write_chart(path, results)
     except (ModuleNotFoundError, ValueError) as error:
         print(f"no chart: {error}", file=sys.stderr)
+
+
+def plain_command(command: str, argv: Sequence[str], paths: Iterable[str | None]) -> str:
+    """Return a command line as a shell repeats it; of `paths` in it only the last part is kept."""
+    words = ["python", command] if command.endswith(".py") else command.split()
+    given = [path for path in paths if path]
+    for word in argv:
+        path = max((path for path in given if word.endswith(path)), key=len, default="")
+        words.append(word.removesuffix(path) + Path(path).name if path else word)
+    return shlex.join(words)

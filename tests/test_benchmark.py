@@ -11,7 +11,7 @@ from documents import ROOT
 
 from benchmarks.cases import Case
 from benchmarks.chart import write_chart
-from benchmarks.command import _cases, _check, benchmark_parser
+from benchmarks.command import _cases, _check, benchmark_parser, plain_command
 from benchmarks.machine import cpu_model, versions
 from benchmarks.report import as_json, result_table, scaling_table, write_json
 from benchmarks.results import Result, Row, failed_rows
@@ -19,7 +19,7 @@ from benchmarks.roofline import Rates, distances, measure_rates, roofline_of
 from benchmarks.runner import failure_of
 from benchmarks.scaling import Point, points, scaling
 from benchmarks.steps import largest_error
-from regnet_backbones.cli.command_lines import parse_size, plain_command
+from regnet_backbones.cli.command_lines import parse_size
 
 RECORDED = sorted((ROOT / "benchmarks" / "results").glob("cpu_*.json"))
 

@@ -9,7 +9,7 @@ from detectron2.engine import default_argument_parser
 
 from regnet_backbones import config_path
 from regnet_backbones.cli import train
-from regnet_backbones.cli.command_lines import find_config, parse_size, plain_command
+from regnet_backbones.cli.command_lines import find_config, parse_size
 from regnet_backbones.cli.datasets import shapes_parser
 from regnet_backbones.cli.export import export_parser
 from regnet_backbones.cli.main import COMMANDS, main
@@ -158,13 +158,3 @@ def test_a_size_is_one_side_or_two(text, size):
 def test_anything_else_is_no_size(text):
     with pytest.raises(UserError, match="800x1344"):
         parse_size(text)
-
-
-def test_a_command_is_repeated_without_folders_of_this_machine():
-    argv = ["search", "--output", "/home/me/found it", "--write=/home/me/a.yaml", "--count", "3"]
-    paths = ["/home/me/found it", "/home/me/a.yaml", None]
-    words = "search --output 'found it' --write=a.yaml --count 3"
-    assert (
-        plain_command("regnet-backbones design", argv, paths) == f"regnet-backbones design {words}"
-    )
-    assert plain_command("tools/a.py", argv, paths) == f"python tools/a.py {words}"

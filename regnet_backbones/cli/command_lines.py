@@ -2,8 +2,6 @@
 
 import argparse
 import re
-import shlex
-from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
@@ -49,13 +47,3 @@ def parse_size(text: str) -> tuple[int, int]:
     if found is None:
         raise UserError(f"a size is a side, 512, or height x width, 800x1344; got '{text}'")
     return int(found[1]), int(found[2] or found[1])
-
-
-def plain_command(command: str, argv: Sequence[str], paths: Iterable[str | None]) -> str:
-    """Return a command line as a shell repeats it; of `paths` in it only the last part is kept."""
-    words = ["python", command] if command.endswith(".py") else command.split()
-    given = [path for path in paths if path]
-    for word in argv:
-        path = max((path for path in given if word.endswith(path)), key=len, default="")
-        words.append(word.removesuffix(path) + Path(path).name if path else word)
-    return shlex.join(words)

@@ -12,27 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from regnet_backbones import zoo
+from regnet_backbones.cli import design_output as out
+from regnet_backbones.cli import design_search as searching
 from regnet_backbones.cli.command_lines import command_parser, parse_size
-from regnet_backbones.cli.design_output import (
-    check_chart,
-    cost_columns,
-    describe,
-    table,
-    width_figure,
-    write_chart,
-)
-from regnet_backbones.cli.design_search import (
-    NUMBERS,
-    REQUIRED,
-    add_cost,
-    add_edf,
-    add_sample,
-    add_search,
-    run_edf,
-    run_sample,
-    run_search,
-    zoo_design,
-)
 from regnet_backbones.cli.run import run_command
 from regnet_backbones.design import (
     FORMATS,
@@ -83,7 +65,7 @@ def design_parser(prog: str) -> argparse.ArgumentParser:
     for name, (add_arguments, run, summary) in SUBCOMMANDS.items():
         subparser = commands.add_parser(name, help=summary, description=f"Show {summary}.")
         add_arguments(subparser)
-        if run in (_show, _fit, _scale, run_search):
+        if run in (_show, _fit, _scale, searching.run_search):
             _add_output(subparser)
         subparser.set_defaults(run=run)
     return parser
@@ -102,7 +84,7 @@ def _run(args: argparse.Namespace) -> int:
     if given.get("base") and not Path(args.base).is_file():
         raise MissingFileError(f"--base: there is no config '{args.base}'")
     if given.get("picture"):
-        check_chart(args.picture)
+        out.check_chart(args.picture)
     chosen = args.run(args)
     if isinstance(chosen, RegNetDesign):
         _show_output(args, chosen)
@@ -117,7 +99,7 @@ def _add_design(parser: argparse.ArgumentParser) -> None:
     add("name", nargs="?", metavar="NAME", help="regnety_032, RegNetX-400MF, ...")
     add("--from", dest="results", metavar="JSON", help="results of sample or search")
     add("--index", type=int, metavar="N", help="row (default: what the search chose, else 0)")
-    for name, (option, kind) in NUMBERS.items():
+    for name, (option, kind) in searching.NUMBERS.items():
         add(option, dest=name, type=kind, metavar="NUMBER")
 
 
@@ -131,15 +113,17 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def _chosen_design(args: argparse.Namespace) -> tuple[str, RegNetDesign]:
     """Return the network that is asked for and its name, "" where numbers were given."""
-    numbers = {name: getattr(args, name) for name in NUMBERS if getattr(args, name) is not None}
+    numbers = {
+        name: getattr(args, name) for name in searching.NUMBERS if getattr(args, name) is not None
+    }
     if args.name and args.results:
         raise UserError(f"give a name or --from, not both; got '{args.name}' and {args.results}")
     if args.name:
         name = "" if numbers else zoo.get(args.name).name
-        return name, replace(zoo_design(args.name), **numbers)
+        return name, replace(searching.zoo_design(args.name), **numbers)
     if args.results:
         return "", replace(_row(args.results, args.index), **numbers)
-    missing = [NUMBERS[name][0] for name in REQUIRED if name not in numbers]
+    missing = [searching.NUMBERS[name][0] for name in searching.REQUIRED if name not in numbers]
     if missing:
         raise UserError(
             "give a name such as regnety_032, --from with results, or all numbers; missing: "
@@ -205,7 +189,7 @@ def _list(args: argparse.Namespace) -> None:
         *("top-1 (%)", "default weights", "licence"),
     )
     rows = [_variant_row(zoo.get(name), args.image_size) for name in names]
-    print(table(headers, rows, style="github" if args.markdown else "simple"))
+    print(out.table(headers, rows, style="github" if args.markdown else "simple"))
 
 
 def _variant_row(variant: zoo.Variant, size: tuple[int, int]) -> tuple[str, ...]:
@@ -229,7 +213,7 @@ def _variant_row(variant: zoo.Variant, size: tuple[int, int]) -> tuple[str, ...]
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
     _add_design(parser)
-    add_cost(parser)
+    searching.add_cost(parser)
     parser.add_argument("--picture", metavar="FILE", help="line, quantized widths, stages")
 
 
@@ -237,7 +221,7 @@ def _show(args: argparse.Namespace) -> RegNetDesign:
     """Print what a design is and costs, and which of the paper's findings it follows."""
     name, design = _chosen_design(args)
     (height, width), num_classes = args.image_size, args.num_classes or None
-    title = f"{name}: {describe(design)}" if name else describe(design)
+    title = f"{name}: {out.describe(design)}" if name else out.describe(design)
     print(f"{title}\n\n{_stage_table(design, (height, width), num_classes)}")
     classes = f"{num_classes} classes" if num_classes else "the backbone alone"
     print(f"at {height}x{width}, {classes}\n")
@@ -245,12 +229,12 @@ def _show(args: argparse.Namespace) -> RegNetDesign:
         ("yes" if rule.holds else "NO", rule.name, rule.found, rule.wanted, rule.source)
         for rule in check_rules(design)
     ]
-    print(table(("holds", "rule", "found", "wanted", "source"), rows, align="left"))
+    print(out.table(("holds", "rule", "found", "wanted", "source"), rows, align="left"))
     if args.picture:
         fitted = [stage.width for stage in design.stages for _ in range(stage.depth)]
         blocks = design.block_widths
         steps = {"stages, fitted to their groups": fitted, "quantized": blocks.quantized}
-        write_chart(args.picture, width_figure(title, blocks.continuous, steps))
+        out.write_chart(args.picture, out.width_figure(title, blocks.continuous, steps))
     return design
 
 
@@ -264,10 +248,10 @@ def _stage_table(design: RegNetDesign, size: tuple[int, int], num_classes: int |
         rows.append((f"s{i}", *shape, STRIDE ** (i + 1)))
     if num_classes is not None:
         rows.append(("head", design.head_width or "", "", "", "", ""))
-    rows = [(*row, *cost_columns(cost.parts[row[0]])) for row in rows]
-    rows.append(("all", "", design.depth, "", "", "", *cost_columns(cost)))
+    rows = [(*row, *out.cost_columns(cost.parts[row[0]])) for row in rows]
+    rows.append(("all", "", design.depth, "", "", "", *out.cost_columns(cost)))
     headers = ("", "width", "depth", "groups", "group width", "stride")
-    return table((*headers, "multiply-adds", "params", "activations"), rows)
+    return out.table((*headers, "multiply-adds", "params", "activations"), rows)
 
 
 def _add_fit(parser: argparse.ArgumentParser) -> None:
@@ -290,7 +274,7 @@ def _fit(args: argparse.Namespace) -> RegNetDesign | None:
     if args.name in KNOWN:
         widths, depths = KNOWN[args.name]
     elif args.name:
-        given = zoo_design(args.name)
+        given = searching.zoo_design(args.name)
         title, widths = f"{title} before it is fitted to groups", given.block_widths.quantized
     if not (args.stages == "any" or args.stages.isdecimal()):
         raise UserError(f"--stages must be a number or 'any', got '{args.stages}'")
@@ -301,10 +285,13 @@ def _fit(args: argparse.Namespace) -> RegNetDesign | None:
     for (old, new), count in runs(zip(map(int, result.observed), result.quantized, strict=True)):
         rows.append((f"{block} to {block + count - 1}", old, new, f"{new / old - 1:+.1%}"))
         block += count
-    print(f"{title}\n\n{table(('blocks', 'observed', 'fitted', 'difference'), rows)}")
+    print(f"{title}\n\n{out.table(('blocks', 'observed', 'fitted', 'difference'), rows)}")
     if args.picture:
         steps = {"fitted, quantized": result.quantized}
-        write_chart(args.picture, width_figure(title, result.continuous, steps, result.observed))
+        out.write_chart(
+            args.picture,
+            out.width_figure(title, result.continuous, steps, result.observed),
+        )
     if result.design is None:
         print("\nno RegNet has these stages: 4 are needed to build one (--stages 4)")
         if args.format or args.build:
@@ -314,7 +301,7 @@ def _fit(args: argparse.Namespace) -> RegNetDesign | None:
     if args.group_width is not None:
         numbers["group_width"] = args.group_width
     design = replace(given or result.design, **numbers)
-    print(f"\n{describe(design)}")
+    print(f"\n{out.describe(design)}")
     return design
 
 
@@ -336,10 +323,15 @@ def _scale(args: argparse.Namespace) -> RegNetDesign:
         "scaled": (scaled.design, scaled.image_size),
     }
     rows = [
-        (title, describe(network), size, *cost_columns(complexity(network, size)))
+        (
+            title,
+            out.describe(network),
+            size,
+            *out.cost_columns(complexity(network, size)),
+        )
         for title, (network, size) in networks.items()
     ]
-    print(table(("", "design", "image", "multiply-adds", "params", "activations"), rows))
+    print(out.table(("", "design", "image", "multiply-adds", "params", "activations"), rows))
     print(
         f"\ndepth x {scaled.depth:.3g}, width x {scaled.width:.3g}, group width x "
         f"{scaled.group_width:.3g}, resolution x {scaled.resolution:.3g}: multiply-adds x "
@@ -354,8 +346,20 @@ SUBCOMMANDS: Mapping[str, tuple[Callable, Callable, str]] = {
     "list": (_add_list, _list, "every named network, what it costs, and its default weights"),
     "show": (_add_show, _show, "what a design is and costs, and whether the paper's findings hold"),
     "fit": (_add_fit, _fit, "the quantized line nearest to the widths of any network"),
-    "sample": (add_sample, run_sample, "random designs of a space within bounds"),
-    "search": (add_search, run_search, "random designs, measured on this machine"),
-    "edf": (add_edf, run_edf, "empirical distribution functions of results, to compare spaces"),
+    "sample": (
+        searching.add_sample,
+        searching.run_sample,
+        "random designs of a space within bounds",
+    ),
+    "search": (
+        searching.add_search,
+        searching.run_search,
+        "random designs, measured on this machine",
+    ),
+    "edf": (
+        searching.add_edf,
+        searching.run_edf,
+        "empirical distribution functions of results, to compare spaces",
+    ),
     "scale": (_add_scale, _scale, "a design scaled up"),
 }

@@ -13,17 +13,8 @@ from pathlib import Path
 from typing import get_args
 
 from regnet_backbones import design, zoo
+from regnet_backbones.cli import design_output as out
 from regnet_backbones.cli.command_lines import parse_size
-from regnet_backbones.cli.design_output import (
-    CAPACITIES,
-    check_chart,
-    cost_columns,
-    describe,
-    edf_figure,
-    search_figure,
-    table,
-    write_chart,
-)
 from regnet_backbones.design.formats import CHOSEN_KEY
 from regnet_backbones.design.searching import Order
 from regnet_backbones.errors import UserError
@@ -92,7 +83,7 @@ def run_search(args: argparse.Namespace) -> design.RegNetDesign | int:
 
     space, bounds = _space(args), _bounds(args)
     if args.output:
-        check_chart(f"{args.output}.png")
+        out.check_chart(f"{args.output}.png")
     by = args.by or ("latency_ms" if args.latency_ms is None else "flops")
     meter = LatencyMeter(
         image_size=args.measure_size or args.image_size,
@@ -148,16 +139,16 @@ def run_search(args: argparse.Namespace) -> design.RegNetDesign | int:
         print(f"{name}: {each.latency_ms:.2f} ms, {each.memory_mib:.0f} MiB")
     if args.output and found.measured:
         # Among networks of about the same flops, other numbers say more.
-        drawn = by if by in CAPACITIES else "flops" if bounds.flops is None else "params"
-        figure = search_figure(found, references, drawn, args.latency_ms)
-        write_chart(f"{args.output}.png", figure)
+        drawn = by if by in out.CAPACITIES else "flops" if bounds.flops is None else "params"
+        figure = out.search_figure(found, references, drawn, args.latency_ms)
+        out.write_chart(f"{args.output}.png", figure)
         print(f"\nwritten to {args.output}.json")
     if not ordered:
         fastest = min((each.latency_ms for each in found.measured), default=math.inf)
         print(f"none found; the fastest of those measured takes {fastest:.2f} ms")
         return 1
     index = found.measured.index(ordered[0])
-    print(f"\nthe best by {by}: row {index}, {describe(ordered[0].design)}")
+    print(f"\nthe best by {by}: row {index}, {out.describe(ordered[0].design)}")
     return ordered[0].design
 
 
@@ -173,7 +164,7 @@ def add_edf(parser: argparse.ArgumentParser) -> None:
 def run_edf(args: argparse.Namespace) -> None:
     """Print and draw the empirical distribution functions of results."""
     if args.output:
-        check_chart(args.output)
+        out.check_chart(args.output)
     labels = [Path(path).stem for path in args.results]
     if len(set(labels)) < len(labels):
         raise UserError(f"files must have different names, got {', '.join(labels)}")
@@ -186,16 +177,16 @@ def run_edf(args: argparse.Namespace) -> None:
         low, high = curve.interval(0.5)
         band = f"{low:.4g} to {high:.4g}"
         rows.append((label, len(curve.values), f"{curve.quantile(0.5):.4g}", band))
-    print(table(("", "designs", "median", "its 95% band"), rows))
+    print(out.table(("", "designs", "median", "its 95% band"), rows))
     if len(edfs) > 1:
         rows = []
         for a, b in combinations(edfs, 2):
             both = design.compare(edfs[a], edfs[b])
             test = f"{both.distance:.3f}", f"{both.p_value:.2g}"
             rows.append((a, b, f"{both.share_smaller:.1%}", *test))
-        print(f"\n{table(('a', 'b', 'a is smaller', 'largest distance', 'p (KS)'), rows)}")
+        print(f"\n{out.table(('a', 'b', 'a is smaller', 'largest distance', 'p (KS)'), rows)}")
     if args.output:
-        write_chart(args.output, edf_figure(edfs, xlabel=args.column))
+        out.write_chart(args.output, out.edf_figure(edfs, xlabel=args.column))
         print(f"\nwritten to {args.output}")
 
 
@@ -257,7 +248,7 @@ def _add_drawing(parser: argparse.ArgumentParser, *, count: int) -> None:
     add = parser.add_argument_group(
         "bounds", f"400M (within {TOLERANCE:.0%}), 380M:420M, 6.3M: (at least), :8M (at most)"
     ).add_argument
-    for name in CAPACITIES:
+    for name in out.CAPACITIES:
         add(f"--{name}", type=interval, metavar="BOUND")
     add("--like", metavar="NAME", help="the flops of this network, and at least its params")
     add = parser.add_argument
@@ -278,7 +269,7 @@ def _space(args: argparse.Namespace) -> design.Space:
 def _bounds(args: argparse.Namespace) -> design.Bounds:
     """Return the bounds on what is counted."""
     size, num_classes = args.image_size, args.num_classes or None
-    intervals = {name: getattr(args, name) for name in CAPACITIES}
+    intervals = {name: getattr(args, name) for name in out.CAPACITIES}
     if args.like:
         cost = design.complexity(zoo_design(args.like), size, num_classes)
         if args.flops or args.params:
@@ -294,15 +285,15 @@ def _print_found(found: design.Found, kept: Sequence[design.Candidate], top: int
     rows = []
     for each in kept[:top]:
         index = (found.measured or found.kept).index(each)
-        row = [index, describe(each.design), *cost_columns(each.cost)]
+        row = [index, out.describe(each.design), *out.cost_columns(each.cost)]
         if each.latency_ms is not None:
             row += [f"{each.latency_ms:.2f}", f"{each.memory_mib:.0f}"]
         rows.append(row)
     if rows:
-        print(f"\n{table([*headers, 'ms', 'MiB'][: len(rows[0])], rows)}")
+        print(f"\n{out.table([*headers, 'ms', 'MiB'][: len(rows[0])], rows)}")
     measured = f", {len(found.measured)} measured" if found.measured else ""
     print(f"{len(kept)} designs kept, {len(rows)} of them shown{measured}\n")
     ordered = sorted(found.rejections.items(), key=lambda item: -item[1])
     if ordered:
         shares = [(reason, count, f"{count / found.drawn:.2%}") for reason, count in ordered]
-        print(table((f"of {found.drawn:,} rejected because", "draws", "share"), shares))
+        print(out.table((f"of {found.drawn:,} rejected because", "draws", "share"), shares))

@@ -6,14 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from regnet_backbones.cli import models
 from regnet_backbones.cli.command_lines import command_parser, find_config
-from regnet_backbones.cli.models import (
-    EVALUATION_FOLDER,
-    add_data_options,
-    check_options,
-    own_validation,
-    segmenter_settings,
-)
 from regnet_backbones.cli.run import subcommand
 from regnet_backbones.errors import UserError
 
@@ -41,7 +35,7 @@ def report_parser(prog: str) -> argparse.ArgumentParser:
     add("--images", type=int, default=200, metavar="N", help="at most, to evaluate (%(default)s)")
     add("--no-evaluate", action="store_true", help="show only what was evaluated before")
     add("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
-    add_data_options(parser)
+    models.add_data_options(parser)
     return parser
 
 
@@ -54,18 +48,18 @@ def report_command(args: argparse.Namespace) -> int:
 
     config = args.config_file and find_config(args.config_file, "detectron2")
     trained = find_trained(args.run, config_file=config)
-    check_options(args, trained.kind)
+    models.check_options(args, trained.kind)
     if args.images < 1:
         raise UserError(f"--images must be at least 1, got {args.images}")
     output = Path(args.output or trained.run_folder / PAGE_NAME)
     if output.is_dir():
         raise UserError(f"--output must be a file, such as {PAGE_NAME}; got the folder '{output}'")
-    folders = [trained.run_folder / name for name in (EVALUATION_FOLDER, OWN_FOLDER)]
+    folders = [trained.run_folder / name for name in (models.EVALUATION_FOLDER, OWN_FOLDER)]
     evaluate: Callable[[], object]
     if trained.kind == "detector":
         from regnet_backbones.detection import description, evaluation
 
-        options = {"opts": args.opts, "val": own_validation(args)}
+        options = {"opts": args.opts, "val": models.own_validation(args)}
         described = description.describe(trained.config_file, **options)
         options |= {"device": args.device, "images": args.images}
         evaluate = partial(evaluation.evaluate, trained, folders[-1], **options)
@@ -73,7 +67,7 @@ def report_command(args: argparse.Namespace) -> int:
         from regnet_backbones.semseg import description as segmenters
         from regnet_backbones.semseg.evaluation import evaluate as evaluate_segmenter
 
-        options = {**segmenter_settings(args), "images": args.images, "output": folders[-1]}
+        options = {**models.segmenter_settings(args), "images": args.images, "output": folders[-1]}
         described = segmenters.describe(config_of(trained), trained.checkpoint)
         evaluate = partial(evaluate_segmenter, trained.checkpoint, **options)
     found, missing = find_evaluation(trained, folders, described, args.opts), []

@@ -25,14 +25,7 @@ from torch import nn
 
 from regnet_backbones.detection.prediction import model_input
 from regnet_backbones.errors import UserError
-from regnet_backbones.export.formats import (
-    TOLERANCE,
-    Checked,
-    ExportError,
-    check,
-    check_path,
-    written_whole,
-)
+from regnet_backbones.export import formats
 from regnet_backbones.export.running import TORCHSCRIPT_SUFFIXES, load_torchscript, trace
 from regnet_backbones.optimize.folding import fold_batch_norm
 from regnet_backbones.runs.image_files import open_upright
@@ -78,8 +71,8 @@ def trace_detector(
     *,
     images: Sequence[torch.Tensor],
     fold: bool = True,
-    tolerance: float = TOLERANCE,
-) -> Checked:
+    tolerance: float = formats.TOLERANCE,
+) -> formats.Checked:
     """Trace a whole detector: `torch.jit.load(path)(image)` gives what it sees by name.
 
     Args:
@@ -100,7 +93,7 @@ def trace_detector(
         ExportError: it sees nothing in the images, or the file gives something else; then there is
             no new file.
     """
-    path = check_path(path, TORCHSCRIPT_SUFFIXES)
+    path = formats.check_path(path, TORCHSCRIPT_SUFFIXES)
     if not images:
         raise UserError("tracing a detector takes at least one image in which it sees something")
     traced = deepcopy(model).eval().requires_grad_(False)
@@ -110,16 +103,18 @@ def trace_detector(
     network = Traceable(traced)
     # What scales the gradients of a Cascade R-CNN: no trace can be saved with it.
     plain_cascade = patch.object(cascade_rcnn._ScaleGradient, "apply", lambda features, _: features)
-    with written_whole(path) as target, plain_cascade, torch.no_grad():
+    with formats.written_whole(path) as target, plain_cascade, torch.no_grad():
         example = _seen(network, images[:1], (height, width))
         try:
             trace(network, example, target)
         except RuntimeError as error:  # of TorchScript, and of Python code it has no words for
-            raise ExportError(f"{type(model).__name__} cannot be traced: {error}") from error
+            raise formats.ExportError(
+                f"{type(model).__name__} cannot be traced: {error}"
+            ) from error
         sizes = [(round(height * tall), round(width * wide)) for tall, wide in RESIZED]
         others = [_seen(network, images, size) for size in sizes]
-        checked = check(target, load_torchscript, network, others, tolerance=tolerance)
-    return Checked(path, checked)
+        checked = formats.check(target, load_torchscript, network, others, tolerance=tolerance)
+    return formats.Checked(path, checked)
 
 
 def images_for(cfg: CfgNode, paths: Sequence[Path] = ()) -> list[torch.Tensor]:
@@ -143,7 +138,7 @@ def _seen(
         resized = F.resize(image, size, antialias=True)
         if all(len(output) for output in network(resized).values()):
             return resized
-    raise ExportError(
+    raise formats.ExportError(
         f"the detector sees nothing in the images at {size[0]}x{size[1]}, so that there is nothing "
         "to compare; give other images (--images), or more of them"
     )

@@ -25,16 +25,9 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+import regnet_backbones.export.running as running
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.export.running import (
-    ONNX_SUFFIXES,
-    PROGRAM_SUFFIXES,
-    TORCHSCRIPT_SUFFIXES,
-    Runner,
-    load_exported,
-    trace,
-)
 from regnet_backbones.optimize.folding import fold_batch_norm
 from regnet_backbones.optimize.passes import first_conv, maps_of, relative_error
 
@@ -134,7 +127,7 @@ def export_onnx(
         assert onnx is not None
         onnx.save(path)
 
-    return _export(model, path, ONNX_SUFFIXES, write, image_size, fold)
+    return _export(model, path, running.ONNX_SUFFIXES, write, image_size, fold)
 
 
 def export_program(
@@ -165,7 +158,7 @@ def export_program(
         torch.export.save(_program(network, example, multiple), content)
         path.write_bytes(content.getbuffer())
 
-    return _export(model, path, PROGRAM_SUFFIXES, write, image_size, fold)
+    return _export(model, path, running.PROGRAM_SUFFIXES, write, image_size, fold)
 
 
 def export_torchscript(
@@ -189,9 +182,9 @@ def export_torchscript(
     """
 
     def write(network: NamedMaps, example: torch.Tensor, multiple: int, path: Path) -> None:
-        trace(network, example, path)
+        running.trace(network, example, path)
 
-    return _export(model, path, TORCHSCRIPT_SUFFIXES, write, image_size, fold)
+    return _export(model, path, running.TORCHSCRIPT_SUFFIXES, write, image_size, fold)
 
 
 class NamedMaps(nn.Module):
@@ -241,7 +234,7 @@ def _export(
         unfolded = _prepare(part, example, fold=False)
         others = zip(CHECKED_BATCHES, _other_sizes(image_size, multiple), strict=True)
         images = [random_images(batch, channels, size) for batch, size in others]
-        sizes = check(target, load_exported, unfolded, images)
+        sizes = check(target, running.load_exported, unfolded, images)
     return Checked(path, sizes)
 
 
@@ -338,7 +331,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def check(
     path: Path,
-    load: Callable[[Path], Runner],
+    load: Callable[[Path], running.Runner],
     network: nn.Module,
     images: Iterable[torch.Tensor],
     *,

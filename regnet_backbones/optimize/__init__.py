@@ -15,25 +15,13 @@ from typing import Literal, TypeVar, get_args
 import torch
 from torch import nn
 
+import regnet_backbones.optimize.passes as passes
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.errors import UserError
 from regnet_backbones.optimize.folding import (
     fold_batch_norm,
     fold_frozen_norm,
     remaining_batch_norms,
-)
-from regnet_backbones.optimize.passes import (
-    FORMATS,
-    autocast,
-    cast,
-    check_dtype,
-    compile_network,
-    example_images,
-    has_native,
-    maps_of,
-    measure_layouts,
-    relative_error,
-    trunk_of,
 )
 
 __all__ = ["Report", "optimize"]
@@ -137,20 +125,20 @@ def optimize(
     for name, value, kind in (("mode", mode, Mode), ("memory_format", memory_format, MemoryFormat)):
         if value not in get_args(kind):
             raise UserError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
-    check_dtype(dtype)
+    passes.check_dtype(dtype)
     training = mode == "training"
     if not training:
         model = deepcopy(model).eval().requires_grad_(False)
-    trunk = trunk_of(model)
+    trunk = passes.trunk_of(model)
     batch_size = max(2 if training else 1, batch_size)
-    images = example_images(trunk, image_size=image_size, batch_size=batch_size)
+    images = passes.example_images(trunk, image_size=image_size, batch_size=batch_size)
     seconds, error = {}, None
     if training:
         if memory_format == "auto":
             # First, and on a copy: where it fails, the model is as it was.
             trial = deepcopy(trunk)
             fold_frozen_norm(trial)
-            seconds = measure_layouts(trial, images, training=True, dtype=dtype)
+            seconds = passes.measure_layouts(trial, images, training=True, dtype=dtype)
         folded = fold_frozen_norm(model)
     else:
         before = _maps(trunk, images)
@@ -158,21 +146,21 @@ def optimize(
         if dtype is not None:
             # Heads and losses expect what they got before.
             whole = isinstance(model, RegNetFeatures)
-            cast(trunk, dtype, outputs=None if whole else next(model.parameters()).dtype)
+            passes.cast(trunk, dtype, outputs=None if whole else next(model.parameters()).dtype)
         if memory_format == "auto":
-            seconds = measure_layouts(trunk, images, training=False)
+            seconds = passes.measure_layouts(trunk, images, training=False)
     if seconds:
         memory_format = min(seconds, key=seconds.get)
-    trunk.to(memory_format=FORMATS[memory_format])
+    trunk.to(memory_format=passes.FORMATS[memory_format])
     if not training:
         pairs = zip(_maps(trunk, images), before, strict=True)
-        error = max(relative_error(found, expected) for found, expected in pairs)
+        error = max(passes.relative_error(found, expected) for found, expected in pairs)
     elif dtype is not None:
-        autocast(model, dtype)
-    if dtype is not None and images.device.type == "cpu" and not has_native(dtype):
+        passes.autocast(model, dtype)
+    if dtype is not None and images.device.type == "cpu" and not passes.has_native(dtype):
         logger.warning("this CPU has no instructions for %s: it emulates them, slowly", dtype)
     if compile:
-        compile_network(trunk, inference=not training, dynamic=dynamic)
+        passes.compile_network(trunk, inference=not training, dynamic=dynamic)
     return model, Report(
         mode=mode,
         folded=tuple(folded),
@@ -188,4 +176,4 @@ def optimize(
 def _maps(trunk: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
     """Return the maps of a trunk, without gradients."""
     with torch.no_grad():
-        return [features.clone() for features in maps_of(trunk(images))]
+        return [features.clone() for features in passes.maps_of(trunk(images))]

@@ -8,13 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regnet_backbones.runs.trained import (
-    ITERATION,
-    METRICS_NAME,
-    TENSORBOARD_FOLDER,
-    Kind,
-    read_metrics,
-)
+from regnet_backbones.runs import trained
 
 if TYPE_CHECKING:
     from tensorboard.backend.event_processing.event_accumulator import ScalarEvent
@@ -33,16 +27,16 @@ SEGMENTER_NAMES = {
 }
 
 
-def read_log(folder: Path, kind: Kind) -> Log:
+def read_log(folder: Path, kind: trained.Kind) -> Log:
     """Return what a run logged, empty if there is no log."""
     log: Log = {}
     if kind == "detector":
-        for row in read_metrics(folder / METRICS_NAME):
+        for row in trained.read_metrics(folder / trained.METRICS_NAME):
             for name, value in row.items():
                 if isinstance(value, (int, float)):
-                    log.setdefault(name, {})[int(row[ITERATION])] = value
+                    log.setdefault(name, {})[int(row[trained.ITERATION])] = value
         return log
-    events = read_events(folder / TENSORBOARD_FOLDER)
+    events = read_events(folder / trained.TENSORBOARD_FOLDER)
     for tag, of_tag in events.items():
         name, factor = SEGMENTER_NAMES.get(tag, (tag, 1))
         if tag.startswith(SEGMENTER_IOU):

@@ -12,18 +12,8 @@ from PIL import Image
 from regnet_backbones import zoo
 from regnet_backbones.design import complexity
 from regnet_backbones.report.logs import SECONDS, Log, read_log
+from regnet_backbones.runs import results as written
 from regnet_backbones.runs.image_files import open_upright
-from regnet_backbones.runs.results import (
-    BEST,
-    PICTURES_FOLDER,
-    WORST,
-    ImageResults,
-    ImageScore,
-    Table,
-    WrittenEvaluation,
-    read_evaluation,
-    tables_of,
-)
 from regnet_backbones.runs.trained import (
     CONFIG_NAME,
     FINAL_NAME,
@@ -39,7 +29,7 @@ SIDE = 224  # in pixels, at which the multiply-adds of a backbone are counted
 
 Facts = tuple[tuple[str, str], ...]  # names and values
 Curves = Mapping[str, Mapping[int, float]]  # values by name and iteration
-Pictures = tuple[tuple[Image.Image, ImageScore], ...]
+Pictures = tuple[tuple[Image.Image, written.ImageScore], ...]
 
 
 @dataclass(frozen=True)
@@ -47,8 +37,8 @@ class Metrics:
     """Results in percent: where they come from, of all classes together, and of each class."""
 
     source: str
-    summary: tuple[Table, ...]
-    per_class: Table | None = None
+    summary: tuple[written.Table, ...]
+    per_class: written.Table | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ class Report:
     facts: Facts
     curves: Mapping[str, Curves]  # by the caption of a chart
     metrics: Metrics | None
-    images: ImageResults | None
+    images: written.ImageResults | None
     pictures: Mapping[str, Pictures]  # "Best" and "Worst", the most extreme first
     speed: Facts
     missing: tuple[str, ...]  # what is not there, and why
@@ -75,14 +65,14 @@ def config_of(trained: Trained) -> Path | None:
 
 def find_evaluation(
     trained: Trained, folders: Sequence[Path], description: Description, opts: Sequence[str] = ()
-) -> WrittenEvaluation | None:
+) -> written.WrittenEvaluation | None:
     """Return the most complete evaluation of a checkpoint on the data of a description."""
     checkpoint, wanted = trained.checkpoint, {"opts": list(opts)}
     if trained.kind == "detector":
         wanted["json_file"] = description.json_file
     found = [
         evaluation
-        for evaluation in map(read_evaluation, folders)
+        for evaluation in map(written.read_evaluation, folders)
         if evaluation is not None
         and evaluation.checkpoint == checkpoint.name
         and evaluation.written >= checkpoint.stat().st_mtime
@@ -94,7 +84,7 @@ def find_evaluation(
 def read_report(
     trained: Trained,
     description: Description,
-    evaluation: WrittenEvaluation | None,
+    evaluation: written.WrittenEvaluation | None,
     *,
     opts: Sequence[str] = (),
     missing: Sequence[str] = (),
@@ -149,7 +139,7 @@ def _curves(log: Log, names: Mapping[str, str]) -> Curves:
 
 
 def _evaluated(
-    trained: Trained, description: Description, evaluation: WrittenEvaluation
+    trained: Trained, description: Description, evaluation: written.WrittenEvaluation
 ) -> Metrics:
     found = evaluation.results
     if trained.kind == "detector":
@@ -160,7 +150,7 @@ def _evaluated(
         percent = {n: None if v is None else 100 * v for n, v in numbers.items()}
         results = {"segmentation": percent}
     source = f"found by an evaluation with {evaluation.checkpoint}{_on(description)}"
-    return Metrics(source, *tables_of(results))
+    return Metrics(source, *written.tables_of(results))
 
 
 def _logged(trained: Trained, description: Description, log: Log) -> Metrics | None:
@@ -182,18 +172,21 @@ def _logged(trained: Trained, description: Description, log: Log) -> Metrics | N
             value = values[step]
             results.setdefault(task, {})[name] = None if math.isnan(value) else value
     source = f"logged by the training at iteration {step}{_on(description)}"
-    return Metrics(source, *tables_of(results))
+    return Metrics(source, *written.tables_of(results))
 
 
 def _on(description: Description) -> str:
     return f", on {description.dataset}" if description.dataset else ""
 
 
-def _pictures(evaluation: WrittenEvaluation) -> dict[str, Pictures]:
+def _pictures(evaluation: written.WrittenEvaluation) -> dict[str, Pictures]:
     """Return the pictures of the best and the worst images, as far as they were drawn."""
-    images, folder = evaluation.images, evaluation.folder / PICTURES_FOLDER
+    images, folder = evaluation.images, evaluation.folder / written.PICTURES_FOLDER
     pictures = {}
-    for title, name, places in (("Best", BEST, images.best), ("Worst", WORST, images.worst)):
+    for title, name, places in (
+        ("Best", written.BEST, images.best),
+        ("Worst", written.WORST, images.worst),
+    ):
         paths = [(folder / name.format(rank), place) for rank, place in enumerate(places, 1)]
         pictures[title] = tuple(
             (open_upright(path), images.images[place]) for path, place in paths if path.is_file()
@@ -218,7 +211,9 @@ def _unfinished(trained: Trained, description: Description, log: Log) -> list[st
     return [f"The training has not finished: the log ends at {ends}."]
 
 
-def _speed(description: Description, evaluation: WrittenEvaluation | None, log: Log) -> Facts:
+def _speed(
+    description: Description, evaluation: written.WrittenEvaluation | None, log: Log
+) -> Facts:
     speed = []
     if SECONDS in log and description.batch:
         rate = f"{description.batch / median(log[SECONDS].values()):.1f} images per second"
@@ -236,13 +231,13 @@ def _speed(description: Description, evaluation: WrittenEvaluation | None, log: 
 def _facts(
     trained: Trained,
     description: Description,
-    evaluation: WrittenEvaluation | None,
+    evaluation: written.WrittenEvaluation | None,
     opts: Sequence[str],
 ) -> Facts:
     """Say what the network is, what it costs, and which checkpoint the page is of."""
     facts, network = [], description.network
-    if network:
-        design = zoo.get(network).design if isinstance(network, str) else network
+    design = zoo.get(network).design if isinstance(network, str) else network
+    if design is not None:
         name = network if isinstance(network, str) else "RegNet by numbers"
         numbers = (
             f"w_0 {design.w_0:g}, w_a {design.w_a:g}, w_m {design.w_m:g}, depth {design.depth}, "

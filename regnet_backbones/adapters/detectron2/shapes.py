@@ -18,18 +18,8 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+from regnet_backbones import shapes
 from regnet_backbones.errors import MissingFileError
-from regnet_backbones.shapes import (
-    BACKGROUND,
-    CATEGORIES,
-    FLIP_MAP,
-    KEYPOINTS,
-    SKELETON,
-    SPLITS,
-    ShapesDataset,
-    ShapesSpec,
-    check_drawn,
-)
 
 # Distinct for people with any colour vision (Okabe and Ito's palette).
 COLORS = [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0)]
@@ -39,8 +29,8 @@ SKELETON_COLOR = (255, 255, 255)
 IGNORED = 255
 
 # Numbers of the classes from 0 by their ids in the files; background is the last id.
-THING_IDS = {number + 1: number for number in range(len(CATEGORIES))}
-ALL_IDS = {**THING_IDS, len(CATEGORIES) + 1: len(CATEGORIES)}
+THING_IDS = {number + 1: number for number in range(len(shapes.CATEGORIES))}
+ALL_IDS = {**THING_IDS, len(shapes.CATEGORIES) + 1: len(shapes.CATEGORIES)}
 
 Metadata = dict[str, object]
 
@@ -50,8 +40,8 @@ def register_on_import(_: ModuleType | None) -> None:
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "shapes"
-    dataset = ShapesDataset(root, ShapesSpec(), written=False)
-    for split in SPLITS:
+    dataset = shapes.ShapesDataset(root, shapes.ShapesSpec(), written=False)
+    for split in shapes.SPLITS:
         for kind, metadata in _metadata(dataset, split).items():
             name = f"shapes{kind}_{split}"
             if name not in DatasetCatalog.list():
@@ -59,13 +49,13 @@ def register_on_import(_: ModuleType | None) -> None:
                 MetadataCatalog.get(name).set(**metadata)
 
 
-def _metadata(dataset: ShapesDataset, split: str) -> dict[str, Metadata]:
+def _metadata(dataset: shapes.ShapesDataset, split: str) -> dict[str, Metadata]:
     """Return the metadata of a split by the kind of its annotations."""
-    classes, colors = [*CATEGORIES, BACKGROUND], [*COLORS, BACKGROUND_COLOR]
+    classes, colors = [*shapes.CATEGORIES, shapes.BACKGROUND], [*COLORS, BACKGROUND_COLOR]
     stuff = {"stuff_classes": classes, "stuff_colors": colors}
     from_zero = {"sem_seg_root": str(dataset.semantic_masks_from_zero(split))}
     things = {
-        "thing_classes": list(CATEGORIES),
+        "thing_classes": list(shapes.CATEGORIES),
         "thing_colors": COLORS,
         "thing_dataset_id_to_contiguous_id": THING_IDS,
         "json_file": str(dataset.instances_json(split)),
@@ -84,9 +74,9 @@ def _metadata(dataset: ShapesDataset, split: str) -> dict[str, Metadata]:
         "_keypoints": {
             **things,
             "json_file": str(dataset.keypoints_json(split)),
-            "keypoint_names": list(KEYPOINTS),
-            "keypoint_flip_map": list(FLIP_MAP),
-            "keypoint_connection_rules": [(*line, SKELETON_COLOR) for line in SKELETON],
+            "keypoint_names": list(shapes.KEYPOINTS),
+            "keypoint_flip_map": list(shapes.FLIP_MAP),
+            "keypoint_connection_rules": [(*line, SKELETON_COLOR) for line in shapes.SKELETON],
         },
         "_sem_seg": {
             **stuff,
@@ -108,9 +98,9 @@ def _metadata(dataset: ShapesDataset, split: str) -> dict[str, Metadata]:
         },
         "_panoptic_separated": {
             **panoptic,
-            "stuff_classes": ["things", BACKGROUND],
+            "stuff_classes": ["things", shapes.BACKGROUND],
             "stuff_colors": [THINGS_COLOR, BACKGROUND_COLOR],
-            "stuff_dataset_id_to_contiguous_id": {0: 0, len(CATEGORIES) + 1: 1},
+            "stuff_dataset_id_to_contiguous_id": {0: 0, len(shapes.CATEGORIES) + 1: 1},
             "sem_seg_root": str(dataset.stuff_masks(split)),
         },
     }
@@ -122,7 +112,7 @@ def _load(root: Path, kind: str, name: str, metadata: Metadata) -> list[dict]:
     from detectron2.data.datasets.coco_panoptic import merge_to_panoptic
 
     try:
-        check_drawn(root)
+        shapes.check_drawn(root)
     except MissingFileError as error:
         raise MissingFileError(
             f"{error} (or set DETECTRON2_DATASETS to the folder above)"

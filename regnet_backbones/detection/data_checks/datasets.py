@@ -19,13 +19,7 @@ from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.annotations import check_coco
 from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.kinds import Defect, Kind, Report
-from regnet_backbones.runs.image_files import (
-    CHECK_THREADS,
-    UNREADABLE,
-    depth_problem,
-    is_turned,
-    upright_size,
-)
+from regnet_backbones.runs import image_files
 
 
 def check_datasets(
@@ -55,7 +49,7 @@ def check_datasets(
             records = [{**i, "file_name": str(split.image_root / i["file_name"])} for i in in_json]
             found = [*split.defects, *check_coco(split, train=name in trained_on, masks=masks)]
         check, checked = partial(_check_image, source=source, labels=labels), records[:images]
-        with ThreadPoolExecutor(CHECK_THREADS) as pool:
+        with ThreadPoolExecutor(image_files.CHECK_THREADS) as pool:
             of_images, quiet = pool.map(check, checked), images is not None
             bar = tqdm(of_images, total=len(checked), desc=source, unit="image", disable=quiet)
             defects += [*found, *(defect for of_image in bar for defect in of_image)]
@@ -88,9 +82,9 @@ def _check_image(record: dict, *, source: str, labels: tuple[int, int] | None) -
     found, path, mask_path = [], record["file_name"], record.get("sem_seg_file_name")
     try:
         with Image.open(path) as image:
-            turned = is_turned(image)  # not known any more of an image that is decoded
+            turned = image_files.is_turned(image)  # not known any more of an image that is decoded
             image.load()
-            size, problem = upright_size(image), depth_problem(image)
+            size, problem = image_files.upright_size(image), image_files.depth_problem(image)
         expected = (record["width"], record["height"]) if "width" in record else size
         if size != expected:
             after = " when turned as its EXIF data say" if turned else ""
@@ -106,7 +100,7 @@ def _check_image(record: dict, *, source: str, labels: tuple[int, int] | None) -
                 found += [
                     (kind, path, detail) for kind, detail in _mask_problems(mask, size, labels)
                 ]
-    except UNREADABLE as error:
+    except image_files.UNREADABLE as error:
         found.append((kinds.UNREADABLE_FILE, path, str(error)))
     return [Defect(kind, source, kinds.place(path, detail)) for kind, path, detail in found]
 
@@ -116,7 +110,7 @@ def _mask_problems(
 ) -> Iterator[tuple[Kind, str]]:
     """Find what is wrong with an open mask of an image of (width, height)."""
     mask.load()
-    mask_size = upright_size(mask)
+    mask_size = image_files.upright_size(mask)
     if mask_size != size:
         yield kinds.MASK_SIZE, "{}x{}, the image {}x{}".format(*mask_size, *size)
     if labels is None:
