@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -37,7 +38,6 @@ from regnet_backbones.cli.command_lines import parse_size
 from regnet_backbones.cli.run import run_command
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
-from regnet_backbones.measure.timing import cpu_threads
 
 
 def benchmark_command(argv: Sequence[str] | None, *, description: str) -> int:
@@ -211,3 +211,14 @@ def plain_command(command: str, argv: Sequence[str], paths: Iterable[str | None]
         path = max((path for path in given if word.endswith(path)), key=len, default="")
         words.append(word.removesuffix(path) + Path(path).name if path else word)
     return shlex.join(words)
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Let torch work with so many threads of the CPU for a while; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,8 +1,7 @@
 """Times of calls that take turns, so that a slow minute of the machine slows all of them."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -29,17 +28,6 @@ def interleaved_times(
         for name in names if round_number % 2 == 0 else reversed(names):
             times[name].append(timed(calls[name]))
     return {name: tuple(seconds) for name, seconds in times.items()}
-
-
-@contextmanager
-def cpu_threads(count: int | None) -> Iterator[None]:
-    """Let torch work with so many threads of the CPU for a while; None leaves them as they are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _cpu_seconds(call: Callable[[], object]) -> float:

@@ -24,6 +24,7 @@ IMAGES_NAME = "images.json"
 PICTURES_FOLDER = "pictures"
 BEST, WORST = "best_{}.jpg", "worst_{}.jpg"  # counted from 1, the most extreme first
 
+JPEG_OPTIONS = {"quality": 90, "subsampling": "4:4:4"}
 SHOWN = 6  # of the best, and of the worst images
 WARMUP = 2  # images that are slower: memory is allocated, and kernels are chosen
 
@@ -126,8 +127,7 @@ class ScoredImages:
                 if score in self._drawers:
                     path = Path(folder) / PICTURES_FOLDER / name.format(number)
                     picture = self._drawers[score]().convert("RGB")
-                    options = {"quality": 90, "subsampling": "4:4:4"}
-                    write_whole(path, partial(picture.save, format="JPEG", **options))
+                    write_whole(path, partial(picture.save, format="JPEG", **JPEG_OPTIONS))
         best, worst = (tuple(everyone.index(score) for score in scores) for scores in chosen)
         return {"best": best, "worst": worst}
 
