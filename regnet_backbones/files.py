@@ -19,7 +19,7 @@ def read_text(path: str | Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         is_utf_16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-        kind = "UTF-16" if is_utf_16 else "an encoding such as a Windows code page"
+        kind = "UTF-16" if is_utf_16 else "an encoding other than UTF-8"
         raise UserError(f"'{path}' is text in {kind} ({error}); save it as UTF-8") from error
 
 
@@ -63,8 +63,7 @@ def check_output_folder(folder: str | Path, *, name: str) -> None:
         return
     path = Path(folder).absolute()
     existing = next(place for place in (path, *path.parents) if os.path.lexists(place))
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        problem = "is read-only for you" if existing.is_dir() else "is a file"
-        raise UserError(
-            f"{name} must be a folder that can be written, got '{folder}': '{existing}' {problem}"
-        )
+    if not existing.is_dir():
+        raise UserError(f"{name} must be a folder, got '{folder}': '{existing}' is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{name} '{folder}' cannot be written to: '{existing}' is read-only")

@@ -58,7 +58,7 @@ def here(tmp_path, monkeypatch):
         ("design scale --factor 2 --from cut.json", "cut.json"),
         ("design sample --space RegNetQ --count 2", "'RegNetY'"),
         ("convert_weights page.pth x.pth --to timm", "page.pth"),
-        ("convert_weights none.pth x.pth --to timm", "'none.pth'"),
+        ("convert_weights none.pth x.pth --to timm", "none.pth"),
         ("convert_weights page.pth x.pth --to tim", "timm"),
         ("convert_weights page.pth file/x.pth --to timm", "'file'"),
         ("make_shapes --output other", "other"),

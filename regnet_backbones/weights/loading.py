@@ -103,7 +103,7 @@ def load(
     images = "BGR" if getattr(extractor, "input_format", None) == "BGR" else "RGB"
     if images == "BGR" and channel_order is None:
         raise UserError(
-            "the model is of a Detectron2 config with INPUT.FORMAT 'BGR'; load its weights with "
+            "the model is of a config that says INPUT.FORMAT 'BGR'; load its weights with "
             "DetectionCheckpointer, or pass channel_order='RGB' or 'BGR', that of their images"
         )
     if isinstance(source, Mapping):

@@ -112,8 +112,9 @@ def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) 
         others = []
         for place, stage in model.named_modules():
             if hasattr(stage, "stage_of"):  # such as that of a C4 detector
-                fitted = fit(state, stage, prefix=networks[0].prefix).state
-                named |= {f"{place}.{name}": value for name, value in fitted.items()}
+                source, orders = Source(path, file=Path(path)), ("RGB", "RGB")  # it has no stem
+                options = {"home": f"{place}.", "keeps_rest": False}
+                named |= fit(networks[0], stage, source, orders, **options)[0]
     matched = {name.removeprefix(outer or ""): state[name] for name in others} | named
     own = model.state_dict()
     loaded = {n: v for n, v in matched.items() if n in own and own[n].shape == v.shape}
