@@ -156,6 +156,10 @@ class RegNetFeatures(nn.Module):
             stage.grad_checkpointing = True  # read by timm's RegStage
             update_twice(stage)
 
+    def extra_repr(self) -> str:
+        """Name the network and what was asked of it."""
+        return f"{self.name or self.design}, freeze_at={self.freeze_at}, levels={self.out_levels}"
+
     def _take_parts(self, network: nn.Module, first_map: str) -> None:
         """Own the parts of a timm network up to the last level; remember what was left out.
 
@@ -165,9 +169,9 @@ class RegNetFeatures(nn.Module):
         self.stem = network.stem
         self.c1_layer = first_map.removeprefix("stem").removeprefix(".")
         if isinstance(network, RegNet):
-            parts = [("stem",), ("s1",), ("s2",), ("s3",), ("s4",)]
-            for (name,) in parts[1:last]:
-                self.add_module(name, getattr(network, name))
+            parts: list[tuple[str, ...]] = [("stem",), ("s1",), ("s2",), ("s3",), ("s4",)]
+            for part in parts[1:last]:
+                self.add_module(part[0], getattr(network, part[0]))
         else:
             parts = [("stem",), *((f"stages.{i}",) for i in range(3)), ("stages.3", "final_conv")]
             self.stages = network.stages[: last - 1]

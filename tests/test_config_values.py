@@ -37,7 +37,6 @@ def config(name, values):
         (MASK, "INPUT.MASK_FORMAT", "foo"),
         (MASK, "MODEL.BACKBONE.FREEZE_AT", -1),
         (MASK, "MODEL.REGNET.NORM", None),
-        (MASK, "MODEL.REGNET.DROP_PATH_RATE", math.nan),
         (MASK, "MODEL.RPN.IN_FEATURES", ["p2", "p7"]),
         (MASK, "MODEL.RPN.NMS_THRESH", 7),
         (MASK, "MODEL.ROI_MASK_HEAD.NAME", "MaskHead"),

@@ -366,7 +366,7 @@ def test_a_deep_image(line, dataset, tmp_path, split, workers):
     ("tool", "options", "said"),
     [
         ("evaluate", ["gone"], "no 'gone'; give the folder of a run"),
-        ("evaluate", ["{run}", "--val-json", "gone.json"], "missing: --val-images"),
+        ("evaluate", ["{run}", "--val-json", "gone.json"], "--val-images"),
         (
             "evaluate",
             ["{run}", "--val-json", "gone.json", "--val-images", "{empty}"],

@@ -49,7 +49,7 @@ def save_run(folder, config):
     [
         ("retinanet_regnet_small_fpn.yaml", "RetinaNet", ["bbox"], "boxes"),
         ("keypoint_rcnn_regnet_small_fpn.yaml", "Keypoint R-CNN", ["bbox", "keypoints"], "boxes"),
-        ("panoptic_fpn_regnet_small.yaml", "PanopticFPN", None, "masks"),
+        ("panoptic_fpn_regnet_small.yaml", "PanopticFPN", None, "boxes"),
         ("panoptic_deeplab_regnet_small_shapes.yaml", "PanopticDeepLab", None, "F1"),
     ],
 )

@@ -135,7 +135,7 @@ def test_curves_are_what_metrics_json_says(report, run):
 def test_pictures_have_the_scores_of_their_images(report):
     assert report.images.complete
     assert report.images.available == IMAGES
-    assert "masks with a score of at least 0 that match" in report.images.score
+    assert "boxes with a score of at least 0 that match" in report.images.score
     best, worst = report.pictures.values()
     shown = [*best, *worst]
     assert sorted(score.file for _, score in shown) == [f"{n:06}.png" for n in range(IMAGES)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
@@ -30,7 +31,7 @@ from regnet_backbones.detection.processes import (
     run_in_processes,
     started_by_torchrun,
 )
-from regnet_backbones.detection.trained import WholeCheckpointer
+from regnet_backbones.detection.trained import WholeCheckpointer, for_inference
 from regnet_backbones.detection.training.checkpoint import RUN_FILES
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.errors import UserError
@@ -127,11 +128,11 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
 
 
 def _evaluate(args: argparse.Namespace, cfg: CfgNode) -> dict:
-    """Evaluate a checkpoint, as it is evaluated in a training."""
-    model = Trainer.build_model(cfg)
+    """Evaluate a checkpoint."""
+    model = DefaultTrainer.build_model(cfg)  # ours is made fast for training
     checkpointer = WholeCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-    results = Trainer.test(cfg, model)
+    results = Trainer.test(cfg, for_inference(cfg, model))
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from regnet_backbones.backbone import RegNetFeatures
-from regnet_backbones.design.law import RegNetDesign
+from regnet_backbones.design.law import RegNetDesign, positive_integer
 from regnet_backbones.design.searching import Measurement
 from regnet_backbones.errors import UserError
 from regnet_backbones.measure.memory import is_out_of_memory, peak_bytes
@@ -73,6 +73,7 @@ class LatencyMeter:
         """Raise for conditions under which nothing can be measured."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("device 'cuda': torch sees no GPU here; use device='cpu'")
+        positive_integer("runs", self.runs)
 
     def measure(self, network: Network) -> Measurement:
         """Measure one network, and give back what memory it took.
