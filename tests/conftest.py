@@ -104,11 +104,11 @@ def randomize():
 @pytest.fixture
 def compiled(monkeypatch):
     """Return of the compilations asked for, which are not done, whether they are for inference."""
-    from regnet_backbones import optimize
+    from regnet_backbones.optimize import passes
 
     asked = []
     monkeypatch.setattr(
-        optimize, "compile_network", lambda _, *, inference, **__: asked.append(inference)
+        passes, "compile_network", lambda _, *, inference, **__: asked.append(inference)
     )
     return asked
 

@@ -7,7 +7,8 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from load_tool import load_tool
 
-from regnet_backbones import config_path, optimize, shapes
+from regnet_backbones import config_path, shapes
+from regnet_backbones.optimize import passes
 from regnet_backbones.semseg.checkpoints import load_segmenter
 from regnet_backbones.semseg.module import Segmenter
 
@@ -95,7 +96,7 @@ def test_the_memory_format_is_measured_unless_it_is_said(
         measured.append((tuple(images.shape), training, dtype))
         return {"contiguous": 2.0, "channels_last": 1.0}
 
-    monkeypatch.setattr(optimize, "measure_layouts", measure)
+    monkeypatch.setattr(passes, "measure_layouts", measure)
     precision = ["--trainer.precision", "bf16-mixed"]
     last = train(dataset, tmp_path, 1, *ON, *precision, *options)
     assert measured == times * [((2, 3, 64, 64), True, torch.bfloat16)]
@@ -106,7 +107,7 @@ def test_the_memory_format_is_measured_unless_it_is_said(
 def test_the_format_of_the_first_process_is_taken(dataset, tmp_path, monkeypatch):
     """DDP refuses different ones. Here the first process would be another one."""
     seconds = {"contiguous": 2.0, "channels_last": 1.0}
-    monkeypatch.setattr(optimize, "measure_layouts", lambda *_, **__: seconds)
+    monkeypatch.setattr(passes, "measure_layouts", lambda *_, **__: seconds)
 
     def broadcast(self, text, src=0):
         return "contiguous" if text == "channels_last" else text

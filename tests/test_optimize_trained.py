@@ -13,8 +13,9 @@ from PIL import Image
 from small_segmenter import train_segmenter
 from torch._inductor import config as inductor_config
 
-from regnet_backbones import config_path, optimize, shapes
+from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.config import read_config
+from regnet_backbones.optimize import passes
 from regnet_backbones.semseg.datamodule import SegmentationData
 
 QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
@@ -241,7 +242,7 @@ def test_what_is_measured_is_typical_of_a_segmenter(
         sizes.append(tuple(images.shape))
         return {"contiguous": 1.0, "channels_last": 2.0}
 
-    monkeypatch.setattr(optimize, "measure_layouts", measure)
+    monkeypatch.setattr(passes, "measure_layouts", measure)
     labels_of(segmenter, dataset, tmp_path, "--optimize", *options)
     assert sizes == [(1, 3, side, side)]
 

@@ -6,7 +6,7 @@ from small_training import draw_images, small_config, train
 from torch import nn
 from torch._inductor import config as inductor_config
 
-from regnet_backbones import config_path, optimize
+from regnet_backbones import config_path
 from regnet_backbones.cli.train import detector_parser
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.config_checks import check_config
@@ -16,6 +16,7 @@ from regnet_backbones.detection.trained import (
     typical_size,
 )
 from regnet_backbones.detection.training.trainer import Trainer
+from regnet_backbones.optimize import passes
 from regnet_backbones.optimize.options import Optimization, optimize_training
 
 QUICK = str(config_path("detectron2/quick/faster_rcnn_regnet_small_fpn.yaml"))
@@ -104,7 +105,7 @@ def layout_of(network):
 def test_all_processes_take_what_the_first_has_measured(monkeypatch, of_the_first):
     own = "contiguous" if of_the_first == "channels_last" else "channels_last"
     seconds = {own: 1.0, of_the_first: 2.0}
-    monkeypatch.setattr(optimize, "measure_layouts", lambda *a, **k: seconds)
+    monkeypatch.setattr(passes, "measure_layouts", lambda *a, **k: seconds)
     heard, network = [], Small()
     report = optimize_training(
         network,
@@ -119,7 +120,7 @@ def test_all_processes_take_what_the_first_has_measured(monkeypatch, of_the_firs
 
 
 def test_a_given_memory_format_is_not_measured(monkeypatch):
-    monkeypatch.setattr(optimize, "measure_layouts", None)  # measuring would be a TypeError
+    monkeypatch.setattr(passes, "measure_layouts", None)  # measuring would be a TypeError
     network = Small()
     settings = Optimization(memory_format="channels_last")
     report = optimize_training(network, settings, image_size=(32, 32), batch_size=2)
@@ -134,7 +135,7 @@ def test_mixed_precision_is_measured_and_left_to_the_trainer(monkeypatch):
         measured.append((tuple(images.shape), training, dtype))
         return {"contiguous": 1.0, "channels_last": 2.0}
 
-    monkeypatch.setattr(optimize, "measure_layouts", measure)
+    monkeypatch.setattr(passes, "measure_layouts", measure)
     network = Small()
     sizes = {"image_size": (32, 48), "batch_size": 8}
     optimize_training(network, Optimization(), **sizes, autocast=torch.bfloat16)

@@ -508,4 +508,4 @@ def test_a_segmenter_predicts_through_the_same_command(dataset, photos, tmp_path
     assert (np.asarray(labels[0]) != np.asarray(labels[1])).any()
 
     assert main(run, photos, "--output", output, "--min-score", "0.5") == 2
-    assert "--min-score is for a detector, this is a segmenter" in capsys.readouterr().err
+    assert "--min-score" in capsys.readouterr().err
