@@ -473,7 +473,7 @@ def own_data(tmp_path):
 
 
 def test_check_data_reports_and_does_not_train(main, data, save, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(run, "run_in_processes", None)  # to call it would be a TypeError
+    monkeypatch.setattr(run.launching, "run_in_processes", None)  # to call it would be a TypeError
     command = ["--config-file", QUICK, "--check-data", *own_data(tmp_path)]
     output = ["OUTPUT_DIR", str(tmp_path / "out")]
     save()
@@ -489,7 +489,7 @@ def test_check_data_reports_and_does_not_train(main, data, save, tmp_path, capsy
 
 def test_a_training_checks_the_first_images(main, data, save, tmp_path, capsys, monkeypatch):
     started = []
-    monkeypatch.setattr(run, "run_in_processes", lambda *_, **__: started.append(True))
+    monkeypatch.setattr(run.launching, "run_in_processes", lambda *_, **__: started.append(True))
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:500])
     save()
     command = ["--config-file", QUICK, *own_data(tmp_path), "OUTPUT_DIR", str(tmp_path / "out")]

@@ -9,7 +9,7 @@ import pytest
 
 from regnet_backbones.cli.models import check_options, evaluate_parser, predict_parser
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.runs.image_paths import find_images, output_names
+from regnet_backbones.runs.image_files import find_images, output_names
 from regnet_backbones.runs.results import write_results
 from regnet_backbones.runs.trained import Trained, find_trained
 

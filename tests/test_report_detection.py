@@ -16,7 +16,7 @@ from report_pages import Page, read_detector
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.config import default_config, read_config
 from regnet_backbones.detection.data import VAL_NAME, read_coco_split, register_split
-from regnet_backbones.detection.description import changed_settings
+from regnet_backbones.detection.description import describe
 
 QUICK = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
 SIDE = 64
@@ -168,11 +168,13 @@ def test_what_was_trained_is_said(report, page, run, val):
     assert f"MAX_ITER: {STEPS}" in report.run.config
 
 
-def test_settings_that_differ_are_those_that_were_set():
+def test_settings_that_differ_are_those_that_were_set(tmp_path):
     cfg = default_config()
     cfg.merge_from_list(["SOLVER.BASE_LR", 0.5, "MODEL.REGNET.NAME", "regnety_032"])
     cfg.OUTPUT_DIR = "elsewhere"
-    assert sorted(changed_settings(cfg)) == [
+    file = tmp_path / "mine.yaml"
+    file.write_text(cfg.dump())
+    assert sorted(describe(file).changed) == [
         ("MODEL.REGNET.NAME", "regnety_032", ""),
         ("SOLVER.BASE_LR", "0.5", "0.001"),
     ]

@@ -5,12 +5,13 @@ import io
 import shutil
 
 import pytest
+import yaml
 from load_tool import load_tool
 from report_pages import Page, read_segmenter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from regnet_backbones import config_path, shapes
-from regnet_backbones.semseg.description import changed_settings, describe
+from regnet_backbones.semseg.description import describe
 from regnet_backbones.semseg.evaluation import evaluate
 
 QUICK = config_path("semseg/quick/unet_regnet_small_shapes.yaml")
@@ -129,13 +130,18 @@ def test_what_was_trained_is_said(report, run, segmenter_parser):
     assert (parsed.trainer.max_steps, parsed.data.batch_size) == (STEPS, 2)
 
 
-def test_settings_that_differ_are_those_that_were_set():
+def test_settings_that_differ_are_those_that_were_set(tmp_path):
     config = {
         "trainer": {"max_steps": 10, "accelerator": "auto", "default_root_dir": "somewhere"},
-        "model": {"lr": 0.001, "momentum": 0.9, "mean": [0.485, 0.456, 0.406]},
+        "model": {
+            **{"lr": 0.001, "momentum": 0.9, "mean": [0.485, 0.456, 0.406]},
+            **{"decoder": "Unet", "encoder": "regnety_032"},
+        },
         "data": {"layout": "ade20k"},
     }
-    assert changed_settings(config) == (
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    assert describe(file, None).changed == (
         ("trainer.max_steps", "10", "-1"),
         ("model.lr", "0.001", "0.0005"),
         ("data.layout", "ade20k", "required"),

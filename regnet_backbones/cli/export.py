@@ -91,7 +91,7 @@ def _export_detector(args: argparse.Namespace, trained: "Trained") -> "Checked":
     _refuse_unused(args, "a whole detector" if is_whole else "the backbone of a detector")
     from regnet_backbones.detection.tracing import images_for, trace_detector
     from regnet_backbones.detection.trained import load_detector
-    from regnet_backbones.runs.image_paths import find_images
+    from regnet_backbones.runs.image_files import find_images
 
     cfg, model = load_detector(trained, opts=args.opts or ())
     if not is_whole:

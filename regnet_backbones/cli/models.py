@@ -188,7 +188,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
 @subcommand(predict_parser)
 def predict_command(args: argparse.Namespace) -> int:
     """Predict images; the exit status is 1 if some could not be read."""
-    from regnet_backbones.runs.image_paths import find_images
+    from regnet_backbones.runs.image_files import find_images
 
     trained = _trained(args)
     images, output = find_images(args.images), Path(args.output)

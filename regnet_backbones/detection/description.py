@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.config import CfgNode
-
 from regnet_backbones.adapters.detectron2.builders import BUILDERS
 from regnet_backbones.adapters.detectron2.config import regnet_node
 from regnet_backbones.adapters.detectron2.network import network_of
 from regnet_backbones.detection.architectures import title_of
 from regnet_backbones.detection.config import default_config, read_config, values_by_key
 from regnet_backbones.detection.data import TRAIN_NAME, VAL_NAME, CocoSplit
-from regnet_backbones.runs.trained import Description
+from regnet_backbones.runs.trained import Description, changed_settings
 
 # Settings that say where a run was, not what it is.
 UNINTERESTING = ("OUTPUT_DIR", "MODEL.DEVICE", "VERSION")
@@ -22,6 +20,7 @@ def describe(
 ) -> Description:
     """Describe the run of a config, and the data of an evaluation with these options."""
     run, cfg = read_config(config_file), read_config(config_file, opts)
+    defaults = values_by_key(default_config())
     model, data, solver = run.MODEL, run.DATASETS, run.SOLVER
     network = network_of(regnet_node(run)) if model.BACKBONE.NAME in BUILDERS else None
     name = network if isinstance(network, str) else "a RegNet by numbers"
@@ -41,7 +40,7 @@ def describe(
             ("validated on", validated_on),
             ("iterations", f"{solver.MAX_ITER:,} of {solver.IMS_PER_BATCH} images"),
         ),
-        changed=changed_settings(run),
+        changed=changed_settings(values_by_key(run), defaults, without=UNINTERESTING),
         config=run.dump(),
         batch=solver.IMS_PER_BATCH,
         lengths={"iterations": solver.MAX_ITER},
@@ -49,14 +48,4 @@ def describe(
         datasets=len(names),
         json_file=json_file if VAL_NAME in names else None,
         of_other_data=val is not None,
-    )
-
-
-def changed_settings(cfg: CfgNode) -> tuple[tuple[str, str, str], ...]:
-    """List key, value and default of what differs from the defaults."""
-    defaults = values_by_key(default_config())
-    return tuple(
-        (key, str(value), str(defaults[key]))
-        for key, value in values_by_key(cfg).items()
-        if value != defaults[key] and key not in UNINTERESTING
     )

@@ -77,11 +77,7 @@ def draw_seen(canvas: Visualizer, seen: Seen) -> None:
 
 
 class PredictionPictures(DatasetEvaluator):
-    """Draw the first images of a dataset with ground truth and prediction, on one contact sheet.
-
-    An evaluator that measures nothing: of what the model gives, `output` is drawn. With several
-    processes the first one draws the images that it was given.
-    """
+    """Draw the first images of a dataset, truth next to prediction (`output`), on one sheet."""
 
     def __init__(
         self,

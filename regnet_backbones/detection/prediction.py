@@ -23,8 +23,7 @@ from regnet_backbones.detection.data import read_image_ids
 from regnet_backbones.detection.pictures import draw_seen, seen_in
 from regnet_backbones.detection.trained import for_inference, load_config, load_weights
 from regnet_backbones.errors import UserError
-from regnet_backbones.runs.image_files import open_upright
-from regnet_backbones.runs.image_paths import output_names
+from regnet_backbones.runs.image_files import open_upright, output_names
 from regnet_backbones.runs.results import write_json
 from regnet_backbones.runs.trained import Trained
 
@@ -158,8 +157,7 @@ def _coco_segments(
 ) -> tuple[np.ndarray, list[dict]]:
     """Return segments in COCO's panoptic form: ids as colours (H, W, 3), and what they are.
 
-    Panoptic-DeepLab gives no list: an id is class number * `label_divisor` + a number within the
-    class, and -1 means no segment.
+    An id of Panoptic-DeepLab is class number * `label_divisor` + a number; -1 is no segment.
     """
     segments, info = predicted
     ids = segments.numpy().astype(np.int64)

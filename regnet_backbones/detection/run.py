@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 
+import regnet_backbones.detection.processes as launching
 from regnet_backbones.adapters.detectron2.builders import BUILDERS
 from regnet_backbones.adapters.detectron2.network import check_weights
 from regnet_backbones.adapters.detectron2.projects import import_projects
@@ -25,12 +26,6 @@ from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.evaluation import check_evaluators, results_tables
 from regnet_backbones.detection.look import look_at
-from regnet_backbones.detection.processes import (
-    check_processes,
-    is_first_process,
-    run_in_processes,
-    started_by_torchrun,
-)
 from regnet_backbones.detection.trained import WholeCheckpointer, for_inference
 from regnet_backbones.detection.training.checkpoint import RUN_FILES
 from regnet_backbones.detection.training.trainer import Trainer
@@ -45,15 +40,11 @@ logger = logging.getLogger(__name__)
 
 
 def launch_run(args: argparse.Namespace) -> int:
-    """Check the config and data of `train-detector`, then run in as many processes as asked for.
-
-    Returns the exit status: 2 for data that cannot be used. Raises UserError for config, data or
-    weights that cannot be used and losses that are not finite, StoppedError after a signal.
-    """
+    """Check config and data, run in all processes, and return the status: 2 for unusable data."""
     place = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     try:
         with StopSignals(wait=False):
-            check_processes(*place)
+            launching.check_processes(*place)
             cfg, read = read_run_config(args)
             if not args.check_data and is_name(cfg.MODEL.WEIGHTS) and not _resumes(args, cfg):
                 # Now, or every process would, after its data was read.
@@ -61,13 +52,13 @@ def launch_run(args: argparse.Namespace) -> int:
             has_errors = _check_data(args, cfg, read)
         del read  # of large datasets a gigabyte
     except (UserError, StoppedError) as error:  # in every process of torchrun's: one prints it
-        if is_first_process():
+        if launching.is_first_process():
             raise
         return error.status
     if args.check_data or has_errors:
         return 2 if has_errors else 0
     device = cfg.MODEL.DEVICE
-    run_in_processes(run, (args, cfg), place, output=cfg.OUTPUT_DIR, device=device)
+    launching.run_in_processes(run, (args, cfg), place, output=cfg.OUTPUT_DIR, device=device)
     return 0
 
 
@@ -88,7 +79,7 @@ def read_run_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, CocoSp
     read = use_own_data(cfg)
     use_cpu_without_gpu(cfg)
     processes = args.num_gpus * args.num_machines
-    if started_by_torchrun():
+    if launching.started_by_torchrun():
         processes = int(os.environ["WORLD_SIZE"])
     check_config(cfg, training=training, processes=processes)
     if not (training or cfg.MODEL.WEIGHTS or _resumes(args, cfg)):
@@ -159,7 +150,7 @@ def _train(args: argparse.Namespace, cfg: CfgNode, signals: StopSignals) -> dict
 def _check_data(args: argparse.Namespace, cfg: CfgNode, read: dict[str, CocoSplit]) -> bool:
     """Check the data once, print what was found, and return whether it has errors."""
     # Of torchrun's processes the others end with the first one.
-    if args.skip_data_check or not is_first_process():
+    if args.skip_data_check or not launching.is_first_process():
         return False
     images = None if args.check_data else cfg.DATALOADER.CHECK_IMAGES
     report = check_datasets(cfg, images=images, train=not args.eval_only, read=read)

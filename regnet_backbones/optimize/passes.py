@@ -159,9 +159,8 @@ def _under_autocast(
 def compile_network(network: nn.Module, *, inference: bool, dynamic: bool = True) -> nn.Module:
     """Compile a network in place, at its first call; state dict and attributes stay.
 
-    With `dynamic` height and width are symbols from the first call on, and what would be the third
-    compilation runs uncompiled; otherwise every size compiles for itself. For `inference` weights
-    are constants on a CPU, while gradients are disabled.
+    With `dynamic` height and width are symbols, and what would be the third compilation runs
+    uncompiled; otherwise every size compiles for itself. Weights are constants for `inference`.
     """
     freezing = inference and next(network.parameters()).device.type == "cpu"
     # What `Module.compile` sets: not a part of state dicts, copies and pickles.

@@ -43,9 +43,8 @@ class StoppedError(Exception):
 class StopSignals:
     """Note a signal instead of dying from it, as a context manager: `received`.
 
-    A second signal has its usual effect at once. A signal that is ignored, as SIGHUP is under
-    `nohup`, stays ignored. Without `wait`, as long as a training has nothing to save, a signal
-    raises a `StoppedError` at once. Outside of the main thread Python catches no signals.
+    A second signal has its usual effect. One that is ignored, as SIGHUP under `nohup`, stays so.
+    Without `wait`, as long as a training has nothing to save, it raises a `StoppedError` at once.
     """
 
     def __init__(self, *, wait: bool = True) -> None:

@@ -7,7 +7,7 @@ segmenter   <run>/checkpoints/best.ckpt, last.ckpt                train-segmente
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +67,17 @@ class Description:
     datasets: int = 1  # how many there are
     json_file: str | None = None  # of the validation data, as the settings of an evaluation name it
     of_other_data: bool = False  # than the training validated on
+
+
+def changed_settings(
+    settings: Mapping[str, object], defaults: Mapping[str, object], *, without: Sequence[str]
+) -> tuple[tuple[str, str, str], ...]:
+    """List key, value and default of what differs from the defaults, without some keys."""
+    return tuple(
+        (key, str(value), str(defaults.get(key, "required")))
+        for key, value in settings.items()
+        if value != defaults.get(key) and key not in without
+    )
 
 
 def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> Trained:

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as F
 
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs import image_files
-from regnet_backbones.runs.image_paths import output_names
+from regnet_backbones.runs.image_files import output_names
 from regnet_backbones.runs.resume import seeded
 from regnet_backbones.semseg import labels as label_tools
 from regnet_backbones.semseg.labels import IGNORE, LabelCounts, Labels
@@ -54,8 +54,7 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
     """Read pairs and transform them.
 
     An item is a dict of `image` (float32, (3, H, W), as the transform leaves it), `mask` (int64,
-    (H, W), classes and `IGNORE`) and `name` (of the image, see `output_names`). With a seed, as a
-    `ResumableSampler` gives it, the transform draws from that.
+    (H, W), classes and `IGNORE`) and `name`. The transform draws from a `ResumableSampler`'s seed.
     """
 
     def __init__(self, pairs: Pairs, transform: PairTransform) -> None:

@@ -11,7 +11,7 @@ from regnet_backbones import zoo
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import read_text
-from regnet_backbones.runs.trained import Description
+from regnet_backbones.runs.trained import Description, changed_settings
 from regnet_backbones.runs.yaml_files import read_yaml
 from regnet_backbones.semseg.checkpoints import MODEL_KEY, read_checkpoint
 from regnet_backbones.semseg.datamodule import SegmentationData
@@ -35,30 +35,23 @@ def describe(config_file: Path | None, checkpoint: Path | None) -> Description:
     if lengths:
         bounds = ", ".join(f"{number:,} {unit}" for unit, number in lengths.items())
         facts["length"] = f"{bounds} of {data.get('batch_size', '?')} images"
+    settings = {f"{g}.{name}": v for g, of in config.items() for name, v in of.items()}
+    defaults = {
+        f"{group}.{name}": list(p.default) if isinstance(p.default, tuple) else p.default
+        for group, of in GROUPS.items()
+        for name, p in inspect.signature(of).parameters.items()
+        if p.default is not p.empty
+    }
     return Description(
         title=f"{model['decoder']} on {encoder if by_name else 'a RegNet by numbers'}",
         network=network if not by_name or network in zoo.names() else None,
         facts=tuple((key, str(value)) for key, value in facts.items()),
-        changed=changed_settings(config),
+        changed=changed_settings(settings, defaults, without=("trainer.default_root_dir",)),
         config=text,
         batch=data.get("batch_size", 0) * (trainer.get("accumulate_grad_batches") or 1),
         lengths=lengths,
         every=trainer.get("log_every_n_steps") or 50,
     )
-
-
-def changed_settings(config: Mapping[str, Mapping]) -> tuple[tuple[str, str, str], ...]:
-    """List key, value and default of the arguments that are not the defaults."""
-    changed = []
-    for group, of in GROUPS.items():
-        parameters = inspect.signature(of).parameters
-        for name, value in config.get(group, {}).items():
-            default = parameters[name].default if name in parameters else None
-            as_yaml = list(default) if isinstance(default, tuple) else default
-            if value != as_yaml and name != "default_root_dir":
-                usual = "required" if default is inspect.Parameter.empty else str(default)
-                changed.append((f"{group}.{name}", str(value), usual))
-    return tuple(changed)
 
 
 def read_config(

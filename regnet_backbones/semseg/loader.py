@@ -19,8 +19,8 @@ def run_seed() -> int:
 class ResumableSampler(DistributedSampler):
     """Shuffle the images in every epoch, and share them out among processes.
 
-    An item is an index and the seed of the sample's augmentation; both follow from the seed of the
-    run and the epoch alone. Of one epoch, the images that a resumed run has had are left out.
+    An item is an index and a seed for augmentation, of the seed of the run and the epoch alone. Of
+    one epoch, the images that a resumed run has had are left out.
     """
 
     def __init__(self, dataset: Dataset, *, num_replicas: int = 1, rank: int = 0) -> None:

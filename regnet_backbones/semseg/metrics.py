@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 def count_new(loader: object, batch_idx: int, size: int) -> int:
     """Return how many of the `size` images of a process's validation batch are not repetitions.
 
-    A `DistributedSampler` gives every process as many images as any, and repeats the first ones
-    for that. They would count twice.
+    A `DistributedSampler` repeats the first images so that all processes have as many.
     """
     if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, DistributedSampler):
         return size

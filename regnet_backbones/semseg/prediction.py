@@ -15,7 +15,7 @@ from tqdm import tqdm
 from regnet_backbones.errors import UserError
 from regnet_backbones.optimize.options import Optimization
 from regnet_backbones.runs.device import check_device
-from regnet_backbones.runs.image_paths import output_names
+from regnet_backbones.runs.image_files import output_names
 from regnet_backbones.runs.results import JPEG_OPTIONS
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import load_segmenter

@@ -72,11 +72,7 @@ def locate(name: str, outline: np.ndarray) -> np.ndarray:
 
 
 def with_visibility(points: np.ndarray, instances: np.ndarray, number: int) -> np.ndarray:
-    """Return keypoints (5, 2) of an instance with COCO's flag (5, 3), zero outside of the image.
-
-    `instances` (H, W) has the number of the instance that is seen in each pixel; those with higher
-    numbers lie over this one.
-    """
+    """Return keypoints (5, 2) of an instance of `instances` (H, W) with COCO's flag (5, 3)."""
     height, width = instances.shape
     x, y = np.floor(points).astype(int).T
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)

@@ -81,9 +81,8 @@ def convert_file(
     """Convert weights, and write them to `output`; nothing is written without one.
 
     From a whole model to the same kind of model all weights are kept; otherwise only the network is
-    taken, with its classifier if the new form has one. Other entries of a checkpoint are left out.
-    The options are those of `regnet-backbones convert-weights`. Return a line for each entry of the
-    network with its name, its new one and its shape, and a summary.
+    taken, with its classifier if the new form has one. Return a line for each entry of the network
+    with its name, its new one and its shape, and a summary.
     """
     if (to is None) == (into is None):
         raise UserError("give either to=, a form, or into=, a checkpoint to put the network into")

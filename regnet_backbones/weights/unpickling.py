@@ -53,8 +53,7 @@ def read_content(path: Path) -> object:
     """Read whatever a file holds, by its content: torch's, safetensors or a pickle.
 
     Return tensors on the CPU, numpy arrays, numbers, texts and containers, and a `StandIn` for each
-    object of another kind. Raise UserError, in one line that names the file, for a folder, and for
-    a file that is damaged or of another format.
+    object of another kind.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder, give one file of it")

@@ -102,10 +102,9 @@ def check_images(
 ) -> None:
     """Check that a config makes the images that some weights saw.
 
-    BGR weights are right in a BGR config, and in an RGB config with a flipped stem; RGB weights are
-    for an RGB config. `seen` are mean and deviation per RGB channel, of pixels in
-    [0, 1]; None where unknown, which is not checked. `given` are `MODEL.PIXEL_MEAN` and `PIXEL_STD`
-    of pixels in [0, 255], in the order of `input_format`.
+    BGR weights are right in a BGR config, and in an RGB config with a flipped stem. `seen` are mean
+    and deviation per RGB channel, of pixels in [0, 1], None where unknown; `given` those of the
+    config, of pixels in [0, 255] and in the order of `input_format`.
     """
     right = "BGR" if order == input_format == "BGR" else "RGB"
     given = [[round(float(value), 3) for value in values] for values in given]
