@@ -35,7 +35,7 @@ def describe(config_file: Path | None, checkpoint: Path | None) -> Description:
     if lengths:
         bounds = ", ".join(f"{number:,} {unit}" for unit, number in lengths.items())
         facts["length"] = f"{bounds} of {data.get('batch_size', '?')} images"
-    settings = {f"{g}.{name}": v for g, of in config.items() for name, v in of.items()}
+    settings = {f"{g}.{name}": v for g in GROUPS for name, v in config.get(g, {}).items()}
     defaults = {
         f"{group}.{name}": list(p.default) if isinstance(p.default, tuple) else p.default
         for group, of in GROUPS.items()
