@@ -22,8 +22,7 @@ def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
 def find_config(given: str, trainer: Literal["detectron2", "semseg"]) -> str:
     """Return the path of a config that is a file, or that comes with the package.
 
-    Of the package, `given` is a name, `mask_rcnn_regnety_032_fpn_1x`, or a path below `configs/`.
-    Anything else is returned as it is, for the trainer to judge.
+    Of the package, `given` is a name or a path below `configs/`. Anything else is returned as it is.
     """
     packaged = config_path() / given.removeprefix("configs/")
     if given and packaged.is_file() and not Path(given).exists():

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -45,8 +46,7 @@ def run_command(command: Callable[[], int]) -> int:
         sys.stdout.flush()  # a reader that has ended is noticed here, not when Python exits
         return status
     except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, BrokenPipeError):  # the reader of stdout has ended, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
             return NOBODY_READS
         line, status = describe(error)
         if line is None:
@@ -96,3 +96,12 @@ def describe(error: BaseException) -> tuple[str | None, int]:
         hint = f"; {HINTS[system.errno]}" if system.errno in HINTS else ""
         return f"error: {system.strerror}{place}{hint}", 2
     return None, 1
+
+
+def _nobody_reads() -> bool:
+    """Return whether the reader of stdout has ended; drop what is left to print then."""
+    stdout = select.poll()
+    stdout.register(sys.stdout.fileno(), 0)  # no event but an error
+    if ended := bool(stdout.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ended

@@ -154,10 +154,9 @@ def uniform(values: Sequence[float]) -> Range:
 
 
 def log_uniform(values: Sequence[float]) -> Range:
-    """Return evenly spaced values with a density of one over the value.
+    """Return values weighted by the logarithm of their ratio to the one below.
 
-    Each has the weight of the logarithm of its ratio to the one below. That of the lowest is a step
-    below it, or half of it where the step would leave less.
+    Below the lowest is a step, or half of it where the step would leave less.
     """
     below = max(2 * values[0] - values[1], values[0] / 2)
     weights = (math.log(v / b) for v, b in zip(values, (below, *values[:-1]), strict=True))

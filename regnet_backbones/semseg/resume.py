@@ -69,8 +69,7 @@ def _by_option(model: Mapping, data: Mapping, trainer: Mapping) -> dict[str, obj
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write checkpoints whole or not at all, and read them without running anything.
 
-    Lightning moves the file from the system's temporary folder: between disks that is a copy, of
-    which a killed run leaves half.
+    Lightning moves the file from a temporary folder, perhaps of another disk: half, if killed.
     """
 
     def save_checkpoint(

@@ -122,8 +122,7 @@ def read_coco(
 ) -> CocoSplit:
     """Read a COCO json, bring each value to its type, and derive what is missing.
 
-    Images are looked for in `image_root`; without one, nothing but categories is read.
-    `keep_root` keeps a category that is only the root of the others.
+    Without `image_root` only categories are read; `keep_root` keeps the root of all others.
     """
     path = Path(json_file).absolute()
     content = _read_lists(json_file, ("categories",) if image_root is None else tuple(LISTS))
