@@ -22,7 +22,7 @@ def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
 def find_config(given: str, trainer: Literal["detectron2", "semseg"]) -> str:
     """Return the path of a config that is a file, or that comes with the package.
 
-    Of the package, `given` is a name or a path below `configs/`. Anything else is returned as it is.
+    Of the package, `given` is a name or a path below `configs/`. Anything else is left as it is.
     """
     packaged = config_path() / given.removeprefix("configs/")
     if given and packaged.is_file() and not Path(given).exists():

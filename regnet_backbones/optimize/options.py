@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import torch
@@ -28,10 +28,6 @@ class Optimization:
     dtype: Dtype = "float32"
     compile: bool = False
     memory_format: MemoryFormat = "auto"
-
-    def describe(self) -> dict[str, object]:
-        """Return the settings as a JSON file holds them."""
-        return asdict(self)
 
 
 def optimize_trained(

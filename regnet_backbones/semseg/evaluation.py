@@ -89,7 +89,7 @@ def evaluate(
         **asdict(segmenter.inference),
         "scales": list(segmenter.inference.scales),
         "precision": precision,
-        "optimization": optimization and optimization.describe(),
+        "optimization": optimization and asdict(optimization),
     }
     if scores is not None and trainer.is_global_zero:
         run_results.write_images(output, scores.found)
