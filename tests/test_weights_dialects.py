@@ -16,23 +16,22 @@ from timm.models.regnet import _filter_fn
 from torchvision.models import regnet as tv_regnet
 
 from regnet_backbones import RegNetFeatures, weights, zoo
+from regnet_backbones.design import complexity
 from regnet_backbones.weights import dialects
 
-# Above this many parameters (in millions) only names and shapes are compared, without data.
-RUN_MILLIONS = 12
+# Up to this many parameters networks are run; above, names and shapes are compared, without data.
+RUN_PARAMS = 10_000_000
 
 TORCHVISION = [zoo.get(name) for name in zoo.names() if zoo.get(name).torchvision_name]
 PAPER = [zoo.get(name) for name in zoo.names() if zoo.get(name).paper_name]
 
 
 @functools.cache
-def millions(name):
-    with torch.device("meta"):
-        return sum(p.numel() for p in timm.create_model(name, num_classes=0).parameters()) / 1e6
-
-
 def is_small(name):
-    return millions(name) <= RUN_MILLIONS
+    design = zoo.get(name).design
+    if design is None:  # a network of timm's byobnet: the first has 9.7 million
+        return name.startswith("regnetz_b16")
+    return complexity(design, num_classes=None).params <= RUN_PARAMS
 
 
 def assert_same_maps(ours, theirs):
