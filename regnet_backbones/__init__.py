@@ -75,7 +75,7 @@ def config_path(name: str = "") -> Path:
             folder itself.
 
     Raises:
-        FileNotFoundError: there is no such config; the message lists all.
+        FileNotFoundError: no such config; the message lists all.
     """
     package = Path(__file__).resolve().parent
     installed, checkout = package / "configs", package.parent / "configs"

@@ -105,7 +105,7 @@ def get(name: str) -> Variant:
             torchvision's "regnet_x_400mf" and the paper's "RegNetX-400MF" are two networks.
 
     Raises:
-        ValueError: there is no such variant, or the name has a tag.
+        ValueError: no such variant, or the name has a tag.
     """
     variant = _VARIANTS.get(name) or _BY_TORCHVISION.get(name) or _BY_PAPER.get(_plain(name))
     if variant is not None:

@@ -350,7 +350,7 @@ def test_a_file_that_is_not_there_is_said(tmp_path):
 
 def test_a_backbone_is_never_left_random(tmp_path):
     torch.save({"model": timm.create_model("resnet18").state_dict()}, tmp_path / "resnet.pth")
-    with pytest.raises(ValueError, match="there is no RegNet in these"):
+    with pytest.raises(ValueError, match="no RegNet in these"):
         load(config(), tmp_path / "resnet.pth")
 
 

@@ -405,6 +405,8 @@ def test_pictures_of_the_first_images_are_written_at_every_validation(tmp_path):
     events = b"".join(path.read_bytes() for path in (tmp_path / "run").glob("events*"))
     assert b"pictures/image1" in events
     assert b"pictures/image2" not in events
+    trainer(tmp_path / "trial", fast_dev_run=True).fit(segmenter(pictures=2), loader(), validation)
+    assert not (tmp_path / "trial").exists()
 
 
 def test_pictures_show_image_truth_and_prediction():

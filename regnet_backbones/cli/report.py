@@ -34,7 +34,7 @@ def report_parser(prog: str) -> argparse.ArgumentParser:
     add("--output", metavar="FILE", help=f"the page (default: {PAGE_NAME} in the run's folder)")
     add("--images", type=int, default=200, metavar="N", help="at most, to evaluate (%(default)s)")
     add("--no-evaluate", action="store_true", help="show only what was evaluated before")
-    add("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    add("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
     models.add_data_options(parser)
     return parser
 

@@ -24,7 +24,7 @@ class Rule:
         holds: whether the design agrees.
         found: the design's number.
         wanted: what the paper found good.
-        source: where the paper says so.
+        source: section of the paper.
     """
 
     name: str

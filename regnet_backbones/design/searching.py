@@ -291,7 +291,7 @@ def best(found: Found, *, by: Order = "flops", count: int = 1) -> tuple[Candidat
         count: how many; fewer if fewer were kept.
 
     Raises:
-        ValueError: there is no such order.
+        ValueError: no such order.
     """
     if by not in get_args(Order):
         raise UserError(f"by must be one of {', '.join(get_args(Order))}, got {by!r}")

@@ -197,7 +197,7 @@ def get_space(name: str) -> Space:
         name: one of `SPACES`, in upper or lower case: "RegNetX", "regnety_constrained".
 
     Raises:
-        ValueError: there is no such space.
+        ValueError: no such space.
     """
     by_key = {key.lower(): space for key, space in SPACES.items()}
     if name.lower() in by_key:

@@ -113,7 +113,7 @@ def column(rows: Sequence[object], name: str) -> list[float]:
         name: the column.
 
     Raises:
-        ValueError: there is no such column (the message lists those there are), or a row has no
+        ValueError: no such column (the message lists those there are), or a row has no
             number in it (it names the first).
     """
     columns = dict.fromkeys(key for row in rows if isinstance(row, Mapping) for key in row)

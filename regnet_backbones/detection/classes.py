@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KnownClasses:
-    """Names and ids of the classes of a model; numbers from 0 where they are unknown."""
+    """Names and ids of the classes of a model; numbers from 0 if they are unknown."""
 
     metadata: Metadata  # with `thing_classes` and `stuff_classes`
     ids: tuple[int, ...]  # category ids of the dataset by class number

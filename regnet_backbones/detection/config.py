@@ -42,7 +42,7 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         The config, not frozen; what neither file nor overrides give is as in `default_config`.
 
     Raises:
-        UserError: there is no such file, it is not YAML of plain values, is empty, or is the config
+        UserError: no such file, it is not YAML of plain values, is empty, or is the config
             of a run that was cut; a key does not exist, or a value has the wrong type.
     """
     if len(overrides) % 2:

@@ -101,8 +101,8 @@ def evaluate(
         trained: a detector, as `find_trained` finds it.
         output: the folder to write to.
         opts: keys and values in turn that override the config.
-        device: None for that of the config, or the CPU where there is no GPU.
-        processes: how many share the images, each on its own GPU where there are GPUs.
+        device: None for that of the config, or the CPU without a GPU.
+        processes: how many share the images, each on a GPU of its own if there are GPUs.
         val: your own data, of `read_coco_split`, to evaluate on in place of `DATASETS.TEST`; None
             for these, which may be the data of its own that the detector was trained with.
         images: how many images of the first dataset to predict at most, None for all of all

@@ -211,7 +211,7 @@ def match_objects(truth: Sequence[Record], found: Instances | None) -> tuple[int
     """
     crowd = np.array([bool(o.get("iscrowd", 0)) for o in truth], dtype=bool)
     free, hits, made_up = ~crowd, 0, 0
-    if not truth or not found:  # Panoptic-DeepLab gives None where there is no instance
+    if not truth or not found:  # Panoptic-DeepLab gives None without instances
         return 0, int(free.sum()), len(found or ())
     classes = np.array([o["category_id"] for o in truth])
     modes = [o.get("bbox_mode", BoxMode.XYWH_ABS) for o in truth]

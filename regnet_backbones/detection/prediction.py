@@ -50,7 +50,7 @@ def predict(
         panoptic/<name>.png   ids of segments as colours, of a panoptic model, and
         panoptic.json         what they are, as COCO's panoptic results, with `category`
         labels/<name>.png     the class of each pixel, from 0, of a model with semantic output
-        classes.txt           names of these classes, one a line, where they are known
+        classes.txt           names of these classes, one a line, if they are known
 
     An image that cannot be read is left out with a warning.
 
@@ -60,7 +60,7 @@ def predict(
         output: the folder to write to.
         min_score: instances below this score are left out.
         opts: keys and values in turn that override the config.
-        device: None for that of the config, or the CPU where there is no GPU.
+        device: None for that of the config, or the CPU without a GPU.
         val_json: a COCO json whose categories are those of the training, and whose images, if it
             has them, give the ids; None for the categories of `DATASETS.TEST`, if it is registered.
 
@@ -157,7 +157,7 @@ def _coco_segments(
 ) -> tuple[np.ndarray, list[dict]]:
     """Return segments in COCO's panoptic form: ids as colours (H, W, 3), and what they are.
 
-    An id of Panoptic-DeepLab is class number * `label_divisor` + a number; -1 is no segment.
+    An id of Panoptic-DeepLab is class number * `label_divisor` + a number; -1 means no segment.
     """
     segments, info = predicted
     ids = segments.numpy().astype(np.int64)

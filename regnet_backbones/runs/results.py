@@ -53,7 +53,7 @@ class ImageScore:
     """How good the prediction of an image is, and of how many objects, if there are objects."""
 
     file: str
-    score: float | None  # from 0 to 1, higher is better; None where there is nothing to score
+    score: float | None  # from 0 to 1, higher is better; None if there is nothing to score
     found: int | None = None
     missed: int | None = None
     made_up: int | None = None
@@ -149,7 +149,7 @@ def best_and_worst(
 
 
 def median_milliseconds(seconds: Sequence[float]) -> float | None:
-    """Return the median time of an image, the first ones left out where there are more."""
+    """Return the median time of an image, the first ones left out if there are more."""
     counted = seconds[WARMUP:] or seconds
     return 1000 * median(counted) if counted else None
 

@@ -178,8 +178,8 @@ class Segmenter(lightning.LightningModule):
         image, mask = batch["image"][:new], batch["mask"][:new]
         prediction = self.inference.classes(self, image)
         self.confusion.update(prediction, mask)
-        draws = self.trainer.is_global_zero and not self.trainer.sanity_checking
-        if draws and batch_idx < self.hparams["pictures"]:
+        trial = self.trainer.sanity_checking or self.trainer.fast_dev_run
+        if self.trainer.is_global_zero and not trial and batch_idx < self.hparams["pictures"]:
             picture = self.draw(image[0], mask[0], prediction[0])
             name = batch["name"][0].replace("/", "_")
             write_whole(self._pictures / f"{name}.png", lambda file: picture.save(file, "PNG"))

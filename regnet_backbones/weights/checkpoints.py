@@ -109,7 +109,7 @@ def read_checkpoint(path: str | Path, *, prefix: str | None = None) -> Checkpoin
     """Read a weights file, whatever its name; never run code that it holds.
 
     Numpy arrays become tensors. Averaged (EMA) weights come before plain ones where a file has
-    both; of pycls's pair the one with the lower error, the plain ones where that is unknown.
+    both; of pycls's pair the one with the lower error, the plain ones if that is unknown.
     Prefixes of wrappers (`module.`, `_orig_mod.`) stay.
 
     Args:
@@ -120,7 +120,7 @@ def read_checkpoint(path: str | Path, *, prefix: str | None = None) -> Checkpoin
         The state dict, where in the file it lay, and what else there is.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: no such file.
         ValueError: the file is damaged, is something else, or holds no state dict, or several of
             which `prefix` does not choose one.
     """
@@ -207,10 +207,10 @@ def detect(
     Args:
         state_dict: of a network, or of a model that holds one under any prefix (`module.`,
             `encoder.`, ...), or a checkpoint that holds such a state dict under any keys.
-        prefix: which network, where there are several, as `load` takes it.
+        prefix: which network, if there are several, as `load` takes it.
 
     Raises:
-        ValueError: there is no RegNet in it, or more than one.
+        ValueError: no RegNet in it, or more than one.
     """
     return locate(state_dict, prefix).dialect
 
@@ -226,7 +226,7 @@ def locate(content: Mapping[str, object], prefix: str | None = None) -> Network:
     if not found or not found[0].dialect:
         names = listing([name for name in entries if isinstance(name, str)])
         raise UserError(
-            f"there is no RegNet in these {len(entries)} names: {names}. Known are the names of "
+            f"no RegNet in these {len(entries)} names: {names}. Known are the names of "
             f"{', '.join(DIALECTS)}"
         )
     if len(found) > 1:

@@ -43,8 +43,8 @@ class Source:
         file: its file on this machine, or where a download of it goes by hand.
         url: where the file is on the network, None for a file of this machine.
         hub_id: repository on the Hugging Face hub, for timm's.
-        dialect: whose names the file has, None where only the file can tell.
-        variant: the network, None where only the file can tell.
+        dialect: whose names the file has, None if only the file shows it.
+        variant: the network, None if only the file shows it.
         licence: of the weights, None where unknown.
         mean: per RGB channel, subtracted from pixels in [0, 1]; None where unknown.
         std: per RGB channel, divided by afterwards; None where unknown.
@@ -73,7 +73,7 @@ def find_source(source: str | Path) -> Source:
         source: a name such as "timm://regnety_032.ra_in1k", a URL, or a path.
 
     Raises:
-        ValueError: there is no such network, or no such weights of it.
+        ValueError: no such network, or no such weights of it.
     """
     name = str(source)
     scheme, separator, rest = name.partition("://")
@@ -121,8 +121,8 @@ def offline_error(source: Source, error: Exception) -> MissingFileError:
     """Return an error that names the file, where to put it by hand, and how to do without."""
     reason = str(error).partition("\n")[0] or type(error).__name__
     return MissingFileError(
-        f"could not fetch the weights {source.name}: {reason}. The file is {source.url}; where "
-        f"there is no network, put it at {source.file}, or give its path instead of the name; "
+        f"could not fetch the weights {source.name}: {reason}. The file is {source.url}; "
+        f"without a network, put it at {source.file}, or give its path instead of the name; "
         f"{FROM_SCRATCH}"
     )
 

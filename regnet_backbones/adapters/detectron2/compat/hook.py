@@ -160,7 +160,7 @@ def replaces(owner: object) -> Callable[[Callable], None]:
 
 
 def source_of(module: ModuleType) -> str:
-    """Return the source of a module, empty where there is none."""
+    """Return the source of a module, empty if there is none."""
     try:
         return inspect.getsource(module)
     except (OSError, TypeError):

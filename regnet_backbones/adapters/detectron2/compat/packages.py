@@ -137,5 +137,5 @@ def _module(name: str, **attributes: object) -> ModuleType:
 
 
 def _running_script() -> Path:
-    """Return the file that Python was started with, a folder where there is none."""
+    """Return the file that Python was started with, a folder if there is none."""
     return Path(getattr(sys.modules.get("__main__"), "__file__", None) or "").resolve()
