@@ -14,6 +14,7 @@ from regnet_backbones.adapters.detectron2 import rgb2id
 from regnet_backbones.detection import evaluation
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.evaluation import build_evaluators, check_evaluators, results_tables
+from regnet_backbones.detection.pictures import PredictionPictures
 from regnet_backbones.detection.training.trainer import Trainer
 
 
@@ -207,3 +208,16 @@ def test_keypoints_are_drawn_where_they_are(dataset, tmp_path):
     left, right = (red(half) for half in halves(tmp_path / "pictures" / f"{name}.png"))
     assert left.sum() > 5 * 10
     assert (left & right).sum() > 0.8 * left.sum()
+
+
+def test_boxes_without_masks_are_drawn_next_to_masks(dataset, tmp_path, caplog):
+    """Whichever annotation comes first."""
+    drawer = PredictionPictures("shapes_val", "instances", tmp_path / "sheet.png", count=1)
+    record = next(r for r in DatasetCatalog.get("shapes_val") if len(r["annotations"]) > 1)
+    first, *others = record["annotations"]
+    box = {key: value for key, value in first.items() if key != "segmentation"}
+    for annotations in ([box, *others], [*others, box]):
+        picture = drawer.draw({**record, "annotations": annotations}, {})
+        truth, nothing = np.asarray(picture).astype(int)[:, :300], np.asarray(picture)[:, -300:]
+        assert np.abs(truth - nothing).mean() > 5
+    assert not caplog.records

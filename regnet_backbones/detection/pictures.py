@@ -145,7 +145,9 @@ class PredictionPictures(DatasetEvaluator):
         elif self.output == "sem_seg":
             canvas.draw_dataset_dict({"sem_seg_file_name": record["sem_seg_file_name"]})
         else:
-            canvas.draw_dataset_dict(record)
+            # Detectron2 looks at the first annotation for masks in all of them.
+            boxes = [{"segmentation": [], **each} for each in record.get("annotations", ())]
+            canvas.draw_dataset_dict({**record, "annotations": boxes})
 
 
 class ImageScorer(DatasetEvaluator):

@@ -145,8 +145,8 @@ def _read_mask(
         if mask.format not in MASK_FORMATS:
             raise UserError(f"is a {mask.format} file, which changes labels; draw it again, {SAVE}")
         if mask.size != size:
-            sides = f"is {mask.width}x{mask.height} pixels and its image {size[0]}x{size[1]}"
-            raise UserError(f"{sides}, turned as EXIF data of '{image}' say; save both in one size")
+            sides = f"is {mask.width}x{mask.height} pixels, its image '{image}' {size[0]}x{size[1]}"
+            raise UserError(f"{sides} (after its EXIF orientation); save both in one size")
         depth = image_files.bit_depth(path) if mask.format == "PNG" else 8
         if mask.mode not in LABEL_MODES + COLOR_MODES or (mask.mode in COLOR_MODES and depth > 8):
             raise UserError(f"has {depth} bits per channel and Pillow's mode {mask.mode}; {SAVE}")
