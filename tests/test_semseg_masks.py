@@ -437,7 +437,7 @@ def a_mask_that_is_cut_off(folder):
     path.write_bytes(path.read_bytes()[:-40])
 
 
-@refused("pixels and its image")
+@refused("pixels, its image")
 def a_mask_one_pixel_off(folder):
     folder.write(lambda mask: mask[:, 1:])
 
