@@ -22,6 +22,7 @@ from regnet_backbones.adapters.detectron2.network import feature_levels
 from regnet_backbones.adapters.detectron2.solver import OPTIMIZERS
 from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.detection.config import default_config, did_you_mean, values_by_key
+from regnet_backbones.detection.training.loader import images_per_process
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.norm import NORMS
 from regnet_backbones.optimize import MemoryFormat
@@ -94,8 +95,10 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
             numbers = values[key] if isinstance(values[key], list) else [values[key]]
             if not numbers or not all(isinstance(n, int | float) and allows(n) for n in numbers):
                 raise UserError(f"{key} must be {words}, got {values[key]}")
-    for problem in _misfits(cfg, training, processes):
+    for problem in _misfits(cfg, training):
         raise UserError(problem)
+    if training:
+        images_per_process(cfg, processes)
     if cfg.OPTIMIZE.ENABLED and cfg.OPTIMIZE.COMPILE:
         check_compiler(cfg.MODEL.DEVICE)
     if cfg.OPTIMIZE.ENABLED and training and cfg.OPTIMIZE.DTYPE != "float32":
@@ -137,7 +140,7 @@ def check_semantic_datasets(names: Iterable[str]) -> None:
             )
 
 
-def _misfits(cfg: CfgNode, training: bool, processes: int) -> Iterator[str]:
+def _misfits(cfg: CfgNode, training: bool) -> Iterator[str]:
     """Yield what is wrong with keys that are right by themselves, and contradict each other."""
     model, solver, images = cfg.MODEL, cfg.SOLVER, cfg.INPUT
     try:
@@ -164,11 +167,6 @@ def _misfits(cfg: CfgNode, training: bool, processes: int) -> Iterator[str]:
         yield f"INPUT.CROP.SIZE must be {sides} for INPUT.CROP.TYPE '{crop.TYPE}', got {crop.SIZE}"
     if solver.AMP.ENABLED and model.DEVICE == "cpu":
         yield "SOLVER.AMP.ENABLED must be False without a GPU: mixed precision needs CUDA"
-    if solver.IMS_PER_BATCH % processes:
-        yield (
-            f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes, got "
-            f"{solver.IMS_PER_BATCH}"
-        )
 
 
 def _maps(cfg: CfgNode) -> list[str]:

@@ -37,19 +37,24 @@ from regnet_backbones.runs.stopping import heed_parent_only
 Mapper = Callable[[dict], dict | None]
 
 
+def images_per_process(cfg: CfgNode, processes: int) -> int:
+    """Return how many images of a batch each process has; raise UserError for a remainder."""
+    images = cfg.SOLVER.IMS_PER_BATCH
+    if images % processes:
+        rule = f"a multiple of the {processes} processes"
+        raise UserError(f"SOLVER.IMS_PER_BATCH must be {rule}, got {images}")
+    return images // processes
+
+
 class TrainLoader:
     """The endless batches of `DATASETS.TRAIN` in this process: lists of mapped records."""
 
     def __init__(self, cfg: CfgNode, mapper: Mapper):
-        images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
-        if images % processes:
-            rule = f"a multiple of the {processes} processes"
-            raise UserError(f"SOLVER.IMS_PER_BATCH must be {rule}, got {images}")
+        self._batch_size = images_per_process(cfg, comm.get_world_size())
         with seeded(0):  # a sampler draws its seed
             records = build_detection_train_loader.from_config(cfg, mapper=mapper)["dataset"]
         self.records = DatasetFromList(records, copy=False)
         self._cfg, self._mapper = cfg, PicklableWrapper(mapper)
-        self._batch_size = images // processes
         # Width and height of each image; -1 where its file is to be asked.
         sizes = [(record.get("width", -1), record.get("height", -1)) for record in records]
         self._sizes = np.array(sizes, dtype=np.int64)

@@ -66,7 +66,7 @@ class Trainer(DefaultTrainer):
                 model,
                 optimization,
                 image_size=size,
-                batch_size=cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
+                batch_size=loader.images_per_process(cfg, comm.get_world_size()),
                 autocast=torch.float16 if cfg.SOLVER.AMP.ENABLED else None,  # that of AMPTrainer
                 from_first=lambda text: comm.all_gather(text)[0],
             )
