@@ -18,7 +18,6 @@ from regnet_backbones.cli.design_output import (
     check_chart,
     edf_figure,
     search_figure,
-    short,
     width_figure,
 )
 from regnet_backbones.cli.design_search import interval, span
@@ -33,6 +32,7 @@ from regnet_backbones.design import (
     edf,
     read_records,
 )
+from regnet_backbones.design.cost import short
 from regnet_backbones.design.formats import read_results
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.errors import UserError

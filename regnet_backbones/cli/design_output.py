@@ -12,6 +12,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from regnet_backbones.design import Candidate, Complexity, Found, RegNetDesign, pareto_front
+from regnet_backbones.design.cost import short
 from regnet_backbones.design.formats import python_code
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import write_whole
@@ -54,14 +55,6 @@ def describe(design: RegNetDesign) -> str:
     """Return the numbers of a design, and its stages, in one line."""
     stages = ", ".join(f"{stage.width}x{stage.depth}" for stage in design.stages)
     return f"{python_code(design)}: {stages}"
-
-
-def short(value: float) -> str:
-    """Return a number with three digits and a unit: 3.20G, 19.4M."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
 
 
 def cost_columns(cost: Complexity) -> tuple[str, str, str]:

@@ -46,6 +46,14 @@ class Complexity:
         return Complexity(self.flops * times, self.params * times, self.activations * times)
 
 
+def short(value: float, space: str = "") -> str:
+    """Return a number with three digits and a unit, with a `space` between them: 3.2G, 19.4M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{space}{unit}"
+    return f"{value:.3g}"
+
+
 def complexity(
     design: RegNetDesign, image_size: ImageSize = 224, num_classes: int | None = 1000
 ) -> Complexity:

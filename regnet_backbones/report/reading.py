@@ -4,13 +4,14 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 from PIL import Image
 
 from regnet_backbones import zoo
-from regnet_backbones.design import complexity
+from regnet_backbones.design.cost import complexity, short
 from regnet_backbones.report.logs import SECONDS, Log, read_log
 from regnet_backbones.runs import results as written
 from regnet_backbones.runs.image_files import open_upright
@@ -235,7 +236,7 @@ def _facts(
     opts: Sequence[str],
 ) -> Facts:
     """Say what the network is, what it costs, and which checkpoint the page is of."""
-    facts, network = [], description.network
+    facts, network, spaced = [], description.network, partial(short, space=" ")
     design = zoo.get(network).design if isinstance(network, str) else network
     if design is not None:
         name = network if isinstance(network, str) else "RegNet by numbers"
@@ -244,20 +245,12 @@ def _facts(
             f"group width {design.group_width}"
         )
         cost = complexity(design, SIDE, num_classes=None)
-        size = f"{_short(cost.flops)} multiply-adds at {SIDE}×{SIDE}, {_short(cost.params)}"
+        size = f"{spaced(cost.flops)} multiply-adds at {SIDE}×{SIDE}, {spaced(cost.params)}"
         facts += [("backbone", f"{name} ({numbers})"), ("its cost", f"{size} parameters")]
     if evaluation and evaluation.images.parameters:
-        facts.append(("whole model", f"{_short(evaluation.images.parameters)} parameters"))
+        facts.append(("whole model", f"{spaced(evaluation.images.parameters)} parameters"))
     facts += description.facts
     facts.append(("checkpoint", trained.checkpoint.name))
     if opts:
         facts.append(("changed for this page", " ".join(opts)))
     return tuple(facts)
-
-
-def _short(number: int) -> str:
-    """Format a count with three digits."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {letter}"
-    return str(number)
