@@ -57,7 +57,7 @@ class Setting:
         if self.checkpointing:
             for module in model.modules():
                 if isinstance(module, RegNetFeatures):
-                    module.checkpoint_blocks()
+                    module.set_grad_checkpointing()
         if self.optimized:
             model, _ = optimize(
                 model,

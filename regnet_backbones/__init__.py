@@ -58,6 +58,10 @@ _POST_IMPORT_HOOKS = (
     ("detectron2.checkpoint.detection_checkpoint", f"{_D2}.checkpoint:load_every_dialect"),
     ("detectron2.data.datasets", f"{_D2}.shapes:register_on_import"),
     ("segmentation_models_pytorch.encoders", "regnet_backbones.adapters.smp.encoder"),
+    (
+        "transformers.models.auto.configuration_auto",
+        "regnet_backbones.adapters.transformers:register_config",
+    ),
 )
 
 # Public names whose modules need torch or a framework, imported when first asked for.

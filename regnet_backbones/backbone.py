@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import timm
 import torch
 from timm.layers import GroupNormAct
-from timm.models import checkpoint_seq
+from timm.models import FeatureInfo, checkpoint_seq
 from timm.models.regnet import RegNet, RegNetCfg
 from torch import nn
 
@@ -23,7 +23,14 @@ from regnet_backbones import zoo
 from regnet_backbones.design import RegNetDesign, UnbuildableError
 from regnet_backbones.design.formats import timm_arguments
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.norm import Norm, convert_norm, freeze, update_twice
+from regnet_backbones.norm import (
+    Norm,
+    activated_norms,
+    convert_norm,
+    freeze,
+    restore_activations,
+    update_twice,
+)
 from regnet_backbones.weights.loading import load
 from regnet_backbones.weights.sources import PREFIXES, is_name
 
@@ -34,7 +41,9 @@ OUTPUT_STRIDES = (8, 16, 32)
 class RegNetFeatures(nn.Module):
     """A RegNet that returns its feature maps, ordered by stride.
 
-    Parameter names are timm's own (`stem.conv.weight`, `s1.b1.conv1.conv.weight`, ...).
+    Parameter names are timm's own (`stem.conv.weight`, `s1.b1.conv1.conv.weight`, ...). It takes
+    the place of `timm.create_model(..., features_only=True)`: `feature_info`,
+    `set_grad_checkpointing`, `torch.jit.script` and `torch.fx` work as there.
 
     Args:
         name_or_design: a name of `regnet_backbones.zoo.names()`, or a `RegNetDesign`.
@@ -56,6 +65,8 @@ class RegNetFeatures(nn.Module):
         channels: channels of each returned map, by level.
         strides: stride of each returned map, by level.
         design: the `RegNetDesign`, or None where the widths follow no law (regnetz_b16 to e8).
+        feature_info: timm's record of the maps: `channels()`, `reduction()`, `module_name()`.
+        activated_norms: names of the norms that also apply an activation.
 
     Raises:
         ValueError: an argument is out of range, the design cannot be built, or weights do not
@@ -87,7 +98,7 @@ class RegNetFeatures(nn.Module):
         is_rising = bool(levels) and list(out_levels) == levels
         _check(is_rising, "out_levels must be some of 1 to 5, rising", out_levels)
         variant = None if isinstance(name_or_design, RegNetDesign) else zoo.get(name_or_design)
-        source = _pretrained_source(variant, pretrained)
+        source = pretrained_source(variant, pretrained)
         if pretrained and norm == "GN":
             raise UserError(
                 "pretrained weights belong to batch norm, norm='GN' would give another network; "
@@ -111,12 +122,14 @@ class RegNetFeatures(nn.Module):
         self.freeze_at = freeze_at
         self.grad_checkpointing = False
         self.out_levels = out_levels
-        info = dict(zip(LEVELS, network.feature_info, strict=True))
-        self.channels: dict[int, int] = {level: info[level]["num_chs"] for level in out_levels}
-        self.strides: dict[int, int] = {level: info[level]["reduction"] for level in out_levels}
-        self._take_parts(network, info[1]["module"])
-        if grad_checkpointing:
-            self.checkpoint_blocks()
+        self._indices = [level - 1 for level in out_levels]
+        self.feature_info = FeatureInfo(network.feature_info, self._indices)
+        info = self.feature_info
+        self.channels: dict[int, int] = dict(zip(out_levels, info.channels(), strict=True))
+        self.strides: dict[int, int] = dict(zip(out_levels, info.reduction(), strict=True))
+        self._take_parts(network, info.module_name(0))
+        self.activated_norms: tuple[str, ...] = activated_norms(self)
+        self.set_grad_checkpointing(grad_checkpointing)
         convert_norm(self, norm)
         if source is not None:
             load(self, source)
@@ -128,8 +141,9 @@ class RegNetFeatures(nn.Module):
         def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
             """Return the maps of `out_levels`, see `forward`."""
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the maps of `out_levels`.
+    # TorchScript has no tuple of any length, so that the return type is in `__call__` alone.
+    def forward(self, x: torch.Tensor):  # type: ignore[no-untyped-def]
+        """Return the maps of `out_levels`, in TorchScript as a list.
 
         Args:
             x: images (N, in_channels, H, W), any height and width.
@@ -137,24 +151,38 @@ class RegNetFeatures(nn.Module):
         Returns:
             One map a level, `C{l}: (N, channels[l], ceil(H / strides[l]), ceil(W / strides[l]))`.
         """
+        maps = self.list_maps(x)
+        if torch.jit.is_scripting():
+            return maps
+        return tuple(maps)
+
+    def list_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return what `forward` does as a list, for the `forward` of a subclass."""
         maps = self._byobnet_maps(x) if hasattr(self, "stages") else self._regnet_maps(x)
-        return tuple(maps[level - 1] for level in self.out_levels)
+        return [maps[index] for index in self._indices]
 
     def train(self, mode: bool = True) -> "RegNetFeatures":
-        """Set training mode for everything that is not frozen."""
+        """Set training mode for everything that is not frozen.
+
+        Raises:
+            ValueError: a converter has deleted activations, see `norm.lost_activations`. Those that
+                torch's `convert_sync_batchnorm` left unused are restored.
+        """
+        restore_activations(self)
         super().train(mode)
         for part in self._frozen_parts():
-            self.get_submodule(part).eval()
+            # What transformers' from_pretrained puts into a model wants gradients.
+            self.get_submodule(part).requires_grad_(False).eval()
         return self
 
-    def checkpoint_blocks(self) -> None:
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only block inputs in training, as `grad_checkpointing=True` does from the start."""
-        if self.grad_checkpointing:
+        if enable == self.grad_checkpointing:
             return
-        self.grad_checkpointing = True
+        self.grad_checkpointing = enable
         for stage in self._stages():
-            stage.grad_checkpointing = True  # read by timm's RegStage
-            update_twice(stage)
+            stage.grad_checkpointing = enable  # read by timm's RegStage
+            update_twice(stage, enable)
 
     def extra_repr(self) -> str:
         """Name the network and what was asked of it."""
@@ -202,12 +230,19 @@ class RegNetFeatures(nn.Module):
     def _byobnet_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Run a byobnet trunk: C1 may lie inside the stem, C5 is the final convolution's."""
         maps = []
-        for name, layer in self.stem.named_children() if self.c1_layer else [("", self.stem)]:
-            x = layer(x)
-            if name == self.c1_layer:
-                maps.append(x)
+        if self.c1_layer:
+            for name, layer in self.stem.named_children():
+                x = layer(x)
+                if name == self.c1_layer:
+                    maps.append(x)
+        else:
+            x = self.stem(x)
+            maps.append(x)
         for stage in self.stages:
-            x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint_seq(stage, x)
+            else:
+                x = stage(x)
             maps.append(x)
         if hasattr(self, "final_conv"):
             maps[-1] = self.final_conv(x)
@@ -219,10 +254,18 @@ def _check(is_right: bool, rule: str, given: object) -> None:
         raise UserError(f"{rule}, got {given}")
 
 
-def _pretrained_source(
+def pretrained_source(
     variant: zoo.Variant | None, pretrained: bool | str | Path
 ) -> str | Path | None:
-    """Return the source of weights that `pretrained` asks for, None for random weights."""
+    """Return the source of weights that `pretrained` asks for, None for random weights.
+
+    Args:
+        variant: the network, None for a design.
+        pretrained: see `RegNetFeatures`.
+
+    Raises:
+        FileNotFoundError: it is neither a tag of the variant, nor a source, nor a file.
+    """
     if pretrained is False or pretrained is None:
         return None
     name, tags = (variant.name, tuple(variant.weights)) if variant else ("a design", ())

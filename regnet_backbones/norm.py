@@ -1,17 +1,27 @@
-"""Normalisation layers of a timm network: convert them, freeze a part of it.
+"""Normalisation layers of a timm network: convert them, freeze a part of it, find lost activations.
 
-timm's `BatchNormAct2d` is a `BatchNorm2d` that also applies the activation: the converters of torch
-and detectron2 silently delete the ReLU. timm's own keep it, and so does the group norm here. timm
-freezes the batch norms of images only; others, such as LeViT's, become `FrozenBatchNorm`.
+timm's `BatchNormAct2d` is a `BatchNorm2d` that also applies the activation: the converters of
+torch, detectron2 and transformers' DETR family silently delete the ReLU. timm's own keep it, and so
+does the group norm here. timm freezes the batch norms of images only; others, such as LeViT's,
+become `FrozenBatchNorm`.
 """
 
 import logging
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal, get_args
 
+import timm
 import torch
-from timm.layers import GroupNormAct, convert_sync_batchnorm, freeze_batch_norm_2d
+from timm.layers import (
+    BatchNormAct2d,
+    FrozenBatchNormAct2d,
+    GroupNormAct,
+    SyncBatchNormAct,
+    convert_sync_batchnorm,
+    freeze_batch_norm_2d,
+)
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,6 +32,13 @@ from regnet_backbones.errors import UserError
 Norm = Literal["BN", "SyncBN", "FrozenBN", "GN"]
 
 NORMS: tuple[str, ...] = get_args(Norm)
+
+LOST_HINT = (
+    "batch norms of timm also apply the activation, which the converters of torch, detectron2 and "
+    "transformers delete. Build the network with norm='FrozenBN' or 'SyncBN', or convert it with "
+    "regnet_backbones.norm.convert_norm (TimmBackboneConfig: freeze_batch_norm_2d=True), before "
+    "anything else does"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +51,16 @@ class FrozenBatchNorm(FrozenBatchNorm2d):
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
         )
+
+
+class BatchNormAct(_BatchNorm):
+    """timm's `BatchNormAct2d`, but no `nn.BatchNorm2d`: converters that look for that pass it by."""
+
+    forward = BatchNormAct2d.forward
+
+
+# The norms that apply an activation.
+NORM_ACTS = (BatchNormAct2d, SyncBatchNormAct, FrozenBatchNormAct2d, BatchNormAct)
 
 
 def convert_norm(network: nn.Module, norm: Norm) -> nn.Module:
@@ -59,6 +86,7 @@ def convert_norm(network: nn.Module, norm: Norm) -> nn.Module:
     if not any(isinstance(module, _BatchNorm) for module in network.modules()):
         logger.warning("norm=%r changes nothing: the network has no batch norm", norm)
         return network
+    hide_batch_norms(network, False)  # timm's converters know its own classes
     convert = {
         "SyncBN": convert_sync_batchnorm,
         "FrozenBN": _freeze_batch_norms,
@@ -83,7 +111,7 @@ def freeze(module: nn.Module) -> nn.Module:
     return _freeze_batch_norms(module).requires_grad_(False).eval()
 
 
-def update_twice(module: nn.Module) -> nn.Module:
+def update_twice(module: nn.Module, enable: bool = True) -> nn.Module:
     """Let two updates by the same batch move running statistics as one update does.
 
     For what is recomputed in the backward pass (gradient checkpointing), where each forward pass
@@ -91,19 +119,116 @@ def update_twice(module: nn.Module) -> nn.Module:
 
     Args:
         module: a part of a timm network, changed in place.
+        enable: False takes it back.
 
     Returns:
         The module.
     """
+    exponent = 0.5 if enable else 2
     for norm in module.modules():
         if isinstance(norm, _BatchNorm) and norm.momentum is not None:
-            norm.momentum = 1 - math.sqrt(1 - norm.momentum)
+            norm.momentum = 1 - (1 - norm.momentum) ** exponent
     return module
+
+
+def hide_batch_norms(network: nn.Module, hide: bool = True) -> nn.Module:
+    """Make each `BatchNormAct2d` a `BatchNormAct`, in place; all that it holds and does stays.
+
+    Args:
+        network: a timm network.
+        hide: False takes it back.
+
+    Returns:
+        The network.
+    """
+    kinds = (BatchNormAct2d, BatchNormAct) if hide else (BatchNormAct, BatchNormAct2d)
+    for module in network.modules():
+        if type(module) is kinds[0]:
+            module.__class__ = kinds[1]
+    return network
+
+
+def activated_norms(network: nn.Module) -> tuple[str, ...]:
+    """Return the names of the batch norms of a timm network that also apply an activation."""
+    return tuple(
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, NORM_ACTS) and not isinstance(module.act, nn.Identity)
+    )
+
+
+def lost_activations(model: nn.Module) -> list[nn.Module]:
+    """Return the plain norms that a converter put where a norm also applied an activation.
+
+    Known are the norms of each `RegNetFeatures`, and of each timm network that says its
+    architecture (`pretrained_cfg`), of which timm builds another, without memory, to compare.
+
+    Args:
+        model: a network of timm, or any model that holds one or several, such as a DETR.
+    """
+    lost: dict[int, nn.Module] = {}
+    for network in model.modules():
+        found = [network] if _is_unused_act(network) else _plain_for_activated(network)
+        lost |= {id(module): module for module in found}
+    return list(lost.values())
+
+
+def restore_activations(model: nn.Module) -> None:
+    """Restore the activations that torch's `convert_sync_batchnorm` keeps and does not apply.
+
+    Raises:
+        ValueError: others are lost.
+    """
+    lost = lost_activations(model)
+    unused = [module for module in lost if _is_unused_act(module)]
+    for module in unused:
+        module.__class__ = SyncBatchNormAct  # in place: DDP and optimizers hold its tensors
+    if unused:
+        logger.info("torch's convert_sync_batchnorm dropped %d activations, restored", len(unused))
+    if len(lost) > len(unused):
+        kinds = {type(module).__name__ for module in lost if module not in unused}
+        raise UserError(
+            f"{len(lost) - len(unused)} activations of the network are lost, plain "
+            f"{', '.join(sorted(kinds))} took the place of norms that apply one: {LOST_HINT}"
+        )
+
+
+def _plain_for_activated(network: nn.Module) -> list[nn.Module]:
+    """Return the plain norms of a network that were built to apply an activation."""
+    names = vars(network).get("activated_norms", ())  # of a `RegNetFeatures`
+    architecture = (getattr(network, "pretrained_cfg", None) or {}).get("architecture")
+    if architecture and any(map(_is_plain, network.modules())):
+        names = _activated_norms_of(architecture)
+    if not names:
+        return []
+    # timm's features_only calls stages.0 stages_0.
+    modules = {name.replace(".", "_"): module for name, module in network.named_modules()}
+    found = [modules.get(name.replace(".", "_")) for name in names]
+    return [module for module in found if module is not None and _is_plain(module)]
+
+
+@lru_cache
+def _activated_norms_of(architecture: str) -> tuple[str, ...]:
+    with torch.device("meta"):
+        return activated_norms(timm.create_model(architecture))
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is a batch norm of any project, and applies no activation."""
+    has_statistics = getattr(module, "running_var", None) is not None
+    return has_statistics and not isinstance(module, NORM_ACTS)
+
+
+def _is_unused_act(module: nn.Module) -> bool:
+    """Whether torch's converter made a norm of one with an activation, now its unused child."""
+    act = getattr(module, "act", nn.Identity())
+    return type(module) is nn.SyncBatchNorm and not isinstance(act, nn.Identity)
 
 
 def _freeze_batch_norms(module: nn.Module) -> nn.Module:
     """Exchange each batch norm for a frozen one."""
-    return _exchange(freeze_batch_norm_2d(module), _frozen_norm_like)
+    module = freeze_batch_norm_2d(hide_batch_norms(module, False))
+    return _exchange(module, _frozen_norm_like)
 
 
 def _exchange(module: nn.Module, stand_in: Callable[[_BatchNorm], nn.Module]) -> nn.Module:

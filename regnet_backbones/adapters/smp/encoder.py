@@ -69,8 +69,6 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
         self._output_stride = output_stride
         self._out_channels = [in_channels, *self.channels.values()]
         self.output_stride = self.strides[depth]
-        # TorchScript has no words for what `RegNetFeatures` does with byobnet's stem and stages.
-        self._is_torch_scriptable = not hasattr(self, "stages")
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return the image and the maps C1 to C{depth}.
@@ -81,16 +79,9 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
         Returns:
             `x`, then maps (N, out_channels[l], ceil(H / strides[l]), ceil(W / strides[l])).
         """
-        # Not `super().forward(x)`, which TorchScript cannot compile; all levels are returned.
-        maps = self._byobnet_maps(x) if hasattr(self, "stages") else self._regnet_maps(x)
+        maps = self.list_maps(x)  # TorchScript cannot compile `super().forward(x)`
         maps.insert(0, x)
         return maps
-
-    def __prepare_scriptable__(self) -> "RegNetEncoder":
-        """Refuse TorchScript in an error of the type that SMP expects of an encoder."""
-        if not self._is_torch_scriptable:
-            raise RuntimeError(f"the encoder {self.name} is not torch scriptable; trace it instead")
-        return self
 
 
 def register_encoder(name: str, name_or_design: str | RegNetDesign) -> None:

@@ -1,0 +1,30 @@
+"""The transformers adapter: a RegNet as an `AutoBackbone`. Imports nothing by itself."""
+
+from importlib import import_module
+from types import ModuleType
+
+_LAZY = {
+    "RegNetFeaturesBackbone": "modeling",
+    "RegNetFeaturesConfig": "configuration",
+}
+
+__all__ = list(_LAZY)
+
+
+def __getattr__(name: str) -> object:
+    """Import a name from the module that has it."""
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def register_config(configuration_auto: ModuleType) -> None:
+    """Make `AutoConfig` know "regnet_features"; called with its module when that is imported.
+
+    A transformers that is too old for the adapter stays as it is.
+    """
+    try:
+        config = import_module(f"{__name__}.configuration").RegNetFeaturesConfig
+    except ImportError:
+        return
+    configuration_auto.AutoConfig.register(config.model_type, config, exist_ok=True)

@@ -1,0 +1,82 @@
+"""`RegNetFeaturesBackbone`: a `RegNetFeatures` by the contract of transformers' `AutoBackbone`.
+
+The contract is `transformers/backbone_utils.py`. transformers' DETR family exchanges each
+`nn.BatchNorm2d` of a backbone for a frozen one without an activation (`replace_batch_norm`), timm's
+norms with an activation among them; here it finds none.
+"""
+
+import torch
+from transformers.backbone_utils import BackboneMixin
+from transformers.modeling_outputs import BackboneOutput
+from transformers.modeling_utils import PreTrainedModel
+
+from regnet_backbones.adapters.transformers.configuration import STAGE_NAMES, RegNetFeaturesConfig
+from regnet_backbones.backbone import LEVELS, RegNetFeatures
+from regnet_backbones.norm import hide_batch_norms
+
+
+class RegNetFeaturesBackbone(BackboneMixin, PreTrainedModel):
+    """A RegNet as a backbone of transformers' detectors and segmenters.
+
+    `features` is the `RegNetFeatures`, with the stages up to the last of `config.out_indices`.
+
+    Args:
+        config: which network, and which maps.
+
+    Raises:
+        ValueError: as `RegNetFeatures`.
+    """
+
+    config_class = RegNetFeaturesConfig
+    base_model_prefix = "backbone"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    has_attentions = False
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config: RegNetFeaturesConfig):
+        super().__init__(config)
+        self.features = RegNetFeatures(
+            config.network,
+            in_channels=config.num_channels,
+            output_stride=config.output_stride,
+            norm=config.norm,
+            freeze_at=config.freeze_at,
+            drop_path_rate=config.drop_path_rate,
+            out_levels=LEVELS[: max(i % len(LEVELS) for i in config.out_indices) + 1],
+        )
+        hide_batch_norms(self.features)
+        self.num_features = self.features.feature_info.channels(list(range(len(LEVELS))))
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: object,
+    ) -> BackboneOutput | tuple:
+        """Return the maps of `config.out_features`.
+
+        Args:
+            pixel_values: images (N, num_channels, H, W), any height and width, RGB.
+            output_hidden_states: whether to return the maps of all stages, too.
+            output_attentions: there are none.
+            return_dict: False for a tuple in place of a `BackboneOutput`.
+            kwargs: ignored, as transformers' own convolutional backbones ignore them.
+        """
+        maps = dict(zip(STAGE_NAMES, self.features(pixel_values), strict=False))
+        feature_maps = tuple(maps[name] for name in self.out_features)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        hidden_states = tuple(maps.values()) if output_hidden_states else None
+        if return_dict is False or (return_dict is None and not self.config.return_dict):
+            return (feature_maps, hidden_states) if output_hidden_states else (feature_maps,)
+        return BackboneOutput(feature_maps=feature_maps, hidden_states=hidden_states)
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Leave the initialization to timm, which has done it."""
+
+    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: object) -> None:
+        self.features.set_grad_checkpointing(enable)
