@@ -58,6 +58,7 @@ _POST_IMPORT_HOOKS = (
     ("detectron2.checkpoint.detection_checkpoint", f"{_D2}.checkpoint:load_every_dialect"),
     ("detectron2.data.datasets", f"{_D2}.shapes:register_on_import"),
     ("segmentation_models_pytorch.encoders", "regnet_backbones.adapters.smp.encoder"),
+    ("torchvision.models", "regnet_backbones.adapters.torchvision:register_models"),
     (
         "transformers.models.auto.configuration_auto",
         "regnet_backbones.adapters.transformers:register_config",

@@ -31,7 +31,7 @@ from regnet_backbones.norm import (
     restore_activations,
     update_twice,
 )
-from regnet_backbones.weights.loading import load
+from regnet_backbones.weights.loading import Report, load
 from regnet_backbones.weights.sources import PREFIXES, is_name
 
 LEVELS = (1, 2, 3, 4, 5)
@@ -67,6 +67,7 @@ class RegNetFeatures(nn.Module):
         design: the `RegNetDesign`, or None where the widths follow no law (regnetz_b16 to e8).
         feature_info: timm's record of the maps: `channels()`, `reduction()`, `module_name()`.
         activated_norms: names of the norms that also apply an activation.
+        loaded: what is known of the weights that `pretrained` asked for, None for random ones.
 
     Raises:
         ValueError: an argument is out of range, the design cannot be built, or weights do not
@@ -131,8 +132,7 @@ class RegNetFeatures(nn.Module):
         self.activated_norms: tuple[str, ...] = activated_norms(self)
         self.set_grad_checkpointing(grad_checkpointing)
         convert_norm(self, norm)
-        if source is not None:
-            load(self, source)
+        self.loaded: Report | None = None if source is None else load(self, source)
         for part in self._frozen_parts():
             freeze(self.get_submodule(part))
 

@@ -54,7 +54,7 @@ class FrozenBatchNorm(FrozenBatchNorm2d):
 
 
 class BatchNormAct(_BatchNorm):
-    """timm's `BatchNormAct2d`, but no `nn.BatchNorm2d`: converters that look for that pass it by."""
+    """timm's `BatchNormAct2d`, but not an `nn.BatchNorm2d`, which is what converters look for."""
 
     forward = BatchNormAct2d.forward
 

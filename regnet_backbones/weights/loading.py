@@ -16,6 +16,7 @@ import regnet_backbones.weights.dialects as dialects
 from regnet_backbones import zoo
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError
+from regnet_backbones.norm import restore_activations
 from regnet_backbones.weights.checkpoints import Network, locate, read_checkpoint
 from regnet_backbones.weights.dialects import CHANNEL_ORDERS, ChannelOrder
 from regnet_backbones.weights.sources import Source, find_source, local_file
@@ -40,6 +41,9 @@ class Report:
         channel_order: of the images that the weights saw, "RGB" or "BGR".
         flipped: whether the stem was turned to the other order.
         licence: of the weights, None where unknown.
+        mean: per RGB channel, that was subtracted from the pixels in [0, 1] that the weights saw;
+            None where unknown.
+        std: per RGB channel, that divided them afterwards; None where unknown.
     """
 
     source: str
@@ -49,6 +53,8 @@ class Report:
     channel_order: ChannelOrder
     flipped: bool
     licence: str | None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -93,6 +99,7 @@ def load(
         OSError: a download failed.
     """
     model = getattr(model, "_orig_mod", model)  # of what torch.compile returned
+    restore_activations(model)
     homes = extractors(model)
     if len(homes) != 1:
         raise UserError(
@@ -203,6 +210,9 @@ def fit(
         fitted[stem] = adapt_input_conv(own[stem].shape[1], fitted[stem])
     # A frozen norm has no batch counter, a norm that is not frozen misses it in older files.
     state = {home + name: fitted.get(name, value) for name, value in own.items()}
+    mean, std = source.mean, source.std
+    if mean is None and not network.rest:
+        mean, std = _statistics_of_dialect(network.dialect, extractor.name or extractor.design)
     report = Report(
         source=source.name,
         dialect=network.dialect,
@@ -211,8 +221,28 @@ def fit(
         channel_order=orders[0],
         flipped=flips,
         licence=source.licence,
+        mean=mean,
+        std=std,
     )
     return state, report
+
+
+def _statistics_of_dialect(
+    dialect: str, network: str | RegNetDesign | None
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Return mean and deviation of the images that a classifier of a dialect saw.
+
+    timm's differ by network and training: they are known where all of a network's are the same.
+    """
+    if not dialect.startswith("timm"):
+        return zoo.IMAGENET_MEAN, zoo.IMAGENET_STD
+    statistics = {
+        (row.mean, row.std)
+        for variant in map(zoo.get, zoo.names())
+        if network in (variant.name, variant.design)
+        for row in variant.weights.values()
+    }
+    return statistics.pop() if len(statistics) == 1 else (None, None)
 
 
 def _describe(state: Mapping[str, torch.Tensor]) -> str:

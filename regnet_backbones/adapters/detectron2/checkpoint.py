@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from regnet_backbones.adapters.detectron2.compat.hook import replaces
-from regnet_backbones.adapters.detectron2.network import check_images, statistics_of_dialect
+from regnet_backbones.adapters.detectron2.network import check_images
 from regnet_backbones.errors import MissingFileError
+from regnet_backbones.norm import restore_activations
 from regnet_backbones.weights.checkpoints import (
     Network,
     SeveralNetworksError,
@@ -99,6 +100,7 @@ def _read(file: Path, path: str) -> dict[str, object]:
 
 def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) -> None:
     """Rename what a checkpoint has for each backbone to the names of the model, in place."""
+    restore_activations(model)
     state, named, networks, outer = checkpoint["model"], {}, [], None
     for home, backbone in extractors(model).items():
         network = locate(state, _prefix_for(home, state))
@@ -137,14 +139,12 @@ def _fit_backbone(
     is_detector = home != "" and network.prefix.endswith(home) and network.dialect != "mmdet"
     if is_detector and network.dialect == "timm":
         order = images  # of this package, trained on the images of this config
-    elif not (is_detector or told) and backbone.in_channels == 3:
-        mean, std = source.mean, source.std
-        if mean is None and not network.rest:
-            mean, std = statistics_of_dialect(network.dialect, variant)
-        if given := _mean_and_std(backbone, model):
-            check_images(path, order, (mean, std), input_format=format_ or "RGB", given=given)
     orders = (order, images)
     named, report = fit(network, backbone, source, orders, home=home, keeps_rest=is_detector)
+    if not (is_detector or told) and backbone.in_channels == 3:
+        seen = (report.mean, report.std)
+        if given := _mean_and_std(backbone, model):
+            check_images(path, order, seen, input_format=format_ or "RGB", given=given)
     logger.info("%s", report)
     return named
 

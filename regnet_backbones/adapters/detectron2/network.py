@@ -4,14 +4,12 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from regnet_backbones import zoo
 from regnet_backbones.adapters.detectron2.config import NUMBERS, REQUIRED_NUMBERS, regnet_node
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError
 from regnet_backbones.weights.dialects import CHANNEL_ORDERS, ChannelOrder
 from regnet_backbones.weights.loading import check_variant
 from regnet_backbones.weights.sources import find_source, is_name
-from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -131,22 +129,6 @@ def check_images(
         "or, for weights that did see such images, MODEL.REGNET.WEIGHTS_FORMAT: "
         f'"{input_format}"'
     )
-
-
-def statistics_of_dialect(dialect: str, network: str | RegNetDesign) -> Sequence:
-    """Return mean and deviation of the images that a classifier of a dialect saw.
-
-    timm's differ by network and training: they are known where all of a network's are the same.
-    """
-    if not dialect.startswith("timm"):
-        return IMAGENET_MEAN, IMAGENET_STD
-    statistics = {
-        (row.mean, row.std)
-        for variant in map(zoo.get, zoo.names())
-        if network in (variant.name, variant.design)
-        for row in variant.weights.values()
-    }
-    return statistics.pop() if len(statistics) == 1 else (None, None)
 
 
 def warn_of_frozen_random_weights(cfg: "CfgNode", node: "CfgNode") -> None:
