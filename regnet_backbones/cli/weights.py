@@ -12,12 +12,15 @@ Convert the weights of a RegNet from any form to any other.
 
     %(prog)s RegNetY-3.2GF_dds_8gpu.pyth regnety_032.safetensors --to timm
     %(prog)s output/model_final.pth unet.pth --to smp
+    %(prog)s output/model_final.pth fpn.pth --to torchvision-detection
     %(prog)s unet.pth model.pth --into output/model_final.pth
 
 The suffix of the new file is its format: .pth, .pt, .bin, .torch, .safetensors, .pyth (of pycls),
 .pkl (of Detectron2). Forms are dialects (timm, timm_features, torchvision, pycls, classyvision,
 vissl, transformers, mmdet) and models (detector: Detectron2 on our backbone, detector_pycls: on
-Detectron2's own RegNet, smp: segmentation-models-pytorch on our encoder, smp_tu: on a tu- encoder).
+Detectron2's own RegNet, torchvision-detection: torchvision on our RegNetFPN, transformers-backbone:
+our AutoBackbone, smp: segmentation-models-pytorch on our encoder, smp_tu: on a tu- encoder).
+Between detectors of Detectron2 and torchvision the FPN goes along, and the heads do not.
 """
 
 

@@ -1,5 +1,6 @@
 """Convert weights: from any dialect to any, out of one kind of model and into another."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,10 +22,26 @@ LAYOUTS: dict[str, tuple[str, str]] = {
     # A detectron2 model with FPN, on our backbone and on detectron2's own RegNet.
     "detector": ("timm", "backbone.bottom_up."),
     "detector_pycls": ("pycls", "backbone.bottom_up."),
+    # A detector of torchvision's, on our `RegNetFPN`.
+    "torchvision-detection": ("timm", "backbone.body."),
+    # Our `RegNetFeaturesBackbone`; "transformers" is transformers' own `RegNetModel`.
+    "transformers-backbone": ("timm", "features."),
     # An SMP model, on our encoder and on a `tu-` encoder.
     "smp": ("timm", "encoder."),
     "smp_tu": ("timm_features", "encoder.model."),
 }
+
+# The FPN of a detector in detectron2 (`modeling/backbone/fpn.py`) and in torchvision
+# (`ops/feature_pyramid_network.py`): {l} is the level of a map, {i} counts from the finest.
+_FPN_PARTS = (
+    ("fpn_lateral{l}", "fpn.inner_blocks.{i}.0"),
+    ("fpn_lateral{l}.norm", "fpn.inner_blocks.{i}.1"),
+    ("fpn_output{l}", "fpn.layer_blocks.{i}.0"),
+    ("fpn_output{l}.norm", "fpn.layer_blocks.{i}.1"),
+    ("top_block.p6", "fpn.extra_blocks.p6"),
+    ("top_block.p7", "fpn.extra_blocks.p7"),
+)
+_FPN_COLUMNS = {"bottom_up.": 0, "body.": 1}
 
 
 def convert(
@@ -97,6 +114,8 @@ def convert_file(
         # Of the same kind of model the rest has the same names.
         kind = place.partition(".")[0]
         rest = network.beside(*(p for _, p in LAYOUTS.values() if kind and p.startswith(kind)))
+        whole, rest = rest, _fpn_between(network, place, rest)
+        left_out = [n for n in whole if rest is not whole and not n.startswith("backbone.")]
         nesting = "model" if place.startswith("backbone.") else None
         nesting = checkpoints.CLASSY if dialect in ("classyvision", "vissl") else nesting
     else:
@@ -129,7 +148,7 @@ def convert_file(
 
     pairs = {network.prefix + n: place + new for n, new in names.items() if place + new in state}
     dropped = [network.prefix + name for name in heads if name not in names]
-    dropped += () if host is None and rest else network.rest
+    dropped += network.rest if host is not None or not rest else left_out
     width = max(map(len, pairs))
     mapping = [f"{a:{width}}  ->  {b}  {tuple(state[b].shape)}" for a, b in pairs.items()]
     mapping += [f"{name:{width}}  dropped" for name in dropped]
@@ -145,6 +164,46 @@ def convert_file(
     if checkpoint.extras:
         summary.append(f"left out: {listing([str(key) for key in checkpoint.extras])}")
     return "\n".join(mapping), "\n".join(summary)
+
+
+def _fpn_between(
+    network: Network, place: str, rest: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Rename the FPN of a detector whose network goes to `place`, and leave the heads out.
+
+    `rest` is all but the network; it stays where the detector is of the same framework.
+    """
+    columns = [
+        next((column for end, column in _FPN_COLUMNS.items() if prefix.endswith(end)), None)
+        for prefix in (network.prefix, place)
+    ]
+    if None in columns or columns[0] == columns[1]:
+        return rest
+    here = {n.removeprefix("backbone."): v for n, v in rest.items() if n.startswith("backbone.")}
+    names = {parts[columns[0]]: parts[columns[1]] for parts in _fpn_names(list(here), network)}
+    if unknown := [name for name in here if name.rpartition(".")[0] not in names]:
+        raise UserError(
+            f"{len(unknown)} entries next to the network are of no FPN that both frameworks have: "
+            f"{listing(unknown)}; take the network alone, with --to timm"
+        )
+    split = {name: name.rpartition(".") for name in here}
+    return {f"backbone.{names[split[n][0]]}.{split[n][2]}": value for n, value in here.items()}
+
+
+def _fpn_names(names: list[str], network: Network) -> list[tuple[str, str]]:
+    """Return the names of the parts of an FPN in both frameworks."""
+    found = [re.match(r"fpn_lateral(\d)|fpn\.inner_blocks\.(\d)", name) for name in names]
+    levels = {int(match[1]) for match in found if match and match[1]}
+    if not levels:  # torchvision counts them, and the last is that of the last stage
+        stages = [re.match(r"s(\d)|stages\.(\d)", timm) for timm in network.timm_names.values()]
+        last = max(int(m[1]) + 1 if m[1] else int(m[2]) + 2 for m in stages if m)
+        count = len({match[2] for match in found if match})
+        levels = set(range(last - count + 1, last + 1))
+    return [
+        (theirs.format(l=level), ours.format(i=i))
+        for i, level in enumerate(sorted(levels))
+        for theirs, ours in _FPN_PARTS
+    ]
 
 
 def _new_names(network: Network, target: str) -> dict[str, str]:
