@@ -7,6 +7,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from regnet_backbones import RegNetDesign, RegNetFeatures, weights, zoo
 
@@ -349,3 +350,71 @@ def test_no_name_at_all_is_no_way_to_say_random_weights(network):
 def test_a_variant_without_weights_says_so():
     with pytest.raises(ValueError, match="no pretrained weights for regnetz_005"):
         RegNetFeatures("regnetz_005", pretrained=True)
+
+
+# In the place of timm's features_only
+
+
+@pytest.mark.parametrize("name", ["regnety_002", "regnetv_040", "regnetz_b16", "regnetz_d8"])
+@pytest.mark.parametrize("levels", [(2, 3, 4, 5), (1, 3), (4,)])
+def test_its_feature_info_is_timms(name, levels):
+    indices = tuple(level - 1 for level in levels)
+    theirs = timm.create_model(name, features_only=True, out_indices=indices).feature_info
+    ours = RegNetFeatures(name, out_levels=levels).feature_info
+    assert type(ours) is type(theirs)
+    assert (ours.channels(), ours.reduction()) == (theirs.channels(), theirs.reduction())
+    assert ours.module_name() == theirs.module_name()
+    assert ours.out_indices == theirs.out_indices == indices
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_it_scripts_and_is_traced_by_fx(name, randomize):
+    features = randomize(RegNetFeatures(name, out_levels=(2, 5))).eval()
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = features(image)
+        assert_same_maps(torch.jit.script(features)(image), expected)
+        assert_same_maps(torch.fx.symbolic_trace(features)(image), expected)
+
+
+def test_features_between_are_extracted_by_fx(randomize):
+    features = randomize(RegNetFeatures("regnety_002")).eval()
+    nodes = {"s1": "c2", "s3.b2.se": "excited"}
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        found = create_feature_extractor(features, nodes)(image)
+        assert_same_maps([found["c2"]], [features(image)[0]])
+    assert found["excited"].shape[1] == features.channels[4]
+
+
+@pytest.mark.parametrize("name", ["regnety_002", "regnetz_b16"])
+def test_checkpointing_is_switched_as_in_timm(name, randomize):
+    features = randomize(RegNetFeatures(name)).train()
+    momenta = [m.momentum for m in features.modules() if isinstance(m, nn.BatchNorm2d)]
+    image = torch.randn(2, 3, 64, 64)
+
+    def gradients():
+        features.zero_grad()
+        sum(feature_map.square().mean() for feature_map in features(image)).backward()
+        return [p.grad.clone() for p in features.parameters()]
+
+    plain = gradients()
+    features.set_grad_checkpointing()
+    features.set_grad_checkpointing()
+    for ours, theirs in zip(gradients(), plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    features.set_grad_checkpointing(False)
+    assert [m.momentum for m in features.modules() if isinstance(m, nn.BatchNorm2d)] == (
+        pytest.approx(momenta)
+    )
+    assert not any(getattr(m, "grad_checkpointing", False) for m in features.modules())
+
+
+def test_frozen_levels_stay_frozen_when_parameters_are_replaced():
+    """As transformers' `from_pretrained` does."""
+    features = RegNetFeatures("regnety_002", freeze_at=2)
+    for parameter in features.parameters():
+        parameter.requires_grad_(True)
+    features.train()
+    trained = {name.split(".")[0] for name, p in features.named_parameters() if p.requires_grad}
+    assert trained == {"s2", "s3", "s4"}

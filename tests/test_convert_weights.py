@@ -11,11 +11,14 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.modeling import build_model
+from detectron2.modeling import build_backbone, build_model
 from other_regnets import MmdetRegNet, TransformersClassifier, TransformersModel
+from safetensors.torch import load_file
 from troubleshooting import assert_documented
 
 from regnet_backbones import RegNetFeatures, config_path, weights, zoo
+from regnet_backbones.adapters.torchvision import RegNetFPN
+from regnet_backbones.adapters.transformers import RegNetFeaturesBackbone, RegNetFeaturesConfig
 from regnet_backbones.cli.weights import DESCRIPTION
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.weights.conversion import LAYOUTS, convert_file
@@ -336,3 +339,98 @@ def test_one_way_must_be_chosen(arguments):
 
 def test_the_tool_describes_every_form():
     assert all(form in DESCRIPTION for form in LAYOUTS)
+
+
+# Between detectors of Detectron2 and of torchvision
+
+# Builder, levels, and what torchvision's FPN needs to have the same structure.
+PYRAMIDS = {
+    "build_regnet_fpn_backbone": ((2, 3, 4, 5), "pool"),
+    "build_retinanet_regnet_fpn_backbone": ((3, 4, 5), "p6p7_of_c5"),
+    "build_fcos_regnet_fpn_backbone": ((3, 4, 5), "p6p7"),
+}
+
+
+def pyramid(builder, levels, name="regnety_002", norm=""):
+    cfg = default_config()
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.REGNET.NAME = builder, name
+    cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.REGNET.NORM = 0, "BN"
+    cfg.MODEL.FPN.IN_FEATURES = [f"res{level}" for level in levels]
+    cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.NORM = 32, norm
+    return build_backbone(cfg).eval()
+
+
+def as_detector(backbone, **heads):
+    return {f"backbone.{name}": v for name, v in backbone.state_dict().items()} | heads
+
+
+def without_counters(state):
+    return {n: v for n, v in state.items() if not n.endswith("num_batches_tracked")}
+
+
+@pytest.mark.parametrize("norm", ["", "GN"])
+@pytest.mark.parametrize("name", ["regnety_002", "regnetz_b16"])
+@pytest.mark.parametrize("builder", PYRAMIDS)
+def test_backbone_and_fpn_go_to_torchvision_and_back(builder, name, norm, randomize, tmp_path):
+    levels, top = PYRAMIDS[builder]
+    theirs = randomize(pyramid(builder, levels, name, norm))
+    state, head = as_detector(theirs), {"roi_heads.box_head.fc1.weight": torch.ones(3)}
+    torch.save({"model": state | head}, tmp_path / "detectron2.pth")
+    there, back = tmp_path / "torchvision.pth", tmp_path / "back.pth"
+    _, summary = convert_file(tmp_path / "detectron2.pth", there, to="torchvision-detection")
+    assert "1 dropped (roi_heads.box_head.fc1.weight)" in summary
+
+    norm_layer = (lambda channels: torch.nn.GroupNorm(32, channels)) if norm else None
+    options = {"levels": levels, "top": top, "norm": "BN", "norm_layer": norm_layer}
+    ours = RegNetFPN(name, out_channels=32, **options).eval()
+    weights.load(ours, there)
+    image = torch.randn(1, 3, 128, 160)
+    with torch.no_grad():
+        assert_same_maps(ours(image).values(), theirs(image).values())
+
+    torch.save({"model": as_detector(ours, **{"rpn.head.conv.weight": torch.ones(3)})}, there)
+    convert_file(there, back, to="detector")
+    assert_same_state(without_counters(torch.load(back)["model"]), without_counters(state))
+
+
+def test_an_fpn_of_another_structure_is_refused(randomize, tmp_path):
+    """P6 of Detectron2's RetinaNet is a convolution of C5, in torchvision's FCOS one of P5."""
+    builder = "build_retinanet_regnet_fpn_backbone"
+    torch.save({"model": as_detector(pyramid(builder, (3, 4, 5)))}, tmp_path / "retinanet.pth")
+    file = tmp_path / "torchvision.pth"
+    convert_file(tmp_path / "retinanet.pth", file, to="torchvision-detection")
+    fpn = RegNetFPN("regnety_002", out_channels=32, levels=(3, 4, 5), top="p6p7")
+    before = {name: value.clone() for name, value in fpn.state_dict().items()}
+    with pytest.raises(ValueError, match=r"extra_blocks\.p6\.weight"):
+        weights.load(fpn, file)
+    assert_same_state(fpn.state_dict(), before)
+
+
+def test_what_is_of_no_fpn_is_refused(tmp_path):
+    backbone = pyramid("build_regnet_fpn_backbone", (2, 3, 4, 5))
+    other = {"backbone.bifpn.conv.weight": torch.ones(3)}
+    torch.save({"model": as_detector(backbone, **other)}, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=r"backbone\.bifpn\.conv\.weight.*--to timm"):
+        convert_file(tmp_path / "model.pth", tmp_path / "new.pth", to="torchvision-detection")
+    assert not (tmp_path / "new.pth").exists()
+
+
+def test_a_classifier_becomes_the_backbone_of_each_framework(classifier, tmp_path):
+    torch.save(classifier, tmp_path / "timm.pth")
+    features = RegNetFeatures("regnety_002", pretrained=tmp_path / "timm.pth").eval()
+    image = torch.randn(1, 3, 64, 96)
+    file = tmp_path / "torchvision.pth"
+    convert_file(tmp_path / "timm.pth", file, to="torchvision-detection")
+    body = RegNetFPN("regnety_002", out_channels=16).body.eval()
+    names = torch.load(file)["model"]
+    body.load_state_dict({name.removeprefix("backbone.body."): v for name, v in names.items()})
+    file = tmp_path / "transformers.safetensors"
+    convert_file(tmp_path / "timm.pth", file, to="transformers-backbone")
+    config = RegNetFeaturesConfig("regnety_002", out_indices=(1, 2, 3, 4))
+    backbone = RegNetFeaturesBackbone(config).eval()
+    backbone.load_state_dict(load_file(file), strict=False)
+    assert set(backbone.state_dict()) <= set(load_file(file))
+    with torch.no_grad():
+        expected = features(image)
+        assert_same_maps(body(image).values(), expected)
+        assert_same_maps(backbone(image).feature_maps, expected)

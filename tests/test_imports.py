@@ -27,6 +27,7 @@ PEERS = (True, True, False, False, False, False, True)  # of the adapters: see b
 FRAMEWORKS = {
     *("detectron2", "fvcore", "iopath"),
     *("lightning", "jsonargparse", "torchmetrics", "segmentation_models_pytorch"),
+    "transformers",
 }
 TORCH = {"torch", "torchvision", "timm", "safetensors"}
 # What a ring may not import, nowhere; the report renders what others computed.

@@ -7,7 +7,19 @@ import timm
 import torch
 from torch import nn
 
-from regnet_backbones.norm import FrozenBatchNorm, convert_norm, freeze
+from regnet_backbones import RegNetFeatures, weights
+from regnet_backbones.norm import (
+    BatchNormAct,
+    FrozenBatchNorm,
+    activated_norms,
+    convert_norm,
+    freeze,
+    hide_batch_norms,
+    lost_activations,
+    restore_activations,
+    update_twice,
+)
+from regnet_backbones.optimize import optimize
 
 
 @pytest.fixture
@@ -109,3 +121,108 @@ def test_freeze_fixes_parameters_and_statistics(network, image):
     assert not any(p.requires_grad for p in stem.parameters())
     assert before.grad_fn is None
     torch.testing.assert_close(stem(image), before, rtol=0, atol=0)
+
+
+# Activations that converters of others delete
+
+
+def exchange_batch_norms(model):
+    """Do what transformers' DETR family does to a backbone (`replace_batch_norm`)."""
+    for name, module in model.named_children():
+        if isinstance(module, nn.BatchNorm2d):
+            frozen = FrozenBatchNorm(module.num_features)
+            frozen.load_state_dict(module.state_dict(), strict=False)
+            setattr(model, name, frozen)
+        else:
+            exchange_batch_norms(module)
+    return model
+
+
+CONVERTERS = (nn.SyncBatchNorm.convert_sync_batchnorm, exchange_batch_norms)
+NETWORKS = {
+    "regnety_002": {},
+    "regnetz_b16": {"features_only": True},
+    "efficientnet_b0": {"features_only": True, "out_indices": (2, 3)},
+}
+
+
+@pytest.mark.parametrize("convert", CONVERTERS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_lost_activations_are_found_in_any_network_of_timm(name, convert):
+    network = timm.create_model(name, **NETWORKS[name])
+    count = len(activated_norms(network))
+    model = nn.ModuleDict({"model": nn.Sequential(network)})
+    assert count > 10
+    assert not lost_activations(model)
+    found = lost_activations(convert(model))
+    assert len(found) == count
+    kept = [norm for norm in model.modules() if getattr(norm, "running_var", None) is not None]
+    assert all(any(each is norm for norm in kept) for each in found)
+
+
+@pytest.mark.parametrize("convert", [lambda m: convert_norm(m, "FrozenBN"), freeze])
+def test_what_keeps_activations_is_not_accused(convert, network):
+    assert not lost_activations(convert(network))
+    assert not lost_activations(exchange_batch_norms(timm.create_model("resnet18")))
+    for kind in ("SyncBN", "FrozenBN", "GN"):
+        assert not lost_activations(RegNetFeatures("regnety_002", norm=kind))
+
+
+def test_a_folded_network_has_lost_nothing():
+    features, _ = optimize(RegNetFeatures("regnety_002").eval(), memory_format="contiguous")
+    assert not lost_activations(features)
+
+
+def test_the_activations_that_torchs_converter_leaves_are_restored(network, image):
+    before = network.forward_features(image)
+    nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    assert (network.forward_features(image) - before).abs().max() > 1
+    restore_activations(network)
+    torch.testing.assert_close(network.forward_features(image), before)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda features: features.train(),
+        lambda features: features.eval(),
+        lambda features: weights.load(features, RegNetFeatures("regnety_002").state_dict()),
+        lambda features: optimize(features),
+    ],
+)
+def test_a_network_whose_activations_are_lost_is_refused(use):
+    features = exchange_batch_norms(RegNetFeatures("regnety_002", freeze_at=1))
+    with pytest.raises(ValueError, match="26 activations of the network are lost.*FrozenBN"):
+        use(features)
+
+
+def test_a_stock_network_whose_activations_are_lost_is_not_optimized(network):
+    with pytest.raises(ValueError, match="27 activations of the network are lost"):
+        optimize(exchange_batch_norms(network))
+
+
+# Batch norms that converters do not find
+
+
+def test_hidden_batch_norms_compute_the_same_and_survive(network, image):
+    before = network.forward_features(image)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    exchange_batch_norms(hide_batch_norms(network))
+    torch.testing.assert_close(network.forward_features(image), before)
+    assert state.keys() == network.state_dict().keys()
+    assert any(isinstance(module, BatchNormAct) for module in network.modules())
+    assert not lost_activations(network)
+
+
+@pytest.mark.parametrize("convert", [lambda m: convert_norm(m, "FrozenBN"), freeze])
+def test_hidden_batch_norms_are_converted_like_others(network, image, convert):
+    before = network.forward_features(image)
+    network = convert(hide_batch_norms(network))
+    torch.testing.assert_close(network.forward_features(image), before)
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+
+
+def test_updating_twice_is_taken_back():
+    norm = nn.BatchNorm2d(3, momentum=0.3)
+    update_twice(update_twice(norm), enable=False)
+    assert norm.momentum == pytest.approx(0.3)

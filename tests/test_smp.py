@@ -191,7 +191,7 @@ def test_get_encoder_takes_what_smps_takes_and_warns_of_what_it_ignores(recwarn)
         smp.Unet("regnetx_002", encoder_weights=None, drop_rate=0.1)
 
 
-@pytest.mark.parametrize("name", ["regnety_002", "regnetv_040"])
+@pytest.mark.parametrize("name", ["regnety_002", "regnetv_040", "regnetz_b16", "regnetz_d8"])
 def test_it_is_scriptable(name, randomize):
     encoder = randomize(RegNetEncoder(name)).eval()
     assert encoder._is_torch_scriptable
@@ -199,13 +199,6 @@ def test_it_is_scriptable(name, randomize):
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert_same_maps(scripted(image), encoder(image))
-
-
-def test_the_networks_of_byobnet_are_not_scriptable_and_say_so():
-    encoder = RegNetEncoder("regnetz_b16")
-    assert not encoder._is_torch_scriptable
-    with pytest.raises(RuntimeError, match="regnetz_b16 is not torch scriptable"):
-        torch.jit.script(encoder)
 
 
 @pytest.mark.parametrize(("network", "form"), [(DESIGN, "compiled"), ("regnetz_b16", "exported")])

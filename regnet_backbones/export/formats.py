@@ -209,8 +209,7 @@ def _export(
     fold: bool,
 ) -> Checked:
     path = check_path(path, suffixes)
-    backbone = getattr(model, "backbone", None)
-    part = backbone if hasattr(backbone, "output_shape") else model  # of a detector
+    part = _part_of(model)
     channels = _in_channels_of(part)
     if getattr(part, "requires_divisible_input_shape", False):  # of SMP
         multiple = int(part.encoder.output_stride)
@@ -236,6 +235,15 @@ def _export(
         images = [random_images(batch, channels, size) for batch, size in others]
         sizes = check(target, running.load_exported, unfolded, images)
     return Checked(path, sizes)
+
+
+def _part_of(model: nn.Module) -> nn.Module:
+    """Return a detector's backbone, the RegNet of transformers' `AutoBackbone`, or the model."""
+    backbone, features = getattr(model, "backbone", None), getattr(model, "features", None)
+    # Detectron2's detectors, and torchvision's.
+    if hasattr(backbone, "output_shape") or hasattr(backbone, "out_channels"):
+        return backbone
+    return features if isinstance(features, RegNetFeatures) else model
 
 
 def _in_channels_of(network: nn.Module) -> int:

@@ -18,6 +18,7 @@ from torch import nn
 import regnet_backbones.optimize.passes as passes
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.errors import UserError
+from regnet_backbones.norm import restore_activations
 from regnet_backbones.optimize.folding import (
     fold_batch_norm,
     fold_frozen_norm,
@@ -119,7 +120,8 @@ def optimize(
         The model, and the report of what was done; print it.
 
     Raises:
-        ValueError: an option is unknown, or the model takes no images. Then, and after errors of
+        ValueError: an option is unknown, the model takes no images, or a converter has deleted
+            activations of it (see `norm.lost_activations`). Then, and after errors of
             the model itself, the given model is as it was.
     """
     for name, value, kind in (("mode", mode, Mode), ("memory_format", memory_format, MemoryFormat)):
@@ -129,6 +131,7 @@ def optimize(
     training = mode == "training"
     if not training:
         model = deepcopy(model).eval().requires_grad_(False)
+    restore_activations(model)
     trunk = passes.trunk_of(model)
     batch_size = max(2 if training else 1, batch_size)
     images = passes.example_images(trunk, image_size=image_size, batch_size=batch_size)

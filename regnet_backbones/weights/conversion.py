@@ -184,7 +184,7 @@ def _fpn_between(
     if unknown := [name for name in here if name.rpartition(".")[0] not in names]:
         raise UserError(
             f"{len(unknown)} entries next to the network are of no FPN that both frameworks have: "
-            f"{listing(unknown)}; take the network alone, with --to timm"
+            f"{listing([f'backbone.{name}' for name in unknown])}; take the network alone, with --to timm"
         )
     split = {name: name.rpartition(".") for name in here}
     return {f"backbone.{names[split[n][0]]}.{split[n][2]}": value for n, value in here.items()}

@@ -46,21 +46,21 @@ def register_models(models: ModuleType) -> None:
     if register is None:
         return
 
-    class RegNetModelWeights(models.WeightsEnum):
-        """Weights of whole models, of which none are published."""
-
+    # Weights of whole models, of which none are published.
+    no_weights = models.WeightsEnum("RegNetModelWeights", ())
     for pattern, function in MODELS.items():
         for name in zoo.names():
-            register(pattern.format(name))(_builder(function, name, RegNetModelWeights))
+            register(pattern.format(name))(_builder(function, name, no_weights))
 
 
-def _builder(function: str, name: str, weights_enum: type) -> Callable:
+def _builder(function: str, name: str, weights: type) -> Callable[..., object]:
     """Return what the registry holds of a model: it imports the adapter when it is called."""
 
-    def build(*, weights: weights_enum | None = None, progress: bool = True, **kwargs: object):
+    def build(*, weights: None = None, progress: bool = True, **kwargs: object) -> object:
         builder = getattr(import_module(f"{__name__}.models"), function)
         return builder(name, weights=weights, progress=progress, **kwargs)
 
     build.__name__ = build.__qualname__ = function
     build.__doc__ = f"Build it on {name}, see `{__name__}.models.{function}`."
+    build.__annotations__["weights"] = weights | None  # where `get_model_weights` looks
     return build

@@ -9,13 +9,15 @@ without weights of the backbone nothing is frozen, and batch norm is trained.
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
-from torchvision.models import WeightsEnum, get_model_weights
+from torchvision.models import get_model_weights
 from torchvision.models.detection import FCOS, FasterRCNN, KeypointRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.models.segmentation import FCN, LRASPP, DeepLabV3
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
@@ -34,7 +36,8 @@ from regnet_backbones.norm import Norm
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 Top = Literal["pool", "p6p7", "p6p7_of_c5"]
-BackboneWeights = WeightsEnum | bool | str | Path | None
+# `WeightsEnum | bool | str | Path | None`; torchvision has no types.
+BackboneWeights: TypeAlias = object
 
 # Between the values of a file's mean or deviation and those given, of pixels in [0, 1].
 _TOLERANCE = 0.002
@@ -103,6 +106,12 @@ class RegNetFPN(nn.Module):
         **options: object,
     ):
         super().__init__()
+        if not pretrained and (norm == "FrozenBN" or freeze_at):
+            logger.warning(
+                "random weights are frozen (norm='%s', freeze_at=%d): pass pretrained, load weights "
+                "with regnet_backbones.weights.load, or set norm='BN', freeze_at=0",
+                *(norm, freeze_at),
+            )
         levels = tuple(levels)
         if not levels or levels[0] < 2 or levels != LEVELS[levels[0] - 1 : levels[-1]]:
             raise UserError(f"levels of an FPN must be neighbours of 2 to 5, rising, got {levels}")
@@ -214,6 +223,9 @@ def _detector(
 ) -> nn.Module:
     """Build a detector of torchvision's on a `RegNetFPN`."""
     _check_no_weights(weights)
+    known = {*signature(model).parameters, *signature(GeneralizedRCNNTransform).parameters}
+    if unknown := kwargs.keys() - known - {"_skip_resize"}:  # which torchvision would ignore
+        raise TypeError(f"{model.__name__} has no arguments {', '.join(sorted(unknown))}")
     pretrained = _pretrained(name_or_design, weights_backbone)
     trainable = trainable_backbone_layers
     if trainable is not None and trainable not in range(6):
@@ -312,7 +324,8 @@ def _pretrained(name_or_design: str | RegNetDesign, weights: BackboneWeights) ->
     if own is None or own.__name__ != named[1]:
         raise UserError(
             f"weights_backbone {named[0]} is of another network than {name_or_design}, "
-            + (f"whose are {own.__name__}" if own else "of which torchvision has no weights")
+            + (f"whose are {own.__name__}" if own else "of which torchvision has no weights; 'DEFAULT' "
+            "are those of timm")
         )
     return f"torchvision://{torchvision_name}.{named[2]}"
 

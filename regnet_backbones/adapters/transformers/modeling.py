@@ -78,5 +78,11 @@ class RegNetFeaturesBackbone(BackboneMixin, PreTrainedModel):
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Leave the initialization to timm, which has done it."""
 
-    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: object) -> None:
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether only block inputs are kept in training; transformers sets it in whole models."""
+        return self.features.grad_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, enable: bool) -> None:
         self.features.set_grad_checkpointing(enable)
