@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 
+import torchvision
 from detectron2.config import LazyConfig
 from detectron2.engine import default_argument_parser
 from documents import ROOT
@@ -84,6 +85,7 @@ def check(command, segmenter_parser):
             or check_torchrun(words, segmenter_parser)
             or check_tool(words, segmenter_parser)
             or check_detectron2s(words)
+            or check_torchvisions(words)
         )
     assert known, f"no parser is known for: {command}"
 
@@ -217,4 +219,14 @@ def check_detectron2s(words):
         assert "model" in LazyConfig.load(str(ROOT / args.config_file))
     else:
         check_config(args)
+    return True
+
+
+def check_torchvisions(words):
+    """Check a command of torchvision's reference scripts, which no package has: its model."""
+    code = words[2] if words[:2] == ["python", "-c"] else ""
+    if "import regnet_backbones" not in code or 'run_path("train.py"' not in code:
+        return False
+    compile(code, "<documented>", "exec")
+    assert words[words.index("--model") + 1] in torchvision.models.list_models()
     return True
