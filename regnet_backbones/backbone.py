@@ -157,7 +157,11 @@ class RegNetFeatures(nn.Module):
         return tuple(maps)
 
     def list_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return what `forward` does as a list, for the `forward` of a subclass."""
+        """Return what `forward` does as a list, for the `forward` of a subclass.
+
+        Args:
+            x: images (N, in_channels, H, W), any height and width.
+        """
         maps = self._byobnet_maps(x) if hasattr(self, "stages") else self._regnet_maps(x)
         return [maps[index] for index in self._indices]
 
@@ -176,7 +180,11 @@ class RegNetFeatures(nn.Module):
         return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only block inputs in training, as `grad_checkpointing=True` does from the start."""
+        """Keep only block inputs in training, as `grad_checkpointing=True` does from the start.
+
+        Args:
+            enable: False takes it back.
+        """
         if enable == self.grad_checkpointing:
             return
         self.grad_checkpointing = enable

@@ -149,7 +149,11 @@ def hide_batch_norms(network: nn.Module, hide: bool = True) -> nn.Module:
 
 
 def activated_norms(network: nn.Module) -> tuple[str, ...]:
-    """Return the names of the batch norms of a timm network that also apply an activation."""
+    """Return the names of the batch norms of a timm network that also apply an activation.
+
+    Args:
+        network: a timm network, or a `RegNetFeatures`.
+    """
     return tuple(
         name
         for name, module in network.named_modules()
@@ -175,6 +179,9 @@ def lost_activations(model: nn.Module) -> list[nn.Module]:
 
 def restore_activations(model: nn.Module) -> None:
     """Restore the activations that torch's `convert_sync_batchnorm` keeps and does not apply.
+
+    Args:
+        model: any model that holds networks of timm, changed in place.
 
     Raises:
         ValueError: others are lost.

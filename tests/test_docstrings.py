@@ -131,6 +131,11 @@ def problems_of_function(function, owner=None):
     return found
 
 
+def has_written_init(value):
+    """Whether a class has an `__init__` of its own that `dataclass` has not made."""
+    return "__init__" in vars(value) and value.__init__.__code__.co_filename != "<string>"
+
+
 def problems_of_class(value):
     text = own_docstring(value)
     if not text:
@@ -138,7 +143,7 @@ def problems_of_class(value):
     bases = [base for base in value.__mro__ if base.__module__.startswith(OURS)]
     known = set().union(*(entries(own_docstring(base), "Args", "Attributes") for base in bases))
     own = {name: vars(value)[name] for name in ("__init__", "__post_init__") if name in vars(value)}
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not has_written_init(value):
         wanted = [field.name for field in dataclasses.fields(value) if field.init]
         own.pop("__init__", None)  # which `dataclass` writes
     elif getattr(value, "_is_protocol", False) or "__init__" not in own:

@@ -8,6 +8,8 @@ import torch
 from detectron2.modeling import build_model
 
 from regnet_backbones import RegNetDesign, RegNetFeatures, config_path
+from regnet_backbones.adapters.torchvision.models import faster_rcnn
+from regnet_backbones.adapters.transformers import RegNetFeaturesBackbone, RegNetFeaturesConfig
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.export import (
     export_onnx,
@@ -27,6 +29,17 @@ def detector():
     cfg.merge_from_file(str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")))
     cfg.merge_from_list(["MODEL.DEVICE", "cpu"])
     return build_model(cfg)
+
+
+def torchvisions_detector():
+    design = RegNetDesign(w_0=8, w_a=8.0, w_m=2.0, depth=7, group_width=8)
+    return faster_rcnn(design, num_classes=3)
+
+
+def transformers_backbone():
+    design = RegNetDesign(w_0=8, w_a=8.0, w_m=2.0, depth=7, group_width=8, se_ratio=0.25)
+    options = {"out_indices": (1, 2, 3, 4), "norm": "BN", "freeze_at": 0}
+    return RegNetFeaturesBackbone(RegNetFeaturesConfig(design=design, **options))
 
 
 def segmenter():
@@ -55,6 +68,7 @@ TORCHSCRIPT = (export_torchscript, "net.ts", with_torchscript)
 MAPS = {"c2": (8, 4), "c3": (16, 8), "c4": (32, 16), "c5": (64, 32)}
 PYRAMID = {f"p{level}": (64, 2**level) for level in (2, 3, 4, 5, 6)}
 LOGITS = {"logits": (3, 1)}
+TORCHVISIONS = {"0": (256, 4), "1": (256, 8), "2": (256, 16), "3": (256, 32), "pool": (256, 64)}
 
 # What is exported, how, the size of the images it is exported with, and channels and strides of the
 # outputs.
@@ -63,6 +77,8 @@ ROWS = [
     (extractor, PROGRAM, (64, 96), MAPS),
     (extractor, TORCHSCRIPT, (64, 96), MAPS),
     (detector, ONNX, (128, 192), PYRAMID),
+    (torchvisions_detector, ONNX, (128, 192), TORCHVISIONS),
+    (transformers_backbone, ONNX, (64, 96), {"c1": (32, 2), **MAPS}),
     (segmenter, ONNX, (64, 96), LOGITS),
 ]
 
@@ -89,7 +105,12 @@ def test_a_file_gives_the_maps_at_other_sizes(build, way, image_size, outputs, t
     images = torch.randn(4, 3, 128, 160)
     found = run(tmp_path / name, images)
     network = model.eval()
-    expected = network.backbone(images) if build is detector else network(images)
+    part = {
+        detector: "backbone",
+        torchvisions_detector: "backbone",
+        transformers_backbone: "features",
+    }.get(build, "")
+    expected = network.get_submodule(part)(images)
     if isinstance(expected, dict):
         assert list(found) == list(expected)
         expected = list(expected.values())

@@ -247,8 +247,8 @@ def test_an_fpn_that_cannot_be_is_refused(arguments):
         RegNetFPN("regnety_002", **arguments)
 
 
-def test_unknown_arguments_are_refused_as_by_torchvision():
-    with pytest.raises(TypeError, match="nothing"):
+def test_unknown_arguments_are_refused():
+    with pytest.raises(ValueError, match="FasterRCNN has no arguments nothing"):
         get_model("fasterrcnn_regnety_002_fpn", nothing=1)
 
 

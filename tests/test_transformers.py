@@ -180,13 +180,19 @@ def test_indices_1_to_4_are_c2_to_c5():
     assert RegNetFeaturesConfig(NAME).out_indices == [2, 3, 4]
 
 
-def test_stages_behind_the_last_are_not_built_and_checkpointing_can_be_switched():
+def test_stages_behind_the_last_are_not_built():
     backbone = AutoBackbone.from_config(RegNetFeaturesConfig(NAME, out_indices=[2]))
     assert not hasattr(backbone.features, "s3")
-    backbone.gradient_checkpointing_enable()
-    assert backbone.features.grad_checkpointing
-    backbone.gradient_checkpointing_disable()
-    assert not backbone.features.grad_checkpointing
+
+
+@pytest.mark.parametrize("kind", ["Detr", "RTDetr"])
+def test_checkpointing_of_a_whole_model_reaches_the_backbone(kind):
+    model = build(kind, norm="BN", freeze_at=0)
+    model._set_gradient_checkpointing(True)
+    assert backbone_of(model).features.grad_checkpointing
+    loss_of(kind, model.train()).backward()
+    model._set_gradient_checkpointing(False)
+    assert not backbone_of(model).features.grad_checkpointing
 
 
 @pytest.mark.parametrize(

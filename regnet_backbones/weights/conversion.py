@@ -181,10 +181,10 @@ def _fpn_between(
         return rest
     here = {n.removeprefix("backbone."): v for n, v in rest.items() if n.startswith("backbone.")}
     names = {parts[columns[0]]: parts[columns[1]] for parts in _fpn_names(list(here), network)}
-    if unknown := [name for name in here if name.rpartition(".")[0] not in names]:
+    if unknown := [f"backbone.{n}" for n in here if n.rpartition(".")[0] not in names]:
         raise UserError(
             f"{len(unknown)} entries next to the network are of no FPN that both frameworks have: "
-            f"{listing([f'backbone.{name}' for name in unknown])}; take the network alone, with --to timm"
+            f"{listing(unknown)}; take the network alone, with --to timm"
         )
     split = {name: name.rpartition(".") for name in here}
     return {f"backbone.{names[split[n][0]]}.{split[n][2]}": value for n, value in here.items()}

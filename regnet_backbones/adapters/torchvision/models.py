@@ -61,7 +61,11 @@ class RegNetMaps(RegNetFeatures):
         self.map_names = list(names.values())
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return maps (N, channels[l], ceil(H / strides[l]), ceil(W / strides[l])) by name."""
+        """Return maps (N, channels[l], ceil(H / strides[l]), ceil(W / strides[l])) by name.
+
+        Args:
+            x: images (N, in_channels, H, W), any height and width, RGB.
+        """
         maps: dict[str, torch.Tensor] = {}
         for name, feature_map in zip(self.map_names, self.list_maps(x)):  # noqa: B905
             maps[name] = feature_map
@@ -108,7 +112,7 @@ class RegNetFPN(nn.Module):
         super().__init__()
         if not pretrained and (norm == "FrozenBN" or freeze_at):
             logger.warning(
-                "random weights are frozen (norm='%s', freeze_at=%d): pass pretrained, load weights "
+                "random weights are frozen (norm='%s', freeze_at=%d): pass pretrained, load some "
                 "with regnet_backbones.weights.load, or set norm='BN', freeze_at=0",
                 *(norm, freeze_at),
             )
@@ -152,7 +156,14 @@ def faster_rcnn(name_or_design: str | RegNetDesign, **kwargs: object) -> FasterR
 
 
 def mask_rcnn(name_or_design: str | RegNetDesign, **kwargs: object) -> MaskRCNN:
-    """Build a Mask R-CNN, see `faster_rcnn`."""
+    """Build a Mask R-CNN.
+
+    Args:
+        name_or_design, kwargs: see `faster_rcnn`.
+
+    Raises:
+        ValueError: see `faster_rcnn`.
+    """
     return _detector(MaskRCNN, name_or_design, **kwargs)
 
 
@@ -163,19 +174,42 @@ def keypoint_rcnn(
     num_keypoints: int | None = None,
     **kwargs: object,
 ) -> KeypointRCNN:
-    """Build a Keypoint R-CNN, see `faster_rcnn`; `num_classes` is 2, `num_keypoints` 17."""
+    """Build a Keypoint R-CNN.
+
+    Args:
+        name_or_design, kwargs: see `faster_rcnn`.
+        num_classes: the background included; None for 2.
+        num_keypoints: of an object; None for 17.
+
+    Raises:
+        ValueError: see `faster_rcnn`.
+    """
     kwargs |= {"num_classes": num_classes or 2, "num_keypoints": num_keypoints or 17}
     return _detector(KeypointRCNN, name_or_design, **kwargs)
 
 
 def retinanet(name_or_design: str | RegNetDesign, **kwargs: object) -> RetinaNet:
-    """Build a RetinaNet on P3 to P7, P6 of C5, see `faster_rcnn`."""
+    """Build a RetinaNet on P3 to P7, P6 of C5.
+
+    Args:
+        name_or_design, kwargs: see `faster_rcnn`.
+
+    Raises:
+        ValueError: see `faster_rcnn`.
+    """
     fpn = {"levels": (3, 4, 5), "top": "p6p7_of_c5"}
     return _detector(RetinaNet, name_or_design, fpn=fpn, **kwargs)
 
 
 def fcos(name_or_design: str | RegNetDesign, **kwargs: object) -> FCOS:
-    """Build an FCOS on P3 to P7, P6 of P5, see `faster_rcnn`."""
+    """Build an FCOS on P3 to P7, P6 of P5.
+
+    Args:
+        name_or_design, kwargs: see `faster_rcnn`.
+
+    Raises:
+        ValueError: see `faster_rcnn`.
+    """
     return _detector(FCOS, name_or_design, fpn={"levels": (3, 4, 5), "top": "p6p7"}, **kwargs)
 
 
@@ -196,14 +230,23 @@ def deeplabv3(
 def fcn(
     name_or_design: str | RegNetDesign, *, aux_loss: bool | None = None, **kwargs: object
 ) -> FCN:
-    """Build an FCN of output stride 8, see `deeplabv3`."""
+    """Build an FCN of output stride 8.
+
+    Args:
+        name_or_design, aux_loss, kwargs: see `deeplabv3`.
+    """
     return _fully_convolutional(FCN, FCNHead, name_or_design, aux_loss, **kwargs)
 
 
 def lraspp(
     name_or_design: str | RegNetDesign, *, num_classes: int | None = None, **kwargs: object
 ) -> LRASPP:
-    """Build an LR-ASPP of output stride 16 on C3 and C5, see `deeplabv3`; it has no `aux_loss`."""
+    """Build an LR-ASPP of output stride 16 on C3 and C5; it has no `aux_loss`.
+
+    Args:
+        name_or_design, kwargs: see `deeplabv3`.
+        num_classes: the background included; None for 21.
+    """
     body = _segmenter_body(name_or_design, {3: "low", 5: "high"}, 16, **kwargs)
     return LRASPP(body, body.channels[3], body.channels[5], num_classes or 21)
 
@@ -225,7 +268,7 @@ def _detector(
     _check_no_weights(weights)
     known = {*signature(model).parameters, *signature(GeneralizedRCNNTransform).parameters}
     if unknown := kwargs.keys() - known - {"_skip_resize"}:  # which torchvision would ignore
-        raise TypeError(f"{model.__name__} has no arguments {', '.join(sorted(unknown))}")
+        raise UserError(f"{model.__name__} has no arguments {', '.join(sorted(unknown))}")
     pretrained = _pretrained(name_or_design, weights_backbone)
     trainable = trainable_backbone_layers
     if trainable is not None and trainable not in range(6):
@@ -324,8 +367,11 @@ def _pretrained(name_or_design: str | RegNetDesign, weights: BackboneWeights) ->
     if own is None or own.__name__ != named[1]:
         raise UserError(
             f"weights_backbone {named[0]} is of another network than {name_or_design}, "
-            + (f"whose are {own.__name__}" if own else "of which torchvision has no weights; 'DEFAULT' "
-            "are those of timm")
+            + (
+                f"whose are {own.__name__}"
+                if own
+                else "of which torchvision has no weights; 'DEFAULT' are those of timm"
+            )
         )
     return f"torchvision://{torchvision_name}.{named[2]}"
 
