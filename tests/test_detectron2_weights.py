@@ -8,6 +8,7 @@ import timm
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultPredictor
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
@@ -372,6 +373,15 @@ def test_a_detector_without_part_of_its_backbone_is_refused(tmp_path):
     torch.save({"model": state}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match=r"1 missing: s4\.b1\.conv2\.bn\.running_mean"):
         load(config(), tmp_path / "a.pth")
+
+
+def test_a_model_whose_activations_detectron2_deleted_is_refused(classifier, tmp_path):
+    cfg = config()
+    cfg.MODEL.REGNET.NORM, cfg.MODEL.BACKBONE.FREEZE_AT = "BN", 0
+    model = FrozenBatchNorm2d.convert_frozen_batchnorm(build_model(cfg))
+    torch.save(classifier, tmp_path / "timm.pth")
+    with pytest.raises(ValueError, match="activations of the network are lost.*FrozenBatchNorm2d"):
+        DetectionCheckpointer(model).load(str(tmp_path / "timm.pth"))
 
 
 def test_heads_that_are_not_finite_are_refused_where_they_would_be_loaded(tmp_path):

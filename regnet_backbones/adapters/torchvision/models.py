@@ -33,6 +33,7 @@ from regnet_backbones.backbone import LEVELS, RegNetFeatures
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError
 from regnet_backbones.norm import Norm
+from regnet_backbones.weights import Report
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 Top = Literal["pool", "p6p7", "p6p7_of_c5"]
@@ -184,7 +185,8 @@ def keypoint_rcnn(
     Raises:
         ValueError: see `faster_rcnn`.
     """
-    kwargs |= {"num_classes": num_classes or 2, "num_keypoints": num_keypoints or 17}
+    kwargs["num_classes"] = 2 if num_classes is None else num_classes
+    kwargs["num_keypoints"] = 17 if num_keypoints is None else num_keypoints
     return _detector(KeypointRCNN, name_or_design, **kwargs)
 
 
@@ -248,7 +250,8 @@ def lraspp(
         num_classes: the background included; None for 21.
     """
     body = _segmenter_body(name_or_design, {3: "low", 5: "high"}, 16, **kwargs)
-    return LRASPP(body, body.channels[3], body.channels[5], num_classes or 21)
+    classes = 21 if num_classes is None else num_classes
+    return LRASPP(body, body.channels[3], body.channels[5], classes)
 
 
 def _detector(
@@ -284,7 +287,8 @@ def _detector(
         **(fpn or {}),
     )
     statistics = _image_statistics(backbone.body, kwargs)
-    return model(backbone, num_classes or 91, **{**kwargs, **statistics})
+    classes = 91 if num_classes is None else num_classes
+    return model(backbone, classes, **{**kwargs, **statistics})
 
 
 def _fully_convolutional(
@@ -299,7 +303,7 @@ def _fully_convolutional(
     """Build a segmenter of torchvision's that is a backbone, a classifier and an auxiliary one."""
     names = {4: "aux", 5: "out"} if aux_loss else {5: "out"}
     body = _segmenter_body(name_or_design, names, 8, **kwargs)
-    classes = num_classes or 21
+    classes = 21 if num_classes is None else num_classes
     auxiliary = FCNHead(body.channels[4], classes) if aux_loss else None
     return model(body, head(body.channels[5], classes), auxiliary)
 
@@ -392,7 +396,7 @@ def _image_statistics(body: RegNetMaps, given: Mapping[str, object]) -> dict[str
     return expected
 
 
-def _same(loaded: object, values: Sequence[Sequence[float]]) -> bool:
+def _same(loaded: Report, values: Sequence[Sequence[float]]) -> bool:
     """Whether mean and deviation are those of the images that weights saw."""
     known = (*loaded.mean, *loaded.std)
     return all(
