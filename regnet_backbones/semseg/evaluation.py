@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from lightning import Trainer
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
@@ -75,7 +76,7 @@ def evaluate(
             accelerator=accelerator,
             devices=devices,
             precision=precision,
-            callbacks=scores,
+            callbacks=[TQDMProgressBar(), *([scores] if scores else [])],
             limit_val_batches=1.0 if images is None else images,
             logger=False,
             enable_checkpointing=False,

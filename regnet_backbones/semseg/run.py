@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -84,12 +84,23 @@ class SegmentationCLI(LightningCLI):
             output = self.config_init.output
             kwargs["logger"] = TensorBoardLogger(output, name="", version=TENSORBOARD_FOLDER)
         kwargs["plugins"] = [*(config.plugins or []), resume.AtomicCheckpointIO()]
+        # Lightning would take rich's where that is installed, whose output is none for a log file.
+        given = list(config.callbacks or [])
+        if config.enable_progress_bar is not False and not _has(given, ProgressBar):
+            given.append(TQDMProgressBar())
+        if config.enable_model_summary is not False and not _has(given, ModelSummary):
+            given.append(ModelSummary())
+        kwargs |= {"callbacks": given, "enable_model_summary": False}
         # A run that is shorter than the distance of two validations is validated at its end.
         if 0 < config.max_steps < (config.val_check_interval or 0):
             kwargs["val_check_interval"] = config.max_steps
         errors = (MisconfigurationException, TypeError, ValueError)
         with as_user_error(*errors, prefix="--trainer options: "):
             return super().instantiate_trainer(**kwargs)
+
+
+def _has(callbacks: Sequence[object], kind: type) -> bool:
+    return any(isinstance(callback, kind) for callback in callbacks)
 
 
 def launch_run(argv: Sequence[str] | None = None) -> int:

@@ -212,7 +212,8 @@ def fit(
     state = {home + name: fitted.get(name, value) for name, value in own.items()}
     mean, std = source.mean, source.std
     if mean is None and not network.rest:
-        mean, std = _statistics_of_dialect(network.dialect, extractor.name or extractor.design)
+        own_network = getattr(extractor, "name", None) or getattr(extractor, "design", None)
+        mean, std = _statistics_of_dialect(network.dialect, own_network)
     report = Report(
         source=source.name,
         dialect=network.dialect,
@@ -239,7 +240,7 @@ def _statistics_of_dialect(
     statistics = {
         (row.mean, row.std)
         for variant in map(zoo.get, zoo.names())
-        if network in (variant.name, variant.design)
+        if network is not None and network in (variant.name, variant.design)
         for row in variant.weights.values()
     }
     return statistics.pop() if len(statistics) == 1 else (None, None)
