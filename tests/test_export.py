@@ -6,9 +6,10 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from detectron2.modeling import build_model
+from torchvision.models.detection import FasterRCNN
 
 from regnet_backbones import RegNetDesign, RegNetFeatures, config_path
-from regnet_backbones.adapters.torchvision.models import faster_rcnn
+from regnet_backbones.adapters.torchvision import RegNetFPN
 from regnet_backbones.adapters.transformers import RegNetFeaturesBackbone, RegNetFeaturesConfig
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.export import (
@@ -33,7 +34,8 @@ def detector():
 
 def torchvisions_detector():
     design = RegNetDesign(w_0=8, w_a=8.0, w_m=2.0, depth=7, group_width=8)
-    return faster_rcnn(design, num_classes=3)
+    backbone = RegNetFPN(design, out_channels=16, norm="BN", freeze_at=0)
+    return FasterRCNN(backbone, num_classes=3)
 
 
 def transformers_backbone():
@@ -68,7 +70,7 @@ TORCHSCRIPT = (export_torchscript, "net.ts", with_torchscript)
 MAPS = {"c2": (8, 4), "c3": (16, 8), "c4": (32, 16), "c5": (64, 32)}
 PYRAMID = {f"p{level}": (64, 2**level) for level in (2, 3, 4, 5, 6)}
 LOGITS = {"logits": (3, 1)}
-TORCHVISIONS = {"0": (256, 4), "1": (256, 8), "2": (256, 16), "3": (256, 32), "pool": (256, 64)}
+TORCHVISIONS = {"0": (16, 4), "1": (16, 8), "2": (16, 16), "3": (16, 32), "pool": (16, 64)}
 
 # What is exported, how, the size of the images it is exported with, and channels and strides of the
 # outputs.

@@ -133,25 +133,6 @@ def test_the_maps_are_those_of_transformers_own_network(randomize):
         assert relative_error(maps_of(ours, maps, image, False), expected) <= 1e-5
 
 
-@pytest.mark.parametrize(
-    ("adapter", "own"),
-    [
-        ("adapters.torchvision.models", {"torchvision"}),
-        ("adapters.transformers.modeling", {"torchvision", "transformers"}),
-        ("adapters.smp", {"torchvision", "segmentation_models_pytorch"}),
-        ("adapters.detectron2.builders", {"torchvision", "detectron2"}),
-    ],
-)
-def test_an_adapter_imports_only_its_own_framework(adapter, own):
-    frameworks = {"detectron2", "segmentation_models_pytorch", "torchvision", "transformers"}
-    code = (
-        f"import sys, regnet_backbones.{adapter}; print(*sorted({frameworks!r} & set(sys.modules)))"
-    )
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert set(result.stdout.split()) == own
-
-
 def test_frameworks_without_a_regnet_import_nothing_of_ours():
     code = """
 import sys, regnet_backbones, torchvision.models, transformers

@@ -122,6 +122,24 @@ def test_no_adapter_imports_another():
             assert adapters.get(name, adapter) == adapter, f"{module} imports {name}"
 
 
+@pytest.mark.parametrize(
+    ("adapter", "own"),
+    [
+        ("detectron2", {"detectron2", "fvcore", "iopath"}),
+        ("smp", {"segmentation_models_pytorch"}),
+        ("torchvision", set()),
+        ("transformers", {"transformers"}),
+    ],
+)
+def test_an_adapter_imports_only_its_own_framework(adapter, own):
+    found = set()
+    for module, path in FILES.items():
+        if f"{module}.".startswith(f"regnet_backbones.adapters.{adapter}."):
+            found |= {name.split(".")[0] for name in imported_names(path)} & FRAMEWORKS
+    assert found == own & found
+    assert bool(found) == bool(own)
+
+
 def test_the_repair_kit_is_by_itself():
     for module in FILES:
         imports_it = any(name.startswith(COMPAT) for name in ours(FILES[module]))

@@ -52,8 +52,10 @@ def test_without_torchvisions_registry_the_builders_remain():
     assert isinstance(models.faster_rcnn(DESIGN, num_classes=3, **SIZES), FasterRCNN)
 
 
-@pytest.mark.parametrize("name", ["regnety_002", "regnetz_b16"])
-@pytest.mark.parametrize("kind", DETECTORS)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [*((kind, "regnety_002") for kind in DETECTORS), ("fcos", "regnetz_b16")],
+)
 def test_a_detector_trains_predicts_and_scripts_like_torchvisions(kind, name, randomize):
     options = SIZES if kind == "keypointrcnn" else {"num_classes": 4, **SIZES}
     if "rcnn" in kind:
