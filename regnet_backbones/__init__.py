@@ -1,4 +1,4 @@
-"""RegNet backbones for Detectron2 and segmentation-models-pytorch.
+"""RegNet backbones for Detectron2, segmentation-models-pytorch, torchvision and transformers.
 
 Importing this package registers everything, before or after the framework is imported:
 
@@ -6,6 +6,8 @@ Importing this package registers everything, before or after the framework is im
   `build_regnet_fpn_backbone`, RegNet weights of every dialect as `MODEL.WEIGHTS`, and what
   detectron2 0.6 needs to run on today's torch.
 - segmentation-models-pytorch gets every RegNet as an encoder, `smp.Unet("regnety_032")`.
+- torchvision gets detectors and segmenters, `get_model("maskrcnn_regnety_032_fpn")`.
+- transformers gets `RegNetFeaturesConfig` for `AutoBackbone` and the models that hold one.
 
 The import itself is light: neither torch nor a framework is imported before it is used.
 """

@@ -216,7 +216,10 @@ def _plain_for_activated(network: nn.Module) -> list[nn.Module]:
 
 @lru_cache
 def _activated_norms_of(architecture: str) -> tuple[str, ...]:
-    with torch.device("meta"):
+    try:
+        with torch.device("meta"):
+            return activated_norms(timm.create_model(architecture))
+    except (NotImplementedError, RuntimeError):  # timm before 1.0.28 computes widths with torch
         return activated_norms(timm.create_model(architecture))
 
 

@@ -4,7 +4,6 @@ import io
 from inspect import signature
 from types import SimpleNamespace
 
-import onnxruntime
 import pytest
 import timm
 import torch
@@ -94,6 +93,8 @@ def test_a_segmenter_trains_and_scripts_like_torchvisions(kind):
 
 @pytest.mark.parametrize("kind", ["maskrcnn", "retinanet", "fcos"])
 def test_a_whole_detector_exports_as_onnx(kind, file):
+    import onnxruntime  # not among the oldest versions of docs/compatibility.md
+
     options = FEW if kind == "maskrcnn" else {"score_thresh": 0.0, "detections_per_img": 9}
     options |= {"weights_backbone": file, "num_classes": 4}
     model = get_model(f"{kind}_regnety_002_fpn", **options, **SIZES).eval()
