@@ -1,0 +1,184 @@
+"""RegNets next to EfficientNets and ResNets of about the same multiply-adds, as backbones.
+
+    python -m benchmarks.families --output benchmarks/results/cpu_families
+    python -m benchmarks.families --device cuda --dtype bf16 --batch 8 --sizes 224 512 800x1344
+
+All are timm's `features_only`, C2 to C5, with random weights, in evaluation mode and channels last.
+Networks of a group take turns on the same images: compare within a group. It prints a table for
+each size and writes PATH.json, with every single time, and PATH.png.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import timm
+import torch
+from tabulate import tabulate
+from torch import nn
+
+from benchmarks.machine import machine, versions
+from regnet_backbones.files import write_whole
+from regnet_backbones.measure.memory import peak_bytes
+from regnet_backbones.measure.timing import interleaved_times
+
+# Of about the same multiply-adds at 224, the RegNets first.
+GROUPS = (
+    ("regnety_004", "regnetx_004", "efficientnet_b0"),
+    ("regnety_006", "regnetx_006", "efficientnet_b1", "efficientnet_b2"),
+    ("regnety_008", "regnetx_008", "efficientnet_b3"),
+    ("regnety_016", "regnetx_016", "efficientnet_b4"),
+    ("regnety_040", "regnetx_040", "resnet50"),
+    ("regnety_080", "regnetx_080", "resnet101"),
+)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+COLOURS = {
+    "regnety": "#1f6fb2",
+    "regnetx": "#7fb3d9",
+    "efficientnet": "#e0803a",
+    "resnet": "#6b7680",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of a network at a size.
+
+    Attributes:
+        name: timm's.
+        height, width: of the images.
+        flops: multiply-adds of its convolutions, of one image.
+        activations: values that its convolutions put out, of one image.
+        params: of C2 to C5, without a classifier.
+        peak_mib: that a forward pass allocates at its peak.
+        seconds: of each run.
+    """
+
+    name: str
+    height: int
+    width: int
+    flops: int
+    activations: int
+    params: int
+    peak_mib: float
+    seconds: tuple[float, ...]
+
+    @property
+    def milliseconds(self) -> float:
+        """Median of the runs."""
+        return 1000 * statistics.median(self.seconds)
+
+
+def build(name: str) -> nn.Module:
+    """Build timm's extractor of C2 to C5."""
+    network = timm.create_model(name, features_only=True, out_indices=(1, 2, 3, 4))
+    return network.eval().requires_grad_(False)
+
+
+def complexity(name: str, size: tuple[int, int]) -> tuple[int, int, int]:
+    """Count multiply-adds and outputs of the convolutions for one image, and parameters."""
+    counts = []
+
+    def count(conv: nn.Conv2d, _: object, output: torch.Tensor) -> None:
+        counts.append((output.numel() * conv.weight[0].numel(), output.numel()))
+
+    with torch.device("meta"):
+        network = build(name)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(count)
+        network(torch.empty(1, 3, *size))
+    flops, activations = map(sum, zip(*counts, strict=True))
+    return flops, activations, sum(p.numel() for p in network.parameters())
+
+
+def measure(group: Sequence[str], size: tuple[int, int], args: argparse.Namespace) -> list[Row]:
+    """Measure the networks of a group in turns."""
+    layout = {"memory_format": torch.channels_last}
+    kind = {"device": args.device, "dtype": DTYPES[args.dtype]}
+    images = torch.randn(args.batch, 3, *size, **kind).to(**layout)
+    networks = {name: build(name).to(**kind).to(**layout) for name in group}
+    calls = {name: (lambda network=network: network(images)) for name, network in networks.items()}
+    with torch.inference_mode():
+        times = interleaved_times(calls, runs=args.runs, device=args.device)
+        peaks = {name: peak_bytes(call, device=args.device) for name, call in calls.items()}
+    return [
+        Row(name, *size, *complexity(name, size), peaks[name] / 2**20, times[name])
+        for name in group
+    ]
+
+
+def table(groups: Sequence[Sequence[Row]]) -> str:
+    """Return the rows of a size as Markdown; ratios are to the first of each group."""
+    head = ["network", "multiply-adds (G)", "activations (M)", "params (M)", "peak (MiB)", "ms"]
+    lines = [
+        [
+            row.name,
+            f"{row.flops / 1e9:.2f}",
+            f"{row.activations / 1e6:.1f}",
+            f"{row.params / 1e6:.1f}",
+            f"{row.peak_mib:.0f}",
+            f"{row.milliseconds:.1f}",
+            f"{row.milliseconds / rows[0].milliseconds:.2f}",
+        ]
+        for rows in groups
+        for row in rows
+    ]
+    return tabulate(lines, [*head, "ratio"], "github", disable_numparse=True)
+
+
+def write_chart(path: Path, rows: Sequence[Row]) -> None:
+    """Draw time over multiply-adds, a panel for each size."""
+    from matplotlib.figure import Figure
+
+    sizes = list(dict.fromkeys((row.height, row.width) for row in rows))
+    figure = Figure(figsize=(4 * len(sizes), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(sizes), squeeze=False)[0]
+    for axis, size in zip(axes, sizes, strict=True):
+        here = [row for row in rows if (row.height, row.width) == size]
+        for family, colour in COLOURS.items():
+            some = [row for row in here if row.name.startswith(family)]
+            x, y = [row.flops / 1e9 for row in some], [row.milliseconds for row in some]
+            axis.plot(x, y, "o-", color=colour, label=family)
+        axis.set(xscale="log", yscale="log", title=f"{size[0]}x{size[1]}")
+        axis.set(xlabel="multiply-adds (G)", ylabel="ms")
+    axes[0].legend(["RegNetY", "RegNetX", "EfficientNet", "ResNet"], fontsize=8)
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure all groups at all sizes; return 0."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", nargs="+", default=["224", "512", "800x1344"])
+    parser.add_argument("--groups", nargs="+", type=int, default=range(len(GROUPS)))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--output", type=Path, help="write PATH.json and PATH.png")
+    args = parser.parse_args(argv)
+    rows = []
+    for text in args.sizes:
+        sides = [int(side) for side in text.split("x")]
+        size = (sides[0], sides[-1])
+        groups = [measure(GROUPS[number], size, args) for number in args.groups]
+        print(f"\n{size[0]}x{size[1]}, batch {args.batch}, {args.dtype}, {args.device}\n")
+        print(table(groups), flush=True)
+        rows += [row for group in groups for row in group]
+    if args.output:
+        options = {"batch": args.batch, "dtype": args.dtype, "threads": torch.get_num_threads()}
+        content = {"machine": machine(args.device), "versions": versions(), **options}
+        content["rows"] = [asdict(row) for row in rows]
+        text = json.dumps(content, indent=1) + "\n"
+        write_whole(args.output.with_suffix(".json"), lambda file: file.write(text.encode()))
+        write_chart(args.output.with_suffix(".png"), rows)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
