@@ -215,6 +215,14 @@ def test_a_guide_of_one_class():
     assert gated.flatten(1).tolist() == [[1.0] * 4, [ABSENT] * 4]
 
 
+def test_an_encoder_that_is_frozen_stays_so_with_an_auxiliary_head():
+    model = smp.UPerNet("regnetx_002", encoder_weights=None, decoder_channels=16)
+    model.freeze_encoder()
+    both = WithAuxiliaryHead(model).train()
+    assert both.auxiliary_head.training
+    assert not any(part.training for part in both.encoder.modules() if hasattr(part, "momentum"))
+
+
 def test_an_auxiliary_head_reads_c4_and_leaves_the_model_as_it_is(randomize):
     model = smp.PSPNet(
         "regnetx_002", encoder_weights=None, classes=3, encoder_depth=5, upsampling=32
@@ -468,6 +476,14 @@ def test_a_run_with_an_auxiliary_head_resumes_and_predicts_without_it(
     )
     assert any(key.startswith("network.auxiliary_head.") for key in state)
     torch.testing.assert_close(state, unbroken, rtol=0, atol=0)
+
+    # A run of before the option had no head.
+    last = tmp_path / "unbroken" / "checkpoints" / "last.ckpt"
+    older = torch.load(last, weights_only=True)
+    del older[Segmenter.CHECKPOINT_HYPER_PARAMS_KEY]["auxiliary_weight"]
+    torch.save(older, last)
+    with pytest.raises(UserError, match="auxiliary_weight was None and is 0.4"):
+        launch_run([*map(str, training(dataset, tmp_path / "unbroken", 4, *head)), "--resume"])
 
     trained = load_segmenter(tmp_path / "run" / "checkpoints" / "last.ckpt")
     assert trained.hparams["auxiliary_weight"] == 0.4

@@ -122,9 +122,8 @@ class SegmentationLoss(nn.Module):
         super().__init__()
         self.name = name
         self.weights = (1.0, *auxiliary_weights)
-        options = {"mode": MULTICLASS_MODE, "from_logits": True, "ignore_index": IGNORE}
-        self.dice = DiceLoss(**options)
-        self.focal = FocalLoss(**options, reduction="sum")
+        self.dice = DiceLoss(MULTICLASS_MODE, from_logits=True, ignore_index=IGNORE)
+        self.focal = FocalLoss(MULTICLASS_MODE, reduction="sum", ignore_index=IGNORE)
 
     def forward(
         self, outputs: torch.Tensor | Sequence[torch.Tensor], mask: torch.Tensor

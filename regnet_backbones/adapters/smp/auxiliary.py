@@ -94,7 +94,7 @@ class WithAuxiliaryHead(AuxiliaryModel):
         self.auxiliary_head = FCNHead(self.encoder.out_channels[-2], classes, **options)
         self.auxiliary_weights = (weight,)
         self.requires_divisible_input_shape = model.requires_divisible_input_shape
-        self._is_encoder_frozen = model._is_encoder_frozen
+        self._is_encoder_frozen = getattr(model, "_is_encoder_frozen", False)  # from SMP 0.6 on
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """Return what the model returns, in training the logits of the head after it.
