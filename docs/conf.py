@@ -32,7 +32,7 @@ python_maximum_signature_line_length = 80
 _OTHERS = (
     *("collections", "os", "pathlib", "random", "types", "typing"),
     *("detectron2", "fvcore", "lightning", "nn", "numpy", "PIL", "torch", "torchvision"),
-    "transformers",
+    *("segmentation_models_pytorch", "transformers"),
 )
 nitpick_ignore_regex = [
     ("py:.*", rf"({'|'.join(_OTHERS)})\..+"),

@@ -5,7 +5,8 @@ Importing this package registers everything, before or after the framework is im
 - Detectron2 gets the `MODEL.REGNET` config node, the builders `build_regnet_backbone` and
   `build_regnet_fpn_backbone`, RegNet weights of every dialect as `MODEL.WEIGHTS`, and what
   detectron2 0.6 needs to run on today's torch.
-- segmentation-models-pytorch gets every RegNet as an encoder, `smp.Unet("regnety_032")`.
+- segmentation-models-pytorch gets every RegNet as an encoder, `smp.Unet("regnety_032")`, and the
+  architectures `smp.OCRNet` and `smp.UNet3Plus`.
 - torchvision gets detectors and segmenters, `get_model("maskrcnn_regnety_032_fpn")`.
 - transformers gets `RegNetFeaturesConfig` for `AutoBackbone` and the models that hold one.
 
@@ -60,6 +61,10 @@ _POST_IMPORT_HOOKS = (
     ("detectron2.checkpoint.detection_checkpoint", f"{_D2}.checkpoint:load_every_dialect"),
     ("detectron2.data.datasets", f"{_D2}.shapes:register_on_import"),
     ("segmentation_models_pytorch.encoders", "regnet_backbones.adapters.smp.encoder"),
+    (
+        "segmentation_models_pytorch",
+        "regnet_backbones.adapters.smp.architectures:register_architectures",
+    ),
     ("torchvision.models", "regnet_backbones.adapters.torchvision:register_models"),
     (
         "transformers.models.auto.configuration_auto",

@@ -499,7 +499,8 @@ def test_the_short_side_resizes_training_images_and_leaves_those_of_validation(t
     [
         ({"mean": (123.7, 116.3, 103.5)}, "divide those of"),
         ({"std": (1.0, 0.0, 1.0)}, "std must be three numbers"),
-        ({"mean": (0.5,)}, "mean must be three numbers"),
+        ({"mean": (0.5,)}, "std must be three numbers.* of grey images are one number each"),
+        ({"mean": (0.5, 0.5), "std": (0.5, 0.5)}, "mean must be three numbers"),
     ],
 )
 def test_numbers_out_of_range_are_refused(tmp_path, options, message):

@@ -212,11 +212,13 @@ def test_losses_are_those_of_torch_and_smp():
     logits, mask = logits_and_mask()
     entropy = F.cross_entropy(logits, mask, ignore_index=255)
     dice = smp.losses.DiceLoss("multiclass", ignore_index=255, from_logits=True)(logits, mask)
-    for name, expected in (("ce", entropy), ("dice", dice), ("ce+dice", entropy + dice)):
+    focal = smp.losses.FocalLoss("multiclass", ignore_index=255)(logits, mask)
+    sums = {"ce+dice": entropy + dice, "dice+focal": dice + focal}
+    for name, expected in {"ce": entropy, "dice": dice, "focal": focal, **sums}.items():
         torch.testing.assert_close(segmenter(loss=name).loss(logits, mask), expected)
 
 
-@pytest.mark.parametrize("loss", ["ce", "dice", "ce+dice"])
+@pytest.mark.parametrize("loss", ["ce", "dice", "focal", "ce+dice"])
 def test_ignored_pixels_have_no_gradient(loss):
     model = segmenter(loss=loss)
     logits, mask = logits_and_mask()

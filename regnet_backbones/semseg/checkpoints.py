@@ -20,12 +20,18 @@ from regnet_backbones.weights.unpickling import read_content
 MODEL_KEY = Segmenter.CHECKPOINT_HYPER_PARAMS_KEY
 DATA_KEY = SegmentationData.CHECKPOINT_HYPER_PARAMS_KEY
 
+# Weights of the head of `auxiliary_weight`.
+AUXILIARY_HEAD = "network.auxiliary_head."
+
 # Which function builds the model, of which class: Lightning below 2.6 imports and calls them.
 BUILDERS = ("_instantiator", "_class_path")
 
 
 def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> Segmenter:
     """Load a segmenter; weights to start a training from are not fetched.
+
+    It has no auxiliary head (`auxiliary_weight`), which only a training needs: its `network` is the
+    model of SMP.
 
     Args:
         checkpoint: a file that Lightning saved in the training of a `Segmenter`.
@@ -40,14 +46,18 @@ def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> S
     content = read_segmenter(checkpoint)
     known = inspect.signature(Segmenter).parameters
     arguments = {n: v for n, v in content[MODEL_KEY].items() if n in known}
+    only_training = {"encoder_weights": None, "auxiliary_weight": None}
     try:
-        segmenter = Segmenter(**(arguments | {"encoder_weights": None}))
-        load_all(segmenter, content["state_dict"], "its state dict")
+        segmenter = Segmenter(**(arguments | only_training))
+        state = content["state_dict"]
+        if arguments.get("auxiliary_weight") is not None:
+            state = {k: v for k, v in state.items() if not k.startswith(AUXILIARY_HEAD)}
+        load_all(segmenter, state, "its state dict")
     except Exception as error:  # arguments of any kind and value are in the file
         problem = f"damaged or of another version: {reason(error)}"
         raise UserError(f"checkpoint '{checkpoint}' is {problem}") from error
     segmenter.typical_side = content[DATA_KEY].get("crop_size") or segmenter.typical_side
-    segmenter.hparams["encoder_weights"] = arguments.get("encoder_weights")
+    segmenter.hparams.update({name: arguments.get(name) for name in only_training})
     if inference is not None:
         short_side = inference.short_side or segmenter.hparams["short_side"]
         segmenter.inference = replace(inference, short_side=short_side)

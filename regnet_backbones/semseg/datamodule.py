@@ -58,7 +58,8 @@ class SegmentationData(LightningDataModule):
         photometric: whether to distort colours.
         short_side: pixels of the shorter side that training images and masks are resized to first,
             None for the size of the files. Those of validation keep it, see `Segmenter`.
-        mean: per RGB channel, of pixels in [0, 1]; that of the encoder's weights.
+        mean: per RGB channel, of pixels in [0, 1]; that of the encoder's weights. One number for
+            `mean` and for `std`: images are read as grey, and the network takes one channel.
         std: per RGB channel, of pixels in [0, 1]; that of the encoder's weights.
         skip_bad: read all files before the training, and leave out bad ones with a warning.
 
@@ -96,8 +97,8 @@ class SegmentationData(LightningDataModule):
         flip: float = 0.5,
         photometric: bool = True,
         short_side: int | None = None,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
         skip_bad: bool = False,
     ) -> None:
         super().__init__()
@@ -197,7 +198,7 @@ class SegmentationData(LightningDataModule):
         pairs, counts = check_pairs(pairs, skip_bad=given["skip_bad"], everything=everything)
         counts.check(train=split == "train")
         self.label_counts[split] = counts
-        return SegmentationDataset(pairs, transform)
+        return SegmentationDataset(pairs, transform, channels=len(given["mean"]))
 
     def _path(self, path: str) -> Path:
         """Return a path, below the root if that is given and the path is relative."""

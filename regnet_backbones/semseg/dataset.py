@@ -2,7 +2,7 @@
 
 Every problem of a file is a `UserError` that names it, at the check and in a worker of a loader.
 Transforms are torchvision's v2, of a `tv_tensors.Image` (uint8, (3, H, W)) and a `tv_tensors.Mask`
-(uint8, (H, W)); the image becomes float32, normalised.
+(uint8, (H, W)); the image becomes float32, normalised. Grey images have one channel for three.
 """
 
 import logging
@@ -55,10 +55,11 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
 
     An item is a dict of `image` (float32, (3, H, W), as the transform leaves it), `mask` (int64,
     (H, W), classes and `IGNORE`) and `name`. The transform draws from a `ResumableSampler`'s seed.
+    With one channel in place of three, images are read as grey.
     """
 
-    def __init__(self, pairs: Pairs, transform: PairTransform) -> None:
-        self.pairs = pairs
+    def __init__(self, pairs: Pairs, transform: PairTransform, *, channels: int = 3) -> None:
+        self.pairs, self.channels = pairs, channels
         self.names = [name.as_posix() for name in output_names(pairs.images).values()]
         self.transform = transform
 
@@ -70,7 +71,7 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
             with seeded(drawn[1]):
                 return self[drawn[0]]
         path, labels = self.pairs.images[drawn], self.pairs.labels
-        pixels = read_image(path)
+        pixels = read_image(path, self.channels)
         size = (pixels.shape[1], pixels.shape[0])
         values = _read_mask(self.pairs.masks[drawn], labels, path, size)
         image, mask = self.transform(
@@ -122,9 +123,18 @@ def check_pairs(
     return pairs, LabelCounts(counted, pairs.labels)
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read an image as RGB, uint8 (H, W, 3), turned by its EXIF data, as labelling tools do."""
-    return np.array(image_files.open_upright(path).convert("RGB"))
+def read_image(path: Path, channels: int = 3) -> np.ndarray:
+    """Read an image, turned by its EXIF data, as labelling tools do.
+
+    Args:
+        path: of the file.
+        channels: 3 for RGB, 1 for grey.
+
+    Returns:
+        Pixels, uint8 (H, W, channels).
+    """
+    image = image_files.open_upright(path).convert({1: "L", 3: "RGB"}[channels])
+    return np.array(image).reshape(image.height, image.width, channels)
 
 
 def _size_in_header(path: Path) -> tuple[int, int]:
@@ -219,9 +229,11 @@ def val_transform(
 ) -> v2.Compose:
     """Return the transform of validation: normalisation, in the size of the file."""
     for name, values, least in (("mean", mean, 0.0), ("std", std, 1e-6)):
-        if len(values) != 3 or not all(least <= value <= 1 for value in values):
+        matches = len(values) in (1, 3) and len(values) == len(mean)
+        if not matches or not all(least <= value <= 1 for value in values):
             of = "one per RGB channel, of pixels in [0, 1] (divide those of [0, 255] by 255)"
-            raise UserError(f"{name} must be three numbers, {of}, got {tuple(values)}")
+            grey = "mean and std of grey images are one number each"
+            raise UserError(f"{name} must be three numbers, {of}, got {tuple(values)}; {grey}")
     return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
 
 

@@ -1,7 +1,8 @@
 """Segmenter: a decoder of segmentation-models-pytorch on a RegNet, as Lightning trains it.
 
-A batch is a dict of `image`, float32 (N, 3, H, W), normalised; `mask`, int64 (N, H, W), the class
-of each pixel or 255 for none; and `name`, a list of N texts for messages and pictures.
+A batch is a dict of `image`, float32 (N, 3, H, W) or grey (N, 1, H, W), normalised; `mask`, int64
+(N, H, W), the class of each pixel or 255 for none; and `name`, a list of N texts for messages and
+pictures.
 """
 
 from functools import partial
@@ -42,16 +43,21 @@ class Segmenter(lightning.LightningModule):
     Args:
         num_classes: number of classes, 2 to 255.
         class_names: their names in that order, for metrics; None for their numbers.
-        decoder: an architecture of SMP, upper or lower case: "Unet", "FPN", "DeepLabV3Plus", ...
+        decoder: an architecture of SMP, upper or lower case: "Unet", "FPN", "DeepLabV3Plus", ...,
+            or of ours: "OCRNet", "UNet3Plus".
         encoder: a name of an encoder of SMP, ours among them, or a RegNet by numbers: arguments of
             `RegNetDesign`, with `encoder_weights` a file or None.
         encoder_weights: weights of the encoder to start from, as SMP takes them; None for random.
         zero_init_last: whether residual branches of a random encoder start at zero, as timm has it;
             false starts them at one as pycls does.
-        output_stride: stride of the last map of the encoder, for DeepLabV3, DeepLabV3Plus and PAN;
-            None for the architecture's own.
+        output_stride: stride of the last map of the encoder, for DeepLabV3, DeepLabV3Plus, PAN and
+            OCRNet; None for the architecture's own.
         decoder_options: further arguments of the architecture, such as `decoder_channels`.
-        loss: "ce" cross entropy, "dice" Dice loss (SMP's), "ce+dice" the sum of both.
+        auxiliary_weight: weight of the loss of an FCN head on C4, which trains with the network
+            and is left out of what it predicts; published recipes of UPerNet, PSPNet and
+            DeepLabV3Plus have 0.4. None for no head. OCRNet and UNet3Plus have their own.
+        loss: "ce" cross entropy, "dice" Dice loss (SMP's), "focal" focal loss (SMP's), "ce+dice"
+            and "dice+focal" sums of two.
         optimizer: "adamw" or "sgd".
         lr: peak learning rate, of the decoder.
         encoder_lr_factor: the encoder's rate as a part of `lr`.
@@ -69,9 +75,10 @@ class Segmenter(lightning.LightningModule):
         short_side: pixels of the shorter side that the network gets images in, None for their own.
         pictures: how many validation images are drawn at every validation.
         mean, std: what images were normalised with, RGB in 0 to 1; for pictures and predictions.
+            One number each: the network takes grey images, of one channel.
 
     Attributes:
-        network: the model of SMP.
+        network: the model of SMP; with `auxiliary_weight` its parts and the head.
         inference: how validation predicts; another one may be put in its place.
         optimization: how to make the network fast before a validation, None for not at all.
         last_validation: results of the last validation as `evaluate` returns them, None before it.
@@ -91,6 +98,7 @@ class Segmenter(lightning.LightningModule):
         zero_init_last: bool = True,
         output_stride: Literal[8, 16, 32] | None = None,
         decoder_options: dict[str, object] | None = None,
+        auxiliary_weight: float | None = None,
         loss: network.LossName = "ce",
         optimizer: Literal["adamw", "sgd"] = "adamw",
         lr: float = 5e-4,
@@ -105,8 +113,8 @@ class Segmenter(lightning.LightningModule):
         compile: bool = False,
         short_side: int | None = None,
         pictures: int = 8,
-        mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN,
-        std: tuple[float, float, float] = IMAGENET_DEFAULT_STD,
+        mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
+        std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
     ):
         super().__init__()
         self.save_hyperparameters()
@@ -117,15 +125,22 @@ class Segmenter(lightning.LightningModule):
         self.inference = Inference(short_side=short_side)
         if encoder_weights is not None and isinstance(encoder, str):
             network.check_statistics(encoder, encoder_weights, mean=mean, std=std)
-        options = {"output_stride": output_stride, "options": decoder_options}
         self.network = network.build_network(
-            decoder, encoder, num_classes, encoder_weights=encoder_weights, **options
+            decoder,
+            encoder,
+            num_classes,
+            encoder_weights=encoder_weights,
+            output_stride=output_stride,
+            options=decoder_options,
+            in_channels=len(mean),
+            auxiliary_weight=auxiliary_weight,
         )
         if not zero_init_last and encoder_weights is None:
             network.start_branches_at_one(self.network.encoder)
         self._use_memory_format("channels_last" if channels_last else "contiguous")
         self.stride = int(self.network.encoder.output_stride)
-        self.loss = network.SegmentationLoss(loss)
+        auxiliary_weights = getattr(self.network, "auxiliary_weights", ())
+        self.loss = network.SegmentationLoss(loss, auxiliary_weights)
         # The checks of torchmetrics sort every mask, and see less than the dataset's.
         counting = {"ignore_index": IGNORE, "validate_args": False}
         self.confusion = MulticlassConfusionMatrix(num_classes, **counting)
@@ -133,19 +148,22 @@ class Segmenter(lightning.LightningModule):
         self.last_validation: dict[str, object] | None = None
         self.typical_side = 512  # pixels of both sides of what the network often sees
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
+    def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """Return logits of every pixel.
 
         Args:
             image: normalised images (N, 3, H, W), any height and width: they are padded.
 
         Returns:
-            Logits (N, num_classes, H, W).
+            Logits (N, num_classes, H, W); in training a list of them, the main ones first, if the
+            network has auxiliary outputs.
         """
         height, width = image.shape[-2:]
         padded = F.pad(image, (0, -width % self.stride, 0, -height % self.stride))
-        logits = self.network(padded.contiguous(memory_format=self._memory_format))
-        return logits[..., :height, :width]
+        outputs = self.network(padded.contiguous(memory_format=self._memory_format))
+        if isinstance(outputs, torch.Tensor):
+            return outputs[..., :height, :width]
+        return [logits[..., :height, :width] for logits in outputs]
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of a batch; log it and the decoder's learning rate."""

@@ -6,24 +6,26 @@ Rates follow DeepLab's "poly" decay (arXiv 1606.00915, section 4.1) after a line
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Literal
 
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from segmentation_models_pytorch.base import SegmentationModel
-from segmentation_models_pytorch.losses import MULTICLASS_MODE, DiceLoss
+from segmentation_models_pytorch.losses import MULTICLASS_MODE, DiceLoss, FocalLoss
 from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from regnet_backbones.adapters.smp.auxiliary import WithAuxiliaryHead
 from regnet_backbones.adapters.smp.encoder import register_encoder
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.semseg.labels import IGNORE
 
-LossName = Literal["ce", "dice", "ce+dice"]
+LossName = Literal["ce", "dice", "focal", "ce+dice", "dice+focal"]
 
 # What `decoder_options` cannot set: `Segmenter` does, or the logits would be something else.
 RESERVED_OPTIONS = {
@@ -33,7 +35,7 @@ RESERVED_OPTIONS = {
 
 
 def architectures() -> dict[str, type[SegmentationModel]]:
-    """Return the architectures of the installed SMP by name."""
+    """Return the architectures of the installed SMP by name, ours among them."""
     classes = {name: value for name, value in vars(smp).items() if inspect.isclass(value)}
     return {name: value for name, value in classes.items() if issubclass(value, SegmentationModel)}
 
@@ -46,6 +48,8 @@ def build_network(
     encoder_weights: str | None = None,
     output_stride: int | None = None,
     options: Mapping[str, object] | None = None,
+    in_channels: int = 3,
+    auxiliary_weight: float | None = None,
 ) -> SegmentationModel:
     """Build a model of SMP that gives `num_classes` logits; arguments as of `Segmenter`."""
     known = {name.lower(): value for name, value in architectures().items()}
@@ -66,20 +70,32 @@ def build_network(
             design = RegNetDesign(**encoder)
             encoder = "regnet({})".format(", ".join(f"{k}={v}" for k, v in encoder.items()))
             register_encoder(encoder, design)
-        return architecture(
-            encoder_name=encoder, encoder_weights=encoder_weights, classes=num_classes, **options
+        network = architecture(
+            encoder_name=encoder,
+            encoder_weights=encoder_weights,
+            in_channels=in_channels,
+            classes=num_classes,
+            **options,
         )
+        if auxiliary_weight is None:
+            return network
+        return WithAuxiliaryHead(network, weight=auxiliary_weight)
 
 
 def check_statistics(
     encoder: str, encoder_weights: str, *, mean: Sequence[float], std: Sequence[float]
 ) -> None:
-    """Raise UserError where images are not normalised as a RegNet's weights by name expect."""
+    """Raise UserError where images are not normalised as a RegNet's weights by name expect.
+
+    Grey images have the mean over the channels, as their stem has the sum of the weights.
+    """
     settings = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings") or {}
     expected = settings.get(encoder_weights, {})
     for name, value in {"mean": mean, "std": std}.items():
-        if name in expected and math.dist(value, expected[name]) > 1e-3:
-            fitting = f"--data.{name} {list(map(float, expected[name]))}"
+        wanted = [*map(float, expected.get(name, value))]
+        wanted = [round(fmean(wanted), 4)] if len(value) == 1 else wanted
+        if math.dist(value, wanted) > 1e-3:
+            fitting = f"--data.{name} {wanted}"
             weights = f"weights '{encoder_weights}' of '{encoder}'"
             raise UserError(f"{weights} expect {fitting}, got {list(value)}")
 
@@ -96,32 +112,64 @@ def start_branches_at_one(encoder: nn.Module) -> None:
 
 
 class SegmentationLoss(nn.Module):
-    """Loss of the labelled pixels of a batch: cross entropy, SMP's Dice loss, or the sum of both.
+    """Loss of the labelled pixels of a batch: cross entropy, SMP's Dice or focal loss, or a sum.
 
-    With several processes, cross entropy is the mean over all their pixels, Dice one of each.
+    With several processes, cross entropy and focal loss are means over all their pixels, Dice one
+    of each. Auxiliary outputs, see `adapters.smp.auxiliary`, add the same loss by their weights.
     """
 
-    def __init__(self, name: LossName):
+    def __init__(self, name: LossName, auxiliary_weights: Sequence[float] = ()):
         super().__init__()
         self.name = name
+        self.weights = (1.0, *auxiliary_weights)
         self.dice = DiceLoss(MULTICLASS_MODE, from_logits=True, ignore_index=IGNORE)
+        self.focal = FocalLoss(MULTICLASS_MODE, reduction="sum", ignore_index=IGNORE)
 
-    def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return the loss of logits (N, classes, H, W) and a mask (N, H, W) in float32."""
-        losses = {"ce": _cross_entropy, "dice": self.dice}
-        return sum(losses[part](logits.float(), mask) for part in self.name.split("+"))
+    def forward(
+        self, outputs: torch.Tensor | Sequence[torch.Tensor], mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the loss of a network's outputs and a mask (N, H, W) in float32.
+
+        Logits are (N, classes, H, W); or (N, 2, 1, 1), of an image without and with an object.
+        """
+        if isinstance(outputs, torch.Tensor):
+            outputs = [outputs]
+        pairs = zip(self.weights, outputs, strict=False)  # in evaluation there is one output
+        return sum(weight * self._of(logits.float(), mask) for weight, logits in pairs)
+
+    def _of(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the loss of one output."""
+        if logits.shape[-2:] != mask.shape[-2:]:
+            return _cross_entropy(logits, _has_object(mask))
+        losses = {"ce": _cross_entropy, "dice": self.dice, "focal": self._focal}
+        return sum(losses[part](logits, mask) for part in self.name.split("+"))
+
+    def _focal(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the mean over classes and labelled pixels; 0 if there are none."""
+        return self.focal(logits, mask) / _labelled(mask)
 
 
 def _cross_entropy(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return the mean over the labelled pixels; 0 if there are none."""
+    entropy = F.cross_entropy(logits, mask, ignore_index=IGNORE, reduction="sum")
+    return entropy / _labelled(mask)
+
+
+def _labelled(mask: torch.Tensor) -> torch.Tensor:
+    """Return the number of labelled pixels, at least 1; the mean over the processes."""
     # Gradients are averaged over the processes: divided by the mean of their counts, every labelled
     # pixel of the whole batch has the same weight.
     count, processes = (mask != IGNORE).sum(), 1
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(count)
         processes = distributed.get_world_size()
-    entropy = F.cross_entropy(logits, mask, ignore_index=IGNORE, reduction="sum")
-    return entropy / (count.clamp(min=1) / processes)
+    return count.clamp(min=1) / processes
+
+
+def _has_object(mask: torch.Tensor) -> torch.Tensor:
+    """Return 1 for masks with another class than 0, 255 for those without labels, (N, 1, 1)."""
+    largest = mask.masked_fill(mask == IGNORE, -1).amax(dim=(1, 2), keepdim=True).clamp(max=1)
+    return largest.masked_fill(largest < 0, IGNORE)
 
 
 def parameter_groups(

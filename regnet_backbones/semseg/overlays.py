@@ -50,10 +50,12 @@ def side_by_side(
 ) -> Image.Image:
     """Return an image next to its masks, such as image | truth | prediction.
 
-    The image, float (3, H, W), was normalised with `mean` and `std`; masks are int64 (H, W).
+    The image, float (3, H, W) or grey (1, H, W), was normalised with `mean` and `std`; masks are
+    int64 (H, W).
     """
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
     pixels = ((image.cpu().float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    pixels = pixels.expand(3, -1, -1)
     panels = [pixels, *(paint(pixels, mask.cpu(), colors) for mask in masks)]
     picture = to_pil_image(torch.cat(panels, dim=2))
     picture.thumbnail((len(panels) * PANEL_SIDE, PANEL_SIDE))

@@ -78,10 +78,11 @@ def predict(
     colors = overlays.palette(len(names))
     (output / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     painted, labelled, failed = [], [], []
+    channels = len(segmenter.hparams["mean"])
     normalise = val_transform(mean=segmenter.hparams["mean"], std=segmenter.hparams["std"])
     for path, name in tqdm(output_names(images).items(), desc="predicting", unit="image"):
         try:
-            image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
+            image = torch.from_numpy(read_image(path, channels)).permute(2, 0, 1)
         except UserError as error:
             logger.warning("not predicted: %s", error)
             failed.append(path)
@@ -90,7 +91,7 @@ def predict(
         with torch.inference_mode():
             classes = segmenter.inference.classes(segmenter, batch.to(device))[0].cpu()
         present = [(names[label], colors[label]) for label in classes.unique().tolist()]
-        overlay = to_pil_image(overlays.paint(image, classes, colors))
+        overlay = to_pil_image(overlays.paint(image.expand(3, -1, -1), classes, colors))
         picture = Image.fromarray(classes.numpy().astype(np.uint8))
         # A palette of all 256 values: of a shorter one, Pillow writes pixels of fewer bits.
         picture.putpalette([value for color in overlays.palette(256) for value in color])

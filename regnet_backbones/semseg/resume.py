@@ -32,7 +32,7 @@ RULES = resume.ResumeRules(
     output="--output",
     fixed=(
         *("--model.num_classes", "--model.decoder", "--model.decoder_options", "--model.encoder"),
-        *("--model.output_stride", "--model.optimizer"),
+        *("--model.output_stride", "--model.optimizer", "--model.auxiliary_weight"),
     ),
     kept=(
         *("--model.lr", "--model.encoder_lr_factor", "--model.weight_decay", "--model.momentum"),
@@ -53,7 +53,8 @@ def check_resume(
 ) -> None:
     """Raise UserError if a run cannot resume from a checkpoint; warn of options that differ."""
     content = read_segmenter(checkpoint)
-    before = _by_option(content[MODEL_KEY], content[DATA_KEY], content.get(TRAINER_KEY, {}))
+    model = {"auxiliary_weight": None, **content[MODEL_KEY]}  # which 0.1 did not have
+    before = _by_option(model, content[DATA_KEY], content.get(TRAINER_KEY, {}))
     now = _by_option(segmenter.hparams, data.hparams, trainer)
     resume.check_changes(before, now, RULES, source=checkpoint)
     if (length := trainer["max_steps"]) >= 0:  # -1 for no limit
