@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import wrapt
+from fresh_processes import run_in_fresh_processes
 from PIL import Image, ImageOps
 from torch import nn
 from torch.nn import functional as F
@@ -27,6 +28,7 @@ from regnet_backbones.adapters.detectron2.compat.hook import (
     AfterImport,
     DuringImport,
     FixFinder,
+    WhenAbsent,
 )
 from regnet_backbones.adapters.detectron2.compat.table import FIXES
 
@@ -151,10 +153,44 @@ class TestFinder:
         assert "misfit does not fit this compat_demo.a" in caplog.text
         assert finder.applied == ()
 
+    @pytest.mark.parametrize("needed", [True, False])
+    def test_absent_module_is_provided_where_it_is_needed(self, package, needed):
+        names = ("compat_demo_absent", "compat_demo_absent.part")
+        finder = FixFinder([WhenAbsent(self.fill, lambda source: needed, *names)])
+        finder.install()
+        if not needed:
+            with pytest.raises(ModuleNotFoundError, match="compat_demo_absent"):
+                importlib.import_module(names[1])
+            return
+        try:
+            assert importlib.import_module(names[1]).value == 3
+            assert [row.module for row in finder.applied] == list(names)
+            with pytest.raises(ModuleNotFoundError, match="other"):
+                importlib.import_module("compat_demo_absent.other")
+        finally:
+            for name in names:
+                del sys.modules[name]
 
-# The modules of the table; those of the internal name are there during the calls that import them.
+    def test_real_package_wins_and_gets_nothing_added(self, package):
+        names = ("compat_demo", "compat_demo.a", "compat_demo.missing")
+        finder = FixFinder([WhenAbsent(self.fill, lambda source: True, *names)])
+        finder.install()
+        assert importlib.import_module("compat_demo.a").value == 1
+        with pytest.raises(ModuleNotFoundError, match=r"compat_demo\.missing"):
+            importlib.import_module("compat_demo.missing")
+        assert finder.applied == ()
+
+    @staticmethod
+    def fill(module):
+        module.value = 3
+
+
+# The modules of the table that exist; those of the internal name do so during calls.
 OUTSIDE_CALLS = [
-    name for fix in FIXES for name in fix.modules if not name.startswith(packages.CITYSCAPES)
+    name
+    for fix in FIXES
+    for name in fix.modules
+    if not name.startswith(packages.CITYSCAPES) and not isinstance(fix, WhenAbsent)
 ]
 
 
@@ -179,7 +215,7 @@ class TestInstall:
             module_of(name)
         assert not {"int", "str"} & set(vars(np))
         assert not hasattr(Image, "LINEAR")
-        assert not {"detectron2._C", "detectron2.export.api", "panopticapi"} & set(sys.modules)
+        assert not {"detectron2._C", "detectron2.export.api"} & set(sys.modules)
 
 
 @pytest.fixture
@@ -430,7 +466,6 @@ class TestCausesAreTested:
             "from detectron2 import _C",
             "import pkg_resources",
             "\nfrom .api import *",
-            "from panopticapi.utils import rgb2id",
         ],
     )
     def test_packages_are_there(self, source, monkeypatch):
@@ -777,6 +812,47 @@ class TestPanoptic:
     def test_panoptic_deeplab_imports(self):
         mapper = module_of("detectron2.projects.panoptic_deeplab.dataset_mapper")
         assert mapper.rgb2id([1, 1, 0]) == 257
+
+    def test_projects_import_it_where_detectron2_is_used_and_a_real_one_wins(self, tmp_path):
+        real = tmp_path / "real" / "panopticapi"
+        real.mkdir(parents=True)
+        (real / "__init__.py").touch()
+        (real / "utils.py").write_text("def rgb2id(color):\n    return 'real'\n")
+        codes = {
+            "without_detectron2": """
+                import importlib.util, regnet_backbones
+                assert importlib.util.find_spec("panopticapi") is None
+                try:
+                    import panopticapi.utils
+                except ModuleNotFoundError:
+                    pass
+                else:
+                    raise AssertionError
+                """,
+            "with_detectron2": """
+                import regnet_backbones, detectron2
+                from panopticapi.utils import id2rgb, rgb2id
+                from panopticapi.evaluation import pq_compute
+                assert rgb2id([1, 1, 0]) == 257
+                try:
+                    from panopticapi.utils import IdGenerator
+                except ImportError as error:
+                    assert "regnet_backbones" in str(error), error
+                else:
+                    raise AssertionError
+                from regnet_backbones.adapters.detectron2 import compat
+                assert [row.module for row in compat.applied()].count("panopticapi.utils") == 1
+                """,
+            "with_a_real_one": f"""
+                import sys, regnet_backbones, detectron2
+                sys.path.append({str(tmp_path / "real")!r})
+                from panopticapi.utils import rgb2id
+                assert rgb2id([1, 1, 0]) == "real"
+                from regnet_backbones.adapters.detectron2 import compat
+                assert "panopticapi" not in [row.module for row in compat.applied()]
+                """,
+        }
+        run_in_fresh_processes(codes, tmp_path)
 
 
 # What upstream main imports from its authors' own repository

@@ -8,8 +8,10 @@ import torch
 from demo_datasets import looked_for_in
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.detection_utils import create_keypoint_hflip_indices
+from detectron2.evaluation import COCOEvaluator
 from detectron2.projects.panoptic_deeplab import PanopticDeeplabDatasetMapper
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
 from regnet_backbones import shapes
@@ -125,6 +127,27 @@ def test_panoptic_records_agree_with_their_masks(dataset):
 
 
 # What detectron2 reads in training
+
+
+def test_panoptic_classes_are_those_that_mask2former_reads(dataset, tmp_path):
+    """Things alone are `thing_classes`, which stock evaluators of instances count and name."""
+    metadata = MetadataCatalog.get("shapes_panoptic_val")
+    assert metadata.thing_classes == list(shapes.CATEGORIES)
+    assert metadata.stuff_classes == [*shapes.CATEGORIES, "background"]
+    assert metadata.thing_dataset_id_to_contiguous_id == {1: 0, 2: 1, 3: 2, 4: 3, 5: 4}
+    assert metadata.stuff_dataset_id_to_contiguous_id == {1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 6: 5}
+    annotations = {r["image_id"]: r["annotations"] for r in DatasetCatalog.get("shapes_val")}
+    evaluator = COCOEvaluator("shapes_panoptic_val", output_dir=str(tmp_path))
+    evaluator.reset()
+    for record in DatasetCatalog.get("shapes_panoptic_val"):
+        found = instances_of(record, annotations[record["image_id"]])
+        evaluator.process([record], [{"instances": found}])
+    results = evaluator.evaluate()["bbox"]
+    assert {f"AP-{name}" for name in shapes.CATEGORIES} <= set(results)
+    assert results["AP"] == pytest.approx(100)
+    for record in DatasetCatalog.get("shapes_panoptic_val"):
+        picture = Visualizer(np.asarray(Image.open(record["file_name"])), metadata)
+        assert picture.draw_dataset_dict(record).get_image().any()
 
 
 def test_panoptic_deeplab_learns_of_all_classes(dataset):

@@ -89,10 +89,9 @@ def _metadata(dataset: shapes.ShapesDataset, split: str) -> dict[str, Metadata]:
             **panoptic,
             **stuff,
             **from_zero,
-            # Of all classes, as detectron2's COCO has them: panoptic pictures look names up in
-            # either, and detectron2's semantic evaluator translates every one by the ids.
-            "thing_classes": classes,
-            "thing_colors": colors,
+            # Of all classes, as in detectron2's COCO: its semantic evaluator translates every one
+            # by these ids. `thing_classes` are the things alone, which come first: Mask2Former
+            # evaluates instances, too, and COCOEvaluator compares their number with json_file.
             "stuff_dataset_id_to_contiguous_id": ALL_IDS,
             "label_divisor": 1000,
         },

@@ -40,6 +40,10 @@ class AfterImport(Fix):
     """`apply(module)` changes each module once it has run."""
 
 
+class WhenAbsent(Fix):
+    """`apply(module)` fills each module, a package and what is in it, if no other finder has it."""
+
+
 class AppliedFix(NamedTuple):
     """A fix that was applied to a module."""
 
@@ -90,9 +94,26 @@ class FixFinder(importlib.abc.MetaPathFinder):
             spec = next((spec for spec in specs if spec is not None), None)
         finally:
             searching.discard(fullname)
-        if spec is not None and spec.loader is not None:
+        if spec is None:
+            return self._stand_in(fullname, path)
+        if spec.loader is not None:
             spec.loader = _FixingLoader(spec.loader, self)
         return spec
+
+    def _stand_in(self, fullname: str, path: Sequence[str] | None) -> ModuleSpec | None:
+        """Return the spec of a module that is absent, and that a fix provides."""
+        for fix in self._fixes[fullname]:
+            # The path of a stand-in is empty: into a real package nothing is put.
+            if isinstance(fix, WhenAbsent) and not path and fix.needed(""):
+                is_package = any(name.startswith(f"{fullname}.") for name in self._fixes)
+                loader = _StandInLoader(fix, self)
+                return ModuleSpec(fullname, loader, origin=__name__, is_package=is_package)
+        return None
+
+    def fill(self, fix: Fix, module: ModuleType) -> None:
+        """Fill a module that stands in for an absent one."""
+        fix.apply(module)
+        self._record(module, fix)
 
     def run_fixed(self, loader: importlib.abc.Loader, module: ModuleType) -> None:
         """Run `module` with `loader`, inside its contexts, then change what is to be changed."""
@@ -142,6 +163,17 @@ class _FixingLoader:
         if module.__spec__ is not None and module.__spec__.loader is self:
             module.__spec__.loader = self._loader
         self._finder.run_fixed(self._loader, module)
+
+
+class _StandInLoader(importlib.abc.Loader):
+    """Makes the module that a fix provides."""
+
+    def __init__(self, fix: Fix, finder: FixFinder):
+        self._fix = fix
+        self._finder = finder
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._finder.fill(self._fix, module)
 
 
 def replaces(owner: object) -> Callable[[Callable], None]:

@@ -15,11 +15,13 @@ from regnet_backbones.adapters.detectron2.compat.hook import replaces
 
 CITYSCAPES = "deeplearning.projects.cityscapesApi"
 DEMO = "vision.fair.detectron2.demo"
-# What imports absent packages when it is called, by module: functions, and methods of classes.
-PANOPTIC_CALLERS = {
-    "detectron2.evaluation.panoptic_evaluation": "COCOPanopticEvaluator: process evaluate",
-    "detectron2.utils.visualizer": "Visualizer: draw_dataset_dict",
+# The modules of panopticapi, and what our `panoptic_quality` has of them.
+PANOPTICAPI = {
+    "panopticapi": "",
+    "panopticapi.utils": "rgb2id id2rgb",
+    "panopticapi.evaluation": "pq_compute",
 }
+# What imports absent packages when it is called, by module: functions, and methods of classes.
 CITYSCAPES_CALLERS = {
     "detectron2.data.datasets.cityscapes": ": load_cityscapes_instances _cityscapes_files_to_dict",
     "detectron2.evaluation.cityscapes_evaluation": (
@@ -68,20 +70,22 @@ def caffe2_absent() -> AbstractContextManager[None]:
     return stand_in_modules(_module("detectron2.export.api", __all__=[]))
 
 
-def panopticapi_absent() -> AbstractContextManager[None]:
-    """The module imports panopticapi, which is not on the package index."""
+def detectron2_is_used(_source: str) -> bool:
+    """Return whether detectron2 is imported: without it, absent packages stay absent."""
+    return "detectron2" in sys.modules
+
+
+def panopticapi_absent(module: ModuleType) -> None:
+    """Detectron2, and projects on it, import panopticapi, which is not on the package index.
+
+    Names that we do not have are errors, which show where this stand-in comes from.
+    """
     from regnet_backbones.adapters.detectron2.compat import panoptic_quality as ours
 
-    return stand_in_modules(
-        _module("panopticapi"),
-        _module("panopticapi.utils", rgb2id=ours.rgb2id, id2rgb=ours.id2rgb),
-        _module("panopticapi.evaluation", pq_compute=ours.pq_compute),
-    )
-
-
-def panopticapi_absent_when_called(module: ModuleType) -> None:
-    """Functions import panopticapi, which is not on the package index, when they are called."""
-    _provide_during(module, PANOPTIC_CALLERS, panopticapi_absent)
+    module.__doc__ = f"A stand-in for {module.__name__}, which is not installed."
+    module.__file__ = ours.__file__
+    for name in PANOPTICAPI[module.__name__].split():
+        setattr(module, name, getattr(ours, name))
 
 
 def cityscapes_internal_when_called(module: ModuleType) -> None:

@@ -7,7 +7,12 @@ import regnet_backbones.adapters.detectron2.compat.engine as engine
 import regnet_backbones.adapters.detectron2.compat.extension as extension
 import regnet_backbones.adapters.detectron2.compat.libraries as libraries
 import regnet_backbones.adapters.detectron2.compat.packages as packages
-from regnet_backbones.adapters.detectron2.compat.hook import AfterImport, DuringImport, Fix
+from regnet_backbones.adapters.detectron2.compat.hook import (
+    AfterImport,
+    DuringImport,
+    Fix,
+    WhenAbsent,
+)
 from regnet_backbones.adapters.detectron2.compat.packages import says
 
 CHECKPOINT = "detectron2.checkpoint.detection_checkpoint"
@@ -110,16 +115,7 @@ FIXES: tuple[Fix, ...] = (
         "detectron2.engine.train_loop",
     ),
     # Without panopticapi
-    DuringImport(
-        packages.panopticapi_absent,
-        says("from panopticapi", without="panopticapi"),
-        "detectron2.projects.panoptic_deeplab.dataset_mapper",
-    ),
-    AfterImport(
-        packages.panopticapi_absent_when_called,
-        says("from panopticapi", without="panopticapi"),
-        *packages.PANOPTIC_CALLERS,
-    ),
+    WhenAbsent(packages.panopticapi_absent, packages.detectron2_is_used, *packages.PANOPTICAPI),
     # Names that only the authors' own repository has
     AfterImport(
         packages.cityscapes_internal_when_called,
