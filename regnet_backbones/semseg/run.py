@@ -84,7 +84,7 @@ class SegmentationCLI(LightningCLI):
             output = self.config_init.output
             kwargs["logger"] = TensorBoardLogger(output, name="", version=TENSORBOARD_FOLDER)
         kwargs["plugins"] = [*(config.plugins or []), resume.AtomicCheckpointIO()]
-        # Lightning would take rich's where that is installed, whose output is none for a log file.
+        # With rich installed Lightning would take its bar and summary, which clutter log files.
         given = list(config.callbacks or [])
         if config.enable_progress_bar is not False and not _has(given, ProgressBar):
             given.append(TQDMProgressBar())
