@@ -3,8 +3,8 @@
 `install()` puts a finder in front of `sys.meta_path` that acts on exactly the modules named in
 `table.FIXES`, during their import or right after it. Nothing is changed outside detectron2 and the
 packages that only it evaluates with (lvis, cityscapesscripts); without an installed `panopticapi`
-processes that use detectron2 import ours by that name. Each row looks for its cause in the text of the module, never at a version, because detectron2 0.6 and upstream main both
-call themselves "0.6".
+processes that use detectron2 import ours by that name. Each row looks for its cause in the text of
+the module, never at a version, because detectron2 0.6 and upstream main both call themselves "0.6".
 
 Only the standard library is imported before detectron2 is. Detectron2:
 https://github.com/facebookresearch/detectron2 (0.6 is commit d1e04565).
