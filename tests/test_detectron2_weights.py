@@ -13,6 +13,7 @@ from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from other_regnets import MmdetRegNet
+from torch import nn
 
 from regnet_backbones import config_path, weights, zoo
 from regnet_backbones.detection.config import default_config
@@ -312,6 +313,39 @@ def test_a_detector_of_ours_comes_back_as_it_was(form, tmp_path):
     assert extra == {"iteration": 9}
     for key, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[key], value)
+
+
+class Renamed(nn.Module):
+    """A head that was once saved under another name, as Mask2Former's was."""
+
+    _version = 2
+
+    def __init__(self):
+        super().__init__()
+        self.decoder = nn.Linear(1, 1)
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
+        if local_metadata.get("version", 1) < 2:
+            for name in [name for name in state_dict if name.startswith(prefix)]:
+                new = name.replace(prefix, f"{prefix}decoder.")
+                state_dict[new] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+@pytest.mark.parametrize("outer", ["", "module."])
+def test_versions_of_modules_are_kept(outer, tmp_path):
+    model, again = build_model(config()), build_model(config())
+    model.head, again.head = Renamed(), Renamed()
+    state = model.state_dict(prefix=outer)
+    assert state._metadata[f"{outer}head"] == {"version": 2}
+    torch.save({"model": state}, tmp_path / "model.pth")
+    DetectionCheckpointer(again).load(str(tmp_path / "model.pth"))
+    assert torch.equal(again.head.decoder.weight, model.head.decoder.weight)
+    old = type(state)((k.replace("head.decoder", "head"), v) for k, v in state.items())
+    torch.save({"model": old}, tmp_path / "old.pth")  # without versions
+    again.head = Renamed()
+    DetectionCheckpointer(again).load(str(tmp_path / "old.pth"))
+    assert torch.equal(again.head.decoder.weight, model.head.decoder.weight)
 
 
 @pytest.mark.parametrize("other", ["model_ema", "teacher"])

@@ -2,7 +2,7 @@
 
 import reprlib
 import textwrap
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,7 +20,10 @@ AVERAGED_MODEL_COUNTERS = ("n_averaged", "module.n_averaged")
 
 
 def as_tensors(state: Mapping[str, object], where: str) -> dict[str, torch.Tensor]:
-    """Return a state dict of tensors or numpy arrays as tensors, without what a wrapper counts."""
+    """Return a state dict of tensors or numpy arrays as tensors, without what a wrapper counts.
+
+    The versions of its modules, which torch keeps on state dicts, stay.
+    """
     tensors, others = {}, []
     for name, value in state.items():
         if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
@@ -38,7 +41,32 @@ def as_tensors(state: Mapping[str, object], where: str) -> dict[str, torch.Tenso
             f"{where} has entries that are not tensors: {listing(others)}; save tensors alone, "
             "with torch.save(model.state_dict(), path)"
         )
-    return tensors
+    return with_versions(tensors, versions_of(state))
+
+
+def versions_of(state: Mapping[str, object]) -> dict[str, dict[str, int]]:
+    """Return the versions of modules that torch keeps on a state dict, by the modules' names."""
+    metadata = getattr(state, "_metadata", None)
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    return {
+        name: {"version": each["version"]}
+        for name, each in metadata.items()
+        if isinstance(name, str) and isinstance(each, Mapping) and type(each.get("version")) is int
+    }
+
+
+def with_versions(
+    state: dict[str, torch.Tensor], versions: Mapping[str, Mapping[str, int]]
+) -> dict[str, torch.Tensor]:
+    """Return a state dict that holds versions of modules, as `Module.load_state_dict` reads them.
+
+    Modules that were once saved under other names rename what has no version, or an old one.
+    """
+    if not versions:
+        return state
+    versioned = OrderedDict(state)
+    versioned._metadata = dict(versions)
+    return versioned
 
 
 def is_counter(name: str) -> bool:

@@ -28,7 +28,7 @@ from regnet_backbones.weights.checkpoints import (
 from regnet_backbones.weights.dialects import CHANNEL_ORDERS, find_networks
 from regnet_backbones.weights.loading import check_variant, extractors, fit
 from regnet_backbones.weights.sources import Source, find_source, is_name, local_file
-from regnet_backbones.weights.state_dicts import as_tensors, cast
+from regnet_backbones.weights.state_dicts import as_tensors, cast, versions_of, with_versions
 from regnet_backbones.weights.unpickling import read_content
 
 # What detectron2 takes from the end of a path.
@@ -120,7 +120,8 @@ def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) 
     matched = {name.removeprefix(outer or ""): state[name] for name in others} | named
     own = model.state_dict()
     loaded = {n: v for n, v in matched.items() if n in own and own[n].shape == v.shape}
-    checkpoint["model"] = matched | cast(loaded, own)
+    versions = {n.removeprefix(outer or ""): v for n, v in versions_of(state).items()}
+    checkpoint["model"] = with_versions(matched | cast(loaded, own), versions)
 
 
 def _fit_backbone(
