@@ -78,8 +78,8 @@ def test_a_detector_trains_predicts_and_scripts_like_torchvisions(kind, name, ra
 
 @pytest.mark.parametrize("kind", ["deeplabv3", "fcn", "lraspp"])
 def test_a_segmenter_trains_and_scripts_like_torchvisions(kind):
-    auxiliary = {} if kind == "lraspp" else {"aux_loss": True}
-    model = get_model(f"{kind}_regnety_002", num_classes=4, **auxiliary)
+    auxiliary = kind != "lraspp"
+    model = get_model(f"{kind}_regnety_002", num_classes=4, aux_loss=auxiliary)
     image = torch.rand(2, 3, 64, 96)
     output = model(image)
     assert list(output) == (["out", "aux"] if auxiliary else ["out"])
@@ -234,6 +234,7 @@ def test_torchvisions_names_of_weights_are_known(given, meant):
         ("fcos_regnety_002_fpn", {"weights": "DEFAULT"}, "weights_backbone"),
         ("fcos_regnety_002_fpn", {"trainable_backbone_layers": 6}, "0 .none. to 5 .all., got 6"),
         ("deeplabv3_regnety_002", {"weights": "COCO_V1"}, "weights_backbone"),
+        ("lraspp_regnety_002", {"aux_loss": True}, "aux_loss=False"),
         ("maskrcnn_regnety_002_fpn", {"weights_backbone": "nothing"}, "neither a tag"),
     ],
 )

@@ -241,14 +241,24 @@ def fcn(
 
 
 def lraspp(
-    name_or_design: str | RegNetDesign, *, num_classes: int | None = None, **kwargs: object
+    name_or_design: str | RegNetDesign,
+    *,
+    num_classes: int | None = None,
+    aux_loss: bool | None = None,
+    **kwargs: object,
 ) -> LRASPP:
-    """Build an LR-ASPP of output stride 16 on C3 and C5; it has no `aux_loss`.
+    """Build an LR-ASPP of output stride 16 on C3 and C5.
 
     Args:
         name_or_design, kwargs: see `deeplabv3`.
         num_classes: the background included; None for 21.
+        aux_loss: there is no second classifier; False and None are what scripts pass.
+
+    Raises:
+        ValueError: `aux_loss` is true.
     """
+    if aux_loss:
+        raise UserError("LR-ASPP has no auxiliary classifier, pass aux_loss=False")
     body = _segmenter_body(name_or_design, {3: "low", 5: "high"}, 16, **kwargs)
     classes = 21 if num_classes is None else num_classes
     return LRASPP(body, body.channels[3], body.channels[5], classes)
