@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from demo_datasets import looked_for_in
+from demo_datasets import looked_for_in, names_of_all_classes_are_thing_classes
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from detectron2.evaluation import COCOEvaluator
@@ -192,7 +192,13 @@ def test_true_keypoints_have_an_ap_of_100(dataset, tmp_path):
     assert results["bbox"]["AP"] == pytest.approx(100)
 
 
-def test_true_segments_have_a_quality_of_100_as_panoptic_deeplab_gives_them(dataset, tmp_path):
+@pytest.mark.parametrize("form", ["ours", "COCO's"])
+def test_true_segments_have_a_quality_of_100_as_panoptic_deeplab_gives_them(
+    form, dataset, tmp_path
+):
+    if form == "COCO's":
+        names_of_all_classes_are_thing_classes("shapes_panoptic_val")
+
     def predict(record):
         ids = rgb2id(np.asarray(Image.open(record["pan_seg_file_name"])))
         labels = np.full(ids.shape, -1)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from demo_datasets import names_of_all_classes_are_thing_classes
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.modeling import build_model
@@ -482,6 +483,16 @@ def test_classes_are_known_where_their_number_is_the_datasets(config, counted_by
     classes = known_classes(read_config(QUICK / config, [counted_by, "3"]))
     assert classes.metadata.thing_classes == ["0", "1", "2"]
     assert "classes are numbered from 0" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["ours", "COCO's"])
+def test_classes_of_things_and_stuff_in_one_numbering_are_known(form, caplog):
+    if form == "COCO's":
+        names_of_all_classes_are_thing_classes("shapes_panoptic_train")
+    classes = known_classes(read_config(QUICK / "panoptic_deeplab_regnet_small_shapes.yaml"))
+    assert classes.metadata.thing_classes == [*shapes.CATEGORIES, "background"]
+    assert classes.ids == classes.stuff_ids == (1, 2, 3, 4, 5, 6)
+    assert not caplog.text
 
 
 # Segmenters

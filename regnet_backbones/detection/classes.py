@@ -43,7 +43,7 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
     if val_json is None:
         # Those of own data that the model was trained on, or of a registered dataset.
         own = dict(cfg.DATASETS.OWN.CATEGORIES) if VAL_NAME in cfg.DATASETS.TEST else {}
-        categories = own or _registered_categories(fields)
+        categories = own or _registered_categories(fields, architecture.one_numbering)
         if architecture.classes and len(categories) != count:
             categories = {}
     elif architecture.one_numbering or not has_instances:
@@ -74,9 +74,15 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
     return KnownClasses(Metadata(**fields), ids, tuple(stuff_ids), bool(stuff))
 
 
-def _registered_categories(fields: Mapping[str, object]) -> dict[int, str]:
-    """Return the names by id that the metadata of a dataset say, as far as they do."""
+def _registered_categories(fields: Mapping[str, object], one_numbering: bool) -> dict[int, str]:
+    """Return the names by id that the metadata of a dataset say, as far as they do.
+
+    With one numbering of things and stuff the names of both are those of the longer list: in COCO's
+    combined panoptic form both are of all classes, and as Mask2Former has it `stuff_classes` alone.
+    """
     names, file = fields.get("thing_classes", []), fields.get("json_file") or ""
+    if one_numbering:
+        names = max(names, fields.get("stuff_classes", []), key=len)
     things = fields.get("thing_dataset_id_to_contiguous_id", {})
     ids = _by_number(things)
     if len(ids) != len(names):  # COCO's combined panoptic form, whose names are of all classes
