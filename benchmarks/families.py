@@ -1,6 +1,6 @@
 """RegNets next to EfficientNets and ResNets of about the same multiply-adds, as backbones.
 
-    python -m benchmarks.families --output benchmarks/results/cpu_families
+    python -m benchmarks.families --output benchmarks/results/families_cpu
     python -m benchmarks.families --device cuda --dtype bf16 --batch 8 --sizes 224 512 800x1344
 
 All are timm's `features_only`, C2 to C5, with random weights, in evaluation mode and channels last.
@@ -133,6 +133,7 @@ def table(groups: Sequence[Sequence[Row]]) -> str:
 def write_chart(path: Path, rows: Sequence[Row]) -> None:
     """Draw time over multiply-adds, a panel for each size."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     sizes = list(dict.fromkeys((row.height, row.width) for row in rows))
     figure = Figure(figsize=(4 * len(sizes), 3.6), layout="constrained")
@@ -145,6 +146,10 @@ def write_chart(path: Path, rows: Sequence[Row]) -> None:
             axis.plot(x, y, "o-", color=colour, label=family)
         axis.set(xscale="log", yscale="log", title=f"{size[0]}x{size[1]}")
         axis.set(xlabel="multiply-adds (G)", ylabel="ms")
+        for each in (axis.xaxis, axis.yaxis):
+            each.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            each.set_major_formatter("{x:g}")
+            each.set_minor_formatter(NullFormatter())
     axes[0].legend(["RegNetY", "RegNetX", "EfficientNet", "ResNet"], fontsize=8)
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
 

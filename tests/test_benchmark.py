@@ -9,6 +9,7 @@ import pytest
 import torch
 from documents import ROOT
 
+from benchmarks import families
 from benchmarks.cases import Case
 from benchmarks.chart import write_chart
 from benchmarks.command import _cases, _check, benchmark_parser, plain_command
@@ -19,6 +20,7 @@ from benchmarks.roofline import Rates, distances, measure_rates, roofline_of
 from benchmarks.runner import failure_of
 from benchmarks.scaling import Point, points, scaling
 from benchmarks.steps import largest_error
+from regnet_backbones import complexity, zoo
 from regnet_backbones.cli.command_lines import parse_size
 
 RECORDED = sorted((ROOT / "benchmarks" / "results").glob("cpu_*.json"))
@@ -213,3 +215,20 @@ def test_other_sizes_are_refused():
     for text in ("", "0", "-5", "800x", "x800", "800x0", "1x2x3", "big"):
         with pytest.raises(ValueError, match=f"got '{text}'"):
             parse_size(text)
+
+
+def test_families_are_counted_as_designs_are_and_measured(tmp_path, capsys):
+    for name in ("regnety_004", "regnetx_016"):
+        expected = complexity(zoo.get(name).design, image_size=(224, 320), num_classes=None)
+        flops, activations, params = families.complexity(name, (224, 320))
+        # Squeeze-and-excitation puts out a few values that the paper does not count.
+        assert flops == pytest.approx(expected.flops, rel=1e-3)
+        assert activations == pytest.approx(expected.activations, rel=5e-3)
+        assert params == expected.params
+    argv = ["--sizes", "64x96", "--groups", "0", "--runs", "1", "--output", str(tmp_path / "all")]
+    assert families.main(argv) == 0
+    rows = json.loads((tmp_path / "all.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == list(families.GROUPS[0])
+    assert all(row["peak_mib"] > 0 and len(row["seconds"]) == 1 for row in rows)
+    assert "efficientnet_b0" in capsys.readouterr().out
+    assert (tmp_path / "all.png").stat().st_size > 0
