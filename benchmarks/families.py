@@ -9,7 +9,6 @@ each size and writes PATH.json, with every single time, and PATH.png.
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,9 @@ from tabulate import tabulate
 from torch import nn
 
 from benchmarks.machine import machine, versions
+from benchmarks.report import write_json
+from benchmarks.roofline import DTYPES
+from regnet_backbones.cli.command_lines import parse_size
 from regnet_backbones.files import write_whole
 from regnet_backbones.measure.memory import peak_bytes
 from regnet_backbones.measure.timing import interleaved_times
@@ -34,7 +36,6 @@ GROUPS = (
     ("regnety_040", "regnetx_040", "resnet50"),
     ("regnety_080", "regnetx_080", "resnet101"),
 )
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 COLOURS = {
     "regnety": "#1f6fb2",
     "regnetx": "#7fb3d9",
@@ -168,9 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="write PATH.json and PATH.png")
     args = parser.parse_args(argv)
     rows = []
-    for text in args.sizes:
-        sides = [int(side) for side in text.split("x")]
-        size = (sides[0], sides[-1])
+    for size in map(parse_size, args.sizes):
         groups = [measure(GROUPS[number], size, args) for number in args.groups]
         print(f"\n{size[0]}x{size[1]}, batch {args.batch}, {args.dtype}, {args.device}\n")
         print(table(groups), flush=True)
@@ -179,8 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = {"batch": args.batch, "dtype": args.dtype, "threads": torch.get_num_threads()}
         content = {"machine": machine(args.device), "versions": versions(), **options}
         content["rows"] = [asdict(row) for row in rows]
-        text = json.dumps(content, indent=1) + "\n"
-        write_whole(args.output.with_suffix(".json"), lambda file: file.write(text.encode()))
+        write_json(args.output.with_suffix(".json"), content)
         write_chart(args.output.with_suffix(".png"), rows)
     return 0
 
