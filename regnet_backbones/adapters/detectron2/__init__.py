@@ -1,6 +1,6 @@
 """The Detectron2 adapter: config node, builders, heads, checkpoints. Imports nothing by itself."""
 
-from importlib import import_module
+from regnet_backbones.adapters import import_lazily
 
 # Names of `compat`, which nothing outside this package imports.
 _LAZY = {
@@ -13,6 +13,4 @@ _LAZY = {
 
 def __getattr__(name: str) -> object:
     """Import a name from the module that has it."""
-    if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return import_lazily(__name__, _LAZY, name)

@@ -11,8 +11,9 @@ from importlib import import_module
 from types import ModuleType
 
 from regnet_backbones import zoo
+from regnet_backbones.adapters import import_lazily
 
-_LAZY = ("RegNetFPN", "RegNetMaps")
+_LAZY = {"RegNetFPN": "models", "RegNetMaps": "models"}
 
 # The names in torchvision's registry, and the functions of `models` that build them.
 MODELS = {
@@ -31,9 +32,7 @@ __all__ = list(_LAZY)
 
 def __getattr__(name: str) -> object:
     """Import a name from the module that has it."""
-    if name in _LAZY:
-        return getattr(import_module(f"{__name__}.models"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return import_lazily(__name__, _LAZY, name)
 
 
 def register_models(models: ModuleType) -> None:

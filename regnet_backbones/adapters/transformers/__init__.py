@@ -3,6 +3,8 @@
 from importlib import import_module
 from types import ModuleType
 
+from regnet_backbones.adapters import import_lazily
+
 _LAZY = {
     "RegNetFeaturesBackbone": "modeling",
     "RegNetFeaturesConfig": "configuration",
@@ -13,9 +15,7 @@ __all__ = list(_LAZY)
 
 def __getattr__(name: str) -> object:
     """Import a name from the module that has it."""
-    if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return import_lazily(__name__, _LAZY, name)
 
 
 def register_config(configuration_auto: ModuleType) -> None:
