@@ -252,7 +252,7 @@ def lraspp(
     Args:
         name_or_design, kwargs: see `deeplabv3`.
         num_classes: the background included; None for 21.
-        aux_loss: there is no second classifier; False and None are what scripts pass.
+        aux_loss: False or None, which scripts pass; a second classifier does not exist.
 
     Raises:
         ValueError: `aux_loss` is true.

@@ -34,7 +34,8 @@ class RegNetFeaturesConfig(BackboneConfigMixin, PreTrainedConfig):
         kwargs: of `PreTrainedConfig`.
 
     Raises:
-        ValueError: no such network, neither or both of `name` and `design`, or no such stages.
+        ValueError: no such network or stages, or more than one of name, design and numbers. A
+            config with none of these raises when a model is built from it.
     """
 
     model_type = "regnet_features"
