@@ -33,6 +33,7 @@ EXTRAS = {
     "design": ("matplotlib", "scipy", "tabulate", "tqdm"),
     "report": ("jinja2", "pycocotools", "tensorboard"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
+    "openvino": ("openvino",),
 }
 
 

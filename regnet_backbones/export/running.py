@@ -1,9 +1,10 @@
 """An exported file as a function of images, in the runtime it was made for; and tracing."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -11,28 +12,33 @@ from torch import nn
 from regnet_backbones.errors import UserError
 
 Runner = Callable[[torch.Tensor], dict[str, torch.Tensor]]
+Engine = Literal["onnxruntime", "openvino"]  # what runs an ONNX file
 
 ONNX_SUFFIXES = (".onnx",)
 PROGRAM_SUFFIXES = (".pt2",)
 TORCHSCRIPT_SUFFIXES = (".ts", ".pt")
 
 
-def load_exported(path: str | Path) -> Runner:
-    """Load an exported file on the CPU.
+def load_exported(path: str | Path, *, engine: Engine = "onnxruntime") -> Runner:
+    """Load an exported file on the CPU, with as many threads as torch has.
 
     Args:
-        path: `.onnx`, for onnxruntime; `.pt2`, for torch.export; `.ts` or `.pt`, TorchScript.
+        path: `.onnx`; `.pt2`, for torch.export; `.ts` or `.pt`, TorchScript.
+        engine: what runs an `.onnx`, "onnxruntime" or "openvino".
 
     Returns:
-        A function of float32 images (N, C, H, W) that returns the maps by name.
+        A function of images, float32 (N, C, H, W) or what the file takes, that returns the outputs
+        by name.
 
     Raises:
-        ValueError: a file of another kind.
-        ModuleNotFoundError: onnxruntime is not installed.
+        ValueError: a file of another kind, or an unknown engine.
+        ModuleNotFoundError: the engine is not installed.
     """
+    if engine not in get_args(Engine):
+        raise UserError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}")
     suffix = Path(path).suffix.lower()
     if suffix in ONNX_SUFFIXES:
-        return _load_onnx(path)
+        return _load_openvino(path) if engine == "openvino" else _load_onnxruntime(path)
     if suffix in PROGRAM_SUFFIXES:
         return torch.no_grad()(torch.export.load(path).module())
     if suffix in TORCHSCRIPT_SUFFIXES:
@@ -40,16 +46,52 @@ def load_exported(path: str | Path) -> Runner:
     raise UserError(f"an exported file ends in .onnx, .pt2, .ts or .pt, got '{path}'")
 
 
-def _load_onnx(path: str | Path) -> Runner:
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the metadata of an ONNX file."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def write_metadata(path: str | Path, values: Mapping[str, str]) -> None:
+    """Add metadata to an ONNX file; a key that it has gets the new value."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    merged = {entry.key: entry.value for entry in model.metadata_props} | dict(values)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, merged)
+    onnx.save(model, path)
+
+
+def _load_onnxruntime(path: str | Path) -> Runner:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     names = [output.name for output in session.get_outputs()]
     (images_name,) = (each.name for each in session.get_inputs())
 
     def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
         maps = session.run(names, {images_name: images.numpy()})
         return {name: torch.from_numpy(each) for name, each in zip(names, maps, strict=True)}
+
+    return run
+
+
+def _load_openvino(path: str | Path) -> Runner:
+    import openvino
+
+    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(path), "CPU", options)
+
+    def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        maps = compiled(images.numpy(), share_inputs=True)
+        return {port.get_any_name(): torch.from_numpy(each.copy()) for port, each in maps.items()}
 
     return run
 
