@@ -67,6 +67,12 @@ def predict_parser(prog: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="files, folders, or patterns in quotes")
     add("--output", default="predictions", metavar="DIR", help="default: %(default)s")
+    add("--no-pictures", action="store_true", help="write no overlays/, which take time to draw")
+    text = (
+        "consecutive images of one size that the model takes at a time (default: 1); results may "
+        "differ in the last bits"
+    )
+    add("--batch-size", type=int, default=1, metavar="N", help=text)
     add = _add_detector_options(parser).add_argument
     add("--min-score", type=float, help="drop instances below it (default: 0.5)")
     add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="what differs from the config")
@@ -204,6 +210,7 @@ def predict_command(args: argparse.Namespace) -> int:
             opts=[*_optimization_keys(args), *args.opts],
             device=args.device,
             val_json=args.val_json,
+            **_how_to_predict(args),
         )
     else:
         from regnet_backbones.semseg.prediction import predict as predict_with_segmenter
@@ -217,11 +224,17 @@ def predict_command(args: argparse.Namespace) -> int:
             inference=_inference(args),
             device=args.device,
             optimization=_optimization(args),
+            **_how_to_predict(args),
         ).failed
     print(f"{len(images) - len(failed)} of {len(images)} images predicted: {output}")
     if failed:
         print(f"{len(failed)} could not be read, see the warnings", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _how_to_predict(args: argparse.Namespace) -> dict[str, object]:
+    """Return arguments that `predict` of both kinds of models has."""
+    return {"pictures": not args.no_pictures, "batch_size": args.batch_size}
 
 
 def _inference(args: argparse.Namespace) -> "Inference | None":

@@ -2,9 +2,11 @@
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from glob import glob
+from itertools import groupby, islice
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from PIL.TiffImagePlugin import TiffImageFile
@@ -28,6 +30,8 @@ STRETCHED = {2: 85, 4: 17}
 
 ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF's orientations
 DEPTH_BYTE = 24  # of a PNG, the bits per channel
+
+Item = TypeVar("Item")
 
 
 def open_upright(path: str | Path) -> Image.Image:
@@ -105,6 +109,21 @@ def output_names(images: Sequence[Path]) -> dict[Path, Path]:
     full = {image: path.relative_to(common) for image, path in absolute.items()}
     short = {image: name.with_suffix("") for image, name in full.items()}
     return short if len(set(short.values())) == len(short) else full
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise UserError for a number of images that is below 1."""
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}")
+
+
+def batches(
+    items: Iterable[Item], batch_size: int, size_of: Callable[[Item], object]
+) -> Iterator[list[Item]]:
+    """Yield consecutive items of one size together, up to `batch_size` of them, in their order."""
+    for _, group in groupby(items, size_of):
+        while batch := list(islice(group, batch_size)):
+            yield batch
 
 
 def _images_of(text: str) -> list[Path]:
