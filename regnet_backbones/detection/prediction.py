@@ -20,8 +20,9 @@ from tqdm import tqdm
 from regnet_backbones.adapters.detectron2 import id2rgb
 from regnet_backbones.detection.classes import KnownClasses, known_classes
 from regnet_backbones.detection.data import read_image_ids
+from regnet_backbones.detection.engines import Engine, build_engine, check_engine, use_exported
 from regnet_backbones.detection.pictures import draw_seen, seen_in
-from regnet_backbones.detection.trained import for_inference, load_config, load_weights
+from regnet_backbones.detection.trained import load_config, load_weights
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.image_files import open_upright, output_names
 from regnet_backbones.runs.results import write_json
@@ -42,6 +43,8 @@ def predict(
     opts: Sequence[str] = (),
     device: str | None = None,
     val_json: str | Path | None = None,
+    engine: Engine = "torch",
+    exported: str | Path | None = None,
 ) -> list[Path]:
     """Predict images, and write what is seen in them.
 
@@ -63,21 +66,24 @@ def predict(
         device: None for that of the config, or the CPU without a GPU.
         val_json: a COCO json whose categories are those of the training, and whose images, if it
             has them, give the ids; None for the categories of `DATASETS.TEST`, if it is registered.
+        engine, exported: what runs the detector, see `evaluate`.
 
     Returns:
         The images that could not be read.
 
     Raises:
-        UserError: config, checkpoint, json or an argument cannot be used.
+        UserError: config, checkpoint, json, exported file or an argument cannot be used.
     """
     if not 0 <= min_score <= 1:
         raise UserError(f"min_score must be from 0 to 1, got {min_score}")
+    device = check_engine(engine, exported=exported, device=device)
     cfg = load_config(trained, opts=opts, device=device)
+    use_exported(cfg, engine, exported)
     classes = known_classes(cfg, val_json)
     ids, names = _image_ids(images, val_json), output_names(images)
     model = build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)
-    model = for_inference(cfg, model)
+    model = build_engine(cfg, model, engine, exported, images)
     output, failed = Path(output), []
     instances, panoptic, given = [], [], set()
     for image in tqdm(images, unit="image", disable=None):

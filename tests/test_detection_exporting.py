@@ -5,10 +5,10 @@ import torch
 from detectron2.layers import paste_masks_in_image
 from detectron2.modeling import build_model
 from PIL import Image
+from regnet_backbones.detection.tracing import images_for, trace_detector
 
 from regnet_backbones import config_path
 from regnet_backbones.detection.config import default_config
-from regnet_backbones.detection.tracing import images_for, trace_detector
 from regnet_backbones.export import ExportError
 
 SIDE = 64
