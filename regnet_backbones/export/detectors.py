@@ -18,8 +18,9 @@ import torch
 import torchvision.transforms.v2.functional as F
 from torch import nn
 
+import regnet_backbones.export.formats as formats
+import regnet_backbones.export.running as running
 from regnet_backbones.errors import UserError
-from regnet_backbones.export import formats, running
 from regnet_backbones.optimize.folding import fold_batch_norm
 from regnet_backbones.optimize.passes import relative_error
 
@@ -201,7 +202,7 @@ def _matched(found: formats.Outputs, expected: formats.Outputs) -> torch.Tensor:
     distances = torch.cdist(expected[boxes].double(), found[boxes].double(), p=float("inf"))
     if classes is not None:
         distances[expected[classes][:, None] != found[classes][None]] += 1e6
-    order = []
+    order: list[int] = []
     for row in distances:
         row[order] = float("inf")
         order.append(int(row.argmin()))

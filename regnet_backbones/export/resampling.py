@@ -15,7 +15,8 @@ HALF = 0.5 + 2**-12
 
 def size_of(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return height and width of an image (..., H, W) as tensors, which a trace follows."""
-    return tuple(torch._shape_as_tensor(image)[-2:].unbind())
+    height, width = torch._shape_as_tensor(image)[-2:].unbind()
+    return height, width
 
 
 def shortest_edge_size(
@@ -36,7 +37,8 @@ def shortest_edge_size(
     new_width = torch.where(height < width, scale * width, shorter)
     # 1.0 exactly if the longer side is not too long.
     scale = (longer / torch.maximum(new_height, new_width)).clamp(max=1.0)
-    return tuple((side * scale + 0.5).floor().long() for side in (new_height, new_width))
+    new_height, new_width = (side * scale + 0.5 for side in (new_height, new_width))
+    return new_height.floor().long(), new_width.floor().long()
 
 
 def resize(image: torch.Tensor, height: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
@@ -58,8 +60,11 @@ def resize(image: torch.Tensor, height: torch.Tensor, width: torch.Tensor) -> to
 def _weights(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """Return what each of `old` pixels adds to each of `new` ones, (new, old)."""
     step = old.double() / new.double()
-    centers = (torch.arange(new).double() + 0.5) * step
-    pixels = torch.arange(old).double() + 0.5
-    distances = (pixels[None] - centers[:, None]).abs() / step.clamp(min=1.0)
-    triangles = (1.0 - distances).clamp(min=0.0)
+    distances = (_middles(old)[None] - (_middles(new) * step)[:, None]).abs()
+    triangles = (1.0 - distances / step.clamp(min=1.0)).clamp(min=0.0)
     return (triangles / triangles.sum(1, keepdim=True)).float()
+
+
+def _middles(count: torch.Tensor) -> torch.Tensor:
+    """Return where the middles of pixels are, in pixels from the edge."""
+    return torch.arange(count).double() + 0.5  # type: ignore[call-overload]  # a trace follows it
