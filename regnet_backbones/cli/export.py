@@ -19,20 +19,20 @@ DESCRIPTION = """\
 Export a network to ONNX, torch.export or TorchScript, and check the file against it.
 
     %(prog)s regnety_032 --output regnety_032.onnx --pretrained
-    %(prog)s output/demo --output backbone.pt2
-    %(prog)s output/demo --output detector.ts --images 'photos/*.jpg'
+    %(prog)s output/demo --output detector.onnx --images 'photos/*.jpg'
+    %(prog)s output/demo --output backbone.onnx --backbone
     %(prog)s output/demo_semseg --output segmenter.onnx
 
 The suffix is the format: .onnx, .pt2 (torch.export), .ts or .pt (TorchScript). Height, width and
-number of images are free. Of a detector, backbone and FPN are exported to .onnx and .pt2; the whole
-is traced to TorchScript. The input is normalised images; of a whole detector, one from 0 to 255.
+number of images are free. A detector is exported whole, for one image with values from 0 to 255;
+its backbone and FPN with --backbone, and always to .pt2. Other networks take normalised images.
 """
 
 # Options that an export does not use, by what is exported.
 UNUSED = {
-    "a name of the zoo": ("images", "config_file", "opts"),
-    "a segmenter": ("pretrained", "images", "opts"),
-    "the backbone of a detector": ("pretrained", "images"),
+    "a name of the zoo": ("images", "config_file", "opts", "resize", "backbone"),
+    "a segmenter": ("pretrained", "images", "opts", "resize", "backbone"),
+    "the backbone of a detector": ("pretrained", "images", "resize"),
     "a whole detector": ("pretrained", "image_size", "opset"),
 }
 
@@ -51,6 +51,10 @@ def export_parser(prog: str) -> argparse.ArgumentParser:
     add = parser.add_argument_group("detectors only").add_argument
     text = "in which a whole detector detects something (default: drawn shapes)"
     add("--images", nargs="+", metavar="IMAGE", help=text)
+    text = "take images of any size, and resize them in the file as the tests of the config do"
+    add("--resize", action="store_true", default=None, help=text)
+    text = "export backbone and FPN, without the heads"
+    add("--backbone", action="store_true", default=None, help=text)
     add("--config-file", metavar="CONFIG", help="default: config.yaml next to the checkpoint")
     add("--opts", nargs="*", metavar="KEY VALUE", help="what differs from the config")
     return parser
@@ -86,18 +90,21 @@ def _export(args: argparse.Namespace) -> "Checked":
 
 
 def _export_detector(args: argparse.Namespace, trained: "Trained") -> "Checked":
-    """Trace a whole detector to TorchScript, or export its backbone."""
-    is_whole = Path(args.output).suffix.lower() in (".ts", ".pt")
+    """Export a whole detector, or its backbone."""
+    is_whole = not args.backbone and Path(args.output).suffix.lower() != ".pt2"
     _refuse_unused(args, "a whole detector" if is_whole else "the backbone of a detector")
-    from regnet_backbones.detection.tracing import images_for, trace_detector
+    from regnet_backbones.detection.exporting import export_detector, images_for
     from regnet_backbones.detection.trained import load_detector
     from regnet_backbones.runs.image_files import find_images
 
     cfg, model = load_detector(trained, opts=args.opts or ())
     if not is_whole:
         return _export_network(args, model)
-    images = images_for(cfg, find_images(args.images or ()))
-    return trace_detector(model, args.output, images=images, fold=not args.no_fold)
+    resize = bool(args.resize)
+    images = images_for(cfg, find_images(args.images or ()), resize=resize)
+    return export_detector(
+        cfg, model, args.output, images=images, resize=resize, fold=not args.no_fold
+    )
 
 
 def _export_network(args: argparse.Namespace, model: "nn.Module") -> "Checked":

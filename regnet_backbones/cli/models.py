@@ -96,6 +96,11 @@ def _model_parser(prog: str, description: str) -> argparse.ArgumentParser:
     dtypes = ("float32", "bfloat16", "float16")
     add("--dtype", choices=dtypes, help="of the weights: reduced precision rounds")
     add("--compile", action="store_true", help="takes a minute before the first image")
+    add = parser.add_argument_group("engine").add_argument
+    engines = ("torch", "onnxruntime", "openvino")
+    add("--engine", choices=engines, default="torch", help="what computes (default: %(default)s)")
+    text = "of `export`, for an engine other than torch (default: one is made for the time)"
+    add("--exported", metavar="FILE", help=text)
     add = parser.add_argument_group("segmenters only").add_argument
     add("--short-side", type=int, metavar="PIXELS", help="resize images to this shorter side first")
     add("--window", type=int, metavar="PIXELS", help="slide a window of this side over the image")
@@ -169,6 +174,8 @@ def evaluate_command(args: argparse.Namespace) -> int:
             device=args.device,
             processes=args.devices,
             val=own_validation(args),
+            engine=args.engine,
+            exported=args.exported,
         ).table
     else:
         from lightning.pytorch.utilities import rank_zero_only
@@ -210,6 +217,8 @@ def predict_command(args: argparse.Namespace) -> int:
             opts=[*_optimization_keys(args), *args.opts],
             device=args.device,
             val_json=args.val_json,
+            engine=args.engine,
+            exported=args.exported,
             **_how_to_predict(args),
         )
     else:

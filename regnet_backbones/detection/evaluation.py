@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from detectron2 import evaluation as d2
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from tabulate import tabulate
@@ -22,10 +22,10 @@ from regnet_backbones.detection.architectures import number_of_classes, outputs_
 from regnet_backbones.detection.config_checks import check_datasets_exist
 from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.datasets import check_datasets
+from regnet_backbones.detection.engines import Engine, build_engine, check_engine, use_exported
 from regnet_backbones.detection.pictures import ImageScorer, PredictionPictures
 from regnet_backbones.detection.processes import check_processes, run_in_processes
 from regnet_backbones.detection.trained import (
-    for_inference,
     load_config,
     load_weights,
     optimization_of,
@@ -91,6 +91,8 @@ def evaluate(
     processes: int = 1,
     val: CocoSplit | None = None,
     images: int | None = None,
+    engine: Engine = "torch",
+    exported: str | Path | None = None,
 ) -> Evaluation:
     """Evaluate a detector on `DATASETS.TEST`, with the evaluators of its training.
 
@@ -107,14 +109,19 @@ def evaluate(
             for these, which may be the data of its own that the detector was trained with.
         images: how many images of the first dataset to predict at most, None for all of all
             datasets. If there are more, they are scored one by one and there are no `results`.
+        engine: "torch", or "onnxruntime", which runs the detector's ONNX file on the CPU in one
+            process.
+        exported: the file, of `export_detector` and this checkpoint and config; None to export the
+            detector to a temporary one.
 
     Returns:
         The numbers of `results.json`, and the chief ones as a table.
 
     Raises:
-        UserError: config, data or checkpoint cannot be used, or do not belong together, or the
-            evaluation needs a package that is not installed.
+        UserError: config, data, checkpoint, engine or exported file cannot be used, or do not
+            belong together, or the evaluation needs a package that is not installed.
     """
+    device = check_engine(engine, exported=exported, device=device, processes=processes)
     cfg = load_config(trained, opts=opts, device=device)
     cfg.OUTPUT_DIR = str(output)
     place = (processes, 1, 0, "auto")
@@ -135,10 +142,13 @@ def evaluate(
         "max_size_test": cfg.INPUT.MAX_SIZE_TEST,
         "test_augmentation": dict(cfg.TEST.AUG) if cfg.TEST.AUG.ENABLED else None,
         "optimization": optimization and asdict(optimization),
+        "engine": engine,
+        "exported": exported and str(exported),
         "opts": list(opts),
     }
+    use_exported(cfg, engine, exported)
     cfg.freeze()
-    args, device = (cfg, trained, settings, images), cfg.MODEL.DEVICE
+    args, device = (cfg, trained, settings, images, engine, exported), cfg.MODEL.DEVICE
     run_in_processes(_evaluate, args, place, output=cfg.OUTPUT_DIR, device=device)
     results = json.loads((Path(output) / run_results.RESULTS_NAME).read_text())["results"]
     return Evaluation(results, results_tables(results, output))
@@ -249,7 +259,12 @@ def _instances_of(dataset_name: str) -> str:
 
 
 def _evaluate(
-    cfg: CfgNode, trained: Trained, settings: Mapping[str, object], images: int | None
+    cfg: CfgNode,
+    trained: Trained,
+    settings: Mapping[str, object],
+    images: int | None,
+    engine: Engine,
+    exported: str | Path | None,
 ) -> None:
     """Do the part of this process, and in the first one write the results."""
     data.register_own_data(cfg)  # known to the process that read them, not to those it started
@@ -257,7 +272,10 @@ def _evaluate(
     model = build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)
     parameters = sum(p.numel() for p in model.parameters())
-    model, seconds = for_inference(cfg, model), []
+    first = cfg.DATASETS.TEST[0]
+    files = [Path(record["file_name"]) for record in DatasetCatalog.get(first)]
+    model = build_engine(cfg, model, engine, exported, files)
+    seconds: list[float] = []
 
     def timed(inputs: list[dict]) -> list[dict]:
         start = time.perf_counter()
@@ -267,7 +285,6 @@ def _evaluate(
         seconds.append(time.perf_counter() - start)
         return outputs
 
-    first = cfg.DATASETS.TEST[0]
     scorer = ImageScorer(cfg, first, build_pictures(cfg, first))
     results: dict[str, Mapping] = {}
     for name in cfg.DATASETS.TEST:

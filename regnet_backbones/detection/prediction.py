@@ -21,13 +21,14 @@ from regnet_backbones.adapters.detectron2 import id2rgb
 from regnet_backbones.detection.architectures import raise_score_threshold
 from regnet_backbones.detection.classes import KnownClasses, known_classes
 from regnet_backbones.detection.data import read_image_ids
+from regnet_backbones.detection.engines import Engine, build_engine, check_engine, use_exported
 from regnet_backbones.detection.pictures import (
     drawing_task,
     save_picture,
     seen_in,
     write_overlay,
 )
-from regnet_backbones.detection.trained import for_inference, load_config, load_weights
+from regnet_backbones.detection.trained import load_config, load_weights
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.drawing import Drawing
 from regnet_backbones.runs.image_files import (
@@ -53,6 +54,8 @@ def predict(
     val_json: str | Path | None = None,
     pictures: bool = True,
     batch_size: int = 1,
+    engine: Engine = "torch",
+    exported: str | Path | None = None,
 ) -> list[Path]:
     """Predict images, and write what is seen in them.
 
@@ -77,18 +80,22 @@ def predict(
         pictures: whether to draw overlays.
         batch_size: how many consecutive images that are resized to one size the model takes at a
             time. Results may differ in the last bits.
+        engine, exported: what runs the detector, see `evaluate`.
 
     Returns:
         The images that could not be read.
 
     Raises:
-        UserError: config, checkpoint, json or an argument cannot be used.
+        UserError: config, checkpoint, json, exported file or an argument cannot be used.
     """
     if not 0 <= min_score <= 1:
         raise UserError(f"min_score must be from 0 to 1, got {min_score}")
     check_batch_size(batch_size)
+    device = check_engine(engine, exported=exported, device=device)
     cfg = load_config(trained, opts=opts, device=device)
-    raise_score_threshold(cfg, min_score)
+    use_exported(cfg, engine, exported)
+    if engine == "torch":  # an exported file has a threshold of its own
+        raise_score_threshold(cfg, min_score)
     classes = known_classes(cfg, val_json)
     ids, names = _image_ids(images, val_json), output_names(images)
     output, failed = Path(output), []
@@ -96,7 +103,7 @@ def predict(
     with Drawing(write_overlay, len(images) if pictures else 0) as drawing:
         model = build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
-        model = for_inference(cfg, model)
+        model = build_engine(cfg, model, engine, exported, images)
         read = _read(cfg, images, failed)
         for batch in batches(read, batch_size, lambda each: each[2]["image"].shape):
             with torch.no_grad():

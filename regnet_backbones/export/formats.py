@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -39,6 +39,9 @@ EXAMPLE_BATCH, CHECKED_BATCHES = 2, (1, 3)
 TOLERANCE = 1e-4  # a larger difference, as a part of the largest value of a map, is not rounding
 
 Write = Callable[["NamedMaps", torch.Tensor, int, Path], None]
+Outputs = Mapping[str, torch.Tensor]  # by name
+# Judges what a file gives of images of a shape, and what the network gives.
+Compare = Callable[[tuple[int, ...], Outputs, Outputs], "CheckedSize"]
 
 
 class ExportError(UserError):
@@ -51,15 +54,38 @@ class CheckedSize:
 
     Attributes:
         shape: of the images.
-        errors: by output, the largest difference as a part of the largest value.
+        errors: by output, the largest difference; without a unit as a part of the largest value.
+        allowed: by output, the largest error that is rounding.
+        detections: how many a whole detector finds in its image; None for other networks.
+        units: of the errors of a whole detector, by output.
     """
 
     shape: tuple[int, ...]
     errors: Mapping[str, float]
+    allowed: Mapping[str, float]
+    detections: int | None = None
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether all errors are rounding."""
+        # Not-a-number is wrong, too.
+        return all(error <= self.allowed[name] for name, error in self.errors.items())
 
     def __str__(self) -> str:
-        errors = ", ".join(f"{name} {error:.1e}" for name, error in self.errors.items())
-        return f"images {_size(self.shape)}: largest relative error {errors}"
+        if not self.units:
+            return f"images {_size(self.shape)}: largest relative error {self._listed(self.errors)}"
+        count = "" if self.detections is None else f", {self.detections} detections"
+        return f"image {_size(self.shape)}{count}: largest error {self._listed(self.errors)}"
+
+    def _listed(self, errors: Mapping[str, float]) -> str:
+        texts = (f"{name} {error:.1e} {self.units.get(name, '')}" for name, error in errors.items())
+        return ", ".join(text.rstrip() for text in texts)
+
+    @property
+    def allowed_text(self) -> str:
+        """The largest errors that are rounding, as text."""
+        return self._listed(self.allowed)
 
 
 @dataclass(frozen=True)
@@ -343,10 +369,18 @@ def check(
     network: nn.Module,
     images: Iterable[torch.Tensor],
     *,
-    tolerance: float = TOLERANCE,
+    compare: Compare | None = None,
 ) -> tuple[CheckedSize, ...]:
-    """Compare what an exported file and the network give of images; raise ExportError."""
-    run, sizes = None, []
+    """Compare what an exported file and the network give of images; raise ExportError.
+
+    Args:
+        path: of the file.
+        load: loads it.
+        network: it was made of, in evaluation mode.
+        images: a batch of each size.
+        compare: judges outputs of a batch; None for `compare_maps`.
+    """
+    run, sizes, compare = None, [], compare or compare_maps
     for batch in images:
         with torch.no_grad():
             expected = network(batch)
@@ -358,14 +392,19 @@ def check(
                 f"'{path.name}' was written, but fails on images {_size(batch.shape)}, and is not "
                 f"kept: {error}"
             ) from error
-        errors = {name: relative_error(found[name], each) for name, each in expected.items()}
-        sizes.append(CheckedSize(tuple(batch.shape), errors))
-        if not all(error <= tolerance for error in errors.values()):  # not-a-number is wrong, too
+        sizes.append(compare(tuple(batch.shape), found, expected))
+        if not sizes[-1].is_right:
             raise ExportError(
                 f"'{path.name}' does not give what the network gives, and is not kept: "
-                f"{sizes[-1]}; allowed is {tolerance:.1e}"
+                f"{sizes[-1]}; allowed is {sizes[-1].allowed_text}"
             )
     return tuple(sizes)
+
+
+def compare_maps(shape: tuple[int, ...], found: Outputs, expected: Outputs) -> CheckedSize:
+    """Return the errors of outputs as parts of their largest values."""
+    errors = {name: relative_error(found[name], each) for name, each in expected.items()}
+    return CheckedSize(shape, errors, dict.fromkeys(errors, TOLERANCE))
 
 
 def _size(shape: Iterable[int]) -> str:
