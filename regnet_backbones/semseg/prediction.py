@@ -20,6 +20,7 @@ from regnet_backbones.runs.results import JPEG_OPTIONS
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import load_segmenter
 from regnet_backbones.semseg.dataset import read_image, val_transform
+from regnet_backbones.semseg.exported import EngineName, check_engine, use_engine
 from regnet_backbones.semseg.inference import Inference
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ def predict(
     inference: Inference | None = None,
     device: str | None = None,
     optimization: Optimization | None = None,
+    engine: EngineName = "torch",
+    exported: str | Path | None = None,
 ) -> Predictions:
     """Predict the classes of all pixels of images.
 
@@ -61,18 +64,23 @@ def predict(
         inference: see `checkpoints.load_segmenter`.
         device: "cpu", "cuda", "cuda:1", ...; None for a GPU if present.
         optimization: how to make the network fast, None for not at all.
+        engine, exported: see `evaluation.evaluate`; compared with torch on random images.
 
     Returns:
         The files that were written, and the images that could not be read.
 
     Raises:
-        UserError: the checkpoint or the device cannot be used.
+        UserError: the checkpoint, the device or the engine cannot be used.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_engine(engine, exported, device=device, optimization=optimization)
+    on_gpu = engine == "torch" and torch.cuda.is_available()
+    device = device or ("cuda" if on_gpu else "cpu")
     check_device(device)
     segmenter = load_segmenter(checkpoint, inference=inference).to(device).eval()
     if optimization is not None:
         segmenter.optimize(optimization)
+    if engine != "torch":
+        use_engine(segmenter, checkpoint, engine=engine, exported=exported)
     output.mkdir(parents=True, exist_ok=True)
     names = segmenter.class_names
     colors = overlays.palette(len(names))
