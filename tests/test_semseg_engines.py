@@ -227,7 +227,7 @@ def test_images_to_calibrate_with_are_not_those_of_the_evaluation(run, dataset, 
 def test_a_name_of_the_zoo_in_8_bits(dataset, tmp_path, capsys):
     output = tmp_path / "net.onnx"
     given = ["--int8", "--calibration", f"{dataset.semantic_images('train')}/*.png"]
-    size = ["--image-size", 32, 48]
+    size = ["--image-size", 64, 96]
     assert main("export", "regnetx_002", "--output", output, "--normalize", *size, *given) == 0
     line = next(s for s in capsys.readouterr().out.splitlines() if s.startswith("int8"))
     assert all(f"c{level} " in line for level in (2, 3, 4, 5))

@@ -59,6 +59,9 @@ class Normalizer(nn.Module):
         normalization: mean and deviation.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, normalization: Normalization):
         super().__init__()
         for name in ("mean", "std"):

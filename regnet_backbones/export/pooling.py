@@ -55,8 +55,8 @@ def _bins_of(module: nn.Module) -> tuple[int, int] | None:
     if not isinstance(module, nn.AdaptiveAvgPool2d):
         return None
     size = module.output_size
-    bins = (size, size) if isinstance(size, int) else tuple(size)
-    return None if None in bins else bins
+    height, width = size if isinstance(size, tuple) else (size, size)
+    return None if height is None or width is None else (height, width)
 
 
 def _bin_weights(size: int, bins: int, like: torch.Tensor) -> torch.Tensor:
