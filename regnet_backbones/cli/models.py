@@ -5,6 +5,7 @@ Detectron2 and Lightning are imported when a model needs them: one of the two is
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,10 +140,14 @@ def segmenter_settings(args: argparse.Namespace) -> dict[str, object]:
     """Return on which data and device a segmenter is evaluated, of `add_data_options`."""
     if args.device not in ACCELERATORS:
         raise UserError(f"a segmenter is evaluated on cpu, cuda or mps, got '{args.device}'")
-    if len(args.opts) % 2:
-        raise UserError(f"--opts takes pairs of a key and a value, got: {' '.join(args.opts)}")
-    overrides = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
-    return {"overrides": overrides, "accelerator": ACCELERATORS[args.device]}
+    return {"overrides": pairs_of(args.opts), "accelerator": ACCELERATORS[args.device]}
+
+
+def pairs_of(opts: Sequence[str]) -> dict[str, str]:
+    """Return the values of --opts by key."""
+    if len(opts) % 2:
+        raise UserError(f"--opts takes pairs of a key and a value, got: {' '.join(opts)}")
+    return dict(zip(opts[::2], opts[1::2], strict=True))
 
 
 def _trained(args: argparse.Namespace) -> "Trained":
@@ -189,6 +194,8 @@ def evaluate_command(args: argparse.Namespace) -> int:
             inference=_inference(args),
             devices=args.devices,
             optimization=_optimization(args),
+            engine=args.engine,
+            exported=args.exported,
             **segmenter_settings(args),
         )
         if rank_zero_only.rank > 0:
@@ -234,6 +241,8 @@ def predict_command(args: argparse.Namespace) -> int:
             device=args.device,
             optimization=_optimization(args),
             **_how_to_predict(args),
+            engine=args.engine,
+            exported=args.exported,
         ).failed
     print(f"{len(images) - len(failed)} of {len(images)} images predicted: {output}")
     if failed:

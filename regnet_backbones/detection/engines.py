@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from detectron2.config import CfgNode
@@ -18,21 +17,19 @@ from torch import nn
 from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.exporting import (
-    CHECKPOINT_KEY,
     CONFIG_KEY,
     RESIZES_KEY,
-    checkpoint_digest,
     decisive_values,
     export_detector,
     images_for,
 )
 from regnet_backbones.detection.processes import started_by_torchrun
 from regnet_backbones.detection.trained import for_inference
-from regnet_backbones.errors import MissingFileError, UserError, as_user_error
+from regnet_backbones.errors import UserError
 from regnet_backbones.export.formats import ExportError
-from regnet_backbones.export.running import ONNX_SUFFIXES, load_exported, read_metadata
-
-Engine = Literal["torch", "onnxruntime", "openvino"]
+from regnet_backbones.export.running import load_exported
+from regnet_backbones.runs import engines
+from regnet_backbones.runs.engines import Engine
 
 # Images of those to predict that a file is exported with, at most.
 EXAMPLES = 8
@@ -80,21 +77,17 @@ def check_engine(
     Raises:
         UserError: a detector cannot be run by the engine, or it cannot be combined with the others.
     """
-    if engine not in get_args(Engine):
-        raise UserError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}")
+    ignored = {
+        f"--device {device}": device not in (None, "cpu"),
+        "--devices": processes > 1,
+        "torchrun": started_by_torchrun(),
+    }
+    engines.check_engine(engine, exported, ignored=ignored)
     if engine == "openvino":
         raise UserError(
             "OpenVINO computes exported detectors wrongly; use --engine onnxruntime or torch"
         )
-    if engine == "torch":
-        if exported is not None:
-            raise UserError("--exported needs --engine onnxruntime")
-        return device
-    if device not in (None, "cpu"):
-        raise UserError(f"--engine {engine} runs detectors on the CPU; leave out --device {device}")
-    if processes > 1 or started_by_torchrun():
-        raise UserError(f"--engine {engine} runs in one process; leave out --devices and torchrun")
-    return "cpu"
+    return device if engine == "torch" else "cpu"
 
 
 def use_exported(cfg: CfgNode, engine: Engine, exported: str | Path | None) -> None:
@@ -114,9 +107,12 @@ def use_exported(cfg: CfgNode, engine: Engine, exported: str | Path | None) -> N
         raise UserError(f"--engine {engine} takes images only, not MODEL.LOAD_PROPOSALS")
     if exported is None:
         return
-    metadata = _metadata_of(exported)
-    if metadata[CHECKPOINT_KEY] != checkpoint_digest(cfg):
-        raise UserError(f"'{exported}' was exported from another checkpoint: export it again")
+    metadata = engines.metadata_of(exported, cfg.MODEL.WEIGHTS)
+    if not {CONFIG_KEY, RESIZES_KEY} <= metadata.keys():
+        raise UserError(
+            f"'{exported}' is not a whole detector of Detectron2: make it with regnet-backbones "
+            "export"
+        )
     values, given = json.loads(metadata[CONFIG_KEY]), decisive_values(cfg)
     different = {key for key in values | given if values.get(key) != given.get(key)}
     threshold = architecture_of(cfg).min_score
@@ -162,21 +158,6 @@ def build_engine(
                 "help, export it with them, and give the file as --exported"
             ) from error
         return ExportedDetector(path, min_score=min_score)
-
-
-def _metadata_of(exported: str | Path) -> dict[str, str]:
-    path = Path(exported)
-    if path.suffix.lower() not in ONNX_SUFFIXES:
-        raise UserError(f"--exported must end in .onnx, got '{path}'")
-    if not path.is_file():
-        raise MissingFileError(f"no file '{path}'; make it with regnet-backbones export")
-    with as_user_error(Exception, prefix=f"'{path}' cannot be read as ONNX: "):
-        metadata = read_metadata(path)
-    if not {CHECKPOINT_KEY, CONFIG_KEY, RESIZES_KEY} <= metadata.keys():
-        raise UserError(
-            f"'{path}' is not a whole detector of Detectron2: make it with regnet-backbones export"
-        )
-    return metadata
 
 
 def _min_score(cfg: CfgNode) -> float:

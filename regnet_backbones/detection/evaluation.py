@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from detectron2 import evaluation as d2
@@ -126,12 +127,7 @@ def evaluate(
     cfg.OUTPUT_DIR = str(output)
     place = (processes, 1, 0, "auto")
     check_processes(*place)
-    val = data.validation_of_training(cfg) if val is None else val
-    if val is not None:
-        _use_own_data(cfg, val)
-    else:
-        check_datasets_exist(cfg, training=False)
-        check_evaluators(cfg)
+    val = _use_data(cfg, val)
     if images is not None:
         cfg.DATASETS.TEST = cfg.DATASETS.TEST[:1]
     optimization = optimization_of(cfg)
@@ -152,6 +148,40 @@ def evaluate(
     run_in_processes(_evaluate, args, place, output=cfg.OUTPUT_DIR, device=device)
     results = json.loads((Path(output) / run_results.RESULTS_NAME).read_text())["results"]
     return Evaluation(results, results_tables(results, output))
+
+
+def evaluated_images(trained: Trained, *, opts: Sequence[str] = ()) -> list[Path]:
+    """Return the images that `evaluate` predicts."""
+    cfg = load_config(trained, opts=opts, device="cpu")
+    _use_data(cfg)
+    data.register_own_data(cfg)
+    datasets = map(DatasetCatalog.get, cfg.DATASETS.TEST)
+    return [Path(record["file_name"]) for records in datasets for record in records]
+
+
+def average_precisions(
+    trained: Trained, exported: str | Path, *, opts: Sequence[str] = ()
+) -> dict[str, float]:
+    """Evaluate a detector's exported file with onnxruntime, and return its main numbers.
+
+    Args:
+        trained: the detector.
+        exported: its file, of `exporting.export_detector`.
+        opts: keys and values in turn that override the config.
+
+    Returns:
+        AP of boxes, masks or keypoints, or mIoU, in percent, by dataset, task and metric.
+    """
+    with TemporaryDirectory() as folder:
+        options = {"opts": (*opts, "TEST.PICTURES", "0")}
+        found = evaluate(trained, folder, engine="onnxruntime", exported=exported, **options)
+    return {
+        f"{dataset} {task} {metric}": value or 0.0
+        for dataset, tasks in found.results.items()
+        for task, metrics in tasks.items()
+        for metric, value in metrics.items()
+        if metric in ("AP", "mIoU")
+    }
 
 
 def check_evaluators(cfg: CfgNode) -> None:
@@ -302,6 +332,17 @@ def _evaluate(
     if comm.is_main_process():
         run_results.write_images(cfg.OUTPUT_DIR, scored)
         run_results.write_results(cfg.OUTPUT_DIR, trained, results=results, settings=settings)
+
+
+def _use_data(cfg: CfgNode, val: CocoSplit | None = None) -> CocoSplit | None:
+    """Check the data that a config is evaluated on; return those that are the user's own."""
+    val = data.validation_of_training(cfg) if val is None else val
+    if val is not None:
+        _use_own_data(cfg, val)
+    else:
+        check_datasets_exist(cfg, training=False)
+        check_evaluators(cfg)
+    return val
 
 
 def _use_own_data(cfg: CfgNode, val: CocoSplit) -> None:

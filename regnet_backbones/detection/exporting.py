@@ -10,7 +10,6 @@ probabilities: put them in place with
 `detectron2.layers.paste_masks_in_image(masks[:, 0], boxes, (H, W))`.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,18 +30,20 @@ from regnet_backbones.detection.architectures import ARCHITECTURES, outputs_of
 from regnet_backbones.detection.classes import known_classes
 from regnet_backbones.detection.config import default_config, values_by_key
 from regnet_backbones.errors import UserError
+from regnet_backbones.export import inputs as keys
 from regnet_backbones.export import resampling
 from regnet_backbones.export.detectors import export_traceable, prepared
 from regnet_backbones.export.formats import Checked
 from regnet_backbones.export.resampling import shortest_edge_size, size_of
+from regnet_backbones.files import sha256
 from regnet_backbones.runs.image_files import open_upright
 from regnet_backbones.shapes import ShapesSpec, draw
 
 # How many images are drawn where none are given.
 DRAWN = 4
 
-# Keys of a file's metadata: see docs/exporting.md.
-CHECKPOINT_KEY, CONFIG_KEY, RESIZES_KEY = "checkpoint_sha256", "config", "resizes"
+# Keys of a file's metadata, next to those of `export.inputs`: see docs/exporting.md.
+CONFIG_KEY, RESIZES_KEY = "config", "resizes"
 
 # What decides what a file gives: these keys, and the whole node `MODEL` without those others.
 DECISIVE = {f"INPUT.{key}" for key in ("FORMAT", "MIN_SIZE_TEST", "MAX_SIZE_TEST")}
@@ -174,17 +175,6 @@ def without_resizing(cfg: CfgNode) -> CfgNode:
     return kept
 
 
-def checkpoint_digest(cfg: CfgNode) -> str:
-    """Return the SHA-256 of a model's checkpoint, in hexadecimal; empty without a file."""
-    path, digest = Path(cfg.MODEL.WEIGHTS), hashlib.sha256()
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
-
-
 def decisive_values(cfg: CfgNode) -> dict[str, object]:
     """Return what a config says other than the defaults, as far as it decides what a file gives."""
     default = values_by_key(default_config())
@@ -206,18 +196,18 @@ def _panoptic_error(model: nn.Module) -> UserError:
 
 def _metadata(cfg: CfgNode, *, resizes: bool) -> dict[str, str]:
     names, checkpoint = known_classes(cfg).metadata, Path(cfg.MODEL.WEIGHTS).absolute()
-    is_semantic = outputs_of(cfg) == ("sem_seg",)
+    is_semantic, is_file = outputs_of(cfg) == ("sem_seg",), checkpoint.is_file()
     return {
-        "task": _task(cfg),
-        "class_names": json.dumps(names.stuff_classes if is_semantic else names.thing_classes),
+        keys.TASK: _task(cfg),
+        keys.CLASS_NAMES: json.dumps(names.stuff_classes if is_semantic else names.thing_classes),
         "pixel_mean": json.dumps(list(cfg.MODEL.PIXEL_MEAN)),
         "pixel_std": json.dumps(list(cfg.MODEL.PIXEL_STD)),
-        "channel_order": cfg.INPUT.FORMAT,
+        keys.CHANNEL_ORDER: cfg.INPUT.FORMAT,
         "min_size_test": str(cfg.INPUT.MIN_SIZE_TEST),
         "max_size_test": str(cfg.INPUT.MAX_SIZE_TEST),
         RESIZES_KEY: json.dumps(resizes),
-        "run": checkpoint.parent.name if checkpoint.is_file() else "",
-        CHECKPOINT_KEY: checkpoint_digest(cfg),
+        keys.RUN: checkpoint.parent.name if is_file else "",
+        keys.CHECKPOINT: sha256(checkpoint) if is_file else "",
         CONFIG_KEY: json.dumps(decisive_values(cfg)),
     }
 

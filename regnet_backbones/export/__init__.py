@@ -17,12 +17,14 @@ from regnet_backbones.export.formats import (
     export_program,
     export_torchscript,
 )
+from regnet_backbones.export.inputs import Normalization
 from regnet_backbones.export.running import load_exported
 
 __all__ = [
     "Checked",
     "CheckedSize",
     "ExportError",
+    "Normalization",
     "export_detector",
     "export_onnx",
     "export_program",

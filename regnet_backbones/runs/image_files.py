@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from PIL.TiffImagePlugin import TiffImageFile
 
 from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.files import sha256
 
 # Of the images in a folder, and of the matches of a pattern.
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -94,6 +95,24 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
         for image in _images_of(str(text)):
             found.setdefault(image.resolve(), image)
     return list(found.values())
+
+
+def sample(images: Sequence[Path], count: int) -> list[Path]:
+    """Return at most `count` images, evenly spread over all."""
+    taken = min(count, len(images))
+    return [images[index * len(images) // taken] for index in range(taken)]
+
+
+def check_apart(calibration: Sequence[Path], evaluated: Sequence[Path]) -> None:
+    """Raise UserError if an image to calibrate with is evaluated, too, by content or by name."""
+    sizes = {path.stat().st_size for path in calibration}
+    hashes = {sha256(path): path for path in evaluated if path.stat().st_size in sizes}
+    for path in calibration:
+        if (same := hashes.get(sha256(path))) is not None:
+            raise UserError(
+                f"--calibration image '{path}' is '{same}' of the evaluation; results on it would "
+                "be too good: give others, such as training images"
+            )
 
 
 def output_names(images: Sequence[Path]) -> dict[Path, Path]:

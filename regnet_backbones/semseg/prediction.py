@@ -15,10 +15,12 @@ from regnet_backbones.errors import UserError
 from regnet_backbones.optimize.options import Optimization
 from regnet_backbones.runs.device import check_device
 from regnet_backbones.runs.drawing import Drawing
+from regnet_backbones.runs.engines import Engine
 from regnet_backbones.runs.image_files import batches, check_batch_size, output_names
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import load_segmenter
 from regnet_backbones.semseg.dataset import read_image, val_transform
+from regnet_backbones.semseg.exported import check_engine, use_engine
 from regnet_backbones.semseg.inference import Inference
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ def predict(
     optimization: Optimization | None = None,
     pictures: bool = True,
     batch_size: int = 1,
+    engine: Engine = "torch",
+    exported: str | Path | None = None,
 ) -> Predictions:
     """Predict the classes of all pixels of images.
 
@@ -64,19 +68,24 @@ def predict(
         optimization: how to make the network fast, None for not at all.
         pictures: whether to draw overlays.
         batch_size: how many consecutive images of one size the network takes at a time.
+        engine, exported: see `evaluation.evaluate`; compared with torch on random images.
 
     Returns:
         The files that were written, and the images that could not be read.
 
     Raises:
-        UserError: the checkpoint, the device or the batch size cannot be used.
+        UserError: the checkpoint, the device, the batch size or the engine cannot be used.
     """
     check_batch_size(batch_size)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_engine(engine, exported, device=device, optimization=optimization)
+    on_gpu = engine == "torch" and torch.cuda.is_available()
+    device = device or ("cuda" if on_gpu else "cpu")
     check_device(device)
     segmenter = load_segmenter(checkpoint, inference=inference).to(device).eval()
     if optimization is not None:
         segmenter.optimize(optimization)
+    if engine != "torch":
+        use_engine(segmenter, checkpoint, engine=engine, exported=exported)
     output.mkdir(parents=True, exist_ok=True)
     names = segmenter.class_names
     colors = overlays.palette(len(names))
