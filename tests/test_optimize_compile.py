@@ -69,6 +69,7 @@ def test_a_compiled_training_has_the_same_gradients(monkeypatch, randomize):
         copy.deepcopy(plain),
         mode="training",
         compile=True,
+        fold=True,
         memory_format="channels_last",
         image_size=(64, 64),
     )
@@ -96,7 +97,7 @@ def test_a_compiled_training_keeps_no_scaled_weights(monkeypatch):
     besides = [*network.parameters(), *network.buffers()]
     plain = saved_bytes(forward, besides=besides)
     options = {"compile": True, "memory_format": "contiguous", "image_size": (64, 64)}
-    optimize(network, mode="training", **options)
+    optimize(network, mode="training", fold=True, **options)
     assert 0 < saved_bytes(forward, besides=besides) <= plain
 
 

@@ -6,10 +6,11 @@ for RegNet on some CPUs and several times slower in training on some GPUs: it is
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
+from itertools import product
 from statistics import median
 
 import torch
@@ -72,10 +73,18 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return (found - expected).abs().max().item() / largest
 
 
-def measure_layouts(
-    trunk: nn.Module, images: torch.Tensor, *, training: bool, dtype: torch.dtype | None = None
-) -> dict[str, float]:
-    """Return the median seconds of a step by memory format; the trunk itself is not changed."""
+def measure_steps(
+    networks: Mapping[str, nn.Module],
+    formats: Iterable[str],
+    images: torch.Tensor,
+    *,
+    training: bool,
+    dtype: torch.dtype | None = None,
+) -> dict[tuple[str, str], float]:
+    """Return the median seconds of a step by network and memory format, measured in turns.
+
+    Networks are copied, and stay as they are.
+    """
 
     def call(network: nn.Module, batch: torch.Tensor) -> None:
         precision = torch.autocast(batch.device.type, dtype=dtype, enabled=dtype is not None)
@@ -85,17 +94,18 @@ def measure_layouts(
             loss = sum(features.float().mean() for features in maps)
             if loss.requires_grad:
                 loss.backward()
+                network.zero_grad(set_to_none=True)
 
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices):  # dropout would advance the caller's random numbers
-        calls = {
-            name: partial(
-                call, deepcopy(trunk).to(memory_format=form), images.to(memory_format=form)
+        calls = {}
+        for name, form in product(networks, formats):
+            layout = {"memory_format": FORMATS[form]}
+            calls[name, form] = partial(
+                call, deepcopy(networks[name]).to(**layout), images.to(**layout)
             )
-            for name, form in FORMATS.items()
-        }
         times = interleaved_times(calls, runs=10, device=images.device)
-    return {name: median(seconds) for name, seconds in times.items()}
+    return {key: median(seconds) for key, seconds in times.items()}
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:
