@@ -189,7 +189,7 @@ def _rates(args: argparse.Namespace) -> dict[Precision, Rates]:
     rates = {precision: measure_rates(precision, device=args.device) for precision in args.dtype}
     for precision, rate in rates.items():
         print(
-            f"{precision}: {rate.multiply_adds / 1e9:.0f} G multiply-adds/s in a matrix product, "
+            f"{precision}: {rate.multiply_adds / 1e9:.0f} G multiply-adds/s in {rate.by}, "
             f"{rate.bandwidth / 1e9:.1f} GB/s in a copy"
         )
     return rates
