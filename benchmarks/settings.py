@@ -26,7 +26,8 @@ class Setting:
         channels_last: memory format, where `optimized` does not choose it.
         checkpointing: blocks of ours are computed again in the backward pass.
         compiled: `torch.compile`, for this one size.
-        any_size: with `optimized` and `compiled`, for all sizes at once.
+        any_size: with `optimized` and `compiled`, for all sizes at once, as `optimize` does for
+            those that are not typical.
         freezing: with `compiled`, make weights constants in inference on a CPU.
         autotuned: with `compiled`, time several kernels of each kind and use CUDA graphs.
     """
@@ -66,13 +67,13 @@ class Setting:
                 if isinstance(module, RegNetFeatures):
                     module.set_grad_checkpointing()
         if self.optimized:
-            by_optimize = self.freezing and not self.autotuned
+            by_optimize = self.freezing and not (self.any_size or self.autotuned)
             model, _ = optimize(
                 model,
                 mode="training" if case.training else "inference",
                 dtype=dtype,
                 compile=self.compiled and by_optimize,
-                dynamic=self.any_size,
+                dynamic=False,
                 image_size=case.size,
                 batch_size=case.batch,
             )
@@ -91,12 +92,12 @@ class Setting:
         return model
 
     def _compile(self, trunk: nn.Module, case: Case) -> None:
-        """Compile a network for one size, in place."""
+        """Compile a network in place, for one size or for all."""
         if self.autotuned:
             trunk.compile(mode="max-autotune", dynamic=False)
         else:
             inference = self.freezing and not case.training
-            compile_network(trunk, inference=inference, dynamic=False)
+            compile_network(trunk, inference=inference, dynamic=self.any_size)
 
 
 def _both_precisions(*settings: Setting) -> tuple[Setting, ...]:

@@ -53,8 +53,9 @@ class Report:
             tried, such as "folded, channels_last"; empty where nothing was left to choose.
         not_applied: passes that were measured and did not gain.
         dtype: of the weights in inference, of autocast in training; None for what they were.
-        compiled: "all sizes" of images if the network is compiled once at its first call, "each
-            size" if at the first call with each; None if it is not.
+        compiled: "all sizes" of images if the network is compiled once for the typical size and
+            once for all others, "each size" if for each; None if it is not. That is done at the
+            first call with such images.
         error: largest difference of a map before and after, relative to the largest value of the
             map; None in training, where nothing is compared.
     """
@@ -87,7 +88,8 @@ class Report:
             kind = "weights" if self.mode == "inference" else "autocast"
             lines.append(f"  precision      {str(self.dtype).removeprefix('torch.')} ({kind})")
         if self.compiled is not None:
-            lines.append(f"  compilation    at the first call, for {self.compiled} of images")
+            own = "the typical size by itself, then " if self.compiled == "all sizes" else ""
+            lines.append(f"  compilation    at the first call, for {own}{self.compiled} of images")
         if self.error is not None:
             lines.append(f"  largest error  {self.error:.1e} of the largest value of a map")
         return "\n".join(lines)
@@ -124,7 +126,8 @@ def optimize(
             `torch.amp.GradScaler`).
         compile: `torch.compile`. On a CPU it takes a C++ compiler, and calls under `torch.no_grad`
             or `torch.inference_mode` to be fastest.
-        dynamic: compile once for all heights and widths, rather than for each.
+        dynamic: compile for `image_size`, and once more for all other heights and widths, rather
+            than for each.
         fold: fold batch norms, or do not. "auto" folds for inference, and in training measures
             whether folding gains more than 3%.
         memory_format: "auto" measures, together with `fold`, on random images of `image_size` and
@@ -179,7 +182,8 @@ def optimize(
     if dtype is not None and images.device.type == "cpu" and not passes.has_native(dtype):
         logger.warning("this CPU has no instructions for %s: it emulates them, slowly", dtype)
     if compile:
-        passes.compile_network(trunk, inference=not training, dynamic=dynamic)
+        options = {"dynamic": dynamic, "typical": tuple(image_size)}
+        passes.compile_network(trunk, inference=not training, **options)
     return model, Report(
         mode=mode,
         folded=tuple(folded),
@@ -219,7 +223,7 @@ def _choose(
 ) -> _Choice:
     """Choose a memory format, and the second network only if it gains more than noise."""
     if len(networks) * len(formats) == 1:
-        return _Choice(*networks, *formats, {})
+        return _Choice(next(iter(networks)), formats[0], {})
     times = passes.measure_steps(networks, formats, images, training=training, dtype=dtype)
     best = {name: min(formats, key=lambda form: times[name, form]) for name in networks}
     chosen, *others = networks
