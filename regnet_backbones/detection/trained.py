@@ -111,7 +111,12 @@ def optimization_of(cfg: CfgNode) -> Optimization | None:
     node = cfg.OPTIMIZE
     if not node.ENABLED:
         return None
-    return Optimization(dtype=node.DTYPE, compile=node.COMPILE, memory_format=node.MEMORY_FORMAT)
+    return Optimization(
+        dtype=node.DTYPE,
+        compile=node.COMPILE,
+        fold=node.FOLD,
+        memory_format=node.MEMORY_FORMAT,
+    )
 
 
 def typical_size(cfg: CfgNode, divisor: int) -> tuple[int, int]:
