@@ -20,6 +20,7 @@ from regnet_backbones.detection.exporting import export_detector, images_for
 from regnet_backbones.detection.prediction import predict
 from regnet_backbones.detection.trained import load_detector
 from regnet_backbones.errors import UserError
+from regnet_backbones.export.running import read_metadata
 from regnet_backbones.runs.trained import find_trained
 
 QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
@@ -188,3 +189,21 @@ def test_a_lower_threshold_than_that_of_the_file_is_refused(trained, dataset, tm
     export_detector(cfg, model, path, images=images_for(cfg, paths))
     with pytest.raises(UserError, match="SCORE_THRESH_TEST"):
         predict(trained, paths, tmp_path / "out", engine="onnxruntime", exported=path)
+
+
+def test_a_file_of_8_bits_is_evaluated_before_and_after(trained, dataset, val, tmp_path, capsys):
+    """Not with images that are evaluated; what is printed is what the file gives."""
+    file = tmp_path / "int8.onnx"
+    data = ["DATASETS.OWN.VAL_JSON", val.json_file, "DATASETS.OWN.VAL_IMAGES", val.image_root]
+    arguments = ["export", trained.run_folder, "--output", file, "--int8", "--ranges", "minmax"]
+    arguments += ["--opts", *data, "--calibration"]
+    assert main([*map(str, arguments), str(val.image_root)]) == 2
+    assert "--calibration" in capsys.readouterr().err
+    assert not file.exists()
+    assert main([*map(str, arguments), str(dataset.images("train")), "--max-loss", "100"]) == 0
+    printed = capsys.readouterr().out
+    found = evaluate(trained, tmp_path / "out", val=val, engine="onnxruntime", exported=file)
+    for task in ("bbox", "segm"):
+        assert f"{task} AP " in printed
+        assert f", {found.results['own_val'][task]['AP']:.2f} in int8" in printed
+    assert read_metadata(file)["quantization"] == "int8"

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from regnet_backbones import RegNetDesign, RegNetFeatures
-from regnet_backbones.cli.export import export_int8
 from regnet_backbones.export import ExportError, export_onnx, int8, load_exported
 from regnet_backbones.export.formats import Checked
 from regnet_backbones.export.running import read_metadata
@@ -141,18 +140,17 @@ def test_a_file_that_loses_too_much_is_not_kept(extractor, after, kept, tmp_path
         return Checked(path, ())
 
     def run():
-        return export_int8(
+        return int8.export_quantized(
             tmp_path / "int8.onnx",
             export,
             lambda: images(1),
             ranges="minmax",
-            evaluate=lambda path: scores[path.name],
-            metric="mIoU",
+            evaluate=lambda path: {"box AP": 30.0, "mask AP": scores[path.name]},
         )
 
     if kept:
         assert f"50.00 in float32, {after:.2f} in int8" in run()
     else:
-        with pytest.raises(ExportError, match="1.10 points of mIoU"):
+        with pytest.raises(ExportError, match="mask AP 50.00 in float32, 48.90 in int8"):
             run()
     assert [each.name for each in tmp_path.iterdir()] == ["int8.onnx"] * kept
