@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torchvision import tv_tensors
 
 from regnet_backbones.errors import MissingFileError, UserError
@@ -83,6 +83,7 @@ def check_engine(
         "--optimize, --dtype or --compile": optimization is not None,
         f"--device {device}": device not in (None, "auto", "cpu"),
         f"--devices {processes}": processes != 1,
+        "torchrun": distributed.is_available() and distributed.is_torchelastic_launched(),
         f"precision {precision}": precision != "32-true",
     }
     for option, given in ignored.items():
