@@ -172,6 +172,12 @@ def test_options_that_an_engine_would_ignore_are_refused(run, options, named, tm
         assert not list(tmp_path.iterdir())
 
 
+def test_processes_of_torchrun_are_refused(checkpoint, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(ValueError, match="torchrun"):
+        evaluate(checkpoint, engine="onnxruntime")
+
+
 def test_other_precision_and_unknown_engines_are_refused(checkpoint):
     with pytest.raises(ValueError, match="16-mixed"):
         evaluate(checkpoint, engine="openvino", precision="16-mixed")

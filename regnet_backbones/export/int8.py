@@ -47,7 +47,7 @@ def quantize(
     """Quantise the convolutions of an ONNX file; its sizes stay free and its metadata are kept.
 
     Args:
-        path: an ONNX file with one input.
+        path: an ONNX file with one input, of less than 2 GB.
         output: the new file, `.onnx`; its metadata have `quantization` "int8".
         images: what the file takes, one input each: batches (N, C, H, W), or images (C, H, W) of a
             whole detector. The first 128 are taken, and one is in memory at a time.

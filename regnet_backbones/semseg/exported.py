@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torchvision import tv_tensors
 
 from regnet_backbones.export import inputs as keys
@@ -73,6 +73,7 @@ def check_engine(
         "--optimize, --dtype or --compile": optimization is not None,
         f"--device {device}": device not in (None, "auto", "cpu"),
         f"--devices {processes}": processes != 1,
+        "torchrun": distributed.is_available() and distributed.is_torchelastic_launched(),
         f"precision {precision}": precision != "32-true",
     }
     engines.check_engine(engine, exported, ignored=ignored)
