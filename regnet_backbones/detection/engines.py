@@ -41,7 +41,7 @@ THRESHOLDS = {
 }
 
 # Images of those to predict that a file is exported with, at most.
-EXAMPLES = 8
+EXAMPLES = 16
 
 
 class ExportedDetector:
