@@ -32,7 +32,7 @@ from regnet_backbones.runs import engines
 from regnet_backbones.runs.engines import Engine
 
 # Images of those to predict that a file is exported with, at most.
-EXAMPLES = 8
+EXAMPLES = 16
 
 
 class ExportedDetector:
