@@ -16,7 +16,7 @@ from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.engines import ExportedDetector
 from regnet_backbones.detection.exporting import export_detector, images_for
-from regnet_backbones.detection.prediction import model_input
+from regnet_backbones.detection.trained import model_input
 from regnet_backbones.export import ExportError, load_exported
 from regnet_backbones.export.resampling import resize, shortest_edge_size
 from regnet_backbones.export.running import read_metadata

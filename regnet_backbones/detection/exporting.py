@@ -29,6 +29,7 @@ from torchvision.models.detection import roi_heads as torchvision_heads
 from regnet_backbones.detection.architectures import ARCHITECTURES, outputs_of
 from regnet_backbones.detection.classes import known_classes
 from regnet_backbones.detection.config import default_config, values_by_key
+from regnet_backbones.detection.trained import model_input
 from regnet_backbones.errors import UserError
 from regnet_backbones.export import inputs as keys
 from regnet_backbones.export import resampling
@@ -159,8 +160,6 @@ def images_for(
         resize: whether the file resizes; images of another one are resized as in the tests of the
             config.
     """
-    from regnet_backbones.detection.prediction import model_input  # it imports this module
-
     images = [open_upright(path) for path in paths] or [
         Image.fromarray(draw(ShapesSpec(), "val", number).image) for number in range(DRAWN)
     ]

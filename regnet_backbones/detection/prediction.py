@@ -9,8 +9,6 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data.detection_utils import build_augmentation, convert_PIL_to_numpy
-from detectron2.data.transforms import AugInput, AugmentationList
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
@@ -28,7 +26,7 @@ from regnet_backbones.detection.pictures import (
     seen_in,
     write_overlay,
 )
-from regnet_backbones.detection.trained import load_config, load_weights
+from regnet_backbones.detection.trained import load_config, load_weights, model_input
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.drawing import Drawing
 from regnet_backbones.runs.image_files import (
@@ -148,13 +146,6 @@ def _read(
             continue
         size = {"height": upright.height, "width": upright.width}
         yield image, upright, {"image": model_input(cfg, upright), **size}
-
-
-def model_input(cfg: CfgNode, image: Image.Image) -> torch.Tensor:
-    """Return an image (C, H, W) as a model of a config takes it, resized as in its tests."""
-    resized = AugInput(convert_PIL_to_numpy(image, cfg.INPUT.FORMAT))
-    AugmentationList(build_augmentation(cfg, is_train=False))(resized)
-    return torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
 
 
 def _image_ids(images: Sequence[Path], val_json: str | Path | None) -> dict[Path, int | str]:
