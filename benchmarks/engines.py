@@ -18,6 +18,7 @@ from benchmarks import whole_models
 from benchmarks.cases import Case, Part, Precision
 from benchmarks.extractors import our_network
 from regnet_backbones.export import export_onnx
+from regnet_backbones.export.running import compile_openvino
 
 # By kind of device as torch names it.
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -137,11 +138,7 @@ class Openvino(nn.Module):
 
     def __init__(self, path: Path, case: Case):
         super().__init__()
-        import openvino
-
-        options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
-        options["INFERENCE_PRECISION_HINT"] = "f32"
-        self.compiled = openvino.Core().compile_model(str(path), "CPU", options)
+        self.compiled = compile_openvino(path)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Return the maps of images (N, C, H, W); the next call writes to the same memory."""
