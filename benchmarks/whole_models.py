@@ -40,12 +40,15 @@ def our_detector(case: Case) -> nn.Module:
     """Return a Mask R-CNN of our recipe on our backbone.
 
     A random classifier finds nothing, and the mask head would have no work: proposals are all of
-    the first class here, so that images have as many instances as a detector may return.
+    the first class here, so that images have as many instances as a detector may return. Their
+    scores are apart, or rounding would decide which.
     """
     from detectron2.modeling import build_model
 
     model = build_model(detector_config(case))
-    nn.init.constant_(model.roi_heads.box_predictor.cls_score.bias[:1], 10)
+    classifier = model.roi_heads.box_predictor.cls_score
+    nn.init.normal_(classifier.weight, std=0.2)
+    nn.init.constant_(classifier.bias[:1], 10)
     return model
 
 

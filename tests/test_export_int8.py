@@ -1,6 +1,7 @@
 """Quantisation of ONNX files to 8 bits: error, size, metadata, and what is refused."""
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -113,6 +114,25 @@ def test_a_file_that_takes_one_image(tmp_path):
     assert len(expected) == 2
     for name, maps in expected.items():
         assert 0 < deviation(found[name], maps) < 0.1
+
+
+def test_convolutions_with_equal_biases_run_in_8_bits(tmp_path):
+    """An exporter by tracing stores such biases once."""
+    network = nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(3))).eval()
+    for conv in network:
+        nn.init.constant_(conv.bias, 0.1)
+    path, example = tmp_path / "net.onnx", torch.randn(1, 3, 16, 16)
+    torch.onnx.export(network, (example,), path, dynamo=False, opset_version=18)
+    assert "Identity" in {node.op_type for node in onnx.load(path).graph.node}
+    output = int8.quantize(path, tmp_path / "int8.onnx", [example])
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(str(output), options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(tmp_path / "optimized.onnx").graph
+    kinds = [node.op_type for node in graph.node if node.op_type.endswith("Conv")]
+    assert kinds == 3 * ["QLinearConv"]
+    (expected,), (found,) = (load_exported(file)(example).values() for file in (path, output))
+    assert 0 < deviation(found, expected) < 0.1
 
 
 def test_what_cannot_be_quantised_is_refused(extractor, tmp_path):

@@ -74,9 +74,10 @@ def quantize(
     with tempfile.TemporaryDirectory() as folder, written_whole(output) as target:
         try:
             with _quiet():
-                cache = _calibrate(Path(path), Path(folder), images, ranges)
+                source = _with_own_constants(Path(path), Path(folder))
+                cache = _calibrate(source, Path(folder), images, ranges)
                 quantize_static(
-                    path,
+                    source,
                     target,
                     quant_format=QuantFormat.QDQ,
                     op_types_to_quantize=QUANTIZED,
@@ -163,6 +164,28 @@ def largest_errors(
             error = relative_error(found[name], expected)
             errors[name] = max(errors.get(name, 0.0), error)
     return errors
+
+
+def _with_own_constants(path: Path, folder: Path) -> Path:
+    """Write a copy of a model in which equal constants are constants of their own.
+
+    An exporter by tracing stores equal biases once, behind `Identity` nodes. Such a bias is no
+    constant for the quantisation, and onnxruntime runs its convolution in float32.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    constants = {each.name: each for each in model.graph.initializer}
+    for node in list(model.graph.node):
+        if node.op_type == "Identity" and node.input[0] in constants:
+            copied = model.graph.initializer.add()
+            copied.CopyFrom(constants[node.input[0]])
+            copied.name = node.output[0]
+            constants[copied.name] = copied
+            model.graph.node.remove(node)
+    copy = folder / "float32.onnx"
+    onnx.save(model, copy)
+    return copy
 
 
 def _calibrate(path: Path, folder: Path, images: Iterable[torch.Tensor], ranges: Ranges) -> Path:
