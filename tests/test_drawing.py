@@ -31,22 +31,25 @@ from regnet_backbones.semseg.datamodule import SegmentationData
 TESTS = Path(__file__).parent
 
 
-@pytest.fixture(params=[0, 2], ids=["here", "in processes"])
+@pytest.fixture(params=["here", "in forks", "in interpreters"])
 def processes(request, monkeypatch):
-    monkeypatch.setattr(drawing, "process_count", lambda pictures: request.param)
-    return request.param
+    count = 0 if request.param == "here" else 2
+    monkeypatch.setattr(drawing, "process_count", lambda pictures: count)
+    monkeypatch.setattr(drawing, "HAS_FORK", request.param == "in forks")
+    return count
 
 
-@pytest.fixture
-def one_process(monkeypatch):
+@pytest.fixture(params=["fork", "interpreter"])
+def one_process(request, monkeypatch):
     monkeypatch.setattr(drawing, "process_count", lambda pictures: 1)
+    monkeypatch.setattr(drawing, "HAS_FORK", request.param == "fork")
 
 
 def test_few_pictures_are_drawn_here_and_many_by_as_many_processes_as_cores_allow(monkeypatch):
     for cores, expected in ((1, 0), (2, 1), (3, 1), (8, 4), (64, 4)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: range(n), raising=False)
         assert process_count(1000) == expected
-        assert process_count(2) == process_count(0) == 0
+        assert process_count(drawing.FEW) == process_count(0) == 0
 
 
 def test_all_pictures_are_drawn_at_the_end(processes, tmp_path):
@@ -57,10 +60,10 @@ def test_all_pictures_are_drawn_at_the_end(processes, tmp_path):
             pictures.add(Path("a.jpg"), tmp_path / str(number), "", pixels)
             pixels += 1
     for number in range(20):
-        drawn = (tmp_path / str(number)).read_text().split(maxsplit=2)
-        assert drawn[2] == str([np.int64(number)] * 2)
+        drawn = (tmp_path / str(number)).read_text().split(maxsplit=1)
+        assert drawn[1] == str([np.int64(number)] * 2)
         if number < 2 * processes:  # the first are not drawn here
-            assert drawn[:2] == ["1", "False"]
+            assert int(drawn[0]) in {process.pid for process in pictures._processes}
     for process in pictures._processes:
         assert process.returncode is not None
 
@@ -110,14 +113,15 @@ ENDED = """
     from regnet_backbones.runs import drawing
 
     drawing.process_count = lambda pictures: 2
+    drawing.HAS_FORK = sys.argv[1] == "fork"
     with drawing.Drawing(draw, 20) as pictures:
         for number in range(3):
-            pictures.add(Path("a"), Path("a"), "hang" if len(sys.argv) > 1 else "slow")
+            pictures.add(Path("a"), Path("a"), sys.argv[2])
         print("started", flush=True)
         sys.stdin.read()
 """
 
-# Until two pictures are with the processes.
+# Until a picture is with the processes.
 PREDICT = """
     import sys
     from regnet_backbones.cli.main import main
@@ -128,7 +132,7 @@ PREDICT = """
 
     def add_and_wait(pictures, *task):
         add(pictures, *task)
-        if len(pictures._waiting) == 2:
+        if pictures._waiting:
             print("started", flush=True)
             sys.stdin.read()
 
@@ -160,15 +164,17 @@ def end_command(code, arguments, number, folder):
     return command.returncode, printed
 
 
+@pytest.mark.parametrize("way", ["fork", "interpreter"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_processes_end_with_a_script_that_is_ended(number, tmp_path):
-    status, printed = end_command(ENDED, [], number, tmp_path)
+def test_processes_end_with_a_script_that_is_ended(number, way, tmp_path):
+    status, printed = end_command(ENDED, [way, "slow"], number, tmp_path)
     assert status == -number
     assert printed.count("Traceback") == (number == signal.SIGINT)  # its own
 
 
-def test_ctrl_c_does_not_wait_for_a_picture(tmp_path):
-    status, _ = end_command(ENDED, ["hang"], signal.SIGINT, tmp_path)
+@pytest.mark.parametrize("way", ["fork", "interpreter"])
+def test_ctrl_c_does_not_wait_for_a_picture(way, tmp_path):
+    status, _ = end_command(ENDED, [way, "hang"], signal.SIGINT, tmp_path)
     assert status == -signal.SIGINT
 
 

@@ -4,6 +4,7 @@ Detectron2 and Lightning are imported when a model needs them: one of the two is
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -208,6 +209,10 @@ def evaluate_command(args: argparse.Namespace) -> int:
 @subcommand(predict_parser)
 def predict_command(args: argparse.Namespace) -> int:
     """Predict images; the exit status is 1 if some could not be read."""
+    if not args.no_pictures and "torch" not in sys.modules:
+        # Read when torch is imported: its threads sleep, rather than spin on the cores where
+        # pictures are drawn.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from regnet_backbones.runs.image_files import find_images
 
     trained = _trained(args)

@@ -1,31 +1,37 @@
 """Pictures drawn by other processes while a model predicts the next images.
 
-Each process is a fresh interpreter. A fork of a process with the threads of torch or of a runtime
-may crash, and multiprocessing's other ways of starting one import the caller's `__main__` again. A
-process reads pickled arguments from its stdin, a pipe that nobody else writes to, and ends when it
-is closed: with the command, even if that is killed.
+On Linux a process is a fork, as the workers of torch's `DataLoader` are, and has imported all that
+it needs. Elsewhere it is a fresh interpreter, which takes seconds to start; multiprocessing's own
+way of starting one would import the caller's `__main__` again. A process reads pickled arguments
+from a pipe that nobody else writes to, and ends when it is closed: with the command, even if that
+is killed.
 """
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import traceback
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pkgutil import resolve_name
 from queue import SimpleQueue
 from types import TracebackType
+from typing import BinaryIO, NoReturn
 
 from regnet_backbones.errors import UserError
 
-# So many pictures are drawn before another process has imported what it needs.
-FEW = 8
+HAS_FORK = sys.platform == "linux"  # on macOS, system libraries do not survive one
 
-# A process that draws for detectron2 needs about 0.3 GiB of memory.
+# So many pictures are drawn before another process is of use: an interpreter must start first.
+FEW = 2 if HAS_FORK else 300
+
+# A fresh process that draws for detectron2 needs about 0.3 GiB of memory.
 MAX_PROCESSES = 4
 
 # With `-c` the current folder is the first place to import from: the caller may not do so.
@@ -54,11 +60,12 @@ class Drawing:
 
     def __init__(self, draw: Callable[..., None], count: int):
         self._draw = draw
-        self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+        self._idle: SimpleQueue[subprocess.Popen[bytes] | _Fork] = SimpleQueue()
         self._waiting: deque[Future[None]] = deque()
-        self._processes = [_start(draw) for _ in range(process_count(count))]
-        for process in self._processes:
-            self._idle.put(process)
+        self._processes: list[subprocess.Popen[bytes] | _Fork] = []
+        for _ in range(process_count(count)):
+            self._processes.append(_Fork(draw, self._processes) if HAS_FORK else _start(draw))
+            self._idle.put(self._processes[-1])
         self._threads = ThreadPoolExecutor(max(1, len(self._processes)))
 
     def add(self, image: Path, *args: object) -> None:
@@ -139,19 +146,93 @@ def process_count(pictures: int) -> int:
     return 0 if pictures <= FEW else min(MAX_PROCESSES, cores // 2)
 
 
+class _Fork:
+    """A fork of this process that draws, with what `Drawing` uses of a `Popen`.
+
+    Args:
+        draw: see `Drawing`.
+        others: forks before this one, whose pipes it must not keep open.
+    """
+
+    def __init__(self, draw: Callable[..., None], others: Sequence["_Fork"]):
+        self.returncode: int | None = None
+        tasks, self.stdin = _pipe()
+        self.stdout, replies = _pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, in Python 3.12
+            self.pid = os.fork()
+        if not self.pid:
+            try:
+                for pipe in (self.stdin, self.stdout, *(p for o in others for p in o.pipes)):
+                    os.close(pipe.fileno())
+                os.setsid()  # Ctrl-C does not reach it
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    signal.signal(number, signal.SIG_DFL)
+                _use_one_thread()
+                _serve(draw, tasks, replies)
+            finally:
+                os._exit(1)
+        tasks.close()
+        replies.close()
+
+    @property
+    def pipes(self) -> tuple[BinaryIO, BinaryIO]:
+        """The ends of its pipes in this process."""
+        return self.stdin, self.stdout
+
+    def kill(self) -> None:
+        """Kill it, unless it has ended."""
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Wait for its end, and return its exit status, or the negative number of a signal."""
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+    def __enter__(self) -> "_Fork":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            for pipe in self.pipes:
+                pipe.close()
+        finally:
+            self.wait()
+
+
+def _pipe() -> tuple[BinaryIO, BinaryIO]:
+    """Return the ends of a pipe to read from and to write to."""
+    reading, writing = os.pipe()
+    return os.fdopen(reading, "rb"), os.fdopen(writing, "wb")
+
+
+def _use_one_thread() -> None:
+    """Have a fork compute in its only thread: it has none of those that its parent had started."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
+    if (cv2 := sys.modules.get("cv2")) is not None:
+        cv2.setNumThreads(0)
+
+
 def serve(name: str) -> None:
-    """Draw in a process of `Drawing`, until its stdin is closed.
+    """Draw in a fresh interpreter of `Drawing`, until its stdin is closed.
 
     Args:
         name: of the function, "module:name".
     """
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is not a reply
-    draw = resolve_name(name)
+    _serve(resolve_name(name), sys.stdin.buffer, replies)
+
+
+def _serve(draw: Callable[..., None], tasks: BinaryIO, replies: BinaryIO) -> NoReturn:
+    """Draw what comes, until nothing can come any more."""
     # A command that is killed may have sent half of a task.
     with suppress(EOFError, BrokenPipeError, pickle.UnpicklingError):
         while True:
-            replies.write(pickle.dumps(_attempt(draw, pickle.load(sys.stdin.buffer))))
+            replies.write(pickle.dumps(_attempt(draw, pickle.load(tasks))))
             replies.flush()
     os._exit(0)  # nothing to write is left, and nobody reads
 
