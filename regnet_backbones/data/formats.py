@@ -159,9 +159,11 @@ def read_voc(path: Path, part: str) -> LabelledData:
             raise UserError(f"'{listed}', line {number}: no annotation '{folder / name}.xml'")
         if not chosen:
             raise UserError(f"'{listed}' names no images")
-    # The other annotations are read for their classes: those of a folder are the same in all lists.
-    found = {stem: _voc_image(file, path) for stem, file in every.items()}
-    return _of_folder([found[stem] for stem in chosen], path, found.values())
+    images = [_voc_image(every[stem], path) for stem in chosen]
+    # The same classes in all lists of a folder.
+    others = [_xml(every[stem]) for stem in every.keys() - set(chosen)]
+    labels = {(name.text or "").strip() for tree in others for name in tree.iterfind("object/name")}
+    return _of_folder(images, path, labels - {""})
 
 
 def read_labelme(path: Path, part: str) -> LabelledData:
@@ -182,8 +184,7 @@ def read_labelme(path: Path, part: str) -> LabelledData:
     files = sorted(path.rglob("*.json"))
     if not files:
         raise UserError(f"'{path}' has no labelme files (*.json)")
-    images = [_labelme_image(file) for file in files]
-    return _of_folder(images, path, images)
+    return _of_folder([_labelme_image(file) for file in files], path)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -205,14 +206,14 @@ def _lines(path: Path) -> list[str]:
 
 
 def _of_folder(
-    images: Sequence[LabelledImage], folder: Path, every: Iterable[LabelledImage]
+    images: Sequence[LabelledImage], folder: Path, others: Iterable[str] = ()
 ) -> LabelledData:
-    """Return images with the classes that a file in the folder names, or those of `every` image."""
+    """Return images with the classes that a file in the folder names, or else all there are."""
     for file in (folder / name for name in CLASS_FILES):
         if file.is_file():
             names = tuple(line for line in _lines(file) if line not in NOT_CLASSES)
             return LabelledData(tuple(images), names, file)
-    labels = {item.label for image in every for item in image.objects}
+    labels = {item.label for image in images for item in image.objects}.union(others)
     return LabelledData(tuple(images), tuple(sorted(labels)), folder, ordered=False)
 
 

@@ -64,6 +64,10 @@ def parse_source(text: str) -> Source:
         if not comma or not before or not detail:
             raise UserError(f"a COCO json is given as coco:FILE,IMAGES, got '{text}'")
         path = Path(before).expanduser()
+        if name != "coco" and Path(detail).name != detail:
+            raise UserError(
+                f"after the comma of '{text}' there must be the name of an entry or list"
+            )
     return Source(name, path, detail)
 
 
@@ -86,8 +90,8 @@ def read_parts(sources: Mapping[str, Source], *, read_jsons: bool = True) -> dic
             key = (*key[:2], "")
         if (other := seen.setdefault(key, part)) != part:
             raise UserError(
-                f"the same data, '{source.path}', are given for {other} and {part}; give others, or "
-                "--val-fraction to split them"
+                f"the same data, '{source.path}', are given for {other} and {part}; give others, "
+                "or --val-fraction to split them"
             )
         if source.format == "coco":
             found[part] = _read_coco(source, read_jsons)
@@ -121,7 +125,7 @@ def parts_of(source: Source) -> dict[str, Source]:
             raise MissingFileError(f"no file '{source.path}'")
         given = read_yaml(source.path)
         names = [part for part in PARTS if isinstance(given, dict) and given.get(part)]
-    return {part: source for part in names} or {"instances": source}
+    return dict.fromkeys(names, source) or {"instances": source}
 
 
 def to_coco(data: LabelledData, classes: tuple[str, ...]) -> Dataset:

@@ -1,7 +1,8 @@
-"""Train on your own data: a COCO json is read, corrected and registered, and the config fitted to it.
+"""Train on your own data: read a COCO json, correct and register it, fit the config to it.
 
-Data in other formats become COCO jsons in the folder of the run first. Your files stay as they are. What `data_checks.coco` corrects is registered as a copy in the cache
-folder, under a name made of the json's, where every process of a run finds it.
+Data in other formats become COCO jsons in the folder of the run first. Your files stay as they are.
+What `data_checks.coco` corrects is registered as a copy in the cache folder, under a name made of
+the json's, where every process of a run finds it.
 """
 
 import argparse
