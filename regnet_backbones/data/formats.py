@@ -220,7 +220,7 @@ def _of_folder(
 def _number(text: object, place: str, what: str) -> float:
     """Return a finite number that a file has as text or as a number."""
     try:
-        value = float(text)  # type: ignore[arg-type]
+        value = float(text)
     except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value) or isinstance(text, bool):
@@ -365,9 +365,8 @@ def _voc_image(path: Path, root: Path) -> LabelledImage:
     tree = _xml(path)
     image = _voc_image_file(path, root, tree.findtext("filename") or "")
     given = [tree.findtext(f"size/{side}") or "0" for side in ("width", "height")]
-    size = tuple(int(_number(side, f"'{path}'", "a side in <size>")) for side in given)
-    if min(size) < 1:
-        size = image_size(image)
+    width, height = (int(_number(side, f"'{path}'", "a side in <size>")) for side in given)
+    size = (width, height) if min(width, height) > 0 else image_size(image)
     objects = []
     for number, item in enumerate(tree.findall("object"), 1):
         place, label = f"'{path}', object {number}", (item.findtext("name") or "").strip()

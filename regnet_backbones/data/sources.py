@@ -43,9 +43,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A COCO json and the folder that its file names are relative to.
+    """A COCO json and its images.
 
-    `file` is the json if it is one on disk, whose content may be empty: not read.
+    Attributes:
+        content: of the json; empty if it was only looked for.
+        images: the folder that file names are relative to.
+        file: the json, if it is one on disk.
     """
 
     content: CocoJson = field(repr=False)
@@ -54,7 +57,18 @@ class Dataset:
 
 
 def parse_source(text: str) -> Source:
-    """Read `FORMAT:PATH`, or raise UserError."""
+    """Read what a command line names.
+
+    Args:
+        text: `coco:FILE,IMAGES`, `yolo:FILE`, `voc:FOLDER` or `labelme:FOLDER`, of YOLO and Pascal VOC
+            also with an entry or a list, `yolo:FILE,NAME`.
+
+    Returns:
+        The source, of which nothing is read yet.
+
+    Raises:
+        UserError: it is in none of the forms.
+    """
     name, colon, rest = text.partition(":")
     if not colon or name not in FORMATS or not rest:
         raise UserError(f"data are given as {FORMS}, got '{text}'")
@@ -74,8 +88,13 @@ def parse_source(text: str) -> Source:
 def read_parts(sources: Mapping[str, Source], *, read_jsons: bool = True) -> dict[str, Dataset]:
     """Read datasets by part ("train", "val", ...), with the same classes in all.
 
-    A source without a detail is that entry or list of its format which the part is called. Without
-    `read_jsons`, COCO jsons are only looked for.
+    Args:
+        sources: by part. Without a detail, one is that entry or list of its format which the part
+            is called.
+        read_jsons: whether COCO jsons are read, too, or only looked for.
+
+    Returns:
+        The datasets by part.
 
     Raises:
         UserError: a file is missing or has no meaning, or two parts are the same data.
