@@ -60,8 +60,8 @@ def parse_source(text: str) -> Source:
     """Read what a command line names.
 
     Args:
-        text: `coco:FILE,IMAGES`, `yolo:FILE`, `voc:FOLDER` or `labelme:FOLDER`, of YOLO and Pascal VOC
-            also with an entry or a list, `yolo:FILE,NAME`.
+        text: `coco:FILE,IMAGES`, `yolo:FILE`, `voc:FOLDER` or `labelme:FOLDER`; of YOLO and Pascal
+            VOC also with an entry or a list, `yolo:FILE,NAME`.
 
     Returns:
         The source, of which nothing is read yet.
