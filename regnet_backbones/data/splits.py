@@ -101,34 +101,39 @@ def _stratified(
     held: Sequence[Counter[str]], sizes: Sequence[int], fraction: float, draws: random.Random
 ) -> list[int]:
     """Choose the scenes of the validation data, by the images of each class and all of them."""
-    left = list(range(len(held)))
-    draws.shuffle(left)
-    left.sort(key=lambda scene: -sizes[scene])  # large ones while there is room for them
-    scenes = Counter(each for scene in held for each in scene)
-    wanted = sum(held, Counter())
-    lacks = {each: [n * (1 - fraction), n * fraction] for each, n in wanted.items()}
-    for each, n in scenes.items():  # one in each part, if there are two
-        if n > 1:
-            lacks[each][1] = max(lacks[each][1], 1.0)
+    order = list(range(len(held)))
+    draws.shuffle(order)
+    order.sort(key=lambda scene: -sizes[scene])  # large ones while there is room for them
+    holders: dict[str, list[int]] = {}
+    for scene in order:
+        for each in held[scene]:
+            holders.setdefault(each, []).append(scene)
+    left, remaining = dict.fromkeys(order), {each: len(of) for each, of in holders.items()}
+    lacks = {each: [0.0, 0.0] for each in holders}
+    for each, of in holders.items():
+        images = sum(held[scene][each] for scene in of)
+        least = 1.0 if len(of) > 1 else 0.0  # one in each part, if there are two
+        lacks[each] = [images * (1 - fraction), max(images * fraction, least)]
     room = [sum(sizes) * (1 - fraction), max(sum(sizes) * fraction, 1.0)]
     parts: tuple[list[int], list[int]] = ([], [])
-    taken: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+    taken: tuple[set[str], set[str]] = (set(), set())
 
     def put(scene: int, part: int) -> None:
-        left.remove(scene)
+        del left[scene]
         parts[part].append(scene)
-        taken[part].update(dict.fromkeys(held[scene], 1))
+        taken[part].update(held[scene])
         room[part] -= sizes[scene]
         for each, n in held[scene].items():
             lacks[each][part] -= n
+            remaining[each] -= 1
 
-    while remaining := Counter(each for scene in left for each in held[scene]):
-        rarest = min(remaining, key=lambda each: (remaining[each], each))
-        for scene in [scene for scene in left if rarest in held[scene]]:
-            # The last scene of a class that one part has none of goes there.
-            bare = [part for part in (0, 1) if not taken[part][rarest]]
-            last = sum(rarest in held[other] for other in left) == len(bare)
-            if last and scenes[rarest] > 1:
+    while rarest := min(filter(remaining.get, remaining), key=remaining.get, default=None):
+        for scene in holders[rarest]:
+            if scene not in left:
+                continue
+            # The last scenes of a class that one part has none of go there.
+            bare = [part for part in (0, 1) if rarest not in taken[part]]
+            if remaining[rarest] == len(bare) and len(holders[rarest]) > 1:
                 put(scene, bare[0])
             else:
                 put(scene, max((0, 1), key=lambda part: (lacks[rarest][part], room[part])))
