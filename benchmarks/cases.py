@@ -5,8 +5,8 @@ from typing import Literal, get_args
 
 import torch
 
-Part = Literal["features", "detector", "segmenter"]
-Precision = Literal["fp32", "bf16"]
+Part = Literal["features", "detector", "segmenter", "deeplabv3plus"]
+Precision = Literal["fp32", "bf16", "int8"]
 
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
@@ -16,6 +16,7 @@ MODES: dict[str, tuple[tuple[Part, bool], ...]] = {
     "training": (("features", True),),
     "detector": (("detector", False), ("detector", True)),
     "segmenter": (("segmenter", False), ("segmenter", True)),
+    "deeplabv3plus": (("deeplabv3plus", False),),  # trained on two images at least
 }
 
 
@@ -24,7 +25,8 @@ class Case:
     """Rows of one case are measured in turns, and their ratios mean something.
 
     Attributes:
-        part: "features" (C2 to C5 alone), "detector" or "segmenter".
+        part: "features" (C2 to C5 alone), "detector" (Mask R-CNN), "segmenter" (U-Net) or
+            "deeplabv3plus".
         training: forward and backward, rather than forward alone.
         variant: a name of `regnet_backbones.zoo.names()`.
         size: height and width of the images.

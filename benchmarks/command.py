@@ -30,7 +30,7 @@ from benchmarks.report import (
     write_json,
 )
 from benchmarks.results import Result, failed_rows
-from benchmarks.roofline import Rates, measure_rates
+from benchmarks.roofline import DTYPES, Rates, measure_rates
 from benchmarks.runner import measure
 from benchmarks.scaling import points
 from regnet_backbones import zoo
@@ -72,6 +72,7 @@ def benchmark_parser(description: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--mode", nargs="+", choices=MODES, default=["forward"], help="default: forward")
+    add("--no-training", action="store_true", help="only the inference of detectors and segmenters")
     add("--variants", nargs="+", default=["regnety_032"], metavar="NAME")
     add("--sizes", nargs="+", default=["512"], metavar="SIZE", help="512, or 800x1344 (H x W)")
     add("--batches", nargs="+", type=int, default=[1], metavar="N")
@@ -101,6 +102,7 @@ def _cases(args: argparse.Namespace) -> list[Case]:
     return [
         Case(part, training, variant, size, batch, args.device)
         for (part, training), variant, size, batch in product(parts, variants, sizes, args.batches)
+        if not (training and args.no_training)
     ]
 
 
@@ -186,10 +188,11 @@ def _measured(args: argparse.Namespace, chosen: dict[Case, tuple[Entry, ...]]) -
 
 def _rates(args: argparse.Namespace) -> dict[Precision, Rates]:
     """Measure what the device can do, and print it."""
-    rates = {precision: measure_rates(precision, device=args.device) for precision in args.dtype}
+    precisions = [precision for precision in args.dtype if precision in DTYPES]
+    rates = {precision: measure_rates(precision, device=args.device) for precision in precisions}
     for precision, rate in rates.items():
         print(
-            f"{precision}: {rate.multiply_adds / 1e9:.0f} G multiply-adds/s in a matrix product, "
+            f"{precision}: {rate.multiply_adds / 1e9:.0f} G multiply-adds/s in {rate.by}, "
             f"{rate.bandwidth / 1e9:.1f} GB/s in a copy"
         )
     return rates

@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmarks import extractors, settings, whole_models
 from benchmarks.cases import Case, Part
-from benchmarks.onnx_network import OnnxNetwork, why_no_onnx
+from benchmarks.engines import ENGINES
 from benchmarks.settings import Setting
 from regnet_backbones import zoo
 from regnet_backbones.errors import UserError
@@ -18,7 +18,12 @@ from regnet_backbones.errors import UserError
 OURS = "ours"
 
 # Which row others are compared with, unless the user names another.
-REFERENCES: dict[Part, str] = {"features": "timm", "detector": "detectron2", "segmenter": "SMP"}
+REFERENCES: dict[Part, str] = {
+    "features": "timm",
+    "detector": "detectron2",
+    "segmenter": "SMP",
+    "deeplabv3plus": "SMP",
+}
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,15 @@ class Entry:
 
 
 def entries_of(part: Part, *, training: bool, device: str = "cpu") -> tuple[Entry, ...]:
-    """Return all rows of a part, in both precisions."""
+    """Return all rows of a part, in all precisions."""
     entries = {
         "features": _extractor_entries,
         "detector": _detector_entries,
         "segmenter": _segmenter_entries,
+        "deeplabv3plus": _segmenter_entries,
     }[part](training)
+    if not training:
+        entries += _engine_entries(part)
     return tuple(entry for entry in entries if _is_for(entry.setting, device))
 
 
@@ -97,6 +105,10 @@ def check_names(
 
 def _is_for(setting: Setting, device: str) -> bool:
     """Whether a setting can gain anything on a device."""
+    if setting.autotuned and device != "cuda":
+        return False
+    if not setting.freezing:
+        return device == "cpu"
     if setting.compiled and not (setting.optimized or setting.channels_last):
         # On a CPU channels last is the faster one, and every compilation takes a minute.
         return device == "cuda"
@@ -121,11 +133,23 @@ def _extractor_entries(training: bool) -> list[Entry]:
             )
             for setting in settings.PEERS[training]
         ]
-    if not training:
-        needs = ("onnxruntime", "onnx", "onnxscript")
-        plain = settings.AS_IT_COMES[0]
-        entries.append(Entry("onnxruntime", plain, OnnxNetwork, needs, why_no_onnx, True))
     return entries
+
+
+def _engine_entries(part: Part) -> list[Entry]:
+    """Return the rows of a part's exported file in other engines."""
+    return [
+        Entry(
+            engine.family,
+            Setting(precision=engine.precision),
+            engine.build,
+            engine.needs_for(part),
+            engine.why_not,
+            our_weights=part == "features",
+        )
+        for engine in ENGINES
+        if part in engine.parts
+    ]
 
 
 def _detector_entries(training: bool) -> list[Entry]:

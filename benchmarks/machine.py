@@ -18,6 +18,7 @@ PACKAGES = (
     "detectron2",
     "segmentation_models_pytorch",
     "onnxruntime",
+    "openvino",
 )
 
 

@@ -48,6 +48,7 @@ def result_table(result: Result) -> str:
         lines.append(f"no ratios: the row '{result.reference}' was not measured")
     else:
         lines.append(f"ratio: how many times as fast as '{result.reference}'")
+    lines += [f"{row.name}: {row.note}" for row in result.measured if row.note]
     lines += _unmeasured(result)
     lines += _against_peers(result)
     return "\n".join(lines)
@@ -57,8 +58,9 @@ def roofline_table(result: Result, rates: AllRates) -> str | None:
     """Return how far our rows are from what the device can do; None where that is not known."""
     rows = []
     for row in result.measured:
-        roofline = roofline_of(result.case, row.precision, rates[row.precision])
-        if row.family == OURS and roofline is not None:
+        rate = rates.get(row.precision)
+        roofline = rate and roofline_of(result.case, row.precision, rate)
+        if row.family == OURS and roofline:
             compute, memory = distances(row, roofline)
             rows.append(
                 [
@@ -148,7 +150,8 @@ def _case(result: Result, rates: AllRates | None) -> dict[str, object]:
             "ratio": result.ratio(row),
             "best_of_family": result.is_best(row),
         }
-        roofline = rates and roofline_of(result.case, row.precision, rates[row.precision])
+        rate = (rates or {}).get(row.precision)
+        roofline = rate and roofline_of(result.case, row.precision, rate)
         if roofline and row.family == OURS and row.seconds:
             compute, memory = distances(row, roofline)
             values |= {"floors": asdict(roofline), "times_compute": compute, "times_memory": memory}

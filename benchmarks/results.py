@@ -17,14 +17,14 @@ class Row:
     Attributes:
         name: of the entry.
         family: whose model it is.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "int8".
         status: whether it was measured.
         seconds: of each call.
         peak_bytes: memory of a call above what was there before; None where it cannot be seen.
         saved_bytes: what the forward pass keeps for the backward pass; None in inference.
         error: largest difference of a map to ours in float32, relative to the largest value of
             ours; None where weights are others.
-        note: why it was not measured.
+        note: why it was not measured; of a measured one, what its model says of itself.
     """
 
     name: str

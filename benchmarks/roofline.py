@@ -1,18 +1,22 @@
 """What a device can do at best, measured, and how far from that an extractor is.
 
-No extractor is faster than its multiply-adds at the rate of a large matrix product, nor than
-reading and writing its parameters and activations once at the speed of a large copy.
+No extractor is faster than its multiply-adds at the rate that the cores reach at best, nor than
+reading and writing its parameters and activations once at the speed of a large copy. On a CPU the
+rate in float32 is that of a loop of fused multiply-adds; in bfloat16 and on a GPU, which have other
+units for it, that of a large matrix product.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 
 from benchmarks.cases import Case, Precision
+from benchmarks.fma import fma_call
 from benchmarks.results import Row
 from regnet_backbones import zoo
 from regnet_backbones.design import complexity
+from regnet_backbones.errors import UserError
 from regnet_backbones.measure.timing import interleaved_times
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -29,12 +33,14 @@ class Rates:
     """What a device reaches.
 
     Attributes:
-        multiply_adds: of a matrix product, per second.
+        multiply_adds: per second.
         bandwidth: bytes read and written by a copy, per second.
+        by: what did the multiply-adds.
     """
 
     multiply_adds: float
     bandwidth: float
+    by: str = "a matrix product"
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Roofline:
     """Seconds below which no call of an extractor gets.
 
     Attributes:
-        compute: its multiply-adds at the rate of a matrix product.
+        compute: its multiply-adds at the rate of the device.
         memory: its parameters read once, its activations written and read once.
     """
 
@@ -57,9 +63,10 @@ def measure_rates(
     side: int | None = None,
     copy_bytes: int | None = None,
 ) -> Rates:
-    """Measure what a device reaches in a precision.
+    """Measure what a device reaches in a precision, at the best of some runs.
 
-    On CUDA float32 products use TF32 where convolutions may.
+    On a CPU with as many threads as torch has; without a C++ compiler its float32 rate is that of a
+    matrix product, and `by` says why. On CUDA float32 products use TF32 where convolutions may.
 
     Args:
         precision: of the matrices.
@@ -67,8 +74,7 @@ def measure_rates(
         side: of the square matrices; None for what suits the device.
         copy_bytes: size of the copied tensor; None for what suits the device.
     """
-    side = side or MATRIX_SIDE[device]
-    matrix = torch.randn(side, side, device=device).to(DTYPES[precision])
+    multiply_adds, count, by = _multiply_adds(precision, device, side or MATRIX_SIDE[device])
     source = torch.ones(copy_bytes or COPY_BYTES[device], dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
     matmul = torch.backends.cuda.matmul
@@ -76,16 +82,31 @@ def measure_rates(
     try:
         matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
         times = interleaved_times(
-            {"product": lambda: matrix @ matrix, "copy": lambda: target.copy_(source)},
+            {"product": multiply_adds, "copy": lambda: target.copy_(source)},
             runs=RUNS,
             device=device,
         )
     finally:
         matmul.allow_tf32 = before
     return Rates(
-        multiply_adds=side**3 / median(times["product"]),
-        bandwidth=2 * source.numel() / median(times["copy"]),
+        multiply_adds=count / min(times["product"]),
+        bandwidth=2 * source.numel() / min(times["copy"]),
+        by=by,
     )
+
+
+def _multiply_adds(
+    precision: Precision, device: str, side: int
+) -> tuple[Callable[[], object], int, str]:
+    """Return a call that does multiply-adds as fast as the device can, their number, and how."""
+    matrix = torch.randn(side, side, device=device).to(DTYPES[precision])
+    why = ""
+    if (precision, device) == ("fp32", "cpu"):
+        try:
+            return *fma_call(torch.get_num_threads()), "a loop of fused multiply-adds"
+        except UserError as error:
+            why = f" ({error})"
+    return lambda: matrix @ matrix, side**3, f"a matrix product{why}"
 
 
 def roofline_of(case: Case, precision: Precision, rates: Rates) -> Roofline | None:

@@ -132,6 +132,7 @@ def _prepare(entry: Entry, case: Case, maps: list[torch.Tensor] | None) -> tuple
         peak_bytes=peak_bytes(step, device=case.device) if by_torch else None,
         saved_bytes=saved_bytes(step.forward, besides=step.state()) if case.training else None,
         error=largest_error(last_maps(step.outputs()), maps) if compared else None,
+        note=getattr(step.model, "note", ""),
     )
 
 

@@ -1,7 +1,7 @@
 """What is done to a model before it is measured: ours by `optimize`, peers by what torch offers.
 
 A peer at its best gets what our package uses, too: one cast of the weights, constant weights
-("freezing") on a CPU; and it may be compiled for one size.
+("freezing") on a CPU; and it may be compiled for one size, on a GPU with CUDA graphs.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from benchmarks.cases import PRECISIONS, Case, Precision
+from benchmarks.cases import Case, Precision
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.optimize import optimize
 from regnet_backbones.optimize.passes import autocast, cast, compile_network, trunk_of
@@ -21,11 +21,15 @@ class Setting:
 
     Attributes:
         optimized: by `regnet_backbones.optimize`, which chooses the memory format.
-        precision: "bf16" casts weights for inference, and is autocast in training.
+        precision: "bf16" casts weights for inference, and is autocast in training; "int8" is that
+            of an engine.
         channels_last: memory format, where `optimized` does not choose it.
         checkpointing: blocks of ours are computed again in the backward pass.
         compiled: `torch.compile`, for this one size.
-        any_size: with `optimized` and `compiled`, for all sizes at once.
+        any_size: with `optimized` and `compiled`, for all sizes at once, as `optimize` does for
+            those that are not typical.
+        freezing: with `compiled`, make weights constants in inference on a CPU.
+        autotuned: with `compiled`, time several kernels of each kind and use CUDA graphs.
     """
 
     optimized: bool = False
@@ -34,16 +38,20 @@ class Setting:
     checkpointing: bool = False
     compiled: bool = False
     any_size: bool = False
+    freezing: bool = True
+    autotuned: bool = False
 
     def row_name(self, family: str) -> str:
         """Name a row: "timm", or "timm, bf16, channels_last, compiled"."""
         parts = {
             "optimized": self.optimized,
-            "bf16": self.precision == "bf16",
+            self.precision: self.precision != "fp32",
             "channels_last": self.channels_last,
             "checkpointing": self.checkpointing,
             "compiled": self.compiled,
             "any size": self.any_size,
+            "no freezing": not self.freezing,
+            "max-autotune": self.autotuned,
         }
         return ", ".join([family, *(name for name, done in parts.items() if done)])
 
@@ -59,15 +67,18 @@ class Setting:
                 if isinstance(module, RegNetFeatures):
                     module.set_grad_checkpointing()
         if self.optimized:
+            by_optimize = self.freezing and not (self.any_size or self.autotuned)
             model, _ = optimize(
                 model,
                 mode="training" if case.training else "inference",
                 dtype=dtype,
-                compile=self.compiled,
-                dynamic=self.any_size,
+                compile=self.compiled and by_optimize,
+                dynamic=False,
                 image_size=case.size,
                 batch_size=case.batch,
             )
+            if self.compiled and not by_optimize:
+                self._compile(trunk_of(model), case)
             return model
         trunk = trunk_of(model)
         if dtype is not None and case.training:
@@ -77,18 +88,26 @@ class Setting:
         if self.channels_last:
             trunk.to(memory_format=torch.channels_last)
         if self.compiled:
-            compile_network(trunk, inference=not case.training, dynamic=False)
+            self._compile(trunk, case)
         return model
+
+    def _compile(self, trunk: nn.Module, case: Case) -> None:
+        """Compile a network in place, for one size or for all."""
+        if self.autotuned:
+            trunk.compile(mode="max-autotune", dynamic=False)
+        else:
+            inference = self.freezing and not case.training
+            compile_network(trunk, inference=inference, dynamic=self.any_size)
 
 
 def _both_precisions(*settings: Setting) -> tuple[Setting, ...]:
     """Return the settings in float32, then in bfloat16."""
     return tuple(
-        replace(setting, precision=precision) for precision in PRECISIONS for setting in settings
+        replace(setting, precision=precision) for precision in TORCH for setting in settings
     )
 
 
-AS_IT_COMES = (Setting(),)
+TORCH: tuple[Precision, ...] = ("fp32", "bf16")
 
 # By whether the model is trained.
 OURS: dict[bool, tuple[Setting, ...]] = {
@@ -97,6 +116,8 @@ OURS: dict[bool, tuple[Setting, ...]] = {
         Setting(optimized=True),
         Setting(optimized=True, compiled=True),
         Setting(optimized=True, compiled=True, any_size=True),
+        Setting(optimized=True, compiled=True, freezing=False),
+        Setting(optimized=True, compiled=True, autotuned=True),
     ),
     True: _both_precisions(
         Setting(),
@@ -112,6 +133,8 @@ PEERS: dict[bool, tuple[Setting, ...]] = {
         Setting(channels_last=True),
         Setting(compiled=True),
         Setting(channels_last=True, compiled=True),
+        Setting(channels_last=True, compiled=True, freezing=False),
+        Setting(channels_last=True, compiled=True, autotuned=True),
     ),
     True: _both_precisions(
         Setting(),

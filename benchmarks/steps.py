@@ -66,6 +66,7 @@ def make_step(model: nn.Module, case: Case) -> Step:
             whole_models.detector_loss,
         ),
         "segmenter": (Case.images, _run, whole_models.segmenter_loss),
+        "deeplabv3plus": (Case.images, _run, whole_models.segmenter_loss),
     }[case.part]
     return Step(model, inputs(case), run, loss, case.training)
 

@@ -1,18 +1,39 @@
 """Detectors and segmenters on our extractor, and the same ones on that of their framework."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.cases import Case
+from benchmarks.cases import Case, Part
 from benchmarks.extractors import STAGES, detectron2s_regnet
 from regnet_backbones import config_path, zoo
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 # Of ADE20K.
 SEGMENTER_CLASSES = 150
 
+# Of SMP, by part.
+ARCHITECTURES = {"segmenter": "Unet", "deeplabv3plus": "DeepLabV3Plus"}
+
 # Boxes of an image to train on, as shares of it: x_0, y_0, x_1, y_1.
 BOXES = ((0.1, 0.1, 0.4, 0.5), (0.3, 0.2, 0.9, 0.8), (0.5, 0.6, 0.7, 0.9), (0.0, 0.0, 1.0, 1.0))
+
+
+def detector_config(case: Case) -> "CfgNode":
+    """Return the config of a Mask R-CNN of our recipe."""
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    cfg.merge_from_file(str(config_path("detectron2/Base-RegNet-FPN.yaml")))
+    cfg.MODEL.REGNET.NAME = case.variant
+    cfg.MODEL.WEIGHTS = "random"  # nothing is read here; empty, it would be warned of
+    cfg.MODEL.DEVICE = case.device
+    cfg.MODEL.FPN.IN_FEATURES = list(STAGES)
+    return cfg
 
 
 def our_detector(case: Case) -> nn.Module:
@@ -21,16 +42,9 @@ def our_detector(case: Case) -> nn.Module:
     A random classifier finds nothing, and the mask head would have no work: proposals are all of
     the first class here, so that images have as many instances as a detector may return.
     """
-    from detectron2.config import get_cfg
     from detectron2.modeling import build_model
 
-    cfg = get_cfg()
-    cfg.merge_from_file(str(config_path("detectron2/Base-RegNet-FPN.yaml")))
-    cfg.MODEL.REGNET.NAME = case.variant
-    cfg.MODEL.WEIGHTS = "random"  # nothing is read here; empty, it would be warned of
-    cfg.MODEL.DEVICE = case.device
-    cfg.MODEL.FPN.IN_FEATURES = list(STAGES)
-    model = build_model(cfg)
+    model = build_model(detector_config(case))
     nn.init.constant_(model.roi_heads.box_predictor.cls_score.bias[:1], 10)
     return model
 
@@ -82,13 +96,13 @@ def detector_loss(losses: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def our_segmenter(case: Case) -> nn.Module:
-    """Return SMP's U-Net on our encoder."""
-    return _unet(case.variant)
+    """Return a segmenter of SMP on our encoder."""
+    return _segmenter(case.part, case.variant)
 
 
 def segmenter_of_smp(case: Case) -> nn.Module:
-    """Return SMP's U-Net on SMP's own encoder."""
-    return _unet(f"tu-{case.variant}")
+    """Return a segmenter of SMP on SMP's own encoder."""
+    return _segmenter(case.part, f"tu-{case.variant}")
 
 
 def segmenter_loss(logits: torch.Tensor) -> torch.Tensor:
@@ -98,8 +112,9 @@ def segmenter_loss(logits: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(logits.float(), labels.expand(count, height, width))
 
 
-def _unet(encoder_name: str) -> nn.Module:
-    """Build a U-Net with random weights."""
+def _segmenter(part: Part, encoder_name: str) -> nn.Module:
+    """Build a segmenter with random weights."""
     import segmentation_models_pytorch as smp
 
-    return smp.Unet(encoder_name, encoder_weights=None, classes=SEGMENTER_CLASSES)
+    options = {"encoder_weights": None, "classes": SEGMENTER_CLASSES}
+    return smp.create_model(ARCHITECTURES[part], encoder_name, **options)

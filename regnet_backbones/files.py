@@ -1,5 +1,6 @@
-"""Files: written whole, read as text or JSON."""
+"""Files: written whole, read as text or JSON, compared by content."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -32,6 +33,12 @@ def read_json(path: str | Path) -> object:
         raise UserError(f"'{path}' is nested too deeply to be read as JSON") from error
     except ValueError as error:
         raise UserError(f"'{path}' is not a JSON file: {error}") from error
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of the content of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -6,17 +6,16 @@ import torch
 from regnet_backbones.semseg.module import Segmenter
 
 
-def train_segmenter(data):
-    """Train on data, always alike, and return the trainer."""
+def train_segmenter(data, **options):
+    """Train on data, always alike, and return the trainer; options are of the `Segmenter`."""
     torch.manual_seed(0)
-    model = Segmenter(
-        data.num_classes,
-        class_names=data.class_names,
-        encoder="regnetx_002",
-        encoder_weights=None,
-        decoder_options={"decoder_channels": [32, 32, 16, 16, 8]},
-        pictures=0,
-    )
+    defaults = {
+        "encoder": "regnetx_002",
+        "encoder_weights": None,
+        "decoder_options": {"decoder_channels": [32, 32, 16, 16, 8]},
+        "pictures": 0,
+    }
+    model = Segmenter(data.num_classes, class_names=data.class_names, **(defaults | options))
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_steps=1,

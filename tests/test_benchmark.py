@@ -1,15 +1,17 @@
 """The benchmark's arithmetic: memory, times, ratios, roofline, scaling, and what is written."""
 
 import json
+import os
 import re
 import shlex
+import shutil
 import socket
 
 import pytest
 import torch
 from documents import ROOT
 
-from benchmarks import families
+from benchmarks import families, fma, roofline
 from benchmarks.cases import Case
 from benchmarks.chart import write_chart
 from benchmarks.command import _cases, _check, benchmark_parser, plain_command
@@ -22,6 +24,7 @@ from benchmarks.scaling import Point, points, scaling
 from benchmarks.steps import largest_error
 from regnet_backbones import complexity, zoo
 from regnet_backbones.cli.command_lines import parse_size
+from regnet_backbones.errors import UserError
 
 RECORDED = sorted((ROOT / "benchmarks" / "results").glob("cpu_*.json"))
 
@@ -126,13 +129,13 @@ def test_errors_of_maps_are_relative_to_the_largest_value():
 def test_the_roofline_follows_from_the_published_cost():
     """RegNetX-200MF at 224: 199 M multiply-adds and 2.2 M activations with its classifier."""
     case = Case("features", False, "regnetx_002", (224, 224), 2)
-    roofline = roofline_of(case, "fp32", Rates(multiply_adds=1e9, bandwidth=1e9))
-    assert roofline.compute == pytest.approx(2 * 0.1995, rel=0.01)
+    floor = roofline_of(case, "fp32", Rates(multiply_adds=1e9, bandwidth=1e9))
+    assert floor.compute == pytest.approx(2 * 0.1995, rel=0.01)
     # 2.3 M parameters without the classifier's 0.37 M, and each activation twice, in 4 bytes.
-    assert roofline.memory == pytest.approx((2.31e6 + 2 * 2 * 2.16e6) * 4 / 1e9, rel=0.01)
+    assert floor.memory == pytest.approx((2.31e6 + 2 * 2 * 2.16e6) * 4 / 1e9, rel=0.01)
     half = roofline_of(case, "bf16", Rates(multiply_adds=1e9, bandwidth=1e9))
-    assert half.memory == pytest.approx(roofline.memory / 2)
-    assert distances(row("ours", 3 * roofline.compute), roofline)[0] == pytest.approx(3)
+    assert half.memory == pytest.approx(floor.memory / 2)
+    assert distances(row("ours", 3 * floor.compute), floor)[0] == pytest.approx(3)
     for other in (
         Case("features", True, "regnetx_002", (64, 64), 1),
         Case("detector", False, "regnetx_002", (64, 64), 1),
@@ -141,12 +144,55 @@ def test_the_roofline_follows_from_the_published_cost():
         assert roofline_of(other, "fp32", Rates(1, 1)) is None
 
 
-def test_rates_count_a_product_and_both_ways_of_a_copy(monkeypatch):
-    from benchmarks import roofline
-
-    times = {"product": (0.5, 0.5, 7.0), "copy": (0.25, 0.25, 0.25)}
+@pytest.fixture
+def timed_rates(monkeypatch):
+    """Let every product take half a second, and every copy a quarter."""
+    times = {"product": (7.0, 0.5, 0.7), "copy": (0.25, 0.3, 0.3)}
     monkeypatch.setattr(roofline, "interleaved_times", lambda calls, **_: times)
-    assert measure_rates("fp32", side=10, copy_bytes=1000) == Rates(2000.0, 8000.0)
+
+
+def test_rates_count_a_product_and_both_ways_of_a_copy(timed_rates):
+    rates = measure_rates("bf16", side=10, copy_bytes=1000)
+    assert rates == Rates(2000.0, 8000.0, "a matrix product")
+
+
+def test_float32_of_a_cpu_is_measured_by_multiply_adds(timed_rates, monkeypatch):
+    monkeypatch.setattr(roofline, "fma_call", lambda threads: (lambda: None, 100 * threads))
+    rates = measure_rates("fp32", side=10, copy_bytes=1000)
+    assert rates.multiply_adds == 200 * torch.get_num_threads()
+    assert "fused" in rates.by
+
+
+def test_without_a_compiler_the_product_is_taken_and_the_reason_told(timed_rates, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    rates = measure_rates("fp32", side=10, copy_bytes=1000)
+    assert rates.multiply_adds == 2000
+    assert "a matrix product" in rates.by
+    assert "CXX" in rates.by
+
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler, g++"
+)
+
+
+@needs_compiler
+def test_a_source_that_does_not_compile_is_told(tmp_path, monkeypatch):
+    (tmp_path / "fma.cpp").write_text("not C++")
+    monkeypatch.setattr(fma, "SOURCE", tmp_path / "fma.cpp")
+    with pytest.raises(UserError, match="fma.cpp"):
+        fma.fma_call(1)
+
+
+@needs_compiler
+def test_the_loop_does_all_of_its_multiply_adds():
+    """Accumulators of 1, 2, ... 12, all of whose lanes are halved, and one added, three times."""
+    call, count = fma.fma_call(2, rounds=3)
+    lanes = count // (2 * 3 * 12)
+    assert lanes in (4, 8, 16)
+    expected = sum(lanes * (start / 8 + 1 / 4 + 1 / 2 + 1) for start in range(1, 13))
+    assert call() == [pytest.approx(expected)] * 2
 
 
 def test_scaling_finds_the_power():

@@ -112,13 +112,18 @@ def test_names_say_the_setting():
     assert full.row_name("SMP") == "SMP, bf16, channels_last, compiled"
 
 
-def test_names_of_rows_are_unique_and_cuda_has_more():
-    for part in ("features", "detector", "segmenter"):
+def test_names_of_rows_are_unique_and_each_device_has_its_own():
+    for part in entries.REFERENCES:
         for training in (False, True):
             names = [e.name for e in entries_of(part, training=training)]
             on_cuda = [e.name for e in entries_of(part, training=training, device="cuda")]
             assert len(set(names)) == len(names)
-            assert set(names) < set(on_cuda)
+            only = {name for name in names if name not in on_cuda}
+            assert all(name.endswith("no freezing") for name in only)
+            assert bool(only) != training
+            tuned = {name for name in on_cuda if name.endswith("max-autotune")}
+            assert bool(tuned) != training
+            assert tuned <= set(on_cuda) - set(names)
             assert entries.REFERENCES[part] in names
 
 
@@ -180,6 +185,7 @@ def test_patterns_choose_rows():
     rows = entries_of("features", training=False)
     chosen = select(rows, precisions=["fp32"], patterns=["ours*", "timm"])
     ours = ["", ", optimized", ", optimized, compiled", ", optimized, compiled, any size"]
+    ours += [", optimized, compiled, no freezing"]
     assert [e.name for e in chosen] == [*("ours" + setting for setting in ours), "timm"]
     with pytest.raises(ValueError, match="no row 'tim'; did you mean 'timm'"):
         check_names(["tim"], rows, option="--entries", precisions=["fp32"])

@@ -385,6 +385,8 @@ def test_options_reach_a_segmenter_and_the_report(segmenter, dataset, tmp_path):
         "flip": True,
         "scales": [1.0, 1.5],
         "optimization": None,
+        "engine": "torch",
+        "exported": None,
         "opts": ["root", str(root), "num_workers", "0"],
     }
 

@@ -1,5 +1,8 @@
 """Exported files in the runtimes that users load them with."""
 
+import subprocess
+import sys
+
 import onnx
 import onnxruntime
 import pytest
@@ -165,3 +168,27 @@ def test_two_heads_of_a_segmentation_model_have_names(tmp_path):
         "logits": (1, 3, 96, 64),
         "labels": (1, 5),
     }
+
+
+SIGNALLED = """
+import faulthandler, gc, signal, sys
+
+faulthandler.enable()  # as pytest does
+from regnet_backbones.export import load_exported
+
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+first, second = (load_exported(sys.argv[1], engine="openvino") for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_process_that_has_run_files_in_openvino_handles_signals(tmp_path):
+    """Two of OpenVINO's cores, deleted in this order, leave a freed stack for signal handlers."""
+    export_onnx(extractor(), tmp_path / "net.onnx", image_size=(64, 64))
+    command = [sys.executable, "-W", "ignore", "-c", SIGNALLED, str(tmp_path / "net.onnx")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert printed.stdout == "handled\n"

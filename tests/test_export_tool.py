@@ -9,6 +9,8 @@ from load_tool import load_tool
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.config import default_config
+from regnet_backbones.export import load_exported
+from regnet_backbones.export.running import read_metadata
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.module import Segmenter
 
@@ -64,17 +66,32 @@ def test_the_backbone_of_a_detector(detector, tmp_path, capsys):
     maps = torch.export.load(output).module()(torch.randn(1, 3, 128, 128))
     widths = {name: each.shape[-1] for name, each in maps.items()}
     assert widths == {"p2": 32, "p3": 16, "p4": 8, "p5": 4, "p6": 2}
+    output = tmp_path / "net.onnx"
+    assert main(detector, "--output", output, "--backbone", "--image-size", 128, 192) == 0
+    maps = load_exported(output)(torch.randn(1, 3, 128, 128))
+    assert {name: each.shape[-1] for name, each in maps.items()} == widths
 
 
-def test_a_whole_detector(detector, tmp_path, capsys):
-    output = tmp_path / "net.ts"
+@pytest.mark.parametrize("name", ["net.ts", "net.onnx"])
+def test_a_whole_detector(name, detector, tmp_path, capsys):
+    output = tmp_path / name
     assert main(detector, "--output", output, "--opts", "TEST.DETECTIONS_PER_IMAGE", "7") == 0
-    first, second, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("images 3x80x58: largest relative error pred_boxes 0.0e+00, pred_cl")
-    assert second.startswith("images 3x51x70: ")
+    first, second, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("image 3x80x58, 7 detections: ")
+    assert second.startswith("image 3x51x70, 7 detections: ")
     assert last == f"written: {output}"
-    found = torch.jit.load(output)(torch.randint(0, 255, (3, 64, 80), dtype=torch.uint8))
+    found = load_exported(output)(torch.rand(3, 64, 80) * 255)
     assert found["pred_masks"].shape == (7, 1, 28, 28)
+
+
+def test_a_whole_detector_that_resizes(detector, tmp_path, capsys):
+    output = tmp_path / "net.onnx"
+    assert main(detector, "--output", output, "--resize") == 0
+    assert capsys.readouterr().out.startswith("image 3x160x115, ")  # of 128x128
+    metadata = read_metadata(output)
+    assert (metadata["resizes"], metadata["run"]) == ("true", detector.name)
+    boxes = load_exported(output)(torch.rand(3, 256, 256) * 255)["pred_boxes"]
+    assert 64 < boxes.max() <= 256 + 1e-3
 
 
 def test_a_segmenter(segmenter, tmp_path, capsys):
@@ -95,6 +112,11 @@ def test_a_segmenter(segmenter, tmp_path, capsys):
         ("detector", "net.ts --pretrained", "--pretrained"),
         ("detector", "net.ts --images gone.png", "'gone.png'"),
         ("detector", "net.onnx --opts A.B 1", "A.B"),
+        ("detector", "net.onnx --opset 20", "--opset"),
+        ("detector", "net.pt2 --resize", "--resize"),
+        ("detector", "net.onnx --backbone --images a.png", "--images"),
+        ("segmenter", "net.onnx --backbone", "--backbone"),
+        ("regnetx_002", "net.onnx --resize", "--resize"),
         ("segmenter", "net.onnx --opts A.B 1", "--opts"),
         ("regnetx_002", "net.pth", "--output"),
         ("regnetx_002", "net.ts --opset 18", "--opset"),

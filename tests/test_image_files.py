@@ -1,10 +1,12 @@
 """Turned images, their sizes, and images that are refused, against what Pillow decodes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
-from regnet_backbones.runs.image_files import open_upright, upright_size
+from regnet_backbones.runs.image_files import open_upright, sample, upright_size
 
 WIDTH, HEIGHT = 50, 30
 PIXELS = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
@@ -128,3 +130,11 @@ def test_an_image_that_breaks_off_is_named(tmp_path):
     file.write_bytes(file.read_bytes()[:-200])
     with pytest.raises(ValueError, match=r"broken.png' cannot be read"):
         open_upright(file)
+
+
+@pytest.mark.parametrize(
+    ("count", "taken"), [(1, [0]), (3, [0, 3, 6]), (10, range(10)), (11, range(10))]
+)
+def test_a_sample_is_spread_over_all_images(count, taken):
+    paths = [Path(f"{number}.png") for number in range(10)]
+    assert sample(paths, count) == [paths[index] for index in taken]

@@ -12,8 +12,7 @@ from regnet_backbones import config_path
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.detection.config import default_config
-from regnet_backbones.optimize import optimize
-from regnet_backbones.optimize import passes as layout_module
+from regnet_backbones.optimize import optimize, passes
 from regnet_backbones.optimize.passes import has_native, maps_of
 
 SMALL = {"image_size": (64, 64)}
@@ -47,10 +46,11 @@ def test_an_extractor_is_copied_folded_and_measured(randomize):
     assert len(report.folded) == 44
     assert report.batch_norms_left == 0
     assert report.error < 1e-5
-    assert set(report.layout_seconds) == {"contiguous", "channels_last"}
-    assert report.memory_format == min(report.layout_seconds, key=report.layout_seconds.get)
+    assert set(report.seconds) == {"folded, contiguous", "folded, channels_last"}
+    assert min(report.seconds, key=report.seconds.get) == f"folded, {report.memory_format}"
+    assert report.not_applied == ()
     assert "44 folded into convolutions, 0 left" in str(report)
-    assert "(measured: contiguous " in str(report)
+    assert "folded, contiguous " in str(report)
 
 
 @torch.no_grad()
@@ -79,25 +79,75 @@ def test_a_detector_gives_the_same_instances(randomize):
 
 def test_a_memory_format_that_is_given_is_not_measured():
     fast, report = optimize(RegNetFeatures(TINY), memory_format="channels_last", **SMALL)
-    assert report.layout_seconds == {}
+    assert report.seconds == {}
     assert fast.s1.b1.conv2.conv.weight.is_contiguous(memory_format=torch.channels_last)
     assert "measured" not in str(report)
 
 
-@pytest.mark.parametrize(("slow", "chosen"), [(0, "channels_last"), (1, "contiguous")])
-@pytest.mark.parametrize("mode", ["inference", "training"])
-def test_the_faster_memory_format_is_chosen(monkeypatch, slow, chosen, mode):
-    def fake_times(calls, *, runs, device):
+@torch.no_grad()
+def test_batch_norms_are_left_where_folding_is_off(randomize):
+    network = randomize(RegNetFeatures(TINY)).eval()
+    fast, report = optimize(network, fold=False, memory_format="contiguous", **SMALL)
+    assert (report.folded, report.batch_norms_left, report.error) == ((), 26, 0)
+    assert list(fast.state_dict()) == list(network.state_dict())
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Give calls the median times that a test sets by name; each call is made once."""
+    seconds = {}
+
+    def times(calls, *, runs, device):
         for call in calls.values():
             call()
-        return {name: (3.0, 1.0, 2.0 + (index == slow)) for index, name in enumerate(calls)}
+        return {key: (9.0, 0.1, seconds[", ".join(key)]) for key in calls}
 
-    monkeypatch.setattr(layout_module, "interleaved_times", fake_times)
-    fast, report = optimize(RegNetFeatures(TINY, norm="FrozenBN"), mode=mode, **SMALL)
+    monkeypatch.setattr(passes, "interleaved_times", times)
+    return seconds
+
+
+@pytest.mark.parametrize("chosen", ["channels_last", "contiguous"])
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_the_faster_memory_format_is_chosen(timed, chosen, mode):
+    timed |= {"folded, contiguous": 2.0, "folded, channels_last": 2.0, f"folded, {chosen}": 1.0}
+    network = RegNetFeatures(TINY, norm="FrozenBN")
+    fast, report = optimize(network, mode=mode, fold=True, **SMALL)
     assert report.memory_format == chosen
-    assert sorted(report.layout_seconds.values()) == [2.0, 3.0]
+    assert report.seconds == timed
     channels_last = fast.s1.b1.conv2.conv.weight.is_contiguous(memory_format=torch.channels_last)
     assert channels_last == (chosen == "channels_last")
+
+
+@pytest.mark.parametrize(
+    ("folded", "applied", "memory_format"),
+    [
+        ((3.0, 1.9), True, "channels_last"),
+        ((1.9, 3.0), True, "contiguous"),
+        ((2.0, 1.95), False, "contiguous"),  # within the noise of the fastest plain one
+        ((9.0, 9.0), False, "contiguous"),
+    ],
+)
+def test_folding_that_does_not_gain_in_training_is_not_applied(
+    timed, folded, applied, memory_format
+):
+    timed |= {"plain, contiguous": 2.0, "plain, channels_last": 2.5}
+    timed |= {"folded, contiguous": folded[0], "folded, channels_last": folded[1]}
+    network = RegNetFeatures(TINY, norm="FrozenBN")
+    _, report = optimize(network, mode="training", **SMALL)
+    assert report.seconds == timed
+    assert report.memory_format == memory_format
+    assert (len(report.folded), report.batch_norms_left) == ((26, 0) if applied else (0, 26))
+    assert report.not_applied == (() if applied else ("folding",))
+    assert ("not applied" in str(report)) != applied
+
+
+def test_plain_training_is_not_measured_where_folding_is_given(timed):
+    timed |= {"plain, contiguous": 1.0, "folded, contiguous": 9.0}
+    for fold, count in ((True, 26), (False, 0)):
+        network = RegNetFeatures(TINY, norm="FrozenBN")
+        options = {"fold": fold, "memory_format": "contiguous"}
+        _, report = optimize(network, mode="training", **options, **SMALL)
+        assert (len(report.folded), report.seconds, report.not_applied) == (count, {}, ())
 
 
 def test_measuring_in_training_leaves_statistics_gradients_and_random_numbers(randomize):
@@ -118,7 +168,7 @@ def test_measuring_in_training_leaves_statistics_gradients_and_random_numbers(ra
 
 def test_a_detector_in_training_has_the_same_losses(randomize):
     plain = randomize(small_detector("MODEL.REGNET.NORM", "FrozenBN")).train()
-    fast, report = optimize(copy.deepcopy(plain), mode="training", **SMALL)
+    fast, report = optimize(copy.deepcopy(plain), mode="training", fold=True, **SMALL)
     assert len(report.folded) == 26
     images = torch.randn(2, 3, 64, 64)
     assert_close(maps_of(fast.backbone(images)), maps_of(plain.backbone(images)))
@@ -161,7 +211,7 @@ def test_whole_models_give_float_results_from_cast_weights(randomize):
 
 def test_training_in_reduced_precision_keeps_float_weights_and_gradients(randomize):
     network = randomize(RegNetFeatures(TINY, norm="FrozenBN"))
-    fast, report = optimize(network, mode="training", dtype=torch.bfloat16, **SMALL)
+    fast, report = optimize(network, mode="training", fold=True, dtype=torch.bfloat16, **SMALL)
     twin = copy.deepcopy(fast)
     maps = fast(torch.randn(1, 3, 64, 64))
     assert {features.dtype for features in maps} == {torch.bfloat16}
@@ -208,10 +258,10 @@ def test_folding_keeps_no_more_and_checkpointing_less_than_half():
     images = torch.randn(2, 3, 128, 128)
     plain = RegNetFeatures("regnety_002", norm="FrozenBN").train()
     before = saved_bytes(plain, images)
-    folded, _ = optimize(plain, mode="training", **SMALL)
+    folded, _ = optimize(plain, mode="training", fold=True, **SMALL)
     assert saved_bytes(folded, images) <= before
     checkpointed = RegNetFeatures("regnety_002", norm="FrozenBN", grad_checkpointing=True).train()
-    checkpointed, _ = optimize(checkpointed, mode="training", **SMALL)
+    checkpointed, _ = optimize(checkpointed, mode="training", fold=True, **SMALL)
     assert saved_bytes(checkpointed, images) < before / 2
 
 
@@ -231,9 +281,9 @@ class Pooling(nn.Module):
 
 
 def test_training_is_measured_where_batch_norm_sees_one_pixel_an_image():
-    fast, report = optimize(Pooling().train(), mode="training", image_size=(32, 32))
+    fast, report = optimize(Pooling().train(), mode="training", fold=True, image_size=(32, 32))
     assert len(report.folded) == 26  # of 7 blocks each 3, 4 shortcuts, and the stem
-    assert report.layout_seconds.keys() == {"contiguous", "channels_last"}
+    assert report.seconds.keys() == {"folded, contiguous", "folded, channels_last"}
     assert fast(torch.randn(2, 3, 32, 32)).shape == (2, 4, 1, 1)
 
 
@@ -257,6 +307,7 @@ def test_a_model_that_fails_in_training_is_left_as_it_was():
     ("options", "message"),
     [
         ({"mode": "train"}, "mode must be one of inference, training, got 'train'"),
+        ({"fold": "on"}, "fold must be 'auto', True or False, got 'on'"),
         ({"memory_format": "nhwc"}, "one of auto, contiguous, channels_last, got 'nhwc'"),
         ({"dtype": torch.float64}, "dtype must be torch.bfloat16, torch.float16 or None"),
     ],

@@ -1,6 +1,7 @@
 """`optimize` and `compile` in the training of segmenters: the same losses and checkpoints."""
 
 import re
+from itertools import product
 
 import pytest
 import torch
@@ -49,8 +50,8 @@ def plain(dataset, tmp_path_factory):
 def test_weights_are_those_without(dataset, plain, tmp_path, caplog):
     fast = train(dataset, tmp_path, 2, *ON)
     assert caplog.text.count("optimized for training") == 1
-    measured = re.search(r"memory format +(contiguous|channels_last) \(measured", caplog.text)
-    assert measured
+    # Nothing of a U-Net is frozen.
+    assert re.search(r"measured +plain, contiguous .*; plain, channels_last", caplog.text)
     expected, _ = plain
     assert list(fast["state_dict"]) == list(expected["state_dict"])
     # Two steps of AdamW: what is near zero may move the other way, by the learning rate.
@@ -78,7 +79,7 @@ def test_a_checkpoint_loads_without(dataset, tmp_path, compiled):
 def test_a_checkpoint_of_before_loads(plain, tmp_path):
     checkpoint, _ = plain
     arguments = checkpoint[Segmenter.CHECKPOINT_HYPER_PARAMS_KEY]
-    del arguments["optimize"], arguments["compile"]
+    del arguments["optimize"], arguments["compile"], arguments["fold"]
     torch.save(checkpoint, tmp_path / "old.ckpt")
     assert load_segmenter(tmp_path / "old.ckpt").hparams["optimize"] is False
 
@@ -92,11 +93,11 @@ def test_the_memory_format_is_measured_unless_it_is_said(
     """Channels last, in either case; of the crop and a batch of two, which is enough on a CPU."""
     measured = []
 
-    def measure(trunk, images, *, training, dtype):
+    def measure(networks, formats, images, *, training, dtype):
         measured.append((tuple(images.shape), training, dtype))
-        return {"contiguous": 2.0, "channels_last": 1.0}
+        return {pair: 1.0 + (pair[1] == "contiguous") for pair in product(networks, formats)}
 
-    monkeypatch.setattr(passes, "measure_layouts", measure)
+    monkeypatch.setattr(passes, "measure_steps", measure)
     precision = ["--trainer.precision", "bf16-mixed"]
     last = train(dataset, tmp_path, 1, *ON, *precision, *options)
     assert measured == times * [((2, 3, 64, 64), True, torch.bfloat16)]
@@ -106,8 +107,11 @@ def test_the_memory_format_is_measured_unless_it_is_said(
 
 def test_the_format_of_the_first_process_is_taken(dataset, tmp_path, monkeypatch):
     """DDP refuses different ones. Here the first process would be another one."""
-    seconds = {"contiguous": 2.0, "channels_last": 1.0}
-    monkeypatch.setattr(passes, "measure_layouts", lambda *_, **__: seconds)
+
+    def measure(networks, formats, *_, **__):
+        return {pair: 1.0 + (pair[1] == "contiguous") for pair in product(networks, formats)}
+
+    monkeypatch.setattr(passes, "measure_steps", measure)
 
     def broadcast(self, text, src=0):
         return "contiguous" if text == "channels_last" else text

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import product
 
 import numpy as np
 import pytest
@@ -115,6 +116,7 @@ def test_a_detector_is_as_good(detector, detected, tmp_path):
     assert found["settings"]["optimization"] == {
         "dtype": "float32",
         "compile": False,
+        "fold": "auto",
         "memory_format": "auto",
     }
     assert (tmp_path / "log.txt").read_text().count("optimized for inference") == 1
@@ -238,11 +240,11 @@ def test_what_is_measured_is_typical_of_a_segmenter(
     """The crop size of its training, or a window, up to multiples of 32."""
     sizes = []
 
-    def measure(trunk, images, **_):
+    def measure(networks, formats, images, **_):
         sizes.append(tuple(images.shape))
-        return {"contiguous": 1.0, "channels_last": 2.0}
+        return dict.fromkeys(product(networks, formats), 1.0)
 
-    monkeypatch.setattr(passes, "measure_layouts", measure)
+    monkeypatch.setattr(passes, "measure_steps", measure)
     labels_of(segmenter, dataset, tmp_path, "--optimize", *options)
     assert sizes == [(1, 3, side, side)]
 

@@ -1,8 +1,11 @@
 """`OPTIMIZE` in the training of detectors: the same losses and checkpoints, in every process."""
 
+from itertools import product
+
 import pytest
 import torch
 from small_training import draw_images, small_config, train
+from timm.layers import ConvNormAct, freeze_batch_norm_2d
 from torch import nn
 from torch._inductor import config as inductor_config
 
@@ -38,7 +41,8 @@ def test_losses_and_weights_are_those_without(tmp_path, caplog):
     frozen = [*FROZEN, "SOLVER.MAX_ITER", 3]
     losses, weights = train(small_config(tmp_path / "off", *frozen))
     with caplog.at_level("INFO", "regnet_backbones.optimize.options"):
-        fast, fast_weights = train(small_config(tmp_path / "on", *frozen, *ON))
+        on = [*ON, "OPTIMIZE.FOLD", "on"]
+        fast, fast_weights = train(small_config(tmp_path / "on", *frozen, *on))
     # Of 7 blocks each 3 convolutions and 4 shortcuts that change the size, and the stem; the FPN's
     # 4 lateral and 4 output ones stay.
     assert "26 folded on the fly, 8 left" in caplog.text
@@ -76,8 +80,9 @@ def test_a_run_goes_on_with_and_without(tmp_path, first, second, whole):
     assert list(run["model"]) == list(whole["model"])
 
 
-def test_a_resumed_run_is_exact_in_a_given_memory_format(tmp_path):
-    options = [*FROZEN, *ON, "OPTIMIZE.MEMORY_FORMAT", "channels_last"]
+@pytest.mark.parametrize("fold", ["on", "off"])
+def test_a_resumed_run_is_exact_where_nothing_is_measured(tmp_path, fold):
+    options = [*FROZEN, *ON, "OPTIMIZE.MEMORY_FORMAT", "channels_last", "OPTIMIZE.FOLD", fold]
     expected, weights = train(small_config(tmp_path / "whole", *options))
     train(small_config(tmp_path / "run", *options), stop_after=2)
     found, found_weights = train(small_config(tmp_path / "run", *options), resume=True)
@@ -97,45 +102,65 @@ class Small(nn.Sequential):
 
 
 def layout_of(network):
-    last = network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    conv = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    last = conv.weight.is_contiguous(memory_format=torch.channels_last)
     return "channels_last" if last else "contiguous"
 
 
+class Frozen(nn.Sequential):
+    """A convolution whose frozen norm can be folded."""
+
+    def __init__(self):
+        super().__init__(freeze_batch_norm_2d(ConvNormAct(3, 4, 3)))
+
+
+@pytest.mark.parametrize("slow", ["plain", "folded"])
 @pytest.mark.parametrize("of_the_first", ["contiguous", "channels_last"])
-def test_all_processes_take_what_the_first_has_measured(monkeypatch, of_the_first):
+def test_all_processes_take_what_the_first_has_measured(monkeypatch, of_the_first, slow):
     own = "contiguous" if of_the_first == "channels_last" else "channels_last"
-    seconds = {own: 1.0, of_the_first: 2.0}
-    monkeypatch.setattr(passes, "measure_layouts", lambda *a, **k: seconds)
-    heard, network = [], Small()
+
+    def measure(networks, formats, *_, **__):
+        assert list(networks) == ["plain", "folded"]
+        return {
+            pair: 1.0 + (pair[0] == here) + (pair[1] == of_the_first)
+            for pair in product(networks, formats)
+        }
+
+    monkeypatch.setattr(passes, "measure_steps", measure)
+    here, heard, network = slow, [], Frozen()
+    answers = {own: of_the_first, "on": "off", "off": "on"}
     report = optimize_training(
         network,
         Optimization(),
         image_size=(32, 32),
         batch_size=2,
-        from_first=lambda text: heard.append(text) or of_the_first,
+        from_first=lambda text: heard.append(text) or answers[text],
     )
-    assert heard == [own]
-    assert layout_of(network) == report.memory_format == of_the_first
-    assert report.layout_seconds == seconds
+    assert heard == ["on" if slow == "plain" else "off", own]
+    assert layout_of(network[0]) == report.memory_format == of_the_first
+    assert bool(report.folded) == (slow == "folded")
+    assert report.not_applied == ()
+    assert len(report.seconds) == 4
 
 
-def test_a_given_memory_format_is_not_measured(monkeypatch):
-    monkeypatch.setattr(passes, "measure_layouts", None)  # measuring would be a TypeError
-    network = Small()
-    settings = Optimization(memory_format="channels_last")
+@pytest.mark.parametrize("fold", ["on", "off"])
+def test_a_given_choice_is_not_measured(monkeypatch, fold):
+    monkeypatch.setattr(passes, "measure_steps", None)  # measuring would be a TypeError
+    network = Frozen()
+    settings = Optimization(fold=fold, memory_format="channels_last")
     report = optimize_training(network, settings, image_size=(32, 32), batch_size=2)
-    assert layout_of(network) == "channels_last"
-    assert report.layout_seconds == {}
+    assert layout_of(network[0]) == "channels_last"
+    assert (report.seconds, len(report.folded)) == ({}, int(fold == "on"))
 
 
 def test_mixed_precision_is_measured_and_left_to_the_trainer(monkeypatch):
     measured = []
 
-    def measure(trunk, images, *, training, dtype):
+    def measure(networks, formats, images, *, training, dtype):
         measured.append((tuple(images.shape), training, dtype))
-        return {"contiguous": 1.0, "channels_last": 2.0}
+        return dict.fromkeys(product(networks, formats), 1.0)
 
-    monkeypatch.setattr(passes, "measure_layouts", measure)
+    monkeypatch.setattr(passes, "measure_steps", measure)
     network = Small()
     sizes = {"image_size": (32, 48), "batch_size": 8}
     optimize_training(network, Optimization(), **sizes, autocast=torch.bfloat16)
@@ -175,6 +200,7 @@ def test_compilation_is_asked_for(tmp_path, compiled):
     ("key", "value", "message"),
     [
         ("DTYPE", "int8", "must be one of float32, bfloat16, float16, got 'int8'"),
+        ("FOLD", "yes", "must be one of auto, on, off"),
         ("MEMORY_FORMAT", "nhwc", "must be one of auto, contiguous, channels_last"),
     ],
 )

@@ -21,6 +21,7 @@ from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.classes import known_classes
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.data import register_split
+from regnet_backbones.runs import drawing
 from regnet_backbones.semseg.datamodule import SegmentationData
 
 TOOL = Path(__file__).parent.parent / "tools" / "predict.py"
@@ -317,6 +318,7 @@ def test_wrong_command_lines_are_refused(detector, dataset, tmp_path, capsys, mo
         (["--val-json", tmp_path / "other"], "5 classes"),
         (["--opts", "OUTPUT_DIR", "x"], "--output"),
         (["--window", "512"], "--window"),
+        (["--batch-size", "0"], "batch_size"),
         (["gone.png"], "'gone.png'"),
     ):
         assert main(detector[1], dataset.images("val"), *options, *output) == 2
@@ -324,6 +326,91 @@ def test_wrong_command_lines_are_refused(detector, dataset, tmp_path, capsys, mo
         assert error.startswith("error: ")
         assert named in error
         assert not (tmp_path / "out").exists()
+
+
+# Pictures and batches
+
+
+@pytest.fixture
+def several(dataset, tmp_path):
+    """Return a folder of eight images: three, one and four of a size, and one that is a text."""
+    folder = tmp_path / "several"
+    folder.mkdir()
+    images = [Image.open(dataset.images("val") / f"00000{n}.png").convert("RGB") for n in (0, 1)]
+    for number, size in enumerate([(64, 64)] * 3 + [(48, 64)] + [(64, 80)] * 4):
+        # Squeezed, and so all different.
+        picture = images[number % 2].resize((40 + number, 50)).resize(size)
+        picture.save(folder / f"{number}.png")
+    (folder / "5.5.png").write_text("no image")
+    return folder
+
+
+def files_in(folder):
+    """Return the content of files by their name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+FEW_INSTANCES = ["--min-score", "0", "--opts", "TEST.DETECTIONS_PER_IMAGE", "3"]
+
+
+def test_processes_draw_what_is_drawn_here(detector, several, tmp_path, monkeypatch):
+    _, run = detector
+    for name, count in (("here", 0), ("there", 1)):
+        monkeypatch.setattr(drawing, "process_count", lambda _, count=count: count)
+        assert main(run, several, "--output", tmp_path / name, *FEW_INSTANCES) == 1
+    here, there = files_in(tmp_path / "here"), files_in(tmp_path / "there")
+    assert sum(name.startswith("overlays") for name in here) == 8
+    assert here == there
+
+
+def test_without_pictures_all_else_is_the_same(detector, several, tmp_path, monkeypatch):
+    _, run = detector
+    monkeypatch.setattr(drawing, "FEW", 100)
+    assert main(run, several, "--output", tmp_path / "a", *FEW_INSTANCES) == 1
+    monkeypatch.setattr(drawing, "FEW", 0)
+    monkeypatch.setattr(drawing.subprocess, "Popen", None)  # a call would be a TypeError
+    assert main(run, several, "--output", tmp_path / "b", "--no-pictures", *FEW_INSTANCES) == 1
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["predictions.json"]
+    assert files_in(tmp_path / "b").items() <= files_in(tmp_path / "a").items()
+
+
+def batch_sizes_of(monkeypatch, model_type, batch_of):
+    """Return a list that grows by the number of images of each call of a type of model."""
+    sizes, forward = [], model_type.forward
+
+    def counted(self, batch, *args, **options):
+        sizes.append(batch_of(batch))
+        return forward(self, batch, *args, **options)
+
+    monkeypatch.setattr(model_type, "forward", counted)
+    return sizes
+
+
+def test_a_detector_predicts_in_batches(detector, several, tmp_path, monkeypatch):
+    model, run = detector
+    sizes = batch_sizes_of(monkeypatch, type(model), len)
+    monkeypatch.setattr(drawing, "FEW", 100)
+    found = []
+    for batch_size, expected in (("1", [1] * 8), ("3", [3, 1, 3, 1])):
+        sizes.clear()
+        # Of 72 pixels, images of 64 x 64 and 48 x 64 differ.
+        options = [*FEW_INSTANCES, "INPUT.MIN_SIZE_TEST", "72", "--batch-size", batch_size]
+        output = tmp_path / batch_size
+        assert main(run, several, "--output", output, *options) == 1
+        assert sizes == expected
+        found.append(json.loads((output / "predictions.json").read_text()))
+        assert len(list((output / "overlays").iterdir())) == 8
+    one_by_one, in_batches = found
+    assert len({entry["image_id"] for entry in one_by_one}) > 1
+    for one, other in zip(one_by_one, in_batches, strict=True):
+        for key in ("image_id", "file_name", "category_id"):
+            assert one[key] == other[key]
+        assert other["bbox"] == pytest.approx(one["bbox"], abs=1e-2)
+        assert other["score"] == pytest.approx(one["score"], abs=1e-4)
 
 
 # Classes of pixels, in detectron2
@@ -498,12 +585,50 @@ def test_classes_of_things_and_stuff_in_one_numbering_are_known(form, caplog):
 # Segmenters
 
 
-def test_a_segmenter_predicts_through_the_same_command(dataset, photos, tmp_path, capsys):
-    data = SegmentationData(
+@pytest.fixture(scope="module")
+def segmentation(dataset):
+    return SegmentationData(
         "ade20k", str(dataset.root / "semantic"), crop_size=64, batch_size=2, num_workers=0
     )
-    run = tmp_path / "run"
-    train_segmenter(data).save_checkpoint(run / "checkpoints" / "last.ckpt")
+
+
+@pytest.fixture(scope="module")
+def segmenter(segmentation, tmp_path_factory):
+    """Return the folder of a trained segmenter."""
+    run = tmp_path_factory.mktemp("segmenter")
+    train_segmenter(segmentation).save_checkpoint(run / "checkpoints" / "last.ckpt")
+    return run
+
+
+def test_a_segmenter_predicts_in_batches_and_draws_in_processes(
+    segmenter, several, tmp_path, monkeypatch
+):
+    from regnet_backbones.semseg.module import Segmenter
+
+    sizes = batch_sizes_of(monkeypatch, Segmenter, len)
+    monkeypatch.setattr(drawing, "FEW", 100)
+    assert main(segmenter, several, "--output", tmp_path / "a", "--device", "cpu") == 1
+    assert sizes == [1] * 8
+    monkeypatch.setattr(drawing, "process_count", lambda pictures: int(pictures > 0))
+    sizes.clear()
+    options = ["--device", "cpu", "--batch-size", "4"]
+    assert main(segmenter, several, "--output", tmp_path / "b", *options) == 1
+    assert sizes == [3, 1, 4]
+    assert main(segmenter, several, "--output", tmp_path / "c", *options, "--no-pictures") == 1
+    one_by_one, in_batches, no_pictures = (files_in(tmp_path / name) for name in "abc")
+    assert one_by_one.keys() == in_batches.keys()
+    labels = [name for name in one_by_one if name.startswith("labels")]
+    assert len(labels) == 8
+    for name in labels:
+        one, other = (np.asarray(Image.open(tmp_path / folder / name)) for folder in "ab")
+        assert (one == other).mean() > 0.99
+    assert no_pictures == {k: v for k, v in in_batches.items() if not k.startswith("overlays")}
+
+
+def test_a_segmenter_predicts_through_the_same_command(
+    segmentation, segmenter, photos, tmp_path, capsys
+):
+    data, run = segmentation, segmenter
     output = tmp_path / "out"
     assert main(run, photos, "--output", output, "--window", "32", "--device", "cpu") == 1
     printed = capsys.readouterr()

@@ -6,11 +6,13 @@
     python tools/benchmark.py --entries 'ours*' timm --threads 1 --runs 50
     python tools/benchmark.py --variants regnety_002 regnety_008 regnety_032 --growth
     python tools/benchmark.py --mode detector segmenter --reference ours
+    python tools/benchmark.py --mode segmenter deeplabv3plus --no-training --dtype fp32 int8
 
 Rows are other projects' extractors of C2 to C5 (timm, torchvision, detectron2's own RegNet, SMP's
-`tu-` encoder, ResNet-50, our network in onnxruntime), each as it comes and in the forms that make
-it fast, and ours, plain and optimized; in `detector` and `segmenter` a Mask R-CNN and a U-Net on
-ours and on that of their framework. All rows of a table get the same images and, where it is the
+`tu-` encoder, ResNet-50), each as it comes and in the forms that make it fast, ours, plain and
+optimized, and our exported file in onnxruntime, in int8 (`--dtype int8`) and in OpenVINO; in
+`detector`, `segmenter` and `deeplabv3plus` a Mask R-CNN, a U-Net and a DeepLabV3+ on ours and on
+the extractor of their framework. All rows of a table get the same images and, where it is the
 same network, the same weights, and take turns: compare within a table only. Compiled rows take a
 minute each to begin. What is not installed, or not to be had of a variant, is left out and named.
 

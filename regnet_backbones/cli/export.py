@@ -1,39 +1,48 @@
 """`export`: a name of the zoo or a trained model, exported and checked."""
 
 import argparse
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regnet_backbones import zoo
 from regnet_backbones.cli.command_lines import command_parser, find_config
+from regnet_backbones.cli.models import pairs_of
 from regnet_backbones.cli.run import subcommand
 from regnet_backbones.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
-    from regnet_backbones.export import Checked
+    from regnet_backbones.export import Checked, Normalization
     from regnet_backbones.runs.trained import Trained
 
 DESCRIPTION = """\
 Export a network to ONNX, torch.export or TorchScript, and check the file against it.
 
     %(prog)s regnety_032 --output regnety_032.onnx --pretrained
-    %(prog)s output/demo --output backbone.pt2
-    %(prog)s output/demo --output detector.ts --images 'photos/*.jpg'
-    %(prog)s output/demo_semseg --output segmenter.onnx
+    %(prog)s output/demo --output detector.onnx --images 'photos/*.jpg'
+    %(prog)s output/demo --output backbone.onnx --backbone
+    %(prog)s output/demo_semseg --output segmenter.onnx --normalize
+    %(prog)s output/demo_semseg --output int8.onnx --int8 --calibration datasets/train
 
 The suffix is the format: .onnx, .pt2 (torch.export), .ts or .pt (TorchScript). Height, width and
-number of images are free. Of a detector, backbone and FPN are exported to .onnx and .pt2; the whole
-is traced to TorchScript. The input is normalised images; of a whole detector, one from 0 to 255.
+number of images are free. A detector is exported whole, for one image with values from 0 to 255;
+its backbone and FPN with --backbone, and always to .pt2. Other networks take normalised images, or
+with --normalize pixels from 0 to 255. --int8 quantises convolutions to 8 bits, calibrated on
+images; of a trained model the results before and after are printed.
 """
+
+INT8_OPTIONS = ("int8", "calibration", "ranges", "max_loss")
 
 # Options that an export does not use, by what is exported.
 UNUSED = {
-    "a name of the zoo": ("images", "config_file", "opts"),
-    "a segmenter": ("pretrained", "images", "opts"),
-    "the backbone of a detector": ("pretrained", "images"),
-    "a whole detector": ("pretrained", "image_size", "opset"),
+    "a name of the zoo": ("images", "config_file", "opts", "resize", "backbone", "max_loss"),
+    "a segmenter": ("pretrained", "images", "resize", "backbone"),
+    "the backbone of a detector": ("pretrained", "images", "resize", "normalize", *INT8_OPTIONS),
+    "a whole detector": ("pretrained", "image_size", "opset", "normalize"),
 }
 
 
@@ -48,75 +57,219 @@ def export_parser(prog: str) -> argparse.ArgumentParser:
     add("--opset", type=int, help="of ONNX (default: 20)")
     add("--no-fold", action="store_true", help="do not fold batch norms into the convolutions")
     add("--pretrained", nargs="?", const=True, metavar="WEIGHTS", help="a tag, a source or a file")
+    text = "take RGB pixels from 0 to 255, and normalise them in the file"
+    add("--normalize", action="store_true", default=None, help=text)
+    add = parser.add_argument_group("8 bits, of an .onnx file").add_argument
+    add("--int8", action="store_true", default=None, help="quantise the convolutions")
+    text = "folder, file or pattern in quotes of images that are not evaluated; 128 are taken"
+    add("--calibration", metavar="IMAGES", help=text)
+    choices = ("percentile", "entropy", "minmax")
+    add("--ranges", choices=choices, help="how ranges of activations are chosen (percentile)")
+    text = "percentage points of AP or mIoU that a trained model may lose (default: 1)"
+    add("--max-loss", type=float, metavar="POINTS", help=text)
     add = parser.add_argument_group("detectors only").add_argument
     text = "in which a whole detector detects something (default: drawn shapes)"
     add("--images", nargs="+", metavar="IMAGE", help=text)
+    text = "take images of any size, and resize them in the file as the tests of the config do"
+    add("--resize", action="store_true", default=None, help=text)
+    text = "export backbone and FPN, without the heads"
+    add("--backbone", action="store_true", default=None, help=text)
     add("--config-file", metavar="CONFIG", help="default: config.yaml next to the checkpoint")
-    add("--opts", nargs="*", metavar="KEY VALUE", help="what differs from the config")
+    text = "what differs from the config; with --int8, from a segmenter's data (root /data/ADE20K)"
+    add("--opts", nargs="*", metavar="KEY VALUE", help=text)
     return parser
 
 
 @subcommand(export_parser)
 def export_command(args: argparse.Namespace) -> int:
     """Export, and print the errors at the checked sizes."""
+    _check_int8(args)
     print(_export(args))
     return 0
 
 
-def _export(args: argparse.Namespace) -> "Checked":
+def _export(args: argparse.Namespace) -> "Checked | str":
     if Path(args.model).name == args.model and not Path(args.model).exists():
-        name = zoo.get(args.model).name
-        _refuse_unused(args, "a name of the zoo")
-        from regnet_backbones.backbone import RegNetFeatures
-
-        network = RegNetFeatures(name, pretrained=args.pretrained or False)
-        if not args.pretrained:
-            print(f"{name} has random weights; --pretrained loads those of the zoo")
-        return _export_network(args, network)
+        return _export_variant(args, zoo.get(args.model).name)
     from regnet_backbones.runs.trained import find_trained
 
     config = args.config_file and find_config(args.config_file, "detectron2")
     trained = find_trained(args.model, config_file=config)
     if trained.kind == "detector":
         return _export_detector(args, trained)
-    _refuse_unused(args, "a segmenter")
-    from regnet_backbones.semseg.checkpoints import load_segmenter
-
-    return _export_network(args, load_segmenter(trained.checkpoint).network)
+    return _export_segmenter(args, trained)
 
 
-def _export_detector(args: argparse.Namespace, trained: "Trained") -> "Checked":
-    """Trace a whole detector to TorchScript, or export its backbone."""
-    is_whole = Path(args.output).suffix.lower() in (".ts", ".pt")
+def _export_variant(args: argparse.Namespace, name: str) -> "Checked | str":
+    """Export a name of the zoo."""
+    _refuse_unused(args, "a name of the zoo")
+    from regnet_backbones.backbone import RegNetFeatures
+    from regnet_backbones.export import Normalization
+    from regnet_backbones.export.inputs import TASK
+
+    network = RegNetFeatures(name, pretrained=args.pretrained or False)
+    if not args.pretrained:
+        print(f"{name} has random weights; --pretrained loads those of the zoo")
+    known = network.loaded
+    mean, std = (known.mean, known.std) if known and known.mean else (None, None)
+    normalization = Normalization(mean or zoo.IMAGENET_MEAN, std or zoo.IMAGENET_STD)
+    metadata = {TASK: "features"} | normalization.metadata()
+    export = partial(_export_network, args, network, normalization, metadata)
+    if not args.int8:
+        return export(args.output)
+    images = _calibration_files(args, ())
+    return _export_quantized(
+        args,
+        export,
+        lambda: _calibration_images(images, args.image_size, normalization, args.normalize),
+    )
+
+
+def _export_segmenter(args: argparse.Namespace, trained: "Trained") -> "Checked | str":
+    """Export a segmenter; with 8 bits, evaluate the file before and after."""
+    unused = () if args.int8 else ("opts",)
+    _refuse_unused(args, "a segmenter", *unused)
+    from regnet_backbones.semseg import exported
+    from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
+
+    segmenter = load_segmenter(trained.checkpoint).eval()
+    metadata = exported.metadata_of(segmenter, trained.checkpoint)
+    normalization = exported.normalization(segmenter)
+    export = partial(_export_network, args, segmenter.network, normalization, metadata)
+    if not args.int8:
+        return export(args.output)
+    from regnet_backbones.semseg.evaluation import evaluate
+
+    overrides = pairs_of(args.opts or ())
+    data = load_data(trained.checkpoint, overrides)
+    data.setup("validate")
+    images = _calibration_files(args, data.val_set.pairs.images)
+
+    def miou(path: Path) -> dict[str, float]:
+        options = {"engine": "onnxruntime", "exported": path, "accelerator": "cpu"}
+        found = evaluate(trained.checkpoint, overrides=overrides, **options)["miou"]
+        return {"mIoU": 100 * (found or 0.0)}
+
+    return _export_quantized(
+        args,
+        export,
+        lambda: exported.calibration_inputs(segmenter, images, normalize=bool(args.normalize)),
+        miou,
+    )
+
+
+def _calibration_images(
+    paths: Sequence[Path],
+    image_size: Sequence[int] | None,
+    normalization: "Normalization",
+    as_pixels: bool | None,
+) -> Iterator["torch.Tensor"]:
+    """Give images (1, 3, H, W) with the shorter side of `image_size`, as a file takes them."""
+    from torchvision.transforms.functional import pil_to_tensor, resize
+
+    from regnet_backbones.export.formats import IMAGE_SIZE
+    from regnet_backbones.export.inputs import Normalizer
+    from regnet_backbones.runs.image_files import open_upright
+
+    normalizer = Normalizer(normalization)
+    for path in paths:
+        pixels = pil_to_tensor(open_upright(path).convert("RGB"))
+        pixels = resize(pixels, min(image_size or IMAGE_SIZE), antialias=True)[None].float()
+        yield pixels if as_pixels else normalizer(pixels)
+
+
+def _export_detector(args: argparse.Namespace, trained: "Trained") -> "Checked | str":
+    """Export a whole detector, or its backbone; with 8 bits, evaluate the file before and after."""
+    is_whole = not args.backbone and Path(args.output).suffix.lower() != ".pt2"
     _refuse_unused(args, "a whole detector" if is_whole else "the backbone of a detector")
-    from regnet_backbones.detection.tracing import images_for, trace_detector
+    from regnet_backbones.detection.exporting import export_detector, images_for
     from regnet_backbones.detection.trained import load_detector
     from regnet_backbones.runs.image_files import find_images
 
-    cfg, model = load_detector(trained, opts=args.opts or ())
+    opts = args.opts or ()
+    cfg, model = load_detector(trained, opts=opts)
     if not is_whole:
-        return _export_network(args, model)
-    images = images_for(cfg, find_images(args.images or ()))
-    return trace_detector(model, args.output, images=images, fold=not args.no_fold)
+        return _export_network(args, model, None, None, args.output)
+    how = {"resize": bool(args.resize)}
+    images = images_for(cfg, find_images(args.images or ()), **how)
+    export = partial(export_detector, cfg, model, images=images, fold=not args.no_fold, **how)
+    if not args.int8:
+        return export(args.output)
+    from regnet_backbones.detection.evaluation import average_precisions, evaluated_images
+
+    calibration = _calibration_files(args, evaluated_images(trained, opts=opts))
+    return _export_quantized(
+        args,
+        export,
+        lambda: (images_for(cfg, [path], **how)[0].float() for path in calibration),
+        lambda path: average_precisions(trained, path, opts=opts),
+    )
 
 
-def _export_network(args: argparse.Namespace, model: "nn.Module") -> "Checked":
+def _calibration_files(args: argparse.Namespace, evaluated: Sequence[Path]) -> list[Path]:
+    """Return the images of --calibration, of which none may be evaluated."""
+    from regnet_backbones.export.int8 import MAX_IMAGES
+    from regnet_backbones.runs.image_files import check_apart, find_images, sample
+
+    images = sample(find_images([args.calibration]), MAX_IMAGES)
+    check_apart(images, evaluated)
+    return images
+
+
+def _export_quantized(
+    args: argparse.Namespace,
+    export: Callable[[Path], "Checked"],
+    inputs: Callable[[], Iterable["torch.Tensor"]],
+    evaluate: Callable[[Path], Mapping[str, float]] | None = None,
+) -> str:
+    from regnet_backbones.export.int8 import export_quantized
+
+    given = {"ranges": args.ranges, "max_loss": args.max_loss}
+    options = {name: value for name, value in given.items() if value is not None}
+    return export_quantized(args.output, export, inputs, evaluate=evaluate, **options)
+
+
+def _export_network(
+    args: argparse.Namespace,
+    model: "nn.Module",
+    normalization: "Normalization | None",
+    metadata: "Mapping[str, str] | None",
+    output: str | Path,
+) -> "Checked":
+    """Export in the format of a file; metadata are of ONNX files."""
     from regnet_backbones.export import export_onnx, export_program, export_torchscript
 
-    exports = {".onnx": export_onnx, ".pt2": export_program}
-    exports |= {".ts": export_torchscript, ".pt": export_torchscript}
-    suffix = Path(args.output).suffix.lower()
-    if suffix not in exports:
-        raise UserError(f"--output must end in one of {', '.join(exports)}, got '{args.output}'")
+    suffix = Path(output).suffix.lower()
+    if suffix not in (".onnx", ".pt2", ".ts", ".pt"):
+        raise UserError(f"--output must end in .onnx, .pt2, .ts or .pt, got '{output}'")
     if suffix != ".onnx" and args.opset is not None:
         raise UserError("--opset is for ONNX; leave it out")
     given = {"image_size": args.image_size and tuple(args.image_size), "opset": args.opset}
     options = {name: value for name, value in given.items() if value is not None}
-    return exports[suffix](model, args.output, fold=not args.no_fold, **options)
+    options |= {"fold": not args.no_fold, "normalize": normalization if args.normalize else None}
+    if suffix == ".onnx":
+        return export_onnx(model, output, metadata=metadata, **options)
+    export = export_program if suffix == ".pt2" else export_torchscript
+    return export(model, output, **options)
 
 
-def _refuse_unused(args: argparse.Namespace, exported: str) -> None:
-    for name in UNUSED[exported]:
+def _check_int8(args: argparse.Namespace) -> None:
+    """Raise UserError for options of 8 bits that contradict each other."""
+    if not args.int8:
+        for name in INT8_OPTIONS:
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} is for --int8; add it, or leave both")
+        return
+    if Path(args.output).suffix.lower() != ".onnx":
+        raise UserError(f"--int8 writes ONNX: --output must end in .onnx, got '{args.output}'")
+    if args.calibration is None:
+        raise UserError("--int8 needs --calibration, images that look like those of later use")
+    if args.max_loss is not None and not args.max_loss >= 0:
+        raise UserError(f"--max-loss must be 0 or more percentage points, got {args.max_loss}")
+
+
+def _refuse_unused(args: argparse.Namespace, exported: str, *others: str) -> None:
+    for name in (*UNUSED[exported], *others):
         if getattr(args, name) is not None:
             option = name.replace("_", "-")
             raise UserError(f"--{option} cannot be used with {exported}; leave it out")

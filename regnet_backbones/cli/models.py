@@ -5,6 +5,7 @@ Detectron2 and Lightning are imported when a model needs them: one of the two is
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,12 @@ def predict_parser(prog: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="files, folders, or patterns in quotes")
     add("--output", default="predictions", metavar="DIR", help="default: %(default)s")
+    add("--no-pictures", action="store_true", help="write no overlays/, which take time to draw")
+    text = (
+        "consecutive images of one size that the model takes at a time (default: 1); results may "
+        "differ in the last bits"
+    )
+    add("--batch-size", type=int, default=1, metavar="N", help=text)
     add = _add_detector_options(parser).add_argument
     add("--min-score", type=float, help="drop instances below it (default: 0.5)")
     add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="what differs from the config")
@@ -97,6 +104,11 @@ def _model_parser(prog: str, description: str) -> argparse.ArgumentParser:
     dtypes = ("float32", "bfloat16", "float16")
     add("--dtype", choices=dtypes, help="of the weights: reduced precision rounds")
     add("--compile", action="store_true", help="takes a minute before the first image")
+    add = parser.add_argument_group("engine").add_argument
+    engines = ("torch", "onnxruntime", "openvino")
+    add("--engine", choices=engines, default="torch", help="what computes (default: %(default)s)")
+    text = "of `export`, for an engine other than torch (default: one is made for the time)"
+    add("--exported", metavar="FILE", help=text)
     add = parser.add_argument_group("segmenters only").add_argument
     add("--short-side", type=int, metavar="PIXELS", help="resize images to this shorter side first")
     add("--window", type=int, metavar="PIXELS", help="slide a window of this side over the image")
@@ -135,10 +147,14 @@ def segmenter_settings(args: argparse.Namespace) -> dict[str, object]:
     """Return on which data and device a segmenter is evaluated, of `add_data_options`."""
     if args.device not in ACCELERATORS:
         raise UserError(f"a segmenter is evaluated on cpu, cuda or mps, got '{args.device}'")
-    if len(args.opts) % 2:
-        raise UserError(f"--opts takes pairs of a key and a value, got: {' '.join(args.opts)}")
-    overrides = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
-    return {"overrides": overrides, "accelerator": ACCELERATORS[args.device]}
+    return {"overrides": pairs_of(args.opts), "accelerator": ACCELERATORS[args.device]}
+
+
+def pairs_of(opts: Sequence[str]) -> dict[str, str]:
+    """Return the values of --opts by key."""
+    if len(opts) % 2:
+        raise UserError(f"--opts takes pairs of a key and a value, got: {' '.join(opts)}")
+    return dict(zip(opts[::2], opts[1::2], strict=True))
 
 
 def _trained(args: argparse.Namespace) -> "Trained":
@@ -170,6 +186,8 @@ def evaluate_command(args: argparse.Namespace) -> int:
             device=args.device,
             processes=args.devices,
             val=own_validation(args),
+            engine=args.engine,
+            exported=args.exported,
         ).table
     else:
         from lightning.pytorch.utilities import rank_zero_only
@@ -183,6 +201,8 @@ def evaluate_command(args: argparse.Namespace) -> int:
             inference=_inference(args),
             devices=args.devices,
             optimization=_optimization(args),
+            engine=args.engine,
+            exported=args.exported,
             **segmenter_settings(args),
         )
         if rank_zero_only.rank > 0:
@@ -211,6 +231,9 @@ def predict_command(args: argparse.Namespace) -> int:
             opts=[*_optimization_keys(args), *args.opts],
             device=args.device,
             val_json=args.val_json,
+            engine=args.engine,
+            exported=args.exported,
+            **_how_to_predict(args),
         )
     else:
         from regnet_backbones.semseg.prediction import predict as predict_with_segmenter
@@ -224,11 +247,19 @@ def predict_command(args: argparse.Namespace) -> int:
             inference=_inference(args),
             device=args.device,
             optimization=_optimization(args),
+            **_how_to_predict(args),
+            engine=args.engine,
+            exported=args.exported,
         ).failed
     print(f"{len(images) - len(failed)} of {len(images)} images predicted: {output}")
     if failed:
         print(f"{len(failed)} could not be read, see the warnings", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _how_to_predict(args: argparse.Namespace) -> dict[str, object]:
+    """Return arguments that `predict` of both kinds of models has."""
+    return {"pictures": not args.no_pictures, "batch_size": args.batch_size}
 
 
 def _inference(args: argparse.Namespace) -> "Inference | None":

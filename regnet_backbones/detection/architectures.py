@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from detectron2.config import CfgNode
+from detectron2.modeling import ROI_HEADS_REGISTRY
 
 # What a model may return for an image, by detectron2's names; proposals count as instances.
 OUTPUTS = ("sem_seg", "instances", "panoptic_seg")
+
+# Half precision rounds a threshold by less than this, and detectron2 drops a score equal to it.
+BELOW = 0.99
+
+ROI_SCORE = "MODEL.ROI_HEADS.SCORE_THRESH_TEST"
+COMBINED_SCORE = "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH"
 
 
 @dataclass(frozen=True)
@@ -24,15 +31,31 @@ class Architecture:
     one_numbering: bool = False
     # "module:name" of what makes its training mapper of a config, instead of `DatasetMapper`.
     mapper: str = ""
+    # Key of the score above which it gives instances, before it suppresses those that overlap.
+    min_score: str = ""
+    combined_score: str = ""  # key of the score from which instances are combined with stuff
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "GeneralizedRCNN": Architecture(
-        ("instances",), "MODEL.ROI_HEADS.NUM_CLASSES", ("RPN", "ROI_HEADS")
+        ("instances",),
+        "MODEL.ROI_HEADS.NUM_CLASSES",
+        ("RPN", "ROI_HEADS"),
+        min_score=ROI_SCORE,
     ),
     "ProposalNetwork": Architecture(("instances",), nodes=("RPN",)),
-    "RetinaNet": Architecture(("instances",), "MODEL.RETINANET.NUM_CLASSES", ("RETINANET",)),
-    "FCOSDetector": Architecture(("instances",), "MODEL.FCOS.NUM_CLASSES", ("FCOS",)),
+    "RetinaNet": Architecture(
+        ("instances",),
+        "MODEL.RETINANET.NUM_CLASSES",
+        ("RETINANET",),
+        min_score="MODEL.RETINANET.SCORE_THRESH_TEST",
+    ),
+    "FCOSDetector": Architecture(
+        ("instances",),
+        "MODEL.FCOS.NUM_CLASSES",
+        ("FCOS",),
+        min_score="MODEL.FCOS.INFERENCE_TH_TEST",
+    ),
     "SemanticSegmentor": Architecture(
         ("sem_seg",),
         nodes=("SEM_SEG_HEAD",),
@@ -44,6 +67,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         "MODEL.ROI_HEADS.NUM_CLASSES",
         ("RPN", "ROI_HEADS", "SEM_SEG_HEAD"),
         learns_semantics=True,
+        min_score=ROI_SCORE,
+        combined_score=COMBINED_SCORE,
     ),
     "PanopticDeepLab": Architecture(
         OUTPUTS,
@@ -74,6 +99,35 @@ def outputs_of(cfg: CfgNode) -> tuple[str, ...]:
 def number_of_classes(cfg: CfgNode) -> int:
     """Return the number of classes of a model's instances; of `one_numbering`, of all."""
     return attrgetter(architecture_of(cfg).classes or "MODEL.ROI_HEADS.NUM_CLASSES")(cfg)
+
+
+def raise_score_threshold(cfg: CfgNode, min_score: float) -> None:
+    """Have a model compute no instances that are dropped afterwards, below a score.
+
+    What it gives from that score on is the same: a box is only suppressed by one with a higher
+    score, and of too many the highest are kept. Nothing changes where this is not known, as for
+    heads of other projects, or where the score of an instance is not final: test-time augmentation
+    merges those of several images.
+
+    Args:
+        cfg: changed in place.
+        min_score: instances below this score are dropped.
+    """
+    architecture = architecture_of(cfg)
+    has_other_heads = architecture.min_score == ROI_SCORE and not _are_known(cfg.MODEL.ROI_HEADS)
+    if not architecture.min_score or cfg.TEST.AUG.ENABLED or has_other_heads:
+        return
+    if architecture.combined_score:
+        min_score = min(min_score, attrgetter(architecture.combined_score)(cfg))
+    node, _, key = architecture.min_score.rpartition(".")
+    node = attrgetter(node)(cfg)
+    node[key] = max(node[key], BELOW * min_score)
+
+
+def _are_known(roi_heads: CfgNode) -> bool:
+    """Return whether ROI heads are detectron2's or ours, which score instances once."""
+    module = ROI_HEADS_REGISTRY.get(roi_heads.NAME).__module__
+    return module.startswith(("detectron2.", "regnet_backbones."))
 
 
 def title_of(cfg: CfgNode) -> str:

@@ -26,7 +26,7 @@ from regnet_backbones.detection.training.loader import images_per_process
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.norm import NORMS
 from regnet_backbones.optimize import MemoryFormat
-from regnet_backbones.optimize.options import Dtype, check_compiler
+from regnet_backbones.optimize.options import Dtype, Fold, check_compiler
 
 # What a number must be, and the keys that this is for; of a list each number.
 RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
@@ -50,6 +50,7 @@ CHOICES: dict[str, Sequence[object]] = {
     "MODEL.REGNET.NORM": NORMS,
     "SOLVER.OPTIMIZER": OPTIMIZERS,
     "OPTIMIZE.DTYPE": get_args(Dtype),
+    "OPTIMIZE.FOLD": get_args(Fold),
     "OPTIMIZE.MEMORY_FORMAT": get_args(MemoryFormat),
     "INPUT.FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
     "INPUT.MASK_FORMAT": ("polygon", "bitmask"),

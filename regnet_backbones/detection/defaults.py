@@ -50,8 +50,11 @@ TOOL_DEFAULTS = {
         # "float32", "bfloat16" or "float16", of a trained model; SOLVER.AMP.ENABLED decides the
         # precision of a training and of the evaluations in it.
         "DTYPE": "float32",
-        # "auto" measures. A run that must resume exact to the last bit needs "contiguous" or
-        # "channels_last": measured again, another one may be faster.
+        # Batch norms are folded into convolutions: "on", "off", or "auto", which in training
+        # measures whether it gains. A run that must resume exact to the last bit needs "on" or
+        # "off", and a given MEMORY_FORMAT: measured again, another choice may be faster.
+        "FOLD": "auto",
+        # "contiguous", "channels_last", or "auto", which measures.
         "MEMORY_FORMAT": "auto",
     },
 }

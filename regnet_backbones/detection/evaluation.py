@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from detectron2 import evaluation as d2
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from tabulate import tabulate
@@ -23,10 +24,10 @@ from regnet_backbones.detection.coco_evaluator import CocoEvaluator, evaluator_n
 from regnet_backbones.detection.config_checks import check_datasets_exist
 from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.datasets import check_datasets
+from regnet_backbones.detection.engines import Engine, build_engine, check_engine, use_exported
 from regnet_backbones.detection.pictures import ImageScorer, PredictionPictures
 from regnet_backbones.detection.processes import check_processes, run_in_processes
 from regnet_backbones.detection.trained import (
-    for_inference,
     load_config,
     load_weights,
     optimization_of,
@@ -92,6 +93,8 @@ def evaluate(
     processes: int = 1,
     val: CocoSplit | None = None,
     images: int | None = None,
+    engine: Engine = "torch",
+    exported: str | Path | None = None,
 ) -> Evaluation:
     """Evaluate a detector on `DATASETS.TEST`, with the evaluators of its training.
 
@@ -108,25 +111,25 @@ def evaluate(
             for these, which may be the data of its own that the detector was trained with.
         images: how many images of the first dataset to predict at most, None for all of all
             datasets. If there are more, they are scored one by one and there are no `results`.
+        engine: "torch", or "onnxruntime", which runs the detector's ONNX file on the CPU in one
+            process.
+        exported: the file, of `export_detector` and this checkpoint and config; None to export the
+            detector to a temporary one.
 
     Returns:
         The numbers of `results.json`, and the chief ones as a table.
 
     Raises:
-        UserError: config, data or checkpoint cannot be used, or do not belong together, or the
-            evaluation needs a package that is not installed.
+        UserError: config, data, checkpoint, engine or exported file cannot be used, or do not
+            belong together, or the evaluation needs a package that is not installed.
     """
+    device = check_engine(engine, exported=exported, device=device, processes=processes)
     cfg = load_config(trained, opts=opts, device=device)
     cfg.OUTPUT_DIR = str(output)
     place = (processes, 1, 0, "auto")
     check_processes(*place)
-    val = data.validation_of_training(cfg) if val is None else val
     evaluator_name(cfg)
-    if val is not None:
-        _use_own_data(cfg, val)
-    else:
-        check_datasets_exist(cfg, training=False)
-        check_evaluators(cfg)
+    val = _use_data(cfg, val)
     if images is not None:
         cfg.DATASETS.TEST = cfg.DATASETS.TEST[:1]
     optimization = optimization_of(cfg)
@@ -137,13 +140,50 @@ def evaluate(
         "max_size_test": cfg.INPUT.MAX_SIZE_TEST,
         "test_augmentation": dict(cfg.TEST.AUG) if cfg.TEST.AUG.ENABLED else None,
         "optimization": optimization and asdict(optimization),
+        "engine": engine,
+        "exported": exported and str(exported),
         "opts": list(opts),
     }
+    use_exported(cfg, engine, exported)
     cfg.freeze()
-    args, device = (cfg, trained, settings, images), cfg.MODEL.DEVICE
+    args, device = (cfg, trained, settings, images, engine, exported), cfg.MODEL.DEVICE
     run_in_processes(_evaluate, args, place, output=cfg.OUTPUT_DIR, device=device)
     results = json.loads((Path(output) / run_results.RESULTS_NAME).read_text())["results"]
     return Evaluation(results, results_tables(results, output))
+
+
+def evaluated_images(trained: Trained, *, opts: Sequence[str] = ()) -> list[Path]:
+    """Return the images that `evaluate` predicts."""
+    cfg = load_config(trained, opts=opts, device="cpu")
+    _use_data(cfg)
+    data.register_own_data(cfg)
+    datasets = map(DatasetCatalog.get, cfg.DATASETS.TEST)
+    return [Path(record["file_name"]) for records in datasets for record in records]
+
+
+def average_precisions(
+    trained: Trained, exported: str | Path, *, opts: Sequence[str] = ()
+) -> dict[str, float]:
+    """Evaluate a detector's exported file with onnxruntime, and return its main numbers.
+
+    Args:
+        trained: the detector.
+        exported: its file, of `exporting.export_detector`.
+        opts: keys and values in turn that override the config.
+
+    Returns:
+        AP of boxes, masks or keypoints, or mIoU, in percent, by dataset, task and metric.
+    """
+    with TemporaryDirectory() as folder:
+        options = {"opts": (*opts, "TEST.PICTURES", "0")}
+        found = evaluate(trained, folder, engine="onnxruntime", exported=exported, **options)
+    return {
+        f"{dataset} {task} {metric}": value or 0.0
+        for dataset, tasks in found.results.items()
+        for task, metrics in tasks.items()
+        for metric, value in metrics.items()
+        if metric in ("AP", "mIoU")
+    }
 
 
 def check_evaluators(cfg: CfgNode) -> None:
@@ -253,7 +293,12 @@ def _instances_of(dataset_name: str) -> str:
 
 
 def _evaluate(
-    cfg: CfgNode, trained: Trained, settings: Mapping[str, object], images: int | None
+    cfg: CfgNode,
+    trained: Trained,
+    settings: Mapping[str, object],
+    images: int | None,
+    engine: Engine,
+    exported: str | Path | None,
 ) -> None:
     """Do the part of this process, and in the first one write the results."""
     data.register_own_data(cfg)  # known to the process that read them, not to those it started
@@ -261,7 +306,10 @@ def _evaluate(
     model = build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)
     parameters = sum(p.numel() for p in model.parameters())
-    model, seconds = for_inference(cfg, model), []
+    first = cfg.DATASETS.TEST[0]
+    files = [Path(record["file_name"]) for record in DatasetCatalog.get(first)]
+    model = build_engine(cfg, model, engine, exported, files)
+    seconds: list[float] = []
 
     def timed(inputs: list[dict]) -> list[dict]:
         start = time.perf_counter()
@@ -271,7 +319,6 @@ def _evaluate(
         seconds.append(time.perf_counter() - start)
         return outputs
 
-    first = cfg.DATASETS.TEST[0]
     scorer = ImageScorer(cfg, first, build_pictures(cfg, first))
     results: dict[str, Mapping] = {}
     used: set[str] = set()
@@ -293,6 +340,17 @@ def _evaluate(
         run_results.write_images(cfg.OUTPUT_DIR, scored)
         settings = {**settings, "evaluator": ", ".join(sorted(used)) or None}
         run_results.write_results(cfg.OUTPUT_DIR, trained, results=results, settings=settings)
+
+
+def _use_data(cfg: CfgNode, val: CocoSplit | None = None) -> CocoSplit | None:
+    """Check the data that a config is evaluated on; return those that are the user's own."""
+    val = data.validation_of_training(cfg) if val is None else val
+    if val is not None:
+        _use_own_data(cfg, val)
+    else:
+        check_datasets_exist(cfg, training=False)
+        check_evaluators(cfg)
+    return val
 
 
 def _use_own_data(cfg: CfgNode, val: CocoSplit) -> None:

@@ -2,15 +2,15 @@
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode, Instances
@@ -32,6 +32,16 @@ WIDTH = SIDE - GAP // 2
 
 # How pixels are drawn: all of them, as opaque as `Visualizer.draw_dataset_dict` draws the truth.
 PIXELS = {"area_threshold": 0, "alpha": 0.5}
+
+# Pixels that overlays are at least wide: in smaller ones the names would hide what they name.
+MIN_WIDTH = 512
+
+# What `Visualizer` reads of a dataset's metadata.
+DRAWN_FIELDS = (
+    *("thing_classes", "thing_colors", "stuff_classes", "stuff_colors"),
+    *("keypoint_names", "keypoint_connection_rules"),
+    *("label_divisor", "thing_dataset_id_to_contiguous_id"),
+)
 
 # Boxes that overlap so much are of the same object.
 MIN_IOU = 0.5
@@ -74,6 +84,56 @@ def draw_seen(canvas: Visualizer, seen: Seen) -> None:
         canvas.draw_sem_seg(seen["sem_seg"], **PIXELS)
     if "instances" in seen:
         canvas.draw_instance_predictions(seen["instances"])
+
+
+def drawing_task(seen: Seen, metadata: Metadata) -> tuple[Seen, dict[str, object]]:
+    """Return the last arguments of `write_overlay`, small enough to be sent to a process."""
+    fields = {name: each for name, each in metadata.as_dict().items() if name in DRAWN_FIELDS}
+    instances = seen.get("instances")
+    if instances is not None and instances.has("pred_masks"):
+        packed = np.packbits(instances.pred_masks.numpy(), axis=-1)  # a bit for each pixel
+        values = {**instances.get_fields(), "pred_masks": packed}
+        seen = {**seen, "instances": Instances(instances.image_size, **values)}
+    return seen, fields
+
+
+def write_overlay(file: Path, pixels: np.ndarray, seen: Seen, fields: dict[str, object]) -> None:
+    """Write an image with what is seen drawn over it, the same picture each time.
+
+    Args:
+        file: a JPEG file in a folder that may be missing.
+        pixels: RGB, uint8 (H, W, 3); a small image is enlarged.
+        seen, fields: as `drawing_task` returns them.
+    """
+    scale = max(1, MIN_WIDTH / pixels.shape[1])
+    mode = ColorMode.SEGMENTATION
+    canvas = Visualizer(pixels, Metadata(**fields), scale, instance_mode=mode)
+    instances = seen.get("instances")
+    if instances is not None and instances.has("pred_masks"):
+        width = instances.image_size[1]
+        masks = np.unpackbits(instances.pred_masks, axis=-1, count=width).astype(bool)
+        values = {**instances.get_fields(), "pred_masks": masks}
+        seen = {**seen, "instances": Instances(instances.image_size, **values)}
+    with _same_colors():
+        draw_seen(canvas, seen)
+    save_picture(canvas.output.get_image(), file)
+
+
+def save_picture(pixels: np.ndarray, file: Path) -> None:
+    """Save a picture in a folder that may be missing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file, quality=90)
+
+
+@contextmanager
+def _same_colors() -> Iterator[None]:
+    """Have `Visualizer`, which draws random colours, draw the same in every picture."""
+    state = np.random.get_state()
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
 
 
 class PredictionPictures(DatasetEvaluator):

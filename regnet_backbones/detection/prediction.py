@@ -3,32 +3,40 @@
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data.detection_utils import build_augmentation, convert_PIL_to_numpy
-from detectron2.data.transforms import AugInput, AugmentationList
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
-from detectron2.utils.visualizer import ColorMode, Visualizer
+from detectron2.structures import Instances
 from PIL import Image
 from tqdm import tqdm
 
 from regnet_backbones.adapters.detectron2 import id2rgb
+from regnet_backbones.detection.architectures import raise_score_threshold
 from regnet_backbones.detection.classes import KnownClasses, known_classes
 from regnet_backbones.detection.data import read_image_ids
-from regnet_backbones.detection.pictures import draw_seen, seen_in
-from regnet_backbones.detection.trained import for_inference, load_config, load_weights
+from regnet_backbones.detection.engines import Engine, build_engine, check_engine, use_exported
+from regnet_backbones.detection.pictures import (
+    drawing_task,
+    save_picture,
+    seen_in,
+    write_overlay,
+)
+from regnet_backbones.detection.trained import load_config, load_weights, model_input
 from regnet_backbones.errors import UserError
-from regnet_backbones.runs.image_files import open_upright, output_names
+from regnet_backbones.runs.drawing import Drawing
+from regnet_backbones.runs.image_files import (
+    batches,
+    check_batch_size,
+    open_upright,
+    output_names,
+)
 from regnet_backbones.runs.results import write_json
 from regnet_backbones.runs.trained import Trained
-
-# Pixels that pictures are at least wide: in smaller ones the names would hide what they name.
-MIN_WIDTH = 512
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +50,10 @@ def predict(
     opts: Sequence[str] = (),
     device: str | None = None,
     val_json: str | Path | None = None,
+    pictures: bool = True,
+    batch_size: int = 1,
+    engine: Engine = "torch",
+    exported: str | Path | None = None,
 ) -> list[Path]:
     """Predict images, and write what is seen in them.
 
@@ -63,53 +75,55 @@ def predict(
         device: None for that of the config, or the CPU without a GPU.
         val_json: a COCO json whose categories are those of the training, and whose images, if it
             has them, give the ids; None for the categories of `DATASETS.TEST`, if it is registered.
+        pictures: whether to draw overlays.
+        batch_size: how many consecutive images that are resized to one size the model takes at a
+            time. Results may differ in the last bits.
+        engine, exported: what runs the detector, see `evaluate`.
 
     Returns:
         The images that could not be read.
 
     Raises:
-        UserError: config, checkpoint, json or an argument cannot be used.
+        UserError: config, checkpoint, json, exported file or an argument cannot be used.
     """
     if not 0 <= min_score <= 1:
         raise UserError(f"min_score must be from 0 to 1, got {min_score}")
+    check_batch_size(batch_size)
+    device = check_engine(engine, exported=exported, device=device)
     cfg = load_config(trained, opts=opts, device=device)
+    use_exported(cfg, engine, exported)
+    if engine == "torch":  # an exported file has a threshold of its own
+        raise_score_threshold(cfg, min_score)
     classes = known_classes(cfg, val_json)
     ids, names = _image_ids(images, val_json), output_names(images)
-    model = build_model(cfg)
-    load_weights(model, cfg.MODEL.WEIGHTS)
-    model = for_inference(cfg, model)
     output, failed = Path(output), []
     instances, panoptic, given = [], [], set()
-    for image in tqdm(images, unit="image", disable=None):
-        try:
-            upright = open_upright(image)
-        except ValueError as error:
-            logger.warning("not predicted: %s", error)
-            failed.append(image)
-            continue
-        size = {"height": upright.height, "width": upright.width}
-        with torch.no_grad():
-            (outputs,) = model([{"image": model_input(cfg, upright), **size}])
-        seen, file = seen_in(outputs, min_score), f"{names[image]}.png"
-        given |= seen.keys()
-        rgb = np.asarray(upright.convert("RGB"))
-        scale = max(1, MIN_WIDTH / upright.width)
-        canvas = Visualizer(rgb, classes.metadata, scale, instance_mode=ColorMode.SEGMENTATION)
-        draw_seen(canvas, seen)
-        _save(canvas.output.get_image(), output / "overlays" / f"{names[image]}.jpg")
-        if "instances" in seen:
-            for entry in instances_to_coco_json(seen["instances"], ids[image]):
-                label = entry["category_id"]
-                entry["category_id"] = classes.ids[label]
-                entry["category"] = classes.metadata.thing_classes[label]
-                instances.append({**entry, "file_name": str(image)})
-        if "sem_seg" in seen:
-            dtype = np.uint8 if len(outputs["sem_seg"]) <= 256 else np.uint16
-            _save(seen["sem_seg"].astype(dtype), output / "labels" / file)
-        if "panoptic_seg" in seen:
-            colours, info = _coco_segments(seen["panoptic_seg"], classes)
-            _save(colours, output / "panoptic" / file)
-            panoptic.append({"image_id": ids[image], "file_name": file, "segments_info": info})
+    with Drawing(write_overlay, len(images) if pictures else 0) as drawing:
+        model = build_model(cfg)
+        load_weights(model, cfg.MODEL.WEIGHTS)
+        model = build_engine(cfg, model, engine, exported, images)
+        read = _read(cfg, images, failed)
+        for batch in batches(read, batch_size, lambda each: each[2]["image"].shape):
+            with torch.no_grad():
+                predicted = model([given_to_model for *_, given_to_model in batch])
+            for (image, upright, _), outputs in zip(batch, predicted, strict=True):
+                seen, file = seen_in(outputs, min_score), f"{names[image]}.png"
+                given |= seen.keys()
+                if pictures:
+                    overlay = output / "overlays" / f"{names[image]}.jpg"
+                    pixels = np.asarray(upright.convert("RGB"))
+                    drawing.add(image, overlay, pixels, *drawing_task(seen, classes.metadata))
+                if "instances" in seen:
+                    named = _coco_instances(seen["instances"], ids[image], classes)
+                    instances += [{**entry, "file_name": str(image)} for entry in named]
+                if "sem_seg" in seen:
+                    dtype = np.uint8 if len(outputs["sem_seg"]) <= 256 else np.uint16
+                    save_picture(seen["sem_seg"].astype(dtype), output / "labels" / file)
+                if "panoptic_seg" in seen:
+                    colours, info = _coco_segments(seen["panoptic_seg"], classes)
+                    save_picture(colours, output / "panoptic" / file)
+                    about = {"image_id": ids[image], "file_name": file, "segments_info": info}
+                    panoptic.append(about)
     if "instances" in given:
         write_json(output / "predictions.json", instances)
     if "panoptic_seg" in given:
@@ -119,11 +133,19 @@ def predict(
     return failed
 
 
-def model_input(cfg: CfgNode, image: Image.Image) -> torch.Tensor:
-    """Return an image (C, H, W) as a model of a config takes it, resized as in its tests."""
-    resized = AugInput(convert_PIL_to_numpy(image, cfg.INPUT.FORMAT))
-    AugmentationList(build_augmentation(cfg, is_train=False))(resized)
-    return torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
+def _read(
+    cfg: CfgNode, images: Sequence[Path], failed: list[Path]
+) -> Iterator[tuple[Path, Image.Image, dict[str, object]]]:
+    """Yield files, images and what a model takes; append those that cannot be read to a list."""
+    for image in tqdm(images, unit="image", disable=None):
+        try:
+            upright = open_upright(image)
+        except ValueError as error:
+            logger.warning("not predicted: %s", error)
+            failed.append(image)
+            continue
+        size = {"height": upright.height, "width": upright.width}
+        yield image, upright, {"image": model_input(cfg, upright), **size}
 
 
 def _image_ids(images: Sequence[Path], val_json: str | Path | None) -> dict[Path, int | str]:
@@ -152,6 +174,16 @@ def _image_ids(images: Sequence[Path], val_json: str | Path | None) -> dict[Path
     return found | dict(zip(others, free, strict=False))
 
 
+def _coco_instances(
+    instances: Instances, image_id: int | str, classes: KnownClasses
+) -> Iterator[dict[str, object]]:
+    """Yield the instances of an image as COCO results, with `category`."""
+    for entry in instances_to_coco_json(instances, image_id):
+        label = entry["category_id"]
+        known = {"category_id": classes.ids[label]}
+        yield {**entry, **known, "category": classes.metadata.thing_classes[label]}
+
+
 def _coco_segments(
     predicted: tuple[torch.Tensor, list[dict] | None], classes: KnownClasses
 ) -> tuple[np.ndarray, list[dict]]:
@@ -177,9 +209,3 @@ def _coco_segments(
         known = {"category_id": numbers[number], "category": names[number]}
         found.append({"id": int(segment["id"]), "isthing": int(segment["isthing"]), **known})
     return id2rgb(ids), found
-
-
-def _save(pixels: np.ndarray, path: Path) -> None:
-    """Save a picture in a folder that may be missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, quality=90)

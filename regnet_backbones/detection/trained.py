@@ -9,14 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build
+from detectron2.data.detection_utils import build_augmentation, convert_PIL_to_numpy
+from detectron2.data.transforms import AugInput, AugmentationList
 from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleKeys
+from PIL import Image
 from torch import nn
 
 from regnet_backbones.adapters.detectron2.projects import import_projects
@@ -111,7 +115,12 @@ def optimization_of(cfg: CfgNode) -> Optimization | None:
     node = cfg.OPTIMIZE
     if not node.ENABLED:
         return None
-    return Optimization(dtype=node.DTYPE, compile=node.COMPILE, memory_format=node.MEMORY_FORMAT)
+    return Optimization(
+        dtype=node.DTYPE,
+        compile=node.COMPILE,
+        fold=node.FOLD,
+        memory_format=node.MEMORY_FORMAT,
+    )
 
 
 def typical_size(cfg: CfgNode, divisor: int) -> tuple[int, int]:
@@ -120,6 +129,13 @@ def typical_size(cfg: CfgNode, divisor: int) -> tuple[int, int]:
     height = min(sizes.MIN_SIZE_TEST or 480, sizes.MAX_SIZE_TEST * 3 / 4)
     height, width = (math.ceil(side / divisor) * divisor for side in (height, height * 4 / 3))
     return height, width
+
+
+def model_input(cfg: CfgNode, image: Image.Image) -> torch.Tensor:
+    """Return an image (C, H, W) as a model of a config takes it, resized as in its tests."""
+    resized = AugInput(convert_PIL_to_numpy(image, cfg.INPUT.FORMAT))
+    AugmentationList(build_augmentation(cfg, is_train=False))(resized)
+    return torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
 
 
 class SafeCheckpointer(DetectionCheckpointer):

@@ -1,7 +1,8 @@
 """ONNX, `torch.export` and TorchScript of networks that take images and return maps.
 
-Height, width and number of images are free. Images are normalised. A file gets its name when its
-maps are those of the network, also at other sizes. Exported are
+Height, width and number of images are free. Images are normalised, or with `normalize` pixels from
+0 to 255. A file gets its name when its maps are those of the network, also at other sizes. Exported
+are
 
 RegNetFeatures              c2, c3, c4, c5                 any height and width
 detectron2 model            its backbone: p2 to p6, or     multiples of its size_divisibility,
@@ -16,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -28,6 +29,8 @@ from torch.export import Dim, ExportedProgram
 import regnet_backbones.export.running as running
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.export.inputs import NO, NORMALIZES, YES, NamedMaps, Normalization
+from regnet_backbones.export.pooling import replace_adaptive_pools
 from regnet_backbones.optimize.folding import fold_batch_norm
 from regnet_backbones.optimize.passes import first_conv, maps_of, relative_error
 
@@ -38,7 +41,10 @@ OPSETS = range(18, 26)  # that torch's exporter writes
 EXAMPLE_BATCH, CHECKED_BATCHES = 2, (1, 3)
 TOLERANCE = 1e-4  # a larger difference, as a part of the largest value of a map, is not rounding
 
-Write = Callable[["NamedMaps", torch.Tensor, int, Path], None]
+Write = Callable[[NamedMaps, torch.Tensor, int, Path], None]
+Outputs = Mapping[str, torch.Tensor]  # by name
+# Judges what a file gives of images of a shape, and what the network gives.
+Compare = Callable[[tuple[int, ...], Outputs, Outputs], "CheckedSize"]
 
 
 class ExportError(UserError):
@@ -51,15 +57,38 @@ class CheckedSize:
 
     Attributes:
         shape: of the images.
-        errors: by output, the largest difference as a part of the largest value.
+        errors: by output, the largest difference; without a unit as a part of the largest value.
+        allowed: by output, the largest error that is rounding.
+        detections: how many a whole detector finds in its image; None for other networks.
+        units: of the errors of a whole detector, by output.
     """
 
     shape: tuple[int, ...]
     errors: Mapping[str, float]
+    allowed: Mapping[str, float]
+    detections: int | None = None
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether all errors are rounding."""
+        # Not-a-number is wrong, too.
+        return all(error <= self.allowed[name] for name, error in self.errors.items())
 
     def __str__(self) -> str:
-        errors = ", ".join(f"{name} {error:.1e}" for name, error in self.errors.items())
-        return f"images {_size(self.shape)}: largest relative error {errors}"
+        if not self.units:
+            return f"images {_size(self.shape)}: largest relative error {self._listed(self.errors)}"
+        count = "" if self.detections is None else f", {self.detections} detections"
+        return f"image {_size(self.shape)}{count}: largest error {self._listed(self.errors)}"
+
+    def _listed(self, errors: Mapping[str, float]) -> str:
+        texts = (f"{name} {error:.1e} {self.units.get(name, '')}" for name, error in errors.items())
+        return ", ".join(text.rstrip() for text in texts)
+
+    @property
+    def allowed_text(self) -> str:
+        """The largest errors that are rounding, as text."""
+        return self._listed(self.allowed)
 
 
 @dataclass(frozen=True)
@@ -85,6 +114,8 @@ def export_onnx(
     image_size: tuple[int, int] = IMAGE_SIZE,
     opset: int = OPSET,
     fold: bool = True,
+    normalize: Normalization | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Checked:
     """Export to ONNX: input `images`, outputs named as `regnet_backbones.export.formats` says.
 
@@ -97,6 +128,10 @@ def export_onnx(
         image_size: height and width of the images it is exported with; other sizes work, too.
         opset: version of ONNX's operators, 18 to 25.
         fold: fold batch norm into convolutions first.
+        normalize: the file takes pixels from 0 to 255 (float32) and normalises them so; None: it
+            takes normalised images.
+        metadata: entries of the file's metadata. `normalizes` is added, and with `normalize` mean,
+            std and channel order.
 
     Returns:
         The file, and its differences from the model on images of each size.
@@ -112,7 +147,12 @@ def export_onnx(
     for package in ("onnx", "onnxscript", "onnxruntime"):
         import_module(package)
 
+    entries = {**(metadata or {}), NORMALIZES: NO if normalize is None else YES}
+    if normalize is not None:
+        entries |= normalize.metadata()
+
     def write(network: NamedMaps, example: torch.Tensor, multiple: int, path: Path) -> None:
+        replace_adaptive_pools(network)
         program = _program(network, example, multiple)
         onnx = torch.onnx.export(
             program,
@@ -126,8 +166,9 @@ def export_onnx(
         )
         assert onnx is not None
         onnx.save(path)
+        running.write_metadata(path, entries)
 
-    return _export(model, path, running.ONNX_SUFFIXES, write, image_size, fold)
+    return _export(model, path, running.ONNX_SUFFIXES, write, image_size, fold, normalize)
 
 
 def export_program(
@@ -136,13 +177,14 @@ def export_program(
     *,
     image_size: tuple[int, int] = IMAGE_SIZE,
     fold: bool = True,
+    normalize: Normalization | None = None,
 ) -> Checked:
     """Export with `torch.export`: `torch.export.load(path).module()(images)` gives maps by name.
 
     Images must be so large that no map has a side of one pixel; the program raises otherwise.
 
     Args:
-        model, image_size, fold: see `export_onnx`.
+        model, image_size, fold, normalize: see `export_onnx`.
         path: the file, `.pt2`.
 
     Returns:
@@ -158,7 +200,7 @@ def export_program(
         torch.export.save(_program(network, example, multiple), content)
         path.write_bytes(content.getbuffer())
 
-    return _export(model, path, running.PROGRAM_SUFFIXES, write, image_size, fold)
+    return _export(model, path, running.PROGRAM_SUFFIXES, write, image_size, fold, normalize)
 
 
 def export_torchscript(
@@ -167,11 +209,12 @@ def export_torchscript(
     *,
     image_size: tuple[int, int] = IMAGE_SIZE,
     fold: bool = True,
+    normalize: Normalization | None = None,
 ) -> Checked:
     """Export to TorchScript by tracing: `torch.jit.load(path)(images)` gives maps by name.
 
     Args:
-        model, image_size, fold: see `export_onnx`.
+        model, image_size, fold, normalize: see `export_onnx`.
         path: the file, `.ts` or `.pt`.
 
     Returns:
@@ -184,20 +227,7 @@ def export_torchscript(
     def write(network: NamedMaps, example: torch.Tensor, multiple: int, path: Path) -> None:
         running.trace(network, example, path)
 
-    return _export(model, path, running.TORCHSCRIPT_SUFFIXES, write, image_size, fold)
-
-
-class NamedMaps(nn.Module):
-    """A network whose maps have names."""
-
-    def __init__(self, network: nn.Module, names: tuple[str, ...]):
-        super().__init__()
-        self.network = network
-        self.names = names
-
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the maps of images (N, C, H, W) by name."""
-        return dict(zip(self.names, maps_of(self.network(images)), strict=True))
+    return _export(model, path, running.TORCHSCRIPT_SUFFIXES, write, image_size, fold, normalize)
 
 
 def _export(
@@ -207,10 +237,13 @@ def _export(
     write: Write,
     image_size: tuple[int, int],
     fold: bool,
+    normalize: Normalization | None,
 ) -> Checked:
     path = check_path(path, suffixes)
     part = _part_of(model)
     channels = _in_channels_of(part)
+    if normalize is not None and len(normalize.mean) not in (1, channels):
+        raise UserError(f"the network takes {channels} channels, and mean is {normalize.mean}")
     if getattr(part, "requires_divisible_input_shape", False):  # of SMP
         multiple = int(part.encoder.output_stride)
     else:
@@ -220,8 +253,11 @@ def _export(
             f"image_size must be multiples of {multiple} for {type(part).__name__}, got "
             f"{tuple(image_size)}"
         )
-    example = random_images(EXAMPLE_BATCH, channels, image_size)
-    network = _prepare(part, example, fold=fold)
+    example = random_images(EXAMPLE_BATCH, channels, image_size, normalize)
+    unfolded = _prepare(part, example, normalize)
+    network = deepcopy(unfolded)
+    if fold:
+        fold_batch_norm(network.network)
     with written_whole(path) as target:
         try:
             write(network, example, multiple, target)
@@ -230,9 +266,8 @@ def _export(
         except Exception as error:  # of many kinds, and not documented
             name = type(part).__name__
             raise ExportError(f"{name} cannot be exported to {path.suffix}: {error}") from error
-        unfolded = _prepare(part, example, fold=False)
         others = zip(CHECKED_BATCHES, _other_sizes(image_size, multiple), strict=True)
-        images = [random_images(batch, channels, size) for batch, size in others]
+        images = [random_images(batch, channels, size, normalize) for batch, size in others]
         sizes = check(target, running.load_exported, unfolded, images)
     return Checked(path, sizes)
 
@@ -258,10 +293,19 @@ def _in_channels_of(network: nn.Module) -> int:
     return first.in_channels
 
 
-def _prepare(network: nn.Module, example: torch.Tensor, *, fold: bool) -> NamedMaps:
+def _prepare(
+    network: nn.Module, example: torch.Tensor, normalize: Normalization | None
+) -> NamedMaps:
+    """Return a copy of a network with names, if it can compute an example."""
     network = deepcopy(network).cpu().eval().requires_grad_(False)
     network.to(memory_format=torch.contiguous_format)
-    output = network(example)
+    try:
+        output = network(example)
+    except RuntimeError as error:
+        raise ExportError(
+            f"{type(network).__name__} cannot compute images of image_size "
+            f"{tuple(example.shape[-2:])}; larger ones may do: {error}"
+        ) from error
     names = _names(network, output)
     for name, tensor in zip(names, maps_of(output), strict=True):
         if tensor.ndim == 4 and min(tensor.shape[-2:]) < 2:
@@ -269,9 +313,7 @@ def _prepare(network: nn.Module, example: torch.Tensor, *, fold: bool) -> NamedM
                 f"image_size {tuple(example.shape[-2:])} is too small, as an exporter takes a side "
                 f"of one pixel for a constant: '{name}' is {_size(tensor.shape[-2:])}; double it"
             )
-    if fold:
-        fold_batch_norm(network)
-    return NamedMaps(network, names)
+    return NamedMaps(network, names, normalize)
 
 
 def _names(network: nn.Module, output: object) -> tuple[str, ...]:
@@ -309,9 +351,13 @@ def _other_sizes(image_size: tuple[int, int], multiple: int) -> list[tuple[int, 
     return [(height + taller, width + multiple), (height + multiple, width + wider)]
 
 
-def random_images(batch: int, channels: int, size: tuple[int, int]) -> torch.Tensor:
-    """Return normal random images (N, C, H, W), the same for the same arguments."""
-    return torch.randn((batch, channels, *size), generator=torch.Generator().manual_seed(0))
+def random_images(
+    batch: int, channels: int, size: tuple[int, int], normalize: Normalization | None = None
+) -> torch.Tensor:
+    """Return random images (N, C, H, W) as a file takes them, alike for the same arguments."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn((batch, channels, *size), generator=generator)
+    return images if normalize is None else (127.5 + 64 * images).clamp(0, 255)
 
 
 def check_path(path: str | Path, suffixes: Sequence[str]) -> Path:
@@ -343,10 +389,18 @@ def check(
     network: nn.Module,
     images: Iterable[torch.Tensor],
     *,
-    tolerance: float = TOLERANCE,
+    compare: Compare | None = None,
 ) -> tuple[CheckedSize, ...]:
-    """Compare what an exported file and the network give of images; raise ExportError."""
-    run, sizes = None, []
+    """Compare what an exported file and the network give of images; raise ExportError.
+
+    Args:
+        path: of the file.
+        load: loads it.
+        network: it was made of, in evaluation mode.
+        images: a batch of each size.
+        compare: judges outputs of a batch; None for `compare_maps`.
+    """
+    run, sizes, compare = None, [], compare or compare_maps
     for batch in images:
         with torch.no_grad():
             expected = network(batch)
@@ -358,14 +412,19 @@ def check(
                 f"'{path.name}' was written, but fails on images {_size(batch.shape)}, and is not "
                 f"kept: {error}"
             ) from error
-        errors = {name: relative_error(found[name], each) for name, each in expected.items()}
-        sizes.append(CheckedSize(tuple(batch.shape), errors))
-        if not all(error <= tolerance for error in errors.values()):  # not-a-number is wrong, too
+        sizes.append(compare(tuple(batch.shape), found, expected))
+        if not sizes[-1].is_right:
             raise ExportError(
                 f"'{path.name}' does not give what the network gives, and is not kept: "
-                f"{sizes[-1]}; allowed is {tolerance:.1e}"
+                f"{sizes[-1]}; allowed is {sizes[-1].allowed_text}"
             )
     return tuple(sizes)
+
+
+def compare_maps(shape: tuple[int, ...], found: Outputs, expected: Outputs) -> CheckedSize:
+    """Return the errors of outputs as parts of their largest values."""
+    errors = {name: relative_error(found[name], each) for name, each in expected.items()}
+    return CheckedSize(shape, errors, dict.fromkeys(errors, TOLERANCE))
 
 
 def _size(shape: Iterable[int]) -> str:

@@ -3,13 +3,17 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import nn
 
 from regnet_backbones.errors import UserError
+
+if TYPE_CHECKING:
+    import openvino
 
 Runner = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 Engine = Literal["onnxruntime", "openvino"]  # what runs an ONNX file
@@ -83,11 +87,28 @@ def _load_onnxruntime(path: str | Path) -> Runner:
     return run
 
 
-def _load_openvino(path: str | Path) -> Runner:
+def compile_openvino(path: str | Path) -> "openvino.CompiledModel":
+    """Load an ONNX file in OpenVINO, in float32, for single inputs on the CPU."""
+    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    options["INFERENCE_PRECISION_HINT"] = "f32"
+    return _openvino_core().compile_model(str(path), "CPU", options)
+
+
+@cache
+def _openvino_core() -> "openvino.Core":
+    """Return OpenVINO's `Core`, the same one for as long as the process runs.
+
+    Each core with a model puts a stack for signal handlers in the place of the process's, and gives
+    back the one before when it is deleted. Of two that are deleted in the order in which they were
+    made, a stack is left that is freed: the next signal with a handler ends the process.
+    """
     import openvino
 
-    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(str(path), "CPU", options)
+    return openvino.Core()
+
+
+def _load_openvino(path: str | Path) -> Runner:
+    compiled = compile_openvino(path)
 
     def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
         maps = compiled(images.numpy(), share_inputs=True)

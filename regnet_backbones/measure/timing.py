@@ -1,18 +1,21 @@
 """Times of calls that take turns, so that a slow minute of the machine slows all of them."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import torch
 
+Name = TypeVar("Name", bound=Hashable)
+
 
 def interleaved_times(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[Name, Callable[[], object]],
     *,
     runs: int,
     warmup: int = 2,
     device: torch.device | str = "cpu",
-) -> dict[str, tuple[float, ...]]:
+) -> dict[Name, tuple[float, ...]]:
     """Return the seconds of each run of several calls, by name.
 
     Each is called once a round, in the opposite order every other round, so that what a call leaves
@@ -22,7 +25,7 @@ def interleaved_times(
     for _ in range(warmup):
         for call in calls.values():
             call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[Name, list[float]] = {name: [] for name in calls}
     names = list(calls)
     for round_number in range(runs):
         for name in names if round_number % 2 == 0 else reversed(names):

@@ -4,13 +4,13 @@ from regnet_backbones.optimize import optimize
 
 model, report = optimize(model)                                   # inference, float32
 model, report = optimize(model, dtype=torch.bfloat16, compile=True)
-model, report = optimize(model, mode="training")                  # frozen batch norm for free
+model, report = optimize(model, mode="training")                  # frozen batch norm folded
 """
 
 import logging
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import nn
@@ -32,6 +32,11 @@ MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
+PLAIN, FOLDED = "plain", "folded"
+
+# What a pass must gain to be applied, as a part of the time without it: less is noise.
+GAIN = 0.03
+
 logger = logging.getLogger(__name__)
 
 
@@ -44,11 +49,13 @@ class Report:
         folded: names of the batch norms that convolutions do now.
         batch_norms_left: how many still run as a pass of their own.
         memory_format: "contiguous" or "channels_last".
-        layout_seconds: median seconds of a forward pass (in training of forward and backward) by
-            memory format; empty where the format was given.
+        seconds: median seconds of a forward pass (in training of forward and backward) by what was
+            tried, such as "folded, channels_last"; empty where nothing was left to choose.
+        not_applied: passes that were measured and did not gain.
         dtype: of the weights in inference, of autocast in training; None for what they were.
-        compiled: "all sizes" of images if the network is compiled once at its first call, "each
-            size" if at the first call with each; None if it is not.
+        compiled: "all sizes" of images if the network is compiled once for the typical size and
+            once for all others, "each size" if for each; None if it is not. That is done at the
+            first call with such images.
         error: largest difference of a map before and after, relative to the largest value of the
             map; None in training, where nothing is compared.
     """
@@ -57,7 +64,8 @@ class Report:
     folded: tuple[str, ...]
     batch_norms_left: int
     memory_format: str
-    layout_seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    not_applied: tuple[str, ...] = ()
     dtype: torch.dtype | None = None
     compiled: Literal["all sizes", "each size"] | None = None
     error: float | None = None
@@ -65,17 +73,23 @@ class Report:
     def __str__(self) -> str:
         """Return a few lines for people."""
         how = "into convolutions" if self.mode == "inference" else "on the fly"
-        times = ", ".join(f"{n} {s * 1000:.1f} ms" for n, s in self.layout_seconds.items())
         lines = [
             f"optimized for {self.mode}",
             f"  batch norm     {len(self.folded)} folded {how}, {self.batch_norms_left} left",
-            f"  memory format  {self.memory_format}{f' (measured: {times})' if times else ''}",
+            f"  memory format  {self.memory_format}",
         ]
+        if self.seconds:
+            times = "; ".join(f"{n} {s * 1000:.1f} ms" for n, s in self.seconds.items())
+            lines.append(f"  measured       {times}")
+        if self.not_applied:
+            passes_left_out = ", ".join(self.not_applied)
+            lines.append(f"  not applied    {passes_left_out}: gains less than {GAIN:.0%} here")
         if self.dtype is not None:
             kind = "weights" if self.mode == "inference" else "autocast"
             lines.append(f"  precision      {str(self.dtype).removeprefix('torch.')} ({kind})")
         if self.compiled is not None:
-            lines.append(f"  compilation    at the first call, for {self.compiled} of images")
+            own = "the typical size by itself, then " if self.compiled == "all sizes" else ""
+            lines.append(f"  compilation    at the first call, for {own}{self.compiled} of images")
         if self.error is not None:
             lines.append(f"  largest error  {self.error:.1e} of the largest value of a map")
         return "\n".join(lines)
@@ -88,6 +102,7 @@ def optimize(
     dtype: torch.dtype | None = None,
     compile: bool = False,
     dynamic: bool = True,
+    fold: Literal["auto"] | bool = "auto",
     memory_format: MemoryFormat = "auto",
     image_size: tuple[int, int] = (512, 512),
     batch_size: int = 1,
@@ -97,7 +112,8 @@ def optimize(
     For inference a copy is changed: batch norm is folded into convolutions, the memory format
     measured, weights cast, the network compiled, in evaluation mode and without gradients. For
     training the model itself is changed, before or after its optimizer is built: convolutions do
-    the work of frozen batch norms, while state dict, parameters and gradients stay what they were.
+    the work of frozen batch norms where that is measured to be faster, while state dict, parameters
+    and gradients stay what they were.
 
     Args:
         model: a `RegNetFeatures`, a detectron2 model, whose `backbone` is what is measured, cast
@@ -110,9 +126,13 @@ def optimize(
             `torch.amp.GradScaler`).
         compile: `torch.compile`. On a CPU it takes a C++ compiler, and calls under `torch.no_grad`
             or `torch.inference_mode` to be fastest.
-        dynamic: compile once for all heights and widths, rather than for each.
-        memory_format: "auto" measures, on random images of `image_size` and `batch_size`; in
-            training on two at least, because some batch norms learn from no single one.
+        dynamic: compile for `image_size`, and once more for all other heights and widths, rather
+            than for each.
+        fold: fold batch norms, or do not. "auto" folds for inference, and in training measures
+            whether folding gains more than 3%.
+        memory_format: "auto" measures, together with `fold`, on random images of `image_size` and
+            `batch_size`; in training on two at least, because some batch norms learn from no single
+            one.
         image_size: height and width of what will be typical.
         batch_size: images of a batch that will be typical.
 
@@ -127,34 +147,33 @@ def optimize(
     for name, value, kind in (("mode", mode, Mode), ("memory_format", memory_format, MemoryFormat)):
         if value not in get_args(kind):
             raise UserError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+    if fold not in ("auto", True, False):
+        raise UserError(f"fold must be 'auto', True or False, got {fold!r}")
     passes.check_dtype(dtype)
     training = mode == "training"
+    formats = tuple(passes.FORMATS) if memory_format == "auto" else (memory_format,)
     if not training:
         model = deepcopy(model).eval().requires_grad_(False)
     restore_activations(model)
     trunk = passes.trunk_of(model)
     batch_size = max(2 if training else 1, batch_size)
     images = passes.example_images(trunk, image_size=image_size, batch_size=batch_size)
-    seconds, error = {}, None
+    error = None
     if training:
-        if memory_format == "auto":
-            # First, and on a copy: where it fails, the model is as it was.
-            trial = deepcopy(trunk)
-            fold_frozen_norm(trial)
-            seconds = passes.measure_layouts(trial, images, training=True, dtype=dtype)
-        folded = fold_frozen_norm(model)
+        # First, and on copies: where it fails, the model is as it was.
+        networks = _to_compare(trunk, fold)
+        choice = _choose(networks, formats, images, training=True, dtype=dtype)
+        folded = fold_frozen_norm(model) if choice.network == FOLDED else []
     else:
         before = _maps(trunk, images)
-        folded = fold_batch_norm(model)
+        folded = fold_batch_norm(model) if fold else []
         if dtype is not None:
             # Heads and losses expect what they got before.
             whole = isinstance(model, RegNetFeatures)
             passes.cast(trunk, dtype, outputs=None if whole else next(model.parameters()).dtype)
-        if memory_format == "auto":
-            seconds = passes.measure_layouts(trunk, images, training=False)
-    if seconds:
-        memory_format = min(seconds, key=seconds.get)
-    trunk.to(memory_format=passes.FORMATS[memory_format])
+        networks = {FOLDED if folded else PLAIN: trunk}
+        choice = _choose(networks, formats, images, training=False)
+    trunk.to(memory_format=passes.FORMATS[choice.memory_format])
     if not training:
         pairs = zip(_maps(trunk, images), before, strict=True)
         error = max(passes.relative_error(found, expected) for found, expected in pairs)
@@ -163,17 +182,55 @@ def optimize(
     if dtype is not None and images.device.type == "cpu" and not passes.has_native(dtype):
         logger.warning("this CPU has no instructions for %s: it emulates them, slowly", dtype)
     if compile:
-        passes.compile_network(trunk, inference=not training, dynamic=dynamic)
+        options = {"dynamic": dynamic, "typical": tuple(image_size)}
+        passes.compile_network(trunk, inference=not training, **options)
     return model, Report(
         mode=mode,
         folded=tuple(folded),
         batch_norms_left=remaining_batch_norms(model),
-        memory_format=memory_format,
-        layout_seconds=seconds,
+        memory_format=choice.memory_format,
+        seconds=choice.seconds,
+        not_applied=("folding",) if FOLDED in networks and choice.network == PLAIN else (),
         dtype=dtype,
         compiled=("all sizes" if dynamic else "each size") if compile else None,
         error=error,
     )
+
+
+class _Choice(NamedTuple):
+    """A network and a memory format, and the seconds of all that were compared."""
+
+    network: str
+    memory_format: str
+    seconds: dict[str, float]
+
+
+def _to_compare(trunk: nn.Module, fold: Literal["auto"] | bool) -> dict[str, nn.Module]:
+    """Return the trunk of a training, plain or folded, or both where it is to be measured."""
+    folded = deepcopy(trunk) if fold else None
+    if folded is None or not fold_frozen_norm(folded):
+        return {PLAIN: trunk}
+    return {PLAIN: trunk, FOLDED: folded} if fold == "auto" else {FOLDED: folded}
+
+
+def _choose(
+    networks: dict[str, nn.Module],
+    formats: tuple[str, ...],
+    images: torch.Tensor,
+    *,
+    training: bool,
+    dtype: torch.dtype | None = None,
+) -> _Choice:
+    """Choose a memory format, and the second network only if it gains more than noise."""
+    if len(networks) * len(formats) == 1:
+        return _Choice(next(iter(networks)), formats[0], {})
+    times = passes.measure_steps(networks, formats, images, training=training, dtype=dtype)
+    best = {name: min(formats, key=lambda form: times[name, form]) for name in networks}
+    chosen, *others = networks
+    for name in others:
+        if times[name, best[name]] < (1 - GAIN) * times[chosen, best[chosen]]:
+            chosen = name
+    return _Choice(chosen, best[chosen], {", ".join(key): value for key, value in times.items()})
 
 
 def _maps(trunk: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:

@@ -15,6 +15,9 @@ from regnet_backbones.errors import UserError
 from regnet_backbones.optimize import MemoryFormat, Report, optimize
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Fold = Literal["auto", "on", "off"]
+
+FOLDING: dict[Fold, Literal["auto"] | bool] = {"auto": "auto", "on": True, "off": False}
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -27,6 +30,7 @@ class Optimization:
 
     dtype: Dtype = "float32"
     compile: bool = False
+    fold: Fold = "auto"
     memory_format: MemoryFormat = "auto"
 
 
@@ -40,6 +44,7 @@ def optimize_trained(
         model,
         dtype=None if optimization.dtype == "float32" else getattr(torch, optimization.dtype),
         compile=optimization.compile,
+        fold=FOLDING[optimization.fold],
         memory_format=optimization.memory_format,
         image_size=image_size,
     )
@@ -58,7 +63,8 @@ def optimize_training(
 
     All processes must call this at the same time: synchronised batch norms wait for each other, and
     DDP refuses parameters whose memory formats differ. `from_first` returns in all processes what
-    the first one calls it with. `autocast` remains the trainer's.
+    the first one calls it with. `autocast` remains the trainer's. Nothing is measured where folding
+    and memory format are given; only then a resumed run is exact to the last bit.
     """
     device = next(model.parameters()).device
     if optimization.compile:
@@ -66,13 +72,18 @@ def optimize_training(
     if device.type == "cpu":  # one after the other, more images say the same and take longer
         batch_size = min(batch_size, 2)
     sizes = {"image_size": image_size, "batch_size": batch_size}
-    memory_format, seconds = optimization.memory_format, {}
-    if memory_format == "auto":
-        _, measured = optimize(deepcopy(model), mode="training", dtype=autocast, **sizes)
-        memory_format, seconds = from_first(measured.memory_format), measured.layout_seconds
-    options = {"compile": optimization.compile, "memory_format": memory_format, **sizes}
-    _, done = optimize(model, mode="training", **options)
-    return replace(done, layout_seconds=seconds)
+    choice = {"fold": FOLDING[optimization.fold], "memory_format": optimization.memory_format}
+    measured = None
+    if "auto" in choice.values():
+        trial = deepcopy(model)
+        _, measured = optimize(trial, mode="training", dtype=autocast, **choice, **sizes)
+        choice["fold"] = from_first("on" if measured.folded else "off") == "on"
+        choice["memory_format"] = from_first(measured.memory_format)
+    _, done = optimize(model, mode="training", compile=optimization.compile, **choice, **sizes)
+    if measured is None:
+        return done
+    not_applied = () if choice["fold"] else measured.not_applied
+    return replace(done, seconds=measured.seconds, not_applied=not_applied)
 
 
 def check_compiler(device: torch.device | str) -> None:

@@ -6,10 +6,11 @@ for RegNet on some CPUs and several times slower in training on some GPUs: it is
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
+from itertools import product
 from statistics import median
 
 import torch
@@ -21,7 +22,8 @@ from regnet_backbones.measure.timing import interleaved_times
 DTYPES = (torch.bfloat16, torch.float16)
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
-# One for single images and one for batches, or for small and large images.
+# One for single images and one for batches, or for small and large images. The typical size has as
+# many of its own: with and without gradients.
 MAX_COMPILATIONS = 2
 
 
@@ -72,10 +74,18 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return (found - expected).abs().max().item() / largest
 
 
-def measure_layouts(
-    trunk: nn.Module, images: torch.Tensor, *, training: bool, dtype: torch.dtype | None = None
-) -> dict[str, float]:
-    """Return the median seconds of a step by memory format; the trunk itself is not changed."""
+def measure_steps(
+    networks: Mapping[str, nn.Module],
+    formats: Iterable[str],
+    images: torch.Tensor,
+    *,
+    training: bool,
+    dtype: torch.dtype | None = None,
+) -> dict[tuple[str, str], float]:
+    """Return the median seconds of a step by network and memory format, measured in turns.
+
+    Networks are copied, and stay as they are.
+    """
 
     def call(network: nn.Module, batch: torch.Tensor) -> None:
         precision = torch.autocast(batch.device.type, dtype=dtype, enabled=dtype is not None)
@@ -85,17 +95,18 @@ def measure_layouts(
             loss = sum(features.float().mean() for features in maps)
             if loss.requires_grad:
                 loss.backward()
+                network.zero_grad(set_to_none=True)
 
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices):  # dropout would advance the caller's random numbers
-        calls = {
-            name: partial(
-                call, deepcopy(trunk).to(memory_format=form), images.to(memory_format=form)
+        calls = {}
+        for name, form in product(networks, formats):
+            layout = {"memory_format": FORMATS[form]}
+            calls[name, form] = partial(
+                call, deepcopy(networks[name]).to(**layout), images.to(**layout)
             )
-            for name, form in FORMATS.items()
-        }
         times = interleaved_times(calls, runs=10, device=images.device)
-    return {name: median(seconds) for name, seconds in times.items()}
+    return {key: median(seconds) for key, seconds in times.items()}
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:
@@ -156,15 +167,24 @@ def _under_autocast(
         return forward(*args, **options)
 
 
-def compile_network(network: nn.Module, *, inference: bool, dynamic: bool = True) -> nn.Module:
-    """Compile a network in place, at its first call; state dict and attributes stay.
+def compile_network(
+    network: nn.Module,
+    *,
+    inference: bool,
+    dynamic: bool = True,
+    typical: tuple[int, int] | None = None,
+) -> nn.Module:
+    """Compile a network in place, at its first calls; state dict and attributes stay.
 
-    With `dynamic` height and width are symbols, and what would be the third compilation runs
-    uncompiled; otherwise every size compiles for itself. Weights are constants for `inference`.
+    With `dynamic` images whose height and width are `typical`, in the number in which they first
+    come, have a compilation of their own. For all others height and width are symbols, and what
+    would be the third compilation runs uncompiled. Without `dynamic` every size compiles for
+    itself. Weights are constants for `inference`.
     """
     freezing = inference and next(network.parameters()).device.type == "cpu"
     # What `Module.compile` sets: not a part of state dicts, copies and pickles.
-    network._compiled_call_impl = CompiledCalls(network._call_impl, dynamic, freezing)
+    calls = CompiledCalls(network._call_impl, dynamic, freezing, typical)
+    network._compiled_call_impl = calls
     return network
 
 
@@ -176,17 +196,42 @@ class CompiledCalls:
     all that reads it), so it is set around the calls of the network, and only there.
     """
 
-    def __init__(self, call: Callable, dynamic: bool, freezing: bool):
-        self._left = MAX_COMPILATIONS if dynamic else math.inf
+    def __init__(
+        self, call: Callable, dynamic: bool, freezing: bool, typical: tuple[int, int] | None = None
+    ):
+        self._all = _Compiled(call, dynamic, MAX_COMPILATIONS if dynamic else math.inf)
+        self._one = _Compiled(call, False, MAX_COMPILATIONS) if dynamic and typical else None
+        self._typical = typical
+        self._shape: torch.Size | None = None  # of images of the typical size
         self._freezing = freezing
-        self._call = torch.compile(call, backend=self._compile, dynamic=dynamic)
 
     def __call__(self, *args: object, **options: object) -> object:
         """Do what the network does."""
         from torch._inductor import config
 
+        compiled = self._one if self._one is not None and self._is_typical(*args) else self._all
+        with config.patch(freezing=self._freezing or config.freezing):
+            return compiled(*args, **options)
+
+    def _is_typical(self, images: object = None, *_: object) -> bool:
+        """Whether images are of the typical size, and as many as when they first were."""
+        if not isinstance(images, torch.Tensor) or images.shape[-2:] != self._typical:
+            return False
+        self._shape = self._shape or images.shape
+        return images.shape == self._shape
+
+
+class _Compiled:
+    """A call that compiles, and after a number of compilations runs what is new as it is."""
+
+    def __init__(self, call: Callable, dynamic: bool, most: float):
+        self._left = most
+        # The backend is a method of this object: others of the same call share no compilation.
+        self._call = torch.compile(call, backend=self._compile, dynamic=dynamic)
+
+    def __call__(self, *args: object, **options: object) -> object:
         full = torch.compiler.set_stance("eager_on_recompile") if self._left <= 0 else nullcontext()
-        with full, config.patch(freezing=self._freezing or config.freezing):
+        with full:
             return self._call(*args, **options)
 
     def _compile(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:

@@ -2,14 +2,17 @@
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from glob import glob
+from itertools import groupby, islice
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from PIL.TiffImagePlugin import TiffImageFile
 
 from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.files import sha256
 
 # Of the images in a folder, and of the matches of a pattern.
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -28,6 +31,8 @@ STRETCHED = {2: 85, 4: 17}
 
 ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF's orientations
 DEPTH_BYTE = 24  # of a PNG, the bits per channel
+
+Item = TypeVar("Item")
 
 
 def open_upright(path: str | Path) -> Image.Image:
@@ -92,6 +97,24 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
     return list(found.values())
 
 
+def sample(images: Sequence[Path], count: int) -> list[Path]:
+    """Return at most `count` images, evenly spread over all."""
+    taken = min(count, len(images))
+    return [images[index * len(images) // taken] for index in range(taken)]
+
+
+def check_apart(calibration: Sequence[Path], evaluated: Sequence[Path]) -> None:
+    """Raise UserError if an image to calibrate with is evaluated, too, by content or by name."""
+    sizes = {path.stat().st_size for path in calibration}
+    hashes = {sha256(path): path for path in evaluated if path.stat().st_size in sizes}
+    for path in calibration:
+        if (same := hashes.get(sha256(path))) is not None:
+            raise UserError(
+                f"--calibration image '{path}' is '{same}' of the evaluation; results on it would "
+                "be too good: give others, such as training images"
+            )
+
+
 def output_names(images: Sequence[Path]) -> dict[Path, Path]:
     """Name the outputs of different images so that no two share one.
 
@@ -105,6 +128,21 @@ def output_names(images: Sequence[Path]) -> dict[Path, Path]:
     full = {image: path.relative_to(common) for image, path in absolute.items()}
     short = {image: name.with_suffix("") for image, name in full.items()}
     return short if len(set(short.values())) == len(short) else full
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise UserError for a number of images that is below 1."""
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}")
+
+
+def batches(
+    items: Iterable[Item], batch_size: int, size_of: Callable[[Item], object]
+) -> Iterator[list[Item]]:
+    """Yield consecutive items of one size together, up to `batch_size` of them, in their order."""
+    for _, group in groupby(items, size_of):
+        while batch := list(islice(group, batch_size)):
+            yield batch
 
 
 def _images_of(text: str) -> list[Path]:

@@ -18,9 +18,11 @@ from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.optimize.options import Optimization
 from regnet_backbones.runs import results as run_results
 from regnet_backbones.runs.device import device_name
+from regnet_backbones.runs.engines import Engine
 from regnet_backbones.runs.trained import Trained
 from regnet_backbones.semseg import metrics
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
+from regnet_backbones.semseg.exported import check_engine, use_engine
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.labels import IGNORE
 from regnet_backbones.semseg.module import Batch, Segmenter
@@ -40,6 +42,8 @@ def evaluate(
     precision: str = "32-true",
     optimization: Optimization | None = None,
     images: int | None = None,
+    engine: Engine = "torch",
+    exported: str | Path | None = None,
 ) -> dict[str, object]:
     """Evaluate a checkpoint on the validation images of the data that it was trained on.
 
@@ -51,6 +55,9 @@ def evaluate(
         accelerator, devices, precision: as of `lightning.Trainer`.
         optimization: how to make the network fast, None for not at all.
         images: how many images a process evaluates at most, the first ones; None for all.
+        engine: what runs the network. One other than torch runs an ONNX file on the CPU in one
+            process, after it was compared with torch on the first image.
+        exported: that file, of this checkpoint; None to export it for this evaluation.
 
     Returns:
         Ready for a JSON file, the same in every process: `iou` by class name, from 0 to 1, None for
@@ -58,8 +65,11 @@ def evaluate(
         `accuracy`, of labelled pixels; number of `images`; `settings`.
 
     Raises:
-        UserError: checkpoint, dataset or device cannot be used, or the classes are others.
+        UserError: checkpoint, dataset or device cannot be used, or the classes are others; an
+            argument cannot be combined with the engine, or it does not compute what torch does.
     """
+    options = {"optimization": optimization, "processes": devices, "precision": precision}
+    check_engine(engine, exported, device=accelerator, **options)
     segmenter = load_segmenter(checkpoint, inference=inference)
     segmenter.hparams["pictures"] = 0
     data = load_data(checkpoint, overrides)
@@ -71,6 +81,10 @@ def evaluate(
         logger.warning("the data name the classes %s, the results %s", found, known)
     scores = None if output is None else _ScoreImages(Path(output))
     segmenter.optimization = optimization
+    if engine != "torch":
+        accelerator = "cpu"
+        first = data.val_set[0]["image"][None]
+        use_engine(segmenter.eval(), checkpoint, engine=engine, exported=exported, images=first)
     with as_user_error(MisconfigurationException, ValueError, RuntimeError):
         trainer = Trainer(
             accelerator=accelerator,
@@ -91,6 +105,8 @@ def evaluate(
         "scales": list(segmenter.inference.scales),
         "precision": precision,
         "optimization": optimization and asdict(optimization),
+        "engine": engine,
+        "exported": None if exported is None else str(exported),
     }
     if scores is not None and trainer.is_global_zero:
         run_results.write_images(output, scores.found)

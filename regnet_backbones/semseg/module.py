@@ -25,7 +25,7 @@ from regnet_backbones.errors import DivergedError, UserError, as_user_error
 from regnet_backbones.files import write_whole
 from regnet_backbones.norm import convert_norm
 from regnet_backbones.optimize import options as optimizing
-from regnet_backbones.optimize.options import Optimization
+from regnet_backbones.optimize.options import Fold, Optimization
 from regnet_backbones.optimize.passes import FORMATS
 from regnet_backbones.semseg import metrics, network, overlays
 from regnet_backbones.semseg.inference import Inference
@@ -69,8 +69,11 @@ class Segmenter(lightning.LightningModule):
             would delete timm's activations, is refused.
         channels_last: lay weights and maps out with channels last, the same numbers at another
             speed; measure it, grouped convolutions are slower so on some GPUs.
-        optimize: make the training faster (`regnet_backbones.optimize`): channels last where that
-            is measured to be. A resumed run is exact only if the same format is found again.
+        optimize: make the training faster (`regnet_backbones.optimize`): channels last and folded
+            frozen norms where that is measured to be. A resumed run is exact only if the same is
+            found again, or with `channels_last` and a given `fold`.
+        fold: with `optimize`, whether frozen batch norms are folded: "on", "off" or "auto", which
+            measures.
         compile: in training use `torch.compile`, which takes a minute at first; means `optimize`.
         short_side: pixels of the shorter side that the network gets images in, None for their own.
         pictures: how many validation images are drawn at every validation.
@@ -110,6 +113,7 @@ class Segmenter(lightning.LightningModule):
         sync_batchnorm: bool = False,
         channels_last: bool = False,
         optimize: bool = False,
+        fold: Fold = "auto",
         compile: bool = False,
         short_side: int | None = None,
         pictures: int = 8,
@@ -271,7 +275,7 @@ class Segmenter(lightning.LightningModule):
         memory_format = "channels_last" if given["channels_last"] else "auto"
         report = optimizing.optimize_training(
             self.network,
-            Optimization(compile=given["compile"], memory_format=memory_format),
+            Optimization(compile=given["compile"], fold=given["fold"], memory_format=memory_format),
             image_size=self._padded(data.get("crop_size", 512)),
             batch_size=max(1, data.get("batch_size", 2) // trainer.world_size),
             autocast=AUTOCAST.get(trainer.precision),

@@ -1,12 +1,20 @@
-"""Pictures of what a segmenter predicts: classes over images, next to the truth, named."""
+"""Pictures of what a segmenter predicts: classes over images, next to the truth, named.
+
+Without torch, which processes that draw would import for seconds.
+"""
 
 import colorsys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import draw_segmentation_masks
+
+from regnet_backbones.runs.results import JPEG_OPTIONS
+
+if TYPE_CHECKING:
+    import torch
 
 Color = tuple[int, int, int]
 
@@ -29,21 +37,38 @@ def palette(count: int) -> list[Color]:
     return colors
 
 
-def paint(image: torch.Tensor, mask: torch.Tensor, colors: Sequence[Color]) -> torch.Tensor:
-    """Lay the colours of a mask, int64 (H, W), over an image, uint8 (3, H, W).
+def paint(image: np.ndarray, mask: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
+    """Lay the colours of a mask, integers (H, W), over an image, uint8 (H, W, 3).
 
     Pixels of a class without a colour, as 255 is, stay as they are.
     """
-    classes = [label for label in mask.unique().tolist() if 0 <= label < len(colors)]
-    if not classes:
-        return image
-    masks = torch.stack([mask == label for label in classes])
-    return draw_segmentation_masks(image, masks, OPACITY, [colors[label] for label in classes])
+    known = (mask >= 0) & (mask < len(colors))
+    painted = np.float32(OPACITY) * np.array(colors, np.float32)[np.where(known, mask, 0)]
+    painted += np.float32(1 - OPACITY) * image
+    return np.where(known[..., None], painted.astype(np.uint8), image)
+
+
+def write_overlay(
+    file: Path, image: np.ndarray, mask: np.ndarray, names: Sequence[str], colors: Sequence[Color]
+) -> None:
+    """Write an image with the colours of its classes and a legend.
+
+    Args:
+        file: a JPEG file in a folder that may be missing.
+        image: uint8 (H, W, 3), or (H, W, 1) of a grey image.
+        mask: the class of each pixel, integers (H, W).
+        names, colors: of all classes.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    present = [(names[label], colors[label]) for label in np.unique(mask)]
+    pixels = np.broadcast_to(image, (*mask.shape, 3))
+    picture = with_legend(Image.fromarray(paint(pixels, mask, colors)), present)
+    picture.save(file, **JPEG_OPTIONS)
 
 
 def side_by_side(
-    image: torch.Tensor,
-    *masks: torch.Tensor,
+    image: "torch.Tensor",
+    *masks: "torch.Tensor",
     mean: Sequence[float],
     std: Sequence[float],
     colors: Sequence[Color],
@@ -53,11 +78,12 @@ def side_by_side(
     The image, float (3, H, W) or grey (1, H, W), was normalised with `mean` and `std`; masks are
     int64 (H, W).
     """
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
-    pixels = ((image.cpu().float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    pixels = pixels.expand(3, -1, -1)
-    panels = [pixels, *(paint(pixels, mask.cpu(), colors) for mask in masks)]
-    picture = to_pil_image(torch.cat(panels, dim=2))
+    mean, std = (np.array(values, np.float32) for values in (mean, std))
+    normalised = image.cpu().float().permute(1, 2, 0).numpy()
+    pixels = ((normalised * std + mean) * 255).round().clip(0, 255).astype(np.uint8)
+    pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    panels = [pixels, *(paint(pixels, mask.cpu().numpy(), colors) for mask in masks)]
+    picture = Image.fromarray(np.concatenate(panels, axis=1))
     picture.thumbnail((len(panels) * PANEL_SIDE, PANEL_SIDE))
     return picture
 

@@ -1,7 +1,7 @@
 """Predict images with a trained segmenter: overlays to look at, and the labels of all pixels."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,17 +9,18 @@ import numpy as np
 import torch
 from PIL import Image
 from torchvision import tv_tensors
-from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
 
 from regnet_backbones.errors import UserError
 from regnet_backbones.optimize.options import Optimization
 from regnet_backbones.runs.device import check_device
-from regnet_backbones.runs.image_files import output_names
-from regnet_backbones.runs.results import JPEG_OPTIONS
+from regnet_backbones.runs.drawing import Drawing
+from regnet_backbones.runs.engines import Engine
+from regnet_backbones.runs.image_files import batches, check_batch_size, output_names
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import load_segmenter
 from regnet_backbones.semseg.dataset import read_image, val_transform
+from regnet_backbones.semseg.exported import check_engine, use_engine
 from regnet_backbones.semseg.inference import Inference
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Predictions:
     """What a prediction wrote.
 
     Attributes:
-        overlays, labels: files, in the order of the images.
+        overlays, labels: files, in the order of the images; no overlays without pictures.
         failed: images that could not be read.
     """
 
@@ -47,6 +48,10 @@ def predict(
     inference: Inference | None = None,
     device: str | None = None,
     optimization: Optimization | None = None,
+    pictures: bool = True,
+    batch_size: int = 1,
+    engine: Engine = "torch",
+    exported: str | Path | None = None,
 ) -> Predictions:
     """Predict the classes of all pixels of images.
 
@@ -61,18 +66,26 @@ def predict(
         inference: see `checkpoints.load_segmenter`.
         device: "cpu", "cuda", "cuda:1", ...; None for a GPU if present.
         optimization: how to make the network fast, None for not at all.
+        pictures: whether to draw overlays.
+        batch_size: how many consecutive images of one size the network takes at a time.
+        engine, exported: see `evaluation.evaluate`; compared with torch on random images.
 
     Returns:
         The files that were written, and the images that could not be read.
 
     Raises:
-        UserError: the checkpoint or the device cannot be used.
+        UserError: the checkpoint, the device, the batch size or the engine cannot be used.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_batch_size(batch_size)
+    check_engine(engine, exported, device=device, optimization=optimization)
+    on_gpu = engine == "torch" and torch.cuda.is_available()
+    device = device or ("cuda" if on_gpu else "cpu")
     check_device(device)
     segmenter = load_segmenter(checkpoint, inference=inference).to(device).eval()
     if optimization is not None:
         segmenter.optimize(optimization)
+    if engine != "torch":
+        use_engine(segmenter, checkpoint, engine=engine, exported=exported)
     output.mkdir(parents=True, exist_ok=True)
     names = segmenter.class_names
     colors = overlays.palette(len(names))
@@ -80,25 +93,47 @@ def predict(
     painted, labelled, failed = [], [], []
     channels = len(segmenter.hparams["mean"])
     normalise = val_transform(mean=segmenter.hparams["mean"], std=segmenter.hparams["std"])
-    for path, name in tqdm(output_names(images).items(), desc="predicting", unit="image"):
+    file_names = output_names(images)
+    with Drawing(overlays.write_overlay, len(images) if pictures else 0) as drawing:
+        read = _read(images, channels, failed)
+        for batch in batches(read, batch_size, lambda each: each[1].shape):
+            normalised = torch.stack(
+                [normalise(_as_image(pixels)).as_subclass(torch.Tensor) for _, pixels in batch]
+            )
+            with torch.inference_mode():
+                found = segmenter.inference.classes(segmenter, normalised.to(device)).cpu()
+            for (path, pixels), classes in zip(batch, found.numpy().astype(np.uint8), strict=True):
+                labelled.append(output / "labels" / f"{file_names[path]}.png")
+                _save_labels(classes, labelled[-1])
+                if pictures:
+                    painted.append(output / "overlays" / f"{file_names[path]}.jpg")
+                    drawing.add(path, painted[-1], pixels, classes, names, colors)
+    return Predictions(tuple(painted), tuple(labelled), tuple(failed))
+
+
+def _read(
+    images: Sequence[Path], channels: int, failed: list[Path]
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """Yield files and pixels (H, W, channels); append those that cannot be read to a list."""
+    for path in tqdm(images, desc="predicting", unit="image"):
         try:
-            image = torch.from_numpy(read_image(path, channels)).permute(2, 0, 1)
+            pixels = read_image(path, channels)
         except UserError as error:
             logger.warning("not predicted: %s", error)
             failed.append(path)
             continue
-        batch = normalise(tv_tensors.Image(image)).as_subclass(torch.Tensor)[None]
-        with torch.inference_mode():
-            classes = segmenter.inference.classes(segmenter, batch.to(device))[0].cpu()
-        present = [(names[label], colors[label]) for label in classes.unique().tolist()]
-        overlay = to_pil_image(overlays.paint(image.expand(3, -1, -1), classes, colors))
-        picture = Image.fromarray(classes.numpy().astype(np.uint8))
-        # A palette of all 256 values: of a shorter one, Pillow writes pixels of fewer bits.
-        picture.putpalette([value for color in overlays.palette(256) for value in color])
-        painted.append(output / "overlays" / f"{name}.jpg")
-        labelled.append(output / "labels" / f"{name}.png")
-        for file in (painted[-1], labelled[-1]):
-            file.parent.mkdir(parents=True, exist_ok=True)
-        overlays.with_legend(overlay, present).save(painted[-1], **JPEG_OPTIONS)
-        picture.save(labelled[-1])
-    return Predictions(tuple(painted), tuple(labelled), tuple(failed))
+        yield path, pixels
+
+
+def _as_image(pixels: np.ndarray) -> tv_tensors.Image:
+    """Return pixels (H, W, channels) as torchvision's transforms take them."""
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def _save_labels(classes: np.ndarray, file: Path) -> None:
+    """Save the class of each pixel, uint8 (H, W), as a PNG file with a palette."""
+    picture = Image.fromarray(classes)
+    # A palette of all 256 values: of a shorter one, Pillow writes pixels of fewer bits.
+    picture.putpalette([value for color in overlays.palette(256) for value in color])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(file)
