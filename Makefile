@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml setup.py $(LOCK) requirements/detectron2.txt requiremen
 	fi
 	$(PY) -m pip install --quiet --constraint $(LOCK) pip setuptools wheel
 	$(PY) -m pip install --quiet --constraint $(LOCK) --no-build-isolation \
-		--editable ".[detectron2,smp,transformers,train,design,export,openvino,report,docs,dev]"
+		--editable ".[detectron2,smp,transformers,train,data,coco,design,export,openvino,report,docs,dev]"
 	@if $(PY) -c 'import sys, importlib.util as u; sys.exit(u.find_spec("detectron2") is None)'; then \
 		echo "detectron2 is installed already and left alone"; \
 	else \

@@ -40,15 +40,15 @@ def config(architecture, test, **keys):
 @pytest.mark.parametrize(
     ("architecture", "name", "expected"),
     [
-        ("GeneralizedRCNN", "shapes_val", "instances COCO"),
-        ("FCOSDetector", "shapes_val", "instances COCO"),
-        ("RetinaNet", "shapes_panoptic_val", "instances COCO"),
+        ("GeneralizedRCNN", "shapes_val", "instances Coco"),
+        ("FCOSDetector", "shapes_val", "instances Coco"),
+        ("RetinaNet", "shapes_panoptic_val", "instances Coco"),
         ("SemanticSegmentor", "shapes_sem_seg_val", "sem_seg SemSeg"),
         ("SemanticSegmentor", "shapes_panoptic_val", "sem_seg SemSeg"),
-        ("PanopticFPN", "shapes_val", "instances COCO"),
-        ("PanopticFPN", "shapes_panoptic_separated_val", "panoptic_seg SemSeg COCO COCOPanoptic"),
-        ("PanopticDeepLab", "shapes_panoptic_val", "panoptic_seg SemSeg COCO COCOPanoptic"),
-        ("ModelOfOnesOwn", "shapes_panoptic_val", "panoptic_seg SemSeg COCO COCOPanoptic"),
+        ("PanopticFPN", "shapes_val", "instances Coco"),
+        ("PanopticFPN", "shapes_panoptic_separated_val", "panoptic_seg SemSeg Coco COCOPanoptic"),
+        ("PanopticDeepLab", "shapes_panoptic_val", "panoptic_seg SemSeg Coco COCOPanoptic"),
+        ("ModelOfOnesOwn", "shapes_panoptic_val", "panoptic_seg SemSeg Coco COCOPanoptic"),
     ],
 )
 def test_what_a_model_gives_is_measured_and_drawn(dataset, tmp_path, architecture, name, expected):

@@ -18,11 +18,12 @@ RINGS = (
     {"norm", "weights", "backbone", "optimize", "export", "measure"},
     {"adapters"},
     {"runs"},
+    {"data"},
     {"detection", "semseg"},
     {"report"},
     {"cli", "__main__"},
 )
-PEERS = (True, True, False, False, False, False, True)  # of the adapters: see below
+PEERS = (True, True, False, False, False, False, False, True)  # of the adapters: see below
 
 FRAMEWORKS = {
     *("detectron2", "fvcore", "iopath"),
@@ -36,6 +37,7 @@ FORBIDDEN = (
     FRAMEWORKS,
     set(),
     FRAMEWORKS,
+    TORCH | FRAMEWORKS,
     set(),
     TORCH | FRAMEWORKS,
     set(),

@@ -19,6 +19,15 @@ def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
     )
 
 
+def add_split_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that split one dataset into two."""
+    add = parser.add_argument
+    add("--val-fraction", type=float, metavar="F", help="validate on this part of the images")
+    add("--split-seed", type=int, default=0, metavar="N", help="another seed, another split (0)")
+    text = "keep images together for which the first group of this regular expression is equal"
+    add("--group", metavar="REGEX", help=text)
+
+
 def find_config(given: str, trainer: Literal["detectron2", "semseg"]) -> str:
     """Return the path of a config that is a file, or that comes with the package.
 

@@ -1,10 +1,11 @@
-"""`shapes`, which draws the demo dataset, and `prepare-ade20k`, which converts masks."""
+"""`convert-data`, `prepare-ade20k`, which converts masks, and `shapes`, the demo dataset."""
 
 import argparse
 from pathlib import Path
 
-from regnet_backbones.cli.command_lines import command_parser
+from regnet_backbones.cli.command_lines import add_split_options, command_parser
 from regnet_backbones.cli.run import subcommand
+from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
 
 SHAPES = """\
@@ -24,6 +25,52 @@ Write ADE20K's masks for Detectron2: `annotations_detectron2` next to `annotatio
 The folder is that of the scene parsing benchmark, ADEChallengeData2016, or any in its layout. Masks
 that exist are left as they are; the demo dataset is drawn with them.
 """
+
+CONVERT = """\
+Write COCO jsons of data in another format, or of one dataset that is split.
+
+    %(prog)s yolo:data.yaml --output coco
+    %(prog)s voc:VOCdevkit/VOC2012 --output coco
+    %(prog)s labelme:labels --output coco --val-fraction 0.2 --group '^(.+)_[0-9]+'
+    %(prog)s coco:instances.json,images --output coco --val-fraction 0.2
+
+Of YOLO every entry of data.yaml becomes a json (train.json, val.json, test.json), of Pascal VOC
+every list in ImageSets/Main of one of these names, else there is one, instances.json. Images stay
+where they are; nothing is overwritten.
+"""
+
+
+def convert_parser(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of `convert-data`."""
+    parser = command_parser(prog, CONVERT)
+    source = "coco:FILE,IMAGES, yolo:data.yaml, voc:FOLDER or labelme:FOLDER"
+    parser.add_argument("source", metavar="FORMAT:PATH", help=source)
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="of the jsons")
+    add_split_options(parser)
+    return parser
+
+
+@subcommand(convert_parser)
+def convert_data(args: argparse.Namespace) -> int:
+    """Write the jsons; print where they are, where their images are, and how often classes are."""
+    from regnet_backbones.data import sources, splits
+
+    check_output_folder(args.output, name="--output")
+    source = sources.parse_source(args.source)
+    if args.val_fraction is not None:
+        parts = sources.read_and_split(source, args.val_fraction, args.split_seed, args.group)
+    elif args.group is not None:
+        raise UserError("--group is for a split; pass --val-fraction, too")
+    else:
+        parts = sources.read_parts(sources.parts_of(source))
+    files = sources.write_new(parts, args.output)
+
+    from regnet_backbones.runs.look import table_of
+
+    print(table_of(*splits.class_table({part: data.content for part, data in parts.items()})))
+    for part, file in files.items():
+        print(f"{file}: images in {parts[part].images}")
+    return 0
 
 
 def shapes_parser(prog: str) -> argparse.ArgumentParser:

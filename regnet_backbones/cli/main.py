@@ -18,6 +18,7 @@ COMMANDS = {
     "report": ("report:report_command", "write one HTML page about a training"),
     "export": ("export:export_command", "export a network to ONNX, torch.export or TorchScript"),
     "convert-weights": ("weights:convert_weights", "convert weights from any form to any other"),
+    "convert-data": ("datasets:convert_data", "write COCO jsons of YOLO, Pascal VOC or labelme"),
     "design": ("design:design_command", "show, fit, sample, search and scale designs"),
     "shapes": ("datasets:draw_shapes", "draw the demo dataset"),
     "prepare-ade20k": ("datasets:prepare_ade20k", "write ADE20K's masks for Detectron2"),

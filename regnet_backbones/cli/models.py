@@ -50,7 +50,8 @@ EVALUATION_FOLDER = "evaluation"  # below the folder of the run
 ACCELERATORS = {None: "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 
 SEGMENTER_OPTIONS = ("short_side", "window", "window_stride", "flip", "scales")
-DETECTOR_OPTIONS = ("val_json", "val_images", "min_score")
+DETECTOR_OPTIONS = ("val_json", "val_images", "min_score", "evaluator")
+EVALUATORS = ("auto", "pycocotools", "faster-coco-eval")  # values of TEST.EVALUATOR
 
 
 def evaluate_parser(prog: str) -> argparse.ArgumentParser:
@@ -59,7 +60,9 @@ def evaluate_parser(prog: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--output", metavar="DIR", help="where to write (default: evaluation in the run's folder)")
     add("--devices", type=int, default=1, metavar="N", help="processes, one a GPU (default: 1)")
-    add_data_options(parser)
+    detector = add_data_options(parser)
+    text = "what computes COCO's numbers (default: faster-coco-eval if it is installed)"
+    detector.add_argument("--evaluator", choices=EVALUATORS, help=text)
     return parser
 
 
@@ -81,12 +84,16 @@ def predict_parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say on which data, and with what config, a model is evaluated."""
+def add_data_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options that say on which data, and with what config, a model is evaluated.
+
+    Return the group of those that are for detectors only.
+    """
     text = "what differs in a detector's config, or in a segmenter's data (root /data/ADE20K)"
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help=text)
     detector = _add_detector_options(parser)
     detector.add_argument("--val-images", metavar="DIR", help="folder of the images of --val-json")
+    return detector
 
 
 def _model_parser(prog: str, description: str) -> argparse.ArgumentParser:
@@ -176,7 +183,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
         table = evaluate(
             trained,
             output,
-            opts=[*_optimization_keys(args), *args.opts],
+            opts=[*_optimization_keys(args), *_evaluator_key(args), *args.opts],
             device=args.device,
             processes=args.devices,
             val=own_validation(args),
@@ -274,6 +281,10 @@ def _optimization(args: argparse.Namespace) -> "Optimization | None":
 
     wanted = args.optimize or args.dtype or args.compile
     return Optimization(dtype=args.dtype or "float32", compile=args.compile) if wanted else None
+
+
+def _evaluator_key(args: argparse.Namespace) -> list[str]:
+    return [] if args.evaluator is None else ["TEST.EVALUATOR", args.evaluator]
 
 
 def _optimization_keys(args: argparse.Namespace) -> list[str]:

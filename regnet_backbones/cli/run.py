@@ -34,6 +34,8 @@ EXTRAS = {
     "report": ("jinja2", "pycocotools", "tensorboard"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("openvino",),
+    "data": ("defusedxml",),
+    "coco": ("faster_coco_eval", "pycocotools"),
 }
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from regnet_backbones.cli.command_lines import command_parser, find_config
+from regnet_backbones.cli.command_lines import add_split_options, command_parser, find_config
 from regnet_backbones.cli.run import run_command, subcommand
 
 DETECTOR = """\
@@ -15,9 +15,12 @@ Train or evaluate a detector or segmenter on a RegNet, with Detectron2's convent
     %(prog)s --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
     %(prog)s --config-file CONFIG --train-json train.json --train-images images/train \\
         --val-json val.json --val-images images/val SOLVER.MAX_ITER 3000
+    %(prog)s --config-file CONFIG --train yolo:data.yaml --val yolo:data.yaml
+    %(prog)s --config-file CONFIG --train voc:folder --val-fraction 0.2
 
-CONFIG is a YAML file, or the name of one that comes with the package. The number and the names of
-the classes are those of the json, which is in COCO's format.
+CONFIG is a YAML file, or the name of one that comes with the package. SOURCE is
+coco:FILE,IMAGES, yolo:data.yaml, voc:FOLDER or labelme:FOLDER. The number and the names of the
+classes are those of the data.
 """
 
 SEGMENTER = """\
@@ -53,6 +56,7 @@ Check every file of your data, without a training: for a detector, or for a segm
         --data.train_images images/train --data.train_masks masks/train \\
         --data.val_images images/val --data.val_masks masks/val\
 """
+SEGMENTER_DATA = ("layout", "root", "train_masks", "val_masks")
 DETECTOR_CONFIG = "mask_rcnn_regnety_032_fpn_1x"  # for a check without a config
 
 
@@ -69,10 +73,14 @@ def detector_parser(prog: str) -> argparse.ArgumentParser:
     add("--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of the first machine")
     add("--optimize", action="store_true", help="make the backbone faster")
     add("--compile", action="store_true", help="compile it, too; takes a minute")
-    data = parser.add_argument_group("your data (all four together)")
+    data = parser.add_argument_group("your COCO data (all four together)")
     for split in ("train", "val"):
         data.add_argument(f"--{split}-json", metavar="FILE", help="COCO instance json")
         data.add_argument(f"--{split}-images", metavar="DIR", help="folder of its images")
+    data = parser.add_argument_group("your data in any format")
+    for split in ("train", "val"):
+        data.add_argument(f"--{split}", metavar="SOURCE", help="FORMAT:PATH, such as voc:folder")
+    add_split_options(data)
     checks = parser.add_mutually_exclusive_group()
     checks.add_argument("--check-data", action="store_true", help="check all data, do not train")
     checks.add_argument("--skip-data-check", action="store_true", help="train without a check")
@@ -121,8 +129,8 @@ def check_data(argv: Sequence[str], prog: str) -> int:
     if names & {"-h", "--help"}:
         print(CHECK.format(prog=prog))
         return 0
-    detector = names & {"--config-file", "--train-json", "--val-json"}
-    segmenter = names & {"--config", "--data.root", "--data.train_masks", "--data.val_masks"}
+    detector = names & {"--config-file", "--train-json", "--val-json", "--train"}
+    segmenter = names & {"--config", *(f"--data.{name}" for name in SEGMENTER_DATA)}
     if bool(detector) == bool(segmenter):
         usage = CHECK.format(prog=prog)
         print(f"error: name data of a detector or of a segmenter\n\n{usage}", file=sys.stderr)

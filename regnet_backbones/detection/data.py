@@ -1,9 +1,11 @@
-"""Train on your own COCO json: read it, correct it, register it, fit the config to it.
+"""Train on your own data: read a COCO json, correct and register it, fit the config to it.
 
-Your json stays as it is. What `data_checks.coco` corrects is registered as a copy in the cache
-folder, under a name made of the json's, where every process of a run finds it.
+Data in other formats become COCO jsons in the folder of the run first. Your files stay as they are.
+What `data_checks.coco` corrects is registered as a copy in the cache folder, under a name made of
+the json's, where every process of a run finds it.
 """
 
+import argparse
 import hashlib
 import json
 import logging
@@ -16,15 +18,27 @@ from detectron2.data.datasets import register_coco_instances
 from iopath.common.file_io import get_cache_dir
 
 from regnet_backbones import __version__
+from regnet_backbones.data.sources import (
+    Source,
+    parse_source,
+    read_and_split,
+    read_parts,
+    write_parts,
+)
+from regnet_backbones.data.splits import class_table
 from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.detection.data_checks.coco import CocoSplit, read_coco
 from regnet_backbones.detection.data_checks.kinds import Report
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.files import read_json, write_whole
+from regnet_backbones.files import check_output_folder, read_json, write_whole
+from regnet_backbones.runs.look import table_of
 
 # The keys of DATASETS.OWN, and the options of the command line that set them, such as --val-json.
 OWN_KEYS = ("TRAIN_JSON", "TRAIN_IMAGES", "VAL_JSON", "VAL_IMAGES")
 OPTIONS = {key: f"--{key.lower().replace('_', '-')}" for key in OWN_KEYS}
+
+# Below OUTPUT_DIR: COCO jsons made of data in other formats, and of data that are split.
+DATA_FOLDER = "data"
 
 # Names under which the two splits are registered.
 TRAIN_NAME, VAL_NAME = "own_train", "own_val"
@@ -77,6 +91,38 @@ def read_image_ids(json_file: str | Path) -> dict[str, int | str]:
     """Read the ids of images by `file_name` of a COCO json, if it has any."""
     images = read_json(json_file).get("images", [])
     return {image["file_name"]: image["id"] for image in images if {"file_name", "id"} <= {*image}}
+
+
+def use_sources(cfg: CfgNode, args: argparse.Namespace) -> str:
+    """Set `DATASETS.OWN` to the data of `--train` and `--val`, or of one source that is split.
+
+    Jsons that do not exist yet are written below `OUTPUT_DIR`.
+
+    Args:
+        cfg: changed in place, if a source is given.
+        args: with `train`, `val`, `val_fraction`, `split_seed`, `group`, `train_json`, ...
+
+    Returns:
+        How often each class is in both parts of a split, as a table; "" without a split.
+
+    Raises:
+        UserError: options that do not go together, or data that cannot be read.
+    """
+    sources, fraction = _sources(args), args.val_fraction
+    if not sources:
+        return ""
+    check_output_folder(cfg.OUTPUT_DIR, name="OUTPUT_DIR")
+    if fraction is None:
+        parts = read_parts(sources, read_jsons=False)
+    else:
+        parts = read_and_split(sources["train"], fraction, args.split_seed, args.group)
+    files = write_parts(parts, Path(cfg.OUTPUT_DIR, DATA_FOLDER))
+    for part, file in files.items():
+        cfg.DATASETS.OWN[f"{part.upper()}_JSON"] = str(file)
+        cfg.DATASETS.OWN[f"{part.upper()}_IMAGES"] = str(parts[part].images)
+    if fraction is None:
+        return ""
+    return table_of(*class_table({part: data.content for part, data in parts.items()}))
 
 
 def use_own_data(cfg: CfgNode) -> dict[str, CocoSplit]:
@@ -171,6 +217,27 @@ def register_split(name: str, json_file: str | Path, image_root: str | Path) -> 
     if used.is_file() and (copy := _copy_of(used, Path(image_root).absolute())).is_file():
         used = copy
     register_coco_instances(name, {"data_source": str(json_file)}, str(used), str(image_root))
+
+
+def _sources(args: argparse.Namespace) -> dict[str, Source]:
+    """Return the sources that a command line names, by part; none if it names only COCO jsons."""
+    jsons = [OPTIONS[key] for key in OWN_KEYS if getattr(args, key.lower()) is not None]
+    given = [f"--{part}" for part in ("train", "val") if getattr(args, part) is not None]
+    if given and jsons:
+        raise UserError(f"{given[0]} replaces {jsons[0]}; pass one or the other, not both")
+    if args.val_fraction is None:
+        if args.group is not None:
+            raise UserError("--group is for a split; pass --val-fraction, too")
+        if len(given) == 1:
+            raise UserError("--train and --val go together, or --train and --val-fraction")
+        return {part: parse_source(getattr(args, part)) for part in ("train", "val") if given}
+    if args.val is not None or args.val_json is not None or args.val_images is not None:
+        raise UserError("--val-fraction splits the training data; leave out those for validation")
+    if args.train is not None:
+        return {"train": parse_source(args.train)}
+    if args.train_json is None or args.train_images is None:
+        raise UserError("--val-fraction needs --train, or --train-json and --train-images")
+    return {"train": Source("coco", Path(args.train_json), args.train_images)}
 
 
 def _without_errors(read: CocoSplit) -> CocoSplit:

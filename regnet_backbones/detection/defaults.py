@@ -32,9 +32,15 @@ TOOL_DEFAULTS = {
     # A running average of the weights, which is evaluated and saved with those in training. DECAY
     # is the weight of the past; with WARMUP it rises to that with the iterations.
     "MODEL": {"EMA": {"ENABLED": False, "DECAY": 0.9998, "WARMUP": True}},
-    # How many val images are drawn with their predictions at every evaluation, and the score an
-    # instance must have to be drawn.
-    "TEST": {"PICTURES": 15, "PICTURES_MIN_SCORE": 0.5},
+    "TEST": {
+        # How many val images are drawn with their predictions at every evaluation, and the score an
+        # instance must have to be drawn.
+        "PICTURES": 15,
+        "PICTURES_MIN_SCORE": 0.5,
+        # What computes COCO's numbers of boxes and masks: "pycocotools", "faster-coco-eval", or
+        # "auto", which is the latter if it is installed.
+        "EVALUATOR": "auto",
+    },
     # The backbone made faster by regnet_backbones.optimize: in training, whose checkpoints stay the
     # same, and in evaluation and prediction.
     "OPTIMIZE": {

@@ -20,6 +20,7 @@ from tabulate import tabulate
 from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection import data
 from regnet_backbones.detection.architectures import number_of_classes, outputs_of
+from regnet_backbones.detection.coco_evaluator import CocoEvaluator, evaluator_name
 from regnet_backbones.detection.config_checks import check_datasets_exist
 from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.datasets import check_datasets
@@ -127,6 +128,7 @@ def evaluate(
     cfg.OUTPUT_DIR = str(output)
     place = (processes, 1, 0, "auto")
     check_processes(*place)
+    evaluator_name(cfg)
     val = _use_data(cfg, val)
     if images is not None:
         cfg.DATASETS.TEST = cfg.DATASETS.TEST[:1]
@@ -186,6 +188,7 @@ def average_precisions(
 
 def check_evaluators(cfg: CfgNode) -> None:
     """Check that the model can be evaluated on each of `DATASETS.TEST`, before it is trained."""
+    evaluator_name(cfg)
     for name in cfg.DATASETS.TEST:
         _evaluators_of(cfg, name)
 
@@ -199,7 +202,8 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> d2.DatasetEvaluators:
     for kind in _evaluators_of(cfg, dataset_name).values():
         if kind is d2.COCOEvaluator:
             options = {"output_dir": folder, "kpt_oks_sigmas": cfg.TEST.KEYPOINT_OKS_SIGMAS}
-            evaluators.append(d2.COCOEvaluator(_instances_of(dataset_name), **options))
+            options["implementation"] = evaluator_name(cfg)
+            evaluators.append(CocoEvaluator(_instances_of(dataset_name), **options))
         else:
             options = {"output_dir": folder} if kind in WRITE_FILES else {}
             evaluators.append(kind(dataset_name, **options))
@@ -317,10 +321,13 @@ def _evaluate(
 
     scorer = ImageScorer(cfg, first, build_pictures(cfg, first))
     results: dict[str, Mapping] = {}
+    used: set[str] = set()
     for name in cfg.DATASETS.TEST:
         evaluators = [scorer] if name == first else []
         if images is None or images >= scorer.available:
-            evaluators.append(build_evaluators(cfg, name))
+            built = build_evaluators(cfg, name)
+            used |= {e.implementation for e in built._evaluators if isinstance(e, CocoEvaluator)}
+            evaluators.append(built)
         loader = build_test_loader(cfg, name, images)
         results[name] = d2.inference_on_dataset(timed, loader, d2.DatasetEvaluators(evaluators))
     scored = scorer.finish(
@@ -331,6 +338,7 @@ def _evaluate(
     )
     if comm.is_main_process():
         run_results.write_images(cfg.OUTPUT_DIR, scored)
+        settings = {**settings, "evaluator": ", ".join(sorted(used)) or None}
         run_results.write_results(cfg.OUTPUT_DIR, trained, results=results, settings=settings)
 
 

@@ -21,7 +21,12 @@ from regnet_backbones.adapters.detectron2.network import check_weights
 from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.config import read_config, use_cpu_without_gpu
 from regnet_backbones.detection.config_checks import check_config, check_datasets_exist
-from regnet_backbones.detection.data import OPTIONS, register_own_data, use_own_data
+from regnet_backbones.detection.data import (
+    OPTIONS,
+    register_own_data,
+    use_own_data,
+    use_sources,
+)
 from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.evaluation import check_evaluators, results_tables
@@ -70,12 +75,15 @@ def read_run_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, CocoSp
     import_projects(cfg)
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         check_weights(cfg)
-    for key in OPTIONS:
+    table = use_sources(cfg, args)
+    for key in () if args.train or args.val_fraction else OPTIONS:
         cfg.DATASETS.OWN[key] = getattr(args, key.lower()) or cfg.DATASETS.OWN[key]
     own = [option for key, option in OPTIONS.items() if cfg.DATASETS.OWN[key]]
     named = [key for key in args.opts[::2] if key in ("DATASETS.TRAIN", "DATASETS.TEST")]
     if own and named:
         raise UserError(f"{own[0]} replaces {named[0]}; pass one or the other, not both")
+    if table and launching.is_first_process():
+        print(table)
     read = use_own_data(cfg)
     use_cpu_without_gpu(cfg)
     processes = args.num_gpus * args.num_machines

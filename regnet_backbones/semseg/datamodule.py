@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.stopping import heed_parent_only
 from regnet_backbones.semseg import dataset, labels, layouts
+from regnet_backbones.semseg.coco import coco_labels
 from regnet_backbones.semseg.dataset import PairTransform, SegmentationDataset, check_pairs
 from regnet_backbones.semseg.labels import LabelCounts, Labels, check_class_names
 from regnet_backbones.semseg.loader import ResumableLoader, ResumableSampler
@@ -18,13 +19,18 @@ from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 logger = logging.getLogger(__name__)
 
-# Arguments that layout "folder" needs, and all that only it takes.
+# Arguments that a layout needs (others than these: the root), and all that some layouts take.
 FOLDERS = ("train_images", "train_masks", "val_images", "val_masks")
-OF_FOLDERS = (
-    *FOLDERS,
-    *("class_names_file", "ignore_label", "label_map", "colors", "mask_suffix"),
-    *("train_list", "val_list"),
-)
+JSONS = ("train_json", "train_images", "val_json", "val_images")
+NEEDED = {"folder": FOLDERS, "coco": JSONS}
+TAKEN = {
+    "folder": (
+        *FOLDERS,
+        *("class_names_file", "ignore_label", "label_map", "colors", "mask_suffix"),
+        *("train_list", "val_list"),
+    ),
+    "coco": (*JSONS, "train_masks", "val_masks", "background"),
+}
 
 
 class SegmentationData(LightningDataModule):
@@ -32,13 +38,21 @@ class SegmentationData(LightningDataModule):
 
     Args:
         layout: how the dataset lies on disk.
-        root: its folder; of layout "folder" what other paths are relative to, if it is given.
-        train_images: folder of the training images; this and the next three for layout "folder".
-        train_masks: folder of their masks, files of the same names, or paths below the folder.
+        root: its folder; of layouts "folder" and "coco" what other paths are relative to, if it is
+            given.
+        train_images: folder of the training images; this and the next three for layouts "folder"
+            and "coco".
+        train_masks: folder of their masks, files of the same names, or paths below the folder; of
+            layout "coco" that of the PNGs of a panoptic json.
         val_images: folder of the validation images.
         val_masks: folder of their masks.
         num_classes: number of classes; 1 for binary segmentation, into background and object.
             Layout "folder" needs it or names; the others know it, and a different one is an error.
+        train_json: COCO json of the training images, with instances or panoptic; this and the next
+            two for layout "coco".
+        val_json: that of the validation images, with the same categories.
+        background: whether pixels of no instance are a class, 0, or are ignored. None: they are a
+            class, and in a panoptic json they are ignored.
         class_names_file: text file with one class name a line; this and the next six for layout
             "folder". Two names without `num_classes` are binary segmentation, too.
         ignore_label: label of pixels that count nowhere, None for 255 (in binary masks 255 is the
@@ -75,7 +89,7 @@ class SegmentationData(LightningDataModule):
 
     def __init__(
         self,
-        layout: Literal["ade20k", "cityscapes", "folder"],
+        layout: Literal["ade20k", "cityscapes", "coco", "folder"],
         root: str | None = None,
         *,
         train_images: str | None = None,
@@ -83,6 +97,9 @@ class SegmentationData(LightningDataModule):
         val_images: str | None = None,
         val_masks: str | None = None,
         num_classes: int | None = None,
+        train_json: str | None = None,
+        val_json: str | None = None,
+        background: bool | None = None,
         class_names_file: str | None = None,
         ignore_label: int | None = None,
         label_map: dict[int | str, int | str] | str | None = None,
@@ -106,14 +123,20 @@ class SegmentationData(LightningDataModule):
         self.save_hyperparameters(logger=False)
         given = self.hparams  # plain values, for checkpoints
         given.update({name: str(v) for name, v in given.items() if isinstance(v, Path)})
-        needed = FOLDERS if layout == "folder" else ("root",)
-        if missing := [name for name in needed if given[name] is None]:
+        if missing := [name for name in NEEDED.get(layout, ("root",)) if given[name] is None]:
             raise UserError(f"layout {layout!r} needs {', '.join(missing)}")
+        foreign = {k: of for of, names in TAKEN.items() for k in names} | dict.fromkeys(FOLDERS)
+        others = [k for k in foreign if k not in TAKEN.get(layout, ())]
+        if others := [k for k in others if given[k] not in (None, "", [])]:
+            better = f"take layout '{foreign[others[0]] or 'folder'}'"
+            raise UserError(f"layout {layout!r} takes no {', '.join(others)}; {better}")
         if layout == "folder":
             self._labels = self._find_labels()
             self.class_names = self._labels.class_names
-        elif others := [k for k in OF_FOLDERS if given[k] not in (None, "", [])]:
-            raise UserError(f"layout {layout!r} takes no {', '.join(others)}; take layout 'folder'")
+        elif layout == "coco":
+            # Of the validation, which is there when a trained model is evaluated, too.
+            self._labels = coco_labels(self._path(val_json), background, num_classes)
+            self.class_names = self._labels.class_names
         else:
             self.class_names = check_class_names(layouts.NAMES[layout](root), num_classes)
         self.num_classes = len(self.class_names)
@@ -192,6 +215,11 @@ class SegmentationData(LightningDataModule):
             names = given[f"{split}_list"] and self._lines(given[f"{split}_list"])
             options = {"mask_suffix": given["mask_suffix"], "listed": names}
             pairs = layouts.folder_pairs(*folders, self._labels, **options)
+        elif given["layout"] == "coco":
+            paths = (self._path(given[f"{split}_{kind}"]) for kind in ("json", "images"))
+            masks = given[f"{split}_masks"] and self._path(given[f"{split}_masks"])
+            options = {"background": given["background"], "masks": masks}
+            pairs = layouts.coco_pairs(*paths, self._labels, **options)
         else:
             pairs = layouts.PAIRS[given["layout"]](given["root"], split)
         everything = self.check_everything

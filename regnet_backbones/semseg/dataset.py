@@ -25,6 +25,7 @@ from regnet_backbones.runs import image_files
 from regnet_backbones.runs.image_files import output_names
 from regnet_backbones.runs.resume import seeded
 from regnet_backbones.semseg import labels as label_tools
+from regnet_backbones.semseg.coco import PaintedMask, PanopticMask
 from regnet_backbones.semseg.labels import IGNORE, LabelCounts, Labels
 from regnet_backbones.semseg.layouts import Pairs
 from regnet_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
@@ -146,9 +147,19 @@ def _size_in_header(path: Path) -> tuple[int, int]:
 
 
 def _read_mask(
-    path: Path, labels: Labels, image: Path, size: tuple[int, int], *, decode: bool = True
+    path: Path | PaintedMask | PanopticMask,
+    labels: Labels,
+    image: Path,
+    size: tuple[int, int],
+    *,
+    decode: bool = True,
 ) -> np.ndarray:
     """Check the mask of an image of a size, and return its values (H, W); none undecoded."""
+    if not isinstance(path, Path):
+        if path.size != size:
+            sides = "is {}x{} pixels in its json, '{}' {}x{}".format(*path.size, image, *size)
+            raise UserError(f"{path.name} {sides} (after its EXIF orientation); correct the json")
+        return path.values() if decode else np.empty(0, np.uint8)
     if not path.is_file():
         raise UserError(f"image '{image}' has no mask '{path}'; add that file or remove the image")
     with _opened(path, "mask") as mask:

@@ -1,4 +1,4 @@
-"""Where images and masks are: in ADE20K, in Cityscapes, and in any pair of folders."""
+"""Where images and masks are: in ADE20K, Cityscapes, COCO jsons, and in any pair of folders."""
 
 import logging
 from collections.abc import Sequence, Set
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.semseg.coco import PaintedMask, PanopticMask, coco_masks
 from regnet_backbones.semseg.labels import IGNORE, Labels, check_class_names, first_of, lines_of
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class Pairs:
     """The images of a split and their masks, in one order; not opened yet."""
 
     images: tuple[Path, ...]
-    masks: tuple[Path, ...]
+    masks: tuple[Path | PaintedMask | PanopticMask, ...]
     labels: Labels
 
     def __len__(self) -> int:
@@ -75,6 +76,22 @@ def cityscapes_pairs(root: str | Path, split: str) -> Pairs:
     classes |= {label: k for k, label in enumerate(labels)}
     found = Labels(CITYSCAPES_NAMES, classes)
     return folder_pairs(images, masks, found, image_suffix="_leftImg8bit", mask_suffix=suffix)
+
+
+def coco_pairs(
+    json_file: Path,
+    images: Path,
+    labels: Labels,
+    *,
+    background: bool | None = None,
+    masks: Path | None = None,
+) -> Pairs:
+    """Return the images of a COCO json with their masks; see `coco.coco_masks`."""
+    _check_folder(images, "image folder")
+    if masks is not None:
+        _check_folder(masks, "mask folder")
+    options = {"background": background, "panoptic_root": masks}
+    return Pairs(*coco_masks(json_file, images, labels, **options), labels)
 
 
 def folder_pairs(

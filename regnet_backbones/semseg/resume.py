@@ -43,6 +43,7 @@ RULES = resume.ResumeRules(
         *("--model.mean", "--model.std", "--model.short_side"),  # those of the data are compared
         *("--data.train_images", "--data.train_masks", "--data.val_images", "--data.val_masks"),
         *("--data.class_names_file", "--data.num_classes", "--data.num_workers"),
+        *("--data.train_json", "--data.val_json"),
     ),
     names={"--trainer.processes": "the number of processes", "--trainer.seed": "--seed_everything"},
 )

@@ -1,0 +1,462 @@
+"""Read YOLO, Pascal VOC and labelme: the objects in each image, by the names of their classes.
+
+- YOLO: https://docs.ultralytics.com/datasets/detect/, boxes, polygons and oriented boxes, each
+  relative to the image.
+- Pascal VOC: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/, pixels counted from 1, the
+  last one inside the box.
+- labelme: https://github.com/wkentaro/labelme, polygons and rectangles.
+
+Boxes and classes are those that the package supervision reads. It keeps polygons only as masks of
+the whole image, decodes the images of Pascal VOC and skips what it does not know, so that these
+readers are our own. They open images for their size, and write nothing.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.parsers.expat import ExpatError
+
+from PIL import Image
+
+from regnet_backbones.errors import (
+    MissingFileError,
+    MissingPackageError,
+    UserError,
+    as_user_error,
+)
+from regnet_backbones.files import read_json, read_text
+from regnet_backbones.runs import image_files
+from regnet_backbones.runs.yaml_files import read_yaml
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+# In the folder of Pascal VOC or labelme: the names of the classes in their order, one a line.
+CLASS_FILES = ("classes.txt", "labels.txt")
+NOT_CLASSES = ("__ignore__", "_background_")  # first lines of labelme's
+
+# Beyond the border of its image by up to so many pixels, or this part of the side, a box is taken
+# as it is.
+ROUNDING, SLACK = 1.0, 0.02
+
+LISTS = "ImageSets/Main"  # of Pascal VOC: which images are for training, one name a line
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+Box = tuple[float, float, float, float]  # x, y, width and height in pixels
+Polygon = tuple[float, ...]  # x and y in turn
+
+
+@dataclass(frozen=True)
+class LabelledObject:
+    """An object in an image: its class, its box, and its outline if the format has one."""
+
+    label: str
+    box: Box
+    polygons: tuple[Polygon, ...] = ()
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image file, its size in pixels, and the objects in it."""
+
+    path: Path
+    width: int
+    height: int
+    objects: tuple[LabelledObject, ...]
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Images with their objects.
+
+    Attributes:
+        images: at least one.
+        classes: the names of all classes.
+        source: the file or folder that was read.
+        ordered: whether a file gave the classes in their order, and no others are allowed; or they
+            are what objects are called, sorted.
+    """
+
+    images: tuple[LabelledImage, ...]
+    classes: tuple[str, ...]
+    source: Path
+    ordered: bool = True
+
+    def __post_init__(self) -> None:
+        for image in self.images:
+            for item in image.objects:
+                if item.label not in self.classes:
+                    raise UserError(
+                        f"'{image.path}' has an object of class '{item.label}', the classes of "
+                        f"'{self.source}' are {', '.join(self.classes)}"
+                    )
+
+
+def read_yolo(path: Path, part: str) -> LabelledData:
+    """Read the images that an entry of a `data.yaml` names, such as `train`, and their labels.
+
+    An image without a label file has no objects, as in Ultralytics.
+
+    Args:
+        path: the `data.yaml`.
+        part: the entry: "train", "val", "test", or any other.
+
+    Raises:
+        UserError: a file or an entry is missing, or a line has no meaning.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"no file '{path}'; a YOLO dataset is named by its data.yaml")
+    given = read_yaml(path)
+    if not isinstance(given, dict):
+        raise UserError(f"'{path}' must be a YAML file with 'names' and '{part}'")
+    if given.get("kpt_shape") is not None:
+        raise UserError(f"'{path}' has keypoints (kpt_shape), which are not read from YOLO")
+    names = _yolo_names(path, given)
+    images = list(_yolo_images(path, given, part))
+    if not images:
+        raise UserError(f"'{path}': '{part}' ({given[part]}) has no images")
+    labels = [_yolo_label_file(image) for image in images]
+    if not any(label.is_file() for label in labels):
+        raise UserError(
+            f"'{path}': none of the {len(images)} images of '{part}' has a label file, such as "
+            f"'{labels[0]}'"
+        )
+    with ThreadPoolExecutor(image_files.CHECK_THREADS) as pool:
+        sizes = list(pool.map(image_size, images))
+    found = (
+        LabelledImage(image, *size, tuple(_yolo_objects(label, names, size)))
+        for image, label, size in zip(images, labels, sizes, strict=True)
+    )
+    return LabelledData(tuple(found), names, path)
+
+
+def read_voc(path: Path, part: str) -> LabelledData:
+    """Read a folder of Pascal VOC: `Annotations` and `JPEGImages`, or both in one folder.
+
+    Args:
+        path: the folder.
+        part: a list in `ImageSets/Main`, such as "train"; "" for all annotations.
+
+    Raises:
+        UserError: a file or the list is missing, or an annotation has no meaning.
+    """
+    folder = path / "Annotations" if (path / "Annotations").is_dir() else path
+    _check_folder(path)
+    every = {file.stem: file for file in sorted(folder.glob("*.xml"))}
+    if not every:
+        raise UserError(f"'{folder}' has no annotations of Pascal VOC (*.xml)")
+    chosen = list(every)
+    if part:
+        listed = path / LISTS / f"{part}.txt"
+        if not listed.is_file():
+            raise MissingFileError(f"no list '{listed}'")
+        chosen = _lines(listed)
+        if missing := [(n, name) for n, name in enumerate(chosen, 1) if name not in every]:
+            number, name = missing[0]
+            raise UserError(f"'{listed}', line {number}: no annotation '{folder / name}.xml'")
+        if not chosen:
+            raise UserError(f"'{listed}' names no images")
+    images = [_voc_image(every[stem], path) for stem in chosen]
+    # The same classes in all lists of a folder.
+    others = [_xml(every[stem]) for stem in every.keys() - set(chosen)]
+    labels = {(name.text or "").strip() for tree in others for name in tree.iterfind("object/name")}
+    return _of_folder(images, path, labels - {""})
+
+
+def read_labelme(path: Path, part: str) -> LabelledData:
+    """Read the labelme files in a folder and in those below it.
+
+    Shapes of one label and one `group_id` are one object.
+
+    Args:
+        path: the folder.
+        part: must be "": labelme has no lists.
+
+    Raises:
+        UserError: an image is missing, or a shape is neither a polygon nor a rectangle.
+    """
+    if part:
+        raise UserError(f"labelme has no lists of images, got '{part}'; name a folder")
+    _check_folder(path)
+    files = sorted(path.rglob("*.json"))
+    if not files:
+        raise UserError(f"'{path}' has no labelme files (*.json)")
+    return _of_folder([_labelme_image(file) for file in files], path)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return width and height of an image, turned as its EXIF data say, without decoding it."""
+    try:
+        with Image.open(path) as image:
+            return image_files.upright_size(image)
+    except image_files.UNREADABLE as error:
+        raise UserError(f"image '{path}' cannot be read ({error}); replace or remove it") from error
+
+
+def _check_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise MissingFileError(f"no folder '{path}'")
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def _of_folder(
+    images: Sequence[LabelledImage], folder: Path, others: Iterable[str] = ()
+) -> LabelledData:
+    """Return images with the classes that a file in the folder names, or else all there are."""
+    for file in (folder / name for name in CLASS_FILES):
+        if file.is_file():
+            names = tuple(line for line in _lines(file) if line not in NOT_CLASSES)
+            return LabelledData(tuple(images), names, file)
+    labels = {item.label for image in images for item in image.objects}.union(others)
+    return LabelledData(tuple(images), tuple(sorted(labels)), folder, ordered=False)
+
+
+def _number(text: object, place: str, what: str) -> float:
+    """Return a finite number that a file has as text or as a number."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value) or isinstance(text, bool):
+        raise UserError(f"{place}: {what} must be a finite number, got {str(text)[:40]!r}")
+    return value
+
+
+def _object(
+    label: str, box: Box | None, polygons: Sequence[Polygon], size: tuple[int, int], place: str
+) -> LabelledObject:
+    """Check the box of an object, which is that of its polygons if there is none."""
+    if box is None:
+        xs, ys = ([v for p in polygons for v in p[start::2]] for start in (0, 1))
+        box = min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+    x, y, w, h = box
+    shown = f"[{x:g}, {y:g}, {x + w:g}, {y + h:g}]"
+    if w <= 0 or h <= 0:
+        raise UserError(f"{place}: the box {shown} (left, top, right, bottom) has no area")
+    beyond = [(-x, w, size[0]), (x + w - size[0], w, size[0])]
+    beyond += [(-y, h, size[1]), (y + h - size[1], h, size[1])]
+    if any(out >= side or out > max(ROUNDING, SLACK * whole) for out, side, whole in beyond):
+        raise UserError(
+            f"{place}: the box {shown} (left, top, right, bottom) is outside of its image of "
+            f"{size[0]}x{size[1]} pixels"
+        )
+    return LabelledObject(label, box, tuple(polygons))
+
+
+# YOLO
+
+
+def _yolo_names(path: Path, given: Mapping) -> tuple[str, ...]:
+    """Return the names of the classes in the order of their numbers."""
+    names = given.get("names")
+    if isinstance(names, dict):
+        by_number = {str(number): name for number, name in names.items()}
+        if by_number.keys() != {str(number) for number in range(len(names))}:
+            numbers = list(names)[:8]
+            raise UserError(f"'{path}': 'names' must have the numbers 0, 1, 2, ..., got {numbers}")
+        names = [by_number[str(number)] for number in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise UserError(f"'{path}': 'names' must list the classes, got {names!r}")
+    names = [str(name) for name in names]
+    if len(set(names)) < len(names):
+        raise UserError(f"'{path}': 'names' has a name twice: {', '.join(names[:20])}")
+    count = given.get("nc", len(names))
+    if count != len(names):
+        raise UserError(f"'{path}': nc is {count}, and 'names' has {len(names)} names")
+    return tuple(names)
+
+
+def _yolo_images(path: Path, given: Mapping, part: str) -> Iterator[Path]:
+    """Find the images of an entry: folders, or text files with a path a line."""
+    entries = given.get(part)
+    entries = [entries] if isinstance(entries, str) else entries
+    if not isinstance(entries, list) or not all(isinstance(e, str) and e for e in entries):
+        parts = [key for key in ("train", "val", "test") if given.get(key)]
+        raise UserError(
+            f"'{path}': '{part}' must be a folder of images, or a file that lists them, got "
+            f"{given.get(part)!r}; there are {', '.join(parts) or 'none of train, val and test'}"
+        )
+    root = path.parent / str(given.get("path") or "")
+    for entry in entries:
+        place = root / entry
+        if not place.exists() and entry.startswith("../"):  # Roboflow's, one folder too high
+            place = root / entry.removeprefix("../")
+        if place.is_dir():
+            yield from (
+                file
+                for file in sorted(place.rglob("*"))
+                if file.suffix.lower() in image_files.SUFFIXES and file.is_file()
+            )
+        elif place.is_file():
+            for number, line in enumerate(read_text(place).splitlines(), 1):
+                if not line.strip():
+                    continue
+                image = place.parent / line.strip()
+                if not image.is_file():
+                    image = root / line.strip()
+                if not image.is_file():
+                    raise MissingFileError(f"'{place}', line {number}: no image '{image}'")
+                yield image
+        else:
+            raise MissingFileError(f"'{path}': '{part}' is '{place}', which does not exist")
+
+
+def _yolo_label_file(image: Path) -> Path:
+    """Return where the labels of an image are: in `labels` for `images`, else next to it."""
+    parts = list(image.parts)
+    for place in range(len(parts) - 2, -1, -1):
+        if parts[place] == "images":
+            parts[place] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def _yolo_objects(
+    labels: Path, names: Sequence[str], size: tuple[int, int]
+) -> Iterator[LabelledObject]:
+    """Read a label file: a class and a box, or a class and the points of a polygon, a line."""
+    lines = read_text(labels).splitlines() if labels.is_file() else []
+    for number, line in enumerate(lines, 1):
+        if not (words := line.split()):
+            continue
+        place = f"'{labels}', line {number}"
+        if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
+            raise UserError(
+                f"{place}: a line must have 5 columns (class, centre x and y, width, height) or "
+                f"a class and 3 or more points x y, got {len(words)} columns"
+            )
+        index, *values = (_number(word, place, "a column") for word in words)
+        if index not in range(len(names)):
+            raise UserError(f"{place}: class {words[0]} is not one of 0 to {len(names) - 1}")
+        pixels = [value * size[i % 2] for i, value in enumerate(values)]
+        box, polygons = None, [tuple(pixels)]
+        if len(words) == 5:
+            x, y, w, h = pixels
+            box, polygons = (x - w / 2, y - h / 2, w, h), []
+        yield _object(names[int(index)], box, polygons, size, place)
+
+
+# Pascal VOC
+
+
+def _xml(path: Path) -> "Element":
+    """Read an XML file; entities and other declarations are refused."""
+    try:
+        from defusedxml import DefusedXmlException, ElementTree
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            "Pascal VOC is read with the package defusedxml, which is not installed; "
+            "`pip install 'regnet-backbones[data]'`",
+            name=error.name,
+        ) from error
+    errors = (DefusedXmlException, ElementTree.ParseError, ExpatError, LookupError, ValueError)
+    with as_user_error(*errors, prefix=f"'{path}' is not an annotation of Pascal VOC: "):
+        return ElementTree.parse(path, forbid_dtd=True).getroot()
+
+
+def _voc_image(path: Path, root: Path) -> LabelledImage:
+    """Read an annotation and find its image."""
+    tree = _xml(path)
+    image = _voc_image_file(path, root, tree.findtext("filename") or "")
+    given = [tree.findtext(f"size/{side}") or "0" for side in ("width", "height")]
+    width, height = (int(_number(side, f"'{path}'", "a side in <size>")) for side in given)
+    size = (width, height) if min(width, height) > 0 else image_size(image)
+    objects = []
+    for number, item in enumerate(tree.findall("object"), 1):
+        place, label = f"'{path}', object {number}", (item.findtext("name") or "").strip()
+        if not label:
+            raise UserError(f"{place}: there is no <name>")
+        left, top, right, bottom = (
+            _number(item.findtext(f"bndbox/{corner}"), place, corner) for corner in CORNERS
+        )
+        box = (left - 1, top - 1, right - left + 1, bottom - top + 1)
+        polygons = [_voc_polygon(polygon, place) for polygon in item.findall("polygon")]
+        objects.append(_object(label, box, polygons, size, place))
+    return LabelledImage(image, *size, tuple(objects))
+
+
+def _voc_image_file(path: Path, root: Path, name: str) -> Path:
+    """Find the image of an annotation: by the name in it, or else by that of the annotation."""
+    folders = [root / "JPEGImages", root / "images", path.parent]
+    name = name.strip().replace("\\", "/").rpartition("/")[2]
+    names = [name] if name else []
+    names += [path.stem + suffix for suffix in (*image_files.SUFFIXES, ".JPG", ".JPEG", ".PNG")]
+    for image in (folder / each for each in names for folder in folders):
+        if image.is_file():
+            return image
+    wanted = name or path.stem
+    raise MissingFileError(f"'{path}': no image '{wanted}' in '{root / 'JPEGImages'}'")
+
+
+def _voc_polygon(polygon: "Element", place: str) -> Polygon:
+    """Return the points of a `<polygon>` with x1, y1, x2, ... in it."""
+    points = tuple(_number(point.text, place, f"<{point.tag}>") - 1 for point in polygon)
+    return _whole_polygon(points, place)
+
+
+def _whole_polygon(points: Polygon, place: str) -> Polygon:
+    if len(points) < 6 or len(points) % 2:
+        raise UserError(f"{place}: a polygon must have 3 points or more, got {len(points) / 2:g}")
+    return points
+
+
+# labelme
+
+
+def _labelme_image(path: Path) -> LabelledImage:
+    """Read a labelme file and find its image."""
+    given = read_json(path)
+    shapes = given.get("shapes") if isinstance(given, dict) else None
+    if not isinstance(shapes, list):
+        raise UserError(f"'{path}' is not a labelme file: it has no 'shapes'; move it elsewhere")
+    name = str(given.get("imagePath") or "").replace("\\", "/")
+    image = path.parent / name
+    if not image.is_file():  # moved, both together
+        image = path.with_name(Path(name).name or path.stem)
+    if not image.is_file():
+        raise MissingFileError(f"'{path}': no image '{name}' (imagePath)")
+    size = given.get("imageWidth"), given.get("imageHeight")
+    if not all(type(side) is int and side > 0 for side in size):
+        size = image_size(image)
+    groups: dict[object, tuple[str, list[Polygon], str]] = {}
+    for number, shape in enumerate(shapes, 1):
+        label, polygon, place = _labelme_shape(shape, f"'{path}', shape {number}")
+        group = shape.get("group_id")
+        key = number if group is None else (label, str(group))
+        groups.setdefault(key, (label, [], place))[1].append(polygon)
+    objects = (_object(label, None, parts, size, where) for label, parts, where in groups.values())
+    return LabelledImage(image, *size, tuple(objects))
+
+
+def _labelme_shape(shape: object, place: str) -> tuple[str, Polygon, str]:
+    """Return the label and the points of a shape, and how messages call it."""
+    if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
+        raise UserError(f"{place}: it has no 'label'")
+    label, kind = shape["label"], shape.get("shape_type") or "polygon"
+    place = f"{place} ({label})"
+    if kind not in ("polygon", "rectangle"):
+        raise UserError(
+            f"{place}: a {str(kind)[:40]} cannot be read, only polygons and rectangles; draw it as "
+            "one of these, or remove it"
+        )
+    points = shape.get("points")
+    if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points):
+        raise UserError(f"{place}: 'points' must be a list of [x, y]")
+    flat = tuple(_number(value, place, "a coordinate") for point in points for value in point)
+    if kind == "rectangle" and len(points) == 2:
+        (left, right), (top, bottom) = sorted(flat[::2]), sorted(flat[1::2])
+        flat = (left, top, right, top, right, bottom, left, bottom)
+    return label, _whole_polygon(flat, place), place
+
+
+READERS: dict[str, Callable[[Path, str], LabelledData]] = {
+    "yolo": read_yolo,
+    "voc": read_voc,
+    "labelme": read_labelme,
+}

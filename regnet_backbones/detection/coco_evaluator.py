@@ -1,0 +1,101 @@
+"""Which implementation computes COCO's numbers: pycocotools, faster-coco-eval, or detectron2's.
+
+faster-coco-eval counts as pycocotools does, in C++ and several threads. It is used where it is
+installed, for boxes and masks; keypoints are always pycocotools'.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from detectron2.config import CfgNode
+from detectron2.evaluation import COCOEvaluator, coco_evaluation
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from regnet_backbones.errors import MissingPackageError, UserError
+
+# Values of TEST.EVALUATOR, and names in results.json. Detectron2's own is in its extension.
+AUTO, PYCOCOTOOLS, FASTER, DETECTRON2 = "auto", "pycocotools", "faster-coco-eval", "detectron2"
+CHOICES = (AUTO, PYCOCOTOOLS, FASTER)
+
+logger = logging.getLogger(__name__)
+
+
+def evaluator_name(cfg: CfgNode) -> str:
+    """Return what is to compute the numbers of boxes and masks, of `TEST.EVALUATOR`.
+
+    Raises:
+        UserError: there is no such evaluator, or it is not installed.
+    """
+    wanted = cfg.TEST.EVALUATOR
+    if wanted not in CHOICES:
+        raise UserError(f"TEST.EVALUATOR must be one of {', '.join(CHOICES)}, got '{wanted}'")
+    installed = find_spec("faster_coco_eval") is not None
+    if wanted == FASTER and not installed:
+        raise MissingPackageError(
+            "TEST.EVALUATOR faster-coco-eval needs the package of that name, which is not "
+            "installed; `pip install 'regnet-backbones[coco]'`",
+            name="faster_coco_eval",
+        )
+    if wanted != AUTO:
+        return wanted
+    if installed:
+        return FASTER
+    compiled = coco_evaluation.COCOeval_opt.__module__.startswith("detectron2")
+    return DETECTRON2 if compiled else PYCOCOTOOLS
+
+
+class CocoEvaluator(COCOEvaluator):
+    """Detectron2's evaluator with a choice of what computes the numbers.
+
+    Args:
+        dataset_name: a dataset with the metadata that `COCOEvaluator` needs.
+        implementation: of `evaluator_name`.
+        options: those of `COCOEvaluator`.
+    """
+
+    def __init__(self, dataset_name: str, *, implementation: str, **options: object) -> None:
+        super().__init__(dataset_name, use_fast_impl=implementation != PYCOCOTOOLS, **options)
+        if implementation == FASTER and not _has_numbers(self._coco_api):
+            logger.warning(
+                "'%s' has ids that are not whole numbers, which faster-coco-eval cannot read; "
+                "pycocotools is used",
+                dataset_name,
+            )
+            implementation, self._use_fast_impl = PYCOCOTOOLS, False
+        self.implementation = implementation
+
+    def _eval_predictions(self, predictions: list, img_ids: list | None = None) -> None:
+        logger.info("COCO's numbers are computed by %s", self.implementation)
+        if self.implementation != FASTER:
+            super()._eval_predictions(predictions, img_ids)
+            return
+        with _fast_implementation(_faster):
+            super()._eval_predictions(predictions, img_ids)
+
+
+def _has_numbers(dataset: COCO) -> bool:
+    ids = (key for keys in (dataset.imgs, dataset.cats, dataset.anns) for key in keys)
+    return all(type(key) is int for key in ids)
+
+
+def _faster(truth: COCO, found: COCO, task: str) -> COCOeval:
+    """Return what evaluates a task; keypoints are left to pycocotools."""
+    if task == "keypoints":
+        return COCOeval(truth, found, task)
+    from faster_coco_eval.core.faster_eval_api import COCOeval_faster
+
+    return COCOeval_faster(truth, found, task, print_function=print)
+
+
+@contextmanager
+def _fast_implementation(function: Callable[[COCO, COCO, str], object]) -> Iterator[None]:
+    """Have detectron2's function use another fast implementation, which it looks up by name."""
+    stock = coco_evaluation.COCOeval_opt
+    coco_evaluation.COCOeval_opt = function
+    try:
+        yield
+    finally:
+        coco_evaluation.COCOeval_opt = stock

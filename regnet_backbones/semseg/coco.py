@@ -1,0 +1,299 @@
+"""Masks of classes from COCO jsons: painted from instances, or read from panoptic PNGs.
+
+Where instances overlap, the smaller one is seen: they are painted by their areas in pixels, the
+largest first, and of two equal ones the later one is on top. A crowd region is of its class, too.
+Pixels of no instance are "background", class 0; panoptic jsons leave some unlabelled (black), which
+are ignored. Classes are the categories in the order of their ids.
+
+Each instance is kept as a run-length encoding, some hundred bytes; masks are painted when they are
+read.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from PIL import Image
+
+from regnet_backbones.data.coco import CocoJson, read_coco_json
+from regnet_backbones.errors import MissingPackageError, UserError
+from regnet_backbones.runs.image_files import UNREADABLE
+from regnet_backbones.semseg.labels import IGNORE, Labels, check_class_names
+
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class PaintedMask:
+    """The mask of an image as instances, from the lowest to the topmost.
+
+    Attributes:
+        name: how messages call it.
+        size: width and height in pixels.
+        counts: COCO's compressed run-length encodings.
+        classes: the class of each.
+        empty: the class of pixels of no instance, or `IGNORE`.
+    """
+
+    name: str
+    size: tuple[int, int]
+    counts: tuple[bytes, ...]
+    classes: tuple[int, ...]
+    empty: int
+
+    def values(self) -> np.ndarray:
+        """Paint the mask: classes and `IGNORE`, uint8 (H, W)."""
+        height_width = [self.size[1], self.size[0]]
+        mask = np.full(height_width, self.empty, np.uint8)
+        for counts, number in zip(self.counts, self.classes, strict=True):
+            inside = _coco_mask().decode({"size": height_width, "counts": counts})
+            mask[inside.astype(bool)] = number
+        return mask
+
+
+@dataclass(frozen=True)
+class PanopticMask:
+    """The mask of an image as a PNG of COCO's panoptic form, and the class of each segment's id."""
+
+    name: str
+    size: tuple[int, int]
+    path: Path
+    classes: Mapping[int, int]
+    empty: int
+
+    def values(self) -> np.ndarray:
+        """Read the mask: classes and `IGNORE`, uint8 (H, W)."""
+        try:
+            with Image.open(self.path) as image:
+                colors = np.asarray(image.convert("RGB"), np.int64)
+        except UNREADABLE as error:
+            raise UserError(f"panoptic mask '{self.path}' cannot be read ({error})") from error
+        if colors.shape[1::-1] != self.size:
+            found, wanted = ("{}x{}".format(*size) for size in (colors.shape[1::-1], self.size))
+            raise UserError(f"'{self.path}' is {found} pixels, its json says {wanted}")
+        ids, places = np.unique(colors @ (1, 256, 256**2), return_inverse=True)
+        table = {0: self.empty} | dict(self.classes)
+        if unknown := [number for number in ids.tolist() if number not in table]:
+            raise UserError(f"'{self.path}' has segments that its json does not: {unknown[:8]}")
+        found = np.array([table[number] for number in ids.tolist()], np.uint8)
+        return found[places].reshape(colors.shape[:2])
+
+
+def coco_labels(json_file: Path, background: bool | None, num_classes: int | None) -> Labels:
+    """Return the classes of a json: its categories, after the background if that is a class.
+
+    Args:
+        json_file: an instance json or a panoptic one.
+        background: whether pixels of no instance are a class, or are ignored; None: they are in an
+            instance json, and are not in a panoptic one.
+        num_classes: None, or the number that there must be.
+    """
+    content = read_coco_json(json_file)
+    names = tuple(category["name"] for category in _categories(content, json_file))
+    if background is None:
+        background = not _is_panoptic(content)
+    if background and BACKGROUND not in [str(name).lower() for name in names]:
+        names = (BACKGROUND, *names)
+    names = check_class_names(names, num_classes)
+    return Labels(names, {IGNORE: IGNORE} | {k: k for k in range(len(names))})
+
+
+def coco_masks(
+    json_file: Path,
+    image_root: Path,
+    labels: Labels,
+    *,
+    background: bool | None = None,
+    panoptic_root: Path | None = None,
+) -> tuple[tuple[Path, ...], tuple[PaintedMask | PanopticMask, ...]]:
+    """Return the images of a json in its order, and their masks.
+
+    Args:
+        json_file, background: see `coco_labels`.
+        image_root: the folder that `file_name` is relative to.
+        labels: of `coco_labels`.
+        panoptic_root: the folder of a panoptic json's PNGs.
+
+    Raises:
+        UserError: classes are others than those of `labels`, or an annotation has no meaning.
+    """
+    content = read_coco_json(json_file)
+    categories, names = _categories(content, json_file), list(labels.class_names)
+    theirs, first = [category["name"] for category in categories], len(names) - len(categories)
+    if first not in (0, 1) or names[first:] != theirs:
+        raise UserError(
+            f"'{json_file}' has the categories {', '.join(map(str, theirs))}, the classes of the "
+            f"data are {', '.join(names)}; give both files the same 'categories'"
+        )
+    classes = {str(category["id"]): k for k, category in enumerate(categories, first)}
+    panoptic = _is_panoptic(content)
+    if panoptic != (panoptic_root is not None):
+        option = "needs train_masks and val_masks, the folders of its PNGs"
+        text = option if panoptic else "has no segments_info; leave out train_masks and val_masks"
+        raise UserError(f"'{json_file}' {text}")
+    lower = [name.lower() for name in names]
+    ignored = panoptic if background is None else not background
+    empty = IGNORE if ignored else lower.index(BACKGROUND)
+    by_image = defaultdict(list)
+    for entry in content["annotations"]:
+        by_image[str(entry.get("image_id"))].append(entry)
+    numbers = {str(image["id"]) for image in content["images"]}
+    if unknown := sorted(by_image.keys() - numbers):
+        raise UserError(
+            f"'{json_file}' has annotations of images that it does not list: {unknown[0]}"
+        )
+    masks: list[PaintedMask | PanopticMask] = []
+    for image in content["images"]:
+        name = f"image {image['id']} of '{json_file}'"
+        size, entries = _size(image, name), by_image[str(image["id"])]
+        if panoptic_root is not None:
+            masks.append(_panoptic(name, size, entries, panoptic_root, classes, empty))
+        else:
+            masks.append(_painted(name, size, entries, classes, empty))
+    return tuple(image_root / str(i["file_name"]) for i in content["images"]), tuple(masks)
+
+
+@cache
+def _coco_mask() -> ModuleType:
+    try:
+        from pycocotools import mask
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            "layout 'coco' needs the package pycocotools, which is not installed; "
+            "`pip install 'regnet-backbones[coco]'`",
+            name=error.name,
+        ) from error
+    return mask
+
+
+def _is_panoptic(content: CocoJson) -> bool:
+    return any("segments_info" in entry for entry in content["annotations"])
+
+
+def _categories(content: CocoJson, json_file: Path) -> list[dict]:
+    """Return the categories by id, without one that is only the others' supercategory."""
+    categories = content["categories"]
+    entries = [s for a in content["annotations"] for s in a.get("segments_info", (a,))]
+    used = {str(entry.get("category_id")) for entry in entries}
+    for root in categories if len(categories) > 1 else ():
+        others = {category.get("supercategory") for category in categories if category is not root}
+        if str(root["id"]) not in used and others == {root["name"]}:
+            categories = [category for category in categories if category is not root]
+            break
+    try:
+        return sorted(categories, key=lambda category: int(category["id"]))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"'{json_file}': ids of categories must be numbers: {error}") from error
+
+
+def _size(image: Mapping, name: str) -> tuple[int, int]:
+    size = image.get("width"), image.get("height")
+    if not all(type(side) is int and side > 0 for side in size):
+        raise UserError(f"{name} must have width and height in pixels, got {size}")
+    return size
+
+
+def _class_of(entry: Mapping, classes: Mapping[str, int], name: str) -> int:
+    number = str(entry.get("category_id"))
+    if number not in classes:
+        raise UserError(f"{name}: category_id {number[:40]} is not one of the categories")
+    return classes[number]
+
+
+def _painted(
+    name: str,
+    size: tuple[int, int],
+    entries: Sequence[Mapping],
+    classes: Mapping[str, int],
+    empty: int,
+) -> PaintedMask:
+    """Return the instances of an image by area, the largest first."""
+    found = []
+    for entry in entries:
+        place = f"annotation {entry.get('id')} of {name}"
+        rle = _rle(entry.get("segmentation"), size, place)
+        found.append((int(_coco_mask().area(rle)), rle["counts"], _class_of(entry, classes, place)))
+    found.sort(key=lambda item: -item[0])  # stable: of equal ones the later one stays later
+    counts, numbers = (tuple(item[k] for item in found) for k in (1, 2))
+    return PaintedMask(name, size, counts, numbers, empty)
+
+
+def _rle(segmentation: object, size: tuple[int, int], place: str) -> dict:
+    """Return polygons or an RLE, plain or compressed, as a compressed RLE."""
+    width, height = size
+    if isinstance(segmentation, dict):
+        counts, given = segmentation.get("counts"), segmentation.get("size")
+        if given != [height, width]:
+            raise UserError(f"{place}: the RLE is of size {given}, the image [{height}, {width}]")
+        runs = _runs(counts) if isinstance(counts, str) else counts
+        whole = isinstance(runs, list) and all(type(n) is int and n >= 0 for n in runs)
+        if not whole or sum(runs) != width * height:
+            raise UserError(f"{place}: the counts of the RLE do not add up to the image's pixels")
+        if isinstance(counts, str):
+            return {"size": given, "counts": counts.encode()}
+        return _coco_mask().frPyObjects(segmentation, height, width)
+    polygons = segmentation if isinstance(segmentation, list) else []
+    if polygons and not isinstance(polygons[0], list):  # one, without the outer list
+        polygons = [polygons]
+    if not polygons:
+        raise UserError(f"{place} has no segmentation; a segmenter needs polygons or an RLE")
+    for polygon in polygons:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            raise UserError(f"{place}: a polygon must be x and y of 3 points or more in turn")
+        for value, side in zip(polygon, [width, height] * (len(polygon) // 2), strict=True):
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise UserError(f"{place}: coordinates must be finite numbers, got {value!r}")
+            if not -side <= value <= 2 * side:  # slow to paint, and no pixel
+                raise UserError(
+                    f"{place}: {value:g} is far outside of an image of {width}x{height}"
+                )
+    return _coco_mask().merge(_coco_mask().frPyObjects(polygons, height, width))
+
+
+def _runs(counts: str) -> list[int] | None:
+    """Return the runs of a compressed RLE, None if it is not one: pycocotools reads beyond its end.
+
+    Groups of 5 bits, the lowest first, with a sign; from the fourth on differences to the run of
+    the same kind before.
+    """
+    runs: list[int] = []
+    value = bits = 0
+    for character in counts:
+        group = ord(character) - 48
+        if not 0 <= group < 64 or bits > 60:
+            return None
+        value |= (group & 31) << bits
+        bits += 5
+        if group & 32:  # more to come
+            continue
+        if group & 16:
+            value -= 1 << bits
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = bits = 0
+    return None if bits else runs
+
+
+def _panoptic(
+    name: str,
+    size: tuple[int, int],
+    entries: Sequence[Mapping],
+    root: Path,
+    classes: Mapping[str, int],
+    empty: int,
+) -> PanopticMask:
+    """Return the mask of an image, which has one annotation."""
+    segments = entries[0].get("segments_info") if len(entries) == 1 else None
+    if not isinstance(segments, list) or not isinstance(entries[0].get("file_name"), str):
+        raise UserError(f"{name} must have one annotation, with file_name and segments_info")
+    table = {}
+    for segment in segments:
+        place = f"segment {segment.get('id')} of {name}"
+        if type(segment.get("id")) is not int:
+            raise UserError(f"{place}: the id must be a whole number")
+        table[segment["id"]] = _class_of(segment, classes, place)
+    return PanopticMask(name, size, root / entries[0]["file_name"], table, empty)
