@@ -97,7 +97,7 @@ def timed(monkeypatch):
     """Give calls the median times that a test sets by name; each call is made once."""
     seconds = {}
 
-    def times(calls, *, runs, device):
+    def times(calls, *, runs, device, limit):
         for call in calls.values():
             call()
         return {key: (9.0, 0.1, seconds[", ".join(key)]) for key in calls}

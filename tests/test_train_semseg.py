@@ -157,7 +157,7 @@ def test_an_output_in_ones_home_is_one_folder(data, tmp_path, monkeypatch):
 MISTAKES = [
     (["--data.batchsize", 4], "--data.batchsize"),
     (["--data.batch_size", "four"], "data.batch_size"),
-    (["--data.layout", "coco"], "data.layout"),
+    (["--data.layout", "yolo"], "data.layout"),
     (["--model.loss", "lovasz"], "model.loss"),
     (["--save_every", 0], "save_every"),
     (["--model.num_classes", 4], "model.num_classes"),

@@ -1,10 +1,13 @@
 """Times of calls that take turns, so that a slow minute of the machine slows all of them."""
 
+import math
 import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
 import torch
+
+LEAST_ROUNDS = 3
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -15,19 +18,23 @@ def interleaved_times(
     runs: int,
     warmup: int = 2,
     device: torch.device | str = "cpu",
+    limit: float = math.inf,
 ) -> dict[Name, tuple[float, ...]]:
     """Return the seconds of each run of several calls, by name.
 
     Each is called once a round, in the opposite order every other round, so that what a call leaves
-    behind does not always burden the same one. `warmup` rounds fill caches and compile.
+    behind does not always burden the same one. `warmup` rounds fill caches and compile. After three
+    rounds and `limit` seconds there are no more.
     """
     timed = _cuda_seconds if torch.device(device).type == "cuda" else _cpu_seconds
     for _ in range(warmup):
         for call in calls.values():
             call()
     times: dict[Name, list[float]] = {name: [] for name in calls}
-    names = list(calls)
+    names, start = list(calls), time.perf_counter()
     for round_number in range(runs):
+        if round_number >= LEAST_ROUNDS and time.perf_counter() - start > limit:
+            break
         for name in names if round_number % 2 == 0 else reversed(names):
             times[name].append(timed(calls[name]))
     return {name: tuple(seconds) for name, seconds in times.items()}

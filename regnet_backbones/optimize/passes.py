@@ -26,6 +26,9 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 # many of its own: with and without gradients.
 MAX_COMPILATIONS = 2
 
+# Of measuring steps, after three rounds: large networks take seconds for each, and vary less.
+MOST_SECONDS = 20.0
+
 
 def trunk_of(model: nn.Module) -> nn.Module:
     """Return a detector's or segmenter's `backbone`, for any other model the model itself."""
@@ -105,7 +108,7 @@ def measure_steps(
             calls[name, form] = partial(
                 call, deepcopy(networks[name]).to(**layout), images.to(**layout)
             )
-        times = interleaved_times(calls, runs=10, device=images.device)
+        times = interleaved_times(calls, runs=10, device=images.device, limit=MOST_SECONDS)
     return {key: median(seconds) for key, seconds in times.items()}
 
 
