@@ -157,8 +157,7 @@ def evaluated_images(trained: Trained, *, opts: Sequence[str] = ()) -> list[Path
     cfg = load_config(trained, opts=opts, device="cpu")
     _use_data(cfg)
     data.register_own_data(cfg)
-    datasets = map(DatasetCatalog.get, cfg.DATASETS.TEST)
-    return [Path(record["file_name"]) for records in datasets for record in records]
+    return [file for name in cfg.DATASETS.TEST for file in _image_files(name)]
 
 
 def average_precisions(
@@ -307,7 +306,8 @@ def _evaluate(
     load_weights(model, cfg.MODEL.WEIGHTS)
     parameters = sum(p.numel() for p in model.parameters())
     first = cfg.DATASETS.TEST[0]
-    files = [Path(record["file_name"]) for record in DatasetCatalog.get(first)]
+    # An engine's examples; listing the images reads the whole json once more.
+    files = [] if engine == "torch" else _image_files(first)
     model = build_engine(cfg, model, engine, exported, files)
     seconds: list[float] = []
 
@@ -340,6 +340,11 @@ def _evaluate(
         run_results.write_images(cfg.OUTPUT_DIR, scored)
         settings = {**settings, "evaluator": ", ".join(sorted(used)) or None}
         run_results.write_results(cfg.OUTPUT_DIR, trained, results=results, settings=settings)
+
+
+def _image_files(dataset_name: str) -> list[Path]:
+    """Return the images of a registered dataset."""
+    return [Path(record["file_name"]) for record in DatasetCatalog.get(dataset_name)]
 
 
 def _use_data(cfg: CfgNode, val: CocoSplit | None = None) -> CocoSplit | None:
