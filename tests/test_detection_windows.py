@@ -1,4 +1,4 @@
-"""Detectors in windows: the merging is SAHI's, and a mosaic is seen as its parts are."""
+"""Detectors in windows: where these are, and how what is seen in them is merged, next to SAHI."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 
 from regnet_backbones.detection.config import default_config
-from regnet_backbones.detection.windows import SlidingDetector, groups_of, merged
+from regnet_backbones.detection.windows import SlidingDetector, merged
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.windows import stride_of, window_starts
 
@@ -20,28 +20,31 @@ def random_boxes(seed, count=60):
     return boxes, scores, torch.tensor(noise.integers(0, 2, count))
 
 
+def instances_of(boxes, scores, classes, cut):
+    fields = {"scores": scores, "pred_classes": classes, "is_cut": cut}
+    return Instances((100, 100), pred_boxes=Boxes(boxes), **fields)
+
+
 @pytest.mark.parametrize("seed", range(5))
-def test_boxes_of_different_windows_are_merged_as_sahi_merges(seed):
+def test_whole_instances_are_merged_as_sahi_merges_unsure_ones(seed):
+    """By non-maximum suppression, its choice below a threshold of 0.1."""
     pytest.importorskip("sahi")
-    from sahi.postprocess.combine import GreedyNMMPostprocess
-    from sahi.prediction import ObjectPrediction
+    from sahi.postprocess.combine import batched_nms
 
     boxes, scores, classes = random_boxes(seed)
-    merge = GreedyNMMPostprocess(match_threshold=0.5, match_metric="IOS", class_agnostic=False)
-    theirs = merge(
-        [
-            ObjectPrediction(bbox=box, score=score, category_id=label, category_name=str(label))
-            for box, score, label in zip(
-                boxes.tolist(), scores.tolist(), classes.tolist(), strict=True
-            )
+    table = torch.cat([boxes, scores[:, None], classes[:, None]], dim=1)
+    theirs = batched_nms(table.numpy(), match_metric="IOU", match_threshold=0.5)
+    every = instances_of(boxes, scores, classes, torch.zeros(len(boxes), dtype=torch.bool))
+    for limit in (None, 3):
+        found = merged([every, every[:0]], limit)
+        counted = [
+            index
+            for place, index in enumerate(theirs)
+            if sum(classes[other] == classes[index] for other in theirs[:place]) < (limit or 999)
         ]
-    )
-    theirs.sort(key=lambda each: -each.score.value)
-    unions, groups = groups_of(boxes, scores, classes, torch.arange(len(boxes)))
-    assert len(theirs) == len(groups) < len(boxes)
-    assert [each.score.value for each in theirs] == scores[[g[0] for g in groups]].tolist()
-    expected = torch.tensor([each.bbox.to_xyxy() for each in theirs], dtype=torch.float32)
-    torch.testing.assert_close(unions, expected, atol=1e-3, rtol=0)
+        assert len(found) == len(counted) < len(boxes)
+        assert torch.equal(found.pred_boxes.tensor, boxes[counted])
+        assert torch.equal(found.scores, scores[counted])
 
 
 def test_windows_are_where_sahi_has_them():
@@ -59,15 +62,12 @@ def test_windows_are_where_sahi_has_them():
         assert sorted({box[0] for box in theirs}) == lefts
 
 
-def test_what_a_window_tells_apart_stays_apart():
-    """Two objects, one mostly inside the other's box, both seen in two windows."""
-    boxes = torch.tensor([[0.0, 0, 20, 20], [12, 0, 22, 10], [0, 0, 20, 20], [12, 0, 22, 10]])
-    scores, classes = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.zeros(4)
-    _, groups = groups_of(boxes, scores, classes, torch.tensor([0, 0, 1, 1]))
-    assert [group[0] for group in groups] == [0, 1]
-    _, groups = groups_of(boxes, scores, classes, torch.tensor([0, 1, 2, 3]))
-    assert len(groups) == 1
-    assert len(groups_of(boxes, scores, classes, torch.zeros(4), limit=1)[1]) == 1
+def test_what_a_window_cuts_gives_way_to_the_whole():
+    """However sure it is; but not to another class, and not where nothing else is seen of it."""
+    boxes = torch.tensor([[0.0, 0, 20, 20], [0, 0, 8, 20], [0, 0, 8, 20], [50, 0, 60, 9]])
+    scores, classes = torch.tensor([0.5, 0.9, 0.8, 0.7]), torch.tensor([0, 0, 1, 0])
+    every = instances_of(boxes, scores, classes, torch.tensor([False, True, True, True]))
+    assert merged([every, every[:0]]).scores.tolist() == [*scores[[2, 3, 0]].tolist()]
 
 
 VALUES = (250, 240, 230)
@@ -85,13 +85,15 @@ class Finder:
             mask = image.amax(0) == value
             if mask.any(0).sum() >= 6:
                 mask = torch.nn.functional.interpolate(mask[None, None].float(), (height, width))
-                found.append((value / 255, mask[0, 0] > 0.5))
+                found.append((value / 255 - 0.1 * (image.shape[-1] < width), mask[0, 0] > 0.5))
         instances.scores = torch.tensor([score for score, _ in found])
         instances.pred_classes = torch.zeros(len(found), dtype=torch.long)
         instances.pred_masks = torch.zeros(len(found), height, width, dtype=torch.bool)
         for mask, (_, seen) in zip(instances.pred_masks, found, strict=True):
             mask[:] = seen
         instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
+        corners = instances.pred_boxes.tensor[:, :2]
+        instances.pred_keypoints = torch.cat([corners, corners[:, :1] * 0 + 0.5], dim=1)[:, None]
         return instances
 
 
@@ -107,6 +109,7 @@ def test_small_things_are_found_and_those_over_an_edge_are_whole():
         found = output["instances"]
         assert found.image_size == (96, 160)
         assert found.pred_boxes.tensor.tolist() == [list(box) for box in boxes]
+        assert found.pred_keypoints[:, 0].tolist() == [[*box[:2], 0.5] for box in boxes]
         for mask, value in zip(found.pred_masks, VALUES, strict=True):
             assert torch.equal(mask, image[0] == value)
     (whole,) = SlidingDetector(cfg, Finder(), 160, 160)(inputs)
@@ -120,16 +123,6 @@ def test_other_outputs_are_refused():
     cfg.MODEL.LOAD_PROPOSALS = True
     with pytest.raises(UserError, match="LOAD_PROPOSALS"):
         SlidingDetector(cfg, Finder(), 8, 8)
-
-
-def test_keypoints_move_with_their_window():
-    parts = []
-    for view in range(2):
-        part = Instances((9, 9), scores=torch.ones(1), pred_classes=torch.zeros(1))
-        part.pred_boxes = Boxes(torch.tensor([[0.0, 0, 3, 3]]))
-        part.pred_keypoints = torch.full((1, 2, 3), float(view))
-        parts.append(part)
-    assert merged(parts).pred_keypoints.tolist() == [[[0.0] * 3] * 2]
 
 
 @pytest.mark.parametrize(("window", "stride"), [(0, None), (8, 0), (8, 9)])

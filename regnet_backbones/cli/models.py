@@ -72,12 +72,7 @@ def predict_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of `predict`."""
     parser = _model_parser(prog, PREDICT)
     add = parser.add_argument
-    add(
-        "images",
-        nargs="+",
-        metavar="IMAGE",
-        help="images, videos: files, folders, quoted patterns",
-    )
+    add("images", nargs="+", metavar="IMAGE", help="images, videos, folders, quoted patterns")
     add("--output", default="predictions", metavar="DIR", help="default: %(default)s")
     add("--no-pictures", action="store_true", help="write no overlays/, which take time to draw")
     text = (

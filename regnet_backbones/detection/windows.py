@@ -1,26 +1,29 @@
 """A detector that slides over large images, in which what it can find would be too small.
 
-As SAHI does (Akyon et al., Slicing Aided Hyper Inference, 2022), a model sees the whole image and
-windows of it, and what overlaps is merged into the surest of it: boxes and masks are united. Other
-than there, two instances of one window are never merged, since the model has told them apart.
+As in SAHI (Akyon et al., Slicing Aided Hyper Inference, 2022), a model sees the whole image and
+windows of it, and of what overlaps the surest is kept. Other than there, an instance that ends at
+the edge of its window gives way to one that does not.
 """
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
+from torchvision.ops import batched_nms
 
 from regnet_backbones.detection.trained import resized
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.image_files import batches
 from regnet_backbones.runs.windows import stride_of, window_starts
 
-# Of the smaller box in the larger one: SAHI's default.
+# Boxes of which so much is common are of one instance: of both together, as in the NMS of
+# detectors, or of a box that its window cuts.
 OVERLAP = 0.5
+
+EDGE = 2  # pixels: a box that ends so near to the edge of its window is cut
 
 # Of a class in an image, LVIS counts at most so many instances, COCO 100.
 COUNTED = 300
@@ -91,6 +94,9 @@ class SlidingDetector:
         found, offset = found.to("cpu"), torch.tensor([left, top, 0])
         part = Instances(size, scores=found.scores, pred_classes=found.pred_classes)
         part.pred_boxes = Boxes(found.pred_boxes.tensor + offset[[0, 1, 0, 1]])
+        ends = torch.tensor([left, top, left + found.image_size[1], top + found.image_size[0]])
+        inner = ends != torch.tensor([0, 0, size[1], size[0]])
+        part.is_cut = (inner & ((part.pred_boxes.tensor - ends).abs() <= EDGE)).any(1)
         if found.has("pred_keypoints"):
             part.pred_keypoints = found.pred_keypoints + offset
         if found.has("pred_masks"):  # a bit for each pixel until they are merged
@@ -116,76 +122,52 @@ def in_own_size(cfg: CfgNode) -> CfgNode:
 
 
 def merged(parts: Sequence[Instances], limit: int | None = None) -> Instances:
-    """Merge the instances of views of an image, each with the size of the image.
+    """Merge the instances of views of an image.
 
     Args:
-        parts: of each view; masks as `SlidingDetector` packs them.
+        parts: of each view, as `SlidingDetector` moves them: in the coordinates of the image, with
+            packed masks and `is_cut`.
         limit: how many instances of a class are kept, None for all.
 
     Returns:
         The instances, the surest first; masks are bool (N, H, W).
     """
-    every, size = Instances.cat(list(parts)), parts[0].image_size
-    views = torch.tensor([view for view, part in enumerate(parts) for _ in range(len(part))])
-    boxes, groups = groups_of(
-        every.pred_boxes.tensor, every.scores, every.pred_classes, views, limit=limit
+    if len(parts) == 1:
+        return _taken(parts[0], torch.arange(len(parts[0])))
+    every = Instances.cat(list(parts))
+    boxes, classes = every.pred_boxes.tensor, every.pred_classes
+    whole, cut = (index.nonzero().flatten() for index in (~every.is_cut, every.is_cut))
+    whole = _suppressed(every, whole)
+    low, high = (
+        extreme(boxes[cut][:, None, corner], boxes[whole][None, :, corner])
+        for extreme, corner in ((torch.maximum, slice(2)), (torch.minimum, slice(2, 4)))
     )
-    surest = torch.tensor([group[0] for group in groups], dtype=torch.long)
-    result = Instances(size, pred_boxes=Boxes(boxes))
-    for name in ("scores", "pred_classes", "pred_keypoints"):
+    common = (high - low).clamp(min=0).prod(-1) / every.pred_boxes.area()[cut][:, None]
+    covered = (common >= OVERLAP) & (classes[cut][:, None] == classes[whole])
+    kept = torch.cat([whole, _suppressed(every, cut[~covered.any(1)])])
+    kept = kept[every.scores[kept].argsort(descending=True, stable=True)]
+    if limit is not None:
+        same = classes[kept][:, None] == classes[kept]
+        kept = kept[same.tril(-1).sum(1) < limit]
+    return _taken(every, kept)
+
+
+def _suppressed(instances: Instances, some: torch.Tensor) -> torch.Tensor:
+    """Return those of some indices that remain after non-maximum suppression by class."""
+    boxes, scores = instances.pred_boxes.tensor[some], instances.scores[some]
+    return some[batched_nms(boxes, scores, instances.pred_classes[some], OVERLAP)]
+
+
+def _taken(every: Instances, kept: torch.Tensor) -> Instances:
+    """Return some of the instances as a model gives them, with masks of the image."""
+    result = Instances(every.image_size)
+    for name in ("pred_boxes", "scores", "pred_classes", "pred_keypoints"):
         if every.has(name):
-            result.set(name, every.get(name)[surest])
+            result.set(name, every.get(name)[kept])
     if every.has("pred_masks"):
-        result.pred_masks = torch.zeros(len(groups), *size, dtype=torch.bool)
-        for mask, group in zip(result.pred_masks, groups, strict=True):
-            for top, left, height, width, packed in (every.pred_masks[member] for member in group):
-                seen = torch.from_numpy(np.unpackbits(packed, axis=-1, count=width).astype(bool))
-                mask[top : top + height, left : left + width] |= seen
+        result.pred_masks = torch.zeros(len(kept), *every.image_size, dtype=torch.bool)
+        for mask, index in zip(result.pred_masks, kept.tolist(), strict=True):
+            top, left, height, width, packed = every.pred_masks[index]
+            seen = torch.from_numpy(np.unpackbits(packed, axis=-1, count=width).astype(bool))
+            mask[top : top + height, left : left + width] = seen
     return result
-
-
-def groups_of(
-    boxes: torch.Tensor,
-    scores: torch.Tensor,
-    classes: torch.Tensor,
-    views: torch.Tensor,
-    *,
-    limit: int | None = None,
-) -> tuple[torch.Tensor, list[list[int]]]:
-    """Group boxes of one class in different views, the surest first: SAHI's greedy merging.
-
-    Args:
-        boxes: (N, 4), left, top, right, bottom.
-        scores, classes, views: (N,).
-        limit: how many groups of a class are kept, None for all.
-
-    Returns:
-        The union of each group (groups, 4), and the indices of its boxes, the surest first.
-    """
-    free, counts = torch.ones(len(boxes), dtype=torch.bool), Counter()
-    unions, groups = [], []
-    order = scores.argsort(descending=True, stable=True)
-    for index in order.tolist():
-        label = classes[index].item()
-        if not free[index] or counts[label] == limit:
-            continue
-        counts[label] += 1
-        others = free & (classes == label) & (views != views[index])
-        others &= _overlap(boxes[index], boxes) >= OVERLAP
-        free &= ~others
-        union, group = boxes[index], [index]
-        for other in order[others[order]].tolist():
-            box = boxes[other]
-            if _overlap(union, box) >= OVERLAP:  # less than before if the union is larger
-                union = torch.cat([union[:2].minimum(box[:2]), union[2:].maximum(box[2:])])
-                group.append(other)
-        unions.append(union)
-        groups.append(group)
-    return torch.stack(unions) if unions else boxes, groups
-
-
-def _overlap(box: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Return which share of the smaller one of a box and each of others (..., 4) is in both."""
-    common = box[2:].minimum(boxes[..., 2:]) - box[:2].maximum(boxes[..., :2])
-    smaller = (box[2:] - box[:2]).prod().minimum((boxes[..., 2:] - boxes[..., :2]).prod(-1))
-    return common.clamp(min=0).prod(-1) / smaller.clamp(min=1e-9)
