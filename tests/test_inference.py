@@ -178,7 +178,7 @@ def test_results_of_both_kinds_have_one_form(tmp_path):
     ("kind", "parser", "line", "option"),
     [
         ("detector", evaluate_parser, "run --flip", "--flip"),
-        ("detector", predict_parser, "run a.png --window-stride 9", "--window-stride"),
+        ("detector", predict_parser, "run a.png --scales 2", "--scales"),
         ("segmenter", predict_parser, "run a.png --min-score 0", "--min-score"),
         ("segmenter", evaluate_parser, "run --val-json a", "--val-json"),
     ],

@@ -36,6 +36,7 @@ EXTRAS = {
     "openvino": ("openvino",),
     "data": ("defusedxml",),
     "coco": ("faster_coco_eval", "pycocotools"),
+    "video": ("cv2",),
 }
 
 

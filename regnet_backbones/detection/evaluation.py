@@ -33,6 +33,12 @@ from regnet_backbones.detection.trained import (
     optimization_of,
 )
 from regnet_backbones.detection.training.loader import build_test_loader
+from regnet_backbones.detection.windows import (
+    COUNTED,
+    SlidingDetector,
+    in_own_size,
+    window_settings,
+)
 from regnet_backbones.errors import MissingPackageError, UserError
 from regnet_backbones.runs import results as run_results
 from regnet_backbones.runs.device import device_name
@@ -95,6 +101,8 @@ def evaluate(
     images: int | None = None,
     engine: Engine = "torch",
     exported: str | Path | None = None,
+    window: int | None = None,
+    window_stride: int | None = None,
 ) -> Evaluation:
     """Evaluate a detector on `DATASETS.TEST`, with the evaluators of its training.
 
@@ -115,6 +123,7 @@ def evaluate(
             process.
         exported: the file, of `export_detector` and this checkpoint and config; None to export the
             detector to a temporary one.
+        window, window_stride: of a `SlidingDetector`, None for the whole image alone.
 
     Returns:
         The numbers of `results.json`, and the chief ones as a table.
@@ -142,6 +151,7 @@ def evaluate(
         "optimization": optimization and asdict(optimization),
         "engine": engine,
         "exported": exported and str(exported),
+        **window_settings(window, window_stride),
         "opts": list(opts),
     }
     use_exported(cfg, engine, exported)
@@ -309,6 +319,9 @@ def _evaluate(
     # An engine's examples; listing the images reads the whole json once more.
     files = [] if engine == "torch" else _image_files(first)
     model = build_engine(cfg, model, engine, exported, files)
+    if settings["window"] is not None:
+        windows = settings["window"], settings["window_stride"]
+        model, cfg = SlidingDetector(cfg, model, *windows, limit=COUNTED), in_own_size(cfg)
     seconds: list[float] = []
 
     def timed(inputs: list[dict]) -> list[dict]:

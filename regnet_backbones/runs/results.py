@@ -7,7 +7,8 @@ pictures/best_1.jpg ...  truth next to prediction of the best and the worst imag
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import import_module
@@ -16,7 +17,7 @@ from statistics import median
 
 from PIL import Image
 
-from regnet_backbones.files import read_json, write_whole
+from regnet_backbones.files import read_json, whole_file, write_whole
 from regnet_backbones.runs.trained import Kind, Trained
 
 RESULTS_NAME = "results.json"
@@ -218,6 +219,21 @@ def write_json(path: str | Path, content: Mapping[str, object] | Sequence[object
     """Write JSON whole or not at all; numbers that JSON has not (NaN, infinite) become null."""
     text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
     write_whole(Path(path), lambda file: file.write(text.encode()))
+
+
+@contextmanager
+def json_list(path: str | Path) -> Iterator[Callable[[object], None]]:
+    """Write a JSON list as `write_json` does, entry by entry: hand out what appends one."""
+    with whole_file(Path(path)) as file:
+        before = b"["
+
+        def append(entry: object) -> None:
+            nonlocal before
+            file.write(before + json.dumps(_plain(entry), indent=2, allow_nan=False).encode())
+            before = b",\n"
+
+        yield append
+        file.write(b"[]\n" if before == b"[" else b"]\n")
 
 
 def _plain(value: object) -> object:

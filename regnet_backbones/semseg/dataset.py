@@ -134,8 +134,13 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
     Returns:
         Pixels, uint8 (H, W, channels).
     """
-    image = image_files.open_upright(path).convert({1: "L", 3: "RGB"}[channels])
-    return np.array(image).reshape(image.height, image.width, channels)
+    return pixels_of(image_files.open_upright(path), channels)
+
+
+def pixels_of(image: Image.Image, channels: int) -> np.ndarray:
+    """Return an image as `read_image` does."""
+    pixels = np.array(image.convert({1: "L", 3: "RGB"}[channels]))
+    return pixels.reshape(image.height, image.width, channels)
 
 
 def _size_in_header(path: Path) -> tuple[int, int]:
