@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
@@ -108,10 +109,18 @@ def test_results_are_those_of_evaluate(report, page, run, own, tmp_path, capsys)
     for task, values in table.rows:
         assert values == tuple(expected[task][name] for name in table.columns)
     classes = report.metrics.per_class
-    assert classes.columns == ("bbox AP", "segm AP")
+    kinds = ("AP", "F1", "precision", "recall", "min_score")
+    assert set(classes.columns) == {f"{task} {kind}" for task in ("bbox", "segm") for kind in kinds}
+    assert table.columns[:6] == ("AP", "AP50", "AP75", "APs", "APm", "APl")
     assert [name for name, _ in classes.rows] == list(shapes.CATEGORIES)
     for name, values in classes.rows:
-        assert values == tuple(expected[task][f"AP-{name}"] for task in ("bbox", "segm"))
+        keys = [column.split() for column in classes.columns]
+        assert values == tuple(expected[task][f"{kind}-{name}"] for task, kind in keys)
+    for task, confusion in report.metrics.confusion.items():
+        counts = np.array(confusion.counts)
+        predicted = counts[:, :-1].sum()
+        assert 100 * counts.trace() / predicted == pytest.approx(expected[task]["precision"])
+    assert set(report.metrics.confusion) == {"bbox", "segm"}
     assert "with model_final.pth, on own_val" in report.metrics.source
     assert ["bbox", f"{expected['bbox']['AP']:.2f}"] in [row[:2] for row in page.rows()]
 

@@ -90,13 +90,10 @@ class CocoEvaluator(COCOEvaluator):
             return
         # Their categories are those of the dataset now.
         found = [each for of_image in predictions for each in of_image["instances"]]
-        categories = self._coco_api.loadCats(sorted(self._coco_api.getCatIds()))
-        names = self._metadata.get("thing_classes") or [each["name"] for each in categories]
         for task in ("bbox", "segm"):
             if task in self._results:
-                numbers, self.confusions[task] = count_objects(
-                    self._coco_api, found, task, names, image_ids=img_ids
-                )
+                args = (self._coco_api, found, task, self._metadata.thing_classes)
+                numbers, self.confusions[task] = count_objects(*args, image_ids=img_ids)
                 self._results[task] |= numbers
 
 

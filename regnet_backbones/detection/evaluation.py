@@ -340,7 +340,7 @@ def _evaluate(
     confusion: dict[str, dict[str, Confusion]] = {}
     used: set[str] = set()
     for name in cfg.DATASETS.TEST:
-        evaluators = [scorer] if name == first else []
+        evaluators, built = [scorer] if name == first else [], None
         if images is None or images >= scorer.available:
             built = build_evaluators(cfg, name, counts_objects=True)
             used |= {e.implementation for e in built._evaluators if isinstance(e, CocoEvaluator)}
@@ -348,7 +348,7 @@ def _evaluate(
         loader = build_test_loader(cfg, name, images)
         results[name] = d2.inference_on_dataset(timed, loader, d2.DatasetEvaluators(evaluators))
         confusion[name] = {}
-        for each in evaluators[-1]._evaluators if comm.is_main_process() else ():
+        for each in built._evaluators if built and comm.is_main_process() else ():
             if isinstance(each, CocoEvaluator):
                 confusion[name] |= each.confusions
             elif isinstance(each, d2.SemSegEvaluator):

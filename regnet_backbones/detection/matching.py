@@ -7,6 +7,7 @@ they overlap most; and a prediction without one that overlaps a crowd of its cla
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import count
 
 import numpy as np
 from pycocotools import mask as coco_masks
@@ -19,6 +20,8 @@ MIN_IOU = 0.5
 MAX_PREDICTIONS = 100  # of an image and class
 
 NOTHING = -1  # what a prediction takes that matches no object
+
+Predictions = Sequence[Mapping[str, object]]  # in COCO's results format
 
 
 def match(overlaps: np.ndarray, crowd: np.ndarray) -> np.ndarray:
@@ -46,7 +49,7 @@ def match(overlaps: np.ndarray, crowd: np.ndarray) -> np.ndarray:
 
 def count_objects(
     truth: COCO,
-    found: Sequence[Mapping[str, object]],
+    found: Predictions,
     task: str,
     class_names: Sequence[str],
     *,
@@ -67,33 +70,31 @@ def count_objects(
     predictions.
 
     Args:
-        truth: the annotations.
-        found: predictions in COCO's results format.
+        truth, found: annotations and predictions.
         task: what overlaps, "bbox" or "segm".
         class_names: of the categories in the order of their ids.
         image_ids: images to count, None for all.
     """
-    category_ids = sorted(truth.getCatIds())
-    of_class = {category: index for index, category in enumerate(category_ids)}
+    of_class = {category: index for index, category in enumerate(sorted(truth.getCatIds()))}
     by_image = defaultdict(list)
     for each in found:
         by_image[each["image_id"]].append(each)
     image_ids = truth.getImgIds() if image_ids is None else image_ids
     images = [_Image(truth, image, by_image[image], task, of_class) for image in image_ids]
     scores, labels, right = (
-        np.concatenate([getattr(image, name)[~image.in_crowd] for image in images] or [[]])
+        np.concatenate([getattr(image, name)[~image.in_crowd] for image in images])
         for name in ("scores", "labels", "right")
     )
-    objects = np.concatenate([image.truth[~image.crowd] for image in images] or [[]])
+    objects = np.concatenate([image.truth[~image.crowd] for image in images])
     numbers = _best_f1(scores, right, len(objects))
-    threshold = numbers["min_score"]
+    threshold, background = numbers["min_score"], len(class_names)
     for index, name in enumerate(class_names if len(class_names) > 1 else ()):
         own = labels == index
         best = _best_f1(scores[own], right[own], np.count_nonzero(objects == index))
         numbers |= {f"{metric}-{name}": value for metric, value in best.items()}
-    counts = np.zeros((len(category_ids) + 1,) * 2, dtype=int)
+    counts = np.zeros((background + 1, background + 1), dtype=int)
     for image in images:
-        np.add.at(counts, image.pairs(threshold, background=len(category_ids)), 1)
+        np.add.at(counts, image.pairs(threshold, background), 1)
     return numbers, Confusion((*class_names, "background"), counts.tolist(), "objects")
 
 
@@ -101,48 +102,39 @@ class _Image:
     """What is in an image (O objects), and what is found (P predictions, the surest first)."""
 
     def __init__(
-        self,
-        truth: COCO,
-        image_id: int,
-        found: Sequence[Mapping[str, object]],
-        task: str,
-        of_class: Mapping[int, int],
+        self, truth: COCO, image_id: int, found: Predictions, task: str, of_class: Mapping[int, int]
     ) -> None:
-        objects = [a for a in truth.imgToAnns[image_id] if a["category_id"] in of_class]
-        predicted, kept = defaultdict(int), []
-        for each in sorted(found, key=lambda prediction: -prediction["score"]):
-            predicted[each["category_id"]] += 1
-            if predicted[each["category_id"]] <= MAX_PREDICTIONS:
-                kept.append(each)
-        self.scores = np.array([each["score"] for each in kept], dtype=float)
-        self.labels = np.array([of_class[each["category_id"]] for each in kept], dtype=int)
-        self.truth = np.array([of_class[each["category_id"]] for each in objects], dtype=int)
+        objects = [each for each in truth.imgToAnns[image_id] if each["category_id"] in of_class]
+        rank, found = defaultdict(count), sorted(found, key=lambda each: -each["score"])
+        found = [each for each in found if next(rank[each["category_id"]]) < MAX_PREDICTIONS]
+        self.scores = np.array([each["score"] for each in found], dtype=float)
+        self.labels, self.truth = (
+            np.array([of_class[each["category_id"]] for each in group], dtype=int)
+            for group in (found, objects)
+        )
         self.crowd = np.array([bool(each.get("iscrowd", 0)) for each in objects], dtype=bool)
-        self.overlaps = np.zeros((len(kept), len(objects)))
-        self.taken = np.full(len(kept), NOTHING)
-        if kept and objects:
+        self.overlaps = np.zeros((len(found), len(objects)))
+        if found and objects:
             if task == "bbox":
-                regions = [np.array([a["bbox"] for a in each]) for each in (kept, objects)]
+                regions = [np.array([each["bbox"] for each in group]) for group in (found, objects)]
             else:
-                regions = [each["segmentation"] for each in kept], [*map(truth.annToRLE, objects)]
+                regions = [each["segmentation"] for each in found], [*map(truth.annToRLE, objects)]
             self.overlaps = coco_masks.iou(*regions, self.crowd)
-            same = self.labels[:, None] == self.truth
-            self.taken = match(np.where(same, self.overlaps, 0), self.crowd)
+        same = self.labels[:, None] == self.truth
+        self.taken = match(np.where(same, self.overlaps, 0), self.crowd)
         self.in_crowd = np.isin(self.taken, np.flatnonzero(self.crowd))
         self.right = (self.taken != NOTHING) & ~self.in_crowd
 
-    def pairs(self, threshold: float, *, background: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the truth and the prediction of all that counts at a threshold."""
-        sure = self.scores >= threshold
-        free = ~self.crowd
+    def pairs(self, threshold: float, background: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return truth and prediction of all objects and predictions, at a threshold."""
+        sure, free = self.scores >= threshold, ~self.crowd
         free[self.taken[sure & self.right]] = False
-        left = sure & (self.taken == NOTHING)
-        others = np.where(free, self.overlaps[left], 0)
-        taken, hits = self.taken.copy(), sure & ~self.in_crowd
-        taken[left] = match(others, ~free) if len(free) else NOTHING
-        truth = np.append(self.truth, background)[taken[hits]]  # the last is that of NOTHING
-        missed = np.setdiff1d(np.flatnonzero(~self.crowd), taken[hits])
-        found = np.append(self.labels[hits], np.full(len(missed), background))
+        left, counted = sure & (self.taken == NOTHING), sure & ~self.in_crowd
+        taken = self.taken.copy()
+        taken[left] = match(np.where(free, self.overlaps[left], 0), ~free)
+        missed = np.setdiff1d(np.flatnonzero(~self.crowd), taken[counted])
+        truth = np.append(self.truth, background)[taken[counted]]  # the last is that of NOTHING
+        found = np.append(self.labels[counted], np.full(len(missed), background))
         return np.append(truth, self.truth[missed]), found
 
 
@@ -154,13 +146,13 @@ def _best_f1(scores: np.ndarray, right: np.ndarray, objects: int) -> dict[str, f
         return {"F1": 0.0, "precision": np.nan, "recall": 0.0, "min_score": np.nan}
     order = np.argsort(-scores, kind="stable")
     scores, hits = scores[order], np.cumsum(right[order])
-    count = np.arange(1, len(scores) + 1)
+    kept = np.arange(1, len(scores) + 1)
     last = np.append(scores[1:] != scores[:-1], True)  # of predictions with the same score
-    f1 = np.where(last, 2 * hits / (count + objects), -1)
+    f1 = np.where(last, 2 * hits / (kept + objects), -1)
     best = f1.argmax()
     return {
         "F1": float(100 * f1[best]),
-        "precision": float(100 * hits[best] / count[best]),
+        "precision": float(100 * hits[best] / kept[best]),
         "recall": float(100 * hits[best] / objects),
         "min_score": float(scores[best]),
     }

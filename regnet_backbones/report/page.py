@@ -74,30 +74,23 @@ def _number(value: float | None, column: str) -> str:
 
 
 def _matrix(confusion: Confusion) -> dict[str, object]:
-    """Return a confusion matrix as rows of cells, each with a text, its share of the row and words.
-
-    One of many classes has no rows, and its most frequent confusions in place of them.
-    """
+    """Return a confusion matrix as cells: text, share of the row, words; a large one as a list."""
     labels, unit = confusion.labels, confusion.unit
-    rows, frequent = [], []
+    rows, confused = [], []
     for truth, counts in zip(labels, confusion.counts, strict=True):
-        cells, total = [], sum(counts)
+        cells, total = [], max(1, sum(counts))
         for label, count in zip(labels, counts, strict=True):
-            share = count / total if total else 0.0
+            share = count / total
             text = f"{100 * share:.1f}" if unit == "pixels" else str(count)
             words = f"{truth} predicted as {label}: {count:,} {unit}, {share:.1%} of the row"
             cells.append((text if count else "", share, words))
             if count and label != truth:
-                frequent.append((truth, label, count, 100 * share))
+                confused.append((truth, label, count, 100 * share))
         rows.append((truth, cells))
-    few = len(labels) <= MOST_LABELS
-    frequent.sort(key=lambda each: -each[2])
-    return {
-        "labels": labels,
-        "unit": unit,
-        "rows": rows if few else (),
-        "frequent": () if few else frequent[:MOST_CONFUSIONS],
-    }
+    if len(labels) <= MOST_LABELS:
+        return {"labels": labels, "unit": unit, "rows": rows}
+    confused.sort(key=lambda each: -each[2])
+    return {"labels": labels, "unit": unit, "frequent": confused[:MOST_CONFUSIONS]}
 
 
 def _picture_uri(image: Image.Image) -> Markup:

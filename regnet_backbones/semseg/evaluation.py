@@ -62,7 +62,7 @@ def evaluate(
 
     Returns:
         Ready for a JSON file, the same in every process: the numbers of `metrics.results_of`;
-        `boundary_iou` by class name and its mean `boundary_miou`, see `metrics.BoundaryIoU`;
+        `boundary_iou` by class name and its mean `boundary_miou`, see `metrics.boundary_counts`;
         number of `images`; `settings`.
 
     Raises:
@@ -81,7 +81,7 @@ def evaluate(
     if known != found:
         logger.warning("the data name the classes %s, the results %s", found, known)
     scores = None if output is None else _ScoreImages(Path(output))
-    counted = _CountPixels(segmenter)
+    counted = _CountPixels()
     segmenter.optimization = optimization
     if engine != "torch":
         accelerator = "cpu"
@@ -123,22 +123,25 @@ def evaluate(
 class _CountPixels(Callback):
     """Keep the confusion matrix of a validation, and count boundaries, after the time is taken."""
 
-    def __init__(self, segmenter: Segmenter):
-        self._boundary_iou = metrics.BoundaryIoU(len(segmenter.class_names))
+    def on_validation_start(self, _: object, module: Segmenter) -> None:
+        """Start counting, in processes without images, too."""
+        size = (2, len(module.class_names))
+        self._counts = torch.zeros(size, dtype=torch.long, device=module.device)
 
     def on_validation_batch_end(
         self, _: object, module: Segmenter, prediction: torch.Tensor | None, batch: Batch, *__: int
     ) -> None:
         """Count a batch; repeated images have no prediction."""
         if prediction is not None:
-            metric = self._boundary_iou.to(prediction.device)
-            metric.update(prediction, batch["mask"][: len(prediction)])
+            pair = prediction, batch["mask"][: len(prediction)]
+            self._counts += metrics.boundary_counts(*pair, len(module.class_names))
 
-    def on_validation_epoch_end(self, _: object, module: Segmenter) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, module: Segmenter) -> None:
         """Gather what all processes have counted; the module forgets its matrix after this."""
         names, counts = module.class_names, module.confusion.compute()
         self.confusion = Confusion(names, counts.tolist(), "pixels")
-        self.boundaries = self._boundary_iou.to(module.device).results(names)
+        boundaries = trainer.strategy.reduce(self._counts, reduce_op="sum")
+        self.boundaries = metrics.boundary_results(boundaries, names)
 
 
 class _ScoreImages(Callback):

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from tabulate import tabulate
 from torch.utils.data import DataLoader, DistributedSampler
-from torchmetrics import Metric
 
 from regnet_backbones.runs.confusion import class_scores, mean_of
 from regnet_backbones.runs.results import SEGMENTATION
@@ -50,52 +49,42 @@ def _by_class(values: np.ndarray, class_names: Sequence[str]) -> dict[str, float
     return dict(zip(class_names, found, strict=True))
 
 
-class BoundaryIoU(Metric):
-    """IoU of the boundaries of each class (Cheng et al., arXiv:2103.16562), over all images.
+def boundary_counts(
+    prediction: torch.Tensor, truth: torch.Tensor, num_classes: int
+) -> torch.Tensor:
+    """Count the boundary pixels of each class (Cheng et al., arXiv:2103.16562).
 
-    The boundary of a class are its pixels that an erosion of its mask by `BOUNDARY` of the image's
-    diagonal removes; the borders of the image count as boundaries. Pixels without a label count
-    nowhere and are no boundary of what surrounds them.
+    The boundary of a class is what an erosion of its mask by `BOUNDARY` of the image's diagonal
+    removes; the end of the image counts as a boundary. Pixels without a label count nowhere, and
+    are no boundary of what surrounds them.
+
+    Args:
+        prediction, truth: classes (N, H, W); without a label the truth is `IGNORE`.
+        num_classes: C.
+
+    Returns:
+        Pixels in both boundaries, and in either (2, C): their ratio is the boundary IoU.
     """
+    ignored = truth == IGNORE
+    found, there = (boundaries(each, ignored) & ~ignored for each in (prediction, truth))
+    both = found & there & (prediction == truth)
+    chosen = (truth[both], truth[there], prediction[found])
+    both, there, found = (torch.bincount(each, minlength=num_classes) for each in chosen)
+    return torch.stack([both, there + found - both])
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self._classes = num_classes
-        for name in ("both", "truth", "found"):
-            zeros = torch.zeros(num_classes, dtype=torch.long)
-            self.add_state(name, zeros, dist_reduce_fx="sum")
 
-    def update(self, prediction: torch.Tensor, truth: torch.Tensor) -> None:
-        """Count images: predicted and true classes (N, H, W), without a label `IGNORE`."""
-        ignored = truth == IGNORE
-        found, there = (boundaries(each, ignored) & ~ignored for each in (prediction, truth))
-        both = found & there & (prediction == truth)
-        self.both += torch.bincount(truth[both], minlength=self._classes)
-        self.truth += torch.bincount(truth[there], minlength=self._classes)
-        self.found += torch.bincount(prediction[found], minlength=self._classes)
-
-    def compute(self) -> torch.Tensor:
-        """Return the IoU of each class (C,), NaN where a class is in no boundary."""
-        return self.both.double() / (self.truth + self.found - self.both)
-
-    def results(self, class_names: Sequence[str]) -> dict[str, object]:
-        """Return `boundary_iou` by class, and the mean."""
-        values = self.compute().cpu().numpy()
-        return {
-            "boundary_miou": mean_of(values),
-            "boundary_iou": _by_class(values, class_names),
-        }
+def boundary_results(counts: torch.Tensor, class_names: Sequence[str]) -> dict[str, object]:
+    """Return `boundary_iou` by class of `boundary_counts`, and `boundary_miou`, the mean."""
+    both, either = counts.cpu().numpy()
+    iou = np.divide(both, either, out=np.full(len(both), np.nan), where=either > 0)
+    return {"boundary_miou": mean_of(iou), "boundary_iou": _by_class(iou, class_names)}
 
 
 def boundaries(labels: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
     """Return which pixels have another class, or the end of the image, nearby.
 
-    For all classes at once: a pixel is inside of its class if the largest and the smallest label
-    of the square around it are the same.
-
-    Args:
-        labels: classes (N, H, W), below 255.
-        ignored: pixels that have none (N, H, W).
+    A pixel is inside of its class if the largest and the smallest of the `labels` (N, H, W) in the
+    square around it are the same, without the `ignored` ones; so one pass does for all classes.
     """
     reach = max(1, round(BOUNDARY * math.hypot(*labels.shape[-2:])))
     padding, small = [reach] * 4, labels.to(torch.int16)
