@@ -64,6 +64,7 @@ SQUARE = (1, 0, 0, 10, 10)
 def test_objects_are_matched_as_coco_does(objects, seen, expected):
     counts = match_objects(objects, seen)
     assert (*counts, f1(*counts)) == expected
+    assert {type(count) for count in counts} == {int}  # for a JSON file
 
 
 def test_mean_iou_is_over_the_classes_that_are_there():

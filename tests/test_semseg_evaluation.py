@@ -267,7 +267,8 @@ def test_an_evaluation_is_what_the_predicted_labels_say(dataset, checkpoint, inf
     values = [math.nan if value is None else value for value in found["iou"].values()]
     assert values == pytest.approx(iou, abs=1e-6, nan_ok=True)
     dice = [2 * value / (1 + value) for value in values]
-    assert [v or math.nan for v in found["dice"].values()] == pytest.approx(dice, nan_ok=True)
+    scores = [math.nan if value is None else value for value in found["dice"].values()]
+    assert scores == pytest.approx(dice, nan_ok=True)
     assert found["mdice"] == pytest.approx(np.nanmean(dice))
     boundary = [v for v in found["boundary_iou"].values() if v is not None]
     assert found["boundary_miou"] == pytest.approx(np.mean(boundary))

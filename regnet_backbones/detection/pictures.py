@@ -271,7 +271,7 @@ def match_objects(truth: Sequence[Record], found: Instances | None) -> tuple[int
     they overlap most, and those of a crowd do not count.
     """
     crowd = np.array([bool(o.get("iscrowd", 0)) for o in truth], dtype=bool)
-    objects = np.count_nonzero(~crowd)
+    objects = int((~crowd).sum())
     if not truth or not found:  # Panoptic-DeepLab gives None without instances
         return 0, objects, len(found or ())
     classes = np.array([o["category_id"] for o in truth])
@@ -285,8 +285,8 @@ def match_objects(truth: Sequence[Record], found: Instances | None) -> tuple[int
     overlaps = coco_masks.iou(predicted.double().numpy(), np.array(boxes, dtype=float), crowd)
     same = classes == found.pred_classes.numpy()[:, None]
     taken = match(np.where(same, overlaps, 0), crowd)
-    made_up = np.count_nonzero(taken == NOTHING)
-    hits = len(taken) - made_up - np.count_nonzero(crowd[taken[taken != NOTHING]])
+    made_up = int((taken == NOTHING).sum())
+    hits = int((~crowd[taken[taken != NOTHING]]).sum())
     return hits, objects - hits, made_up
 
 
