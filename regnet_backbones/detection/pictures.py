@@ -23,6 +23,8 @@ from pycocotools import mask as coco_masks
 
 from regnet_backbones.adapters.detectron2 import rgb2id
 from regnet_backbones.detection.architectures import outputs_of
+from regnet_backbones.detection.matching import MIN_IOU, NOTHING, match
+from regnet_backbones.runs.confusion import class_scores, mean_of
 from regnet_backbones.runs.look import SIDE, mosaic
 from regnet_backbones.runs.results import ImageResults, ImageScore, ScoredImages
 
@@ -42,9 +44,6 @@ DRAWN_FIELDS = (
     *("keypoint_names", "keypoint_connection_rules"),
     *("label_divisor", "thing_dataset_id_to_contiguous_id"),
 )
-
-# Boxes that overlap so much are of the same object.
-MIN_IOU = 0.5
 
 # What the score of an image is, by the output that is scored.
 SCORES = {
@@ -272,9 +271,9 @@ def match_objects(truth: Sequence[Record], found: Instances | None) -> tuple[int
     they overlap most, and those of a crowd do not count.
     """
     crowd = np.array([bool(o.get("iscrowd", 0)) for o in truth], dtype=bool)
-    free, hits, made_up = ~crowd, 0, 0
+    objects = int((~crowd).sum())
     if not truth or not found:  # Panoptic-DeepLab gives None without instances
-        return 0, int(free.sum()), len(found or ())
+        return 0, objects, len(found or ())
     classes = np.array([o["category_id"] for o in truth])
     modes = [o.get("bbox_mode", BoxMode.XYWH_ABS) for o in truth]
     boxes = [
@@ -284,15 +283,11 @@ def match_objects(truth: Sequence[Record], found: Instances | None) -> tuple[int
     found = found[found.scores.argsort(descending=True)]
     predicted = BoxMode.convert(found.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
     overlaps = coco_masks.iou(predicted.double().numpy(), np.array(boxes, dtype=float), crowd)
-    for overlap, label in zip(overlaps, found.pred_classes.numpy(), strict=True):
-        same = np.where(classes == label, overlap, 0)
-        best = np.where(free, same, 0).argmax()
-        if free[best] and same[best] >= MIN_IOU:
-            free[best] = False
-            hits += 1
-        elif same[crowd].max(initial=0) < MIN_IOU:
-            made_up += 1
-    return hits, int(free.sum()), made_up
+    same = classes == found.pred_classes.numpy()[:, None]
+    taken = match(np.where(same, overlaps, 0), crowd)
+    made_up = int((taken == NOTHING).sum())
+    hits = int((~crowd[taken[taken != NOTHING]]).sum())
+    return hits, objects - hits, made_up
 
 
 def f1(found: int, missed: int, made_up: int) -> float | None:
@@ -311,7 +306,4 @@ def mean_iou(
     counted = truth != ignore
     pairs = truth[counted].astype(np.int64) * classes + prediction[counted]
     matrix = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
-    right = matrix.diagonal()
-    union = matrix.sum(0) + matrix.sum(1) - right
-    present = union > 0
-    return float((right[present] / union[present]).mean()) if present.any() else None
+    return mean_of(class_scores(matrix)["iou"])

@@ -17,6 +17,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.optimize.options import Optimization
 from regnet_backbones.runs import results as run_results
+from regnet_backbones.runs.confusion import Confusion
 from regnet_backbones.runs.device import device_name
 from regnet_backbones.runs.engines import Engine
 from regnet_backbones.runs.trained import Trained
@@ -60,9 +61,9 @@ def evaluate(
         exported: that file, of this checkpoint; None to export it for this evaluation.
 
     Returns:
-        Ready for a JSON file, the same in every process: `iou` by class name, from 0 to 1, None for
-        a class that is in neither truth nor prediction; `miou`, the mean over the others;
-        `accuracy`, of labelled pixels; number of `images`; `settings`.
+        Ready for a JSON file, the same in every process: the numbers of `metrics.results_of`;
+        `boundary_iou` by class name and its mean `boundary_miou`, see `metrics.boundary_counts`;
+        number of `images`; `settings`.
 
     Raises:
         UserError: checkpoint, dataset or device cannot be used, or the classes are others; an
@@ -80,6 +81,7 @@ def evaluate(
     if known != found:
         logger.warning("the data name the classes %s, the results %s", found, known)
     scores = None if output is None else _ScoreImages(Path(output))
+    counted = _CountPixels()
     segmenter.optimization = optimization
     if engine != "torch":
         accelerator = "cpu"
@@ -90,7 +92,7 @@ def evaluate(
             accelerator=accelerator,
             devices=devices,
             precision=precision,
-            callbacks=[TQDMProgressBar(), *([scores] if scores else [])],
+            callbacks=[TQDMProgressBar(), *([scores] if scores else []), counted],
             limit_val_batches=1.0 if images is None else images,
             logger=False,
             enable_checkpointing=False,
@@ -98,8 +100,8 @@ def evaluate(
         )
     trainer.validate(segmenter, data, verbose=False)
     available = len(data.val_set)
-    counted = min((images or available) * trainer.world_size, available)
-    results = {**segmenter.last_validation, "images": counted}
+    number = min((images or available) * trainer.world_size, available)
+    results = {**segmenter.last_validation, **counted.boundaries, "images": number}
     settings = {
         **asdict(segmenter.inference),
         "scales": list(segmenter.inference.scales),
@@ -112,8 +114,34 @@ def evaluate(
         run_results.write_images(output, scores.found)
         opts = {"opts": [str(word) for pair in (overrides or {}).items() for word in pair]}
         trained = Trained("segmenter", Path(checkpoint))
-        run_results.write_results(output, trained, results=results, settings=settings | opts)
+        matrix = {"segmentation": counted.confusion}
+        given = {"results": results, "settings": settings | opts, "confusion": matrix}
+        run_results.write_results(output, trained, **given)
     return {**results, "settings": settings}
+
+
+class _CountPixels(Callback):
+    """Keep the confusion matrix of a validation, and count boundaries, after the time is taken."""
+
+    def on_validation_start(self, _: object, module: Segmenter) -> None:
+        """Start counting, in processes without images, too."""
+        size = (2, len(module.class_names))
+        self._counts = torch.zeros(size, dtype=torch.long, device=module.device)
+
+    def on_validation_batch_end(
+        self, _: object, module: Segmenter, prediction: torch.Tensor | None, batch: Batch, *__: int
+    ) -> None:
+        """Count a batch; repeated images have no prediction."""
+        if prediction is not None:
+            pair = prediction, batch["mask"][: len(prediction)]
+            self._counts += metrics.boundary_counts(*pair, len(module.class_names))
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: Segmenter) -> None:
+        """Gather what all processes have counted; the module forgets its matrix after this."""
+        names, counts = module.class_names, module.confusion.compute()
+        self.confusion = Confusion(names, counts.tolist(), "pixels")
+        boundaries = trainer.strategy.reduce(self._counts, reduce_op="sum")
+        self.boundaries = metrics.boundary_results(boundaries, names)
 
 
 class _ScoreImages(Callback):
