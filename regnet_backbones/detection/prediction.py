@@ -13,7 +13,6 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from PIL import Image
-from tqdm import tqdm
 
 from regnet_backbones.adapters.detectron2 import id2rgb
 from regnet_backbones.detection.architectures import raise_score_threshold
@@ -35,6 +34,7 @@ from regnet_backbones.runs.image_files import (
     open_upright,
     output_names,
 )
+from regnet_backbones.runs.progress import progress
 from regnet_backbones.runs.results import write_json
 from regnet_backbones.runs.trained import Trained
 
@@ -137,7 +137,7 @@ def _read(
     cfg: CfgNode, images: Sequence[Path], failed: list[Path]
 ) -> Iterator[tuple[Path, Image.Image, dict[str, object]]]:
     """Yield files, images and what a model takes; append those that cannot be read to a list."""
-    for image in tqdm(images, unit="image", disable=None):
+    for image in progress(images, desc="predicted", unit=" images"):
         try:
             upright = open_upright(image)
         except ValueError as error:

@@ -17,6 +17,7 @@ from statistics import median
 from PIL import Image
 
 from regnet_backbones.files import read_json, write_whole
+from regnet_backbones.runs.colors import Color
 from regnet_backbones.runs.trained import Kind, Trained
 
 RESULTS_NAME = "results.json"
@@ -36,7 +37,6 @@ VERSIONED: dict[Kind, tuple[str, ...]] = {
 
 PER_CLASS = ("AP-", "IoU-", "ACC-")  # how numbers of single classes begin
 
-Color = tuple[int, int, int]
 Results = Mapping[str, Mapping[str, float | None]]  # by task and name of the metric, in percent
 
 

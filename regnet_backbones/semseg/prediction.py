@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torchvision import tv_tensors
-from tqdm import tqdm
 
 from regnet_backbones.errors import UserError
 from regnet_backbones.optimize.options import Optimization
+from regnet_backbones.runs.colors import Color
 from regnet_backbones.runs.device import check_device
 from regnet_backbones.runs.drawing import Drawing
 from regnet_backbones.runs.engines import Engine
 from regnet_backbones.runs.image_files import batches, check_batch_size, output_names
+from regnet_backbones.runs.progress import progress
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import load_segmenter
 from regnet_backbones.semseg.dataset import read_image, val_transform
@@ -88,7 +89,7 @@ def predict(
         use_engine(segmenter, checkpoint, engine=engine, exported=exported)
     output.mkdir(parents=True, exist_ok=True)
     names = segmenter.class_names
-    colors = overlays.palette(len(names))
+    colors = overlays.colors_of(names)
     (output / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     painted, labelled, failed = [], [], []
     channels = len(segmenter.hparams["mean"])
@@ -104,7 +105,7 @@ def predict(
                 found = segmenter.inference.classes(segmenter, normalised.to(device)).cpu()
             for (path, pixels), classes in zip(batch, found.numpy().astype(np.uint8), strict=True):
                 labelled.append(output / "labels" / f"{file_names[path]}.png")
-                _save_labels(classes, labelled[-1])
+                _save_labels(classes, colors, labelled[-1])
                 if pictures:
                     painted.append(output / "overlays" / f"{file_names[path]}.jpg")
                     drawing.add(path, painted[-1], pixels, classes, names, colors)
@@ -115,7 +116,7 @@ def _read(
     images: Sequence[Path], channels: int, failed: list[Path]
 ) -> Iterator[tuple[Path, np.ndarray]]:
     """Yield files and pixels (H, W, channels); append those that cannot be read to a list."""
-    for path in tqdm(images, desc="predicting", unit="image"):
+    for path in progress(images, desc="predicted", unit=" images"):
         try:
             pixels = read_image(path, channels)
         except UserError as error:
@@ -130,10 +131,11 @@ def _as_image(pixels: np.ndarray) -> tv_tensors.Image:
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
 
 
-def _save_labels(classes: np.ndarray, file: Path) -> None:
-    """Save the class of each pixel, uint8 (H, W), as a PNG file with a palette."""
+def _save_labels(classes: np.ndarray, colors: Sequence[Color | None], file: Path) -> None:
+    """Save the class of each pixel, uint8 (H, W), as a PNG file; the background is black."""
     picture = Image.fromarray(classes)
     # A palette of all 256 values: of a shorter one, Pillow writes pixels of fewer bits.
-    picture.putpalette([value for color in overlays.palette(256) for value in color])
+    rgb = [value for color in colors for value in color or (0, 0, 0)]
+    picture.putpalette([*rgb, *[0] * (3 * 256 - len(rgb))])
     file.parent.mkdir(parents=True, exist_ok=True)
     picture.save(file)
