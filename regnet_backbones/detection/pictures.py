@@ -108,7 +108,12 @@ class Canvas(Visualizer):
         return self._change_color_brightness(color, next(self._shades))
 
     def draw_binary_mask(
-        self, binary_mask: np.ndarray, color: object = None, *, text: str | None = None, **options
+        self,
+        binary_mask: np.ndarray,
+        color: object = None,
+        *,
+        text: str | None = None,
+        **options: object,
     ) -> VisImage:
         """Draw the pixels of a class or segment, unless it is the background."""
         if text in self._unpainted:

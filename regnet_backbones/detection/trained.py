@@ -135,7 +135,7 @@ def model_input(cfg: CfgNode, image: Image.Image) -> torch.Tensor:
     """Return an image (C, H, W) as a model of a config takes it, resized as in its tests."""
     resized = AugInput(convert_PIL_to_numpy(image, cfg.INPUT.FORMAT))
     AugmentationList(build_augmentation(cfg, is_train=False))(resized)
-    return torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
+    return torch.as_tensor(resized.image.transpose(2, 0, 1).copy())  # Pillow's may be read-only
 
 
 class SafeCheckpointer(DetectionCheckpointer):

@@ -16,18 +16,20 @@ from regnet_backbones.runs.results import JPEG_OPTIONS
 if TYPE_CHECKING:
     import torch
 
+Colors = Sequence[Color | None]  # of all classes, None of what is not painted
+
 OPACITY = 0.6  # how much of a painted pixel is the colour of its class
 
 PANEL_SIDE = 640  # pixels; larger panels are scaled down to fit a square of it
 MIN_WIDTH = 512  # pixels that overlays are at least wide
 
 
-def colors_of(names: Sequence[str]) -> list[Color | None]:
+def colors_of(names: Sequence[str]) -> Colors:
     """Return the colour of each class, None for the background, which is not painted."""
-    return [class_colors(names).get(name) for name in names]
+    return list(map(class_colors(names).get, names))
 
 
-def paint(image: np.ndarray, mask: np.ndarray, colors: Sequence[Color | None]) -> np.ndarray:
+def paint(image: np.ndarray, mask: np.ndarray, colors: Colors) -> np.ndarray:
     """Lay the colours of a mask, integers (H, W), over an image, uint8 (H, W, 3).
 
     Pixels of a class without a colour, as 255 is, stay as they are.
@@ -40,11 +42,7 @@ def paint(image: np.ndarray, mask: np.ndarray, colors: Sequence[Color | None]) -
 
 
 def write_overlay(
-    file: Path,
-    image: np.ndarray,
-    mask: np.ndarray,
-    names: Sequence[str],
-    colors: Sequence[Color | None],
+    file: Path, image: np.ndarray, mask: np.ndarray, names: Sequence[str], colors: Colors
 ) -> None:
     """Write an image with the colours of its classes and a legend.
 
@@ -68,7 +66,7 @@ def side_by_side(
     *masks: "torch.Tensor",
     mean: Sequence[float],
     std: Sequence[float],
-    colors: Sequence[Color | None],
+    colors: Colors,
 ) -> Image.Image:
     """Return an image next to its masks, such as image | truth | prediction.
 

@@ -12,7 +12,6 @@ from torchvision import tv_tensors
 
 from regnet_backbones.errors import UserError
 from regnet_backbones.optimize.options import Optimization
-from regnet_backbones.runs.colors import Color
 from regnet_backbones.runs.device import check_device
 from regnet_backbones.runs.drawing import Drawing
 from regnet_backbones.runs.engines import Engine
@@ -131,7 +130,7 @@ def _as_image(pixels: np.ndarray) -> tv_tensors.Image:
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
 
 
-def _save_labels(classes: np.ndarray, colors: Sequence[Color | None], file: Path) -> None:
+def _save_labels(classes: np.ndarray, colors: overlays.Colors, file: Path) -> None:
     """Save the class of each pixel, uint8 (H, W), as a PNG file; the background is black."""
     picture = Image.fromarray(classes)
     # A palette of all 256 values: of a shorter one, Pillow writes pixels of fewer bits.
