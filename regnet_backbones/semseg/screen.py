@@ -75,7 +75,9 @@ class Lines(ProgressBar):
         """Start the watch, which stands still in validations."""
         self._step, self._images, self._start = trainer.global_step, 0, time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Trainer, _: object, __: object, batch: Mapping, ___: int):
+    def on_train_batch_end(
+        self, trainer: Trainer, _: object, __: object, batch: Mapping, ___: int
+    ) -> None:
         """Print step, loss, learning rate, speed and the time that is left."""
         self._images += len(batch["image"]) * trainer.world_size
         step, last = trainer.global_step, trainer.estimated_stepping_batches
