@@ -120,7 +120,7 @@ def test_the_page_is_whole_html_and_says_what_its_pictures_show():
     )
     assert alts[1] == alts[0]  # the same chart on dark paper
     assert alts[4] == "circle1: ground truth, prediction side by side"
-    assert "The first 2 of 3 validation images were predicted (--images)." in text
+    assert "2 of 3 validation images were predicted, evenly spread (--images)." in text
 
 
 def test_numbers_are_shown_with_two_digits_and_sorted_with_more():

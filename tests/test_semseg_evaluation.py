@@ -16,6 +16,8 @@ from PIL import Image
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.errors import UserError
+from regnet_backbones.runs.colors import palette
+from regnet_backbones.runs.results import read_evaluation
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
 from regnet_backbones.semseg.datamodule import SegmentationData
@@ -282,17 +284,24 @@ def test_an_evaluation_is_what_the_predicted_labels_say(dataset, checkpoint, inf
 
 
 def test_predicted_labels_are_masks_of_a_dataset(dataset, checkpoint, tmp_path):
-    written = predict(checkpoint, images_of(dataset), tmp_path, device="cpu")
-    folder = str(images_of(dataset)[0].parent)
+    images = sorted((dataset.root / "semantic" / "images" / "training").iterdir())
+    written = predict(checkpoint, images, tmp_path, device="cpu")
+    folder = str(images[0].parent)
     overrides = {
         **{"layout": "folder", "root": str(tmp_path), "class_names_file": "classes.txt"},
         **dict.fromkeys(("train_images", "val_images"), folder),
         **dict.fromkeys(("train_masks", "val_masks"), "labels"),
     }
     found = evaluate(checkpoint, overrides=overrides, accelerator="cpu")
-    assert (found["miou"], found["accuracy"], found["images"]) == (1, 1, 3)
+    assert (found["miou"], found["accuracy"], found["images"]) == (1, 1, 8)
     assert (found["mdice"], found["boundary_miou"]) == (1, 1)
-    assert len(written.labels) == 3
+    assert len(written.labels) == 8
+
+    options = {"images": 2, "output": tmp_path / "some", "accelerator": "cpu"}
+    assert evaluate(checkpoint, overrides=overrides, **options)["images"] == 2
+    some = read_evaluation(tmp_path / "some").images
+    assert [Path(image.file).stem for image in some.images] == [images[k].stem for k in (0, 4)]
+    assert some.available == 8
 
 
 def test_other_classes_are_refused_or_warned_of(dataset, checkpoint, tmp_path, caplog):
@@ -374,14 +383,16 @@ def test_labels_and_overlays_have_the_colors_of_the_classes(dataset, checkpoint,
     assert labels.mode == "P"
     assert written.labels[0].read_bytes()[24] == 8  # bits of a pixel
     values = np.asarray(labels)
-    colors = np.array(overlays.palette(6))
+    colors = np.array([*palette(5), (0, 0, 0)])  # the last class is the background
     assert (np.asarray(labels.convert("RGB")) == colors[values]).all()
     overlay = Image.open(written.overlays[0])
     image = read_image(source)
     height, width = image.shape[:2]
-    assert overlay.width > width  # there is a legend
-    painted = np.asarray(overlay)[:height, :width].astype(int)
+    factor = -(-overlays.MIN_WIDTH // width)  # a small image is enlarged
+    assert overlay.width > factor * width  # there is a legend
+    painted = np.asarray(overlay)[: factor * height : factor, : factor * width : factor].astype(int)
     expected = overlays.OPACITY * colors[values] + (1 - overlays.OPACITY) * image
+    expected = np.where((values == 5)[..., None], image, expected)
     assert np.abs(painted - expected).mean() < 6  # JPEG
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import lightning
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -18,6 +19,7 @@ from timm.layers.norm_act import SyncBatchNormAct
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
+from regnet_backbones.runs.colors import class_colors, palette
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import load_segmenter
 from regnet_backbones.semseg.inference import Inference
@@ -429,16 +431,31 @@ def test_pictures_show_image_truth_and_prediction():
     assert pixels[1] == [gray, gray, gray, gray, red, red]
 
 
-def test_colors_are_distinct():
-    colors = overlays.palette(255)
+def test_colors_are_distinct_for_any_colour_vision():
+    colors = palette(255)
     assert len(set(colors)) == 255
-    near = overlays.palette(20)
-    differences = [
-        max(abs(x - y) for x, y in zip(one, other, strict=True))
-        for index, one in enumerate(near)
-        for other in near[:index]
-    ]
-    assert min(differences) > 30
+    assert palette(7) == colors[:7]
+    linear = (np.array(colors[:20]) / 255) ** 2.2
+    # Machado et al. (2009): what people with protanopia and deuteranopia see.
+    views = (
+        np.eye(3),
+        [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+        [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    )
+    for view in views:
+        seen = 255 * np.clip(linear @ np.transpose(view), 0, 1) ** (1 / 2.2)
+        differences = np.abs(seen[:, None] - seen[None]).max(axis=2)
+        assert differences[np.triu_indices(20, 1)].min() > 15
+
+
+def test_the_background_has_no_color():
+    blue, orange = palette(2)
+    assert class_colors(["a", "Background", "b"]) == {"a": blue, "b": orange}
+    assert class_colors(["fine", "broken"]) == {"broken": blue}  # binary
+    assert class_colors(["sky", "a", "b"], ["a", "cat"]) == {
+        **{"a": blue, "cat": orange},
+        **{"sky": palette(3)[2], "b": palette(4)[3]},
+    }
 
 
 # Processes

@@ -122,8 +122,9 @@ def evaluate(
         processes: how many share the images, each on a GPU of its own if there are GPUs.
         val: your own data, of `read_coco_split`, to evaluate on in place of `DATASETS.TEST`; None
             for these, which may be the data of its own that the detector was trained with.
-        images: how many images of the first dataset to predict at most, None for all of all
-            datasets. If there are more, they are scored one by one and there are no `results`.
+        images: how many images of the first dataset, evenly spread, to predict at most, None for
+            all of all datasets. If there are more, they are scored one by one and there are no
+            `results`.
         engine: "torch", or "onnxruntime", which runs the detector's ONNX file on the CPU in one
             process.
         exported: the file, of `export_detector` and this checkpoint and config; None to export the
@@ -252,7 +253,7 @@ def results_tables(results: Mapping[str, Mapping], output: str | Path) -> str:
         summary, _ = run_results.tables_of(others)
         for table in summary:
             rows = [(task, *values) for task, values in table.rows]
-            text = tabulate(rows, headers=("task", *table.columns), floatfmt=".1f")
+            text = tabulate(rows, headers=("task, in %", *table.columns), floatfmt=".1f")
             lines.append(f"{text}\n")
         for task, (*percent, score) in best.items():
             if None not in (*percent, score):

@@ -140,7 +140,8 @@ def resized(cfg: CfgNode, pixels: np.ndarray) -> torch.Tensor:
     """Return pixels (H, W, C), in the format of a config, as `model_input` does."""
     augmented = AugInput(pixels)
     AugmentationList(build_augmentation(cfg, is_train=False))(augmented)
-    return torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+    # Pillow's may be read-only.
+    return torch.as_tensor(augmented.image.transpose(2, 0, 1).copy())
 
 
 class SafeCheckpointer(DetectionCheckpointer):

@@ -97,10 +97,10 @@ def find_images(inputs: Sequence[str | Path], suffixes: Sequence[str] = SUFFIXES
     return list(found.values())
 
 
-def sample(images: Sequence[Path], count: int) -> list[Path]:
-    """Return at most `count` images, evenly spread over all."""
-    taken = min(count, len(images))
-    return [images[index * len(images) // taken] for index in range(taken)]
+def sample(items: Sequence[Item], count: int) -> list[Item]:
+    """Return at most `count` items, such as images, evenly spread over all."""
+    taken = min(count, len(items))
+    return [items[index * len(items) // taken] for index in range(taken)]
 
 
 def check_apart(calibration: Sequence[Path], evaluated: Sequence[Path]) -> None:

@@ -22,6 +22,7 @@ from statistics import median
 from PIL import Image
 
 from regnet_backbones.files import read_json, whole_file, write_whole
+from regnet_backbones.runs.colors import Color
 from regnet_backbones.runs.confusion import Confusion
 from regnet_backbones.runs.trained import Kind, Trained
 
@@ -56,7 +57,6 @@ PER_CLASS = (
     "boundary IoU-",
 )
 
-Color = tuple[int, int, int]
 # By task and name of the metric, in percent; `min_score` from 0 to 1.
 Results = Mapping[str, Mapping[str, float | None]]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.image_files import open_upright, output_names
+from regnet_backbones.runs.progress import progress
 
 SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 
@@ -64,7 +64,7 @@ class ImageReader:
         self.count, self.failed = len(self.stills) + sum(frames), list[Path]()
 
     def __iter__(self) -> Iterator[InputImage]:
-        with tqdm(total=self.count, unit="image", disable=None) as bar:
+        with progress(total=self.count, desc="predicted", unit=" images") as bar:
             for file in self._files:
                 try:
                     for image in self._read(file):

@@ -27,6 +27,7 @@ from regnet_backbones.norm import convert_norm
 from regnet_backbones.optimize import options as optimizing
 from regnet_backbones.optimize.options import Fold, Optimization
 from regnet_backbones.optimize.passes import FORMATS
+from regnet_backbones.runs.image_files import sample
 from regnet_backbones.semseg import metrics, network, overlays
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.labels import IGNORE, check_class_names
@@ -76,7 +77,7 @@ class Segmenter(lightning.LightningModule):
             measures.
         compile: in training use `torch.compile`, which takes a minute at first; means `optimize`.
         short_side: pixels of the shorter side that the network gets images in, None for their own.
-        pictures: how many validation images are drawn at every validation.
+        pictures: how many validation images, evenly spread, are drawn at every validation.
         mean, std: what images were normalised with, RGB in 0 to 1; for pictures and predictions.
             One number each: the network takes grey images, of one channel.
 
@@ -189,7 +190,7 @@ class Segmenter(lightning.LightningModule):
         self._pictures = Path(folder) / "pictures" / str(self.global_step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor | None:
-        """Count the pixels of a batch by truth and prediction; draw the first image.
+        """Count the pixels of a batch by truth and prediction; draw an image of some batches.
 
         Returns:
             The predicted classes (N, H, W) for callbacks; of repeated images nothing.
@@ -201,7 +202,8 @@ class Segmenter(lightning.LightningModule):
         prediction = self.inference.classes(self, image)
         self.confusion.update(prediction, mask)
         trial = self.trainer.sanity_checking or self.trainer.fast_dev_run
-        if self.trainer.is_global_zero and not trial and batch_idx < self.hparams["pictures"]:
+        drawn = sample(range(self.trainer.num_val_batches[0]), self.hparams["pictures"])
+        if self.trainer.is_global_zero and not trial and batch_idx in drawn:
             picture = self.draw(image[0], mask[0], prediction[0])
             name = batch["name"][0].replace("/", "_")
             write_whole(self._pictures / f"{name}.png", lambda file: picture.save(file, "PNG"))
@@ -301,5 +303,5 @@ class Segmenter(lightning.LightningModule):
             images: a normalised image (3, H, W), and masks (H, W) such as truth and prediction.
         """
         mean, std = self.hparams["mean"], self.hparams["std"]
-        colors = overlays.palette(len(self.class_names))
+        colors = overlays.colors_of(self.class_names)
         return overlays.side_by_side(*images, mean=mean, std=std, colors=colors)

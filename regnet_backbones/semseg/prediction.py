@@ -89,7 +89,7 @@ def predict(
         use_engine(segmenter, checkpoint, engine=engine, exported=exported)
     output.mkdir(parents=True, exist_ok=True)
     names = segmenter.class_names
-    colors = overlays.palette(len(names))
+    colors = overlays.colors_of(names)
     (output / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     painted, labelled = [], []
     channels = len(segmenter.hparams["mean"])
@@ -106,7 +106,7 @@ def predict(
                 batch, found.numpy().astype(np.uint8), strict=True
             ):
                 labelled.append(output / "labels" / f"{picture.name}.png")
-                _save_labels(classes, labelled[-1])
+                _save_labels(classes, colors, labelled[-1])
                 if pictures:
                     overlay = output / "overlays" / f"{picture.name}.jpg"
                     drawing.add(picture.file, overlay, pixels, classes, names, colors)
@@ -121,10 +121,11 @@ def _as_image(pixels: np.ndarray) -> tv_tensors.Image:
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
 
 
-def _save_labels(classes: np.ndarray, file: Path) -> None:
-    """Save the class of each pixel, uint8 (H, W), as a PNG file with a palette."""
+def _save_labels(classes: np.ndarray, colors: overlays.Colors, file: Path) -> None:
+    """Save the class of each pixel, uint8 (H, W), as a PNG file; the background is black."""
     picture = Image.fromarray(classes)
     # A palette of all 256 values: of a shorter one, Pillow writes pixels of fewer bits.
-    picture.putpalette([value for color in overlays.palette(256) for value in color])
+    rgb = [value for color in colors for value in color or (0, 0, 0)]
+    picture.putpalette([*rgb, *[0] * (3 * 256 - len(rgb))])
     file.parent.mkdir(parents=True, exist_ok=True)
     picture.save(file)

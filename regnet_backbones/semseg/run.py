@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -20,6 +20,7 @@ from PIL import Image
 from regnet_backbones.errors import as_user_error
 from regnet_backbones.files import check_output_folder, remove_parts
 from regnet_backbones.optimize.options import show_reports
+from regnet_backbones.runs.image_files import sample
 from regnet_backbones.runs.look import PICTURE, PICTURES, mosaic, show, table_of
 from regnet_backbones.runs.resume import set_earlier_run_aside
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
@@ -30,6 +31,7 @@ from regnet_backbones.semseg.labels import IGNORE, IGNORED
 from regnet_backbones.semseg.loader import run_seed
 from regnet_backbones.semseg.metrics import results_table
 from regnet_backbones.semseg.module import Segmenter
+from regnet_backbones.semseg.screen import progress_callback, without_noise
 
 LAST = "last.ckpt"
 
@@ -84,10 +86,10 @@ class SegmentationCLI(LightningCLI):
             output = self.config_init.output
             kwargs["logger"] = TensorBoardLogger(output, name="", version=TENSORBOARD_FOLDER)
         kwargs["plugins"] = [*(config.plugins or []), resume.AtomicCheckpointIO()]
-        # With rich installed Lightning would take its bar and summary, which clutter log files.
+        # With rich installed Lightning would take its summary, which clutters log files.
         given = list(config.callbacks or [])
         if config.enable_progress_bar is not False and not _has(given, ProgressBar):
-            given.append(TQDMProgressBar())
+            given.append(progress_callback())
         if config.enable_model_summary is not False and not _has(given, ModelSummary):
             given.append(ModelSummary())
         kwargs |= {"callbacks": given, "enable_model_summary": False}
@@ -106,7 +108,8 @@ def _has(callbacks: Sequence[object], kind: type) -> bool:
 def launch_run(argv: Sequence[str] | None = None) -> int:
     """Train a segmenter as a command line (None: that of this process) says; return 0."""
     show_reports()
-    with StopSignals(wait=False) as signals, as_user_error(MisconfigurationException):
+    errors = as_user_error(MisconfigurationException)
+    with StopSignals(wait=False) as signals, without_noise(), errors:
         cli = SegmentationCLI(
             Segmenter,
             SegmentationData,
@@ -187,8 +190,8 @@ def _table(data: SegmentationData) -> str:
 
 def _picture(data: SegmentationData) -> Image.Image:
     """Draw training images, as they come out of the augmentation, next to their masks."""
-    colors, count = overlays.palette(data.num_classes), len(data.train_set)
-    items = [data.train_set[k] for k in sorted({i * count // PICTURES for i in range(PICTURES)})]
+    colors = overlays.colors_of(data.class_names)
+    items = [data.train_set[k] for k in sample(range(len(data.train_set)), PICTURES)]
     options = {"colors": colors, "mean": data.hparams["mean"], "std": data.hparams["std"]}
     drawn = [overlays.side_by_side(item["image"], item["mask"], **options) for item in items]
     present = sorted({k for item in items for k in item["mask"].unique().tolist()} - {IGNORE})

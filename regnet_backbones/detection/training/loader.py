@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.errors import UserError
-from regnet_backbones.runs.image_files import depth_problem, upright_size
+from regnet_backbones.runs.image_files import depth_problem, sample, upright_size
 from regnet_backbones.runs.resume import SAMPLES, seed_of, seeded
 from regnet_backbones.runs.stopping import heed_parent_only
 
@@ -133,11 +133,12 @@ class _Samples(Dataset):
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str, images: int | None = None) -> DataLoader:
-    """Build the batches of an evaluation, of the first `images` of a dataset or of all."""
+    """Build the batches of an evaluation, of `images` spread over a dataset or of all."""
     mapper = partial(_map_8_bits, DatasetMapper(cfg, is_train=False))
     loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
     if images is not None and images < len(loader.dataset):
-        some, workers = Subset(loader.dataset, range(images)), loader.num_workers
+        chosen = sample(range(len(loader.dataset)), images)
+        some, workers = Subset(loader.dataset, chosen), loader.num_workers
         loader = build_detection_test_loader(some, mapper=None, num_workers=workers)
     loader.worker_init_fn = heed_parent_only
     return loader
