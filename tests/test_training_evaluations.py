@@ -125,7 +125,7 @@ def test_evaluations_without_improvement_are_counted(metric, values, min_delta, 
 PATIENT = ["SOLVER.EARLY_STOPPING.PATIENCE", 2]
 
 
-def test_an_early_end_is_the_end_until_it_is_put_off(monkeypatch, tmp_path, caplog):
+def test_early_stopping_is_the_end_until_patience_is_raised(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(Trainer, "test", lambda *_: {"bbox": {"AP": 7.0}})
     _, whole = train(small_config(tmp_path / "whole", *EVERY))
     for name, stop in (("killed", 2), ("run", None)):

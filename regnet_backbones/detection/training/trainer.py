@@ -46,7 +46,7 @@ trained.read_proposals_safely()
 logger = logging.getLogger(__name__)
 
 
-class EarlyEnd(BaseException):
+class EarlyStop(BaseException):
     """The training ends before `SOLVER.MAX_ITER`; detectron2 logs an `Exception` as a failure."""
 
 
@@ -117,7 +117,7 @@ class Trainer(DefaultTrainer):
         )
         self.checkpointer.average = self.average
         self._history = MetricHistory(cfg.TEST.BEST_METRIC)
-        self._ends_early = False
+        self._stops_early = False
         self._bad_losses = StopAtBadLosses()
         self._evaluate_hook = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)
         return [
@@ -129,12 +129,12 @@ class Trainer(DefaultTrainer):
             hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
             hooks.CallbackHook(after_step=Trainer.stop_if_asked),
             self._evaluate_hook,
-            hooks.CallbackHook(after_step=Trainer.end_if_no_better),
+            hooks.CallbackHook(after_step=Trainer.stop_early),
             WriteMetrics() if comm.is_main_process() else None,
         ]
 
     def train(self) -> dict:
-        """Train to `SOLVER.MAX_ITER`, or an early end; return the results of the last evaluation.
+        """Train to `SOLVER.MAX_ITER`, or early stopping; return the results of the last evaluation.
 
         Raises:
             DivergedError: losses or weights are not finite.
@@ -151,7 +151,7 @@ class Trainer(DefaultTrainer):
         with torch.jit.optimized_execution(self._seed_was_drawn):
             try:
                 super().train()
-            except EarlyEnd as end:
+            except EarlyStop as end:
                 logger.info("%s", end)
             except KeyboardInterrupt as interrupt:
                 if self._stopped_by is None:
@@ -177,7 +177,7 @@ class Trainer(DefaultTrainer):
         if self.start_iter == self.max_iter:
             self.checkpointer.save(Path(FINAL_NAME).stem, iteration=self.iter)
         self._evaluate_hook.after_step()
-        self.end_if_no_better()
+        self.stop_early()
 
     def run_step(self) -> None:
         """Do a step of detectron2's, seeded, with one message for all ways to diverge."""
@@ -210,13 +210,13 @@ class Trainer(DefaultTrainer):
         self._stopped_by = Signals(received)
         raise KeyboardInterrupt
 
-    def end_if_no_better(self) -> None:
+    def stop_early(self) -> None:
         """End the training as `SOLVER.EARLY_STOPPING` says."""
-        if not self._ends_early:
+        if not self._stops_early:
             return
         self.checkpointer.save(Path(FINAL_NAME).stem, iteration=self.iter)
-        raise EarlyEnd(
-            f"early end after {self.iter + 1} of {self.max_iter} iterations: for "
+        raise EarlyStop(
+            f"early stopping after {self.iter + 1} of {self.max_iter} iterations: for "
             f"{self.cfg.SOLVER.EARLY_STOPPING.PATIENCE} evaluations {self._history.metric} has not "
             "improved. The run is finished; to continue it, raise SOLVER.EARLY_STOPPING.PATIENCE "
             "and --resume"
@@ -324,10 +324,10 @@ class Trainer(DefaultTrainer):
             if history.is_better(value, best if metric == history.metric else None):
                 self.checkpointer.save_best(history.metric, value, done)
             min_delta = cfg.SOLVER.EARLY_STOPPING.MIN_DELTA
-            self._ends_early = 0 < patience <= history.without_improvement(min_delta)
+            self._stops_early = 0 < patience <= history.without_improvement(min_delta)
         if patience:
             device = next(self.model.parameters()).device
-            self._ends_early = bool(resume.largest_anywhere(self._ends_early, device))
+            self._stops_early = bool(resume.largest_anywhere(self._stops_early, device))
 
 
 def _build_average(cfg: CfgNode, model: nn.Module) -> ModelEmaV3 | None:
