@@ -1,4 +1,4 @@
-"""What the evaluations of a training are for: its best weights, early stopping, losses of val images.
+"""What evaluations in a training are for: best weights, early stopping, losses of val images.
 
 Detectron2's `BestCheckpointer` forgets its best value in a run that is resumed, and its file is
 then the one to resume from.

@@ -134,7 +134,7 @@ class Trainer(DefaultTrainer):
         ]
 
     def train(self) -> dict:
-        """Train to `SOLVER.MAX_ITER`, or early stopping; return the results of the last evaluation.
+        """Train to `SOLVER.MAX_ITER` or an early stop; return the results of the last evaluation.
 
         Raises:
             DivergedError: losses or weights are not finite.
