@@ -190,7 +190,14 @@ class RegNetFeatures(nn.Module):
             update_twice(stage, enable)
 
     def freeze(self, levels: int) -> None:
-        """Fix the first levels for good, see `freeze_at`; frozen ones stay so."""
+        """Fix the first levels for good; those that are fixed stay so.
+
+        Args:
+            levels: how many, counted as `freeze_at`.
+
+        Raises:
+            UserError: that is not 0 to 5.
+        """
         _check(levels in (0, *LEVELS), "freeze_at must be 0 (nothing) to 5 (all)", levels)
         self.freeze_at = levels
         for part in self._frozen_parts():
