@@ -67,9 +67,10 @@ class SegmentationData(LightningDataModule):
         crop_size: pixels, both sides of training images.
         batch_size: images per step, shared out evenly among the processes.
         num_workers: processes per process that load; 0 loads in the process itself.
-        scale_range: least and largest factor by which training images are resized.
+        scale_range: least and largest factor by which training images are resized. Published
+            recipes of 80,000 steps and more have 0.5 to 2, which costs short trainings mIoU.
         flip: probability of mirroring left and right.
-        photometric: whether to distort colours.
+        photometric: whether to distort colours, as published recipes do, too.
         augmentation: your own in place of `scale_range`, `flip` and `photometric`, as
             `module:function` or `module:Class`: a callable from an image, uint8 (H, W, 3), and a
             mask, uint8 (H, W) of classes and 255, numpy arrays resized to `short_side`, to the same
@@ -114,9 +115,9 @@ class SegmentationData(LightningDataModule):
         crop_size: int = 512,
         batch_size: int = 8,
         num_workers: int = 4,
-        scale_range: tuple[float, float] = (0.5, 2.0),
+        scale_range: tuple[float, float] = (0.9, 1.1),
         flip: float = 0.5,
-        photometric: bool = True,
+        photometric: bool = False,
         augmentation: str | None = None,
         short_side: int | None = None,
         mean: tuple[float, ...] = IMAGENET_MEAN,

@@ -217,9 +217,9 @@ def _values(mask: Image.Image, labels: Labels, stretched: int) -> np.ndarray:
 def train_transform(
     crop_size: int,
     *,
-    scale_range: tuple[float, float] = (0.5, 2.0),
+    scale_range: tuple[float, float] = (0.9, 1.1),
     flip: float = 0.5,
-    photometric: bool = True,
+    photometric: bool = False,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     short_side: int | None = None,
