@@ -164,7 +164,7 @@ MISTAKES = [
     (["--data.batchsize", 4], "--data.batchsize"),
     (["--data.batch_size", "four"], "data.batch_size"),
     (["--data.layout", "yolo"], "data.layout"),
-    (["--model.loss", "lovasz"], "model.loss"),
+    (["--model.loss", "jaccard"], "loss must be one of"),
     (["--save_every", 0], "save_every"),
     (["--model.num_classes", 4], "model.num_classes"),
     (["--model.mean", "[0, 0, 0]"], "data.mean"),

@@ -65,6 +65,17 @@ class Inference:
         return total / len(passes)
 
     @torch.no_grad()
+    def logits(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
+        """Return logits, float32 (N, C, H, W); of several passes the logarithms of their mean.
+
+        Args:
+            logits_of, image: as of a call.
+        """
+        if self.flip or len(self.scales) > 1:
+            return self(logits_of, image).log()
+        return self._logits(logits_of, image, *self.scales, mirrored=False)
+
+    @torch.no_grad()
     def classes(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
         """Return the most probable class of every pixel, int64 (N, H, W).
 
@@ -73,7 +84,7 @@ class Inference:
         """
         if self.flip or len(self.scales) > 1:
             return self(logits_of, image).argmax(1)
-        return self._logits(logits_of, image, *self.scales, mirrored=False).argmax(1)
+        return self.logits(logits_of, image).argmax(1)
 
     def _logits(
         self, logits_of: LogitsOf, image: torch.Tensor, scale: float, mirrored: bool

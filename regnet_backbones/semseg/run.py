@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -56,6 +56,11 @@ class SegmentationCLI(LightningCLI):
         best = {"monitor": "val/miou", "mode": "max", "filename": "best"}
         best["enable_version_counter"] = False
         parser.set_defaults({f"checkpoint.{name}": value for name, value in best.items()})
+        stopping = "early_stopping"
+        parser.add_class_arguments(EarlyStopping, stopping, skip={"patience"}, instantiate=False)
+        parser.set_defaults({f"{stopping}.monitor": "val/miou", f"{stopping}.mode": "max"})
+        text = "validations without a better score before the training ends; null: it never does"
+        add(f"--{stopping}.patience", type=int | None, default=None, help=text)
         parser.link_arguments("output", "checkpoint.dirpath", compute_fn=_checkpoints)
         parser.link_arguments("output", "trainer.default_root_dir")
         for name in ("num_classes", "class_names"):  # which only the data know
@@ -92,6 +97,8 @@ class SegmentationCLI(LightningCLI):
             given.append(progress_callback())
         if config.enable_model_summary is not False and not _has(given, ModelSummary):
             given.append(ModelSummary())
+        if (stopping := self.config_init.early_stopping).patience is not None:
+            given.append(EarlyStopping(**stopping.as_dict()))
         kwargs |= {"callbacks": given, "enable_model_summary": False}
         # A run that is shorter than the distance of two validations is validated at its end.
         if 0 < config.max_steps < (config.val_check_interval or 0):
@@ -136,6 +143,7 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
     resumes = cli.config.resume and last.is_file()
     options = {name: cli.config.trainer[name] for name in resume.TRAINER}
     options |= {"processes": trainer.world_size, "seed": run_seed()}
+    options["patience"] = cli.config.early_stopping.patience
     if trainer.is_global_zero:
         remove_parts(_checkpoints(output))
     if resumes:
