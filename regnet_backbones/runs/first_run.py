@@ -2,23 +2,30 @@
 
 import logging
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from statistics import median
+
+import torch
 
 from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.measure.timing import interleaved_times
 from regnet_backbones.weights.sources import find_source, is_available, local_file
 
 MINUTES = 10.0  # of a training on a CPU
 
-# What is learned from random weights in minutes, and what weights of ImageNet are fine-tuned for.
-CPU_NETWORK, GPU_NETWORK = "regnetx_002", "regnety_032"
-
 # Images that a training sees on a GPU: EPOCHS of a large dataset, at most MOST_EPOCHS of a small
-# one, for which SEEN are enough.
+# one, for which SEEN are enough. On a CPU, from random weights, MOST_EPOCHS_ON_CPU.
 EPOCHS, MOST_EPOCHS, SEEN = 12, 100, 24_000
-MOST_EPOCHS_ON_CPU = 300  # from random weights
+MOST_EPOCHS_ON_CPU = 300
 LEAST_STEPS = 100
 
 logger = logging.getLogger(__name__)
+
+
+def check_minutes(minutes: float | None) -> None:
+    """Raise UserError for a time that no training can have."""
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise UserError(f"--minutes must be above 0, got {minutes:g}")
 
 
 def steps_of(images: int, batch: int, *, seconds: float | None, minutes: float | None) -> int:
@@ -29,9 +36,6 @@ def steps_of(images: int, batch: int, *, seconds: float | None, minutes: float |
         batch: images of a step.
         seconds: of a step, measured; None to follow from the number of images alone.
         minutes: that the training may take, without its evaluations; for `seconds` only.
-
-    Returns:
-        At least `LEAST_STEPS`, or fewer where they would take longer than `minutes`.
     """
     if seconds is None or minutes is None:
         seen = max(EPOCHS * images, min(MOST_EPOCHS * images, SEEN))
@@ -42,10 +46,18 @@ def steps_of(images: int, batch: int, *, seconds: float | None, minutes: float |
     return max(steps // 10, 1) * 10
 
 
-def check_minutes(minutes: float | None) -> None:
-    """Raise UserError for a time that no training can have."""
-    if minutes is not None and not 0 < minutes < float("inf"):
-        raise UserError(f"--minutes must be above 0, got {minutes:g}")
+def seconds_per_step(
+    batches: Iterator, loss: Callable, optimizer: torch.optim.Optimizer, device: str | torch.device
+) -> float:
+    """Return the median time of some steps: a batch, its loss, and the weights' change."""
+
+    def step() -> None:
+        value = loss(next(batches))
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+
+    return median(interleaved_times({"": step}, runs=20, warmup=3, limit=15, device=device)[""])
 
 
 def published_weights(network: str, *, key: str) -> str:
@@ -70,7 +82,8 @@ def published_weights(network: str, *, key: str) -> str:
     return ""
 
 
-def describe(facts: str, options: Iterable[str], command: list[str]) -> str:
-    """Format what was chosen, from which facts, and the command that repeats the run."""
-    lines = [f"no config was given; chosen for {facts}:", *(f"    {each}" for each in options)]
-    return "\n".join([*lines, f"to repeat this run: {shlex.join(command)}"])
+def show(facts: str, options: Iterable[str], command: list[str]) -> None:
+    """Print what was chosen, from which facts, and the command that repeats the run."""
+    command = ["regnet-backbones", *command]
+    print(f"no config was given; chosen for {facts}:", *options, sep="\n    ")
+    print(f"to repeat this run: {shlex.join(command)}", flush=True)

@@ -1,7 +1,8 @@
 """Options for a run that has no config: chosen from the training images and the device."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from statistics import median
 
@@ -10,33 +11,41 @@ from lightning.pytorch.cli import LightningCLI
 from PIL import Image
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.measure.timing import interleaved_times
 from regnet_backbones.runs import first_run
 from regnet_backbones.runs.image_files import upright_size
 from regnet_backbones.runs.resume import seeded
 from regnet_backbones.runs.trained import CONFIG_NAME, TENSORBOARD_FOLDER
 
-# Pixels: shorter side of images in training, and side of crops, on a CPU and on a GPU.
-CPU_SIDE, GPU_SIDE, GPU_CROP = 160, 768, 512
-GIB_OF_IMAGE = 2  # of a GPU, for a crop of it in training
+CPU_SIDE, GPU_SIDE, GPU_CROP = 160, 768, 512  # pixels: of images' shorter sides, and of crops
+GPU_BATCH, GIB_OF_IMAGE = 16, 2  # at most, and what a crop takes
 OPENED = 50  # images whose size is looked at
 
-# Of an option of Lightning's, the value as a command line has it.
-Options = dict[str, str]
+# What neither needs to know of the data.
+ON_CPU = {
+    "model.encoder": "regnetx_002",
+    "model.decoder_options.decoder_channels": "[128, 64, 32, 32, 16]",
+    "model.lr": "0.001",
+    "trainer.accelerator": "cpu",
+}
+ON_GPU = {
+    "model.encoder": "regnety_032",
+    "trainer.precision": "16-mixed",
+    "trainer.benchmark": "true",
+}
+ON_BOTH = {"model.loss": "ce+dice", "trainer.devices": "1", "trainer.log_every_n_steps": "20"}
 
 
 def is_needed(argv: Sequence[str], minutes: float | None) -> bool:
     """Return whether options have data and no config.
 
     Raises:
-        UserError: `--minutes` with a config, or in one of several processes.
+        UserError: `--minutes` with a config, or a choice for several processes.
     """
     first_run.check_minutes(minutes)
-    names = {word.partition("=")[0] for word in argv}
-    other = {"--config", "--check_data", "--print_config", "--help"}
-    if "--data.layout" in names and not names & other:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise UserError("options are chosen in one process; pass --config")
+    names = _names(argv)
+    if "data.layout" in names and not names & {"config", "check_data", "print_config", "help"}:
+        if names & {"trainer.devices", "trainer.num_nodes"} or "WORLD_SIZE" in os.environ:
+            raise UserError("options are chosen for one process; for more of them pass --config")
         return True
     if minutes is not None:
         raise UserError("--minutes is for a run without --config; set --trainer.max_steps")
@@ -46,125 +55,79 @@ def is_needed(argv: Sequence[str], minutes: float | None) -> bool:
 def complete(
     argv: Sequence[str], minutes: float | None, build: Callable[[Sequence[str]], LightningCLI]
 ) -> list[str]:
-    """Return a command line with what was chosen before the given options, and print it.
+    """Return what is chosen and then the given options, which win; print the choice.
 
     Args:
-        argv: options with data, without a config.
-        minutes: of the training; None for the default on a CPU, and any on a GPU.
+        argv: options with data, without a config. Those of a run to be resumed are its config's.
+        minutes: of the training; None for the default on a CPU, and for any on a GPU.
         build: what makes data, model and trainer of options.
     """
-    names = {word.partition("=")[0].removeprefix("--") for word in argv}
-    looked = build([*argv, "--check_data"])
-    output, data = looked.config.output, looked.datamodule
-    config = Path(output, TENSORBOARD_FOLDER, CONFIG_NAME)
+    names, looked = _names(argv), build([*argv, "--check_data"])
+    config = Path(looked.config.output, TENSORBOARD_FOLDER, CONFIG_NAME)
     if "resume" in names and config.is_file():
         return ["--config", str(config), *argv]
+    data = looked.datamodule
     data.check_everything = False
     data.setup("fit")
-    images = len(data.train_set)
-    size = _typical_size(data.train_set.pairs.images)
-    accelerator = looked.config.trainer.accelerator
-    on_cpu = accelerator == "cpu" or not torch.cuda.is_available()
-    chosen = _for_cpu(size, images) if on_cpu else _for_gpu(size, images)
-    if not names & {"model.encoder", "model.encoder_weights"}:
-        network = chosen["model.encoder"]
-        found = first_run.published_weights(network, key="--model.encoder_weights")
-        chosen["model.encoder_weights"] = "imagenet" if found else "null"
-        if not found:
-            chosen["model.zero_init_last"] = "false"
-    seconds, minutes = None, first_run.MINUTES if minutes is None and on_cpu else minutes
-    batch = int(chosen["data.batch_size"])
+    images, short_side = len(data.train_set), _short_side(data.train_set.pairs.images)
+    on_cpu = looked.config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    side = min(short_side, CPU_SIDE if on_cpu else GPU_SIDE)
+    crop, batch = min(-(-side // 32) * 32, GPU_CROP), 8
+    if not on_cpu:
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        batch = max(1, min(GPU_BATCH, int(memory / GIB_OF_IMAGE)))
+    sizes = {"short_side": side, "crop_size": crop, "batch_size": min(batch, images)}
+    chosen = {f"data.{name}": str(value) for name, value in sizes.items()}
+    chosen |= ON_BOTH | (ON_CPU if on_cpu else ON_GPU)
+    if not names & {"model.encoder", "model.encoder_weights"} and not first_run.published_weights(
+        chosen["model.encoder"], key="--model.encoder_weights"
+    ):
+        chosen |= {"model.encoder_weights": "null", "model.zero_init_last": "false"}
+    seconds, minutes = None, minutes or (first_run.MINUTES if on_cpu else None)
     if not names & {"trainer.max_steps", "trainer.max_epochs"}:
-        if minutes is not None:
-            seconds = _seconds_per_step(build([*_words(chosen), *argv]))
+        seconds = minutes and _seconds_per_step(build([*_words(chosen), *argv]))
+        batch = int(chosen["data.batch_size"])
         steps = first_run.steps_of(images, batch, seconds=seconds, minutes=minutes)
         chosen |= {
             "trainer.max_steps": str(steps),
-            "trainer.val_check_interval": str(max(steps // 2, 1)),
+            "trainer.val_check_interval": str(steps // 2),
             "trainer.check_val_every_n_epoch": "null",
             "model.warmup_steps": str(min(steps // 20, 500)),
         }
-    chosen = {name: value for name, value in chosen.items() if name not in names}
-    facts = (
-        f"{images:,} training images of about {size[1]}x{size[0]} pixels and {data.num_classes} "
-        f"classes, on {f'{os.cpu_count()} CPU cores' if on_cpu else 'a GPU'}"
-    )
-    facts += "" if seconds is None else f"; {seconds:.2f} s a step of {batch} images"
-    command = ["regnet-backbones", "train-segmenter", "--config", str(config)]
-    print(first_run.describe(facts, _words(chosen), command), flush=True)
-    return [*_words(chosen), *argv]
+    facts = f"{images:,} images, {short_side} pixels high or wide, on {'cpu' if on_cpu else 'cuda'}"
+    facts += "" if seconds is None else f" with {seconds:.2f} s for a step"
+    words = _words({name: value for name, value in chosen.items() if name not in names})
+    first_run.show(facts, words, ["train-segmenter", "--config", str(config)])
+    return [*words, *argv]
 
 
-def _for_cpu(size: tuple[int, int], images: int) -> Options:
-    """Choose options for a CPU from shorter and longer side of images, and their number."""
-    side = str(min(CPU_SIDE, -(-size[0] // 32) * 32))
-    return {
-        "data.short_side": side,
-        "data.crop_size": side,
-        "data.batch_size": str(min(8, images)),
-        "data.num_workers": str(min(2, os.cpu_count() or 1)),
-        "model.encoder": first_run.CPU_NETWORK,
-        "model.decoder_options.decoder_channels": "[128, 64, 32, 32, 16]",
-        "model.loss": "ce+dice",
-        "model.lr": "0.001",
-        "trainer.accelerator": "cpu",
-        "trainer.devices": "1",
-        "trainer.log_every_n_steps": "20",
-    }
+def _names(argv: Sequence[str]) -> set[str]:
+    return {word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--")}
 
 
-def _for_gpu(size: tuple[int, int], images: int) -> Options:
-    """Choose options for one GPU."""
-    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-    return {
-        "data.short_side": str(min(GPU_SIDE, size[0])),
-        "data.crop_size": str(min(GPU_CROP, -(-size[0] // 32) * 32)),
-        "data.batch_size": str(max(1, min(16, int(memory / GIB_OF_IMAGE), images))),
-        "model.encoder": first_run.GPU_NETWORK,
-        "model.loss": "ce+dice",
-        "trainer.devices": "1",
-        "trainer.precision": "16-mixed",
-        "trainer.benchmark": "true",
-        "trainer.log_every_n_steps": "20",
-    }
-
-
-def _words(options: Options) -> list[str]:
+def _words(options: dict[str, str]) -> list[str]:
     return [f"--{name}={value}" for name, value in options.items()]
 
 
-def _typical_size(files: Sequence[Path]) -> tuple[int, int]:
-    """Return the medians of the shorter and the longer sides of some images."""
-    sizes = []
+def _short_side(files: Sequence[Path]) -> int:
+    """Return the median of the shorter sides of some images, in pixels."""
+    sides = []
     for file in files[:: -(-len(files) // OPENED)]:
         with Image.open(file) as image:
-            sizes.append(sorted(upright_size(image)))
-    return round(median(size[0] for size in sizes)), round(median(size[1] for size in sizes))
+            sides.append(min(upright_size(image)))
+    return round(median(sides))
 
 
 def _seconds_per_step(run: LightningCLI) -> float:
-    """Return the median time of some steps of a run's training, data loading included."""
-    model, data = run.model, run.datamodule
-    device = run.trainer.strategy.root_device
+    """Return the time of a step of a run's training, data loading included."""
+    model, data, device = run.model, run.datamodule, run.trainer.strategy.root_device
     data.setup("fit")
     with seeded(0):
         model.to(device).train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=model.hparams["lr"])
-        loader = data.train_dataloader()
+        optimizer = torch.optim.AdamW(model.parameters())
+        batches = chain.from_iterable(repeat(data.train_dataloader()))
 
-        def batches() -> Iterator[dict]:
-            while True:
-                yield from loader
+        def loss(batch: dict) -> torch.Tensor:
+            return model.loss(model(batch["image"].to(device)), batch["mask"].to(device))
 
-        endless = batches()
-
-        def step() -> None:
-            batch = next(endless)
-            loss = model.loss(model(batch["image"].to(device)), batch["mask"].to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-        times = interleaved_times({"": step}, runs=20, warmup=3, limit=15, device=device)
-        endless.close()
-    return median(times[""])
+        return first_run.seconds_per_step(batches, loss, optimizer, device)
