@@ -64,6 +64,7 @@ def is_needed(args: argparse.Namespace) -> bool:
     config = Path(given.get("OUTPUT_DIR", OUTPUT), CONFIG_NAME)
     if has_data and args.resume and not args.config_file and config.is_file():
         args.config_file = str(config)
+        return False
     if has_data and not args.config_file and not args.eval_only:
         if processes.started_by_torchrun() or args.num_machines > 1:
             raise UserError(
@@ -71,7 +72,7 @@ def is_needed(args: argparse.Namespace) -> bool:
                 f"as the {CONFIG_NAME} of a run on one machine"
             )
         return True
-    if args.minutes is not None and not args.resume:
+    if args.minutes is not None:
         raise UserError("--minutes is for a run without --config-file; set SOLVER.MAX_ITER")
     return False
 
