@@ -190,7 +190,7 @@ def check_config(args):
 
 
 def check_segmenter(argv, segmenter_parser):
-    assert "--config" in argv
+    assert {"--config", "--data.layout"} & set(argv)  # or one is chosen for the data
     segmenter_parser.parse_args(train.with_config_paths(argv))
 
 

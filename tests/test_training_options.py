@@ -121,7 +121,7 @@ def test_the_tool_says_so_in_its_last_lines(images, tmp_path, monkeypatch, capsy
     )
     cfg.SOLVER.CHECKPOINT_PERIOD = 100
     monkeypatch.setattr(Trainer, "test", None)  # an evaluation would be a TypeError
-    monkeypatch.setattr(run, "read_run_config", lambda args: (cfg, {}))
+    monkeypatch.setattr(run, "read_run_config", lambda *_: (cfg, {}))
     path = tmp_path / "config.yaml"
     path.write_text(cfg.dump())
     args = detector_parser("").parse_args(["--config-file", str(path)])

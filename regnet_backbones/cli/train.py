@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from regnet_backbones.cli.command_lines import add_split_options, command_parser, find_config
+from regnet_backbones.cli.report import report_command
 from regnet_backbones.cli.run import run_command, subcommand
 
 DETECTOR = """\
@@ -16,8 +17,9 @@ Train or evaluate a detector or segmenter on a RegNet, with Detectron2's convent
     %(prog)s --config-file CONFIG --train-json train.json --train-images images/train \\
         --val-json val.json --val-images images/val SOLVER.MAX_ITER 3000
     %(prog)s --config-file CONFIG --train yolo:data.yaml --val yolo:data.yaml
-    %(prog)s --config-file CONFIG --train voc:folder --val-fraction 0.2
+    %(prog)s --train voc:folder --val-fraction 0.2
 
+Without a config, one is chosen for the data and the device, printed, and written to OUTPUT_DIR.
 CONFIG is a YAML file, or the name of one that comes with the package. SOURCE is
 coco:FILE,IMAGES, yolo:data.yaml, voc:FOLDER or labelme:FOLDER. The number and the names of the
 classes are those of the data.
@@ -32,6 +34,7 @@ Train a semantic segmenter on a RegNet: ADE20K, Cityscapes, or folders of images
         --data.train_images images/train --data.train_masks masks/train \\
         --data.val_images images/val --data.val_masks masks/val --data.num_classes 5
 
+Without a config, the other options are chosen for the data and the device, and printed.
 CONFIG is a YAML file, or the name of one that comes with the package.
 """
 
@@ -42,6 +45,8 @@ SEGMENTER_OPTIONS = """\
   --resume         resume from the last checkpoint of --output, if there is one
   --check_data     check every file of the data, and do not train
   --save_every N   steps between two writings of the last checkpoint (default: 1000)
+  --minutes N      of a training without a config (default: 10 on a CPU)
+  --report         write the page of the run at its end (default without a config), or --no-report
   --full-help      print all others: --data.*, --model.*, --trainer.*, --checkpoint.*\
 """
 
@@ -57,6 +62,8 @@ Check every file of your data, without a training: for a detector, or for a segm
         --data.val_images images/val --data.val_masks masks/val\
 """
 SEGMENTER_DATA = ("layout", "root", "train_masks", "val_masks")
+MINUTES = "of a training without a config (default: 10 on a CPU)"
+REPORT = "write the page of the run at its end (default: for a run without a config)"
 DETECTOR_CONFIG = "mask_rcnn_regnety_032_fpn_1x"  # for a check without a config
 
 
@@ -81,6 +88,8 @@ def detector_parser(prog: str) -> argparse.ArgumentParser:
     for split in ("train", "val"):
         data.add_argument(f"--{split}", metavar="SOURCE", help="FORMAT:PATH, such as voc:folder")
     add_split_options(data)
+    data.add_argument("--minutes", type=float, metavar="N", help=MINUTES)
+    add("--report", action=argparse.BooleanOptionalAction, help=REPORT)
     checks = parser.add_mutually_exclusive_group()
     checks.add_argument("--check-data", action="store_true", help="check all data, do not train")
     checks.add_argument("--skip-data-check", action="store_true", help="train without a check")
@@ -94,7 +103,12 @@ def train_detector(args: argparse.Namespace) -> int:
     args.config_file = find_config(args.config_file, "detectron2")
     from regnet_backbones.detection.run import launch_run
 
-    return launch_run(args)
+    return launch_run(args, report=_report)
+
+
+def _report(folder: str) -> int:
+    """Write the page of a run that has ended."""
+    return report_command([folder], "report")
 
 
 def train_segmenter(argv: Sequence[str], prog: str) -> int:
@@ -103,11 +117,19 @@ def train_segmenter(argv: Sequence[str], prog: str) -> int:
         print(f"usage: {prog} [options]\n\n{SEGMENTER % {'prog': prog}}\n{SEGMENTER_OPTIONS}")
         return 0
 
+    parser = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--report", action=argparse.BooleanOptionalAction)
+    ours, others = parser.parse_known_args(argv)
+    names = {word.partition("=")[0] for word in others}
+    reports = "--config" not in names if ours.report is None else ours.report
+
     def train() -> int:
-        options = with_config_paths(argv)
+        options = with_config_paths(others)
         from regnet_backbones.semseg.run import launch_run
 
-        return launch_run(["--help" if word == "--full-help" else word for word in options])
+        options = ["--help" if word == "--full-help" else word for word in options]
+        return launch_run(options, minutes=ours.minutes, report=_report if reports else None)
 
     return run_command(train)
 

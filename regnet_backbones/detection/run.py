@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from regnet_backbones.detection.data import (
 from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.evaluation import check_evaluators, results_tables
+from regnet_backbones.detection.first_run import FirstRun, is_needed
 from regnet_backbones.detection.look import look_at
 from regnet_backbones.detection.trained import WholeCheckpointer, for_inference
 from regnet_backbones.detection.training.checkpoint import RUN_FILES
@@ -44,18 +46,29 @@ from regnet_backbones.weights.sources import find_source, is_name, local_file
 logger = logging.getLogger(__name__)
 
 
-def launch_run(args: argparse.Namespace) -> int:
-    """Check config and data, run in all processes, and return the status: 2 for unusable data."""
+def launch_run(args: argparse.Namespace, report: Callable[[str], int] | None = None) -> int:
+    """Check config and data, run in all processes, and return the status: 2 for unusable data.
+
+    `report` is what writes the page of a run's folder, where `--report` asks for it, or no config
+    is given, and returns the status.
+    """
     place = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    trains = not (args.eval_only or args.check_data)
+    if args.report and not trains:
+        raise UserError("--report is for a training; evaluate a run with `evaluate` or `report`")
+    reports = trains and (not args.config_file if args.report is None else args.report)
     try:
         with StopSignals(wait=False):
             launching.check_processes(*place)
-            cfg, read = read_run_config(args)
+            first = FirstRun(args) if is_needed(args) else None
+            cfg, read = read_run_config(args, first)
             if not args.check_data and is_name(cfg.MODEL.WEIGHTS) and not _resumes(args, cfg):
                 # Now, or every process would, after its data was read.
                 local_file(find_source(cfg.MODEL.WEIGHTS))
             has_errors = _check_data(args, cfg, read)
-        del read  # of large datasets a gigabyte
+            del read  # of large datasets a gigabyte
+            if first and not (args.check_data or has_errors):
+                cfg = first.fit_length(cfg)
     except (UserError, StoppedError) as error:  # in every process of torchrun's: one prints it
         if launching.is_first_process():
             raise
@@ -64,16 +77,24 @@ def launch_run(args: argparse.Namespace) -> int:
         return 2 if has_errors else 0
     device = cfg.MODEL.DEVICE
     launching.run_in_processes(run, (args, cfg), place, output=cfg.OUTPUT_DIR, device=device)
+    if report and reports and launching.is_first_process() and args.machine_rank == 0:
+        return report(cfg.OUTPUT_DIR)
     return 0
 
 
-def read_run_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, CocoSplit]]:
-    """Return the checked and frozen config of a run, and the user's own datasets by their names."""
-    cfg, training = read_config(args.config_file, args.opts), not args.eval_only
+def read_run_config(
+    args: argparse.Namespace, first: FirstRun | None = None
+) -> tuple[CfgNode, dict[str, CocoSplit]]:
+    """Return the checked and frozen config of a run, and the user's own datasets by their names.
+
+    `first` chooses it where none is given.
+    """
+    training = not args.eval_only
+    cfg = first.base() if first else read_config(args.config_file, args.opts)
     cfg.OPTIMIZE.ENABLED |= args.optimize or args.compile
     cfg.OPTIMIZE.COMPILE |= args.compile
     import_projects(cfg)
-    if cfg.MODEL.BACKBONE.NAME in BUILDERS:
+    if cfg.MODEL.BACKBONE.NAME in BUILDERS and not first:
         check_weights(cfg)
     table = use_sources(cfg, args)
     for key in () if args.train or args.val_fraction else OPTIONS:
@@ -86,6 +107,9 @@ def read_run_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, CocoSp
         print(table)
     read = use_own_data(cfg)
     use_cpu_without_gpu(cfg)
+    if first:
+        first.fit(cfg, read)
+        check_weights(cfg)
     processes = args.num_gpus * args.num_machines
     if launching.started_by_torchrun():
         processes = int(os.environ["WORLD_SIZE"])

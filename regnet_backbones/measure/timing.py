@@ -2,12 +2,16 @@
 
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from statistics import median
 from typing import TypeVar
 
 import torch
 
 LEAST_ROUNDS = 3
+
+# Steps of a training after which the rest is estimated.
+STEPS = 10
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -38,6 +42,22 @@ def interleaved_times(
         for name in names if round_number % 2 == 0 else reversed(names):
             times[name].append(timed(calls[name]))
     return {name: tuple(seconds) for name, seconds in times.items()}
+
+
+def estimate(seconds: Sequence[float], left: int, unit: str) -> str:
+    """Format how long a training takes, by the median of the times of its first steps.
+
+    Args:
+        seconds: of each step.
+        left: number of steps that are left.
+        unit: what they are called, such as "iterations".
+    """
+    each = median(seconds)
+    minutes = each * left / 60
+    rounded = f"{minutes:.1f}" if minutes < 10 else f"{minutes:,.0f}"
+    return (
+        f"about {rounded} minutes for {left:,} {unit}, {each:.2g} s each; evaluations not counted"
+    )
 
 
 def _cpu_seconds(call: Callable[[], object]) -> float:

@@ -4,13 +4,15 @@ import logging
 import os
 import shlex
 import signal
+import time
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -19,13 +21,14 @@ from PIL import Image
 
 from regnet_backbones.errors import as_user_error
 from regnet_backbones.files import check_output_folder, remove_parts
+from regnet_backbones.measure.timing import STEPS, estimate
 from regnet_backbones.optimize.options import show_reports
 from regnet_backbones.runs.image_files import sample
 from regnet_backbones.runs.look import PICTURE, PICTURES, mosaic, show, table_of
 from regnet_backbones.runs.resume import set_earlier_run_aside
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 from regnet_backbones.runs.trained import SEGMENTER_FOLDER, TENSORBOARD_FOLDER
-from regnet_backbones.semseg import overlays, resume
+from regnet_backbones.semseg import first_run, overlays, resume
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.labels import IGNORE, IGNORED
 from regnet_backbones.semseg.loader import run_seed
@@ -108,31 +111,70 @@ class SegmentationCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
 
 
+class PrintEstimate(Callback):
+    """Print once, after a few batches, how long the others take."""
+
+    def on_train_start(self, *_: object) -> None:
+        """Begin."""
+        self._ends: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, model: Segmenter, *_: object) -> None:
+        """Print it, or do nothing."""
+        if len(self._ends) > STEPS:
+            return
+        self._ends.append(time.perf_counter())
+        left = int(trainer.estimated_stepping_batches) - trainer.global_step
+        if len(self._ends) > STEPS and left:
+            each = trainer.accumulate_grad_batches
+            seconds = [each * (end - start) for start, end in pairwise(self._ends)]
+            model.print(f"time left: {estimate(seconds, left, 'steps')}")
+
+
 def _has(callbacks: Sequence[object], kind: type) -> bool:
     return any(isinstance(callback, kind) for callback in callbacks)
 
 
-def launch_run(argv: Sequence[str] | None = None) -> int:
-    """Train a segmenter as a command line (None: that of this process) says; return 0."""
+def build(argv: Sequence[str] | None) -> SegmentationCLI:
+    """Build data, model and trainer of a command line; with `--check_data` the data alone."""
+    return SegmentationCLI(
+        Segmenter,
+        SegmentationData,
+        run=False,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"description": "Train a semantic segmenter.", "exit_on_error": False},
+        args=argv,
+    )
+
+
+def launch_run(
+    argv: Sequence[str] | None = None,
+    *,
+    minutes: float | None = None,
+    report: Callable[[str], int] | None = None,
+) -> int:
+    """Train a segmenter as a command line (None: that of this process) says; return the status.
+
+    Args:
+        argv: options. If they have data and no config, the others are chosen.
+        minutes: of such a training.
+        report: what writes the page of a run's folder, if it is asked for, and returns the status.
+    """
     show_reports()
     errors = as_user_error(MisconfigurationException)
     with StopSignals(wait=False) as signals, without_noise(), errors:
-        cli = SegmentationCLI(
-            Segmenter,
-            SegmentationData,
-            run=False,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"description": "Train a semantic segmenter.", "exit_on_error": False},
-            args=argv,
-        )
+        if argv is not None and first_run.is_needed(argv, minutes):
+            argv = first_run.complete(argv, minutes, build)
+        cli = build(argv)
         if cli.config.check_data:
             data = cli.datamodule
             look_at(data, Path(cli.config.output))
             print(f"every file was read: {len(data.train_set):,} and {len(data.val_set):,} pairs")
         else:
             _train(cli, signals)
+            if report and cli.trainer.is_global_zero:
+                return report(cli.config.output)
     return 0
 
 
@@ -158,6 +200,7 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
     # After the one that keeps the best checkpoint, whose state the last one has.
     settings = {"every": cli.config.save_every, "signals": signals, "options": options}
     trainer.callbacks.append(resume.LastCheckpoint(last, **settings))
+    trainer.callbacks.append(PrintEstimate())
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if resumes else None)
     except StoppedError:

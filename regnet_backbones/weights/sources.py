@@ -15,9 +15,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
 from torchvision.models import get_model_weights
 
 from regnet_backbones import zoo
@@ -92,6 +93,22 @@ def find_source(source: str | Path) -> Source:
     network, _, tag = rest.partition(".")
     find = _timm if scheme == "timm" else _torchvision
     return find(name, zoo.get(network), tag)
+
+
+def is_available(source: Source, *, timeout: float = 5.0) -> bool:
+    """Whether a source is on this machine, or its server answers within `timeout` seconds."""
+    if source.url is None or source.file.is_file():
+        return source.file.is_file()
+    url = source.url
+    if source.hub_id:
+        if isinstance(try_to_load_from_cache(source.hub_id, _HUB_FILE), str):
+            return True
+        url = hf_hub_url(source.hub_id, _HUB_FILE)  # perhaps of a mirror
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=timeout):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def local_file(source: Source) -> Path:

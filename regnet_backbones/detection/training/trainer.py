@@ -30,6 +30,7 @@ from regnet_backbones.detection.training.checkpoint import RULES, TrainingCheckp
 from regnet_backbones.detection.training.evaluations import MetricHistory, validation_losses
 from regnet_backbones.errors import DivergedError
 from regnet_backbones.files import write_whole
+from regnet_backbones.measure.timing import STEPS, estimate
 from regnet_backbones.optimize.options import log_report, optimize_training
 from regnet_backbones.runs import resume
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
@@ -40,6 +41,8 @@ from regnet_backbones.runs.trained import (
     METRICS_NAME,
     read_metrics,
 )
+
+logger = logging.getLogger(__name__)
 
 trained.read_proposals_safely()
 
@@ -122,6 +125,7 @@ class Trainer(DefaultTrainer):
         self._evaluate_hook = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)
         return [
             hooks.IterationTimer(),
+            PrintEstimate() if comm.is_main_process() else None,
             self._bad_losses,
             LRScheduler(),
             self._build_precise_bn(),
@@ -341,6 +345,18 @@ def _build_average(cfg: CfgNode, model: nn.Module) -> ModelEmaV3 | None:
     average = ModelEmaV3(model, decay=ema.DECAY, use_warmup=ema.WARMUP, exclude_buffers=True)
     average.module.train()  # precise batch norm is for layers in training; evaluation sets its own
     return average
+
+
+class PrintEstimate(HookBase):
+    """Print once, after a few iterations, how long the others take."""
+
+    def after_step(self) -> None:
+        """Print it, or do nothing."""
+        trainer = self.trainer
+        done = trainer.iter + 1 - trainer.start_iter
+        if done == STEPS + 3 and (left := trainer.max_iter - trainer.iter - 1):
+            seconds = [value for value, _ in trainer.storage.history("time").values()]
+            logger.info("time left: %s", estimate(seconds[-STEPS:], left, "iterations"))
 
 
 class StopAtBadLosses(HookBase):
