@@ -215,7 +215,11 @@ class Trainer(DefaultTrainer):
         raise KeyboardInterrupt
 
     def stop_early(self) -> None:
-        """End the training as `SOLVER.EARLY_STOPPING` says."""
+        """End the training as `SOLVER.EARLY_STOPPING` says.
+
+        Raises:
+            EarlyStop: it ends; the final checkpoint is saved.
+        """
         if not self._stops_early:
             return
         self.checkpointer.save(Path(FINAL_NAME).stem, iteration=self.iter)
