@@ -8,7 +8,8 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.queues import SimpleQueue
 from types import FrameType
 
@@ -90,20 +91,35 @@ def run_in_processes(
 
 
 def _work(function: Callable[..., object], args: tuple, output: str, device: str) -> None:
-    """Log to the terminal and `log.txt`, take this process's part of the cores, and run."""
-    for name in ("fvcore", "detectron2"):
-        setup_logger(output, distributed_rank=comm.get_rank(), name=name)
-    theirs, ours = logging.getLogger("detectron2"), logging.getLogger("regnet_backbones")
+    """Take this process's part of the cores, and run with logs."""
+    processes = comm.get_local_size()
+    if device == "cpu" and processes > 1:  # more threads stall each other
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    with _logs(output):
+        function(*args)
+
+
+@contextmanager
+def _logs(output: str) -> Iterator[None]:
+    """Log to the terminal and `log.txt` until the end, as detectron2 does."""
+    theirs, ours, fvcore = map(logging.getLogger, ("detectron2", "regnet_backbones", "fvcore"))
+    before = [(log, log.handlers, log.level, log.propagate) for log in (theirs, ours, fvcore)]
+    setup_logger.cache_clear()  # it adds no handlers for a folder that it knows
+    for log in (theirs, fvcore):
+        log.handlers = []  # those of another run would print everything twice
+        setup_logger(output, distributed_rank=comm.get_rank(), name=log.name)
     for handler in theirs.handlers:
         if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):  # its log file is one, too
             # Python prints the traceback that ends a run, and the command many errors in one line.
             handler.addFilter(lambda record: not record.exc_info)
     ours.handlers, ours.propagate = list(theirs.handlers), False
     ours.setLevel(logging.INFO)
-    processes = comm.get_local_size()
-    if device == "cpu" and processes > 1:  # more threads stall each other
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
-    function(*args)
+    try:
+        yield
+    finally:
+        for log, handlers, level, propagate in before:
+            log.handlers, log.propagate = handlers, propagate
+            log.setLevel(level)
 
 
 class _ForwardedSignals(StopSignals):
