@@ -213,7 +213,7 @@ def test_a_segmenter_in_8_bits(run, dataset, tmp_path, capsys):
     assert read_metadata(output)["quantization"] == "int8"
     found = evaluate(run / "checkpoints" / "best.ckpt", engine="openvino", exported=output)
     (line,) = (line for line in printed.splitlines() if line.startswith("mIoU"))
-    _, after = (float(word) for word in line.split() if word[0].isdigit())
+    _, after = (float(word.rstrip("%")) for word in line.split() if word[0].isdigit())
     assert 100 * found["miou"] == pytest.approx(after, abs=2)
 
 
