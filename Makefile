@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml setup.py $(LOCK) requirements/evaluators.txt
 	fi
 	$(PY) -m pip install --quiet --constraint $(LOCK) pip setuptools wheel
 	$(PY) -m pip install --quiet --constraint $(LOCK) --no-build-isolation \
-		--editable ".[detectron2,smp,transformers,train,data,coco,design,export,openvino,report,docs,dev]"
+		--editable ".[detectron2,smp,transformers,train,data,coco,design,export,openvino,report,docs,completion,dev]"
 	$(PY) -m regnet_backbones install-detectron2
 	$(PY) -m pip install --quiet --no-deps --requirement requirements/evaluators.txt
 	@rm -f $(VENV)/.incomplete

@@ -33,6 +33,7 @@ from regnet_backbones.weights.sources import find_source, is_name
 
 # By subcommand of `regnet-backbones`; that of a segmenter's training is Lightning's.
 PARSERS = {
+    "completion": install.completion_parser,
     "convert-data": datasets.convert_parser,
     "convert-weights": convert_parser,
     "design": design_parser,

@@ -66,7 +66,7 @@ def test_locked_versions_are_in_the_ranges_of_the_project(extra):
 
 def test_the_extras_are_those_promised():
     promised = {"detectron2", "smp", "train", "benchmark", "design", "export", "report"}
-    promised |= {"docs", "dev", "openvino", "transformers", "data", "coco", "all"}
+    promised |= {"docs", "dev", "openvino", "transformers", "data", "coco", "all", "completion"}
     assert set(PROJECT["optional-dependencies"]) == promised
 
 

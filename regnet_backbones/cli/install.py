@@ -1,6 +1,7 @@
-"""`install-detectron2`: Detectron2 0.6 into the present environment."""
+"""`install-detectron2` and `completion`: what an environment and a shell lack."""
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 
 from regnet_backbones.cli.command_lines import command_parser
@@ -35,4 +36,37 @@ def install_detectron2(args: argparse.Namespace) -> int:
         return 0
     name = installing.install(args.wheel)
     print(f"installed {name}" if args.wheel is None else args.wheel / name)
+    return 0
+
+
+COMPLETION = """\
+Print the completion of this command for a shell.
+
+    %(prog)s bash > ~/.local/share/bash-completion/completions/regnet-backbones
+    %(prog)s zsh > FOLDER_OF_FPATH/_regnet-backbones
+"""
+
+
+def completion_parser(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of `completion`."""
+    parser = command_parser(prog, COMPLETION)
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    return parser
+
+
+@subcommand(completion_parser)
+def completion(args: argparse.Namespace) -> int:
+    """Print what shtab makes of the parsers; options that Lightning reads are not among them."""
+    import shtab
+
+    from regnet_backbones.cli.main import COMMANDS, PROG
+
+    parser = argparse.ArgumentParser(prog=PROG)
+    commands = parser.add_subparsers(dest="command")
+    for name, (place, summary) in COMMANDS.items():
+        module, _, function = place.partition(":")
+        found = getattr(import_module(f"regnet_backbones.cli.{module}"), function)
+        parents = [found.parser("")] if hasattr(found, "parser") else []
+        commands.add_parser(name, help=summary, parents=parents, add_help=not parents)
+    print(shtab.complete(parser, args.shell))
     return 0

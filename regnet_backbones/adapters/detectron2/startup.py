@@ -27,4 +27,4 @@ class WithDetectron2:
 
 
 if __name__ == "regnet_backbones_with_detectron2":
-    sys.meta_path.insert(0, WithDetectron2())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, WithDetectron2())
