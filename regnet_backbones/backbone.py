@@ -94,7 +94,6 @@ class RegNetFeatures(nn.Module):
         levels = sorted(set(out_levels) & set(LEVELS))
         _check(in_channels >= 1, "in_channels must be at least 1", in_channels)
         _check(output_stride in OUTPUT_STRIDES, "output_stride must be 8, 16 or 32", output_stride)
-        _check(freeze_at in (0, *LEVELS), "freeze_at must be 0 (nothing) to 5 (all)", freeze_at)
         _check(0 <= drop_path_rate < 1, "drop_path_rate must be in [0, 1)", drop_path_rate)
         is_rising = bool(levels) and list(out_levels) == levels
         _check(is_rising, "out_levels must be some of 1 to 5, rising", out_levels)
@@ -120,7 +119,6 @@ class RegNetFeatures(nn.Module):
         self.design: RegNetDesign | None = variant.design if variant else name_or_design
         self.in_channels = in_channels
         self.output_stride = output_stride
-        self.freeze_at = freeze_at
         self.grad_checkpointing = False
         self.out_levels = out_levels
         self._indices = [level - 1 for level in out_levels]
@@ -133,8 +131,7 @@ class RegNetFeatures(nn.Module):
         self.set_grad_checkpointing(grad_checkpointing)
         convert_norm(self, norm)
         self.loaded: Report | None = None if source is None else load(self, source)
-        for part in self._frozen_parts():
-            freeze(self.get_submodule(part))
+        self.freeze(freeze_at)
 
     if TYPE_CHECKING:  # torch's own says no types
 
@@ -191,6 +188,20 @@ class RegNetFeatures(nn.Module):
         for stage in self._stages():
             stage.grad_checkpointing = enable  # read by timm's RegStage
             update_twice(stage, enable)
+
+    def freeze(self, levels: int) -> None:
+        """Fix the first levels for good; those that are fixed stay so.
+
+        Args:
+            levels: how many, counted as `freeze_at`.
+
+        Raises:
+            UserError: that is not 0 to 5.
+        """
+        _check(levels in (0, *LEVELS), "freeze_at must be 0 (nothing) to 5 (all)", levels)
+        self.freeze_at = levels
+        for part in self._frozen_parts():
+            freeze(self.get_submodule(part))
 
     def extra_repr(self) -> str:
         """Name the network and what was asked of it."""

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,7 +43,14 @@ def sha256(path: str | Path) -> str:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all: as `.<name>.part` first, renamed when it is on disk.
+    """Write a file whole or not at all, as `whole_file` does."""
+    with whole_file(path) as file:
+        write(file)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that is whole or not at all: `.<name>.part` first, renamed when it is on disk.
 
     A missing folder is made. Two processes must not write the same file at the same time.
     """
@@ -50,7 +58,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     part = path.with_name(PART.format(path.name))
     try:
         with part.open("wb") as file:
-            write(file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -77,7 +77,7 @@ def predictions(content, *, keypoints=False):
         yield {"image_id": image["id"]}, {"instances": instances}
 
 
-def evaluated(implementation, content, monkeypatch, **options):
+def evaluated(implementation, content, monkeypatch, *, counts_objects=False, **options):
     """Return the results of an evaluator, and the objects that computed them."""
     computed = []
     stock = CocoEvaluator._derive_coco_results
@@ -87,7 +87,8 @@ def evaluated(implementation, content, monkeypatch, **options):
         return stock(self, coco_eval, task, **names)
 
     monkeypatch.setattr(CocoEvaluator, "_derive_coco_results", derive)
-    evaluator = CocoEvaluator(NAME, implementation=implementation, distributed=False)
+    chosen = {"implementation": implementation, "counts_objects": counts_objects}
+    evaluator = CocoEvaluator(NAME, distributed=False, **chosen)
     evaluator.reset()
     for inputs, outputs in predictions(content, **options):
         evaluator.process([inputs], [outputs])
@@ -110,6 +111,18 @@ def test_all_twelve_numbers_are_those_of_pycocotools(dataset, monkeypatch):
     for task in theirs:
         assert ours[task] == pytest.approx(theirs[task], nan_ok=True)
         assert {"AP-2", "AP-5", "AP-9"} <= ours[task].keys()
+
+
+def test_objects_are_counted_the_same_with_each(dataset, monkeypatch):
+    found = []
+    for name in ("pycocotools", "faster-coco-eval"):
+        found.append(evaluated(name, dataset, monkeypatch, counts_objects=True)[0])
+    plain, _ = evaluated("pycocotools", dataset, monkeypatch)
+    for task in ("bbox", "segm"):
+        added = {k: v for k, v in found[0][task].items() if k not in plain[task]}
+        assert {"F1", "precision", "recall", "min_score", "F1-2", "min_score-9"} <= added.keys()
+        assert 0 < added["F1"] < 100
+        assert {k: found[1][task][k] for k in added} == pytest.approx(added, nan_ok=True)
 
 
 def test_keypoints_are_pycocotools(dataset, monkeypatch):

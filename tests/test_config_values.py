@@ -46,6 +46,15 @@ def config(name, values):
         (MASK, "SOLVER.MAX_ITER", 0),
         (MASK, "SOLVER.MAX_ITER", None),  # no value behind the colon
         (MASK, "SOLVER.OPTIMIZER", "LION"),
+        (MASK, "SOLVER.LAYER_DECAY", 0.0),
+        (MASK, "SOLVER.BACKBONE_LR_FACTOR", -1.0),
+        (MASK, "SOLVER.BASE_LR_END", 1.0),  # above BASE_LR
+        (MASK, "SOLVER.EARLY_STOPPING.PATIENCE", -1),
+        (MASK, "INPUT.AUGMENTATION", "os.path"),
+        (MASK, "INPUT.AUGMENTATION", "no_such_module:build"),
+        (MASK, "INPUT.AUGMENTATION", "math:build"),  # it has none
+        (MASK, "INPUT.AUGMENTATION", "math:pi"),
+        (MASK, "INPUT.AUGMENTATION", "builtins:type"),  # returns no list
         (MASK, "TEST.PICTURES_MIN_SCORE", 50.0),
         (MASK, "MODEL.EMA.DECAY", 1.0),
         (RETINANET, "MODEL.RETINANET.IN_FEATURES", ["p2"]),

@@ -1,5 +1,7 @@
 """Evaluators by dataset and model, checks before a training, tables, panoptic pictures."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -150,6 +152,12 @@ def test_tables_have_the_metrics_of_each_task(tmp_path):
 
     both = results_tables({"a": {"bbox": {"AP": 1.0}}, "b": {"bbox": {"AP": 2.0}}}, tmp_path)
     assert both.index("\na\n") < both.index(" 1.0") < both.index("\nb\n") < both.index(" 2.0")
+
+    best = {"AP": 1.0, "F1": 50.0, "precision": 60.0, "recall": 42.86, "min_score": 0.4379}
+    text = results_tables({"a": {"bbox": best}}, tmp_path)
+    assert ["task", "AP"] in [line.split() for line in text.splitlines()]
+    assert re.search(r"^bbox: .* 50\.0, .* 60\.0, .* 42\.9, .* 0\.437$", text, re.MULTILINE)
+    assert "F1" not in results_tables({"a": {"bbox": best | {"precision": None}}}, tmp_path)
 
 
 # Pictures

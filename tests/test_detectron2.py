@@ -8,7 +8,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import DefaultTrainer
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
-from detectron2.solver import build_optimizer
+from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from fresh_processes import run_in_fresh_processes
@@ -17,6 +17,8 @@ from regnet_backbones import RegNetDesign, RegNetFeatures, add_regnet_config
 from regnet_backbones.adapters.detectron2 import installing
 from regnet_backbones.adapters.detectron2.builders import RegNetBackbone
 from regnet_backbones.adapters.detectron2.config import REGNET_DEFAULTS
+from regnet_backbones.adapters.detectron2.heads import RegNetLastStage
+from regnet_backbones.detection.training.trainer import logged_group
 
 # As detectron2's stock R-50-FPN configs say it, ResNet's own keys and all.
 STOCK_MASK_RCNN_R50_FPN = """
@@ -432,6 +434,70 @@ def test_the_optimizer_is_the_one_named(build, caplog):
     cfg.SOLVER.OPTIMIZER = "LION"  # of another project: detectron2 builds what it always does
     assert type(build(cfg, model)) is torch.optim.SGD
     assert "SOLVER.OPTIMIZER 'LION'" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["SGD", "ADAMW"])
+def test_learning_rates_fall_from_stage_to_stage(name):
+    """Of an FPN's RegNet, whose stem is frozen, and of the last stage in a C4 head."""
+    cfg = get_cfg()
+    add_regnet_config(cfg)
+    solver, base = cfg.SOLVER, 0.02
+    solver.OPTIMIZER, solver.BASE_LR, solver.WEIGHT_DECAY_NORM = name, base, 0.01
+    features = RegNetFeatures("regnety_002", freeze_at=1)
+    parts = {"features": features, "fpn": torch.nn.Conv2d(8, 8, 1)}
+    model = torch.nn.ModuleDict({**parts, "head": RegNetLastStage("regnety_002", norm="BN")})
+    plain = build_optimizer(cfg, model)
+    solver.BACKBONE_LR_FACTOR, solver.LAYER_DECAY = 0.5, 0.8
+    found = build_optimizer(cfg, model)
+    before, after = (
+        {weight: group for group in each.param_groups for weight in group["params"]}
+        for each in (plain, found)
+    )
+    assert before.keys() == after.keys()
+    powers = {"features.s1.": 4, "features.s2.": 3, "features.s3.": 2, "features.s4.": 1}
+    powers |= {"head.s4.": 1}
+    for key, weight in model.named_parameters():
+        if not weight.requires_grad:
+            assert key.startswith("features.stem")
+            assert weight not in after
+            continue
+        power = next((n for start, n in powers.items() if key.startswith(start)), None)
+        rate = base if power is None else base * 0.5 * 0.8**power
+        assert after[weight]["lr"] == pytest.approx(rate)
+        assert after[weight]["weight_decay"] == before[weight]["weight_decay"]
+    assert len({group["weight_decay"] for group in after.values()}) == 2
+    # The schedule scales them all, and what is logged is that of the head.
+    build_lr_scheduler(cfg, found)
+    for group in found.param_groups:
+        rate = base * group["lr_factor"] * solver.WARMUP_FACTOR
+        assert group["lr"] == pytest.approx(rate)
+    group = found.param_groups[logged_group(found)]
+    assert group["lr"] == max(each["lr"] for each in found.param_groups)
+    with pytest.raises(ValueError, match=r"SOLVER\.LAYER_DECAY"):
+        build_optimizer(cfg, parts["fpn"])
+
+
+def test_a_cosine_ends_at_the_rate_that_is_told():
+    cfg = get_cfg()
+    add_regnet_config(cfg)
+    solver = cfg.SOLVER
+    solver.LR_SCHEDULER_NAME, solver.MAX_ITER, solver.WARMUP_ITERS = "WarmupCosineLR", 100, 10
+    for end in (0.0, 0.004):
+        solver.BASE_LR, solver.BASE_LR_END = 0.02, end
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.02)
+        scheduler, rates = build_lr_scheduler(cfg, optimizer), []
+        for _ in range(100):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        assert rates[0] == pytest.approx(0.02 * solver.WARMUP_FACTOR)
+        theirs = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.02)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, 100, eta_min=end)
+        for iteration in range(100):
+            if iteration >= 10:
+                assert rates[iteration] == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-6)
+            theirs.step()
+            cosine.step()
 
 
 # The backbone

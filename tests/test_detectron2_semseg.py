@@ -8,7 +8,7 @@ import pytest
 import torch
 from demo_datasets import looked_for_in
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
@@ -16,6 +16,7 @@ from detectron2.modeling.backbone import FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.projects.deeplab import DeepLabV3PlusHead, build_lr_scheduler
 from load_tool import load_tool
+from matplotlib.colors import rgb_to_hsv
 from PIL import Image
 
 from regnet_backbones import config_path, shapes, zoo
@@ -23,7 +24,7 @@ from regnet_backbones.adapters.detectron2.deeplab import build_poly_lr
 from regnet_backbones.detection.ade20k import convert_masks
 from regnet_backbones.detection.config import default_config, read_config
 from regnet_backbones.detection.config_checks import check_semantic_datasets
-from regnet_backbones.detection.pictures import PredictionPictures
+from regnet_backbones.detection.pictures import Canvas, PredictionPictures
 from regnet_backbones.detection.training.loader import segmenter_train_mapper
 from regnet_backbones.detection.training.trainer import Trainer
 
@@ -355,13 +356,13 @@ def test_classes_without_colours_get_the_same_in_truth_and_prediction(dataset, t
     DatasetCatalog.register(name, lambda: records)
     MetadataCatalog.get(name).stuff_classes = [f"class {k}" for k in range(150)]
     pictures = PredictionPictures(name, "sem_seg", tmp_path / "sheet.png", count=2)
-    colors = pictures.metadata.stuff_colors
-    assert len(set(colors)) >= 70
     pictures.reset()
     for record in records:
         truth = torch.as_tensor(np.asarray(Image.open(record["sem_seg_file_name"])).astype(int))
         scores = torch.nn.functional.one_hot(truth, 150).permute(2, 0, 1)
         pictures.process([record], [{"sem_seg": scores}])
+    middle = records[len(records) // 2]
+    assert list(pictures._seen) == [records[0]["file_name"], middle["file_name"]]
     pictures.evaluate()
     sheet = np.asarray(Image.open(tmp_path / "sheet.png")).astype(int)
     left, right = sheet[4:322, 4:322], sheet[4:322, 326:644]
@@ -370,3 +371,24 @@ def test_classes_without_colours_get_the_same_in_truth_and_prediction(dataset, t
     assert np.abs(left - right).mean() < 1
     assert np.abs(left - plain).mean() > 5
     DatasetCatalog.remove(name)
+
+
+def test_objects_have_shades_of_the_colour_of_their_class():
+    names = {"thing_classes": ["a", "b"], "stuff_classes": ["sky", "ground", "background"]}
+    canvas = Canvas(np.zeros((60, 80, 3), np.uint8), Metadata(**names), 1.0)
+    of_a, again, of_b = (rgb_to_hsv(color) for color in canvas.instance_colors([0, 0, 1]))
+    assert of_a[0] == pytest.approx(again[0])
+    assert abs(of_a[0] - of_b[0]) > 0.1
+    assert len(set(canvas.metadata.thing_colors + canvas.metadata.stuff_colors[:2])) == 4
+    labels = np.full((60, 80), 2)
+    assert canvas.draw_sem_seg(labels).get_image().max() == 0  # the background is not painted
+    assert canvas.draw_sem_seg(labels - 1).get_image().max() > 0
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 59), (79, 0), (79, 59)])
+def test_texts_are_not_cut_off(corner):
+    def white(position):
+        canvas = Canvas(np.zeros((60, 80, 3), np.uint8), Metadata(), 4.0)
+        return int((canvas.draw_text("label", position).get_image() > 128).sum())
+
+    assert white(corner) == pytest.approx(white((40, 20)), rel=0.15)

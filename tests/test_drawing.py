@@ -24,6 +24,7 @@ from regnet_backbones import shapes
 from regnet_backbones.detection.pictures import drawing_task, write_overlay
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs import drawing
+from regnet_backbones.runs.colors import palette
 from regnet_backbones.runs.drawing import Drawing, process_count
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.datamodule import SegmentationData
@@ -244,7 +245,7 @@ def test_classes_are_painted_as_torchvision_does():
     image = generator.integers(0, 256, (40, 50, 3), np.uint8)
     mask = generator.integers(0, 7, (40, 50))
     mask[0], mask[1] = 255, -1
-    colors = overlays.palette(7)
+    colors = palette(7)
     painted = overlays.paint(image, mask, colors)
     masks = torch.from_numpy(np.stack([mask == label for label in range(7)]))
     pixels = torch.from_numpy(image).permute(2, 0, 1)

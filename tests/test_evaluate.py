@@ -270,6 +270,31 @@ def test_test_time_augmentation_is_done_and_told(detector, evaluated, own_val, t
     assert found["results"]["own_val"]["bbox"] != plain["results"]["own_val"]["bbox"]
 
 
+def test_an_evaluation_in_windows_sees_what_a_prediction_in_windows_does(
+    detector, evaluated, own_val, dataset, tmp_path
+):
+    windows = ["--window", "40", "--window-stride", "24"]
+    assert main("evaluate", detector, *own_val, "--output", tmp_path, *windows) == 0
+    settings = results_of(tmp_path)["settings"]
+    assert (settings["window"], settings["window_stride"]) == (40, 24)
+    found = json.loads((tmp_path / "inference" / "coco_instances_results.json").read_text())
+    options = ["--min-score", "0", "--no-pictures", "--val-json", own_val[1], *windows]
+    options += ["--output", tmp_path / "predicted", "--device", "cpu", "--batch-size", "4"]
+    assert main("predict", detector, dataset.images("val"), *options) == 0
+    predicted = json.loads((tmp_path / "predicted" / "predictions.json").read_text())
+    by_score = [
+        sorted(entries, key=lambda entry: (entry["image_id"], -entry["score"]))
+        for entries in (found, predicted)
+    ]
+    assert len(found) == len(predicted)
+    for one, other in zip(*by_score, strict=True):
+        assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-2)
+        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+    whole = results_of(detector / "evaluation")
+    assert whole["settings"]["window"] is None
+    assert whole["results"] != results_of(tmp_path)["results"]
+
+
 def test_wrong_command_lines_for_a_detector_are_refused(detector, tmp_path, capsys, monkeypatch):
     from regnet_backbones.detection import evaluation
 

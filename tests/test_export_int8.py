@@ -169,8 +169,8 @@ def test_a_file_that_loses_too_much_is_not_kept(extractor, after, kept, tmp_path
         )
 
     if kept:
-        assert f"50.00 in float32, {after:.2f} in int8" in run()
+        assert f"50.00% in float32, {after:.2f}% in int8" in run()
     else:
-        with pytest.raises(ExportError, match="mask AP 50.00 in float32, 48.90 in int8"):
+        with pytest.raises(ExportError, match="mask AP 50.00% in float32, 48.90% in int8"):
             run()
     assert [each.name for each in tmp_path.iterdir()] == ["int8.onnx"] * kept

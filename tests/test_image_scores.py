@@ -1,5 +1,7 @@
 """Scores of single images against what was worked out by hand, and the files that hold them."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +64,7 @@ SQUARE = (1, 0, 0, 10, 10)
 def test_objects_are_matched_as_coco_does(objects, seen, expected):
     counts = match_objects(objects, seen)
     assert (*counts, f1(*counts)) == expected
+    assert {type(count) for count in counts} == {int}  # for a JSON file
 
 
 def test_mean_iou_is_over_the_classes_that_are_there():
@@ -101,6 +104,10 @@ def test_the_best_and_the_worst_are_drawn_and_read_back(tmp_path):
     assert read_evaluation(tmp_path) is None  # not finished
     settings = {"opts": ["a", "b"]}
     write_results(tmp_path, Trained("detector", tmp_path / "x.pth"), results={}, settings=settings)
+    path = tmp_path / "results.json"
+    content = json.loads(path.read_text())
+    del content["confusion"]  # as older versions wrote it
+    path.write_text(json.dumps(content))
     found = read_evaluation(tmp_path)
     assert (found.checkpoint, found.settings, found.images) == ("x.pth", settings, images)
     assert images.complete

@@ -9,6 +9,7 @@ import pytest
 
 from regnet_backbones.cli.models import check_options, evaluate_parser, predict_parser
 from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.runs.confusion import Confusion
 from regnet_backbones.runs.image_files import find_images, output_names
 from regnet_backbones.runs.results import write_results
 from regnet_backbones.runs.trained import Trained, find_trained
@@ -159,7 +160,9 @@ def test_results_of_both_kinds_have_one_form(tmp_path):
         ("segmenter", {"lightning", "segmentation_models_pytorch"}),
     ):
         trained = Trained(kind, Path("a/b.c"))
-        write_results(tmp_path / kind, trained, results=numbers, settings={"flip": True})
+        matrix = {"x": Confusion(("a", "b"), [[1, 2], [3, 4]], "pixels")}
+        given = {"results": numbers, "settings": {"flip": True}, "confusion": matrix}
+        write_results(tmp_path / kind, trained, **given)
         text = (tmp_path / kind / "results.json").read_text()
         content = json.loads(text, parse_constant=pytest.fail)
         assert content.pop("versions").keys() == {"regnet_backbones", "torch"} | frameworks
@@ -168,6 +171,9 @@ def test_results_of_both_kinds_have_one_form(tmp_path):
             "checkpoint": "a/b.c",
             "results": {"AP": 12.5, "APl": None, "list": [None, [1, "x"]], "n": None},
             "settings": {"flip": True},
+            "confusion": {
+                "x": {"labels": ["a", "b"], "counts": [[1, 2], [3, 4]], "unit": "pixels"}
+            },
         }
 
 
@@ -178,7 +184,7 @@ def test_results_of_both_kinds_have_one_form(tmp_path):
     ("kind", "parser", "line", "option"),
     [
         ("detector", evaluate_parser, "run --flip", "--flip"),
-        ("detector", predict_parser, "run a.png --window-stride 9", "--window-stride"),
+        ("detector", predict_parser, "run a.png --scales 2", "--scales"),
         ("segmenter", predict_parser, "run a.png --min-score 0", "--min-score"),
         ("segmenter", evaluate_parser, "run --val-json a", "--val-json"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -317,7 +318,9 @@ def test_wrong_command_lines_are_refused(detector, dataset, tmp_path, capsys, mo
         (["--val-json", tmp_path / "nameless"], "name"),
         (["--val-json", tmp_path / "other"], "5 classes"),
         (["--opts", "OUTPUT_DIR", "x"], "--output"),
-        (["--window", "512"], "--window"),
+        (["--window", "8", "--window-stride", "9"], "window_stride"),
+        (["--window-stride", "9"], "window_stride"),
+        (["--every", "2"], "--every"),
         (["--batch-size", "0"], "batch_size"),
         (["gone.png"], "'gone.png'"),
     ):
@@ -495,7 +498,7 @@ def test_panoptic_fpn_gives_instances_classes_and_segments(dataset, tmp_path):
     assert json.loads((output / "predictions.json").read_text())
     assert (output / "classes.txt").read_text().split() == ["things", "background"]
     assert set(np.unique(read(output / "labels" / "000000.png"))) <= {0, 1}
-    assert np.abs(read(output / "overlays" / "000000.jpg") - enlarged(image)).mean() > 20
+    assert np.abs(read(output / "overlays" / "000000.jpg") - enlarged(image)).mean() > 10
 
     ids, segments, names = panoptic_of(output)
     assert names.items() <= {**dict(enumerate(shapes.CATEGORIES, 1)), 6: "background"}.items()
@@ -623,6 +626,95 @@ def test_a_segmenter_predicts_in_batches_and_draws_in_processes(
         one, other = (np.asarray(Image.open(tmp_path / folder / name)) for folder in "ab")
         assert (one == other).mean() > 0.99
     assert no_pictures == {k: v for k, v in in_batches.items() if not k.startswith("overlays")}
+
+
+@pytest.fixture
+def clip(dataset, tmp_path):
+    """Return a video of two images in turn, a folder of its frames, and how many these are."""
+    cv2, count = pytest.importorskip("cv2"), 7
+    images = [cv2.imread(str(dataset.images("val") / f"00000{n}.png")) for n in (0, 1)]
+    (tmp_path / "in").mkdir()
+    file, frames = tmp_path / "in" / "clip.avi", tmp_path / "frames"
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 10, (SIDE, SIDE))
+    for number in range(count):
+        writer.write(images[number % 2])
+    writer.release()
+    frames.mkdir()
+    video = cv2.VideoCapture(str(file))
+    for number in range(count):
+        cv2.imwrite(str(frames / f"clip_{number:06d}.png"), video.read()[1])
+    return file, frames, count
+
+
+def length_of(video):
+    import cv2
+
+    opened = cv2.VideoCapture(str(video))
+    return sum(iter(opened.grab, False)), opened.get(cv2.CAP_PROP_FPS)
+
+
+def test_a_video_is_predicted_as_its_frames_are(detector, clip, tmp_path):
+    file, frames, count = clip
+    found = []
+    for inputs in (file, frames):
+        options = ["--output", tmp_path / inputs.name, "--min-score", "0", "--device", "cpu"]
+        assert main(detector[1], inputs, *options) == 0
+        entries = json.loads((tmp_path / inputs.name / "predictions.json").read_text())
+        assert {entry["image_id"] for entry in entries} == set(range(1, count + 1))
+        found.append([(e["image_id"], e["bbox"], e["score"], e["segmentation"]) for e in entries])
+        if inputs == file:
+            assert {(e["file_name"], e["frame"]) for e in entries} == {
+                (str(file), number) for number in range(count)
+            }
+    assert found[0] == found[1]
+    overlays = tmp_path / file.name / "overlays"
+    assert [path.name for path in overlays.iterdir()] == ["clip.mp4"]
+    assert length_of(overlays / "clip.mp4") == (count, 10)
+
+
+def test_a_segmenter_predicts_each_nth_frame_and_images(segmenter, clip, dataset, tmp_path, capsys):
+    """Of which the second one's overlay is wider, for its legend."""
+    file, frames, _ = clip
+    image = dataset.images("val") / "000000.png"
+    folders = [tmp_path / name for name in "ab"]
+    options = ["--device", "cpu", "--batch-size", "3", "--output"]
+    assert main(segmenter, file, image, "--every", "3", *options, folders[0]) == 0
+    assert main(segmenter, frames, *options, folders[1]) == 0
+    labels = [{p.name: p for p in (f / "labels").rglob("*.png")} for f in folders]
+    assert labels[0].keys() == {"000000.png", *(f"clip_00000{n}.png" for n in (0, 3, 6))}
+    for name in labels[0].keys() & labels[1].keys():
+        one, other = (np.asarray(Image.open(each[name])) for each in labels)
+        assert (one == other).mean() > 0.99
+    drawn = {path.name: path for path in (folders[0] / "overlays").rglob("*.*")}
+    assert drawn.keys() == {"000000.jpg", "clip.mp4"}
+    frames, rate = length_of(drawn["clip.mp4"])
+    assert frames == 3
+    assert rate == pytest.approx(10 / 3, abs=0.01)
+    main(segmenter, file, "--no-pictures", *options, tmp_path / "c")
+    assert not (tmp_path / "c" / "overlays").exists()
+
+
+def test_broken_videos(segmenter, clip, tmp_path, capsys, caplog):
+    file, _, _ = clip
+    content, half = file.read_bytes(), tmp_path / "half.avi"
+    half.write_bytes(content[: len(content) * 2 // 3])
+    options = ["--device", "cpu", "--output", tmp_path / "out"]
+    assert main(segmenter, half, *options) == 1
+    assert "1 could not be read" in capsys.readouterr().err
+    assert str(half) in caplog.text
+    assert 0 < len(list((tmp_path / "out" / "labels").iterdir())) < 7
+    for name, text in (("empty.mp4", b""), ("text.webm", b"no video"), ("head.avi", content[:99])):
+        (tmp_path / name).write_bytes(text)
+        assert main(segmenter, tmp_path / name, *options) == 2
+        assert f"'{tmp_path / name}'" in capsys.readouterr().err
+    assert main(segmenter, file, "--every", "0", *options) == 2
+    assert "every" in capsys.readouterr().err
+
+
+def test_opencv_is_named_if_it_is_missing(segmenter, clip, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert main(segmenter, clip[0], "--device", "cpu", "--output", tmp_path / "out") == 2
+    assert "regnet-backbones[video]" in capsys.readouterr().err
 
 
 def test_a_segmenter_predicts_through_the_same_command(

@@ -6,12 +6,15 @@ import sys
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import numpy as np
 from load_tool import load_tool
 from report_pages import EVIL, Page, content_of, small_report
 from torch.utils.tensorboard import SummaryWriter
 
 from regnet_backbones.report.logs import read_log
 from regnet_backbones.report.page import render, write_page
+from regnet_backbones.report.reading import Metrics
+from regnet_backbones.runs.confusion import Confusion
 from regnet_backbones.runs.results import Table, tables_of
 from regnet_backbones.runs.trained import read_metrics
 
@@ -117,7 +120,7 @@ def test_the_page_is_whole_html_and_says_what_its_pictures_show():
     )
     assert alts[1] == alts[0]  # the same chart on dark paper
     assert alts[4] == "circle1: ground truth, prediction side by side"
-    assert "The first 2 of 3 validation images were predicted (--images)." in text
+    assert "2 of 3 validation images were predicted, evenly spread (--images)." in text
 
 
 def test_numbers_are_shown_with_two_digits_and_sorted_with_more():
@@ -125,6 +128,35 @@ def test_numbers_are_shown_with_two_digits_and_sorted_with_more():
     assert page.rows()[:2] == [["bbox", "12.35", "–"], ["circle", "9.50"]]
     values = [cell["data-value"] for cell in page.all("td") if "data-value" in cell]
     assert values == ["12.345", "", "9.5", "10.25", "", "-1"]
+
+
+def test_a_threshold_is_not_rounded_up():
+    table = Table(("F1", "min_score"), (("bbox", (50.0, 0.4379)),))
+    page = Page(render(replace(small_report(), metrics=Metrics("x", (table,)))))
+    assert page.rows()[0] == ["bbox", "50.00", "0.437"]
+
+
+def test_confusions_are_a_matrix_or_a_list():
+    def shown(counts, unit="objects"):
+        labels = [f"<{n}>" for n in range(len(counts))]
+        matrix = {"bbox": Confusion(labels, counts, unit)}
+        metrics = replace(small_report().metrics, confusion=matrix)
+        return Page(render(replace(small_report(), metrics=metrics)))
+
+    page = shown([[6, 2, 0], [0, 0, 0], [1, 0, 3]])
+    cells = [cell for cell in page.all("td") if "--share" in cell.get("style", "")]
+    shares = [float(cell["style"].partition(":")[2]) for cell in cells]
+    assert shares == [0.75, 0.25, 0, 0, 0, 0, 0.25, 0, 0.75]
+    assert "<0>" in page.text_of("th")
+    assert ["6", "2", ""] in page.rows()
+    assert "<0> predicted as <1>: 2 objects, 25.0% of the row" in [c["title"] for c in cells]
+    assert ["75.0", "25.0", ""] in shown([[6, 2, 0], [0, 0, 0], [1, 0, 3]], "pixels").rows()
+    many = np.diag(np.full(40, 7))
+    many[3, 5], many[8, 1] = 1, 3
+    rows = shown(many.tolist()).rows()
+    place = rows.index(["<8>", "<1>", "3", "30.0"])
+    assert rows[place + 1] == ["<3>", "<5>", "1", "12.5"]
+    assert not [row for row in rows if len(row) == 40]
 
 
 def test_names_of_the_user_are_text():

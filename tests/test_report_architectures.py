@@ -12,6 +12,10 @@ from load_tool import load_tool
 from PIL import Image
 from report_pages import Page, read_detector
 from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.functional.classification import (
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+)
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.adapters.detectron2.projects import import_projects
@@ -73,6 +77,7 @@ def test_the_score_of_a_semantic_segmentation_is_that_of_torchmetrics(tmp_path):
     shown = {score.file: score.score for score in report.images.images}
     assert len(shown) == IMAGES
     classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    truths, predictions = [], []
     for record in DatasetCatalog.get(cfg.DATASETS.TEST[0]):
         bgr = torch.from_numpy(read_image(record["file_name"], "BGR").copy()).permute(2, 0, 1)
         image = bgr.flip(0) if cfg.INPUT.FORMAT == "RGB" else bgr
@@ -86,3 +91,13 @@ def test_the_score_of_a_semantic_segmentation_is_that_of_torchmetrics(tmp_path):
         expected = iou[sorted(present)].mean().item()
         name = record["file_name"].rpartition("/")[2]
         assert shown[name] == pytest.approx(expected, rel=1e-4)
+        truths.append(truth)
+        predictions.append(prediction)
+    pair = torch.stack(predictions), torch.stack(truths)
+    options = {"num_classes": classes, "ignore_index": 255}
+    confusion = report.metrics.confusion["sem_seg"]
+    assert confusion.counts == multiclass_confusion_matrix(*pair, **options).tolist()
+    dice = multiclass_f1_score(*pair, **options, average="none")
+    columns, rows = report.metrics.per_class.columns, report.metrics.per_class.rows
+    found = [values[columns.index("sem_seg Dice")] for _, values in rows]
+    assert [value or 0 for value in found] == pytest.approx((100 * dice).tolist(), rel=1e-4)

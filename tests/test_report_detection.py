@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
@@ -17,6 +18,7 @@ from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.config import default_config, read_config
 from regnet_backbones.detection.data import VAL_NAME, read_coco_split, register_split
 from regnet_backbones.detection.description import describe
+from regnet_backbones.detection.evaluation import BEST_F1
 
 QUICK = str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml"))
 SIDE = 64
@@ -108,10 +110,18 @@ def test_results_are_those_of_evaluate(report, page, run, own, tmp_path, capsys)
     for task, values in table.rows:
         assert values == tuple(expected[task][name] for name in table.columns)
     classes = report.metrics.per_class
-    assert classes.columns == ("bbox AP", "segm AP")
+    kinds = ("AP", "F1", "precision", "recall", "min_score")
+    assert set(classes.columns) == {f"{task} {kind}" for task in ("bbox", "segm") for kind in kinds}
+    assert table.columns[:6] == ("AP", "AP50", "AP75", "APs", "APm", "APl")
     assert [name for name, _ in classes.rows] == list(shapes.CATEGORIES)
     for name, values in classes.rows:
-        assert values == tuple(expected[task][f"AP-{name}"] for task in ("bbox", "segm"))
+        keys = [column.split() for column in classes.columns]
+        assert values == tuple(expected[task][f"{kind}-{name}"] for task, kind in keys)
+    for task, confusion in report.metrics.confusion.items():
+        counts = np.array(confusion.counts)
+        predicted = counts[:, :-1].sum()
+        assert 100 * counts.trace() / predicted == pytest.approx(expected[task]["precision"])
+    assert set(report.metrics.confusion) == {"bbox", "segm"}
     assert "with model_final.pth, on own_val" in report.metrics.source
     assert ["bbox", f"{expected['bbox']['AP']:.2f}"] in [row[:2] for row in page.rows()]
 
@@ -199,8 +209,10 @@ def test_with_fewer_images_the_results_are_the_logged_ones(run, tmp_path):
     report = read_detector(copy, "report")
     assert report.images.complete
     (table,) = report.metrics.summary
-    logged = [last[f"bbox/{name}"] for name in table.columns]
-    assert list(table.rows[0][1]) == pytest.approx([None if math.isnan(v) else v for v in logged])
+    columns = [name for name in table.columns if name not in BEST_F1]
+    logged = [last[f"bbox/{name}"] for name in columns]
+    expected = pytest.approx([None if math.isnan(v) else v for v in logged])
+    assert list(table.rows[0][1])[: len(columns)] == expected
     assert report.metrics.source == "found by an evaluation with model_final.pth, on own_val"
 
 

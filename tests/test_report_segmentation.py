@@ -4,6 +4,7 @@ import contextlib
 import io
 import shutil
 
+import numpy as np
 import pytest
 import yaml
 from load_tool import load_tool
@@ -67,12 +68,18 @@ def in_percent(value):
 def test_results_are_those_of_evaluate(report, run):
     expected = evaluate(run / "checkpoints" / "best.ckpt", accelerator="cpu")
     (summary,) = report.metrics.summary
-    assert summary.columns == ("mIoU", "pixel accuracy")
-    miou, accuracy = summary.rows[0][1]
-    assert 0 < miou < 100
-    assert (miou, accuracy) == (in_percent(expected["miou"]), in_percent(expected["accuracy"]))
-    found = {name: value for name, (value,) in report.metrics.per_class.rows}
-    assert found == {name: in_percent(value) for name, value in expected["iou"].items()}
+    assert summary.columns == ("mIoU", "pixel accuracy", "mean Dice", "boundary mIoU")
+    keys = ("miou", "accuracy", "mdice", "boundary_miou")
+    assert summary.rows[0][1] == tuple(in_percent(expected[key]) for key in keys)
+    assert 0 < expected["miou"] < 1
+    keys = ("iou", "dice", "precision", "recall", "boundary_iou")
+    found = dict(report.metrics.per_class.rows)
+    for name, values in found.items():
+        assert values == tuple(in_percent(expected[key][name]) for key in keys)
+    confusion = report.metrics.confusion["segmentation"]
+    assert confusion.labels == list(found)
+    counts = np.array(confusion.counts)
+    assert counts.trace() / counts.sum() == pytest.approx(expected["accuracy"])
     assert len(found) == len(shapes.CATEGORIES) + 1
     assert report.metrics.source == "found by an evaluation with best.ckpt"
 

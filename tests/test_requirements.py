@@ -66,7 +66,8 @@ def test_locked_versions_are_in_the_ranges_of_the_project(extra):
 
 def test_the_extras_are_those_promised():
     promised = {"detectron2", "smp", "train", "benchmark", "design", "export", "report"}
-    promised |= {"docs", "dev", "openvino", "transformers", "data", "coco", "all", "completion"}
+    promised |= {"docs", "dev", "openvino", "transformers", "data", "coco", "video", "all"}
+    promised |= {"completion"}
     assert set(PROJECT["optional-dependencies"]) == promised
 
 

@@ -5,6 +5,7 @@ import io
 import logging
 import pickle
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,15 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.structures import BoxMode
 from malicious_files import bombs, forms, wrapped
+from small_segmenter import train_segmenter
 from torch import nn
 
-from regnet_backbones import RegNetFeatures, weights
+from regnet_backbones import RegNetFeatures, shapes, weights
 from regnet_backbones.detection.trained import WholeCheckpointer, load_proposals
 from regnet_backbones.detection.training.checkpoint import TrainingCheckpointer
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
+from regnet_backbones.semseg.datamodule import SegmentationData
+from regnet_backbones.semseg.evaluation import evaluate
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.resume import AtomicCheckpointIO, check_resume
 from regnet_backbones.weights.conversion import convert_file
@@ -107,6 +111,26 @@ def test_no_pickle_of_an_old_torch_file_is_run(where, tmp_path):
     for reading in READINGS:
         read(reading, tmp_path / "a.pth")
     assert not marker.exists()
+
+
+def test_the_augmentation_of_a_checkpoint_is_not_imported(tmp_path, monkeypatch):
+    """A config may name a program; a checkpoint that names the same one is data."""
+    (tmp_path / "bomb.py").write_text("open('marker', 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    spec = shapes.ShapesSpec(num_train=2, num_val=1, image_size=64, seed=0)
+    data = shapes.write(tmp_path / "shapes", spec).root / "semantic"
+    trainer = train_segmenter(SegmentationData("ade20k", str(data), batch_size=2, num_workers=0))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    content["datamodule_hyper_parameters"]["augmentation"] = "bomb:augment"
+    torch.save(content, tmp_path / "a.ckpt")
+    evaluate(tmp_path / "a.ckpt", accelerator="cpu")
+    data = load_data(tmp_path / "a.ckpt")
+    data.setup()
+    assert len(data.train_set[0]) == 3
+    assert "bomb" not in sys.modules
+    assert not (tmp_path / "marker").exists()
 
 
 def test_what_builds_a_model_never_reaches_lightning(tmp_path):

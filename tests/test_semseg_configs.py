@@ -57,7 +57,9 @@ def test_a_recipe_is_what_its_name_says(path, segmenter_parser):
     assert trainer.max_steps % trainer.val_check_interval == 0
     rate, decay = RATES.get((model.decoder, dataset), (0.01, 5e-4))
     assert (model.optimizer, model.lr, model.weight_decay) == ("sgd", rate, decay)
-    assert model.power == 0.9
+    assert (model.schedule, model.power) == ("poly", 0.9)
+    assert data.photometric
+    assert data.scale_range == ((0.75, 1.25) if dataset == "medical" else (0.5, 2.0))
     assert model.sync_batchnorm
     check_statistics(encoder, model.encoder_weights, mean=data.mean, std=data.std)
     channels = len(data.mean)

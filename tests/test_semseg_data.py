@@ -2,6 +2,7 @@
 
 import logging
 import struct
+import sys
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_segmenter import train_segmenter
 from torchvision import tv_tensors
 
 from regnet_backbones import shapes
@@ -492,6 +494,72 @@ def test_the_short_side_resizes_training_images_and_leaves_those_of_validation(t
     assert (item["mask"] != IGNORE).sum() == 20 * 24
     item = data.val_set[0]
     assert item["image"].shape[1:] == item["mask"].shape == (40, 48)
+
+
+MODULE = """
+import numpy as np
+
+def mirrored(image, mask):
+    return image[:, ::-1], mask[:, ::-1]
+
+class Doubled:
+    def __call__(self, image, mask):
+        return image.repeat(2, 0), mask.repeat(2, 0)
+
+def grey(image, mask):
+    return image[..., 0], mask
+
+def floats(image, mask):
+    return image / 255, mask
+
+def image_alone(image, mask):
+    return image
+
+number = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Write a module of callables, and return its name; `tmp_path` is the current folder."""
+    name = f"augmentation_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield name
+    sys.modules.pop(name, None)
+
+
+def test_ones_own_augmentation_takes_the_place_of_ours(tmp_path, module):
+    root = make_folders(tmp_path / "data")
+    cases = {f"{module}:mirrored": labels()[:, ::-1], f"{module}.Doubled": labels().repeat(2, 0)}
+    for path, wanted in cases.items():
+        data = own_data(root, augmentation=path, crop_size=80, scale_range=(2, 2), num_workers=1)
+        data.setup("fit")
+        mask = data.train_set[0]["mask"]
+        assert (mask[mask != IGNORE].view(wanted.shape).numpy() == wanted).all()
+        batch = next(iter(data.train_dataloader()))  # of a process of its own
+        assert ((batch["mask"] != IGNORE).sum((1, 2)) == wanted.size).all()
+
+
+@pytest.mark.parametrize("name", ["grey", "floats", "image_alone", "number", "missing"])
+def test_an_augmentation_that_cannot_be_used_is_named(tmp_path, module, name):
+    data = own_data(make_folders(tmp_path / "data"), augmentation=f"{module}:{name}")
+
+    def first_item():
+        data.setup("fit")
+        return data.train_set[0]
+
+    with pytest.raises(UserError, match=f"{module}:{name}"):
+        first_item()
+
+
+def test_classes_are_balanced_by_their_pixels(tmp_path):
+    data = own_data(make_folders(tmp_path))
+    trainer = train_segmenter(data, loss="ce", class_weights="balanced")
+    pixels = np.bincount(np.concatenate([labels(seed=k).ravel() for k in range(4)]))
+    wanted = pixels.sum() / (len(pixels) * pixels)
+    assert trainer.lightning_module.loss.class_weights == pytest.approx(wanted.tolist())
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import cv2
 import lightning
 import numpy as np
 import pytest
@@ -15,13 +16,15 @@ from PIL import Image
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.errors import UserError
+from regnet_backbones.runs.colors import palette
+from regnet_backbones.runs.results import read_evaluation
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.dataset import read_image
 from regnet_backbones.semseg.evaluation import evaluate
 from regnet_backbones.semseg.inference import Inference
-from regnet_backbones.semseg.metrics import results_table
+from regnet_backbones.semseg.metrics import boundary_counts, boundary_results, results_table
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.prediction import predict
 from regnet_backbones.semseg.run import launch_run
@@ -222,6 +225,38 @@ def by_hand(masks, labels):
     return iou, np.nanmean(iou), (truth == found)[counts].mean()
 
 
+def eroded(mask, reach):
+    """Return a mask without the pixels that are near to its borders or those of the image."""
+    framed = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    return cv2.erode(framed, np.ones((3, 3), np.uint8), iterations=reach)[1:-1, 1:-1].astype(bool)
+
+
+@pytest.mark.parametrize(("size", "reach"), [((40, 60), 1), ((130, 201), 5)])
+def test_boundary_iou_is_that_of_eroded_masks(size, reach):
+    draws = np.random.default_rng(0)
+    counts, both, either = 0, np.zeros(4), np.zeros(4)
+    for _ in range(3):
+        blocks = draws.choice([0, 1, 2, 255], (5, 6)).astype(np.uint8)
+        truth = cv2.resize(blocks, size[::-1], interpolation=cv2.INTER_NEAREST)
+        found = np.where(truth == 255, 1, np.roll(truth, 2, axis=1)).clip(0, 2)
+        pair = (torch.from_numpy(each.astype(np.int64))[None] for each in (found, truth))
+        counts += boundary_counts(*pair, 4)
+        void = truth == 255
+        for label in range(3):
+            one, other = (
+                (each == label) & ~void & ~eroded((each == label) | void, reach)
+                for each in (truth, found)
+            )
+            both[label] += (one & other).sum()
+            either[label] += (one | other).sum()
+    assert counts.tolist() == [both.tolist(), either.tolist()]
+    found = boundary_results(counts, "abcd")
+    expected = both[:3] / either[:3]
+    assert 0 < expected.min() < expected.max() < 1
+    assert list(found["boundary_iou"].values()) == [*expected, None]  # the last is nowhere
+    assert found["boundary_miou"] == pytest.approx(expected.mean())
+
+
 @pytest.mark.parametrize("inference", [None, ROBUST])
 def test_an_evaluation_is_what_the_predicted_labels_say(dataset, checkpoint, inference, tmp_path):
     found = evaluate(checkpoint, inference=inference, accelerator="cpu")
@@ -233,6 +268,13 @@ def test_an_evaluation_is_what_the_predicted_labels_say(dataset, checkpoint, inf
     assert tuple(found["iou"]) == NAMES
     values = [math.nan if value is None else value for value in found["iou"].values()]
     assert values == pytest.approx(iou, abs=1e-6, nan_ok=True)
+    dice = [2 * value / (1 + value) for value in values]
+    scores = [math.nan if value is None else value for value in found["dice"].values()]
+    assert scores == pytest.approx(dice, nan_ok=True)
+    assert found["mdice"] == pytest.approx(np.nanmean(dice))
+    boundary = [v for v in found["boundary_iou"].values() if v is not None]
+    assert found["boundary_miou"] == pytest.approx(np.mean(boundary))
+    assert 0 < found["boundary_miou"] < 1
     assert found["images"] == 3
     settings = asdict(inference or Inference())
     settings["scales"] = list(settings["scales"])
@@ -242,16 +284,24 @@ def test_an_evaluation_is_what_the_predicted_labels_say(dataset, checkpoint, inf
 
 
 def test_predicted_labels_are_masks_of_a_dataset(dataset, checkpoint, tmp_path):
-    written = predict(checkpoint, images_of(dataset), tmp_path, device="cpu")
-    folder = str(images_of(dataset)[0].parent)
+    images = sorted((dataset.root / "semantic" / "images" / "training").iterdir())
+    written = predict(checkpoint, images, tmp_path, device="cpu")
+    folder = str(images[0].parent)
     overrides = {
         **{"layout": "folder", "root": str(tmp_path), "class_names_file": "classes.txt"},
         **dict.fromkeys(("train_images", "val_images"), folder),
         **dict.fromkeys(("train_masks", "val_masks"), "labels"),
     }
     found = evaluate(checkpoint, overrides=overrides, accelerator="cpu")
-    assert (found["miou"], found["accuracy"], found["images"]) == (1, 1, 3)
-    assert len(written.labels) == 3
+    assert (found["miou"], found["accuracy"], found["images"]) == (1, 1, 8)
+    assert (found["mdice"], found["boundary_miou"]) == (1, 1)
+    assert len(written.labels) == 8
+
+    options = {"images": 2, "output": tmp_path / "some", "accelerator": "cpu"}
+    assert evaluate(checkpoint, overrides=overrides, **options)["images"] == 2
+    some = read_evaluation(tmp_path / "some").images
+    assert [Path(image.file).stem for image in some.images] == [images[k].stem for k in (0, 4)]
+    assert some.available == 8
 
 
 def test_other_classes_are_refused_or_warned_of(dataset, checkpoint, tmp_path, caplog):
@@ -333,14 +383,16 @@ def test_labels_and_overlays_have_the_colors_of_the_classes(dataset, checkpoint,
     assert labels.mode == "P"
     assert written.labels[0].read_bytes()[24] == 8  # bits of a pixel
     values = np.asarray(labels)
-    colors = np.array(overlays.palette(6))
+    colors = np.array([*palette(5), (0, 0, 0)])  # the last class is the background
     assert (np.asarray(labels.convert("RGB")) == colors[values]).all()
     overlay = Image.open(written.overlays[0])
     image = read_image(source)
     height, width = image.shape[:2]
-    assert overlay.width > width  # there is a legend
-    painted = np.asarray(overlay)[:height, :width].astype(int)
+    factor = -(-overlays.MIN_WIDTH // width)  # a small image is enlarged
+    assert overlay.width > factor * width  # there is a legend
+    painted = np.asarray(overlay)[: factor * height : factor, : factor * width : factor].astype(int)
     expected = overlays.OPACITY * colors[values] + (1 - overlays.OPACITY) * image
+    expected = np.where((values == 5)[..., None], image, expected)
     assert np.abs(painted - expected).mean() < 6  # JPEG
 
 

@@ -1,11 +1,13 @@
 """The Lightning module of a segmenter: network, loss, metrics, schedule, checkpoints, processes."""
 
+import copy
 import math
 import subprocess
 import sys
 from pathlib import Path
 
 import lightning
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -18,6 +20,9 @@ from timm.layers.norm_act import SyncBatchNormAct
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
+from regnet_backbones import RegNetFeatures
+from regnet_backbones.errors import UserError
+from regnet_backbones.runs.colors import class_colors, palette
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import load_segmenter
 from regnet_backbones.semseg.inference import Inference
@@ -26,8 +31,9 @@ from regnet_backbones.semseg.network import (
     architectures,
     build_network,
     parameter_groups,
-    poly_factor,
+    rate_factor,
 )
+from regnet_backbones.weights import load
 
 CLASSES = 3
 SMALL = {"decoder_channels": [32, 16, 8, 8, 8]}
@@ -213,12 +219,46 @@ def test_losses_are_those_of_torch_and_smp():
     entropy = F.cross_entropy(logits, mask, ignore_index=255)
     dice = smp.losses.DiceLoss("multiclass", ignore_index=255, from_logits=True)(logits, mask)
     focal = smp.losses.FocalLoss("multiclass", ignore_index=255)(logits, mask)
-    sums = {"ce+dice": entropy + dice, "dice+focal": dice + focal}
+    lovasz = smp.losses.LovaszLoss("multiclass", ignore_index=255)(logits, mask)
+    options = {"ignore_index": 255, "alpha": 0.2, "beta": 0.8}
+    tversky = smp.losses.TverskyLoss("multiclass", **options)(logits, mask)
+    sums = {"ce+dice": entropy + dice, "dice+focal": dice + focal, "ce+lovasz": entropy + lovasz}
+    sums |= {"tversky": tversky, "lovasz": lovasz}
     for name, expected in {"ce": entropy, "dice": dice, "focal": focal, **sums}.items():
-        torch.testing.assert_close(segmenter(loss=name).loss(logits, mask), expected)
+        loss = segmenter(loss=name, tversky=(0.2, 0.8)).loss
+        torch.testing.assert_close(loss(logits, mask), expected)
 
 
-@pytest.mark.parametrize("loss", ["ce", "dice", "focal", "ce+dice"])
+def test_class_weights_are_those_of_torch_and_smp():
+    logits, mask = logits_and_mask()
+    weights = [0.5, 2.0, 1.0]
+    focal = smp.losses.FocalLoss("multiclass", ignore_index=255, class_weights=weights)
+    entropy = F.cross_entropy(logits, mask, torch.tensor(weights), ignore_index=255)
+    for name, expected in {"ce": entropy, "focal": focal(logits, mask)}.items():
+        loss = segmenter(loss=name, class_weights=weights).loss
+        torch.testing.assert_close(loss(logits, mask), expected)
+
+
+@pytest.mark.parametrize(
+    ("named", "options"),
+    [
+        *(
+            ("class_weights", {"class_weights": w})
+            for w in ([1.0, 2.0], [1.0, -1.0, 1.0], [0.0] * 3)
+        ),
+        ("class_weights", {"class_weights": [1.0, 2.0, 3.0], "loss": "dice"}),
+        *(("loss", {"loss": loss}) for loss in ("ce+ce", "dise", "")),
+        *(("ema_decay", {"ema_decay": decay}) for decay in (1.0, -0.1)),
+        ("freeze_stages", {"freeze_stages": 1, "encoder": "resnet18"}),
+        ("freeze_at", {"freeze_stages": 6}),
+    ],
+)
+def test_training_options_out_of_range_are_named(named, options):
+    with pytest.raises(UserError, match=named):
+        segmenter(**options)
+
+
+@pytest.mark.parametrize("loss", ["ce", "dice", "focal", "ce+dice", "lovasz", "tversky"])
 def test_ignored_pixels_have_no_gradient(loss):
     model = segmenter(loss=loss)
     logits, mask = logits_and_mask()
@@ -260,13 +300,96 @@ def test_parameters_are_in_groups_by_part_and_decay():
     assert by_parameter[id(network.segmentation_head[0].weight)] == "decoder"
 
 
+def test_each_stage_of_the_encoder_has_a_part_of_the_rate_of_the_next():
+    network = segmenter().network
+    options = {"lr": 0.1, "encoder_lr_factor": 0.5, "weight_decay": 0.01, "layer_decay": 0.5}
+    rates = {
+        id(p): group["lr"]
+        for group in parameter_groups(network, **options)
+        for p in group["params"]
+    }
+    assert len(rates) == len(list(network.parameters()))
+    found = [rates[id(network.encoder.get_submodule(f"s{k}").b1.conv1.conv.weight)] for k in (4, 1)]
+    assert found == pytest.approx([0.025, 0.025 / 8])
+    assert rates[id(network.encoder.stem.bn.weight)] == pytest.approx(0.025 / 16)
+    assert rates[id(network.segmentation_head[0].weight)] == 0.1
+
+
+def test_the_cosine_is_torchs():
+    (parameter,) = nn.Linear(1, 1, bias=False).parameters()
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    for step in range(10):
+        found = rate_factor(step, 10, warmup=0, power=0.9, name="cosine")
+        assert found == pytest.approx(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+
+
+def test_frozen_stages_keep_weights_and_statistics(tmp_path):
+    model = segmenter(freeze_stages=2)
+    before = copy.deepcopy(model.network.encoder.state_dict())
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(model, loader())
+    for name, value in model.network.encoder.state_dict().items():
+        frozen = name.startswith(("stem.", "s1."))
+        assert not frozen or torch.equal(value, before[name]), name
+    assert not torch.equal(
+        model.network.encoder.s2.b1.conv1.conv.weight, before["s2.b1.conv1.conv.weight"]
+    )
+    assert len(optimized(run)) == len([p for p in model.parameters() if p.requires_grad])
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    loaded = load_segmenter(tmp_path / "model.ckpt").eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(image), model.eval()(image), rtol=0, atol=0)
+
+
+def optimized(run):
+    return [p for group in run.optimizers[0].param_groups for p in group["params"]]
+
+
+class Weights(Callback):
+    """Keeps the weights of each step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.steps.append(copy.deepcopy(module.state_dict()))
+
+
+def test_the_average_of_the_weights_by_hand(tmp_path):
+    """The first step is the average; then what is kept of it rises from 2/11 to the decay."""
+    seen, model = Weights(), segmenter(ema_decay=0.25, lr=0.01)
+    run = trainer(tmp_path, max_epochs=3, callbacks=[seen])
+    run.fit(model, loader(), loader(1, 1))
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    average = seen.steps[0]
+    for decay, step in zip([2 / 11, 0.25, 0.25, 0.25, 0.25], seen.steps[1:], strict=True):
+        average = {
+            name: decay * average[name] + (1 - decay) * value
+            if value.is_floating_point()
+            else value
+            for name, value in step.items()
+        }
+    found = load_segmenter(tmp_path / "model.ckpt").eval()
+    torch.testing.assert_close(dict(found.state_dict()), average)
+    encoder = RegNetFeatures("regnetx_002")
+    load(encoder, tmp_path / "model.ckpt")
+    assert torch.equal(encoder.stem.conv.weight, found.network.encoder.stem.conv.weight)
+    trainer(tmp_path).validate(found, loader(1, 1), verbose=False)
+    assert found.last_validation["accuracy"] == model.last_validation["accuracy"]
+    assert not torch.equal(next(found.parameters()), next(model.parameters()))
+
+
 @pytest.mark.parametrize(
     ("step", "expected"),
     # Of 4 steps of warm-up in 24: 1/5 .. 4/5, then (1 - n/20)^0.9.
     [(0, 0.2), (3, 0.8), (4, 1.0), (14, 0.5358867), (23, 0.0674641), (24, 0.0), (30, 0.0)],
 )
 def test_the_schedule_by_hand(step, expected):
-    factor = poly_factor(step, total=24, warmup=4, power=0.9)
+    factor = rate_factor(step, 24, warmup=4, power=0.9, name="poly")
     assert factor == pytest.approx(expected, abs=1e-6)
 
 
@@ -362,6 +485,20 @@ def test_metrics_against_a_confusion_matrix_by_hand(tmp_path):
     assert model.last_validation["accuracy"] == pytest.approx(3 / 4)
 
 
+@pytest.mark.parametrize("inference", [Inference(), Inference(flip=True), Inference(window=32)])
+def test_the_loss_of_a_validation_is_that_of_its_masks(inference, tmp_path):
+    model = segmenter(loss="ce+dice", lr=1e-9)
+    model.inference = inference
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(model, loader(), loader(2, 1))
+    model.eval()
+    of_images = []
+    for batch in loader(2, 1):
+        logits = inference(model, batch["image"]).log()
+        of_images.append(model.loss(logits, batch["mask"]).item())
+    assert run.callback_metrics["val/loss"].item() == pytest.approx(sum(of_images) / 2, rel=1e-5)
+
+
 class Sizes(nn.Module):
     """Stands in for a network: its logits are the image, whose size it keeps."""
 
@@ -429,16 +566,31 @@ def test_pictures_show_image_truth_and_prediction():
     assert pixels[1] == [gray, gray, gray, gray, red, red]
 
 
-def test_colors_are_distinct():
-    colors = overlays.palette(255)
+def test_colors_are_distinct_for_any_colour_vision():
+    colors = palette(255)
     assert len(set(colors)) == 255
-    near = overlays.palette(20)
-    differences = [
-        max(abs(x - y) for x, y in zip(one, other, strict=True))
-        for index, one in enumerate(near)
-        for other in near[:index]
-    ]
-    assert min(differences) > 30
+    assert palette(7) == colors[:7]
+    linear = (np.array(colors[:20]) / 255) ** 2.2
+    # Machado et al. (2009): what people with protanopia and deuteranopia see.
+    views = (
+        np.eye(3),
+        [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+        [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    )
+    for view in views:
+        seen = 255 * np.clip(linear @ np.transpose(view), 0, 1) ** (1 / 2.2)
+        differences = np.abs(seen[:, None] - seen[None]).max(axis=2)
+        assert differences[np.triu_indices(20, 1)].min() > 15
+
+
+def test_the_background_has_no_color():
+    blue, orange = palette(2)
+    assert class_colors(["a", "Background", "b"]) == {"a": blue, "b": orange}
+    assert class_colors(["fine", "broken"]) == {"broken": blue}  # binary
+    assert class_colors(["sky", "a", "b"], ["a", "cat"]) == {
+        **{"a": blue, "cat": orange},
+        **{"sky": palette(3)[2], "b": palette(4)[3]},
+    }
 
 
 # Processes

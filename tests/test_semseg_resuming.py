@@ -188,7 +188,6 @@ def train(folder, breaks_after=-1, every=1, accumulate=1):
         val_check_interval=VALIDATE_EVERY,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        callbacks=[last_checkpoint(folder / "last.ckpt", every=every)],
         enable_checkpointing=False,
         plugins=[BreakingOff(breaks_after)],
         logger=False,
@@ -197,6 +196,7 @@ def train(folder, breaks_after=-1, every=1, accumulate=1):
         default_root_dir=folder,
     )
     last = folder / "last.ckpt"
+    trainer.callbacks.append(last_checkpoint(last, every=every))
     trainer.fit(
         model,
         loader(),

@@ -406,7 +406,7 @@ def test_the_trainer_learns_from_every_output(options, tmp_path):
         num_sanity_val_steps=0,
     )
     trainer.fit(model, OneBatch())
-    ((outputs, mask, loss),) = seen
+    outputs, mask, loss = seen[0]  # those after it are of the validation
     assert all(logits.shape == (2, 3, 50, 64) for logits in outputs)
     weights = (1.0, *model.network.auxiliary_weights)
     terms = [w * F.cross_entropy(z, mask) for w, z in zip(weights, outputs, strict=True)]

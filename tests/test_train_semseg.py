@@ -1,5 +1,6 @@
 """`tools/train_semseg.py`: a segmenter trained and resumed, and what a newcomer gets wrong."""
 
+import re
 import resource
 import shutil
 import signal
@@ -84,10 +85,15 @@ def last_of(output):
 
 
 def test_a_segmenter_is_trained_and_resumed(data, tmp_path, capsys):
-    assert main(*training(data, tmp_path, 4)) == 0
-    said = capsys.readouterr().out
+    assert main(*training(data, tmp_path, 4, "--trainer.enable_progress_bar", "true")) == 0
+    said, log = capsys.readouterr()
     for name in ("mIoU", "pixel accuracy", "IoU circle", "IoU background"):
         assert name in said
+    for step in (1, 2, 3, 4):
+        assert re.search(rf"^step {step} of 4: loss \d.*, lr .* images/s, .* left$", said, re.M)
+    assert re.search(r"^validation at step 4: mIoU \d+\.\d\d%$", said, re.M)
+    assert "\r" not in said + log  # of a bar
+    assert "Tip:" not in said + log
     assert f"best checkpoint: {tmp_path / 'checkpoints' / 'best.ckpt'}" in said
     assert len(list((tmp_path / "tensorboard" / "pictures" / "4").iterdir())) == 2
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
@@ -158,7 +164,7 @@ MISTAKES = [
     (["--data.batchsize", 4], "--data.batchsize"),
     (["--data.batch_size", "four"], "data.batch_size"),
     (["--data.layout", "yolo"], "data.layout"),
-    (["--model.loss", "lovasz"], "model.loss"),
+    (["--model.loss", "jaccard"], "loss must be one of"),
     (["--save_every", 0], "save_every"),
     (["--model.num_classes", 4], "model.num_classes"),
     (["--model.mean", "[0, 0, 0]"], "data.mean"),

@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from regnet_backbones.cli.run import run_command
 from regnet_backbones.report.logs import read_events
 from regnet_backbones.runs.stopping import STATUSES
 from regnet_backbones.semseg import run as semseg_run
+from regnet_backbones.semseg.checkpoints import load_segmenter
 from regnet_backbones.semseg.module import Segmenter
 from regnet_backbones.semseg.resume import AtomicCheckpointIO
 
@@ -31,6 +33,12 @@ DROPOUT = {
     "decoder_segmentation_channels": 32,
     "decoder_dropout": 0.5,
 }
+AVERAGED = (
+    *("--model.ema_decay", 0.9, "--model.schedule", "cosine", "--model.freeze_stages", 1),
+    *("--model.loss", "ce+lovasz", "--model.class_weights", "balanced", "--model.layer_decay", 0.8),
+)
+# No mIoU is better by 1 than another: the second validation ends the run.
+EARLY = ("--early_stopping.patience", 1, "--early_stopping.min_delta", 1)
 ACCUMULATE = ("--trainer.accumulate_grad_batches", 2)
 BY_EPOCH = ("--trainer.check_val_every_n_epoch", 1, "--trainer.val_check_interval", 3)
 
@@ -157,8 +165,10 @@ def signal_in(method, step, number, patch):
         ([("t", 4), ("v", 5), ("v", 5), ("t", 5), ("t", 13)], ()),
         ([("v", 3), ("t", 5), ("v", 12)], BY_EPOCH),
         ([("t", 2), ("v", 5), ("t", 8)], ACCUMULATE),
+        ([("t", 2), ("v", 5), ("v", 10)], AVERAGED),
+        ([("t", 7), ("v", 10)], EARLY),
     ],
-    ids=["by step", "by epoch", "accumulated gradients"],
+    ids=["by step", "by epoch", "accumulated gradients", "averaged weights", "early stopping"],
 )
 def test_a_run_stopped_by_a_signal_resumes_exactly(
     stops, more, dataset, unbroken, tmp_path, monkeypatch, capfd
@@ -179,6 +189,29 @@ def test_a_run_stopped_by_a_signal_resumes_exactly(
         assert "--resume" in line
     assert launch_run(options) == 0
     assert_same_runs(tmp_path, unbroken(*more))
+
+
+def test_a_run_that_was_stopped_early_is_not_resumed(dataset, unbroken, tmp_path):
+    run = shutil.copytree(unbroken(*EARLY), tmp_path / "run")
+    assert launch_run(command_line(dataset, run, *EARLY)) == 0
+    assert load(run)[0]["global_step"] == 10
+    assert_same_runs(run, unbroken(*EARLY))
+
+
+def test_what_is_saved_is_the_average_of_the_weights(unbroken):
+    """And what trains on is next to it; the frozen stem is the same in both."""
+    last = load(unbroken(*AVERAGED))[0]
+    assert last["averaging_state"]["n_averaged"] == 14
+    found = load_segmenter(unbroken(*AVERAGED) / "checkpoints" / "last.ckpt").state_dict()
+    for name, value in last["state_dict"].items():
+        assert torch.equal(found[name], value)
+    trained = last["current_model_state"]
+    frozen = [name for name in found if torch.equal(trained[name], found[name])]
+    assert {name for name in frozen if name.endswith("weight")} == {
+        name
+        for name in found
+        if name.startswith("network.encoder.stem.") and name.endswith("weight")
+    }
 
 
 def test_a_signal_before_the_first_step_stops_at_once(dataset, tmp_path, monkeypatch, capfd):

@@ -1,20 +1,22 @@
 """What keeps a training from harm, and the keys of a config that change how it goes."""
 
 import itertools
+import sys
 
 import pytest
 import torch
 from detectron2.engine import DefaultPredictor, HookBase
-from small_training import draw_images, small_config
+from small_training import draw_images, small_config, train
 from torch import nn
 
 from regnet_backbones.cli.run import run_command
 from regnet_backbones.cli.train import detector_parser
 from regnet_backbones.detection import run
-from regnet_backbones.detection.trained import load_weights
+from regnet_backbones.detection.trained import load_detector, load_weights
 from regnet_backbones.detection.training.checkpoint import TrainingCheckpointer
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.norm import update_twice
+from regnet_backbones.runs.trained import find_trained
 from regnet_backbones.weights.checkpoints import read_checkpoint
 
 
@@ -259,3 +261,32 @@ def test_precise_batch_norm_has_the_statistics_of_the_data(images, tmp_path):
     torch.testing.assert_close(
         stem.bn.running_var, pixels.var(1, correction=0), rtol=1e-4, atol=1e-5
     )
+
+
+# Augmentation
+
+
+AUGMENTATION = """
+from detectron2.data import transforms as T
+
+def build(cfg):
+    return [T.Resize((24, cfg.INPUT.MAX_SIZE_TRAIN)), T.RandomBrightness(0.5, 1.5)]
+"""
+
+
+def test_images_are_augmented_by_a_function_of_the_user(images, tmp_path, monkeypatch):
+    """It takes the place of all that the config has; only a training imports it."""
+    (tmp_path / "module_of_the_user.py").write_text(AUGMENTATION)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "module_of_the_user:build"
+    options = ["INPUT.AUGMENTATION", name, "INPUT.MAX_SIZE_TRAIN", 36, "INPUT.CROP.ENABLED", True]
+    cfg = small_config(tmp_path / "run", *options)
+    model = Trainer.build_model(cfg)
+    TrainingCheckpointer(model, cfg.OUTPUT_DIR, trainer=Nothing()).save("model_final")
+    (tmp_path / "run" / "config.yaml").write_text(cfg.dump())
+    load_detector(find_trained(tmp_path / "run"))
+    assert "module_of_the_user" not in sys.modules
+    samples = next(iter(Trainer.build_train_loader(cfg)))
+    assert {tuple(sample["image"].shape) for sample in samples} == {(3, 24, 36)}
+    losses, _ = train(cfg)
+    assert len(losses) == 5

@@ -42,6 +42,10 @@ EXACT = {
         *("TEST.PRECISE_BN.ENABLED", True),
         *("TEST.PRECISE_BN.NUM_ITER", 2),
     ],
+    "learning rates that fall from stage to stage, a cosine with an end": [
+        *("SOLVER.BACKBONE_LR_FACTOR", 0.5, "SOLVER.LAYER_DECAY", 0.8),
+        *("SOLVER.BASE_LR_END", 0.0001, "MODEL.BACKBONE.FREEZE_AT", 2),
+    ],
     "a running mean that divides losses": [
         *("MODEL.META_ARCHITECTURE", "RetinaNet"),
         *("MODEL.BACKBONE.NAME", "build_retinanet_regnet_fpn_backbone"),
@@ -346,6 +350,9 @@ def test_the_other_samplers_go_on_too(images):
     repeats += ["DATALOADER.REPEAT_THRESHOLD", 0.4, "DATASETS.TRAIN", ("rare",)]
     try:
         found = flat(ids(loader(*repeats), 22))
+        later = loader(*repeats)
+        later.resume(seed=0, batch=15)
+        assert flat(ids(later, 7)) == found[15:]
         with pytest.raises(ValueError, match="Unknown training sampler: Gone"):
             loader("DATALOADER.SAMPLER_TRAIN", "Gone")
     finally:

@@ -39,6 +39,7 @@ Predict images with what was trained: a detector (Detectron2) or a segmenter (Li
     %(prog)s output/demo photos/ --output predictions
     %(prog)s output/mine photos/ --val-json val.json --min-score 0.7
     %(prog)s output/semseg 'photos/*.jpg' one.png --window 512
+    %(prog)s output/demo clip.mp4 --every 5
 
 Below --output are overlays/ with pictures to look at, and predictions.json in COCO's results format
 (detectors), labels/ and classes.txt (models that classify pixels), or panoptic/ and panoptic.json.
@@ -49,7 +50,8 @@ EVALUATION_FOLDER = "evaluation"  # below the folder of the run
 # Lightning's name of a kind of device.
 ACCELERATORS = {None: "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 
-SEGMENTER_OPTIONS = ("short_side", "window", "window_stride", "flip", "scales")
+SEGMENTER_OPTIONS = ("short_side", "flip", "scales")
+WINDOW_OPTIONS = ("window", "window_stride")
 DETECTOR_OPTIONS = ("val_json", "val_images", "min_score", "evaluator")
 EVALUATORS = ("auto", "pycocotools", "faster-coco-eval")  # values of TEST.EVALUATOR
 
@@ -70,7 +72,7 @@ def predict_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of `predict`."""
     parser = _model_parser(prog, PREDICT)
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="files, folders, or patterns in quotes")
+    add("images", nargs="+", metavar="IMAGE", help="images, videos, folders, quoted patterns")
     add("--output", default="predictions", metavar="DIR", help="default: %(default)s")
     add("--no-pictures", action="store_true", help="write no overlays/, which take time to draw")
     text = (
@@ -78,6 +80,7 @@ def predict_parser(prog: str) -> argparse.ArgumentParser:
         "differ in the last bits"
     )
     add("--batch-size", type=int, default=1, metavar="N", help=text)
+    add("--every", type=int, metavar="N", help="predict each Nth frame of videos (default: 1)")
     add = _add_detector_options(parser).add_argument
     add("--min-score", type=float, help="drop instances below it (default: 0.5)")
     add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="what differs from the config")
@@ -110,10 +113,11 @@ def _model_parser(prog: str, description: str) -> argparse.ArgumentParser:
     add("--engine", choices=engines, default="torch", help="what computes (default: %(default)s)")
     text = "of `export`, for an engine other than torch (default: one is made for the time)"
     add("--exported", metavar="FILE", help=text)
-    add = parser.add_argument_group("segmenters only").add_argument
-    add("--short-side", type=int, metavar="PIXELS", help="resize images to this shorter side first")
+    add = parser.add_argument_group("large images").add_argument
     add("--window", type=int, metavar="PIXELS", help="slide a window of this side over the image")
     add("--window-stride", type=int, metavar="PIXELS", help="default: two thirds of the window")
+    add = parser.add_argument_group("segmenters only").add_argument
+    add("--short-side", type=int, metavar="PIXELS", help="resize images to this shorter side first")
     add("--flip", action="store_true", default=None, help="average with the mirrored image")
     add("--scales", type=float, nargs="+", metavar="FACTOR", help="average over these sizes")
     return parser
@@ -189,6 +193,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
             val=own_validation(args),
             engine=args.engine,
             exported=args.exported,
+            **_windows(args),
         ).table
     else:
         from lightning.pytorch.utilities import rank_zero_only
@@ -220,10 +225,14 @@ def predict_command(args: argparse.Namespace) -> int:
         # Read when torch is imported: its threads sleep, rather than spin on the cores where
         # pictures are drawn.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from regnet_backbones.runs.image_files import find_images
+    from regnet_backbones.runs.image_files import SUFFIXES, find_images
+    from regnet_backbones.runs.videos import SUFFIXES as VIDEO_SUFFIXES
+    from regnet_backbones.runs.videos import is_video
 
     trained = _trained(args)
-    images, output = find_images(args.images), Path(args.output)
+    images, output = find_images(args.images, SUFFIXES + VIDEO_SUFFIXES), Path(args.output)
+    if args.every is not None and not any(map(is_video, images)):
+        raise UserError("--every is for videos, and there are none; leave it out")
     check_output_folder(output, name="--output")
     if trained.kind == "detector":
         from regnet_backbones.detection.prediction import predict
@@ -238,6 +247,7 @@ def predict_command(args: argparse.Namespace) -> int:
             val_json=args.val_json,
             engine=args.engine,
             exported=args.exported,
+            **_windows(args),
             **_how_to_predict(args),
         )
     else:
@@ -256,7 +266,8 @@ def predict_command(args: argparse.Namespace) -> int:
             engine=args.engine,
             exported=args.exported,
         ).failed
-    print(f"{len(images) - len(failed)} of {len(images)} images predicted: {output}")
+    kind = "images and videos" if any(map(is_video, images)) else "images"
+    print(f"{len(images) - len(failed)} of {len(images)} {kind} predicted: {output}")
     if failed:
         print(f"{len(failed)} could not be read, see the warnings", file=sys.stderr)
     return 1 if failed else 0
@@ -264,13 +275,18 @@ def predict_command(args: argparse.Namespace) -> int:
 
 def _how_to_predict(args: argparse.Namespace) -> dict[str, object]:
     """Return arguments that `predict` of both kinds of models has."""
-    return {"pictures": not args.no_pictures, "batch_size": args.batch_size}
+    every = 1 if args.every is None else args.every
+    return {"pictures": not args.no_pictures, "batch_size": args.batch_size, "every": every}
+
+
+def _windows(args: argparse.Namespace) -> dict[str, int | None]:
+    return {name: getattr(args, name) for name in WINDOW_OPTIONS}
 
 
 def _inference(args: argparse.Namespace) -> "Inference | None":
     from regnet_backbones.semseg.inference import Inference
 
-    given = {name: getattr(args, name) for name in SEGMENTER_OPTIONS}
+    given = {name: getattr(args, name) for name in (*WINDOW_OPTIONS, *SEGMENTER_OPTIONS)}
     given["scales"] = args.scales and tuple(args.scales)
     given = {name: value for name, value in given.items() if value is not None}
     return Inference(**given) if given else None

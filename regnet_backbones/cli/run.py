@@ -37,6 +37,7 @@ EXTRAS = {
     "data": ("defusedxml",),
     "coco": ("faster_coco_eval", "pycocotools"),
     "completion": ("shtab",),
+    "video": ("cv2",),
 }
 
 

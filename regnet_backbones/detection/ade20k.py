@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.runs.image_files import UNREADABLE
+from regnet_backbones.runs.progress import progress
 
 SOURCE, TARGET = "annotations", "annotations_detectron2"
 SPLITS = ("training", "validation")
@@ -47,7 +47,7 @@ def convert_masks(root: str | Path, *, overwrite: bool = False) -> dict[Path, bo
         if written[target]:
             part = target.with_name(f".{split}.part")  # renamed when it is whole
             part.mkdir(parents=True, exist_ok=True)
-            for mask in tqdm(masks, desc=split, unit="mask"):
+            for mask in progress(masks, desc=split, unit=" masks"):
                 _convert_mask(mask, part / mask.name)
             shutil.rmtree(target, ignore_errors=True)
             part.rename(target)

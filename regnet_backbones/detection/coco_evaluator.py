@@ -6,7 +6,7 @@ installed, for boxes and masks; keypoints are always pycocotools'.
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 
 from detectron2.config import CfgNode
@@ -14,7 +14,9 @@ from detectron2.evaluation import COCOEvaluator, coco_evaluation
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from regnet_backbones.detection.matching import count_objects
 from regnet_backbones.errors import MissingPackageError, UserError
+from regnet_backbones.runs.confusion import Confusion
 
 # Values of TEST.EVALUATOR, and names in results.json. Detectron2's own is in its extension.
 AUTO, PYCOCOTOOLS, FASTER, DETECTRON2 = "auto", "pycocotools", "faster-coco-eval", "detectron2"
@@ -53,10 +55,21 @@ class CocoEvaluator(COCOEvaluator):
     Args:
         dataset_name: a dataset with the metadata that `COCOEvaluator` needs.
         implementation: of `evaluator_name`.
+        counts_objects: whether the results of boxes and masks include those of `count_objects`.
         options: those of `COCOEvaluator`.
+
+    Attributes:
+        confusions: the matrices of `count_objects` by task, after an evaluation with them.
     """
 
-    def __init__(self, dataset_name: str, *, implementation: str, **options: object) -> None:
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        implementation: str,
+        counts_objects: bool = False,
+        **options: object,
+    ) -> None:
         super().__init__(dataset_name, use_fast_impl=implementation != PYCOCOTOOLS, **options)
         if implementation == FASTER and not _has_numbers(self._coco_api):
             logger.warning(
@@ -66,14 +79,22 @@ class CocoEvaluator(COCOEvaluator):
             )
             implementation, self._use_fast_impl = PYCOCOTOOLS, False
         self.implementation = implementation
+        self._counts_objects = counts_objects
+        self.confusions: dict[str, Confusion] = {}
 
     def _eval_predictions(self, predictions: list, img_ids: list | None = None) -> None:
         logger.info("COCO's numbers are computed by %s", self.implementation)
-        if self.implementation != FASTER:
+        with _fast_implementation(_faster) if self.implementation == FASTER else nullcontext():
             super()._eval_predictions(predictions, img_ids)
+        if not self._counts_objects:
             return
-        with _fast_implementation(_faster):
-            super()._eval_predictions(predictions, img_ids)
+        # Their categories are those of the dataset now.
+        found = [each for of_image in predictions for each in of_image["instances"]]
+        for task in ("bbox", "segm"):
+            if task in self._results:
+                args = (self._coco_api, found, task, self._metadata.thing_classes)
+                numbers, self.confusions[task] = count_objects(*args, image_ids=img_ids)
+                self._results[task] |= numbers
 
 
 def _has_numbers(dataset: COCO) -> bool:

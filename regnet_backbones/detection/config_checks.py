@@ -22,7 +22,7 @@ from regnet_backbones.adapters.detectron2.network import feature_levels
 from regnet_backbones.adapters.detectron2.solver import OPTIMIZERS
 from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.detection.config import default_config, did_you_mean, values_by_key
-from regnet_backbones.detection.training.loader import images_per_process
+from regnet_backbones.detection.training.loader import images_per_process, own_augmentations
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.norm import NORMS
 from regnet_backbones.optimize import MemoryFormat
@@ -35,7 +35,8 @@ RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
      "INPUT.MAX_SIZE_TRAIN INPUT.MAX_SIZE_TEST MODEL.FCOS.NUM_CLASSES"),
     ("0 or more", lambda value: 0 <= value < math.inf,
      "DATALOADER.CHECK_IMAGES TEST.PICTURES TEST.EVAL_PERIOD INPUT.MIN_SIZE_TEST SOLVER.BASE_LR "
-     "SOLVER.WEIGHT_DECAY SOLVER.WARMUP_ITERS MODEL.FCOS.NUM_CONVS"),
+     "SOLVER.WEIGHT_DECAY SOLVER.WARMUP_ITERS MODEL.FCOS.NUM_CONVS SOLVER.BACKBONE_LR_FACTOR "
+     "SOLVER.BASE_LR_END SOLVER.EARLY_STOPPING.PATIENCE SOLVER.EARLY_STOPPING.MIN_DELTA"),
     ("above 0", lambda value: 0 < value < math.inf,
      "MODEL.PIXEL_STD MODEL.FCOS.POS_RADIUS INPUT.CROP.SIZE"),
     ("between 0 and 1", lambda value: 0 < value < 1, "MODEL.EMA.DECAY MODEL.FCOS.PRIOR_PROB"),
@@ -43,6 +44,7 @@ RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
      "TEST.PICTURES_MIN_SCORE MODEL.FCOS.INFERENCE_TH_TEST MODEL.FCOS.NMS_TH MODEL.RPN.NMS_THRESH "
      "MODEL.ROI_HEADS.SCORE_THRESH_TEST MODEL.ROI_HEADS.NMS_THRESH_TEST "
      "MODEL.RETINANET.SCORE_THRESH_TEST MODEL.RETINANET.NMS_THRESH_TEST"),
+    ("above 0, 1 at most", lambda value: 0 < value <= 1, "SOLVER.LAYER_DECAY"),
     ("0 (nothing) to 5 (everything)", lambda value: 0 <= value <= 5, "MODEL.BACKBONE.FREEZE_AT"),
 )  # fmt: skip
 
@@ -100,6 +102,7 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
         raise UserError(problem)
     if training:
         images_per_process(cfg, processes)
+        own_augmentations(cfg)
     if cfg.OPTIMIZE.ENABLED and cfg.OPTIMIZE.COMPILE:
         check_compiler(cfg.MODEL.DEVICE)
     if cfg.OPTIMIZE.ENABLED and training and cfg.OPTIMIZE.DTYPE != "float32":
@@ -166,6 +169,19 @@ def _misfits(cfg: CfgNode, training: bool) -> Iterator[str]:
     if crop.ENABLED and any(side > 1 if is_relative else side % 1 for side in crop.SIZE):
         sides = "shares up to 1" if is_relative else "whole numbers"
         yield f"INPUT.CROP.SIZE must be {sides} for INPUT.CROP.TYPE '{crop.TYPE}', got {crop.SIZE}"
+    if solver.BASE_LR_END and solver.LR_SCHEDULER_NAME != "WarmupCosineLR":
+        yield "SOLVER.BASE_LR_END is for SOLVER.LR_SCHEDULER_NAME WarmupCosineLR; set it to 0.0"
+    if solver.BASE_LR_END > solver.BASE_LR:
+        yield f"SOLVER.BASE_LR_END must be SOLVER.BASE_LR at most, got {solver.BASE_LR_END}"
+    if solver.EARLY_STOPPING.PATIENCE and not (
+        cfg.TEST.EVAL_PERIOD and cfg.TEST.BEST_METRIC and cfg.DATASETS.TEST
+    ):
+        yield (
+            "SOLVER.EARLY_STOPPING.PATIENCE needs evaluations and their metric: TEST.EVAL_PERIOD, "
+            "TEST.BEST_METRIC and DATASETS.TEST"
+        )
+    if "loss" in cfg.TEST.BEST_METRIC and not cfg.TEST.LOSS:
+        yield f"TEST.BEST_METRIC '{cfg.TEST.BEST_METRIC}' needs TEST.LOSS True"
     if solver.AMP.ENABLED and model.DEVICE == "cpu":
         yield "SOLVER.AMP.ENABLED must be False without a GPU: mixed precision needs CUDA"
 

@@ -32,7 +32,20 @@ TOOL_DEFAULTS = {
     # A running average of the weights, which is evaluated and saved with those in training. DECAY
     # is the weight of the past; with WARMUP it rises to that with the iterations.
     "MODEL": {"EMA": {"ENABLED": False, "DECAY": 0.9998, "WARMUP": True}},
+    # "module:function": it is called with the config and returns a list of detectron2's
+    # Augmentations and Transforms, in place of all others of a training. A training imports it,
+    # and nothing else does.
+    "INPUT": {"AUGMENTATION": ""},
+    # A training ends after PATIENCE evaluations without a value of TEST.BEST_METRIC that is better
+    # by more than MIN_DELTA, in the units of the metric; 0 for no such end.
+    "SOLVER": {"EARLY_STOPPING": {"PATIENCE": 0, "MIN_DELTA": 0.0}},
     "TEST": {
+        # The metric of model_best.pth: "bbox/AP", "segm/AP50", "sem_seg/mIoU", "val_total_loss",
+        # ... as metrics.json names it, so with several datasets "dataset/bbox/AP". "auto": the
+        # chief one of the first dataset; "": no model_best.pth.
+        "BEST_METRIC": "auto",
+        # Whether an evaluation also computes the losses of the val images.
+        "LOSS": False,
         # How many val images are drawn with their predictions at every evaluation, and the score an
         # instance must have to be drawn.
         "PICTURES": 15,

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,8 +34,15 @@ from regnet_backbones.detection.trained import (
     optimization_of,
 )
 from regnet_backbones.detection.training.loader import build_test_loader
+from regnet_backbones.detection.windows import (
+    COUNTED,
+    SlidingDetector,
+    in_own_size,
+    window_settings,
+)
 from regnet_backbones.errors import MissingPackageError, UserError
 from regnet_backbones.runs import results as run_results
+from regnet_backbones.runs.confusion import Confusion, class_scores, mean_of
 from regnet_backbones.runs.device import device_name
 from regnet_backbones.runs.trained import Trained
 
@@ -61,6 +69,9 @@ WRITE_FILES = (d2.LVISEvaluator, d2.SemSegEvaluator, d2.COCOPanopticEvaluator)
 
 # Packages that detectron2 does not bring along, by the beginnings of the kinds that need them.
 PACKAGES = {"lvis": "lvis", "cityscapes": "cityscapesscripts"}
+
+# Numbers of `matching.count_objects` of all classes together.
+BEST_F1 = ("F1", "precision", "recall", "min_score")
 
 # What is drawn: the first of these that is measured.
 DRAWN = ("panoptic_seg", "instances", "sem_seg")
@@ -95,6 +106,8 @@ def evaluate(
     images: int | None = None,
     engine: Engine = "torch",
     exported: str | Path | None = None,
+    window: int | None = None,
+    window_stride: int | None = None,
 ) -> Evaluation:
     """Evaluate a detector on `DATASETS.TEST`, with the evaluators of its training.
 
@@ -109,12 +122,14 @@ def evaluate(
         processes: how many share the images, each on a GPU of its own if there are GPUs.
         val: your own data, of `read_coco_split`, to evaluate on in place of `DATASETS.TEST`; None
             for these, which may be the data of its own that the detector was trained with.
-        images: how many images of the first dataset to predict at most, None for all of all
-            datasets. If there are more, they are scored one by one and there are no `results`.
+        images: how many images of the first dataset, evenly spread, to predict at most, None for
+            all of all datasets. If there are more, they are scored one by one and there are no
+            `results`.
         engine: "torch", or "onnxruntime", which runs the detector's ONNX file on the CPU in one
             process.
         exported: the file, of `export_detector` and this checkpoint and config; None to export the
             detector to a temporary one.
+        window, window_stride: of a `SlidingDetector`, None for the whole image alone.
 
     Returns:
         The numbers of `results.json`, and the chief ones as a table.
@@ -142,6 +157,7 @@ def evaluate(
         "optimization": optimization and asdict(optimization),
         "engine": engine,
         "exported": exported and str(exported),
+        **window_settings(window, window_stride),
         "opts": list(opts),
     }
     use_exported(cfg, engine, exported)
@@ -192,8 +208,13 @@ def check_evaluators(cfg: CfgNode) -> None:
         _evaluators_of(cfg, name)
 
 
-def build_evaluators(cfg: CfgNode, dataset_name: str) -> d2.DatasetEvaluators:
-    """Build the evaluators of a dataset for what the model gives, and what draws its pictures."""
+def build_evaluators(
+    cfg: CfgNode, dataset_name: str, *, counts_objects: bool = False
+) -> d2.DatasetEvaluators:
+    """Build the evaluators of a dataset for what the model gives, and what draws its pictures.
+
+    `counts_objects`: see `CocoEvaluator`.
+    """
     folder = str(Path(cfg.OUTPUT_DIR) / "inference")
     evaluators: list[d2.DatasetEvaluator] = []
     if cfg.TEST.PICTURES:  # first: detectron2's evaluators change what they are given
@@ -201,7 +222,7 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> d2.DatasetEvaluators:
     for kind in _evaluators_of(cfg, dataset_name).values():
         if kind is d2.COCOEvaluator:
             options = {"output_dir": folder, "kpt_oks_sigmas": cfg.TEST.KEYPOINT_OKS_SIGMAS}
-            options["implementation"] = evaluator_name(cfg)
+            options |= {"implementation": evaluator_name(cfg), "counts_objects": counts_objects}
             evaluators.append(CocoEvaluator(_instances_of(dataset_name), **options))
         else:
             options = {"output_dir": folder} if kind in WRITE_FILES else {}
@@ -227,11 +248,17 @@ def results_tables(results: Mapping[str, Mapping], output: str | Path) -> str:
     lines = []
     for name, tasks in results.items() if of_several else [("", results)]:
         lines.append(f"\n{name}" if name else "")
-        summary, _ = run_results.tables_of(tasks)
+        best = {task: [m[key] for key in BEST_F1] for task, m in tasks.items() if BEST_F1[0] in m}
+        others = {t: {n: v for n, v in m.items() if n not in BEST_F1} for t, m in tasks.items()}
+        summary, _ = run_results.tables_of(others)
         for table in summary:
             rows = [(task, *values) for task, values in table.rows]
-            text = tabulate(rows, headers=("task", *table.columns), floatfmt=".1f")
+            text = tabulate(rows, headers=("task, in %", *table.columns), floatfmt=".1f")
             lines.append(f"{text}\n")
+        for task, (*percent, score) in best.items():
+            if None not in (*percent, score):
+                text = "best F1 at IoU 0.5 {:.1f}, precision {:.1f}, recall {:.1f}".format(*percent)
+                lines.append(f"{task}: {text}, with --min-score {run_results.score_text(score)}")
     sheets = sorted((Path(output) / run_results.PICTURES_FOLDER).glob("*.png"))
     return "\n".join([*lines, *(f"ground truth next to prediction: {sheet}" for sheet in sheets)])
 
@@ -309,6 +336,9 @@ def _evaluate(
     # An engine's examples; listing the images reads the whole json once more.
     files = [] if engine == "torch" else _image_files(first)
     model = build_engine(cfg, model, engine, exported, files)
+    if settings["window"] is not None:
+        windows = settings["window"], settings["window_stride"]
+        model, cfg = SlidingDetector(cfg, model, *windows, limit=COUNTED), in_own_size(cfg)
     seconds: list[float] = []
 
     def timed(inputs: list[dict]) -> list[dict]:
@@ -321,15 +351,23 @@ def _evaluate(
 
     scorer = ImageScorer(cfg, first, build_pictures(cfg, first))
     results: dict[str, Mapping] = {}
+    confusion: dict[str, dict[str, Confusion]] = {}
     used: set[str] = set()
     for name in cfg.DATASETS.TEST:
-        evaluators = [scorer] if name == first else []
+        evaluators, built = [scorer] if name == first else [], None
         if images is None or images >= scorer.available:
-            built = build_evaluators(cfg, name)
+            built = build_evaluators(cfg, name, counts_objects=True)
             used |= {e.implementation for e in built._evaluators if isinstance(e, CocoEvaluator)}
             evaluators.append(built)
         loader = build_test_loader(cfg, name, images)
         results[name] = d2.inference_on_dataset(timed, loader, d2.DatasetEvaluators(evaluators))
+        confusion[name] = {}
+        for each in built._evaluators if built and comm.is_main_process() else ():
+            if isinstance(each, CocoEvaluator):
+                confusion[name] |= each.confusions
+            elif isinstance(each, d2.SemSegEvaluator):
+                numbers, confusion[name]["sem_seg"] = _count_pixels(each)
+                results[name]["sem_seg"] |= numbers
     scored = scorer.finish(
         cfg.OUTPUT_DIR,
         milliseconds=run_results.median_milliseconds(seconds),
@@ -339,7 +377,21 @@ def _evaluate(
     if comm.is_main_process():
         run_results.write_images(cfg.OUTPUT_DIR, scored)
         settings = {**settings, "evaluator": ", ".join(sorted(used)) or None}
-        run_results.write_results(cfg.OUTPUT_DIR, trained, results=results, settings=settings)
+        found = {"results": results, "settings": settings, "confusion": confusion}
+        run_results.write_results(cfg.OUTPUT_DIR, trained, **found)
+
+
+def _count_pixels(evaluator: d2.SemSegEvaluator) -> tuple[dict[str, float], Confusion]:
+    """Return what the confusion matrix of detectron2's evaluator says besides its own numbers."""
+    names = evaluator._class_names
+    counts = evaluator._conf_matrix[:-1, :-1].T  # by prediction and truth, the last without label
+    scores = class_scores(counts)
+    mean = mean_of(scores["dice"])
+    numbers = {"mDice": math.nan if mean is None else 100 * mean}
+    for metric, key in (("Dice", "dice"), ("precision", "precision"), ("recall", "recall")):
+        values = zip(names, 100 * scores[key], strict=True)
+        numbers |= {f"{metric}-{name}": float(value) for name, value in values}
+    return numbers, Confusion(names, counts.tolist(), "pixels")
 
 
 def _image_files(dataset_name: str) -> list[Path]:

@@ -11,9 +11,9 @@ from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.structures import BoxMode
-from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
+from regnet_backbones.detection.pictures import Canvas
 from regnet_backbones.detection.training.loader import TrainLoader, train_mapper
 from regnet_backbones.runs.look import PICTURES, SIDE, mosaic, show, table_of
 
@@ -70,12 +70,14 @@ def sizes_by_class(records: Sequence[dict], metadata: Metadata) -> str:
 def _drawn(sample: Mapping, channels: str, metadata: Metadata) -> Image.Image:
     """Draw a training image with its labels, as it comes out of the augmentation."""
     image = utils.convert_image_to_rgb(sample["image"].permute(1, 2, 0), channels)
-    canvas = Visualizer(image, metadata, scale=SIDE / min(image.shape[:2]))
+    canvas = Canvas(image, metadata, SIDE / min(image.shape[:2]))
     if "sem_seg" in sample:
         canvas.draw_sem_seg(sample["sem_seg"], area_threshold=0, alpha=0.5)
     if "instances" in sample:
         fields = sample["instances"].get_fields()
         parts = {name: fields.get(f"gt_{name}") for name in ("boxes", "masks", "keypoints")}
-        names = [metadata.thing_classes[k] for k in fields["gt_classes"]]
-        canvas.overlay_instances(labels=names, **parts)
+        classes = fields["gt_classes"].tolist()
+        names = [metadata.thing_classes[k] for k in classes]
+        colors = canvas.instance_colors(classes)
+        canvas.overlay_instances(labels=names, assigned_colors=colors, **parts)
     return Image.fromarray(canvas.output.get_image())

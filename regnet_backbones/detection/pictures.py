@@ -1,10 +1,11 @@
 """What a model sees in images, drawn next to the ground truth and scored image by image."""
 
 import copy
+import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,17 @@ from detectron2.data import detection_utils as utils
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
-from detectron2.utils.colormap import colormap
 from detectron2.utils.events import get_event_storage
-from detectron2.utils.visualizer import ColorMode, Visualizer
+from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 from PIL import Image
 from pycocotools import mask as coco_masks
 
 from regnet_backbones.adapters.detectron2 import rgb2id
 from regnet_backbones.detection.architectures import outputs_of
+from regnet_backbones.detection.matching import MIN_IOU, NOTHING, match
+from regnet_backbones.runs.colors import class_colors
+from regnet_backbones.runs.confusion import class_scores, mean_of
+from regnet_backbones.runs.image_files import sample
 from regnet_backbones.runs.look import SIDE, mosaic
 from regnet_backbones.runs.results import ImageResults, ImageScore, ScoredImages
 
@@ -43,8 +47,8 @@ DRAWN_FIELDS = (
     *("label_divisor", "thing_dataset_id_to_contiguous_id"),
 )
 
-# Boxes that overlap so much are of the same object.
-MIN_IOU = 0.5
+# How much lighter or darker the objects of a class are in turn: they can be told apart.
+SHADES = (0, 0.25, -0.25)
 
 # What the score of an image is, by the output that is scored.
 SCORES = {
@@ -73,6 +77,59 @@ def seen_in(outputs: Mapping[str, object], min_score: float) -> Seen:
         segments, info = copy.deepcopy(outputs["panoptic_seg"])
         seen["panoptic_seg"] = (segments.cpu(), info)
     return seen
+
+
+class Canvas(Visualizer):
+    """Detectron2's drawing, with a colour for each class and texts that are inside the picture.
+
+    Args:
+        pixels: RGB, uint8 (H, W, 3).
+        metadata: of a dataset; colours that it lacks are those of `class_colors`.
+        scale: of the picture, in pixels of the image.
+    """
+
+    def __init__(self, pixels: np.ndarray, metadata: Metadata, scale: float):
+        things, stuff = (metadata.get(f"{kind}_classes", ()) for kind in ("thing", "stuff"))
+        colors = class_colors(stuff, things)
+        self._unpainted = set(stuff) - set(colors)
+        fields = {"thing_colors": [colors[name] for name in things]}
+        fields["stuff_colors"] = [colors.get(name, (0, 0, 0)) for name in stuff]
+        metadata = Metadata(**(fields | metadata.as_dict()))
+        super().__init__(pixels, metadata, scale, instance_mode=ColorMode.SEGMENTATION)
+        self._shades = itertools.cycle(SHADES)
+
+    def instance_colors(self, classes: Sequence[int]) -> list[tuple[float, ...]]:
+        """Return colours of objects, RGB from 0 to 1."""
+        return [self._jitter(np.divide(self.metadata.thing_colors[k], 255)) for k in classes]
+
+    def _jitter(self, color: Sequence[float]) -> tuple[float, ...]:
+        """Return a shade of the colour of an object's class; detectron2's is another colour."""
+        return self._change_color_brightness(color, next(self._shades))
+
+    def draw_binary_mask(
+        self,
+        binary_mask: np.ndarray,
+        color: object = None,
+        *,
+        text: str | None = None,
+        **options: object,
+    ) -> VisImage:
+        """Draw the pixels of a class or segment, unless it is the background."""
+        if text in self._unpainted:
+            return self.output
+        return super().draw_binary_mask(binary_mask, color, text=text, **options)
+
+    def draw_text(self, text: str, position: Sequence[float], **options: object) -> VisImage:
+        """Draw a text, white on black, moved into the picture if it would be cut off."""
+        output = super().draw_text(text, position, **{**options, "color": "w"})
+        drawn = output.ax.texts[-1]
+        box = drawn.get_window_extent(output.canvas.get_renderer())
+        width, height = output.canvas.get_width_height()
+        right = max(0, -box.x0) + min(0, width - box.x1)
+        up = max(0, -box.y0) + min(0, height - box.y1)
+        x, y = drawn.get_position()
+        drawn.set_position((x + right / output.scale, y - up / output.scale))
+        return output
 
 
 def draw_seen(canvas: Visualizer, seen: Seen) -> None:
@@ -106,16 +163,14 @@ def write_overlay(file: Path, pixels: np.ndarray, seen: Seen, fields: dict[str, 
         seen, fields: as `drawing_task` returns them.
     """
     scale = max(1, MIN_WIDTH / pixels.shape[1])
-    mode = ColorMode.SEGMENTATION
-    canvas = Visualizer(pixels, Metadata(**fields), scale, instance_mode=mode)
+    canvas = Canvas(pixels, Metadata(**fields), scale)
     instances = seen.get("instances")
     if instances is not None and instances.has("pred_masks"):
         width = instances.image_size[1]
         masks = np.unpackbits(instances.pred_masks, axis=-1, count=width).astype(bool)
         values = {**instances.get_fields(), "pred_masks": masks}
         seen = {**seen, "instances": Instances(instances.image_size, **values)}
-    with _same_colors():
-        draw_seen(canvas, seen)
+    draw_seen(canvas, seen)
     save_picture(canvas.output.get_image(), file)
 
 
@@ -125,19 +180,8 @@ def save_picture(pixels: np.ndarray, file: Path) -> None:
     Image.fromarray(pixels).save(file, quality=90)
 
 
-@contextmanager
-def _same_colors() -> Iterator[None]:
-    """Have `Visualizer`, which draws random colours, draw the same in every picture."""
-    state = np.random.get_state()
-    np.random.seed(0)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
-
-
 class PredictionPictures(DatasetEvaluator):
-    """Draw the first images of a dataset, truth next to prediction (`output`), on one sheet."""
+    """Draw images spread over a dataset, truth next to prediction (`output`), on one sheet."""
 
     def __init__(
         self,
@@ -151,28 +195,32 @@ class PredictionPictures(DatasetEvaluator):
         self._dataset_name, self.output, self.sheet = dataset_name, output, Path(sheet)
         self.count, self.min_score = count, min_score
         self.metadata = MetadataCatalog.get(dataset_name)
-        if output == "sem_seg" and "stuff_colors" not in self.metadata.as_dict():
-            colors, classes = colormap(rgb=True), len(self.metadata.stuff_classes)
-            self.metadata.stuff_colors = [tuple(colors[i % len(colors)]) for i in range(classes)]
         self.reset()
 
     def reset(self) -> None:
         """Forget the predictions of the last evaluation."""
         self._seen: dict[str, Seen] = {}
 
+    @cached_property
+    def _records(self) -> dict[str, Record]:
+        """The records of the images to draw, by file."""
+        records = sample(DatasetCatalog.get(self._dataset_name), self.count)
+        return {record["file_name"]: record for record in records}
+
     def process(self, inputs: Sequence[Record], outputs: Sequence[Mapping[str, object]]) -> None:
-        """Keep the predictions of the first images."""
+        """Keep the predictions of the images to draw."""
         for image, of_image in zip(inputs, outputs, strict=True):
-            if len(self._seen) < self.count and self.output in of_image:
+            if image["file_name"] in self._records and self.output in of_image:
                 seen = seen_in({self.output: of_image[self.output]}, self.min_score)
                 self._seen[image["file_name"]] = seen
 
     def evaluate(self) -> None:
         """Write the contact sheet, and show it in TensorBoard while training."""
-        if not comm.is_main_process() or not self._seen:
+        seen = {name: each for part in comm.gather(self._seen) for name, each in part.items()}
+        if not seen:  # or another process than the first
             return
-        records = {r["file_name"]: r for r in DatasetCatalog.get(self._dataset_name)}
-        sheet = mosaic([self.draw(records[name], seen) for name, seen in self._seen.items()])
+        drawn = [self.draw(r, seen[name]) for name, r in self._records.items() if name in seen]
+        sheet = mosaic(drawn)
         self.sheet.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(self.sheet)
         logger.info("ground truth next to prediction: %s", self.sheet)
@@ -184,10 +232,7 @@ class PredictionPictures(DatasetEvaluator):
         """Draw an image with its annotations, and next to it with what is seen in it."""
         image = utils.read_image(record["file_name"], format="RGB")
         scale = WIDTH / image.shape[1]
-        truth, found = (
-            Visualizer(image, self.metadata, scale, instance_mode=ColorMode.SEGMENTATION)
-            for _ in range(2)
-        )
+        truth, found = (Canvas(image, self.metadata, scale) for _ in range(2))
         try:
             draw_seen(found, {name: each for name, each in seen.items() if name == self.output})
             self._draw_truth(truth, record)
@@ -272,9 +317,9 @@ def match_objects(truth: Sequence[Record], found: Instances | None) -> tuple[int
     they overlap most, and those of a crowd do not count.
     """
     crowd = np.array([bool(o.get("iscrowd", 0)) for o in truth], dtype=bool)
-    free, hits, made_up = ~crowd, 0, 0
+    objects = int((~crowd).sum())
     if not truth or not found:  # Panoptic-DeepLab gives None without instances
-        return 0, int(free.sum()), len(found or ())
+        return 0, objects, len(found or ())
     classes = np.array([o["category_id"] for o in truth])
     modes = [o.get("bbox_mode", BoxMode.XYWH_ABS) for o in truth]
     boxes = [
@@ -284,15 +329,11 @@ def match_objects(truth: Sequence[Record], found: Instances | None) -> tuple[int
     found = found[found.scores.argsort(descending=True)]
     predicted = BoxMode.convert(found.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
     overlaps = coco_masks.iou(predicted.double().numpy(), np.array(boxes, dtype=float), crowd)
-    for overlap, label in zip(overlaps, found.pred_classes.numpy(), strict=True):
-        same = np.where(classes == label, overlap, 0)
-        best = np.where(free, same, 0).argmax()
-        if free[best] and same[best] >= MIN_IOU:
-            free[best] = False
-            hits += 1
-        elif same[crowd].max(initial=0) < MIN_IOU:
-            made_up += 1
-    return hits, int(free.sum()), made_up
+    same = classes == found.pred_classes.numpy()[:, None]
+    taken = match(np.where(same, overlaps, 0), crowd)
+    made_up = int((taken == NOTHING).sum())
+    hits = int((~crowd[taken[taken != NOTHING]]).sum())
+    return hits, objects - hits, made_up
 
 
 def f1(found: int, missed: int, made_up: int) -> float | None:
@@ -311,7 +352,4 @@ def mean_iou(
     counted = truth != ignore
     pairs = truth[counted].astype(np.int64) * classes + prediction[counted]
     matrix = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
-    right = matrix.diagonal()
-    union = matrix.sum(0) + matrix.sum(1) - right
-    present = union > 0
-    return float((right[present] / union[present]).mean()) if present.any() else None
+    return mean_of(class_scores(matrix)["iou"])

@@ -4,6 +4,7 @@ import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -13,7 +14,6 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from PIL import Image
-from tqdm import tqdm
 
 from regnet_backbones.adapters.detectron2 import id2rgb
 from regnet_backbones.detection.architectures import raise_score_threshold
@@ -27,16 +27,13 @@ from regnet_backbones.detection.pictures import (
     write_overlay,
 )
 from regnet_backbones.detection.trained import load_config, load_weights, model_input
+from regnet_backbones.detection.windows import SlidingDetector, in_own_size, window_settings
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.drawing import Drawing
-from regnet_backbones.runs.image_files import (
-    batches,
-    check_batch_size,
-    open_upright,
-    output_names,
-)
-from regnet_backbones.runs.results import write_json
+from regnet_backbones.runs.image_files import batches, check_batch_size
+from regnet_backbones.runs.results import json_list, write_json
 from regnet_backbones.runs.trained import Trained
+from regnet_backbones.runs.videos import ImageReader
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +51,11 @@ def predict(
     batch_size: int = 1,
     engine: Engine = "torch",
     exported: str | Path | None = None,
+    window: int | None = None,
+    window_stride: int | None = None,
+    every: int = 1,
 ) -> list[Path]:
-    """Predict images, and write what is seen in them.
+    """Predict images and frames of videos, and write what is seen in them.
 
         overlays/<name>.jpg   the image with what is seen drawn over it, small ones enlarged
         predictions.json      instances as COCO results, with `file_name` and `category`
@@ -64,7 +64,8 @@ def predict(
         labels/<name>.png     the class of each pixel, from 0, of a model with semantic output
         classes.txt           names of these classes, one a line, if they are known
 
-    An image that cannot be read is left out with a warning.
+    A frame is named as `<video>_<number from 0>`; the overlays of a video are `<video>.mp4`. An
+    image that cannot be read is left out with a warning.
 
     Args:
         trained: a detector, as `find_trained` finds it.
@@ -77,86 +78,91 @@ def predict(
             has them, give the ids; None for the categories of `DATASETS.TEST`, if it is registered.
         pictures: whether to draw overlays.
         batch_size: how many consecutive images that are resized to one size the model takes at a
-            time. Results may differ in the last bits.
-        engine, exported: what runs the detector, see `evaluate`.
+            time, and windows of one image. Results may differ in the last bits.
+        engine, exported, window, window_stride: how the detector is run, see `evaluate`.
+        every: which frames of a video are predicted: 0, every, 2 * every, ...
 
     Returns:
         The images that could not be read.
 
     Raises:
-        UserError: config, checkpoint, json, exported file or an argument cannot be used.
+        UserError: config, checkpoint, json, video, exported file or an argument cannot be used.
     """
     if not 0 <= min_score <= 1:
         raise UserError(f"min_score must be from 0 to 1, got {min_score}")
     check_batch_size(batch_size)
     device = check_engine(engine, exported=exported, device=device)
+    windows = window_settings(window, window_stride)
+    read = ImageReader(images, every=every)
     cfg = load_config(trained, opts=opts, device=device)
     use_exported(cfg, engine, exported)
     if engine == "torch":  # an exported file has a threshold of its own
         raise_score_threshold(cfg, min_score)
     classes = known_classes(cfg, val_json)
-    ids, names = _image_ids(images, val_json), output_names(images)
-    output, failed = Path(output), []
-    instances, panoptic, given = [], [], set()
-    with Drawing(write_overlay, len(images) if pictures else 0) as drawing:
+    ids, free_ids = _image_ids(read.stills, val_json)
+    output = Path(output)
+    append, panoptic, given = None, [], set()
+    with ExitStack() as files, Drawing(write_overlay, read.count if pictures else 0) as drawing:
         model = build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
-        model = build_engine(cfg, model, engine, exported, images)
-        read = _read(cfg, images, failed)
-        for batch in batches(read, batch_size, lambda each: each[2]["image"].shape):
+        model = build_engine(cfg, model, engine, exported, read.stills)
+        if windows["window"] is not None:
+            model = SlidingDetector(cfg, model, *windows.values(), batch_size=batch_size)
+            cfg = in_own_size(cfg)
+        inputs = ((picture, _given(cfg, picture.image)) for picture in read)
+        for batch in batches(inputs, batch_size, lambda each: each[1]["image"].shape):
             with torch.no_grad():
-                predicted = model([given_to_model for *_, given_to_model in batch])
-            for (image, upright, _), outputs in zip(batch, predicted, strict=True):
-                seen, file = seen_in(outputs, min_score), f"{names[image]}.png"
+                predicted = model([given_to_model for _, given_to_model in batch])
+            for (picture, _), outputs in zip(batch, predicted, strict=True):
+                seen, file = seen_in(outputs, min_score), f"{picture.name}.png"
+                id_ = ids[picture.file] if picture.frame is None else next(free_ids)
                 given |= seen.keys()
                 if pictures:
-                    overlay = output / "overlays" / f"{names[image]}.jpg"
-                    pixels = np.asarray(upright.convert("RGB"))
-                    drawing.add(image, overlay, pixels, *drawing_task(seen, classes.metadata))
+                    overlay = output / "overlays" / f"{picture.name}.jpg"
+                    pixels = np.asarray(picture.image.convert("RGB"))
+                    task = drawing_task(seen, classes.metadata)
+                    drawing.add(picture.file, overlay, pixels, *task)
                 if "instances" in seen:
-                    named = _coco_instances(seen["instances"], ids[image], classes)
-                    instances += [{**entry, "file_name": str(image)} for entry in named]
+                    append = append or files.enter_context(json_list(output / "predictions.json"))
+                    where = {"file_name": str(picture.file)}
+                    where |= {} if picture.frame is None else {"frame": picture.frame}
+                    for entry in _coco_instances(seen["instances"], id_, classes):
+                        append(entry | where)
                 if "sem_seg" in seen:
                     dtype = np.uint8 if len(outputs["sem_seg"]) <= 256 else np.uint16
                     save_picture(seen["sem_seg"].astype(dtype), output / "labels" / file)
                 if "panoptic_seg" in seen:
                     colours, info = _coco_segments(seen["panoptic_seg"], classes)
                     save_picture(colours, output / "panoptic" / file)
-                    about = {"image_id": ids[image], "file_name": file, "segments_info": info}
+                    about = {"image_id": id_, "file_name": file, "segments_info": info}
                     panoptic.append(about)
-    if "instances" in given:
-        write_json(output / "predictions.json", instances)
+    if pictures:
+        read.join_overlays(output / "overlays")
     if "panoptic_seg" in given:
         write_json(output / "panoptic.json", {"annotations": panoptic})
     if "sem_seg" in given and classes.stuff_are_named:
         (output / "classes.txt").write_text("\n".join(classes.metadata.stuff_classes) + "\n")
-    return failed
+    return read.failed
 
 
-def _read(
-    cfg: CfgNode, images: Sequence[Path], failed: list[Path]
-) -> Iterator[tuple[Path, Image.Image, dict[str, object]]]:
-    """Yield files, images and what a model takes; append those that cannot be read to a list."""
-    for image in tqdm(images, unit="image", disable=None):
-        try:
-            upright = open_upright(image)
-        except ValueError as error:
-            logger.warning("not predicted: %s", error)
-            failed.append(image)
-            continue
-        size = {"height": upright.height, "width": upright.width}
-        yield image, upright, {"image": model_input(cfg, upright), **size}
+def _given(cfg: CfgNode, image: Image.Image) -> dict[str, object]:
+    """Return what a model takes of an image."""
+    return {"image": model_input(cfg, image), "height": image.height, "width": image.width}
 
 
-def _image_ids(images: Sequence[Path], val_json: str | Path | None) -> dict[Path, int | str]:
+def _image_ids(
+    images: Sequence[Path], val_json: str | Path | None
+) -> tuple[dict[Path, int | str], Iterator[int]]:
     """Return the ids that images have in a json; others are counted from its largest id on.
+
+    The second value counts on after those.
 
     A json names images relative to a folder: the images' common one, or one above it.
     """
     known = {} if val_json is None else read_image_ids(val_json)
     by_name = {PurePosixPath(name.replace("\\", "/")): id_ for name, id_ in known.items()}
     paths = {image: Path(os.path.abspath(image)) for image in images}
-    common = Path(os.path.commonpath([path.parent for path in paths.values()]))
+    common = Path(os.path.commonpath([path.parent for path in paths.values()] or [Path()]))
     by_root = []
     for root in (*reversed(common.parents), common):
         names = {image: PurePosixPath(path.relative_to(root)) for image, path in paths.items()}
@@ -171,7 +177,7 @@ def _image_ids(images: Sequence[Path], val_json: str | Path | None) -> dict[Path
             "largest one, and COCO's tools refuse them",
             *(len(others), len(images), val_json, others[0]),
         )
-    return found | dict(zip(others, free, strict=False))
+    return found | {image: next(free) for image in others}, free
 
 
 def _coco_instances(

@@ -133,9 +133,15 @@ def typical_size(cfg: CfgNode, divisor: int) -> tuple[int, int]:
 
 def model_input(cfg: CfgNode, image: Image.Image) -> torch.Tensor:
     """Return an image (C, H, W) as a model of a config takes it, resized as in its tests."""
-    resized = AugInput(convert_PIL_to_numpy(image, cfg.INPUT.FORMAT))
-    AugmentationList(build_augmentation(cfg, is_train=False))(resized)
-    return torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
+    return resized(cfg, convert_PIL_to_numpy(image, cfg.INPUT.FORMAT))
+
+
+def resized(cfg: CfgNode, pixels: np.ndarray) -> torch.Tensor:
+    """Return pixels (H, W, C), in the format of a config, as `model_input` does."""
+    augmented = AugInput(pixels)
+    AugmentationList(build_augmentation(cfg, is_train=False))(augmented)
+    # Pillow's may be read-only.
+    return torch.as_tensor(augmented.image.transpose(2, 0, 1).copy())
 
 
 class SafeCheckpointer(DetectionCheckpointer):

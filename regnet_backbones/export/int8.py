@@ -142,7 +142,9 @@ def _compared(
     before: Mapping[str, float], after: Mapping[str, float], max_loss: float
 ) -> list[str]:
     """Return a line for each metric in percent; raise ExportError if one loses too much."""
-    lines = [f"{name} {before[name]:.2f} in float32, {after[name]:.2f} in int8" for name in before]
+    lines = [
+        f"{name} {before[name]:.2f}% in float32, {after[name]:.2f}% in int8" for name in before
+    ]
     if not all(before[name] - after[name] <= max_loss for name in before):
         raise ExportError(
             f"int8 loses more than --max-loss {max_loss} points: {'; '.join(lines)}; no file is "

@@ -14,6 +14,8 @@ from PIL import Image
 
 from regnet_backbones.files import write_whole
 from regnet_backbones.report.reading import Report
+from regnet_backbones.runs.confusion import Confusion
+from regnet_backbones.runs.results import score_text
 
 LABELS = {"Losses": "loss", "Learning rate": "learning rate", "Validation": "%"}  # by caption
 CHART_SIZE = (4.2, 3.1)  # in inches; as wide as a column of the page
@@ -26,6 +28,9 @@ INKS = {"light": ("#3d4852", "#c3ccd5"), "dark": ("#d5dce2", "#38424c")}
 STYLES = tuple(
     product(("-", "--", ":"), ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"))
 )
+
+MOST_LABELS = 31  # of a confusion matrix that is shown as one
+MOST_CONFUSIONS = 30  # listed in place of a larger one
 
 PICTURE_WIDTH = 900  # in pixels, at most: a page of a dozen pictures is below two megabytes
 
@@ -46,7 +51,7 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters["picture"] = _picture_uri
-    environment.filters["number"] = lambda value: "–" if value is None else f"{value:.2f}"
+    environment.filters["number"] = _number
     environment.filters["sortable"] = lambda value: "" if value is None else f"{value:.6g}"
     environment.filters["rgb"] = lambda color: "rgb({}, {}, {})".format(*color)
     charts = []
@@ -56,7 +61,36 @@ def render(report: Report) -> str:
             uris = {paper: _chart_uri(drawn, LABELS[caption], *INKS[paper]) for paper in INKS}
             words = "; ".join(_in_words(*curve) for curve in drawn.items())
             charts.append({"caption": caption, "alt": f"{caption}: {words}", **uris})
-    return environment.get_template("page.html.j2").render(report=report, charts=charts)
+    found = report.metrics.confusion if report.metrics else {}
+    matrices = {task: _matrix(confusion) for task, confusion in found.items()}
+    template = environment.get_template("page.html.j2")
+    return template.render(report=report, charts=charts, matrices=matrices)
+
+
+def _number(value: float | None, column: str) -> str:
+    if value is None:
+        return "–"
+    return score_text(value) if column.endswith("min_score") else f"{value:.2f}"
+
+
+def _matrix(confusion: Confusion) -> dict[str, object]:
+    """Return a confusion matrix as cells: text, share of the row, words; a large one as a list."""
+    labels, unit = confusion.labels, confusion.unit
+    rows, confused = [], []
+    for truth, counts in zip(labels, confusion.counts, strict=True):
+        cells, total = [], max(1, sum(counts))
+        for label, count in zip(labels, counts, strict=True):
+            share = count / total
+            text = f"{100 * share:.1f}" if unit == "pixels" else str(count)
+            words = f"{truth} predicted as {label}: {count:,} {unit}, {share:.1%} of the row"
+            cells.append((text if count else "", share, words))
+            if count and label != truth:
+                confused.append((truth, label, count, 100 * share))
+        rows.append((truth, cells))
+    if len(labels) <= MOST_LABELS:
+        return {"labels": labels, "unit": unit, "rows": rows}
+    confused.sort(key=lambda each: -each[2])
+    return {"labels": labels, "unit": unit, "frequent": confused[:MOST_CONFUSIONS]}
 
 
 def _picture_uri(image: Image.Image) -> Markup:

@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -14,6 +14,7 @@ from regnet_backbones import zoo
 from regnet_backbones.design.cost import complexity, short
 from regnet_backbones.report.logs import SECONDS, Log, read_log
 from regnet_backbones.runs import results as written
+from regnet_backbones.runs.confusion import Confusion
 from regnet_backbones.runs.image_files import open_upright
 from regnet_backbones.runs.trained import (
     CONFIG_NAME,
@@ -35,11 +36,15 @@ Pictures = tuple[tuple[Image.Image, written.ImageScore], ...]
 
 @dataclass(frozen=True)
 class Metrics:
-    """Results in percent: where they come from, of all classes together, and of each class."""
+    """Results in percent: where they come from, of all classes together, and of each class.
+
+    `confusion` has the confusion matrices by task.
+    """
 
     source: str
     summary: tuple[written.Table, ...]
     per_class: written.Table | None = None
+    confusion: Mapping[str, Confusion] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,16 +147,18 @@ def _curves(log: Log, names: Mapping[str, str]) -> Curves:
 def _evaluated(
     trained: Trained, description: Description, evaluation: written.WrittenEvaluation
 ) -> Metrics:
-    found = evaluation.results
+    found, confusion = evaluation.results, evaluation.confusion
     if trained.kind == "detector":
-        results = found[description.dataset]
+        results, confusion = found[description.dataset], confusion.get(description.dataset, {})
     else:
-        numbers = {"mIoU": found["miou"], "pixel accuracy": found["accuracy"]}
-        numbers |= {f"IoU-{name}": value for name, value in found["iou"].items()}
+        numbers = {name: found[key] for key, name in written.SEGMENTATION.items() if key in found}
+        for key, name in written.SEGMENTATION_BY_CLASS.items():
+            numbers |= {f"{name}-{each}": value for each, value in found.get(key, {}).items()}
         percent = {n: None if v is None else 100 * v for n, v in numbers.items()}
         results = {"segmentation": percent}
     source = f"found by an evaluation with {evaluation.checkpoint}{_on(description)}"
-    return Metrics(source, *written.tables_of(results))
+    matrices = {task: Confusion(**content) for task, content in confusion.items()}
+    return Metrics(source, *written.tables_of(results), matrices)
 
 
 def _logged(trained: Trained, description: Description, log: Log) -> Metrics | None:

@@ -85,22 +85,22 @@ def _orientation(image: Image.Image) -> int:
     return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
 
 
-def find_images(inputs: Sequence[str | Path]) -> list[Path]:
+def find_images(inputs: Sequence[str | Path], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """Return the images that files, folders and glob patterns name, each image once.
 
     A file may have any suffix. What a folder or a pattern holds is sorted by name.
     """
     found: dict[Path, Path] = {}
     for text in inputs:
-        for image in _images_of(str(text)):
+        for image in _images_of(str(text), suffixes):
             found.setdefault(image.resolve(), image)
     return list(found.values())
 
 
-def sample(images: Sequence[Path], count: int) -> list[Path]:
-    """Return at most `count` images, evenly spread over all."""
-    taken = min(count, len(images))
-    return [images[index * len(images) // taken] for index in range(taken)]
+def sample(items: Sequence[Item], count: int) -> list[Item]:
+    """Return at most `count` items, such as images, evenly spread over all."""
+    taken = min(count, len(items))
+    return [items[index * len(items) // taken] for index in range(taken)]
 
 
 def check_apart(calibration: Sequence[Path], evaluated: Sequence[Path]) -> None:
@@ -145,16 +145,16 @@ def batches(
             yield batch
 
 
-def _images_of(text: str) -> list[Path]:
+def _images_of(text: str, suffixes: Sequence[str]) -> list[Path]:
     path = Path(text)
     if path.is_file():
         return [path]
     paths = path.iterdir() if path.is_dir() else map(Path, glob(text, recursive=True))
-    images = sorted(p for p in paths if p.suffix.lower() in SUFFIXES and p.is_file())
+    images = sorted(p for p in paths if p.suffix.lower() in suffixes and p.is_file())
     if not images:
         place = "in the folder " if path.is_dir() else ""
         raise MissingFileError(
             f"no image {place}'{text}'; give files, folders, or patterns in quotes such as "
-            f"'photos/*.jpg'; images end in {', '.join(SUFFIXES)}"
+            f"'photos/*.jpg'; names end in {', '.join(suffixes)}"
         )
     return images

@@ -1,13 +1,18 @@
 """What an evaluation of either kind of model writes, and how a report reads it.
 
-results.json             kind, checkpoint, results, settings, versions
+results.json             kind, checkpoint, results, settings, versions, confusion
 images.json              the score of each image, speed, size of the model
 pictures/best_1.jpg ...  truth next to prediction of the best and the worst images
+
+`results` of a detector are in percent by dataset, task and metric, `min_score` from 0 to 1; those
+of a segmenter are from 0 to 1. `confusion` has the matrices (`runs.confusion.Confusion`) of a
+detector by dataset and task, that of a segmenter as `segmentation`. Older files have none.
 """
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import import_module
@@ -16,7 +21,9 @@ from statistics import median
 
 from PIL import Image
 
-from regnet_backbones.files import read_json, write_whole
+from regnet_backbones.files import read_json, whole_file, write_whole
+from regnet_backbones.runs.colors import Color
+from regnet_backbones.runs.confusion import Confusion
 from regnet_backbones.runs.trained import Kind, Trained
 
 RESULTS_NAME = "results.json"
@@ -34,10 +41,24 @@ VERSIONED: dict[Kind, tuple[str, ...]] = {
     "segmenter": ("regnet_backbones", "torch", "lightning", "segmentation_models_pytorch"),
 }
 
-PER_CLASS = ("AP-", "IoU-", "ACC-")  # how numbers of single classes begin
+# Results of a segmenter by their keys in results.json, of all classes together and of each.
+SEGMENTATION = {
+    **{"miou": "mIoU", "accuracy": "pixel accuracy"},
+    **{"mdice": "mean Dice", "boundary_miou": "boundary mIoU"},
+}
+SEGMENTATION_BY_CLASS = {
+    **{"iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall"},
+    "boundary_iou": "boundary IoU",
+}
 
-Color = tuple[int, int, int]
-Results = Mapping[str, Mapping[str, float | None]]  # by task and name of the metric, in percent
+# How numbers of single classes begin.
+PER_CLASS = (
+    *("AP-", "IoU-", "ACC-", "F1-", "Dice-", "precision-", "recall-", "min_score-"),
+    "boundary IoU-",
+)
+
+# By task and name of the metric, in percent; `min_score` from 0 to 1.
+Results = Mapping[str, Mapping[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -98,6 +119,7 @@ class WrittenEvaluation:
     settings: Mapping[str, object]
     versions: Mapping[str, str]
     images: ImageResults
+    confusion: Mapping[str, object] = field(default_factory=dict)
 
 
 class ScoredImages:
@@ -154,6 +176,11 @@ def median_milliseconds(seconds: Sequence[float]) -> float | None:
     return 1000 * median(counted) if counted else None
 
 
+def score_text(score: float) -> str:
+    """Format a threshold of scores, rounded down: what has the score is not below the text."""
+    return f"{math.floor(1000 * score) / 1000:.3f}"
+
+
 def tables_of(results: Results) -> tuple[tuple[Table, ...], Table | None]:
     """Return results as tables, one for tasks with the same metrics, and that of single classes."""
     by_columns: dict[tuple[str, ...], list] = {}
@@ -179,6 +206,7 @@ def write_results(
     *,
     results: Mapping[str, object],
     settings: Mapping[str, object],
+    confusion: Mapping[str, object] | None = None,
 ) -> None:
     """Write `results.json`: `settings` decide the results apart from checkpoint and data."""
     content = {
@@ -187,6 +215,7 @@ def write_results(
         "results": results,
         "settings": settings,
         "versions": {name: import_module(name).__version__ for name in VERSIONED[trained.kind]},
+        "confusion": confusion or {},
     }
     write_json(Path(folder) / RESULTS_NAME, content)
 
@@ -210,6 +239,7 @@ def read_evaluation(folder: str | Path) -> WrittenEvaluation | None:
         written=path.stat().st_mtime,
         checkpoint=Path(content["checkpoint"]).name,
         **{key: content[key] for key in ("results", "settings", "versions")},
+        confusion=content.get("confusion", {}),
         images=ImageResults(**found),
     )
 
@@ -220,7 +250,24 @@ def write_json(path: str | Path, content: Mapping[str, object] | Sequence[object
     write_whole(Path(path), lambda file: file.write(text.encode()))
 
 
+@contextmanager
+def json_list(path: str | Path) -> Iterator[Callable[[object], None]]:
+    """Write a JSON list as `write_json` does, entry by entry: hand out what appends one."""
+    with whole_file(Path(path)) as file:
+        before = b"["
+
+        def append(entry: object) -> None:
+            nonlocal before
+            file.write(before + json.dumps(_plain(entry), indent=2, allow_nan=False).encode())
+            before = b",\n"
+
+        yield append
+        file.write(b"[]\n" if before == b"[" else b"]\n")
+
+
 def _plain(value: object) -> object:
+    if isinstance(value, Confusion):
+        return _plain(asdict(value))
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

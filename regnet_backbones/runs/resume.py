@@ -23,8 +23,9 @@ from torch import distributed as dist
 from regnet_backbones.errors import UserError
 from regnet_backbones.weights.state_dicts import shown
 
-# What random numbers are for, the first number of a place: augmentation, or a step of the model.
-SAMPLES, STEPS = 0, 1
+# What random numbers are for, the first number of a place: augmentation, a step of the model, or
+# the losses of images for validation.
+SAMPLES, STEPS, LOSSES = 0, 1, 2
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """What a run left behind: which kind of model, its checkpoint, and its config.
 
 detector    <run>/config.yaml, model_final.pth, last_checkpoint   train-detector
-            <run>/metrics.json
+            <run>/model_best.pth, metrics.json
 segmenter   <run>/checkpoints/best.ckpt, last.ckpt                train-segmenter
             <run>/tensorboard/config.yaml
 """
@@ -24,6 +24,7 @@ SEGMENTER_NAMES = ("best.ckpt", "last.ckpt")  # in the order of preference
 
 CONFIG_NAME = "config.yaml"
 FINAL_NAME = "model_final.pth"
+BEST_NAME = "model_best.pth"  # of a detector: the weights of its best evaluation
 LAST_NAME = "last_checkpoint"  # a text file that names the newest one
 METRICS_NAME = "metrics.json"
 ITERATION = "iteration"  # the key of a row of it

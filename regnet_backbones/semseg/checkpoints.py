@@ -83,7 +83,9 @@ def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -
         raise UserError(f"checkpoint '{checkpoint}' does not say what data it was trained on")
     parser = ArgumentParser(exit_on_error=False)
     known = parser.add_class_arguments(SegmentationData)
-    values = {name: saved[name] for name in known if name in saved} | dict(overrides or {})
+    # A checkpoint is data: its augmentation, a program, is of a training alone and not imported.
+    names = [name for name in known if name in saved and name != "augmentation"]
+    values = {name: saved[name] for name in names} | dict(overrides or {})
     with as_user_error(ArgumentError, prefix=f"data of '{checkpoint}': "):
         arguments = parser.parse_object(values)
     return SegmentationData(**arguments.as_dict())

@@ -5,11 +5,17 @@ Transforms are torchvision's v2, of a `tv_tensors.Image` (uint8, (3, H, W)) and 
 (uint8, (H, W)); the image becomes float32, normalised. Grey images have one channel for three.
 """
 
+import inspect
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -134,8 +140,13 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
     Returns:
         Pixels, uint8 (H, W, channels).
     """
-    image = image_files.open_upright(path).convert({1: "L", 3: "RGB"}[channels])
-    return np.array(image).reshape(image.height, image.width, channels)
+    return pixels_of(image_files.open_upright(path), channels)
+
+
+def pixels_of(image: Image.Image, channels: int) -> np.ndarray:
+    """Return an image as `read_image` does."""
+    pixels = np.array(image.convert({1: "L", 3: "RGB"}[channels]))
+    return pixels.reshape(image.height, image.width, channels)
 
 
 def _size_in_header(path: Path) -> tuple[int, int]:
@@ -211,12 +222,13 @@ def _values(mask: Image.Image, labels: Labels, stretched: int) -> np.ndarray:
 def train_transform(
     crop_size: int,
     *,
-    scale_range: tuple[float, float] = (0.5, 2.0),
+    scale_range: tuple[float, float] = (0.9, 1.1),
     flip: float = 0.5,
-    photometric: bool = True,
+    photometric: bool = False,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     short_side: int | None = None,
+    augmentation: str | None = None,
 ) -> v2.Compose:
     """Return the augmentation of training; arguments as of `SegmentationData`.
 
@@ -224,15 +236,55 @@ def train_transform(
     """
     fill = {tv_tensors.Image: [255 * value for value in mean], tv_tensors.Mask: IGNORE}
     colours = [v2.RandomApply([v2.ColorJitter(**change)], p=0.5) for change in PHOTOMETRIC]
-    return v2.Compose(
-        [
-            partial(resize, scale_range=scale_range, short_side=short_side),
-            v2.RandomCrop(crop_size, pad_if_needed=True, fill=fill),
-            v2.RandomHorizontalFlip(flip),
-            *(colours if photometric else []),
-            val_transform(mean=mean, std=std),
-        ]
-    )
+    crop = v2.RandomCrop(crop_size, pad_if_needed=True, fill=fill)
+    resized = partial(resize, short_side=short_side)
+    if augmentation is None:
+        of_colours = colours if photometric else []
+        jittered = partial(resized, scale_range=scale_range)
+        steps = [jittered, crop, v2.RandomHorizontalFlip(flip), *of_colours]
+    else:
+        steps = [resized, CustomAugmentation(augmentation), crop]
+    return v2.Compose([*steps, val_transform(mean=mean, std=std)])
+
+
+@dataclass(frozen=True)
+class CustomAugmentation:
+    """A user's callable by its path, see `find_callable`; each data worker finds its own."""
+
+    path: str
+
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
+        """Call it with arrays, and check what it returns."""
+        given = image.permute(1, 2, 0).contiguous().numpy(), mask.numpy()
+        found = find_callable(self.path)(*given)
+        arrays = isinstance(found, tuple) and all(isinstance(each, np.ndarray) for each in found)
+        shapes = [each.shape for each in found] if arrays else []
+        fits = len(shapes) == 2 and shapes[0] == (*shapes[1], len(image))
+        if not fits or any(each.dtype != np.uint8 for each in found):
+            held = (
+                [f"{each.dtype} {each.shape}" for each in found] if arrays else type(found).__name__
+            )
+            wanted = f"a uint8 image (H, W, {len(image)}) and a uint8 mask (H, W), numpy arrays"
+            raise UserError(f"augmentation '{self.path}' must return {wanted}, got {held}")
+        pixels, labels = (torch.from_numpy(np.ascontiguousarray(each)) for each in found)
+        return tv_tensors.Image(pixels.permute(2, 0, 1)), tv_tensors.Mask(labels)
+
+
+@cache
+def find_callable(path: str) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Import `module:name`, also from the current folder; of a class, build an object."""
+    module, _, name = path.rpartition(":" if ":" in path else ".")
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+    try:
+        found = attrgetter(name)(import_module(module))
+    except (ImportError, AttributeError, ValueError) as error:
+        way_out = "give module:function or module:Class, of a module that Python finds from here"
+        raise UserError(f"augmentation '{path}' cannot be imported ({error}); {way_out}") from error
+    found = found() if inspect.isclass(found) else found
+    if not callable(found):
+        raise UserError(f"augmentation '{path}' is a {type(found).__name__}, not a callable")
+    return found
 
 
 def val_transform(
@@ -251,7 +303,7 @@ def val_transform(
 def resize(
     image: tv_tensors.Image,
     mask: tv_tensors.Mask,
-    scale_range: tuple[float, float],
+    scale_range: tuple[float, float] = (1.0, 1.0),
     short_side: int | None = None,
 ) -> Pair:
     """Resize both by one random factor, the image bilinearly, the mask by the nearest pixel."""

@@ -10,15 +10,18 @@ from pathlib import Path
 import torch
 from lightning import Trainer
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.data import Subset
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.optimize.options import Optimization
 from regnet_backbones.runs import results as run_results
+from regnet_backbones.runs.colors import class_colors
+from regnet_backbones.runs.confusion import Confusion
 from regnet_backbones.runs.device import device_name
 from regnet_backbones.runs.engines import Engine
+from regnet_backbones.runs.image_files import sample
 from regnet_backbones.runs.trained import Trained
 from regnet_backbones.semseg import metrics
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
@@ -26,7 +29,7 @@ from regnet_backbones.semseg.exported import check_engine, use_engine
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.labels import IGNORE
 from regnet_backbones.semseg.module import Batch, Segmenter
-from regnet_backbones.semseg.overlays import palette
+from regnet_backbones.semseg.screen import progress_callback, without_noise
 
 logger = logging.getLogger(__name__)
 
@@ -54,15 +57,15 @@ def evaluate(
         overrides: arguments of the data that differ, see `checkpoints.load_data`.
         accelerator, devices, precision: as of `lightning.Trainer`.
         optimization: how to make the network fast, None for not at all.
-        images: how many images a process evaluates at most, the first ones; None for all.
+        images: how many images are evaluated at most, evenly spread; None for all.
         engine: what runs the network. One other than torch runs an ONNX file on the CPU in one
             process, after it was compared with torch on the first image.
         exported: that file, of this checkpoint; None to export it for this evaluation.
 
     Returns:
-        Ready for a JSON file, the same in every process: `iou` by class name, from 0 to 1, None for
-        a class that is in neither truth nor prediction; `miou`, the mean over the others;
-        `accuracy`, of labelled pixels; number of `images`; `settings`.
+        Ready for a JSON file, the same in every process: the numbers of `metrics.results_of`;
+        `boundary_iou` by class name and its mean `boundary_miou`, see `metrics.boundary_counts`;
+        number of `images`; `settings`.
 
     Raises:
         UserError: checkpoint, dataset or device cannot be used, or the classes are others; an
@@ -79,27 +82,30 @@ def evaluate(
         raise UserError(f"the segmenter knows {len(known)} classes and the data have {len(found)}")
     if known != found:
         logger.warning("the data name the classes %s, the results %s", found, known)
-    scores = None if output is None else _ScoreImages(Path(output))
+    scores = None if output is None else _ScoreImages(Path(output), len(data.val_set))
+    counted = _CountPixels()
     segmenter.optimization = optimization
     if engine != "torch":
         accelerator = "cpu"
         first = data.val_set[0]["image"][None]
         use_engine(segmenter.eval(), checkpoint, engine=engine, exported=exported, images=first)
-    with as_user_error(MisconfigurationException, ValueError, RuntimeError):
+    available = len(data.val_set)
+    if images is not None:
+        data.val_set = Subset(data.val_set, sample(range(available), images))
+    errors = (MisconfigurationException, ValueError, RuntimeError)
+    with without_noise(), as_user_error(*errors):
         trainer = Trainer(
             accelerator=accelerator,
             devices=devices,
             precision=precision,
-            callbacks=[TQDMProgressBar(), *([scores] if scores else [])],
-            limit_val_batches=1.0 if images is None else images,
+            callbacks=[progress_callback(), *([scores] if scores else []), counted],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-    trainer.validate(segmenter, data, verbose=False)
-    available = len(data.val_set)
-    counted = min((images or available) * trainer.world_size, available)
-    results = {**segmenter.last_validation, "images": counted}
+    with without_noise():
+        trainer.validate(segmenter, data, verbose=False)
+    results = {**segmenter.last_validation, **counted.boundaries, "images": len(data.val_set)}
     settings = {
         **asdict(segmenter.inference),
         "scales": list(segmenter.inference.scales),
@@ -112,15 +118,41 @@ def evaluate(
         run_results.write_images(output, scores.found)
         opts = {"opts": [str(word) for pair in (overrides or {}).items() for word in pair]}
         trained = Trained("segmenter", Path(checkpoint))
-        run_results.write_results(output, trained, results=results, settings=settings | opts)
+        matrix = {"segmentation": counted.confusion}
+        given = {"results": results, "settings": settings | opts, "confusion": matrix}
+        run_results.write_results(output, trained, **given)
     return {**results, "settings": settings}
+
+
+class _CountPixels(Callback):
+    """Keep the confusion matrix of a validation, and count boundaries, after the time is taken."""
+
+    def on_validation_start(self, _: object, module: Segmenter) -> None:
+        """Start counting, in processes without images, too."""
+        size = (2, len(module.class_names))
+        self._counts = torch.zeros(size, dtype=torch.long, device=module.device)
+
+    def on_validation_batch_end(
+        self, _: object, module: Segmenter, prediction: torch.Tensor | None, batch: Batch, *__: int
+    ) -> None:
+        """Count a batch; repeated images have no prediction."""
+        if prediction is not None:
+            pair = prediction, batch["mask"][: len(prediction)]
+            self._counts += metrics.boundary_counts(*pair, len(module.class_names))
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: Segmenter) -> None:
+        """Gather what all processes have counted; the module forgets its matrix after this."""
+        names, counts = module.class_names, module.confusion.compute()
+        self.confusion = Confusion(names, counts.tolist(), "pixels")
+        boundaries = trainer.strategy.reduce(self._counts, reduce_op="sum")
+        self.boundaries = metrics.boundary_results(boundaries, names)
 
 
 class _ScoreImages(Callback):
     """Score and time the images of a validation: `found` is what `images.json` holds, after it."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, available: int):
+        self.folder, self.available = folder, available
         self.found: run_results.ImageResults | None = None
         self._scored = run_results.ScoredImages()
         self._seconds: list[float] = []
@@ -153,15 +185,14 @@ class _ScoreImages(Callback):
             parts = [[] for _ in range(trainer.world_size)]
             torch.distributed.all_gather_object(parts, self._scored.scores)
         scores = tuple(score for part in parts for score in part)
-        colors = palette(len(module.class_names))
         self.found = run_results.ImageResults(
             score="mean IoU of an image, over the classes in its ground truth or its prediction",
             panels=("image", "ground truth", "prediction"),
-            available=len(trainer.datamodule.val_set),
+            available=self.available,
             images=scores,
             **self._scored.draw(self.folder, scores),
             milliseconds=run_results.median_milliseconds(self._seconds),
             machine=device_name(module.device),
             parameters=sum(p.numel() for p in module.network.parameters()),
-            legend=dict(zip(module.class_names, colors, strict=True)),
+            legend=class_colors(module.class_names),
         )

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from regnet_backbones.errors import UserError
+from regnet_backbones.runs.windows import stride_of, window_starts
 
 LogitsOf = Callable[[torch.Tensor], torch.Tensor]
 
@@ -64,6 +65,17 @@ class Inference:
         return total / len(passes)
 
     @torch.no_grad()
+    def logits(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
+        """Return logits, float32 (N, C, H, W); of several passes the logarithms of their mean.
+
+        Args:
+            logits_of, image: as of a call.
+        """
+        if self.flip or len(self.scales) > 1:
+            return self(logits_of, image).log()
+        return self._logits(logits_of, image, *self.scales, mirrored=False)
+
+    @torch.no_grad()
     def classes(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
         """Return the most probable class of every pixel, int64 (N, H, W).
 
@@ -72,13 +84,7 @@ class Inference:
         """
         if self.flip or len(self.scales) > 1:
             return self(logits_of, image).argmax(1)
-        return self._logits(logits_of, image, *self.scales, mirrored=False).argmax(1)
-
-    def _stride(self) -> int | None:
-        """Return the pixels from one window to the next, None without windows."""
-        if self.window is None or self.window_stride is not None:
-            return self.window_stride
-        return max(1, round(self.window * 2 / 3))
+        return self.logits(logits_of, image).argmax(1)
 
     def _logits(
         self, logits_of: LogitsOf, image: torch.Tensor, scale: float, mirrored: bool
@@ -97,8 +103,10 @@ class Inference:
     def _slide(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
         """Return the mean logits of all windows that see a pixel, float32."""
         height, width = image.shape[-2:]
+        stride = stride_of(self.window, self.window_stride)
+        starts = (window_starts(side, self.window, stride) for side in (height, width))
         total, count = None, torch.zeros(height, width, device=image.device)
-        for top, left in itertools.product(self._starts(height), self._starts(width)):
+        for top, left in itertools.product(*starts):
             there = (..., slice(top, top + self.window), slice(left, left + self.window))
             logits = logits_of(image[there]).float()
             if total is None:
@@ -106,11 +114,6 @@ class Inference:
             total[there] += logits
             count[there] += 1
         return total.div_(count)
-
-    def _starts(self, side: int) -> list[int]:
-        """Return where windows start; the last one is moved inward to end with the image."""
-        last = max(0, side - self.window)
-        return [*range(0, last, self._stride()), last]
 
 
 def _resize(maps: torch.Tensor, size: Sequence[int], *, antialias: bool = False) -> torch.Tensor:

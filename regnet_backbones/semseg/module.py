@@ -12,12 +12,15 @@ from typing import Literal
 import lightning
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -27,6 +30,7 @@ from regnet_backbones.norm import convert_norm
 from regnet_backbones.optimize import options as optimizing
 from regnet_backbones.optimize.options import Fold, Optimization
 from regnet_backbones.optimize.passes import FORMATS
+from regnet_backbones.runs.image_files import sample
 from regnet_backbones.semseg import metrics, network, overlays
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.labels import IGNORE, check_class_names
@@ -56,15 +60,28 @@ class Segmenter(lightning.LightningModule):
         auxiliary_weight: weight of the loss of an FCN head on C4, which trains with the network
             and is left out of what it predicts; published recipes of UPerNet, PSPNet and
             DeepLabV3Plus have 0.4. None for no head. OCRNet and UNet3Plus have their own.
-        loss: "ce" cross entropy, "dice" Dice loss (SMP's), "focal" focal loss (SMP's), "ce+dice"
-            and "dice+focal" sums of two.
+        loss: "ce" cross entropy, or SMP's "dice", "focal", "lovasz" or "tversky"; or a sum of them,
+            such as "ce+dice" or "ce+lovasz".
+        tversky: weights of false positives and false negatives in the Tversky loss; equal ones are
+            the Dice loss, a larger second one finds more of small objects.
+        class_weights: weights of the classes in "ce" and "focal", one number per class; "balanced"
+            for `pixels / (classes * pixels of the class)` of the training masks; None for equal
+            ones. The mean of "ce" is over the weights, as torch has it.
         optimizer: "adamw" or "sgd".
         lr: peak learning rate, of the decoder.
         encoder_lr_factor: the encoder's rate as a part of `lr`.
+        layer_decay: factor of the rate from each stage of a RegNet to the one before it: with 0.7
+            the last one has 0.7 of the encoder's rate, the stem `0.7 ** 5`. 1 for none.
+        freeze_stages: how much of a RegNet is fixed, statistics of its norms included: 0 nothing, 1
+            the stem, 2 the stem and the first stage, ..., 5 all of it.
         weight_decay: for weights of more than one dimension; none for norms and biases.
         momentum: of "sgd".
         warmup_steps: steps in which rates rise, in a line, to their peak.
-        power: exponent of the decay after that, `(1 - part of the run) ** power`.
+        schedule: decay after that. "poly", which published recipes of segmenters have, is
+            `(1 - part of the run) ** power`; "cosine" half a cosine to 0.
+        power: exponent of "poly".
+        ema_decay: of an exponential moving average of the weights, such as 0.999; it is what is
+            validated and saved, see `averaging.AveragedWeights`. None for no average.
         sync_batchnorm: share batch statistics between processes, on GPUs. Lightning's own, which
             would delete timm's activations, is refused.
         channels_last: lay weights and maps out with channels last, the same numbers at another
@@ -76,7 +93,7 @@ class Segmenter(lightning.LightningModule):
             measures.
         compile: in training use `torch.compile`, which takes a minute at first; means `optimize`.
         short_side: pixels of the shorter side that the network gets images in, None for their own.
-        pictures: how many validation images are drawn at every validation.
+        pictures: how many validation images, evenly spread, are drawn at every validation.
         mean, std: what images were normalised with, RGB in 0 to 1; for pictures and predictions.
             One number each: the network takes grey images, of one channel.
 
@@ -102,14 +119,20 @@ class Segmenter(lightning.LightningModule):
         output_stride: Literal[8, 16, 32] | None = None,
         decoder_options: dict[str, object] | None = None,
         auxiliary_weight: float | None = None,
-        loss: network.LossName = "ce",
+        loss: str = "ce",
+        tversky: tuple[float, float] = (0.3, 0.7),
+        class_weights: list[float] | Literal["balanced"] | None = None,
         optimizer: Literal["adamw", "sgd"] = "adamw",
         lr: float = 5e-4,
         encoder_lr_factor: float = 1.0,
+        layer_decay: float = 1.0,
+        freeze_stages: Literal[0, 1, 2, 3, 4, 5] = 0,
         weight_decay: float = 0.01,
         momentum: float = 0.9,
         warmup_steps: int = 0,
+        schedule: network.Schedule = "poly",
         power: float = 0.9,
+        ema_decay: float | None = None,
         sync_batchnorm: bool = False,
         channels_last: bool = False,
         optimize: bool = False,
@@ -141,13 +164,21 @@ class Segmenter(lightning.LightningModule):
         )
         if not zero_init_last and encoder_weights is None:
             network.start_branches_at_one(self.network.encoder)
+        if freeze_stages:
+            network.regnet_of(self.network, "freeze_stages").freeze(freeze_stages)
         self._use_memory_format("channels_last" if channels_last else "contiguous")
         self.stride = int(self.network.encoder.output_stride)
         auxiliary_weights = getattr(self.network, "auxiliary_weights", ())
-        self.loss = network.SegmentationLoss(loss, auxiliary_weights)
+        self.loss = network.SegmentationLoss(loss, auxiliary_weights, tversky=tversky)
+        if class_weights is not None:
+            given = [1.0] * num_classes if class_weights == "balanced" else class_weights
+            self.loss.set_class_weights(given, num_classes)
+        if not 0 <= (ema_decay or 0) < 1:
+            raise UserError(f"ema_decay must be from 0 to below 1, or null, got {ema_decay}")
         # The checks of torchmetrics sort every mask, and see less than the dataset's.
         counting = {"ignore_index": IGNORE, "validate_args": False}
         self.confusion = MulticlassConfusionMatrix(num_classes, **counting)
+        self.validation_loss = MeanMetric()
         self.optimization: Optimization | None = None
         self.last_validation: dict[str, object] | None = None
         self.typical_side = 512  # pixels of both sides of what the network often sees
@@ -182,6 +213,11 @@ class Segmenter(lightning.LightningModule):
         self.log("train/lr", lr, batch_size=size)
         return loss
 
+    @property
+    def _in_training(self) -> bool:
+        """Whether a validation is one of a training."""
+        return self.trainer.state.fn == TrainerFn.FITTING
+
     def on_validation_epoch_start(self) -> None:
         """Choose where this validation's pictures go."""
         # Asking for the folder is a broadcast, which needs every process.
@@ -189,7 +225,9 @@ class Segmenter(lightning.LightningModule):
         self._pictures = Path(folder) / "pictures" / str(self.global_step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor | None:
-        """Count the pixels of a batch by truth and prediction; draw the first image.
+        """Count the pixels of a batch by truth and prediction; draw an image of some batches.
+
+        In a training the loss is computed, too, at the size of the masks.
 
         Returns:
             The predicted classes (N, H, W) for callbacks; of repeated images nothing.
@@ -198,10 +236,16 @@ class Segmenter(lightning.LightningModule):
         if not new:
             return None
         image, mask = batch["image"][:new], batch["mask"][:new]
-        prediction = self.inference.classes(self, image)
+        if self._in_training:
+            logits = self.inference.logits(self, image)
+            self.validation_loss.update(self.loss(logits, mask), weight=new)
+            prediction = logits.argmax(1)
+        else:
+            prediction = self.inference.classes(self, image)
         self.confusion.update(prediction, mask)
         trial = self.trainer.sanity_checking or self.trainer.fast_dev_run
-        if self.trainer.is_global_zero and not trial and batch_idx < self.hparams["pictures"]:
+        drawn = sample(range(self.trainer.num_val_batches[0]), self.hparams["pictures"])
+        if self.trainer.is_global_zero and not trial and batch_idx in drawn:
             picture = self.draw(image[0], mask[0], prediction[0])
             name = batch["name"][0].replace("/", "_")
             write_whole(self._pictures / f"{name}.png", lambda file: picture.save(file, "PNG"))
@@ -212,21 +256,24 @@ class Segmenter(lightning.LightningModule):
         return prediction
 
     def on_validation_epoch_end(self) -> None:
-        """Log `val/miou`, `val/accuracy` and `val/iou/<class>`, each from 0 to 1."""
+        """Log `val/loss`, and `val/miou`, `val/accuracy` and `val/iou/<class>` from 0 to 1."""
         found = metrics.results_of(self.confusion.compute(), self.class_names)
         self.confusion.reset()
+        losses = {"val/loss": self.validation_loss.compute()} if self._in_training else {}
+        self.validation_loss.reset()
         if self.trainer.sanity_checking:
             return
         self.last_validation = found
         self.log("val/miou", found["miou"] or 0.0, prog_bar=True, sync_dist=True)
         others = {"accuracy": found["accuracy"]} | {f"iou/{k}": v for k, v in found["iou"].items()}
         known = {f"val/{name}": value for name, value in others.items() if value is not None}
-        self.log_dict(known, sync_dist=True)
+        self.log_dict(known | losses, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, object]:
         """Return the optimizer, and the schedule over all steps of the trainer."""
         given = self.hparams
-        rates = {name: given[name] for name in ("lr", "encoder_lr_factor", "weight_decay")}
+        names = ("lr", "encoder_lr_factor", "layer_decay", "weight_decay")
+        rates = {name: given[name] for name in names}
         groups = network.parameter_groups(self.network, **rates)
         sgd = partial(torch.optim.SGD, momentum=given["momentum"])
         kinds = {"sgd": sgd, "adamw": torch.optim.AdamW}
@@ -234,9 +281,18 @@ class Segmenter(lightning.LightningModule):
             optimizer = kinds[given["optimizer"]](groups, lr=given["lr"])
         schedule = {name: given[name] for name in ("warmup_steps", "power")}
         steps = self.trainer.estimated_stepping_batches
-        scheduler = network.poly_with_warmup(optimizer, total_steps=steps, **schedule)
+        name = given["schedule"]
+        scheduler = network.schedule_of(optimizer, name, total_steps=steps, **schedule)
         interval = {"scheduler": scheduler, "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": interval}
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return what averages the weights, if that is asked for."""
+        if self.hparams["ema_decay"] is None or not self._in_training:
+            return []
+        with as_user_error(ImportError, prefix="ema_decay needs lightning 2.6: "):
+            from regnet_backbones.semseg.averaging import AveragedWeights
+        return [AveragedWeights(self.hparams["ema_decay"])]
 
     def setup(self, stage: str) -> None:
         """Synchronise batch norms between processes, and optimize the network, if asked for."""
@@ -248,6 +304,8 @@ class Segmenter(lightning.LightningModule):
         synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in self.network.modules())
         if given["sync_batchnorm"] and trainer.world_size > 1 and not synchronised:
             self.network = convert_norm(self.network, "SyncBN")
+        if stage == "fit" and given["class_weights"] == "balanced":
+            self.loss.set_class_weights(self._balanced_weights(), len(self.class_names))
         if stage == "fit" and (given["optimize"] or given["compile"]):
             self._optimize_training()
         elif stage == "validate" and self.optimization is not None:
@@ -266,6 +324,14 @@ class Segmenter(lightning.LightningModule):
         self._use_memory_format(report.memory_format)
         if rank_zero_only.rank == 0:
             optimizing.log_report(report)
+
+    def _balanced_weights(self) -> list[float]:
+        """Return class weights by the pixels that the check of the data has counted."""
+        counts = getattr(self.trainer.datamodule, "label_counts", {}).get("train")
+        if counts is None:
+            raise UserError("class_weights 'balanced' needs SegmentationData; give the numbers")
+        pixels = [counts.classes[label] for label in range(len(self.class_names))]
+        return [n and sum(pixels) / (len(pixels) * n) for n in pixels]  # 0 for absent classes
 
     def _optimize_training(self) -> None:
         """Make the training fast, in all processes, before DDP; the state dict stays."""
@@ -301,5 +367,5 @@ class Segmenter(lightning.LightningModule):
             images: a normalised image (3, H, W), and masks (H, W) such as truth and prediction.
         """
         mean, std = self.hparams["mean"], self.hparams["std"]
-        colors = overlays.palette(len(self.class_names))
+        colors = overlays.colors_of(self.class_names)
         return overlays.side_by_side(*images, mean=mean, std=std, colors=colors)

@@ -1,6 +1,7 @@
 """What a segmenter is made of: a model of SMP, its loss, and the learning rates of its parameters.
 
-Rates follow DeepLab's "poly" decay (arXiv 1606.00915, section 4.1) after a linear warm-up.
+Rates follow DeepLab's "poly" decay (arXiv 1606.00915, section 4.1) or half a cosine (arXiv
+1608.03983), after a linear warm-up.
 """
 
 import inspect
@@ -13,19 +14,28 @@ import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from segmentation_models_pytorch.base import SegmentationModel
-from segmentation_models_pytorch.losses import MULTICLASS_MODE, DiceLoss, FocalLoss
+from segmentation_models_pytorch.losses import (
+    MULTICLASS_MODE,
+    DiceLoss,
+    FocalLoss,
+    LovaszLoss,
+    TverskyLoss,
+)
 from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from regnet_backbones.adapters.smp.auxiliary import WithAuxiliaryHead
-from regnet_backbones.adapters.smp.encoder import register_encoder
+from regnet_backbones.adapters.smp.encoder import RegNetEncoder, register_encoder
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.semseg.labels import IGNORE
 
-LossName = Literal["ce", "dice", "focal", "ce+dice", "dice+focal"]
+LOSSES = ("ce", "dice", "focal", "lovasz", "tversky")
+WEIGHTED = {"ce", "focal"}  # those that take class weights
+
+Schedule = Literal["poly", "cosine"]
 
 # What `decoder_options` cannot set: `Segmenter` does, or the logits would be something else.
 RESERVED_OPTIONS = {
@@ -112,18 +122,45 @@ def start_branches_at_one(encoder: nn.Module) -> None:
 
 
 class SegmentationLoss(nn.Module):
-    """Loss of the labelled pixels of a batch: cross entropy, SMP's Dice or focal loss, or a sum.
+    """Loss of the labelled pixels of a batch: cross entropy, one of SMP's losses, or a sum.
 
-    With several processes, cross entropy and focal loss are means over all their pixels, Dice one
-    of each. Auxiliary outputs, see `adapters.smp.auxiliary`, add the same loss by their weights.
+    `name` and `tversky` are as of `Segmenter`. In training with several processes, cross entropy
+    and focal loss are means over all their pixels, the others one of each. Auxiliary outputs, see
+    `adapters.smp.auxiliary`, add the same loss by their weights.
     """
 
-    def __init__(self, name: LossName, auxiliary_weights: Sequence[float] = ()):
+    def __init__(
+        self,
+        name: str,
+        auxiliary_weights: Sequence[float] = (),
+        *,
+        tversky: tuple[float, float] = (0.3, 0.7),
+    ):
         super().__init__()
-        self.name = name
+        self.parts = name.split("+")
+        if not set(self.parts) <= set(LOSSES) or len(set(self.parts)) < len(self.parts):
+            names = f"one of {', '.join(LOSSES)}, or different ones joined by '+'"
+            raise UserError(f"loss must be {names}, got {name!r}")
         self.weights = (1.0, *auxiliary_weights)
+        self.class_weights: Sequence[float] | None = None
+        alpha, beta = tversky
         self.dice = DiceLoss(MULTICLASS_MODE, from_logits=True, ignore_index=IGNORE)
+        self.tversky = TverskyLoss(MULTICLASS_MODE, ignore_index=IGNORE, alpha=alpha, beta=beta)
         self.focal = FocalLoss(MULTICLASS_MODE, reduction="sum", ignore_index=IGNORE)
+        self.lovasz = LovaszLoss(MULTICLASS_MODE, ignore_index=IGNORE)
+
+    def set_class_weights(self, weights: Sequence[float], num_classes: int) -> None:
+        """Weight the classes in cross entropy and focal loss; raise UserError if that is wrong."""
+        if not WEIGHTED & set(self.parts):
+            parts, given = " and ".join(sorted(WEIGHTED)), "+".join(self.parts)
+            raise UserError(f"class_weights are for the losses {parts}, got loss {given!r}")
+        if "focal" in self.parts and not hasattr(self.focal, "class_weights"):
+            raise UserError("class_weights of the focal loss need segmentation-models-pytorch 0.6")
+        positive = all(0 <= weight < math.inf for weight in weights) and any(weights)
+        if len(weights) != num_classes or not positive:
+            wanted = f"{num_classes} numbers from 0 on, one per class, or 'balanced'"
+            raise UserError(f"class_weights must be {wanted}, got {list(weights)}")
+        self.class_weights = list(weights)
 
     def forward(
         self, outputs: torch.Tensor | Sequence[torch.Tensor], mask: torch.Tensor
@@ -140,30 +177,39 @@ class SegmentationLoss(nn.Module):
     def _of(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return the loss of one output."""
         if logits.shape[-2:] != mask.shape[-2:]:
-            return _cross_entropy(logits, _has_object(mask))
-        losses = {"ce": _cross_entropy, "dice": self.dice, "focal": self._focal}
-        return sum(losses[part](logits, mask) for part in self.name.split("+"))
+            return self._cross_entropy(logits, _has_object(mask))
+        own = {"ce": self._cross_entropy, "focal": self._focal}
+        losses = [own.get(part) or getattr(self, part) for part in self.parts]
+        return sum(loss(logits, mask).sum() for loss in losses)  # Lovász of no pixel is no number
+
+    def _cross_entropy(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the weighted mean over the labelled pixels; 0 if there are none."""
+        weights = None
+        if self.class_weights is not None and logits.shape[-2:] == mask.shape[-2:]:
+            weights = logits.new_tensor(self.class_weights)
+        options = {"ignore_index": IGNORE, "reduction": "sum"}
+        return F.cross_entropy(logits, mask, weights, **options) / self._labelled(mask, weights)
 
     def _focal(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return the mean over classes and labelled pixels; 0 if there are none."""
-        return self.focal(logits, mask) / _labelled(mask)
+        """Return the mean over classes, by their weights, and labelled pixels; 0 without any."""
+        given = self.class_weights
+        self.focal.class_weights = None if given is None else logits.new_tensor(given)
+        return self.focal(logits, mask) / self._labelled(mask)
 
+    def _labelled(self, mask: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the number of labelled pixels, at least 1, or the sum of their weights.
 
-def _cross_entropy(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean over the labelled pixels; 0 if there are none."""
-    entropy = F.cross_entropy(logits, mask, ignore_index=IGNORE, reduction="sum")
-    return entropy / _labelled(mask)
-
-
-def _labelled(mask: torch.Tensor) -> torch.Tensor:
-    """Return the number of labelled pixels, at least 1; the mean over the processes."""
-    # Gradients are averaged over the processes: divided by the mean of their counts, every labelled
-    # pixel of the whole batch has the same weight.
-    count, processes = (mask != IGNORE).sum(), 1
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(count)
-        processes = distributed.get_world_size()
-    return count.clamp(min=1) / processes
+        In training, where gradients are averaged over the processes, it is the mean over them:
+        every labelled pixel of the whole batch counts alike. In validation each has other batches.
+        """
+        labelled, least, processes = mask != IGNORE, 1.0, 1
+        if weights is not None:
+            labelled, least = labelled * weights[mask.where(labelled, 0)], 1e-9
+        count = labelled.sum()
+        if self.training and distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(count)
+            processes = distributed.get_world_size()
+        return count.clamp(min=least) / processes
 
 
 def _has_object(mask: torch.Tensor) -> torch.Tensor:
@@ -173,36 +219,60 @@ def _has_object(mask: torch.Tensor) -> torch.Tensor:
 
 
 def parameter_groups(
-    network: nn.Module, *, lr: float, encoder_lr_factor: float, weight_decay: float
+    network: nn.Module,
+    *,
+    lr: float,
+    encoder_lr_factor: float,
+    weight_decay: float,
+    layer_decay: float = 1.0,
 ) -> list[dict[str, object]]:
     """Return the trained parameters by part and decay, which norms and biases do not have."""
+    rate = encoder_lr_factor * lr
+    parts = {"encoder": (("encoder.",), rate), "decoder": (("",), lr)}
+    if layer_decay != 1:
+        encoder = regnet_of(network, "layer_decay")
+        parts = {
+            f"encoder/c{level}": (
+                tuple(f"encoder.{part}." for part in encoder.level_parts[level]),
+                rate * layer_decay ** (len(encoder.out_levels) + 1 - level),
+            )
+            for level in encoder.out_levels
+        } | {"decoder": parts["decoder"]}
+    left = {name: p for name, p in network.named_parameters() if p.requires_grad}
     groups = []
-    for part, rate in (("encoder", encoder_lr_factor * lr), ("decoder", lr)):
-        of_part = [
-            parameter
-            for name, parameter in network.named_parameters()
-            if parameter.requires_grad and name.startswith("encoder.") == (part == "encoder")
-        ]
+    for part, (names, rate) in parts.items():
+        of_part = [left.pop(name) for name in list(left) if name.startswith(names)]
         for name, decay in ((f"{part}/no_decay", 0.0), (part, weight_decay)):
             params = [p for p in of_part if (p.ndim > 1) == (name == part)]
             groups.append({"name": name, "lr": rate, "weight_decay": decay, "params": params})
     return [group for group in groups if group["params"]]
 
 
-def poly_with_warmup(
-    optimizer: Optimizer, *, total_steps: float, warmup_steps: int = 0, power: float = 0.9
+def regnet_of(network: nn.Module, option: str) -> RegNetEncoder:
+    """Return the encoder of a network, or raise UserError if it is not a RegNet of ours."""
+    if not isinstance(network.encoder, RegNetEncoder):
+        kind = type(network.encoder).__name__
+        raise UserError(f"{option} needs a RegNet, such as 'regnety_032', as encoder, got {kind}")
+    return network.encoder
+
+
+def schedule_of(
+    optimizer: Optimizer, name: Schedule, *, total_steps: float, warmup_steps: int, power: float
 ) -> LambdaLR:
     """Return the schedule of a run by steps; each parameter group has its own rate as the peak."""
     if not 1 <= total_steps < math.inf:
         text = f"the learning rate cannot decay over {total_steps} steps"
         raise UserError(f"{text}; set max_steps or max_epochs of the trainer")
-    return LambdaLR(optimizer, lambda step: poly_factor(step, total_steps, warmup_steps, power))
+    return LambdaLR(
+        optimizer, lambda step: rate_factor(step, total_steps, warmup_steps, power, name)
+    )
 
 
-def poly_factor(step: int, total: float, warmup: int, power: float) -> float:
+def rate_factor(step: int, total: float, warmup: int, power: float, name: Schedule) -> float:
     """Return the rate of a step (from 0) as a part of the peak: 1 at `warmup`, 0 from `total`."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if step >= total:
         return 0.0
-    return (1 - (step - warmup) / (total - warmup)) ** power
+    part = (step - warmup) / (total - warmup)
+    return (1 + math.cos(math.pi * part)) / 2 if name == "cosine" else (1 - part) ** power

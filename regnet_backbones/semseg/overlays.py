@@ -3,7 +3,6 @@
 Without torch, which processes that draw would import for seconds.
 """
 
-import colorsys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,59 +10,55 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from regnet_backbones.runs.colors import Color, class_colors
 from regnet_backbones.runs.results import JPEG_OPTIONS
 
 if TYPE_CHECKING:
     import torch
 
-Color = tuple[int, int, int]
+Colors = Sequence[Color | None]  # of all classes, None of what is not painted
 
 OPACITY = 0.6  # how much of a painted pixel is the colour of its class
 
 PANEL_SIDE = 640  # pixels; larger panels are scaled down to fit a square of it
-
-# Turning the hue by the golden ratio keeps neighbours apart for any number of colours.
-GOLDEN_RATIO = (5**0.5 - 1) / 2
-SATURATION_AND_VALUE = ((0.9, 1.0), (0.95, 0.6), (0.45, 0.9))
+MIN_WIDTH = 512  # pixels that overlays are at least wide
 
 
-def palette(count: int) -> list[Color]:
-    """Return distinct RGB colours (0 to 255), the same ones for the same number."""
-    colors = []
-    for index in range(count):
-        saturation, value = SATURATION_AND_VALUE[index % len(SATURATION_AND_VALUE)]
-        color = colorsys.hsv_to_rgb(index * GOLDEN_RATIO % 1, saturation, value)
-        colors.append(tuple(round(255 * channel) for channel in color))
-    return colors
+def colors_of(names: Sequence[str]) -> Colors:
+    """Return the colour of each class, None for the background, which is not painted."""
+    return list(map(class_colors(names).get, names))
 
 
-def paint(image: np.ndarray, mask: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
+def paint(image: np.ndarray, mask: np.ndarray, colors: Colors) -> np.ndarray:
     """Lay the colours of a mask, integers (H, W), over an image, uint8 (H, W, 3).
 
     Pixels of a class without a colour, as 255 is, stay as they are.
     """
-    known = (mask >= 0) & (mask < len(colors))
-    painted = np.float32(OPACITY) * np.array(colors, np.float32)[np.where(known, mask, 0)]
-    painted += np.float32(1 - OPACITY) * image
+    classes = np.where((mask >= 0) & (mask < len(colors)), mask, len(colors))
+    table = np.array([color or (0, 0, 0) for color in (*colors, None)], np.float32)
+    painted = np.float32(OPACITY) * table[classes] + np.float32(1 - OPACITY) * image
+    known = np.array([color is not None for color in (*colors, None)])[classes]
     return np.where(known[..., None], painted.astype(np.uint8), image)
 
 
 def write_overlay(
-    file: Path, image: np.ndarray, mask: np.ndarray, names: Sequence[str], colors: Sequence[Color]
+    file: Path, image: np.ndarray, mask: np.ndarray, names: Sequence[str], colors: Colors
 ) -> None:
     """Write an image with the colours of its classes and a legend.
 
     Args:
         file: a JPEG file in a folder that may be missing.
-        image: uint8 (H, W, 3), or (H, W, 1) of a grey image.
+        image: uint8 (H, W, 3), or (H, W, 1) of a grey image; a small one is enlarged.
         mask: the class of each pixel, integers (H, W).
         names, colors: of all classes.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     present = [(names[label], colors[label]) for label in np.unique(mask)]
-    pixels = np.broadcast_to(image, (*mask.shape, 3))
-    picture = with_legend(Image.fromarray(paint(pixels, mask, colors)), present)
-    picture.save(file, **JPEG_OPTIONS)
+    picture = Image.fromarray(paint(np.broadcast_to(image, (*mask.shape, 3)), mask, colors))
+    if (factor := -(-MIN_WIDTH // picture.width)) > 1:
+        size = (factor * picture.width, factor * picture.height)
+        picture = picture.resize(size, Image.Resampling.NEAREST)
+    with_legend(picture, present).save(file, **JPEG_OPTIONS)
 
 
 def side_by_side(
@@ -71,7 +66,7 @@ def side_by_side(
     *masks: "torch.Tensor",
     mean: Sequence[float],
     std: Sequence[float],
-    colors: Sequence[Color],
+    colors: Colors,
 ) -> Image.Image:
     """Return an image next to its masks, such as image | truth | prediction.
 
@@ -88,8 +83,9 @@ def side_by_side(
     return picture
 
 
-def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Color]]) -> Image.Image:
-    """Return the RGB picture with named colours in a column at its right, from top to bottom."""
+def with_legend(picture: Image.Image, classes: Sequence[tuple[str, Color | None]]) -> Image.Image:
+    """Return the RGB picture with the names of painted classes in a column at its right."""
+    entries = [(name, color) for name, color in classes if color is not None]
     side = max(12, picture.height // 40)  # of the text, in pixels
     font = ImageFont.load_default(side)
     width = round(max((font.getlength(name) for name, _ in entries), default=0)) + 3 * side

@@ -1,7 +1,6 @@
 """Predict images with a trained segmenter: overlays to look at, and the labels of all pixels."""
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,21 +8,18 @@ import numpy as np
 import torch
 from PIL import Image
 from torchvision import tv_tensors
-from tqdm import tqdm
 
-from regnet_backbones.errors import UserError
 from regnet_backbones.optimize.options import Optimization
 from regnet_backbones.runs.device import check_device
 from regnet_backbones.runs.drawing import Drawing
 from regnet_backbones.runs.engines import Engine
-from regnet_backbones.runs.image_files import batches, check_batch_size, output_names
+from regnet_backbones.runs.image_files import batches, check_batch_size
+from regnet_backbones.runs.videos import ImageReader
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import load_segmenter
-from regnet_backbones.semseg.dataset import read_image, val_transform
+from regnet_backbones.semseg.dataset import pixels_of, val_transform
 from regnet_backbones.semseg.exported import check_engine, use_engine
 from regnet_backbones.semseg.inference import Inference
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,8 @@ class Predictions:
     """What a prediction wrote.
 
     Attributes:
-        overlays, labels: files, in the order of the images; no overlays without pictures.
+        overlays, labels: files, in the order of the images; no overlays without pictures, nor of
+            videos.
         failed: images that could not be read.
     """
 
@@ -52,12 +49,14 @@ def predict(
     batch_size: int = 1,
     engine: Engine = "torch",
     exported: str | Path | None = None,
+    every: int = 1,
 ) -> Predictions:
-    """Predict the classes of all pixels of images.
+    """Predict the classes of all pixels of images, and of the frames of videos.
 
     Writes `<output>/overlays/<name>.jpg`, the images with the colours of their classes and a
     legend; `<output>/labels/<name>.png`, whose values are the numbers of classes from 0; and
-    `<output>/classes.txt`, their names: masks and class file of a `SegmentationData`.
+    `<output>/classes.txt`, their names: masks and class file of a `SegmentationData`. A frame is
+    named as `<video>_<number from 0>`; the overlays of a video are `<video>.mp4`.
 
     Args:
         checkpoint: a file that Lightning saved in a training of a `Segmenter`.
@@ -69,14 +68,16 @@ def predict(
         pictures: whether to draw overlays.
         batch_size: how many consecutive images of one size the network takes at a time.
         engine, exported: see `evaluation.evaluate`; compared with torch on random images.
+        every: which frames of a video are predicted: 0, every, 2 * every, ...
 
     Returns:
         The files that were written, and the images that could not be read.
 
     Raises:
-        UserError: the checkpoint, the device, the batch size or the engine cannot be used.
+        UserError: the checkpoint, a video, the device, the engine or a number cannot be used.
     """
     check_batch_size(batch_size)
+    read = ImageReader(images, every=every)
     check_engine(engine, exported, device=device, optimization=optimization)
     on_gpu = engine == "torch" and torch.cuda.is_available()
     device = device or ("cuda" if on_gpu else "cpu")
@@ -88,41 +89,31 @@ def predict(
         use_engine(segmenter, checkpoint, engine=engine, exported=exported)
     output.mkdir(parents=True, exist_ok=True)
     names = segmenter.class_names
-    colors = overlays.palette(len(names))
+    colors = overlays.colors_of(names)
     (output / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    painted, labelled, failed = [], [], []
+    painted, labelled = [], []
     channels = len(segmenter.hparams["mean"])
     normalise = val_transform(mean=segmenter.hparams["mean"], std=segmenter.hparams["std"])
-    file_names = output_names(images)
-    with Drawing(overlays.write_overlay, len(images) if pictures else 0) as drawing:
-        read = _read(images, channels, failed)
-        for batch in batches(read, batch_size, lambda each: each[1].shape):
+    inputs = ((each, pixels_of(each.image, channels)) for each in read)
+    with Drawing(overlays.write_overlay, read.count if pictures else 0) as drawing:
+        for batch in batches(inputs, batch_size, lambda each: each[1].shape):
             normalised = torch.stack(
                 [normalise(_as_image(pixels)).as_subclass(torch.Tensor) for _, pixels in batch]
             )
             with torch.inference_mode():
                 found = segmenter.inference.classes(segmenter, normalised.to(device)).cpu()
-            for (path, pixels), classes in zip(batch, found.numpy().astype(np.uint8), strict=True):
-                labelled.append(output / "labels" / f"{file_names[path]}.png")
-                _save_labels(classes, labelled[-1])
+            for (picture, pixels), classes in zip(
+                batch, found.numpy().astype(np.uint8), strict=True
+            ):
+                labelled.append(output / "labels" / f"{picture.name}.png")
+                _save_labels(classes, colors, labelled[-1])
                 if pictures:
-                    painted.append(output / "overlays" / f"{file_names[path]}.jpg")
-                    drawing.add(path, painted[-1], pixels, classes, names, colors)
-    return Predictions(tuple(painted), tuple(labelled), tuple(failed))
-
-
-def _read(
-    images: Sequence[Path], channels: int, failed: list[Path]
-) -> Iterator[tuple[Path, np.ndarray]]:
-    """Yield files and pixels (H, W, channels); append those that cannot be read to a list."""
-    for path in tqdm(images, desc="predicting", unit="image"):
-        try:
-            pixels = read_image(path, channels)
-        except UserError as error:
-            logger.warning("not predicted: %s", error)
-            failed.append(path)
-            continue
-        yield path, pixels
+                    overlay = output / "overlays" / f"{picture.name}.jpg"
+                    drawing.add(picture.file, overlay, pixels, classes, names, colors)
+                    painted += [overlay] if picture.frame is None else []
+    if pictures:
+        read.join_overlays(output / "overlays")
+    return Predictions(tuple(painted), tuple(labelled), tuple(read.failed))
 
 
 def _as_image(pixels: np.ndarray) -> tv_tensors.Image:
@@ -130,10 +121,11 @@ def _as_image(pixels: np.ndarray) -> tv_tensors.Image:
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
 
 
-def _save_labels(classes: np.ndarray, file: Path) -> None:
-    """Save the class of each pixel, uint8 (H, W), as a PNG file with a palette."""
+def _save_labels(classes: np.ndarray, colors: overlays.Colors, file: Path) -> None:
+    """Save the class of each pixel, uint8 (H, W), as a PNG file; the background is black."""
     picture = Image.fromarray(classes)
     # A palette of all 256 values: of a shorter one, Pillow writes pixels of fewer bits.
-    picture.putpalette([value for color in overlays.palette(256) for value in color])
+    rgb = [value for color in colors for value in color or (0, 0, 0)]
+    picture.putpalette([*rgb, *[0] * (3 * 256 - len(rgb))])
     file.parent.mkdir(parents=True, exist_ok=True)
     picture.save(file)

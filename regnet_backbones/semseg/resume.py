@@ -10,8 +10,8 @@ from signal import Signals
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
 from regnet_backbones.files import write_whole
 from regnet_backbones.runs import resume
@@ -33,10 +33,11 @@ RULES = resume.ResumeRules(
     fixed=(
         *("--model.num_classes", "--model.decoder", "--model.decoder_options", "--model.encoder"),
         *("--model.output_stride", "--model.optimizer", "--model.auxiliary_weight"),
+        *("--model.freeze_stages", "--model.layer_decay", "--model.ema_decay"),
     ),
     kept=(
         *("--model.lr", "--model.encoder_lr_factor", "--model.weight_decay", "--model.momentum"),
-        "--trainer.seed",
+        *("--trainer.seed", "--trainer.patience"),
     ),
     free=(
         *("--model.encoder_weights", "--model.pictures", "--data.root", "--data.skip_bad"),
@@ -45,8 +46,15 @@ RULES = resume.ResumeRules(
         *("--data.class_names_file", "--data.num_classes", "--data.num_workers"),
         *("--data.train_json", "--data.val_json"),
     ),
-    names={"--trainer.processes": "the number of processes", "--trainer.seed": "--seed_everything"},
+    names={
+        "--trainer.processes": "the number of processes",
+        "--trainer.seed": "--seed_everything",
+        "--trainer.patience": "--early_stopping.patience",
+    },
 )
+
+# What checkpoints of earlier versions do not name.
+ADDED = {"auxiliary_weight": None, "freeze_stages": 0, "layer_decay": 1.0, "ema_decay": None}
 
 
 def check_resume(
@@ -54,7 +62,7 @@ def check_resume(
 ) -> None:
     """Raise UserError if a run cannot resume from a checkpoint; warn of options that differ."""
     content = read_segmenter(checkpoint)
-    model = {"auxiliary_weight": None, **content[MODEL_KEY]}  # which 0.1 did not have
+    model = ADDED | content[MODEL_KEY]
     before = _by_option(model, content[DATA_KEY], content.get(TRAINER_KEY, {}))
     now = _by_option(segmenter.hparams, data.hparams, trainer)
     resume.check_changes(before, now, RULES, source=checkpoint)
@@ -85,11 +93,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(path)
 
 
-class LastCheckpoint(Callback):
+class LastCheckpoint(Checkpoint):
     """Write the last checkpoint, and resume from it; seed what each step draws, such as dropout.
 
     It is written `every` so many steps, after every validation, at the end, and when one of the
-    `signals` stops the run (Lightning's own, only when a validation was the best so far).
+    `signals` stops the run (Lightning's own, only when a validation was the best so far). Lightning
+    runs a `Checkpoint` after other callbacks, so that it has what they did in the same step.
     """
 
     def __init__(
@@ -131,6 +140,8 @@ class LastCheckpoint(Callback):
 
     def on_train_start(self, trainer: Trainer, _: object) -> None:
         """From here on a signal waits for its step; validate if the checkpoint lacks that."""
+        stops = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]
+        trainer.should_stop |= any(c.wait_count >= c.patience for c in stops)
         self.signals.wait = True
         self.signals.install()  # Lightning has installed its own handler
         self._step = self._written_at = trainer.global_step

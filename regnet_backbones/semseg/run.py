@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -20,6 +20,7 @@ from PIL import Image
 from regnet_backbones.errors import as_user_error
 from regnet_backbones.files import check_output_folder, remove_parts
 from regnet_backbones.optimize.options import show_reports
+from regnet_backbones.runs.image_files import sample
 from regnet_backbones.runs.look import PICTURE, PICTURES, mosaic, show, table_of
 from regnet_backbones.runs.resume import set_earlier_run_aside
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
@@ -30,6 +31,7 @@ from regnet_backbones.semseg.labels import IGNORE, IGNORED
 from regnet_backbones.semseg.loader import run_seed
 from regnet_backbones.semseg.metrics import results_table
 from regnet_backbones.semseg.module import Segmenter
+from regnet_backbones.semseg.screen import progress_callback, without_noise
 
 LAST = "last.ckpt"
 
@@ -54,6 +56,11 @@ class SegmentationCLI(LightningCLI):
         best = {"monitor": "val/miou", "mode": "max", "filename": "best"}
         best["enable_version_counter"] = False
         parser.set_defaults({f"checkpoint.{name}": value for name, value in best.items()})
+        stopping = "early_stopping"
+        parser.add_class_arguments(EarlyStopping, stopping, skip={"patience"}, instantiate=False)
+        parser.set_defaults({f"{stopping}.monitor": "val/miou", f"{stopping}.mode": "max"})
+        text = "validations without a better score before the training ends; null: it never does"
+        add(f"--{stopping}.patience", type=int | None, default=None, help=text)
         parser.link_arguments("output", "checkpoint.dirpath", compute_fn=_checkpoints)
         parser.link_arguments("output", "trainer.default_root_dir")
         for name in ("num_classes", "class_names"):  # which only the data know
@@ -84,12 +91,14 @@ class SegmentationCLI(LightningCLI):
             output = self.config_init.output
             kwargs["logger"] = TensorBoardLogger(output, name="", version=TENSORBOARD_FOLDER)
         kwargs["plugins"] = [*(config.plugins or []), resume.AtomicCheckpointIO()]
-        # With rich installed Lightning would take its bar and summary, which clutter log files.
+        # With rich installed Lightning would take its summary, which clutters log files.
         given = list(config.callbacks or [])
         if config.enable_progress_bar is not False and not _has(given, ProgressBar):
-            given.append(TQDMProgressBar())
+            given.append(progress_callback())
         if config.enable_model_summary is not False and not _has(given, ModelSummary):
             given.append(ModelSummary())
+        if (stopping := self.config_init.early_stopping).patience is not None:
+            given.append(EarlyStopping(**stopping.as_dict()))
         kwargs |= {"callbacks": given, "enable_model_summary": False}
         # A run that is shorter than the distance of two validations is validated at its end.
         if 0 < config.max_steps < (config.val_check_interval or 0):
@@ -106,7 +115,8 @@ def _has(callbacks: Sequence[object], kind: type) -> bool:
 def launch_run(argv: Sequence[str] | None = None) -> int:
     """Train a segmenter as a command line (None: that of this process) says; return 0."""
     show_reports()
-    with StopSignals(wait=False) as signals, as_user_error(MisconfigurationException):
+    errors = as_user_error(MisconfigurationException)
+    with StopSignals(wait=False) as signals, without_noise(), errors:
         cli = SegmentationCLI(
             Segmenter,
             SegmentationData,
@@ -133,6 +143,7 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
     resumes = cli.config.resume and last.is_file()
     options = {name: cli.config.trainer[name] for name in resume.TRAINER}
     options |= {"processes": trainer.world_size, "seed": run_seed()}
+    options["patience"] = cli.config.early_stopping.patience
     if trainer.is_global_zero:
         remove_parts(_checkpoints(output))
     if resumes:
@@ -187,8 +198,8 @@ def _table(data: SegmentationData) -> str:
 
 def _picture(data: SegmentationData) -> Image.Image:
     """Draw training images, as they come out of the augmentation, next to their masks."""
-    colors, count = overlays.palette(data.num_classes), len(data.train_set)
-    items = [data.train_set[k] for k in sorted({i * count // PICTURES for i in range(PICTURES)})]
+    colors = overlays.colors_of(data.class_names)
+    items = [data.train_set[k] for k in sample(range(len(data.train_set)), PICTURES)]
     options = {"colors": colors, "mean": data.hparams["mean"], "std": data.hparams["std"]}
     drawn = [overlays.side_by_side(item["image"], item["mask"], **options) for item in items]
     present = sorted({k for item in items for k in item["mask"].unique().tolist()} - {IGNORE})

@@ -28,6 +28,7 @@ SUFFIXES = (".safetensors", ".pkl", *TORCH_SUFFIXES)
 CLASSY = "classy_state_dict"
 # The plain weights of detectors trained with MODEL.EMA, whose "model" is averaged.
 TRAINED_KEY = "trained_model"
+LIGHTNING_TRAINED_KEY = "current_model_state"
 
 # What an optimizer keeps of each weight has the name of the weight.
 _OPTIMIZER = re.compile("optim", re.IGNORECASE)
@@ -320,7 +321,7 @@ def _matching(networks: list[Network], prefix: str | None) -> list[Network]:
 
 def _preferred(found: list[Network], content: Mapping) -> list[Network]:
     """Return the averaged one of a pair of state dicts, of pycls's the better; all if no pair."""
-    trained = [each for each in found if TRAINED_KEY in each.keys]
+    trained = [each for each in found if {TRAINED_KEY, LIGHTNING_TRAINED_KEY} & set(each.keys)]
     averaged = [
         e for e in found if any(map(_AVERAGED.search, e.keys)) or (trained and e not in trained)
     ]

@@ -45,6 +45,17 @@ REGNET_DEFAULTS = {
     "WEIGHTS_FORMAT": "",
 }
 
+SOLVER_DEFAULTS = {
+    # "SGD", "ADAMW" or "ADAM".
+    "OPTIMIZER": "SGD",
+    # Learning rate of the RegNet over SOLVER.BASE_LR, which an FPN and heads have; and what it is
+    # multiplied by from part to part: once for the last stage, five times for the stem.
+    "BACKBONE_LR_FACTOR": 1.0,
+    "LAYER_DECAY": 1.0,
+    # The last learning rate of "WarmupCosineLR"; a key of detectron2's main.
+    "BASE_LR_END": 0.0,
+}
+
 # What gives a design when MODEL.REGNET.NAME is empty.
 REQUIRED_NUMBERS = ("W0", "WA", "WM", "DEPTH", "GROUP_W")
 NUMBERS = (*REQUIRED_NUMBERS, "BOT_MUL", "SE_R")
@@ -74,10 +85,10 @@ FCOS_DEFAULTS = {
 def add_regnet_config(cfg: "CfgNode") -> None:
     """Add what our recipes name to a config; keys it has stay.
 
-    That is `MODEL.REGNET`, `MODEL.FCOS`, `SOLVER.OPTIMIZER` and the keys of detectron2's projects.
+    That is `MODEL.REGNET`, `MODEL.FCOS`, keys of `SOLVER` and those of detectron2's projects.
     """
     models = {"REGNET": REGNET_DEFAULTS, "FCOS": FCOS_DEFAULTS}
-    add_missing(cfg, {"MODEL": models, "SOLVER": {"OPTIMIZER": "SGD"}})
+    add_missing(cfg, {"MODEL": models, "SOLVER": SOLVER_DEFAULTS})
     add_missing(cfg, project_defaults())
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
-from tqdm import tqdm
 
 from regnet_backbones.detection.architectures import architecture_of, number_of_classes
 from regnet_backbones.detection.data_checks import kinds
@@ -20,6 +19,7 @@ from regnet_backbones.detection.data_checks.annotations import check_coco
 from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.kinds import Defect, Kind, Report
 from regnet_backbones.runs import image_files
+from regnet_backbones.runs.progress import progress
 
 
 def check_datasets(
@@ -51,7 +51,8 @@ def check_datasets(
         check, checked = partial(_check_image, source=source, labels=labels), records[:images]
         with ThreadPoolExecutor(image_files.CHECK_THREADS) as pool:
             of_images, quiet = pool.map(check, checked), images is not None
-            bar = tqdm(of_images, total=len(checked), desc=source, unit="image", disable=quiet)
+            options = {"total": len(checked), "disable": quiet}
+            bar = progress(of_images, desc=source, unit=" images", **options)
             defects += [*found, *(defect for of_image in bar for defect in of_image)]
         paths = {os.path.abspath(record["file_name"]) for record in records}
         if name in trained_on:

@@ -16,28 +16,35 @@ from regnet_backbones.detection.trained import SafeCheckpointer
 from regnet_backbones.errors import DivergedError
 from regnet_backbones.files import write_whole
 from regnet_backbones.runs.resume import ResumeRules
-from regnet_backbones.runs.trained import FINAL_NAME, LAST_NAME, METRICS_NAME
+from regnet_backbones.runs.trained import BEST_NAME, FINAL_NAME, LAST_NAME, METRICS_NAME
 from regnet_backbones.weights.checkpoints import TRAINED_KEY
 from regnet_backbones.weights.state_dicts import listing, load_all
+from regnet_backbones.weights.unpickling import read_content
 
 # The keys of a config, and the number of processes, that a resumed run may change.
 RULES = ResumeRules(
     output="OUTPUT_DIR",
-    fixed=("SOLVER.OPTIMIZER", "MODEL.BACKBONE.FREEZE_AT"),
+    fixed=(
+        *("SOLVER.OPTIMIZER", "SOLVER.BACKBONE_LR_FACTOR", "SOLVER.LAYER_DECAY"),
+        "MODEL.BACKBONE.FREEZE_AT",
+    ),
     kept=(
         *("SOLVER.BASE_LR", "SOLVER.BIAS_LR_FACTOR", "SOLVER.MOMENTUM", "SOLVER.NESTEROV"),
         *("SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM"),
     ),
     free=(
         *("OUTPUT_DIR", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "DATALOADER.CHECK_IMAGES"),
-        "TEST.",
+        *("TEST.", "SOLVER.EARLY_STOPPING."),
     ),
     names={"processes": "the number of processes"},
 )
 
+# In the file of the best weights: metric, value, and iterations done.
+BEST_KEY = "best"
+
 # What a run writes that a new one would be mixed up with.
 RUN_FILES = (
-    *(LAST_NAME, FINAL_NAME, f"model_{'[0-9]' * 7}.pth"),
+    *(LAST_NAME, FINAL_NAME, BEST_NAME, f"model_{'[0-9]' * 7}.pth"),
     *("events.out.tfevents.*", METRICS_NAME),
 )
 
@@ -46,6 +53,7 @@ class TrainingCheckpointer(SafeCheckpointer):
     """The checkpointer of a training, with the running average of the weights, if any."""
 
     average: ModelEmaV3 | None = None
+    best: tuple[str, float, int] | None = None  # metric, value and iterations of `BEST_NAME`
 
     def save(self, name: str, **extra: object) -> None:
         """Write `<name>.pth` in the first process; all must call it, as states are gathered.
@@ -69,6 +77,21 @@ class TrainingCheckpointer(SafeCheckpointer):
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write which file is the last checkpoint."""
         self.write(LAST_NAME, lambda file: file.write(last_filename_basename.encode()))
+
+    def save_best(self, metric: str, value: float, done: int) -> None:
+        """Write the weights that were evaluated, alone: a training does not resume from them."""
+        model = self.average.module if self.average is not None else self.model
+        state, self.best = model.state_dict(), (metric, value, done)
+        self._check_finite(state, done - 1)
+        content = {"model": state, "iteration": done - 1, BEST_KEY: list(self.best)}
+        self.write(BEST_NAME, lambda file: torch.save(content, file))
+
+    def read_best(self) -> None:
+        """Take over what the best weights are of, so that no worse ones replace them."""
+        file = Path(self.save_dir, BEST_NAME)
+        content = read_content(file) if file.is_file() else {}
+        if BEST_KEY in content:
+            self.best = tuple(content[BEST_KEY])
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, object]:
         """Load weights and, unless told which, all states; then no weight may be missing.

@@ -29,8 +29,8 @@ from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from regnet_backbones.detection.architectures import architecture_of
-from regnet_backbones.errors import UserError
-from regnet_backbones.runs.image_files import depth_problem, upright_size
+from regnet_backbones.errors import UserError, as_user_error
+from regnet_backbones.runs.image_files import depth_problem, sample, upright_size
 from regnet_backbones.runs.resume import SAMPLES, seed_of, seeded
 from regnet_backbones.runs.stopping import heed_parent_only
 
@@ -132,12 +132,15 @@ class _Samples(Dataset):
         return sample
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str, images: int | None = None) -> DataLoader:
-    """Build the batches of an evaluation, of the first `images` of a dataset or of all."""
-    mapper = partial(_map_8_bits, DatasetMapper(cfg, is_train=False))
+def build_test_loader(
+    cfg: CfgNode, dataset_name: str, images: int | None = None, mapper: Mapper | None = None
+) -> DataLoader:
+    """Build the batches of an evaluation, of `images` spread over a dataset or of all."""
+    mapper = mapper or partial(_map_8_bits, DatasetMapper(cfg, is_train=False))
     loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
     if images is not None and images < len(loader.dataset):
-        some, workers = Subset(loader.dataset, range(images)), loader.num_workers
+        chosen = sample(range(len(loader.dataset)), images)
+        some, workers = Subset(loader.dataset, chosen), loader.num_workers
         loader = build_detection_test_loader(some, mapper=None, num_workers=workers)
     loader.worker_init_fn = heed_parent_only
     return loader
@@ -145,9 +148,51 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, images: int | None = None
 
 def train_mapper(cfg: CfgNode) -> Mapper:
     """Return what makes a training input of a dataset's record, in the way of the architecture."""
+    return _train_mapper(cfg, own_augmentations(cfg))
+
+
+def loss_mapper(cfg: CfgNode) -> Mapper:
+    """Return what makes a training input of an image as it is evaluated, without augmentation."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.CROP.ENABLED = False  # or boxes would be those of masks
+    return _train_mapper(cfg, build_augmentation(cfg, is_train=False))
+
+
+def own_augmentations(cfg: CfgNode) -> list[T.Augmentation | T.Transform] | None:
+    """Return what the function of `INPUT.AUGMENTATION` returns; None for no function.
+
+    Raises:
+        UserError: it cannot be imported, or returns something else.
+    """
+    name, key = cfg.INPUT.AUGMENTATION, "INPUT.AUGMENTATION"
+    if not name:
+        return None
+    if name.count(":") != 1:
+        raise UserError(f"{key} must be 'module:function', got '{name}'")
+    hint = "a file of the current folder is found with PYTHONPATH=."
+    with as_user_error(
+        ImportError, AttributeError, ValueError, prefix=f"{key} '{name}' ({hint}): "
+    ):
+        function = resolve_name(name)
+    if not callable(function):
+        raise UserError(f"{key} must name a function, '{name}' is a {type(function).__name__}")
+    made = function(cfg)
+    kinds = T.Augmentation | T.Transform
+    if not isinstance(made, list) or not all(isinstance(each, kinds) for each in made):
+        raise UserError(
+            f"{key}: '{name}' must return a list of detectron2's Augmentations and Transforms, "
+            f"got {made!r}"
+        )
+    return made
+
+
+def _train_mapper(cfg: CfgNode, augmentations: list[T.Augmentation] | None) -> Mapper:
+    """Return the mapper of an architecture; None for the augmentations of the config."""
     build = architecture_of(cfg).mapper
-    mapper = resolve_name(build)(cfg) if build else DatasetMapper(cfg, is_train=True)
-    return partial(_map_8_bits, mapper)
+    build = resolve_name(build) if build else partial(DatasetMapper, is_train=True)
+    options = {} if augmentations is None else {"augmentations": augmentations}
+    return partial(_map_8_bits, build(cfg, **options))
 
 
 def _map_8_bits(mapper: Mapper, record: dict) -> dict | None:
@@ -159,12 +204,17 @@ def _map_8_bits(mapper: Mapper, record: dict) -> dict | None:
     return mapper(record)
 
 
-def segmenter_train_mapper(cfg: CfgNode) -> DatasetMapper:
+def segmenter_train_mapper(
+    cfg: CfgNode, augmentations: list[T.Augmentation] | None = None
+) -> DatasetMapper:
     """Return what reads and augments a training image of a segmenter and its mask.
 
-    Resize (`INPUT.MIN_SIZE_TRAIN`), crop with at most `INPUT.CROP.SINGLE_CATEGORY_MAX_AREA` of one
-    class, flip, change colours (`INPUT.COLOR_AUG_SSD`).
+    Without other augmentations: resize (`INPUT.MIN_SIZE_TRAIN`), crop with at most
+    `INPUT.CROP.SINGLE_CATEGORY_MAX_AREA` of one class, flip, change colours
+    (`INPUT.COLOR_AUG_SSD`).
     """
+    if augmentations is not None:
+        return DatasetMapper(cfg, is_train=True, augmentations=augmentations)
     crop = cfg.INPUT.CROP
     augmentations = build_augmentation(cfg, is_train=True)  # resize, flip
     if crop.ENABLED:

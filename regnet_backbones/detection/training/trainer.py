@@ -1,15 +1,19 @@
 """Detectron2's DefaultTrainer, for runs that are stopped and resumed: see `runs.resume`."""
 
 import json
+import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from signal import Signals
+from types import SimpleNamespace
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 from timm.utils import ModelEmaV3
@@ -17,19 +21,33 @@ from torch import distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader
 
+from regnet_backbones.adapters.detectron2.solver import LR_FACTOR
 from regnet_backbones.detection import trained
 from regnet_backbones.detection.config import values_by_key
 from regnet_backbones.detection.evaluation import build_evaluators
 from regnet_backbones.detection.training import loader
 from regnet_backbones.detection.training.checkpoint import RULES, TrainingCheckpointer
+from regnet_backbones.detection.training.evaluations import MetricHistory, validation_losses
 from regnet_backbones.errors import DivergedError
 from regnet_backbones.files import write_whole
 from regnet_backbones.optimize.options import log_report, optimize_training
 from regnet_backbones.runs import resume
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
-from regnet_backbones.runs.trained import FINAL_NAME, ITERATION, METRICS_NAME, read_metrics
+from regnet_backbones.runs.trained import (
+    BEST_NAME,
+    FINAL_NAME,
+    ITERATION,
+    METRICS_NAME,
+    read_metrics,
+)
 
 trained.read_proposals_safely()
+
+logger = logging.getLogger(__name__)
+
+
+class EarlyStop(BaseException):
+    """The training ends before `SOLVER.MAX_ITER`; detectron2 logs an `Exception` as a failure."""
 
 
 class Trainer(DefaultTrainer):
@@ -98,22 +116,25 @@ class Trainer(DefaultTrainer):
             self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
         self.checkpointer.average = self.average
+        self._history = MetricHistory(cfg.TEST.BEST_METRIC)
+        self._stops_early = False
         self._bad_losses = StopAtBadLosses()
         self._evaluate_hook = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)
         return [
             hooks.IterationTimer(),
             self._bad_losses,
-            hooks.LRScheduler(),
+            LRScheduler(),
             self._build_precise_bn(),
             # What is saved has the precise statistics, and is there if the evaluation fails.
             hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
             hooks.CallbackHook(after_step=Trainer.stop_if_asked),
             self._evaluate_hook,
+            hooks.CallbackHook(after_step=Trainer.stop_early),
             WriteMetrics() if comm.is_main_process() else None,
         ]
 
     def train(self) -> dict:
-        """Train to `SOLVER.MAX_ITER` and return the results of the last evaluation.
+        """Train to `SOLVER.MAX_ITER` or an early stop; return the results of the last evaluation.
 
         Raises:
             DivergedError: losses or weights are not finite.
@@ -130,6 +151,8 @@ class Trainer(DefaultTrainer):
         with torch.jit.optimized_execution(self._seed_was_drawn):
             try:
                 super().train()
+            except EarlyStop as end:
+                logger.info("%s", end)
             except KeyboardInterrupt as interrupt:
                 if self._stopped_by is None:
                     raise KeyboardInterrupt(f"at iteration {self.iter}") from interrupt
@@ -137,6 +160,10 @@ class Trainer(DefaultTrainer):
                 place = f"iteration {min(self.iter, self.max_iter - 1)} of {self.max_iter}"
                 checkpoint = self.checkpointer.get_checkpoint_file()
                 raise StoppedError.after(self._stopped_by, place, checkpoint) from None
+        best = self.checkpointer.best
+        if best is not None and comm.is_main_process():
+            file = Path(self.cfg.OUTPUT_DIR) / BEST_NAME
+            logger.info("best weights: %s %.4g after %s iterations, in %s", *best, file)
         return getattr(self, "_last_eval_results", {})
 
     def before_train(self) -> None:
@@ -145,9 +172,12 @@ class Trainer(DefaultTrainer):
         if self.start_iter == 0:
             return
         self.iter = self.storage.iter = self.start_iter - 1
+        if comm.is_main_process():
+            self.checkpointer.read_best()
         if self.start_iter == self.max_iter:
             self.checkpointer.save(Path(FINAL_NAME).stem, iteration=self.iter)
         self._evaluate_hook.after_step()
+        self.stop_early()
 
     def run_step(self) -> None:
         """Do a step of detectron2's, seeded, with one message for all ways to diverge."""
@@ -180,9 +210,22 @@ class Trainer(DefaultTrainer):
         self._stopped_by = Signals(received)
         raise KeyboardInterrupt
 
+    def stop_early(self) -> None:
+        """End the training as `SOLVER.EARLY_STOPPING` says."""
+        if not self._stops_early:
+            return
+        self.checkpointer.save(Path(FINAL_NAME).stem, iteration=self.iter)
+        raise EarlyStop(
+            f"early stopping after {self.iter + 1} of {self.max_iter} iterations: for "
+            f"{self.cfg.SOLVER.EARLY_STOPPING.PATIENCE} evaluations {self._history.metric} has not "
+            "improved. The run is finished; to continue it, raise SOLVER.EARLY_STOPPING.PATIENCE "
+            "and --resume"
+        )
+
     def state_dict(self) -> dict[str, object]:
         """Return the state of the training, weights aside."""
         state = {**super().state_dict(), "config": self._compared_config()}
+        state["evaluations"] = asdict(self._history)
         # RetinaNet and FCOS divide losses by a running mean, which no state dict has. Every process
         # has its own, and only the first one writes checkpoints.
         if hasattr(self._bare_model, "loss_normalizer"):
@@ -200,6 +243,9 @@ class Trainer(DefaultTrainer):
                 self.seed = config["SEED"]
             resume.check_changes(config, self._compared_config(), RULES, source=source)
         super().load_state_dict(state_dict)
+        evaluations = MetricHistory(**state_dict.get("evaluations", {"metric": "auto"}))
+        if self.cfg.TEST.BEST_METRIC in ("auto", evaluations.metric):
+            self._history = evaluations
         normalizers = state_dict.get("loss_normalizers")
         if normalizers:
             self._bare_model.loss_normalizer = normalizers[comm.get_rank() % len(normalizers)]
@@ -234,7 +280,54 @@ class Trainer(DefaultTrainer):
             for name in self.cfg.DATASETS.TEST
         ]
         self._last_eval_results = self.test(self.cfg, model, evaluators)
+        numbers = {**flatten_results_dict(self._last_eval_results), **self._validation_losses()}
+        self._note_best(numbers)
         return self._last_eval_results
+
+    def _validation_losses(self) -> dict[str, float]:
+        """Compute and log the losses of `TEST.LOSS`, by the names of `metrics.json`."""
+        cfg, found = self.cfg, {}
+        if not cfg.TEST.LOSS:
+            return found
+        model = self.average.module if self.average else self._bare_model
+        normalizer = vars(self._bare_model).get("loss_normalizer")
+        if normalizer is not None:  # a mean over batches
+            normalizer /= loader.images_per_process(cfg, comm.get_world_size())
+        for name in cfg.DATASETS.TEST:
+            batches = loader.build_test_loader(cfg, name, mapper=loader.loss_mapper(cfg))
+            losses = validation_losses(
+                model, self._until_signal(batches), seed=self.seed, normalizer=normalizer
+            )
+            self.stop_if_asked()
+            start = f"{name}/" if len(cfg.DATASETS.TEST) > 1 else ""
+            found |= {f"{start}{loss}": value for loss, value in losses.items()}
+        for name in found:
+            self.storage.histories().pop(name, None)  # or the log has a median of evaluations
+        self.storage.put_scalars(**found, smoothing_hint=False)
+        return found
+
+    def _until_signal(self, batches: Iterable[list[dict]]) -> Iterator[list[dict]]:
+        for batch in batches:
+            if self._signals.received:
+                return
+            yield batch
+
+    def _note_best(self, numbers: Mapping[str, float]) -> None:
+        """Keep the weights of the best evaluation, and see whether the training is to end."""
+        cfg, history = self.cfg, self._history
+        patience, period = cfg.SOLVER.EARLY_STOPPING.PATIENCE, cfg.TEST.EVAL_PERIOD
+        # The first process has the results. Of a single evaluation, at the end, none is the best.
+        if comm.is_main_process() and cfg.TEST.BEST_METRIC and cfg.DATASETS.TEST and period:
+            done = min(self.iter + 1, self.max_iter)
+            value = history.add(done, numbers)
+            metric, best, _ = self.checkpointer.best or (None, None, 0)
+            if history.is_better(value, best if metric == history.metric else None):
+                self.checkpointer.save_best(history.metric, value, done)
+            min_delta = cfg.SOLVER.EARLY_STOPPING.MIN_DELTA
+            self._stops_early = 0 < patience <= history.without_improvement(min_delta)
+        if patience:
+            device = next(self.model.parameters()).device
+            self._stops_early = bool(resume.largest_anywhere(self._stops_early, device))
 
 
 def _build_average(cfg: CfgNode, model: nn.Module) -> ModelEmaV3 | None:
@@ -276,7 +369,7 @@ class StopAtBadLosses(HookBase):
             return
         texts = comm.all_gather(f"  {found}\n  of {self._files}" if found else "")
         where = "\n".join(f"process {i}:\n{text}" for i, text in enumerate(texts) if text)
-        group = hooks.LRScheduler.get_best_param_group_id(trainer.optimizer)
+        group = logged_group(trainer.optimizer)
         precision = "SOLVER.AMP.ENABLED False, " if trainer.cfg.SOLVER.AMP.ENABLED else ""
         raise DivergedError(
             f"the loss of iteration {trainer.iter} is not finite:\n{where}\n"
@@ -299,6 +392,27 @@ class StopAtBadLosses(HookBase):
         pairs = zip(losses, values.tolist(), strict=True)
         bad = not values.isfinite().all()
         self.check(", ".join(f"{name} {value:.6g}" for name, value in pairs) if bad else "")
+
+
+def logged_group(optimizer: torch.optim.Optimizer) -> int:
+    """Return which parameter group has the learning rate that is logged.
+
+    It is the one that detectron2 chooses, of those that have the rate of `SOLVER.BASE_LR`.
+    """
+    groups = optimizer.param_groups
+    places = [i for i, group in enumerate(groups) if group.get(LR_FACTOR, 1.0) == 1.0]
+    places = places or list(range(len(groups)))
+    chosen = SimpleNamespace(param_groups=[groups[place] for place in places])
+    return places[hooks.LRScheduler.get_best_param_group_id(chosen)]
+
+
+class LRScheduler(hooks.LRScheduler):
+    """Detectron2's schedule, which logs the rate of `logged_group`; checkpoints have its name."""
+
+    def before_train(self) -> None:
+        """Choose what is logged."""
+        super().before_train()
+        self._best_param_group_id = logged_group(self._optimizer)
 
 
 class StopEvaluation(DatasetEvaluator):
