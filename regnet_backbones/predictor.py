@@ -26,8 +26,11 @@ Each = TypeVar("Each", bound=Picture)
 class Predictor:
     """A trained model that predicts images, as `load` returns it.
 
-    Attributes:
+    Args:
         kind: "detector" or "segmenter".
+        model: of this kind.
+
+    Attributes:
         class_names: of its classes, by number.
     """
 

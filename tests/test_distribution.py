@@ -224,6 +224,7 @@ def environment(wheel, tmp_path_factory):
         "distutils",
         "lvis",
         "cityscapesscripts",
+        "sahi",
     )
     for path in Path(sysconfig.get_path("purelib")).iterdir():
         if not path.name.startswith(left_out) and not (site / path.name).exists():
@@ -260,6 +261,9 @@ def test_three_commands_from_an_empty_environment_to_a_trained_model(environment
     call("regnet-backbones", "train-detector", *config, *length)
     call("regnet-backbones", "predict", "run", "shapes/images/val", "--output", "predicted")
     assert (tmp_path / "predicted" / "predictions.json").is_file()
+    image = "shapes/images/val/000000.png"
+    code = f"import regnet_backbones as r; print(r.load('run').predict('{image}').image.shape)"
+    assert call("python", "-c", code).splitlines()[-1] == "(64, 64, 3)"
 
 
 def test_the_hash_of_detectron2_is_enforced(monkeypatch, tmp_path):

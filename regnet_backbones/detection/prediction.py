@@ -326,10 +326,13 @@ def _arrays(objects: Instances | None, size: tuple[int, int]) -> dict[str, np.nd
         objects.pred_boxes = Boxes(torch.zeros(0, 4))
     if not isinstance(objects.pred_boxes, Boxes):
         raise UserError("a model of rotated boxes cannot be used here, only one of upright boxes")
-    names = {"masks": "pred_masks", "keypoints": "pred_keypoints"}
-    return {
+    found = {
         "boxes": objects.pred_boxes.tensor.float().numpy(),
         "scores": objects.scores.float().numpy(),
         "classes": objects.pred_classes.long().numpy(),
-        **{key: objects.get(name).numpy() for key, name in names.items() if objects.has(name)},
     }
+    if objects.has("pred_masks"):
+        found["masks"] = objects.pred_masks.numpy()
+    if objects.has("pred_keypoints"):
+        found["keypoints"] = objects.pred_keypoints.float().numpy()
+    return found

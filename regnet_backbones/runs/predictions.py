@@ -33,6 +33,7 @@ class Result:
         label_names: by number in `labels`; a panoptic model numbers things and stuff by themselves.
         segments: ids of panoptic segments, int64 (H, W), 0 without one; None of other models.
         segments_info: of each segment, as in COCO's panoptic format, and `category`.
+        drawing: makes the picture of `draw`.
     """
 
     image: np.ndarray
@@ -49,7 +50,7 @@ class Result:
     drawing: Callable[[], Image.Image] = field(repr=False)
 
     def draw(self) -> Image.Image:
-        """Draw the picture that `regnet-backbones predict` writes to `overlays/`, in RGB."""
+        """Return the picture, in RGB, that `regnet-backbones predict` writes to `overlays/`."""
         return self.drawing()
 
     def to_supervision(self) -> "supervision.Detections":
@@ -78,14 +79,10 @@ class Result:
 
 def present_classes(labels: np.ndarray) -> dict[str, np.ndarray]:
     """Return `classes`, `masks` and `boxes` of a `Result` from its labels (H, W)."""
-    classes = np.unique(labels)
+    classes = np.flatnonzero(np.bincount(labels.ravel()))
     masks = labels == classes[:, None, None]
     boxes = []
     for mask in masks:
         rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
         boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-    return {
-        "classes": classes.astype(np.int64),
-        "masks": masks,
-        "boxes": np.array(boxes, np.float32),
-    }
+    return {"classes": classes, "masks": masks, "boxes": np.array(boxes, np.float32)}
