@@ -5,8 +5,6 @@ VENV := .venv
 PY := $(VENV)/bin/python
 LOCK := requirements/lock.txt
 STAMP := $(VENV)/.installed
-# Lets `import detectron2` come before `import regnet_backbones`, in this environment.
-STARTUP := $(wildcard requirements/startup/*.p*)
 DEMO_CONFIG := configs/detectron2/quick/mask_rcnn_regnet_small_fpn.yaml
 DEMO_OUTPUT := output/demo
 SEMSEG_CONFIG := configs/semseg/quick/unet_regnet_small_shapes.yaml
@@ -28,7 +26,7 @@ install: $(STAMP)
 
 # Interrupted while .venv is made for the first time, the marker .incomplete stays behind and the
 # next run starts over; interrupted in a later update, the stamp stays old and pip runs again.
-$(STAMP): pyproject.toml setup.py $(LOCK) requirements/detectron2.txt requirements/evaluators.txt $(STARTUP)
+$(STAMP): pyproject.toml setup.py $(LOCK) requirements/evaluators.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@if [ -e $(VENV)/.incomplete ] || [ ! -x $(PY) ]; then \
@@ -36,14 +34,8 @@ $(STAMP): pyproject.toml setup.py $(LOCK) requirements/detectron2.txt requiremen
 	fi
 	$(PY) -m pip install --quiet --constraint $(LOCK) pip setuptools wheel
 	$(PY) -m pip install --quiet --constraint $(LOCK) --no-build-isolation \
-		--editable ".[detectron2,smp,transformers,train,data,coco,design,export,openvino,report,docs,dev]"
-	@if $(PY) -c 'import sys, importlib.util as u; sys.exit(u.find_spec("detectron2") is None)'; then \
-		echo "detectron2 is installed already and left alone"; \
-	else \
-		$(PY) -m pip install --quiet --no-deps --use-pep517 --no-build-isolation \
-			--requirement requirements/detectron2.txt; \
-	fi
-	@cp $(STARTUP) "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+		--editable ".[detectron2,smp,transformers,train,data,coco,design,export,openvino,report,docs,completion,dev]"
+	$(PY) -m regnet_backbones install-detectron2
 	$(PY) -m pip install --quiet --no-deps --requirement requirements/evaluators.txt
 	@rm -f $(VENV)/.incomplete
 	@touch $@

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from regnet_backbones import weights
     from regnet_backbones.adapters.smp.encoder import register_encoder
     from regnet_backbones.backbone import RegNetFeatures
+    from regnet_backbones.predictor import load
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "complexity",
     "config_path",
     "design",
+    "load",
     "register_encoder",
     "setup_environment",
     "weights",
@@ -75,6 +77,7 @@ _POST_IMPORT_HOOKS = (
 # Public names whose modules need torch or a framework, imported when first asked for.
 _LAZY = {
     "RegNetFeatures": "regnet_backbones.backbone",
+    "load": "regnet_backbones.predictor",
     "register_encoder": "regnet_backbones.adapters.smp.encoder",
 }
 

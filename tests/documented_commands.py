@@ -22,7 +22,7 @@ from torch.distributed.run import get_args_parser
 
 from benchmarks.command import benchmark_parser
 from regnet_backbones import zoo
-from regnet_backbones.cli import datasets, models, train
+from regnet_backbones.cli import datasets, install, models, train
 from regnet_backbones.cli.command_lines import find_config
 from regnet_backbones.cli.design import design_parser
 from regnet_backbones.cli.export import export_parser
@@ -33,11 +33,13 @@ from regnet_backbones.weights.sources import find_source, is_name
 
 # By subcommand of `regnet-backbones`; that of a segmenter's training is Lightning's.
 PARSERS = {
+    "completion": install.completion_parser,
     "convert-data": datasets.convert_parser,
     "convert-weights": convert_parser,
     "design": design_parser,
     "evaluate": models.evaluate_parser,
     "export": export_parser,
+    "install-detectron2": install.install_parser,
     "predict": models.predict_parser,
     "prepare-ade20k": datasets.ade20k_parser,
     "report": report_parser,

@@ -205,5 +205,5 @@ def test_a_file_of_8_bits_is_evaluated_before_and_after(trained, dataset, val, t
     found = evaluate(trained, tmp_path / "out", val=val, engine="onnxruntime", exported=file)
     for task in ("bbox", "segm"):
         assert f"{task} AP " in printed
-        assert f", {found.results['own_val'][task]['AP']:.2f} in int8" in printed
+        assert f", {found.results['own_val'][task]['AP']:.2f}% in int8" in printed
     assert read_metadata(file)["quantization"] == "int8"

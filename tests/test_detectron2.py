@@ -1,9 +1,6 @@
 """The detectron2 adapter: registration, configs of several origins, backbone and FPN."""
 
 import importlib.util
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,13 +14,11 @@ from detectron2.utils.events import EventStorage
 from fresh_processes import run_in_fresh_processes
 
 from regnet_backbones import RegNetDesign, RegNetFeatures, add_regnet_config
+from regnet_backbones.adapters.detectron2 import installing
 from regnet_backbones.adapters.detectron2.builders import RegNetBackbone
 from regnet_backbones.adapters.detectron2.config import REGNET_DEFAULTS
 from regnet_backbones.adapters.detectron2.heads import RegNetLastStage
 from regnet_backbones.detection.training.trainer import logged_group
-
-ROOT = Path(__file__).resolve().parent.parent
-STARTUP = sorted((ROOT / "requirements" / "startup").glob("*.p*"))
 
 # As detectron2's stock R-50-FPN configs say it, ResNet's own keys and all.
 STOCK_MASK_RCNN_R50_FPN = """
@@ -162,7 +157,7 @@ def build_regnet_fpn_backbone(cfg, input_shape):
     return "theirs"
 """
 
-# As Python starts where the files of requirements/startup were installed, and nowhere else.
+# As Python starts where `install-detectron2` installed it, and nowhere else.
 WITH_HOOK = """
 import site, sys
 sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "WithDetectron2"]
@@ -283,8 +278,7 @@ print(answer)
 
 def test_importing_the_package_registers_it_in_either_order(tmp_path):
     (tmp_path / "site").mkdir()
-    for file in STARTUP:
-        shutil.copy(file, tmp_path / "site")
+    installing.write_startup(tmp_path / "site")
     (tmp_path / "demo.py").write_text(DEMO)
     (tmp_path / "predictor.py").write_text("answer = 42\n")
     printed = run_in_fresh_processes(REGISTRATIONS, tmp_path)
@@ -295,16 +289,6 @@ def test_importing_the_package_registers_it_in_either_order(tmp_path):
     assert "refused" in printed["another_name_twice"]
     compiled = importlib.util.find_spec("detectron2._C") is not None
     assert compiled or "No module named 'detectron2._C'" in printed["by_the_environment"]
-
-
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-def test_make_install_installs_it():
-    command = ["make", "--dry-run", "--always-make", "install"]
-    steps = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
-    (copied,) = [line for line in steps.splitlines() if line.startswith("cp ")]
-    assert all(str(file.relative_to(ROOT)) in copied for file in STARTUP)
-    assert len(STARTUP) == 2
-    assert steps.index("requirements/detectron2.txt") < steps.index(copied)
 
 
 # Configs

@@ -6,14 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
 import regnet_backbones
+from regnet_backbones.adapters.detectron2 import installing
+from regnet_backbones.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -200,3 +204,70 @@ def test_configs_are_found_by_name_and_errors_are_lines_without_sources(command)
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert f"'{name}'" in ended.stderr
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory):
+    """Return the scripts of an environment with the newest pip and setuptools.
+
+    Large packages are links to those of this environment, Detectron2 and ours are not there.
+    """
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=True)
+    (site,) = folder.rglob("site-packages")
+    left_out = ("detectron2", "pb1_detectron2", "regnet_backbones", "__editable__", "tools")
+    left_out += (
+        "pip",
+        "setuptools",
+        "wheel",
+        "_distutils",
+        "distutils",
+        "lvis",
+        "cityscapesscripts",
+        "sahi",
+    )
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if not path.name.startswith(left_out) and not (site / path.name).exists():
+            (site / path.name).symlink_to(path)
+    pip = (folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--upgrade")
+    run(*pip, "pip", "setuptools")
+    return folder / "bin"
+
+
+def test_three_commands_from_an_empty_environment_to_a_trained_model(environment, wheel, tmp_path):
+    hidden = {"PYTHONPATH", "PYTHONHOME"}
+    variables = {name: value for name, value in os.environ.items() if name not in hidden}
+
+    def call(*words):
+        return run(environment / words[0], *map(str, words[1:]), cwd=tmp_path, env=variables)
+
+    call("pip", "install", "--quiet", f"{wheel}[all]")
+    assert "pb1_detectron2-0.6" in call("regnet-backbones", "install-detectron2")
+    assert "left alone" in call("regnet-backbones", "install-detectron2")
+    call("python", "-c", "from detectron2.engine import DefaultTrainer")  # ours comes with it
+    assert call("pip", "check").startswith("No broken requirements")
+    size = ("--num-train", 4, "--num-val", 2, "--image-size", 64)
+    call("regnet-backbones", "shapes", "--output", "shapes", *size)
+    sources = [
+        word
+        for part in ("train", "val")
+        for word in (
+            f"--{part}",
+            f"coco:shapes/annotations/instances_{part}.json,shapes/images/{part}",
+        )
+    ]
+    config = ("--config-file", "mask_rcnn_regnet_small_fpn", *sources)
+    length = ("SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "OUTPUT_DIR", "run")
+    call("regnet-backbones", "train-detector", *config, *length)
+    call("regnet-backbones", "predict", "run", "shapes/images/val", "--output", "predicted")
+    assert (tmp_path / "predicted" / "predictions.json").is_file()
+    image = "shapes/images/val/000000.png"
+    code = f"import regnet_backbones as r; print(r.load('run').predict('{image}').image.shape)"
+    assert call("python", "-c", code).splitlines()[-1] == "(64, 64, 3)"
+
+
+def test_the_hash_of_detectron2_is_enforced(monkeypatch, tmp_path):
+    monkeypatch.setattr(installing, "SHA256", "0" * 64)
+    with pytest.raises(UserError, match="(?i)hash"):
+        installing.install(tmp_path / "wheels")
+    assert not list(tmp_path.rglob("*.whl"))

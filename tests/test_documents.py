@@ -10,6 +10,8 @@ import yaml
 from detectron2.config import CfgNode
 from documented_commands import check
 from documents import DOCUMENTS, ROOT, name_of
+from PIL import Image
+from small_detector import save_detector
 
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.semseg.datamodule import SegmentationData
@@ -83,6 +85,10 @@ def test_links_lead_somewhere(path):
 def test_code_runs(path, block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_config.yaml").write_text("VERSION: 2\n")
+    if "output/mine" in block:
+        (tmp_path / "output" / "mine").mkdir(parents=True)
+        save_detector(tmp_path / "output" / "mine")
+        Image.new("RGB", (64, 48)).save("photo.jpg")
     for side in SIDES:
         block = block.replace(side, "64")
     exec(compile(block, name_of(path), "exec"), {"__name__": "__main__"})

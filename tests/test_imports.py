@@ -20,10 +20,11 @@ RINGS = (
     {"runs"},
     {"data"},
     {"detection", "semseg"},
+    {"predictor"},
     {"report"},
     {"cli", "__main__"},
 )
-PEERS = (True, True, False, False, False, False, False, True)  # of the adapters: see below
+PEERS = (True, True, False, False, False, False, False, False, True)  # of the adapters: see below
 
 FRAMEWORKS = {
     *("detectron2", "fvcore", "iopath"),
@@ -39,6 +40,7 @@ FORBIDDEN = (
     FRAMEWORKS,
     TORCH | FRAMEWORKS,
     set(),
+    TORCH | FRAMEWORKS,
     TORCH | FRAMEWORKS,
     set(),
 )

@@ -20,6 +20,8 @@ COMMANDS = {
     "convert-weights": ("weights:convert_weights", "convert weights from any form to any other"),
     "convert-data": ("datasets:convert_data", "write COCO jsons of YOLO, Pascal VOC or labelme"),
     "design": ("design:design_command", "show, fit, sample, search and scale designs"),
+    "install-detectron2": ("install:install_detectron2", "install Detectron2 0.6 with any pip"),
+    "completion": ("install:completion", "print the completion for bash, zsh or tcsh"),
     "shapes": ("datasets:draw_shapes", "draw the demo dataset"),
     "prepare-ade20k": ("datasets:prepare_ade20k", "write ADE20K's masks for Detectron2"),
 }

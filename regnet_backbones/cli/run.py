@@ -36,6 +36,7 @@ EXTRAS = {
     "openvino": ("openvino",),
     "data": ("defusedxml",),
     "coco": ("faster_coco_eval", "pycocotools"),
+    "completion": ("shtab",),
     "video": ("cv2",),
 }
 
@@ -60,13 +61,17 @@ def run_command(command: Callable[[], int]) -> int:
 
 
 def subcommand(parser: Callable[[str], ArgumentParser]) -> Callable[[Function], Subcommand]:
-    """Make a subcommand, which takes arguments and how it is called, of what takes parsed ones."""
+    """Make a subcommand, which takes arguments and how it is called, of what takes parsed ones.
+
+    Its `parser` is kept for `completion`.
+    """
 
     def decorate(function: Function) -> Subcommand:
         def run(argv: Sequence[str], prog: str) -> int:
             args = parser(prog).parse_args(argv)
             return run_command(lambda: function(args))
 
+        run.parser = parser
         return run
 
     return decorate

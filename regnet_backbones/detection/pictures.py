@@ -72,7 +72,8 @@ def seen_in(outputs: Mapping[str, object], min_score: float) -> Seen:
         instances = outputs["instances"].to("cpu")
         seen["instances"] = instances[instances.scores >= min_score]
     if "sem_seg" in outputs:
-        seen["sem_seg"] = outputs["sem_seg"].argmax(dim=0).cpu().numpy()
+        dtype = np.uint8 if len(outputs["sem_seg"]) <= 256 else np.uint16
+        seen["sem_seg"] = outputs["sem_seg"].argmax(dim=0).cpu().numpy().astype(dtype)
     if "panoptic_seg" in outputs:
         segments, info = copy.deepcopy(outputs["panoptic_seg"])
         seen["panoptic_seg"] = (segments.cpu(), info)
@@ -155,23 +156,33 @@ def drawing_task(seen: Seen, metadata: Metadata) -> tuple[Seen, dict[str, object
 
 
 def write_overlay(file: Path, pixels: np.ndarray, seen: Seen, fields: dict[str, object]) -> None:
-    """Write an image with what is seen drawn over it, the same picture each time.
+    """Write the picture of `draw_overlay`.
 
     Args:
         file: a JPEG file in a folder that may be missing.
-        pixels: RGB, uint8 (H, W, 3); a small image is enlarged.
+        pixels: RGB, uint8 (H, W, 3).
         seen, fields: as `drawing_task` returns them.
     """
-    scale = max(1, MIN_WIDTH / pixels.shape[1])
-    canvas = Canvas(pixels, Metadata(**fields), scale)
     instances = seen.get("instances")
     if instances is not None and instances.has("pred_masks"):
         width = instances.image_size[1]
         masks = np.unpackbits(instances.pred_masks, axis=-1, count=width).astype(bool)
         values = {**instances.get_fields(), "pred_masks": masks}
         seen = {**seen, "instances": Instances(instances.image_size, **values)}
+    save_picture(np.asarray(draw_overlay(pixels, seen, Metadata(**fields))), file)
+
+
+def draw_overlay(pixels: np.ndarray, seen: Seen, metadata: Metadata) -> Image.Image:
+    """Draw what is seen over an image, the same picture each time.
+
+    Args:
+        pixels: RGB, uint8 (H, W, 3); a small image is enlarged.
+        seen: as `seen_in` returns it.
+        metadata: of a dataset.
+    """
+    canvas = Canvas(pixels, metadata, max(1, MIN_WIDTH / pixels.shape[1]))
     draw_seen(canvas, seen)
-    save_picture(canvas.output.get_image(), file)
+    return Image.fromarray(canvas.output.get_image())
 
 
 def save_picture(pixels: np.ndarray, file: Path) -> None:

@@ -3,24 +3,33 @@
 import itertools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from regnet_backbones.adapters.detectron2 import id2rgb
-from regnet_backbones.detection.architectures import raise_score_threshold
+from regnet_backbones.detection.architectures import (
+    OTHER,
+    architecture_of,
+    outputs_of,
+    raise_score_threshold,
+)
 from regnet_backbones.detection.classes import KnownClasses, known_classes
 from regnet_backbones.detection.data import read_image_ids
 from regnet_backbones.detection.engines import Engine, build_engine, check_engine, use_exported
 from regnet_backbones.detection.pictures import (
+    Seen,
+    draw_overlay,
     drawing_task,
     save_picture,
     seen_in,
@@ -31,11 +40,110 @@ from regnet_backbones.detection.windows import SlidingDetector, in_own_size, win
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.drawing import Drawing
 from regnet_backbones.runs.image_files import batches, check_batch_size
+from regnet_backbones.runs.predictions import Result, present_classes
 from regnet_backbones.runs.results import json_list, write_json
 from regnet_backbones.runs.trained import Trained
 from regnet_backbones.runs.videos import ImageReader
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+
+class DetectorPredictor:
+    """A trained detector that is given images of any size.
+
+    All but the model is checked at first: `build` makes the model.
+
+    Args:
+        trained, min_score, opts, device, val_json: see `predict`.
+        engine, exported, window, window_stride: see `evaluation.evaluate`.
+
+    Attributes:
+        cfg: how the model takes its images.
+        classes: what the numbers of its classes stand for.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        *,
+        min_score: float = 0.5,
+        opts: Sequence[str] = (),
+        device: str | None = None,
+        val_json: str | Path | None = None,
+        engine: Engine = "torch",
+        exported: str | Path | None = None,
+        window: int | None = None,
+        window_stride: int | None = None,
+    ):
+        if not 0 <= min_score <= 1:
+            raise UserError(f"min_score must be from 0 to 1, got {min_score}")
+        device = check_engine(engine, exported=exported, device=device)
+        self._windows = window_settings(window, window_stride)
+        self.cfg = load_config(trained, opts=opts, device=device)
+        use_exported(self.cfg, engine, exported)
+        if engine == "torch":  # an exported file has a threshold of its own
+            raise_score_threshold(self.cfg, min_score)
+        self.classes = known_classes(self.cfg, val_json)
+        self._min_score, self._engine, self._exported = min_score, engine, exported
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes of objects; of pixels without objects."""
+        given = self.classes.metadata
+        has_objects = "instances" in outputs_of(self.cfg)
+        return tuple(given.thing_classes if has_objects else given.stuff_classes)
+
+    def build(self, examples: Sequence[Path] = ()) -> None:
+        """Build the model with its weights; an engine exports it with the first of the examples."""
+        model = build_model(self.cfg)
+        load_weights(model, self.cfg.MODEL.WEIGHTS)
+        self._model = build_engine(self.cfg, model, self._engine, self._exported, examples)
+        if self._windows["window"] is not None:
+            self._model = SlidingDetector(self.cfg, self._model, *self._windows.values())
+            self.cfg = in_own_size(self.cfg)
+
+    def __call__(
+        self, images: Iterable[tuple[Item, Image.Image]], batch_size: int = 1
+    ) -> Iterator[tuple[Item, Seen]]:
+        """Yield what is seen in images, each with the item that came with it.
+
+        Consecutive images that are resized to one size are in a batch, and windows of one image.
+        """
+        if isinstance(self._model, SlidingDetector):
+            self._model.batch_size = batch_size
+        inputs = ((item, _given(self.cfg, image)) for item, image in images)
+        for batch in batches(inputs, batch_size, lambda each: each[1]["image"].shape):
+            with torch.no_grad():
+                predicted = self._model([given for _, given in batch])
+            for (item, _), outputs in zip(batch, predicted, strict=True):
+                yield item, seen_in(outputs, self._min_score)
+
+    def results(self, images: Iterable[Image.Image], batch_size: int = 1) -> Iterator[Result]:
+        """Yield what is seen in images as arrays."""
+        for image, seen in self(((image, image) for image in images), batch_size):
+            yield self._result(np.array(image.convert("RGB")), seen)
+
+    def _result(self, pixels: np.ndarray, seen: Seen) -> Result:
+        if not seen:
+            name = self.cfg.MODEL.META_ARCHITECTURE
+            raise UserError(f"a {name} gives neither objects nor classes of pixels")
+        found: dict[str, object] = {}
+        given = self.classes.metadata
+        things, stuff = tuple(given.thing_classes), tuple(given.stuff_classes)
+        if "sem_seg" in seen:
+            found |= {"labels": seen["sem_seg"], "label_names": stuff}
+        if "panoptic_seg" in seen:
+            ids, info = _coco_segments(seen["panoptic_seg"], self.classes)
+            found |= {"segments": ids, "segments_info": info}
+        # Panoptic-DeepLab gives no instances of an image without objects.
+        known = architecture_of(self.cfg) is not OTHER and "instances" in outputs_of(self.cfg)
+        if "instances" in seen or known or "sem_seg" not in seen:
+            found |= {"class_names": things, **_arrays(seen.get("instances"), pixels.shape[:2])}
+        else:
+            found |= {"class_names": stuff, **present_classes(seen["sem_seg"])}
+        return Result(image=pixels, drawing=partial(draw_overlay, pixels, seen, given), **found)
 
 
 def predict(
@@ -88,54 +196,48 @@ def predict(
     Raises:
         UserError: config, checkpoint, json, video, exported file or an argument cannot be used.
     """
-    if not 0 <= min_score <= 1:
-        raise UserError(f"min_score must be from 0 to 1, got {min_score}")
     check_batch_size(batch_size)
-    device = check_engine(engine, exported=exported, device=device)
-    windows = window_settings(window, window_stride)
     read = ImageReader(images, every=every)
-    cfg = load_config(trained, opts=opts, device=device)
-    use_exported(cfg, engine, exported)
-    if engine == "torch":  # an exported file has a threshold of its own
-        raise_score_threshold(cfg, min_score)
-    classes = known_classes(cfg, val_json)
+    detector = DetectorPredictor(
+        trained,
+        min_score=min_score,
+        opts=opts,
+        device=device,
+        val_json=val_json,
+        engine=engine,
+        exported=exported,
+        window=window,
+        window_stride=window_stride,
+    )
+    classes = detector.classes
     ids, free_ids = _image_ids(read.stills, val_json)
     output = Path(output)
     append, panoptic, given = None, [], set()
     with ExitStack() as files, Drawing(write_overlay, read.count if pictures else 0) as drawing:
-        model = build_model(cfg)
-        load_weights(model, cfg.MODEL.WEIGHTS)
-        model = build_engine(cfg, model, engine, exported, read.stills)
-        if windows["window"] is not None:
-            model = SlidingDetector(cfg, model, *windows.values(), batch_size=batch_size)
-            cfg = in_own_size(cfg)
-        inputs = ((picture, _given(cfg, picture.image)) for picture in read)
-        for batch in batches(inputs, batch_size, lambda each: each[1]["image"].shape):
-            with torch.no_grad():
-                predicted = model([given_to_model for _, given_to_model in batch])
-            for (picture, _), outputs in zip(batch, predicted, strict=True):
-                seen, file = seen_in(outputs, min_score), f"{picture.name}.png"
-                id_ = ids[picture.file] if picture.frame is None else next(free_ids)
-                given |= seen.keys()
-                if pictures:
-                    overlay = output / "overlays" / f"{picture.name}.jpg"
-                    pixels = np.asarray(picture.image.convert("RGB"))
-                    task = drawing_task(seen, classes.metadata)
-                    drawing.add(picture.file, overlay, pixels, *task)
-                if "instances" in seen:
-                    append = append or files.enter_context(json_list(output / "predictions.json"))
-                    where = {"file_name": str(picture.file)}
-                    where |= {} if picture.frame is None else {"frame": picture.frame}
-                    for entry in _coco_instances(seen["instances"], id_, classes):
-                        append(entry | where)
-                if "sem_seg" in seen:
-                    dtype = np.uint8 if len(outputs["sem_seg"]) <= 256 else np.uint16
-                    save_picture(seen["sem_seg"].astype(dtype), output / "labels" / file)
-                if "panoptic_seg" in seen:
-                    colours, info = _coco_segments(seen["panoptic_seg"], classes)
-                    save_picture(colours, output / "panoptic" / file)
-                    about = {"image_id": id_, "file_name": file, "segments_info": info}
-                    panoptic.append(about)
+        detector.build(read.stills)
+        inputs = ((picture, picture.image) for picture in read)
+        for picture, seen in detector(inputs, batch_size):
+            file = f"{picture.name}.png"
+            id_ = ids[picture.file] if picture.frame is None else next(free_ids)
+            given |= seen.keys()
+            if pictures:
+                overlay = output / "overlays" / f"{picture.name}.jpg"
+                pixels = np.asarray(picture.image.convert("RGB"))
+                task = drawing_task(seen, classes.metadata)
+                drawing.add(picture.file, overlay, pixels, *task)
+            if "instances" in seen:
+                append = append or files.enter_context(json_list(output / "predictions.json"))
+                where = {"file_name": str(picture.file)}
+                where |= {} if picture.frame is None else {"frame": picture.frame}
+                for entry in _coco_instances(seen["instances"], id_, classes):
+                    append(entry | where)
+            if "sem_seg" in seen:
+                save_picture(seen["sem_seg"], output / "labels" / file)
+            if "panoptic_seg" in seen:
+                segments, info = _coco_segments(seen["panoptic_seg"], classes)
+                save_picture(id2rgb(segments), output / "panoptic" / file)
+                about = {"image_id": id_, "file_name": file, "segments_info": info}
+                panoptic.append(about)
     if pictures:
         read.join_overlays(output / "overlays")
     if "panoptic_seg" in given:
@@ -193,7 +295,7 @@ def _coco_instances(
 def _coco_segments(
     predicted: tuple[torch.Tensor, list[dict] | None], classes: KnownClasses
 ) -> tuple[np.ndarray, list[dict]]:
-    """Return segments in COCO's panoptic form: ids as colours (H, W, 3), and what they are.
+    """Return segments in COCO's panoptic form: ids (H, W), 0 for none, and what they are.
 
     An id of Panoptic-DeepLab is class number * `label_divisor` + a number; -1 means no segment.
     """
@@ -214,4 +316,23 @@ def _coco_segments(
         number = segment["category_id"]
         known = {"category_id": numbers[number], "category": names[number]}
         found.append({"id": int(segment["id"]), "isthing": int(segment["isthing"]), **known})
-    return id2rgb(ids), found
+    return ids, found
+
+
+def _arrays(objects: Instances | None, size: tuple[int, int]) -> dict[str, np.ndarray | None]:
+    """Return what a `Result` says of objects; None is of an image of a size without any."""
+    if objects is None:
+        objects = Instances(size, scores=torch.zeros(0), pred_classes=torch.zeros(0))
+        objects.pred_boxes = Boxes(torch.zeros(0, 4))
+    if not isinstance(objects.pred_boxes, Boxes):
+        raise UserError("a model of rotated boxes cannot be used here, only one of upright boxes")
+    found = {
+        "boxes": objects.pred_boxes.tensor.float().numpy(),
+        "scores": objects.scores.float().numpy(),
+        "classes": objects.pred_classes.long().numpy(),
+    }
+    if objects.has("pred_masks"):
+        found["masks"] = objects.pred_masks.numpy()
+    if objects.has("pred_keypoints"):
+        found["keypoints"] = objects.pred_keypoints.float().numpy()
+    return found

@@ -44,21 +44,27 @@ def paint(image: np.ndarray, mask: np.ndarray, colors: Colors) -> np.ndarray:
 def write_overlay(
     file: Path, image: np.ndarray, mask: np.ndarray, names: Sequence[str], colors: Colors
 ) -> None:
-    """Write an image with the colours of its classes and a legend.
+    """Write the picture of `draw_overlay` to a JPEG file in a folder that may be missing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draw_overlay(image, mask, names, colors).save(file, **JPEG_OPTIONS)
+
+
+def draw_overlay(
+    image: np.ndarray, mask: np.ndarray, names: Sequence[str], colors: Colors
+) -> Image.Image:
+    """Draw the colours of classes over an image, and a legend.
 
     Args:
-        file: a JPEG file in a folder that may be missing.
         image: uint8 (H, W, 3), or (H, W, 1) of a grey image; a small one is enlarged.
         mask: the class of each pixel, integers (H, W).
         names, colors: of all classes.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
     present = [(names[label], colors[label]) for label in np.unique(mask)]
     picture = Image.fromarray(paint(np.broadcast_to(image, (*mask.shape, 3)), mask, colors))
     if (factor := -(-MIN_WIDTH // picture.width)) > 1:
         size = (factor * picture.width, factor * picture.height)
         picture = picture.resize(size, Image.Resampling.NEAREST)
-    with_legend(picture, present).save(file, **JPEG_OPTIONS)
+    return with_legend(picture, present)
 
 
 def side_by_side(

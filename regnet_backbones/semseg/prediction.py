@@ -1,8 +1,10 @@
 """Predict images with a trained segmenter: overlays to look at, and the labels of all pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,12 +16,15 @@ from regnet_backbones.runs.device import check_device
 from regnet_backbones.runs.drawing import Drawing
 from regnet_backbones.runs.engines import Engine
 from regnet_backbones.runs.image_files import batches, check_batch_size
+from regnet_backbones.runs.predictions import Result, present_classes
 from regnet_backbones.runs.videos import ImageReader
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import load_segmenter
 from regnet_backbones.semseg.dataset import pixels_of, val_transform
 from regnet_backbones.semseg.exported import check_engine, use_engine
 from regnet_backbones.semseg.inference import Inference
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,72 @@ class Predictions:
     overlays: tuple[Path, ...]
     labels: tuple[Path, ...]
     failed: tuple[Path, ...]
+
+
+class SegmenterPredictor:
+    """A trained segmenter that is given images of any size.
+
+    Args:
+        checkpoint, inference, device, optimization, engine, exported: see `predict`.
+
+    Attributes:
+        class_names, colors: of the classes.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        *,
+        inference: Inference | None = None,
+        device: str | None = None,
+        optimization: Optimization | None = None,
+        engine: Engine = "torch",
+        exported: str | Path | None = None,
+    ):
+        check_engine(engine, exported, device=device, optimization=optimization)
+        on_gpu = engine == "torch" and torch.cuda.is_available()
+        self._device = device or ("cuda" if on_gpu else "cpu")
+        check_device(self._device)
+        self._segmenter = load_segmenter(checkpoint, inference=inference).to(self._device).eval()
+        if optimization is not None:
+            self._segmenter.optimize(optimization)
+        if engine != "torch":
+            use_engine(self._segmenter, checkpoint, engine=engine, exported=exported)
+        self.class_names = tuple(self._segmenter.class_names)
+        self.colors = overlays.colors_of(self.class_names)
+        mean, std = (self._segmenter.hparams[name] for name in ("mean", "std"))
+        self._channels, self._normalise = len(mean), val_transform(mean=mean, std=std)
+
+    def __call__(
+        self, images: Iterable[tuple[Item, Image.Image]], batch_size: int = 1
+    ) -> Iterator[tuple[Item, np.ndarray, np.ndarray]]:
+        """Yield the item that came with an image, its pixels, and the class of each, uint8 (H, W).
+
+        Consecutive images of one size are in a batch.
+        """
+        segmenter = self._segmenter
+        inputs = ((item, pixels_of(image, self._channels)) for item, image in images)
+        for batch in batches(inputs, batch_size, lambda each: each[1].shape):
+            normalised = torch.stack(
+                [self._normalise(_as_image(each)).as_subclass(torch.Tensor) for _, each in batch]
+            )
+            with torch.inference_mode():
+                found = segmenter.inference.classes(segmenter, normalised.to(self._device)).cpu()
+            for (item, pixels), classes in zip(batch, found.numpy(), strict=True):
+                yield item, pixels, classes.astype(np.uint8)
+
+    def results(self, images: Iterable[Image.Image], batch_size: int = 1) -> Iterator[Result]:
+        """Yield the classes of the pixels of images as arrays."""
+        names = self.class_names
+        for image, pixels, labels in self(((image, image) for image in images), batch_size):
+            yield Result(
+                image=np.array(image.convert("RGB")),
+                class_names=names,
+                label_names=names,
+                labels=labels,
+                **present_classes(labels),
+                drawing=partial(overlays.draw_overlay, pixels, labels, names, self.colors),
+            )
 
 
 def predict(
@@ -78,39 +149,27 @@ def predict(
     """
     check_batch_size(batch_size)
     read = ImageReader(images, every=every)
-    check_engine(engine, exported, device=device, optimization=optimization)
-    on_gpu = engine == "torch" and torch.cuda.is_available()
-    device = device or ("cuda" if on_gpu else "cpu")
-    check_device(device)
-    segmenter = load_segmenter(checkpoint, inference=inference).to(device).eval()
-    if optimization is not None:
-        segmenter.optimize(optimization)
-    if engine != "torch":
-        use_engine(segmenter, checkpoint, engine=engine, exported=exported)
+    predictor = SegmenterPredictor(
+        checkpoint,
+        inference=inference,
+        device=device,
+        optimization=optimization,
+        engine=engine,
+        exported=exported,
+    )
     output.mkdir(parents=True, exist_ok=True)
-    names = segmenter.class_names
-    colors = overlays.colors_of(names)
+    names, colors = predictor.class_names, predictor.colors
     (output / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     painted, labelled = [], []
-    channels = len(segmenter.hparams["mean"])
-    normalise = val_transform(mean=segmenter.hparams["mean"], std=segmenter.hparams["std"])
-    inputs = ((each, pixels_of(each.image, channels)) for each in read)
+    inputs = ((picture, picture.image) for picture in read)
     with Drawing(overlays.write_overlay, read.count if pictures else 0) as drawing:
-        for batch in batches(inputs, batch_size, lambda each: each[1].shape):
-            normalised = torch.stack(
-                [normalise(_as_image(pixels)).as_subclass(torch.Tensor) for _, pixels in batch]
-            )
-            with torch.inference_mode():
-                found = segmenter.inference.classes(segmenter, normalised.to(device)).cpu()
-            for (picture, pixels), classes in zip(
-                batch, found.numpy().astype(np.uint8), strict=True
-            ):
-                labelled.append(output / "labels" / f"{picture.name}.png")
-                _save_labels(classes, colors, labelled[-1])
-                if pictures:
-                    overlay = output / "overlays" / f"{picture.name}.jpg"
-                    drawing.add(picture.file, overlay, pixels, classes, names, colors)
-                    painted += [overlay] if picture.frame is None else []
+        for picture, pixels, classes in predictor(inputs, batch_size):
+            labelled.append(output / "labels" / f"{picture.name}.png")
+            _save_labels(classes, colors, labelled[-1])
+            if pictures:
+                overlay = output / "overlays" / f"{picture.name}.jpg"
+                drawing.add(picture.file, overlay, pixels, classes, names, colors)
+                painted += [overlay] if picture.frame is None else []
     if pictures:
         read.join_overlays(output / "overlays")
     return Predictions(tuple(painted), tuple(labelled), tuple(read.failed))

@@ -12,12 +12,14 @@ from regnet_backbones import (
     RegNetFeatures,
     complexity,
     config_path,
+    load,
     register_encoder,
     weights,
     zoo,
 )
 from regnet_backbones.export import Checked, export_onnx
 from regnet_backbones.optimize import Report, optimize
+from regnet_backbones.runs.predictions import Result
 
 backbone = RegNetFeatures("regnety_032", norm="FrozenBN", freeze_at=2)
 assert_type(backbone(torch.randn(1, 3, 512, 512)), tuple[torch.Tensor, ...])
@@ -43,6 +45,10 @@ faster, done = optimize(backbone, image_size=(512, 512), dtype=torch.bfloat16)
 assert_type(faster, RegNetFeatures)
 assert_type(done, Report)
 assert_type(export_onnx(backbone, "backbone.onnx"), Checked)
+
+model = load("output/demo", engine="onnxruntime")
+assert_type(model.predict("photo.jpg"), Result)
+assert_type(model.predict(["photo.jpg", "other.jpg"], batch_size=2), list[Result])
 
 register_encoder("mine", design)
 assert_type(config_path("detectron2/Base-RegNet-FPN.yaml"), Path)
