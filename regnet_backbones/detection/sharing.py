@@ -20,7 +20,7 @@ from regnet_backbones.weights.checkpoints import write_checkpoint
 
 # What is of a machine or a program of it, not of the model.
 OF_THE_RUN = (
-    *("OUTPUT_DIR", "MODEL.DEVICE", "INPUT.AUGMENTATION"),
+    *("OUTPUT_DIR", "MODEL.DEVICE", "INPUT.AUGMENTATION", "LOGGERS"),
     *("DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"),
     *(f"DATASETS.OWN.{key}" for key in OWN_KEYS),
 )
