@@ -121,3 +121,16 @@ def test_pictures_go_to_the_loggers_that_take_them(tmp_path):
     client = SimpleNamespace(log_image=lambda *given, **options: seen.append((given, options)))
     log_picture(SimpleNamespace(run_id="run", experiment=client), "name", picture, 7)
     assert seen == [(("run", picture), {"artifact_file": "name/7.png"})]
+
+
+def test_mlflow_has_numbers_config_and_pictures(tmp_path, monkeypatch):
+    client = pytest.importorskip("mlflow.tracking").MlflowClient
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    options = {"experiment_name": "mine", "tracking_uri": f"file:{tmp_path}/runs"}
+    entry = {"class_path": "MLFlowLogger", "init_args": options}
+    train(small_config(tmp_path / "run", "LOGGERS", [entry], "VIS_PERIOD", 2))
+    known = client(options["tracking_uri"])
+    (run,) = known.search_runs([known.get_experiment_by_name("mine").experiment_id])
+    assert run.data.metrics["total_loss"] == rows(tmp_path / "run")[-1]["total_loss"]
+    assert run.data.params["SOLVER.MAX_ITER"] == "5"
+    assert list(tmp_path.rglob("artifacts/**/*.png"))

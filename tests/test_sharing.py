@@ -11,6 +11,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from hub_stub import hub
+from malicious_files import bombs
 from small_segmenter import train_segmenter
 
 import regnet_backbones
@@ -193,3 +194,19 @@ def test_designs_travel_in_files_of_smp(tmp_path):
 def test_a_wrong_name_of_a_design_is_an_error(name):
     with pytest.raises(UserError, match=r"regnet\("):
         smp.Unet(name, encoder_weights=None)
+
+
+@pytest.mark.parametrize("kind", ["detector", "segmenter"])
+def test_what_a_stranger_shares_is_data(kind, tmp_path, request):
+    folder, marker = tmp_path / "shared", tmp_path / "marker"
+    assert main(["push", str(request.getfixturevalue(kind)), REPO, "--dry-run", str(folder)]) == 0
+    bomb = bombs(marker)["REDUCE"]
+    (folder / "model.safetensors").write_bytes(b"\x80\x02" + bomb + b".")
+    with pytest.raises(UserError):
+        predicted(folder)
+    assert not marker.exists()
+    if kind == "segmenter":
+        for wrong in ("[]", "{}", '{"model": {"num_classes": "many"}}'):
+            (folder / "regnet_backbones.json").write_text(wrong)
+            with pytest.raises(UserError):
+                load_segmenter(folder / "model.safetensors")

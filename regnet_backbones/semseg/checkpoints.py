@@ -121,9 +121,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def _read_shared(path: Path) -> dict[str, Any]:
     """Read weights that SMP saved, and our settings next to them, into the form of a checkpoint."""
-    settings = read_json(path.with_name(SHARED_SEGMENTER))
-    settings = settings if isinstance(settings, dict) else {}
-    content = {"state_dict": {f"network.{name}": v for name, v in read_content(path).items()}}
+    settings, weights = read_json(path.with_name(SHARED_SEGMENTER)), read_content(path)
+    if not (isinstance(settings, dict) and isinstance(weights, dict)):
+        raise UserError(f"'{path.parent}' is not what `push` writes; push or download it again")
+    content: dict[str, Any] = {"state_dict": {f"network.{k}": v for k, v in weights.items()}}
     for key, group in ((MODEL_KEY, "model"), (DATA_KEY, "data")):
         saved = settings.get(group)
         if isinstance(saved, dict):  # tuples are lists in JSON

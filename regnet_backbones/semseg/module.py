@@ -220,7 +220,9 @@ class Segmenter(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Choose where this validation's pictures go."""
         # Asking for the folder is a broadcast, which needs every process.
-        folder = self.trainer.log_dir or self.trainer.default_root_dir
+        folder = self.trainer.log_dir
+        if not isinstance(getattr(self.logger, "log_dir", None), str):  # MLflow's is of all runs
+            folder = self.trainer.default_root_dir
         self._pictures = Path(folder) / "pictures" / str(self.global_step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor | None:

@@ -26,9 +26,9 @@ from torchvision.models import get_model_weights
 from regnet_backbones import zoo
 from regnet_backbones.errors import MissingFileError, UserError
 
-PREFIXES = ("timm://", "torchvision://", "pycls://")
-URL_PREFIXES = ("http://", "https://")
 HUB_PREFIX = "hf-hub:"
+PREFIXES = ("timm://", "torchvision://", "pycls://", HUB_PREFIX)
+URL_PREFIXES = ("http://", "https://")
 
 _HUB_FILE = "model.safetensors"
 _HUB_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)((?:/\w[\w.-]*)*)(?:@([\w./-]+))?")
@@ -74,7 +74,7 @@ class Source:
 
 def is_name(source: str | Path) -> bool:
     """Whether a source is the name of published weights or a URL, rather than a path."""
-    return str(source).startswith((*PREFIXES, *URL_PREFIXES, HUB_PREFIX))
+    return str(source).startswith(PREFIXES + URL_PREFIXES)
 
 
 def find_source(source: str | Path) -> Source:
@@ -98,7 +98,7 @@ def find_source(source: str | Path) -> Source:
         file = _by_hand(f"{digest}-{Path(urlsplit(name).path).name}")
         return Source(name, file, url=name, licence=_licence(name))
     if not name.startswith(PREFIXES):
-        allowed = ", ".join((*PREFIXES, *URL_PREFIXES, HUB_PREFIX))
+        allowed = ", ".join(PREFIXES + URL_PREFIXES)
         raise UserError(f"'{name}' is not a source of weights; there are {allowed} and paths")
     if scheme == "pycls":  # whose names have dots
         return _pycls(name, zoo.get(rest))

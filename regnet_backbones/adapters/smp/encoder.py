@@ -245,8 +245,9 @@ def _pretrained(name: str, weights: str | None, settings: Mapping[str, object]) 
     if weights in settings:
         return True if weights == "imagenet" else weights
     # A path must be text: of a `Path` SMP's `save_pretrained` would write "imagenet".
-    names = ("://" in str(weights), is_name(weights), Path(weights).expanduser().is_file())
-    if isinstance(weights, str) and any(names):
+    if isinstance(weights, str) and (
+        "://" in weights or is_name(weights) or Path(weights).expanduser().is_file()
+    ):
         return weights
     raise UserError(
         f"encoder_weights of '{name}' must be None (random weights), one of {list(settings)}, a "
