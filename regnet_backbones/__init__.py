@@ -64,6 +64,10 @@ _POST_IMPORT_HOOKS = (
     ("detectron2.data.datasets", f"{_D2}.shapes:register_on_import"),
     ("segmentation_models_pytorch.encoders", "regnet_backbones.adapters.smp.encoder"),
     (
+        "segmentation_models_pytorch.base.hub_mixin",
+        "regnet_backbones.adapters.smp.encoder:save_designs",
+    ),
+    (
         "segmentation_models_pytorch",
         "regnet_backbones.adapters.smp.architectures:register_architectures",
     ),

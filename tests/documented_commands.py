@@ -26,6 +26,7 @@ from regnet_backbones.cli import datasets, install, models, train
 from regnet_backbones.cli.command_lines import find_config
 from regnet_backbones.cli.design import design_parser
 from regnet_backbones.cli.export import export_parser
+from regnet_backbones.cli.push import push_parser
 from regnet_backbones.cli.report import report_parser
 from regnet_backbones.cli.weights import convert_parser
 from regnet_backbones.detection.config import default_config, read_config
@@ -42,6 +43,7 @@ PARSERS = {
     "install-detectron2": install.install_parser,
     "predict": models.predict_parser,
     "prepare-ade20k": datasets.ade20k_parser,
+    "push": push_parser,
     "report": report_parser,
     "shapes": datasets.shapes_parser,
     "train-detector": train.detector_parser,

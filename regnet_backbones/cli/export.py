@@ -50,7 +50,8 @@ def export_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of `export`."""
     parser = command_parser(prog, DESCRIPTION)
     add = parser.add_argument
-    add("model", metavar="MODEL", help="a name of the zoo, a run's folder, or a checkpoint")
+    text = "a name of the zoo, a run's folder, a checkpoint, or hf-hub:OWNER/NAME"
+    add("model", metavar="MODEL", help=text)
     add("--output", required=True, metavar="FILE", help="the new file")
     sides = ("HEIGHT", "WIDTH")
     add("--image-size", type=int, nargs=2, metavar=sides, help="of the example (default: 256 320)")

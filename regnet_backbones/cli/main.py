@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": ("models:predict_command", "predict images, and draw what was found"),
     "report": ("report:report_command", "write one HTML page about a training"),
     "export": ("export:export_command", "export a network to ONNX, torch.export or TorchScript"),
+    "push": ("push:push_command", "upload a trained model to the Hugging Face hub"),
     "convert-weights": ("weights:convert_weights", "convert weights from any form to any other"),
     "convert-data": ("datasets:convert_data", "write COCO jsons of YOLO, Pascal VOC or labelme"),
     "design": ("design:design_command", "show, fit, sample, search and scale designs"),

@@ -101,7 +101,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
 
 def _model_parser(prog: str, description: str) -> argparse.ArgumentParser:
     parser = command_parser(prog, description)
-    parser.add_argument("trained", metavar="RUN", help="folder of a training, or a checkpoint")
+    text = "folder of a training, a checkpoint, or hf-hub:OWNER/NAME"
+    parser.add_argument("trained", metavar="RUN", help=text)
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
     add = parser.add_argument_group("speed", "each of these implies --optimize").add_argument
     add("--optimize", action="store_true", help="fold batch norms; the faster memory format")
@@ -177,9 +178,11 @@ def _trained(args: argparse.Namespace) -> "Trained":
 def evaluate_command(args: argparse.Namespace) -> int:
     """Evaluate, print the results and write them to a file."""
     from regnet_backbones.runs.results import RESULTS_NAME
+    from regnet_backbones.runs.trained import is_on_hub
 
     trained = _trained(args)
-    output = Path(args.output or trained.run_folder / EVALUATION_FOLDER)
+    folder = Path() if is_on_hub(args.trained) else trained.run_folder  # not into its cache
+    output = Path(args.output or folder / EVALUATION_FOLDER)
     check_output_folder(output, name="--output")
     if trained.kind == "detector":
         from regnet_backbones.detection.evaluation import evaluate

@@ -44,8 +44,10 @@ def report_command(args: argparse.Namespace) -> int:
     """Evaluate a run if necessary, and write its page."""
     from regnet_backbones.report.page import write_page
     from regnet_backbones.report.reading import config_of, find_evaluation, read_report
-    from regnet_backbones.runs.trained import find_trained
+    from regnet_backbones.runs.trained import find_trained, is_on_hub
 
+    if is_on_hub(args.run):
+        raise UserError(f"a report needs the folder of a run, got '{args.run}'")
     config = args.config_file and find_config(args.config_file, "detectron2")
     trained = find_trained(args.run, config_file=config)
     models.check_options(args, trained.kind)

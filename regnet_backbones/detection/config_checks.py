@@ -23,6 +23,7 @@ from regnet_backbones.adapters.detectron2.solver import OPTIMIZERS
 from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.detection.config import default_config, did_you_mean, values_by_key
 from regnet_backbones.detection.training.loader import images_per_process, own_augmentations
+from regnet_backbones.detection.training.loggers import build_loggers
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.norm import NORMS
 from regnet_backbones.optimize import MemoryFormat
@@ -103,6 +104,7 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
     if training:
         images_per_process(cfg, processes)
         own_augmentations(cfg)
+        build_loggers(cfg, only_check=True)
     if cfg.OPTIMIZE.ENABLED and cfg.OPTIMIZE.COMPILE:
         check_compiler(cfg.MODEL.DEVICE)
     if cfg.OPTIMIZE.ENABLED and training and cfg.OPTIMIZE.DTYPE != "float32":

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
 TOOL_DEFAULTS = {
+    # Loggers of Lightning next to detectron2's: "lightning.pytorch.loggers.CSVLogger", for short
+    # "CSVLogger", or {"class_path": ..., "init_args": {...}}. A training imports and builds them,
+    # and nothing else does.
+    "LOGGERS": [],
     # Your COCO instance jsons and the folders of their images, all four or none: they replace
     # DATASETS.TRAIN and TEST, and give every head its number of classes. The training writes id and
     # name of each class to CATEGORIES, in the order of class numbers.

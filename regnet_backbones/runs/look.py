@@ -1,5 +1,7 @@
 """A look at training data before the first step: a table by class, and one picture of them.
 
+And pictures of a training, to any logger.
+
 A run does not depend on it: random numbers are as before, and what fails is a warning.
 """
 
@@ -7,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 from tabulate import tabulate
 
@@ -64,3 +67,13 @@ def mosaic(pictures: Sequence[Image.Image]) -> Image.Image:
         place = (index % columns * width + MARGIN, index // columns * height + MARGIN)
         sheet.paste(tile, place)
     return sheet
+
+
+def log_picture(log: object, name: str, picture: Image.Image, step: int) -> None:
+    """Give a picture to a logger of Lightning, if it takes any: TensorBoard, W&B and MLflow do."""
+    if hasattr(log, "log_image"):
+        log.log_image(key=name, images=[picture], step=step)
+    elif hasattr(log.experiment, "add_image"):
+        log.experiment.add_image(name, np.asarray(picture), step, dataformats="HWC")
+    elif hasattr(log, "run_id") and hasattr(log.experiment, "log_image"):
+        log.experiment.log_image(log.run_id, picture, artifact_file=f"{name}/{step}.png")

@@ -4,6 +4,11 @@ detector    <run>/config.yaml, model_final.pth, last_checkpoint   train-detector
             <run>/model_best.pth, metrics.json
 segmenter   <run>/checkpoints/best.ckpt, last.ckpt                train-segmenter
             <run>/tensorboard/config.yaml
+
+What `push` writes of them (`runs.sharing`) is found, too, in a folder or on the hub:
+
+detector    config.yaml, model.safetensors
+segmenter   regnet_backbones.json, model.safetensors, and SMP's config.json
 """
 
 import json
@@ -28,6 +33,8 @@ BEST_NAME = "model_best.pth"  # of a detector: the weights of its best evaluatio
 LAST_NAME = "last_checkpoint"  # a text file that names the newest one
 METRICS_NAME = "metrics.json"
 ITERATION = "iteration"  # the key of a row of it
+SHARED_NAME = "model.safetensors"  # of what `push` wrote
+SHARED_SEGMENTER = "regnet_backbones.json"  # what SMP's files next to it do not say
 TENSORBOARD_FOLDER = "tensorboard"  # of a segmenter's logs and its config
 
 
@@ -85,7 +92,8 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
     """Find the model that a run's folder or a checkpoint file stands for.
 
     Args:
-        path: a folder that was the output of a training, or a checkpoint.
+        path: a folder that was the output of a training or of `push`, a checkpoint, or a name on
+            the hub, "hf-hub:owner/name", which is downloaded.
         config_file: config of a detector, None for the `config.yaml` next to the checkpoint.
 
     Returns:
@@ -96,13 +104,19 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
         UserError: a folder holds both kinds of model, a file is not a checkpoint by its suffix, or
             a config is given for a segmenter.
     """
+    if is_on_hub(path):
+        from regnet_backbones.weights.sources import hub_folder  # imports torch
+
+        path = hub_folder(str(path))
     path = Path(path)
     if not path.exists():
         raise MissingFileError(
-            f"no '{path}'; give the folder of a run, such as output/demo, or a checkpoint in it"
+            f"no '{path}'; give the folder of a run, such as output/demo, a checkpoint in it, or "
+            "a name on the hub, such as hf-hub:owner/name"
         )
     checkpoint = _checkpoint_of_run(path) if path.is_dir() else path
-    if checkpoint.suffix.lower() == SEGMENTER_SUFFIX:
+    is_shared = checkpoint.name == SHARED_NAME and checkpoint.with_name(SHARED_SEGMENTER).is_file()
+    if is_shared or checkpoint.suffix.lower() == SEGMENTER_SUFFIX:
         if config_file is not None:
             raise UserError(f"a config file is for detectors, and '{checkpoint}' is a segmenter's")
         return Trained("segmenter", checkpoint)
@@ -118,6 +132,11 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
     return Trained("detector", checkpoint, config)
 
 
+def is_on_hub(path: str | Path) -> bool:
+    """Whether a model is named as on the hub."""
+    return str(path).startswith("hf-hub:")
+
+
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
     """Return the rows of a detector's metrics, one for each iteration; none without a file."""
     merged: dict[int, dict[str, float]] = {}
@@ -131,6 +150,11 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
 def _checkpoint_of_run(folder: Path) -> Path:
     segmenters = [folder / SEGMENTER_FOLDER / name for name in SEGMENTER_NAMES]
     detectors = [folder / FINAL_NAME]
+    shared = folder / SHARED_NAME
+    if (folder / SHARED_SEGMENTER).is_file():
+        segmenters.append(shared)
+    else:
+        detectors.append(shared)
     if (last := folder / LAST_NAME).is_file():  # newer than the final one of a resumed run
         detectors.insert(0, folder / Path(last.read_text().strip()).name)
     segmenter = next(filter(Path.is_file, segmenters), None)

@@ -10,6 +10,8 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from regnet_backbones.errors import UserError, as_user_error
+from regnet_backbones.files import read_json
+from regnet_backbones.runs.trained import SHARED_NAME, SHARED_SEGMENTER
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.module import Segmenter
@@ -100,12 +102,31 @@ def read_segmenter(path: Path) -> dict[str, Any]:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of Lightning, or raise a UserError; nothing of it is run, now or later."""
-    content = read_content(Path(path))
+    """Read a checkpoint of Lightning, or raise a UserError; nothing of it is run, now or later.
+
+    The `model.safetensors` that `semseg.sharing` wrote is read as the checkpoint that it is of.
+    """
+    if Path(path).name == SHARED_NAME:
+        content = _read_shared(Path(path))
+    else:
+        content = read_content(Path(path))
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"'{path}' is not a checkpoint of Lightning: it has no 'state_dict'")
     for key in (MODEL_KEY, DATA_KEY):
         saved = content.get(key)
         saved = saved if isinstance(saved, dict) else {}
         content[key] = {name: v for name, v in saved.items() if name not in BUILDERS}
+    return content
+
+
+def _read_shared(path: Path) -> dict[str, Any]:
+    """Read weights that SMP saved, and our settings next to them, into the form of a checkpoint."""
+    settings, weights = read_json(path.with_name(SHARED_SEGMENTER)), read_content(path)
+    if not (isinstance(settings, dict) and isinstance(weights, dict)):
+        raise UserError(f"'{path.parent}' is not what `push` writes; push or download it again")
+    content: dict[str, Any] = {"state_dict": {f"network.{k}": v for k, v in weights.items()}}
+    for key, group in ((MODEL_KEY, "model"), (DATA_KEY, "data")):
+        saved = settings.get(group)
+        if isinstance(saved, dict):  # tuples are lists in JSON
+            content[key] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
     return content

@@ -13,7 +13,6 @@ import lightning
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
@@ -22,7 +21,6 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
-from torchvision.transforms.functional import pil_to_tensor
 
 from regnet_backbones.errors import DivergedError, UserError, as_user_error
 from regnet_backbones.files import write_whole
@@ -31,6 +29,7 @@ from regnet_backbones.optimize import options as optimizing
 from regnet_backbones.optimize.options import Fold, Optimization
 from regnet_backbones.optimize.passes import FORMATS
 from regnet_backbones.runs.image_files import sample
+from regnet_backbones.runs.look import log_picture
 from regnet_backbones.semseg import metrics, network, overlays
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.labels import IGNORE, check_class_names
@@ -221,7 +220,9 @@ class Segmenter(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Choose where this validation's pictures go."""
         # Asking for the folder is a broadcast, which needs every process.
-        folder = self.trainer.log_dir or self.trainer.default_root_dir
+        folder = self.trainer.log_dir
+        if not isinstance(getattr(self.logger, "log_dir", None), str):  # MLflow's is of all runs
+            folder = self.trainer.default_root_dir
         self._pictures = Path(folder) / "pictures" / str(self.global_step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor | None:
@@ -250,9 +251,7 @@ class Segmenter(lightning.LightningModule):
             name = batch["name"][0].replace("/", "_")
             write_whole(self._pictures / f"{name}.png", lambda file: picture.save(file, "PNG"))
             for log in self.trainer.loggers:
-                if isinstance(log, TensorBoardLogger):
-                    pixels = pil_to_tensor(picture)
-                    log.experiment.add_image(f"pictures/{name}", pixels, self.global_step)
+                log_picture(log, f"pictures/{name}", picture, self.global_step)
         return prediction
 
     def on_validation_epoch_end(self) -> None:

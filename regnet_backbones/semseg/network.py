@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from regnet_backbones.adapters.smp.auxiliary import WithAuxiliaryHead
-from regnet_backbones.adapters.smp.encoder import RegNetEncoder, register_encoder
+from regnet_backbones.adapters.smp.encoder import RegNetEncoder, design_name
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.semseg.labels import IGNORE
@@ -78,8 +78,7 @@ def build_network(
     with as_user_error(*errors, prefix=f"{name} on {encoder} with {options}: "):
         if not isinstance(encoder, str):
             design = RegNetDesign(**encoder)
-            encoder = "regnet({})".format(", ".join(f"{k}={v}" for k, v in encoder.items()))
-            register_encoder(encoder, design)
+            encoder = design_name(design)
         network = architecture(
             encoder_name=encoder,
             encoder_weights=encoder_weights,

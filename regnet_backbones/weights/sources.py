@@ -3,14 +3,17 @@
     timm://regnety_032.ra_in1k                      Hugging Face hub, the default tag without one
     torchvision://regnet_y_3_2gf.IMAGENET1K_V2      download.pytorch.org, DEFAULT without one
     pycls://RegNetY-3.2GF                           the paper's own classifiers
+    hf-hub:owner/name/subfolder@revision            model.safetensors of a repository of the hub
     https://.../weights.pth                         a file in any dialect
     path/to/weights.safetensors                     the same on this machine
 
 Downloads go where the libraries keep theirs: the hub's cache for timm, torch hub's `checkpoints`
-folder for the others. A file put into that folder by hand is used without a download.
+folder for the others. A file put into that folder by hand is used without a download. Of the hub
+only safetensors, configs and texts are fetched, never a pickle.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,16 +21,20 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import torch
-from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, hf_hub_url, snapshot_download, try_to_load_from_cache
 from torchvision.models import get_model_weights
 
 from regnet_backbones import zoo
 from regnet_backbones.errors import MissingFileError, UserError
 
-PREFIXES = ("timm://", "torchvision://", "pycls://")
+HUB_PREFIX = "hf-hub:"
+PREFIXES = ("timm://", "torchvision://", "pycls://", HUB_PREFIX)
 URL_PREFIXES = ("http://", "https://")
 
 _HUB_FILE = "model.safetensors"
+_HUB_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)((?:/\w[\w.-]*)*)(?:@([\w./-]+))?")
+# What the folder of a trained model holds, see `runs.sharing`.
+_HUB_FILES = (_HUB_FILE, "config.yaml", "config.json", "regnet_backbones.json", "README.md")
 
 FROM_SCRATCH = (
     "to start from random weights instead, pass pretrained=False (SMP: encoder_weights=None; "
@@ -43,7 +50,9 @@ class Source:
         name: as it was given.
         file: its file on this machine, or where a download of it goes by hand.
         url: where the file is on the network, None for a file of this machine.
-        hub_id: repository on the Hugging Face hub, for timm's.
+        hub_id: repository on the Hugging Face hub.
+        subfolder: of the repository, None for none.
+        revision: branch, tag or commit of the repository, None for its main branch.
         dialect: whose names the file has, None if only the file shows it.
         variant: the network, None if only the file shows it.
         licence: of the weights, None where unknown.
@@ -55,6 +64,8 @@ class Source:
     file: Path
     url: str | None = None
     hub_id: str | None = None
+    subfolder: str | None = None
+    revision: str | None = None
     dialect: str | None = None
     variant: zoo.Variant | None = None
     licence: str | None = None
@@ -77,6 +88,8 @@ def find_source(source: str | Path) -> Source:
         ValueError: no such network, or no such weights of it.
     """
     name = str(source)
+    if name.startswith(HUB_PREFIX):
+        return _of_hub(name)
     scheme, separator, rest = name.partition("://")
     if not separator:
         return Source(name, file=Path(source).expanduser())
@@ -124,7 +137,8 @@ def local_file(source: Source) -> Path:
         return source.file
     try:
         if source.hub_id:
-            return Path(hf_hub_download(source.hub_id, _HUB_FILE))
+            place = {"subfolder": source.subfolder, "revision": source.revision}
+            return Path(hf_hub_download(source.hub_id, _HUB_FILE, **place))
         source.file.parent.mkdir(parents=True, exist_ok=True)
         # torchvision's names say a hash of the content: regnet_y_3_2gf-9180c971.pth.
         digest = source.file.stem.rpartition("-")[2] if source.dialect == "torchvision" else None
@@ -134,14 +148,56 @@ def local_file(source: Source) -> Path:
     return source.file
 
 
+def hub_folder(name: str) -> Path:
+    """Return the folder, on this machine, of a trained model on the hub.
+
+    Args:
+        name: "hf-hub:owner/name", perhaps with a subfolder and a revision.
+
+    Raises:
+        UserError: the name is not one of the hub, or the download failed.
+    """
+    source = _of_hub(name)
+    below = f"{source.subfolder}/" if source.subfolder else ""
+    wanted = [f"{below}{file}" for file in _HUB_FILES]
+    try:
+        folder = snapshot_download(source.hub_id, revision=source.revision, allow_patterns=wanted)
+    except Exception as error:  # the client raises errors of several libraries
+        raise MissingFileError(
+            f"could not fetch the model {name}: {_reason(error)}. Its files are at {source.url}; "
+            "without a network, put them into a folder and give that instead of the name"
+        ) from error
+    return Path(folder, below)
+
+
 def offline_error(source: Source, error: Exception) -> MissingFileError:
     """Return an error that names the file, where to put it by hand, and how to do without."""
-    reason = str(error).partition("\n")[0] or type(error).__name__
     return MissingFileError(
-        f"could not fetch the weights {source.name}: {reason}. The file is {source.url}; "
+        f"could not fetch the weights {source.name}: {_reason(error)}. The file is {source.url}; "
         f"without a network, put it at {source.file}, or give its path instead of the name; "
         f"{FROM_SCRATCH}"
     )
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _of_hub(name: str) -> Source:
+    """Return what is known of a repository of the hub: of timm's, all that the zoo knows."""
+    found = _HUB_NAME.fullmatch(name.removeprefix(HUB_PREFIX))
+    if found is None:
+        form = f"{HUB_PREFIX}owner/name, {HUB_PREFIX}owner/name/subfolder@revision"
+        raise UserError(f"'{name}' is not a name on the hub; such names are {form}")
+    hub_id, subfolder, revision = found[1], found[2].strip("/") or None, found[3]
+    for variant in map(zoo.get, zoo.names()):
+        for tag, row in variant.weights.items():
+            if row.hub_id == hub_id and not subfolder:
+                return replace(_timm(name, variant, tag), revision=revision)
+    path = f"{subfolder}/{_HUB_FILE}" if subfolder else _HUB_FILE
+    url = f"https://huggingface.co/{hub_id}/resolve/{revision or 'main'}/{path}"
+    file = _by_hand(f"{hub_id}/{revision or 'main'}/{path}".replace("/", "--"))
+    return Source(name, file, url, hub_id=hub_id, subfolder=subfolder, revision=revision)
 
 
 def _timm(name: str, variant: zoo.Variant, tag: str) -> Source:

@@ -5,13 +5,16 @@ SMP's own `get_encoder` and `get_preprocessing_params` know weights only as file
 the Hugging Face hub: calls for names of ours go to functions of this module instead.
 """
 
+import ast
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import fields
 from functools import wraps
 from inspect import signature
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -21,10 +24,15 @@ from segmentation_models_pytorch.encoders._base import EncoderMixin
 from regnet_backbones import zoo
 from regnet_backbones.backbone import LEVELS, RegNetFeatures
 from regnet_backbones.design import RegNetDesign
-from regnet_backbones.errors import UserError
+from regnet_backbones.errors import UserError, as_user_error
+from regnet_backbones.weights.sources import is_name
 
 # SMP sends names that start with these to other encoders, or gives them other decoders.
 RESERVED_PREFIXES = ("tu-", "timm-", "mit_b", "vgg")
+
+
+# How names of designs begin that are made of their numbers.
+DESIGN_PREFIX = "regnet("
 
 
 class RegNetEncoder(RegNetFeatures, EncoderMixin):
@@ -84,10 +92,21 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
         return maps
 
 
+def design_name(design: RegNetDesign) -> str:
+    """Return the name of a design that every process with this package builds: its numbers.
+
+    `smp.Unet("regnet(w_0=48, w_a=27.9, w_m=2.09, depth=16, group_width=8)")` needs no registration.
+    """
+    given = {f.name: getattr(design, f.name) for f in fields(design)}
+    needed = {f.name: value for f in fields(design) if (value := given[f.name]) != f.default}
+    return f"{DESIGN_PREFIX}{', '.join(f'{name}={value}' for name, value in needed.items())})"
+
+
 def register_encoder(name: str, name_or_design: str | RegNetDesign) -> None:
     """Make a network an encoder of SMP: `smp.Unet(name, encoder_weights=None)`.
 
-    A saved model of it loads in a process that registered the same name.
+    A model that `save_pretrained` wrote holds the network, and loads in every process that imports
+    `regnet_backbones`; there it has the name of the zoo or that of `design_name`.
 
     Args:
         name: what SMP calls it from now on; again with the same network is fine.
@@ -143,6 +162,8 @@ def _route(function: str, ours: Callable) -> None:
     @wraps(stock)
     def routed(*args: object, **kwargs: object) -> object:
         name = args[0] if args else kwargs.get(first)
+        if str(name).startswith(DESIGN_PREFIX) and name not in smp_encoders.encoders:
+            _register(name, _design_of(name))
         is_ours = smp_encoders.encoders.get(name, {}).get("encoder") is RegNetEncoder
         return (ours if is_ours else stock)(*args, **kwargs)
 
@@ -150,6 +171,41 @@ def _route(function: str, ours: Callable) -> None:
     for module in list(sys.modules.values()):
         if getattr(module, "__dict__", {}).get(function) is stock:
             setattr(module, function, routed)
+
+
+def _design_of(name: str) -> RegNetDesign:
+    """Return the design of a name that `design_name` made."""
+    known = {f.name for f in fields(RegNetDesign)}
+    pairs = [pair.partition("=") for pair in name[len(DESIGN_PREFIX) : -1].split(", ")]
+    if not name.endswith(")") or not all(key in known for key, _, _ in pairs):
+        raise UserError(f"'{name[:200]}' must have arguments of RegNetDesign: {sorted(known)}")
+    with as_user_error(TypeError, ValueError, prefix=f"'{name[:200]}': "):
+        return RegNetDesign(**{key: _value(value) for key, _, value in pairs})
+
+
+def _value(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):  # a word, such as silu
+        return text
+
+
+def save_designs(module: ModuleType) -> None:
+    """Let SMP's `save_pretrained` name a RegNet by what it is, in place of a registered name.
+
+    Args:
+        module: `segmentation_models_pytorch.base.hub_mixin`, when it is imported.
+    """
+    stock = module.SMPHubMixin.save_pretrained
+
+    @wraps(stock)
+    def save_pretrained(self: torch.nn.Module, *args: object, **kwargs: object) -> object:
+        encoder = getattr(self, "encoder", None)
+        if isinstance(encoder, RegNetEncoder) and "encoder_name" in self.config:
+            self.config["encoder_name"] = encoder.name or design_name(encoder.design)
+        return stock(self, *args, **kwargs)
+
+    module.SMPHubMixin.save_pretrained = save_pretrained
 
 
 def _get_encoder(
@@ -189,7 +245,9 @@ def _pretrained(name: str, weights: str | None, settings: Mapping[str, object]) 
     if weights in settings:
         return True if weights == "imagenet" else weights
     # A path must be text: of a `Path` SMP's `save_pretrained` would write "imagenet".
-    if isinstance(weights, str) and ("://" in weights or Path(weights).expanduser().is_file()):
+    if isinstance(weights, str) and (
+        "://" in weights or is_name(weights) or Path(weights).expanduser().is_file()
+    ):
         return weights
     raise UserError(
         f"encoder_weights of '{name}' must be None (random weights), one of {list(settings)}, a "

@@ -34,7 +34,7 @@ RULES = ResumeRules(
     ),
     free=(
         *("OUTPUT_DIR", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "DATALOADER.CHECK_IMAGES"),
-        *("TEST.", "SOLVER.EARLY_STOPPING."),
+        *("TEST.", "SOLVER.EARLY_STOPPING.", "LOGGERS"),
     ),
     names={"processes": "the number of processes"},
 )

@@ -28,6 +28,7 @@ from regnet_backbones.detection.evaluation import build_evaluators
 from regnet_backbones.detection.training import loader
 from regnet_backbones.detection.training.checkpoint import RULES, TrainingCheckpointer
 from regnet_backbones.detection.training.evaluations import MetricHistory, validation_losses
+from regnet_backbones.detection.training.loggers import LoggerWriter, build_loggers
 from regnet_backbones.errors import DivergedError
 from regnet_backbones.files import write_whole
 from regnet_backbones.measure.timing import STEPS, estimate
@@ -466,8 +467,17 @@ class WriteMetrics(hooks.PeriodicWriter):
 
     def before_train(self) -> None:
         """Drop the rows after the checkpoint that this run resumes from."""
-        file = Path(self.trainer.cfg.OUTPUT_DIR) / METRICS_NAME
-        rows = [row for row in read_metrics(file) if row[ITERATION] <= self.trainer.start_iter]
+        trainer = self.trainer
+        file = Path(trainer.cfg.OUTPUT_DIR) / METRICS_NAME
+        written = read_metrics(file)
+        rows = [row for row in written if row[ITERATION] <= trainer.start_iter]
         text = "".join(f"{json.dumps(row, sort_keys=True)}\n" for row in rows)
         write_whole(file, lambda opened: opened.write(text.encode()))
-        self._writers = self.trainer.build_writers()
+        self._writers = trainer.build_writers()
+        if built := build_loggers(trainer.cfg):
+            # They cannot forget what a killed run gave them, and are not given it twice.
+            logged = max((row[ITERATION] for row in written), default=-1)
+            if trainer.start_iter == 0:
+                for each in built:
+                    each.log_hyperparams(values_by_key(trainer.cfg))
+            self._writers.insert(0, LoggerWriter(built, logged=logged))
