@@ -100,14 +100,14 @@ def test_pretrained_takes_every_source(
 def test_the_hub_of_timm_is_asked_for_timms_weights(hub, state, monkeypatch):
     asked = []
 
-    def hf_hub_download(repo_id, filename):
-        asked.append((repo_id, filename))
+    def hf_hub_download(repo_id, filename, *, subfolder, revision):
+        asked.append((repo_id, filename, subfolder, revision))
         weights.write_checkpoint(hub / "elsewhere.safetensors", state)
         return str(hub / "elsewhere.safetensors")
 
     monkeypatch.setattr(sources, "hf_hub_download", hf_hub_download)
     assert_loaded(RegNetFeatures("regnety_002", pretrained=True), state)
-    assert asked == [("timm/regnety_002.pycls_in1k", "model.safetensors")]
+    assert asked == [("timm/regnety_002.pycls_in1k", "model.safetensors", None, None)]
 
 
 def test_a_download_is_kept_and_its_hash_is_checked(hub, state, tmp_path):
