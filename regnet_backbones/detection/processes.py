@@ -103,10 +103,10 @@ def _work(function: Callable[..., object], args: tuple, output: str, device: str
 def _logs(output: str) -> Iterator[None]:
     """Log to the terminal and `log.txt` until the end, as detectron2 does."""
     theirs, ours, fvcore = map(logging.getLogger, ("detectron2", "regnet_backbones", "fvcore"))
-    before = [(log, log.handlers, log.level, log.propagate) for log in (theirs, ours, fvcore)]
+    loggers = (theirs, ours, fvcore)
+    before = [(log, list(log.handlers), log.level, log.propagate) for log in loggers]
     setup_logger.cache_clear()  # it adds no handlers for a folder that it knows
     for log in (theirs, fvcore):
-        log.handlers = []  # those of another run would print everything twice
         setup_logger(output, distributed_rank=comm.get_rank(), name=log.name)
     for handler in theirs.handlers:
         if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):  # its log file is one, too
@@ -116,7 +116,7 @@ def _logs(output: str) -> Iterator[None]:
     ours.setLevel(logging.INFO)
     try:
         yield
-    finally:
+    finally:  # or another run of this process would print everything twice
         for log, handlers, level, propagate in before:
             log.handlers, log.propagate = handlers, propagate
             log.setLevel(level)
