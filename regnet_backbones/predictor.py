@@ -86,7 +86,7 @@ def load(
     """Load what was trained, to predict images as `regnet-backbones predict` does.
 
     Args:
-        path: the folder of a run, or a checkpoint.
+        path: the folder of a run, a checkpoint, or a shared model: `hf-hub:owner/name`.
         config_file: of a detector; None for the `config.yaml` next to the checkpoint.
         device: "cpu", "cuda", "cuda:1", ...; None for a GPU if present (of a detector, for the
             device of its config).
