@@ -1,6 +1,6 @@
 """Which implementation computes COCO's numbers: pycocotools, faster-coco-eval, or detectron2's.
 
-faster-coco-eval counts as pycocotools does, in C++ and several threads. It is used where it is
+faster-coco-eval counts as pycocotools does, in C++ and several threads. It is used if it is
 installed, for boxes and masks; keypoints are always pycocotools'.
 """
 

@@ -78,7 +78,7 @@ def write_card(folder: Path, trained: Trained, facts: Facts, *, repo: str, resul
     """Write the card of a model to its folder.
 
     Args:
-        folder: where it is written.
+        folder: to write it to.
         trained: the model of the run.
         facts: what its framework knows.
         repo: the model's name on the hub.

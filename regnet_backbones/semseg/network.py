@@ -179,7 +179,7 @@ class SegmentationLoss(nn.Module):
             return self._cross_entropy(logits, _has_object(mask))
         own = {"ce": self._cross_entropy, "focal": self._focal}
         losses = [own.get(part) or getattr(self, part) for part in self.parts]
-        return sum(loss(logits, mask).sum() for loss in losses)  # Lovász of no pixel is no number
+        return sum(loss(logits, mask).sum() for loss in losses)  # of no pixels, Lovász is empty
 
     def _cross_entropy(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return the weighted mean over the labelled pixels; 0 if there are none."""
