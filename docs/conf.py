@@ -37,11 +37,11 @@ _OTHERS = (
 nitpick_ignore_regex = [
     ("py:.*", rf"({'|'.join(_OTHERS)})\..+"),
     ("py:class", r".*\.([A-Z]|Model)"),  # type variables
-    # What only type checkers import: detectron2's config.
-    ("py:class", "CfgNode"),
+    # What only type checkers import: detectron2's config, and models of `load`.
+    ("py:class", r"CfgNode|DetectorPredictor|SegmenterPredictor"),
     # Types of arguments and results that users do not make themselves, and the errors, by name.
     ("py:class", r"regnet_backbones\..+"),
-    ("py:exc", r"\w+Error"),
+    ("py:exc", r"\w+Error|EarlyStop"),
 ]
 
 

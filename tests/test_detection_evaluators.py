@@ -146,7 +146,7 @@ def test_tables_have_the_metrics_of_each_task(tmp_path):
     rows = [line.split() for line in results_tables({"a": results}, tmp_path).splitlines()]
     assert ["a"] in rows
     assert ["keypoints", "33.3", "55.5", "34.0", "30.0", "nan"] in rows
-    assert ["task", *panoptic, "PQ_st", "SQ_st", "RQ_st"] in rows
+    assert ["task,", "in", "%", *panoptic, "PQ_st", "SQ_st", "RQ_st"] in rows
     assert ["panoptic_seg", "61.0", "80.0", "76.3", "50.0", "70.0", "71.4", "70.0", "88.0"] in rows
     assert ["box_proposals", "12.0", "34.5"] in rows
 
@@ -155,7 +155,7 @@ def test_tables_have_the_metrics_of_each_task(tmp_path):
 
     best = {"AP": 1.0, "F1": 50.0, "precision": 60.0, "recall": 42.86, "min_score": 0.4379}
     text = results_tables({"a": {"bbox": best}}, tmp_path)
-    assert ["task", "AP"] in [line.split() for line in text.splitlines()]
+    assert ["task,", "in", "%", "AP"] in [line.split() for line in text.splitlines()]
     assert re.search(r"^bbox: .* 50\.0, .* 60\.0, .* 42\.9, .* 0\.437$", text, re.MULTILINE)
     assert "F1" not in results_tables({"a": {"bbox": best | {"precision": None}}}, tmp_path)
 

@@ -47,8 +47,7 @@ runpy.run_path({tool!r}, run_name="__main__")
 class Stock:
     """A detectron2, the folder in which its tools were run, and what each printed.
 
-    Its tools are in `root / "tools"`: beside the package, where it was installed as where it was
-    checked out.
+    Its tools are in `root / "tools"`: `install-detectron2` puts them into the package.
     """
 
     root: Path
@@ -66,11 +65,12 @@ class Stock:
 @pytest.fixture(scope="module", params=["installed", "checkout"])
 def stock(request, tmp_path_factory):
     """Run the tools, each in a process of its own."""
-    root = Path(detectron2.__file__).parent.parent
+    root, paths = Path(detectron2.__file__).parent, ()
     if request.param == "checkout":
         if not os.environ.get(CHECKOUT):
             pytest.skip(f"set {CHECKOUT} to a checkout of detectron2 to try its tools, too")
         root = Path(os.environ[CHECKOUT]).resolve()
+        paths = (root,)
     folder = tmp_path_factory.mktemp(request.param)
     shapes.write(folder / "shapes", shapes.ShapesSpec(num_train=3, num_val=2, image_size=SIDE))
     trained = folder / "trained"
@@ -108,7 +108,7 @@ def stock(request, tmp_path_factory):
         argv = [tool, *map(str, arguments)]
         codes[name.replace("/", "_")] = RUN_TOOL.format(folder=str(folder), tool=tool, argv=argv)
     (folder / "demo").mkdir()
-    return Stock(root, folder, run_in_fresh_processes(codes, folder, (root,)))
+    return Stock(root, folder, run_in_fresh_processes(codes, folder, paths))
 
 
 def test_train_net(stock):

@@ -4,7 +4,8 @@ Detectron2 is not on the package index under its own name. `pb1-detectron2` is i
 distribution, whose Python files are those of upstream at d1e04565. pip from 26.3 on refuses its
 metadata, current setuptools cannot build it, and it installs a stray top-level package `tools`. So
 a wheel of the Python files is built in a temporary environment with the build tools pinned here,
-without that package and without requirements: pip of that environment installs it.
+without requirements, and with that package, Detectron2's command lines, as `detectron2.tools`: pip
+of that environment installs it.
 """
 
 import importlib.util
@@ -95,11 +96,11 @@ def write_startup(folder: Path) -> None:
 
 
 def _clean(files: Path) -> None:
-    """Leave of an unpacked wheel what is Detectron2, for any Python and machine, and add startup.
+    """Make an unpacked wheel one of Detectron2 alone, for any Python and machine; add startup.
 
     Its requirements are pins of 2021; the extra `detectron2` of this package has the real ones.
     """
-    shutil.rmtree(files / "tools", ignore_errors=True)
+    (files / "tools").rename(files / "detectron2" / "tools")
     write_startup(files)
     (info,) = files.glob("*.dist-info")
     (info / "top_level.txt").write_text(f"detectron2\n{STARTUP_NAME}\n")
