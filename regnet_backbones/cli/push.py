@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 from regnet_backbones.cli.command_lines import command_parser, find_config
 from regnet_backbones.cli.models import EVALUATION_FOLDER
+from regnet_backbones.cli.report import OWN_FOLDER
 from regnet_backbones.cli.run import subcommand
 
 DESCRIPTION = """\
@@ -56,7 +57,7 @@ def push_command(args: argparse.Namespace) -> int:
             from regnet_backbones.semseg.sharing import share as share_segmenter
 
             facts = share_segmenter(trained, folder, repo=args.repo)
-        results = trained.run_folder / EVALUATION_FOLDER
+        results = [trained.run_folder / name for name in (EVALUATION_FOLDER, OWN_FOLDER)]
         sharing.write_card(folder, trained, facts, repo=args.repo, results=results)
         if args.dry_run is not None:
             print(f"nothing was uploaded; what would be: {folder}")

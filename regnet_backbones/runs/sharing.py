@@ -7,7 +7,7 @@ The card says what the run knows. Hugging Face's hub takes such a folder as it i
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,7 +74,9 @@ def name_and_licence(weights: str | None, network: object = None) -> tuple[str, 
     return name, find_source(weights).licence
 
 
-def write_card(folder: Path, trained: Trained, facts: Facts, *, repo: str, results: Path) -> None:
+def write_card(
+    folder: Path, trained: Trained, facts: Facts, *, repo: str, results: Sequence[Path]
+) -> None:
     """Write the card of a model to its folder.
 
     Args:
@@ -82,9 +84,10 @@ def write_card(folder: Path, trained: Trained, facts: Facts, *, repo: str, resul
         trained: the model of the run.
         facts: what its framework knows.
         repo: the model's name on the hub.
-        results: the folder of an evaluation, whose numbers are taken if they are of this model.
+        results: folders of evaluations; the numbers are of the first that is of this model.
     """
-    task, numbers = TASKS[trained.kind], _numbers(trained, results)
+    evaluations = (_numbers(trained, each) for each in results)
+    task, numbers = TASKS[trained.kind], next(filter(None, evaluations), {})
     framework = "detectron2" if trained.kind == "detector" else "segmentation-models-pytorch"
     data = ModelCardData(
         license=facts.licence,
