@@ -8,7 +8,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 
-from regnet_backbones.detection.architectures import architecture_of, number_of_classes
+from regnet_backbones.detection.architectures import architecture_of, number_of_classes, outputs_of
 from regnet_backbones.detection.data import VAL_NAME, read_categories
 from regnet_backbones.errors import UserError
 
@@ -72,6 +72,12 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
     fields["thing_classes"] = list(categories.values()) or list(map(str, range(count)))
     fields["stuff_classes"] = stuff or list(map(str, range(stuff_count)))
     return KnownClasses(Metadata(**fields), ids, tuple(stuff_ids), bool(stuff))
+
+
+def class_names(cfg: CfgNode, classes: KnownClasses) -> tuple[str, ...]:
+    """Return the names of the classes of a model's objects; of pixels if it gives no objects."""
+    given, has_objects = classes.metadata, "instances" in outputs_of(cfg)
+    return tuple(given.thing_classes if has_objects else given.stuff_classes)
 
 
 def _registered_categories(fields: Mapping[str, object], one_numbering: bool) -> dict[int, str]:

@@ -26,6 +26,7 @@ from regnet_backbones.detection.config_checks import check_datasets_exist
 from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.engines import Engine, build_engine, check_engine, use_exported
+from regnet_backbones.detection.matching import BEST_F1
 from regnet_backbones.detection.pictures import ImageScorer, PredictionPictures
 from regnet_backbones.detection.processes import check_processes, run_in_processes
 from regnet_backbones.detection.trained import (
@@ -69,9 +70,6 @@ WRITE_FILES = (d2.LVISEvaluator, d2.SemSegEvaluator, d2.COCOPanopticEvaluator)
 
 # Packages that detectron2 does not bring along, by the beginnings of the kinds that need them.
 PACKAGES = {"lvis": "lvis", "cityscapes": "cityscapesscripts"}
-
-# Numbers of `matching.count_objects` of all classes together.
-BEST_F1 = ("F1", "precision", "recall", "min_score")
 
 # What is drawn: the first of these that is measured.
 DRAWN = ("panoptic_seg", "instances", "sem_seg")

@@ -7,7 +7,7 @@ objects allow, for as many iterations as fit into the minutes of the run.
 import argparse
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -60,8 +60,7 @@ def is_needed(args: argparse.Namespace) -> bool:
     """
     first_run.check_minutes(args.minutes)
     has_data = args.train is not None or args.train_json is not None
-    given = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
-    config = Path(given.get("OUTPUT_DIR", OUTPUT), CONFIG_NAME)
+    config = Path(_by_key(args.opts).get("OUTPUT_DIR", OUTPUT), CONFIG_NAME)
     if has_data and args.resume and not args.config_file and config.is_file():
         args.config_file = str(config)
         return False
@@ -81,21 +80,21 @@ class FirstRun:
     """The choice for a command line, whose own keys win."""
 
     def __init__(self, args: argparse.Namespace):
-        self._args, self._opts = args, list(args.opts)
+        self._args, self._opts, self._given = args, list(args.opts), _by_key(args.opts)
         self._chosen: dict[str, object] = {}
 
     def base(self) -> CfgNode:
         """Return the config that is fitted to the data later."""
         default = "cuda" if torch.cuda.is_available() else "cpu"
-        device = dict(zip(self._opts[::2], self._opts[1::2], strict=False)).get("MODEL.DEVICE")
-        self._base = BASES["cpu" if (device or default) == "cpu" else "cuda"]
+        device = self._given.get("MODEL.DEVICE") or default
+        self._base = BASES["cpu" if device == "cpu" else "cuda"]
         opts = ["MODEL.DEVICE", default, "OUTPUT_DIR", OUTPUT, *self._opts]
         return read_config(config_path(f"detectron2/{self._base}.yaml"), opts)
 
     def fit(self, cfg: CfgNode, read: Mapping[str, CocoSplit]) -> None:
         """Set all but the length of the run, for data of `use_own_data`."""
         self._data, weights, gpus = look_at(*read.values()), cfg.MODEL.WEIGHTS, 0
-        if "MODEL.WEIGHTS" not in self._opts[::2]:
+        if "MODEL.WEIGHTS" not in self._given:
             name = cfg.MODEL.REGNET.NAME
             weights = name and first_run.published_weights(name, key="MODEL.WEIGHTS")
         memory = 0.0
@@ -115,7 +114,7 @@ class FirstRun:
         if cfg.MODEL.DEVICE == "cpu":
             minutes = minutes or first_run.MINUTES
         iterations = cfg.SOLVER.MAX_ITER
-        if "SOLVER.MAX_ITER" not in self._opts[::2]:
+        if "SOLVER.MAX_ITER" not in self._given:
             seconds = minutes and seconds_per_iteration(cfg, self._args.num_gpus)
             times = {"seconds": seconds, "minutes": minutes}
             iterations = first_run.steps_of(self._data.images, batch, **times)
@@ -126,8 +125,8 @@ class FirstRun:
             f"{self._data.large:.0%} of their shorter side, on {cfg.MODEL.DEVICE}"
         )
         facts += "" if seconds is None else f" with {seconds:.2f} s for {batch} images"
-        given = self._opts[::2]
-        options = [f"{key} {value!r}" for key, value in self._chosen.items() if key not in given]
+        chosen = {key: v for key, v in self._chosen.items() if key not in self._given}
+        options = [f"{key} {value!r}" for key, value in chosen.items()]
         config = str(Path(cfg.OUTPUT_DIR, CONFIG_NAME))
         command = ["train-detector", "--config-file", config]
         first_run.show(facts, [f"--config-file {self._base}", *options], command)
@@ -136,6 +135,11 @@ class FirstRun:
     def _set(self, cfg: CfgNode, chosen: Mapping[str, object]) -> None:
         self._chosen |= chosen
         cfg.merge_from_list([*(each for pair in chosen.items() for each in pair), *self._opts])
+
+
+def _by_key(opts: Sequence[str]) -> dict[str, str]:
+    """Return the values of overrides by their keys."""
+    return dict(zip(opts[::2], opts[1::2], strict=False))
 
 
 def look_at(train: CocoSplit, val: CocoSplit) -> Data:

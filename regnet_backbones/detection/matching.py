@@ -19,6 +19,9 @@ from regnet_backbones.runs.confusion import Confusion
 MIN_IOU = 0.5
 MAX_PREDICTIONS = 100  # of an image and class
 
+# Numbers of `count_objects` of all classes together.
+BEST_F1 = ("F1", "precision", "recall", "min_score")
+
 NOTHING = -1  # what a prediction takes that matches no object
 
 Predictions = Sequence[Mapping[str, object]]  # in COCO's results format
@@ -141,7 +144,7 @@ class _Image:
 def _best_f1(scores: np.ndarray, right: np.ndarray, objects: int) -> dict[str, float]:
     """Return the best F1 over all thresholds, and what belongs to it; see `count_objects`."""
     if not objects:
-        return dict.fromkeys(("F1", "precision", "recall", "min_score"), np.nan)
+        return dict.fromkeys(BEST_F1, np.nan)
     if not len(scores):
         return {"F1": 0.0, "precision": np.nan, "recall": 0.0, "min_score": np.nan}
     order = np.argsort(-scores, kind="stable")

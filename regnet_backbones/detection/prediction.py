@@ -24,7 +24,7 @@ from regnet_backbones.detection.architectures import (
     outputs_of,
     raise_score_threshold,
 )
-from regnet_backbones.detection.classes import KnownClasses, known_classes
+from regnet_backbones.detection.classes import KnownClasses, class_names, known_classes
 from regnet_backbones.detection.data import read_image_ids
 from regnet_backbones.detection.engines import Engine, build_engine, check_engine, use_exported
 from regnet_backbones.detection.pictures import (
@@ -91,9 +91,7 @@ class DetectorPredictor:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes of objects; of pixels without objects."""
-        given = self.classes.metadata
-        has_objects = "instances" in outputs_of(self.cfg)
-        return tuple(given.thing_classes if has_objects else given.stuff_classes)
+        return class_names(self.cfg, self.classes)
 
     def build(self, examples: Sequence[Path] = ()) -> None:
         """Build the model with its weights; an engine exports it with the first of the examples."""

@@ -3,18 +3,15 @@
 from functools import reduce
 from pathlib import Path
 
-import torch
 from detectron2.config import CfgNode
 
-from regnet_backbones.detection.architectures import architecture_of
-from regnet_backbones.detection.classes import known_classes
+from regnet_backbones.detection.classes import class_names, known_classes
 from regnet_backbones.detection.config import default_config, read_config, values_by_key
 from regnet_backbones.detection.data import OWN_KEYS
 from regnet_backbones.detection.description import describe
 from regnet_backbones.detection.trained import load_detector
-from regnet_backbones.errors import UserError
 from regnet_backbones.files import read_json, write_whole
-from regnet_backbones.runs.sharing import Facts, is_path, name_and_licence
+from regnet_backbones.runs.sharing import Facts, check_unchanged, is_path, name_and_licence
 from regnet_backbones.runs.trained import CONFIG_NAME, SHARED_NAME, Trained, find_trained
 from regnet_backbones.weights.checkpoints import write_checkpoint
 
@@ -32,24 +29,18 @@ def share(trained: Trained, folder: Path) -> Facts:
     Raises:
         UserError: config or checkpoint cannot be used, or the folder would not load as the run.
     """
-    cfg, model = load_detector(trained)
-    weights, licence = name_and_licence(read_config(trained.config_file).MODEL.WEIGHTS)
+    (cfg, model), of_run = load_detector(trained), read_config(trained.config_file)
+    weights, licence = name_and_licence(of_run.MODEL.WEIGHTS)
     state = model.state_dict()
     write_checkpoint(folder / SHARED_NAME, state)
-    text = _without_paths(read_config(trained.config_file)).dump().encode()
+    text = _without_paths(of_run).dump().encode()
     write_whole(folder / CONFIG_NAME, lambda file: file.write(text))
-    shared = load_detector(find_trained(folder))[1].state_dict()
-    if different := [name for name in state if not torch.equal(state[name], shared[name])]:
-        raise UserError(f"weights of '{trained.checkpoint}' change when shared: {different[:3]}")
-    own, classes = cfg.DATASETS.OWN, known_classes(cfg)
+    check_unchanged(trained, state, load_detector(find_trained(folder))[1].state_dict())
+    own = cfg.DATASETS.OWN
     files = {"train": own.TRAIN_JSON, "val": own.VAL_JSON}
     return Facts(
         title=describe(trained.config_file).title,
-        classes=tuple(
-            classes.metadata.thing_classes
-            if "instances" in architecture_of(cfg).outputs
-            else classes.metadata.stuff_classes
-        ),
+        classes=class_names(cfg, known_classes(cfg)),
         weights=weights,
         licence=licence,
         images={
@@ -61,7 +52,7 @@ def share(trained: Trained, folder: Path) -> Facts:
 
 
 def _without_paths(cfg: CfgNode) -> CfgNode:
-    """Return a config with defaults in place of what only the machine of the run has."""
+    """Put defaults in place of what only the machine of the run has; return the config."""
     defaults = default_config()
     for key, value in values_by_key(cfg).items():
         if key in OF_THE_RUN or is_path(value):

@@ -73,15 +73,14 @@ def find_evaluation(
     trained: Trained, folders: Sequence[Path], description: Description, opts: Sequence[str] = ()
 ) -> written.WrittenEvaluation | None:
     """Return the most complete evaluation of a checkpoint on the data of a description."""
-    checkpoint, wanted = trained.checkpoint, {"opts": list(opts)}
+    wanted = {"opts": list(opts)}
     if trained.kind == "detector":
         wanted["json_file"] = description.json_file
     found = [
         evaluation
         for evaluation in map(written.read_evaluation, folders)
         if evaluation is not None
-        and evaluation.checkpoint == checkpoint.name
-        and evaluation.written >= checkpoint.stat().st_mtime
+        and evaluation.is_of(trained.checkpoint)
         and wanted.items() <= evaluation.settings.items()
     ]
     return max(found, key=lambda evaluation: len(evaluation.images.images), default=None)

@@ -38,10 +38,12 @@ def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
         "precision": (right, found),
         "recall": (right, truth),
     }
-    return {
-        name: np.divide(part, whole, out=np.full(len(counts), np.nan), where=whole > 0)
-        for name, (part, whole) in parts.items()
-    }
+    return {name: ratios(part, whole) for name, (part, whole) in parts.items()}
+
+
+def ratios(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Return `part / whole` of counts (C,), NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
 
 
 def mean_of(values: np.ndarray) -> float | None:

@@ -121,6 +121,10 @@ class WrittenEvaluation:
     images: ImageResults
     confusion: Mapping[str, object] = field(default_factory=dict)
 
+    def is_of(self, checkpoint: Path) -> bool:
+        """Return whether it is of a checkpoint, and not of an earlier one of the same name."""
+        return self.checkpoint == checkpoint.name and self.written >= checkpoint.stat().st_mtime
+
 
 class ScoredImages:
     """Scores of images as they are predicted, and what draws the best and the worst so far."""

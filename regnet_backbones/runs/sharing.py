@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from huggingface_hub import EvalResult, HfApi, ModelCardData
 
 from regnet_backbones import zoo
@@ -18,7 +19,7 @@ from regnet_backbones.errors import UserError
 from regnet_backbones.files import write_whole
 from regnet_backbones.runs.results import PER_CLASS, SEGMENTATION, read_evaluation
 from regnet_backbones.runs.trained import Kind, Trained
-from regnet_backbones.weights.sources import URL_PREFIXES, find_source, is_name
+from regnet_backbones.weights.sources import URL_PREFIXES, find_source, first_line, is_name
 
 CARD_NAME = "README.md"
 
@@ -72,6 +73,14 @@ def name_and_licence(weights: str | None, network: object = None) -> tuple[str, 
         return "", None
     name = "" if weights.startswith(URL_PREFIXES) else weights
     return name, find_source(weights).licence
+
+
+def check_unchanged(
+    trained: Trained, state: Mapping[str, torch.Tensor], shared: Mapping[str, torch.Tensor]
+) -> None:
+    """Raise UserError if weights that were read back are not those of the run."""
+    if different := [name for name in state if not torch.equal(state[name], shared[name])]:
+        raise UserError(f"weights of '{trained.checkpoint}' change when shared: {different[:3]}")
 
 
 def write_card(
@@ -149,10 +158,9 @@ def upload(folder: Path, repo: str, *, private: bool = False, revision: str | No
             api.create_branch(repo, branch=revision, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, revision=revision)
     except Exception as error:  # the client raises errors of several libraries
-        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"could not upload to {repo}: {reason}. `hf auth login` (or the environment variable "
-            "HF_TOKEN) logs in; --dry-run FOLDER writes the files, for an upload by hand"
+            f"could not upload to {repo}: {first_line(error)}. `hf auth login` (or the "
+            "environment variable HF_TOKEN) logs in; --dry-run FOLDER writes the files, for an upload by hand"
         ) from error
     return str(url)
 
@@ -171,13 +179,8 @@ def check_repo(repo: str) -> None:
 
 def _numbers(trained: Trained, folder: Path) -> dict[tuple[str, str], float]:
     """Return numbers in percent by dataset and metric, of a whole evaluation of the checkpoint."""
-    found, checkpoint = read_evaluation(folder), trained.checkpoint
-    if (
-        found is None
-        or found.checkpoint != checkpoint.name
-        or found.written < checkpoint.stat().st_mtime
-        or not found.images.complete
-    ):
+    found = read_evaluation(folder)
+    if found is None or not found.is_of(trained.checkpoint) or not found.images.complete:
         return {}
     if trained.kind == "segmenter":
         known = {name: found.results.get(key) for key, name in SEGMENTATION.items()}

@@ -14,9 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib import import_module
-from operator import attrgetter
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import torch
@@ -273,11 +272,10 @@ class CustomAugmentation:
 @cache
 def find_callable(path: str) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Import `module:name`, also from the current folder; of a class, build an object."""
-    module, _, name = path.rpartition(":" if ":" in path else ".")
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
     try:
-        found = attrgetter(name)(import_module(module))
+        found = resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
         way_out = "give module:function or module:Class, of a module that Python finds from here"
         raise UserError(f"augmentation '{path}' cannot be imported ({error}); {way_out}") from error

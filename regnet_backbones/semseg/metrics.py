@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tabulate import tabulate
 from torch.utils.data import DataLoader, DistributedSampler
 
-from regnet_backbones.runs.confusion import class_scores, mean_of
+from regnet_backbones.runs.confusion import class_scores, mean_of, ratios
 from regnet_backbones.runs.results import SEGMENTATION
 from regnet_backbones.semseg.labels import IGNORE
 
@@ -76,7 +76,7 @@ def boundary_counts(
 def boundary_results(counts: torch.Tensor, class_names: Sequence[str]) -> dict[str, object]:
     """Return `boundary_iou` by class of `boundary_counts`, and `boundary_miou`, the mean."""
     both, either = counts.cpu().numpy()
-    iou = np.divide(both, either, out=np.full(len(both), np.nan), where=either > 0)
+    iou = ratios(both, either)
     return {"boundary_miou": mean_of(iou), "boundary_iou": _by_class(iou, class_names)}
 
 

@@ -12,7 +12,7 @@ import torch
 
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import write_whole
-from regnet_backbones.runs.sharing import CARD_NAME, Facts, name_and_licence
+from regnet_backbones.runs.sharing import CARD_NAME, Facts, check_unchanged, name_and_licence
 from regnet_backbones.runs.trained import SHARED_NAME, SHARED_SEGMENTER, Trained
 from regnet_backbones.semseg.checkpoints import (
     DATA_KEY,
@@ -57,9 +57,8 @@ def share(trained: Trained, folder: Path, *, repo: str) -> Facts:
     network = segmenter.network.to(memory_format=torch.contiguous_format)
     (folder / CARD_NAME).touch()  # or SMP writes its own, by jinja2
     network.save_pretrained(folder)
-    state, shared = segmenter.state_dict(), load_segmenter(folder / SHARED_NAME).state_dict()
-    if different := [name for name in state if not torch.equal(state[name], shared[name])]:
-        raise UserError(f"weights of '{trained.checkpoint}' change when shared: {different[:3]}")
+    shared = load_segmenter(folder / SHARED_NAME)
+    check_unchanged(trained, segmenter.state_dict(), shared.state_dict())
     weights, licence = name_and_licence(model.get("encoder_weights"), model["encoder"])
     return Facts(
         title=describe(None, trained.checkpoint).title,

@@ -164,8 +164,9 @@ def hub_folder(name: str) -> Path:
         folder = snapshot_download(source.hub_id, revision=source.revision, allow_patterns=wanted)
     except Exception as error:  # the client raises errors of several libraries
         raise MissingFileError(
-            f"could not fetch the model {name}: {_reason(error)}. Its files are at {source.url}; "
-            "without a network, put them into a folder and give that instead of the name"
+            f"could not fetch the model {name}: {first_line(error)}. Its files are at "
+            f"{source.url}; without a network, put them into a folder and give that instead of "
+            "the name"
         ) from error
     return Path(folder, below)
 
@@ -173,13 +174,14 @@ def hub_folder(name: str) -> Path:
 def offline_error(source: Source, error: Exception) -> MissingFileError:
     """Return an error that names the file, where to put it by hand, and how to do without."""
     return MissingFileError(
-        f"could not fetch the weights {source.name}: {_reason(error)}. The file is {source.url}; "
-        f"without a network, put it at {source.file}, or give its path instead of the name; "
+        f"could not fetch the weights {source.name}: {first_line(error)}. The file is "
+        f"{source.url}; without a network, put it at {source.file}, or give its path instead of the name; "
         f"{FROM_SCRATCH}"
     )
 
 
-def _reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error, or its type if it says nothing."""
     return str(error).partition("\n")[0] or type(error).__name__
 
 

@@ -65,9 +65,10 @@ def choose_by_config(module: ModuleType) -> None:
             from regnet_backbones.adapters.detectron2.deeplab import build_poly_lr
 
             return build_poly_lr(cfg, optimizer)
-        is_main = "RESCALE_INTERVAL" in solver  # which has the key below, too
-        if solver.LR_SCHEDULER_NAME == "WarmupCosineLR" and solver.get("BASE_LR_END", 0):
-            return stock(cfg, optimizer) if is_main else _build_cosine(cfg, optimizer)
+        is_cosine = solver.LR_SCHEDULER_NAME == "WarmupCosineLR"
+        # Detectron2's main, which has RESCALE_INTERVAL, follows BASE_LR_END itself.
+        if is_cosine and solver.get("BASE_LR_END", 0) and "RESCALE_INTERVAL" not in solver:
+            return _build_cosine(cfg, optimizer)
         return stock(cfg, optimizer)
 
     module.build_optimizer.follows_config = True

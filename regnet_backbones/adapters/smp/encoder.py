@@ -30,7 +30,6 @@ from regnet_backbones.weights.sources import is_name
 # SMP sends names that start with these to other encoders, or gives them other decoders.
 RESERVED_PREFIXES = ("tu-", "timm-", "mit_b", "vgg")
 
-
 # How names of designs begin that are made of their numbers.
 DESIGN_PREFIX = "regnet("
 

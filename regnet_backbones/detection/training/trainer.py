@@ -43,8 +43,6 @@ from regnet_backbones.runs.trained import (
     read_metrics,
 )
 
-logger = logging.getLogger(__name__)
-
 trained.read_proposals_safely()
 
 logger = logging.getLogger(__name__)
