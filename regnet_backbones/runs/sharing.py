@@ -160,7 +160,8 @@ def upload(folder: Path, repo: str, *, private: bool = False, revision: str | No
     except Exception as error:  # the client raises errors of several libraries
         raise UserError(
             f"could not upload to {repo}: {first_line(error)}. `hf auth login` (or the "
-            "environment variable HF_TOKEN) logs in; --dry-run FOLDER writes the files, for an upload by hand"
+            "environment variable HF_TOKEN) logs in; --dry-run FOLDER writes the files, for an "
+            "upload by hand"
         ) from error
     return str(url)
 

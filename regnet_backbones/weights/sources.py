@@ -175,8 +175,8 @@ def offline_error(source: Source, error: Exception) -> MissingFileError:
     """Return an error that names the file, where to put it by hand, and how to do without."""
     return MissingFileError(
         f"could not fetch the weights {source.name}: {first_line(error)}. The file is "
-        f"{source.url}; without a network, put it at {source.file}, or give its path instead of the name; "
-        f"{FROM_SCRATCH}"
+        f"{source.url}; without a network, put it at {source.file}, or give its path instead of "
+        f"the name; {FROM_SCRATCH}"
     )
 
 
