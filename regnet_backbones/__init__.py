@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from regnet_backbones.backbone import RegNetFeatures
     from regnet_backbones.predictor import load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Complexity",

@@ -64,7 +64,7 @@ def test_the_readmes_rows_are_those_of_the_document():
     shown = {
         n: row for n, row in cells((ROOT / "README.md").read_text()).items() if n in documented
     }
-    assert len(shown) >= 12
+    assert len(shown) >= 5
     for name, row in shown.items():
         in_the_paper = 1
         expected = documented[name]
