@@ -100,10 +100,8 @@ class RegNetFeatures(nn.Module):
         variant = None if isinstance(name_or_design, RegNetDesign) else zoo.get(name_or_design)
         source = pretrained_source(variant, pretrained)
         if pretrained and norm == "GN":
-            raise UserError(
-                "pretrained weights belong to batch norm, norm='GN' would give another network; "
-                "use norm='BN', 'SyncBN' or 'FrozenBN', or pretrained=False"
-            )
+            allowed = "norm='BN', 'SyncBN' or 'FrozenBN'"
+            raise UserError(f"pretrained weights need {allowed}, got 'GN'; or pretrained=False")
         options = {
             "in_chans": in_channels,
             "output_stride": output_stride,
@@ -294,10 +292,9 @@ def pretrained_source(
         return f"timm://{name}.{pretrained}"
     is_file = pretrained is not True and Path(pretrained).expanduser().is_file()
     if not is_file and not is_name(pretrained):
-        raise MissingFileError(
-            f"pretrained='{pretrained}' is neither a tag of {name} ({', '.join(tags) or 'none'}), "
-            f"nor a source ({', '.join(PREFIXES)}, a URL), nor a file"
-        )
+        allowed = f"a tag of {name} ({', '.join(tags) or 'none'}), a file, a URL"
+        rule = f"pretrained must be {allowed} or begin with {', '.join(PREFIXES)}"
+        raise MissingFileError(f"{rule}, got '{pretrained}'")
     return pretrained
 
 
@@ -317,9 +314,7 @@ def _build_design(design: RegNetDesign, **options: float) -> RegNet:
         ]
     wanted = [(stage.depth, stage.width) for stage in design.stages]
     if built != wanted:
-        raise UnbuildableError(
-            f"timm builds other stages than {design}: (depth, width) {built} instead of {wanted}; "
-            "it generates widths in float32, where a block sits on the edge between two stages. "
-            "Change w_a or w_m in the fourth digit."
-        )
+        # It generates widths in float32, where a block is on the edge between two stages.
+        text = f"timm builds other stages (depth, width) than {design}: {built}, expected {wanted}"
+        raise UnbuildableError(f"{text}; change w_a or w_m in the fourth digit")
     return network

@@ -34,10 +34,9 @@ Norm = Literal["BN", "SyncBN", "FrozenBN", "GN"]
 NORMS: tuple[str, ...] = get_args(Norm)
 
 LOST_HINT = (
-    "batch norms of timm also apply the activation, which the converters of torch, detectron2 and "
-    "transformers delete. Build the network with norm='FrozenBN' or 'SyncBN', or convert it with "
-    "regnet_backbones.norm.convert_norm (TimmBackboneConfig: freeze_batch_norm_2d=True), before "
-    "anything else does"
+    "converters of torch, detectron2 and transformers delete the activation of timm's batch norms. "
+    "Build the network with norm='FrozenBN' or 'SyncBN', or convert it first with regnet_backbones."
+    "norm.convert_norm (TimmBackboneConfig: freeze_batch_norm_2d=True)"
 )
 
 logger = logging.getLogger(__name__)
@@ -194,10 +193,8 @@ def restore_activations(model: nn.Module) -> None:
         logger.info("torch's convert_sync_batchnorm dropped %d activations, restored", len(unused))
     if len(lost) > len(unused):
         kinds = {type(module).__name__ for module in lost if module not in unused}
-        raise UserError(
-            f"{len(lost) - len(unused)} activations of the network are lost, plain "
-            f"{', '.join(sorted(kinds))} took the place of norms that apply one: {LOST_HINT}"
-        )
+        text = f"{len(lost) - len(unused)} activations of the network are lost"
+        raise UserError(f"{text} (norms are {', '.join(sorted(kinds))}): {LOST_HINT}")
 
 
 def _plain_for_activated(network: nn.Module) -> list[nn.Module]:

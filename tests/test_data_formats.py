@@ -232,7 +232,7 @@ def test_a_bad_line_of_yolo_is_named(line, match, tmp_path):
         ("train: images/none\nnames: [a]\n", "does not exist"),
         ("train: labels/train\nnames: [a]\n", "no images"),
         ("train: images/train\nnames: [a]\nkpt_shape: [17, 3]\n", "keypoints"),
-        ("- a\n", "YAML file with"),
+        ("- a\n", "needs 'names' and"),
     ],
 )
 def test_a_bad_data_yaml_is_named(text, match, tmp_path):

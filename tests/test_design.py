@@ -261,7 +261,7 @@ def test_complexity_refuses_numbers_of_classes(num_classes):
         ({"bottleneck_multiplier": 0}, "bottleneck_multiplier"),
         ({"se_ratio": 1.5}, "se_ratio"),
         ({"se_ratio": -0.1}, "se_ratio"),
-        ({"se_ratio": 0.01}, "se_ratio 0.01 of 24 channels rounds to 0"),
+        ({"se_ratio": 0.01}, "se_ratio must be .* for 24 channels, got 0.01"),
         ({"stem_width": 0}, "stem_width"),
         ({"head_width": -1}, "head_width"),
         ({"norm_group_width": -1}, "norm_group_width"),

@@ -126,7 +126,7 @@ def test_without_a_network_the_error_says_how_to_go_on(dialect, caches):
         load(config("regnetx_016"), name)
     said = str(error.value)
     assert "The file is https://" in said
-    assert f"put it at {caches / 'hub' / 'checkpoints' / file}, or" in said
+    assert str(caches / "hub" / "checkpoints" / file) in said
     assert "MODEL.WEIGHTS '' with MODEL.REGNET.NORM 'BN' and MODEL.BACKBONE.FREEZE_AT 0" in said
 
 
@@ -612,7 +612,7 @@ def test_the_user_can_say_what_the_weights_saw(classifier, tmp_path):
 
 def test_loading_without_the_checkpointer_asks_for_the_order_where_images_are_bgr(classifier):
     model = build_model(config(form="BGR"))
-    with pytest.raises(ValueError, match="says INPUT.FORMAT 'BGR'; load its weights with"):
+    with pytest.raises(ValueError, match="INPUT.FORMAT 'BGR'.*DetectionCheckpointer"):
         weights.load(model, classifier)
     assert weights.load(model, classifier, channel_order="RGB").flipped
     assert_backbone(model, classifier, flipped=True)

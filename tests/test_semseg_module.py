@@ -111,9 +111,9 @@ def test_every_architecture_gives_logits_of_any_size(name):
         ({"decoder_options": {"decoder_chanels": 8}}, "Unet takes no decoder_chanels, only"),
         ({"decoder_options": {"aux_params": {}}}, "Unet takes no aux_params, only"),
         ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
-        ({"num_classes": 256}, "1 to 255 classes must have names, got 256"),
-        ({"class_names": ("a", "b")}, "num_classes is 3, but 2 classes have names"),
-        ({"class_names": ("a", "b", "a")}, "several classes have one name: a"),
+        ({"num_classes": 256}, "classes must be 1 to 255, got 256"),
+        ({"class_names": ("a", "b")}, "num_classes must be 2, .* got 3"),
+        ({"class_names": ("a", "b", "a")}, "given twice: a"),
     ],
 )
 def test_arguments_that_cannot_be_used_say_why(options, message):
@@ -394,7 +394,7 @@ def test_the_schedule_by_hand(step, expected):
 
 
 def test_a_run_without_an_end_has_no_schedule(tmp_path):
-    with pytest.raises(ValueError, match="set max_steps or max_epochs"):
+    with pytest.raises(ValueError, match="--trainer.max_steps or --trainer.max_epochs"):
         trainer(tmp_path, max_epochs=-1).fit(segmenter(), loader())
 
 

@@ -366,4 +366,4 @@ def test_evaluate_and_predict_say_what_cannot_be_used(data, run_folder, tmp_path
     best.write_bytes(b"<html>not found</html>")
     assert main(run_folder, tool="evaluate") == 2
     assert main(run_folder, images, "--output", tmp_path, tool="predict") == 2
-    assert capsys.readouterr().err.count("is a web page, not the weights") == 2
+    assert capsys.readouterr().err.count("is a web page") == 2

@@ -398,7 +398,7 @@ def test_an_array_cannot_claim_another_length_than_its_bytes(tmp_path, writer):
     for claimed in (1, 3):
         array = Call(reconstruct, arguments, (version, (claimed,), *state))
         path = WRITERS[writer]({"model": {"weight": array}}, tmp_path / "net")
-        with pytest.raises(ValueError, match="truncated or damaged"):
+        with pytest.raises(ValueError, match="damaged"):
             read_checkpoint(path)
 
 
@@ -410,7 +410,7 @@ def test_a_tensor_cannot_claim_more_values_than_its_storage_has(tmp_path, writer
         arguments = (values.storage(), offset, size, (1,), False, OrderedDict())
         tensor = Call(torch._utils._rebuild_tensor_v2, arguments, *state)
         path = WRITERS[writer]({"model": {"weight": tensor}}, tmp_path / "net")
-        with pytest.raises(ValueError, match="truncated or damaged"):
+        with pytest.raises(ValueError, match="damaged"):
             read_checkpoint(path)
 
 
@@ -456,7 +456,7 @@ def test_truncated_files_are_called_so(tmp_path, form):
     for length in (0, 1, 3, 9, 16, 40, 0.3, 0.6, 0.9, -20, -1):
         cut = data[: int(length * len(data)) if isinstance(length, float) else length]
         path.write_bytes(cut)
-        with pytest.raises(ValueError, match=rf"{path} is truncated or damaged \({len(cut)} byte"):
+        with pytest.raises(ValueError, match=rf"{path} \({len(cut)} bytes\) .* damaged"):
             read_checkpoint(path)
 
 
@@ -472,9 +472,7 @@ def test_truncated_files_are_called_so(tmp_path, form):
 def test_a_failed_download_is_named(tmp_path, text):
     path = tmp_path / "net.pth"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(
-        ValueError, match=f"{path} is a web page, not the weights, or a git-lfs pointer"
-    ):
+    with pytest.raises(ValueError, match=f"{path} is a web page or a git-lfs pointer"):
         read_checkpoint(path)
 
 
@@ -557,8 +555,8 @@ def test_an_unknown_suffix_lists_the_known_ones(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "nesting", "message"),
     [
-        ("net.safetensors", "model", "cannot nest the weights under 'model'"),
-        ("net.pkl", "", "cannot nest the weights under ''"),
+        ("net.safetensors", "model", "nesting 'model' needs"),
+        ("net.pkl", "", "nesting '' needs"),
     ],
 )
 def test_a_nesting_that_does_not_fit_is_refused(tmp_path, name, nesting, message):

@@ -27,12 +27,12 @@ def read_coco_json(path: str | Path) -> CocoJson:
         UserError: the file is missing, or is not such a json.
     """
     if not Path(path).is_file():
-        raise MissingFileError(f"no annotation file '{path}'")
+        raise MissingFileError(f"no annotation file '{path}'; correct the path")
     content = read_json(path)
     for name, keys in LISTS.items():
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not (entries or name == "annotations"):
-            raise UserError(f"'{path}' is not a COCO json: it must have a list of '{name}'")
+            raise UserError(f"'{path}' is not a COCO json: it needs a list '{name}'")
         for number, entry in enumerate(entries):
             if not isinstance(entry, dict) or not set(keys) <= entry.keys():
                 needed = f"an object with {' and '.join(keys)}" if keys else "an object"

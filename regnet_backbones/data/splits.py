@@ -41,10 +41,8 @@ def split(
         raise UserError(f"--val-fraction must be between 0 and 1, got {fraction}")
     scenes = _scenes(content["images"], group)
     if len(scenes) < 2:
-        raise UserError(
-            f"{len(content['images'])} images of {len(scenes)} scene cannot be split; leave out "
-            "--group, or name data for validation"
-        )
+        way_out = "leave out --group, or pass validation data"
+        raise UserError(f"{len(scenes)} scene cannot be split into two parts; {way_out}")
     images = [str(image["id"]) for image in content["images"]]
     classes: dict[str, set] = {number: set() for number in images}
     for entry in content["annotations"]:
@@ -56,11 +54,7 @@ def split(
 
 
 def class_table(parts: Mapping[str, CocoJson]) -> tuple[list[str], list[list[object]]]:
-    """Count objects and images by class in each part.
-
-    Returns:
-        The header and the rows of a table; the last row is of all classes.
-    """
+    """Return header and rows of a table: objects and images by class in each part, and of all."""
     headers, first = ["class"], next(iter(parts.values()))
     rows: list[list[object]] = [[each["name"]] for each in first["categories"]] + [["all"]]
     for part, content in parts.items():
@@ -82,16 +76,14 @@ def _scenes(images: Sequence[Mapping], group: str | None) -> list[list[str]]:
     except re.error as error:
         raise UserError(f"--group '{group}' is not a regular expression: {error}") from error
     if group is not None and not pattern.groups:
-        raise UserError(
-            f"--group '{group}' must have a group that names the scene, such as '^(.+)_[0-9]+'"
-        )
+        raise UserError(f"--group needs (...) around the scene, as '^(.+)_[0-9]+', got '{group}'")
     scenes: dict[object, list[str]] = {}
     for place, image in enumerate(images):
         name: object = place
         if group is not None:
             found = pattern.search(str(image["file_name"]))
             if found is None or found[1] is None:
-                raise UserError(f"--group '{group}' names no scene of '{image['file_name']}'")
+                raise UserError(f"--group '{group}' does not match '{image['file_name']}'")
             name = found[1]
         scenes.setdefault(name, []).append(str(image["id"]))
     return list(scenes.values())

@@ -143,15 +143,14 @@ def fit(
     observed = _per_block(widths, depths)
     depth = len(observed)
     if depth > _MOST_BLOCKS:
-        raise UserError(f"a network may have {_MOST_BLOCKS} blocks at most, got {depth}")
+        raise UserError(f"the number of blocks must be at most {_MOST_BLOCKS}, got {depth}")
     if num_stages is not None:
         positive_integer("num_stages", num_stages)
     law = _nearest_law(np.array(observed), num_stages)
     if law is None:
-        raise UserError(
-            f"no law of {depth} blocks has exactly {num_stages} stages near widths from "
-            f"{min(observed)} to {max(observed)}; use fewer stages, or num_stages=None for any"
-        )
+        widths = f"widths from {min(observed)} to {max(observed)}"
+        text = f"no law of {depth} blocks and {num_stages} stages fits {widths}"
+        raise UserError(f"{text}; use fewer stages, or num_stages=None for any number")
     w_a = _few_digits(law)
     has_design = len(set(law.quantized)) == NUM_STAGES
     return Fit(
@@ -205,12 +204,12 @@ def scale(
 def _per_block(widths: Sequence[int], depths: Sequence[int] | None) -> list[int]:
     """Return the width of each block."""
     if not len(widths):
-        raise UserError("widths must have at least one width, got none")
+        raise UserError("widths must have at least one number, got none")
     widths = [positive_integer("each of widths", width) for width in widths]
     if depths is None:
         return widths
     if len(depths) != len(widths):
-        raise UserError(f"got {len(depths)} depths for {len(widths)} widths; give one for each")
+        raise UserError(f"depths must be {len(widths)} numbers as widths, got {len(depths)}")
     depths = [positive_integer("each of depths", depth) for depth in depths]
     return [width for width, depth in zip(widths, depths, strict=True) for _ in range(depth)]
 
@@ -276,16 +275,14 @@ def _shares(strategy: str, factor: float) -> tuple[float, float, float, float]:
     matches = [re.fullmatch(r"([dwgr])(\d*\.?\d+)?", part) for part in parts]
     letters = [match[1] for match in matches if match]
     if len(set(letters)) != len(parts):
-        raise UserError(
-            f"strategy must be some of the letters d, w, g and r, such as 'dw', or letters with "
-            f"weights, such as '{FAST}', each letter once; got {strategy!r}"
-        )
+        rule = f"different letters of d, w, g and r, with or without weights, as 'dw' or '{FAST}'"
+        raise UserError(f"strategy must be {rule}; got {strategy!r}")
     weights = dict.fromkeys("dwgr", 0.0)
     weights |= {match[1]: float(match[2] or 1) for match in matches if match}
     # Group widths cost little, so they take no share; alone, they take the factor as it is.
     total = weights["d"] + weights["w"] + weights["r"] or weights["g"] / 2
     if not total:
-        raise UserError(f"strategy '{strategy}' scales nothing; give a letter a weight above 0")
+        raise UserError(f"strategy needs a weight above 0, got '{strategy}'")
     depth = factor ** (weights["d"] / total)
     return depth, *(factor ** (weights[key] / total / 2) for key in "wgr")
 

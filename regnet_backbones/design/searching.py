@@ -197,11 +197,8 @@ def draw(
             in_vain += 1
             if in_vain >= max_draws:
                 counted = ", ".join(f"{reason} {n:,}" for reason, n in rejections.most_common())
-                raise UserError(
-                    f"the last {in_vain:,} draws from {space.name} gave nothing new within "
-                    f"{bounds}; rejected so far: {counted}; widen the bounds, or draw from another "
-                    "space"
-                )
+                text = f"no network within {bounds} in the last {in_vain:,} draws of {space.name}"
+                raise UserError(f"{text} ({counted}); widen the bounds or use another space")
 
 
 def search(

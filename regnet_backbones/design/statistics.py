@@ -126,8 +126,8 @@ def column(rows: Sequence[object], name: str) -> list[float]:
 def _checked(values: Sequence[Any], what: str) -> list[float]:
     """Return values as floats, or raise for what is not a finite number."""
     if not len(values):
-        raise UserError("there are no values, a distribution takes one or more")
+        raise UserError("a distribution needs one value or more, got none")
     for i, value in enumerate(values):
         if not isinstance(value, Real) or not math.isfinite(value):
-            raise UserError(f"{what}[{i}] must be a finite number, got {value!r}; leave it out")
+            raise UserError(f"{what}[{i}] must be a finite number, got {value!r}; remove it")
     return [float(value) for value in values]

@@ -120,21 +120,11 @@ def export_traceable(
     """Write a detector of one image (see the module) to a file, and check it.
 
     The check is at two other sizes, in an image in which nothing is detected, and in the first
-    image again.
-
-    Args:
-        network: returns tensors by name, in evaluation mode.
-        path: the file, `.onnx`, `.ts` or `.pt`.
-        images: (3, H, W); something must be detected in one of them.
-        largest: value of a pixel.
-        metadata: of an ONNX file.
-        while_traced: is entered for the export, not for the check.
-
-    Returns, Raises: as `export_detector`.
+    image again. `while_traced` is entered for the export alone; see `export_detector` for the rest.
     """
     path = formats.check_path(path, SUFFIXES)
     if not images:
-        raise UserError("exporting a detector takes at least one image in which it detects some")
+        raise UserError("exporting a detector needs images in which it detects objects, got none")
     is_onnx = path.suffix.lower() in running.ONNX_SUFFIXES
     for package in ("onnx", "onnxruntime") if is_onnx else ():
         import_module(package)
@@ -148,9 +138,8 @@ def export_traceable(
         except OSError:
             raise
         except Exception as error:  # of many kinds, and not documented
-            raise formats.ExportError(
-                f"a {type(network).__name__} cannot be exported to {path.suffix}: {error}"
-            ) from error
+            text = f"{type(network).__name__} cannot be exported to {path.suffix}: {error}"
+            raise formats.ExportError(text) from error
         if is_onnx and metadata:
             running.write_metadata(target, metadata)
         sizes = [(round(height * tall), round(width * wide)) for tall, wide in RESIZED]
@@ -254,10 +243,8 @@ def _with_detections(
         resized = (resized * 255 / largest).round() * largest / 255  # grey levels
         if count_of(network(resized)) != 0:
             return resized
-    raise formats.ExportError(
-        f"nothing is detected in the images at {size[0]}x{size[1]}, so that there is nothing to "
-        "compare; give other images (--images), or more of them"
-    )
+    text = f"nothing is detected in the images at {size[0]}x{size[1]}"
+    raise formats.ExportError(f"{text}, so that the file cannot be checked; pass other --images")
 
 
 def _without_detections(
@@ -272,8 +259,6 @@ def _without_detections(
             return []
         if not count:
             return [image]
-    logger.warning(
-        "the detector detects something in plain images and in noise: the file is not checked on "
-        "an image without detections; raise the score threshold to have it checked"
-    )
+    text = "detections in plain images and in noise: the file is not checked without detections"
+    logger.warning("%s; raise the score threshold to check it", text)
     return []

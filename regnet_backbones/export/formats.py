@@ -243,16 +243,14 @@ def _export(
     part = _part_of(model)
     channels = _in_channels_of(part)
     if normalize is not None and len(normalize.mean) not in (1, channels):
-        raise UserError(f"the network takes {channels} channels, and mean is {normalize.mean}")
+        raise UserError(f"mean needs {channels} numbers, one per channel, got {normalize.mean}")
     if getattr(part, "requires_divisible_input_shape", False):  # of SMP
         multiple = int(part.encoder.output_stride)
     else:
         multiple = max(1, getattr(part, "size_divisibility", 1))  # of detectron2's backbones
     if any(side < 1 or side % multiple for side in image_size):
-        raise UserError(
-            f"image_size must be multiples of {multiple} for {type(part).__name__}, got "
-            f"{tuple(image_size)}"
-        )
+        of = f"multiples of {multiple} for {type(part).__name__}"
+        raise UserError(f"image_size must be {of}, got {tuple(image_size)}")
     example = random_images(EXAMPLE_BATCH, channels, image_size, normalize)
     unfolded = _prepare(part, example, normalize)
     network = deepcopy(unfolded)
@@ -286,10 +284,7 @@ def _in_channels_of(network: nn.Module) -> int:
     if first is None:
         raise UserError(f"{type(network).__name__} has no convolution that takes images")
     if first.weight.dtype != torch.float32:
-        raise UserError(
-            f"the weights must be torch.float32, got {first.weight.dtype}; runtimes reduce "
-            "precision themselves"
-        )
+        raise UserError(f"weights must be torch.float32, got {first.weight.dtype}; use float()")
     return first.in_channels
 
 
@@ -302,17 +297,15 @@ def _prepare(
     try:
         output = network(example)
     except RuntimeError as error:
-        raise ExportError(
-            f"{type(network).__name__} cannot compute images of image_size "
-            f"{tuple(example.shape[-2:])}; larger ones may do: {error}"
-        ) from error
+        size = _size(example.shape[-2:])
+        text = f"{type(network).__name__} fails at image_size {size}, try a larger one: {error}"
+        raise ExportError(text) from error
     names = _names(network, output)
     for name, tensor in zip(names, maps_of(output), strict=True):
         if tensor.ndim == 4 and min(tensor.shape[-2:]) < 2:
-            raise UserError(
-                f"image_size {tuple(example.shape[-2:])} is too small, as an exporter takes a side "
-                f"of one pixel for a constant: '{name}' is {_size(tensor.shape[-2:])}; double it"
-            )
+            # An exporter takes a side of one pixel for a constant.
+            text = f"image_size {tuple(example.shape[-2:])} is too small: map '{name}' is"
+            raise UserError(f"{text} {_size(tensor.shape[-2:])}, must be 2x2 or larger; double it")
     return NamedMaps(network, names, normalize)
 
 
@@ -366,7 +359,7 @@ def check_path(path: str | Path, suffixes: Sequence[str]) -> Path:
     if path.suffix.lower() not in suffixes:
         raise UserError(f"the file must end in {' or '.join(suffixes)}, got '{path}'")
     if not path.parent.is_dir():
-        raise MissingFileError(f"no folder '{path.parent}' to write '{path.name}' in; make it")
+        raise MissingFileError(f"no folder '{path.parent}' for '{path.name}'; create it")
     return path
 
 
@@ -391,15 +384,7 @@ def check(
     *,
     compare: Compare | None = None,
 ) -> tuple[CheckedSize, ...]:
-    """Compare what an exported file and the network give of images; raise ExportError.
-
-    Args:
-        path: of the file.
-        load: loads it.
-        network: it was made of, in evaluation mode.
-        images: a batch of each size.
-        compare: judges outputs of a batch; None for `compare_maps`.
-    """
+    """Compare what an exported file and its network give for batches; raise ExportError."""
     run, sizes, compare = None, [], compare or compare_maps
     for batch in images:
         with torch.no_grad():
@@ -408,16 +393,12 @@ def check(
             run = run or load(path)
             found = run(batch)
         except Exception as error:  # each runtime has its own
-            raise ExportError(
-                f"'{path.name}' was written, but fails on images {_size(batch.shape)}, and is not "
-                f"kept: {error}"
-            ) from error
+            text = f"'{path.name}' fails on images {_size(batch.shape)} and was deleted: {error}"
+            raise ExportError(text) from error
         sizes.append(compare(tuple(batch.shape), found, expected))
         if not sizes[-1].is_right:
-            raise ExportError(
-                f"'{path.name}' does not give what the network gives, and is not kept: "
-                f"{sizes[-1]}; allowed is {sizes[-1].allowed_text}"
-            )
+            text = f"'{path.name}' differs from the network and was deleted: {sizes[-1]}"
+            raise ExportError(f"{text}; allowed {sizes[-1].allowed_text}")
     return tuple(sizes)
 
 

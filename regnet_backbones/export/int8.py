@@ -105,23 +105,11 @@ def export_quantized(
     ranges: Ranges = "percentile",
     max_loss: float = 1.0,
 ) -> str:
-    """Export to ONNX, quantise to 8 bits, and compare both files.
+    """Export to ONNX, quantise to 8 bits, compare both files, and return lines for people.
 
-    Args:
-        output: the new file; none is left if an error is raised.
-        export: writes the float32 file.
-        inputs: gives what the file takes of the calibration images, each time that it is called.
-        evaluate: returns how good a file is, in percent, by metric; None to compare outputs on
-            calibration images instead.
-        ranges: see `quantize`.
-        max_loss: percentage points that 8 bits may lose in a metric.
-
-    Returns:
-        A few lines for people.
-
-    Raises:
-        ExportError: more is lost.
-        Others: see `quantize`.
+    `export` writes the float32 file, `inputs` gives its inputs for the calibration images at
+    each call. `evaluate` returns the metrics of a file in percent, of which 8 bits may lose
+    `max_loss` points; without it outputs are compared.
     """
     with tempfile.TemporaryDirectory() as folder, written_whole(Path(output)) as target:
         whole = Path(folder) / "float32.onnx"
@@ -142,15 +130,10 @@ def _compared(
     before: Mapping[str, float], after: Mapping[str, float], max_loss: float
 ) -> list[str]:
     """Return a line for each metric in percent; raise ExportError if one loses too much."""
-    lines = [
-        f"{name} {before[name]:.2f}% in float32, {after[name]:.2f}% in int8" for name in before
-    ]
+    lines = [f"{k} {before[k]:.2f}% in float32, {after[k]:.2f}% in int8" for k in before]
     if not all(before[name] - after[name] <= max_loss for name in before):
-        raise ExportError(
-            f"int8 loses more than --max-loss {max_loss} points: {'; '.join(lines)}; no file is "
-            "written. Try other --ranges, or more --calibration images that look like those of "
-            "later use"
-        )
+        text = f"int8 loses more than --max-loss {max_loss} points: {'; '.join(lines)}; no file"
+        raise ExportError(f"{text} written. Try other --ranges or more --calibration images")
     return lines
 
 
@@ -210,7 +193,7 @@ def _calibrate(path: Path, folder: Path, images: Iterable[torch.Tensor], ranges:
         calibrator.collect_data(_Once({name: image.contiguous().numpy()}))
         collected = True
     if not collected:
-        raise UserError("no images to calibrate with; give some that look like those of later use")
+        raise UserError("no calibration images; pass some that look like those of later use")
     cache = folder / "ranges.json"
     save_tensors_data(calibrator.compute_data(), cache)
     return cache

@@ -47,7 +47,7 @@ def load_exported(path: str | Path, *, engine: Engine = "onnxruntime") -> Runner
         return torch.no_grad()(torch.export.load(path).module())
     if suffix in TORCHSCRIPT_SUFFIXES:
         return load_torchscript(path)
-    raise UserError(f"an exported file ends in .onnx, .pt2, .ts or .pt, got '{path}'")
+    raise UserError(f"an exported file must end in .onnx, .pt2, .ts or .pt, got '{path}'")
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -72,7 +72,7 @@ class LatencyMeter:
     def __post_init__(self) -> None:
         """Raise for conditions under which nothing can be measured."""
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("device 'cuda': torch sees no GPU here; use device='cpu'")
+            raise UserError("device 'cuda' needs a GPU, and torch found none; use device='cpu'")
         positive_integer("runs", self.runs)
 
     def measure(self, network: Network) -> Measurement:
@@ -93,11 +93,9 @@ class LatencyMeter:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            raise MemoryError(
-                f"out of memory on '{self.device}' at batch size {self.batch_size} and "
-                f"{self.image_size[0]}x{self.image_size[1]}; use smaller networks, images or "
-                "batches"
-            ) from error
+            size = f"batch size {self.batch_size}, {self.image_size[0]}x{self.image_size[1]}"
+            text = f"out of memory on '{self.device}' at {size}"
+            raise MemoryError(f"{text}; use smaller networks, images or batches") from error
         finally:
             gc.collect()
             if self.device == "cuda":

@@ -180,7 +180,7 @@ def optimize(
     elif dtype is not None:
         passes.autocast(model, dtype)
     if dtype is not None and images.device.type == "cpu" and not passes.has_native(dtype):
-        logger.warning("this CPU has no instructions for %s: it emulates them, slowly", dtype)
+        logger.warning("this CPU has no instructions for %s and emulates it slowly", dtype)
     if compile:
         options = {"dynamic": dynamic, "typical": tuple(image_size)}
         passes.compile_network(trunk, inference=not training, **options)

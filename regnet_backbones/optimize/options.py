@@ -95,10 +95,8 @@ def check_compiler(device: torch.device | str) -> None:
     else:
         variable, compiler, names = "CC", "gcc", [os.environ.get("CC", "gcc"), "clang"]
     if not any(map(shutil.which, names)):
-        raise UserError(
-            f"compilation on '{device}' needs a compiler, and '{names[0]}' is not found; install "
-            f"{compiler}, name one in the environment variable {variable}, or do not compile"
-        )
+        text = f"compiling for '{device}' needs '{names[0]}', which was not found"
+        raise UserError(f"{text}; install {compiler}, set ${variable}, or do not compile")
 
 
 def log_report(report: Report) -> None:

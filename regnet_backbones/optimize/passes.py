@@ -49,10 +49,8 @@ def example_images(
     """Return random images (N, C, H, W) for a trunk, on its device and in its type."""
     first = first_conv(trunk)
     if first is None:
-        raise UserError(
-            f"{type(trunk).__name__} has no convolution; optimize takes a RegNetFeatures, a "
-            "detectron2 model or a segmentation model of segmentation-models-pytorch"
-        )
+        allowed = "a RegNetFeatures, a detectron2 model or an SMP model"
+        raise UserError(f"optimize needs {allowed}, got {type(trunk).__name__} (no convolution)")
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, first.in_channels, *image_size)
     return torch.randn(shape, generator=generator).to(first.weight)
@@ -115,9 +113,7 @@ def measure_steps(
 def check_dtype(dtype: torch.dtype | None) -> None:
     """Raise ValueError for a type that is not a reduced precision."""
     if dtype is not None and dtype not in DTYPES:
-        raise UserError(
-            f"dtype must be torch.bfloat16, torch.float16 or None (float32), got {dtype}"
-        )
+        raise UserError(f"dtype must be torch.bfloat16, torch.float16 or None, got {dtype}")
 
 
 def has_native(dtype: torch.dtype) -> bool:

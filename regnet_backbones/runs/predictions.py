@@ -62,11 +62,8 @@ class Result:
         try:
             import supervision
         except ModuleNotFoundError as error:
-            raise MissingPackageError(
-                "to_supervision() needs the package supervision, which is not installed; install "
-                "it with: pip install supervision",
-                name=error.name,
-            ) from error
+            text = "to_supervision() needs the package supervision: `pip install supervision`"
+            raise MissingPackageError(text, name=error.name) from error
         names = np.array([self.class_names[label] for label in self.classes], dtype=str)
         return supervision.Detections(
             xyxy=self.boxes,

@@ -110,25 +110,21 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
         path = hub_folder(str(path))
     path = Path(path)
     if not path.exists():
-        raise MissingFileError(
-            f"no '{path}'; give the folder of a run, such as output/demo, a checkpoint in it, or "
-            "a name on the hub, such as hf-hub:owner/name"
-        )
+        allowed = "the folder of a run, a checkpoint in it, or hf-hub:owner/name"
+        raise MissingFileError(f"no '{path}'; pass {allowed}")
     checkpoint = _checkpoint_of_run(path) if path.is_dir() else path
     is_shared = checkpoint.name == SHARED_NAME and checkpoint.with_name(SHARED_SEGMENTER).is_file()
     if is_shared or checkpoint.suffix.lower() == SEGMENTER_SUFFIX:
         if config_file is not None:
-            raise UserError(f"a config file is for detectors, and '{checkpoint}' is a segmenter's")
+            raise UserError(f"--config-file needs a detector, and '{checkpoint}' is a segmenter")
         return Trained("segmenter", checkpoint)
     from regnet_backbones.weights.checkpoints import SUFFIXES  # imports torch
 
     if checkpoint.suffix.lower() not in SUFFIXES:
-        raise UserError(f"'{checkpoint}' is not a checkpoint; give one, or the folder of a run")
+        raise UserError(f"'{checkpoint}' is not a checkpoint; pass one, or the folder of a run")
     config = Path(config_file or checkpoint.parent / CONFIG_NAME)
     if not config.is_file():
-        raise MissingFileError(
-            f"no config file '{config}'; pass the one of the training as --config-file"
-        )
+        raise MissingFileError(f"no config '{config}'; pass that of the training: --config-file")
     return Trained("detector", checkpoint, config)
 
 
@@ -160,13 +156,9 @@ def _checkpoint_of_run(folder: Path) -> Path:
     segmenter = next(filter(Path.is_file, segmenters), None)
     detector = next(filter(Path.is_file, detectors), None)
     if segmenter and detector:
-        raise UserError(
-            f"'{folder}' holds a segmenter ({segmenter.relative_to(folder)}) and a detector "
-            f"({detector.relative_to(folder)}); give the checkpoint instead of the folder"
-        )
+        both = " and ".join(str(file.relative_to(folder)) for file in (segmenter, detector))
+        raise UserError(f"'{folder}' has a segmenter and a detector; pass one of {both}")
     if segmenter or detector:
         return segmenter or detector
-    raise MissingFileError(
-        f"no checkpoint in '{folder}', such as {FINAL_NAME} of a detector or {SEGMENTER_FOLDER}/"
-        f"{SEGMENTER_NAMES[0]} of a segmenter; give the output folder of a training"
-    )
+    names = f"{FINAL_NAME} or {SEGMENTER_FOLDER}/{SEGMENTER_NAMES[0]}"
+    raise MissingFileError(f"no {names} in '{folder}'; pass the output folder of a training")

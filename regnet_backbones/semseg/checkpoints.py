@@ -82,7 +82,7 @@ def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -
     """
     saved = read_checkpoint(checkpoint)[DATA_KEY]
     if not saved:
-        raise UserError(f"checkpoint '{checkpoint}' does not say what data it was trained on")
+        raise UserError(f"'{checkpoint}' has no data settings; pass one that train-segmenter wrote")
     parser = ArgumentParser(exit_on_error=False)
     known = parser.add_class_arguments(SegmentationData)
     # A checkpoint is data: its augmentation, a program, is of a training alone and not imported.
@@ -97,7 +97,7 @@ def read_segmenter(path: Path) -> dict[str, Any]:
     """Read a checkpoint of a segmenter."""
     content = read_checkpoint(path)
     if not content[MODEL_KEY].keys() >= {"num_classes", "decoder", "encoder"}:
-        raise UserError(f"'{path}' is not a checkpoint of a segmenter, as train-segmenter writes")
+        raise UserError(f"'{path}' is not a segmenter; pass a checkpoint of train-segmenter")
     return content
 
 
@@ -111,7 +111,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     else:
         content = read_content(Path(path))
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise UserError(f"'{path}' is not a checkpoint of Lightning: it has no 'state_dict'")
+        raise UserError(f"'{path}' is not a Lightning checkpoint: it has no 'state_dict'")
     for key in (MODEL_KEY, DATA_KEY):
         saved = content.get(key)
         saved = saved if isinstance(saved, dict) else {}
@@ -123,7 +123,7 @@ def _read_shared(path: Path) -> dict[str, Any]:
     """Read weights that SMP saved, and our settings next to them, into the form of a checkpoint."""
     settings, weights = read_json(path.with_name(SHARED_SEGMENTER)), read_content(path)
     if not (isinstance(settings, dict) and isinstance(weights, dict)):
-        raise UserError(f"'{path.parent}' is not what `push` writes; push or download it again")
+        raise UserError(f"'{path.parent}' is not a shared model; push or download it again")
     content: dict[str, Any] = {"state_dict": {f"network.{k}": v for k, v in weights.items()}}
     for key, group in ((MODEL_KEY, "model"), (DATA_KEY, "data")):
         saved = settings.get(group)

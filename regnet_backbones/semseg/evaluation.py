@@ -79,9 +79,9 @@ def evaluate(
     data.setup("validate")  # says what is not there, before classes are compared
     known, found = segmenter.class_names, data.class_names
     if len(known) != len(found):
-        raise UserError(f"the segmenter knows {len(known)} classes and the data have {len(found)}")
+        raise UserError(f"the data must have {len(known)} classes as the model, got {len(found)}")
     if known != found:
-        logger.warning("the data name the classes %s, the results %s", found, known)
+        logger.warning("class names differ: data %s, model (and results) %s", found, known)
     scores = None if output is None else _ScoreImages(Path(output), len(data.val_set))
     counted = _CountPixels()
     segmenter.optimization = optimization

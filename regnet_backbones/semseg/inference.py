@@ -44,7 +44,8 @@ class Inference:
         sizes = {name: getattr(self, name) for name in ("short_side", "window", "window_stride")}
         too_small = any(size is not None and size < 1 for size in sizes.values())
         if too_small or (self.window_stride or 0) > (self.window or 0):
-            raise UserError(f"sizes must be at least 1, and window at least window_stride: {sizes}")
+            rule = "short_side, window and window_stride must be at least 1, window_stride at most"
+            raise UserError(f"{rule} window, got {sizes}")
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise UserError(f"scales must be one or more factors above 0, got {self.scales}")
 
@@ -69,7 +70,7 @@ class Inference:
         """Return logits, float32 (N, C, H, W); of several passes the logarithms of their mean.
 
         Args:
-            logits_of, image: as of a call.
+            logits_of, image: see `__call__`.
         """
         if self.flip or len(self.scales) > 1:
             return self(logits_of, image).log()
@@ -80,7 +81,7 @@ class Inference:
         """Return the most probable class of every pixel, int64 (N, H, W).
 
         Args:
-            logits_of, image: as of a call.
+            logits_of, image: see `__call__`.
         """
         if self.flip or len(self.scales) > 1:
             return self(logits_of, image).argmax(1)

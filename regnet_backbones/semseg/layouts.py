@@ -53,7 +53,8 @@ def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
     paths = (Path(root, name) for name in ADE20K_CLASS_FILES)
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
-        logger.warning("'%s' has none of %s: no names", root, ", ".join(ADE20K_CLASS_FILES))
+        names = " or ".join(ADE20K_CLASS_FILES)
+        logger.warning("no %s in '%s': classes are named by their numbers", names, root)
         return tuple(f"class {k}" for k in range(150))
     # Rows of a number, tabs, ..., a name; the first one is a header.
     rows = [line.split("\t") for line in lines_of(path)]
@@ -121,14 +122,14 @@ def folder_pairs(
             if {(images / name).as_posix(), file.as_posix()} & wanted
         }
         if len(image_of) < len(wanted):
-            found = f"{len(image_of)} of the {len(wanted)} images of a list are"
-            raise UserError(f"only {found} in '{images}'; correct the list")
+            found = f"'{images}' has only {len(image_of)} of the {len(wanted)} listed images"
+            raise UserError(f"{found}; correct --data.train_list or --data.val_list")
     elif unused := [file.name for name, file in mask_of.items() if name not in image_of]:
         text = "%d masks of '%s' have no image in '%s' and are not used: %s"
         logger.warning(text, len(unused), masks, images, first_of(unused))
     if not image_of.keys() & mask_of.keys():
         names = (first_of([file.name for file in files.values()]) for files in (image_of, mask_of))
-        text = "no image has a mask of its name (see --data.mask_suffix): images are {}; masks {}"
+        text = "no image has a mask of its name; set --data.mask_suffix. Images: {}; masks: {}"
         raise UserError(text.format(*names))
     paths = (mask_of.get(name, masks / f"{name}{mask_suffix}.png") for name in image_of)
     return Pairs(tuple(image_of.values()), tuple(paths), labels)
@@ -147,11 +148,11 @@ def _files(
         if file.suffix.lower() in suffixes and name.endswith(ending) and file not in without:
             first = files.setdefault(name.removesuffix(ending), file)
             if first != file:
-                raise UserError(f"'{first}' and '{file.name}' have the same name before the suffix")
+                raise UserError(f"'{first}' and '{file.name}' differ only by suffix; rename one")
     if not files:
         held = first_of([f.name for f in every]) or "no files"
         names = f"{kind}s (*{ending} and {', '.join(wanted)})"
-        raise UserError(f"{kind} folder '{folder}' has no {names}, but {held}; correct the path")
+        raise UserError(f"{kind} folder '{folder}' must have {names}, got {held}")
     return files
 
 

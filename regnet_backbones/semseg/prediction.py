@@ -43,14 +43,7 @@ class Predictions:
 
 
 class SegmenterPredictor:
-    """A trained segmenter that is given images of any size.
-
-    Args:
-        checkpoint, inference, device, optimization, engine, exported: see `predict`.
-
-    Attributes:
-        class_names, colors: of the classes.
-    """
+    """A trained segmenter that takes images of any size; for its arguments see `predict`."""
 
     def __init__(
         self,

@@ -46,14 +46,14 @@ class SegmentationCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add our options, and take from the data what the model must know of it."""
-        add, text = parser.add_argument, "folder of checkpoints, logs and pictures"
+        add, text = parser.add_argument, "output folder for checkpoints, logs and pictures"
         # A shell leaves `~` alone in `--output=~/run`, and YAML does in any place.
         add("--output", type=os.path.expanduser, default="output/semseg", help=text)
-        text = f"resume from the last checkpoint of --output ({LAST}), if there is one"
+        text = f"resume from the last checkpoint in --output ({LAST}), if present"
         add("--resume", action="store_true", help=text)
-        text = f"steps between two writings of {LAST}; it is written after validations, too"
+        text = f"write {LAST} every so many steps; it is also written after each validation"
         add("--save_every", type=PositiveInt, default=1000, help=text)
-        text = f"check every file of the data, write {PICTURE} to --output, and do not train"
+        text = f"check every data file and write {PICTURE} to --output; do not train"
         add("--check_data", action="store_true", help=text)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         best = {"monitor": "val/miou", "mode": "max", "filename": "best"}
@@ -62,7 +62,7 @@ class SegmentationCLI(LightningCLI):
         stopping = "early_stopping"
         parser.add_class_arguments(EarlyStopping, stopping, skip={"patience"}, instantiate=False)
         parser.set_defaults({f"{stopping}.monitor": "val/miou", f"{stopping}.mode": "max"})
-        text = "validations without a better score before the training ends; null: it never does"
+        text = "stop after so many validations without a better score; null: never"
         add(f"--{stopping}.patience", type=int | None, default=None, help=text)
         parser.link_arguments("output", "checkpoint.dirpath", compute_fn=_checkpoints)
         parser.link_arguments("output", "trainer.default_root_dir")
@@ -154,12 +154,10 @@ def launch_run(
     minutes: float | None = None,
     report: Callable[[str], int] | None = None,
 ) -> int:
-    """Train a segmenter as a command line (None: that of this process) says; return the status.
+    """Train a segmenter with the options `argv` (None: those of this process); return the status.
 
-    Args:
-        argv: options. If they have data and no config, the others are chosen.
-        minutes: of such a training.
-        report: what writes the page of a run's folder, if it is asked for, and returns the status.
+    If they have data and no config, the others are chosen, for a training of some `minutes`.
+    `report` writes the page of the run's folder.
     """
     show_reports()
     errors = as_user_error(MisconfigurationException)
@@ -170,7 +168,8 @@ def launch_run(
         if cli.config.check_data:
             data = cli.datamodule
             look_at(data, Path(cli.config.output))
-            print(f"every file was read: {len(data.train_set):,} and {len(data.val_set):,} pairs")
+            counts = f"{len(data.train_set):,} training and {len(data.val_set):,} validation pairs"
+            print(f"checked every file: {counts}")
         else:
             _train(cli, signals)
             if report and cli.trainer.is_global_zero:
@@ -192,7 +191,7 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
         resume.check_resume(last, cli.model, cli.datamodule, options)
     elif trainer.is_global_zero:
         if cli.config.resume:
-            logger.warning("no '%s' to resume from; the training starts from step 0", last)
+            logger.warning("--resume found no '%s'; the training starts at step 0", last)
         else:
             files = (f"{SEGMENTER_FOLDER}/**/*", f"{TENSORBOARD_FOLDER}/**/*")
             set_earlier_run_aside(output, files, output="--output")
@@ -218,7 +217,7 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
             print(results_table(results, "last validation"))
         print(f"best checkpoint: {trainer.checkpoint_callback.best_model_path or 'none'}")
         print(f"config, logs, checkpoints and pictures: {output}")
-        print("all of it on one page:", shlex.join(["regnet-backbones", "report", str(output)]))
+        print("report on one page:", shlex.join(["regnet-backbones", "report", str(output)]))
 
 
 def look_at(data: SegmentationData, folder: Path, *, picture: bool = True) -> None:

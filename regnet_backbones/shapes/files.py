@@ -107,12 +107,10 @@ def check_drawn(root: str | Path) -> None:
     command = f"regnet-backbones shapes --output {root}"
     record = _read_record(Path(root))
     if record is None:
-        raise MissingFileError(f"the demo dataset is not at '{root}'; draw it with: {command}")
+        raise MissingFileError(f"no demo dataset at '{root}'; draw it with: {command}")
     if record["version"] != FORMAT["version"]:
-        raise UserError(
-            f"the demo dataset at '{root}' is of another version; draw it again with: {command} "
-            "--overwrite"
-        )
+        text = f"the demo dataset at '{root}' is of another version"
+        raise UserError(f"{text}; draw it again with: {command} --overwrite")
 
 
 def write(root: str | Path, spec: ShapesSpec, *, overwrite: bool = False) -> ShapesDataset:
@@ -136,10 +134,8 @@ def write(root: str | Path, spec: ShapesSpec, *, overwrite: bool = False) -> Sha
     if found is None and root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise UserError(f"{root} exists and is not a shapes dataset; choose another folder")
     if found and not overwrite:
-        raise UserError(
-            f"{root} holds another shapes dataset ({found}); pass --overwrite to replace it, or "
-            "choose another folder"
-        )
+        text = f"{root} has another shapes dataset ({found})"
+        raise UserError(f"{text}; pass --overwrite to replace it, or choose another folder")
     root.parent.mkdir(parents=True, exist_ok=True)
     # Drawn next to the destination and moved there whole: an interrupted run leaves no dataset.
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as work:

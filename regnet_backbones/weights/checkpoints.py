@@ -139,10 +139,7 @@ def checkpoint_of(content: object, path: Path, *, prefix: str | None = None) -> 
         what = content if isinstance(content, StandIn) else f"a {type(content).__name__}"
         if isinstance(content, Mapping):
             what = f"a mapping with the keys {listing(list(content)) or 'none'}"
-        raise UserError(
-            f"{path} holds no state dict (names to tensors), but {what}; save one with "
-            f"{EXPORT_HINT}"
-        )
+        raise UserError(f"{path} must have a state dict, got {what}; save one with {EXPORT_HINT}")
     used = found[0].keys[:1] or (("trunk", "heads") if found[0].nesting else content)
     return Checkpoint(
         state=as_tensors(found[0].entries, str(path)),
@@ -176,7 +173,8 @@ def write_checkpoint(
     usual = {".pyth": "model_state", ".pkl": "model"}.get(suffix, "")
     nesting = usual if nesting is None else nesting
     if suffix not in TORCH_SUFFIXES and nesting != usual:
-        raise UserError(f"{path} cannot nest the weights under '{nesting}', only torch's files can")
+        allowed = ", ".join(TORCH_SUFFIXES)
+        raise UserError(f"nesting '{nesting}' needs a file that ends in {allowed}, got {path}")
     # Contiguous copies: a file must not hold shared memory or the rest of a sliced tensor.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -226,10 +224,8 @@ def locate(content: Mapping[str, object], prefix: str | None = None) -> Network:
     entries = found[0].entries if found else content
     if not found or not found[0].dialect:
         names = listing([name for name in entries if isinstance(name, str)])
-        raise UserError(
-            f"no RegNet in these {len(entries)} names: {names}. Known are the names of "
-            f"{', '.join(DIALECTS)}"
-        )
+        text = f"no RegNet in these {len(entries)} names: {names}"
+        raise UserError(f"{text}. Known are the names of {', '.join(DIALECTS)}")
     if len(found) > 1:
         raise _no_choice(found, found, prefix)
     return replace(found[0], entries=as_tensors(entries, "the state dict"))
@@ -281,7 +277,7 @@ def _state_dicts(content: Mapping, keys: tuple[str, ...] = ()) -> Iterator[Netwo
 
 
 def _flat(content: Mapping, name: str) -> Iterator[tuple[str, object]]:
-    """Give the values of nested mappings, and their keys joined with "."."""
+    """Yield the values of nested mappings, and their keys joined with "."."""
     for key, value in content.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name}.{key}")
