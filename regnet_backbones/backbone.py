@@ -155,7 +155,7 @@ class RegNetFeatures(nn.Module):
         """Return what `forward` does as a list, for the `forward` of a subclass.
 
         Args:
-            x: images (N, in_channels, H, W), any height and width.
+            x: see `forward`, (N, in_channels, H, W).
         """
         maps = self._byobnet_maps(x) if hasattr(self, "stages") else self._regnet_maps(x)
         return [maps[index] for index in self._indices]
@@ -274,15 +274,7 @@ def _check(is_right: bool, rule: str, given: object) -> None:
 def pretrained_source(
     variant: zoo.Variant | None, pretrained: bool | str | Path
 ) -> str | Path | None:
-    """Return the source of weights that `pretrained` asks for, None for random weights.
-
-    Args:
-        variant: the network, None for a design.
-        pretrained: see `RegNetFeatures`.
-
-    Raises:
-        FileNotFoundError: it is neither a tag of the variant, nor a source, nor a file.
-    """
+    """Return the source of weights that `pretrained` asks for, None for random weights."""
     if pretrained is False or pretrained is None:
         return None
     name, tags = (variant.name, tuple(variant.weights)) if variant else ("a design", ())

@@ -67,10 +67,9 @@ def convert_norm(network: nn.Module, norm: Norm) -> nn.Module:
 
     Args:
         network: a timm network, changed in place.
-        norm: "BN" leaves it as it is; "SyncBN" shares batch statistics between processes (GPU
-            only, as torch's); "FrozenBN" fixes statistics and affine parameters, which become
-            buffers; "GN" is group norm with 32 groups, or the largest power of two that divides
-            the channels (RegNet widths are multiples of 8, not of 32).
+        norm: "BN" changes nothing; "SyncBN" shares batch statistics between processes (GPU only);
+            "FrozenBN" fixes statistics and affine parameters, which become buffers; "GN" is group
+            norm with 32 groups, or the largest power of two that divides the channels.
 
     Returns:
         The network (the converted layer where `network` is itself a batch norm).
@@ -95,33 +94,25 @@ def convert_norm(network: nn.Module, norm: Norm) -> nn.Module:
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """Fix `module` for good: no gradients, batch norms frozen, evaluation mode.
+    """Return `module` fixed for good: no gradients, batch norms frozen, evaluation mode.
 
-    Its batch norms become frozen ones, which `train()` cannot thaw. Layers that are random in
-    training (drop path) stay off only while the module is in evaluation mode: the owner calls
-    `eval()` on it again after every `train()`, as `RegNetFeatures.train` does.
+    Its batch norms become frozen ones, which `train()` cannot thaw. Drop path stays off only in
+    evaluation mode: call `eval()` again after every `train()`, as `RegNetFeatures.train` does.
 
     Args:
-        module: a part of a timm network, changed in place.
-
-    Returns:
-        The module (the converted layer where `module` is itself a batch norm).
+        module: a part of a timm network, changed in place; a batch norm itself is exchanged.
     """
     return _freeze_batch_norms(module).requires_grad_(False).eval()
 
 
 def update_twice(module: nn.Module, enable: bool = True) -> nn.Module:
-    """Let two updates by the same batch move running statistics as one update does.
+    """Return `module`, where two updates by the same batch move running statistics as one does.
 
-    For what is recomputed in the backward pass (gradient checkpointing), where each forward pass
-    updates them: `(1 - m') ** 2 = 1 - m` for the momentum m.
+    Gradient checkpointing updates them twice: `(1 - m') ** 2 = 1 - m` for the momentum m.
 
     Args:
         module: a part of a timm network, changed in place.
-        enable: False takes it back.
-
-    Returns:
-        The module.
+        enable: False reverses it.
     """
     exponent = 0.5 if enable else 2
     for norm in module.modules():
@@ -131,14 +122,11 @@ def update_twice(module: nn.Module, enable: bool = True) -> nn.Module:
 
 
 def hide_batch_norms(network: nn.Module, hide: bool = True) -> nn.Module:
-    """Make each `BatchNormAct2d` a `BatchNormAct`, in place; all that it holds and does stays.
+    """Return `network`, where each `BatchNormAct2d` is a `BatchNormAct` and does the same.
 
     Args:
-        network: a timm network.
-        hide: False takes it back.
-
-    Returns:
-        The network.
+        network: a timm network, changed in place.
+        hide: False reverses it.
     """
     kinds = (BatchNormAct2d, BatchNormAct) if hide else (BatchNormAct, BatchNormAct2d)
     for module in network.modules():
@@ -163,8 +151,8 @@ def activated_norms(network: nn.Module) -> tuple[str, ...]:
 def lost_activations(model: nn.Module) -> list[nn.Module]:
     """Return the plain norms that a converter put where a norm also applied an activation.
 
-    Known are the norms of each `RegNetFeatures`, and of each timm network that says its
-    architecture (`pretrained_cfg`), of which timm builds another, without memory, to compare.
+    Known are the norms of each `RegNetFeatures`, and of each timm network whose `pretrained_cfg`
+    has its architecture, of which timm builds another, without memory, to compare.
 
     Args:
         model: a network of timm, or any model that holds one or several, such as a DETR.

@@ -17,15 +17,7 @@ LISTS = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", 
 
 
 def read_coco_json(path: str | Path) -> CocoJson:
-    """Read a COCO json.
-
-    Returns:
-        Its content. `images`, `annotations` and `categories` are lists of objects; images have an
-        id of their own and a `file_name`, categories an id and a name.
-
-    Raises:
-        UserError: the file is missing, or is not such a json.
-    """
+    """Read a COCO json, whose lists have the keys of `LISTS`; raise UserError for other files."""
     if not Path(path).is_file():
         raise MissingFileError(f"no annotation file '{path}'; correct the path")
     content = read_json(path)

@@ -69,20 +69,12 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class LabelledData:
-    """Images with their objects.
-
-    Attributes:
-        images: at least one.
-        classes: the names of all classes.
-        source: the file or folder that was read.
-        ordered: whether a file gave the classes in their order, and no others are allowed; or they
-            are what objects are called, sorted.
-    """
+    """Images with their objects: at least one."""
 
     images: tuple[LabelledImage, ...]
     classes: tuple[str, ...]
-    source: Path
-    ordered: bool = True
+    source: Path  # the file or folder that was read
+    ordered: bool = True  # a file has the classes in their order; else they are sorted labels
 
     def __post_init__(self) -> None:
         for image in self.images:

@@ -32,8 +32,7 @@ class Source:
     Attributes:
         format: one of `FORMATS`.
         path: the file or folder.
-        detail: of "coco" the folder of the images, else an entry of a data.yaml or a list of VOC,
-            or "".
+        detail: image folder of "coco", entry of a data.yaml, list of VOC, or "".
     """
 
     format: str
@@ -57,17 +56,14 @@ class Dataset:
 
 
 def parse_source(text: str) -> Source:
-    """Read what a command line names.
+    """Return the source that a command line names; nothing of it is read.
 
     Args:
         text: `coco:FILE,IMAGES`, `yolo:FILE`, `voc:FOLDER` or `labelme:FOLDER`; of YOLO and Pascal
             VOC also with an entry or a list, `yolo:FILE,NAME`.
 
-    Returns:
-        The source, of which nothing is read yet.
-
     Raises:
-        UserError: it is in none of the forms.
+        UserError: it has none of these forms.
     """
     name, colon, rest = text.partition(":")
     if not colon or name not in FORMATS or not rest:
@@ -84,18 +80,14 @@ def parse_source(text: str) -> Source:
 
 
 def read_parts(sources: Mapping[str, Source], *, read_jsons: bool = True) -> dict[str, Dataset]:
-    """Read datasets by part ("train", "val", ...), with the same classes in all.
+    """Return datasets by part ("train", "val", ...), with the same classes in all.
 
     Args:
-        sources: by part. Without a detail, one is that entry or list of its format which the part
-            is called.
+        sources: by part, whose name is the entry or list of a source without a detail.
         read_jsons: whether COCO jsons are read, too, or only looked for.
 
-    Returns:
-        The datasets by part.
-
     Raises:
-        UserError: a file is missing or has no meaning, or two parts are the same data.
+        UserError: a file is missing or invalid, or two parts are the same data.
     """
     found: dict[str, Dataset] = {}
     labelled: dict[str, LabelledData] = {}

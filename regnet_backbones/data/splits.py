@@ -19,23 +19,17 @@ PARTS = ("train", "val")
 def split(
     content: CocoJson, fraction: float, *, seed: int = 0, group: str | None = None
 ) -> dict[str, CocoJson]:
-    """Split a COCO json into "train" and "val".
+    """Return "train" and "val" of a COCO json, which has each class of two scenes or more in both.
 
     Args:
-        content: of `read_coco_json`; left as it is.
-        fraction: the part of the images that "val" has, between 0 and 1.
+        content: of `read_coco_json`, not changed.
+        fraction: of the images, between 0 and 1, that "val" gets.
         seed: of the order in which images are shared out.
-        group: a regular expression that is searched in each `file_name`; images with an equal first
-            group are one scene, and are not separated. None for images that are scenes of their
-            own.
-
-    Returns:
-        Both parts, with all categories and the images in their order. A class in two scenes or more
-        is in both.
+        group: regular expression, searched in each `file_name`; images with the same first group
+            are one scene, and stay together. None if each image is a scene.
 
     Raises:
-        UserError: the fraction or the expression cannot be used, or there are fewer than two
-            scenes.
+        UserError: the fraction or the expression is invalid, or there are fewer than two scenes.
     """
     if not 0 < fraction < 1:
         raise UserError(f"--val-fraction must be between 0 and 1, got {fraction}")

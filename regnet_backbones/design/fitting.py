@@ -120,7 +120,7 @@ def fit(
     num_stages: int | None = NUM_STAGES,
     group_width: int = 8,
 ) -> Fit:
-    """Find the law whose widths are nearest to those of a network.
+    """Return the law whose widths are nearest to those of a network, and its error.
 
     Compared are laws with w_m from 1.25 to 16 that leave out no power of w_m between two stages,
     as in pycls: all w_a, the w_0 that could be best, and w_m on a grid, to a two-thousandth of
@@ -133,12 +133,8 @@ def fit(
         group_width: of the design that is returned; `dataclasses.replace` changes its other
             numbers. The error is that of the widths before they are fitted to it.
 
-    Returns:
-        The law, its error, and the design where the law gives one.
-
     Raises:
-        ValueError: the widths or depths are not positive integers or do not belong together, or
-            there is no law of so many stages.
+        ValueError: widths or depths are invalid, or there is no law of so many stages.
     """
     observed = _per_block(widths, depths)
     depth = len(observed)
@@ -169,7 +165,7 @@ def fit(
 def scale(
     design: RegNetDesign, factor: float, *, strategy: str = FAST, image_size: int = 224
 ) -> Scaled:
-    """Scale a design to about `factor` times its multiply-adds.
+    """Return a design scaled to about `factor` times its multiply-adds.
 
     Args:
         design: the network to scale.
@@ -179,11 +175,8 @@ def scale(
             of g as widths do by that of w, but take no share of the factor.
         image_size: side of the images of the original, in pixels.
 
-    Returns:
-        The scaled network, and by how much each of its dimensions grew.
-
     Raises:
-        ValueError: the factor, strategy or image size is invalid, or there is no such network.
+        ValueError: an argument is invalid, or there is no such network.
     """
     if not 0 < factor < math.inf:
         raise UserError(f"factor must be above 0, such as 2 or 0.5, got {factor!r}")

@@ -76,11 +76,10 @@ def to_format(
             Python code that builds a U-Net or a classifier.
         design: the network.
         title: its name in SMP.
-        base: config that Detectron2's builds on, as `_BASE_` names it: relative to the folder of
-            the new config. None for a part of a config, with a backbone under an FPN.
+        base: `_BASE_` of Detectron2's config; None for a part of one, with a backbone under an FPN.
 
     Raises:
-        ValueError: the format is unknown, or has no words for the design.
+        ValueError: the format is unknown, or cannot describe the design.
     """
     if name not in FORMATS:
         raise UserError(f"format must be one of {', '.join(FORMATS)}, got '{name}'")
@@ -115,7 +114,7 @@ def python_code(design: RegNetDesign) -> str:
 
 
 def row_of(candidate: "Candidate") -> dict[str, object]:
-    """Return a candidate as a flat row; what was not measured is left out.
+    """Return a `candidate` as a flat row; what was not measured is left out.
 
     Args:
         candidate: of a sample or a search.

@@ -142,7 +142,7 @@ def sample(
     seed: int = 0,
     max_draws: int = MAX_DRAWS,
 ) -> Found:
-    """Draw networks from a space until so many meet the bounds.
+    """Return `count` networks of a space within bounds, and why others were rejected.
 
     Args:
         space: one of `spaces.SPACES`, or a part of it.
@@ -150,9 +150,6 @@ def sample(
         bounds: what they may cost.
         seed: the same seed gives the same sample.
         max_draws: how many draws may follow each other without a network within the bounds.
-
-    Returns:
-        The networks, with their costs, and why others were rejected.
 
     Raises:
         ValueError: `max_draws` draws gave nothing, or `count` is not a positive integer.
@@ -213,7 +210,7 @@ def search(
     max_measured: int | None = None,
     progress: Callable[[Found], object] | None = None,
 ) -> Found:
-    """Draw networks within bounds, measure them, and keep those within limits.
+    """Return networks within bounds that were measured, and at most `count` within limits.
 
     With a limit of latency, after five measurements, a network is not measured if it would be too
     slow even at the best speed so far (least time a multiply-add), made a quarter better. This is
@@ -222,16 +219,13 @@ def search(
     Args:
         space: one of `spaces.SPACES`, or a part of it.
         count: how many to keep.
-        bounds: on what is counted.
+        bounds: what networks may cost.
         measure: measures a design; a MemoryError or UnbuildableError rejects it.
-        latency_ms: the highest of a network that is kept, None for any.
-        memory_mib: the highest of a network that is kept, None for any.
+        latency_ms: limit of the latency, None for any.
+        memory_mib: limit of the memory, None for any.
         seed: of the draws. Which networks are kept depends on the measurements, too.
         max_measured: end after so many measurements, None for 4 times `count`.
-        progress: is called with what was found so far, after each network that was measured.
-
-    Returns:
-        What was found, which may be fewer than `count`.
+        progress: called with what was found so far, after each measurement.
 
     Raises:
         ValueError: nothing meets the bounds, or a number is out of range.
@@ -300,16 +294,10 @@ def best(found: Found, *, by: Order = "flops", count: int = 1) -> tuple[Candidat
 
 
 def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:
-    """Return which points no other is better than: as small everywhere and smaller somewhere.
+    """Return the indices of points that no other dominates: nowhere larger, somewhere smaller.
 
     Args:
         points: n points of the same number of coordinates, of all of which less is better.
-
-    Returns:
-        Indices in rising order; equal points stay.
-
-    Raises:
-        ValueError: points have different numbers of coordinates.
     """
     places = np.array(points, float)
     return [

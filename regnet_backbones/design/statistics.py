@@ -80,8 +80,7 @@ def edf(values: Sequence[float], *, confidence: float = 0.95) -> Edf:
         confidence: of the band, pointwise.
 
     Raises:
-        ValueError: there are no values, one is not a finite number, or the confidence is not
-            between 0 and 1.
+        ValueError: there are no values, or a number is out of range.
     """
     if not 0 < confidence < 1:
         raise UserError(f"confidence must be between 0 and 1, such as 0.95, got {confidence!r}")
@@ -113,8 +112,7 @@ def column(rows: Sequence[object], name: str) -> list[float]:
         name: the column.
 
     Raises:
-        ValueError: no such column (the message lists those there are), or a row has no
-            number in it (it names the first).
+        ValueError: no such column, or a row has no number in it.
     """
     columns = dict.fromkeys(key for row in rows if isinstance(row, Mapping) for key in row)
     if name not in columns:

@@ -60,9 +60,8 @@ def export_detector(
     Normalisation, resizing and, of a Mask R-CNN, pasting the masks are in the file.
 
     Args:
-        model: a Faster, Mask or Keypoint R-CNN, a RetinaNet or an FCOS, such as those of
-            `regnet_backbones.adapters.torchvision`. It is not changed, and exported as in
-            evaluation.
+        model: a Faster, Mask or Keypoint R-CNN, a RetinaNet or an FCOS of torchvision, not changed
+            and exported as in evaluation.
         path: the file, `.onnx`, or `.ts` or `.pt` for TorchScript.
         images: (3, H, W), values from 0 to 1; the model must detect something in one of them.
         fold: fold batch norm into convolutions first.
@@ -75,9 +74,8 @@ def export_detector(
     Raises:
         ModuleNotFoundError: onnx or onnxruntime is not installed.
         OSError: the folder does not exist, or cannot be written to.
-        UserError: the file has another suffix, no image is given, or the model is another. As
-            `ExportError`: nothing is detected in the images, the model cannot be exported, or the
-            file gives something else; then there is no new file.
+        UserError: an argument is invalid; as `ExportError`: the model cannot be exported, nothing
+            is detected, or the file differs from the model and is deleted.
     """
     from torchvision.models.detection import FCOS, RetinaNet
     from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN

@@ -123,13 +123,12 @@ def export_onnx(
 
     Args:
         model: a `RegNetFeatures`, a detectron2 model, of which the backbone is exported, or a model
-            of segmentation-models-pytorch. It is not changed, and exported as in evaluation.
+            of SMP; not changed, and exported as in evaluation.
         path: the file, `.onnx`.
         image_size: height and width of the images it is exported with; other sizes work, too.
         opset: version of ONNX's operators, 18 to 25.
         fold: fold batch norm into convolutions first.
-        normalize: the file takes pixels from 0 to 255 (float32) and normalises them so; None: it
-            takes normalised images.
+        normalize: what the file does to pixels from 0 to 255; None if it takes normalised images.
         metadata: entries of the file's metadata. `normalizes` is added, and with `normalize` mean,
             std and channel order.
 
@@ -139,8 +138,8 @@ def export_onnx(
     Raises:
         ModuleNotFoundError: onnx, onnxscript or onnxruntime is not installed.
         OSError: the folder does not exist, or cannot be written to.
-        ValueError: an argument is out of range. As `ExportError`: the network cannot be exported,
-            or the file gives something else; then there is no new file.
+        ValueError: an argument is invalid; as `ExportError`: the network cannot be exported, or the
+            file differs from it and is deleted.
     """
     if opset not in OPSETS:
         raise UserError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset}")

@@ -49,11 +49,10 @@ def quantize(
     Args:
         path: an ONNX file with one input, of less than 2 GB.
         output: the new file, `.onnx`; its metadata have `quantization` "int8".
-        images: what the file takes, one input each: batches (N, C, H, W), or images (C, H, W) of a
-            whole detector. The first 128 are taken, and one is in memory at a time.
-        ranges: how the range of an activation is chosen: "minmax" has all values seen,
-            "percentile" 99.999 percent of them, "entropy" those whose distribution 8 bits keep
-            best.
+        images: inputs of the file: batches (N, C, H, W), or images (C, H, W) of a whole detector.
+            The first 128 are used, one is in memory at a time.
+        ranges: what the range of an activation covers: "minmax" all values seen, "percentile"
+            99.999 percent of them, "entropy" those whose distribution 8 bits keep best.
         reduce_range: quantise weights to 7 bits, for processors with AVX2 but without VNNI, whose
             sums of 8-bit products may saturate.
 
@@ -63,8 +62,7 @@ def quantize(
     Raises:
         ModuleNotFoundError: onnx or onnxruntime is not installed.
         OSError: the folder does not exist, or cannot be written to.
-        ValueError: no images, or `ranges` is unknown. As `ExportError`: the file cannot be
-            quantised; then there is no new file.
+        ValueError: an argument is invalid; as `ExportError`: the file cannot be quantised.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 

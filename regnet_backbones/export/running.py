@@ -24,15 +24,13 @@ TORCHSCRIPT_SUFFIXES = (".ts", ".pt")
 
 
 def load_exported(path: str | Path, *, engine: Engine = "onnxruntime") -> Runner:
-    """Load an exported file on the CPU, with as many threads as torch has.
+    """Return an exported file as a function of images (N, C, H, W) that returns outputs by name.
+
+    It runs on the CPU, with as many threads as torch has.
 
     Args:
         path: `.onnx`; `.pt2`, for torch.export; `.ts` or `.pt`, TorchScript.
         engine: what runs an `.onnx`, "onnxruntime" or "openvino".
-
-    Returns:
-        A function of images, float32 (N, C, H, W) or what the file takes, that returns the outputs
-        by name.
 
     Raises:
         ValueError: a file of another kind, or an unknown engine.

@@ -46,12 +46,10 @@ class LatencyMeter:
             float32 all the same, which is what a detector's heads are given.
         runs: forward passes that count.
         reference: a network that takes turns with each one that is measured. Latencies are then
-            what the reference took at first, times the median ratio to it, so that a slow minute of
-            the machine does not choose between networks.
+            its first latency times the median ratio to it, which a slow minute does not change.
 
     Attributes:
-        memory_format: the one that was faster for the first network, and is used for all: trying
-            both takes longer than all the rest.
+        memory_format: the faster one for the first network, used for all.
 
     Raises:
         ValueError: the GPU is missing.
@@ -76,13 +74,10 @@ class LatencyMeter:
         positive_integer("runs", self.runs)
 
     def measure(self, network: Network) -> Measurement:
-        """Measure one network, and give back what memory it took.
+        """Return milliseconds of a forward pass, and MiB at its peak.
 
         Args:
             network: a design, or a name of `regnet_backbones.zoo.names()`.
-
-        Returns:
-            Milliseconds of a forward pass, and MiB at its peak.
 
         Raises:
             ValueError: the network cannot be built.

@@ -112,37 +112,32 @@ def optimize(
     For inference a copy is changed: batch norm is folded into convolutions, the memory format
     measured, weights cast, the network compiled, in evaluation mode and without gradients. For
     training the model itself is changed, before or after its optimizer is built: convolutions do
-    the work of frozen batch norms where that is measured to be faster, while state dict, parameters
-    and gradients stay what they were.
+    the work of frozen batch norms where that is faster; state dict, parameters and gradients stay.
 
     Args:
         model: a `RegNetFeatures`, a detectron2 model, whose `backbone` is what is measured, cast
-            and compiled, or any network that takes images (N, C, H, W), as models of
-            segmentation-models-pytorch do. On the device where it runs.
+            and compiled, or any network of images (N, C, H, W), on the device where it runs.
         mode: "inference" or "training".
         dtype: torch.bfloat16, torch.float16 or None for that of the model. In inference weights are
             cast; a `RegNetFeatures` then gives maps of this type, other models what they gave
             before. In training `forward` runs under autocast (float16 needs a
             `torch.amp.GradScaler`).
-        compile: `torch.compile`. On a CPU it takes a C++ compiler, and calls under `torch.no_grad`
-            or `torch.inference_mode` to be fastest.
-        dynamic: compile for `image_size`, and once more for all other heights and widths, rather
-            than for each.
-        fold: fold batch norms, or do not. "auto" folds for inference, and in training measures
-            whether folding gains more than 3%.
+        compile: use `torch.compile`. On a CPU it needs a C++ compiler, and is fastest under
+            `torch.no_grad` or `torch.inference_mode`.
+        dynamic: compile for `image_size` and once for all other sizes, rather than for each size.
+        fold: fold batch norms, or do not. "auto" folds for inference, and in training if it is
+            measured to gain more than 3%.
         memory_format: "auto" measures, together with `fold`, on random images of `image_size` and
-            `batch_size`; in training on two at least, because some batch norms learn from no single
-            one.
-        image_size: height and width of what will be typical.
-        batch_size: images of a batch that will be typical.
+            `batch_size` (at least two in training).
+        image_size: typical height and width.
+        batch_size: typical number of images.
 
     Returns:
         The model, and the report of what was done; print it.
 
     Raises:
         ValueError: an option is unknown, the model takes no images, or a converter has deleted
-            activations of it (see `norm.lost_activations`). Then, and after errors of
-            the model itself, the given model is as it was.
+            activations of it (see `norm.lost_activations`). The given model is not changed then.
     """
     for name, value, kind in (("mode", mode, Mode), ("memory_format", memory_format, MemoryFormat)):
         if value not in get_args(kind):

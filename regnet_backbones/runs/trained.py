@@ -89,20 +89,17 @@ def changed_settings(
 
 
 def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> Trained:
-    """Find the model that a run's folder or a checkpoint file stands for.
+    """Return the model of a run's folder or checkpoint; of a folder the best one, or the newest.
 
     Args:
-        path: a folder that was the output of a training or of `push`, a checkpoint, or a name on
-            the hub, "hf-hub:owner/name", which is downloaded.
+        path: output folder of a training or of `push`, a checkpoint, or a name on the hub,
+            "hf-hub:owner/name", which is downloaded.
         config_file: config of a detector, None for the `config.yaml` next to the checkpoint.
-
-    Returns:
-        The model; of a folder that of the best checkpoint (segmenters), or of the newest.
 
     Raises:
         MissingFileError: the path, a checkpoint, or the config of a detector is missing.
-        UserError: a folder holds both kinds of model, a file is not a checkpoint by its suffix, or
-            a config is given for a segmenter.
+        UserError: a folder has both kinds of model, a file is not a checkpoint, or a segmenter is
+            given a config.
     """
     if is_on_hub(path):
         from regnet_backbones.weights.sources import hub_folder  # imports torch

@@ -30,17 +30,11 @@ BUILDERS = ("_instantiator", "_class_path")
 
 
 def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> Segmenter:
-    """Load a segmenter; weights to start a training from are not fetched.
-
-    It has no auxiliary head (`auxiliary_weight`), which only a training needs: its `network` is the
-    model of SMP.
+    """Return a segmenter on the CPU, without its auxiliary head: its `network` is the model of SMP.
 
     Args:
         checkpoint: a file that Lightning saved in the training of a `Segmenter`.
         inference: how it predicts, None for whole images; without a `short_side`, at its own.
-
-    Returns:
-        The segmenter, on the CPU.
 
     Raises:
         UserError: the file is missing, damaged, or not a checkpoint of a segmenter.
@@ -67,15 +61,12 @@ def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> S
 
 
 def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -> SegmentationData:
-    """Rebuild the data that a segmenter was trained on.
+    """Return the data that a segmenter was trained on, not set up.
 
     Args:
         checkpoint: a file that Lightning saved in a training on a `SegmentationData`.
         overrides: arguments of `SegmentationData` that differ, such as `root`, or their texts on a
             command line: "4", "[0.5, 2.0]", "null".
-
-    Returns:
-        The data, to be set up by a trainer or by `setup`.
 
     Raises:
         UserError: the file or the dataset is missing, or an override is unknown or wrong.
@@ -102,9 +93,9 @@ def read_segmenter(path: Path) -> dict[str, Any]:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of Lightning, or raise a UserError; nothing of it is run, now or later.
+    """Read a checkpoint of Lightning, or the `model.safetensors` of `semseg.sharing`; run nothing.
 
-    The `model.safetensors` that `semseg.sharing` wrote is read as the checkpoint that it is of.
+    Raise UserError for another file.
     """
     if Path(path).name == SHARED_NAME:
         content = _read_shared(Path(path))

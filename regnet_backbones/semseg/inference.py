@@ -83,8 +83,6 @@ class Inference:
         Args:
             logits_of, image: see `__call__`.
         """
-        if self.flip or len(self.scales) > 1:
-            return self(logits_of, image).argmax(1)
         return self.logits(logits_of, image).argmax(1)
 
     def _logits(

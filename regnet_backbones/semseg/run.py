@@ -4,15 +4,13 @@ import logging
 import os
 import shlex
 import signal
-import time
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -21,7 +19,6 @@ from PIL import Image
 
 from regnet_backbones.errors import as_user_error
 from regnet_backbones.files import check_output_folder, remove_parts
-from regnet_backbones.measure.timing import STEPS, estimate
 from regnet_backbones.optimize.options import show_reports
 from regnet_backbones.runs.image_files import sample
 from regnet_backbones.runs.look import PICTURE, PICTURES, mosaic, show, table_of
@@ -111,25 +108,6 @@ class SegmentationCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
 
 
-class PrintEstimate(Callback):
-    """Print once, after a few batches, how long the others take."""
-
-    def on_train_start(self, *_: object) -> None:
-        """Begin."""
-        self._ends: list[float] = []
-
-    def on_train_batch_end(self, trainer: Trainer, model: Segmenter, *_: object) -> None:
-        """Print it, or do nothing."""
-        if len(self._ends) > STEPS:
-            return
-        self._ends.append(time.perf_counter())
-        left = int(trainer.estimated_stepping_batches) - trainer.global_step
-        if len(self._ends) > STEPS and left:
-            each = trainer.accumulate_grad_batches
-            seconds = [each * (end - start) for start, end in pairwise(self._ends)]
-            model.print(f"time left: {estimate(seconds, left, 'steps')}")
-
-
 def _has(callbacks: Sequence[object], kind: type) -> bool:
     return any(isinstance(callback, kind) for callback in callbacks)
 
@@ -199,7 +177,6 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
     # After the one that keeps the best checkpoint, whose state the last one has.
     settings = {"every": cli.config.save_every, "signals": signals, "options": options}
     trainer.callbacks.append(resume.LastCheckpoint(last, **settings))
-    trainer.callbacks.append(PrintEstimate())
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if resumes else None)
     except StoppedError:

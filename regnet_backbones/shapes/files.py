@@ -114,18 +114,18 @@ def check_drawn(root: str | Path) -> None:
 
 
 def write(root: str | Path, spec: ShapesSpec, *, overwrite: bool = False) -> ShapesDataset:
-    """Write the dataset, or find it already there.
+    """Write the dataset unless it exists, and return it.
 
     Args:
-        root: its folder, which appears when it is whole.
+        root: its folder, which appears when it is complete.
         spec: what to draw.
-        overwrite: replace another shapes dataset that is there.
+        overwrite: replace another shapes dataset.
 
     Returns:
         Where everything is.
 
     Raises:
-        ValueError: the folder holds something else, or another dataset without `overwrite`.
+        ValueError: the folder has something else, or another dataset without `overwrite`.
     """
     root = Path(root).resolve()
     record, found = {**FORMAT, "spec": asdict(spec)}, _read_record(root)

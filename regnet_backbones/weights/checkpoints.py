@@ -115,15 +115,14 @@ def read_checkpoint(path: str | Path, *, prefix: str | None = None) -> Checkpoin
 
     Args:
         path: a file of torch's, a safetensors file or a pickle of numpy arrays.
-        prefix: which RegNet is wanted where the file holds several, as `load` takes it.
+        prefix: which RegNet of several, see `load`.
 
     Returns:
-        The state dict, where in the file it lay, and what else there is.
+        The state dict, where in the file it was, and what else there is.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, is something else, or holds no state dict, or several of
-            which `prefix` does not choose one.
+        ValueError: the file is damaged or another one, or does not have one state dict.
     """
     path = Path(path)
     return checkpoint_of(read_content(path), path, prefix=prefix)
@@ -204,12 +203,8 @@ def detect(
     """Return the dialect of the RegNet in a state dict, one of `DIALECTS`.
 
     Args:
-        state_dict: of a network, or of a model that holds one under any prefix (`module.`,
-            `encoder.`, ...), or a checkpoint that holds such a state dict under any keys.
-        prefix: which network, if there are several, as `load` takes it.
-
-    Raises:
-        ValueError: no RegNet in it, or more than one.
+        state_dict: of a network or a model that has one under any prefix, or a checkpoint of these.
+        prefix: which RegNet of several, see `load`.
     """
     return locate(state_dict, prefix).dialect
 

@@ -52,25 +52,21 @@ def convert(
     channel_order: ChannelOrder | None = None,
     prefix: str | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Rename a RegNet's parameters from one dialect to another.
+    """Return a RegNet's parameters by their names in another dialect.
 
     A prefix stays, and so does the rest of a model (an FPN, a decoder). Where the dialects differ
     in channel order the stem is flipped. The way back restores the state dict, except for what only
     ClassyVision and VISSL have: heads of self-supervised training, and names of sharded groups.
 
     Args:
-        state_dict: names to tensors or numpy arrays, or a checkpoint that holds such a state dict.
+        state_dict: names to tensors or numpy arrays, or a checkpoint with such a state dict.
         source: the dialect it is in, one of `DIALECTS` ("detectron2" is "pycls").
-        target: the dialect that is wanted.
-        channel_order: of the images that the weights saw, if not the source dialect's own.
+        target: the new dialect.
+        channel_order: of the training images, if not that of the source dialect.
         prefix: which of several networks, such as "teacher.".
 
-    Returns:
-        The tensors by their new names.
-
     Raises:
-        ValueError: a dialect is unknown, the names are another dialect's, or some have no
-            counterpart in `target`.
+        ValueError: a dialect is unknown or the wrong one, or lacks names.
     """
     source, target = dialects.canonical(source), dialects.canonical(target)
     network = checkpoints.locate(state_dict, prefix)

@@ -81,21 +81,20 @@ def load(
     Detectron2 config that says BGR.
 
     Args:
-        model: changed in place (not at all when this raises).
+        model: changed in place, but not if an error is raised.
         source: a name ("timm://regnety_032.ra_in1k", "torchvision://regnet_y_3_2gf.IMAGENET1K_V2",
             "pycls://RegNetY-3.2GF"), a URL, a path, or a state dict of tensors or numpy arrays.
-        channel_order: of the images that the weights saw; None for that of the dialect (BGR for
-            pycls and detectron2's own RegNet, RGB for all others). A model for BGR images needs it.
-        prefix: which RegNet of the file to take where it holds several: the keys of its state dict,
-            the beginning of its names, or both ("teacher", "backbone.", "teacher.backbone.").
+        channel_order: of the training images; None for that of the dialect (BGR for pycls and
+            detectron2's own RegNet, RGB for all others). A model for BGR images needs it.
+        prefix: which RegNet of several in the file: the keys of its state dict, the beginning of
+            its names, or both ("teacher", "backbone.", "teacher.backbone.").
 
     Returns:
-        What was loaded, what was left out, and under which licence the weights are.
+        What was loaded, what was left out, and the licence of the weights.
 
     Raises:
-        ValueError: the weights are of another network, entries are missing, unknown, of another
-            shape or not finite, or the file cannot be read.
-        FileNotFoundError: a path names no file.
+        ValueError: weights and network do not match, or the file cannot be read.
+        FileNotFoundError: no such file.
         OSError: a download failed.
     """
     model = getattr(model, "_orig_mod", model)  # of what torch.compile returned

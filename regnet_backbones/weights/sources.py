@@ -125,13 +125,13 @@ def is_available(source: Source, *, timeout: float = 5.0) -> bool:
 
 
 def local_file(source: Source) -> Path:
-    """Return the file of a source on this machine, after a download if it needs one.
+    """Return the file of a source on this machine, after a download if needed.
 
     Args:
         source: of `find_source`.
 
     Raises:
-        OSError: the download failed; the message names the file and where to put it by hand.
+        OSError: the download failed.
     """
     if source.url is None or source.file.is_file():
         return source.file
