@@ -50,15 +50,14 @@ class RegNetFeatures(nn.Module):
         in_channels: channels of the input image.
         output_stride: stride of the last map, 8, 16 or 32; below 32 the last stages are dilated.
         norm: "BN" as published, "SyncBN", "FrozenBN" or "GN" (see `norm.convert_norm`).
-        freeze_at: how many levels are fixed, counted as in detectron2: 0 none, 1 the stem, 2 the
-            stem and the first stage, ..., 5 everything. `train()` cannot thaw them.
+        freeze_at: number of fixed levels as in detectron2: 0 none, 1 the stem, 2 the stem and the
+            first stage, ..., 5 everything. `train()` cannot thaw them.
         drop_path_rate: stochastic depth, rising linearly to this rate in the last block.
-        pretrained: False for random weights (timm's initialisation), True for the default weights
-            of the zoo, one of the variant's tags, a source such as
-            "torchvision://regnet_y_3_2gf.IMAGENET1K_V2" or a URL, or a file in any dialect (see
-            `regnet_backbones.weights`). They expect RGB images.
-        grad_checkpointing: keep only block inputs in training and recompute the rest. Batch norms
-            then see each batch twice, and their momentum is such that statistics come out alike.
+        pretrained: False for random weights, True for the default weights of the zoo, a tag of the
+            variant, a source such as "torchvision://regnet_y_3_2gf.IMAGENET1K_V2" or a URL, or a
+            file in any dialect (see `regnet_backbones.weights`). They expect RGB images.
+        grad_checkpointing: keep only block inputs in training and recompute the rest. The momentum
+            of batch norms, which see each batch twice, is set for the same statistics.
         out_levels: levels to return, some of 1 to 5. Stages behind the last are not built.
 
     Attributes:
@@ -70,8 +69,7 @@ class RegNetFeatures(nn.Module):
         loaded: what is known of the weights that `pretrained` asked for, None for random ones.
 
     Raises:
-        ValueError: an argument is out of range, the design cannot be built, or weights do not
-            match.
+        ValueError: an argument is invalid, the design cannot be built, or weights do not match.
         FileNotFoundError: `pretrained` is neither a tag of the variant nor a file.
         OSError: weights could not be fetched.
     """

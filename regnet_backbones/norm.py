@@ -2,8 +2,7 @@
 
 timm's `BatchNormAct2d` is a `BatchNorm2d` that also applies the activation: the converters of
 torch, detectron2 and transformers' DETR family silently delete the ReLU. timm's own keep it, and so
-does the group norm here. timm freezes the batch norms of images only; others, such as LeViT's,
-become `FrozenBatchNorm`.
+does the group norm here. Batch norms that timm does not freeze become `FrozenBatchNorm`.
 """
 
 import logging

@@ -239,7 +239,7 @@ def test_bounds_that_nothing_meets():
     with pytest.raises(UserError) as raised:
         sample(get_space("RegNetX"), 1, bounds=bounds, max_draws=3000)
     message = str(raised.value)
-    assert "the last 3,000 draws from RegNetX" in message
+    assert "the last 3,000 draws of RegNetX" in message
     assert "params 1e+09 to inf at 224" in message
     assert f"{NO_NETWORK} 2," in message
 

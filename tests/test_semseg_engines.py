@@ -132,7 +132,7 @@ def test_a_file_of_another_checkpoint_is_refused(checkpoint, exported, tmp_path)
     model = onnx.load(exported)
     del model.metadata_props[:]
     onnx.save(model, plain)
-    with pytest.raises(ValueError, match="plain.onnx.*no checkpoint"):
+    with pytest.raises(ValueError, match="plain.onnx.* was not exported from"):
         predict(checkpoint, [], tmp_path, engine="onnxruntime", exported=plain)
 
 

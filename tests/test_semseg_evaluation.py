@@ -192,7 +192,7 @@ def test_files_that_are_damaged_or_not_there_are_named(checkpoint, tmp_path):
             load(file)
     data = checkpoint.read_bytes()
     file.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match="model.ckpt is truncated or damaged"):
+    with pytest.raises(ValueError, match="model.ckpt.* damaged"):
         load_segmenter(file)
     file.write_text("no checkpoint")
     with pytest.raises(ValueError, match="model.ckpt"):

@@ -374,7 +374,7 @@ def colours_that_the_table_lacks(folder):
     folder.write(lambda mask: COLORS[mask])
 
 
-@refused("num_classes must be 3, .* got 4", classes=3)
+@refused("num_classes must be 3, the class names, got 4", classes=3)
 def a_table_of_other_classes(folder):
     folder.options |= {"num_classes": 4, "colors": color_lines(folder)}
     folder.write(lambda mask: COLORS[mask])
@@ -417,7 +417,7 @@ def a_missing_mask(folder):
     folder.path(next(iter(folder.truth))).unlink()
 
 
-@refused("has no masks")
+@refused("must have masks")
 def no_masks(folder):
     folder.write(lambda mask: mask)
     for name in folder.truth:
@@ -586,7 +586,7 @@ def test_label_maps_that_are_none(line, said):
 
 
 def test_a_map_to_classes_that_do_not_exist():
-    with pytest.raises(ValueError, match="classes 0 to 1, .*, got {1: 2"):
+    with pytest.raises(ValueError, match="classes .0 to 1, .*, got {1: 2"):
         folder_labels(2, label_map={0: 0, 1: 2})
     with pytest.raises(ValueError, match="given twice: a"):
         folder_labels(None, ("a", "a", "b"))

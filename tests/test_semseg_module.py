@@ -107,9 +107,9 @@ def test_every_architecture_gives_logits_of_any_size(name):
     ("options", "message"),
     [
         ({"decoder": "Unit"}, "decoder must be one of deeplabv3, .* got 'Unit'"),
-        ({"decoder": "FPN", "output_stride": 8}, "FPN takes no encoder_output_stride, only"),
-        ({"decoder_options": {"decoder_chanels": 8}}, "Unet takes no decoder_chanels, only"),
-        ({"decoder_options": {"aux_params": {}}}, "Unet takes no aux_params, only"),
+        ({"decoder": "FPN", "output_stride": 8}, "FPN has no encoder_output_stride; it has"),
+        ({"decoder_options": {"decoder_chanels": 8}}, "Unet has no decoder_chanels; it has"),
+        ({"decoder_options": {"aux_params": {}}}, "Unet has no aux_params; it has"),
         ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
         ({"num_classes": 256}, "classes must be 1 to 255, got 256"),
         ({"class_names": ("a", "b")}, "num_classes must be 2, .* got 3"),
@@ -153,7 +153,7 @@ def test_numbers_that_are_no_design_are_refused(numbers, message):
 
 def test_images_must_be_normalised_as_the_weights_expect():
     """Before anything is fetched."""
-    with pytest.raises(ValueError, match=r"expect --data.mean \[0.5, 0.5, 0.5\], got"):
+    with pytest.raises(ValueError, match=r"need --data.mean \[0.5, 0.5, 0.5\], got"):
         segmenter(encoder="regnetz_c16", encoder_weights="imagenet")
 
 

@@ -276,7 +276,7 @@ def test_options_that_keep_a_resumed_run_from_being_exact_are_named(data, run_fo
 
 def test_a_run_with_nothing_to_resume_begins(data, tmp_path, caplog):
     assert main(*training(data, tmp_path, 1, "--resume")) == 0
-    assert "last.ckpt' to resume from; the training starts" in caplog.text
+    assert "last.ckpt'; the training starts" in caplog.text
 
 
 def test_a_new_run_in_the_folder_of_another_sets_its_files_aside(data, run_folder, caplog):

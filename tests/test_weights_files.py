@@ -351,7 +351,7 @@ def test_a_file_is_known_by_its_content_and_not_by_its_name(tmp_path):
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_whole_module_is_refused(tmp_path, writer):
     path = WRITERS[writer](nn.Linear(2, 1), tmp_path / "net")
-    with pytest.raises(ValueError, match=r"no state dict .*torch\.nn\.modules\.linear\.Linear"):
+    with pytest.raises(ValueError, match=r"a state dict.*torch\.nn\.modules\.linear\.Linear"):
         read_checkpoint(path)
 
 
@@ -504,7 +504,7 @@ def test_another_zip_archive_is_called_so(tmp_path):
     ("content", "message"),
     [
         ({"epoch": 3, "weights": {"a": 1.5}}, "keys epoch, weights; save"),
-        (torch.ones(1), r"holds no state dict \(names to tensors\), but a Tensor; save"),
+        (torch.ones(1), r"a state dict, got a Tensor; save"),
         ({"a": torch.ones(1), "b": 1.5, "c": "x"}, r"not tensors: b \(float\), c \(str\); save"),
         ({"a": torch.ones(1), "b": np.array(["x"])}, r"not tensors: b \(<U1\); save"),
         ({1: torch.ones(1)}, r"not tensors: 1 \(a name that is not text\); save"),
@@ -513,7 +513,7 @@ def test_another_zip_archive_is_called_so(tmp_path):
 def test_files_without_a_state_dict(tmp_path, content, message):
     for writer in ("zip", "old_torch"):
         path = WRITERS[writer](content, tmp_path / "net")
-        with pytest.raises(ValueError, match=f"{path} h(old|a)s.*{message.removeprefix('holds ')}"):
+        with pytest.raises(ValueError, match=f"{path}.*{message}"):
             read_checkpoint(path)
 
 
@@ -560,6 +560,6 @@ def test_an_unknown_suffix_lists_the_known_ones(tmp_path, name):
     ],
 )
 def test_a_nesting_that_does_not_fit_is_refused(tmp_path, name, nesting, message):
-    with pytest.raises(ValueError, match=f"{tmp_path}/{name}:? {message}"):
+    with pytest.raises(ValueError, match=f"{message}.*{tmp_path}/{name}"):
         write_checkpoint(tmp_path / name, small_state(), nesting=nesting)
     assert list(tmp_path.iterdir()) == []

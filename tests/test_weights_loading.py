@@ -255,7 +255,7 @@ def test_another_network_is_named(theirs, ours, message):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_of_a_training_that_diverged_are_refused(value, state):
     state["s3.b2.conv1.bn.running_var"][3] = value
-    with pytest.raises(ValueError, match=r"hold NaN or infinite .* 1: s3\.b2\.conv1\.bn\.running_"):
+    with pytest.raises(ValueError, match=r"have NaN or infinite .* 1: s3\.b2\.conv1\.bn\.running_"):
         weights.load(RegNetFeatures("regnety_002"), state)
 
 
@@ -299,7 +299,7 @@ def test_a_model_without_our_backbone_is_refused():
     with pytest.raises(ValueError, match="must have one RegNet of this package, got 0"):
         weights.load(torch.nn.Linear(1, 1), {})
     two = torch.nn.ModuleList([RegNetFeatures("regnetx_002"), RegNetFeatures("regnetx_002")])
-    with pytest.raises(ValueError, match=r"it holds 2 \(0\., 1\.\); load into one of them"):
+    with pytest.raises(ValueError, match=r"got 2 \(0\., 1\.\); load into one of them"):
         weights.load(two, {})
 
 

@@ -62,8 +62,7 @@ class Fit:
         observed: the given width of each block.
         continuous: the line w_0 + w_a * j, for each block.
         quantized: the widths that the law predicts, for each block.
-        design: the network of these numbers, with widths fitted to the group width; None unless
-            the law has four stages.
+        design: the network, with widths fitted to the group width; None without four stages.
     """
 
     w_0: int
@@ -87,9 +86,8 @@ class Scaled:
         width: factor of the widths of the stages.
         group_width: factor of the group width.
         resolution: factor of the side of the image.
-        image_size: side of the image that goes with the design, in pixels.
-        flops_factor: multiply-adds of the scaled network at `image_size` over those of the original
-            at its own size; near the factor that was asked for, as far as rounding allows.
+        image_size: side of the image for the design, in pixels.
+        flops_factor: multiply-adds at `image_size` over those of the original at its own size.
     """
 
     design: RegNetDesign

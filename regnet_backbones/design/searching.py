@@ -48,8 +48,7 @@ class Bounds:
         params: lowest and highest number of parameters; None for any.
         activations: lowest and highest number of activations; None for any.
         image_size: side of the square image, or (height, width), at which these are counted.
-        num_classes: outputs of the classifier counted with the network; None for the backbone
-            alone.
+        num_classes: outputs of the counted classifier; None for the backbone alone.
 
     Raises:
         ValueError: an interval is invalid.

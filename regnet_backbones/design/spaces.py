@@ -109,8 +109,7 @@ class Space:
         """Return a part of the space, named for what was narrowed.
 
         Args:
-            intervals: lowest and highest of a range by its name, ends included; None leaves it as
-                it is. `dataclasses.replace` changes what is not a range, or goes beyond one.
+            intervals: lowest and highest of a range by its name, ends included; None for no change.
 
         Raises:
             ValueError: the space does not draw numbers from that interval.

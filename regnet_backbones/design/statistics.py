@@ -21,9 +21,8 @@ from regnet_backbones.errors import UserError
 class Edf:
     """An EDF with a pointwise bootstrap band.
 
-    Of n values drawn again from the n there are, the number that are at most x is binomial, with n
-    trials and the share F(x). The band holds the quantiles of that distribution: what percentiles
-    of resampled curves tend to with ever more resamples.
+    The band has the quantiles of a binomial distribution with n trials and the share F(x), to which
+    percentiles of resampled curves tend.
 
     Attributes:
         values: in ascending order, equal ones repeated.
@@ -61,10 +60,10 @@ class Comparison:
 
     Attributes:
         distance: the largest vertical distance between the curves (Kolmogorov-Smirnov's statistic).
-        p_value: the probability of one as large between two samples of the same distribution; where
-            values are equal the true one is lower.
-        share_smaller: of the pairs, those in which the value of the first is the smaller one (Mann
-            and Whitney's), equal ones counted half: 0.5 where neither tends to be.
+        p_value: the probability of such a distance between samples of the same distribution; lower
+            where values are equal.
+        share_smaller: share of the pairs whose first value is smaller (Mann-Whitney), equal ones
+            counted half: 0.5 if neither tends to be smaller.
     """
 
     distance: float

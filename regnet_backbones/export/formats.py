@@ -57,9 +57,9 @@ class CheckedSize:
 
     Attributes:
         shape: of the images.
-        errors: by output, the largest difference; without a unit as a part of the largest value.
+        errors: by output, the largest difference; without a unit relative to the largest value.
         allowed: by output, the largest error that is rounding.
-        detections: how many a whole detector finds in its image; None for other networks.
+        detections: number in the image of a whole detector; None for other networks.
         units: of the errors of a whole detector, by output.
     """
 

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal, get_args
 
 import torch
@@ -188,25 +189,14 @@ def _calibrate(path: Path, folder: Path, images: Iterable[torch.Tensor], ranges:
     (name,) = (each.name for each in calibrator.infer_session.get_inputs())
     collected = False
     for image in islice(images, MAX_IMAGES):
-        calibrator.collect_data(_Once({name: image.contiguous().numpy()}))
+        inputs = iter([{name: image.contiguous().numpy()}, None])
+        calibrator.collect_data(SimpleNamespace(get_next=inputs.__next__))
         collected = True
     if not collected:
         raise UserError("no calibration images; pass some that look like those of later use")
     cache = folder / "ranges.json"
     save_tensors_data(calibrator.compute_data(), cache)
     return cache
-
-
-class _Once:
-    """A calibration reader of one input."""
-
-    def __init__(self, inputs: dict[str, object]):
-        self._inputs: dict[str, object] | None = inputs
-
-    def get_next(self) -> dict[str, object] | None:
-        """Return the input at the first call, None at the next."""
-        inputs, self._inputs = self._inputs, None
-        return inputs
 
 
 def _method(ranges: Ranges) -> object:

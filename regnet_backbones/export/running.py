@@ -96,9 +96,8 @@ def compile_openvino(path: str | Path) -> "openvino.CompiledModel":
 def _openvino_core() -> "openvino.Core":
     """Return OpenVINO's `Core`, the same one for as long as the process runs.
 
-    Each core with a model puts a stack for signal handlers in the place of the process's, and gives
-    back the one before when it is deleted. Of two that are deleted in the order in which they were
-    made, a stack is left that is freed: the next signal with a handler ends the process.
+    Each replaces the stack for signal handlers until it is deleted. Two that are deleted in the
+    order of their creation leave a freed stack: the next signal with a handler ends the process.
     """
     import openvino
 

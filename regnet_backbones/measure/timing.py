@@ -27,8 +27,7 @@ def interleaved_times(
     """Return the seconds of each run of several calls, by name.
 
     Each is called once a round, in the opposite order every other round, so that what a call leaves
-    behind does not always burden the same one. `warmup` rounds fill caches and compile. After three
-    rounds and `limit` seconds there are no more.
+    behind does not always burden the same one. After three rounds and `limit` seconds it ends.
     """
     timed = _cuda_seconds if torch.device(device).type == "cuda" else _cpu_seconds
     for _ in range(warmup):

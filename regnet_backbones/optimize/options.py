@@ -59,12 +59,11 @@ def optimize_training(
     autocast: torch.dtype | None = None,
     from_first: Callable[[str], str] = str,
 ) -> Report:
-    """Make the training of a model fast, alike in all processes, and return what was done.
+    """Make the training of a model fast, the same in all processes, and return what was done.
 
-    All processes must call this at the same time: synchronised batch norms wait for each other, and
-    DDP refuses parameters whose memory formats differ. `from_first` returns in all processes what
-    the first one calls it with. `autocast` remains the trainer's. Nothing is measured where folding
-    and memory format are given; only then a resumed run is exact to the last bit.
+    All processes must call this at the same time. `from_first` returns in all of them what the
+    first one calls it with. `autocast` remains the trainer's. Nothing is measured if folding and
+    memory format are given; only then a resumed run is exact to the last bit.
     """
     device = next(model.parameters()).device
     if optimization.compile:

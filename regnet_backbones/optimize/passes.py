@@ -19,7 +19,6 @@ from torch import nn
 from regnet_backbones.errors import UserError
 from regnet_backbones.measure.timing import interleaved_times
 
-DTYPES = (torch.bfloat16, torch.float16)
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 # One for single images and one for batches, or for small and large images. The typical size has as
@@ -110,12 +109,6 @@ def measure_steps(
     return {key: median(seconds) for key, seconds in times.items()}
 
 
-def check_dtype(dtype: torch.dtype | None) -> None:
-    """Raise ValueError for a type that is not a reduced precision."""
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"dtype must be torch.bfloat16, torch.float16 or None, got {dtype}")
-
-
 def has_native(dtype: torch.dtype) -> bool:
     """Whether this CPU has instructions for the type; True where torch does not know."""
     cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -175,10 +168,9 @@ def compile_network(
 ) -> nn.Module:
     """Compile a network in place, at its first calls; state dict and attributes stay.
 
-    With `dynamic` images whose height and width are `typical`, in the number in which they first
-    come, have a compilation of their own. For all others height and width are symbols, and what
-    would be the third compilation runs uncompiled. Without `dynamic` every size compiles for
-    itself. Weights are constants for `inference`.
+    With `dynamic`, images of the `typical` size and of the first number of these have their own
+    compilation; for all others height and width are symbols, and what would be the third one runs
+    uncompiled. Without it each size has one. Weights are constants for `inference`.
     """
     freezing = inference and next(network.parameters()).device.type == "cpu"
     # What `Module.compile` sets: not a part of state dicts, copies and pickles.

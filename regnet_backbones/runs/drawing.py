@@ -42,9 +42,8 @@ class Drawing:
     def add(self, image: Path, *args: object) -> None:
         """Draw the picture of an image, `draw(*args)`, now or until the end.
 
-        It is drawn in this process while two pictures a process wait: that bounds memory. Arguments
-        may be changed afterwards. Raise what `draw` raised, of this picture or of one before, with
-        a note that names the image; UserError if a process was killed.
+        It is drawn in this process while two pictures a process wait: that bounds memory. Errors
+        may be those of a picture before; their notes name the image.
         """
         while self._waiting and self._waiting[0][1].done():
             self._finish_first()

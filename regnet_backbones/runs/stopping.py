@@ -95,8 +95,8 @@ class StopSignals:
 def heed_parent_only(worker: int) -> None:
     """Let a data worker ignore signals of others than its parent; a `worker_init_fn`.
 
-    Those of a terminal, `timeout` and Slurm reach all processes, and a worker that dies from one
-    would end its training before that has saved. A worker of a killed parent ends itself.
+    A worker that dies from those of a terminal or Slurm would end its training before that has
+    saved. A worker of a killed parent ends itself.
     """
     parent = multiprocessing.parent_process()  # of a forkserver's child, os.getppid() is not it
     pid = parent.pid if parent else os.getppid()

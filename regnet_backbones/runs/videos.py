@@ -40,10 +40,8 @@ class InputImage:
 class ImageReader:
     """The images of files, read one by one; of videos the frames 0, every, 2 * every, ...
 
-    Attributes:
-        stills: the files that are not videos.
-        count: how many images there are, of videos as many as they promise.
-        failed: files that could not be read, or only in part; they are warnings.
+    `stills` are the files that are not videos, `failed` those that could not be read in full, which
+    are warnings; `count` is the number of images, of videos as many as they promise.
     """
 
     def __init__(self, files: Sequence[Path], *, every: int = 1):

@@ -226,8 +226,7 @@ def _rle(segmentation: object, size: tuple[int, int], place: str) -> dict:
 def _runs(counts: str) -> list[int] | None:
     """Return the runs of a compressed RLE, None if it is not one: pycocotools reads beyond its end.
 
-    Groups of 5 bits, the lowest first, with a sign; from the fourth on differences to the run of
-    the same kind before.
+    Groups of 5 bits, lowest first, with a sign; from the fourth on differences to the run but one.
     """
     runs: list[int] = []
     value = bits = 0

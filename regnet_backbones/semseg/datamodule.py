@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.stopping import heed_parent_only
 from regnet_backbones.semseg import dataset, labels, layouts
-from regnet_backbones.semseg.coco import coco_labels
+from regnet_backbones.semseg.coco import coco_labels, coco_masks
 from regnet_backbones.semseg.dataset import PairTransform, SegmentationDataset, check_pairs
 from regnet_backbones.semseg.labels import LabelCounts, Labels, check_class_names
 from regnet_backbones.semseg.loader import ResumableLoader, ResumableSampler
@@ -224,10 +224,16 @@ class SegmentationData(LightningDataModule):
             options = {"mask_suffix": given["mask_suffix"], "listed": names}
             pairs = layouts.folder_pairs(*folders, self._labels, **options)
         elif given["layout"] == "coco":
-            paths = (self._path(given[f"{split}_{kind}"]) for kind in ("json", "images"))
+            json_file, images = (
+                self._path(given[f"{split}_{kind}"]) for kind in ("json", "images")
+            )
             masks = given[f"{split}_masks"] and self._path(given[f"{split}_masks"])
-            options = {"background": given["background"], "masks": masks}
-            pairs = layouts.coco_pairs(*paths, self._labels, **options)
+            layouts.check_folder(images, "image folder")
+            if masks:
+                layouts.check_folder(masks, "mask folder")
+            options = {"background": given["background"], "panoptic_root": masks}
+            found = coco_masks(json_file, images, self._labels, **options)
+            pairs = layouts.Pairs(*found, self._labels)
         else:
             pairs = layouts.PAIRS[given["layout"]](given["root"], split)
         everything = self.check_everything

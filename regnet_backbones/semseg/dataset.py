@@ -57,11 +57,10 @@ SAVE = "save it as a grey or palette PNG whose values are the labels"
 
 
 class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
-    """Read pairs and transform them.
+    """Read pairs, as RGB or grey images (1 channel), and transform them.
 
     An item is a dict of `image` (float32, (3, H, W), as the transform leaves it), `mask` (int64,
     (H, W), classes and `IGNORE`) and `name`. The transform draws from a `ResumableSampler`'s seed.
-    With one channel in place of three, images are read as grey.
     """
 
     def __init__(self, pairs: Pairs, transform: PairTransform, *, channels: int = 3) -> None:
@@ -94,10 +93,9 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
 def check_pairs(
     pairs: Pairs, *, skip_bad: bool = False, everything: bool = False
 ) -> tuple[Pairs, LabelCounts]:
-    """Check the files of a split: present, readable, of equal size, with labels that have a class.
+    """Return the pairs of a split whose files are right, and what their masks have; see `skip_bad`.
 
-    Headers are read of all files, labels of `MASKS_DECODED` masks at most; `everything`, and
-    `skip_bad`, which leaves bad pairs out, read all. Returns the pairs, and what their masks hold.
+    Headers are read of all files, labels of `MASKS_DECODED` masks at most, unless `everything` is.
     """
     everything = everything or skip_bad
     step = 1 if everything else -(-len(pairs) // MASKS_DECODED)

@@ -115,10 +115,9 @@ def folder_labels(
     label_map: Mapping[int, int | str] | None = None,
     colors: Mapping[int, int | str] | None = None,
 ) -> Labels:
-    """Return what the values in custom masks mean; arguments are those of `SegmentationData`.
+    """Return what the values in custom masks mean; for the arguments see `SegmentationData`.
 
-    One class, or two names without a number, is binary segmentation: 0 is the background, 1 or 255
-    the object, and nothing is ignored unless `ignore_label` is.
+    One class, or two names without a number, is binary segmentation: 1 and 255 are the object.
     """
     if colors is not None and not (ignore_label is label_map is None):
         raise UserError(f"{COLORS} cannot be combined with {LABEL_MAP} or --data.ignore_label")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.semseg.coco import PaintedMask, PanopticMask, coco_masks
+from regnet_backbones.semseg.coco import PaintedMask, PanopticMask
 from regnet_backbones.semseg.labels import IGNORE, Labels, check_class_names, first_of, lines_of
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def ade20k_pairs(root: str | Path, split: str) -> Pairs:
 
 def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
     """Read the names of ADE20K's classes; without a class file, warn and number 150."""
-    _check_folder(Path(root), "dataset folder")
+    check_folder(Path(root), "dataset folder")
     paths = (Path(root, name) for name in ADE20K_CLASS_FILES)
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
@@ -77,22 +77,6 @@ def cityscapes_pairs(root: str | Path, split: str) -> Pairs:
     classes |= {label: k for k, label in enumerate(labels)}
     found = Labels(CITYSCAPES_NAMES, classes)
     return folder_pairs(images, masks, found, image_suffix="_leftImg8bit", mask_suffix=suffix)
-
-
-def coco_pairs(
-    json_file: Path,
-    images: Path,
-    labels: Labels,
-    *,
-    background: bool | None = None,
-    masks: Path | None = None,
-) -> Pairs:
-    """Return the images of a COCO json with their masks; see `coco.coco_masks`."""
-    _check_folder(images, "image folder")
-    if masks is not None:
-        _check_folder(masks, "mask folder")
-    options = {"background": background, "panoptic_root": masks}
-    return Pairs(*coco_masks(json_file, images, labels, **options), labels)
 
 
 def folder_pairs(
@@ -139,7 +123,7 @@ def _files(
     folder: Path, kind: str, ending: str, wanted: Sequence[str], without: Set[Path] = frozenset()
 ) -> dict[str, Path]:
     """List the images or masks below a folder by path without ending and suffix."""
-    _check_folder(folder, f"{kind} folder")
+    check_folder(folder, f"{kind} folder")
     every = [f for f in sorted(folder.rglob("*")) if "/." not in f"/{f.relative_to(folder)}"]
     suffixes = wanted if any(f.suffix.lower() in wanted for f in every) else IMAGE_SUFFIXES
     files: dict[str, Path] = {}
@@ -156,7 +140,8 @@ def _files(
     return files
 
 
-def _check_folder(folder: Path, kind: str) -> None:
+def check_folder(folder: Path, kind: str) -> None:
+    """Raise MissingFileError for a folder that does not exist."""
     if not folder.is_dir():
         raise MissingFileError(f"no {kind} '{folder}'; correct the path")
 

@@ -33,9 +33,7 @@ def count_new(loader: object, batch_idx: int, size: int) -> int:
 def results_of(matrix: torch.Tensor, class_names: Sequence[str]) -> dict[str, object]:
     """Return the results, from 0 to 1, of a confusion matrix (truth, prediction).
 
-    `iou`, `dice`, `precision` and `recall` by class are None where nothing is counted, see
-    `class_scores`; `miou` and `mdice` are means of the others; `accuracy` is that of all labelled
-    pixels. All is None where no pixel has a label.
+    Those of a class are None where nothing is counted; `miou` and `mdice` are means of the others.
     """
     counts = matrix.cpu().numpy()
     scores, total = class_scores(counts), counts.sum()

@@ -122,9 +122,8 @@ def start_branches_at_one(encoder: nn.Module) -> None:
 class SegmentationLoss(nn.Module):
     """Loss of the labelled pixels of a batch: cross entropy, one of SMP's losses, or a sum.
 
-    `name` and `tversky` are as of `Segmenter`. In training with several processes, cross entropy
-    and focal loss are means over all their pixels, the others one of each. Auxiliary outputs, see
-    `adapters.smp.auxiliary`, add the same loss by their weights.
+    In training with several processes, cross entropy and focal loss are means over the pixels of
+    all. Auxiliary outputs, see `adapters.smp.auxiliary`, add the same loss by their weights.
     """
 
     def __init__(
@@ -197,8 +196,7 @@ class SegmentationLoss(nn.Module):
     def _labelled(self, mask: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Return the number of labelled pixels, at least 1, or the sum of their weights.
 
-        In training, where gradients are averaged over the processes, it is the mean over them:
-        every labelled pixel of the whole batch counts alike. In validation each has other batches.
+        In training it is the mean over the processes, as gradients are.
         """
         labelled, least, processes = mask != IGNORE, 1.0, 1
         if weights is not None:

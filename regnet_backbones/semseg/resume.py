@@ -97,8 +97,7 @@ class LastCheckpoint(Checkpoint):
     """Write the last checkpoint, and resume from it; seed what each step draws, such as dropout.
 
     It is written `every` so many steps, after every validation, at the end, and when one of the
-    `signals` stops the run (Lightning's own, only when a validation was the best so far). Lightning
-    runs a `Checkpoint` after other callbacks, so that it has what they did in the same step.
+    `signals` stops the run. Lightning runs a `Checkpoint` after other callbacks.
     """
 
     def __init__(

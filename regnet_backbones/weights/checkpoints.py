@@ -47,8 +47,7 @@ class Checkpoint:
 
     Attributes:
         state: the network's state dict, on the CPU.
-        nesting: the key(s) of it, joined with "."; empty if there are none, "classy_state_dict" for
-            all of ClassyVision's forms.
+        nesting: its keys joined with ".", "" for none; "classy_state_dict" for ClassyVision's.
         extras: the other top-level entries (optimizer, iteration, ...).
     """
 
@@ -159,8 +158,7 @@ def write_checkpoint(
     Args:
         path: the file to write; a missing folder is made, an existing file replaced.
         state: names to tensors, on any device.
-        nesting: for torch's files, the key(s) to nest the state under, as `Checkpoint.nesting`
-            names them; "" for none, None for what the suffix does by itself.
+        nesting: keys in torch's files, as in `Checkpoint`; None for the default of the suffix.
 
     Raises:
         ValueError: unknown suffix or nesting, or a state that the format cannot hold.

@@ -90,11 +90,10 @@ def convert_file(
     channel_order: ChannelOrder | None = None,
     prefix: str | None = None,
 ) -> tuple[str, str]:
-    """Convert weights, and write them to `output`; nothing is written without one.
+    """Convert weights, write them to `output` if given, and return lines: entries, and a summary.
 
-    From a whole model to the same kind of model all weights are kept; otherwise only the network is
-    taken, with its classifier if the new form has one. Return a line for each entry of the network
-    with its name, its new one and its shape, and a summary.
+    From a whole model to the same kind of model all weights are kept; otherwise only the network,
+    with its classifier if the new form has one.
     """
     if (to is None) == (into is None):
         raise UserError("pass either --to, a form, or --into, a checkpoint that gets the network")

@@ -37,13 +37,12 @@ class Report:
         dialect: whose names they had.
         loaded: names of the model's parameters and buffers that were loaded.
         dropped: names of the file that were left out on purpose: a classifier, stages behind the
-            last level, the FPN and heads or the decoder of another model.
-        channel_order: of the images that the weights saw, "RGB" or "BGR".
+            last level, other parts of another model.
+        channel_order: of the training images, "RGB" or "BGR".
         flipped: whether the stem was turned to the other order.
         licence: of the weights, None where unknown.
-        mean: per RGB channel, that was subtracted from the pixels in [0, 1] that the weights saw;
-            None where unknown.
-        std: per RGB channel, that divided them afterwards; None where unknown.
+        mean: of the training images per RGB channel, in [0, 1]; None where unknown.
+        std: of the training images per RGB channel, in [0, 1]; None where unknown.
     """
 
     source: str
