@@ -82,8 +82,7 @@ class SegmentationData(LightningDataModule):
         skip_bad: read all files before the training and skip unreadable ones with a warning.
 
     Attributes:
-        class_names: names of the classes in their order.
-        num_classes: their number, 2 for binary segmentation.
+        class_names: names of the `num_classes` classes in their order, 2 for binary segmentation.
         check_everything: whether `setup` is to read all files in full.
         label_counts: what the masks of a split hold, by "train" and "val", once it is set up.
 

@@ -22,6 +22,9 @@ LogitsOf = Callable[[torch.Tensor], torch.Tensor]
 class Inference:
     """Apply a network to images of any size.
 
+    All methods take `logits_of`, a network from normalised images to logits (N, C, H, W) of their
+    size, and `image`, normalised images (N, 3, H, W).
+
     Args:
         short_side: pixels of the shorter side that images are resized to, None for their own size.
         window: pixels of both sides of a window that slides over the resized image, None for the
@@ -51,15 +54,7 @@ class Inference:
 
     @torch.no_grad()
     def __call__(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities of the classes.
-
-        Args:
-            logits_of: a network, from normalised images to logits (N, C, H, W) of the same size.
-            image: normalised images (N, 3, H, W).
-
-        Returns:
-            Probabilities, float32 (N, C, H, W), of the size of the given image.
-        """
+        """Return the probabilities of the classes, float32 (N, C, H, W)."""
         sides = (False, True) if self.flip else (False,)
         passes = list(itertools.product(self.scales, sides))
         total = sum(self._logits(logits_of, image, *each).softmax(1) for each in passes)
@@ -67,22 +62,14 @@ class Inference:
 
     @torch.no_grad()
     def logits(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
-        """Return logits, float32 (N, C, H, W); of several passes the logarithms of their mean.
-
-        Args:
-            logits_of, image: see `__call__`.
-        """
+        """Return logits, float32 (N, C, H, W); of several passes the logarithms of their mean."""
         if self.flip or len(self.scales) > 1:
             return self(logits_of, image).log()
         return self._logits(logits_of, image, *self.scales, mirrored=False)
 
     @torch.no_grad()
     def classes(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
-        """Return the most probable class of every pixel, int64 (N, H, W).
-
-        Args:
-            logits_of, image: see `__call__`.
-        """
+        """Return the most probable class of every pixel, int64 (N, H, W)."""
         return self.logits(logits_of, image).argmax(1)
 
     def _logits(
