@@ -78,7 +78,7 @@ def read_content(path: Path) -> object:
         if is_of_disk or isinstance(error, UserError):
             raise
         size = path.stat().st_size
-        raise UserError(f"{path} ({size} bytes) is cut off or damaged; copy it again") from error
+        raise UserError(f"{path} ({size} bytes) is damaged; download it again") from error
 
 
 class StandIn:
