@@ -129,7 +129,7 @@ class RegNetFeatures(nn.Module):
         self.loaded: Report | None = None if source is None else load(self, source)
         self.freeze(freeze_at)
 
-    if TYPE_CHECKING:  # torch's own says no types
+    if TYPE_CHECKING:  # torch's own has no types
 
         def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
             """Return the maps of `out_levels`, see `forward`."""
@@ -168,7 +168,7 @@ class RegNetFeatures(nn.Module):
         restore_activations(self)
         super().train(mode)
         for part in self._frozen_parts():
-            # What transformers' from_pretrained puts into a model wants gradients.
+            # What transformers' from_pretrained puts into a model requires gradients.
             self.get_submodule(part).requires_grad_(False).eval()
         return self
 

@@ -83,7 +83,7 @@ def convert_norm(network: nn.Module, norm: Norm) -> nn.Module:
     if not any(isinstance(module, _BatchNorm) for module in network.modules()):
         logger.warning("norm=%r changes nothing: the network has no batch norm", norm)
         return network
-    hide_batch_norms(network, False)  # timm's converters know its own classes
+    hide_batch_norms(network, False)  # timm's converters look for its own classes
     convert = {
         "SyncBN": convert_sync_batchnorm,
         "FrozenBN": _freeze_batch_norms,

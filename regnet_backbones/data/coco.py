@@ -1,6 +1,6 @@
 """COCO jsons as they are on disk: read with their lists, and written.
 
-What their values are is checked where they are used: `detection.data_checks` for detectors,
+Their values are checked by those that use them: `detection.data_checks` for detectors,
 `semseg.coco` for segmenters.
 """
 

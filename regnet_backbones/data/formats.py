@@ -7,7 +7,7 @@
 - labelme: https://github.com/wkentaro/labelme, polygons and rectangles.
 
 Boxes and classes are the same as in the package supervision, which keeps polygons only as masks of
-the whole image, decodes the images of Pascal VOC, and skips what it does not know.
+the whole image, decodes the images of Pascal VOC, and skips unknown entries.
 """
 
 import math
@@ -153,7 +153,7 @@ def read_labelme(path: Path, part: str) -> LabelledData:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return width and height of an image, turned as its EXIF data say, without decoding it."""
+    """Return width and height of an image, turned by its EXIF data, without decoding it."""
     try:
         with Image.open(path) as image:
             return image_files.upright_size(image)

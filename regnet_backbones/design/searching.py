@@ -34,7 +34,7 @@ MAX_DRAWS = 1_000_000  # that may follow each other without a candidate
 
 # A candidate is measured after all if the best speed so far, made this much better, would do.
 MARGIN = 0.8
-LEAST_MEASURED = 5  # the best of fewer networks says too little about speed
+LEAST_MEASURED = 5  # fewer networks are too few to estimate speed
 
 logger = logging.getLogger(__name__)
 

@@ -248,7 +248,7 @@ def _with_detections(
 def _without_detections(
     network: nn.Module, example: torch.Tensor, largest: float
 ) -> list[torch.Tensor]:
-    """Return a plain image or noise in which nothing is detected; none if there is no such one."""
+    """Return a plain image or noise in which nothing is detected; none if there is none."""
     noise = torch.rand(example.shape, generator=torch.Generator().manual_seed(0))
     plain = [torch.full_like(noise, value) for value in (0.0, 0.5, 1.0)]
     for image in (each * largest for each in (*plain, noise)):

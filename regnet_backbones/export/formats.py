@@ -117,7 +117,7 @@ def export_onnx(
     normalize: Normalization | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Checked:
-    """Export to ONNX: input `images`, outputs named as `regnet_backbones.export.formats` says.
+    """Export to ONNX: input `images`, outputs named as in `regnet_backbones.export.formats`.
 
     Weights of more than 2 GB are a second file, `<path>.data`.
 
@@ -331,7 +331,7 @@ def _names_of_sizes(multiple: int) -> dict[str, dict[int, object]]:
 
 def _program(network: NamedMaps, example: torch.Tensor, multiple: int) -> ExportedProgram:
     sizes = _names_of_sizes(multiple)
-    if multiple == 1:  # a named side would have to say how small it may be
+    if multiple == 1:  # a named side would need a lower bound
         sizes = {"images": {0: Dim("batch"), 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
     return torch.export.export(network, (example,), dynamic_shapes=sizes)
 

@@ -193,7 +193,7 @@ def optimize(
 
 
 def _to_compare(trunk: nn.Module, fold: Literal["auto"] | bool) -> dict[str, nn.Module]:
-    """Return the trunk of a training, plain or folded, or both where it is to be measured."""
+    """Return the trunk of a training, plain or folded, or both for a measurement."""
     folded = deepcopy(trunk) if fold else None
     if folded is None or not fold_frozen_norm(folded):
         return {PLAIN: trunk}

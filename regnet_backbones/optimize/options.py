@@ -68,7 +68,7 @@ def optimize_training(
     device = next(model.parameters()).device
     if optimization.compile:
         check_compiler(device)
-    if device.type == "cpu":  # one after the other, more images say the same and take longer
+    if device.type == "cpu":  # one after the other, more images only take longer
         batch_size = min(batch_size, 2)
     sizes = {"image_size": image_size, "batch_size": batch_size}
     choice = {"fold": FOLDING[optimization.fold], "memory_format": optimization.memory_format}

@@ -110,7 +110,7 @@ def measure_steps(
 
 
 def has_native(dtype: torch.dtype) -> bool:
-    """Whether this CPU has instructions for the type; True where torch does not know."""
+    """Whether this CPU has instructions for the type; True if torch does not report it."""
     cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if cpu.get("architecture") != "x86_64":
         return True

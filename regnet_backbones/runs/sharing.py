@@ -3,7 +3,7 @@
     detector    config.yaml, model.safetensors, README.md
     segmenter   SMP's config.json and model.safetensors, regnet_backbones.json, README.md
 
-The card says what the run knows. Hugging Face's hub takes such a folder as it is.
+The card has the facts of the run. Hugging Face's hub takes such a folder as it is.
 """
 
 import re

@@ -34,7 +34,7 @@ LAST_NAME = "last_checkpoint"  # a text file that names the newest one
 METRICS_NAME = "metrics.json"
 ITERATION = "iteration"  # the key of a row of it
 SHARED_NAME = "model.safetensors"  # of what `push` wrote
-SHARED_SEGMENTER = "regnet_backbones.json"  # what SMP's files next to it do not say
+SHARED_SEGMENTER = "regnet_backbones.json"  # what SMP's files next to it lack
 TENSORBOARD_FOLDER = "tensorboard"  # of a segmenter's logs and its config
 
 

@@ -22,7 +22,7 @@ FRAME = "{}_{:06d}"
 # Containers promise a number of frames that may be a few too many.
 PROMISED = 0.95
 
-FRAMES_PER_SECOND = 25  # where a video does not say it
+FRAMES_PER_SECOND = 25  # if a video has no rate
 
 logger = logging.getLogger(__name__)
 

@@ -75,7 +75,7 @@ def evaluate(
     segmenter = load_segmenter(checkpoint, inference=inference)
     segmenter.hparams["pictures"] = 0
     data = load_data(checkpoint, overrides)
-    data.setup("validate")  # says what is not there, before classes are compared
+    data.setup("validate")  # raises for missing files before classes are compared
     known, found = segmenter.class_names, data.class_names
     if len(known) != len(found):
         raise UserError(f"the data must have {len(known)} classes as the model, got {len(found)}")

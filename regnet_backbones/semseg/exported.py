@@ -40,7 +40,7 @@ def normalization(segmenter: Segmenter) -> Normalization:
 
 
 def metadata_of(segmenter: Segmenter, checkpoint: Path) -> dict[str, str]:
-    """Return what an exported file says of a segmenter; no paths."""
+    """Return the metadata of an exported segmenter; no paths."""
     run = Trained("segmenter", checkpoint).run_folder.resolve().name
     return normalization(segmenter).metadata() | {
         keys.TASK: TASK,

@@ -21,7 +21,7 @@ IGNORE, IGNORED = 255, "ignore"
 LISTED = 8  # names, labels or colours in a message
 LARGEST = 2**24 - 1
 
-# By option that says what values mean: the form of a line, and patterns of its value and meaning.
+# By option that defines values: the form of a line, and patterns of its value and meaning.
 LABEL_MAP, COLORS = "--data.label_map", "--data.colors"
 RGB = r"(?P<value>\d{1,3}[\s,]+\d{1,3}[\s,]+\d{1,3})"
 TABLES = {

@@ -12,7 +12,7 @@ from regnet_backbones.semseg.labels import IGNORE, Labels, check_class_names, fi
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-# Of files that keep labels exactly. Where a folder has none, the check says what is wrong with it.
+# Of files that keep labels exactly. If a folder has none, the check reports the problem.
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 ADE20K_FOLDERS = {"train": "training", "val": "validation"}
@@ -146,6 +146,6 @@ def check_folder(folder: Path, kind: str) -> None:
         raise MissingFileError(f"no {kind} '{folder}'; correct the path")
 
 
-# Of the layouts that know them: the classes' names, and the files of a split.
+# Of the layouts with fixed classes: their names, and the files of a split.
 NAMES = {"ade20k": ade20k_class_names, "cityscapes": lambda root: CITYSCAPES_NAMES}
 PAIRS = {"ade20k": ade20k_pairs, "cityscapes": cityscapes_pairs}

@@ -69,7 +69,7 @@ def build_network(
     name = architecture.__name__
     if output_stride is not None:
         options["encoder_output_stride"] = output_stride
-    # SMP's architectures take what they do not know, and ignore it.
+    # SMP's architectures accept unknown arguments, and ignore them.
     taken = inspect.signature(architecture).parameters.keys() - RESERVED_OPTIONS
     if unknown := sorted(options.keys() - taken):
         raise UserError(f"{name} has no {', '.join(unknown)}; it has {', '.join(sorted(taken))}")

@@ -233,7 +233,7 @@ def _set_to_end_of_batch(checkpoint: dict[str, dict]) -> int | None:
 
     Lightning resumes in four ways, by where a checkpoint was written, which differ in validations
     and in how epochs are counted. This one is exact, with `LastCheckpoint._validate`. With
-    `overfit_batches` the loader does not know its epoch, and all stays as it is.
+    `overfit_batches` the loader has no epoch, and nothing is changed.
     """
     fit = checkpoint["loops"]["fit_loop"]
     loader = next(iter(fit["state_dict"].get("combined_loader", ())), None)

@@ -42,7 +42,7 @@ class SegmentationCLI(LightningCLI):
     """Build data, model and trainer from YAML files and the command line."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add our options, and take from the data what the model must know of it."""
+        """Add our options, and link arguments of the model to those of the data."""
         add, text = parser.add_argument, "output folder for checkpoints, logs and pictures"
         # A shell leaves `~` alone in `--output=~/run`, and YAML does in any place.
         add("--output", type=os.path.expanduser, default="output/semseg", help=text)
@@ -63,7 +63,7 @@ class SegmentationCLI(LightningCLI):
         add(f"--{stopping}.patience", type=int | None, default=None, help=text)
         parser.link_arguments("output", "checkpoint.dirpath", compute_fn=_checkpoints)
         parser.link_arguments("output", "trainer.default_root_dir")
-        for name in ("num_classes", "class_names"):  # which only the data know
+        for name in ("num_classes", "class_names"):  # which only the data have
             parser.link_arguments("data", f"model.{name}", attrgetter(name), "instantiate")
         for name in ("mean", "std", "short_side"):
             parser.link_arguments(f"data.{name}", f"model.{name}")

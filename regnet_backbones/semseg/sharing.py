@@ -23,7 +23,7 @@ from regnet_backbones.semseg.checkpoints import (
 )
 from regnet_backbones.semseg.description import describe
 
-# Arguments that say what a segmenter is, and how its data are read; none is a path.
+# Arguments that define a segmenter, and how its data are read; none is a path.
 MODEL_ARGUMENTS = (
     *("num_classes", "class_names", "decoder", "encoder", "output_stride", "decoder_options"),
     *("short_side", "mean", "std", "channels_last"),

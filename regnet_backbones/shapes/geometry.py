@@ -91,7 +91,7 @@ def trace(mask: np.ndarray) -> list[np.ndarray]:
     hole = next((loop for loop in loops if _signed_area(loop) < 0), None)
     if hole is None:
         return loops
-    # COCO polygons know no holes: cut the mask in two through this one, which opens it.
+    # COCO polygons have no holes: cut the mask in two through this one, which opens it.
     cut = int(hole[:, 0].mean())
     right = [polygon + np.array([cut, 0]) for polygon in trace(mask[:, cut:])]
     return trace(mask[:, :cut]) + right

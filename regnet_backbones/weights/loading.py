@@ -77,7 +77,7 @@ def load(
 
     A whole model, such as a segmenter, gets everything from a file of the same kind of model, and
     from any other file the backbone. Afterwards the model expects RGB images, unless it is of a
-    Detectron2 config that says BGR.
+    Detectron2 config with BGR.
 
     Args:
         model: changed in place, but not if an error is raised.

@@ -140,7 +140,7 @@ def local_file(source: Source) -> Path:
             place = {"subfolder": source.subfolder, "revision": source.revision}
             return Path(hf_hub_download(source.hub_id, _HUB_FILE, **place))
         source.file.parent.mkdir(parents=True, exist_ok=True)
-        # torchvision's names say a hash of the content: regnet_y_3_2gf-9180c971.pth.
+        # torchvision's names have a hash of the content: regnet_y_3_2gf-9180c971.pth.
         digest = source.file.stem.rpartition("-")[2] if source.dialect == "torchvision" else None
         torch.hub.download_url_to_file(source.url, str(source.file), hash_prefix=digest)
     except Exception as error:  # the clients raise errors of several libraries
@@ -174,7 +174,7 @@ def first_line(error: Exception) -> str:
 
 
 def _of_hub(name: str) -> Source:
-    """Return what is known of a repository of the hub: of timm's, all that the zoo knows."""
+    """Return what is known of a repository of the hub: of timm's, the row of the zoo."""
     found = _HUB_NAME.fullmatch(name.removeprefix(HUB_PREFIX))
     if found is None:
         form = f"{HUB_PREFIX}owner/name or {HUB_PREFIX}owner/name/subfolder@revision"
