@@ -1,4 +1,4 @@
-"""Pillow's bilinear resize in torch, for images whose size is known only when an exported file runs.
+"""Pillow's bilinear resize in torch, for images whose size is known when an exported file runs.
 
 When it makes an image smaller, Pillow (`ImagingResample`) smooths with a triangle as wide as the
 step between pixels, along rows and then along columns, and rounds to grey levels after each. Newer
