@@ -275,7 +275,9 @@ def test_ignored_pixels_have_no_gradient(loss):
 def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path):
     batches = loader()
     batches.dataset[3]["image"][0, 0, 0] = math.nan
-    message = r"the loss is nan at step 1, learning rate 0.002, images \['image2', 'image3'\]; take"
+    message = (
+        r"the loss is nan at step 1, learning rate 0.002, images \['image2', 'image3'\]; lower lr"
+    )
     with pytest.raises(FloatingPointError, match=message):
         trainer(tmp_path).fit(segmenter(lr=4e-3, warmup_steps=3), batches)
 

@@ -105,7 +105,8 @@ def coco_masks(
     theirs, first = [category["name"] for category in categories], len(names) - len(categories)
     if first not in (0, 1) or names[first:] != theirs:
         given = ", ".join(map(str, theirs))
-        raise UserError(f"'categories' of '{json_file}' must be {', '.join(names)}, got {given}")
+        wanted = ", ".join(name for name in names if name.lower() != BACKGROUND)
+        raise UserError(f"'{json_file}': 'categories' must be {wanted}, got {given}")
     classes = {str(category["id"]): k for k, category in enumerate(categories, first)}
     panoptic = _is_panoptic(content)
     if panoptic != (panoptic_root is not None):
