@@ -155,7 +155,11 @@ def test_weights_that_do_not_exist_are_refused(path, message, caches):
     [
         ("timm://regnety_040", {"NAME": "regnety_032"}, "MODEL.REGNET.NAME 'regnety_040'"),
         ("timm://regnetx_004_tv", {"NAME": "regnetx_004"}, "need the network regnetx_004_tv, got"),
-        ("torchvision://regnet_x_400mf", {"NAME": "regnetx_004"}, "need the network regnetx_004_tv"),
+        (
+            "torchvision://regnet_x_400mf",
+            {"NAME": "regnetx_004"},
+            "need the network regnetx_004_tv",
+        ),
         ("pycls://RegNetX-400MF", {"NAME": "regnetx_004_tv"}, "need the network regnetx_004,"),
         ("timm://regnety_032", {"NAME": "regnety_032", "NORM": "GN"}, "got MODEL.REGNET.NORM 'GN'"),
         (
