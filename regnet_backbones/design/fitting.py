@@ -142,8 +142,8 @@ def fit(
         positive_integer("num_stages", num_stages)
     law = _nearest_law(np.array(observed), num_stages)
     if law is None:
-        widths = f"widths from {min(observed)} to {max(observed)}"
-        text = f"no law of {depth} blocks and {num_stages} stages fits {widths}"
+        ends = f"from {min(observed)} to {max(observed)}"
+        text = f"no law of {depth} blocks and {num_stages} stages fits widths {ends}"
         raise UserError(f"{text}; use fewer stages, or num_stages=None for any number")
     w_a = _few_digits(law)
     has_design = len(set(law.quantized)) == NUM_STAGES

@@ -232,6 +232,6 @@ def _check_stages(design: RegNetDesign) -> None:
     layers |= {w for stage in stages for w in (stage.width, stage.bottleneck_width)}
     indivisible = sorted(w for w in layers if norm_groups and w % norm_groups)
     if indivisible:
-        widths = ", ".join(map(str, indivisible))
-        text = f"norm_group_width must divide all widths ({widths}), or be 0 for batch norm"
+        listed = ", ".join(map(str, indivisible))
+        text = f"norm_group_width must divide all widths ({listed}), or be 0 for batch norm"
         raise UserError(f"{text}, got {norm_groups}")
