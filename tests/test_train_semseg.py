@@ -215,8 +215,8 @@ def test_folders_that_are_no_dataset(data, tmp_path):
     for options, said in (
         (folders(data), "num_classes"),
         (folders(data, "--data.num_classes", 3), "undefined labels: "),
-        (folders(data, "--data.label_map", "{1: a, x: b}"), "--data.label_map: 'x: b'"),
-        (folders(data, "--data.train_masks", tmp_path, "--data.num_classes", 7), "has no masks"),
+        (folders(data, "--data.label_map", "{1: a, x: b}"), "--data.label_map needs 'LABEL CLASS'"),
+        (folders(data, "--data.train_masks", tmp_path, "--data.num_classes", 7), "must have masks"),
         (folders(data, "--data.val_masks", "x", "--data.num_classes", 7), "no mask folder 'x'"),
     ):
         with pytest.raises(UserError) as caught:
