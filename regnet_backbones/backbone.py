@@ -50,15 +50,14 @@ class RegNetFeatures(nn.Module):
         in_channels: channels of the input image.
         output_stride: stride of the last map, 8, 16 or 32; below 32 the last stages are dilated.
         norm: "BN" as published, "SyncBN", "FrozenBN" or "GN" (see `norm.convert_norm`).
-        freeze_at: how many levels are fixed, counted as in detectron2: 0 none, 1 the stem, 2 the
-            stem and the first stage, ..., 5 everything. `train()` cannot thaw them.
+        freeze_at: number of fixed levels as in detectron2: 0 none, 1 the stem, 2 the stem and the
+            first stage, ..., 5 everything. `train()` cannot thaw them.
         drop_path_rate: stochastic depth, rising linearly to this rate in the last block.
-        pretrained: False for random weights (timm's initialisation), True for the default weights
-            of the zoo, one of the variant's tags, a source such as
-            "torchvision://regnet_y_3_2gf.IMAGENET1K_V2" or a URL, or a file in any dialect (see
-            `regnet_backbones.weights`). They expect RGB images.
-        grad_checkpointing: keep only block inputs in training and recompute the rest. Batch norms
-            then see each batch twice, and their momentum is such that statistics come out alike.
+        pretrained: False for random weights, True for the default weights of the zoo, a tag of the
+            variant, a source such as "torchvision://regnet_y_3_2gf.IMAGENET1K_V2" or a URL, or a
+            file in any dialect (see `regnet_backbones.weights`). They expect RGB images.
+        grad_checkpointing: keep only block inputs in training and recompute the rest. The momentum
+            of batch norms, which see each batch twice, is set for the same statistics.
         out_levels: levels to return, some of 1 to 5. Stages behind the last are not built.
 
     Attributes:
@@ -70,8 +69,7 @@ class RegNetFeatures(nn.Module):
         loaded: what is known of the weights that `pretrained` asked for, None for random ones.
 
     Raises:
-        ValueError: an argument is out of range, the design cannot be built, or weights do not
-            match.
+        ValueError: an argument is invalid, the design cannot be built, or weights do not match.
         FileNotFoundError: `pretrained` is neither a tag of the variant nor a file.
         OSError: weights could not be fetched.
     """
@@ -100,10 +98,8 @@ class RegNetFeatures(nn.Module):
         variant = None if isinstance(name_or_design, RegNetDesign) else zoo.get(name_or_design)
         source = pretrained_source(variant, pretrained)
         if pretrained and norm == "GN":
-            raise UserError(
-                "pretrained weights belong to batch norm, norm='GN' would give another network; "
-                "use norm='BN', 'SyncBN' or 'FrozenBN', or pretrained=False"
-            )
+            allowed = "norm='BN', 'SyncBN' or 'FrozenBN'"
+            raise UserError(f"pretrained weights need {allowed}, got 'GN'; or pretrained=False")
         options = {
             "in_chans": in_channels,
             "output_stride": output_stride,
@@ -133,7 +129,7 @@ class RegNetFeatures(nn.Module):
         self.loaded: Report | None = None if source is None else load(self, source)
         self.freeze(freeze_at)
 
-    if TYPE_CHECKING:  # torch's own says no types
+    if TYPE_CHECKING:  # torch's own has no types
 
         def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
             """Return the maps of `out_levels`, see `forward`."""
@@ -157,7 +153,7 @@ class RegNetFeatures(nn.Module):
         """Return what `forward` does as a list, for the `forward` of a subclass.
 
         Args:
-            x: images (N, in_channels, H, W), any height and width.
+            x: see `forward`, (N, in_channels, H, W).
         """
         maps = self._byobnet_maps(x) if hasattr(self, "stages") else self._regnet_maps(x)
         return [maps[index] for index in self._indices]
@@ -172,7 +168,7 @@ class RegNetFeatures(nn.Module):
         restore_activations(self)
         super().train(mode)
         for part in self._frozen_parts():
-            # What transformers' from_pretrained puts into a model wants gradients.
+            # What transformers' from_pretrained puts into a model requires gradients.
             self.get_submodule(part).requires_grad_(False).eval()
         return self
 
@@ -276,15 +272,7 @@ def _check(is_right: bool, rule: str, given: object) -> None:
 def pretrained_source(
     variant: zoo.Variant | None, pretrained: bool | str | Path
 ) -> str | Path | None:
-    """Return the source of weights that `pretrained` asks for, None for random weights.
-
-    Args:
-        variant: the network, None for a design.
-        pretrained: see `RegNetFeatures`.
-
-    Raises:
-        FileNotFoundError: it is neither a tag of the variant, nor a source, nor a file.
-    """
+    """Return the source of weights that `pretrained` asks for, None for random weights."""
     if pretrained is False or pretrained is None:
         return None
     name, tags = (variant.name, tuple(variant.weights)) if variant else ("a design", ())
@@ -294,10 +282,9 @@ def pretrained_source(
         return f"timm://{name}.{pretrained}"
     is_file = pretrained is not True and Path(pretrained).expanduser().is_file()
     if not is_file and not is_name(pretrained):
-        raise MissingFileError(
-            f"pretrained='{pretrained}' is neither a tag of {name} ({', '.join(tags) or 'none'}), "
-            f"nor a source ({', '.join(PREFIXES)}, a URL), nor a file"
-        )
+        allowed = f"a tag of {name} ({', '.join(tags) or 'none'}), a file, a URL"
+        rule = f"pretrained must be {allowed} or begin with {', '.join(PREFIXES)}"
+        raise MissingFileError(f"{rule}, got '{pretrained}'")
     return pretrained
 
 
@@ -317,9 +304,7 @@ def _build_design(design: RegNetDesign, **options: float) -> RegNet:
         ]
     wanted = [(stage.depth, stage.width) for stage in design.stages]
     if built != wanted:
-        raise UnbuildableError(
-            f"timm builds other stages than {design}: (depth, width) {built} instead of {wanted}; "
-            "it generates widths in float32, where a block sits on the edge between two stages. "
-            "Change w_a or w_m in the fourth digit."
-        )
+        # It generates widths in float32, where a block is on the edge between two stages.
+        text = f"timm builds other stages (depth, width) than {design}: {built}, expected {wanted}"
+        raise UnbuildableError(f"{text}; change w_a or w_m in the fourth digit")
     return network

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """Something that the user gave is wrong: the message says what, what is allowed, how to fix it.
+    """Something that the user gave is wrong: the message has it, what is allowed, and a fix.
 
     Attributes:
         status: exit status of a command that it ends.

@@ -31,7 +31,7 @@ def read_json(path: str | Path) -> object:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise UserError(f"'{path}' is nested too deeply to be read as JSON") from error
+        raise UserError(f"'{path}' is nested too deeply for a JSON file") from error
     except ValueError as error:
         raise UserError(f"'{path}' is not a JSON file: {error}") from error
 
@@ -73,7 +73,7 @@ def remove_parts(folder: str | Path) -> None:
 
 
 def check_output_folder(folder: str | Path, *, name: str) -> None:
-    """Raise UserError if the folder that an option or key `name` gave cannot be written to."""
+    """Raise UserError if the folder of an option or key `name` cannot be written to."""
     if "://" in str(folder):
         return
     path = Path(folder).absolute()

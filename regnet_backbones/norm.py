@@ -2,8 +2,7 @@
 
 timm's `BatchNormAct2d` is a `BatchNorm2d` that also applies the activation: the converters of
 torch, detectron2 and transformers' DETR family silently delete the ReLU. timm's own keep it, and so
-does the group norm here. timm freezes the batch norms of images only; others, such as LeViT's,
-become `FrozenBatchNorm`.
+does the group norm here. Batch norms that timm does not freeze become `FrozenBatchNorm`.
 """
 
 import logging
@@ -34,10 +33,9 @@ Norm = Literal["BN", "SyncBN", "FrozenBN", "GN"]
 NORMS: tuple[str, ...] = get_args(Norm)
 
 LOST_HINT = (
-    "batch norms of timm also apply the activation, which the converters of torch, detectron2 and "
-    "transformers delete. Build the network with norm='FrozenBN' or 'SyncBN', or convert it with "
-    "regnet_backbones.norm.convert_norm (TimmBackboneConfig: freeze_batch_norm_2d=True), before "
-    "anything else does"
+    "converters of torch, detectron2 and transformers delete the activation of timm's batch norms. "
+    "Build the network with norm='FrozenBN' or 'SyncBN', or convert it first with regnet_backbones."
+    "norm.convert_norm (TimmBackboneConfig: freeze_batch_norm_2d=True)"
 )
 
 logger = logging.getLogger(__name__)
@@ -68,10 +66,9 @@ def convert_norm(network: nn.Module, norm: Norm) -> nn.Module:
 
     Args:
         network: a timm network, changed in place.
-        norm: "BN" leaves it as it is; "SyncBN" shares batch statistics between processes (GPU
-            only, as torch's); "FrozenBN" fixes statistics and affine parameters, which become
-            buffers; "GN" is group norm with 32 groups, or the largest power of two that divides
-            the channels (RegNet widths are multiples of 8, not of 32).
+        norm: "BN" changes nothing; "SyncBN" shares batch statistics between processes (GPU only);
+            "FrozenBN" fixes statistics and affine parameters, which become buffers; "GN" is group
+            norm with 32 groups, or the largest power of two that divides the channels.
 
     Returns:
         The network (the converted layer where `network` is itself a batch norm).
@@ -86,7 +83,7 @@ def convert_norm(network: nn.Module, norm: Norm) -> nn.Module:
     if not any(isinstance(module, _BatchNorm) for module in network.modules()):
         logger.warning("norm=%r changes nothing: the network has no batch norm", norm)
         return network
-    hide_batch_norms(network, False)  # timm's converters know its own classes
+    hide_batch_norms(network, False)  # timm's converters look for its own classes
     convert = {
         "SyncBN": convert_sync_batchnorm,
         "FrozenBN": _freeze_batch_norms,
@@ -96,33 +93,25 @@ def convert_norm(network: nn.Module, norm: Norm) -> nn.Module:
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """Fix `module` for good: no gradients, batch norms frozen, evaluation mode.
+    """Return `module` fixed for good: no gradients, batch norms frozen, evaluation mode.
 
-    Its batch norms become frozen ones, which `train()` cannot thaw. Layers that are random in
-    training (drop path) stay off only while the module is in evaluation mode: the owner calls
-    `eval()` on it again after every `train()`, as `RegNetFeatures.train` does.
+    Its batch norms become frozen ones, which `train()` cannot thaw. Drop path stays off only in
+    evaluation mode: call `eval()` again after every `train()`, as `RegNetFeatures.train` does.
 
     Args:
-        module: a part of a timm network, changed in place.
-
-    Returns:
-        The module (the converted layer where `module` is itself a batch norm).
+        module: a part of a timm network, changed in place; a batch norm itself is exchanged.
     """
     return _freeze_batch_norms(module).requires_grad_(False).eval()
 
 
 def update_twice(module: nn.Module, enable: bool = True) -> nn.Module:
-    """Let two updates by the same batch move running statistics as one update does.
+    """Return `module`, where two updates by the same batch move running statistics as one does.
 
-    For what is recomputed in the backward pass (gradient checkpointing), where each forward pass
-    updates them: `(1 - m') ** 2 = 1 - m` for the momentum m.
+    Gradient checkpointing updates them twice: `(1 - m') ** 2 = 1 - m` for the momentum m.
 
     Args:
         module: a part of a timm network, changed in place.
-        enable: False takes it back.
-
-    Returns:
-        The module.
+        enable: False reverses it.
     """
     exponent = 0.5 if enable else 2
     for norm in module.modules():
@@ -132,14 +121,11 @@ def update_twice(module: nn.Module, enable: bool = True) -> nn.Module:
 
 
 def hide_batch_norms(network: nn.Module, hide: bool = True) -> nn.Module:
-    """Make each `BatchNormAct2d` a `BatchNormAct`, in place; all that it holds and does stays.
+    """Return `network`, where each `BatchNormAct2d` is a `BatchNormAct` and does the same.
 
     Args:
-        network: a timm network.
-        hide: False takes it back.
-
-    Returns:
-        The network.
+        network: a timm network, changed in place.
+        hide: False reverses it.
     """
     kinds = (BatchNormAct2d, BatchNormAct) if hide else (BatchNormAct, BatchNormAct2d)
     for module in network.modules():
@@ -164,8 +150,8 @@ def activated_norms(network: nn.Module) -> tuple[str, ...]:
 def lost_activations(model: nn.Module) -> list[nn.Module]:
     """Return the plain norms that a converter put where a norm also applied an activation.
 
-    Known are the norms of each `RegNetFeatures`, and of each timm network that says its
-    architecture (`pretrained_cfg`), of which timm builds another, without memory, to compare.
+    Known are the norms of each `RegNetFeatures`, and of each timm network whose `pretrained_cfg`
+    has its architecture, of which timm builds another, without memory, to compare.
 
     Args:
         model: a network of timm, or any model that holds one or several, such as a DETR.
@@ -194,10 +180,8 @@ def restore_activations(model: nn.Module) -> None:
         logger.info("torch's convert_sync_batchnorm dropped %d activations, restored", len(unused))
     if len(lost) > len(unused):
         kinds = {type(module).__name__ for module in lost if module not in unused}
-        raise UserError(
-            f"{len(lost) - len(unused)} activations of the network are lost, plain "
-            f"{', '.join(sorted(kinds))} took the place of norms that apply one: {LOST_HINT}"
-        )
+        text = f"{len(lost) - len(unused)} activations of the network are lost"
+        raise UserError(f"{text} (norms are {', '.join(sorted(kinds))}): {LOST_HINT}")
 
 
 def _plain_for_activated(network: nn.Module) -> list[nn.Module]:

@@ -1,7 +1,7 @@
 """Every named RegNet: its design, its names elsewhere, and its pretrained weights.
 
-Names and tags are timm's. `zoo.json` is what timm says, written by `tools/make_zoo.py`;
-`zoo_published.json` is what others have published:
+Names and tags are timm's. `zoo.json` has timm's tables, written by `tools/make_zoo.py`;
+`zoo_published.json` has what others have published:
 
 - paper names: arXiv 2003.13678 for RegNetX and RegNetY, 2103.01988 (SEER) for regnety_640 to 2560.
 - names in torchvision, whose widths are those of the `_tv` rows where they differ from the paper's.
@@ -112,10 +112,9 @@ def get(name: str) -> Variant:
         return variant
     base, _, tag = name.partition(".")
     if base in _VARIANTS:
-        raise UserError(
-            f"'{name}' is a name with a tag; pass them separately, the name '{base}' and the tag "
-            f"'{tag}' (known tags: {', '.join(_VARIANTS[base].weights) or 'none'})"
-        )
+        tags = ", ".join(_VARIANTS[base].weights) or "none"
+        text = f"'{name}' has a tag; pass the name '{base}' and the tag '{tag}' separately"
+        raise UserError(f"{text} (known tags: {tags})")
     similar = _similar(name)
     hint = f"did you mean {' or '.join(map(repr, similar))}? " if similar else ""
     raise UserError(f"unknown RegNet '{name}'; {hint}regnet_backbones.zoo.names() lists all")

@@ -285,7 +285,7 @@ def test_every_norm_trains(norm):
         ({"out_levels": (0, 2)}, "out_levels must be some of 1 to 5"),
         ({"out_levels": ()}, "out_levels must be some of 1 to 5"),
         ({"norm": "LN"}, "norm must be one of"),
-        ({"norm": "GN", "pretrained": True}, "pretrained weights belong to batch norm"),
+        ({"norm": "GN", "pretrained": True}, "norm=.* got 'GN'"),
     ],
 )
 def test_arguments_out_of_range_are_refused(options, message):
@@ -337,13 +337,13 @@ def test_weights_of_stages_that_are_not_built_are_dropped(checkpoint, tmp_path):
 
 
 def test_a_tag_that_does_not_exist_is_answered_with_those_that_do():
-    with pytest.raises(FileNotFoundError, match=r"neither a tag of regnety_032 \(ra_in1k, .*pycls"):
+    with pytest.raises(FileNotFoundError, match=r"a tag of regnety_032 \(ra_in1k, .*pycls"):
         RegNetFeatures("regnety_032", pretrained="ra2_in1k")
 
 
 @pytest.mark.parametrize("network", ["regnetx_002", RegNetDesign(8, 8.0, 1.5, 6, 8)])
 def test_no_name_at_all_is_no_way_to_say_random_weights(network):
-    with pytest.raises(FileNotFoundError, match="pretrained='' is neither a tag"):
+    with pytest.raises(FileNotFoundError, match="pretrained must be a tag .* got ''"):
         RegNetFeatures(network, pretrained="")
 
 

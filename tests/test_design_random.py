@@ -57,5 +57,5 @@ def test_ten_thousand_designs():
     # designs here, perhaps another on a processor that rounds its logarithms otherwise.
     assert 1 <= len(differ) <= 5
     for design in differ:
-        with torch.device("meta"), pytest.raises(ValueError, match="timm builds other stages than"):
+        with torch.device("meta"), pytest.raises(ValueError, match="timm builds other stages"):
             RegNetFeatures(design)

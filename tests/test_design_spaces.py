@@ -97,7 +97,7 @@ def test_narrowed_spaces():
     [
         ("RegNetX", {"depth": (12, 100)}, r"depth must be \(lowest, highest\) within 4 to 63"),
         ("RegNetX", {"depth": (1, 10)}, "within 4 to 63"),
-        ("RegNetX", {"w_0": (25, 31)}, "w_0 must .* hold one of its values, such as 8, 16"),
+        ("RegNetX", {"w_0": (25, 31)}, "w_0 must .* such as 8, 16"),
         ("RegNetX", {"depth": (20, 12)}, "depth"),
         ("RegNetX", {"w_m": (math.nan, 3)}, "w_m"),
     ],
@@ -112,7 +112,7 @@ def test_impossible_narrowing(name, changes, message):
     [
         ({"stem_width": 0}, "stem_width"),
         ({"se_ratio": 2}, "se_ratio"),
-        ({"stem_width": 1}, "se_ratio 0.25 of 1 channels rounds to 0"),
+        ({"stem_width": 1}, "se_ratio must .* for 1 channels, got 0.25"),
     ],
 )
 def test_constants_that_no_network_can_have(changes, message):
@@ -239,7 +239,7 @@ def test_bounds_that_nothing_meets():
     with pytest.raises(UserError) as raised:
         sample(get_space("RegNetX"), 1, bounds=bounds, max_draws=3000)
     message = str(raised.value)
-    assert "the last 3,000 draws from RegNetX" in message
+    assert "the last 3,000 draws of RegNetX" in message
     assert "params 1e+09 to inf at 224" in message
     assert f"{NO_NETWORK} 2," in message
 

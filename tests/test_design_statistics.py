@@ -75,7 +75,7 @@ def test_comparisons_turn_around():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([], "there are no values"),
+        ([], "got none"),
         ([1.0, nan], r"values\[1\] .*got nan"),
         ([float("inf"), 2], r"values\[0\] .*got inf"),
         ([1, 2, "3"], r"values\[2\] .*got '3'"),

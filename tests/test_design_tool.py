@@ -163,7 +163,7 @@ def test_what_ends_a_measurement_ends_in_one_line(error, status, said, monkeypat
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert design(["search", "--device", "cuda"]) == 2
-    assert "torch sees no GPU here" in capsys.readouterr().err
+    assert "device 'cuda' needs a GPU" in capsys.readouterr().err
 
 
 def test_a_design_is_written_for_another_project_and_built(tmp_path, capsys):

@@ -125,8 +125,8 @@ def test_without_a_network_the_error_says_how_to_go_on(dialect, caches):
     with pytest.raises(OSError, match=f"could not fetch the weights {name}: ") as error:
         load(config("regnetx_016"), name)
     said = str(error.value)
-    assert "The file is https://" in said
-    assert f"put it at {caches / 'hub' / 'checkpoints' / file}, or" in said
+    assert "https://" in said
+    assert str(caches / "hub" / "checkpoints" / file) in said
     assert "MODEL.WEIGHTS '' with MODEL.REGNET.NORM 'BN' and MODEL.BACKBONE.FREEZE_AT 0" in said
 
 
@@ -154,14 +154,18 @@ def test_weights_that_do_not_exist_are_refused(path, message, caches):
     ("path", "node", "message"),
     [
         ("timm://regnety_040", {"NAME": "regnety_032"}, "MODEL.REGNET.NAME 'regnety_040'"),
-        ("timm://regnetx_004_tv", {"NAME": "regnetx_004"}, "are of regnetx_004_tv, and the"),
-        ("torchvision://regnet_x_400mf", {"NAME": "regnetx_004"}, "are of regnetx_004_tv"),
-        ("pycls://RegNetX-400MF", {"NAME": "regnetx_004_tv"}, "are of regnetx_004, and"),
+        ("timm://regnetx_004_tv", {"NAME": "regnetx_004"}, "need the network regnetx_004_tv, got"),
+        (
+            "torchvision://regnet_x_400mf",
+            {"NAME": "regnetx_004"},
+            "need the network regnetx_004_tv",
+        ),
+        ("pycls://RegNetX-400MF", {"NAME": "regnetx_004_tv"}, "need the network regnetx_004,"),
         ("timm://regnety_032", {"NAME": "regnety_032", "NORM": "GN"}, "got MODEL.REGNET.NORM 'GN'"),
         (
             "timm://regnetx_002",
             {"NAME": "", "W0": 24, "WA": 36.0, "WM": 2.49, "DEPTH": 13, "GROUP_W": 8},
-            "are of regnetx_002, and the network is RegNetDesign",
+            "need the network regnetx_002, got RegNetDesign",
         ),
         ("", {"WEIGHTS_FORMAT": "rgb"}, "MODEL.REGNET.WEIGHTS_FORMAT must be 'RGB', 'BGR', or ''"),
     ],
@@ -612,7 +616,7 @@ def test_the_user_can_say_what_the_weights_saw(classifier, tmp_path):
 
 def test_loading_without_the_checkpointer_asks_for_the_order_where_images_are_bgr(classifier):
     model = build_model(config(form="BGR"))
-    with pytest.raises(ValueError, match="says INPUT.FORMAT 'BGR'; load its weights with"):
+    with pytest.raises(ValueError, match="INPUT.FORMAT 'BGR'.*DetectionCheckpointer"):
         weights.load(model, classifier)
     assert weights.load(model, classifier, channel_order="RGB").flipped
     assert_backbone(model, classifier, flipped=True)

@@ -422,7 +422,7 @@ def test_wrong_command_lines_for_a_segmenter_are_refused(segmenter, tmp_path, ca
         (["--opts", "root"], "--opts"),
         (["--device", "cuda:1"], "'cuda:1'"),
         (["--window", "0"], "'window': 0"),
-        (["--config-file", "a.yaml"], "a config file is for detectors"),
+        (["--config-file", "a.yaml"], "--config-file needs a detector"),
         (["--val-json", "a.json"], "--val-json"),
     ):
         assert main("evaluate", segmenter, "--output", tmp_path, *options) == 2

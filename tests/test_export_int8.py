@@ -142,7 +142,7 @@ def test_what_cannot_be_quantised_is_refused(extractor, tmp_path):
         int8.quantize(extractor, output, images(1), ranges="most")
     with pytest.raises(ValueError, match=r"\.onnx"):
         int8.quantize(extractor, tmp_path / "int8.pt", images(1))
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="no calibration images"):
         int8.quantize(extractor, output, [])
     with pytest.raises(ExportError, match="net.onnx"):  # of another number of channels
         int8.quantize(extractor, output, [torch.rand(1, 4, 32, 32)])

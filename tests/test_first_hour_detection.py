@@ -173,7 +173,7 @@ def test_an_output_folder_that_cannot_be_written_to(line, tmp_path, monkeypatch)
 def test_a_file_that_is_no_weights(line, tmp_path):
     file = tmp_path / "weights.pth"
     file.write_text("<!DOCTYPE html><html>")
-    assert "is a web page, not the weights" in line(MODEL__WEIGHTS=str(file))
+    assert "is a web page" in line(MODEL__WEIGHTS=str(file))
 
 
 # Runs that were ended, and are resumed
@@ -265,11 +265,11 @@ def goes_on_from(main, dataset, output, *, done):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"MODEL.REGNET.NAME": "regnety_002"}, "the weights do not match the network"),
+        ({"MODEL.REGNET.NAME": "regnety_002"}, "weights do not match the network"),
         ({"MODEL.FPN.OUT_CHANNELS": "32"}, "the checkpoint is not of the model that the config"),
         ({"SOLVER.OPTIMIZER": "SGD"}, "SOLVER.OPTIMIZER was ADAMW and is SGD; restore"),
         ({"MODEL.BACKBONE.FREEZE_AT": "2"}, "MODEL.BACKBONE.FREEZE_AT was 0 and is 2; restore"),
-        ({"SOLVER.MAX_ITER": "1"}, "has done 3 steps, more than SOLVER.MAX_ITER 1; raise it"),
+        ({"SOLVER.MAX_ITER": "1"}, "SOLVER.MAX_ITER is 1"),
     ],
 )
 def test_a_run_does_not_go_on_as_another(line, finished, overrides, said):
@@ -305,7 +305,7 @@ def test_a_new_run_in_the_folder_of_another_is_not_resumed_as_that(main, dataset
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "run_step", stop)
         assert main(arguments(dataset, output)) == 130
-    said = f"'{output}' holds an earlier run: its files are in '{aside}' now"
+    said = f"earlier run in '{output}' to '{aside}'"
     assert (output / "log.txt").read_text().count(said) == 1
     assert {name: (aside / name).read_bytes() for name in kept} == before
     assert list(aside.glob("events.out.tfevents.*"))
@@ -364,15 +364,15 @@ def test_a_deep_image(line, dataset, tmp_path, split, workers):
 @pytest.mark.parametrize(
     ("tool", "options", "said"),
     [
-        ("evaluate", ["gone"], "no 'gone'; give the folder of a run"),
+        ("evaluate", ["gone"], "no 'gone'; pass the folder of a run"),
         ("evaluate", ["{run}", "--val-json", "gone.json"], "--val-images"),
         (
             "evaluate",
             ["{run}", "--val-json", "gone.json", "--val-images", "{empty}"],
             "no annotation file 'gone.json'",
         ),
-        ("evaluate", ["{run}", "--config-file", "gone.yaml"], "no config file 'gone.yaml'"),
-        ("predict", ["{run}", "gone.jpg"], "no image 'gone.jpg'; give files"),
+        ("evaluate", ["{run}", "--config-file", "gone.yaml"], "no config 'gone.yaml'"),
+        ("predict", ["{run}", "gone.jpg"], "'gone.jpg'; pass files"),
     ],
 )
 def test_a_wrong_trained_detector(finished, tmp_path, capsys, tool, options, said):

@@ -81,7 +81,7 @@ def test_a_checkpoint_is_of_the_kind_that_its_suffix_says(detector, tmp_path):
         ("both", {}, UserError, r"checkpoints/last.ckpt.*model_fin"),
         ("lone/model.pth", {}, MissingFileError, "--config-file"),
         ("lone/model.pth", {"config_file": "gone.yaml"}, MissingFileError, "'gone"),
-        ("both/checkpoints/last.ckpt", {"config_file": "a"}, UserError, "config file"),
+        ("both/checkpoints/last.ckpt", {"config_file": "a"}, UserError, "--config-file"),
         ("both/config.yaml", {}, UserError, "config.yaml"),
     ],
 )

@@ -155,7 +155,7 @@ def test_weights_are_not_zero_and_maps_finite(name):
 
 def test_the_gpu_must_exist(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="torch sees no GPU here; use device='cpu'"):
+    with pytest.raises(ValueError, match="device 'cuda' .* use device='cpu'"):
         LatencyMeter(device="cuda")
 
 
@@ -171,5 +171,5 @@ def test_memory_that_ends_is_a_memory_error(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(meter_module, "peak_bytes", fail)
-    with pytest.raises(MemoryError, match="out of memory on 'cpu' at batch size 1 and 64x64; use"):
+    with pytest.raises(MemoryError, match="out of memory on 'cpu' at batch size 1, 64x64; use"):
         LatencyMeter(**SMALL).measure(TINY)

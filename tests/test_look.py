@@ -106,7 +106,7 @@ def test_segmentation_data_are_checked_in_full_without_a_training(dataset, tmp_p
     options += ["--model.encoder_weights", "imagenet"]  # which nobody fetches
     assert segmenter(dataset, tmp_path / "run", *options) == 0
     printed = capsys.readouterr().out
-    assert "every file was read: 8 and 2 pairs" in printed
+    assert "8 training and 2 validation pairs" in printed
     assert "background" in printed
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["data.png"]
 

@@ -375,7 +375,7 @@ def test_without_pictures_all_else_is_the_same(detector, several, tmp_path, monk
     monkeypatch.setattr(drawing, "FEW", 100)
     assert main(run, several, "--output", tmp_path / "a", *FEW_INSTANCES) == 1
     monkeypatch.setattr(drawing, "FEW", 0)
-    monkeypatch.setattr(drawing.subprocess, "Popen", None)  # a call would be a TypeError
+    monkeypatch.setattr(drawing.Drawing, "add", None)  # a call would be a TypeError
     assert main(run, several, "--output", tmp_path / "b", "--no-pictures", *FEW_INSTANCES) == 1
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["predictions.json"]
     assert files_in(tmp_path / "b").items() <= files_in(tmp_path / "a").items()

@@ -200,8 +200,8 @@ WHOLE = rle_of(blob(4, 4, 30, 30), compressed=False)
     [
         ([], "no segmentation"),
         (None, "no segmentation"),
-        ([[1, 2, 3, 4]], "3 points"),
-        ([[1, 2, 3, 4, 5, 6, 7]], "3 points"),
+        ([[1, 2, 3, 4]], "3 or more points"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "3 or more points"),
         ([[1, 2, 3, 4, 5, float("nan")]], "finite"),
         ([[1, 2, 3, 4, 5, "6"]], "finite"),
         ([[1, 2, 3, 4, 5, 1e9]], "outside"),

@@ -197,11 +197,11 @@ def test_cityscapes_takes_train_ids_where_only_these_exist(tmp_path):
 def test_cityscapes_without_masks_or_images_is_refused(tmp_path):
     make_cityscapes(tmp_path, ())
     (tmp_path / "gtFine" / "train").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"gtFine/train' has no masks .*_gtFine_labelIds"):
+    with pytest.raises(ValueError, match=r"gtFine/train' must have masks .*_gtFine_labelIds"):
         cityscapes_pairs(tmp_path, "train")
     make_cityscapes(tmp_path)
     next(tmp_path.glob("leftImg8bit/train/*/*")).unlink()
-    with pytest.raises(ValueError, match=r"leftImg8bit/train' has no images"):
+    with pytest.raises(ValueError, match=r"leftImg8bit/train' must have images"):
         cityscapes_pairs(tmp_path, "train")
 
 
@@ -236,7 +236,7 @@ def test_empty_and_missing_folders_are_named(tmp_path, empty):
     make_folders(tmp_path)
     for file in (tmp_path / empty).iterdir():
         file.unlink()
-    with pytest.raises(ValueError, match=rf"folder '.*{empty}' has no {empty} \(.*correct the"):
+    with pytest.raises(ValueError, match=rf"folder '.*{empty}' must have {empty} \("):
         pairs_of(tmp_path)
     (tmp_path / empty).rmdir()
     with pytest.raises(FileNotFoundError, match=rf"folder '.*{empty}'; correct the path"):
@@ -249,7 +249,7 @@ def test_class_names_come_from_a_text_file(tmp_path):
     path.write_text("sky\n tree \n\nroad\n", encoding="utf-8-sig")
     assert own_data(tmp_path, **options).class_names == THREE
     path.write_text("sky\ntree\nsky\n")
-    with pytest.raises(ValueError, match="one name: sky"):
+    with pytest.raises(ValueError, match="given twice: sky"):
         own_data(tmp_path, **options)
     path.write_bytes("Straße".encode("latin-1"))
     with pytest.raises(ValueError, match="classes.txt' is text in an encoding other than UTF-8"):
@@ -310,7 +310,7 @@ BAD = [
     ),
     (
         lambda r: save(r / "masks/1.png", colours()),
-        r"mask '.*masks/1.png' has colours: .*: 1 pixels.*--data.colors.* save it as grey",
+        r"mask '.*masks/1.png' has colours: .*: 1 pixels.*--data.colors.* save it as a grey",
     ),
     (
         lambda r: (r / "images/1.png").write_text("no image"),
@@ -565,10 +565,10 @@ def test_classes_are_balanced_by_their_pixels(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mean": (123.7, 116.3, 103.5)}, "divide those of"),
-        ({"std": (1.0, 0.0, 1.0)}, "std must be three numbers"),
-        ({"mean": (0.5,)}, "std must be three numbers.* of grey images are one number each"),
-        ({"mean": (0.5, 0.5), "std": (0.5, 0.5)}, "mean must be three numbers"),
+        ({"mean": (123.7, 116.3, 103.5)}, "divide numbers for"),
+        ({"std": (1.0, 0.0, 1.0)}, "std must be 3 numbers"),
+        ({"mean": (0.5,)}, "std must be 3 numbers .* or 1"),
+        ({"mean": (0.5, 0.5), "std": (0.5, 0.5)}, "mean must be 3 numbers"),
     ],
 )
 def test_numbers_out_of_range_are_refused(tmp_path, options, message):
@@ -596,11 +596,11 @@ def test_classes_are_known_before_setup(demo, tmp_path):
         ({"layout": "cityscapes"}, "layout 'cityscapes' needs root"),
         (
             {"layout": "cityscapes", "root": ".", "num_classes": 34},
-            "num_classes is 34, but 19 classes",
+            "num_classes must be 19.* got 34",
         ),
         (
             {"layout": "cityscapes", "root": ".", "train_images": "a", "class_names_file": "b"},
-            "takes no train_images, class_names_file; take layout 'folder'",
+            "has no train_images, class_names_file; .* layout 'folder'",
         ),
         ({"layout": "folder", "train_images": "a"}, "needs train_masks, val_images, val_masks"),
     ],

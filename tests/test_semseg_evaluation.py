@@ -192,12 +192,12 @@ def test_files_that_are_damaged_or_not_there_are_named(checkpoint, tmp_path):
             load(file)
     data = checkpoint.read_bytes()
     file.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match="model.ckpt is truncated or damaged"):
+    with pytest.raises(ValueError, match="model.ckpt.* damaged"):
         load_segmenter(file)
     file.write_text("no checkpoint")
     with pytest.raises(ValueError, match="model.ckpt"):
         load_segmenter(file)
-    with pytest.raises(ValueError, match="is a folder, give one file of it"):
+    with pytest.raises(ValueError, match="is a folder"):
         load_segmenter(tmp_path)
 
 
@@ -205,7 +205,7 @@ def test_a_checkpoint_without_data_says_so(tmp_path):
     batch = {"image": torch.randn(3, 32, 32), "mask": torch.zeros(32, 32).long(), "name": "a"}
     loader = torch.utils.data.DataLoader([batch, batch], batch_size=2)
     file = fit(segmenter(), tmp_path, train_dataloaders=loader)
-    with pytest.raises(ValueError, match="does not say what data it was trained on"):
+    with pytest.raises(ValueError, match="has no data settings"):
         load_data(file)
 
 
@@ -310,7 +310,7 @@ def test_other_classes_are_refused_or_warned_of(dataset, checkpoint, tmp_path, c
     names = root / "objectInfo.txt"
     lines = names.read_text().splitlines()
     names.write_text("\n".join([*lines, "7\tmoon"]))
-    with pytest.raises(ValueError, match="knows 6 classes and the data have 7"):
+    with pytest.raises(ValueError, match="6 classes as the model, got 7"):
         evaluate(checkpoint, overrides={"root": str(root)}, accelerator="cpu")
     names.write_text("\n".join(lines).replace("square", "box"))
     found = evaluate(checkpoint, overrides={"root": str(root)}, accelerator="cpu")

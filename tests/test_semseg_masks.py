@@ -374,7 +374,7 @@ def colours_that_the_table_lacks(folder):
     folder.write(lambda mask: COLORS[mask])
 
 
-@refused("num_classes is 4, but 3 classes have names", classes=3)
+@refused("num_classes must be 3, the class names, got 4", classes=3)
 def a_table_of_other_classes(folder):
     folder.options |= {"num_classes": 4, "colors": color_lines(folder)}
     folder.write(lambda mask: COLORS[mask])
@@ -417,7 +417,7 @@ def a_missing_mask(folder):
     folder.path(next(iter(folder.truth))).unlink()
 
 
-@refused("has no masks")
+@refused("must have masks")
 def no_masks(folder):
     folder.write(lambda mask: mask)
     for name in folder.truth:
@@ -442,7 +442,7 @@ def a_mask_one_pixel_off(folder):
     folder.write(lambda mask: mask[:, 1:])
 
 
-@refused("have the same name before the suffix")
+@refused("differ only by suffix")
 def a_mask_in_two_formats(folder):
     folder.write(lambda mask: mask)
     name, mask = next(iter(folder.truth.items()))
@@ -456,7 +456,7 @@ def images_of_sixteen_bits(folder):
         Image.fromarray(mask.astype(np.uint16)).save(folder.path(name, "images"))
 
 
-@refused("only 0 of the 1 images of a list")
+@refused("only 0 of the 1 listed images")
 def a_list_of_another_set(folder):
     folder.write(lambda mask: mask)
     folder.options["train_list"] = text_file(folder, "train.txt", ["900"])
@@ -510,7 +510,7 @@ def test_images_in_both_splits_are_counted(tmp_path, caplog):
     folder = Folder(tmp_path, np.random.default_rng(0)).write(lambda mask: mask)
     folder.options |= {"val_images": "images/train", "val_masks": "masks/train"}
     folder.read()
-    assert "3 of the 3 validation images are training images, too" in caplog.text
+    assert "3 of the 3 validation images are also training images" in caplog.text
 
 
 def test_masks_with_a_suffix_may_lie_with_their_images(tmp_path):
@@ -586,7 +586,7 @@ def test_label_maps_that_are_none(line, said):
 
 
 def test_a_map_to_classes_that_do_not_exist():
-    with pytest.raises(ValueError, match="classes 0 to 1, .*, got {1: 2"):
+    with pytest.raises(ValueError, match="classes .0 to 1, .*, got {1: 2"):
         folder_labels(2, label_map={0: 0, 1: 2})
-    with pytest.raises(ValueError, match="one name: a"):
+    with pytest.raises(ValueError, match="given twice: a"):
         folder_labels(None, ("a", "a", "b"))

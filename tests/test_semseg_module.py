@@ -107,13 +107,13 @@ def test_every_architecture_gives_logits_of_any_size(name):
     ("options", "message"),
     [
         ({"decoder": "Unit"}, "decoder must be one of deeplabv3, .* got 'Unit'"),
-        ({"decoder": "FPN", "output_stride": 8}, "FPN takes no encoder_output_stride, only"),
-        ({"decoder_options": {"decoder_chanels": 8}}, "Unet takes no decoder_chanels, only"),
-        ({"decoder_options": {"aux_params": {}}}, "Unet takes no aux_params, only"),
+        ({"decoder": "FPN", "output_stride": 8}, "FPN has no encoder_output_stride; it has"),
+        ({"decoder_options": {"decoder_chanels": 8}}, "Unet has no decoder_chanels; it has"),
+        ({"decoder_options": {"aux_params": {}}}, "Unet has no aux_params; it has"),
         ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
-        ({"num_classes": 256}, "1 to 255 classes must have names, got 256"),
-        ({"class_names": ("a", "b")}, "num_classes is 3, but 2 classes have names"),
-        ({"class_names": ("a", "b", "a")}, "several classes have one name: a"),
+        ({"num_classes": 256}, "classes must be 1 to 255, got 256"),
+        ({"class_names": ("a", "b")}, "num_classes must be 2, .* got 3"),
+        ({"class_names": ("a", "b", "a")}, "given twice: a"),
     ],
 )
 def test_arguments_that_cannot_be_used_say_why(options, message):
@@ -153,7 +153,7 @@ def test_numbers_that_are_no_design_are_refused(numbers, message):
 
 def test_images_must_be_normalised_as_the_weights_expect():
     """Before anything is fetched."""
-    with pytest.raises(ValueError, match=r"expect --data.mean \[0.5, 0.5, 0.5\], got"):
+    with pytest.raises(ValueError, match=r"need --data.mean \[0.5, 0.5, 0.5\], got"):
         segmenter(encoder="regnetz_c16", encoder_weights="imagenet")
 
 
@@ -275,7 +275,9 @@ def test_ignored_pixels_have_no_gradient(loss):
 def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path):
     batches = loader()
     batches.dataset[3]["image"][0, 0, 0] = math.nan
-    message = r"the loss is nan at step 1, learning rate 0.002, images \['image2', 'image3'\]; take"
+    message = (
+        r"the loss is nan at step 1, learning rate 0.002, images \['image2', 'image3'\]; lower lr"
+    )
     with pytest.raises(FloatingPointError, match=message):
         trainer(tmp_path).fit(segmenter(lr=4e-3, warmup_steps=3), batches)
 
@@ -394,7 +396,7 @@ def test_the_schedule_by_hand(step, expected):
 
 
 def test_a_run_without_an_end_has_no_schedule(tmp_path):
-    with pytest.raises(ValueError, match="set max_steps or max_epochs"):
+    with pytest.raises(ValueError, match="--trainer.max_steps or --trainer.max_epochs"):
         trainer(tmp_path, max_epochs=-1).fit(segmenter(), loader())
 
 

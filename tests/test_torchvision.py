@@ -235,7 +235,7 @@ def test_torchvisions_names_of_weights_are_known(given, meant):
         ("fcos_regnety_002_fpn", {"trainable_backbone_layers": 6}, "0 .none. to 5 .all., got 6"),
         ("deeplabv3_regnety_002", {"weights": "COCO_V1"}, "weights_backbone"),
         ("lraspp_regnety_002", {"aux_loss": True}, "aux_loss=False"),
-        ("maskrcnn_regnety_002_fpn", {"weights_backbone": "nothing"}, "neither a tag"),
+        ("maskrcnn_regnety_002_fpn", {"weights_backbone": "nothing"}, "must be a tag"),
     ],
 )
 def test_mistakes_are_answered(name, arguments, message):

@@ -169,7 +169,10 @@ def test_wrong_annotations_are_refused_before_a_model_is_built(
             ["MODEL.WEIGHTS", "pycls://RegNetX-16GF", "MODEL.REGNET.NAME", "regnetx_160"],
             "error: could not fetch the weights pycls://RegNetX-16GF: ",
         ),
-        (["MODEL.WEIGHTS", "timm://regnety_040"], "error: the weights 'timm://regnety_040' are of"),
+        (
+            ["MODEL.WEIGHTS", "timm://regnety_040"],
+            "error: the weights 'timm://regnety_040' need the network",
+        ),
         (
             ["MODEL.WEIGHTS", "timm://regnetx_002", "MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]"],
             "  MODEL.PIXEL_STD: [58.395, 57.12, 57.375]",

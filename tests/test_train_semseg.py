@@ -174,7 +174,7 @@ MISTAKES = [
     (["--model.encoder", "tu-regnety_33", *RANDOM], "regnety_33"),
     (["--model.encoder_weights", "imagenet"], "encoder_weights of 'regnet("),
     (["--model.decoder", "Unett"], "decoder must be one of deeplabv3, "),
-    (["--model.decoder_options", '{"decoder_chanels": 1}'], "Unet takes no decoder_chanels"),
+    (["--model.decoder_options", '{"decoder_chanels": 1}'], "Unet has no decoder_chanels"),
     (["--model.decoder_options", '{"decoder_channels": 5}'], "{'decoder_channels': 5}"),
     (["--model.decoder_options", '{"encoder_depth": 3}'], "Model depth is 3"),
     (["--data.root", "nowhere"], "no dataset folder 'nowhere'"),
@@ -215,8 +215,8 @@ def test_folders_that_are_no_dataset(data, tmp_path):
     for options, said in (
         (folders(data), "num_classes"),
         (folders(data, "--data.num_classes", 3), "undefined labels: "),
-        (folders(data, "--data.label_map", "{1: a, x: b}"), "--data.label_map: 'x: b'"),
-        (folders(data, "--data.train_masks", tmp_path, "--data.num_classes", 7), "has no masks"),
+        (folders(data, "--data.label_map", "{1: a, x: b}"), "--data.label_map needs 'LABEL CLASS'"),
+        (folders(data, "--data.train_masks", tmp_path, "--data.num_classes", 7), "must have masks"),
         (folders(data, "--data.val_masks", "x", "--data.num_classes", 7), "no mask folder 'x'"),
     ):
         with pytest.raises(UserError) as caught:
@@ -239,7 +239,7 @@ def test_an_output_that_cannot_be_is_found_before_the_data(tmp_path, capsys):
         (4, ["--model.decoder", "FPN", *RANDOM], "--model.decoder was Unet and is FPN"),
         (4, ["--model.encoder", TINY], "and is regnetx_002"),
         (4, ["--model.optimizer", "sgd"], "--model.optimizer was adamw and is sgd"),
-        (1, [], "has done 2 steps, more than --trainer.max_steps 1"),
+        (1, [], "--trainer.max_steps is 1"),
         (4, "folders", "--model.num_classes was 6 and is 9"),
     ],
 )
@@ -257,7 +257,7 @@ def test_a_checkpoint_that_is_cut_off_is_not_resumed(data, run_folder, capsys):
     last = run_folder / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:10_000])
     assert main(*training(data, run_folder, 4, "--resume")) == 2
-    assert "last.ckpt is truncated or damaged" in capsys.readouterr().err
+    assert "last.ckpt (10000 bytes) is damaged" in capsys.readouterr().err
 
 
 def test_options_that_keep_a_resumed_run_from_being_exact_are_named(data, run_folder, caplog):
@@ -276,7 +276,7 @@ def test_options_that_keep_a_resumed_run_from_being_exact_are_named(data, run_fo
 
 def test_a_run_with_nothing_to_resume_begins(data, tmp_path, caplog):
     assert main(*training(data, tmp_path, 1, "--resume")) == 0
-    assert "last.ckpt' to resume from; the training starts" in caplog.text
+    assert "last.ckpt'; the training starts" in caplog.text
 
 
 def test_a_new_run_in_the_folder_of_another_sets_its_files_aside(data, run_folder, caplog):
@@ -366,4 +366,4 @@ def test_evaluate_and_predict_say_what_cannot_be_used(data, run_folder, tmp_path
     best.write_bytes(b"<html>not found</html>")
     assert main(run_folder, tool="evaluate") == 2
     assert main(run_folder, images, "--output", tmp_path, tool="predict") == 2
-    assert capsys.readouterr().err.count("is a web page, not the weights") == 2
+    assert capsys.readouterr().err.count("is a web page") == 2

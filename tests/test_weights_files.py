@@ -351,7 +351,7 @@ def test_a_file_is_known_by_its_content_and_not_by_its_name(tmp_path):
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_whole_module_is_refused(tmp_path, writer):
     path = WRITERS[writer](nn.Linear(2, 1), tmp_path / "net")
-    with pytest.raises(ValueError, match=r"no state dict .*torch\.nn\.modules\.linear\.Linear"):
+    with pytest.raises(ValueError, match=r"a state dict.*torch\.nn\.modules\.linear\.Linear"):
         read_checkpoint(path)
 
 
@@ -398,7 +398,7 @@ def test_an_array_cannot_claim_another_length_than_its_bytes(tmp_path, writer):
     for claimed in (1, 3):
         array = Call(reconstruct, arguments, (version, (claimed,), *state))
         path = WRITERS[writer]({"model": {"weight": array}}, tmp_path / "net")
-        with pytest.raises(ValueError, match="truncated or damaged"):
+        with pytest.raises(ValueError, match="damaged"):
             read_checkpoint(path)
 
 
@@ -410,7 +410,7 @@ def test_a_tensor_cannot_claim_more_values_than_its_storage_has(tmp_path, writer
         arguments = (values.storage(), offset, size, (1,), False, OrderedDict())
         tensor = Call(torch._utils._rebuild_tensor_v2, arguments, *state)
         path = WRITERS[writer]({"model": {"weight": tensor}}, tmp_path / "net")
-        with pytest.raises(ValueError, match="truncated or damaged"):
+        with pytest.raises(ValueError, match="damaged"):
             read_checkpoint(path)
 
 
@@ -456,7 +456,7 @@ def test_truncated_files_are_called_so(tmp_path, form):
     for length in (0, 1, 3, 9, 16, 40, 0.3, 0.6, 0.9, -20, -1):
         cut = data[: int(length * len(data)) if isinstance(length, float) else length]
         path.write_bytes(cut)
-        with pytest.raises(ValueError, match=rf"{path} is truncated or damaged \({len(cut)} byte"):
+        with pytest.raises(ValueError, match=rf"{path} \({len(cut)} bytes\) .* damaged"):
             read_checkpoint(path)
 
 
@@ -472,9 +472,7 @@ def test_truncated_files_are_called_so(tmp_path, form):
 def test_a_failed_download_is_named(tmp_path, text):
     path = tmp_path / "net.pth"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(
-        ValueError, match=f"{path} is a web page, not the weights, or a git-lfs pointer"
-    ):
+    with pytest.raises(ValueError, match=f"{path} is a web page or a git-lfs pointer"):
         read_checkpoint(path)
 
 
@@ -506,7 +504,7 @@ def test_another_zip_archive_is_called_so(tmp_path):
     ("content", "message"),
     [
         ({"epoch": 3, "weights": {"a": 1.5}}, "keys epoch, weights; save"),
-        (torch.ones(1), r"holds no state dict \(names to tensors\), but a Tensor; save"),
+        (torch.ones(1), r"a state dict, got a Tensor; save"),
         ({"a": torch.ones(1), "b": 1.5, "c": "x"}, r"not tensors: b \(float\), c \(str\); save"),
         ({"a": torch.ones(1), "b": np.array(["x"])}, r"not tensors: b \(<U1\); save"),
         ({1: torch.ones(1)}, r"not tensors: 1 \(a name that is not text\); save"),
@@ -515,7 +513,7 @@ def test_another_zip_archive_is_called_so(tmp_path):
 def test_files_without_a_state_dict(tmp_path, content, message):
     for writer in ("zip", "old_torch"):
         path = WRITERS[writer](content, tmp_path / "net")
-        with pytest.raises(ValueError, match=f"{path} h(old|a)s.*{message.removeprefix('holds ')}"):
+        with pytest.raises(ValueError, match=f"{path}.*{message}"):
             read_checkpoint(path)
 
 
@@ -557,11 +555,11 @@ def test_an_unknown_suffix_lists_the_known_ones(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "nesting", "message"),
     [
-        ("net.safetensors", "model", "cannot nest the weights under 'model'"),
-        ("net.pkl", "", "cannot nest the weights under ''"),
+        ("net.safetensors", "model", "nesting 'model' needs"),
+        ("net.pkl", "", "nesting '' needs"),
     ],
 )
 def test_a_nesting_that_does_not_fit_is_refused(tmp_path, name, nesting, message):
-    with pytest.raises(ValueError, match=f"{tmp_path}/{name}:? {message}"):
+    with pytest.raises(ValueError, match=f"{message}.*{tmp_path}/{name}"):
         write_checkpoint(tmp_path / name, small_state(), nesting=nesting)
     assert list(tmp_path.iterdir()) == []

@@ -155,8 +155,8 @@ def test_without_a_network_the_error_says_what_to_do(name, url, hub, monkeypatch
     with pytest.raises(OSError, match="could not fetch the weights") as error:
         RegNetFeatures("regnety_002", pretrained=name)
     said = str(error.value)
-    assert f"The file is {url}" in said
-    assert f"put it at {hub}" in said
+    assert url in said
+    assert str(hub) in said
     assert "pass pretrained=False (SMP: encoder_weights=None; Detectron2: MODEL.WEIGHTS ''" in said
 
 
@@ -207,8 +207,8 @@ def test_licences_that_forbid_commercial_use_are_known():
 @pytest.mark.parametrize(
     ("source", "error", "message"),
     [
-        ("timm://regnety_032.ra_in1k", ValueError, "are of regnety_032, and the network is"),
-        ("ftp://x/y.pth", ValueError, "not a source of weights; there are timm://, torchvision://"),
+        ("timm://regnety_032.ra_in1k", ValueError, "need the network regnety_032, got"),
+        ("ftp://x/y.pth", ValueError, "begin with timm://, torchvision://"),
         ("nowhere.pth", FileNotFoundError, "nowhere.pth does not exist"),
     ],
 )
@@ -255,7 +255,7 @@ def test_another_network_is_named(theirs, ours, message):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_of_a_training_that_diverged_are_refused(value, state):
     state["s3.b2.conv1.bn.running_var"][3] = value
-    with pytest.raises(ValueError, match=r"hold NaN or infinite .* 1: s3\.b2\.conv1\.bn\.running_"):
+    with pytest.raises(ValueError, match=r"have NaN or infinite .* 1: s3\.b2\.conv1\.bn\.running_"):
         weights.load(RegNetFeatures("regnety_002"), state)
 
 
@@ -289,17 +289,17 @@ def test_an_image_of_four_channels_has_no_order_to_flip(state):
     features = RegNetFeatures("regnety_002", in_channels=4)
     weights.load(features, state)
     pycls = weights.convert(state, "timm", "pycls", channel_order="BGR")
-    with pytest.raises(ValueError, match="a stem of 4 channels has no RGB order to flip"):
+    with pytest.raises(ValueError, match="a stem of 4 channels cannot be flipped"):
         weights.load(features, pycls)
     weights.load(features, pycls, channel_order="RGB")
     assert torch.equal(features.stem.conv.weight, state["stem.conv.weight"])
 
 
 def test_a_model_without_our_backbone_is_refused():
-    with pytest.raises(ValueError, match="must hold one RegNet of regnet_backbones, it holds 0"):
+    with pytest.raises(ValueError, match="must have one RegNet of this package, got 0"):
         weights.load(torch.nn.Linear(1, 1), {})
     two = torch.nn.ModuleList([RegNetFeatures("regnetx_002"), RegNetFeatures("regnetx_002")])
-    with pytest.raises(ValueError, match=r"it holds 2 \(0\., 1\.\); load into one of them"):
+    with pytest.raises(ValueError, match=r"got 2 \(0\., 1\.\); load into one of them"):
         weights.load(two, {})
 
 

@@ -133,7 +133,7 @@ def test_a_changed_state_dict_loads_as_it_was_or_not_at_all(change, network, tmp
 @pytest.mark.parametrize("change", ["1e300", "variance below 0", "int8", "not finite 1"])
 def test_a_conversion_refuses_what_no_model_takes(change, network, tmp_path):
     torch.save(CHANGES[change](dict(network.state_dict())), tmp_path / "a.pth")
-    with pytest.raises(ValueError, match="the weights hold"):
+    with pytest.raises(ValueError, match="the weights have"):
         convert_file(tmp_path / "a.pth", tmp_path / "b.pth", to="pycls")
     assert not (tmp_path / "b.pth").exists()
 

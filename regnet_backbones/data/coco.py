@@ -1,6 +1,6 @@
 """COCO jsons as they are on disk: read with their lists, and written.
 
-What their values are is checked where they are used: `detection.data_checks` for detectors,
+Their values are checked by those that use them: `detection.data_checks` for detectors,
 `semseg.coco` for segmenters.
 """
 
@@ -17,22 +17,14 @@ LISTS = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", 
 
 
 def read_coco_json(path: str | Path) -> CocoJson:
-    """Read a COCO json.
-
-    Returns:
-        Its content. `images`, `annotations` and `categories` are lists of objects; images have an
-        id of their own and a `file_name`, categories an id and a name.
-
-    Raises:
-        UserError: the file is missing, or is not such a json.
-    """
+    """Read a COCO json, whose lists have the keys of `LISTS`; raise UserError for other files."""
     if not Path(path).is_file():
-        raise MissingFileError(f"no annotation file '{path}'")
+        raise MissingFileError(f"no annotation file '{path}'; correct the path")
     content = read_json(path)
     for name, keys in LISTS.items():
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not (entries or name == "annotations"):
-            raise UserError(f"'{path}' is not a COCO json: it must have a list of '{name}'")
+            raise UserError(f"'{path}' is not a COCO json: it needs a list '{name}'")
         for number, entry in enumerate(entries):
             if not isinstance(entry, dict) or not set(keys) <= entry.keys():
                 needed = f"an object with {' and '.join(keys)}" if keys else "an object"

@@ -6,9 +6,8 @@
   last one inside the box.
 - labelme: https://github.com/wkentaro/labelme, polygons and rectangles.
 
-Boxes and classes are those that the package supervision reads. It keeps polygons only as masks of
-the whole image, decodes the images of Pascal VOC and skips what it does not know, so that these
-readers are our own. They open images for their size, and write nothing.
+Boxes and classes are the same as in the package supervision, which keeps polygons only as masks of
+the whole image, decodes the images of Pascal VOC, and skips unknown entries.
 """
 
 import math
@@ -70,60 +69,41 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class LabelledData:
-    """Images with their objects.
-
-    Attributes:
-        images: at least one.
-        classes: the names of all classes.
-        source: the file or folder that was read.
-        ordered: whether a file gave the classes in their order, and no others are allowed; or they
-            are what objects are called, sorted.
-    """
+    """Images with their objects: at least one."""
 
     images: tuple[LabelledImage, ...]
     classes: tuple[str, ...]
-    source: Path
-    ordered: bool = True
+    source: Path  # the file or folder that was read
+    ordered: bool = True  # a file has the classes in their order; else they are sorted labels
 
     def __post_init__(self) -> None:
         for image in self.images:
             for item in image.objects:
                 if item.label not in self.classes:
-                    raise UserError(
-                        f"'{image.path}' has an object of class '{item.label}', the classes of "
-                        f"'{self.source}' are {', '.join(self.classes)}"
-                    )
+                    allowed = f"the classes of '{self.source}': {', '.join(self.classes)}"
+                    raise UserError(f"'{image.path}': class '{item.label}' is not one of {allowed}")
 
 
 def read_yolo(path: Path, part: str) -> LabelledData:
     """Read the images that an entry of a `data.yaml` names, such as `train`, and their labels.
 
     An image without a label file has no objects, as in Ultralytics.
-
-    Args:
-        path: the `data.yaml`.
-        part: the entry: "train", "val", "test", or any other.
-
-    Raises:
-        UserError: a file or an entry is missing, or a line has no meaning.
     """
     if not path.is_file():
-        raise MissingFileError(f"no file '{path}'; a YOLO dataset is named by its data.yaml")
+        raise MissingFileError(f"no file '{path}'; pass the data.yaml of the YOLO dataset")
     given = read_yaml(path)
     if not isinstance(given, dict):
-        raise UserError(f"'{path}' must be a YAML file with 'names' and '{part}'")
+        raise UserError(f"'{path}' needs 'names' and '{part}'")
     if given.get("kpt_shape") is not None:
-        raise UserError(f"'{path}' has keypoints (kpt_shape), which are not read from YOLO")
+        raise UserError(f"'{path}': keypoints (kpt_shape) are not supported; use a COCO json")
     names = _yolo_names(path, given)
     images = list(_yolo_images(path, given, part))
     if not images:
         raise UserError(f"'{path}': '{part}' ({given[part]}) has no images")
     labels = [_yolo_label_file(image) for image in images]
     if not any(label.is_file() for label in labels):
-        raise UserError(
-            f"'{path}': none of the {len(images)} images of '{part}' has a label file, such as "
-            f"'{labels[0]}'"
-        )
+        text = f"none of the {len(images)} images of '{part}' has a label file"
+        raise UserError(f"'{path}': {text}, such as '{labels[0]}'")
     with ThreadPoolExecutor(image_files.CHECK_THREADS) as pool:
         sizes = list(pool.map(image_size, images))
     found = (
@@ -136,18 +116,13 @@ def read_yolo(path: Path, part: str) -> LabelledData:
 def read_voc(path: Path, part: str) -> LabelledData:
     """Read a folder of Pascal VOC: `Annotations` and `JPEGImages`, or both in one folder.
 
-    Args:
-        path: the folder.
-        part: a list in `ImageSets/Main`, such as "train"; "" for all annotations.
-
-    Raises:
-        UserError: a file or the list is missing, or an annotation has no meaning.
+    `part` is a list in `ImageSets/Main`, such as "train"; "" for all annotations.
     """
     folder = path / "Annotations" if (path / "Annotations").is_dir() else path
     _check_folder(path)
     every = {file.stem: file for file in sorted(folder.glob("*.xml"))}
     if not every:
-        raise UserError(f"'{folder}' has no annotations of Pascal VOC (*.xml)")
+        raise UserError(f"no Pascal VOC annotations (*.xml) in '{folder}'; correct the path")
     chosen = list(every)
     if part:
         listed = path / LISTS / f"{part}.txt"
@@ -167,28 +142,18 @@ def read_voc(path: Path, part: str) -> LabelledData:
 
 
 def read_labelme(path: Path, part: str) -> LabelledData:
-    """Read the labelme files in a folder and in those below it.
-
-    Shapes of one label and one `group_id` are one object.
-
-    Args:
-        path: the folder.
-        part: must be "": labelme has no lists.
-
-    Raises:
-        UserError: an image is missing, or a shape is neither a polygon nor a rectangle.
-    """
+    """Read the labelme files below a folder; shapes of one label and `group_id` are one object."""
     if part:
-        raise UserError(f"labelme has no lists of images, got '{part}'; name a folder")
+        raise UserError(f"labelme has no lists of images, got '{part}'; pass a folder alone")
     _check_folder(path)
     files = sorted(path.rglob("*.json"))
     if not files:
-        raise UserError(f"'{path}' has no labelme files (*.json)")
+        raise UserError(f"no labelme files (*.json) in '{path}'; correct the path")
     return _of_folder([_labelme_image(file) for file in files], path)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return width and height of an image, turned as its EXIF data say, without decoding it."""
+    """Return width and height of an image, turned by its EXIF data, without decoding it."""
     try:
         with Image.open(path) as image:
             return image_files.upright_size(image)
@@ -198,7 +163,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def _check_folder(path: Path) -> None:
     if not path.is_dir():
-        raise MissingFileError(f"no folder '{path}'")
+        raise MissingFileError(f"no folder '{path}'; correct the path")
 
 
 def _lines(path: Path) -> list[str]:
@@ -236,16 +201,13 @@ def _object(
         xs, ys = ([v for p in polygons for v in p[start::2]] for start in (0, 1))
         box = min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
     x, y, w, h = box
-    shown = f"[{x:g}, {y:g}, {x + w:g}, {y + h:g}]"
+    shown = f"box {x:g}, {y:g}, {x + w:g}, {y + h:g} (left, top, right, bottom)"
     if w <= 0 or h <= 0:
-        raise UserError(f"{place}: the box {shown} (left, top, right, bottom) has no area")
+        raise UserError(f"{place}: {shown} has no area")
     beyond = [(-x, w, size[0]), (x + w - size[0], w, size[0])]
     beyond += [(-y, h, size[1]), (y + h - size[1], h, size[1])]
     if any(out >= side or out > max(ROUNDING, SLACK * whole) for out, side, whole in beyond):
-        raise UserError(
-            f"{place}: the box {shown} (left, top, right, bottom) is outside of its image of "
-            f"{size[0]}x{size[1]} pixels"
-        )
+        raise UserError(f"{place}: {shown} is outside its image of {size[0]}x{size[1]} pixels")
     return LabelledObject(label, box, tuple(polygons))
 
 
@@ -259,7 +221,7 @@ def _yolo_names(path: Path, given: Mapping) -> tuple[str, ...]:
         by_number = {str(number): name for number, name in names.items()}
         if by_number.keys() != {str(number) for number in range(len(names))}:
             numbers = list(names)[:8]
-            raise UserError(f"'{path}': 'names' must have the numbers 0, 1, 2, ..., got {numbers}")
+            raise UserError(f"'{path}': numbers of 'names' must be 0, 1, 2, ..., got {numbers}")
         names = [by_number[str(number)] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise UserError(f"'{path}': 'names' must list the classes, got {names!r}")
@@ -268,7 +230,7 @@ def _yolo_names(path: Path, given: Mapping) -> tuple[str, ...]:
         raise UserError(f"'{path}': 'names' has a name twice: {', '.join(names[:20])}")
     count = given.get("nc", len(names))
     if count != len(names):
-        raise UserError(f"'{path}': nc is {count}, and 'names' has {len(names)} names")
+        raise UserError(f"'{path}': nc must be {len(names)}, the length of 'names', got {count}")
     return tuple(names)
 
 
@@ -278,10 +240,9 @@ def _yolo_images(path: Path, given: Mapping, part: str) -> Iterator[Path]:
     entries = [entries] if isinstance(entries, str) else entries
     if not isinstance(entries, list) or not all(isinstance(e, str) and e for e in entries):
         parts = [key for key in ("train", "val", "test") if given.get(key)]
-        raise UserError(
-            f"'{path}': '{part}' must be a folder of images, or a file that lists them, got "
-            f"{given.get(part)!r}; there are {', '.join(parts) or 'none of train, val and test'}"
-        )
+        there = f"the file has {', '.join(parts) or 'none of train, val and test'}"
+        rule = f"'{part}' must be a folder of images or a list of them"
+        raise UserError(f"'{path}': {rule}, got {given.get(part)!r}; {there}")
     root = path.parent / str(given.get("path") or "")
     for entry in entries:
         place = root / entry
@@ -304,7 +265,7 @@ def _yolo_images(path: Path, given: Mapping, part: str) -> Iterator[Path]:
                     raise MissingFileError(f"'{place}', line {number}: no image '{image}'")
                 yield image
         else:
-            raise MissingFileError(f"'{path}': '{part}' is '{place}', which does not exist")
+            raise MissingFileError(f"'{path}': '{part}' does not exist: '{place}'")
 
 
 def _yolo_label_file(image: Path) -> Path:
@@ -327,10 +288,8 @@ def _yolo_objects(
             continue
         place = f"'{labels}', line {number}"
         if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
-            raise UserError(
-                f"{place}: a line must have 5 columns (class, centre x and y, width, height) or "
-                f"a class and 3 or more points x y, got {len(words)} columns"
-            )
+            rule = "class x y width height, or class x1 y1 x2 y2 ... of 3 or more points"
+            raise UserError(f"{place}: a line must be {rule}, got {len(words)} columns")
         index, *values = (_number(word, place, "a column") for word in words)
         if index not in range(len(names)):
             raise UserError(f"{place}: class {words[0]} is not one of 0 to {len(names) - 1}")
@@ -350,11 +309,8 @@ def _xml(path: Path) -> "Element":
     try:
         from defusedxml import DefusedXmlException, ElementTree
     except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            "Pascal VOC is read with the package defusedxml, which is not installed; "
-            "`pip install 'regnet-backbones[data]'`",
-            name=error.name,
-        ) from error
+        text = "Pascal VOC needs defusedxml: `pip install 'regnet-backbones[data]'`"
+        raise MissingPackageError(text, name=error.name) from error
     errors = (DefusedXmlException, ElementTree.ParseError, ExpatError, LookupError, ValueError)
     with as_user_error(*errors, prefix=f"'{path}' is not an annotation of Pascal VOC: "):
         return ElementTree.parse(path, forbid_dtd=True).getroot()
@@ -371,7 +327,7 @@ def _voc_image(path: Path, root: Path) -> LabelledImage:
     for number, item in enumerate(tree.findall("object"), 1):
         place, label = f"'{path}', object {number}", (item.findtext("name") or "").strip()
         if not label:
-            raise UserError(f"{place}: there is no <name>")
+            raise UserError(f"{place}: <name> is missing")
         left, top, right, bottom = (
             _number(item.findtext(f"bndbox/{corner}"), place, corner) for corner in CORNERS
         )
@@ -414,7 +370,7 @@ def _labelme_image(path: Path) -> LabelledImage:
     given = read_json(path)
     shapes = given.get("shapes") if isinstance(given, dict) else None
     if not isinstance(shapes, list):
-        raise UserError(f"'{path}' is not a labelme file: it has no 'shapes'; move it elsewhere")
+        raise UserError(f"'{path}' is not a labelme file: it has no 'shapes'; remove it")
     name = str(given.get("imagePath") or "").replace("\\", "/")
     image = path.parent / name
     if not image.is_file():  # moved, both together
@@ -437,14 +393,11 @@ def _labelme_image(path: Path) -> LabelledImage:
 def _labelme_shape(shape: object, place: str) -> tuple[str, Polygon, str]:
     """Return the label and the points of a shape, and how messages call it."""
     if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
-        raise UserError(f"{place}: it has no 'label'")
+        raise UserError(f"{place}: 'label' is missing")
     label, kind = shape["label"], shape.get("shape_type") or "polygon"
     place = f"{place} ({label})"
     if kind not in ("polygon", "rectangle"):
-        raise UserError(
-            f"{place}: a {str(kind)[:40]} cannot be read, only polygons and rectangles; draw it as "
-            "one of these, or remove it"
-        )
+        raise UserError(f"{place}: must be a polygon or a rectangle, got {str(kind)[:40]!r}")
     points = shape.get("points")
     if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points):
         raise UserError(f"{place}: 'points' must be a list of [x, y]")

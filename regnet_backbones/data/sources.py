@@ -1,4 +1,4 @@
-"""What `FORMAT:PATH` names: people's data as COCO jsons, in a folder of the caller's.
+"""What `FORMAT:PATH` names: custom data as COCO jsons, in a folder of the caller's.
 
     coco:FILE,IMAGES      a COCO json, and the folder of its images
     yolo:FILE             a data.yaml; yolo:FILE,ENTRY takes another entry than the part's
@@ -32,8 +32,7 @@ class Source:
     Attributes:
         format: one of `FORMATS`.
         path: the file or folder.
-        detail: of "coco" the folder of the images, else an entry of a data.yaml or a list of VOC,
-            or "".
+        detail: image folder of "coco", entry of a data.yaml, list of VOC, or "".
     """
 
     format: str
@@ -57,47 +56,38 @@ class Dataset:
 
 
 def parse_source(text: str) -> Source:
-    """Read what a command line names.
+    """Return the source that a command line names; nothing of it is read.
 
     Args:
         text: `coco:FILE,IMAGES`, `yolo:FILE`, `voc:FOLDER` or `labelme:FOLDER`; of YOLO and Pascal
             VOC also with an entry or a list, `yolo:FILE,NAME`.
 
-    Returns:
-        The source, of which nothing is read yet.
-
     Raises:
-        UserError: it is in none of the forms.
+        UserError: it has none of these forms.
     """
     name, colon, rest = text.partition(":")
     if not colon or name not in FORMATS or not rest:
-        raise UserError(f"data are given as {FORMS}, got '{text}'")
+        raise UserError(f"data must be {FORMS}, got '{text}'")
     path, detail = Path(rest).expanduser(), ""
     if name == "coco" or ("," in rest and not path.exists()):
         before, comma, detail = rest.rpartition(",")
         if not comma or not before or not detail:
-            raise UserError(f"a COCO json is given as coco:FILE,IMAGES, got '{text}'")
+            raise UserError(f"COCO data must be coco:FILE,IMAGES, got '{text}'")
         path = Path(before).expanduser()
         if name != "coco" and Path(detail).name != detail:
-            raise UserError(
-                f"after the comma of '{text}' there must be the name of an entry or list"
-            )
+            raise UserError(f"'{text}' needs the name of an entry or list after the comma")
     return Source(name, path, detail)
 
 
 def read_parts(sources: Mapping[str, Source], *, read_jsons: bool = True) -> dict[str, Dataset]:
-    """Read datasets by part ("train", "val", ...), with the same classes in all.
+    """Return datasets by part ("train", "val", ...), with the same classes in all.
 
     Args:
-        sources: by part. Without a detail, one is that entry or list of its format which the part
-            is called.
+        sources: by part, whose name is the entry or list of a source without a detail.
         read_jsons: whether COCO jsons are read, too, or only looked for.
 
-    Returns:
-        The datasets by part.
-
     Raises:
-        UserError: a file is missing or has no meaning, or two parts are the same data.
+        UserError: a file is missing or invalid, or two parts are the same data.
     """
     found: dict[str, Dataset] = {}
     labelled: dict[str, LabelledData] = {}
@@ -108,10 +98,8 @@ def read_parts(sources: Mapping[str, Source], *, read_jsons: bool = True) -> dic
         if source.format == "coco":
             key = (*key[:2], "")
         if (other := seen.setdefault(key, part)) != part:
-            raise UserError(
-                f"the same data, '{source.path}', are given for {other} and {part}; give others, "
-                "or --val-fraction to split them"
-            )
+            text = f"{other} and {part} are the same data, '{source.path}'"
+            raise UserError(f"{text}; use different data, or split them with --val-fraction")
         if source.format == "coco":
             found[part] = _read_coco(source, read_jsons)
         else:
@@ -141,7 +129,7 @@ def parts_of(source: Source) -> dict[str, Source]:
         from regnet_backbones.runs.yaml_files import read_yaml
 
         if not source.path.is_file():
-            raise MissingFileError(f"no file '{source.path}'")
+            raise MissingFileError(f"no file '{source.path}'; correct the path")
         given = read_yaml(source.path)
         names = [part for part in PARTS if isinstance(given, dict) and given.get(part)]
     return dict.fromkeys(names, source) or {"instances": source}
@@ -190,7 +178,7 @@ def write_new(parts: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
     """Write each part as `<part>.json`; raise UserError if there is a file of that name."""
     files = {part: folder / f"{part}.json" for part in parts}
     if existing := [str(file) for file in files.values() if os.path.lexists(file)]:
-        raise UserError(f"'{existing[0]}' exists already; remove it, or choose another folder")
+        raise UserError(f"'{existing[0]}' exists; remove it, or choose another folder")
     for part, file in files.items():
         write_coco_json(file, parts[part].content)
     return files
@@ -210,7 +198,7 @@ def _read_coco(source: Source, read: bool) -> Dataset:
         raise MissingFileError(f"no annotation file '{source.path}'")
     content = read_coco_json(source.path) if read else {}
     if not images.is_dir():
-        raise MissingFileError(f"no image folder '{images}'")
+        raise MissingFileError(f"no image folder '{images}'; correct the path")
     return Dataset(content, images.absolute(), source.path.absolute())
 
 

@@ -19,32 +19,24 @@ PARTS = ("train", "val")
 def split(
     content: CocoJson, fraction: float, *, seed: int = 0, group: str | None = None
 ) -> dict[str, CocoJson]:
-    """Split a COCO json into "train" and "val".
+    """Return "train" and "val" of a COCO json, which has each class of two scenes or more in both.
 
     Args:
-        content: of `read_coco_json`; left as it is.
-        fraction: the part of the images that "val" has, between 0 and 1.
+        content: of `read_coco_json`, not changed.
+        fraction: of the images, between 0 and 1, that "val" gets.
         seed: of the order in which images are shared out.
-        group: a regular expression that is searched in each `file_name`; images with an equal first
-            group are one scene, and are not separated. None for images that are scenes of their
-            own.
-
-    Returns:
-        Both parts, with all categories and the images in their order. A class in two scenes or more
-        is in both.
+        group: regular expression, searched in each `file_name`; images with the same first group
+            are one scene, and stay together. None if each image is a scene.
 
     Raises:
-        UserError: the fraction or the expression cannot be used, or there are fewer than two
-            scenes.
+        UserError: the fraction or the expression is invalid, or there are fewer than two scenes.
     """
     if not 0 < fraction < 1:
         raise UserError(f"--val-fraction must be between 0 and 1, got {fraction}")
     scenes = _scenes(content["images"], group)
     if len(scenes) < 2:
-        raise UserError(
-            f"{len(content['images'])} images of {len(scenes)} scene cannot be split; leave out "
-            "--group, or name data for validation"
-        )
+        way_out = "leave out --group, or pass validation data"
+        raise UserError(f"{len(scenes)} scene cannot be split into two parts; {way_out}")
     images = [str(image["id"]) for image in content["images"]]
     classes: dict[str, set] = {number: set() for number in images}
     for entry in content["annotations"]:
@@ -56,11 +48,7 @@ def split(
 
 
 def class_table(parts: Mapping[str, CocoJson]) -> tuple[list[str], list[list[object]]]:
-    """Count objects and images by class in each part.
-
-    Returns:
-        The header and the rows of a table; the last row is of all classes.
-    """
+    """Return header and rows of a table: objects and images by class in each part, and of all."""
     headers, first = ["class"], next(iter(parts.values()))
     rows: list[list[object]] = [[each["name"]] for each in first["categories"]] + [["all"]]
     for part, content in parts.items():
@@ -82,16 +70,14 @@ def _scenes(images: Sequence[Mapping], group: str | None) -> list[list[str]]:
     except re.error as error:
         raise UserError(f"--group '{group}' is not a regular expression: {error}") from error
     if group is not None and not pattern.groups:
-        raise UserError(
-            f"--group '{group}' must have a group that names the scene, such as '^(.+)_[0-9]+'"
-        )
+        raise UserError(f"--group needs (...) around the scene, as '^(.+)_[0-9]+', got '{group}'")
     scenes: dict[object, list[str]] = {}
     for place, image in enumerate(images):
         name: object = place
         if group is not None:
             found = pattern.search(str(image["file_name"]))
             if found is None or found[1] is None:
-                raise UserError(f"--group '{group}' names no scene of '{image['file_name']}'")
+                raise UserError(f"--group '{group}' does not match '{image['file_name']}'")
             name = found[1]
         scenes.setdefault(name, []).append(str(image["id"]))
     return list(scenes.values())

@@ -57,16 +57,12 @@ def short(value: float, space: str = "") -> str:
 def complexity(
     design: RegNetDesign, image_size: ImageSize = 224, num_classes: int | None = 1000
 ) -> Complexity:
-    """Count what a design costs for one RGB image.
+    """Return what a design costs for one RGB image, and the share of each part.
 
     Args:
         design: the network.
         image_size: side of a square image, or (height, width); each stride rounds up.
-        num_classes: outputs of the classifier; None for the backbone alone, without the head's
-            convolution and classifier.
-
-    Returns:
-        The totals, and the share of each part in `parts`.
+        num_classes: outputs of the classifier; None for the backbone alone, without the head.
 
     Raises:
         ValueError: a size or the number of classes is not a positive integer.

@@ -62,8 +62,7 @@ class Fit:
         observed: the given width of each block.
         continuous: the line w_0 + w_a * j, for each block.
         quantized: the widths that the law predicts, for each block.
-        design: the network of these numbers, with widths fitted to the group width; None unless
-            the law has four stages.
+        design: the network, with widths fitted to the group width; None without four stages.
     """
 
     w_0: int
@@ -87,9 +86,8 @@ class Scaled:
         width: factor of the widths of the stages.
         group_width: factor of the group width.
         resolution: factor of the side of the image.
-        image_size: side of the image that goes with the design, in pixels.
-        flops_factor: multiply-adds of the scaled network at `image_size` over those of the original
-            at its own size; near the factor that was asked for, as far as rounding allows.
+        image_size: side of the image for the design, in pixels.
+        flops_factor: multiply-adds at `image_size` over those of the original at its own size.
     """
 
     design: RegNetDesign
@@ -120,7 +118,7 @@ def fit(
     num_stages: int | None = NUM_STAGES,
     group_width: int = 8,
 ) -> Fit:
-    """Find the law whose widths are nearest to those of a network.
+    """Return the law whose widths are nearest to those of a network, and its error.
 
     Compared are laws with w_m from 1.25 to 16 that leave out no power of w_m between two stages,
     as in pycls: all w_a, the w_0 that could be best, and w_m on a grid, to a two-thousandth of
@@ -133,25 +131,20 @@ def fit(
         group_width: of the design that is returned; `dataclasses.replace` changes its other
             numbers. The error is that of the widths before they are fitted to it.
 
-    Returns:
-        The law, its error, and the design where the law gives one.
-
     Raises:
-        ValueError: the widths or depths are not positive integers or do not belong together, or
-            there is no law of so many stages.
+        ValueError: widths or depths are invalid, or there is no law of so many stages.
     """
     observed = _per_block(widths, depths)
     depth = len(observed)
     if depth > _MOST_BLOCKS:
-        raise UserError(f"a network may have {_MOST_BLOCKS} blocks at most, got {depth}")
+        raise UserError(f"the number of blocks must be at most {_MOST_BLOCKS}, got {depth}")
     if num_stages is not None:
         positive_integer("num_stages", num_stages)
     law = _nearest_law(np.array(observed), num_stages)
     if law is None:
-        raise UserError(
-            f"no law of {depth} blocks has exactly {num_stages} stages near widths from "
-            f"{min(observed)} to {max(observed)}; use fewer stages, or num_stages=None for any"
-        )
+        ends = f"from {min(observed)} to {max(observed)}"
+        text = f"no law of {depth} blocks and {num_stages} stages fits widths {ends}"
+        raise UserError(f"{text}; use fewer stages, or num_stages=None for any number")
     w_a = _few_digits(law)
     has_design = len(set(law.quantized)) == NUM_STAGES
     return Fit(
@@ -170,7 +163,7 @@ def fit(
 def scale(
     design: RegNetDesign, factor: float, *, strategy: str = FAST, image_size: int = 224
 ) -> Scaled:
-    """Scale a design to about `factor` times its multiply-adds.
+    """Return a design scaled to about `factor` times its multiply-adds.
 
     Args:
         design: the network to scale.
@@ -180,11 +173,8 @@ def scale(
             of g as widths do by that of w, but take no share of the factor.
         image_size: side of the images of the original, in pixels.
 
-    Returns:
-        The scaled network, and by how much each of its dimensions grew.
-
     Raises:
-        ValueError: the factor, strategy or image size is invalid, or there is no such network.
+        ValueError: an argument is invalid, or there is no such network.
     """
     if not 0 < factor < math.inf:
         raise UserError(f"factor must be above 0, such as 2 or 0.5, got {factor!r}")
@@ -205,12 +195,12 @@ def scale(
 def _per_block(widths: Sequence[int], depths: Sequence[int] | None) -> list[int]:
     """Return the width of each block."""
     if not len(widths):
-        raise UserError("widths must have at least one width, got none")
+        raise UserError("widths must have at least one number, got none")
     widths = [positive_integer("each of widths", width) for width in widths]
     if depths is None:
         return widths
     if len(depths) != len(widths):
-        raise UserError(f"got {len(depths)} depths for {len(widths)} widths; give one for each")
+        raise UserError(f"depths must be {len(widths)} numbers as widths, got {len(depths)}")
     depths = [positive_integer("each of depths", depth) for depth in depths]
     return [width for width, depth in zip(widths, depths, strict=True) for _ in range(depth)]
 
@@ -276,16 +266,14 @@ def _shares(strategy: str, factor: float) -> tuple[float, float, float, float]:
     matches = [re.fullmatch(r"([dwgr])(\d*\.?\d+)?", part) for part in parts]
     letters = [match[1] for match in matches if match]
     if len(set(letters)) != len(parts):
-        raise UserError(
-            f"strategy must be some of the letters d, w, g and r, such as 'dw', or letters with "
-            f"weights, such as '{FAST}', each letter once; got {strategy!r}"
-        )
+        rule = f"different letters of d, w, g and r, with or without weights, as 'dw' or '{FAST}'"
+        raise UserError(f"strategy must be {rule}; got {strategy!r}")
     weights = dict.fromkeys("dwgr", 0.0)
     weights |= {match[1]: float(match[2] or 1) for match in matches if match}
     # Group widths cost little, so they take no share; alone, they take the factor as it is.
     total = weights["d"] + weights["w"] + weights["r"] or weights["g"] / 2
     if not total:
-        raise UserError(f"strategy '{strategy}' scales nothing; give a letter a weight above 0")
+        raise UserError(f"strategy needs a weight above 0, got '{strategy}'")
     depth = factor ** (weights["d"] / total)
     return depth, *(factor ** (weights[key] / total / 2) for key in "wgr")
 

@@ -76,18 +76,17 @@ def to_format(
             Python code that builds a U-Net or a classifier.
         design: the network.
         title: its name in SMP.
-        base: config that Detectron2's builds on, as `_BASE_` names it: relative to the folder of
-            the new config. None for a part of a config, with a backbone under an FPN.
+        base: `_BASE_` of Detectron2's config; None for a part of one, with a backbone under an FPN.
 
     Raises:
-        ValueError: the format is unknown, or has no words for the design.
+        ValueError: the format is unknown, or cannot describe the design.
     """
     if name not in FORMATS:
-        raise UserError(f"a format is one of {', '.join(FORMATS)}, got '{name}'")
+        raise UserError(f"format must be one of {', '.join(FORMATS)}, got '{name}'")
     if name == "detectron2":
         return _detectron2_yaml(design, base)
     if base is not None:
-        raise UserError(f"a base is for the format detectron2, got '{base}' with {name}")
+        raise UserError(f"base needs the format detectron2, got '{base}' with {name}")
     if name == "timm":
         return _timm_code(design)
     return (
@@ -115,7 +114,7 @@ def python_code(design: RegNetDesign) -> str:
 
 
 def row_of(candidate: "Candidate") -> dict[str, object]:
-    """Return a candidate as a flat row; what was not measured is left out.
+    """Return a `candidate` as a flat row; what was not measured is left out.
 
     Args:
         candidate: of a sample or a search.
@@ -137,7 +136,7 @@ def design_of(row: object) -> RegNetDesign:
         ValueError: numbers are missing or give no network.
     """
     if not isinstance(row, Mapping):
-        raise UserError(f"a design is an object of names and numbers, got {row!r}")
+        raise UserError(f"a design must be an object of names and numbers, got {row!r}")
     needed = [each.name for each in fields(RegNetDesign) if each.default is MISSING]
     missing = [name for name in needed if name not in row]
     if missing:
@@ -179,20 +178,15 @@ def read_results(path: str | Path) -> tuple[list[Any], Any]:
         content = {ROWS_KEY: content}
     rows = content.get(ROWS_KEY)
     if not isinstance(rows, list) or not rows:
-        raise UserError(
-            f'{path} must hold a list of rows, or an object whose "{ROWS_KEY}" is one, not empty'
-        )
+        raise UserError(f'{path} must be a list of designs, or an object with one as "{ROWS_KEY}"')
     return rows, content.get(CHOSEN_KEY, 0)
 
 
 def _detectron2_yaml(design: RegNetDesign, base: str | None) -> str:
     unknown = [name for name in _changed(design) if name not in DETECTRON2_KEYS]
     if unknown:
-        raise UserError(
-            f"MODEL.REGNET has no key for {', '.join(unknown)}; if the network is one of "
-            "regnet_backbones.zoo.names(), set MODEL.REGNET.NAME, otherwise use RegNetFeatures, "
-            "SMP or timm"
-        )
+        text = f"MODEL.REGNET has no key for {', '.join(unknown)}"
+        raise UserError(f"{text}; set MODEL.REGNET.NAME to a named network, or use smp or timm")
     # All of them, and no name: a base may have others.
     keys = {key: getattr(design, name) for name, key in DETECTRON2_KEYS.items()}
     builder = "" if base else 'NAME: "build_regnet_fpn_backbone", '

@@ -200,10 +200,7 @@ def _check_numbers(design: RegNetDesign) -> None:
             raise UserError(f"{name} must be {rule}, got {value!r}")
         object.__setattr__(design, name, kind(value))
     if design.preact and design.linear_out:
-        raise UserError(
-            "preact=True leaves no activation after the sum of a block that linear_out=True could "
-            "drop; set one of the two"
-        )
+        raise UserError("preact=True cannot be combined with linear_out=True; set one of the two")
 
 
 def _check_stages(design: RegNetDesign) -> None:
@@ -213,10 +210,8 @@ def _check_stages(design: RegNetDesign) -> None:
         change, other = ("raise", "lower") if len(stages) < NUM_STAGES else ("lower", "raise")
         widths = sorted(set(design.block_widths.quantized))
         listed = ", ".join(map(str, widths[:8])) + (", ..." if len(widths) > 8 else "")
-        raise UserError(
-            f"the design must give exactly 4 stages, got {len(stages)} (block widths {listed}); "
-            f"{change} w_a or depth, or {other} w_m"
-        )
+        way_out = f"{change} w_a or depth, or {other} w_m"
+        raise UserError(f"a design must have 4 stages, got {len(stages)} ({listed}); {way_out}")
     multiplier = design.bottleneck_multiplier
     for i, stage in enumerate(stages, start=1):
         groups, bottleneck = stage.group_width, stage.bottleneck_width
@@ -225,23 +220,18 @@ def _check_stages(design: RegNetDesign) -> None:
         if groups < 1 or not exact or bottleneck % groups:
             raise UserError(
                 f"stage {i}: no width fits group_width {design.group_width} and "
-                f"bottleneck_multiplier {multiplier:g}: the nearest, {stage.width}, has a "
-                f"bottleneck of {stage.width * multiplier:g} channels, not a positive multiple of "
-                f"{max(1, groups)}; use a group_width divisible by the multiplier"
+                f"bottleneck_multiplier {multiplier:g} (the nearest is {stage.width}); use a "
+                "group_width divisible by the multiplier"
             )
     narrowest = min(design.stem_width, *(stage.width for stage in stages))
     if design.se_ratio and round(narrowest * design.se_ratio) < 1:
-        raise UserError(
-            f"se_ratio {design.se_ratio:g} of {narrowest} channels rounds to 0; use 0 for no "
-            f"squeeze-and-excitation, or at least {1 / narrowest:.2g}"
-        )
+        rule = f"se_ratio must be 0 (off) or at least {1 / narrowest:.2g} for {narrowest} channels"
+        raise UserError(f"{rule}, got {design.se_ratio:g}")
     norm_groups = design.norm_group_width
     layers = {design.stem_width, design.head_width}
     layers |= {w for stage in stages for w in (stage.width, stage.bottleneck_width)}
     indivisible = sorted(w for w in layers if norm_groups and w % norm_groups)
     if indivisible:
-        raise UserError(
-            f"norm_group_width {norm_groups} does not divide the layers of "
-            f"{', '.join(map(str, indivisible))} channels; use a divisor of all widths, or 0 for "
-            "batch norm"
-        )
+        listed = ", ".join(map(str, indivisible))
+        text = f"norm_group_width must divide all widths ({listed}), or be 0 for batch norm"
+        raise UserError(f"{text}, got {norm_groups}")

@@ -35,7 +35,7 @@ class Rule:
 
 
 def check_rules(design: RegNetDesign) -> tuple[Rule, ...]:
-    """Compare a design with the paper's findings.
+    """Return how a design agrees with the paper's findings.
 
     Multiply-adds, parameters and activations are those of a classifier of 1000 classes at 224, as
     in the paper. The limits of depth and w_m are those of pycls's sampler: the paper's section 3.3
@@ -43,9 +43,6 @@ def check_rules(design: RegNetDesign) -> tuple[Rule, ...]:
 
     Args:
         design: the network.
-
-    Returns:
-        The rules.
     """
     multiplier = design.bottleneck_multiplier
     no_bottleneck = "1, no bottleneck"

@@ -34,7 +34,7 @@ MAX_DRAWS = 1_000_000  # that may follow each other without a candidate
 
 # A candidate is measured after all if the best speed so far, made this much better, would do.
 MARGIN = 0.8
-LEAST_MEASURED = 5  # the best of fewer networks says too little about speed
+LEAST_MEASURED = 5  # fewer networks are too few to estimate speed
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,7 @@ class Bounds:
         params: lowest and highest number of parameters; None for any.
         activations: lowest and highest number of activations; None for any.
         image_size: side of the square image, or (height, width), at which these are counted.
-        num_classes: outputs of the classifier counted with the network; None for the backbone
-            alone.
+        num_classes: outputs of the counted classifier; None for the backbone alone.
 
     Raises:
         ValueError: an interval is invalid.
@@ -142,7 +141,7 @@ def sample(
     seed: int = 0,
     max_draws: int = MAX_DRAWS,
 ) -> Found:
-    """Draw networks from a space until so many meet the bounds.
+    """Return `count` networks of a space within bounds, and why others were rejected.
 
     Args:
         space: one of `spaces.SPACES`, or a part of it.
@@ -150,9 +149,6 @@ def sample(
         bounds: what they may cost.
         seed: the same seed gives the same sample.
         max_draws: how many draws may follow each other without a network within the bounds.
-
-    Returns:
-        The networks, with their costs, and why others were rejected.
 
     Raises:
         ValueError: `max_draws` draws gave nothing, or `count` is not a positive integer.
@@ -197,11 +193,8 @@ def draw(
             in_vain += 1
             if in_vain >= max_draws:
                 counted = ", ".join(f"{reason} {n:,}" for reason, n in rejections.most_common())
-                raise UserError(
-                    f"the last {in_vain:,} draws from {space.name} gave nothing new within "
-                    f"{bounds}; rejected so far: {counted}; widen the bounds, or draw from another "
-                    "space"
-                )
+                text = f"no network within {bounds} in the last {in_vain:,} draws of {space.name}"
+                raise UserError(f"{text} ({counted}); widen the bounds or use another space")
 
 
 def search(
@@ -216,7 +209,7 @@ def search(
     max_measured: int | None = None,
     progress: Callable[[Found], object] | None = None,
 ) -> Found:
-    """Draw networks within bounds, measure them, and keep those within limits.
+    """Return networks within bounds that were measured, and at most `count` within limits.
 
     With a limit of latency, after five measurements, a network is not measured if it would be too
     slow even at the best speed so far (least time a multiply-add), made a quarter better. This is
@@ -225,16 +218,13 @@ def search(
     Args:
         space: one of `spaces.SPACES`, or a part of it.
         count: how many to keep.
-        bounds: on what is counted.
+        bounds: what networks may cost.
         measure: measures a design; a MemoryError or UnbuildableError rejects it.
-        latency_ms: the highest of a network that is kept, None for any.
-        memory_mib: the highest of a network that is kept, None for any.
+        latency_ms: limit of the latency, None for any.
+        memory_mib: limit of the memory, None for any.
         seed: of the draws. Which networks are kept depends on the measurements, too.
         max_measured: end after so many measurements, None for 4 times `count`.
-        progress: is called with what was found so far, after each network that was measured.
-
-    Returns:
-        What was found, which may be fewer than `count`.
+        progress: called with what was found so far, after each measurement.
 
     Raises:
         ValueError: nothing meets the bounds, or a number is out of range.
@@ -303,16 +293,10 @@ def best(found: Found, *, by: Order = "flops", count: int = 1) -> tuple[Candidat
 
 
 def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:
-    """Return which points no other is better than: as small everywhere and smaller somewhere.
+    """Return the indices of points that no other dominates: nowhere larger, somewhere smaller.
 
     Args:
         points: n points of the same number of coordinates, of all of which less is better.
-
-    Returns:
-        Indices in rising order; equal points stay.
-
-    Raises:
-        ValueError: points have different numbers of coordinates.
     """
     places = np.array(points, float)
     return [

@@ -57,10 +57,9 @@ class Range:
         kept = [(value, weight) for value, weight in pairs if low <= value <= high]
         outside = 0 < low < self.values[0] or self.values[-1] < high < math.inf
         if outside or not kept:
-            raise UserError(
-                f"{name} must be (lowest, highest) within {self} and hold one of its values, such "
-                f"as {self.values[0]:g}, {self.values[1 - len(self.values)]:g}; got {interval!r}"
-            )
+            examples = f"{self.values[0]:g}, {self.values[1 - len(self.values)]:g}"
+            rule = f"(lowest, highest) within {self} and include a value such as {examples}"
+            raise UserError(f"{name} must be {rule}, got {interval!r}")
         return Range(*zip(*kept, strict=True))
 
 
@@ -110,8 +109,7 @@ class Space:
         """Return a part of the space, named for what was narrowed.
 
         Args:
-            intervals: lowest and highest of a range by its name, ends included; None leaves it as
-                it is. `dataclasses.replace` changes what is not a range, or goes beyond one.
+            intervals: lowest and highest of a range by its name, ends included; None for no change.
 
         Raises:
             ValueError: the space does not draw numbers from that interval.

@@ -21,9 +21,8 @@ from regnet_backbones.errors import UserError
 class Edf:
     """An EDF with a pointwise bootstrap band.
 
-    Of n values drawn again from the n there are, the number that are at most x is binomial, with n
-    trials and the share F(x). The band holds the quantiles of that distribution: what percentiles
-    of resampled curves tend to with ever more resamples.
+    The band has the quantiles of a binomial distribution with n trials and the share F(x), to which
+    percentiles of resampled curves tend.
 
     Attributes:
         values: in ascending order, equal ones repeated.
@@ -61,10 +60,10 @@ class Comparison:
 
     Attributes:
         distance: the largest vertical distance between the curves (Kolmogorov-Smirnov's statistic).
-        p_value: the probability of one as large between two samples of the same distribution; where
-            values are equal the true one is lower.
-        share_smaller: of the pairs, those in which the value of the first is the smaller one (Mann
-            and Whitney's), equal ones counted half: 0.5 where neither tends to be.
+        p_value: the probability of such a distance between samples of the same distribution; lower
+            where values are equal.
+        share_smaller: share of the pairs whose first value is smaller (Mann-Whitney), equal ones
+            counted half: 0.5 if neither tends to be smaller.
     """
 
     distance: float
@@ -80,8 +79,7 @@ def edf(values: Sequence[float], *, confidence: float = 0.95) -> Edf:
         confidence: of the band, pointwise.
 
     Raises:
-        ValueError: there are no values, one is not a finite number, or the confidence is not
-            between 0 and 1.
+        ValueError: there are no values, or a number is out of range.
     """
     if not 0 < confidence < 1:
         raise UserError(f"confidence must be between 0 and 1, such as 0.95, got {confidence!r}")
@@ -113,8 +111,7 @@ def column(rows: Sequence[object], name: str) -> list[float]:
         name: the column.
 
     Raises:
-        ValueError: no such column (the message lists those there are), or a row has no
-            number in it (it names the first).
+        ValueError: no such column, or a row has no number in it.
     """
     columns = dict.fromkeys(key for row in rows if isinstance(row, Mapping) for key in row)
     if name not in columns:
@@ -126,8 +123,8 @@ def column(rows: Sequence[object], name: str) -> list[float]:
 def _checked(values: Sequence[Any], what: str) -> list[float]:
     """Return values as floats, or raise for what is not a finite number."""
     if not len(values):
-        raise UserError("there are no values, a distribution takes one or more")
+        raise UserError("a distribution needs one value or more, got none")
     for i, value in enumerate(values):
         if not isinstance(value, Real) or not math.isfinite(value):
-            raise UserError(f"{what}[{i}] must be a finite number, got {value!r}; leave it out")
+            raise UserError(f"{what}[{i}] must be a finite number, got {value!r}; remove it")
     return [float(value) for value in values]

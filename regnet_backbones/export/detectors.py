@@ -60,9 +60,8 @@ def export_detector(
     Normalisation, resizing and, of a Mask R-CNN, pasting the masks are in the file.
 
     Args:
-        model: a Faster, Mask or Keypoint R-CNN, a RetinaNet or an FCOS, such as those of
-            `regnet_backbones.adapters.torchvision`. It is not changed, and exported as in
-            evaluation.
+        model: a Faster, Mask or Keypoint R-CNN, a RetinaNet or an FCOS of torchvision, not changed
+            and exported as in evaluation.
         path: the file, `.onnx`, or `.ts` or `.pt` for TorchScript.
         images: (3, H, W), values from 0 to 1; the model must detect something in one of them.
         fold: fold batch norm into convolutions first.
@@ -75,9 +74,8 @@ def export_detector(
     Raises:
         ModuleNotFoundError: onnx or onnxruntime is not installed.
         OSError: the folder does not exist, or cannot be written to.
-        UserError: the file has another suffix, no image is given, or the model is another. As
-            `ExportError`: nothing is detected in the images, the model cannot be exported, or the
-            file gives something else; then there is no new file.
+        UserError: an argument is invalid; as `ExportError`: the model cannot be exported, nothing
+            is detected, or the file differs from the model and is deleted.
     """
     from torchvision.models.detection import FCOS, RetinaNet
     from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -120,21 +118,11 @@ def export_traceable(
     """Write a detector of one image (see the module) to a file, and check it.
 
     The check is at two other sizes, in an image in which nothing is detected, and in the first
-    image again.
-
-    Args:
-        network: returns tensors by name, in evaluation mode.
-        path: the file, `.onnx`, `.ts` or `.pt`.
-        images: (3, H, W); something must be detected in one of them.
-        largest: value of a pixel.
-        metadata: of an ONNX file.
-        while_traced: is entered for the export, not for the check.
-
-    Returns, Raises: as `export_detector`.
+    image again. `while_traced` is entered for the export alone; see `export_detector` for the rest.
     """
     path = formats.check_path(path, SUFFIXES)
     if not images:
-        raise UserError("exporting a detector takes at least one image in which it detects some")
+        raise UserError("exporting a detector needs images in which it detects objects, got none")
     is_onnx = path.suffix.lower() in running.ONNX_SUFFIXES
     for package in ("onnx", "onnxruntime") if is_onnx else ():
         import_module(package)
@@ -148,9 +136,8 @@ def export_traceable(
         except OSError:
             raise
         except Exception as error:  # of many kinds, and not documented
-            raise formats.ExportError(
-                f"a {type(network).__name__} cannot be exported to {path.suffix}: {error}"
-            ) from error
+            text = f"{type(network).__name__} cannot be exported to {path.suffix}: {error}"
+            raise formats.ExportError(text) from error
         if is_onnx and metadata:
             running.write_metadata(target, metadata)
         sizes = [(round(height * tall), round(width * wide)) for tall, wide in RESIZED]
@@ -254,16 +241,14 @@ def _with_detections(
         resized = (resized * 255 / largest).round() * largest / 255  # grey levels
         if count_of(network(resized)) != 0:
             return resized
-    raise formats.ExportError(
-        f"nothing is detected in the images at {size[0]}x{size[1]}, so that there is nothing to "
-        "compare; give other images (--images), or more of them"
-    )
+    text = f"nothing is detected in the images at {size[0]}x{size[1]}"
+    raise formats.ExportError(f"{text}, so that the file cannot be checked; pass other --images")
 
 
 def _without_detections(
     network: nn.Module, example: torch.Tensor, largest: float
 ) -> list[torch.Tensor]:
-    """Return a plain image or noise in which nothing is detected; none if there is no such one."""
+    """Return a plain image or noise in which nothing is detected; none if there is none."""
     noise = torch.rand(example.shape, generator=torch.Generator().manual_seed(0))
     plain = [torch.full_like(noise, value) for value in (0.0, 0.5, 1.0)]
     for image in (each * largest for each in (*plain, noise)):
@@ -272,8 +257,6 @@ def _without_detections(
             return []
         if not count:
             return [image]
-    logger.warning(
-        "the detector detects something in plain images and in noise: the file is not checked on "
-        "an image without detections; raise the score threshold to have it checked"
-    )
+    text = "detections in plain images and in noise: the file is not checked without detections"
+    logger.warning("%s; raise the score threshold to check it", text)
     return []

@@ -57,9 +57,9 @@ class CheckedSize:
 
     Attributes:
         shape: of the images.
-        errors: by output, the largest difference; without a unit as a part of the largest value.
+        errors: by output, the largest difference; without a unit relative to the largest value.
         allowed: by output, the largest error that is rounding.
-        detections: how many a whole detector finds in its image; None for other networks.
+        detections: number in the image of a whole detector; None for other networks.
         units: of the errors of a whole detector, by output.
     """
 
@@ -117,19 +117,18 @@ def export_onnx(
     normalize: Normalization | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Checked:
-    """Export to ONNX: input `images`, outputs named as `regnet_backbones.export.formats` says.
+    """Export to ONNX: input `images`, outputs named as in `regnet_backbones.export.formats`.
 
     Weights of more than 2 GB are a second file, `<path>.data`.
 
     Args:
         model: a `RegNetFeatures`, a detectron2 model, of which the backbone is exported, or a model
-            of segmentation-models-pytorch. It is not changed, and exported as in evaluation.
+            of SMP; not changed, and exported as in evaluation.
         path: the file, `.onnx`.
         image_size: height and width of the images it is exported with; other sizes work, too.
         opset: version of ONNX's operators, 18 to 25.
         fold: fold batch norm into convolutions first.
-        normalize: the file takes pixels from 0 to 255 (float32) and normalises them so; None: it
-            takes normalised images.
+        normalize: what the file does to pixels from 0 to 255; None if it takes normalised images.
         metadata: entries of the file's metadata. `normalizes` is added, and with `normalize` mean,
             std and channel order.
 
@@ -139,8 +138,8 @@ def export_onnx(
     Raises:
         ModuleNotFoundError: onnx, onnxscript or onnxruntime is not installed.
         OSError: the folder does not exist, or cannot be written to.
-        ValueError: an argument is out of range. As `ExportError`: the network cannot be exported,
-            or the file gives something else; then there is no new file.
+        ValueError: an argument is invalid; as `ExportError`: the network cannot be exported, or the
+            file differs from it and is deleted.
     """
     if opset not in OPSETS:
         raise UserError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
@@ -243,16 +242,14 @@ def _export(
     part = _part_of(model)
     channels = _in_channels_of(part)
     if normalize is not None and len(normalize.mean) not in (1, channels):
-        raise UserError(f"the network takes {channels} channels, and mean is {normalize.mean}")
+        raise UserError(f"mean needs {channels} numbers, one per channel, got {normalize.mean}")
     if getattr(part, "requires_divisible_input_shape", False):  # of SMP
         multiple = int(part.encoder.output_stride)
     else:
         multiple = max(1, getattr(part, "size_divisibility", 1))  # of detectron2's backbones
     if any(side < 1 or side % multiple for side in image_size):
-        raise UserError(
-            f"image_size must be multiples of {multiple} for {type(part).__name__}, got "
-            f"{tuple(image_size)}"
-        )
+        of = f"multiples of {multiple} for {type(part).__name__}"
+        raise UserError(f"image_size must be {of}, got {tuple(image_size)}")
     example = random_images(EXAMPLE_BATCH, channels, image_size, normalize)
     unfolded = _prepare(part, example, normalize)
     network = deepcopy(unfolded)
@@ -286,10 +283,7 @@ def _in_channels_of(network: nn.Module) -> int:
     if first is None:
         raise UserError(f"{type(network).__name__} has no convolution that takes images")
     if first.weight.dtype != torch.float32:
-        raise UserError(
-            f"the weights must be torch.float32, got {first.weight.dtype}; runtimes reduce "
-            "precision themselves"
-        )
+        raise UserError(f"weights must be torch.float32, got {first.weight.dtype}; use float()")
     return first.in_channels
 
 
@@ -302,17 +296,15 @@ def _prepare(
     try:
         output = network(example)
     except RuntimeError as error:
-        raise ExportError(
-            f"{type(network).__name__} cannot compute images of image_size "
-            f"{tuple(example.shape[-2:])}; larger ones may do: {error}"
-        ) from error
+        size = _size(example.shape[-2:])
+        text = f"{type(network).__name__} fails at image_size {size}, try a larger one: {error}"
+        raise ExportError(text) from error
     names = _names(network, output)
     for name, tensor in zip(names, maps_of(output), strict=True):
         if tensor.ndim == 4 and min(tensor.shape[-2:]) < 2:
-            raise UserError(
-                f"image_size {tuple(example.shape[-2:])} is too small, as an exporter takes a side "
-                f"of one pixel for a constant: '{name}' is {_size(tensor.shape[-2:])}; double it"
-            )
+            # An exporter takes a side of one pixel for a constant.
+            text = f"image_size {tuple(example.shape[-2:])} is too small: map '{name}' is"
+            raise UserError(f"{text} {_size(tensor.shape[-2:])}, must be 2x2 or larger; double it")
     return NamedMaps(network, names, normalize)
 
 
@@ -339,7 +331,7 @@ def _names_of_sizes(multiple: int) -> dict[str, dict[int, object]]:
 
 def _program(network: NamedMaps, example: torch.Tensor, multiple: int) -> ExportedProgram:
     sizes = _names_of_sizes(multiple)
-    if multiple == 1:  # a named side would have to say how small it may be
+    if multiple == 1:  # a named side would need a lower bound
         sizes = {"images": {0: Dim("batch"), 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
     return torch.export.export(network, (example,), dynamic_shapes=sizes)
 
@@ -366,7 +358,7 @@ def check_path(path: str | Path, suffixes: Sequence[str]) -> Path:
     if path.suffix.lower() not in suffixes:
         raise UserError(f"the file must end in {' or '.join(suffixes)}, got '{path}'")
     if not path.parent.is_dir():
-        raise MissingFileError(f"no folder '{path.parent}' to write '{path.name}' in; make it")
+        raise MissingFileError(f"no folder '{path.parent}' for '{path.name}'; create it")
     return path
 
 
@@ -391,15 +383,7 @@ def check(
     *,
     compare: Compare | None = None,
 ) -> tuple[CheckedSize, ...]:
-    """Compare what an exported file and the network give of images; raise ExportError.
-
-    Args:
-        path: of the file.
-        load: loads it.
-        network: it was made of, in evaluation mode.
-        images: a batch of each size.
-        compare: judges outputs of a batch; None for `compare_maps`.
-    """
+    """Compare what an exported file and its network give for batches; raise ExportError."""
     run, sizes, compare = None, [], compare or compare_maps
     for batch in images:
         with torch.no_grad():
@@ -408,16 +392,12 @@ def check(
             run = run or load(path)
             found = run(batch)
         except Exception as error:  # each runtime has its own
-            raise ExportError(
-                f"'{path.name}' was written, but fails on images {_size(batch.shape)}, and is not "
-                f"kept: {error}"
-            ) from error
+            text = f"'{path.name}' fails on images {_size(batch.shape)} and was deleted: {error}"
+            raise ExportError(text) from error
         sizes.append(compare(tuple(batch.shape), found, expected))
         if not sizes[-1].is_right:
-            raise ExportError(
-                f"'{path.name}' does not give what the network gives, and is not kept: "
-                f"{sizes[-1]}; allowed is {sizes[-1].allowed_text}"
-            )
+            text = f"'{path.name}' differs from the network and was deleted: {sizes[-1]}"
+            raise ExportError(f"{text}; allowed {sizes[-1].allowed_text}")
     return tuple(sizes)
 
 

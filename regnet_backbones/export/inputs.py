@@ -38,10 +38,8 @@ class Normalization:
     def __post_init__(self) -> None:
         values = (*self.mean, *self.std)
         if len(self.mean) != len(self.std) or not all(0 <= v <= 1 for v in values):
-            raise UserError(
-                "mean and std must be one number per channel each, of pixels in [0, 1] (divide "
-                f"those of [0, 255] by 255), got {self.mean} and {self.std}"
-            )
+            rule = "mean and std must have one number per channel, for pixels in [0, 1]"
+            raise UserError(f"{rule} (not [0, 255]), got {self.mean} and {self.std}")
         if not all(self.std):
             raise UserError(f"std must be above 0, got {self.std}")
 
@@ -53,11 +51,7 @@ class Normalization:
 
 
 class Normalizer(nn.Module):
-    """Normalise pixels from 0 to 255, or the reverse.
-
-    Args:
-        normalization: mean and deviation.
-    """
+    """Normalise pixels from 0 to 255, or the reverse."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -96,15 +90,11 @@ class NamedMaps(nn.Module):
 
 
 def normalization_of(metadata: Mapping[str, str]) -> Normalization | None:
-    """Return how a file normalises pixels inside, from its metadata; None if it does not.
-
-    Raises:
-        ValueError: the metadata are damaged.
-    """
+    """Return how a file normalises pixels inside, from its metadata; None if it does not."""
     if metadata.get(NORMALIZES) != YES:
         return None
     try:
         mean, std = (tuple(map(float, json.loads(metadata[key]))) for key in (MEAN, STD))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the metadata lack {MEAN} and {STD}: {error!r}; export again") from error
+        raise UserError(f"damaged metadata {MEAN}, {STD}: {error!r}; export again") from error
     return Normalization(mean, std)

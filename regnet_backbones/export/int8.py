@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal, get_args
 
 import torch
@@ -49,11 +50,10 @@ def quantize(
     Args:
         path: an ONNX file with one input, of less than 2 GB.
         output: the new file, `.onnx`; its metadata have `quantization` "int8".
-        images: what the file takes, one input each: batches (N, C, H, W), or images (C, H, W) of a
-            whole detector. The first 128 are taken, and one is in memory at a time.
-        ranges: how the range of an activation is chosen: "minmax" has all values seen,
-            "percentile" 99.999 percent of them, "entropy" those whose distribution 8 bits keep
-            best.
+        images: inputs of the file: batches (N, C, H, W), or images (C, H, W) of a whole detector.
+            The first 128 are used, one is in memory at a time.
+        ranges: what the range of an activation covers: "minmax" all values seen, "percentile"
+            99.999 percent of them, "entropy" those whose distribution 8 bits keep best.
         reduce_range: quantise weights to 7 bits, for processors with AVX2 but without VNNI, whose
             sums of 8-bit products may saturate.
 
@@ -63,8 +63,7 @@ def quantize(
     Raises:
         ModuleNotFoundError: onnx or onnxruntime is not installed.
         OSError: the folder does not exist, or cannot be written to.
-        ValueError: no images, or `ranges` is unknown. As `ExportError`: the file cannot be
-            quantised; then there is no new file.
+        ValueError: an argument is invalid; as `ExportError`: the file cannot be quantised.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -105,23 +104,11 @@ def export_quantized(
     ranges: Ranges = "percentile",
     max_loss: float = 1.0,
 ) -> str:
-    """Export to ONNX, quantise to 8 bits, and compare both files.
+    """Export to ONNX, quantise to 8 bits, compare both files, and return lines for people.
 
-    Args:
-        output: the new file; none is left if an error is raised.
-        export: writes the float32 file.
-        inputs: gives what the file takes of the calibration images, each time that it is called.
-        evaluate: returns how good a file is, in percent, by metric; None to compare outputs on
-            calibration images instead.
-        ranges: see `quantize`.
-        max_loss: percentage points that 8 bits may lose in a metric.
-
-    Returns:
-        A few lines for people.
-
-    Raises:
-        ExportError: more is lost.
-        Others: see `quantize`.
+    `export` writes the float32 file, `inputs` gives its inputs for the calibration images at
+    each call. `evaluate` returns the metrics of a file in percent, of which 8 bits may lose
+    `max_loss` points; without it outputs are compared.
     """
     with tempfile.TemporaryDirectory() as folder, written_whole(Path(output)) as target:
         whole = Path(folder) / "float32.onnx"
@@ -142,15 +129,10 @@ def _compared(
     before: Mapping[str, float], after: Mapping[str, float], max_loss: float
 ) -> list[str]:
     """Return a line for each metric in percent; raise ExportError if one loses too much."""
-    lines = [
-        f"{name} {before[name]:.2f}% in float32, {after[name]:.2f}% in int8" for name in before
-    ]
+    lines = [f"{k} {before[k]:.2f}% in float32, {after[k]:.2f}% in int8" for k in before]
     if not all(before[name] - after[name] <= max_loss for name in before):
-        raise ExportError(
-            f"int8 loses more than --max-loss {max_loss} points: {'; '.join(lines)}; no file is "
-            "written. Try other --ranges, or more --calibration images that look like those of "
-            "later use"
-        )
+        text = f"int8 loses more than --max-loss {max_loss} points: {'; '.join(lines)}; no file"
+        raise ExportError(f"{text} written. Try other --ranges or more --calibration images")
     return lines
 
 
@@ -207,25 +189,14 @@ def _calibrate(path: Path, folder: Path, images: Iterable[torch.Tensor], ranges:
     (name,) = (each.name for each in calibrator.infer_session.get_inputs())
     collected = False
     for image in islice(images, MAX_IMAGES):
-        calibrator.collect_data(_Once({name: image.contiguous().numpy()}))
+        inputs = iter([{name: image.contiguous().numpy()}, None])
+        calibrator.collect_data(SimpleNamespace(get_next=inputs.__next__))
         collected = True
     if not collected:
-        raise UserError("no images to calibrate with; give some that look like those of later use")
+        raise UserError("no calibration images; pass some that look like those of later use")
     cache = folder / "ranges.json"
     save_tensors_data(calibrator.compute_data(), cache)
     return cache
-
-
-class _Once:
-    """A calibration reader of one input."""
-
-    def __init__(self, inputs: dict[str, object]):
-        self._inputs: dict[str, object] | None = inputs
-
-    def get_next(self) -> dict[str, object] | None:
-        """Return the input at the first call, None at the next."""
-        inputs, self._inputs = self._inputs, None
-        return inputs
 
 
 def _method(ranges: Ranges) -> object:

@@ -10,11 +10,7 @@ from torch import nn
 
 
 class MatrixPool2d(nn.Module):
-    """Adaptive average pooling to a fixed number of bins, the same as `nn.AdaptiveAvgPool2d`.
-
-    Args:
-        bins: height and width of the output.
-    """
+    """Adaptive average pooling to (height, width) bins, the same as `nn.AdaptiveAvgPool2d`."""
 
     def __init__(self, bins: tuple[int, int]):
         super().__init__()
@@ -30,15 +26,9 @@ class MatrixPool2d(nn.Module):
 
 
 def replace_adaptive_pools(network: nn.Module) -> int:
-    """Put a `MatrixPool2d` in the place of each adaptive average pooling to several bins.
+    """Replace each adaptive average pooling to several bins, in place; return how many there were.
 
     Those to one pixel are means, which every format has.
-
-    Args:
-        network: changed in place.
-
-    Returns:
-        How many were replaced.
     """
     replaced = 0
     for parent in list(network.modules()):

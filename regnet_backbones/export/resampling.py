@@ -1,4 +1,4 @@
-"""Pillow's bilinear resize in torch, for images whose size only a run of an exported file knows.
+"""Pillow's bilinear resize in torch, for images whose size is known when an exported file runs.
 
 When it makes an image smaller, Pillow (`ImagingResample`) smooths with a triangle as wide as the
 step between pixels, along rows and then along columns, and rounds to grey levels after each. Newer
@@ -22,13 +22,7 @@ def size_of(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def shortest_edge_size(
     height: torch.Tensor, width: torch.Tensor, *, min_size: int, max_size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the size that detectron2's `ResizeShortestEdge` gives an image.
-
-    Args:
-        height, width: of the image, integers.
-        min_size: of the shorter side of the resized image, in pixels.
-        max_size: that the longer side must not exceed; `min_size` gives way.
-    """
+    """Return the size that detectron2's `ResizeShortestEdge` gives an image."""
     height, width = height.double(), width.double()
     # As tensors: torch divides a number by a tensor less exactly.
     shorter, longer = (torch.full_like(height, size) for size in (min_size, max_size))
@@ -42,15 +36,7 @@ def shortest_edge_size(
 
 
 def resize(image: torch.Tensor, height: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
-    """Resize an image as Pillow does with `BILINEAR`, to within one grey level.
-
-    Args:
-        image: (C, H, W), float32 values from 0 to 255.
-        height, width: of the result, integers.
-
-    Returns:
-        (C, height, width), float32 whole numbers from 0 to 255.
-    """
+    """Resize an image (C, H, W) of 0 to 255 as Pillow does with `BILINEAR`, within a grey level."""
     old_height, old_width = size_of(image)
     rows = torch.matmul(image, _weights(old_width, width).transpose(0, 1))
     rows = (rows + HALF).floor()

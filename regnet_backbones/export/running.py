@@ -24,15 +24,13 @@ TORCHSCRIPT_SUFFIXES = (".ts", ".pt")
 
 
 def load_exported(path: str | Path, *, engine: Engine = "onnxruntime") -> Runner:
-    """Load an exported file on the CPU, with as many threads as torch has.
+    """Return an exported file as a function of images (N, C, H, W) that returns outputs by name.
+
+    It runs on the CPU, with as many threads as torch has.
 
     Args:
         path: `.onnx`; `.pt2`, for torch.export; `.ts` or `.pt`, TorchScript.
         engine: what runs an `.onnx`, "onnxruntime" or "openvino".
-
-    Returns:
-        A function of images, float32 (N, C, H, W) or what the file takes, that returns the outputs
-        by name.
 
     Raises:
         ValueError: a file of another kind, or an unknown engine.
@@ -47,7 +45,7 @@ def load_exported(path: str | Path, *, engine: Engine = "onnxruntime") -> Runner
         return torch.no_grad()(torch.export.load(path).module())
     if suffix in TORCHSCRIPT_SUFFIXES:
         return load_torchscript(path)
-    raise UserError(f"an exported file ends in .onnx, .pt2, .ts or .pt, got '{path}'")
+    raise UserError(f"an exported file must end in .onnx, .pt2, .ts or .pt, got '{path}'")
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -98,9 +96,8 @@ def compile_openvino(path: str | Path) -> "openvino.CompiledModel":
 def _openvino_core() -> "openvino.Core":
     """Return OpenVINO's `Core`, the same one for as long as the process runs.
 
-    Each core with a model puts a stack for signal handlers in the place of the process's, and gives
-    back the one before when it is deleted. Of two that are deleted in the order in which they were
-    made, a stack is left that is freed: the next signal with a handler ends the process.
+    Each replaces the stack for signal handlers until it is deleted. Two that are deleted in the
+    order of their creation leave a freed stack: the next signal with a handler ends the process.
     """
     import openvino
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch.autograd.profiler import profile
 
-# What torch's errors of no memory say that are not `torch.OutOfMemoryError` or `MemoryError`.
+# Texts of torch's errors of no memory that are not `torch.OutOfMemoryError` or `MemoryError`.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -38,7 +38,7 @@ def peak_bytes(call: Callable[[], object], *, device: torch.device | str = "cpu"
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that a call needed more memory than there is."""
+    """Whether an error means that a call needed more memory than there is."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     )

@@ -46,12 +46,10 @@ class LatencyMeter:
             float32 all the same, which is what a detector's heads are given.
         runs: forward passes that count.
         reference: a network that takes turns with each one that is measured. Latencies are then
-            what the reference took at first, times the median ratio to it, so that a slow minute of
-            the machine does not choose between networks.
+            its first latency times the median ratio to it, which a slow minute does not change.
 
     Attributes:
-        memory_format: the one that was faster for the first network, and is used for all: trying
-            both takes longer than all the rest.
+        memory_format: the faster one for the first network, used for all.
 
     Raises:
         ValueError: the GPU is missing.
@@ -72,17 +70,14 @@ class LatencyMeter:
     def __post_init__(self) -> None:
         """Raise for conditions under which nothing can be measured."""
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("device 'cuda': torch sees no GPU here; use device='cpu'")
+            raise UserError("device 'cuda' needs a GPU, and torch found none; use device='cpu'")
         positive_integer("runs", self.runs)
 
     def measure(self, network: Network) -> Measurement:
-        """Measure one network, and give back what memory it took.
+        """Return milliseconds of a forward pass, and MiB at its peak.
 
         Args:
             network: a design, or a name of `regnet_backbones.zoo.names()`.
-
-        Returns:
-            Milliseconds of a forward pass, and MiB at its peak.
 
         Raises:
             ValueError: the network cannot be built.
@@ -93,11 +88,9 @@ class LatencyMeter:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            raise MemoryError(
-                f"out of memory on '{self.device}' at batch size {self.batch_size} and "
-                f"{self.image_size[0]}x{self.image_size[1]}; use smaller networks, images or "
-                "batches"
-            ) from error
+            size = f"batch size {self.batch_size}, {self.image_size[0]}x{self.image_size[1]}"
+            text = f"out of memory on '{self.device}' at {size}"
+            raise MemoryError(f"{text}; use smaller networks, images or batches") from error
         finally:
             gc.collect()
             if self.device == "cuda":

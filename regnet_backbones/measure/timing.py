@@ -27,8 +27,7 @@ def interleaved_times(
     """Return the seconds of each run of several calls, by name.
 
     Each is called once a round, in the opposite order every other round, so that what a call leaves
-    behind does not always burden the same one. `warmup` rounds fill caches and compile. After three
-    rounds and `limit` seconds there are no more.
+    behind does not always burden the same one. After three rounds and `limit` seconds it ends.
     """
     timed = _cuda_seconds if torch.device(device).type == "cuda" else _cpu_seconds
     for _ in range(warmup):
@@ -45,19 +44,11 @@ def interleaved_times(
 
 
 def estimate(seconds: Sequence[float], left: int, unit: str) -> str:
-    """Format how long a training takes, by the median of the times of its first steps.
-
-    Args:
-        seconds: of each step.
-        left: number of steps that are left.
-        unit: what they are called, such as "iterations".
-    """
+    """Format the time of the steps that are left, by the median of the seconds of some steps."""
     each = median(seconds)
     minutes = each * left / 60
     rounded = f"{minutes:.1f}" if minutes < 10 else f"{minutes:,.0f}"
-    return (
-        f"about {rounded} minutes for {left:,} {unit}, {each:.2g} s each; evaluations not counted"
-    )
+    return f"about {rounded} minutes for {left:,} {unit}, {each:.2g} s each, without evaluations"
 
 
 def _cpu_seconds(call: Callable[[], object]) -> float:

@@ -10,7 +10,7 @@ model, report = optimize(model, mode="training")                  # frozen batch
 import logging
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import nn
@@ -42,22 +42,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Report:
-    """What was done to a model, and what was measured on the way.
+    """What was done to a model, and what was measured.
 
     Attributes:
         mode: "inference" or "training".
-        folded: names of the batch norms that convolutions do now.
+        folded: names of the batch norms that were folded.
         batch_norms_left: how many still run as a pass of their own.
         memory_format: "contiguous" or "channels_last".
         seconds: median seconds of a forward pass (in training of forward and backward) by what was
-            tried, such as "folded, channels_last"; empty where nothing was left to choose.
+            tried, such as "folded, channels_last"; empty if nothing was left to choose.
         not_applied: passes that were measured and did not gain.
-        dtype: of the weights in inference, of autocast in training; None for what they were.
-        compiled: "all sizes" of images if the network is compiled once for the typical size and
-            once for all others, "each size" if for each; None if it is not. That is done at the
-            first call with such images.
-        error: largest difference of a map before and after, relative to the largest value of the
-            map; None in training, where nothing is compared.
+        dtype: of the weights in inference, of autocast in training; None if unchanged.
+        compiled: "all sizes" for a compilation for the typical size and one for all others, "each
+            size" for one each, at the first call with such images; None for none.
+        error: largest difference of a map relative to its largest value; None in training.
     """
 
     mode: Mode
@@ -112,44 +110,40 @@ def optimize(
     For inference a copy is changed: batch norm is folded into convolutions, the memory format
     measured, weights cast, the network compiled, in evaluation mode and without gradients. For
     training the model itself is changed, before or after its optimizer is built: convolutions do
-    the work of frozen batch norms where that is measured to be faster, while state dict, parameters
-    and gradients stay what they were.
+    the work of frozen batch norms where that is faster; state dict, parameters and gradients stay.
 
     Args:
         model: a `RegNetFeatures`, a detectron2 model, whose `backbone` is what is measured, cast
-            and compiled, or any network that takes images (N, C, H, W), as models of
-            segmentation-models-pytorch do. On the device where it runs.
+            and compiled, or any network of images (N, C, H, W), on the device where it runs.
         mode: "inference" or "training".
         dtype: torch.bfloat16, torch.float16 or None for that of the model. In inference weights are
             cast; a `RegNetFeatures` then gives maps of this type, other models what they gave
             before. In training `forward` runs under autocast (float16 needs a
             `torch.amp.GradScaler`).
-        compile: `torch.compile`. On a CPU it takes a C++ compiler, and calls under `torch.no_grad`
-            or `torch.inference_mode` to be fastest.
-        dynamic: compile for `image_size`, and once more for all other heights and widths, rather
-            than for each.
-        fold: fold batch norms, or do not. "auto" folds for inference, and in training measures
-            whether folding gains more than 3%.
+        compile: use `torch.compile`. On a CPU it needs a C++ compiler, and is fastest under
+            `torch.no_grad` or `torch.inference_mode`.
+        dynamic: compile for `image_size` and once for all other sizes, rather than for each size.
+        fold: fold batch norms, or do not. "auto" folds for inference, and in training if it is
+            measured to gain more than 3%.
         memory_format: "auto" measures, together with `fold`, on random images of `image_size` and
-            `batch_size`; in training on two at least, because some batch norms learn from no single
-            one.
-        image_size: height and width of what will be typical.
-        batch_size: images of a batch that will be typical.
+            `batch_size` (at least two in training).
+        image_size: typical height and width.
+        batch_size: typical number of images.
 
     Returns:
         The model, and the report of what was done; print it.
 
     Raises:
         ValueError: an option is unknown, the model takes no images, or a converter has deleted
-            activations of it (see `norm.lost_activations`). Then, and after errors of
-            the model itself, the given model is as it was.
+            activations of it (see `norm.lost_activations`). The given model is not changed then.
     """
     for name, value, kind in (("mode", mode, Mode), ("memory_format", memory_format, MemoryFormat)):
         if value not in get_args(kind):
             raise UserError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
     if fold not in ("auto", True, False):
         raise UserError(f"fold must be 'auto', True or False, got {fold!r}")
-    passes.check_dtype(dtype)
+    if dtype not in (torch.bfloat16, torch.float16, None):
+        raise UserError(f"dtype must be torch.bfloat16, torch.float16 or None, got {dtype}")
     training = mode == "training"
     formats = tuple(passes.FORMATS) if memory_format == "auto" else (memory_format,)
     if not training:
@@ -163,7 +157,7 @@ def optimize(
         # First, and on copies: where it fails, the model is as it was.
         networks = _to_compare(trunk, fold)
         choice = _choose(networks, formats, images, training=True, dtype=dtype)
-        folded = fold_frozen_norm(model) if choice.network == FOLDED else []
+        folded = fold_frozen_norm(model) if choice[0] == FOLDED else []
     else:
         before = _maps(trunk, images)
         folded = fold_batch_norm(model) if fold else []
@@ -173,14 +167,15 @@ def optimize(
             passes.cast(trunk, dtype, outputs=None if whole else next(model.parameters()).dtype)
         networks = {FOLDED if folded else PLAIN: trunk}
         choice = _choose(networks, formats, images, training=False)
-    trunk.to(memory_format=passes.FORMATS[choice.memory_format])
+    network, layout, seconds = choice
+    trunk.to(memory_format=passes.FORMATS[layout])
     if not training:
         pairs = zip(_maps(trunk, images), before, strict=True)
         error = max(passes.relative_error(found, expected) for found, expected in pairs)
     elif dtype is not None:
         passes.autocast(model, dtype)
     if dtype is not None and images.device.type == "cpu" and not passes.has_native(dtype):
-        logger.warning("this CPU has no instructions for %s: it emulates them, slowly", dtype)
+        logger.warning("this CPU has no instructions for %s and emulates it slowly", dtype)
     if compile:
         options = {"dynamic": dynamic, "typical": tuple(image_size)}
         passes.compile_network(trunk, inference=not training, **options)
@@ -188,25 +183,17 @@ def optimize(
         mode=mode,
         folded=tuple(folded),
         batch_norms_left=remaining_batch_norms(model),
-        memory_format=choice.memory_format,
-        seconds=choice.seconds,
-        not_applied=("folding",) if FOLDED in networks and choice.network == PLAIN else (),
+        memory_format=layout,
+        seconds=seconds,
+        not_applied=("folding",) if FOLDED in networks and network == PLAIN else (),
         dtype=dtype,
         compiled=("all sizes" if dynamic else "each size") if compile else None,
         error=error,
     )
 
 
-class _Choice(NamedTuple):
-    """A network and a memory format, and the seconds of all that were compared."""
-
-    network: str
-    memory_format: str
-    seconds: dict[str, float]
-
-
 def _to_compare(trunk: nn.Module, fold: Literal["auto"] | bool) -> dict[str, nn.Module]:
-    """Return the trunk of a training, plain or folded, or both where it is to be measured."""
+    """Return the trunk of a training, plain or folded, or both for a measurement."""
     folded = deepcopy(trunk) if fold else None
     if folded is None or not fold_frozen_norm(folded):
         return {PLAIN: trunk}
@@ -220,17 +207,20 @@ def _choose(
     *,
     training: bool,
     dtype: torch.dtype | None = None,
-) -> _Choice:
-    """Choose a memory format, and the second network only if it gains more than noise."""
+) -> tuple[str, str, dict[str, float]]:
+    """Choose a memory format, and the second network only if it gains more than noise.
+
+    Return both names, and the seconds of all that were compared.
+    """
     if len(networks) * len(formats) == 1:
-        return _Choice(next(iter(networks)), formats[0], {})
+        return next(iter(networks)), formats[0], {}
     times = passes.measure_steps(networks, formats, images, training=training, dtype=dtype)
     best = {name: min(formats, key=lambda form: times[name, form]) for name in networks}
     chosen, *others = networks
     for name in others:
         if times[name, best[name]] < (1 - GAIN) * times[chosen, best[chosen]]:
             chosen = name
-    return _Choice(chosen, best[chosen], {", ".join(key): value for key, value in times.items()})
+    return chosen, best[chosen], {", ".join(key): value for key, value in times.items()}
 
 
 def _maps(trunk: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:

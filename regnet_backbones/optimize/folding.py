@@ -17,7 +17,7 @@ from timm.models.regnet import PreBottleneck
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from regnet_backbones.optimize.scaled_conv import Kept, scaled_conv, to_autocast
+from regnet_backbones.optimize.scaled_conv import scaled_conv
 
 # What timm, torchvision and detectron2 call theirs; the last is not imported for it.
 FROZEN_NORMS = ("FrozenBatchNormAct2d", "FrozenBatchNorm2d")
@@ -99,48 +99,18 @@ def remaining_batch_norms(model: nn.Module) -> int:
 
 
 class FoldedConvNormAct(nn.Module):
-    """timm's `ConvNormAct` with a frozen norm, which its convolution does (`conv`, `bn`, `aa`).
-
-    Scaled weights of a convolution that is frozen, too, are kept from call to call.
-    """
+    """timm's `ConvNormAct` with a frozen norm, which its convolution does (`conv`, `bn`, `aa`)."""
 
     def __init__(self, block: ConvNormAct):
         super().__init__()
         self.conv, self.bn, self.aa = block.conv, block.bn, block.aa
         self.training = block.training
-        self._kept = Kept()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the activated map (N, C, H', W')."""
-        frozen = not self.conv.weight.requires_grad
-        # A graph that is recorded reads the weights in every call.
-        if frozen and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-            x = frozen_conv(x, self.conv, self.bn, self._kept)
-        else:
-            x = scaled_conv(x, self.conv, *scale_and_shift(self.bn))
+        x = scaled_conv(x, self.conv, *scale_and_shift(self.bn))
         x = self.bn.act(self.bn.drop(x))
         return x if self.aa is None else self.aa(x)
-
-    def train(self, mode: bool = True) -> "FoldedConvNormAct":
-        """Set the mode; and forget what is kept, because a write to `.data` is not seen."""
-        self._kept.clear()
-        return super().train(mode)
-
-    def _apply(self, *args: object, **options: object) -> "FoldedConvNormAct":
-        self._kept.clear()  # memory of the device that the module leaves
-        return super()._apply(*args, **options)
-
-
-def frozen_conv(x: torch.Tensor, conv: nn.Conv2d, norm: nn.Module, kept: Kept) -> torch.Tensor:
-    """Return what `scaled_conv` does, with a scaled weight that is computed once and kept."""
-    x = to_autocast(x)
-
-    def scaled() -> tuple[torch.Tensor, torch.Tensor]:
-        scale, shift = scale_and_shift(norm)
-        return (conv.weight * scale.reshape(-1, 1, 1, 1)).to(x.dtype), shift.to(x.dtype)
-
-    sources = (conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    return conv._conv_forward(x, *kept.get(sources, x.dtype, scaled))
 
 
 def is_batch_norm(module: nn.Module) -> bool:

@@ -59,17 +59,16 @@ def optimize_training(
     autocast: torch.dtype | None = None,
     from_first: Callable[[str], str] = str,
 ) -> Report:
-    """Make the training of a model fast, alike in all processes, and return what was done.
+    """Make the training of a model fast, the same in all processes, and return what was done.
 
-    All processes must call this at the same time: synchronised batch norms wait for each other, and
-    DDP refuses parameters whose memory formats differ. `from_first` returns in all processes what
-    the first one calls it with. `autocast` remains the trainer's. Nothing is measured where folding
-    and memory format are given; only then a resumed run is exact to the last bit.
+    All processes must call this at the same time. `from_first` returns in all of them what the
+    first one calls it with. `autocast` remains the trainer's. Nothing is measured if folding and
+    memory format are given; only then a resumed run is exact to the last bit.
     """
     device = next(model.parameters()).device
     if optimization.compile:
         check_compiler(device)
-    if device.type == "cpu":  # one after the other, more images say the same and take longer
+    if device.type == "cpu":  # one after the other, more images only take longer
         batch_size = min(batch_size, 2)
     sizes = {"image_size": image_size, "batch_size": batch_size}
     choice = {"fold": FOLDING[optimization.fold], "memory_format": optimization.memory_format}
@@ -95,10 +94,8 @@ def check_compiler(device: torch.device | str) -> None:
     else:
         variable, compiler, names = "CC", "gcc", [os.environ.get("CC", "gcc"), "clang"]
     if not any(map(shutil.which, names)):
-        raise UserError(
-            f"compilation on '{device}' needs a compiler, and '{names[0]}' is not found; install "
-            f"{compiler}, name one in the environment variable {variable}, or do not compile"
-        )
+        text = f"compiling for '{device}' needs '{names[0]}', which was not found"
+        raise UserError(f"{text}; install {compiler}, set ${variable}, or do not compile")
 
 
 def log_report(report: Report) -> None:

@@ -19,7 +19,6 @@ from torch import nn
 from regnet_backbones.errors import UserError
 from regnet_backbones.measure.timing import interleaved_times
 
-DTYPES = (torch.bfloat16, torch.float16)
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 # One for single images and one for batches, or for small and large images. The typical size has as
@@ -49,10 +48,8 @@ def example_images(
     """Return random images (N, C, H, W) for a trunk, on its device and in its type."""
     first = first_conv(trunk)
     if first is None:
-        raise UserError(
-            f"{type(trunk).__name__} has no convolution; optimize takes a RegNetFeatures, a "
-            "detectron2 model or a segmentation model of segmentation-models-pytorch"
-        )
+        allowed = "a RegNetFeatures, a detectron2 model or an SMP model"
+        raise UserError(f"optimize needs {allowed}, got {type(trunk).__name__} (no convolution)")
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, first.in_channels, *image_size)
     return torch.randn(shape, generator=generator).to(first.weight)
@@ -112,16 +109,8 @@ def measure_steps(
     return {key: median(seconds) for key, seconds in times.items()}
 
 
-def check_dtype(dtype: torch.dtype | None) -> None:
-    """Raise ValueError for a type that is not a reduced precision."""
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(
-            f"dtype must be torch.bfloat16, torch.float16 or None (float32), got {dtype}"
-        )
-
-
 def has_native(dtype: torch.dtype) -> bool:
-    """Whether this CPU has instructions for the type; True where torch does not know."""
+    """Whether this CPU has instructions for the type; True if torch does not report it."""
     cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if cpu.get("architecture") != "x86_64":
         return True
@@ -179,10 +168,9 @@ def compile_network(
 ) -> nn.Module:
     """Compile a network in place, at its first calls; state dict and attributes stay.
 
-    With `dynamic` images whose height and width are `typical`, in the number in which they first
-    come, have a compilation of their own. For all others height and width are symbols, and what
-    would be the third compilation runs uncompiled. Without `dynamic` every size compiles for
-    itself. Weights are constants for `inference`.
+    With `dynamic`, images of the `typical` size and of the first number of these have their own
+    compilation; for all others height and width are symbols, and what would be the third one runs
+    uncompiled. Without it each size has one. Weights are constants for `inference`.
     """
     freezing = inference and next(network.parameters()).device.type == "cpu"
     # What `Module.compile` sets: not a part of state dicts, copies and pickles.

@@ -137,7 +137,7 @@ def _chart_uri(
 
 
 def _in_words(name: str, curve: Mapping[int, float]) -> str:
-    """Say what a curve shows, for readers who do not see it."""
+    """Describe a curve, for readers who do not see it."""
     first, last = min(curve), max(curve)
     start = f"{name} from {curve[first]:.3g} at iteration {first:,}"
     return f"{start} to {curve[last]:.3g} at {last:,}"

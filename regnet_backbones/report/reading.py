@@ -202,7 +202,7 @@ def _pictures(evaluation: written.WrittenEvaluation) -> dict[str, Pictures]:
 
 
 def _unfinished(trained: Trained, description: Description, log: Log) -> list[str]:
-    """Say what a run lacks that was stopped before its end."""
+    """Describe what a run lacks that was stopped before its end."""
     checkpoint = trained.checkpoint.name
     if checkpoint == FINAL_NAME or not description.lengths:
         return []
@@ -241,7 +241,7 @@ def _facts(
     evaluation: written.WrittenEvaluation | None,
     opts: Sequence[str],
 ) -> Facts:
-    """Say what the network is, what it costs, and which checkpoint the page is of."""
+    """Describe the network, its cost, and the checkpoint of the page."""
     facts, network, spaced = [], description.network, partial(short, space=" ")
     design = zoo.get(network).design if isinstance(network, str) else network
     if design is not None:

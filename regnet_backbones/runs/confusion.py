@@ -8,28 +8,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Confusion:
-    """A matrix of `results.json`.
+    """A matrix of `results.json`."""
 
-    Attributes:
-        labels: names of rows and columns; of objects "background" is the last.
-        counts: by truth, and by prediction.
-        unit: what is counted, "objects" or "pixels".
-    """
-
-    labels: Sequence[str]
-    counts: Sequence[Sequence[int]]
-    unit: str
+    labels: Sequence[str]  # names of rows and columns; of objects "background" is the last
+    counts: Sequence[Sequence[int]]  # by truth, and by prediction
+    unit: str  # what is counted, "objects" or "pixels"
 
 
 def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Return `iou`, `dice`, `precision` and `recall` of each class, from 0 to 1.
+    """Return `iou`, `dice`, `precision` and `recall` (C,), from 0 to 1, of pixels (C, C).
 
-    Args:
-        counts: pixels by truth and prediction (C, C).
-
-    Returns:
-        By name (C,); NaN where nothing is counted: a class that is in neither truth nor prediction,
-        for `precision` in no prediction, for `recall` in no truth.
+    They are NaN where nothing is counted: a class that is in neither truth nor prediction.
     """
     right, truth, found = counts.diagonal(), counts.sum(1), counts.sum(0)
     parts = {

@@ -13,7 +13,7 @@ def check_device(name: str) -> None:
     try:
         torch.empty(0, device=name)
     except (AssertionError, RuntimeError) as error:
-        raise UserError(f"no device '{name}' here: {error}") from error
+        raise UserError(f"device '{name}' is not available: {error}") from error
 
 
 def device_name(device: torch.device | str) -> str:

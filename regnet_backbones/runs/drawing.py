@@ -1,139 +1,86 @@
 """Pictures drawn by other processes while a model predicts the next images.
 
-On Linux a process is a fork, as the workers of torch's `DataLoader` are, and has imported all that
-it needs. Elsewhere it is a fresh interpreter, which takes seconds to start; multiprocessing's own
-way of starting one would import the caller's `__main__` again. A process reads pickled arguments
-from a pipe that nobody else writes to, and ends when it is closed: with the command, even if that
-is killed.
+On Linux these are forks, as the workers of torch's `DataLoader` are: they have imported all that
+they need. Elsewhere starting one takes seconds and imports the caller's `__main__` again, so that
+pictures are drawn in this process.
 """
 
+import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
 import sys
-import traceback
-import warnings
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
-from pkgutil import resolve_name
-from queue import SimpleQueue
-from types import TracebackType
-from typing import BinaryIO, NoReturn
 
 from regnet_backbones.errors import UserError
 
-HAS_FORK = sys.platform == "linux"  # on macOS, system libraries do not survive one
-
-# So many pictures are drawn before another process is of use: an interpreter must start first.
-FEW = 2 if HAS_FORK else 300
-
-# A fresh process that draws for detectron2 needs about 0.3 GiB of memory.
+FEW = 2  # so many pictures are drawn before another process is of use
 MAX_PROCESSES = 4
-
-# With `-c` the current folder is the first place to import from: the caller may not do so.
-START = """
-import sys
-sys.path[:] = sys.argv[2:]
-from regnet_backbones.runs.drawing import serve
-serve(sys.argv[1])
-"""
-
-# One thread a process, no GPU, and no warnings that the command has shown already.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
 
 
 class Drawing:
     """Draw pictures, in other processes too if there are many.
 
     A context manager: at its end all pictures are drawn, and no process is left. After an error
-    pictures may be missing.
-
-    Args:
-        draw: a function at the top level of a module that writes a picture, whose arguments can be
-            pickled.
-        count: how many pictures there are at most. `FEW` are drawn in this process.
+    pictures may be missing. `draw` is a function at the top level of a module that writes a
+    picture; there are at most `count` of them.
     """
 
     def __init__(self, draw: Callable[..., None], count: int):
-        self._draw = draw
-        self._idle: SimpleQueue[subprocess.Popen[bytes] | _Fork] = SimpleQueue()
-        self._waiting: deque[Future[None]] = deque()
-        self._processes: list[subprocess.Popen[bytes] | _Fork] = []
-        for _ in range(process_count(count)):
-            self._processes.append(_Fork(draw, self._processes) if HAS_FORK else _start(draw))
-            self._idle.put(self._processes[-1])
-        self._threads = ThreadPoolExecutor(max(1, len(self._processes)))
+        self._draw, self._count = draw, process_count(count)
+        self._waiting: deque[tuple[Path, Future[None]]] = deque()
+        context = multiprocessing.get_context("fork") if self._count else None
+        # It starts its processes for the first picture.
+        self._pool = ProcessPoolExecutor(self._count or 1, context, initializer=_begin)
 
     def add(self, image: Path, *args: object) -> None:
         """Draw the picture of an image, `draw(*args)`, now or until the end.
 
-        It is drawn in this process while two pictures a process wait: that bounds memory.
-        Arguments may be changed afterwards.
-
-        Raises:
-            Exception: what `draw` raised, of this picture or of one before, with a note that names
-                the image.
-            UserError: a process was killed.
+        It is drawn in this process while two pictures a process wait: that bounds memory. Errors
+        may be those of a picture before; their notes name the image.
         """
-        while self._waiting and self._waiting[0].done():
-            self._waiting.popleft().result()
-        if len(self._waiting) < 2 * len(self._processes):
+        while self._waiting and self._waiting[0][1].done():
+            self._finish_first()
+        if len(self._waiting) < 2 * self._count:
             task = pickle.dumps(args, pickle.HIGHEST_PROTOCOL)
-            self._waiting.append(self._threads.submit(self._send, image, task))
+            self._waiting.append((image, self._pool.submit(_call, self._draw, task)))
             return
         with _named(image):
             self._draw(*args)
 
-    def _send(self, image: Path, task: bytes) -> None:
-        """Have an idle process draw a picture; raise what it raised."""
-        process = self._idle.get()
-        try:
-            process.stdin.write(task)
-            process.stdin.flush()
-            error = pickle.load(process.stdout)
-        except (BrokenPipeError, EOFError, pickle.UnpicklingError) as ended:
-            process.kill()  # it has ended, unless something else wrote to its stdout
-            raise UserError(
-                f"the process that drew the picture of '{image}' ended with status "
-                f"{process.wait()}. Negative ones are signals: it was probably killed because the "
-                "machine ran out of memory; --no-pictures predicts without such processes"
-            ) from ended
-        finally:
-            self._idle.put(process)
-        if error is not None:
-            with _named(image):
-                raise error
+    def _finish_first(self) -> None:
+        image, picture = self._waiting.popleft()
+        with _named(image):
+            picture.result()
 
     def __enter__(self) -> "Drawing":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             while self._waiting and kind is None:
-                self._waiting.popleft().result()
+                self._finish_first()
         finally:
-            for process in self._processes:
+            for process in list((self._pool._processes or {}).values()):
                 process.kill()  # idle, unless there was an error
-            self._threads.shutdown(cancel_futures=True)
-            for process in self._processes:
-                with suppress(BrokenPipeError), process:  # closes its pipes and waits for it
-                    pass
+            self._pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
 def _named(image: Path) -> Iterator[None]:
-    """Add a note to an error that names the image whose picture is drawn."""
+    """Name the image in an error of its picture."""
     try:
         yield
+    except BrokenProcessPool as error:
+        text = f"a process was killed that drew '{image}' or another picture"
+        way_out = "probably, the machine ran out of memory; use --no-pictures"
+        raise UserError(f"{text}; {way_out}") from error
     except Exception as error:
         error.add_note(f"The picture of '{image}' could not be drawn.")
         raise
@@ -141,120 +88,28 @@ def _named(image: Path) -> Iterator[None]:
 
 def process_count(pictures: int) -> int:
     """Return how many processes draw so many pictures: at most half as many as there are cores."""
-    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return 0 if pictures <= FEW else min(MAX_PROCESSES, cores // 2)
+    if pictures <= FEW or sys.platform != "linux":
+        return 0
+    return min(MAX_PROCESSES, len(os.sched_getaffinity(0)) // 2)
 
 
-class _Fork:
-    """A fork of this process that draws, with what `Drawing` uses of a `Popen`.
-
-    Args:
-        draw: see `Drawing`.
-        others: forks before this one, whose pipes it must not keep open.
-    """
-
-    def __init__(self, draw: Callable[..., None], others: Sequence["_Fork"]):
-        self.returncode: int | None = None
-        tasks, self.stdin = _pipe()
-        self.stdout, replies = _pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, in Python 3.12
-            self.pid = os.fork()
-        if not self.pid:
-            try:
-                for pipe in (self.stdin, self.stdout, *(p for o in others for p in o.pipes)):
-                    os.close(pipe.fileno())
-                os.setsid()  # Ctrl-C does not reach it
-                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                    signal.signal(number, signal.SIG_DFL)
-                _use_one_thread()
-                _serve(draw, tasks, replies)
-            finally:
-                os._exit(1)
-        tasks.close()
-        replies.close()
-
-    @property
-    def pipes(self) -> tuple[BinaryIO, BinaryIO]:
-        """The ends of its pipes in this process."""
-        return self.stdin, self.stdout
-
-    def kill(self) -> None:
-        """Kill it, unless it has ended."""
-        if self.returncode is None:
-            os.kill(self.pid, signal.SIGKILL)
-
-    def wait(self) -> int:
-        """Wait for its end, and return its exit status, or the negative number of a signal."""
-        if self.returncode is None:
-            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self.returncode
-
-    def __enter__(self) -> "_Fork":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            for pipe in self.pipes:
-                pipe.close()
-        finally:
-            self.wait()
-
-
-def _pipe() -> tuple[BinaryIO, BinaryIO]:
-    """Return the ends of a pipe to read from and to write to."""
-    reading, writing = os.pipe()
-    return os.fdopen(reading, "rb"), os.fdopen(writing, "wb")
-
-
-def _use_one_thread() -> None:
-    """Have a fork compute in its only thread: it has none of those that its parent had started."""
+def _begin() -> None:
+    """Prepare a fork: Ctrl-C does not reach it, it has one thread, and ends with its parent."""
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    # Of the threads that its parent had started it has none.
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)
     if (cv2 := sys.modules.get("cv2")) is not None:
         cv2.setNumThreads(0)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def serve(name: str) -> None:
-    """Draw in a fresh interpreter of `Drawing`, until its stdin is closed.
-
-    Args:
-        name: of the function, "module:name".
-    """
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is not a reply
-    _serve(resolve_name(name), sys.stdin.buffer, replies)
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
-def _serve(draw: Callable[..., None], tasks: BinaryIO, replies: BinaryIO) -> NoReturn:
-    """Draw what comes, until nothing can come any more."""
-    # A command that is killed may have sent half of a task.
-    with suppress(EOFError, BrokenPipeError, pickle.UnpicklingError):
-        while True:
-            replies.write(pickle.dumps(_attempt(draw, pickle.load(tasks))))
-            replies.flush()
-    os._exit(0)  # nothing to write is left, and nobody reads
-
-
-def _attempt(draw: Callable[..., None], args: tuple[object, ...]) -> Exception | None:
-    """Draw a picture, and return the error; one of another kind may not be pickled as it is."""
-    try:
-        draw(*args)
-    except (OSError, MemoryError) as error:
-        return error
-    except Exception:
-        return RuntimeError(f"in a process that draws:\n{traceback.format_exc()}")
-    return None
-
-
-def _start(draw: Callable[..., None]) -> "subprocess.Popen[bytes]":
-    """Start a process; in a session of its own Ctrl-C does not reach it."""
-    name = f"{draw.__module__}:{draw.__qualname__}"
-    return subprocess.Popen(
-        [sys.executable, "-c", START, name, *sys.path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **ENVIRONMENT},
-        start_new_session=True,
-    )
+def _call(draw: Callable[..., None], task: bytes) -> None:
+    draw(*pickle.loads(task))

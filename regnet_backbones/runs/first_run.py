@@ -31,11 +31,8 @@ def check_minutes(minutes: float | None) -> None:
 def steps_of(images: int, batch: int, *, seconds: float | None, minutes: float | None) -> int:
     """Return the steps of a training, a multiple of 10.
 
-    Args:
-        images: of the training data.
-        batch: images of a step.
-        seconds: of a step, measured; None to follow from the number of images alone.
-        minutes: that the training may take, without its evaluations; for `seconds` only.
+    They follow from the number of training images, and from the measured `seconds` of a step and
+    the `minutes` that the training may take without its evaluations, if both are given.
     """
     if seconds is None or minutes is None:
         seen = max(EPOCHS * images, min(MOST_EPOCHS * images, SEEN))
@@ -74,16 +71,13 @@ def published_weights(network: str, *, key: str) -> str:
         why = f"{source.url} does not answer"
     except (MissingFileError, UserError) as error:
         why = str(error).partition(". ")[0]
-    logger.warning(
-        "the training starts from random weights, which learn less in the same time: no weights %s "
-        "(%s); with a file of them pass %s FILE",
-        *(name, why, key),
-    )
+    text = "training from random weights, which takes longer: no %s (%s); pass a file with %s FILE"
+    logger.warning(text, name, why, key)
     return ""
 
 
 def show(facts: str, options: Iterable[str], command: list[str]) -> None:
     """Print what was chosen, from which facts, and the command that repeats the run."""
     command = ["regnet-backbones", *command]
-    print(f"no config was given; chosen for {facts}:", *options, sep="\n    ")
+    print(f"no config; options chosen for {facts}:", *options, sep="\n    ")
     print(f"to repeat this run: {shlex.join(command)}", flush=True)

@@ -36,7 +36,7 @@ Item = TypeVar("Item")
 
 
 def open_upright(path: str | Path) -> Image.Image:
-    """Read an image, turned as its EXIF or XMP data say; raise UserError if that cannot be done."""
+    """Read an image, turned by its EXIF or XMP data; raise UserError if that cannot be done."""
     try:
         with Image.open(path) as image:
             problem = depth_problem(image)
@@ -50,13 +50,10 @@ def open_upright(path: str | Path) -> Image.Image:
 
 
 def depth_problem(image: Image.Image) -> str | None:
-    """Say why an open image has too many bits for training and prediction, None if it has not."""
+    """Describe why an open image has too many bits for training and prediction, None if not."""
     if not image.mode.startswith(("I", "F")):
         return None
-    return (
-        f"has more than 8 bits per channel (mode {image.mode}), which would be clipped to 255; "
-        "save it with 8 bits per channel, its values scaled"
-    )
+    return f"has more than 8 bits per channel (mode {image.mode}); scale its values to 8 bits"
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -109,10 +106,8 @@ def check_apart(calibration: Sequence[Path], evaluated: Sequence[Path]) -> None:
     hashes = {sha256(path): path for path in evaluated if path.stat().st_size in sizes}
     for path in calibration:
         if (same := hashes.get(sha256(path))) is not None:
-            raise UserError(
-                f"--calibration image '{path}' is '{same}' of the evaluation; results on it would "
-                "be too good: give others, such as training images"
-            )
+            text = f"--calibration image '{path}' is '{same}' of the evaluation"
+            raise UserError(f"{text}; use other images, such as training images")
 
 
 def output_names(images: Sequence[Path]) -> dict[Path, Path]:
@@ -153,8 +148,6 @@ def _images_of(text: str, suffixes: Sequence[str]) -> list[Path]:
     images = sorted(p for p in paths if p.suffix.lower() in suffixes and p.is_file())
     if not images:
         place = "in the folder " if path.is_dir() else ""
-        raise MissingFileError(
-            f"no image {place}'{text}'; give files, folders, or patterns in quotes such as "
-            f"'photos/*.jpg'; names end in {', '.join(suffixes)}"
-        )
+        allowed = "files, folders, or patterns in quotes such as 'photos/*.jpg'"
+        raise MissingFileError(f"no image ({', '.join(suffixes)}) {place}'{text}'; pass {allowed}")
     return images

@@ -33,7 +33,7 @@ def show(
         if picture is not None:
             drawn = picture()
             write_whole(folder / PICTURE, lambda file: drawn.save(file, "PNG"))
-            print(f"training images as the network sees them: {folder / PICTURE}")
+            print(f"training images as the network gets them: {folder / PICTURE}")
 
     for what, make in (("table", lambda: print(table())), ("picture", draw)):
         try:

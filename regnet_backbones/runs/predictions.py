@@ -26,11 +26,10 @@ class Result:
         boxes: x1, y1, x2, y2 in pixels, float32 (N, 4); x2 and y2 are the far edges.
         classes: int64 (N,).
         scores: from 0 to 1, float32 (N,); None with semantic output alone.
-        masks: bool (N, H, W); None of a detector without masks.
-        keypoints: x, y and score, float32 (N, keypoints, 3); None of a model without.
-        labels: the class of each pixel, uint8 (H, W), uint16 of more than 256 classes; None of a
-            model without semantic output.
-        label_names: by number in `labels`; a panoptic model numbers things and stuff by themselves.
+        masks: bool (N, H, W); None without masks.
+        keypoints: x, y and score, float32 (N, keypoints, 3); None without keypoints.
+        labels: class of each pixel, uint8 or uint16 (H, W); None without semantic output.
+        label_names: by number in `labels`; a panoptic model numbers things and stuff separately.
         segments: ids of panoptic segments, int64 (H, W), 0 without one; None of other models.
         segments_info: of each segment, as in COCO's panoptic format, and `category`.
         drawing: makes the picture of `draw`.
@@ -62,11 +61,8 @@ class Result:
         try:
             import supervision
         except ModuleNotFoundError as error:
-            raise MissingPackageError(
-                "to_supervision() needs the package supervision, which is not installed; install "
-                "it with: pip install supervision",
-                name=error.name,
-            ) from error
+            text = "to_supervision() needs the package supervision: `pip install supervision`"
+            raise MissingPackageError(text, name=error.name) from error
         names = np.array([self.class_names[label] for label in self.classes], dtype=str)
         return supervision.Detections(
             xyxy=self.boxes,

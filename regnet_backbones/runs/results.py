@@ -225,7 +225,7 @@ def write_results(
 
 
 def write_images(folder: str | Path, images: ImageResults) -> None:
-    """Write `images.json`; `results.json` comes after it, and says that both are there."""
+    """Write `images.json`; `results.json` comes after it: then both are there."""
     write_json(Path(folder) / IMAGES_NAME, asdict(images))
 
 

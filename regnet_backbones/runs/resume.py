@@ -92,14 +92,10 @@ def check_changes(
     }
     refused = [changed[key] for key in rules.fixed if key in changed]
     if refused:
-        raise UserError(
-            f"--resume cannot continue from '{source}': {'; '.join(refused)}; restore the old "
-            f"value, or set another {rules.output} to start over"
-        )
-    texts = [
-        f"{text} (no effect: the checkpoint's is kept)" if key in rules.kept else text
-        for key, text in changed.items()
-    ]
+        way_out = f"restore the old value, or set another {rules.output} to start over"
+        raise UserError(f"cannot --resume from '{source}': {'; '.join(refused)}; {way_out}")
+    no_effect = " (no effect: the checkpoint's is kept)"
+    texts = [f"{text}{no_effect if key in rules.kept else ''}" for key, text in changed.items()]
     if texts:
         logger.warning(
             "resuming with a config that differs from '%s': %s. Restore the old values to resume "
@@ -117,10 +113,8 @@ def _plain(value: object) -> object:
 def check_length(done: int, length: int, *, source: object, option: str, output: str) -> None:
     """Refuse to resume a run that has done more steps than it is to have."""
     if done > length:
-        raise UserError(
-            f"'{source}' has done {done} steps, more than {option} {length}; raise it to continue, "
-            f"or set another {output} to start over"
-        )
+        way_out = f"raise it to continue, or set another {output} to start over"
+        raise UserError(f"{option} is {length}, but '{source}' has done {done} steps; {way_out}")
 
 
 def set_earlier_run_aside(
@@ -140,8 +134,5 @@ def set_earlier_run_aside(
         place = aside / file.relative_to(folder)
         place.parent.mkdir(parents=True, exist_ok=True)
         file.replace(place)
-    logger.warning(
-        "'%s' holds an earlier run: its files are in '%s' now, and a new run starts. Use another "
-        "%s to keep both apart, or --resume to continue a run",
-        *(folder, aside, output),
-    )
+    text = "moved the earlier run in '%s' to '%s'. Use another %s for a new run, or --resume"
+    logger.warning(text, folder, aside, output)

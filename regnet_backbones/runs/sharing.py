@@ -3,7 +3,7 @@
     detector    config.yaml, model.safetensors, README.md
     segmenter   SMP's config.json and model.safetensors, regnet_backbones.json, README.md
 
-The card says what the run knows. Hugging Face's hub takes such a folder as it is.
+The card has the facts of the run. Hugging Face's hub takes such a folder as it is.
 """
 
 import re
@@ -31,23 +31,14 @@ _PATH = re.compile(r"(/|~|\.{1,2}/|[A-Za-z]:[\\/]|file:)")
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card says of a model.
+    """What a card has of a model."""
 
-    Attributes:
-        title: architecture and network.
-        classes: their names in the order of their numbers.
-        weights: the name of what the training started from; "" if it is a file or nothing.
-        licence: of these, None where unknown.
-        images: how many a part of the data has, by "train" and "val", as far as that is known.
-        usage: further lines of Python that load the model.
-    """
-
-    title: str
-    classes: tuple[str, ...]
-    weights: str = ""
-    licence: str | None = None
-    images: Mapping[str, int] = field(default_factory=dict)
-    usage: str = ""
+    title: str  # architecture and network
+    classes: tuple[str, ...]  # names in the order of their numbers
+    weights: str = ""  # the name of what the training started from; "" for a file or nothing
+    licence: str | None = None  # of these, None where unknown
+    images: Mapping[str, int] = field(default_factory=dict)  # number by "train" and "val"
+    usage: str = ""  # further lines of Python that load the model
 
 
 def is_path(value: object) -> bool:
@@ -58,11 +49,7 @@ def is_path(value: object) -> bool:
 def name_and_licence(weights: str | None, network: object = None) -> tuple[str, str | None]:
     """Return the public name of weights, "" without one, and their licence, None where unknown.
 
-    A URL may hold a key, and is not shared.
-
-    Args:
-        weights: a source, or a tag of the network ("imagenet" for its default one).
-        network: a name of the zoo, for tags.
+    `weights` is a source, or a tag of a network of the zoo. A URL may hold a key: it is not shared.
     """
     if weights and isinstance(network, str) and network in zoo.names() and not is_name(weights):
         variant = zoo.get(network)
@@ -80,21 +67,13 @@ def check_unchanged(
 ) -> None:
     """Raise UserError if weights that were read back are not those of the run."""
     if different := [name for name in state if not torch.equal(state[name], shared[name])]:
-        raise UserError(f"weights of '{trained.checkpoint}' change when shared: {different[:3]}")
+        raise UserError(f"weights of '{trained.checkpoint}' changed when shared: {different[:3]}")
 
 
 def write_card(
     folder: Path, trained: Trained, facts: Facts, *, repo: str, results: Sequence[Path]
 ) -> None:
-    """Write the card of a model to its folder.
-
-    Args:
-        folder: to write it to.
-        trained: the model of the run.
-        facts: what its framework knows.
-        repo: the model's name on the hub.
-        results: folders of evaluations; the numbers are of the first that is of this model.
-    """
+    """Write the card of a model, with the numbers of the first of `results` that is of it."""
     evaluations = (_numbers(trained, each) for each in results)
     task, numbers = TASKS[trained.kind], next(filter(None, evaluations), {})
     framework = "detectron2" if trained.kind == "detector" else "segmentation-models-pytorch"
@@ -142,14 +121,7 @@ def write_card(
 def upload(folder: Path, repo: str, *, private: bool = False, revision: str | None = None) -> str:
     """Upload a folder to the Hugging Face hub, as one commit, and return the address of the model.
 
-    Args:
-        folder: as `write_card` left it.
-        repo: "owner/name", made if it does not exist.
-        private: whether a new repository is.
-        revision: a branch, made if it does not exist; None for the main one.
-
-    Raises:
-        UserError: the hub cannot be reached, or refuses.
+    A repository or branch (`revision`) that does not exist is made.
     """
     api = HfApi()
     try:
@@ -158,24 +130,21 @@ def upload(folder: Path, repo: str, *, private: bool = False, revision: str | No
             api.create_branch(repo, branch=revision, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, revision=revision)
     except Exception as error:  # the client raises errors of several libraries
-        raise UserError(
-            f"could not upload to {repo}: {first_line(error)}. `hf auth login` (or the "
-            "environment variable HF_TOKEN) logs in; --dry-run FOLDER writes the files, for an "
-            "upload by hand"
-        ) from error
+        text = f"could not upload to {repo}: {first_line(error)}. Log in with `hf auth login` or"
+        raise UserError(f"{text} HF_TOKEN, or write the files with --dry-run FOLDER") from error
     return str(url)
 
 
 def check_new_folder(folder: Path) -> None:
     """Raise UserError for a folder that is not empty."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"--dry-run must be a new or an empty folder, got '{folder}'")
+        raise UserError(f"--dry-run must be a new or empty folder, got '{folder}'")
 
 
 def check_repo(repo: str) -> None:
     """Raise UserError for what is not the name of a repository."""
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo):
-        raise UserError(f"a repository of the hub is OWNER/NAME, got '{repo}'")
+        raise UserError(f"a repository on the hub must be OWNER/NAME, got '{repo}'")
 
 
 def _numbers(trained: Trained, folder: Path) -> dict[tuple[str, str], float]:

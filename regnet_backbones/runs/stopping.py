@@ -33,11 +33,8 @@ class StoppedError(Exception):
     @classmethod
     def after(cls, received: signal.Signals, place: str, checkpoint: object) -> "StoppedError":
         """Return the error of a training that stopped after a step and saved a checkpoint."""
-        return cls(
-            f"stopped by {received.name} after {place}, saved in '{checkpoint}'; the same command "
-            "with --resume continues",
-            STATUSES[received],
-        )
+        text = f"stopped by {received.name} after {place}, saved in '{checkpoint}'"
+        return cls(f"{text}; continue with the same command and --resume", STATUSES[received])
 
 
 class StopSignals:
@@ -76,11 +73,8 @@ class StopSignals:
     def early_stop(self) -> StoppedError:
         """Return the error of a training that a signal stopped before its first step."""
         assert self.received is not None
-        return StoppedError(
-            f"stopped by {self.received.name} before the first step; the same command starts it "
-            "again",
-            STATUSES[self.received],
-        )
+        text = f"stopped by {self.received.name} before the first step; run the command again"
+        return StoppedError(text, STATUSES[self.received])
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Note the first signal; handle the second one as it was before."""
@@ -101,8 +95,8 @@ class StopSignals:
 def heed_parent_only(worker: int) -> None:
     """Let a data worker ignore signals of others than its parent; a `worker_init_fn`.
 
-    Those of a terminal, `timeout` and Slurm reach all processes, and a worker that dies from one
-    would end its training before that has saved. A worker of a killed parent ends itself.
+    A worker that dies from those of a terminal or Slurm would end its training before that has
+    saved. A worker of a killed parent ends itself.
     """
     parent = multiprocessing.parent_process()  # of a forkserver's child, os.getppid() is not it
     pid = parent.pid if parent else os.getppid()

@@ -34,7 +34,7 @@ LAST_NAME = "last_checkpoint"  # a text file that names the newest one
 METRICS_NAME = "metrics.json"
 ITERATION = "iteration"  # the key of a row of it
 SHARED_NAME = "model.safetensors"  # of what `push` wrote
-SHARED_SEGMENTER = "regnet_backbones.json"  # what SMP's files next to it do not say
+SHARED_SEGMENTER = "regnet_backbones.json"  # what SMP's files next to it lack
 TENSORBOARD_FOLDER = "tensorboard"  # of a segmenter's logs and its config
 
 
@@ -89,20 +89,17 @@ def changed_settings(
 
 
 def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> Trained:
-    """Find the model that a run's folder or a checkpoint file stands for.
+    """Return the model of a run's folder or checkpoint; of a folder the best one, or the newest.
 
     Args:
-        path: a folder that was the output of a training or of `push`, a checkpoint, or a name on
-            the hub, "hf-hub:owner/name", which is downloaded.
+        path: output folder of a training or of `push`, a checkpoint, or a name on the hub,
+            "hf-hub:owner/name", which is downloaded.
         config_file: config of a detector, None for the `config.yaml` next to the checkpoint.
-
-    Returns:
-        The model; of a folder that of the best checkpoint (segmenters), or of the newest.
 
     Raises:
         MissingFileError: the path, a checkpoint, or the config of a detector is missing.
-        UserError: a folder holds both kinds of model, a file is not a checkpoint by its suffix, or
-            a config is given for a segmenter.
+        UserError: a folder has both kinds of model, a file is not a checkpoint, or a segmenter is
+            given a config.
     """
     if is_on_hub(path):
         from regnet_backbones.weights.sources import hub_folder  # imports torch
@@ -110,25 +107,21 @@ def find_trained(path: str | Path, *, config_file: str | Path | None = None) -> 
         path = hub_folder(str(path))
     path = Path(path)
     if not path.exists():
-        raise MissingFileError(
-            f"no '{path}'; give the folder of a run, such as output/demo, a checkpoint in it, or "
-            "a name on the hub, such as hf-hub:owner/name"
-        )
+        allowed = "the folder of a run, a checkpoint in it, or hf-hub:owner/name"
+        raise MissingFileError(f"no '{path}'; pass {allowed}")
     checkpoint = _checkpoint_of_run(path) if path.is_dir() else path
     is_shared = checkpoint.name == SHARED_NAME and checkpoint.with_name(SHARED_SEGMENTER).is_file()
     if is_shared or checkpoint.suffix.lower() == SEGMENTER_SUFFIX:
         if config_file is not None:
-            raise UserError(f"a config file is for detectors, and '{checkpoint}' is a segmenter's")
+            raise UserError(f"--config-file needs a detector, and '{checkpoint}' is a segmenter")
         return Trained("segmenter", checkpoint)
     from regnet_backbones.weights.checkpoints import SUFFIXES  # imports torch
 
     if checkpoint.suffix.lower() not in SUFFIXES:
-        raise UserError(f"'{checkpoint}' is not a checkpoint; give one, or the folder of a run")
+        raise UserError(f"'{checkpoint}' is not a checkpoint; pass one, or the folder of a run")
     config = Path(config_file or checkpoint.parent / CONFIG_NAME)
     if not config.is_file():
-        raise MissingFileError(
-            f"no config file '{config}'; pass the one of the training as --config-file"
-        )
+        raise MissingFileError(f"no config '{config}'; pass that of the training: --config-file")
     return Trained("detector", checkpoint, config)
 
 
@@ -160,13 +153,9 @@ def _checkpoint_of_run(folder: Path) -> Path:
     segmenter = next(filter(Path.is_file, segmenters), None)
     detector = next(filter(Path.is_file, detectors), None)
     if segmenter and detector:
-        raise UserError(
-            f"'{folder}' holds a segmenter ({segmenter.relative_to(folder)}) and a detector "
-            f"({detector.relative_to(folder)}); give the checkpoint instead of the folder"
-        )
+        both = " and ".join(str(file.relative_to(folder)) for file in (segmenter, detector))
+        raise UserError(f"'{folder}' has a segmenter and a detector; pass one of {both}")
     if segmenter or detector:
         return segmenter or detector
-    raise MissingFileError(
-        f"no checkpoint in '{folder}', such as {FINAL_NAME} of a detector or {SEGMENTER_FOLDER}/"
-        f"{SEGMENTER_NAMES[0]} of a segmenter; give the output folder of a training"
-    )
+    names = f"{FINAL_NAME} or {SEGMENTER_FOLDER}/{SEGMENTER_NAMES[0]}"
+    raise MissingFileError(f"no {names} in '{folder}'; pass the output folder of a training")

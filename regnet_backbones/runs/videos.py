@@ -22,7 +22,7 @@ FRAME = "{}_{:06d}"
 # Containers promise a number of frames that may be a few too many.
 PROMISED = 0.95
 
-FRAMES_PER_SECOND = 25  # where a video does not say it
+FRAMES_PER_SECOND = 25  # if a video has no rate
 
 logger = logging.getLogger(__name__)
 
@@ -38,24 +38,15 @@ class InputImage:
 
 
 class ImageReader:
-    """The images of files, read one by one; those that cannot be read are warnings.
+    """The images of files, read one by one; of videos the frames 0, every, 2 * every, ...
 
-    Args:
-        files: of different images and videos.
-        every: of each video, the frames with numbers 0, every, 2 * every, ...
-
-    Attributes:
-        stills: the files that are not videos.
-        count: how many images there are, of videos as many as they promise.
-        failed: files that could not be read, or only in part.
-
-    Raises:
-        UserError: a video has no frame that OpenCV can read, or `every` is below 1.
+    `stills` are the files that are not videos, `failed` those that could not be read in full, which
+    are warnings; `count` is the number of images, of videos as many as they promise.
     """
 
     def __init__(self, files: Sequence[Path], *, every: int = 1):
         if every < 1:
-            raise UserError(f"every must be at least 1, got {every}")
+            raise UserError(f"--every must be at least 1, got {every}")
         self._files, self._every, self._names = files, every, output_names(files)
         self.stills = [file for file in files if not is_video(file)]
         self._videos = {file: _Video(file) for file in files if is_video(file)}
@@ -112,7 +103,7 @@ class _Video:
         readable = capture.read()[0]
         capture.release()
         if not readable:
-            raise UserError(f"video '{file}' has no frame that can be read; replace or remove it")
+            raise UserError(f"video '{file}' has no readable frame; replace or remove it")
 
     def frames(self, every: int) -> Iterator[tuple[int, Image.Image]]:
         """Yield number and RGB image of frames; raise UserError if many promised ones lack."""
@@ -130,10 +121,8 @@ class _Video:
         finally:
             capture.release()
         if number < PROMISED * self.count:
-            raise UserError(
-                f"frames from {number} on, of {self.count}, of video '{self.file}': they cannot be "
-                "decoded"
-            )
+            frames = f"frames {number} to {self.count - 1} of video '{self.file}'"
+            raise UserError(f"{frames} cannot be decoded")
 
 
 def _write_video(file: Path, pictures: Sequence[Path], rate: float) -> None:
@@ -148,7 +137,7 @@ def _write_video(file: Path, pictures: Sequence[Path], rate: float) -> None:
     size = tuple(-(-max(sides) // 2) * 2 for sides in zip(*sizes, strict=True))
     writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
     if not writer.isOpened():
-        raise UserError(f"OpenCV cannot write '{file}'; --no-pictures predicts without it")
+        raise UserError(f"OpenCV cannot write '{file}'; use --no-pictures")
     for picture in pictures:
         canvas = np.zeros((*size[::-1], 3), np.uint8)
         pixels = cv2.imread(str(picture))

@@ -4,16 +4,10 @@ from regnet_backbones.errors import UserError
 
 
 def stride_of(window: int, stride: int | None = None) -> int:
-    """Return the pixels from one window to the next, by default two thirds of a window.
-
-    Raises:
-        UserError: window or stride is below 1, or windows would leave gaps.
-    """
+    """Return the pixels from one window to the next, by default two thirds of a window."""
     if window < 1 or (stride is not None and not 1 <= stride <= window):
-        raise UserError(
-            "window must be at least 1 pixel and window_stride from 1 to window, got "
-            f"{{'window': {window}, 'window_stride': {stride}}}"
-        )
+        rule = "window must be at least 1 pixel, and window_stride 1 to window"
+        raise UserError(f"{rule}, got {{'window': {window}, 'window_stride': {stride}}}")
     return max(1, round(window * 2 / 3)) if stride is None else stride
 
 

@@ -30,9 +30,8 @@ class _PlainLoader(yaml.SafeLoader):
         for key, _ in node.value:
             name = (key.tag, str(key.value))
             if name in seen:
-                raise ConstructorError(
-                    None, None, f"the key '{key.value}' is given twice", key.start_mark
-                )
+                problem = f"the key '{key.value}' is given twice"
+                raise ConstructorError(None, None, problem, key.start_mark)
             seen.add(name)
         return node
 
@@ -45,7 +44,7 @@ def _construct_tagged(loader: yaml.SafeLoader, node: yaml.Node) -> list:
             if given == [expression]:
                 return value
     tag = node.tag.replace(_STANDARD, "!!")
-    problem = f"the tag '{tag}'; tags are refused, since they can run code: write the value"
+    problem = f"the tag '{tag}' could run code; write the value instead"
     raise ConstructorError(None, None, problem, node.start_mark)
 
 

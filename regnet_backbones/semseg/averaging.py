@@ -12,12 +12,9 @@ from regnet_backbones.errors import UserError
 class AveragedWeights(WeightAveraging):
     """Lightning's average of the weights, exponential and with a warm-up; resumes exactly.
 
-    A checkpoint has the average as `state_dict`, and what trains as `current_model_state`.
-    Statistics of batch norms are averaged, too. After the training the model keeps its weights.
-
-    Args:
-        decay: what is left of the average after a step, from 0 to 1. After `n` steps it is at most
-            `(1 + n) / (10 + n)`, so that the random weights of the start are soon forgotten.
+    A checkpoint has the average as `state_dict`, the trained weights as `current_model_state`.
+    Statistics of batch norms are averaged, too. After `n` steps `decay` is at most
+    `(1 + n) / (10 + n)`, so that the random weights of the start are soon forgotten.
     """
 
     def __init__(self, decay: float):
@@ -43,7 +40,7 @@ class AveragedWeights(WeightAveraging):
         models = (self._average_model.module, pl_module)
         names = [[name for name, _ in (*m.named_parameters(), *m.named_buffers())] for m in models]
         if names[0] != names[1]:
-            raise UserError("ema_decay cannot average folded norms; set --model.fold off")
+            raise UserError("--model.ema_decay needs norms that are not folded: --model.fold off")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Exchange the weights for their average."""

@@ -30,17 +30,11 @@ BUILDERS = ("_instantiator", "_class_path")
 
 
 def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> Segmenter:
-    """Load a segmenter; weights to start a training from are not fetched.
-
-    It has no auxiliary head (`auxiliary_weight`), which only a training needs: its `network` is the
-    model of SMP.
+    """Return a segmenter on the CPU, without its auxiliary head: its `network` is the model of SMP.
 
     Args:
         checkpoint: a file that Lightning saved in the training of a `Segmenter`.
         inference: how it predicts, None for whole images; without a `short_side`, at its own.
-
-    Returns:
-        The segmenter, on the CPU.
 
     Raises:
         UserError: the file is missing, damaged, or not a checkpoint of a segmenter.
@@ -67,22 +61,19 @@ def load_segmenter(checkpoint: Path, *, inference: Inference | None = None) -> S
 
 
 def load_data(checkpoint: Path, overrides: Mapping[str, object] | None = None) -> SegmentationData:
-    """Rebuild the data that a segmenter was trained on.
+    """Return the data that a segmenter was trained on, not set up.
 
     Args:
         checkpoint: a file that Lightning saved in a training on a `SegmentationData`.
         overrides: arguments of `SegmentationData` that differ, such as `root`, or their texts on a
             command line: "4", "[0.5, 2.0]", "null".
 
-    Returns:
-        The data, to be set up by a trainer or by `setup`.
-
     Raises:
         UserError: the file or the dataset is missing, or an override is unknown or wrong.
     """
     saved = read_checkpoint(checkpoint)[DATA_KEY]
     if not saved:
-        raise UserError(f"checkpoint '{checkpoint}' does not say what data it was trained on")
+        raise UserError(f"'{checkpoint}' has no data settings; pass one that train-segmenter wrote")
     parser = ArgumentParser(exit_on_error=False)
     known = parser.add_class_arguments(SegmentationData)
     # A checkpoint is data: its augmentation, a program, is of a training alone and not imported.
@@ -97,21 +88,21 @@ def read_segmenter(path: Path) -> dict[str, Any]:
     """Read a checkpoint of a segmenter."""
     content = read_checkpoint(path)
     if not content[MODEL_KEY].keys() >= {"num_classes", "decoder", "encoder"}:
-        raise UserError(f"'{path}' is not a checkpoint of a segmenter, as train-segmenter writes")
+        raise UserError(f"'{path}' is not a segmenter; pass a checkpoint of train-segmenter")
     return content
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of Lightning, or raise a UserError; nothing of it is run, now or later.
+    """Read a checkpoint of Lightning, or the `model.safetensors` of `semseg.sharing`; run nothing.
 
-    The `model.safetensors` that `semseg.sharing` wrote is read as the checkpoint that it is of.
+    Raise UserError for another file.
     """
     if Path(path).name == SHARED_NAME:
         content = _read_shared(Path(path))
     else:
         content = read_content(Path(path))
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise UserError(f"'{path}' is not a checkpoint of Lightning: it has no 'state_dict'")
+        raise UserError(f"'{path}' is not a Lightning checkpoint: it has no 'state_dict'")
     for key in (MODEL_KEY, DATA_KEY):
         saved = content.get(key)
         saved = saved if isinstance(saved, dict) else {}
@@ -123,7 +114,7 @@ def _read_shared(path: Path) -> dict[str, Any]:
     """Read weights that SMP saved, and our settings next to them, into the form of a checkpoint."""
     settings, weights = read_json(path.with_name(SHARED_SEGMENTER)), read_content(path)
     if not (isinstance(settings, dict) and isinstance(weights, dict)):
-        raise UserError(f"'{path.parent}' is not what `push` writes; push or download it again")
+        raise UserError(f"'{path.parent}' is not a shared model; push or download it again")
     content: dict[str, Any] = {"state_dict": {f"network.{k}": v for k, v in weights.items()}}
     for key, group in ((MODEL_KEY, "model"), (DATA_KEY, "data")):
         saved = settings.get(group)

@@ -30,21 +30,13 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True)
 class PaintedMask:
-    """The mask of an image as instances, from the lowest to the topmost.
+    """The mask of an image as instances, from the lowest to the topmost."""
 
-    Attributes:
-        name: how messages call it.
-        size: width and height in pixels.
-        counts: COCO's compressed run-length encodings.
-        classes: the class of each.
-        empty: the class of pixels of no instance, or `IGNORE`.
-    """
-
-    name: str
-    size: tuple[int, int]
-    counts: tuple[bytes, ...]
-    classes: tuple[int, ...]
-    empty: int
+    name: str  # in messages
+    size: tuple[int, int]  # width and height in pixels
+    counts: tuple[bytes, ...]  # COCO's compressed run-length encodings
+    classes: tuple[int, ...]  # of each
+    empty: int  # the class of pixels of no instance, or `IGNORE`
 
     def values(self) -> np.ndarray:
         """Paint the mask: classes and `IGNORE`, uint8 (H, W)."""
@@ -72,14 +64,14 @@ class PanopticMask:
             with Image.open(self.path) as image:
                 colors = np.asarray(image.convert("RGB"), np.int64)
         except UNREADABLE as error:
-            raise UserError(f"panoptic mask '{self.path}' cannot be read ({error})") from error
+            raise UserError(f"'{self.path}' cannot be read ({error}); replace it") from error
         if colors.shape[1::-1] != self.size:
             found, wanted = ("{}x{}".format(*size) for size in (colors.shape[1::-1], self.size))
-            raise UserError(f"'{self.path}' is {found} pixels, its json says {wanted}")
+            raise UserError(f"'{self.path}' is {found} pixels, expected {wanted} as in its json")
         ids, places = np.unique(colors @ (1, 256, 256**2), return_inverse=True)
         table = {0: self.empty} | dict(self.classes)
         if unknown := [number for number in ids.tolist() if number not in table]:
-            raise UserError(f"'{self.path}' has segments that its json does not: {unknown[:8]}")
+            raise UserError(f"'{self.path}' has segment ids that its json lacks: {unknown[:8]}")
         found = np.array([table[number] for number in ids.tolist()], np.uint8)
         return found[places].reshape(colors.shape[:2])
 
@@ -87,11 +79,7 @@ class PanopticMask:
 def coco_labels(json_file: Path, background: bool | None, num_classes: int | None) -> Labels:
     """Return the classes of a json: its categories, after the background if that is a class.
 
-    Args:
-        json_file: an instance json or a panoptic one.
-        background: whether pixels of no instance are a class, or are ignored; None: they are in an
-            instance json, and are not in a panoptic one.
-        num_classes: None, or the number that there must be.
+    Pixels of no instance are one if `background` is True, or None and the json not panoptic.
     """
     content = read_coco_json(json_file)
     names = tuple(category["name"] for category in _categories(content, json_file))
@@ -111,31 +99,19 @@ def coco_masks(
     background: bool | None = None,
     panoptic_root: Path | None = None,
 ) -> tuple[tuple[Path, ...], tuple[PaintedMask | PanopticMask, ...]]:
-    """Return the images of a json in its order, and their masks.
-
-    Args:
-        json_file, background: see `coco_labels`.
-        image_root: the folder that `file_name` is relative to.
-        labels: of `coco_labels`.
-        panoptic_root: the folder of a panoptic json's PNGs.
-
-    Raises:
-        UserError: classes are others than those of `labels`, or an annotation has no meaning.
-    """
+    """Return the images of a json in its order, and their masks; `labels` is of `coco_labels`."""
     content = read_coco_json(json_file)
     categories, names = _categories(content, json_file), list(labels.class_names)
     theirs, first = [category["name"] for category in categories], len(names) - len(categories)
     if first not in (0, 1) or names[first:] != theirs:
-        raise UserError(
-            f"'{json_file}' has the categories {', '.join(map(str, theirs))}, the classes of the "
-            f"data are {', '.join(names)}; give both files the same 'categories'"
-        )
+        given = ", ".join(map(str, theirs))
+        wanted = ", ".join(name for name in names if name.lower() != BACKGROUND)
+        raise UserError(f"'{json_file}': 'categories' must be {wanted}, got {given}")
     classes = {str(category["id"]): k for k, category in enumerate(categories, first)}
     panoptic = _is_panoptic(content)
     if panoptic != (panoptic_root is not None):
-        option = "needs train_masks and val_masks, the folders of its PNGs"
-        text = option if panoptic else "has no segments_info; leave out train_masks and val_masks"
-        raise UserError(f"'{json_file}' {text}")
+        kind, todo = ("panoptic", "set") if panoptic else ("not panoptic", "leave out")
+        raise UserError(f"'{json_file}' is {kind}; {todo} --data.train_masks and --data.val_masks")
     lower = [name.lower() for name in names]
     ignored = panoptic if background is None else not background
     empty = IGNORE if ignored else lower.index(BACKGROUND)
@@ -144,9 +120,7 @@ def coco_masks(
         by_image[str(entry.get("image_id"))].append(entry)
     numbers = {str(image["id"]) for image in content["images"]}
     if unknown := sorted(by_image.keys() - numbers):
-        raise UserError(
-            f"'{json_file}' has annotations of images that it does not list: {unknown[0]}"
-        )
+        raise UserError(f"'{json_file}' has annotations of an image it does not list: {unknown[0]}")
     masks: list[PaintedMask | PanopticMask] = []
     for image in content["images"]:
         name = f"image {image['id']} of '{json_file}'"
@@ -163,11 +137,8 @@ def _coco_mask() -> ModuleType:
     try:
         from pycocotools import mask
     except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            "layout 'coco' needs the package pycocotools, which is not installed; "
-            "`pip install 'regnet-backbones[coco]'`",
-            name=error.name,
-        ) from error
+        text = "layout 'coco' needs pycocotools: `pip install 'regnet-backbones[coco]'`"
+        raise MissingPackageError(text, name=error.name) from error
     return mask
 
 
@@ -229,11 +200,11 @@ def _rle(segmentation: object, size: tuple[int, int], place: str) -> dict:
     if isinstance(segmentation, dict):
         counts, given = segmentation.get("counts"), segmentation.get("size")
         if given != [height, width]:
-            raise UserError(f"{place}: the RLE is of size {given}, the image [{height}, {width}]")
+            raise UserError(f"{place}: size of the RLE must be [{height}, {width}], got {given}")
         runs = _runs(counts) if isinstance(counts, str) else counts
         whole = isinstance(runs, list) and all(type(n) is int and n >= 0 for n in runs)
         if not whole or sum(runs) != width * height:
-            raise UserError(f"{place}: the counts of the RLE do not add up to the image's pixels")
+            raise UserError(f"{place}: counts of the RLE must add up to the pixels of the image")
         if isinstance(counts, str):
             return {"size": given, "counts": counts.encode()}
         return _coco_mask().frPyObjects(segmentation, height, width)
@@ -244,22 +215,19 @@ def _rle(segmentation: object, size: tuple[int, int], place: str) -> dict:
         raise UserError(f"{place} has no segmentation; a segmenter needs polygons or an RLE")
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            raise UserError(f"{place}: a polygon must be x and y of 3 points or more in turn")
+            raise UserError(f"{place}: a polygon must be [x1, y1, x2, y2, ...] of 3 or more points")
         for value, side in zip(polygon, [width, height] * (len(polygon) // 2), strict=True):
             if type(value) not in (int, float) or not math.isfinite(value):
                 raise UserError(f"{place}: coordinates must be finite numbers, got {value!r}")
             if not -side <= value <= 2 * side:  # slow to paint, and no pixel
-                raise UserError(
-                    f"{place}: {value:g} is far outside of an image of {width}x{height}"
-                )
+                raise UserError(f"{place}: {value:g} is far outside of {width}x{height} pixels")
     return _coco_mask().merge(_coco_mask().frPyObjects(polygons, height, width))
 
 
 def _runs(counts: str) -> list[int] | None:
     """Return the runs of a compressed RLE, None if it is not one: pycocotools reads beyond its end.
 
-    Groups of 5 bits, the lowest first, with a sign; from the fourth on differences to the run of
-    the same kind before.
+    Groups of 5 bits, lowest first, with a sign; from the fourth on differences to the run but one.
     """
     runs: list[int] = []
     value = bits = 0

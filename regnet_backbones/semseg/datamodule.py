@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.stopping import heed_parent_only
 from regnet_backbones.semseg import dataset, labels, layouts
-from regnet_backbones.semseg.coco import coco_labels
+from regnet_backbones.semseg.coco import coco_labels, coco_masks
 from regnet_backbones.semseg.dataset import PairTransform, SegmentationDataset, check_pairs
 from regnet_backbones.semseg.labels import LabelCounts, Labels, check_class_names
 from regnet_backbones.semseg.loader import ResumableLoader, ResumableSampler
@@ -37,54 +37,52 @@ class SegmentationData(LightningDataModule):
     """Find, check and load a dataset; the number and names of its classes are known at once.
 
     Args:
-        layout: how the dataset lies on disk.
-        root: its folder; of layouts "folder" and "coco" what other paths are relative to, if it is
-            given.
-        train_images: folder of the training images; this and the next three for layouts "folder"
-            and "coco".
-        train_masks: folder of their masks, files of the same names, or paths below the folder; of
-            layout "coco" that of the PNGs of a panoptic json.
+        layout: layout of the dataset on disk.
+        root: folder of the dataset; optional for layouts "folder" and "coco", whose other paths may
+            be relative to it.
+        train_images: folder of the training images (layouts "folder" and "coco").
+        train_masks: folder of the training masks, named like the images; with a panoptic COCO json,
+            folder of its PNGs.
         val_images: folder of the validation images.
-        val_masks: folder of their masks.
-        num_classes: number of classes; 1 for binary segmentation, into background and object.
-            Layout "folder" needs it or names; the others know it, and a different one is an error.
-        train_json: COCO json of the training images, with instances or panoptic; this and the next
-            two for layout "coco".
-        val_json: that of the validation images, with the same categories.
-        background: whether pixels of no instance are a class, 0, or are ignored. None: they are a
-            class, and in a panoptic json they are ignored.
-        class_names_file: text file with one class name a line; this and the next six for layout
-            "folder". Two names without `num_classes` are binary segmentation, too.
-        ignore_label: label of pixels that count nowhere, None for 255 (in binary masks 255 is the
-            object), -1 for none.
-        label_map: class, its name, or "ignore", of each label; or a text file with "LABEL CLASS" a
-            line. None for labels that are the classes.
-        colors: text file that says which class each colour is, "NAME R G B" a line (CVAT's
-            `labelmap.txt` is one), or its lines. None for masks of labels.
-        mask_suffix: what names of masks have after those of their images, such as "_mask".
-        train_list: text file with the names of the training images, None for all of the folder.
-        val_list: text file with the names of the validation images, None for all of the folder.
-        crop_size: pixels, both sides of training images.
-        batch_size: images per step, shared out evenly among the processes.
-        num_workers: processes per process that load; 0 loads in the process itself.
-        scale_range: least and largest factor by which training images are resized. Published
-            recipes of 80,000 steps and more have 0.5 to 2, which costs short trainings mIoU.
-        flip: probability of mirroring left and right.
-        photometric: whether to distort colours, as published recipes do, too.
-        augmentation: your own in place of `scale_range`, `flip` and `photometric`, as
-            `module:function` or `module:Class`: a callable from an image, uint8 (H, W, 3), and a
-            mask, uint8 (H, W) of classes and 255, numpy arrays resized to `short_side`, to the same
-            of any size. The crop and the normalisation follow. It is imported for a training only.
-        short_side: pixels of the shorter side that training images and masks are resized to first,
-            None for the size of the files. Those of validation keep it, see `Segmenter`.
-        mean: per RGB channel, of pixels in [0, 1]; that of the encoder's weights. One number for
-            `mean` and for `std`: images are read as grey, and the network takes one channel.
-        std: per RGB channel, of pixels in [0, 1]; that of the encoder's weights.
-        skip_bad: read all files before the training, and leave out bad ones with a warning.
+        val_masks: folder of the validation masks.
+        num_classes: number of classes; 1 for background and object. Layout "folder" needs it or
+            class names; other layouts check it.
+        train_json: COCO json of the training images, instances or panoptic (layout "coco").
+        val_json: COCO json of the validation images, with the same categories.
+        background: make pixels of no instance class 0 (true) or ignore them (false). None: class 0,
+            but ignored in a panoptic json.
+        class_names_file: text file with one class name per line (this and all options to `val_list`
+            are for layout "folder"). Two names without `num_classes` mean background and object.
+        ignore_label: label of ignored pixels; None for 255 (the object in binary masks), -1 for no
+            such label.
+        label_map: map of labels to a class number, a class name or "ignore", or a text file with
+            "LABEL CLASS" per line; None if labels are class numbers.
+        colors: text file with "NAME R G B" per line, such as CVAT's `labelmap.txt`, or its lines;
+            None if masks have labels.
+        mask_suffix: ending of mask names after the image name, such as "_mask".
+        train_list: text file with the names of the training images; None for the whole folder.
+        val_list: text file with the names of the validation images; None for the whole folder.
+        crop_size: side of the square training crops, in pixels.
+        batch_size: images per step in all processes together.
+        num_workers: processes that load data, for each training process; 0 loads in the training
+            process.
+        scale_range: smallest and largest factor for resizing training images at random. Recipes of
+            80,000 or more steps use 0.5 to 2; it lowers the mIoU of short trainings.
+        flip: probability of a horizontal flip.
+        photometric: distort brightness, contrast, saturation and hue.
+        augmentation: your own augmentation instead of `scale_range`, `flip` and `photometric`:
+            `module:function` or `module:Class`. It gets an image, uint8 (H, W, 3), and a mask of
+            classes and 255, uint8 (H, W), as numpy arrays resized to `short_side`, and returns both
+            in any size. Crop and normalisation follow.
+        short_side: shorter side that training images are resized to first, in pixels; None keeps
+            their size. For validation see `Segmenter`.
+        mean: mean per RGB channel, for pixels in [0, 1], as the encoder's weights expect. With one
+            number for `mean` and for `std`, images are read as grey, for a network of one channel.
+        std: standard deviation per RGB channel, for pixels in [0, 1].
+        skip_bad: read all files before the training and skip unreadable ones with a warning.
 
     Attributes:
-        class_names: names of the classes in their order.
-        num_classes: their number, 2 for binary segmentation.
+        class_names: names of the `num_classes` classes in their order, 2 for binary segmentation.
         check_everything: whether `setup` is to read all files in full.
         label_counts: what the masks of a split hold, by "train" and "val", once it is set up.
 
@@ -134,8 +132,8 @@ class SegmentationData(LightningDataModule):
         foreign = {k: of for of, names in TAKEN.items() for k in names} | dict.fromkeys(FOLDERS)
         others = [k for k in foreign if k not in TAKEN.get(layout, ())]
         if others := [k for k in others if given[k] not in (None, "", [])]:
-            better = f"take layout '{foreign[others[0]] or 'folder'}'"
-            raise UserError(f"layout {layout!r} takes no {', '.join(others)}; {better}")
+            better = f"leave out, or use layout '{foreign[others[0]] or 'folder'}'"
+            raise UserError(f"layout {layout!r} has no {', '.join(others)}; {better}")
         if layout == "folder":
             self._labels = self._find_labels()
             self.class_names = self._labels.class_names
@@ -165,7 +163,7 @@ class SegmentationData(LightningDataModule):
             self.val_set = self._dataset("val", self.val_transform)
             trained = set(self.train_set.pairs.images) if self.train_set else set()
             if both := len(trained.intersection(self.val_set.pairs.images)):
-                text = "%d of the %d validation images are training images, too"
+                text = "%d of the %d validation images are also training images"
                 logger.warning(text, both, len(self.val_set))
 
     def train_dataloader(self) -> DataLoader:
@@ -225,10 +223,16 @@ class SegmentationData(LightningDataModule):
             options = {"mask_suffix": given["mask_suffix"], "listed": names}
             pairs = layouts.folder_pairs(*folders, self._labels, **options)
         elif given["layout"] == "coco":
-            paths = (self._path(given[f"{split}_{kind}"]) for kind in ("json", "images"))
+            json_file, images = (
+                self._path(given[f"{split}_{kind}"]) for kind in ("json", "images")
+            )
             masks = given[f"{split}_masks"] and self._path(given[f"{split}_masks"])
-            options = {"background": given["background"], "masks": masks}
-            pairs = layouts.coco_pairs(*paths, self._labels, **options)
+            layouts.check_folder(images, "image folder")
+            if masks:
+                layouts.check_folder(masks, "mask folder")
+            options = {"background": given["background"], "panoptic_root": masks}
+            found = coco_masks(json_file, images, self._labels, **options)
+            pairs = layouts.Pairs(*found, self._labels)
         else:
             pairs = layouts.PAIRS[given["layout"]](given["root"], split)
         everything = self.check_everything

@@ -53,15 +53,14 @@ MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 COLOR_MODES = ("LA", "RGB", "RGBA")
 
-SAVE = "save it as grey or palette PNG whose values are the labels"
+SAVE = "save it as a grey or palette PNG whose values are the labels"
 
 
 class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
-    """Read pairs and transform them.
+    """Read pairs, as RGB or grey images (1 channel), and transform them.
 
     An item is a dict of `image` (float32, (3, H, W), as the transform leaves it), `mask` (int64,
     (H, W), classes and `IGNORE`) and `name`. The transform draws from a `ResumableSampler`'s seed.
-    With one channel in place of three, images are read as grey.
     """
 
     def __init__(self, pairs: Pairs, transform: PairTransform, *, channels: int = 3) -> None:
@@ -94,10 +93,9 @@ class SegmentationDataset(Dataset[dict[str, torch.Tensor | str]]):
 def check_pairs(
     pairs: Pairs, *, skip_bad: bool = False, everything: bool = False
 ) -> tuple[Pairs, LabelCounts]:
-    """Check the files of a split: present, readable, of equal size, with labels that have a class.
+    """Return the pairs of a split whose files are right, and what their masks have; see `skip_bad`.
 
-    Headers are read of all files, labels of `MASKS_DECODED` masks at most; `everything`, and
-    `skip_bad`, which leaves bad pairs out, read all. Returns the pairs, and what their masks hold.
+    Headers are read of all files, labels of `MASKS_DECODED` masks at most, unless `everything` is.
     """
     everything = everything or skip_bad
     step = 1 if everything else -(-len(pairs) // MASKS_DECODED)
@@ -119,7 +117,7 @@ def check_pairs(
         count = f"{len(problems)} of the {len(pairs)} pairs are bad: {names}"
         first = next(iter(problems.values()))
         if not skip_bad or len(problems) == len(pairs):
-            way_out = "none is left" if skip_bad else "--data.skip_bad true leaves them out"
+            way_out = "none is left" if skip_bad else "fix them, or set --data.skip_bad true"
             raise UserError(f"{first}; {count}; {way_out}")
         logger.warning("skipped: %s; the first problem: %s", count, first)
         good = [index for index in range(len(pairs)) if index not in problems]
@@ -130,15 +128,7 @@ def check_pairs(
 
 
 def read_image(path: Path, channels: int = 3) -> np.ndarray:
-    """Read an image, turned by its EXIF data, as labelling tools do.
-
-    Args:
-        path: of the file.
-        channels: 3 for RGB, 1 for grey.
-
-    Returns:
-        Pixels, uint8 (H, W, channels).
-    """
+    """Return an image as RGB or grey (1 channel), uint8 (H, W, channels), upright by its EXIF."""
     return pixels_of(image_files.open_upright(path), channels)
 
 
@@ -174,10 +164,10 @@ def _read_mask(
         raise UserError(f"image '{image}' has no mask '{path}'; add that file or remove the image")
     with _opened(path, "mask") as mask:
         if mask.format not in MASK_FORMATS:
-            raise UserError(f"is a {mask.format} file, which changes labels; draw it again, {SAVE}")
+            raise UserError(f"is a {mask.format} file, which changes labels; export again, {SAVE}")
         if mask.size != size:
             sides = f"is {mask.width}x{mask.height} pixels, its image '{image}' {size[0]}x{size[1]}"
-            raise UserError(f"{sides} (after its EXIF orientation); save both in one size")
+            raise UserError(f"{sides} (after its EXIF orientation); save both in the same size")
         depth = image_files.bit_depth(path) if mask.format == "PNG" else 8
         if mask.mode not in LABEL_MODES + COLOR_MODES or (mask.mode in COLOR_MODES and depth > 8):
             raise UserError(f"has {depth} bits per channel and Pillow's mode {mask.mode}; {SAVE}")
@@ -210,7 +200,7 @@ def _values(mask: Image.Image, labels: Labels, stretched: int) -> np.ndarray:
         if (colors != colors[..., :1]).any():
             counted = label_tools.count_values(label_tools.packed(colors))
             held = label_tools.values_text(counted, in_color=True)
-            raise UserError(f"has colours: {held}; give a table (--data.colors), or {SAVE}")
+            raise UserError(f"has colours: {held}; set --data.colors, or {SAVE}")
         return colors[..., 0]
     values = np.array(mask)
     if values.dtype == bool:
@@ -260,9 +250,7 @@ class CustomAugmentation:
         shapes = [each.shape for each in found] if arrays else []
         fits = len(shapes) == 2 and shapes[0] == (*shapes[1], len(image))
         if not fits or any(each.dtype != np.uint8 for each in found):
-            held = (
-                [f"{each.dtype} {each.shape}" for each in found] if arrays else type(found).__name__
-            )
+            held = [f"{v.dtype} {v.shape}" for v in found] if arrays else type(found).__name__
             wanted = f"a uint8 image (H, W, {len(image)}) and a uint8 mask (H, W), numpy arrays"
             raise UserError(f"augmentation '{self.path}' must return {wanted}, got {held}")
         pixels, labels = (torch.from_numpy(np.ascontiguousarray(each)) for each in found)
@@ -277,7 +265,7 @@ def find_callable(path: str) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndar
     try:
         found = resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
-        way_out = "give module:function or module:Class, of a module that Python finds from here"
+        way_out = "use module:function or module:Class, of a module that Python can import here"
         raise UserError(f"augmentation '{path}' cannot be imported ({error}); {way_out}") from error
     found = found() if inspect.isclass(found) else found
     if not callable(found):
@@ -292,9 +280,9 @@ def val_transform(
     for name, values, least in (("mean", mean, 0.0), ("std", std, 1e-6)):
         matches = len(values) in (1, 3) and len(values) == len(mean)
         if not matches or not all(least <= value <= 1 for value in values):
-            of = "one per RGB channel, of pixels in [0, 1] (divide those of [0, 255] by 255)"
-            grey = "mean and std of grey images are one number each"
-            raise UserError(f"{name} must be three numbers, {of}, got {tuple(values)}; {grey}")
+            wanted = "3 numbers (RGB) or 1 (grey) for pixels in [0, 1], as many for mean as for std"
+            way_out = "divide numbers for [0, 255] by 255"
+            raise UserError(f"{name} must be {wanted}, got {tuple(values)}; {way_out}")
     return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
 
 

@@ -65,8 +65,6 @@ def read_config(
     config = read_yaml(config_file)
     groups = config if isinstance(config, Mapping) else {}
     if not all(isinstance(groups.get(group), Mapping) for group in GROUPS):
-        raise UserError(
-            f"'{config_file}' is cut off or not the config of a segmenter's training; remove it, "
-            "and the report takes the checkpoint's settings"
-        )
+        text = f"'{config_file}' is not a complete config of train-segmenter; remove it to report"
+        raise UserError(f"{text} the settings in the checkpoint")
     return groups, read_text(config_file)

@@ -52,10 +52,10 @@ def evaluate(
 
     Args:
         checkpoint: a file that Lightning saved in a training of a `Segmenter`.
-        output: a folder to write to what `runs.results` describes, None to write nothing.
+        output: folder for the files that `runs.results` describes, None to write nothing.
         inference: see `checkpoints.load_segmenter`.
         overrides: arguments of the data that differ, see `checkpoints.load_data`.
-        accelerator, devices, precision: as of `lightning.Trainer`.
+        accelerator, devices, precision: see `lightning.Trainer`.
         optimization: how to make the network fast, None for not at all.
         images: how many images are evaluated at most, evenly spread; None for all.
         engine: what runs the network. One other than torch runs an ONNX file on the CPU in one
@@ -63,25 +63,24 @@ def evaluate(
         exported: that file, of this checkpoint; None to export it for this evaluation.
 
     Returns:
-        Ready for a JSON file, the same in every process: the numbers of `metrics.results_of`;
-        `boundary_iou` by class name and its mean `boundary_miou`, see `metrics.boundary_counts`;
-        number of `images`; `settings`.
+        Ready for JSON, the same in every process: the numbers of `metrics.results_of`; boundary
+        IoU by class (`boundary_iou`) and its mean (`boundary_miou`); number of `images`;
+        `settings`.
 
     Raises:
-        UserError: checkpoint, dataset or device cannot be used, or the classes are others; an
-            argument cannot be combined with the engine, or it does not compute what torch does.
+        UserError: checkpoint, dataset, device, engine or an argument cannot be used.
     """
     options = {"optimization": optimization, "processes": devices, "precision": precision}
     check_engine(engine, exported, device=accelerator, **options)
     segmenter = load_segmenter(checkpoint, inference=inference)
     segmenter.hparams["pictures"] = 0
     data = load_data(checkpoint, overrides)
-    data.setup("validate")  # says what is not there, before classes are compared
+    data.setup("validate")  # raises for missing files before classes are compared
     known, found = segmenter.class_names, data.class_names
     if len(known) != len(found):
-        raise UserError(f"the segmenter knows {len(known)} classes and the data have {len(found)}")
+        raise UserError(f"the data must have {len(known)} classes as the model, got {len(found)}")
     if known != found:
-        logger.warning("the data name the classes %s, the results %s", found, known)
+        logger.warning("class names differ: data %s, model (and results) %s", found, known)
     scores = None if output is None else _ScoreImages(Path(output), len(data.val_set))
     counted = _CountPixels()
     segmenter.optimization = optimization

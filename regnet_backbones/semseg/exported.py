@@ -40,7 +40,7 @@ def normalization(segmenter: Segmenter) -> Normalization:
 
 
 def metadata_of(segmenter: Segmenter, checkpoint: Path) -> dict[str, str]:
-    """Return what an exported file says of a segmenter; no paths."""
+    """Return the metadata of an exported segmenter; no paths."""
     run = Trained("segmenter", checkpoint).run_folder.resolve().name
     return normalization(segmenter).metadata() | {
         keys.TASK: TASK,
@@ -59,16 +59,7 @@ def check_engine(
     processes: int = 1,
     precision: str = "32-true",
 ) -> None:
-    """Raise UserError for an unknown engine, and for options that the engine would ignore.
-
-    Args:
-        engine: "torch", "onnxruntime" or "openvino".
-        exported: the file that it is to run.
-        device: None, "auto" or "cpu" for an engine other than torch.
-        optimization: None for such an engine.
-        processes: 1 for such an engine.
-        precision: "32-true" for such an engine.
-    """
+    """Raise UserError for an unknown engine, and for options that the engine would ignore."""
     ignored = {
         "--optimize, --dtype or --compile": optimization is not None,
         f"--device {device}": device not in (None, "auto", "cpu"),
@@ -87,19 +78,10 @@ def use_engine(
     exported: str | Path | None = None,
     images: torch.Tensor | None = None,
 ) -> None:
-    """Put an engine in the place of a segmenter's network; compare both first.
+    """Replace the network of a segmenter, on the CPU, by an engine; compare both first.
 
-    Args:
-        segmenter: on the CPU, in evaluation mode.
-        checkpoint: the file that it was loaded from.
-        engine: what runs the file.
-        exported: an ONNX file of the same checkpoint, None to export one for as long as this
-            process runs.
-        images: normalised images (N, C, H, W) to compare on, None for random ones.
-
-    Raises:
-        UserError: the file is missing or of another checkpoint. As `ExportError`: the network
-            cannot be exported, or the engine does not compute what torch does.
+    Without an `exported` file one is exported for this process; without normalised `images`
+    (N, C, H, W) random ones are compared. Raise ExportError if the engine differs from torch.
     """
     if exported is not None:
         network = _engine_network(segmenter, Path(exported), engine, checkpoint)
@@ -115,14 +97,9 @@ def use_engine(
 
 
 class EngineNetwork(nn.Module):
-    """The network of a segmenter, run from an exported file.
+    """The network of a segmenter, run from an exported file; `replaced` is the one in torch.
 
-    Args:
-        run: the file in its runtime, a function of images.
-        replaced: the network in torch.
-        normalization: of a file that takes pixels from 0 to 255; None if it takes what a network
-            takes.
-        quantization: "int8" or None.
+    `normalization` is that of a file that takes pixels from 0 to 255.
     """
 
     def __init__(
@@ -175,10 +152,8 @@ def _put_in_place(
         error, allowed = relative_error(found, expected), TOLERANCE
     logger.info("%s against torch, logits: relative error %.1e", engine, error)
     if not error <= allowed:  # not-a-number is wrong, too
-        raise ExportError(
-            f"{engine} does not give what torch gives of images {tuple(images.shape)}: relative "
-            f"error {error:.1e}, allowed is {allowed:.1e}; use another --engine"
-        )
+        numbers = f"relative error {error:.1e}, allowed {allowed:.1e}"
+        raise ExportError(f"{engine} and torch differ: {numbers}; use another --engine")
 
 
 def _deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -192,15 +167,9 @@ def _deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
 def calibration_inputs(
     segmenter: Segmenter, images: Iterable[Path], *, normalize: bool
 ) -> Iterator[torch.Tensor]:
-    """Give what the network gets of images when they are evaluated.
+    """Yield what an exported file gets (N, C, H, W) when images are evaluated.
 
-    Args:
-        segmenter: in evaluation mode; its `inference` resizes, cuts windows and pads.
-        images: files.
-        normalize: whether the exported file takes pixels from 0 to 255.
-
-    Yields:
-        Inputs of the exported file, (N, C, H, W).
+    With `normalize` it takes pixels from 0 to 255.
     """
     given, seen = segmenter.hparams, []
     channels = len(given["mean"])

@@ -47,10 +47,10 @@ def is_needed(argv: Sequence[str], minutes: float | None) -> bool:
     names = _names(argv)
     if "data.layout" in names and not names & {"config", "check_data", "print_config", "help"}:
         if names & {"trainer.devices", "trainer.num_nodes"} or "WORLD_SIZE" in os.environ:
-            raise UserError("options are chosen for one process; for more of them pass --config")
+            raise UserError("a run without --config has one process; for several pass --config")
         return True
     if minutes is not None:
-        raise UserError("--minutes is for a run without --config; set --trainer.max_steps")
+        raise UserError("--minutes cannot be combined with --config; set --trainer.max_steps")
     return False
 
 

@@ -22,6 +22,9 @@ LogitsOf = Callable[[torch.Tensor], torch.Tensor]
 class Inference:
     """Apply a network to images of any size.
 
+    All methods take `logits_of`, a network from normalised images to logits (N, C, H, W) of their
+    size, and `image`, normalised images (N, 3, H, W).
+
     Args:
         short_side: pixels of the shorter side that images are resized to, None for their own size.
         window: pixels of both sides of a window that slides over the resized image, None for the
@@ -44,21 +47,14 @@ class Inference:
         sizes = {name: getattr(self, name) for name in ("short_side", "window", "window_stride")}
         too_small = any(size is not None and size < 1 for size in sizes.values())
         if too_small or (self.window_stride or 0) > (self.window or 0):
-            raise UserError(f"sizes must be at least 1, and window at least window_stride: {sizes}")
+            rule = "short_side, window and window_stride must be at least 1, window_stride at most"
+            raise UserError(f"{rule} window, got {sizes}")
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise UserError(f"scales must be one or more factors above 0, got {self.scales}")
 
     @torch.no_grad()
     def __call__(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities of the classes.
-
-        Args:
-            logits_of: a network, from normalised images to logits (N, C, H, W) of the same size.
-            image: normalised images (N, 3, H, W).
-
-        Returns:
-            Probabilities, float32 (N, C, H, W), of the size of the given image.
-        """
+        """Return the probabilities of the classes, float32 (N, C, H, W)."""
         sides = (False, True) if self.flip else (False,)
         passes = list(itertools.product(self.scales, sides))
         total = sum(self._logits(logits_of, image, *each).softmax(1) for each in passes)
@@ -66,24 +62,14 @@ class Inference:
 
     @torch.no_grad()
     def logits(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
-        """Return logits, float32 (N, C, H, W); of several passes the logarithms of their mean.
-
-        Args:
-            logits_of, image: as of a call.
-        """
+        """Return logits, float32 (N, C, H, W); of several passes the logarithms of their mean."""
         if self.flip or len(self.scales) > 1:
             return self(logits_of, image).log()
         return self._logits(logits_of, image, *self.scales, mirrored=False)
 
     @torch.no_grad()
     def classes(self, logits_of: LogitsOf, image: torch.Tensor) -> torch.Tensor:
-        """Return the most probable class of every pixel, int64 (N, H, W).
-
-        Args:
-            logits_of, image: as of a call.
-        """
-        if self.flip or len(self.scales) > 1:
-            return self(logits_of, image).argmax(1)
+        """Return the most probable class of every pixel, int64 (N, H, W)."""
         return self.logits(logits_of, image).argmax(1)
 
     def _logits(

@@ -21,7 +21,7 @@ IGNORE, IGNORED = 255, "ignore"
 LISTED = 8  # names, labels or colours in a message
 LARGEST = 2**24 - 1
 
-# By option that says what values mean: the form of a line, and patterns of its value and meaning.
+# By option that defines values: the form of a line, and patterns of its value and meaning.
 LABEL_MAP, COLORS = "--data.label_map", "--data.colors"
 RGB = r"(?P<value>\d{1,3}[\s,]+\d{1,3}[\s,]+\d{1,3})"
 TABLES = {
@@ -33,8 +33,8 @@ TABLES = {
     ),
 }
 WAY_OUT = (
-    "correct the masks, or say what their values mean: --data.num_classes 1 (an object of 1 or "
-    f"255), --data.ignore_label 255, {LABEL_MAP} '{{LABEL: CLASS, ...}}', {COLORS} FILE"
+    "correct the masks, or set what their values mean: --data.num_classes 1 (the object is 1 or "
+    f"255), --data.ignore_label 255, {LABEL_MAP} '{{LABEL: CLASS, ...}}' or {COLORS} FILE"
 )
 
 
@@ -54,8 +54,8 @@ class Labels:
         allowed = {*range(len(self.class_names)), IGNORE}
         wrong = {v: k for v, k in self.classes.items() if k not in allowed or not 0 <= v <= LARGEST}
         if wrong:
-            names = f"0 to {len(self.class_names) - 1}, their names or {IGNORED}"
-            raise UserError(f"{LABEL_MAP} takes labels from 0 on and classes {names}, got {wrong}")
+            names = f"classes (0 to {len(self.class_names) - 1}, names or {IGNORED})"
+            raise UserError(f"{LABEL_MAP} must map labels from 0 on to {names}, got {wrong}")
 
     @cached_property
     def _table(self) -> np.ndarray:
@@ -70,7 +70,7 @@ class Labels:
         return self._table[values]  # whose last item is for all values outside of it
 
     def strays(self, counted: Mapping[int, int]) -> str:
-        """Say which of the values of a mask, counted in pixels, are errors."""
+        """Describe which of the values of a mask, counted in pixels, are errors."""
         strays = {value: n for value, n in counted.items() if value not in self.classes}
         what, found = "colours" if self.in_color else "labels", values_text(strays, self.in_color)
         allowed = first_of([value_text(value, self.in_color) for value in sorted(self.classes)])
@@ -103,7 +103,7 @@ class LabelCounts:
             held = values_text(self.pixels, self.labels.in_color)
             raise UserError(f"{problem}: the {masks} hold {held}; {WAY_OUT}")
         if absent and train:
-            text = "%d of %d classes are in none of the %d training masks that were looked at: %s"
+            text = "%d of %d classes are in none of the %d training masks that were read: %s"
             logger.warning(text, len(absent), len(names), self.looked_at, first_of(absent))
 
 
@@ -115,10 +115,9 @@ def folder_labels(
     label_map: Mapping[int, int | str] | None = None,
     colors: Mapping[int, int | str] | None = None,
 ) -> Labels:
-    """Return what the values in custom masks mean; arguments are those of `SegmentationData`.
+    """Return what the values in custom masks mean; for the arguments see `SegmentationData`.
 
-    One class, or two names without a number, is binary segmentation: 0 is the background, 1 or 255
-    the object, and nothing is ignored unless `ignore_label` is.
+    One class, or two names without a number, is binary segmentation: 1 and 255 are the object.
     """
     if colors is not None and not (ignore_label is label_map is None):
         raise UserError(f"{COLORS} cannot be combined with {LABEL_MAP} or --data.ignore_label")
@@ -157,7 +156,7 @@ def read_table(lines: Sequence[str], option: str) -> dict[int, int | str]:
         numbers = [int(n) for n in re.findall(r"\d+", found["value"])] if found else []
         value = sum(n << 8 * k for k, n in enumerate(reversed(numbers)))
         if found is None or value in table or (option == COLORS and max(numbers) > 255):
-            raise UserError(f"{option}: {line[:80]!r} is not '{form}', or the second of its value")
+            raise UserError(f"{option} needs '{form}', each value once, got {line[:80]!r}")
         of = found["meaning"].strip()
         table[value] = int(of) if of.removeprefix("-").isdecimal() else of
     return table
@@ -166,11 +165,11 @@ def read_table(lines: Sequence[str], option: str) -> dict[int, int | str]:
 def check_class_names(names: Sequence[str], num_classes: int | None = None) -> tuple[str, ...]:
     """Return names, which must be 1 to 255, different, and as many as `num_classes` if given."""
     if not 1 <= len(names) <= IGNORE:
-        raise UserError(f"1 to {IGNORE} classes must have names, got {len(names)}")
+        raise UserError(f"the number of classes must be 1 to {IGNORE}, got {len(names)}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise UserError(f"several classes have one name: {first_of(twice)}")
+        raise UserError(f"class names must differ, given twice: {first_of(twice)}")
     if num_classes not in (None, len(names)):
-        raise UserError(f"num_classes is {num_classes}, but {len(names)} classes have names")
+        raise UserError(f"num_classes must be {len(names)}, the class names, got {num_classes}")
     return tuple(names)
 
 

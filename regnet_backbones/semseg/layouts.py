@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.semseg.coco import PaintedMask, PanopticMask, coco_masks
+from regnet_backbones.semseg.coco import PaintedMask, PanopticMask
 from regnet_backbones.semseg.labels import IGNORE, Labels, check_class_names, first_of, lines_of
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-# Of files that keep labels exactly. Where a folder has none, the check says what is wrong with it.
+# Of files that keep labels exactly. If a folder has none, the check reports the problem.
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 ADE20K_FOLDERS = {"train": "training", "val": "validation"}
@@ -49,11 +49,12 @@ def ade20k_pairs(root: str | Path, split: str) -> Pairs:
 
 def ade20k_class_names(root: str | Path) -> tuple[str, ...]:
     """Read the names of ADE20K's classes; without a class file, warn and number 150."""
-    _check_folder(Path(root), "dataset folder")
+    check_folder(Path(root), "dataset folder")
     paths = (Path(root, name) for name in ADE20K_CLASS_FILES)
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
-        logger.warning("'%s' has none of %s: no names", root, ", ".join(ADE20K_CLASS_FILES))
+        names = " or ".join(ADE20K_CLASS_FILES)
+        logger.warning("no %s in '%s': classes are named by their numbers", names, root)
         return tuple(f"class {k}" for k in range(150))
     # Rows of a number, tabs, ..., a name; the first one is a header.
     rows = [line.split("\t") for line in lines_of(path)]
@@ -76,22 +77,6 @@ def cityscapes_pairs(root: str | Path, split: str) -> Pairs:
     classes |= {label: k for k, label in enumerate(labels)}
     found = Labels(CITYSCAPES_NAMES, classes)
     return folder_pairs(images, masks, found, image_suffix="_leftImg8bit", mask_suffix=suffix)
-
-
-def coco_pairs(
-    json_file: Path,
-    images: Path,
-    labels: Labels,
-    *,
-    background: bool | None = None,
-    masks: Path | None = None,
-) -> Pairs:
-    """Return the images of a COCO json with their masks; see `coco.coco_masks`."""
-    _check_folder(images, "image folder")
-    if masks is not None:
-        _check_folder(masks, "mask folder")
-    options = {"background": background, "panoptic_root": masks}
-    return Pairs(*coco_masks(json_file, images, labels, **options), labels)
 
 
 def folder_pairs(
@@ -121,14 +106,14 @@ def folder_pairs(
             if {(images / name).as_posix(), file.as_posix()} & wanted
         }
         if len(image_of) < len(wanted):
-            found = f"{len(image_of)} of the {len(wanted)} images of a list are"
-            raise UserError(f"only {found} in '{images}'; correct the list")
+            found = f"'{images}' has only {len(image_of)} of the {len(wanted)} listed images"
+            raise UserError(f"{found}; correct --data.train_list or --data.val_list")
     elif unused := [file.name for name, file in mask_of.items() if name not in image_of]:
         text = "%d masks of '%s' have no image in '%s' and are not used: %s"
         logger.warning(text, len(unused), masks, images, first_of(unused))
     if not image_of.keys() & mask_of.keys():
         names = (first_of([file.name for file in files.values()]) for files in (image_of, mask_of))
-        text = "no image has a mask of its name (see --data.mask_suffix): images are {}; masks {}"
+        text = "no image has a mask of its name; set --data.mask_suffix. Images: {}; masks: {}"
         raise UserError(text.format(*names))
     paths = (mask_of.get(name, masks / f"{name}{mask_suffix}.png") for name in image_of)
     return Pairs(tuple(image_of.values()), tuple(paths), labels)
@@ -138,7 +123,7 @@ def _files(
     folder: Path, kind: str, ending: str, wanted: Sequence[str], without: Set[Path] = frozenset()
 ) -> dict[str, Path]:
     """List the images or masks below a folder by path without ending and suffix."""
-    _check_folder(folder, f"{kind} folder")
+    check_folder(folder, f"{kind} folder")
     every = [f for f in sorted(folder.rglob("*")) if "/." not in f"/{f.relative_to(folder)}"]
     suffixes = wanted if any(f.suffix.lower() in wanted for f in every) else IMAGE_SUFFIXES
     files: dict[str, Path] = {}
@@ -147,19 +132,20 @@ def _files(
         if file.suffix.lower() in suffixes and name.endswith(ending) and file not in without:
             first = files.setdefault(name.removesuffix(ending), file)
             if first != file:
-                raise UserError(f"'{first}' and '{file.name}' have the same name before the suffix")
+                raise UserError(f"'{first}' and '{file.name}' differ only by suffix; rename one")
     if not files:
         held = first_of([f.name for f in every]) or "no files"
         names = f"{kind}s (*{ending} and {', '.join(wanted)})"
-        raise UserError(f"{kind} folder '{folder}' has no {names}, but {held}; correct the path")
+        raise UserError(f"{kind} folder '{folder}' must have {names}, got {held}")
     return files
 
 
-def _check_folder(folder: Path, kind: str) -> None:
+def check_folder(folder: Path, kind: str) -> None:
+    """Raise MissingFileError for a folder that does not exist."""
     if not folder.is_dir():
         raise MissingFileError(f"no {kind} '{folder}'; correct the path")
 
 
-# Of the layouts that know them: the classes' names, and the files of a split.
+# Of the layouts with fixed classes: their names, and the files of a split.
 NAMES = {"ade20k": ade20k_class_names, "cityscapes": lambda root: CITYSCAPES_NAMES}
 PAIRS = {"ade20k": ade20k_pairs, "cityscapes": cityscapes_pairs}

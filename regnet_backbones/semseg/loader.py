@@ -34,10 +34,9 @@ class ResumableSampler(DistributedSampler):
 
 
 class ResumableLoader(DataLoader):
-    """A loader that resumes in the epoch, and at the batch, that a checkpoint was written at.
+    """A loader that resumes in the epoch, and at the batch, of a checkpoint (`ResumableSampler`).
 
-    That takes a `ResumableSampler`; with another one it is a loader like any other. Batches that
-    workers have ready do not count. Its workers do not get the signals that stop a training.
+    Batches that workers have ready do not count. Workers get no signals that stop a training.
     """
 
     _batches = 0

@@ -33,9 +33,7 @@ def count_new(loader: object, batch_idx: int, size: int) -> int:
 def results_of(matrix: torch.Tensor, class_names: Sequence[str]) -> dict[str, object]:
     """Return the results, from 0 to 1, of a confusion matrix (truth, prediction).
 
-    `iou`, `dice`, `precision` and `recall` by class are None where nothing is counted, see
-    `class_scores`; `miou` and `mdice` are means of the others; `accuracy` is that of all labelled
-    pixels. All is None where no pixel has a label.
+    Those of a class are None where nothing is counted; `miou` and `mdice` are means of the others.
     """
     counts = matrix.cpu().numpy()
     scores, total = class_scores(counts), counts.sum()
@@ -54,16 +52,9 @@ def boundary_counts(
 ) -> torch.Tensor:
     """Count the boundary pixels of each class (Cheng et al., arXiv:2103.16562).
 
-    The boundary of a class is what an erosion of its mask by `BOUNDARY` of the image's diagonal
-    removes; the end of the image counts as a boundary. Pixels without a label count nowhere, and
-    are no boundary of what surrounds them.
-
-    Args:
-        prediction, truth: classes (N, H, W); without a label the truth is `IGNORE`.
-        num_classes: C.
-
-    Returns:
-        Pixels in both boundaries, and in either (2, C): their ratio is the boundary IoU.
+    Return pixels in both boundaries, and in either (2, C), of classes (N, H, W): their ratio is the
+    boundary IoU. The boundary of a class is what an erosion of its mask by `BOUNDARY` of the
+    image's diagonal removes, at the end of the image, too. Ignored pixels make no boundary.
     """
     ignored = truth == IGNORE
     found, there = (boundaries(each, ignored) & ~ignored for each in (prediction, truth))

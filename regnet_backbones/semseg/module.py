@@ -45,60 +45,57 @@ class Segmenter(lightning.LightningModule):
 
     Args:
         num_classes: number of classes, 2 to 255.
-        class_names: their names in that order, for metrics; None for their numbers.
-        decoder: an architecture of SMP, upper or lower case: "Unet", "FPN", "DeepLabV3Plus", ...,
-            or of ours: "OCRNet", "UNet3Plus".
-        encoder: a name of an encoder of SMP, ours among them, or a RegNet by numbers: arguments of
-            `RegNetDesign`, with `encoder_weights` a file or None.
-        encoder_weights: weights of the encoder to start from, as SMP takes them; None for random.
-        zero_init_last: whether residual branches of a random encoder start at zero, as timm has it;
-            false starts them at one as pycls does.
-        output_stride: stride of the last map of the encoder, for DeepLabV3, DeepLabV3Plus, PAN and
+        class_names: names of the classes in their order; None for their numbers.
+        decoder: architecture of SMP in upper or lower case ("Unet", "FPN", "DeepLabV3Plus", ...),
+            or "OCRNet" or "UNet3Plus".
+        encoder: name of a RegNet or of another SMP encoder, or the arguments of a `RegNetDesign`.
+        encoder_weights: weights the encoder starts from, as SMP names them, or a file; None for
+            random weights.
+        zero_init_last: start residual branches of a random encoder at zero, as timm does; false
+            starts them at one, as pycls does.
+        output_stride: stride of the encoder's last map, for DeepLabV3, DeepLabV3Plus, PAN and
             OCRNet; None for the architecture's own.
-        decoder_options: further arguments of the architecture, such as `decoder_channels`.
-        auxiliary_weight: weight of the loss of an FCN head on C4, which trains with the network
-            and is left out of what it predicts; published recipes of UPerNet, PSPNet and
-            DeepLabV3Plus have 0.4. None for no head. OCRNet and UNet3Plus have their own.
-        loss: "ce" cross entropy, or SMP's "dice", "focal", "lovasz" or "tversky"; or a sum of them,
-            such as "ce+dice" or "ce+lovasz".
-        tversky: weights of false positives and false negatives in the Tversky loss; equal ones are
-            the Dice loss, a larger second one finds more of small objects.
-        class_weights: weights of the classes in "ce" and "focal", one number per class; "balanced"
-            for `pixels / (classes * pixels of the class)` of the training masks; None for equal
-            ones. The mean of "ce" is over the weights, as torch has it.
+        decoder_options: other arguments of the architecture, such as `decoder_channels`.
+        auxiliary_weight: loss weight of an auxiliary FCN head on C4, used in training only; recipes
+            of UPerNet, PSPNet and DeepLabV3Plus use 0.4. None for no head. OCRNet and UNet3Plus
+            have their own.
+        loss: "ce" (cross entropy), "dice", "focal", "lovasz" or "tversky", or a sum such as
+            "ce+dice".
+        tversky: weights of false positives and false negatives in the Tversky loss; a larger second
+            one finds more of small objects.
+        class_weights: weight of each class in "ce" and "focal"; "balanced" for `pixels / (classes *
+            pixels of the class)` of the training masks; None for equal weights.
         optimizer: "adamw" or "sgd".
-        lr: peak learning rate, of the decoder.
-        encoder_lr_factor: the encoder's rate as a part of `lr`.
-        layer_decay: factor of the rate from each stage of a RegNet to the one before it: with 0.7
-            the last one has 0.7 of the encoder's rate, the stem `0.7 ** 5`. 1 for none.
-        freeze_stages: how much of a RegNet is fixed, statistics of its norms included: 0 nothing, 1
-            the stem, 2 the stem and the first stage, ..., 5 all of it.
-        weight_decay: for weights of more than one dimension; none for norms and biases.
-        momentum: of "sgd".
-        warmup_steps: steps in which rates rise, in a line, to their peak.
-        schedule: decay after that. "poly", which published recipes of segmenters have, is
-            `(1 - part of the run) ** power`; "cosine" half a cosine to 0.
+        lr: peak learning rate of the decoder.
+        encoder_lr_factor: learning rate of the encoder as a fraction of `lr`.
+        layer_decay: factor of the learning rate from each RegNet stage to the one before it: with
+            0.7 the last stage has 0.7 of the encoder's rate, the stem `0.7 ** 5`. 1 for none.
+        freeze_stages: frozen parts of a RegNet, with their norms: 0 none, 1 the stem, 2 the stem
+            and the first stage, ..., 5 all.
+        weight_decay: weight decay, except for norms and biases.
+        momentum: momentum of "sgd".
+        warmup_steps: steps in which learning rates rise linearly to their peak.
+        schedule: decay after the warm-up: "poly" is `(1 - fraction of the run) ** power`, "cosine"
+            half a cosine to 0.
         power: exponent of "poly".
-        ema_decay: of an exponential moving average of the weights, such as 0.999; it is what is
-            validated and saved, see `averaging.AveragedWeights`. None for no average.
-        sync_batchnorm: share batch statistics between processes, on GPUs. Lightning's own, which
-            would delete timm's activations, is refused.
-        channels_last: lay weights and maps out with channels last, the same numbers at another
-            speed; measure it, grouped convolutions are slower so on some GPUs.
-        optimize: make the training faster (`regnet_backbones.optimize`): channels last and folded
-            frozen norms where that is measured to be. A resumed run is exact only if the same is
-            found again, or with `channels_last` and a given `fold`.
-        fold: with `optimize`, whether frozen batch norms are folded: "on", "off" or "auto", which
-            measures.
-        compile: in training use `torch.compile`, which takes a minute at first; means `optimize`.
-        short_side: pixels of the shorter side that the network gets images in, None for their own.
-        pictures: how many validation images, evenly spread, are drawn at every validation.
-        mean, std: what images were normalised with, RGB in 0 to 1; for pictures and predictions.
-            One number each: the network takes grey images, of one channel.
+        ema_decay: decay of an exponential moving average of the weights, such as 0.999, which is
+            validated and saved instead of the weights. None for no average.
+        sync_batchnorm: share batch statistics between processes, on GPUs. The trainer's own option
+            would delete timm's activations and is an error.
+        channels_last: use the channels-last memory format; faster on some GPUs, slower on others.
+        optimize: measure and use what makes the training faster: channels last, folded frozen
+            norms. A resumed run is exact only if the measurement has the same result, or with
+            `channels_last` and `fold` set.
+        fold: with `optimize`, fold frozen batch norms: "on", "off", or "auto" to measure.
+        compile: use `torch.compile` in training, which takes about a minute at the start; implies
+            `optimize`.
+        short_side: shorter side of the images that the network gets, in pixels; None keeps theirs.
+        pictures: number of validation images drawn at each validation.
+        mean, std: normalisation of the images, RGB in 0 to 1; one number each for grey images.
 
     Attributes:
         network: the model of SMP; with `auxiliary_weight` its parts and the head.
-        inference: how validation predicts; another one may be put in its place.
+        inference: how validation predicts; may be replaced.
         optimization: how to make the network fast before a validation, None for not at all.
         last_validation: results of the last validation as `evaluate` returns them, None before it.
 
@@ -205,7 +202,7 @@ class Segmenter(lightning.LightningModule):
         lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
         if not torch.isfinite(loss):
             place = f"step {self.global_step}, learning rate {lr:.3g}, images {batch['name']}"
-            way_out = "take a lower lr, more warmup_steps or gradient clipping"
+            way_out = "lower lr, raise warmup_steps or set --trainer.gradient_clip_val"
             raise DivergedError(f"the loss is {loss.item()} at {place}; {way_out}")
         size = len(batch["image"])
         self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=size)
@@ -298,8 +295,8 @@ class Segmenter(lightning.LightningModule):
         trainer, given = self.trainer, self.hparams
         # Lightning applies it after `setup`, and has no public name for the setting.
         if isinstance(trainer._accelerator_connector._layer_sync, TorchSyncBatchNorm):
-            text = "sync_batchnorm of the trainer would delete the activations of a RegNet"
-            raise UserError(f"{text}; set that of the model instead: --model.sync_batchnorm true")
+            text = "--trainer.sync_batchnorm would delete the activations of a RegNet"
+            raise UserError(f"{text}; set --model.sync_batchnorm true instead")
         synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in self.network.modules())
         if given["sync_batchnorm"] and trainer.world_size > 1 and not synchronised:
             self.network = convert_norm(self.network, "SyncBN")
@@ -328,7 +325,7 @@ class Segmenter(lightning.LightningModule):
         """Return class weights by the pixels that the check of the data has counted."""
         counts = getattr(self.trainer.datamodule, "label_counts", {}).get("train")
         if counts is None:
-            raise UserError("class_weights 'balanced' needs SegmentationData; give the numbers")
+            raise UserError("class_weights 'balanced' needs SegmentationData; pass numbers instead")
         pixels = [counts.classes[label] for label in range(len(self.class_names))]
         return [n and sum(pixels) / (len(pixels) * n) for n in pixels]  # 0 for absent classes
 

@@ -69,10 +69,10 @@ def build_network(
     name = architecture.__name__
     if output_stride is not None:
         options["encoder_output_stride"] = output_stride
-    # SMP's architectures take what they do not know, and ignore it.
+    # SMP's architectures accept unknown arguments, and ignore them.
     taken = inspect.signature(architecture).parameters.keys() - RESERVED_OPTIONS
     if unknown := sorted(options.keys() - taken):
-        raise UserError(f"{name} takes no {', '.join(unknown)}, only {', '.join(sorted(taken))}")
+        raise UserError(f"{name} has no {', '.join(unknown)}; it has {', '.join(sorted(taken))}")
     # SMP's and timm's, of encoders, their weights, and values that the architecture does not take.
     errors = (KeyError, RuntimeError, TypeError, ValueError)
     with as_user_error(*errors, prefix=f"{name} on {encoder} with {options}: "):
@@ -104,9 +104,8 @@ def check_statistics(
         wanted = [*map(float, expected.get(name, value))]
         wanted = [round(fmean(wanted), 4)] if len(value) == 1 else wanted
         if math.dist(value, wanted) > 1e-3:
-            fitting = f"--data.{name} {wanted}"
             weights = f"weights '{encoder_weights}' of '{encoder}'"
-            raise UserError(f"{weights} expect {fitting}, got {list(value)}")
+            raise UserError(f"{weights} need --data.{name} {wanted}, got {list(value)}")
 
 
 def start_branches_at_one(encoder: nn.Module) -> None:
@@ -123,9 +122,8 @@ def start_branches_at_one(encoder: nn.Module) -> None:
 class SegmentationLoss(nn.Module):
     """Loss of the labelled pixels of a batch: cross entropy, one of SMP's losses, or a sum.
 
-    `name` and `tversky` are as of `Segmenter`. In training with several processes, cross entropy
-    and focal loss are means over all their pixels, the others one of each. Auxiliary outputs, see
-    `adapters.smp.auxiliary`, add the same loss by their weights.
+    In training with several processes, cross entropy and focal loss are means over the pixels of
+    all. Auxiliary outputs, see `adapters.smp.auxiliary`, add the same loss by their weights.
     """
 
     def __init__(
@@ -151,10 +149,10 @@ class SegmentationLoss(nn.Module):
     def set_class_weights(self, weights: Sequence[float], num_classes: int) -> None:
         """Weight the classes in cross entropy and focal loss; raise UserError if that is wrong."""
         if not WEIGHTED & set(self.parts):
-            parts, given = " and ".join(sorted(WEIGHTED)), "+".join(self.parts)
-            raise UserError(f"class_weights are for the losses {parts}, got loss {given!r}")
+            parts, given = " or ".join(sorted(WEIGHTED)), "+".join(self.parts)
+            raise UserError(f"class_weights need the loss {parts}, got {given!r}")
         if "focal" in self.parts and not hasattr(self.focal, "class_weights"):
-            raise UserError("class_weights of the focal loss need segmentation-models-pytorch 0.6")
+            raise UserError("class_weights of the focal loss need segmentation-models-pytorch>=0.6")
         positive = all(0 <= weight < math.inf for weight in weights) and any(weights)
         if len(weights) != num_classes or not positive:
             wanted = f"{num_classes} numbers from 0 on, one per class, or 'balanced'"
@@ -198,8 +196,7 @@ class SegmentationLoss(nn.Module):
     def _labelled(self, mask: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Return the number of labelled pixels, at least 1, or the sum of their weights.
 
-        In training, where gradients are averaged over the processes, it is the mean over them:
-        every labelled pixel of the whole batch counts alike. In validation each has other batches.
+        In training it is the mean over the processes, as gradients are.
         """
         labelled, least, processes = mask != IGNORE, 1.0, 1
         if weights is not None:
@@ -260,8 +257,8 @@ def schedule_of(
 ) -> LambdaLR:
     """Return the schedule of a run by steps; each parameter group has its own rate as the peak."""
     if not 1 <= total_steps < math.inf:
-        text = f"the learning rate cannot decay over {total_steps} steps"
-        raise UserError(f"{text}; set max_steps or max_epochs of the trainer")
+        text = "set --trainer.max_steps or --trainer.max_epochs"
+        raise UserError(f"the learning rate cannot decay over {total_steps} steps; {text}")
     return LambdaLR(
         optimizer, lambda step: rate_factor(step, total_steps, warmup_steps, power, name)
     )

@@ -52,13 +52,7 @@ def write_overlay(
 def draw_overlay(
     image: np.ndarray, mask: np.ndarray, names: Sequence[str], colors: Colors
 ) -> Image.Image:
-    """Draw the colours of classes over an image, and a legend.
-
-    Args:
-        image: uint8 (H, W, 3), or (H, W, 1) of a grey image; a small one is enlarged.
-        mask: the class of each pixel, integers (H, W).
-        names, colors: of all classes.
-    """
+    """Draw the classes of a mask (H, W) over an image, uint8 (H, W, 3 or 1), and a legend."""
     present = [(names[label], colors[label]) for label in np.unique(mask)]
     picture = Image.fromarray(paint(np.broadcast_to(image, (*mask.shape, 3)), mask, colors))
     if (factor := -(-MIN_WIDTH // picture.width)) > 1:

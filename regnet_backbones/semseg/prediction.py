@@ -43,14 +43,7 @@ class Predictions:
 
 
 class SegmenterPredictor:
-    """A trained segmenter that is given images of any size.
-
-    Args:
-        checkpoint, inference, device, optimization, engine, exported: see `predict`.
-
-    Attributes:
-        class_names, colors: of the classes.
-    """
+    """A trained segmenter that takes images of any size; for its arguments see `predict`."""
 
     def __init__(
         self,
@@ -124,10 +117,10 @@ def predict(
 ) -> Predictions:
     """Predict the classes of all pixels of images, and of the frames of videos.
 
-    Writes `<output>/overlays/<name>.jpg`, the images with the colours of their classes and a
-    legend; `<output>/labels/<name>.png`, whose values are the numbers of classes from 0; and
-    `<output>/classes.txt`, their names: masks and class file of a `SegmentationData`. A frame is
-    named as `<video>_<number from 0>`; the overlays of a video are `<video>.mp4`.
+    Writes `<output>/overlays/<name>.jpg`, images with the colours of classes and a legend;
+    `<output>/labels/<name>.png`, whose values are class numbers from 0; and `classes.txt` with
+    their names: masks and class file of a `SegmentationData`. A frame is named
+    `<video>_<number from 0>`; the overlays of a video are `<video>.mp4`.
 
     Args:
         checkpoint: a file that Lightning saved in a training of a `Segmenter`.
@@ -136,16 +129,13 @@ def predict(
         inference: see `checkpoints.load_segmenter`.
         device: "cpu", "cuda", "cuda:1", ...; None for a GPU if present.
         optimization: how to make the network fast, None for not at all.
-        pictures: whether to draw overlays.
+        pictures: draw overlays.
         batch_size: how many consecutive images of one size the network takes at a time.
         engine, exported: see `evaluation.evaluate`; compared with torch on random images.
         every: which frames of a video are predicted: 0, every, 2 * every, ...
 
     Returns:
         The files that were written, and the images that could not be read.
-
-    Raises:
-        UserError: the checkpoint, a video, the device, the engine or a number cannot be used.
     """
     check_batch_size(batch_size)
     read = ImageReader(images, every=every)

@@ -97,8 +97,7 @@ class LastCheckpoint(Checkpoint):
     """Write the last checkpoint, and resume from it; seed what each step draws, such as dropout.
 
     It is written `every` so many steps, after every validation, at the end, and when one of the
-    `signals` stops the run (Lightning's own, only when a validation was the best so far). Lightning
-    runs a `Checkpoint` after other callbacks, so that it has what they did in the same step.
+    `signals` stops the run. Lightning runs a `Checkpoint` after other callbacks.
     """
 
     def __init__(
@@ -234,7 +233,7 @@ def _set_to_end_of_batch(checkpoint: dict[str, dict]) -> int | None:
 
     Lightning resumes in four ways, by where a checkpoint was written, which differ in validations
     and in how epochs are counted. This one is exact, with `LastCheckpoint._validate`. With
-    `overfit_batches` the loader does not know its epoch, and all stays as it is.
+    `overfit_batches` the loader has no epoch, and nothing is changed.
     """
     fit = checkpoint["loops"]["fit_loop"]
     loader = next(iter(fit["state_dict"].get("combined_loader", ())), None)

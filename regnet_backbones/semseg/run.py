@@ -4,15 +4,13 @@ import logging
 import os
 import shlex
 import signal
-import time
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -21,7 +19,6 @@ from PIL import Image
 
 from regnet_backbones.errors import as_user_error
 from regnet_backbones.files import check_output_folder, remove_parts
-from regnet_backbones.measure.timing import STEPS, estimate
 from regnet_backbones.optimize.options import show_reports
 from regnet_backbones.runs.image_files import sample
 from regnet_backbones.runs.look import PICTURE, PICTURES, mosaic, show, table_of
@@ -45,15 +42,15 @@ class SegmentationCLI(LightningCLI):
     """Build data, model and trainer from YAML files and the command line."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add our options, and take from the data what the model must know of it."""
-        add, text = parser.add_argument, "folder of checkpoints, logs and pictures"
+        """Add our options, and link arguments of the model to those of the data."""
+        add, text = parser.add_argument, "output folder for checkpoints, logs and pictures"
         # A shell leaves `~` alone in `--output=~/run`, and YAML does in any place.
         add("--output", type=os.path.expanduser, default="output/semseg", help=text)
-        text = f"resume from the last checkpoint of --output ({LAST}), if there is one"
+        text = f"resume from the last checkpoint in --output ({LAST}), if present"
         add("--resume", action="store_true", help=text)
-        text = f"steps between two writings of {LAST}; it is written after validations, too"
+        text = f"write {LAST} every so many steps; it is also written after each validation"
         add("--save_every", type=PositiveInt, default=1000, help=text)
-        text = f"check every file of the data, write {PICTURE} to --output, and do not train"
+        text = f"check every data file and write {PICTURE} to --output; do not train"
         add("--check_data", action="store_true", help=text)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         best = {"monitor": "val/miou", "mode": "max", "filename": "best"}
@@ -62,11 +59,11 @@ class SegmentationCLI(LightningCLI):
         stopping = "early_stopping"
         parser.add_class_arguments(EarlyStopping, stopping, skip={"patience"}, instantiate=False)
         parser.set_defaults({f"{stopping}.monitor": "val/miou", f"{stopping}.mode": "max"})
-        text = "validations without a better score before the training ends; null: it never does"
+        text = "stop after so many validations without a better score; null: never"
         add(f"--{stopping}.patience", type=int | None, default=None, help=text)
         parser.link_arguments("output", "checkpoint.dirpath", compute_fn=_checkpoints)
         parser.link_arguments("output", "trainer.default_root_dir")
-        for name in ("num_classes", "class_names"):  # which only the data know
+        for name in ("num_classes", "class_names"):  # which only the data have
             parser.link_arguments("data", f"model.{name}", attrgetter(name), "instantiate")
         for name in ("mean", "std", "short_side"):
             parser.link_arguments(f"data.{name}", f"model.{name}")
@@ -111,25 +108,6 @@ class SegmentationCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
 
 
-class PrintEstimate(Callback):
-    """Print once, after a few batches, how long the others take."""
-
-    def on_train_start(self, *_: object) -> None:
-        """Begin."""
-        self._ends: list[float] = []
-
-    def on_train_batch_end(self, trainer: Trainer, model: Segmenter, *_: object) -> None:
-        """Print it, or do nothing."""
-        if len(self._ends) > STEPS:
-            return
-        self._ends.append(time.perf_counter())
-        left = int(trainer.estimated_stepping_batches) - trainer.global_step
-        if len(self._ends) > STEPS and left:
-            each = trainer.accumulate_grad_batches
-            seconds = [each * (end - start) for start, end in pairwise(self._ends)]
-            model.print(f"time left: {estimate(seconds, left, 'steps')}")
-
-
 def _has(callbacks: Sequence[object], kind: type) -> bool:
     return any(isinstance(callback, kind) for callback in callbacks)
 
@@ -154,12 +132,10 @@ def launch_run(
     minutes: float | None = None,
     report: Callable[[str], int] | None = None,
 ) -> int:
-    """Train a segmenter as a command line (None: that of this process) says; return the status.
+    """Train a segmenter with the options `argv` (None: those of this process); return the status.
 
-    Args:
-        argv: options. If they have data and no config, the others are chosen.
-        minutes: of such a training.
-        report: what writes the page of a run's folder, if it is asked for, and returns the status.
+    If they have data and no config, the others are chosen, for a training of some `minutes`.
+    `report` writes the page of the run's folder.
     """
     show_reports()
     errors = as_user_error(MisconfigurationException)
@@ -170,7 +146,8 @@ def launch_run(
         if cli.config.check_data:
             data = cli.datamodule
             look_at(data, Path(cli.config.output))
-            print(f"every file was read: {len(data.train_set):,} and {len(data.val_set):,} pairs")
+            counts = f"{len(data.train_set):,} training and {len(data.val_set):,} validation pairs"
+            print(f"checked every file: {counts}")
         else:
             _train(cli, signals)
             if report and cli.trainer.is_global_zero:
@@ -192,7 +169,7 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
         resume.check_resume(last, cli.model, cli.datamodule, options)
     elif trainer.is_global_zero:
         if cli.config.resume:
-            logger.warning("no '%s' to resume from; the training starts from step 0", last)
+            logger.warning("--resume found no '%s'; the training starts at step 0", last)
         else:
             files = (f"{SEGMENTER_FOLDER}/**/*", f"{TENSORBOARD_FOLDER}/**/*")
             set_earlier_run_aside(output, files, output="--output")
@@ -200,7 +177,6 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
     # After the one that keeps the best checkpoint, whose state the last one has.
     settings = {"every": cli.config.save_every, "signals": signals, "options": options}
     trainer.callbacks.append(resume.LastCheckpoint(last, **settings))
-    trainer.callbacks.append(PrintEstimate())
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if resumes else None)
     except StoppedError:
@@ -218,7 +194,7 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
             print(results_table(results, "last validation"))
         print(f"best checkpoint: {trainer.checkpoint_callback.best_model_path or 'none'}")
         print(f"config, logs, checkpoints and pictures: {output}")
-        print("all of it on one page:", shlex.join(["regnet-backbones", "report", str(output)]))
+        print("report on one page:", shlex.join(["regnet-backbones", "report", str(output)]))
 
 
 def look_at(data: SegmentationData, folder: Path, *, picture: bool = True) -> None:

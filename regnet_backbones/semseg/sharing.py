@@ -23,7 +23,7 @@ from regnet_backbones.semseg.checkpoints import (
 )
 from regnet_backbones.semseg.description import describe
 
-# Arguments that say what a segmenter is, and how its data are read; none is a path.
+# Arguments that define a segmenter, and how its data are read; none is a path.
 MODEL_ARGUMENTS = (
     *("num_classes", "class_names", "decoder", "encoder", "output_stride", "decoder_options"),
     *("short_side", "mean", "std", "channels_last"),
@@ -41,11 +41,7 @@ network = smp.from_pretrained("{}").eval()  # of normalised images, see regnet_b
 
 
 def share(trained: Trained, folder: Path, *, repo: str) -> Facts:
-    """Write network and settings of a segmenter to a folder, and return what is known of it.
-
-    Raises:
-        UserError: the checkpoint cannot be used, or the folder would not load as the run.
-    """
+    """Write network and settings of a segmenter to a folder, and return what is known of it."""
     content, segmenter = read_segmenter(trained.checkpoint), load_segmenter(trained.checkpoint)
     model, data = content[MODEL_KEY], content[DATA_KEY]
     settings = {

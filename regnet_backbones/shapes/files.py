@@ -107,27 +107,25 @@ def check_drawn(root: str | Path) -> None:
     command = f"regnet-backbones shapes --output {root}"
     record = _read_record(Path(root))
     if record is None:
-        raise MissingFileError(f"the demo dataset is not at '{root}'; draw it with: {command}")
+        raise MissingFileError(f"no demo dataset at '{root}'; draw it with: {command}")
     if record["version"] != FORMAT["version"]:
-        raise UserError(
-            f"the demo dataset at '{root}' is of another version; draw it again with: {command} "
-            "--overwrite"
-        )
+        text = f"the demo dataset at '{root}' is of another version"
+        raise UserError(f"{text}; draw it again with: {command} --overwrite")
 
 
 def write(root: str | Path, spec: ShapesSpec, *, overwrite: bool = False) -> ShapesDataset:
-    """Write the dataset, or find it already there.
+    """Write the dataset unless it exists, and return it.
 
     Args:
-        root: its folder, which appears when it is whole.
+        root: its folder, which appears when it is complete.
         spec: what to draw.
-        overwrite: replace another shapes dataset that is there.
+        overwrite: replace another shapes dataset.
 
     Returns:
         Where everything is.
 
     Raises:
-        ValueError: the folder holds something else, or another dataset without `overwrite`.
+        ValueError: the folder has something else, or another dataset without `overwrite`.
     """
     root = Path(root).resolve()
     record, found = {**FORMAT, "spec": asdict(spec)}, _read_record(root)
@@ -136,10 +134,8 @@ def write(root: str | Path, spec: ShapesSpec, *, overwrite: bool = False) -> Sha
     if found is None and root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise UserError(f"{root} exists and is not a shapes dataset; choose another folder")
     if found and not overwrite:
-        raise UserError(
-            f"{root} holds another shapes dataset ({found}); pass --overwrite to replace it, or "
-            "choose another folder"
-        )
+        text = f"{root} has another shapes dataset ({found})"
+        raise UserError(f"{text}; pass --overwrite to replace it, or choose another folder")
     root.parent.mkdir(parents=True, exist_ok=True)
     # Drawn next to the destination and moved there whole: an interrupted run leaves no dataset.
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as work:

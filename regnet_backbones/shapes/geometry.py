@@ -82,19 +82,16 @@ def with_visibility(points: np.ndarray, instances: np.ndarray, number: int) -> n
 
 
 def trace(mask: np.ndarray) -> list[np.ndarray]:
-    """Return outlines of a binary mask along pixel edges, without holes, that cover it exactly.
+    """Return polygons (points, 2) along the pixel edges of a mask, without holes, that cover it.
 
     Args:
         mask: bool or integers (H, W), what is not 0 is in it.
-
-    Returns:
-        Polygons, arrays (points, 2) of x, y.
     """
     loops = _boundary_loops(mask.astype(bool))
     hole = next((loop for loop in loops if _signed_area(loop) < 0), None)
     if hole is None:
         return loops
-    # COCO polygons know no holes: cut the mask in two through this one, which opens it.
+    # COCO polygons have no holes: cut the mask in two through this one, which opens it.
     cut = int(hole[:, 0].mean())
     right = [polygon + np.array([cut, 0]) for polygon in trace(mask[:, cut:])]
     return trace(mask[:, :cut]) + right

@@ -1,6 +1,6 @@
-"""Weights of a RegNet: from any dialect, completely, or with an error that says why not.
+"""Weights of a RegNet from any dialect: all of them, or an error with the reason.
 
-`load` puts weights into a model, `convert` renames them, `detect` says whose names they have;
+`load` puts weights into a model, `convert` renames them, `detect` returns their dialect;
 `read_checkpoint` and `write_checkpoint` are the files. `dialects` has the table.
 """
 

@@ -47,8 +47,7 @@ class Checkpoint:
 
     Attributes:
         state: the network's state dict, on the CPU.
-        nesting: the key(s) of it, joined with "."; empty if there are none, "classy_state_dict" for
-            all of ClassyVision's forms.
+        nesting: its keys joined with ".", "" for none; "classy_state_dict" for ClassyVision's.
         extras: the other top-level entries (optimizer, iteration, ...).
     """
 
@@ -115,15 +114,14 @@ def read_checkpoint(path: str | Path, *, prefix: str | None = None) -> Checkpoin
 
     Args:
         path: a file of torch's, a safetensors file or a pickle of numpy arrays.
-        prefix: which RegNet is wanted where the file holds several, as `load` takes it.
+        prefix: which RegNet of several, see `load`.
 
     Returns:
-        The state dict, where in the file it lay, and what else there is.
+        The state dict, where in the file it was, and what else there is.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, is something else, or holds no state dict, or several of
-            which `prefix` does not choose one.
+        ValueError: the file is damaged or another one, or does not have one state dict.
     """
     path = Path(path)
     return checkpoint_of(read_content(path), path, prefix=prefix)
@@ -139,10 +137,7 @@ def checkpoint_of(content: object, path: Path, *, prefix: str | None = None) -> 
         what = content if isinstance(content, StandIn) else f"a {type(content).__name__}"
         if isinstance(content, Mapping):
             what = f"a mapping with the keys {listing(list(content)) or 'none'}"
-        raise UserError(
-            f"{path} holds no state dict (names to tensors), but {what}; save one with "
-            f"{EXPORT_HINT}"
-        )
+        raise UserError(f"{path} must have a state dict, got {what}; save one with {EXPORT_HINT}")
     used = found[0].keys[:1] or (("trunk", "heads") if found[0].nesting else content)
     return Checkpoint(
         state=as_tensors(found[0].entries, str(path)),
@@ -163,8 +158,7 @@ def write_checkpoint(
     Args:
         path: the file to write; a missing folder is made, an existing file replaced.
         state: names to tensors, on any device.
-        nesting: for torch's files, the key(s) to nest the state under, as `Checkpoint.nesting`
-            names them; "" for none, None for what the suffix does by itself.
+        nesting: keys in torch's files, as in `Checkpoint`; None for the default of the suffix.
 
     Raises:
         ValueError: unknown suffix or nesting, or a state that the format cannot hold.
@@ -176,7 +170,8 @@ def write_checkpoint(
     usual = {".pyth": "model_state", ".pkl": "model"}.get(suffix, "")
     nesting = usual if nesting is None else nesting
     if suffix not in TORCH_SUFFIXES and nesting != usual:
-        raise UserError(f"{path} cannot nest the weights under '{nesting}', only torch's files can")
+        allowed = ", ".join(TORCH_SUFFIXES)
+        raise UserError(f"nesting '{nesting}' needs a file that ends in {allowed}, got {path}")
     # Contiguous copies: a file must not hold shared memory or the rest of a sliced tensor.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -206,12 +201,8 @@ def detect(
     """Return the dialect of the RegNet in a state dict, one of `DIALECTS`.
 
     Args:
-        state_dict: of a network, or of a model that holds one under any prefix (`module.`,
-            `encoder.`, ...), or a checkpoint that holds such a state dict under any keys.
-        prefix: which network, if there are several, as `load` takes it.
-
-    Raises:
-        ValueError: no RegNet in it, or more than one.
+        state_dict: of a network or a model that has one under any prefix, or a checkpoint of these.
+        prefix: which RegNet of several, see `load`.
     """
     return locate(state_dict, prefix).dialect
 
@@ -226,10 +217,8 @@ def locate(content: Mapping[str, object], prefix: str | None = None) -> Network:
     entries = found[0].entries if found else content
     if not found or not found[0].dialect:
         names = listing([name for name in entries if isinstance(name, str)])
-        raise UserError(
-            f"no RegNet in these {len(entries)} names: {names}. Known are the names of "
-            f"{', '.join(DIALECTS)}"
-        )
+        text = f"no RegNet in these {len(entries)} names: {names}"
+        raise UserError(f"{text}. Known are the names of {', '.join(DIALECTS)}")
     if len(found) > 1:
         raise _no_choice(found, found, prefix)
     return replace(found[0], entries=as_tensors(entries, "the state dict"))
@@ -281,7 +270,7 @@ def _state_dicts(content: Mapping, keys: tuple[str, ...] = ()) -> Iterator[Netwo
 
 
 def _flat(content: Mapping, name: str) -> Iterator[tuple[str, object]]:
-    """Give the values of nested mappings, and their keys joined with "."."""
+    """Yield the values of nested mappings, and their keys joined with "."."""
     for key, value in content.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name}.{key}")

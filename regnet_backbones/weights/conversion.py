@@ -52,32 +52,27 @@ def convert(
     channel_order: ChannelOrder | None = None,
     prefix: str | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Rename a RegNet's parameters from one dialect to another.
+    """Return a RegNet's parameters by their names in another dialect.
 
     A prefix stays, and so does the rest of a model (an FPN, a decoder). Where the dialects differ
     in channel order the stem is flipped. The way back restores the state dict, except for what only
     ClassyVision and VISSL have: heads of self-supervised training, and names of sharded groups.
 
     Args:
-        state_dict: names to tensors or numpy arrays, or a checkpoint that holds such a state dict.
+        state_dict: names to tensors or numpy arrays, or a checkpoint with such a state dict.
         source: the dialect it is in, one of `DIALECTS` ("detectron2" is "pycls").
-        target: the dialect that is wanted.
-        channel_order: of the images that the weights saw, if not the source dialect's own.
+        target: the new dialect.
+        channel_order: of the training images, if not that of the source dialect.
         prefix: which of several networks, such as "teacher.".
 
-    Returns:
-        The tensors by their new names.
-
     Raises:
-        ValueError: a dialect is unknown, the names are another dialect's, or some have no
-            counterpart in `target`.
+        ValueError: a dialect is unknown or the wrong one, or lacks names.
     """
     source, target = dialects.canonical(source), dialects.canonical(target)
     network = checkpoints.locate(state_dict, prefix)
     if network.dialect != source:
-        raise UserError(
-            f"the names are {network.dialect}'s, not {source}'s; pass source='{network.dialect}'"
-        )
+        found = network.dialect
+        raise UserError(f"the names are {found}'s, got source='{source}'; pass source='{found}'")
     names = _new_names(network, target)
     heads = {name for name in network.state if dialects.is_head(name, source)}
     _check_names(network, target, {*names, *heads})
@@ -95,16 +90,15 @@ def convert_file(
     channel_order: ChannelOrder | None = None,
     prefix: str | None = None,
 ) -> tuple[str, str]:
-    """Convert weights, and write them to `output`; nothing is written without one.
+    """Convert weights, write them to `output` if given, and return lines: entries, and a summary.
 
-    From a whole model to the same kind of model all weights are kept; otherwise only the network is
-    taken, with its classifier if the new form has one. Return a line for each entry of the network
-    with its name, its new one and its shape, and a summary.
+    From a whole model to the same kind of model all weights are kept; otherwise only the network,
+    with its classifier if the new form has one.
     """
     if (to is None) == (into is None):
-        raise UserError("give either to=, a form, or into=, a checkpoint to put the network into")
+        raise UserError("pass either --to, a form, or --into, a checkpoint that gets the network")
     if to is not None and to not in LAYOUTS:
-        raise UserError(f"unknown form '{to}'; there are {', '.join(LAYOUTS)}")
+        raise UserError(f"--to must be one of {', '.join(LAYOUTS)}, got '{to}'")
     known = find_source(source)
     checkpoint = checkpoints.read_checkpoint(local_file(known), prefix=prefix)
     network = checkpoints.locate(checkpoint.content, prefix)
@@ -182,10 +176,8 @@ def _fpn_between(
     here = {n.removeprefix("backbone."): v for n, v in rest.items() if n.startswith("backbone.")}
     names = {parts[columns[0]]: parts[columns[1]] for parts in _fpn_names(list(here), network)}
     if unknown := [f"backbone.{n}" for n in here if n.rpartition(".")[0] not in names]:
-        raise UserError(
-            f"{len(unknown)} entries next to the network are of no FPN that both frameworks have: "
-            f"{listing(unknown)}; take the network alone, with --to timm"
-        )
+        text = f"{len(unknown)} entries are not of an FPN that both frameworks have"
+        raise UserError(f"{text}: {listing(unknown)}; convert the network alone with --to timm")
     split = {name: name.rpartition(".") for name in here}
     return {f"backbone.{names[split[n][0]]}.{split[n][2]}": value for n, value in here.items()}
 
@@ -218,10 +210,8 @@ def _new_names(network: Network, target: str) -> dict[str, str]:
 
 def _check_names(network: Network, target: str, known: set[str]) -> None:
     if lost := [name for name in network.state if name not in known]:
-        raise UserError(
-            f"{target} has no name for {len(lost)} of {len(network.state)} entries: "
-            f"{listing(lost)}; they belong to no RegNet, or to one that it cannot describe"
-        )
+        count = f"{len(lost)} of {len(network.state)} entries"
+        raise UserError(f"{target} has no name for {count}: {listing(lost)}; use another dialect")
 
 
 def _rename(network: Network, names: Mapping[str, str], *, flips: bool) -> dict[str, torch.Tensor]:

@@ -157,9 +157,8 @@ def canonical(dialect: str) -> str:
     dialect = ALIASES.get(dialect, dialect)
     if dialect not in DIALECTS:
         aliases = ", ".join(f"{alias} = {name}" for alias, name in ALIASES.items())
-        raise UserError(
-            f"unknown dialect '{dialect}'; there are {', '.join(DIALECTS)} (and {aliases})"
-        )
+        allowed = f"{', '.join(DIALECTS)} ({aliases})"
+        raise UserError(f"dialect must be one of {allowed}, got '{dialect}'")
     return dialect
 
 
@@ -220,10 +219,8 @@ def is_head(name: str, dialect: str) -> bool:
 def flip_channels(weight: torch.Tensor) -> torch.Tensor:
     """Turn the weight of a first convolution (out, 3, k, k) from BGR to RGB images, or back."""
     if weight.shape[1] not in (1, 3):
-        raise UserError(
-            f"a stem of {weight.shape[1]} channels has no RGB order to flip; give channel_order= "
-            "the order of the target"
-        )
+        text = f"a stem of {weight.shape[1]} channels cannot be flipped from RGB to BGR"
+        raise UserError(f"{text}; pass channel_order= the order of the target")
     return weight.flip(1)
 
 

@@ -37,13 +37,12 @@ class Report:
         dialect: whose names they had.
         loaded: names of the model's parameters and buffers that were loaded.
         dropped: names of the file that were left out on purpose: a classifier, stages behind the
-            last level, the FPN and heads or the decoder of another model.
-        channel_order: of the images that the weights saw, "RGB" or "BGR".
+            last level, other parts of another model.
+        channel_order: of the training images, "RGB" or "BGR".
         flipped: whether the stem was turned to the other order.
         licence: of the weights, None where unknown.
-        mean: per RGB channel, that was subtracted from the pixels in [0, 1] that the weights saw;
-            None where unknown.
-        std: per RGB channel, that divided them afterwards; None where unknown.
+        mean: of the training images per RGB channel, in [0, 1]; None where unknown.
+        std: of the training images per RGB channel, in [0, 1]; None where unknown.
     """
 
     source: str
@@ -57,7 +56,7 @@ class Report:
     std: tuple[float, ...] | None = None
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Return a line for people."""
         parts = listing(list(dict.fromkeys(name.split(".")[0] for name in self.dropped)))
         dropped = f", dropped {len(self.dropped)} ({parts})" if self.dropped else ""
         flip = ", stem flipped to the other order" if self.flipped else ""
@@ -78,40 +77,37 @@ def load(
 
     A whole model, such as a segmenter, gets everything from a file of the same kind of model, and
     from any other file the backbone. Afterwards the model expects RGB images, unless it is of a
-    Detectron2 config that says BGR.
+    Detectron2 config with BGR.
 
     Args:
-        model: changed in place (not at all when this raises).
+        model: changed in place, but not if an error is raised.
         source: a name ("timm://regnety_032.ra_in1k", "torchvision://regnet_y_3_2gf.IMAGENET1K_V2",
             "pycls://RegNetY-3.2GF"), a URL, a path, or a state dict of tensors or numpy arrays.
-        channel_order: of the images that the weights saw; None for that of the dialect (BGR for
-            pycls and detectron2's own RegNet, RGB for all others). A model for BGR images needs it.
-        prefix: which RegNet of the file to take where it holds several: the keys of its state dict,
-            the beginning of its names, or both ("teacher", "backbone.", "teacher.backbone.").
+        channel_order: of the training images; None for that of the dialect (BGR for pycls and
+            detectron2's own RegNet, RGB for all others). A model for BGR images needs it.
+        prefix: which RegNet of several in the file: the keys of its state dict, the beginning of
+            its names, or both ("teacher", "backbone.", "teacher.backbone.").
 
     Returns:
-        What was loaded, what was left out, and under which licence the weights are.
+        What was loaded, what was left out, and the licence of the weights.
 
     Raises:
-        ValueError: the weights are of another network, entries are missing, unknown, of another
-            shape or not finite, or the file cannot be read.
-        FileNotFoundError: a path names no file.
+        ValueError: weights and network do not match, or the file cannot be read.
+        FileNotFoundError: no such file.
         OSError: a download failed.
     """
     model = getattr(model, "_orig_mod", model)  # of what torch.compile returned
     restore_activations(model)
     homes = extractors(model)
     if len(homes) != 1:
-        raise UserError(
-            f"the model must hold one RegNet of regnet_backbones, it holds {len(homes)}"
-            + (f" ({', '.join(homes)}); load into one of them" if homes else "")
-        )
+        hint = f" ({', '.join(homes)}); load into one of them" if homes else ""
+        raise UserError(f"the model must have one RegNet of this package, got {len(homes)}{hint}")
     ((home, extractor),) = homes.items()
     images = "BGR" if getattr(extractor, "input_format", None) == "BGR" else "RGB"
     if images == "BGR" and channel_order is None:
         raise UserError(
-            "the model is of a config that says INPUT.FORMAT 'BGR'; load its weights with "
-            "DetectionCheckpointer, or pass channel_order='RGB' or 'BGR', that of their images"
+            "the config of the model has INPUT.FORMAT 'BGR'; load with DetectionCheckpointer, or "
+            "pass channel_order, 'RGB' or 'BGR', of the images that the weights were trained on"
         )
     if isinstance(source, Mapping):
         known, state_dict = Source("a state dict", file=Path()), source
@@ -128,11 +124,9 @@ def load(
     if rest:
         own = {n: v for n, v in model.state_dict().items() if not n.startswith(home)}
         if problems := compare(rest, own):
-            raise UserError(
-                "the file holds a whole model, whose other parts do not match this one, nothing "
-                f"was loaded; {problems}. To take only its backbone, load into the backbone: "
-                f"load(model.{home.removesuffix('.')}, ...)"
-            )
+            text = f"the rest of the model does not match, nothing was loaded; {problems}"
+            way_out = f"load(model.{home.removesuffix('.')}, ...)"
+            raise UserError(f"{text}. To load the backbone alone: {way_out}")
         loaded |= cast(rest, own)
     model.load_state_dict(loaded, strict=False)
     report = replace(report, loaded=tuple(loaded))
@@ -145,11 +139,8 @@ def check_variant(source: Source, network: str | RegNetDesign) -> None:
     variant = source.variant
     own = zoo.get(network).name if isinstance(network, str) else network
     if variant and own not in (variant.name, variant.design):
-        raise UserError(
-            f"the weights '{source.name}' are of {variant.name}, and the network is {network}; "
-            f"take weights of that network, or the network {variant.name} (Detectron2: "
-            f"MODEL.REGNET.NAME '{variant.name}')"
-        )
+        text = f"the weights '{source.name}' need the network {variant.name}, got {network}"
+        raise UserError(f"{text}; use weights of it, or MODEL.REGNET.NAME '{variant.name}'")
 
 
 def extractors(model: nn.Module) -> dict[str, nn.Module]:
@@ -175,9 +166,8 @@ def fit(
     """Make a network of a file fit an extractor, which is not changed, and report it.
 
     The returned state is complete, its names begin with `home`. What the extractor lacks is
-    dropped, and the rest of the file unless `keeps_rest`. A stem of three channels is adapted to
-    `in_channels` as timm does. `orders` are those of the images that the weights saw, and that the
-    extractor will see.
+    dropped, and the rest of the file unless `keeps_rest`. `orders` are the channel orders of the
+    images that the weights saw, and that the extractor will see.
     """
     own = extractor.state_dict()
     useless = tuple(f"{part}." for part in extractor.pruned_parts)
@@ -198,10 +188,8 @@ def fit(
     unknown += [n for n in fitted if n not in expected and not is_counter(n)]
     if problems := compare(fitted, expected, unknown):
         theirs, ours = _describe(fitted), _describe(own)
-        raise UserError(
-            f"the weights do not match the network, nothing was loaded; {problems}."
-            + (f" The file has {theirs}, the model {ours}." if theirs != ours else "")
-        )
+        hint = f". The file has {theirs}, the model {ours}" if theirs != ours else ""
+        raise UserError(f"weights do not match the network, nothing was loaded; {problems}{hint}.")
     fitted = cast({n: v for n, v in fitted.items() if n in own}, own)
     flips = bool(stem) and orders[0] != orders[1]
     if flips:

@@ -100,7 +100,7 @@ def find_source(source: str | Path) -> Source:
         return Source(name, file, url=name, licence=_licence(name))
     if not name.startswith(PREFIXES):
         allowed = ", ".join(PREFIXES + URL_PREFIXES)
-        raise UserError(f"'{name}' is not a source of weights; there are {allowed} and paths")
+        raise UserError(f"weights must be a path or begin with {allowed}, got '{name}'")
     if scheme == "pycls":  # whose names have dots
         return _pycls(name, zoo.get(rest))
     network, _, tag = rest.partition(".")
@@ -125,13 +125,13 @@ def is_available(source: Source, *, timeout: float = 5.0) -> bool:
 
 
 def local_file(source: Source) -> Path:
-    """Return the file of a source on this machine, after a download if it needs one.
+    """Return the file of a source on this machine, after a download if needed.
 
     Args:
         source: of `find_source`.
 
     Raises:
-        OSError: the download failed; the message names the file and where to put it by hand.
+        OSError: the download failed.
     """
     if source.url is None or source.file.is_file():
         return source.file
@@ -140,7 +140,7 @@ def local_file(source: Source) -> Path:
             place = {"subfolder": source.subfolder, "revision": source.revision}
             return Path(hf_hub_download(source.hub_id, _HUB_FILE, **place))
         source.file.parent.mkdir(parents=True, exist_ok=True)
-        # torchvision's names say a hash of the content: regnet_y_3_2gf-9180c971.pth.
+        # torchvision's names have a hash of the content: regnet_y_3_2gf-9180c971.pth.
         digest = source.file.stem.rpartition("-")[2] if source.dialect == "torchvision" else None
         torch.hub.download_url_to_file(source.url, str(source.file), hash_prefix=digest)
     except Exception as error:  # the clients raise errors of several libraries
@@ -149,48 +149,36 @@ def local_file(source: Source) -> Path:
 
 
 def hub_folder(name: str) -> Path:
-    """Return the folder, on this machine, of a trained model on the hub.
-
-    Args:
-        name: "hf-hub:owner/name", perhaps with a subfolder and a revision.
-
-    Raises:
-        UserError: the name is not one of the hub, or the download failed.
-    """
+    """Return the folder, on this machine, of a trained model on the hub."""
     source = _of_hub(name)
     below = f"{source.subfolder}/" if source.subfolder else ""
     wanted = [f"{below}{file}" for file in _HUB_FILES]
     try:
         folder = snapshot_download(source.hub_id, revision=source.revision, allow_patterns=wanted)
     except Exception as error:  # the client raises errors of several libraries
-        raise MissingFileError(
-            f"could not fetch the model {name}: {first_line(error)}. Its files are at "
-            f"{source.url}; without a network, put them into a folder and give that instead of "
-            "the name"
-        ) from error
+        text = f"could not fetch the model {name}: {first_line(error)}"
+        way_out = f"Download its files from {source.url} by hand and pass their folder"
+        raise MissingFileError(f"{text}. {way_out}") from error
     return Path(folder, below)
 
 
 def offline_error(source: Source, error: Exception) -> MissingFileError:
     """Return an error that names the file, where to put it by hand, and how to do without."""
-    return MissingFileError(
-        f"could not fetch the weights {source.name}: {first_line(error)}. The file is "
-        f"{source.url}; without a network, put it at {source.file}, or give its path instead of "
-        f"the name; {FROM_SCRATCH}"
-    )
+    text = f"could not fetch the weights {source.name}: {first_line(error)}. Download {source.url}"
+    return MissingFileError(f"{text} by hand to {source.file}, or pass its path; {FROM_SCRATCH}")
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error, or its type if it says nothing."""
+    """Return the first line of an error, or its type if it has no text."""
     return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _of_hub(name: str) -> Source:
-    """Return what is known of a repository of the hub: of timm's, all that the zoo knows."""
+    """Return what is known of a repository of the hub: of timm's, the row of the zoo."""
     found = _HUB_NAME.fullmatch(name.removeprefix(HUB_PREFIX))
     if found is None:
-        form = f"{HUB_PREFIX}owner/name, {HUB_PREFIX}owner/name/subfolder@revision"
-        raise UserError(f"'{name}' is not a name on the hub; such names are {form}")
+        form = f"{HUB_PREFIX}owner/name or {HUB_PREFIX}owner/name/subfolder@revision"
+        raise UserError(f"a name on the hub must be {form}, got '{name}'")
     hub_id, subfolder, revision = found[1], found[2].strip("/") or None, found[3]
     for variant in map(zoo.get, zoo.names()):
         for tag, row in variant.weights.items():
@@ -204,7 +192,7 @@ def _of_hub(name: str) -> Source:
 
 def _timm(name: str, variant: zoo.Variant, tag: str) -> Source:
     if not variant.weights:
-        raise UserError(f"there are no pretrained weights for {variant.name}; {FROM_SCRATCH}")
+        raise UserError(f"no pretrained weights for {variant.name}; {FROM_SCRATCH}")
     tag = tag or variant.default_tag
     _check_tag(name, tag, variant.weights)
     row = variant.weights[tag]
@@ -216,7 +204,7 @@ def _timm(name: str, variant: zoo.Variant, tag: str) -> Source:
 
 def _torchvision(name: str, variant: zoo.Variant, tag: str) -> Source:
     if not variant.torchvision_name:
-        raise UserError(f"torchvision has no {variant.name}; timm may: timm://{variant.name}")
+        raise UserError(f"torchvision has no {variant.name}; try timm://{variant.name}")
     known = get_model_weights(variant.torchvision_name).__members__
     _check_tag(name, tag or "DEFAULT", known)
     weights = known[tag or "DEFAULT"]
@@ -229,7 +217,7 @@ def _torchvision(name: str, variant: zoo.Variant, tag: str) -> Source:
 def _pycls(name: str, variant: zoo.Variant) -> Source:
     weights = variant.weights.get("pycls_in1k")
     if weights is None:
-        raise UserError(f"pycls has no weights of {variant.name}; timm may: timm://{variant.name}")
+        raise UserError(f"pycls has no weights of {variant.name}; try timm://{variant.name}")
     file = _by_hand(Path(weights.url).name)
     source = Source(name, file, weights.url, dialect="pycls", variant=variant)
     return replace(source, licence=weights.licence, mean=weights.mean, std=weights.std)
@@ -244,7 +232,7 @@ def _licence(url: str) -> str | None:
 def _check_tag(name: str, tag: str, known: Iterable[str]) -> None:
     if tag not in known:
         names = ", ".join(f"{name.partition('.')[0]}.{each}" for each in known)
-        raise UserError(f"'{name}' names no weights; there are {names}")
+        raise UserError(f"no weights '{name}'; there are {names}")
 
 
 def _by_hand(name: str) -> Path:

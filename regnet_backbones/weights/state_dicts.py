@@ -37,10 +37,8 @@ def as_tensors(state: Mapping[str, object], where: str) -> dict[str, torch.Tenso
         elif name not in AVERAGED_MODEL_COUNTERS or value.ndim:
             tensors[name] = value.detach() if value.requires_grad else value
     if others:
-        raise UserError(
-            f"{where} has entries that are not tensors: {listing(others)}; save tensors alone, "
-            "with torch.save(model.state_dict(), path)"
-        )
+        text = f"{where} has entries that are not tensors: {listing(others)}"
+        raise UserError(f"{text}; save it with torch.save(model.state_dict(), path)")
     return with_versions(tensors, versions_of(state))
 
 
@@ -102,7 +100,7 @@ def cast(
             broken[problem].append(name)
     if broken:
         listed = (f"{problem} in {len(n)}: {listing(n)}" for problem, n in broken.items())
-        raise UserError(f"the weights hold {'; '.join(listed)}. Nothing was loaded")
+        raise UserError(f"the weights have {'; '.join(listed)}. Nothing was loaded")
     return {name: value.to(own[name].dtype) for name, value in given.items()}
 
 
@@ -145,7 +143,7 @@ def _why_not(name: str, value: torch.Tensor, own: torch.Tensor) -> str | None:
         return f"{value.dtype} for {own.dtype}"
     seen = value if kinds[1] == "int" else value.to(own.dtype)
     if not torch.isfinite(seen).all():
-        return f"NaN or infinite values of {own.dtype} (take an earlier checkpoint)"
+        return f"NaN or infinite values of {own.dtype} (use an earlier checkpoint)"
     return "negative variances" if name.endswith("running_var") and (seen < 0).any() else None
 
 

@@ -56,15 +56,13 @@ def read_content(path: Path) -> object:
     object of another kind.
     """
     if path.is_dir():
-        raise UserError(f"{path} is a folder, give one file of it")
+        raise UserError(f"{path} is a folder; pass a file in it")
     if not path.exists():
-        raise MissingFileError(f"{path} does not exist, give the path of a weights file")
+        raise MissingFileError(f"{path} does not exist; pass a weights file")
     with path.open("rb") as file:
         head = file.read(1024)
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(NO_WEIGHTS):
-        raise UserError(
-            f"{path} is a web page, not the weights, or a git-lfs pointer; download the file itself"
-        )
+        raise UserError(f"{path} is a web page or a git-lfs pointer; download the file itself")
     try:
         if head.startswith(b"PK\x03\x04"):
             return _read_zip(path)
@@ -79,10 +77,8 @@ def read_content(path: Path) -> object:
         is_of_disk = isinstance(error, OSError) and error.errno != errno.EINVAL
         if is_of_disk or isinstance(error, UserError):
             raise
-        raise UserError(
-            f"{path} is truncated or damaged ({path.stat().st_size} bytes); download or copy it "
-            "again"
-        ) from error
+        size = path.stat().st_size
+        raise UserError(f"{path} ({size} bytes) is damaged; download it again") from error
 
 
 class StandIn:
@@ -148,7 +144,7 @@ class _Unpickler(pickle.Unpickler):
         if full_name in DTYPES:
             return DTYPES[full_name]
         if full_name not in REBUILT and not full_name.endswith(("Storage", "ndarray", "Tensor")):
-            logger.info("left aside, nothing of it is run: %s", shown(full_name))
+            logger.info("ignored, not run: %s", shown(full_name))
         return type("_Named", (_Named,), {"name": full_name})
 
     def persistent_load(self, identity: object) -> object:
