@@ -98,8 +98,7 @@ def check_names(
             raise UserError(f"{option}: no row '{pattern}'; {hint}Rows: {'; '.join(names)}")
         if not chosen & set(found):
             raise UserError(
-                f"{option}: row '{found[0]}' is not of --dtype {' '.join(precisions)}; "
-                "add the other one"
+                f"{option}: row '{found[0]}' needs another --dtype than {' '.join(precisions)}"
             )
 
 

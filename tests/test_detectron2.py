@@ -383,7 +383,7 @@ def test_a_node_of_somebody_elses_making_needs_only_its_own_keys():
         ({"NAME": "regnetx_002", "NORM": "LN"}, None, "norm must be one of"),
         ({"NAME": "regnetx_002", "OUTPUT_STRIDE": 16}, None, "set MODEL.BACKBONE.NAME to 'build_r"),
         ({"NAME": "regnetx_002"}, ["res2", "c3"], r"got \['res2', 'c3'\]; set MODEL.REGNET.OUT_F"),
-        ({"NAME": "regnetx_002"}, ["res2", "res4"], "name neighbours from fine to coarse"),
+        ({"NAME": "regnetx_002"}, ["res2", "res4"], "strides of MODEL.FPN.IN_FEATURES"),
     ],
 )
 def test_configs_that_cannot_be_built_say_what_to_change(node, features, message):

@@ -108,7 +108,7 @@ def test_a_wrong_value(line, key, value, said):
         (["--num-gpus", "0"], "must be 1 to the number of GPUs"),
         (["--num-gpus", "2", "SOLVER.IMS_PER_BATCH", "3"], "multiple of the 2 processes"),
         (["--num-machines", "2", "--dist-url", "auto"], "--dist-url tcp://HOST:PORT"),
-        (["--eval-only", "--resume"], "there is nothing to evaluate"),
+        (["--eval-only", "--resume"], "pass MODEL.WEIGHTS"),
     ],
 )
 def test_a_wrong_command_line(main, dataset, tmp_path, capsys, options, said):
@@ -152,7 +152,7 @@ def test_a_config_file_that_is_none(line, dataset):
     ("names", "said"),
     [
         ("('coco_2018_train',)", "'coco_2018_train', which is not registered (did you mean 'coco_"),
-        ("('coco_2017_train',)", "looked for below DETECTRON2_DATASETS"),
+        ("('coco_2017_train',)", "below DETECTRON2_DATASETS"),
         ("()", "DATASETS.TRAIN is empty"),
     ],
 )
@@ -266,7 +266,7 @@ def goes_on_from(main, dataset, output, *, done):
     ("overrides", "said"),
     [
         ({"MODEL.REGNET.NAME": "regnety_002"}, "the weights do not match the network"),
-        ({"MODEL.FPN.OUT_CHANNELS": "32"}, "the checkpoint is not of the model that the config"),
+        ({"MODEL.FPN.OUT_CHANNELS": "32"}, "the checkpoint does not fit the config"),
         ({"SOLVER.OPTIMIZER": "SGD"}, "SOLVER.OPTIMIZER was ADAMW and is SGD; restore"),
         ({"MODEL.BACKBONE.FREEZE_AT": "2"}, "MODEL.BACKBONE.FREEZE_AT was 0 and is 2; restore"),
         ({"SOLVER.MAX_ITER": "1"}, "has done 3 steps, more than SOLVER.MAX_ITER 1; raise it"),

@@ -320,7 +320,7 @@ def test_an_exported_model_has_one_output(architecture, tiny, randomize, tmp_pat
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: guided(classes=3), "classification_guided is for one object.*got classes 3"),
+        (lambda: guided(classes=3), "classification_guided needs .*got classes 3"),
         (lambda: guided(activation="sigmoid"), "and activation None, got .*'sigmoid'"),
         (lambda: with_head(weight=0.0), "must be above 0, got 0.0"),
         (

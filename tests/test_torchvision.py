@@ -203,7 +203,7 @@ def test_a_segmenter_says_which_images_its_weights_saw(tmp_path, monkeypatch, ca
     with monkeypatch.context() as patch:
         patch.setattr(loading, "local_file", lambda source: path)
         get_model("lraspp_regnetz_b16", weights_backbone="DEFAULT")
-    assert "normalise yours by these" in caplog.text
+    assert "normalised with mean" in caplog.text
     caplog.clear()
     get_model("lraspp_regnety_002", weights_backbone=file)
     assert "normalise" not in caplog.text

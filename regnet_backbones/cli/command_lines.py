@@ -10,6 +10,10 @@ from regnet_backbones import config_path
 from regnet_backbones.errors import UnknownNameError, UserError
 
 
+class ArgumentError(UserError, argparse.ArgumentTypeError):
+    """An invalid value; argparse prints the message only of its own type."""
+
+
 def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
     """Return a parser that prints the description as it is, `%(prog)s` in it replaced."""
     return argparse.ArgumentParser(
@@ -22,9 +26,9 @@ def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
 def add_split_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that split one dataset into two."""
     add = parser.add_argument
-    add("--val-fraction", type=float, metavar="F", help="validate on this part of the images")
-    add("--split-seed", type=int, default=0, metavar="N", help="another seed, another split (0)")
-    text = "keep images together for which the first group of this regular expression is equal"
+    add("--val-fraction", type=float, metavar="F", help="fraction of the images to validate on")
+    add("--split-seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)")
+    text = "keep images together whose names have the same first group of this expression"
     add("--group", metavar="REGEX", help=text)
 
 
@@ -43,8 +47,7 @@ def find_config(given: str, trainer: Literal["detectron2", "semseg"]) -> str:
         near = get_close_matches(given, known, n=2)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise UnknownNameError(
-            f"no config '{given}'; {hint}the {len(known)} of the package are in "
-            f"{config_path(trainer)}"
+            f"no config '{given}'; {hint}the package has {len(known)} in {config_path(trainer)}"
         )
     return str(known[given])
 
@@ -53,5 +56,5 @@ def parse_size(text: str) -> tuple[int, int]:
     """Read a size of images, "512" or "800x1344" (height x width)."""
     found = re.fullmatch(r"0*([1-9]\d*)(?:x0*([1-9]\d*))?", text)
     if found is None:
-        raise UserError(f"a size is a side, 512, or height x width, 800x1344; got '{text}'")
+        raise ArgumentError(f"a size must be a side (512) or HEIGHTxWIDTH (800x1344), got '{text}'")
     return int(found[1]), int(found[2] or found[1])

@@ -45,7 +45,7 @@ def convert_parser(prog: str) -> argparse.ArgumentParser:
     parser = command_parser(prog, CONVERT)
     source = "coco:FILE,IMAGES, yolo:data.yaml, voc:FOLDER or labelme:FOLDER"
     parser.add_argument("source", metavar="FORMAT:PATH", help=source)
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="of the jsons")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for jsons")
     add_split_options(parser)
     return parser
 
@@ -60,7 +60,7 @@ def convert_data(args: argparse.Namespace) -> int:
     if args.val_fraction is not None:
         parts = sources.read_and_split(source, args.val_fraction, args.split_seed, args.group)
     elif args.group is not None:
-        raise UserError("--group is for a split; pass --val-fraction, too")
+        raise UserError("--group needs --val-fraction; add it, or leave out --group")
     else:
         parts = sources.read_parts(sources.parts_of(source))
     files = sources.write_new(parts, args.output)
@@ -76,12 +76,12 @@ def convert_data(args: argparse.Namespace) -> int:
 def shapes_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of `shapes`."""
     parser = command_parser(prog, SHAPES)
-    add = parser.add_argument
-    add("--output", type=Path, default=Path("datasets/shapes"), metavar="DIR")
-    add("--num-train", type=int, default=1600, metavar="N", help="images (%(default)s)")
-    add("--num-val", type=int, default=100, metavar="N", help="images (%(default)s)")
-    add("--image-size", type=int, default=128, metavar="PIXELS", help="default: %(default)s")
-    add("--seed", type=int, default=0)
+    add, default = parser.add_argument, "default: %(default)s"
+    add("--output", type=Path, default=Path("datasets/shapes"), metavar="DIR", help=default)
+    add("--num-train", type=int, default=1600, metavar="N", help=f"training images ({default})")
+    add("--num-val", type=int, default=100, metavar="N", help=f"validation images ({default})")
+    add("--image-size", type=int, default=128, metavar="PIXELS", help=f"side ({default})")
+    add("--seed", type=int, default=0, help=default)
     add("--overwrite", action="store_true", help="replace another shapes dataset")
     return parser
 
@@ -103,8 +103,8 @@ def draw_shapes(args: argparse.Namespace) -> int:
 def ade20k_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of `prepare-ade20k`."""
     parser = command_parser(prog, ADE20K)
-    parser.add_argument("root", type=Path, metavar="ROOT", help="the folder with 'annotations'")
-    parser.add_argument("--overwrite", action="store_true", help="convert masks again")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder with 'annotations'")
+    parser.add_argument("--overwrite", action="store_true", help="convert existing masks again")
     return parser
 
 

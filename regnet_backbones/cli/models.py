@@ -60,10 +60,10 @@ def evaluate_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of `evaluate`."""
     parser = _model_parser(prog, EVALUATE)
     add = parser.add_argument
-    add("--output", metavar="DIR", help="where to write (default: evaluation in the run's folder)")
-    add("--devices", type=int, default=1, metavar="N", help="processes, one a GPU (default: 1)")
+    add("--output", metavar="DIR", help="output folder (default: evaluation in the run's folder)")
+    add("--devices", type=int, default=1, metavar="N", help="GPUs or CPU processes (default: 1)")
     detector = add_data_options(parser)
-    text = "what computes COCO's numbers (default: faster-coco-eval if it is installed)"
+    text = "what computes COCO metrics (default: faster-coco-eval if installed)"
     detector.add_argument("--evaluator", choices=EVALUATORS, help=text)
     return parser
 
@@ -74,16 +74,13 @@ def predict_parser(prog: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="images, videos, folders, quoted patterns")
     add("--output", default="predictions", metavar="DIR", help="default: %(default)s")
-    add("--no-pictures", action="store_true", help="write no overlays/, which take time to draw")
-    text = (
-        "consecutive images of one size that the model takes at a time (default: 1); results may "
-        "differ in the last bits"
-    )
+    add("--no-pictures", action="store_true", help="do not draw overlays/, which takes time")
+    text = "images of one size per batch (default: 1); results may differ in the last digits"
     add("--batch-size", type=int, default=1, metavar="N", help=text)
     add("--every", type=int, metavar="N", help="predict each Nth frame of videos (default: 1)")
     add = _add_detector_options(parser).add_argument
-    add("--min-score", type=float, help="drop instances below it (default: 0.5)")
-    add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="what differs from the config")
+    add("--min-score", type=float, help="drop instances with a lower score (default: 0.5)")
+    add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys to override")
     return parser
 
 
@@ -92,7 +89,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
 
     Return the group of those that are for detectors only.
     """
-    text = "what differs in a detector's config, or in a segmenter's data (root /data/ADE20K)"
+    text = "keys to override of a detector's config or a segmenter's data (root /data/ADE20K)"
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help=text)
     detector = _add_detector_options(parser)
     detector.add_argument("--val-images", metavar="DIR", help="folder of the images of --val-json")
@@ -105,22 +102,22 @@ def _model_parser(prog: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("trained", metavar="RUN", help=text)
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
     add = parser.add_argument_group("speed", "each of these implies --optimize").add_argument
-    add("--optimize", action="store_true", help="fold batch norms; the faster memory format")
+    add("--optimize", action="store_true", help="fold batch norms, use the faster memory format")
     dtypes = ("float32", "bfloat16", "float16")
-    add("--dtype", choices=dtypes, help="of the weights: reduced precision rounds")
-    add("--compile", action="store_true", help="takes a minute before the first image")
+    add("--dtype", choices=dtypes, help="precision of the weights")
+    add("--compile", action="store_true", help="compile; the first image takes a minute")
     add = parser.add_argument_group("engine").add_argument
     engines = ("torch", "onnxruntime", "openvino")
-    add("--engine", choices=engines, default="torch", help="what computes (default: %(default)s)")
-    text = "of `export`, for an engine other than torch (default: one is made for the time)"
+    add("--engine", choices=engines, default="torch", help="default: %(default)s")
+    text = "file of `export`, for an engine other than torch (default: export a temporary one)"
     add("--exported", metavar="FILE", help=text)
     add = parser.add_argument_group("large images").add_argument
     add("--window", type=int, metavar="PIXELS", help="slide a window of this side over the image")
-    add("--window-stride", type=int, metavar="PIXELS", help="default: two thirds of the window")
+    add("--window-stride", type=int, metavar="PIXELS", help="step (default: two thirds)")
     add = parser.add_argument_group("segmenters only").add_argument
     add("--short-side", type=int, metavar="PIXELS", help="resize images to this shorter side first")
-    add("--flip", action="store_true", default=None, help="average with the mirrored image")
-    add("--scales", type=float, nargs="+", metavar="FACTOR", help="average over these sizes")
+    add("--flip", action="store_true", default=None, help="average with the mirror image")
+    add("--scales", type=float, nargs="+", metavar="FACTOR", help="average over these scales")
     return parser
 
 
@@ -128,7 +125,7 @@ def _add_detector_options(parser: argparse.ArgumentParser) -> argparse._Argument
     detector = parser.add_argument_group("detectors only")
     add = detector.add_argument
     add("--config-file", metavar="CONFIG", help="default: config.yaml next to the checkpoint")
-    add("--val-json", metavar="FILE", help="COCO json of custom data")
+    add("--val-json", metavar="FILE", help="COCO json of your data")
     return detector
 
 
@@ -145,21 +142,21 @@ def own_validation(args: argparse.Namespace) -> "CocoSplit | None":
     from regnet_backbones.detection.data import read_coco_split
 
     if (args.val_json is None) != (args.val_images is None):
-        raise UserError("custom data need both --val-json and --val-images")
+        raise UserError("--val-json and --val-images must be given together")
     return None if args.val_json is None else read_coco_split(args.val_json, args.val_images)
 
 
 def segmenter_settings(args: argparse.Namespace) -> dict[str, object]:
     """Return on which data and device a segmenter is evaluated, of `add_data_options`."""
     if args.device not in ACCELERATORS:
-        raise UserError(f"a segmenter is evaluated on cpu, cuda or mps, got '{args.device}'")
+        raise UserError(f"--device of a segmenter must be cpu, cuda or mps, got '{args.device}'")
     return {"overrides": pairs_of(args.opts), "accelerator": ACCELERATORS[args.device]}
 
 
 def pairs_of(opts: Sequence[str]) -> dict[str, str]:
     """Return the values of --opts by key."""
     if len(opts) % 2:
-        raise UserError(f"--opts takes pairs of a key and a value, got: {' '.join(opts)}")
+        raise UserError(f"--opts must be pairs of a key and a value, got: {' '.join(opts)}")
     return dict(zip(opts[::2], opts[1::2], strict=True))
 
 
@@ -235,7 +232,7 @@ def predict_command(args: argparse.Namespace) -> int:
     trained = _trained(args)
     images, output = find_images(args.images, SUFFIXES + VIDEO_SUFFIXES), Path(args.output)
     if args.every is not None and not any(map(is_video, images)):
-        raise UserError("--every is for videos, and there are none; leave it out")
+        raise UserError("--every needs a video; leave it out")
     check_output_folder(output, name="--output")
     if trained.kind == "detector":
         from regnet_backbones.detection.prediction import predict
@@ -257,7 +254,7 @@ def predict_command(args: argparse.Namespace) -> int:
         from regnet_backbones.semseg.prediction import predict as predict_with_segmenter
 
         if args.opts:
-            raise UserError("--opts cannot be used with a segmenter, which predicts without data")
+            raise UserError("--opts cannot be used with a segmenter; leave it out")
         failed = predict_with_segmenter(
             trained.checkpoint,
             images,

@@ -29,15 +29,13 @@ def convert_parser(prog: str) -> argparse.ArgumentParser:
     parser = command_parser(prog, DESCRIPTION)
     add = parser.add_argument
     add("source", help="file, URL, timm://NAME.TAG, torchvision://NAME.TAG or pycls://NAME")
-    add("output", help="the new file")
+    add("output", help="file to write")
     form = parser.add_mutually_exclusive_group(required=True)
     form.add_argument("--to", metavar="FORM", help="the form to convert to")
-    form.add_argument("--into", metavar="FILE", help="a checkpoint whose network is replaced")
-    add("--channel-order", choices=("RGB", "BGR"), help="default: that of the weights' dialect")
-    add(
-        "--prefix", help="which network of several, such as teacher, backbone. or teacher.backbone."
-    )
-    add("--dry-run", action="store_true", help="print the mapping, write nothing")
+    form.add_argument("--into", metavar="FILE", help="a checkpoint that gets the network")
+    add("--channel-order", choices=("RGB", "BGR"), help="default: that of the dialect")
+    add("--prefix", help="which of several networks, such as teacher. or teacher.backbone.")
+    add("--dry-run", action="store_true", help="print the mapping and write nothing")
     return parser
 
 

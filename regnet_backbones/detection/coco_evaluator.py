@@ -37,8 +37,8 @@ def evaluator_name(cfg: CfgNode) -> str:
     installed = find_spec("faster_coco_eval") is not None
     if wanted == FASTER and not installed:
         raise MissingPackageError(
-            "TEST.EVALUATOR faster-coco-eval needs the package of that name, which is not "
-            "installed; `pip install 'regnet-backbones[coco]'`",
+            "TEST.EVALUATOR is faster-coco-eval, which is not installed; install it with "
+            "`pip install 'regnet-backbones[coco]'`",
             name="faster_coco_eval",
         )
     if wanted != AUTO:
@@ -73,8 +73,7 @@ class CocoEvaluator(COCOEvaluator):
         super().__init__(dataset_name, use_fast_impl=implementation != PYCOCOTOOLS, **options)
         if implementation == FASTER and not _has_numbers(self._coco_api):
             logger.warning(
-                "'%s' has ids that are not whole numbers, which faster-coco-eval cannot read; "
-                "pycocotools is used",
+                "using pycocotools for '%s': faster-coco-eval needs ids that are whole numbers",
                 dataset_name,
             )
             implementation, self._use_fast_impl = PYCOCOTOOLS, False
@@ -83,7 +82,7 @@ class CocoEvaluator(COCOEvaluator):
         self.confusions: dict[str, Confusion] = {}
 
     def _eval_predictions(self, predictions: list, img_ids: list | None = None) -> None:
-        logger.info("COCO's numbers are computed by %s", self.implementation)
+        logger.info("computing COCO metrics with %s", self.implementation)
         with _fast_implementation(_faster) if self.implementation == FASTER else nullcontext():
             super()._eval_predictions(predictions, img_ids)
         if not self._counts_objects:

@@ -68,7 +68,9 @@ def read_coco_split(
             that mean nothing, such as images that are not there.
     """
     if Path(json_file).is_file() and not Path(image_root).is_dir():
-        raise MissingFileError(f"no image folder '{image_root}'")
+        raise MissingFileError(
+            f"no image folder '{image_root}'; pass the one that file_name starts from"
+        )
     read = _without_errors(read_coco(json_file, image_root=image_root, keep_root=keep_root))
     copy = _copy_of(read.json_file, read.image_root)
     if read.defects:
@@ -132,12 +134,12 @@ def use_own_data(cfg: CfgNode) -> dict[str, CocoSplit]:
     if len(missing) == len(OPTIONS):
         return {}
     if missing:
-        raise UserError(f"{options} go together; missing: {', '.join(missing)}")
+        raise UserError(f"{options} must be given together; missing: {', '.join(missing)}")
     architecture = architecture_of(cfg)
     if cfg.MODEL.KEYPOINT_ON or architecture.learns_semantics or architecture.one_numbering:
         raise UserError(
-            f"{options} are for detectors, the config trains a {cfg.MODEL.META_ARCHITECTURE} that "
-            "needs more; name registered datasets in DATASETS.TRAIN and DATASETS.TEST"
+            f"{options} have boxes and masks, and the {cfg.MODEL.META_ARCHITECTURE} of the config "
+            "needs more; set DATASETS.TRAIN and DATASETS.TEST to registered datasets"
         )
     train = read_coco_split(own.TRAIN_JSON, own.TRAIN_IMAGES)
     val = read_coco_split(own.VAL_JSON, own.VAL_IMAGES, keep_root=train.root is None)
@@ -227,12 +229,14 @@ def _sources(args: argparse.Namespace) -> dict[str, Source]:
         raise UserError(f"{given[0]} replaces {jsons[0]}; pass one or the other, not both")
     if args.val_fraction is None:
         if args.group is not None:
-            raise UserError("--group is for a split; pass --val-fraction, too")
+            raise UserError("--group needs --val-fraction; add it, or leave out --group")
         if len(given) == 1:
-            raise UserError("--train and --val go together, or --train and --val-fraction")
+            raise UserError("pass --train with --val or --val-fraction")
         return {part: parse_source(getattr(args, part)) for part in ("train", "val") if given}
     if args.val is not None or args.val_json is not None or args.val_images is not None:
-        raise UserError("--val-fraction splits the training data; leave out those for validation")
+        raise UserError(
+            "--val-fraction replaces --val, --val-json and --val-images; leave them out"
+        )
     if args.train is not None:
         return {"train": parse_source(args.train)}
     if args.train_json is None or args.train_images is None:

@@ -85,7 +85,7 @@ def check_engine(
     engines.check_engine(engine, exported, ignored=ignored)
     if engine == "openvino":
         raise UserError(
-            "OpenVINO computes exported detectors wrongly; use --engine onnxruntime or torch"
+            "--engine openvino gives wrong results for detectors; use onnxruntime or torch"
         )
     return device if engine == "torch" else "cpu"
 
@@ -104,14 +104,14 @@ def use_exported(cfg: CfgNode, engine: Engine, exported: str | Path | None) -> N
         if enabled.ENABLED:
             raise UserError(f"{key} cannot be used with --engine {engine}; set {key}.ENABLED False")
     if cfg.MODEL.LOAD_PROPOSALS:
-        raise UserError(f"--engine {engine} takes images only, not MODEL.LOAD_PROPOSALS")
+        raise UserError(f"MODEL.LOAD_PROPOSALS needs --engine torch, got {engine}")
     if exported is None:
         return
     metadata = engines.metadata_of(exported, cfg.MODEL.WEIGHTS)
     if not {CONFIG_KEY, RESIZES_KEY} <= metadata.keys():
         raise UserError(
-            f"'{exported}' is not a whole detector of Detectron2: make it with regnet-backbones "
-            "export"
+            f"'{exported}' is not an exported detector of Detectron2; make it with "
+            "`regnet-backbones export`"
         )
     values, given = json.loads(metadata[CONFIG_KEY]), decisive_values(cfg)
     different = {key for key in values | given if values.get(key) != given.get(key)}
@@ -121,8 +121,8 @@ def use_exported(cfg: CfgNode, engine: Engine, exported: str | Path | None) -> N
         different -= {threshold} if _min_score(cfg) >= in_file else set()
     if different:
         raise UserError(
-            f"'{exported}' was exported with another config, which differs in "
-            f"{', '.join(sorted(different))}: export it again with the same --opts"
+            f"'{exported}' was exported with another {', '.join(sorted(different))}; export it "
+            "again with the same --opts"
         )
     if json.loads(metadata[RESIZES_KEY]):
         cfg.INPUT.MIN_SIZE_TEST = 0
@@ -154,8 +154,8 @@ def build_engine(
             export_detector(cfg, model, path, images=_examples(cfg, images))
         except ExportError as error:
             raise ExportError(
-                f"the detector cannot be run with --engine {engine}: {error}. If other images "
-                "help, export it with them, and give the file as --exported"
+                f"cannot export the detector for --engine {engine}: {error}. If other images help, "
+                "pass them to `export --images`, and the file with --exported"
             ) from error
         return ExportedDetector(path, min_score=min_score)
 

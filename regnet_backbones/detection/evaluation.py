@@ -267,14 +267,14 @@ def _evaluators_of(cfg: CfgNode, dataset_name: str) -> dict[str, type[d2.Dataset
     kind = metadata.get("evaluator_type", None)
     if kind not in EVALUATORS:
         raise UserError(
-            f"dataset '{dataset_name}' has evaluator_type {kind!r}, known are "
-            f"{', '.join(EVALUATORS)}; set it with MetadataCatalog.get(name).evaluator_type"
+            f"evaluator_type of '{dataset_name}' must be one of {', '.join(EVALUATORS)}, got "
+            f"{kind!r}; set MetadataCatalog.get('{dataset_name}').evaluator_type"
         )
     package = PACKAGES.get(kind.partition("_")[0])
     if package is not None and find_spec(package) is None:
         raise MissingPackageError(
-            f"evaluating on '{dataset_name}' needs the package {package}, which is not installed; "
-            f"install it with: pip install {package}"
+            f"evaluating on '{dataset_name}' needs {package}; install it with "
+            f"`pip install {package}`"
         )
     given, measurable = outputs_of(cfg), dict(EVALUATORS[kind])
     if kind == "coco_panoptic_seg" and metadata.get("sem_seg_root") is None:
@@ -282,17 +282,16 @@ def _evaluators_of(cfg: CfgNode, dataset_name: str) -> dict[str, type[d2.Dataset
     measured = {output: each for output, each in measurable.items() if output in given}
     if not measured:
         raise UserError(
-            f"a {cfg.MODEL.META_ARCHITECTURE} gives {', '.join(given)}, and what can be measured "
-            f"on '{dataset_name}' is {', '.join(measurable)}; name another dataset in "
+            f"'{dataset_name}' evaluates {', '.join(measurable)}, and a "
+            f"{cfg.MODEL.META_ARCHITECTURE} predicts {', '.join(given)}; set another dataset in "
             "DATASETS.TEST"
         )
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or COCO_KEYPOINTS
     if "instances" in measured and cfg.MODEL.KEYPOINT_ON and sigmas != keypoints:
         raise UserError(
-            f"the model has {keypoints} keypoints and the evaluation {sigmas} sigmas; set "
-            f"TEST.KEYPOINT_OKS_SIGMAS to {keypoints} numbers (empty are COCO's for its "
-            f"{COCO_KEYPOINTS})"
+            f"TEST.KEYPOINT_OKS_SIGMAS must have a number for each of {keypoints} keypoints, got "
+            f"{sigmas} (empty means COCO's {COCO_KEYPOINTS})"
         )
     return measured
 
@@ -412,7 +411,7 @@ def _use_own_data(cfg: CfgNode, val: CocoSplit) -> None:
     """Let a detector's config evaluate on a COCO json, which is checked as before a training."""
     if "instances" not in outputs_of(cfg):
         raise UserError(
-            f"a COCO json is for detectors, this is a {cfg.MODEL.META_ARCHITECTURE}; name a "
+            f"--val-json needs a detector, this is a {cfg.MODEL.META_ARCHITECTURE}; set a "
             "registered dataset with --opts DATASETS.TEST"
         )
     if val.root is not None and list(val.root) in map(list, cfg.DATASETS.OWN.CATEGORIES):
@@ -421,9 +420,9 @@ def _use_own_data(cfg: CfgNode, val: CocoSplit) -> None:
     trained = [name for _, name in cfg.DATASETS.OWN.CATEGORIES]
     if count != len(given) or (trained and trained != given):
         raise UserError(
-            f"the detector has {count} classes{': ' if trained else ''}{', '.join(trained)}; those "
-            f"of '{val.json_file}', in the order of their ids, are {', '.join(given)}; give a json "
-            "with the categories of the training"
+            f"the detector has {count} classes{': ' if trained else ''}{', '.join(trained)}; "
+            f"'{val.json_file}' has {len(given)} categories: {', '.join(given)}; pass a json with "
+            "the categories of the training data"
         )
     data.use_validation(cfg, val)
     report = check_datasets(
@@ -431,6 +430,6 @@ def _use_own_data(cfg: CfgNode, val: CocoSplit) -> None:
     )
     if report.has_errors:
         errors = report.errors.summary()
-        raise UserError(f"'{val.json_file}' cannot be evaluated on:\n{errors}")
+        raise UserError(f"cannot evaluate on '{val.json_file}':\n{errors}")
     if report.defects:
         logger.warning("%s", report.summary())

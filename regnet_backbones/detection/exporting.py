@@ -139,7 +139,7 @@ def export_detector(
         raise _panoptic_error(model)  # of others it is seen in what they return
     sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) if resize else None
     if resize and not cfg.INPUT.MIN_SIZE_TEST:
-        raise UserError("the config does not resize (INPUT.MIN_SIZE_TEST is 0): leave out --resize")
+        raise UserError("the config does not resize (INPUT.MIN_SIZE_TEST is 0); leave out --resize")
     return export_traceable(
         Traceable(prepared(model, fold=fold), sizes),
         path,
@@ -188,8 +188,8 @@ def decisive_values(cfg: CfgNode) -> dict[str, object]:
 
 def _panoptic_error(model: nn.Module) -> UserError:
     return UserError(
-        f"a {type(model).__name__} merges instances and semantics in Python, which no trace "
-        "follows; export its backbone (--backbone), to .onnx or .pt2"
+        f"a {type(model).__name__} cannot be exported whole, as it merges its outputs in Python; "
+        "export its backbone with --backbone, to .onnx or .pt2"
     )
 
 

@@ -67,12 +67,12 @@ def is_needed(args: argparse.Namespace) -> bool:
     if has_data and not args.config_file and not args.eval_only:
         if processes.started_by_torchrun() or args.num_machines > 1:
             raise UserError(
-                "a config is chosen on one machine, and not by torchrun; pass --config-file, such "
-                f"as the {CONFIG_NAME} of a run on one machine"
+                "torchrun and several machines need --config-file, such as the "
+                f"{CONFIG_NAME} of a run on one machine"
             )
         return True
     if args.minutes is not None:
-        raise UserError("--minutes is for a run without --config-file; set SOLVER.MAX_ITER")
+        raise UserError("--minutes needs a run without --config-file; set SOLVER.MAX_ITER instead")
     return False
 
 

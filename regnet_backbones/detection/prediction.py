@@ -126,7 +126,7 @@ class DetectorPredictor:
     def _result(self, pixels: np.ndarray, seen: Seen) -> Result:
         if not seen:
             name = self.cfg.MODEL.META_ARCHITECTURE
-            raise UserError(f"a {name} gives neither objects nor classes of pixels")
+            raise UserError(f"a {name} predicts neither objects nor classes of pixels")
         found: dict[str, object] = {}
         given = self.classes.metadata
         things, stuff = tuple(given.thing_classes), tuple(given.stuff_classes)
@@ -273,8 +273,8 @@ def _image_ids(
     others = [image for image in images if image not in found]
     if known and others:
         logger.warning(
-            "%d of %d images are not in '%s', such as '%s': their image_id counts on from its "
-            "largest one, and COCO's tools refuse them",
+            "%d of %d images are not in '%s', such as '%s'; they get new image_ids, which COCO's "
+            "tools reject",
             *(len(others), len(images), val_json, others[0]),
         )
     return found | {image: next(free) for image in others}, free
@@ -323,7 +323,7 @@ def _arrays(objects: Instances | None, size: tuple[int, int]) -> dict[str, np.nd
         objects = Instances(size, scores=torch.zeros(0), pred_classes=torch.zeros(0))
         objects.pred_boxes = Boxes(torch.zeros(0, 4))
     if not isinstance(objects.pred_boxes, Boxes):
-        raise UserError("a model of rotated boxes cannot be used here, only one of upright boxes")
+        raise UserError("rotated boxes are not supported; use a model of upright boxes")
     found = {
         "boxes": objects.pred_boxes.tensor.float().numpy(),
         "scores": objects.scores.float().numpy(),

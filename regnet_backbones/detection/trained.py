@@ -160,7 +160,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         elif filename.endswith(".pkl") and not {"model", "__author__"} <= content.keys():
             author, state = "Caffe2", content.get("blobs", content)
         if not isinstance(state, Mapping):
-            raise UserError(f"{filename} holds no state dict (names to tensors)")
+            raise UserError(f"'{filename}' has no state dict (tensors by name)")
         state = as_tensors(state, filename)
         if author is None:
             return {**(content if "model" in content else {}), "model": state}
@@ -172,18 +172,18 @@ class SafeCheckpointer(DetectionCheckpointer):
         super()._log_incompatible_keys(incompatible)
         missing = sorted(_filter_reused_missing_keys(self.model, incompatible.missing_keys))
         problems = {
-            "have another shape": [
+            "weights have another shape": [
                 f"{name} is {in_file} in the checkpoint and {in_model} in the model"
                 for name, in_file, in_model in incompatible.incorrect_shapes
             ],
             # Counts of batches are not used, and zoo files have none.
-            "are not in it": [n for n in missing if not n.endswith("num_batches_tracked")],
+            "weights are missing": [n for n in missing if not n.endswith("num_batches_tracked")],
         }
         words = [f"{len(n)} {what}: {listing(n)}" for what, n in problems.items() if n]
         if words and self.must_be_whole:
             raise UserError(
-                "the checkpoint is not of the model that the config describes; of its weights "
-                f"{'; '.join(words)}. Use the config of its training, with its overrides"
+                f"the checkpoint does not fit the config: {'; '.join(words)}. Use the config of "
+                "its training, with the same overrides"
             )
 
 
@@ -213,8 +213,7 @@ def load_proposals(records: list[dict], file: str) -> list[dict]:
             record["proposal_bbox_mode"] = mode
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
-            f"proposals '{file}' must be a dict of {', '.join(PROPOSALS)}, lists with an array for "
-            "each image of the dataset, and perhaps a bbox_mode, as COCOEvaluator writes: "
-            f"{error!r}"
+            f"proposals '{file}' must be a dict of {', '.join(PROPOSALS)} (lists with an array for "
+            f"each image) and optionally bbox_mode, as COCOEvaluator writes: {error!r}"
         ) from error
     return records

@@ -228,7 +228,7 @@ def register_builders(*, replace: bool = False) -> None:
 
 def _warn_of_other_builder(name: str, builder: Callable) -> None:
     logger.warning(
-        "%s is registered by %s, which is used instead of regnet_backbones' own; for ours call "
+        "%s of %s is used instead of that of regnet_backbones; for ours call "
         "%s.register_builders(replace=True)",
         *(name, getattr(builder, "__module__", builder), __name__),
     )
@@ -245,10 +245,9 @@ def _build_fpn(
     strides = [bottom_up.output_shape()[name].stride for name in in_features]
     if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
         raise UserError(
-            "an FPN needs maps whose strides double, got MODEL.FPN.IN_FEATURES "
-            f"{list(in_features)} of strides {strides}; name neighbours from fine to coarse, such "
-            "as ['res2', 'res3', 'res4', 'res5'], and for a dilated RegNet (MODEL.REGNET."
-            "OUTPUT_STRIDE below 32) set MODEL.BACKBONE.NAME to 'build_regnet_backbone'"
+            "strides of MODEL.FPN.IN_FEATURES must double from map to map, as in ['res2', 'res3', "
+            f"'res4', 'res5'], got {list(in_features)} with strides {strides}; for MODEL.REGNET."
+            "OUTPUT_STRIDE below 32 set MODEL.BACKBONE.NAME to 'build_regnet_backbone'"
         )
     return FPN(
         bottom_up=bottom_up,

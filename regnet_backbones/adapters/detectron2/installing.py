@@ -123,7 +123,7 @@ def _environment(folder: Path) -> str:
         venv.create(place, with_pip=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(
-            f"no virtual environment can be made ({error}); install the module venv of this Python "
+            f"cannot make a virtual environment ({error}); install Python's module venv "
             "(python3-venv on Debian and Ubuntu)"
         ) from error
     # Behind its own packages, it sees torch of this environment.

@@ -84,7 +84,9 @@ class WithAuxiliaryHead(AuxiliaryModel):
         super().__init__()
         name = type(model).__name__
         if type(model).forward is not SegmentationModel.forward or model.classification_head:
-            raise UserError(f"{name} takes no auxiliary head: its outputs are of its own kind")
+            raise UserError(
+                f"{name} cannot have an auxiliary head, as its outputs are not plain logits"
+            )
         if not weight > 0:
             raise UserError(f"the weight of an auxiliary head must be above 0, got {weight}")
         self.encoder, self.decoder = model.encoder, model.decoder

@@ -115,7 +115,7 @@ def register_encoder(name: str, name_or_design: str | RegNetDesign) -> None:
         ValueError: SMP has another encoder of that name or like it, or the network is unknown.
     """
     if name.startswith(RESERVED_PREFIXES):
-        raise UserError(f"'{name}' starts like SMP's own {RESERVED_PREFIXES}; choose another name")
+        raise UserError(f"name must not start with one of {RESERVED_PREFIXES}, got '{name}'")
     _register(name, name_or_design)
 
 
@@ -232,8 +232,8 @@ def _get_preprocessing_params(encoder_name: str, pretrained: str = "imagenet") -
     """Return what weights of ours expect."""
     settings = smp_encoders.encoders[encoder_name]["pretrained_settings"]
     if pretrained not in settings:
-        known = f"known are those of {list(settings)}, got {pretrained!r}"
-        raise UserError(f"preprocessing of '{encoder_name}' belongs to weights; {known}")
+        known = f"must be one of {list(settings)}, got {pretrained!r}"
+        raise UserError(f"weights of '{encoder_name}' whose preprocessing is known {known}")
     return deepcopy(settings[pretrained])
 
 
@@ -250,7 +250,7 @@ def _pretrained(name: str, weights: str | None, settings: Mapping[str, object]) 
         return weights
     raise UserError(
         f"encoder_weights of '{name}' must be None (random weights), one of {list(settings)}, a "
-        "source such as 'torchvision://regnet_y_3_2gf.IMAGENET1K_V2' or a file, as text; got "
+        "source such as 'torchvision://regnet_y_3_2gf.IMAGENET1K_V2' or a path as text, got "
         f"{weights!r}. To load a whole saved model, pass encoder_weights=None to from_pretrained"
     )
 

@@ -58,7 +58,7 @@ class UNet3Plus(AuxiliaryModel):
         if classification_guided and (classes > 2 or activation is not None):
             rule = "classes 1, or 2 with class 0 the background, and activation None"
             given = f"classes {classes} and activation {activation!r}"
-            raise UserError(f"classification_guided is for one object: {rule}, got {given}")
+            raise UserError(f"classification_guided needs {rule}, got {given}")
         self.encoder = get_encoder(
             encoder_name,
             in_channels=in_channels,

@@ -119,7 +119,7 @@ class RegNetFPN(nn.Module):
             )
         levels = tuple(levels)
         if not levels or levels[0] < 2 or levels != LEVELS[levels[0] - 1 : levels[-1]]:
-            raise UserError(f"levels of an FPN must be neighbours of 2 to 5, rising, got {levels}")
+            raise UserError(f"levels must be consecutive numbers from 2 to 5, got {levels}")
         names = {level: str(i) for i, level in enumerate(levels)}
         settings = {"norm": norm, "freeze_at": freeze_at, "pretrained": pretrained}
         self.body = RegNetMaps(name_or_design, names, **settings, **options)
@@ -258,7 +258,7 @@ def lraspp(
         ValueError: `aux_loss` is true.
     """
     if aux_loss:
-        raise UserError("LR-ASPP has no auxiliary classifier, pass aux_loss=False")
+        raise UserError("LR-ASPP has no auxiliary classifier; pass aux_loss=False")
     body = _segmenter_body(name_or_design, {3: "low", 5: "high"}, 16, **kwargs)
     classes = 21 if num_classes is None else num_classes
     return LRASPP(body, body.channels[3], body.channels[5], classes)
@@ -287,7 +287,9 @@ def _detector(
     if trainable is not None and trainable not in range(6):
         raise UserError(f"trainable_backbone_layers must be 0 (none) to 5 (all), got {trainable}")
     if not pretrained and trainable not in (None, 5):
-        logger.warning("the backbone has random weights: all of its layers are trained")
+        logger.warning(
+            "trainable_backbone_layers=%s is ignored without weights_backbone", trainable
+        )
     trainable = (3 if trainable is None else trainable) if pretrained else 5
     backbone = RegNetFPN(
         name_or_design,
@@ -336,8 +338,8 @@ def _segmenter_body(
     loaded = body.loaded
     if loaded and loaded.mean and not _same(loaded, (IMAGENET_MEAN, IMAGENET_STD)):
         logger.warning(
-            "the weights %s saw images of mean %s and deviation %s, normalise yours by these; the "
-            "presets of torchvision's reference scripts have others",
+            "the weights %s expect images normalised with mean %s and std %s; the presets of "
+            "torchvision's reference scripts use other values",
             *(loaded.source, loaded.mean, loaded.std),
         )
     return body
@@ -360,8 +362,8 @@ def _top_of(top: Top | None, c5_channels: int, out_channels: int) -> ExtraFPNBlo
 def _check_no_weights(weights: object) -> None:
     if weights is not None:
         raise UserError(
-            f"no weights of whole models on a RegNet are published, got weights={weights!r}; pass "
-            "weights=None and weights_backbone, or load a checkpoint with load_state_dict"
+            f"weights must be None, as none of whole models are published, got {weights!r}; pass "
+            "weights_backbone, or load a checkpoint with load_state_dict"
         )
 
 
@@ -380,12 +382,8 @@ def _pretrained(name_or_design: str | RegNetDesign, weights: BackboneWeights) ->
     own = get_model_weights(torchvision_name) if torchvision_name else None
     if own is None or own.__name__ != named[1]:
         raise UserError(
-            f"weights_backbone {named[0]} is of another network than {name_or_design}, "
-            + (
-                f"whose are {own.__name__}"
-                if own
-                else "of which torchvision has no weights; 'DEFAULT' are those of timm"
-            )
+            f"weights_backbone {named[0]} is for another network than {name_or_design}; pass "
+            + (f"one of {own.__name__}" if own else "'DEFAULT' for timm's, torchvision has none")
         )
     return f"torchvision://{torchvision_name}.{named[2]}"
 
@@ -399,9 +397,8 @@ def _image_statistics(body: RegNetMaps, given: Mapping[str, object]) -> dict[str
     values = [given.get(key) or expected[key] for key in expected]
     if not _same(loaded, values):
         raise UserError(
-            f"the weights {loaded.source} saw RGB images of image_mean {expected['image_mean']} "
-            f"and image_std {expected['image_std']}, got {values[0]} and {values[1]}; leave both "
-            "out, or give these"
+            f"the weights {loaded.source} need image_mean {expected['image_mean']} and image_std "
+            f"{expected['image_std']}, got {values[0]} and {values[1]}; leave both out"
         )
     return expected
 

@@ -58,7 +58,9 @@ class RegNetFeaturesConfig(BackboneConfigMixin, PreTrainedConfig):
         if isinstance(design, RegNetDesign):
             design = asdict(design)
         if sum(map(bool, (name, design, numbers))) > 1:
-            raise UserError("a config takes a name, a design, or the numbers of one; got several")
+            raise UserError(
+                "pass only one of name, design and the numbers of a design, got several"
+            )
         self.name = zoo.get(name).name if name else None
         # Made whole, so that the file of a config says all of it.
         self.design = asdict(RegNetDesign(**(design or numbers))) if design or numbers else None
@@ -83,7 +85,7 @@ class RegNetFeaturesConfig(BackboneConfigMixin, PreTrainedConfig):
         if self.design:
             return RegNetDesign(**self.design)
         if self.name is None:
-            raise UserError("the config names no network: give name, such as 'regnety_032'")
+            raise UserError("the config has no network; pass name, such as 'regnety_032'")
         return self.name
 
 

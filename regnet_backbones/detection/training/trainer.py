@@ -223,10 +223,9 @@ class Trainer(DefaultTrainer):
             return
         self.checkpointer.save(Path(FINAL_NAME).stem, iteration=self.iter)
         raise EarlyStop(
-            f"early stopping after {self.iter + 1} of {self.max_iter} iterations: for "
-            f"{self.cfg.SOLVER.EARLY_STOPPING.PATIENCE} evaluations {self._history.metric} has not "
-            "improved. The run is finished; to continue it, raise SOLVER.EARLY_STOPPING.PATIENCE "
-            "and --resume"
+            f"early stopping after {self.iter + 1} of {self.max_iter} iterations: "
+            f"{self._history.metric} has not improved in {self.cfg.SOLVER.EARLY_STOPPING.PATIENCE} "
+            "evaluations. To continue, raise SOLVER.EARLY_STOPPING.PATIENCE and --resume"
         )
 
     def state_dict(self) -> dict[str, object]:
