@@ -102,16 +102,10 @@ def number_of_classes(cfg: CfgNode) -> int:
 
 
 def raise_score_threshold(cfg: CfgNode, min_score: float) -> None:
-    """Have a model compute no instances that are dropped afterwards, below a score.
+    """Have a model compute no instances below a score, in place; those above it stay the same.
 
-    What it gives from that score on is the same: a box is only suppressed by one with a higher
-    score, and of too many the highest are kept. Nothing changes where this is not known, as for
-    heads of other projects, or where the score of an instance is not final: test-time augmentation
-    merges those of several images.
-
-    Args:
-        cfg: changed in place.
-        min_score: instances below this score are dropped.
+    A box is only suppressed by one with a higher score, and of too many the highest are kept.
+    Nothing changes for heads of other projects and with test-time augmentation.
     """
     architecture = architecture_of(cfg)
     has_other_heads = architecture.min_score == ROI_SCORE and not _are_known(cfg.MODEL.ROI_HEADS)

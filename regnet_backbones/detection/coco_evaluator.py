@@ -26,11 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluator_name(cfg: CfgNode) -> str:
-    """Return what is to compute the numbers of boxes and masks, of `TEST.EVALUATOR`.
-
-    Raises:
-        UserError: there is no such evaluator, or it is not installed.
-    """
+    """Return what computes numbers of boxes and masks; raise UserError if it is not installed."""
     wanted = cfg.TEST.EVALUATOR
     if wanted not in CHOICES:
         raise UserError(f"TEST.EVALUATOR must be one of {', '.join(CHOICES)}, got '{wanted}'")
@@ -50,16 +46,10 @@ def evaluator_name(cfg: CfgNode) -> str:
 
 
 class CocoEvaluator(COCOEvaluator):
-    """Detectron2's evaluator with a choice of what computes the numbers.
+    """Detectron2's evaluator with a choice of what computes the numbers, one of `evaluator_name`.
 
-    Args:
-        dataset_name: a dataset with the metadata that `COCOEvaluator` needs.
-        implementation: of `evaluator_name`.
-        counts_objects: whether the results of boxes and masks include those of `count_objects`.
-        options: those of `COCOEvaluator`.
-
-    Attributes:
-        confusions: the matrices of `count_objects` by task, after an evaluation with them.
+    `counts_objects`: whether results of boxes and masks include those of `count_objects`, whose
+    matrices are then in `confusions` by task.
     """
 
     def __init__(

@@ -98,17 +98,8 @@ def read_image_ids(json_file: str | Path) -> dict[str, int | str]:
 def use_sources(cfg: CfgNode, args: argparse.Namespace) -> str:
     """Set `DATASETS.OWN` to the data of `--train` and `--val`, or of one source that is split.
 
-    Jsons that do not exist yet are written below `OUTPUT_DIR`.
-
-    Args:
-        cfg: changed in place, if a source is given.
-        args: with `train`, `val`, `val_fraction`, `split_seed`, `group`, `train_json`, ...
-
-    Returns:
-        How often each class is in both parts of a split, as a table; "" without a split.
-
-    Raises:
-        UserError: options that do not go together, or data that cannot be read.
+    Jsons that do not exist yet are written below `OUTPUT_DIR`. Return a table of the classes of a
+    split; "" without one.
     """
     sources, fraction = _sources(args), args.val_fraction
     if not sources:

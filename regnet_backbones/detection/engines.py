@@ -72,11 +72,7 @@ class ExportedDetector:
 def check_engine(
     engine: Engine, *, exported: str | Path | None, device: str | None, processes: int = 1
 ) -> str | None:
-    """Return the device of an engine, None for that of the config.
-
-    Raises:
-        UserError: a detector cannot be run by the engine, or it cannot be combined with the others.
-    """
+    """Return the device of an engine, None for that of the config; raise UserError if invalid."""
     ignored = {
         f"--device {device}": device not in (None, "cpu"),
         "--devices": processes > 1,
@@ -91,12 +87,9 @@ def check_engine(
 
 
 def use_exported(cfg: CfgNode, engine: Engine, exported: str | Path | None) -> None:
-    """Check that a config can be run by an engine, and with a file.
+    """Check that a config can be run by an engine and a file, which may resize images itself.
 
-    Images keep their size (`INPUT.MIN_SIZE_TEST` becomes 0) if the file resizes them.
-
-    Raises:
-        UserError: the config asks for what the engine does not do, or the file is of another one.
+    Then `INPUT.MIN_SIZE_TEST` becomes 0.
     """
     if engine == "torch":
         return
@@ -135,14 +128,7 @@ def build_engine(
     exported: str | Path | None,
     images: Sequence[Path],
 ) -> nn.Module | ExportedDetector:
-    """Return what detects: a trained model made ready for inference, or its exported file.
-
-    Args:
-        cfg: checked by `use_exported`.
-        model: with its trained weights.
-        engine, exported: see `evaluate`.
-        images: of which the first are the examples of an export.
-    """
+    """Return a trained model ready for inference, or its exported file, made here if not given."""
     if engine == "torch":
         return for_inference(cfg, model)
     min_score = _min_score(cfg)

@@ -177,16 +177,7 @@ def evaluated_images(trained: Trained, *, opts: Sequence[str] = ()) -> list[Path
 def average_precisions(
     trained: Trained, exported: str | Path, *, opts: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Evaluate a detector's exported file with onnxruntime, and return its main numbers.
-
-    Args:
-        trained: the detector.
-        exported: its file, of `exporting.export_detector`.
-        opts: keys and values in turn that override the config.
-
-    Returns:
-        AP of boxes, masks or keypoints, or mIoU, in percent, by dataset, task and metric.
-    """
+    """Evaluate an exported file with onnxruntime; return AP and mIoU in percent by name."""
     with TemporaryDirectory() as folder:
         options = {"opts": (*opts, "TEST.PICTURES", "0")}
         found = evaluate(trained, folder, engine="onnxruntime", exported=exported, **options)

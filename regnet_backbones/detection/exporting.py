@@ -53,12 +53,9 @@ INDIFFERENT = {"MODEL.WEIGHTS", "MODEL.DEVICE"}
 
 
 class Traceable(nn.Module):
-    """A detector of detectron2, in evaluation mode, that takes an image and returns tensors.
+    """A detector of detectron2 that takes an image and returns tensors.
 
-    Args:
-        model: the detector.
-        sizes: `INPUT.MIN_SIZE_TEST` and `INPUT.MAX_SIZE_TEST` to resize an image to; None for
-            images that are resized.
+    `sizes`: `INPUT.MIN_SIZE_TEST` and `INPUT.MAX_SIZE_TEST` to resize to; None for resized images.
     """
 
     def __init__(self, model: nn.Module, sizes: tuple[int, int] | None = None):

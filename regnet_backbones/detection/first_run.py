@@ -53,11 +53,7 @@ class Data:
 
 
 def is_needed(args: argparse.Namespace) -> bool:
-    """Return whether a command line has data and no config; of a run to be resumed, take its own.
-
-    Raises:
-        UserError: `--minutes` with a config, or a choice that other processes may make otherwise.
-    """
+    """Return whether a command line has data and no config; a resumed run takes its own."""
     first_run.check_minutes(args.minutes)
     has_data = args.train is not None or args.train_json is not None
     config = Path(_by_key(args.opts).get("OUTPUT_DIR", OUTPUT), CONFIG_NAME)
@@ -165,14 +161,7 @@ def look_at(train: CocoSplit, val: CocoSplit) -> Data:
 
 
 def choose(data: Data, *, weights: str, gpus: int, gpu_memory: float) -> dict[str, object]:
-    """Return keys of a config and their values, all but the length of the run.
-
-    Args:
-        data: what to train on.
-        weights: what `MODEL.WEIGHTS` is to be; "" for random ones.
-        gpus: number of GPUs, 0 for a CPU.
-        gpu_memory: of each, GiB.
-    """
+    """Return keys and values for all but the length of a run; `gpu_memory` is in GiB."""
     chosen: dict[str, object] = {"MODEL.WEIGHTS": weights, "MODEL.MASK_ON": bool(data.masks)}
     if data.masks:
         chosen["INPUT.MASK_FORMAT"] = data.masks

@@ -51,18 +51,7 @@ Item = TypeVar("Item")
 
 
 class DetectorPredictor:
-    """A trained detector that is given images of any size.
-
-    All but the model is checked at first: `build` makes the model.
-
-    Args:
-        trained, min_score, opts, device, val_json: see `predict`.
-        engine, exported, window, window_stride: see `evaluation.evaluate`.
-
-    Attributes:
-        cfg: how the model takes its images.
-        classes: what the numbers of its classes stand for.
-    """
+    """A trained detector for images of any size, see `predict`; `build` makes the model."""
 
     def __init__(
         self,
@@ -253,9 +242,7 @@ def _given(cfg: CfgNode, image: Image.Image) -> dict[str, object]:
 def _image_ids(
     images: Sequence[Path], val_json: str | Path | None
 ) -> tuple[dict[Path, int | str], Iterator[int]]:
-    """Return the ids that images have in a json; others are counted from its largest id on.
-
-    The second value counts on after those.
+    """Return the ids of images in a json, and further free ones; other images get some of these.
 
     A json names images relative to a folder: the images' common one, or one above it.
     """

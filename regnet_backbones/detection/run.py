@@ -49,8 +49,7 @@ logger = logging.getLogger(__name__)
 def launch_run(args: argparse.Namespace, report: Callable[[str], int] | None = None) -> int:
     """Check config and data, run in all processes, and return the status: 2 for unusable data.
 
-    `report` is what writes the page of a run's folder, where `--report` asks for it, or no config
-    is given, and returns the status.
+    `report` writes the page of a folder for `--report` or without a config; it returns the status.
     """
     place = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     trains = not (args.eval_only or args.check_data)

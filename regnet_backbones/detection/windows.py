@@ -32,15 +32,8 @@ COUNTED = 300
 class SlidingDetector:
     """A detector in windows, in the place of detectron2's model, which takes images unresized.
 
-    Args:
-        cfg: how the model takes its images.
-        model: gives `instances` of upright boxes.
-        window, stride: pixels of the image, see `runs.windows`.
-        batch_size: how many windows the model takes at a time.
-        limit: how many instances of a class in an image are kept, None for all.
-
-    Raises:
-        UserError: windows cannot be used with the model.
+    `model` gives `instances` of upright boxes, for `batch_size` windows at a time. At most `limit`
+    instances of a class are kept in an image.
     """
 
     def __init__(
@@ -122,15 +115,9 @@ def in_own_size(cfg: CfgNode) -> CfgNode:
 
 
 def merged(parts: Sequence[Instances], limit: int | None = None) -> Instances:
-    """Merge the instances of views of an image.
+    """Merge views of an image as `SlidingDetector` moves them, with packed masks and `is_cut`.
 
-    Args:
-        parts: of each view, as `SlidingDetector` moves them: in the coordinates of the image, with
-            packed masks and `is_cut`.
-        limit: how many instances of a class are kept, None for all.
-
-    Returns:
-        The instances, the surest first; masks are bool (N, H, W).
+    Return the instances, the surest first, at most `limit` of a class; masks are bool (N, H, W).
     """
     if len(parts) == 1:
         return _taken(parts[0], torch.arange(len(parts[0])))

@@ -190,11 +190,7 @@ def _value(text: str) -> object:
 
 
 def save_designs(module: ModuleType) -> None:
-    """Let SMP's `save_pretrained` name a RegNet by what it is, in place of a registered name.
-
-    Args:
-        module: `segmentation_models_pytorch.base.hub_mixin`, when it is imported.
-    """
+    """Let `save_pretrained` of SMP's `hub_mixin` name a RegNet by what it is, as others know it."""
     stock = module.SMPHubMixin.save_pretrained
 
     @wraps(stock)

@@ -143,15 +143,7 @@ class ObjectAttentionBlock(nn.Module):
 
 
 def spatial_gather(pixels: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
-    """Return the representation of each object region (equation 2).
-
-    Args:
-        pixels: (N, C, h, w).
-        coarse: logits (N, classes, h, w); a softmax over the pixels makes regions of them.
-
-    Returns:
-        Regions (N, C, classes, 1).
-    """
+    """Return regions (N, C, classes, 1) of pixels (N, C, h, w) by coarse logits (equation 2)."""
     weights = coarse.flatten(2).softmax(dim=-1)
     return (pixels.flatten(2) @ weights.transpose(1, 2)).unsqueeze(-1)
 

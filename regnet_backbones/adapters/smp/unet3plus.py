@@ -103,11 +103,7 @@ class UNet3Plus(AuxiliaryModel):
 
 
 class UNet3PlusDecoder(nn.Module):
-    """Full-scale skip connections: each stage fuses maps of all scales.
-
-    Attributes:
-        out_channels: channels of the returned maps, by scale; the coarsest is the encoder's.
-    """
+    """Full-scale skip connections: each stage fuses all scales; `out_channels` are by scale."""
 
     def __init__(self, encoder_channels: Sequence[int], *, channels: int):
         super().__init__()

@@ -160,11 +160,7 @@ def loss_mapper(cfg: CfgNode) -> Mapper:
 
 
 def own_augmentations(cfg: CfgNode) -> list[T.Augmentation | T.Transform] | None:
-    """Return what the function of `INPUT.AUGMENTATION` returns; None for no function.
-
-    Raises:
-        UserError: it cannot be imported, or returns something else.
-    """
+    """Return what the function of `INPUT.AUGMENTATION` returns; None for no function."""
     name, key = cfg.INPUT.AUGMENTATION, "INPUT.AUGMENTATION"
     if not name:
         return None
@@ -209,9 +205,8 @@ def segmenter_train_mapper(
 ) -> DatasetMapper:
     """Return what reads and augments a training image of a segmenter and its mask.
 
-    Without other augmentations: resize (`INPUT.MIN_SIZE_TRAIN`), crop with at most
-    `INPUT.CROP.SINGLE_CATEGORY_MAX_AREA` of one class, flip, change colours
-    (`INPUT.COLOR_AUG_SSD`).
+    Default: resize, crop with at most `INPUT.CROP.SINGLE_CATEGORY_MAX_AREA` of one class, flip, and
+    change colours (`INPUT.COLOR_AUG_SSD`).
     """
     if augmentations is not None:
         return DatasetMapper(cfg, is_train=True, augmentations=augmentations)
