@@ -184,15 +184,15 @@ def evaluate_command(args: argparse.Namespace) -> int:
     if trained.kind == "detector":
         from regnet_backbones.detection.evaluation import evaluate
 
+        evaluator = ["TEST.EVALUATOR", args.evaluator] if args.evaluator else []
         table = evaluate(
             trained,
             output,
-            opts=[*_optimization_keys(args), *_evaluator_key(args), *args.opts],
+            opts=[*_optimization_keys(args), *evaluator, *args.opts],
             device=args.device,
             processes=args.devices,
             val=own_validation(args),
-            engine=args.engine,
-            exported=args.exported,
+            **_engine(args),
             **_windows(args),
         ).table
     else:
@@ -207,8 +207,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
             inference=_inference(args),
             devices=args.devices,
             optimization=_optimization(args),
-            engine=args.engine,
-            exported=args.exported,
+            **_engine(args),
             **segmenter_settings(args),
         )
         if rank_zero_only.rank > 0:
@@ -234,6 +233,8 @@ def predict_command(args: argparse.Namespace) -> int:
     if args.every is not None and not any(map(is_video, images)):
         raise UserError("--every needs a video; leave it out")
     check_output_folder(output, name="--output")
+    how = {"pictures": not args.no_pictures, "batch_size": args.batch_size, **_engine(args)}
+    how["every"] = 1 if args.every is None else args.every
     if trained.kind == "detector":
         from regnet_backbones.detection.prediction import predict
 
@@ -245,10 +246,8 @@ def predict_command(args: argparse.Namespace) -> int:
             opts=[*_optimization_keys(args), *args.opts],
             device=args.device,
             val_json=args.val_json,
-            engine=args.engine,
-            exported=args.exported,
             **_windows(args),
-            **_how_to_predict(args),
+            **how,
         )
     else:
         from regnet_backbones.semseg.prediction import predict as predict_with_segmenter
@@ -262,9 +261,7 @@ def predict_command(args: argparse.Namespace) -> int:
             inference=_inference(args),
             device=args.device,
             optimization=_optimization(args),
-            **_how_to_predict(args),
-            engine=args.engine,
-            exported=args.exported,
+            **how,
         ).failed
     kind = "images and videos" if any(map(is_video, images)) else "images"
     print(f"{len(images) - len(failed)} of {len(images)} {kind} predicted: {output}")
@@ -273,10 +270,8 @@ def predict_command(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _how_to_predict(args: argparse.Namespace) -> dict[str, object]:
-    """Return arguments that `predict` of both kinds of models has."""
-    every = 1 if args.every is None else args.every
-    return {"pictures": not args.no_pictures, "batch_size": args.batch_size, "every": every}
+def _engine(args: argparse.Namespace) -> dict[str, object]:
+    return {"engine": args.engine, "exported": args.exported}
 
 
 def _windows(args: argparse.Namespace) -> dict[str, int | None]:
@@ -297,10 +292,6 @@ def _optimization(args: argparse.Namespace) -> "Optimization | None":
 
     wanted = args.optimize or args.dtype or args.compile
     return Optimization(dtype=args.dtype or "float32", compile=args.compile) if wanted else None
-
-
-def _evaluator_key(args: argparse.Namespace) -> list[str]:
-    return [] if args.evaluator is None else ["TEST.EVALUATOR", args.evaluator]
 
 
 def _optimization_keys(args: argparse.Namespace) -> list[str]:

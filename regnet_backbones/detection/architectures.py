@@ -108,20 +108,17 @@ def raise_score_threshold(cfg: CfgNode, min_score: float) -> None:
     Nothing changes for heads of other projects and with test-time augmentation.
     """
     architecture = architecture_of(cfg)
-    has_other_heads = architecture.min_score == ROI_SCORE and not _are_known(cfg.MODEL.ROI_HEADS)
-    if not architecture.min_score or cfg.TEST.AUG.ENABLED or has_other_heads:
+    if not architecture.min_score or cfg.TEST.AUG.ENABLED:
         return
+    if architecture.min_score == ROI_SCORE:
+        heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
+        if not heads.__module__.startswith(("detectron2.", "regnet_backbones.")):
+            return  # it may score instances several times
     if architecture.combined_score:
         min_score = min(min_score, attrgetter(architecture.combined_score)(cfg))
     node, _, key = architecture.min_score.rpartition(".")
     node = attrgetter(node)(cfg)
     node[key] = max(node[key], BELOW * min_score)
-
-
-def _are_known(roi_heads: CfgNode) -> bool:
-    """Return whether ROI heads are detectron2's or ours, which score instances once."""
-    module = ROI_HEADS_REGISTRY.get(roi_heads.NAME).__module__
-    return module.startswith(("detectron2.", "regnet_backbones."))
 
 
 def title_of(cfg: CfgNode) -> str:

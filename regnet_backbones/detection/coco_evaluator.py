@@ -5,9 +5,8 @@ installed, for boxes and masks; keypoints are always pycocotools'.
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
+from unittest.mock import patch
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import COCOEvaluator, coco_evaluation
@@ -73,7 +72,9 @@ class CocoEvaluator(COCOEvaluator):
 
     def _eval_predictions(self, predictions: list, img_ids: list | None = None) -> None:
         logger.info("computing COCO metrics with %s", self.implementation)
-        with _fast_implementation(_faster) if self.implementation == FASTER else nullcontext():
+        # Detectron2's function looks its fast implementation up by this name.
+        used = _faster if self.implementation == FASTER else coco_evaluation.COCOeval_opt
+        with patch.object(coco_evaluation, "COCOeval_opt", used):
             super()._eval_predictions(predictions, img_ids)
         if not self._counts_objects:
             return
@@ -98,14 +99,3 @@ def _faster(truth: COCO, found: COCO, task: str) -> COCOeval:
     from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 
     return COCOeval_faster(truth, found, task, print_function=print)
-
-
-@contextmanager
-def _fast_implementation(function: Callable[[COCO, COCO, str], object]) -> Iterator[None]:
-    """Have detectron2's function use another fast implementation, which it looks up by name."""
-    stock = coco_evaluation.COCOeval_opt
-    coco_evaluation.COCOeval_opt = function
-    try:
-        yield
-    finally:
-        coco_evaluation.COCOeval_opt = stock

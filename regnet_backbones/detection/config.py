@@ -84,6 +84,14 @@ def use_cpu_without_gpu(cfg: CfgNode) -> None:
         cfg.MODEL.DEVICE = "cpu"
 
 
+def changed(cfg: CfgNode, *pairs: object) -> CfgNode:
+    """Return an unfrozen copy of a config with other values, given as keys and values in turn."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.merge_from_list(list(pairs))
+    return cfg
+
+
 def values_by_key(node: CfgNode, prefix: str = "") -> dict[str, object]:
     """Return the values of a config by the full names of their keys, tuples as lists."""
     found: dict[str, object] = {}

@@ -28,7 +28,7 @@ from torchvision.models.detection import roi_heads as torchvision_heads
 
 from regnet_backbones.detection.architectures import ARCHITECTURES, outputs_of
 from regnet_backbones.detection.classes import known_classes
-from regnet_backbones.detection.config import default_config, values_by_key
+from regnet_backbones.detection.config import changed, default_config, values_by_key
 from regnet_backbones.detection.trained import model_input
 from regnet_backbones.errors import UserError
 from regnet_backbones.export import inputs as keys
@@ -160,15 +160,8 @@ def images_for(
     images = [open_upright(path) for path in paths] or [
         Image.fromarray(draw(ShapesSpec(), "val", number).image) for number in range(DRAWN)
     ]
-    return [model_input(without_resizing(cfg) if resize else cfg, image) for image in images]
-
-
-def without_resizing(cfg: CfgNode) -> CfgNode:
-    """Return a config by which images keep their size."""
-    kept = cfg.clone()
-    kept.defrost()
-    kept.INPUT.MIN_SIZE_TEST = 0
-    return kept
+    cfg = changed(cfg, "INPUT.MIN_SIZE_TEST", 0) if resize else cfg
+    return [model_input(cfg, image) for image in images]
 
 
 def decisive_values(cfg: CfgNode) -> dict[str, object]:

@@ -19,7 +19,7 @@ from detectron2.utils.events import EventStorage
 
 from regnet_backbones import config_path
 from regnet_backbones.detection import processes
-from regnet_backbones.detection.config import read_config
+from regnet_backbones.detection.config import changed, read_config
 from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.errors import UserError
@@ -104,8 +104,7 @@ class FirstRun:
 
         Some iterations are timed on a CPU, and with `--minutes`.
         """
-        cfg, batch, seconds = cfg.clone(), cfg.SOLVER.IMS_PER_BATCH, None
-        cfg.defrost()
+        cfg, batch, seconds = changed(cfg), cfg.SOLVER.IMS_PER_BATCH, None
         minutes = self._args.minutes
         if cfg.MODEL.DEVICE == "cpu":
             minutes = minutes or first_run.MINUTES

@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from torchvision.ops import batched_nms
 
+from regnet_backbones.detection.config import changed
 from regnet_backbones.detection.trained import resized
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.image_files import batches
@@ -108,10 +109,7 @@ def window_settings(window: int | None, stride: int | None) -> dict[str, int | N
 
 def in_own_size(cfg: CfgNode) -> CfgNode:
     """Return a config whose images are read for a `SlidingDetector`, which resizes its windows."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.INPUT.MIN_SIZE_TEST = 0
-    return cfg
+    return changed(cfg, "INPUT.MIN_SIZE_TEST", 0)
 
 
 def merged(parts: Sequence[Instances], limit: int | None = None) -> Instances:

@@ -29,6 +29,7 @@ from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from regnet_backbones.detection.architectures import architecture_of
+from regnet_backbones.detection.config import changed
 from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.runs.image_files import depth_problem, sample, upright_size
 from regnet_backbones.runs.resume import SAMPLES, seed_of, seeded
@@ -64,9 +65,8 @@ class TrainLoader:
     def resume(self, *, seed: int, batch: int) -> None:
         """Let the next iteration begin with a batch of the order of a seed."""
         if seed != self._seed:
-            cfg = self._cfg.clone()
-            cfg.defrost()
-            cfg.SEED = seed  # upstream's samplers take it from there, 0.6's draw theirs
+            # Upstream's samplers take the seed from the config, 0.6's draw theirs.
+            cfg = changed(self._cfg, "SEED", seed)
             with seeded(seed):
                 parts = build_detection_train_loader.from_config(
                     cfg, mapper=self._mapper, dataset=self.records
@@ -153,9 +153,7 @@ def train_mapper(cfg: CfgNode) -> Mapper:
 
 def loss_mapper(cfg: CfgNode) -> Mapper:
     """Return what makes a training input of an image as it is evaluated, without augmentation."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.INPUT.CROP.ENABLED = False  # or boxes would be those of masks
+    cfg = changed(cfg, "INPUT.CROP.ENABLED", False)  # or boxes would be those of masks
     return _train_mapper(cfg, build_augmentation(cfg, is_train=False))
 
 

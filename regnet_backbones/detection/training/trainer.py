@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from regnet_backbones.adapters.detectron2.solver import LR_FACTOR
 from regnet_backbones.detection import trained
-from regnet_backbones.detection.config import values_by_key
+from regnet_backbones.detection.config import changed, values_by_key
 from regnet_backbones.detection.evaluation import build_evaluators
 from regnet_backbones.detection.training import loader
 from regnet_backbones.detection.training.checkpoint import RULES, TrainingCheckpointer
@@ -69,9 +69,7 @@ class Trainer(DefaultTrainer):
         self._stopped_by: Signals | None = None
         self._seed_was_drawn = cfg.SEED < 0
         if self._seed_was_drawn:
-            cfg = cfg.clone()
-            cfg.defrost()
-            cfg.SEED = comm.shared_random_seed()
+            cfg = changed(cfg, "SEED", comm.shared_random_seed())
             cfg.freeze()
         self.seed = cfg.SEED
         super().__init__(cfg)
