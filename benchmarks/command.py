@@ -34,8 +34,7 @@ from benchmarks.roofline import DTYPES, Rates, measure_rates
 from benchmarks.runner import measure
 from benchmarks.scaling import points
 from regnet_backbones import zoo
-from regnet_backbones.cli.command_lines import parse_size
-from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.run import parse_size, run_command
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
 

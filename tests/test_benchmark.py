@@ -23,7 +23,7 @@ from benchmarks.runner import failure_of
 from benchmarks.scaling import Point, points, scaling
 from benchmarks.steps import largest_error
 from regnet_backbones import complexity, zoo
-from regnet_backbones.cli.command_lines import parse_size
+from regnet_backbones.cli.run import parse_size
 from regnet_backbones.errors import UserError
 
 RECORDED = sorted((ROOT / "benchmarks" / "results").glob("cpu_*.json"))

@@ -9,7 +9,7 @@ import yaml
 from load_tool import load_tool
 from PIL import Image
 
-from regnet_backbones.cli.train import detector_parser
+from regnet_backbones.cli.train import train_detector
 from regnet_backbones.detection import run
 from regnet_backbones.detection.config import load_config_file, read_config
 from regnet_backbones.detection.trained import load_config
@@ -69,7 +69,7 @@ def one_line(message):
 
 def readings(path):
     """Return every reading of a detector's config in our tools, by the tools that do it."""
-    args = detector_parser("").parse_args(["--config-file", str(path), "MODEL.DEVICE", "cpu"])
+    args = train_detector.parser("").parse_args(["--config-file", str(path), "MODEL.DEVICE", "cpu"])
     trained = Trained("detector", path.with_name("model_final.pth"), path)
     return {
         "train": partial(run.read_run_config, args),

@@ -14,8 +14,7 @@ from pathlib import Path
 from regnet_backbones import zoo
 from regnet_backbones.cli import design_output as out
 from regnet_backbones.cli import design_search as searching
-from regnet_backbones.cli.command_lines import command_parser, parse_size
-from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.run import command_parser, parse_size, run_command
 from regnet_backbones.design import (
     FORMATS,
     RegNetDesign,

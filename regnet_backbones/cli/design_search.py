@@ -15,7 +15,7 @@ from typing import get_args
 
 from regnet_backbones import design, zoo
 from regnet_backbones.cli import design_output as out
-from regnet_backbones.cli.command_lines import ArgumentError, parse_size
+from regnet_backbones.cli.run import ArgumentError, parse_size
 from regnet_backbones.design.formats import CHOSEN_KEY
 from regnet_backbones.design.searching import Order
 from regnet_backbones.errors import UserError

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regnet_backbones import zoo
-from regnet_backbones.cli.command_lines import command_parser, find_config
 from regnet_backbones.cli.models import pairs_of
-from regnet_backbones.cli.run import subcommand
+from regnet_backbones.cli.run import find_config, subcommand
 from regnet_backbones.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,9 +45,8 @@ UNUSED = {
 }
 
 
-def export_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `export`."""
-    parser = command_parser(prog, DESCRIPTION)
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `export`."""
     add = parser.add_argument
     text = "a name of the zoo, a run's folder, a checkpoint, or hf-hub:OWNER/NAME"
     add("model", metavar="MODEL", help=text)
@@ -78,10 +76,9 @@ def export_parser(prog: str) -> argparse.ArgumentParser:
     add("--config-file", metavar="CONFIG", help="default: config.yaml next to the checkpoint")
     text = "config keys to override; with --int8 those of a segmenter's data (root /data/ADE20K)"
     add("--opts", nargs="*", metavar="KEY VALUE", help=text)
-    return parser
 
 
-@subcommand(export_parser)
+@subcommand(DESCRIPTION, export_arguments)
 def export_command(args: argparse.Namespace) -> int:
     """Export, and print the errors at the checked sizes."""
     _check_int8(args)

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regnet_backbones.cli.command_lines import command_parser, find_config
-from regnet_backbones.cli.run import subcommand
+from regnet_backbones.cli.run import find_config, subcommand
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
 
@@ -56,21 +55,20 @@ DETECTOR_OPTIONS = ("val_json", "val_images", "min_score", "evaluator")
 EVALUATORS = ("auto", "pycocotools", "faster-coco-eval")  # values of TEST.EVALUATOR
 
 
-def evaluate_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `evaluate`."""
-    parser = _model_parser(prog, EVALUATE)
+def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `evaluate`."""
+    _add_model_options(parser)
     add = parser.add_argument
     add("--output", metavar="DIR", help="output folder (default: evaluation in the run's folder)")
     add("--devices", type=int, default=1, metavar="N", help="GPUs or CPU processes (default: 1)")
     detector = add_data_options(parser)
     text = "what computes COCO metrics (default: faster-coco-eval if installed)"
     detector.add_argument("--evaluator", choices=EVALUATORS, help=text)
-    return parser
 
 
-def predict_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `predict`."""
-    parser = _model_parser(prog, PREDICT)
+def predict_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `predict`."""
+    _add_model_options(parser)
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="images, videos, folders, quoted patterns")
     add("--output", default="predictions", metavar="DIR", help="default: %(default)s")
@@ -81,7 +79,6 @@ def predict_parser(prog: str) -> argparse.ArgumentParser:
     add = _add_detector_options(parser).add_argument
     add("--min-score", type=float, help="drop instances with a lower score (default: 0.5)")
     add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys to override")
-    return parser
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -96,8 +93,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
     return detector
 
 
-def _model_parser(prog: str, description: str) -> argparse.ArgumentParser:
-    parser = command_parser(prog, description)
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
     text = "folder of a training, a checkpoint, or hf-hub:OWNER/NAME"
     parser.add_argument("trained", metavar="RUN", help=text)
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
@@ -118,7 +114,6 @@ def _model_parser(prog: str, description: str) -> argparse.ArgumentParser:
     add("--short-side", type=int, metavar="PIXELS", help="resize images to this shorter side first")
     add("--flip", action="store_true", default=None, help="average with the mirror image")
     add("--scales", type=float, nargs="+", metavar="FACTOR", help="average over these scales")
-    return parser
 
 
 def _add_detector_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -171,7 +166,7 @@ def _trained(args: argparse.Namespace) -> "Trained":
     return trained
 
 
-@subcommand(evaluate_parser)
+@subcommand(EVALUATE, evaluate_arguments)
 def evaluate_command(args: argparse.Namespace) -> int:
     """Evaluate, print the results and write them to a file."""
     from regnet_backbones.runs.results import RESULTS_NAME
@@ -217,7 +212,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
     return 0
 
 
-@subcommand(predict_parser)
+@subcommand(PREDICT, predict_arguments)
 def predict_command(args: argparse.Namespace) -> int:
     """Predict images; the exit status is 1 if some could not be read."""
     if not args.no_pictures and "torch" not in sys.modules:

@@ -4,9 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from regnet_backbones.cli.command_lines import add_split_options, command_parser, find_config
 from regnet_backbones.cli.report import report_command
-from regnet_backbones.cli.run import run_command, subcommand
+from regnet_backbones.cli.run import (
+    add_split_options,
+    find_config,
+    run_command,
+    subcommand,
+)
 
 DETECTOR = """\
 Train or evaluate a detector or segmenter on a RegNet, with Detectron2's conventions.
@@ -67,9 +71,8 @@ REPORT = "write a report at the end (default: only without a config)"
 DETECTOR_CONFIG = "mask_rcnn_regnety_032_fpn_1x"  # for a check without a config
 
 
-def detector_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `train-detector`: Detectron2's options, and ours for custom data."""
-    parser = command_parser(prog, DETECTOR)
+def detector_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `train-detector`: Detectron2's options, and ours for custom data."""
     add = parser.add_argument
     add("--config-file", default="", metavar="CONFIG", help="YAML file, or a name of the package")
     add("--resume", action="store_true", help="resume from the last checkpoint of OUTPUT_DIR")
@@ -96,10 +99,9 @@ def detector_parser(prog: str) -> argparse.ArgumentParser:
         "--skip-data-check", action="store_true", help="train without checking data"
     )
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
-    return parser
 
 
-@subcommand(detector_parser)
+@subcommand(DETECTOR, detector_arguments)
 def train_detector(args: argparse.Namespace) -> int:
     """Train or evaluate with Detectron2."""
     args.config_file = find_config(args.config_file, "detectron2")

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from regnet_backbones.cli.command_lines import command_parser
 from regnet_backbones.cli.run import subcommand
 from regnet_backbones.files import check_output_folder
 
@@ -24,9 +23,8 @@ Between detectors of Detectron2 and torchvision the FPN goes along, and the head
 """
 
 
-def convert_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `convert-weights`."""
-    parser = command_parser(prog, DESCRIPTION)
+def convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `convert-weights`."""
     add = parser.add_argument
     add("source", help="file, URL, timm://NAME.TAG, torchvision://NAME.TAG or pycls://NAME")
     add("output", help="file to write")
@@ -36,10 +34,9 @@ def convert_parser(prog: str) -> argparse.ArgumentParser:
     add("--channel-order", choices=("RGB", "BGR"), help="default: that of the dialect")
     add("--prefix", help="which of several networks, such as teacher. or teacher.backbone.")
     add("--dry-run", action="store_true", help="print the mapping and write nothing")
-    return parser
 
 
-@subcommand(convert_parser)
+@subcommand(DESCRIPTION, convert_arguments)
 def convert_weights(args: argparse.Namespace) -> int:
     """Convert, and print what was done."""
     from regnet_backbones.weights.conversion import convert_file
