@@ -137,8 +137,7 @@ def load(
         from regnet_backbones.semseg.prediction import SegmenterPredictor
     except ModuleNotFoundError as error:
         raise MissingPackageError(
-            f"{error}; segmenters need `pip install 'regnet-backbones[train]'`",
-            name=error.name,
+            f"{error}; segmenters need `pip install 'regnet-backbones[train]'`", name=error.name
         ) from error
     slides = window is not None or window_stride is not None
     segmenter = SegmenterPredictor(

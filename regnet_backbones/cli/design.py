@@ -291,8 +291,7 @@ def _fit(args: argparse.Namespace) -> RegNetDesign | None:
     if args.picture:
         steps = {"fitted, quantized": result.quantized}
         out.write_chart(
-            args.picture,
-            out.width_figure(title, result.continuous, steps, result.observed),
+            args.picture, out.width_figure(title, result.continuous, steps, result.observed)
         )
     if result.design is None:
         print("\na RegNet needs 4 stages; use --stages 4 for a design")
@@ -325,12 +324,7 @@ def _scale(args: argparse.Namespace) -> RegNetDesign:
         "scaled": (scaled.design, scaled.image_size),
     }
     rows = [
-        (
-            title,
-            out.describe(network),
-            size,
-            *out.cost_columns(complexity(network, size)),
-        )
+        (title, out.describe(network), size, *out.cost_columns(complexity(network, size)))
         for title, (network, size) in networks.items()
     ]
     print(out.table(("", "design", "image", "multiply-adds", "params", "activations"), rows))

@@ -54,9 +54,7 @@ class ArgumentError(UserError, argparse.ArgumentTypeError):
 def command_parser(prog: str, description: str) -> ArgumentParser:
     """Return a parser that prints the description as it is, `%(prog)s` in it replaced."""
     return ArgumentParser(
-        prog=prog,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
 
 

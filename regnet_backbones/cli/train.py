@@ -5,12 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from regnet_backbones.cli.report import report_command
-from regnet_backbones.cli.run import (
-    add_split_options,
-    find_config,
-    run_command,
-    subcommand,
-)
+from regnet_backbones.cli.run import add_split_options, find_config, run_command, subcommand
 
 DETECTOR = """\
 Train or evaluate a detector or segmenter on a RegNet, with Detectron2's conventions.

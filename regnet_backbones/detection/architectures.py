@@ -38,10 +38,7 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "GeneralizedRCNN": Architecture(
-        ("instances",),
-        "MODEL.ROI_HEADS.NUM_CLASSES",
-        ("RPN", "ROI_HEADS"),
-        min_score=ROI_SCORE,
+        ("instances",), "MODEL.ROI_HEADS.NUM_CLASSES", ("RPN", "ROI_HEADS"), min_score=ROI_SCORE
     ),
     "ProposalNetwork": Architecture(("instances",), nodes=("RPN",)),
     "RetinaNet": Architecture(

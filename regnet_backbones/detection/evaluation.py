@@ -29,11 +29,7 @@ from regnet_backbones.detection.engines import Engine, build_engine, check_engin
 from regnet_backbones.detection.matching import BEST_F1
 from regnet_backbones.detection.pictures import ImageScorer, PredictionPictures
 from regnet_backbones.detection.processes import check_processes, run_in_processes
-from regnet_backbones.detection.trained import (
-    load_config,
-    load_weights,
-    optimization_of,
-)
+from regnet_backbones.detection.trained import load_config, load_weights, optimization_of
 from regnet_backbones.detection.training.loader import build_test_loader
 from regnet_backbones.detection.windows import (
     COUNTED,
@@ -109,32 +105,27 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a detector on `DATASETS.TEST`, with the evaluators of its training.
 
-    Writes what `runs.results` describes, a log, and the predictions. Images are scored one by one,
-    and drawn, for the first dataset.
+    Writes what `runs.results` describes, a log, and the predictions. Images of the first dataset are
+    scored one by one, and drawn.
 
     Args:
         trained: a detector, as `find_trained` finds it.
         output: the folder to write to.
         opts: keys and values in turn that override the config.
         device: None for that of the config, or the CPU without a GPU.
-        processes: how many share the images, each on a GPU of its own if there are GPUs.
-        val: your own data, of `read_coco_split`, to evaluate on in place of `DATASETS.TEST`; None
-            for these, which may be the data of its own that the detector was trained with.
-        images: how many images of the first dataset, evenly spread, to predict at most, None for
-            all of all datasets. If there are more, they are scored one by one and there are no
-            `results`.
-        engine: "torch", or "onnxruntime", which runs the detector's ONNX file on the CPU in one
-            process.
-        exported: the file, of `export_detector` and this checkpoint and config; None to export the
-            detector to a temporary one.
+        processes: how many share the images, each on its own GPU if there are GPUs.
+        val: your data, of `read_coco_split`, instead of `DATASETS.TEST`.
+        images: how many images of the first dataset, evenly spread, to score at most, None for all
+            of all datasets. If there are more, there are no `results`.
+        engine: "torch", or "onnxruntime", which runs the exported detector in one CPU process.
+        exported: that file, of this checkpoint and config; None to export it for this evaluation.
         window, window_stride: of a `SlidingDetector`, None for the whole image alone.
 
     Returns:
-        The numbers of `results.json`, and the chief ones as a table.
+        The numbers of `results.json`, and the main ones as a table.
 
     Raises:
-        UserError: config, data, checkpoint, engine or exported file cannot be used, or do not
-            belong together, or the evaluation needs a package that is not installed.
+        UserError: config, data, checkpoint, engine or file cannot be used, or a package is missing.
     """
     device = check_engine(engine, exported=exported, device=device, processes=processes)
     cfg = load_config(trained, opts=opts, device=device)
@@ -179,8 +170,8 @@ def average_precisions(
 ) -> dict[str, float]:
     """Evaluate an exported file with onnxruntime; return AP and mIoU in percent by name."""
     with TemporaryDirectory() as folder:
-        options = {"opts": (*opts, "TEST.PICTURES", "0")}
-        found = evaluate(trained, folder, engine="onnxruntime", exported=exported, **options)
+        opts = (*opts, "TEST.PICTURES", "0")
+        found = evaluate(trained, folder, opts=opts, engine="onnxruntime", exported=exported)
     return {
         f"{dataset} {task} {metric}": value or 0.0
         for dataset, tasks in found.results.items()
@@ -388,18 +379,12 @@ def _image_files(dataset_name: str) -> list[Path]:
 
 
 def _use_data(cfg: CfgNode, val: CocoSplit | None = None) -> CocoSplit | None:
-    """Check the data that a config is evaluated on; return those that are the user's own."""
+    """Check the data that a config is evaluated on; return the COCO json that is registered."""
     val = data.validation_of_training(cfg) if val is None else val
-    if val is not None:
-        _use_own_data(cfg, val)
-    else:
+    if val is None:
         check_datasets_exist(cfg, training=False)
         check_evaluators(cfg)
-    return val
-
-
-def _use_own_data(cfg: CfgNode, val: CocoSplit) -> None:
-    """Let a detector's config evaluate on a COCO json, which is checked as before a training."""
+        return None
     if "instances" not in outputs_of(cfg):
         raise UserError(
             f"--val-json needs a detector, this is a {cfg.MODEL.META_ARCHITECTURE}; set a "
@@ -420,7 +405,7 @@ def _use_own_data(cfg: CfgNode, val: CocoSplit) -> None:
         cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False, read={data.VAL_NAME: val}
     )
     if report.has_errors:
-        errors = report.errors.summary()
-        raise UserError(f"cannot evaluate on '{val.json_file}':\n{errors}")
+        raise UserError(f"cannot evaluate on '{val.json_file}':\n{report.errors.summary()}")
     if report.defects:
         logger.warning("%s", report.summary())
+    return val

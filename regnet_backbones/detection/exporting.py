@@ -112,25 +112,21 @@ def export_detector(
 
     Args:
         cfg: of the model. `MODEL.WEIGHTS`, if it is a file, is named in the metadata.
-        model: of detectron2, with its trained weights; instances, keypoints or semantic maps, not
-            panoptic ones. It is not changed, and exported as in evaluation.
+        model: of detectron2, not panoptic, with its trained weights; it is not changed.
         path: the file, `.onnx`, or `.ts` or `.pt` for TorchScript.
         images: (3, H, W) from 0 to 255, of `images_for`; the model must detect something in one.
-        resize: whether the file takes images of any size and resizes them as the tests of the
-            config do, with Pillow's filter to within one grey level.
+        resize: whether the file resizes images as tests of the config do, to within a grey level.
         fold: fold batch norm into convolutions first.
 
     Returns:
-        The file, and its differences from the model (folded, if `fold`): on images of two other
-        sizes, without detections, and on the first one again.
+        The file, and its differences from the (folded) model: on images of two other sizes, without
+        detections, and on the first one again.
 
     Raises:
         ModuleNotFoundError: onnx or onnxruntime is not installed.
         OSError: the folder does not exist, or cannot be written to.
-        UserError: the file has another suffix, no image is given, the model is panoptic, or it is
-            to resize and the config does not. As `ExportError`: nothing is detected in the images,
-            the model cannot be exported, or the file gives something else; then there is no new
-            file.
+        UserError: an argument cannot be used. As `ExportError`: nothing is detected, the model
+            cannot be exported, or the file gives something else; then there is no new file.
     """
     if cfg.MODEL.META_ARCHITECTURE in ARCHITECTURES and "panoptic_seg" in outputs_of(cfg):
         raise _panoptic_error(model)  # of others it is seen in what they return

@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
@@ -100,7 +99,10 @@ class DetectorPredictor:
         """
         if isinstance(self._model, SlidingDetector):
             self._model.batch_size = batch_size
-        inputs = ((item, _given(self.cfg, image)) for item, image in images)
+        inputs = (
+            (item, {"image": model_input(self.cfg, i), "height": i.height, "width": i.width})
+            for item, i in images
+        )
         for batch in batches(inputs, batch_size, lambda each: each[1]["image"].shape):
             with torch.no_grad():
                 predicted = self._model([given for _, given in batch])
@@ -159,22 +161,19 @@ def predict(
         labels/<name>.png     the class of each pixel, from 0, of a model with semantic output
         classes.txt           names of these classes, one a line, if they are known
 
-    A frame is named as `<video>_<number from 0>`; the overlays of a video are `<video>.mp4`. An
-    image that cannot be read is left out with a warning.
+    A frame is named `<video>_<number from 0>`; the overlays of a video are `<video>.mp4`. An image
+    that cannot be read is left out with a warning.
 
     Args:
-        trained: a detector, as `find_trained` finds it.
+        trained, output, opts, device: see `evaluation.evaluate`.
         images: files, as `find_images` finds them; their `output_names` are the names.
-        output: the folder to write to.
         min_score: instances below this score are left out.
-        opts: keys and values in turn that override the config.
-        device: None for that of the config, or the CPU without a GPU.
-        val_json: a COCO json whose categories are those of the training, and whose images, if it
-            has them, give the ids; None for the categories of `DATASETS.TEST`, if it is registered.
+        val_json: a COCO json with the categories of the training, and perhaps ids of the images;
+            None for the categories of `DATASETS.TEST`, if it is registered.
         pictures: whether to draw overlays.
-        batch_size: how many consecutive images that are resized to one size the model takes at a
-            time, and windows of one image. Results may differ in the last bits.
-        engine, exported, window, window_stride: how the detector is run, see `evaluate`.
+        batch_size: how many images of one size after resizing, or windows of one image, the model
+            takes at a time. Results may differ in the last bits.
+        engine, exported, window, window_stride: see `evaluation.evaluate`.
         every: which frames of a video are predicted: 0, every, 2 * every, ...
 
     Returns:
@@ -232,11 +231,6 @@ def predict(
     if "sem_seg" in given and classes.stuff_are_named:
         (output / "classes.txt").write_text("\n".join(classes.metadata.stuff_classes) + "\n")
     return read.failed
-
-
-def _given(cfg: CfgNode, image: Image.Image) -> dict[str, object]:
-    """Return what a model takes of an image."""
-    return {"image": model_input(cfg, image), "height": image.height, "width": image.width}
 
 
 def _image_ids(

@@ -22,12 +22,7 @@ from regnet_backbones.adapters.detectron2.network import check_weights
 from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.config import read_config, use_cpu_without_gpu
 from regnet_backbones.detection.config_checks import check_config, check_datasets_exist
-from regnet_backbones.detection.data import (
-    OPTIONS,
-    register_own_data,
-    use_own_data,
-    use_sources,
-)
+from regnet_backbones.detection.data import OPTIONS, register_own_data, use_own_data, use_sources
 from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.evaluation import check_evaluators, results_tables

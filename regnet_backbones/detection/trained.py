@@ -116,10 +116,7 @@ def optimization_of(cfg: CfgNode) -> Optimization | None:
     if not node.ENABLED:
         return None
     return Optimization(
-        dtype=node.DTYPE,
-        compile=node.COMPILE,
-        fold=node.FOLD,
-        memory_format=node.MEMORY_FORMAT,
+        dtype=node.DTYPE, compile=node.COMPILE, fold=node.FOLD, memory_format=node.MEMORY_FORMAT
     )
 
 

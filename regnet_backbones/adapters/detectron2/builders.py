@@ -39,20 +39,14 @@ class RegNetBackbone(RegNetFeatures, Backbone):
 
     Args:
         name_or_design: a name of `regnet_backbones.zoo.names()`, or a `RegNetDesign`.
-        out_features: names of the maps to return: "stem" (C1), "res2" to "res5" or "s1" to "s4"
-            (C2 to C5 both).
+        out_features: maps to return: "stem" (C1), "res2" to "res5" or "s1" to "s4" (C2 to C5 both).
         norm: see `RegNetFeatures`.
-        options: others of `RegNetFeatures`; `freeze_at` counts as detectron2's
-            `MODEL.BACKBONE.FREEZE_AT`.
+        options: others of `RegNetFeatures`; `freeze_at` is detectron2's `MODEL.BACKBONE.FREEZE_AT`.
 
     Attributes:
-        input_format: channel order of the images that the detector gets, "RGB" or "BGR"; None
-            where the builder did not say and the detector itself has to know.
-        pixel_mean, pixel_std: what the detector subtracts from each channel of an image and
-            divides it by, None likewise. A detector need not show them, so that the builder keeps
-            them here.
-        weights_format: of the images that the weights to load saw, None for what their dialect
-            says.
+        input_format: channel order of the detector's images, "RGB" or "BGR"; None if unknown.
+        pixel_mean, pixel_std: what normalises the channels of its images; None if unknown.
+        weights_format: of the images that the weights to load saw, None for that of their dialect.
 
     Raises:
         ValueError: as `RegNetFeatures`, or for an unknown feature name.
@@ -113,10 +107,8 @@ def build_regnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RegNetBackbon
 def build_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build a RegNet under an FPN: P2 to P5 from `MODEL.FPN.IN_FEATURES`, P6 by max pooling.
 
-    `MODEL.FPN.IN_FEATURES` may say res2 to res5, as stock ResNet configs do, or s1 to s4.
-
     Args:
-        cfg, input_shape: see `build_regnet_backbone`.
+        cfg, input_shape: see `build_regnet_backbone`. Features are res2 to res5, or s1 to s4.
 
     Raises:
         ValueError: the node names no network, or one that cannot feed an FPN.
@@ -147,8 +139,7 @@ def build_retinanet_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) ->
 def build_fcos_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build a RegNet under an FPN for FCOS: P3 to P5, and P6 and P7 by convolutions of P5.
 
-    The convention of AdelaiDet's `build_fcos_resnet_fpn_backbone`, which CondInst and BlendMask
-    use. `MODEL.FCOS.TOP_LEVELS` is how many levels come on top: 2, 1 (P6) or 0.
+    The convention of AdelaiDet, CondInst and BlendMask; `MODEL.FCOS.TOP_LEVELS` is 2, 1 (P6) or 0.
 
     Args:
         cfg, input_shape: see `build_regnet_backbone`.
@@ -235,9 +226,7 @@ def _warn_of_other_builder(name: str, builder: Callable) -> None:
 
 
 def _build_fpn(
-    cfg: CfgNode,
-    input_shape: ShapeSpec,
-    build_top: Callable[[RegNetBackbone], nn.Module | None],
+    cfg: CfgNode, input_shape: ShapeSpec, build_top: Callable[[RegNetBackbone], nn.Module | None]
 ) -> FPN:
     """Build the RegNet of a config under an FPN, with the levels on top that `build_top` makes."""
     in_features = cfg.MODEL.FPN.IN_FEATURES

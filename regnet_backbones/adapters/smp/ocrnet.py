@@ -23,16 +23,14 @@ from regnet_backbones.adapters.smp.auxiliary import AuxiliaryModel, FCNHead, res
 class OCRNet(AuxiliaryModel):
     """OCRNet on any encoder of SMP; `smp.from_pretrained` and `smp.create_model` know it.
 
-    With one class there is one region, and every pixel has the same context: give the background
-    a class of its own.
+    With one class there is one region, and every pixel has the same context: give the background a
+    class.
 
     Args:
         encoder_name, encoder_weights, in_channels, classes, activation: as of SMP's models.
         encoder_depth: number of maps, 3 to 5; the last two are used.
-        encoder_output_stride: stride of the last map: 8 in the paper, and 16 or 32 to save memory
-            or for an encoder that cannot be dilated.
-        decoder_channels: channels of the pixel representation, and of the head of the coarse
-            segmentation.
+        encoder_output_stride: stride of the last map: 8 in the paper; 16 or 32 save memory.
+        decoder_channels: of the pixel representation, and of the head of the coarse segmentation.
         key_channels: channels in which pixels and regions are compared.
         dropout: probability that a channel is dropped before a classification.
         kwargs: further arguments of SMP's `tu-` encoders.

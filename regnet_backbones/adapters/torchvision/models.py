@@ -81,10 +81,9 @@ class RegNetFPN(nn.Module):
     Args:
         name_or_design: a name of `regnet_backbones.zoo.names()`, or a `RegNetDesign`.
         out_channels: channels of the returned maps.
-        levels: of the RegNet that enter the FPN, neighbours of 2 to 5.
-        top: what comes on top: "pool" (P6 by max pooling, for R-CNN), "p6p7" (P6 and P7 by
-            convolutions of P5, as in torchvision's FCOS and RetinaNet), "p6p7_of_c5" (of C5, as in
-            the RetinaNet of the paper and of Detectron2), None for nothing.
+        levels: of the RegNet that enter the FPN, consecutive ones of 2 to 5.
+        top: what comes on top: "pool" (P6 by max pooling, for R-CNN), "p6p7" (by convolutions of P5,
+            as in torchvision), "p6p7_of_c5" (of C5, as in the paper and Detectron2), None for nothing.
         norm, freeze_at, pretrained: see `RegNetFeatures`.
         norm_layer: of the FPN, called with a number of channels; None for none.
         options: others of `RegNetFeatures`.

@@ -19,7 +19,6 @@ from fvcore.nn.precise_bn import get_bn_modules
 from timm.utils import ModelEmaV3
 from torch import distributed as dist
 from torch import nn
-from torch.utils.data import DataLoader
 
 from regnet_backbones.adapters.detectron2.solver import LR_FACTOR
 from regnet_backbones.detection import trained
@@ -92,20 +91,13 @@ class Trainer(DefaultTrainer):
                 log_report(report)
         return model
 
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
-        """Build the evaluators of a dataset, and what draws its pictures."""
-        return build_evaluators(cfg, dataset_name)
+    build_evaluator = staticmethod(build_evaluators)
+    build_test_loader = staticmethod(loader.build_test_loader)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> loader.TrainLoader:
         """Build the batches of training, augmented in the way of the architecture."""
         return loader.TrainLoader(cfg, loader.train_mapper(cfg))
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
-        """Build the batches of an evaluation."""
-        return loader.build_test_loader(cfg, dataset_name)
 
     def build_hooks(self) -> list[HookBase | None]:
         """Build detectron2's hooks and ours, and the checkpointer that they use."""
