@@ -122,7 +122,7 @@ def test_a_wrong_command_line(main, dataset, tmp_path, capsys, options, said):
 
 def test_a_key_without_a_value(main, capsys):
     assert main(["--config-file", QUICK, "SOLVER.MAX_ITER"]) == 2
-    assert "'SOLVER.MAX_ITER' without a value" in assert_documented(capsys.readouterr().err)
+    assert "'SOLVER.MAX_ITER' has no value" in assert_documented(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +385,7 @@ def test_a_wrong_trained_detector(finished, tmp_path, capsys, tool, options, sai
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda text: "", "is empty"),
+        (lambda text: "", "an empty file"),
         (lambda text: text[: text.index("\nTEST:") + 1], "VERSION, VIS_PERIOD"),
         (lambda text: text[: text.index("\nSOLVER:") + 20], "config.yaml'"),
         (lambda text: "MODEL:\n  MASK_ON: false\n", "VERSION"),

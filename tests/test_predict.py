@@ -437,7 +437,7 @@ def test_classes_of_pixels_are_written_as_label_maps(dataset, tmp_path, capsys):
 
     capsys.readouterr()
     assert main(run, folder, "--output", output, "--val-json", "a.json") == 2
-    assert "classes of a SemanticSegmentor; leave out --val-json" in capsys.readouterr().err
+    assert "--val-json cannot name the classes of a SemanticSegmentor" in capsys.readouterr().err
 
 
 def test_classes_of_pixels_without_names_are_numbered(dataset, tmp_path, caplog):
@@ -552,9 +552,9 @@ def test_panoptic_deeplab_needs_what_it_was_trained_on(
 ):
     arguments = [panoptic_deeplab[1], dataset.images("val"), "--output", tmp_path / "out"]
     assert main(*arguments, "--opts", "DATASETS.TRAIN", "('gone',)") == 2
-    assert "needs its training dataset 'gone' registered" in capsys.readouterr().err
+    assert "got 'gone'; set a registered one with --opts DATASETS.TRAIN" in capsys.readouterr().err
     assert main(*arguments, "--val-json", val_json) == 2
-    assert "classes of a PanopticDeepLab; leave out --val-json" in capsys.readouterr().err
+    assert "--val-json cannot name the classes of a PanopticDeepLab" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a detector on `DATASETS.TEST`, with the evaluators of its training.
 
-    Writes what `runs.results` describes, a log, and the predictions. Images of the first dataset are
-    scored one by one, and drawn.
+    Writes what `runs.results` describes, a log, and the predictions. Images of the first dataset
+    are scored one by one, and drawn.
 
     Args:
         trained: a detector, as `find_trained` finds it.

@@ -82,8 +82,8 @@ class RegNetFPN(nn.Module):
         name_or_design: a name of `regnet_backbones.zoo.names()`, or a `RegNetDesign`.
         out_channels: channels of the returned maps.
         levels: of the RegNet that enter the FPN, consecutive ones of 2 to 5.
-        top: what comes on top: "pool" (P6 by max pooling, for R-CNN), "p6p7" (by convolutions of P5,
-            as in torchvision), "p6p7_of_c5" (of C5, as in the paper and Detectron2), None for nothing.
+        top: what comes on top: "pool" (P6 by max pooling, for R-CNN), "p6p7" (convolutions of P5,
+            as in torchvision), "p6p7_of_c5" (of C5, as in the paper and Detectron2), or None.
         norm, freeze_at, pretrained: see `RegNetFeatures`.
         norm_layer: of the FPN, called with a number of channels; None for none.
         options: others of `RegNetFeatures`.
