@@ -164,7 +164,7 @@ def _measured(args: argparse.Namespace, chosen: dict[Case, tuple[Entry, ...]]) -
     with tqdm(total=steps, unit="row", file=sys.stderr, disable=None) as bar:
         for case, entries in chosen.items():
 
-            def tell(text: str, case: Case = case) -> None:
+            def show(text: str, case: Case = case) -> None:
                 bar.set_description(f"{case.title}: {text}")
                 bar.update()
 
@@ -174,7 +174,7 @@ def _measured(args: argparse.Namespace, chosen: dict[Case, tuple[Entry, ...]]) -
                 reference=args.reference or REFERENCES[case.part],
                 runs=args.runs,
                 warmup=args.warmup,
-                progress=tell,
+                progress=show,
             )
             bar.clear()
             yield result

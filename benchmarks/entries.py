@@ -35,7 +35,7 @@ class Entry:
         setting: what is done to the model.
         build: returns the model of a case, with random weights, on the CPU.
         needs: modules that must be installed.
-        why_not: says why there is no such row of a case, None where there is one.
+        why_not: returns why a case has no such row, None if it has one.
         our_weights: whether its maps should be those of our extractor.
     """
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside it, whoever imports it
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules next to it
 
 from compatibility.ends import End, table
 from compatibility.environment import try_end

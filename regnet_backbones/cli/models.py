@@ -1,4 +1,4 @@
-"""`evaluate` and `predict`: find what was trained, and hand it to its framework.
+"""`evaluate` and `predict`: find a trained model, and hand it to its framework.
 
 Detectron2 and Lightning are imported when a model needs them: one of the two is enough.
 """
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
     from regnet_backbones.semseg.inference import Inference
 
 EVALUATE = """\
-Evaluate what was trained: a detector (Detectron2) or a segmenter (Lightning and SMP).
+Evaluate a trained detector (Detectron2) or segmenter (Lightning and SMP).
 
     %(prog)s output/demo
     %(prog)s output/demo/model_final.pth --opts TEST.AUG.ENABLED True
     %(prog)s output/mine --val-json val.json --val-images images/val
     %(prog)s output/semseg --window 512 --flip --scales 0.5 0.75 1.0 1.25 1.5 1.75
 
-The results are printed, and written to `results.json` in the folder `evaluation` of the run. The
-data are those of the training, unless --val-json and --val-images, or --opts, give others.
+Results are printed, and written to `evaluation/results.json` in the folder of the run. The data are
+those of the training, unless --val-json and --val-images, or --opts, name others.
 """
 
 PREDICT = """\
-Predict images with what was trained: a detector (Detectron2) or a segmenter (Lightning and SMP).
+Predict images with a trained detector (Detectron2) or segmenter (Lightning and SMP).
 
     %(prog)s output/demo photos/ --output predictions
     %(prog)s output/mine photos/ --val-json val.json --min-score 0.7
     %(prog)s output/semseg 'photos/*.jpg' one.png --window 512
     %(prog)s output/demo clip.mp4 --every 5
 
-Below --output are overlays/ with pictures to look at, and predictions.json in COCO's results format
+Writes pictures to overlays/ below --output, and predictions.json in COCO's results format
 (detectors), labels/ and classes.txt (models that classify pixels), or panoptic/ and panoptic.json.
 """
 
@@ -109,7 +109,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--exported", metavar="FILE", help=text)
     add = parser.add_argument_group("large images").add_argument
     add("--window", type=int, metavar="PIXELS", help="slide a window of this side over the image")
-    add("--window-stride", type=int, metavar="PIXELS", help="step (default: two thirds)")
+    add("--window-stride", type=int, metavar="PIXELS", help="default: 2/3 of --window")
     add = parser.add_argument_group("segmenters only").add_argument
     add("--short-side", type=int, metavar="PIXELS", help="resize images to this shorter side first")
     add("--flip", action="store_true", default=None, help="average with the mirror image")

@@ -20,8 +20,8 @@ Write one self-contained HTML page about a training of a detector or a segmenter
     %(prog)s output/mine --val-json val.json --val-images images/val
     %(prog)s output/semseg --opts root /data/ADE20K --device cuda
 
-A run that was not evaluated yet is evaluated first, on at most --images validation images; if there
-are more, the results are those that the training logged.
+A run is evaluated first if it was not yet, on at most --images validation images. If there are more
+images, the results are those that the training logged.
 """
 
 

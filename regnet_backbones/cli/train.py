@@ -72,7 +72,7 @@ def detector_arguments(parser: argparse.ArgumentParser) -> None:
     add("--config-file", default="", metavar="CONFIG", help="YAML file, or a name of the package")
     add("--resume", action="store_true", help="resume from the last checkpoint of OUTPUT_DIR")
     add("--eval-only", action="store_true", help="evaluate instead of training")
-    add("--num-gpus", type=int, default=1, metavar="N", help="GPUs or processes here (default: 1)")
+    add("--num-gpus", type=int, default=1, metavar="N", help="GPUs of this machine (default: 1)")
     add("--num-machines", type=int, default=1, metavar="N", help="machines (default: 1)")
     add("--machine-rank", type=int, default=0, metavar="N", help="of this machine (default: 0)")
     add("--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of the first machine")
