@@ -107,10 +107,18 @@ def has_tensors(annotation):
     return "torch.Tensor" in text and not re.search("Mapping|dict|Iterable", text)
 
 
+def with_references(function, text):
+    """Return a docstring and those of the functions whose arguments and errors it has."""
+    module = importlib.import_module(function.__module__)
+    names = re.findall(r"arguments and errors as of\s+`(\w+)`", text)
+    return "\n\n".join([text, *(inspect.getdoc(getattr(module, name)) for name in names)])
+
+
 def problems_of_function(function, owner=None):
     text = inspect.getdoc(function)
     if not text:
         return ["no docstring"]
+    text = with_references(function, text)
     signature = inspect.signature(function)
     parameters = {
         name: parameter

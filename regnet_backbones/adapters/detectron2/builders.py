@@ -98,7 +98,7 @@ def build_regnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RegNetBackbon
         input_shape: of the images, of which the number of channels is read.
 
     Raises:
-        ValueError: the node names no network, or one that cannot be built.
+        ValueError: the node names no network, or one that cannot be built or feed an FPN.
     """
     node = regnet_node(cfg)
     return _build_bottom_up(cfg, node, input_shape, node.OUT_FEATURES)
@@ -107,11 +107,7 @@ def build_regnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RegNetBackbon
 def build_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build a RegNet under an FPN: P2 to P5 from `MODEL.FPN.IN_FEATURES`, P6 by max pooling.
 
-    Args:
-        cfg, input_shape: see `build_regnet_backbone`. Features are res2 to res5, or s1 to s4.
-
-    Raises:
-        ValueError: the node names no network, or one that cannot feed an FPN.
+    Features are res2 to res5, or s1 to s4; arguments and errors as of `build_regnet_backbone`.
     """
     return _build_fpn(cfg, input_shape, lambda bottom_up: LastLevelMaxPool())
 
@@ -119,13 +115,8 @@ def build_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 def build_retinanet_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build a RegNet under an FPN for RetinaNet: P3 to P5, and P6 and P7 by convolutions of C5.
 
-    The coarsest of `MODEL.FPN.IN_FEATURES` (res3 to res5) gives P6, as in detectron2's builder.
-
-    Args:
-        cfg, input_shape: see `build_regnet_backbone`.
-
-    Raises:
-        ValueError: as `build_regnet_fpn_backbone`.
+    The coarsest of `MODEL.FPN.IN_FEATURES` (res3 to res5) gives P6, as in detectron2's builder;
+    arguments and errors as of `build_regnet_backbone`.
     """
 
     def build_top(bottom_up: RegNetBackbone) -> nn.Module:
@@ -139,13 +130,8 @@ def build_retinanet_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) ->
 def build_fcos_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build a RegNet under an FPN for FCOS: P3 to P5, and P6 and P7 by convolutions of P5.
 
-    The convention of AdelaiDet, CondInst and BlendMask; `MODEL.FCOS.TOP_LEVELS` is 2, 1 (P6) or 0.
-
-    Args:
-        cfg, input_shape: see `build_regnet_backbone`.
-
-    Raises:
-        ValueError: as `build_regnet_fpn_backbone`, or for another number of levels.
+    The convention of AdelaiDet, CondInst and BlendMask. `MODEL.FCOS.TOP_LEVELS` is 2, 1 (P6) or 0;
+    arguments and errors as of `build_regnet_backbone`.
     """
     top_levels = fcos_node(cfg).TOP_LEVELS
     if top_levels not in (0, 1, 2):

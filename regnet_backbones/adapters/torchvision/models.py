@@ -156,14 +156,7 @@ def faster_rcnn(name_or_design: str | RegNetDesign, **kwargs: object) -> FasterR
 
 
 def mask_rcnn(name_or_design: str | RegNetDesign, **kwargs: object) -> MaskRCNN:
-    """Build a Mask R-CNN.
-
-    Args:
-        name_or_design, kwargs: see `faster_rcnn`.
-
-    Raises:
-        ValueError: see `faster_rcnn`.
-    """
+    """Build a Mask R-CNN; arguments and errors as of `faster_rcnn`."""
     return _detector(MaskRCNN, name_or_design, **kwargs)
 
 
@@ -174,15 +167,11 @@ def keypoint_rcnn(
     num_keypoints: int | None = None,
     **kwargs: object,
 ) -> KeypointRCNN:
-    """Build a Keypoint R-CNN.
+    """Build a Keypoint R-CNN; other arguments and errors as of `faster_rcnn`.
 
     Args:
-        name_or_design, kwargs: see `faster_rcnn`.
         num_classes: the background included; None for 2.
         num_keypoints: of an object; None for 17.
-
-    Raises:
-        ValueError: see `faster_rcnn`.
     """
     kwargs["num_classes"] = 2 if num_classes is None else num_classes
     kwargs["num_keypoints"] = 17 if num_keypoints is None else num_keypoints
@@ -190,27 +179,13 @@ def keypoint_rcnn(
 
 
 def retinanet(name_or_design: str | RegNetDesign, **kwargs: object) -> RetinaNet:
-    """Build a RetinaNet on P3 to P7, P6 of C5.
-
-    Args:
-        name_or_design, kwargs: see `faster_rcnn`.
-
-    Raises:
-        ValueError: see `faster_rcnn`.
-    """
+    """Build a RetinaNet on P3 to P7, P6 of C5; arguments and errors as of `faster_rcnn`."""
     fpn = {"levels": (3, 4, 5), "top": "p6p7_of_c5"}
     return _detector(RetinaNet, name_or_design, fpn=fpn, **kwargs)
 
 
 def fcos(name_or_design: str | RegNetDesign, **kwargs: object) -> FCOS:
-    """Build an FCOS on P3 to P7, P6 of P5.
-
-    Args:
-        name_or_design, kwargs: see `faster_rcnn`.
-
-    Raises:
-        ValueError: see `faster_rcnn`.
-    """
+    """Build an FCOS on P3 to P7, P6 of P5; arguments and errors as of `faster_rcnn`."""
     return _detector(FCOS, name_or_design, fpn={"levels": (3, 4, 5), "top": "p6p7"}, **kwargs)
 
 
@@ -231,11 +206,7 @@ def deeplabv3(
 def fcn(
     name_or_design: str | RegNetDesign, *, aux_loss: bool | None = None, **kwargs: object
 ) -> FCN:
-    """Build an FCN of output stride 8.
-
-    Args:
-        name_or_design, aux_loss, kwargs: see `deeplabv3`.
-    """
+    """Build an FCN of output stride 8; arguments and errors as of `deeplabv3`."""
     return _fully_convolutional(FCN, FCNHead, name_or_design, aux_loss, **kwargs)
 
 
@@ -246,12 +217,11 @@ def lraspp(
     aux_loss: bool | None = None,
     **kwargs: object,
 ) -> LRASPP:
-    """Build an LR-ASPP of output stride 16 on C3 and C5.
+    """Build an LR-ASPP of output stride 16; other arguments and errors as of `deeplabv3`.
 
     Args:
-        name_or_design, kwargs: see `deeplabv3`.
         num_classes: the background included; None for 21.
-        aux_loss: False or None, which scripts pass; a second classifier does not exist.
+        aux_loss: False or None, which scripts pass; there is no second classifier.
 
     Raises:
         ValueError: `aux_loss` is true.
