@@ -125,7 +125,7 @@ def problems_of_function(function, owner=None):
         for name, parameter in signature.parameters.items()
         if name not in ("self", "cls")
     }
-    known = entries(text, "Args")
+    known = entries(text, "Args") | set(re.findall(r"`(\w+)`", text))  # or in a sentence
     if owner is not None:  # what all methods take
         known |= set(re.findall(r"`(\w+)`", inspect.getdoc(owner) or ""))
     found = [f"Args lacks {name}" for name in parameters if name not in known]
@@ -158,7 +158,8 @@ def problems_of_class(value):
         wanted, own = [], {}
     else:
         wanted = list(inspect.signature(value).parameters)
-    found = [f"Args lacks {name}" for name in wanted if name not in known | {"_"}]
+    known |= {"_", *re.findall(r"`(\w+)`", text)}
+    found = [f"Args lacks {name}" for name in wanted if name not in known]
     for maker in own.values():
         found += [f"Raises lacks {name}" for name in sorted(unexplained_errors(maker, text))]
     return found

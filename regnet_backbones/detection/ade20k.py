@@ -23,10 +23,8 @@ CLASSES = 150
 def convert_masks(root: str | Path, *, overwrite: bool = False) -> dict[Path, bool]:
     """Write `annotations_detectron2` next to `annotations`, with a progress bar.
 
-    Args:
-        root: a folder in the layout of ADEChallengeData2016: `annotations/training/*.png` and
-            `annotations/validation/*.png`, 8-bit.
-        overwrite: write again what is there.
+    `root` has the layout of ADEChallengeData2016: `annotations/training/*.png`, `validation/*.png`.
+    `overwrite` writes existing masks again.
 
     Returns:
         The folders of both splits, and whether they were written now.

@@ -32,18 +32,13 @@ def default_config() -> CfgNode:
 
 
 def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
-    """Read a config file with overrides of the command line.
+    """Return an unfrozen config of `config_file` (YAML) and `overrides`, keys and values in turn.
 
-    Args:
-        config_file: a YAML file in detectron2's schema.
-        overrides: keys and values in turn.
-
-    Returns:
-        The config, not frozen; what neither file nor overrides give is as in `default_config`.
+    What neither gives is as in `default_config`.
 
     Raises:
-        UserError: no such file, it is not YAML of plain values, is empty, or is the config
-            of a run that was cut; a key does not exist, or a value has the wrong type.
+        UserError: a file is missing, empty, not YAML of plain values, or of a run that was cut; a
+            key does not exist, or a value has the wrong type.
     """
     if len(overrides) % 2:
         raise UserError(f"'{overrides[-1]}' has no value; {PAIRS}")

@@ -52,20 +52,15 @@ logger = logging.getLogger(__name__)
 def read_coco_split(
     json_file: str | Path, image_root: str | Path, *, keep_root: bool = False
 ) -> CocoSplit:
-    """Read a COCO instance json, correct what has one meaning, and look for its images.
+    """Return a COCO instance json with its image folder, after correcting what has one meaning.
 
     Args:
         json_file: a file in the format of COCO's `instances_*.json`.
         image_root: the folder that the json's `file_name`s are relative to.
-        keep_root: whether a category without annotations that is the `supercategory` of all others
-            is a class; it is none in the exports that write one.
-
-    Returns:
-        The two paths, and what the json has.
+        keep_root: whether an unused category that is the `supercategory` of all others is a class.
 
     Raises:
-        UserError: the json or the folder is missing; the file is not a COCO json, or has values
-            that mean nothing, such as images that are not there.
+        UserError: json or folder is missing, it is not a COCO json, or has values without meaning.
     """
     if Path(json_file).is_file() and not Path(image_root).is_dir():
         raise MissingFileError(
@@ -139,15 +134,10 @@ def use_own_data(cfg: CfgNode) -> dict[str, CocoSplit]:
 
 
 def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
-    """Register two splits as detectron2 datasets and fit a config to them.
+    """Register `train` and `val` of `read_coco_split` as datasets, and fit `cfg` to them in place.
 
     Sets `DATASETS.TRAIN` and `TEST`, the number of classes of every head, and `DATASETS.OWN` to the
     absolute paths and the categories.
-
-    Args:
-        cfg: changed in place.
-        train: of `read_coco_split`.
-        val: the same, with the same categories.
 
     Raises:
         UserError: the categories of the two differ.

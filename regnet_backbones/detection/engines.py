@@ -36,11 +36,9 @@ EXAMPLES = 16
 
 
 class ExportedDetector:
-    """An exported detector in the place of detectron2's model, run by onnxruntime on the CPU.
+    """A detector exported to `path`, run by onnxruntime in the place of detectron2's model.
 
-    Args:
-        path: the file, of `export_detector`.
-        min_score: instances that are not above it are left out.
+    Only instances above `min_score` are kept.
     """
 
     def __init__(self, path: str | Path, *, min_score: float = -math.inf):

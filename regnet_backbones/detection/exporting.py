@@ -145,13 +145,10 @@ def export_detector(
 def images_for(
     cfg: CfgNode, paths: Sequence[Path] = (), *, resize: bool = False
 ) -> list[torch.Tensor]:
-    """Return images, uint8 (C, H, W), as the file of a model takes them.
+    """Return images, uint8 (C, H, W), as the file of the model of `cfg` takes them.
 
-    Args:
-        cfg: of the model.
-        paths: files; none for drawn shapes, which a detector of something else may not see.
-        resize: whether the file resizes; images of another one are resized as in the tests of the
-            config.
+    Without `paths` they are drawn shapes, which a detector of something else may not see. Unless
+    the file itself does (`resize`), they are resized as in the tests of the config.
     """
     images = [open_upright(path) for path in paths] or [
         Image.fromarray(draw(ShapesSpec(), "val", number).image) for number in range(DRAWN)

@@ -41,16 +41,12 @@ PROPOSALS = {"ids": "indexes", "boxes": "boxes", "objectness_logits": "scores"}
 def load_config(
     trained: Trained, *, opts: Sequence[str] = (), device: str | None = None
 ) -> CfgNode:
-    """Return the config of a trained detector, with its checkpoint as `MODEL.WEIGHTS`.
+    """Return the checked, unfrozen config of a detector, with its checkpoint as `MODEL.WEIGHTS`.
 
     Args:
         trained: a detector, as `find_trained` finds it.
         opts: keys and values in turn that override the config.
-        device: such as "cpu" or "cuda:1"; None for that of the config, or the CPU with a warning
-            without a GPU.
-
-    Returns:
-        The checked config, not frozen.
+        device: None for that of the config, or the CPU with a warning without a GPU.
 
     Raises:
         UserError: the config, an override or the device cannot be used.
@@ -72,11 +68,7 @@ def load_config(
 def load_detector(
     trained: Trained, *, opts: Sequence[str] = (), device: str | None = "cpu"
 ) -> tuple[CfgNode, nn.Module]:
-    """Return the config and the model of a trained detector, in evaluation mode.
-
-    Args:
-        trained, opts, device: see `load_config`.
-    """
+    """Return config and model in evaluation mode; arguments and errors as of `load_config`."""
     cfg = load_config(trained, opts=opts, device=device)
     model = build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)
@@ -84,17 +76,7 @@ def load_detector(
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> None:
-    """Load a checkpoint into a detector, all of it.
-
-    Where a training starts, heads of other classes may stay random. Here they may not.
-
-    Args:
-        model: changed in place.
-        checkpoint: a file or address that detectron2's `DetectionCheckpointer` reads.
-
-    Raises:
-        UserError: the checkpoint lacks weights of the model, or has them in other shapes.
-    """
+    """Load a whole `checkpoint` into `model`; unlike in a training, no head may stay random."""
     WholeCheckpointer(model).load(checkpoint, checkpointables=[])
 
 

@@ -78,13 +78,9 @@ class RegNetBackbone(RegNetFeatures, Backbone):
             """Return the maps of `out_features` by name, see `forward`."""
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the maps of `out_features` by name.
+        """Return the maps of `out_features` by name, of images `x` (N, in_channels, H, W).
 
-        Args:
-            x: images (N, in_channels, H, W), any height and width.
-
-        Returns:
-            For each name a map (N, channels, ceil(H / stride), ceil(W / stride)).
+        A map is (N, channels, ceil(H / stride), ceil(W / stride)).
         """
         maps = dict(zip(self.out_levels, super().forward(x), strict=True))
         return {feature: maps[level] for feature, level in self._level_by_feature.items()}
@@ -176,11 +172,8 @@ BUILDERS: dict[str, Callable[[CfgNode, ShapeSpec], Backbone]] = {
 def register_builders(*, replace: bool = False) -> None:
     """Register the builders of this module in detectron2's `BACKBONE_REGISTRY`.
 
-    A builder of the same name that somebody else registered stays, with a warning, whether it came
-    before this or comes later: a project with its own copy keeps working as it did.
-
-    Args:
-        replace: take the name from the other builder instead.
+    A builder of the same name that another project registers, before or later, stays with a
+    warning; `replace` takes the name from it.
     """
     known = BACKBONE_REGISTRY._obj_map
     for name, builder in BUILDERS.items():

@@ -71,13 +71,10 @@ class RegNetRes5ROIHeads(Res5ROIHeads):
 
 @META_ARCH_REGISTRY.register()
 class FCOSDetector(FCOS):
-    """Detectron2's `FCOS` (`modeling/meta_arch/fcos.py`), which can also be built from a config.
+    """Detectron2's `FCOS`, with its `arguments`, which can also be built from a config.
 
-    The keys of `MODEL.FCOS` are AdelaiDet's names for the arguments. The model is detectron2's:
-    its head has no learned scales, and divides distances by the stride.
-
-    Args:
-        arguments: those of `FCOS`.
+    The keys of `MODEL.FCOS` are AdelaiDet's names for the arguments. The model is detectron2's: its
+    head has no learned scales, and divides distances by the stride.
     """
 
     @configurable

@@ -78,13 +78,9 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
         self.output_stride = self.strides[depth]
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return the image and the maps C1 to C{depth}.
+        """Return the image and the maps C1 to C{depth}, of images `x` (N, in_channels, H, W).
 
-        Args:
-            x: images (N, in_channels, H, W), any height and width.
-
-        Returns:
-            `x`, then maps (N, out_channels[l], ceil(H / strides[l]), ceil(W / strides[l])).
+        A map is (N, out_channels[l], ceil(H / strides[l]), ceil(W / strides[l])).
         """
         maps = self.list_maps(x)  # TorchScript cannot compile `super().forward(x)`
         maps.insert(0, x)
@@ -104,8 +100,7 @@ def design_name(design: RegNetDesign) -> str:
 def register_encoder(name: str, name_or_design: str | RegNetDesign) -> None:
     """Make a network an encoder of SMP: `smp.Unet(name, encoder_weights=None)`.
 
-    A model that `save_pretrained` wrote holds the network, and loads in every process that imports
-    `regnet_backbones`; there it has the name of the zoo or that of `design_name`.
+    A model of `save_pretrained` holds the network, and loads where `regnet_backbones` is imported.
 
     Args:
         name: what SMP calls it from now on; again with the same network is fine.

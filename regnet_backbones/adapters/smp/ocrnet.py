@@ -87,13 +87,9 @@ class OCRNet(AuxiliaryModel):
         self.initialize()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Return logits, in training those of the coarse segmentation after them.
+        """Return logits (N, classes, H, W) of images `x`, see `encode`.
 
-        Args:
-            x: images (N, in_channels, H, W), of sides that the encoder's output stride divides.
-
-        Returns:
-            Logits (N, classes, H, W); in training a list of both.
+        In training a list: these, then those of the coarse segmentation.
         """
         features = self.encode(x)
         coarse = self.auxiliary_head(features[-2])

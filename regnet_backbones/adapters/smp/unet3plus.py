@@ -83,15 +83,11 @@ class UNet3Plus(AuxiliaryModel):
         init.initialize_head(self.auxiliary_heads)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Return logits, in training those of the coarser scales after them.
+        """Return logits (N, classes, H, W) of images `x`, see `encode`.
 
-        Args:
-            x: images (N, in_channels, H, W), of sides that the encoder's output stride divides.
-
-        Returns:
-            Logits (N, classes, H, W). In training a list, of the finest scale first; with
-            `classification_guided` the last ones, (N, 2, 1, 1), are of an image without and with
-            the object, and pixels do not depend on them until evaluation.
+        In training a list, of the finest scale first. With `classification_guided` the last ones,
+        (N, 2, 1, 1), are of an image without and with the object, and pixels do not depend on them
+        until evaluation.
         """
         maps = self.decoder(self.encode(x))
         masks = self.segmentation_head(maps[0])

@@ -62,11 +62,7 @@ class RegNetMaps(RegNetFeatures):
         self.map_names = list(names.values())
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return maps (N, channels[l], ceil(H / strides[l]), ceil(W / strides[l])) by name.
-
-        Args:
-            x: images (N, in_channels, H, W), any height and width, RGB.
-        """
+        """Return maps (N, channels[l], ceil(H / strides[l]), ...) of RGB images `x`, by name."""
         maps: dict[str, torch.Tensor] = {}
         for name, feature_map in zip(self.map_names, self.list_maps(x)):  # noqa: B905
             maps[name] = feature_map
@@ -129,11 +125,7 @@ class RegNetFPN(nn.Module):
         self.out_channels = out_channels
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the maps of the FPN by torchvision's names: "0", "1", ..., then the top's.
-
-        Args:
-            x: images (N, in_channels, H, W), any height and width, RGB.
-        """
+        """Return maps "0", "1", ... of the FPN, then the top, of RGB images `x` (N, C, H, W)."""
         return self.fpn(self.body(x))
 
 
