@@ -82,10 +82,7 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the options that say on which data, and with what config, a model is evaluated.
-
-    Return the group of those that are for detectors only.
-    """
+    """Add the options of an evaluation's data and config; return the group for detectors only."""
     text = "keys to override of a detector's config or a segmenter's data (root /data/ADE20K)"
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help=text)
     detector = _add_detector_options(parser)

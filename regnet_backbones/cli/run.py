@@ -96,10 +96,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Run a command that returns its exit status, and print an error that users can fix in a line.
-
-    Any other error keeps its traceback.
-    """
+    """Run a command; print an error that users can fix in one line, and return the exit status."""
     try:
         status = command()
         sys.stdout.flush()  # a reader that has ended is noticed here, not when Python exits

@@ -54,10 +54,7 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
 
 
 def load_config_file(config_file: str | Path) -> dict[str, object]:
-    """Return the values of a config file over those of its `_BASE_`, without defaults.
-
-    As `CfgNode.load_yaml_with_base`, but no tag of YAML is obeyed.
-    """
+    """Return the values of a config file over those of its `_BASE_`; tags of YAML are refused."""
     path = Path(config_file)
     if not path.is_file():
         raise MissingFileError(f"no config file '{config_file}'; pass one with --config-file")

@@ -36,10 +36,7 @@ EXAMPLES = 16
 
 
 class ExportedDetector:
-    """A detector exported to `path`, run by onnxruntime in the place of detectron2's model.
-
-    Only instances above `min_score` are kept.
-    """
+    """A detector exported to `path`, run by onnxruntime; instances above `min_score` are kept."""
 
     def __init__(self, path: str | Path, *, min_score: float = -math.inf):
         self.run = load_exported(path)
@@ -85,10 +82,7 @@ def check_engine(
 
 
 def use_exported(cfg: CfgNode, engine: Engine, exported: str | Path | None) -> None:
-    """Check that a config can be run by an engine and a file, which may resize images itself.
-
-    Then `INPUT.MIN_SIZE_TEST` becomes 0.
-    """
+    """Check a config against an engine and a file; if this resizes, `MIN_SIZE_TEST` becomes 0."""
     if engine == "torch":
         return
     for key, enabled in (("TEST.AUG", cfg.TEST.AUG), ("OPTIMIZE", cfg.OPTIMIZE)):

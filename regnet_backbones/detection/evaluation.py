@@ -191,10 +191,7 @@ def check_evaluators(cfg: CfgNode) -> None:
 def build_evaluators(
     cfg: CfgNode, dataset_name: str, *, counts_objects: bool = False
 ) -> d2.DatasetEvaluators:
-    """Build the evaluators of a dataset for what the model gives, and what draws its pictures.
-
-    `counts_objects`: see `CocoEvaluator`.
-    """
+    """Build the evaluators of a dataset for what the model gives, after what draws its pictures."""
     folder = str(Path(cfg.OUTPUT_DIR) / "inference")
     evaluators: list[d2.DatasetEvaluator] = []
     if cfg.TEST.PICTURES:  # first: detectron2's evaluators change what they are given
@@ -220,10 +217,7 @@ def build_pictures(cfg: CfgNode, dataset_name: str) -> PredictionPictures:
 
 
 def results_tables(results: Mapping[str, Mapping], output: str | Path) -> str:
-    """Format results, of one dataset or by dataset, as tables, and name the pictures in a folder.
-
-    Detectron2 logs those of single classes.
-    """
+    """Format results, of one dataset or by dataset, as tables, and name the pictures."""
     of_several = any(isinstance(v, Mapping) for each in results.values() for v in each.values())
     lines = []
     for name, tasks in results.items() if of_several else [("", results)]:

@@ -53,10 +53,7 @@ INDIFFERENT = {"MODEL.WEIGHTS", "MODEL.DEVICE"}
 
 
 class Traceable(nn.Module):
-    """A detector of detectron2 that takes an image and returns tensors.
-
-    `sizes`: `INPUT.MIN_SIZE_TEST` and `INPUT.MAX_SIZE_TEST` to resize to; None for resized images.
-    """
+    """A detector that takes an image, resized to `sizes` (least, greatest), and returns tensors."""
 
     def __init__(self, model: nn.Module, sizes: tuple[int, int] | None = None):
         super().__init__()
@@ -223,10 +220,7 @@ def _traceable_functions() -> Iterator[None]:
 
 
 def _heatmaps_to_keypoints(maps: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Do what detectron2's function of this name does, which ONNX cannot express.
-
-    torchvision's gives the same places and logits.
-    """
+    """Do what detectron2's function does, by torchvision's, which ONNX can express."""
     places, logits = torchvision_heads.heatmaps_to_keypoints(maps, boxes)
     scores = (logits - maps.flatten(2).logsumexp(2)).exp()
     return torch.cat([places[..., :2], logits[..., None], scores[..., None]], dim=-1)

@@ -100,10 +100,7 @@ class FirstRun:
         self._set(cfg, choose(self._data, weights=weights, gpus=gpus, gpu_memory=memory))
 
     def fit_length(self, cfg: CfgNode) -> CfgNode:
-        """Return a config of `fit` with the length of its run, and print all that was chosen.
-
-        Some iterations are timed on a CPU, and with `--minutes`.
-        """
+        """Return a config with the length of its run; time steps on a CPU or for `--minutes`."""
         cfg, batch, seconds = changed(cfg), cfg.SOLVER.IMS_PER_BATCH, None
         minutes = self._args.minutes
         if cfg.MODEL.DEVICE == "cpu":

@@ -338,10 +338,7 @@ def f1(found: int, missed: int, made_up: int) -> float | None:
 def mean_iou(
     truth: np.ndarray, prediction: np.ndarray, *, classes: int, ignore: int
 ) -> float | None:
-    """Return the mean IoU over the classes in truth or prediction (H, W), None without any.
-
-    Pixels whose truth is `ignore` count nowhere.
-    """
+    """Return the mean IoU over classes in truth or prediction (H, W) without `ignore`; or None."""
     counted = truth != ignore
     pairs = truth[counted].astype(np.int64) * classes + prediction[counted]
     matrix = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)

@@ -79,10 +79,7 @@ def launch_run(args: argparse.Namespace, report: Callable[[str], int] | None = N
 def read_run_config(
     args: argparse.Namespace, first: FirstRun | None = None
 ) -> tuple[CfgNode, dict[str, CocoSplit]]:
-    """Return the checked and frozen config of a run, and the user's own datasets by their names.
-
-    `first` chooses it where none is given.
-    """
+    """Return the checked config of a run, given or chosen by `first`, and your datasets by name."""
     training = not args.eval_only
     cfg = first.base() if first else read_config(args.config_file, args.opts)
     cfg.OPTIMIZE.ENABLED |= args.optimize or args.compile

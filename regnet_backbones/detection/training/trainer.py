@@ -127,13 +127,7 @@ class Trainer(DefaultTrainer):
         ]
 
     def train(self) -> dict:
-        """Train to `SOLVER.MAX_ITER` or an early stop; return the results of the last evaluation.
-
-        Raises:
-            DivergedError: losses or weights are not finite.
-            StoppedError: a signal came; a checkpoint is saved.
-            KeyboardInterrupt: with the iteration.
-        """
+        """Train to `SOLVER.MAX_ITER` or an early stop; return results of the last evaluation."""
         # The first process knows: others need not see the checkpoint.
         self.seed, self.start_iter = comm.all_gather((self.seed, self.start_iter))[0]
         self.data_loader.resume(seed=self.seed, batch=self.start_iter)
@@ -327,10 +321,7 @@ class Trainer(DefaultTrainer):
 
 
 def _build_average(cfg: CfgNode, model: nn.Module) -> ModelEmaV3 | None:
-    """Build the running average of the weights that `MODEL.EMA` asks for; None for none.
-
-    Buffers, such as the statistics of batch norm, are copied.
-    """
+    """Build the running average of `MODEL.EMA`, whose buffers are copies; None for none."""
     ema = cfg.MODEL.EMA
     if not ema.ENABLED:
         return None
