@@ -77,7 +77,12 @@ class RegNetFeaturesConfig(BackboneConfigMixin, PreTrainedConfig):
             out_indices=None if out_indices is None else list(out_indices),
         )
         super().__init__(**{k: v for k, v in kwargs.items() if k != "stage_names"})
-        _register_backbone()
+        # `AutoBackbone` builds what a config says; only who has one pays the import.
+        from transformers import AutoBackbone
+
+        from regnet_backbones.adapters.transformers.modeling import RegNetFeaturesBackbone
+
+        AutoBackbone.register(RegNetFeaturesConfig, RegNetFeaturesBackbone, exist_ok=True)
 
     @property
     def network(self) -> str | RegNetDesign:
@@ -87,12 +92,3 @@ class RegNetFeaturesConfig(BackboneConfigMixin, PreTrainedConfig):
         if self.name is None:
             raise UserError("the config has no network; pass name, such as 'regnety_032'")
         return self.name
-
-
-def _register_backbone() -> None:
-    """Make `AutoBackbone` build what a config of ours says; only who has one pays the import."""
-    from transformers import AutoBackbone
-
-    from regnet_backbones.adapters.transformers.modeling import RegNetFeaturesBackbone
-
-    AutoBackbone.register(RegNetFeaturesConfig, RegNetFeaturesBackbone, exist_ok=True)
