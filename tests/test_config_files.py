@@ -40,7 +40,7 @@ HOSTILE = {
 }  # fmt: skip
 # Files that are YAML, and no config.
 NO_CONFIG = {
-    "nothing": ("", "is empty"),
+    "nothing": ("", "an empty file"),
     "a list": ("- SEED", "a list"),
     "a loop": ("_BASE_: ./config.yaml", "_BASE_"),
     "a base that is a number": ("_BASE_: 3", "_BASE_"),

@@ -155,7 +155,7 @@ def test_json_files_are_refused_for_a_segmenter(dataset, capsys):
         *("--val-images", str(dataset.images("val"))),
     ]
     assert tool("train_net")(["--config-file", str(QUICK["semantic_fpn"]), *files]) == 2
-    assert "are for detectors, the config trains a SemanticSegmentor" in capsys.readouterr().err
+    assert "the SemanticSegmentor of the config needs more" in capsys.readouterr().err
 
 
 # Augmentation and schedule

@@ -232,7 +232,7 @@ def test_a_type_for_trained_models_is_no_precision_of_the_training(caplog):
     check_config(cfg, training=False)
     assert not caplog.records
     check_config(cfg, training=True)
-    assert "OPTIMIZE.DTYPE bfloat16 is for trained models" in caplog.text
+    assert "OPTIMIZE.DTYPE bfloat16 is ignored in training" in caplog.text
 
 
 @pytest.mark.parametrize(

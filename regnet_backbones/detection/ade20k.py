@@ -58,7 +58,7 @@ def _convert_mask(source: Path, target: Path) -> None:
         with Image.open(source) as image:
             labels = np.asarray(image)
     except UNREADABLE as error:
-        raise UserError(f"cannot read mask '{source}': {error}; download it again") from error
+        raise UserError(f"mask '{source}' cannot be read: {error}; download it again") from error
     if labels.dtype != np.uint8 or labels.ndim != 2 or labels.max() > CLASSES:
         raise UserError(
             f"mask '{source}' must have one 8-bit channel with labels 0 to {CLASSES}, as in "

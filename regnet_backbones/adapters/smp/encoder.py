@@ -223,8 +223,8 @@ def _get_preprocessing_params(encoder_name: str, pretrained: str = "imagenet") -
     """Return what weights of ours expect."""
     settings = smp_encoders.encoders[encoder_name]["pretrained_settings"]
     if pretrained not in settings:
-        known = f"must be one of {list(settings)}, got {pretrained!r}"
-        raise UserError(f"weights of '{encoder_name}' whose preprocessing is known {known}")
+        known = f"pass one of {list(settings)}, got {pretrained!r}"
+        raise UserError(f"no preprocessing for these weights of '{encoder_name}'; {known}")
     return deepcopy(settings[pretrained])
 
 
