@@ -150,7 +150,7 @@ class TestFinder:
         finder = FixFinder([self.after(misfit)])
         finder.install()
         assert importlib.import_module("compat_demo.a").value == 1
-        assert "misfit does not fit this compat_demo.a" in caplog.text
+        assert "misfit does not fit this version of compat_demo.a" in caplog.text
         assert finder.applied == ()
 
     @pytest.mark.parametrize("needed", [True, False])

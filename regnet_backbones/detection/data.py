@@ -64,7 +64,7 @@ def read_coco_split(
     """
     if Path(json_file).is_file() and not Path(image_root).is_dir():
         raise MissingFileError(
-            f"no image folder '{image_root}'; pass the one that file_name starts from"
+            f"no image folder '{image_root}'; pass the one that file_names are relative to"
         )
     read = _without_errors(read_coco(json_file, image_root=image_root, keep_root=keep_root))
     copy = _copy_of(read.json_file, read.image_root)

@@ -82,7 +82,7 @@ class SlidingDetector:
         found = output.get("instances")
         if output.keys() != {"instances"} or not isinstance(found.get("pred_boxes"), Boxes):
             raise UserError(
-                "--window is for detectors that give instances with upright boxes only, and this "
+                "--window needs a detector of upright boxes, and this "
                 f"{self.cfg.MODEL.META_ARCHITECTURE} gives {', '.join(output)}; leave it out"
             )
         found, offset = found.to("cpu"), torch.tensor([left, top, 0])

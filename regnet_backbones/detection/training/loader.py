@@ -124,7 +124,9 @@ class _Samples(Dataset):
                 others = (self.records[other] for other in random.sample(range(count), count))
                 sample = next((s for s in map(self.mapper, others) if s is not None), None)
         if sample is None:
-            raise UserError(f"the mapper returned None for each of the {count} training records")
+            raise UserError(
+                f"no usable image among {count} training records; check the annotations"
+            )
         return sample
 
 

@@ -131,7 +131,7 @@ class FixFinder(importlib.abc.MetaPathFinder):
                 # A detectron2 we have not seen must stay importable: warn of what does not fit.
                 except Exception:
                     logger.warning(
-                        "%s does not fit this %s, which stays as it is (%s)",
+                        "%s does not fit this version of %s, which is left unchanged (%s)",
                         *(fix.apply.__name__, module.__name__, fix.cause),
                         exc_info=True,
                     )
