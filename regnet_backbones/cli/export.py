@@ -48,16 +48,14 @@ UNUSED = {
 def export_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `export`."""
     add = parser.add_argument
-    text = "a name of the zoo, a run's folder, a checkpoint, or hf-hub:OWNER/NAME"
-    add("model", metavar="MODEL", help=text)
+    add("model", metavar="MODEL", help="name, run folder, checkpoint or hf-hub:OWNER/NAME")
     add("--output", required=True, metavar="FILE", help="file to write")
     sides = ("HEIGHT", "WIDTH")
     add("--image-size", type=int, nargs=2, metavar=sides, help="of the example (default: 256 320)")
     add("--opset", type=int, help="ONNX opset (default: 20)")
     add("--no-fold", action="store_true", help="do not fold batch norms into the convolutions")
     add("--pretrained", nargs="?", const=True, metavar="WEIGHTS", help="a tag, source or file")
-    text = "take RGB pixels from 0 to 255, and normalise them in the file"
-    add("--normalize", action="store_true", default=None, help=text)
+    add("--normalize", action="store_true", default=None, help="take RGB pixels from 0 to 255")
     add = parser.add_argument_group("8 bits, of an .onnx file").add_argument
     add("--int8", action="store_true", default=None, help="quantise the convolutions")
     text = "folder, file or quoted pattern of up to 128 images, apart from the evaluated ones"
@@ -71,8 +69,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", nargs="+", metavar="IMAGE", help=text)
     text = "take images of any size, and resize them in the file as the tests of the config do"
     add("--resize", action="store_true", default=None, help=text)
-    text = "export backbone and FPN, without the heads"
-    add("--backbone", action="store_true", default=None, help=text)
+    add("--backbone", action="store_true", default=None, help="export without the heads")
     add("--config-file", metavar="CONFIG", help="default: config.yaml next to the checkpoint")
     text = "config keys to override; with --int8 those of a segmenter's data (root /data/ADE20K)"
     add("--opts", nargs="*", metavar="KEY VALUE", help=text)

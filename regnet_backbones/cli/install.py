@@ -19,8 +19,7 @@ compiled extension, which only rotated boxes need.
 
 def install_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `install-detectron2`."""
-    text = "write the wheel to this folder, and do not install it"
-    parser.add_argument("--wheel", type=Path, metavar="FOLDER", help=text)
+    parser.add_argument("--wheel", type=Path, metavar="FOLDER", help="write the wheel here instead")
 
 
 @subcommand(INSTALL, install_arguments)

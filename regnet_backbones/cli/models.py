@@ -62,8 +62,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", metavar="DIR", help="output folder (default: evaluation in the run's folder)")
     add("--devices", type=int, default=1, metavar="N", help="GPUs or CPU processes (default: 1)")
     detector = add_data_options(parser)
-    text = "what computes COCO metrics (default: faster-coco-eval if installed)"
-    detector.add_argument("--evaluator", choices=EVALUATORS, help=text)
+    detector.add_argument("--evaluator", choices=EVALUATORS, help="of COCO metrics (default: auto)")
 
 
 def predict_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,8 +90,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    text = "folder of a training, a checkpoint, or hf-hub:OWNER/NAME"
-    parser.add_argument("trained", metavar="RUN", help=text)
+    parser.add_argument("trained", metavar="RUN", help="run folder, checkpoint, hf-hub:OWNER/NAME")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
     add = parser.add_argument_group("speed", "each of these implies --optimize").add_argument
     add("--optimize", action="store_true", help="fold batch norms, use the faster memory format")
