@@ -117,10 +117,8 @@ class FirstRun:
             f"{self._data.large:.0%} of their shorter side, on {cfg.MODEL.DEVICE}"
         )
         facts += "" if seconds is None else f" with {seconds:.2f} s for {batch} images"
-        chosen = {key: v for key, v in self._chosen.items() if key not in self._given}
-        options = [f"{key} {value!r}" for key, value in chosen.items()]
-        config = str(Path(cfg.OUTPUT_DIR, CONFIG_NAME))
-        command = ["train-detector", "--config-file", config]
+        options = [f"{key} {v!r}" for key, v in self._chosen.items() if key not in self._given]
+        command = ["train-detector", "--config-file", str(Path(cfg.OUTPUT_DIR, CONFIG_NAME))]
         first_run.show(facts, [f"--config-file {self._base}", *options], command)
         return cfg
 

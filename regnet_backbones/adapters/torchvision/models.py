@@ -366,7 +366,5 @@ def _image_statistics(body: RegNetMaps, given: Mapping[str, object]) -> dict[str
 
 def _same(loaded: Report, values: Sequence[Sequence[float]]) -> bool:
     """Whether mean and deviation are those of the images that weights saw."""
-    known = (*loaded.mean, *loaded.std)
-    return all(
-        abs(a - b) <= _TOLERANCE for a, b in zip(known, (*values[0], *values[1]), strict=True)
-    )
+    pairs = zip((*loaded.mean, *loaded.std), (*values[0], *values[1]), strict=True)
+    return all(abs(a - b) <= _TOLERANCE for a, b in pairs)

@@ -415,10 +415,9 @@ class LRScheduler(hooks.LRScheduler):
 
 
 class StopEvaluation(DatasetEvaluator):
-    """Stop an evaluation in all processes if a signal came in one; it measures nothing.
+    """Stop an evaluation in all processes if a signal came in one.
 
-    Each process has other images, and may have more of them than others. So each calls
-    `stop_if_asked`, which all must, once: when it got a signal, or when its images are done.
+    Each calls `stop_if_asked` once, as all must: at a signal, or when its images are done.
     """
 
     def __init__(self, signals: StopSignals, stop_if_asked: Callable[[], object]):
