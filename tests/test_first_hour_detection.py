@@ -105,7 +105,7 @@ def test_a_wrong_value(line, key, value, said):
     ("options", "said"),
     [
         (["MODEL.REGNET.NAME=regnetx_002", "x"], "no config key 'MODEL.REGNET.NAME=regnetx_002'"),
-        (["--num-gpus", "0"], "must be 1 to the number of GPUs"),
+        (["--num-gpus", "0"], "--num-gpus"),
         (["--num-gpus", "2", "SOLVER.IMS_PER_BATCH", "3"], "multiple of the 2 processes"),
         (["--num-machines", "2", "--dist-url", "auto"], "--dist-url tcp://HOST:PORT"),
         (["--eval-only", "--resume"], "pass MODEL.WEIGHTS"),

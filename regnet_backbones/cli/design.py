@@ -181,9 +181,7 @@ def _list(args: argparse.Namespace) -> None:
     starts = tuple(args.family) or ("",)
     names = [name for name in zoo.names() if name.startswith(starts)]
     if not names:
-        raise UserError(
-            f"no name starts with {' or '.join(starts)}; an example is {zoo.names()[0]}"
-        )
+        raise UserError(f"no name starts with {' or '.join(starts)}; one is {zoo.names()[0]}")
     height, width = args.image_size
     headers = (
         *("name", "in the paper", "params (M)", "multiply-adds at 224 (G)"),

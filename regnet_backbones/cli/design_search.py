@@ -204,9 +204,7 @@ def zoo_design(name: str) -> design.RegNetDesign:
     """Return the design of a named network."""
     variant = zoo.get(name)
     if variant.design is None:
-        raise UserError(
-            f"{variant.name} has no design, as its widths do not follow a line; use another network"
-        )
+        raise UserError(f"{variant.name} has no design: its widths follow no line; use another")
     return variant.design
 
 

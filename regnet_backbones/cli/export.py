@@ -253,9 +253,7 @@ def _check_int8(args: argparse.Namespace) -> None:
     if not args.int8:
         for name in INT8_OPTIONS:
             if getattr(args, name) is not None:
-                raise UserError(
-                    f"--{name.replace('_', '-')} needs --int8; add it, or leave both out"
-                )
+                raise UserError(f"--{name.replace('_', '-')} needs --int8; add it or leave both")
         return
     if Path(args.output).suffix.lower() != ".onnx":
         raise UserError(f"--int8 writes ONNX: --output must end in .onnx, got '{args.output}'")

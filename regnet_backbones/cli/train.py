@@ -90,9 +90,7 @@ def detector_arguments(parser: argparse.ArgumentParser) -> None:
     add("--report", action=argparse.BooleanOptionalAction, help=REPORT)
     checks = parser.add_mutually_exclusive_group()
     checks.add_argument("--check-data", action="store_true", help="check all data and exit")
-    checks.add_argument(
-        "--skip-data-check", action="store_true", help="train without checking data"
-    )
+    checks.add_argument("--skip-data-check", action="store_true", help="do not check the data")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
 
 

@@ -63,9 +63,7 @@ def read_coco_split(
         UserError: json or folder is missing, it is not a COCO json, or has values without meaning.
     """
     if Path(json_file).is_file() and not Path(image_root).is_dir():
-        raise MissingFileError(
-            f"no image folder '{image_root}'; pass the one that file_names are relative to"
-        )
+        raise MissingFileError(f"no image folder '{image_root}'; pass the root of its file_names")
     read = _without_errors(read_coco(json_file, image_root=image_root, keep_root=keep_root))
     copy = _copy_of(read.json_file, read.image_root)
     if read.defects:
@@ -215,9 +213,7 @@ def _sources(args: argparse.Namespace) -> dict[str, Source]:
             raise UserError("pass --train with --val or --val-fraction")
         return {part: parse_source(getattr(args, part)) for part in ("train", "val") if given}
     if args.val is not None or args.val_json is not None or args.val_images is not None:
-        raise UserError(
-            "--val-fraction replaces --val, --val-json and --val-images; leave them out"
-        )
+        raise UserError("--val-fraction replaces --val, --val-json and --val-images; pass one")
     if args.train is not None:
         return {"train": parse_source(args.train)}
     if args.train_json is None or args.train_images is None:

@@ -75,9 +75,7 @@ def check_engine(
     }
     engines.check_engine(engine, exported, ignored=ignored)
     if engine == "openvino":
-        raise UserError(
-            "--engine openvino gives wrong results for detectors; use onnxruntime or torch"
-        )
+        raise UserError("--engine openvino is wrong for detectors; use onnxruntime or torch")
     return device if engine == "torch" else "cpu"
 
 

@@ -68,9 +68,7 @@ class Traceable(nn.Module):
         new = shortest_edge_size(*old, min_size=self.sizes[0], max_size=self.sizes[1])
         outputs = self.detect(resampling.resize(image, *new), height, width)
         if isinstance(self.model, GeneralizedRCNN):  # the others return them in the image's pixels
-            in_height, in_width = (
-                was.float() / is_.float() for was, is_ in zip(old, new, strict=True)
-            )
+            in_height, in_width = (a.float() / b.float() for a, b in zip(old, new, strict=True))
             across = torch.stack([in_width, in_height, in_width, in_height])
             for name, factors in (("pred_boxes", across), ("pred_keypoints", across[:2])):
                 if name in outputs:

@@ -38,9 +38,7 @@ def is_first_process() -> bool:
 def check_processes(processes: int, machines: int, machine_rank: int, url: str | None) -> None:
     """Raise UserError if `run_in_processes` cannot be called so."""
     if started_by_torchrun() and (processes > 1 or machines > 1):
-        raise UserError(
-            "--num-gpus and --num-machines cannot be used with torchrun; leave them out"
-        )
+        raise UserError("leave out --num-gpus and --num-machines, which torchrun replaces")
     if machines > 1 and (url in (None, "auto") or not 0 <= machine_rank < machines):
         raise UserError(
             "several machines need --dist-url tcp://HOST:PORT of the first one and --machine-rank "
@@ -49,7 +47,7 @@ def check_processes(processes: int, machines: int, machine_rank: int, url: str |
     gpus = torch.cuda.device_count()
     if processes < 1 or 0 < gpus < processes:
         raise UserError(
-            f"--num-gpus (--devices) must be 1 to the number of GPUs ({gpus}), got {processes}"
+            f"--num-gpus (--devices) must be 1 to {gpus}, the number of GPUs, got {processes}"
         )
 
 

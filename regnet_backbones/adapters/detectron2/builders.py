@@ -131,9 +131,7 @@ def build_fcos_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """
     top_levels = fcos_node(cfg).TOP_LEVELS
     if top_levels not in (0, 1, 2):
-        raise UserError(
-            f"MODEL.FCOS.TOP_LEVELS must be 2 (P6 and P7), 1 (P6) or 0, got {top_levels}"
-        )
+        raise UserError(f"MODEL.FCOS.TOP_LEVELS must be 2 (P6, P7), 1 (P6) or 0, got {top_levels}")
 
     def build_top(bottom_up: RegNetBackbone) -> nn.Module | None:
         channels = cfg.MODEL.FPN.OUT_CHANNELS

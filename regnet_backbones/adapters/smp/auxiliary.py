@@ -82,7 +82,7 @@ class WithAuxiliaryHead(AuxiliaryModel):
         name = type(model).__name__
         if type(model).forward is not SegmentationModel.forward or model.classification_head:
             raise UserError(
-                f"{name} cannot have an auxiliary head, as its outputs are not plain logits"
+                f"{name} cannot have an auxiliary head: its outputs are not only logits"
             )
         if not weight > 0:
             raise UserError(f"the weight of an auxiliary head must be above 0, got {weight}")

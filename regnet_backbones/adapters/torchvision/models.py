@@ -249,7 +249,7 @@ def _detector(
         raise UserError(f"trainable_backbone_layers must be 0 (none) to 5 (all), got {trainable}")
     if not pretrained and trainable not in (None, 5):
         logger.warning(
-            "trainable_backbone_layers=%s is ignored without weights_backbone", trainable
+            "trainable_backbone_layers=%s needs weights_backbone; it is ignored", trainable
         )
     trainable = (3 if trainable is None else trainable) if pretrained else 5
     backbone = RegNetFPN(

@@ -58,9 +58,7 @@ class RegNetFeaturesConfig(BackboneConfigMixin, PreTrainedConfig):
         if isinstance(design, RegNetDesign):
             design = asdict(design)
         if sum(map(bool, (name, design, numbers))) > 1:
-            raise UserError(
-                "pass only one of name, design and the numbers of a design, got several"
-            )
+            raise UserError("pass only one of name, design and the numbers of one, got several")
         self.name = zoo.get(name).name if name else None
         # Made whole, so that the file of a config says all of it.
         self.design = asdict(RegNetDesign(**(design or numbers))) if design or numbers else None

@@ -121,9 +121,7 @@ CLIPPED_BOX = note("a bbox is over 1 pixel beyond the border; it is clipped in t
 CROWD = note("an annotation is a crowd region (iscrowd 1); training and evaluation ignore it")
 EMPTY_IMAGE = note("an image has no objects; see DATALOADER.FILTER_EMPTY_ANNOTATIONS")
 NO_MASK = error("an annotation has no segmentation; add it, or set MODEL.MASK_ON False")
-DROPPED_POLYGON = note(
-    "a polygon has under 3 points or an odd number of values; training ignores it"
-)
+DROPPED_POLYGON = note("a polygon has under 3 points or an odd value; training ignores it")
 NO_POLYGON = error("no polygon of 3 points, or the first one has 2; correct or remove them")
 RLE_FOR_POLYGON = error("a segmentation is an RLE; set INPUT.MASK_FORMAT bitmask")
 BROKEN_RLE = error("an RLE does not fit its image's size, or its counts are wrong; encode it again")

@@ -37,9 +37,7 @@ class MetricHistory:
             self.metric = next(chief, self.metric)
         if self.metric not in results:
             names = ", ".join(name for name in results if "-" not in name)
-            logger.warning(
-                "no metric '%s' for TEST.BEST_METRIC; the metrics are %s", self.metric, names
-            )
+            logger.warning("no TEST.BEST_METRIC '%s'; the metrics are %s", self.metric, names)
             return math.nan
         self.values[done] = float(results[self.metric])
         return self.values[done]

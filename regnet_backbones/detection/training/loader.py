@@ -124,9 +124,7 @@ class _Samples(Dataset):
                 others = (self.records[other] for other in random.sample(range(count), count))
                 sample = next((s for s in map(self.mapper, others) if s is not None), None)
         if sample is None:
-            raise UserError(
-                f"no usable image among {count} training records; check the annotations"
-            )
+            raise UserError(f"none of {count} training images is usable; check the annotations")
         return sample
 
 

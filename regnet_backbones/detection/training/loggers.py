@@ -60,9 +60,7 @@ def build_loggers(cfg: CfgNode, *, only_check: bool = False) -> "list[Logger]":
         errors = (ImportError, AttributeError, TypeError, ValueError)
         with as_user_error(*errors, prefix=f"LOGGERS, {each}: "):
             if unknown := entry.keys() - {"class_path", "init_args"}:
-                raise TypeError(
-                    f"an entry takes class_path and init_args, got {', '.join(unknown)}"
-                )
+                raise TypeError(f"keys are class_path and init_args, got {', '.join(unknown)}")
             logger = resolve_name(path) if "." in path else getattr(loggers, path)
             if not (isinstance(logger, type) and issubclass(logger, loggers.Logger)):
                 raise TypeError(f"'{path}' is not a logger of Lightning")

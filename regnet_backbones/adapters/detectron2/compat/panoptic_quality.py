@@ -53,7 +53,7 @@ def pq_compute(
     for annotation in truth["annotations"]:
         if annotation["image_id"] not in predictions:
             raise ValueError(
-                f"{pred_json_file} has no prediction for image {annotation['image_id']}"
+                f"{pred_json_file} lacks a prediction of image {annotation['image_id']}"
             )
         true_ids, true_category = _read(annotation, true_folder, is_thing)
         ids, category = _read(predictions[annotation["image_id"]], predicted_folder, is_thing)
