@@ -125,10 +125,7 @@ def _chosen_design(args: argparse.Namespace) -> tuple[str, RegNetDesign]:
         return "", replace(_row(args.results, args.index), **numbers)
     missing = [searching.NUMBERS[name][0] for name in searching.REQUIRED if name not in numbers]
     if missing:
-        raise UserError(
-            "pass a name such as regnety_032, --from FILE, or all numbers; missing: "
-            f"{', '.join(missing)}"
-        )
+        raise UserError(f"pass a name, --from FILE or all numbers; missing: {', '.join(missing)}")
     return "", RegNetDesign(**numbers)
 
 

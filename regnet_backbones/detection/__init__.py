@@ -7,8 +7,7 @@ from regnet_backbones.errors import MissingPackageError
 
 if find_spec("detectron2") is None:
     raise MissingPackageError(
-        "detectron2 is not installed; install it with `regnet-backbones install-detectron2` "
-        "(docs/install.md)"
+        "detectron2 is not installed; install it with `regnet-backbones install-detectron2`"
     )
 
 # Deprecation warnings that only detectron2 can fix.

@@ -63,8 +63,7 @@ def load_config_file(config_file: str | Path) -> dict[str, object]:
     is_of_run = path.name == CONFIG_NAME and any(file.is_file() for file in written)
     if is_of_run and (lacking := sorted(LAST_KEYS - loaded.keys())):
         raise UserError(
-            f"'{path}' is incomplete, it lacks {', '.join(lacking)}; pass the config of the "
-            "training with --config-file"
+            f"'{path}' lacks {', '.join(lacking)}; pass the whole config with --config-file"
         )
     return loaded
 

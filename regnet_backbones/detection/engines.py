@@ -93,8 +93,7 @@ def use_exported(cfg: CfgNode, engine: Engine, exported: str | Path | None) -> N
     metadata = engines.metadata_of(exported, cfg.MODEL.WEIGHTS)
     if not {CONFIG_KEY, RESIZES_KEY} <= metadata.keys():
         raise UserError(
-            f"'{exported}' is not an exported detector of Detectron2; make it with "
-            "`regnet-backbones export`"
+            f"'{exported}' is not an exported detector; make one with `regnet-backbones export`"
         )
     values, given = json.loads(metadata[CONFIG_KEY]), decisive_values(cfg)
     different = {key for key in values | given if values.get(key) != given.get(key)}

@@ -249,8 +249,7 @@ def _evaluators_of(cfg: CfgNode, dataset_name: str) -> dict[str, type[d2.Dataset
     package = PACKAGES.get(kind.partition("_")[0])
     if package is not None and find_spec(package) is None:
         raise MissingPackageError(
-            f"evaluating on '{dataset_name}' needs {package}; install it with "
-            f"`pip install {package}`"
+            f"'{dataset_name}' needs {package}; install it with `pip install {package}`"
         )
     given, measurable = outputs_of(cfg), dict(EVALUATORS[kind])
     if kind == "coco_panoptic_seg" and metadata.get("sem_seg_root") is None:

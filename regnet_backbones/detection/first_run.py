@@ -63,8 +63,7 @@ def is_needed(args: argparse.Namespace) -> bool:
     if has_data and not args.config_file and not args.eval_only:
         if processes.started_by_torchrun() or args.num_machines > 1:
             raise UserError(
-                "torchrun and several machines need --config-file, such as the "
-                f"{CONFIG_NAME} of a run on one machine"
+                f"torchrun and several machines need --config-file, such as a run's {CONFIG_NAME}"
             )
         return True
     if args.minutes is not None:

@@ -254,8 +254,7 @@ def _image_ids(
     others = [image for image in images if image not in found]
     if known and others:
         logger.warning(
-            "%d of %d images are not in '%s', such as '%s'; they get new image_ids, which COCO's "
-            "tools reject",
+            "%d of %d images are not in '%s', such as '%s'; COCO's tools reject their image_id",
             *(len(others), len(images), val_json, others[0]),
         )
     return found | {image: next(free) for image in others}, free

@@ -196,8 +196,7 @@ def register_builders(*, replace: bool = False) -> None:
 
 def _warn_of_other_builder(name: str, builder: Callable) -> None:
     logger.warning(
-        "%s of %s is used instead of that of regnet_backbones; for ours call "
-        "%s.register_builders(replace=True)",
+        "%s of %s is used; for that of regnet_backbones call %s.register_builders(replace=True)",
         *(name, getattr(builder, "__module__", builder), __name__),
     )
 

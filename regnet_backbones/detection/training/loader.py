@@ -171,8 +171,7 @@ def own_augmentations(cfg: CfgNode) -> list[T.Augmentation | T.Transform] | None
     kinds = T.Augmentation | T.Transform
     if not isinstance(made, list) or not all(isinstance(each, kinds) for each in made):
         raise UserError(
-            f"{key}: '{name}' must return a list of detectron2's Augmentations and Transforms, "
-            f"got {made!r}"
+            f"{key}: '{name}' must return a list of Augmentations and Transforms, got {made!r}"
         )
     return made
 
