@@ -18,13 +18,7 @@ from detectron2.data.datasets import register_coco_instances
 from iopath.common.file_io import get_cache_dir
 
 from regnet_backbones import __version__
-from regnet_backbones.data.sources import (
-    Source,
-    parse_source,
-    read_and_split,
-    read_parts,
-    write_parts,
-)
+from regnet_backbones.data import sources
 from regnet_backbones.data.splits import class_table
 from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.detection.data_checks.coco import CocoSplit, read_coco
@@ -94,15 +88,15 @@ def use_sources(cfg: CfgNode, args: argparse.Namespace) -> str:
     Jsons that do not exist yet are written below `OUTPUT_DIR`. Return a table of the classes of a
     split; "" without one.
     """
-    sources, fraction = _sources(args), args.val_fraction
-    if not sources:
+    given, fraction = _sources(args), args.val_fraction
+    if not given:
         return ""
     check_output_folder(cfg.OUTPUT_DIR, name="OUTPUT_DIR")
     if fraction is None:
-        parts = read_parts(sources, read_jsons=False)
+        parts = sources.read_parts(given, read_jsons=False)
     else:
-        parts = read_and_split(sources["train"], fraction, args.split_seed, args.group)
-    files = write_parts(parts, Path(cfg.OUTPUT_DIR, DATA_FOLDER))
+        parts = sources.read_and_split(given["train"], fraction, args.split_seed, args.group)
+    files = sources.write_parts(parts, Path(cfg.OUTPUT_DIR, DATA_FOLDER))
     for part, file in files.items():
         cfg.DATASETS.OWN[f"{part.upper()}_JSON"] = str(file)
         cfg.DATASETS.OWN[f"{part.upper()}_IMAGES"] = str(parts[part].images)
@@ -200,7 +194,7 @@ def register_split(name: str, json_file: str | Path, image_root: str | Path) -> 
     register_coco_instances(name, {"data_source": str(json_file)}, str(used), str(image_root))
 
 
-def _sources(args: argparse.Namespace) -> dict[str, Source]:
+def _sources(args: argparse.Namespace) -> dict[str, sources.Source]:
     """Return the sources that a command line names, by part; none if it names only COCO jsons."""
     jsons = [OPTIONS[key] for key in OWN_KEYS if getattr(args, key.lower()) is not None]
     given = [f"--{part}" for part in ("train", "val") if getattr(args, part) is not None]
@@ -211,14 +205,14 @@ def _sources(args: argparse.Namespace) -> dict[str, Source]:
             raise UserError("--group needs --val-fraction; add it, or leave out --group")
         if len(given) == 1:
             raise UserError("pass --train with --val or --val-fraction")
-        return {part: parse_source(getattr(args, part)) for part in ("train", "val") if given}
+        return {p: sources.parse_source(getattr(args, p)) for p in ("train", "val") if given}
     if args.val is not None or args.val_json is not None or args.val_images is not None:
         raise UserError("--val-fraction replaces --val, --val-json and --val-images; pass one")
     if args.train is not None:
-        return {"train": parse_source(args.train)}
+        return {"train": sources.parse_source(args.train)}
     if args.train_json is None or args.train_images is None:
         raise UserError("--val-fraction needs --train, or --train-json and --train-images")
-    return {"train": Source("coco", Path(args.train_json), args.train_images)}
+    return {"train": sources.Source("coco", Path(args.train_json), args.train_images)}
 
 
 def _without_errors(read: CocoSplit) -> CocoSplit:

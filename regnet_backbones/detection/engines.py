@@ -14,15 +14,9 @@ from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_pos
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
+from regnet_backbones.detection import exporting
 from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.detection.config import default_config
-from regnet_backbones.detection.exporting import (
-    CONFIG_KEY,
-    RESIZES_KEY,
-    decisive_values,
-    export_detector,
-    images_for,
-)
 from regnet_backbones.detection.processes import started_by_torchrun
 from regnet_backbones.detection.trained import for_inference
 from regnet_backbones.errors import UserError
@@ -91,11 +85,11 @@ def use_exported(cfg: CfgNode, engine: Engine, exported: str | Path | None) -> N
     if exported is None:
         return
     metadata = engines.metadata_of(exported, cfg.MODEL.WEIGHTS)
-    if not {CONFIG_KEY, RESIZES_KEY} <= metadata.keys():
+    if not {exporting.CONFIG_KEY, exporting.RESIZES_KEY} <= metadata.keys():
         raise UserError(
             f"'{exported}' is not an exported detector; make one with `regnet-backbones export`"
         )
-    values, given = json.loads(metadata[CONFIG_KEY]), decisive_values(cfg)
+    values, given = json.loads(metadata[exporting.CONFIG_KEY]), exporting.decisive_values(cfg)
     different = {key for key in values | given if values.get(key) != given.get(key)}
     threshold = architecture_of(cfg).min_score
     if threshold in different:  # a file with a lower one gives what a higher one lets pass
@@ -106,7 +100,7 @@ def use_exported(cfg: CfgNode, engine: Engine, exported: str | Path | None) -> N
             f"'{exported}' was exported with another {', '.join(sorted(different))}; export it "
             "again with the same --opts"
         )
-    if json.loads(metadata[RESIZES_KEY]):
+    if json.loads(metadata[exporting.RESIZES_KEY]):
         cfg.INPUT.MIN_SIZE_TEST = 0
 
 
@@ -126,7 +120,7 @@ def build_engine(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "detector.onnx"
         try:
-            export_detector(cfg, model, path, images=_examples(cfg, images))
+            exporting.export_detector(cfg, model, path, images=_examples(cfg, images))
         except ExportError as error:
             raise ExportError(
                 f"cannot export the detector for --engine {engine}: {error}. If other images help, "
@@ -146,7 +140,7 @@ def _examples(cfg: CfgNode, images: Sequence[Path]) -> list[torch.Tensor]:
     examples: list[torch.Tensor] = []
     for image in images:
         with suppress(UserError):  # it is reported when its turn comes
-            examples += images_for(cfg, [image])
+            examples += exporting.images_for(cfg, [image])
         if len(examples) == EXAMPLES:
             break
-    return examples or images_for(cfg)
+    return examples or exporting.images_for(cfg)

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from regnet_backbones.adapters.detectron2.projects import import_projects
-from regnet_backbones.detection import data
+from regnet_backbones.detection import data, windows
 from regnet_backbones.detection.architectures import number_of_classes, outputs_of
 from regnet_backbones.detection.coco_evaluator import CocoEvaluator, evaluator_name
 from regnet_backbones.detection.config_checks import check_datasets_exist
@@ -31,12 +31,6 @@ from regnet_backbones.detection.pictures import ImageScorer, PredictionPictures
 from regnet_backbones.detection.processes import check_processes, run_in_processes
 from regnet_backbones.detection.trained import load_config, load_weights, optimization_of
 from regnet_backbones.detection.training.loader import build_test_loader
-from regnet_backbones.detection.windows import (
-    COUNTED,
-    SlidingDetector,
-    in_own_size,
-    window_settings,
-)
 from regnet_backbones.errors import MissingPackageError, UserError
 from regnet_backbones.runs import results as run_results
 from regnet_backbones.runs.confusion import Confusion, class_scores, mean_of
@@ -146,7 +140,7 @@ def evaluate(
         "optimization": optimization and asdict(optimization),
         "engine": engine,
         "exported": exported and str(exported),
-        **window_settings(window, window_stride),
+        **windows.window_settings(window, window_stride),
         "opts": list(opts),
     }
     use_exported(cfg, engine, exported)
@@ -309,8 +303,9 @@ def _evaluate(
     files = [] if engine == "torch" else _image_files(first)
     model = build_engine(cfg, model, engine, exported, files)
     if settings["window"] is not None:
-        windows = settings["window"], settings["window_stride"]
-        model, cfg = SlidingDetector(cfg, model, *windows, limit=COUNTED), in_own_size(cfg)
+        sides = settings["window"], settings["window_stride"]
+        model = windows.SlidingDetector(cfg, model, *sides, limit=windows.COUNTED)
+        cfg = windows.in_own_size(cfg)
     seconds: list[float] = []
 
     def timed(inputs: list[dict]) -> list[dict]:

@@ -17,12 +17,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from regnet_backbones.adapters.detectron2 import id2rgb
-from regnet_backbones.detection.architectures import (
-    OTHER,
-    architecture_of,
-    outputs_of,
-    raise_score_threshold,
-)
+from regnet_backbones.detection import architectures
 from regnet_backbones.detection.classes import KnownClasses, class_names, known_classes
 from regnet_backbones.detection.data import read_image_ids
 from regnet_backbones.detection.engines import Engine, build_engine, check_engine, use_exported
@@ -72,7 +67,7 @@ class DetectorPredictor:
         self.cfg = load_config(trained, opts=opts, device=device)
         use_exported(self.cfg, engine, exported)
         if engine == "torch":  # an exported file has a threshold of its own
-            raise_score_threshold(self.cfg, min_score)
+            architectures.raise_score_threshold(self.cfg, min_score)
         self.classes = known_classes(self.cfg, val_json)
         self._min_score, self._engine, self._exported = min_score, engine, exported
 
@@ -127,7 +122,8 @@ class DetectorPredictor:
             ids, info = _coco_segments(seen["panoptic_seg"], self.classes)
             found |= {"segments": ids, "segments_info": info}
         # Panoptic-DeepLab gives no instances of an image without objects.
-        known = architecture_of(self.cfg) is not OTHER and "instances" in outputs_of(self.cfg)
+        known = architectures.architecture_of(self.cfg) is not architectures.OTHER
+        known = known and "instances" in architectures.outputs_of(self.cfg)
         if "instances" in seen or known or "sem_seg" not in seen:
             found |= {"class_names": things, **_arrays(seen.get("instances"), pixels.shape[:2])}
         else:
