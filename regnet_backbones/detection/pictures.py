@@ -335,11 +335,9 @@ def f1(found: int, missed: int, made_up: int) -> float | None:
     return 2 * found / total if total else None
 
 
-def mean_iou(
-    truth: np.ndarray, prediction: np.ndarray, *, classes: int, ignore: int
-) -> float | None:
-    """Return the mean IoU over classes in truth or prediction (H, W) without `ignore`; or None."""
+def mean_iou(truth: np.ndarray, found: np.ndarray, *, classes: int, ignore: int) -> float | None:
+    """Return the mean IoU over classes in truth or found (H, W) without `ignore`; or None."""
     counted = truth != ignore
-    pairs = truth[counted].astype(np.int64) * classes + prediction[counted]
+    pairs = truth[counted].astype(np.int64) * classes + found[counted]
     matrix = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
     return mean_of(class_scores(matrix)["iou"])
