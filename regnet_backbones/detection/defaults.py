@@ -16,10 +16,8 @@ TOOL_DEFAULTS = {
     # Your COCO jsons and folders of images, all four or none, instead of DATASETS.TRAIN and TEST. A
     # training writes id and name of each class to CATEGORIES, in the order of class numbers.
     "DATASETS": {
-        "OWN": {
-            **{"TRAIN_JSON": "", "TRAIN_IMAGES": "", "VAL_JSON": "", "VAL_IMAGES": ""},
-            "CATEGORIES": [],
-        }
+        "OWN": dict.fromkeys(("TRAIN_JSON", "TRAIN_IMAGES", "VAL_JSON", "VAL_IMAGES"), "")
+        | {"CATEGORIES": []}
     },
     "DATALOADER": {
         # Of RandomSubsetTrainingSampler; detectron2 0.6 reads the key, and has no default for it.
