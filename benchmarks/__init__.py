@@ -1,1 +1,1 @@
-"""How fast our extractor is beside its peers, measured in one run."""
+"""How fast our extractor is compared with its peers, measured in one run."""

@@ -29,7 +29,7 @@ def write_chart(path: Path, results: Sequence[Result]) -> None:
     ]
     panels = [(result, rows) for result, rows in panels if rows]
     if not panels:
-        raise UserError("no case has ratios: its reference row was not measured")
+        raise UserError("no chart without ratios, because no reference row was measured")
     heights = [len(rows) * BAR_HEIGHT + PANEL_MARGIN for _, rows in panels]
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]

@@ -34,8 +34,7 @@ from benchmarks.roofline import DTYPES, Rates, measure_rates
 from benchmarks.runner import measure
 from benchmarks.scaling import points
 from regnet_backbones import zoo
-from regnet_backbones.cli.command_lines import parse_size
-from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.run import parse_size, run_command
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
 
@@ -72,24 +71,19 @@ def benchmark_parser(description: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--mode", nargs="+", choices=MODES, default=["forward"], help="default: forward")
-    add("--no-training", action="store_true", help="only the inference of detectors and segmenters")
-    add("--variants", nargs="+", default=["regnety_032"], metavar="NAME")
+    add("--no-training", action="store_true", help="measure only inference")
+    add("--variants", nargs="+", default=["regnety_032"], metavar="NAME", help="%(default)s")
     add("--sizes", nargs="+", default=["512"], metavar="SIZE", help="512, or 800x1344 (H x W)")
-    add("--batches", nargs="+", type=int, default=[1], metavar="N")
+    add("--batches", nargs="+", type=int, default=[1], metavar="N", help="images (default: 1)")
     add("--dtype", nargs="+", choices=PRECISIONS, default=["fp32"], help="default: fp32")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
-    add("--threads", type=int, metavar="N", help="of the CPU (default: torch's)")
+    add("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
     add("--runs", type=int, default=20, metavar="N", help="rounds (default: %(default)s)")
-    add("--warmup", type=int, default=2, metavar="N", help="rounds before (default: %(default)s)")
+    add("--warmup", type=int, default=2, metavar="N", help="warm-up rounds (default: %(default)s)")
     add("--entries", nargs="+", metavar="PATTERN", help="rows to measure: ours* timm '*compiled'")
-    add("--reference", metavar="ROW", help="ratios are to this row (default: a peer as it comes)")
-    add("--roofline", "--floors", action="store_true", help="what the device can do at best")
-    add(
-        "--scaling",
-        "--growth",
-        action="store_true",
-        help="time against what is computed",
-    )
+    add("--reference", metavar="ROW", help="row that ratios refer to (default: a plain peer)")
+    add("--roofline", "--floors", action="store_true", help="add the limits of the device")
+    add("--scaling", "--growth", action="store_true", help="add time against computation")
     add("--output", metavar="PATH", help="write PATH.json and PATH.png")
     return parser
 
@@ -115,7 +109,7 @@ def _chosen(args: argparse.Namespace, case: Case) -> tuple[Entry, ...]:
 def _check(args: argparse.Namespace, cases: Sequence[Case]) -> None:
     """Raise ValueError for what cannot be measured, OSError for results that cannot be written."""
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
+        raise UserError("--device cuda needs a GPU, and torch finds none; use --device cpu")
     for name, least in (("batches", 1), ("runs", 1), ("threads", 1), ("warmup", 0)):
         given = getattr(args, name)
         numbers = given if isinstance(given, list) else [given]
@@ -170,7 +164,7 @@ def _measured(args: argparse.Namespace, chosen: dict[Case, tuple[Entry, ...]]) -
     with tqdm(total=steps, unit="row", file=sys.stderr, disable=None) as bar:
         for case, entries in chosen.items():
 
-            def tell(text: str, case: Case = case) -> None:
+            def show(text: str, case: Case = case) -> None:
                 bar.set_description(f"{case.title}: {text}")
                 bar.update()
 
@@ -180,7 +174,7 @@ def _measured(args: argparse.Namespace, chosen: dict[Case, tuple[Entry, ...]]) -
                 reference=args.reference or REFERENCES[case.part],
                 runs=args.runs,
                 warmup=args.warmup,
-                progress=tell,
+                progress=show,
             )
             bar.clear()
             yield result

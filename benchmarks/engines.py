@@ -67,7 +67,7 @@ class Engine:
         return (*self.needs, *frameworks.get(part, ("segmentation_models_pytorch",)))
 
     def why_not(self, case: Case) -> str | None:
-        """Say why there is no such row of a case, None where there is one."""
+        """Return why a case has no such row, None if it has one."""
         if case.device not in self.devices:
             return f"{self.family} in {self.precision} is not measured on {case.device}"
         if self.family == "onnxruntime":

@@ -35,7 +35,7 @@ class Entry:
         setting: what is done to the model.
         build: returns the model of a case, with random weights, on the CPU.
         needs: modules that must be installed.
-        why_not: says why there is no such row of a case, None where there is one.
+        why_not: returns why a case has no such row, None if it has one.
         our_weights: whether its maps should be those of our extractor.
     """
 
@@ -98,8 +98,7 @@ def check_names(
             raise UserError(f"{option}: no row '{pattern}'; {hint}Rows: {'; '.join(names)}")
         if not chosen & set(found):
             raise UserError(
-                f"{option}: row '{found[0]}' is not of --dtype {' '.join(precisions)}; "
-                "add the other one"
+                f"{option}: row '{found[0]}' needs another --dtype than {' '.join(precisions)}"
             )
 
 

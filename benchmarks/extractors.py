@@ -29,7 +29,7 @@ class Peer:
         family: its name in rows.
         needs: the module that must be installed.
         network: builds it for a variant; the last four maps it gives are C2 to C5.
-        why_not: says why there is none of a variant, None where there is one.
+        why_not: returns why a variant has none, None if it has one.
         dialect: what it calls its weights, None for another network.
         prefix: of those names.
     """
@@ -140,7 +140,7 @@ def _torchvisions(model: str, layers: tuple[str, ...]) -> nn.Module:
 
 
 def _smps(variant: zoo.Variant) -> nn.Module:
-    """Build SMP's encoder; beside C2 to C5 it returns the images and C1, which it has anyway."""
+    """Build SMP's encoder; it also returns the images and C1, which it has anyway."""
     from segmentation_models_pytorch.encoders import get_encoder
 
     return get_encoder(f"tu-{variant.name}", weights=None, depth=5)

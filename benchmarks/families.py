@@ -22,7 +22,7 @@ from torch import nn
 from benchmarks.machine import machine, versions
 from benchmarks.report import write_json
 from benchmarks.roofline import DTYPES
-from regnet_backbones.cli.command_lines import parse_size
+from regnet_backbones.cli.run import parse_size
 from regnet_backbones.files import write_whole
 from regnet_backbones.measure.memory import peak_bytes
 from regnet_backbones.measure.timing import interleaved_times

@@ -149,8 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Check, measure and train; return 1 if something failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--quick", action="store_true", help="tiny, to see that it runs")
-    parser.add_argument("--no-training", action="store_true", help="leave the demo out")
+    parser.add_argument("--quick", action="store_true", help="a tiny run, to try it out")
+    parser.add_argument("--no-training", action="store_true", help="leave out the demo training")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "gpu")
     args = parser.parse_args(argv)
     return run(Plan(args.device, args.quick), args.output, training=not args.no_training)

@@ -55,7 +55,7 @@ def result_table(result: Result) -> str:
 
 
 def roofline_table(result: Result, rates: AllRates) -> str | None:
-    """Return how far our rows are from what the device can do; None where that is not known."""
+    """Return how far our rows are from what the device can do; None if that is unknown."""
     rows = []
     for row in result.measured:
         rate = rates.get(row.precision)
@@ -77,7 +77,7 @@ def roofline_table(result: Result, rates: AllRates) -> str | None:
 
 
 def scaling_table(points: Sequence[Point]) -> str:
-    """Return the time of our rows beside their cost, and the powers they grow with."""
+    """Return the time of our rows next to their cost, and the powers they grow with."""
     if not points:
         return "scaling: no row of ours was measured on a RegNet whose design is known"
     rows = [

@@ -13,7 +13,7 @@ from regnet_backbones.design import complexity
 
 @dataclass(frozen=True)
 class Point:
-    """A row of ours beside what its call costs.
+    """A row of ours and what its call costs.
 
     Attributes:
         row: its name.

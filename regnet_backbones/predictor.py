@@ -115,10 +115,12 @@ def load(
     if trained.kind == "detector":
         from regnet_backbones.detection.prediction import DetectorPredictor
 
+        keys = [] if precision is None else ["OPTIMIZE.DTYPE", precision]
+        keys += [] if precision in (None, "float32") else ["OPTIMIZE.ENABLED", "True"]
         detector = DetectorPredictor(
             trained,
             min_score=0.5 if min_score is None else min_score,
-            opts=[*_optimization_keys(precision), *opts],
+            opts=[*keys, *opts],
             device=device,
             val_json=val_json,
             engine=engine,
@@ -137,8 +139,7 @@ def load(
         from regnet_backbones.semseg.prediction import SegmenterPredictor
     except ModuleNotFoundError as error:
         raise MissingPackageError(
-            f"{error}, which a segmenter needs; `pip install 'regnet-backbones[train]'`",
-            name=error.name,
+            f"{error}; segmenters need `pip install 'regnet-backbones[train]'`", name=error.name
         ) from error
     slides = window is not None or window_stride is not None
     segmenter = SegmenterPredictor(
@@ -150,14 +151,6 @@ def load(
         exported=exported,
     )
     return Predictor("segmenter", segmenter)
-
-
-def _optimization_keys(precision: Dtype | None) -> list[str]:
-    """Return keys and values of a detector's config."""
-    if precision is None:
-        return []
-    enabled = [] if precision == "float32" else ["OPTIMIZE.ENABLED", "True"]
-    return ["OPTIMIZE.DTYPE", precision, *enabled]
 
 
 def _upright(picture: Picture) -> Image.Image:

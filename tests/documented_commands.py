@@ -23,30 +23,30 @@ from torch.distributed.run import get_args_parser
 from benchmarks.command import benchmark_parser
 from regnet_backbones import zoo
 from regnet_backbones.cli import datasets, install, models, train
-from regnet_backbones.cli.command_lines import find_config
 from regnet_backbones.cli.design import design_parser
-from regnet_backbones.cli.export import export_parser
-from regnet_backbones.cli.push import push_parser
-from regnet_backbones.cli.report import report_parser
-from regnet_backbones.cli.weights import convert_parser
+from regnet_backbones.cli.export import export_command
+from regnet_backbones.cli.push import push_command
+from regnet_backbones.cli.report import report_command
+from regnet_backbones.cli.run import find_config
+from regnet_backbones.cli.weights import convert_weights
 from regnet_backbones.detection.config import default_config, read_config
 from regnet_backbones.weights.sources import find_source, is_name
 
 # By subcommand of `regnet-backbones`; that of a segmenter's training is Lightning's.
 PARSERS = {
-    "completion": install.completion_parser,
-    "convert-data": datasets.convert_parser,
-    "convert-weights": convert_parser,
+    "completion": install.completion.parser,
+    "convert-data": datasets.convert_data.parser,
+    "convert-weights": convert_weights.parser,
     "design": design_parser,
-    "evaluate": models.evaluate_parser,
-    "export": export_parser,
-    "install-detectron2": install.install_parser,
-    "predict": models.predict_parser,
-    "prepare-ade20k": datasets.ade20k_parser,
-    "push": push_parser,
-    "report": report_parser,
-    "shapes": datasets.shapes_parser,
-    "train-detector": train.detector_parser,
+    "evaluate": models.evaluate_command.parser,
+    "export": export_command.parser,
+    "install-detectron2": install.install_detectron2.parser,
+    "predict": models.predict_command.parser,
+    "prepare-ade20k": datasets.prepare_ade20k.parser,
+    "push": push_command.parser,
+    "report": report_command.parser,
+    "shapes": datasets.draw_shapes.parser,
+    "train-detector": train.train_detector.parser,
 }
 
 # Tools that are called otherwise than their subcommand, and those that are none.

@@ -23,7 +23,7 @@ from benchmarks.runner import failure_of
 from benchmarks.scaling import Point, points, scaling
 from benchmarks.steps import largest_error
 from regnet_backbones import complexity, zoo
-from regnet_backbones.cli.command_lines import parse_size
+from regnet_backbones.cli.run import parse_size
 from regnet_backbones.errors import UserError
 
 RECORDED = sorted((ROOT / "benchmarks" / "results").glob("cpu_*.json"))
@@ -80,7 +80,7 @@ def test_the_table_has_numbers_stars_and_every_row_that_is_missing():
 def test_without_its_reference_a_table_has_no_ratios_and_says_so(tmp_path):
     result = Result(CASE, "timm", RESULT.rows[:1])
     assert "no ratios: the row 'timm' was not measured" in result_table(result)
-    with pytest.raises(ValueError, match="no case has ratios"):
+    with pytest.raises(ValueError, match="no chart without ratios"):
         write_chart(tmp_path / "chart.png", [result])
     assert "nothing was measured" in result_table(Result(CASE, "timm", RESULT.rows[3:]))
 

@@ -189,7 +189,7 @@ def test_patterns_choose_rows():
     assert [e.name for e in chosen] == [*("ours" + setting for setting in ours), "timm"]
     with pytest.raises(ValueError, match="no row 'tim'; did you mean 'timm'"):
         check_names(["tim"], rows, option="--entries", precisions=["fp32"])
-    with pytest.raises(ValueError, match="'ours, bf16' is not of --dtype fp32; add the other"):
+    with pytest.raises(ValueError, match="'ours, bf16' needs another --dtype than fp32"):
         check_names(["*bf16*"], rows, option="--entries", precisions=["fp32"])
 
 
@@ -254,4 +254,4 @@ def test_mistakes_of_the_user_are_told(argv, named, capsys):
 def test_without_a_gpu_cuda_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert command.benchmark_command(["--device", "cuda"], description="") == 2
-    assert "--device cuda: torch sees no GPU here; use --device cpu" in capsys.readouterr().err
+    assert "--device cpu" in capsys.readouterr().err

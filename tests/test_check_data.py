@@ -483,7 +483,7 @@ def test_check_data_reports_and_does_not_train(main, data, save, tmp_path, capsy
     assert kinds.IN_BOTH.text in printed.err
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:500])
     assert main([*command, *output]) == 2
-    assert "a file cannot be read to its end" in capsys.readouterr().err
+    assert kinds.UNREADABLE_FILE.text in capsys.readouterr().err
     assert "2.png" in (tmp_path / "out" / "data_report.txt").read_text()
 
 

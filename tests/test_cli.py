@@ -9,11 +9,11 @@ from detectron2.engine import default_argument_parser
 
 from regnet_backbones import config_path
 from regnet_backbones.cli import train
-from regnet_backbones.cli.command_lines import find_config, parse_size
-from regnet_backbones.cli.datasets import shapes_parser
-from regnet_backbones.cli.export import export_parser
+from regnet_backbones.cli.datasets import draw_shapes
+from regnet_backbones.cli.export import export_command
 from regnet_backbones.cli.main import COMMANDS, main
-from regnet_backbones.cli.models import predict_parser
+from regnet_backbones.cli.models import predict_command
+from regnet_backbones.cli.run import find_config, parse_size
 from regnet_backbones.errors import UnknownNameError, UserError
 from regnet_backbones.export.formats import IMAGE_SIZE, OPSET
 from regnet_backbones.optimize.options import Dtype
@@ -92,20 +92,20 @@ def test_each_config_of_a_segmenter_gets_its_path():
 
 
 def test_the_options_are_detectron2s_and_ours():
-    parser = train.detector_parser("train-detector")
+    parser = train.train_detector.parser("train-detector")
     theirs = vars(default_argument_parser().parse_args([]))
     ours = vars(parser.parse_args([]))
     assert {name: ours[name] for name in theirs} == {**theirs, "dist_url": "auto"}
 
 
 def test_defaults_and_choices_are_those_of_the_package():
-    drawn = vars(shapes_parser("").parse_args([]))
+    drawn = vars(draw_shapes.parser("").parse_args([]))
     spec = ShapesSpec()
     for name in ("num_train", "num_val", "image_size", "seed"):
         assert drawn[name] == getattr(spec, name)
-    (dtype,) = (each for each in predict_parser("")._actions if each.dest == "dtype")
+    (dtype,) = (each for each in predict_command.parser("")._actions if each.dest == "dtype")
     assert dtype.choices == get_args(Dtype)
-    text = export_parser("").format_help()
+    text = export_command.parser("").format_help()
     assert "{} {})".format(*IMAGE_SIZE) in text
     assert f"{OPSET})" in text
 
@@ -114,7 +114,12 @@ def test_defaults_and_choices_are_those_of_the_package():
 
 
 @pytest.fixture
-def given(monkeypatch):
+def detector_parser():
+    return train.train_detector.parser("train-detector")
+
+
+@pytest.fixture
+def given(monkeypatch, detector_parser):
     """Return the command lines that the trainers are given."""
     found = []
     for name in ("train_detector", "train_segmenter"):
@@ -122,7 +127,7 @@ def given(monkeypatch):
     return found
 
 
-def test_data_are_checked_by_the_trainer_whose_options_are_given(given):
+def test_data_are_checked_by_the_trainer_whose_options_are_given(given, detector_parser):
     train_data = ["--train-json", "a.json", "--train-images", "a"]
     detectors = [*train_data, "--val-json", "b.json", "--val-images", "b"]
     segmenters = ["--config", "c.yaml", "--data.train_masks", "b", "--output", "out"]
@@ -130,7 +135,7 @@ def test_data_are_checked_by_the_trainer_whose_options_are_given(given):
     train.check_data(["--config-file", "mine.yaml"], "")
     train.check_data(segmenters, "")
     assert [name for name, _ in given] == ["train_detector", "train_detector", "train_segmenter"]
-    first, second = (train.detector_parser("").parse_args(argv) for _, argv in given[:2])
+    first, second = (detector_parser.parse_args(argv) for _, argv in given[:2])
     assert first.check_data
     assert first.config_file == train.DETECTOR_CONFIG
     assert (first.train_json, first.val_images) == ("a.json", "b")

@@ -9,7 +9,7 @@ import yaml
 from load_tool import load_tool
 from PIL import Image
 
-from regnet_backbones.cli.train import detector_parser
+from regnet_backbones.cli.train import train_detector
 from regnet_backbones.detection import run
 from regnet_backbones.detection.config import load_config_file, read_config
 from regnet_backbones.detection.trained import load_config
@@ -40,7 +40,7 @@ HOSTILE = {
 }  # fmt: skip
 # Files that are YAML, and no config.
 NO_CONFIG = {
-    "nothing": ("", "is empty"),
+    "nothing": ("", "an empty file"),
     "a list": ("- SEED", "a list"),
     "a loop": ("_BASE_: ./config.yaml", "_BASE_"),
     "a base that is a number": ("_BASE_: 3", "_BASE_"),
@@ -69,7 +69,7 @@ def one_line(message):
 
 def readings(path):
     """Return every reading of a detector's config in our tools, by the tools that do it."""
-    args = detector_parser("").parse_args(["--config-file", str(path), "MODEL.DEVICE", "cpu"])
+    args = train_detector.parser("").parse_args(["--config-file", str(path), "MODEL.DEVICE", "cpu"])
     trained = Trained("detector", path.with_name("model_final.pth"), path)
     return {
         "train": partial(run.read_run_config, args),

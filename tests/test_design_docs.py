@@ -8,7 +8,7 @@ import pytest
 from documents import ROOT, commands
 
 from regnet_backbones.cli.main import main
-from regnet_backbones.cli.train import detector_parser
+from regnet_backbones.cli.train import train_detector
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.measure.meter import LatencyMeter
 
@@ -73,7 +73,7 @@ def test_the_training_reads_the_config_that_was_written(tmp_path, monkeypatch):
     (writing,) = [c for c in arguments("design") if "--base" in c]
     assert main(["design", *writing, *SMALLER["search"]]) == 0
     (training,) = arguments("train-detector")
-    args = detector_parser("").parse_args(training)
+    args = train_detector.parser("").parse_args(training)
     cfg = read_config(args.config_file, args.opts)
     assert cfg.MODEL.REGNET.SE_R == 0.25
     assert cfg.MODEL.REGNET.NAME == ""

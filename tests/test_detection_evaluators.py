@@ -93,19 +93,19 @@ def test_cocos_combined_form_has_no_semantic_masks(tmp_path):
             "GeneralizedRCNN",
             "shapes_sem_seg_val",
             {},
-            "instances.*shapes_sem_seg_val",
+            "shapes_sem_seg_val.*instances",
         ),
         (
             "GeneralizedRCNN",
             "shapes_keypoints_val",
             {"MODEL.KEYPOINT_ON": True, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 5},
-            "TEST.KEYPOINT_OKS_SIGMAS to 5",
+            "TEST.KEYPOINT_OKS_SIGMAS .* 5 keypoints, got 17",
         ),
         (
             "GeneralizedRCNN",
             "shapes_keypoints_val",
             {"MODEL.KEYPOINT_ON": True, "TEST.KEYPOINT_OKS_SIGMAS": [0.1] * 5},
-            "TEST.KEYPOINT_OKS_SIGMAS to 17",
+            "TEST.KEYPOINT_OKS_SIGMAS .* 17 keypoints, got 5",
         ),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_missing_package_is_named_before_a_model_is_built(monkeypatch, capsys,
     assert (
         load_tool("train_net").main(["--config-file", quick, "DATASETS.TEST", f"('{name}',)"]) == 2
     )
-    assert f"pip install {package}\n" in capsys.readouterr().err
+    assert f"`pip install {package}`" in capsys.readouterr().err
 
 
 # Tables

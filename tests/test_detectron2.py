@@ -284,8 +284,8 @@ def test_importing_the_package_registers_it_in_either_order(tmp_path):
     printed = run_in_fresh_processes(REGISTRATIONS, tmp_path)
     assert printed["demo"] == "42\n"
     assert "theirs" in printed["a_copy_later"]
-    assert "build_regnet_fpn_backbone is registered by __main__" in printed["a_copy_later"]
-    assert printed["a_copy_earlier"].count("is registered by __main__") == 1
+    assert "build_regnet_fpn_backbone of __main__ is used" in printed["a_copy_later"]
+    assert printed["a_copy_earlier"].count("of __main__ is used") == 1
     assert "refused" in printed["another_name_twice"]
     compiled = importlib.util.find_spec("detectron2._C") is not None
     assert compiled or "No module named 'detectron2._C'" in printed["by_the_environment"]
@@ -383,7 +383,7 @@ def test_a_node_of_somebody_elses_making_needs_only_its_own_keys():
         ({"NAME": "regnetx_002", "NORM": "LN"}, None, "norm must be one of"),
         ({"NAME": "regnetx_002", "OUTPUT_STRIDE": 16}, None, "set MODEL.BACKBONE.NAME to 'build_r"),
         ({"NAME": "regnetx_002"}, ["res2", "c3"], r"got \['res2', 'c3'\]; set MODEL.REGNET.OUT_F"),
-        ({"NAME": "regnetx_002"}, ["res2", "res4"], "name neighbours from fine to coarse"),
+        ({"NAME": "regnetx_002"}, ["res2", "res4"], "strides of MODEL.FPN.IN_FEATURES"),
     ],
 )
 def test_configs_that_cannot_be_built_say_what_to_change(node, features, message):

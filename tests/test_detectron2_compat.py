@@ -150,7 +150,7 @@ class TestFinder:
         finder = FixFinder([self.after(misfit)])
         finder.install()
         assert importlib.import_module("compat_demo.a").value == 1
-        assert "misfit does not fit this compat_demo.a" in caplog.text
+        assert "misfit does not fit this version of compat_demo.a" in caplog.text
         assert finder.applied == ()
 
     @pytest.mark.parametrize("needed", [True, False])
@@ -758,11 +758,11 @@ class TestPanoptic:
 
     def test_picture_and_list_disagree(self, compute):
         thing = {"category_id": 1}
-        with pytest.raises(ValueError, match=r"shows \[7\], and segments_info are \[2\]"):
+        with pytest.raises(ValueError, match=r"ids \[7\], its segments_info \[2\]"):
             compute([1, 1], {1: thing}, [7, 7], {2: thing})
 
     def test_unknown_category(self, compute):
-        with pytest.raises(ValueError, match=r"must be of \[1, 2, 3\], got .*9"):
+        with pytest.raises(ValueError, match=r"must be among \[1, 2, 3\], got .*9"):
             compute([1, 1], {1: {"category_id": 1}}, [2, 2], {2: {"category_id": 9}})
 
     def test_id_is_a_colour(self, quality):

@@ -469,11 +469,11 @@ def test_a_config_that_contradicts_rgb_weights_is_answered_with_the_right_lines(
     path = publish(caches, dialect, classifier)
     cfg = config()
     cfg.merge_from_list([key, wrong[key]])
-    with pytest.raises(ValueError, match="saw other images than this config makes") as error:
+    with pytest.raises(ValueError, match="INPUT.FORMAT") as error:
         load(cfg, path)
     assert RGB_LINES in str(error.value)
     cfg.MODEL.WEIGHTS = NAMES[dialect]
-    with pytest.raises(ValueError, match="saw other images than this config makes") as error:
+    with pytest.raises(ValueError, match="INPUT.FORMAT") as error:
         build_model(cfg)  # before anything is fetched or read
     assert RGB_LINES in str(error.value)
 
@@ -485,7 +485,7 @@ def test_bgr_weights_are_right_in_a_bgr_config_as_they_are(classifier, tmp_path)
     assert_backbone(load(config(form="RGB"), tmp_path / "a.pyth"), classifier)
     cfg = config(form="BGR")
     cfg.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
-    with pytest.raises(ValueError, match="saw other images") as error:
+    with pytest.raises(ValueError, match="INPUT.FORMAT") as error:
         load(cfg, tmp_path / "a.pyth")
     assert BGR_LINES in str(error.value)
 
@@ -496,7 +496,7 @@ def test_stock_detectron2_defaults_with_timm_weights_are_answered_with_the_right
     cfg.MODEL.REGNET.NAME = "regnety_032"
     cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.WEIGHTS = "timm://regnety_032.ra_in1k"
-    with pytest.raises(ValueError, match="saw other images") as error:
+    with pytest.raises(ValueError, match="INPUT.FORMAT") as error:
         build_backbone(cfg)
     assert RGB_LINES in str(error.value)
 
@@ -520,7 +520,7 @@ def test_statistics_that_nobody_knows_are_taken_as_they_are(tmp_path):
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [3.0, 2.0, 1.0], [6.0, 5.0, 4.0]
     load(cfg, tmp_path / "a.pth")
     cfg.INPUT.FORMAT = "BGR"
-    with pytest.raises(ValueError, match="saw other images") as error:
+    with pytest.raises(ValueError, match="INPUT.FORMAT") as error:
         load(cfg, tmp_path / "a.pth")
     assert (
         '  INPUT.FORMAT: "RGB"\n  MODEL.PIXEL_MEAN: [1.0, 2.0, 3.0]\n'
@@ -544,7 +544,7 @@ def test_a_backbone_by_itself_gets_the_images_that_its_weights_saw(builder, clas
     assert torch.equal(stem("rgb.pth", "RGB"), rgb)
     assert torch.equal(stem("bgr.pyth", "RGB"), rgb)
     assert torch.equal(stem("bgr.pyth", "BGR"), rgb.flip(1))
-    with pytest.raises(ValueError, match="rgb.pth' saw other images .*INPUT.FORMAT 'BGR'"):
+    with pytest.raises(ValueError, match="rgb.pth' .*INPUT.FORMAT 'BGR'"):
         stem("rgb.pth", "BGR")
     assert torch.equal(stem("rgb.pth", "BGR", told="RGB"), rgb.flip(1))
     assert torch.equal(stem("rgb.pth", "BGR", told="BGR"), rgb)
@@ -576,7 +576,7 @@ def test_images_are_checked_in_every_meta_architecture(builder, key, wrong, clas
     DetectionCheckpointer(model).load(str(tmp_path / "a.pth"))
     assert not any("pixel" in name for name in model.state_dict())
     cfg.merge_from_list([key, wrong])
-    with pytest.raises(ValueError, match="saw other images than this config makes") as error:
+    with pytest.raises(ValueError, match="INPUT.FORMAT") as error:
         DetectionCheckpointer(Blind(cfg)).load(str(tmp_path / "a.pth"))
     assert RGB_LINES in str(error.value)
     cfg.MODEL.REGNET.WEIGHTS_FORMAT = cfg.INPUT.FORMAT
@@ -599,7 +599,7 @@ def test_a_detector_of_mmdet_gives_its_backbone_for_bgr_images(builder, randomiz
     # Mean and deviation are known for a classifier alone, not for a detector.
     torch.save(network.state_dict(), tmp_path / "open_mmlab.pth")
     cfg.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
-    with pytest.raises(ValueError, match="saw other images") as error:
+    with pytest.raises(ValueError, match="INPUT.FORMAT") as error:
         DetectionCheckpointer(Blind(cfg)).load(str(tmp_path / "open_mmlab.pth"))
     assert BGR_LINES in str(error.value)
 

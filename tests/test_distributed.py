@@ -159,7 +159,7 @@ def test_what_a_user_can_fix_comes_from_another_process_as_it_was(tmp_path):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ((1, 2, 2, "tcp://a:1"), "--machine-rank .* 2 of 2"),
+        ((1, 2, 2, "tcp://a:1"), "--machine-rank from 0 to 1, got .* 2"),
         ((1, 2, 0, "auto"), "--dist-url"),
         ((0, 1, 0, "auto"), "must be 1 to .* got 0"),
     ],
@@ -172,7 +172,7 @@ def test_places_that_cannot_be_are_refused(place, message):
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     check_processes(2, 1, 0, "auto")
-    with pytest.raises(ValueError, match="which is 2, got 3"):
+    with pytest.raises(ValueError, match="--num-gpus .*2.* got 3"):
         check_processes(3, 1, 0, "auto")
 
 
@@ -180,5 +180,5 @@ def test_both_ways_at_once_are_refused(monkeypatch):
     for key, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "0"}.items():
         monkeypatch.setenv(key, value)
     check_processes(1, 1, 0, "auto")
-    with pytest.raises(ValueError, match="leave out --num-gpus and --num-machines"):
+    with pytest.raises(ValueError, match="--num-gpus and --num-machines"):
         check_processes(2, 1, 0, "auto")

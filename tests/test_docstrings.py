@@ -107,17 +107,25 @@ def has_tensors(annotation):
     return "torch.Tensor" in text and not re.search("Mapping|dict|Iterable", text)
 
 
+def with_references(function, text):
+    """Return a docstring and those of the functions whose arguments and errors it has."""
+    module = importlib.import_module(function.__module__)
+    names = re.findall(r"arguments and errors as of\s+`(\w+)`", text)
+    return "\n\n".join([text, *(inspect.getdoc(getattr(module, name)) for name in names)])
+
+
 def problems_of_function(function, owner=None):
     text = inspect.getdoc(function)
     if not text:
         return ["no docstring"]
+    text = with_references(function, text)
     signature = inspect.signature(function)
     parameters = {
         name: parameter
         for name, parameter in signature.parameters.items()
         if name not in ("self", "cls")
     }
-    known = entries(text, "Args")
+    known = entries(text, "Args") | set(re.findall(r"`(\w+)`", text))  # or in a sentence
     if owner is not None:  # what all methods take
         known |= set(re.findall(r"`(\w+)`", inspect.getdoc(owner) or ""))
     found = [f"Args lacks {name}" for name in parameters if name not in known]
@@ -150,7 +158,8 @@ def problems_of_class(value):
         wanted, own = [], {}
     else:
         wanted = list(inspect.signature(value).parameters)
-    found = [f"Args lacks {name}" for name in wanted if name not in known | {"_"}]
+    known |= {"_", *re.findall(r"`(\w+)`", text)}
+    found = [f"Args lacks {name}" for name in wanted if name not in known]
     for maker in own.values():
         found += [f"Raises lacks {name}" for name in sorted(unexplained_errors(maker, text))]
     return found

@@ -210,7 +210,7 @@ def test_data_that_would_spoil_an_evaluation_are_refused(
         (tmp_path / "val.json").write_text(json.dumps(content))
         assert main("evaluate", detector, *own, "--output", tmp_path / "out") == 2
         error = capsys.readouterr().err  # of as many lines as there are defects
-        assert error.startswith(f"error: '{tmp_path}/val.json' ")
+        assert f"'{tmp_path}/val.json'" in error.splitlines()[0]
         assert named in error
 
 

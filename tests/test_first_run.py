@@ -149,10 +149,10 @@ def test_a_segmenter_is_trained_shown_and_repeated(tmp_path, capsys):
 
 
 def test_a_choice_is_not_made_by_torchrun(monkeypatch, tmp_path):
-    from regnet_backbones.cli.train import detector_parser
+    from regnet_backbones.cli.train import train_detector
     from regnet_backbones.detection import first_run as detectors
 
     monkeypatch.setattr(detectors.processes, "started_by_torchrun", lambda: True)
-    args = detector_parser("").parse_args(["--train", "yolo:x", "OUTPUT_DIR", str(tmp_path)])
+    args = train_detector.parser("").parse_args(["--train", "yolo:x", "OUTPUT_DIR", str(tmp_path)])
     with pytest.raises(UserError, match="--config-file"):
         detectors.is_needed(args)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from regnet_backbones.cli.models import check_options, evaluate_parser, predict_parser
+from regnet_backbones.cli.models import check_options, evaluate_command, predict_command
 from regnet_backbones.errors import MissingFileError, UserError
 from regnet_backbones.runs.confusion import Confusion
 from regnet_backbones.runs.image_files import find_images, output_names
@@ -183,10 +183,10 @@ def test_results_of_both_kinds_have_one_form(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "parser", "line", "option"),
     [
-        ("detector", evaluate_parser, "run --flip", "--flip"),
-        ("detector", predict_parser, "run a.png --scales 2", "--scales"),
-        ("segmenter", predict_parser, "run a.png --min-score 0", "--min-score"),
-        ("segmenter", evaluate_parser, "run --val-json a", "--val-json"),
+        ("detector", evaluate_command.parser, "run --flip", "--flip"),
+        ("detector", predict_command.parser, "run a.png --scales 2", "--scales"),
+        ("segmenter", predict_command.parser, "run a.png --min-score 0", "--min-score"),
+        ("segmenter", evaluate_command.parser, "run --val-json a", "--val-json"),
     ],
 )
 def test_an_option_of_the_other_kind_is_refused(kind, parser, line, option):
@@ -197,7 +197,7 @@ def test_an_option_of_the_other_kind_is_refused(kind, parser, line, option):
 
 
 def test_an_evaluation_takes_opts_for_both():
-    args = evaluate_parser("").parse_args(["run", "--opts", "A", "-1"])
+    args = evaluate_command.parser("").parse_args(["run", "--opts", "A", "-1"])
     assert args.opts == ["A", "-1"]
     check_options(args, "detector")
     check_options(args, "segmenter")

@@ -10,7 +10,7 @@ from torch import nn
 from torch._inductor import config as inductor_config
 
 from regnet_backbones import config_path
-from regnet_backbones.cli.train import detector_parser
+from regnet_backbones.cli.train import train_detector
 from regnet_backbones.detection.config import default_config
 from regnet_backbones.detection.config_checks import check_config
 from regnet_backbones.detection.run import read_run_config
@@ -187,7 +187,7 @@ def test_it_is_off_by_default(tmp_path, caplog):
 def test_options_of_the_command_line(tmp_path, options, enabled, compiles):
     args = ["--config-file", QUICK, "--skip-data-check", *options]
     args += ["DATASETS.TEST", "()", "DATASETS.TRAIN", "('coco_2017_train',)"]
-    cfg, _ = read_run_config(detector_parser("").parse_args(args))
+    cfg, _ = read_run_config(train_detector.parser("").parse_args(args))
     assert (cfg.OPTIMIZE.ENABLED, cfg.OPTIMIZE.COMPILE) == (enabled, compiles)
 
 
@@ -232,7 +232,7 @@ def test_a_type_for_trained_models_is_no_precision_of_the_training(caplog):
     check_config(cfg, training=False)
     assert not caplog.records
     check_config(cfg, training=True)
-    assert "OPTIMIZE.DTYPE bfloat16 is for trained models" in caplog.text
+    assert "OPTIMIZE.DTYPE bfloat16 is ignored in training" in caplog.text
 
 
 @pytest.mark.parametrize(

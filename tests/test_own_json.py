@@ -253,11 +253,11 @@ REFUSED = {
 
 # By name: a mutation, and texts of the note.
 NOTED = {
-    "one box as corners": (first("bbox", corners), "do not fit"),
-    "one box elsewhere": (first("bbox", [60, 40, 9, 9]), "do not fit"),
+    "one box as corners": (first("bbox", corners), "bbox and polygons"),
+    "one box elsewhere": (first("bbox", [60, 40, 9, 9]), "bbox and polygons"),
     "shifted polygons": (
         polygons(lambda x, y: [v - 20 for v in x], lambda x, y: [v + 15 for v in y]),
-        "12 times: the bbox and the polygons",
+        "12 times: bbox and polygons",
     ),
     "a file twice": (first("file_name", "2.png", "images"), "listed as several images"),
     "every annotation twice": (

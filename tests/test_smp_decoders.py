@@ -320,12 +320,12 @@ def test_an_exported_model_has_one_output(architecture, tiny, randomize, tmp_pat
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: guided(classes=3), "classification_guided is for one object.*got classes 3"),
+        (lambda: guided(classes=3), "classification_guided needs .*got classes 3"),
         (lambda: guided(activation="sigmoid"), "and activation None, got .*'sigmoid'"),
         (lambda: with_head(weight=0.0), "must be above 0, got 0.0"),
         (
             lambda: build_network("ocrnet", "regnetx_002", 3, auxiliary_weight=0.4),
-            "OCRNet takes no auxiliary head",
+            "OCRNet cannot have an auxiliary head",
         ),
         (lambda: build(OCRNet, encoder_output_stride=4), "output_stride"),
         (lambda: build(UNet3Plus)(torch.randn(1, 3, 60, 64)), "divisible by 32"),

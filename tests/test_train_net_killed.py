@@ -15,7 +15,7 @@ from small_training import rows
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.cli.run import run_command
-from regnet_backbones.cli.train import detector_parser
+from regnet_backbones.cli.train import train_detector
 from regnet_backbones.detection import run
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.training import checkpoint
@@ -95,7 +95,7 @@ def run_and_note_losses(options, notes, killed=None):
             patch.setattr(StopEvaluation, "evaluate", die)
         elif killed is not None:
             patch.setattr(checkpoint, "write_whole", write_and_die)
-        args = detector_parser("").parse_args(options)
+        args = train_detector.parser("").parse_args(options)
         sys.exit(run_command(lambda: run.launch_run(args)))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from regnet_backbones import config_path
 from regnet_backbones.cli.main import main
-from regnet_backbones.cli.train import detector_parser
+from regnet_backbones.cli.train import train_detector
 from regnet_backbones.detection.run import read_run_config
 from regnet_backbones.errors import UserError
 
@@ -21,7 +21,7 @@ SPLIT = ["--val-fraction", "0.5", "--group", "^([ab])_"]
 def read(output, *options):
     """Return the config and the data of a run."""
     args = [*CONFIG, *map(str, options), *SMALL, "OUTPUT_DIR", str(output)]
-    return read_run_config(detector_parser("").parse_args(args))
+    return read_run_config(train_detector.parser("").parse_args(args))
 
 
 @pytest.fixture(scope="module")

@@ -210,7 +210,7 @@ def test_mistakes_in_a_config_are_answered(arguments, message):
 
 
 def test_a_config_without_a_network_is_refused_when_it_is_built():
-    with pytest.raises(ValueError, match="names no network"):
+    with pytest.raises(ValueError, match="pass name"):
         RegNetFeaturesBackbone(RegNetFeaturesConfig())
 
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside it, whoever imports it
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules next to it
 
 from compatibility.ends import End, table
 from compatibility.environment import try_end
@@ -49,9 +49,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ends", nargs="+", choices=get_args(End), default=get_args(End))
-    parser.add_argument("--work", type=Path, help="folder of the environments; default: temporary")
-    parser.add_argument("--keep", action="store_true", help="leave the environments")
-    parser.add_argument("--output", type=Path, help="file for everything that was found, as JSON")
+    parser.add_argument("--work", type=Path, help="folder of the environments (default: temporary)")
+    parser.add_argument("--keep", action="store_true", help="keep the environments")
+    parser.add_argument("--output", type=Path, help="JSON file of all results")
     return parser
 
 

@@ -5,16 +5,7 @@ from importlib import import_module
 
 
 def import_lazily(package: str, modules: Mapping[str, str], name: str) -> object:
-    """Return a name of a package from the module that has it, for the package's `__getattr__`.
-
-    Args:
-        package: its name.
-        modules: module within the package, by name of what is in it.
-        name: what is asked for.
-
-    Raises:
-        AttributeError: no module has it.
-    """
+    """Return a name of a package from the module in `modules` that has it, for `__getattr__`."""
     if name in modules:
         return getattr(import_module(f"{package}.{modules[name]}"), name)
     raise AttributeError(f"module '{package}' has no attribute '{name}'")

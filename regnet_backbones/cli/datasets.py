@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from regnet_backbones.cli.command_lines import add_split_options, command_parser
-from regnet_backbones.cli.run import subcommand
+from regnet_backbones.cli.run import add_split_options, subcommand
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
 
@@ -40,17 +39,15 @@ where they are; nothing is overwritten.
 """
 
 
-def convert_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `convert-data`."""
-    parser = command_parser(prog, CONVERT)
+def convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `convert-data`."""
     source = "coco:FILE,IMAGES, yolo:data.yaml, voc:FOLDER or labelme:FOLDER"
     parser.add_argument("source", metavar="FORMAT:PATH", help=source)
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="of the jsons")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for jsons")
     add_split_options(parser)
-    return parser
 
 
-@subcommand(convert_parser)
+@subcommand(CONVERT, convert_arguments)
 def convert_data(args: argparse.Namespace) -> int:
     """Write the jsons; print where they are, where their images are, and how often classes are."""
     from regnet_backbones.data import sources, splits
@@ -60,7 +57,7 @@ def convert_data(args: argparse.Namespace) -> int:
     if args.val_fraction is not None:
         parts = sources.read_and_split(source, args.val_fraction, args.split_seed, args.group)
     elif args.group is not None:
-        raise UserError("--group is for a split; pass --val-fraction, too")
+        raise UserError("--group needs --val-fraction; add it, or leave out --group")
     else:
         parts = sources.read_parts(sources.parts_of(source))
     files = sources.write_new(parts, args.output)
@@ -73,20 +70,18 @@ def convert_data(args: argparse.Namespace) -> int:
     return 0
 
 
-def shapes_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `shapes`."""
-    parser = command_parser(prog, SHAPES)
-    add = parser.add_argument
-    add("--output", type=Path, default=Path("datasets/shapes"), metavar="DIR")
-    add("--num-train", type=int, default=1600, metavar="N", help="images (%(default)s)")
-    add("--num-val", type=int, default=100, metavar="N", help="images (%(default)s)")
-    add("--image-size", type=int, default=128, metavar="PIXELS", help="default: %(default)s")
-    add("--seed", type=int, default=0)
+def shapes_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `shapes`."""
+    add, default = parser.add_argument, "default: %(default)s"
+    add("--output", type=Path, default=Path("datasets/shapes"), metavar="DIR", help=default)
+    add("--num-train", type=int, default=1600, metavar="N", help=f"training images ({default})")
+    add("--num-val", type=int, default=100, metavar="N", help=f"validation images ({default})")
+    add("--image-size", type=int, default=128, metavar="PIXELS", help=f"side ({default})")
+    add("--seed", type=int, default=0, help=default)
     add("--overwrite", action="store_true", help="replace another shapes dataset")
-    return parser
 
 
-@subcommand(shapes_parser)
+@subcommand(SHAPES, shapes_arguments)
 def draw_shapes(args: argparse.Namespace) -> int:
     """Write the dataset and print what it holds."""
     from regnet_backbones import shapes
@@ -100,15 +95,13 @@ def draw_shapes(args: argparse.Namespace) -> int:
     return 0
 
 
-def ade20k_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `prepare-ade20k`."""
-    parser = command_parser(prog, ADE20K)
-    parser.add_argument("root", type=Path, metavar="ROOT", help="the folder with 'annotations'")
-    parser.add_argument("--overwrite", action="store_true", help="convert masks again")
-    return parser
+def ade20k_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `prepare-ade20k`."""
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder with 'annotations'")
+    parser.add_argument("--overwrite", action="store_true", help="convert existing masks again")
 
 
-@subcommand(ade20k_parser)
+@subcommand(ADE20K, ade20k_arguments)
 def prepare_ade20k(args: argparse.Namespace) -> int:
     """Convert the masks of both splits and print where they are."""
     from regnet_backbones.detection.ade20k import convert_masks

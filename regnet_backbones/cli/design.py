@@ -14,8 +14,7 @@ from pathlib import Path
 from regnet_backbones import zoo
 from regnet_backbones.cli import design_output as out
 from regnet_backbones.cli import design_search as searching
-from regnet_backbones.cli.command_lines import command_parser, parse_size
-from regnet_backbones.cli.run import run_command
+from regnet_backbones.cli.run import command_parser, parse_size, run_command
 from regnet_backbones.design import (
     FORMATS,
     RegNetDesign,
@@ -82,7 +81,7 @@ def _run(args: argparse.Namespace) -> int:
     if given.get("base") and args.format != "detectron2":
         raise UserError("--base needs --format detectron2")
     if given.get("base") and not Path(args.base).is_file():
-        raise MissingFileError(f"--base: there is no config '{args.base}'")
+        raise MissingFileError(f"no config '{args.base}' for --base")
     if given.get("picture"):
         out.check_chart(args.picture)
     chosen = args.run(args)
@@ -94,21 +93,22 @@ def _run(args: argparse.Namespace) -> int:
 
 def _add_design(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group(
-        "the network", "a name, all numbers, or a row of results; numbers change a name or a row"
+        "the network",
+        "a name, all numbers, or a row of results; numbers override those of a name or a row",
     ).add_argument
     add("name", nargs="?", metavar="NAME", help="regnety_032, RegNetX-400MF, ...")
     add("--from", dest="results", metavar="JSON", help="results of sample or search")
-    add("--index", type=int, metavar="N", help="row (default: what the search chose, else 0)")
+    add("--index", type=int, metavar="N", help="row of --from (default: the best, else 0)")
     for name, (option, kind) in searching.NUMBERS.items():
-        add(option, dest=name, type=kind, metavar="NUMBER")
+        add(option, dest=name, type=kind, metavar="NUMBER", help=f"{name} of the design")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("what the design becomes").add_argument
-    add("--format", choices=FORMATS, help="print it for another project")
-    add("--base", metavar="YAML", help="Detectron2's config that the rest is taken from (_BASE_)")
-    add("--write", metavar="FILE", help="write that, instead of printing it")
-    add("--build", action="store_true", help="build the feature extractor, and run it once")
+    add = parser.add_argument_group("output").add_argument
+    add("--format", choices=FORMATS, help="print the design for another project")
+    add("--base", metavar="YAML", help="_BASE_ of a config for Detectron2")
+    add("--write", metavar="FILE", help="write --format to a file, instead of printing it")
+    add("--build", action="store_true", help="build the feature extractor and run it once")
 
 
 def _chosen_design(args: argparse.Namespace) -> tuple[str, RegNetDesign]:
@@ -117,7 +117,7 @@ def _chosen_design(args: argparse.Namespace) -> tuple[str, RegNetDesign]:
         name: getattr(args, name) for name in searching.NUMBERS if getattr(args, name) is not None
     }
     if args.name and args.results:
-        raise UserError(f"give a name or --from, not both; got '{args.name}' and {args.results}")
+        raise UserError(f"pass a name or --from, not both; got '{args.name}' and {args.results}")
     if args.name:
         name = "" if numbers else zoo.get(args.name).name
         return name, replace(searching.zoo_design(args.name), **numbers)
@@ -125,10 +125,7 @@ def _chosen_design(args: argparse.Namespace) -> tuple[str, RegNetDesign]:
         return "", replace(_row(args.results, args.index), **numbers)
     missing = [searching.NUMBERS[name][0] for name in searching.REQUIRED if name not in numbers]
     if missing:
-        raise UserError(
-            "give a name such as regnety_032, --from with results, or all numbers; missing: "
-            f"{', '.join(missing)}"
-        )
+        raise UserError(f"pass a name, --from FILE or all numbers; missing: {', '.join(missing)}")
     return "", RegNetDesign(**numbers)
 
 
@@ -137,7 +134,7 @@ def _row(path: str, index: int | None) -> RegNetDesign:
     rows, chosen = read_results(path)
     index = chosen if index is None else index
     if index is None:
-        raise UserError(f"the search of {path} has chosen no row; give one with --index")
+        raise UserError(f"the search in {path} has no best row; pass one with --index")
     if index not in range(len(rows)):
         raise UserError(f"--index must be 0 to {len(rows) - 1} for {path}, got {index}")
     return design_of(rows[index])
@@ -170,10 +167,10 @@ def _show_output(args: argparse.Namespace, design: RegNetDesign) -> None:
 
 def _add_list(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("family", nargs="*", metavar="START", help="of names: regnety, regnetx_0, ... default: all")
-    size_help = "of the second count of multiply-adds, of the backbone alone (default: 800x1333)"
+    add("family", nargs="*", metavar="START", help="start of names, such as regnetx_0")
+    size_help = "image size of the backbone's multiply-adds (default: 800x1333)"
     add("--image-size", type=parse_size, default=(800, 1333), metavar="SIZE", help=size_help)
-    add("--markdown", action="store_true", help="as a table for a document")
+    add("--markdown", action="store_true", help="print a table in Markdown")
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -181,7 +178,7 @@ def _list(args: argparse.Namespace) -> None:
     starts = tuple(args.family) or ("",)
     names = [name for name in zoo.names() if name.startswith(starts)]
     if not names:
-        raise UserError(f"no name starts with {' or '.join(starts)}; {zoo.names()[0]} is one")
+        raise UserError(f"no name starts with {' or '.join(starts)}; one is {zoo.names()[0]}")
     height, width = args.image_size
     headers = (
         *("name", "in the paper", "params (M)", "multiply-adds at 224 (G)"),
@@ -214,7 +211,7 @@ def _variant_row(variant: zoo.Variant, size: tuple[int, int]) -> tuple[str, ...]
 def _add_show(parser: argparse.ArgumentParser) -> None:
     _add_design(parser)
     searching.add_cost(parser)
-    parser.add_argument("--picture", metavar="FILE", help="line, quantized widths, stages")
+    parser.add_argument("--picture", metavar="FILE", help="draw the widths (.png, .svg)")
 
 
 def _show(args: argparse.Namespace) -> RegNetDesign:
@@ -257,19 +254,19 @@ def _stage_table(design: RegNetDesign, size: tuple[int, int], num_classes: int |
 def _add_fit(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("name", nargs="?", metavar="NAME", help=f"{', '.join(KNOWN)}, or a RegNet")
-    add("--widths", nargs="+", type=int, metavar="N", help="of stages, or of all blocks")
-    add("--depths", nargs="+", type=int, metavar="N", help="of stages")
-    stages_help = "of the fitted law; 'any' for what fits best (default: 4, which can be built)"
+    add("--widths", nargs="+", type=int, metavar="N", help="widths of stages, or of all blocks")
+    add("--depths", nargs="+", type=int, metavar="N", help="depths of stages")
+    stages_help = "stages to fit, or 'any' for the best fit (default: 4, to build a RegNet)"
     add("--stages", default="4", metavar="N", help=stages_help)
-    add("--group-width", type=int, metavar="N", help="of the design (default: the RegNet's, or 8)")
-    add("--picture", metavar="FILE", help="observed widths, line and fitted widths")
+    add("--group-width", type=int, metavar="N", help="default: that of the RegNet, or 8")
+    add("--picture", metavar="FILE", help="draw observed and fitted widths (.png, .svg)")
 
 
 def _fit(args: argparse.Namespace) -> RegNetDesign | None:
     """Print and draw the quantized line nearest to the widths of a network."""
     if (args.name is None) == (args.widths is None) or (args.name and args.depths):
         known = ", ".join(KNOWN)
-        raise UserError(f"give a name ({known}, or a RegNet), or --widths with --depths")
+        raise UserError(f"pass either a name ({known}, or a RegNet) or --widths with --depths")
     title, widths, depths, given = args.name or "these widths", args.widths, args.depths, None
     if args.name in KNOWN:
         widths, depths = KNOWN[args.name]
@@ -289,13 +286,12 @@ def _fit(args: argparse.Namespace) -> RegNetDesign | None:
     if args.picture:
         steps = {"fitted, quantized": result.quantized}
         out.write_chart(
-            args.picture,
-            out.width_figure(title, result.continuous, steps, result.observed),
+            args.picture, out.width_figure(title, result.continuous, steps, result.observed)
         )
     if result.design is None:
-        print("\nno RegNet has these stages: 4 are needed to build one (--stages 4)")
+        print("\na RegNet needs 4 stages; use --stages 4 for a design")
         if args.format or args.build:
-            raise UserError("--format and --build need a law of 4 stages; use --stages 4")
+            raise UserError("--format and --build need 4 stages; use --stages 4")
         return None
     numbers = {name: getattr(result, name) for name in ("w_0", "w_a", "w_m", "depth")}
     if args.group_width is not None:
@@ -308,8 +304,8 @@ def _fit(args: argparse.Namespace) -> RegNetDesign | None:
 def _add_scale(parser: argparse.ArgumentParser) -> None:
     _add_design(parser)
     add = parser.add_argument
-    add("--factor", type=float, required=True, metavar="NUMBER", help="of the multiply-adds")
-    strategy_help = f"how d, w, g and r share it: dw, d1_w2_r1, ... (default: {FAST})"
+    add("--factor", type=float, required=True, metavar="NUMBER", help="growth of the multiply-adds")
+    strategy_help = f"what grows of d, w, g and r: dw, d1_w2_r1, ... (default: {FAST})"
     add("--strategy", default=FAST, metavar="TEXT", help=strategy_help)
     add("--image-size", type=int, default=224, metavar="PIXELS", help="side (default: 224)")
 
@@ -323,12 +319,7 @@ def _scale(args: argparse.Namespace) -> RegNetDesign:
         "scaled": (scaled.design, scaled.image_size),
     }
     rows = [
-        (
-            title,
-            out.describe(network),
-            size,
-            *out.cost_columns(complexity(network, size)),
-        )
+        (title, out.describe(network), size, *out.cost_columns(complexity(network, size)))
         for title, (network, size) in networks.items()
     ]
     print(out.table(("", "design", "image", "multiply-adds", "params", "activations"), rows))

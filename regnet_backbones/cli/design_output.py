@@ -65,7 +65,7 @@ def cost_columns(cost: Complexity) -> tuple[str, str, str]:
 def check_chart(path: str | Path) -> None:
     """Raise for a chart that could not be written, before what takes long to compute."""
     if Path(path).suffix.lower() not in SUFFIXES:
-        raise UserError(f"a chart ends in {' or '.join(SUFFIXES)}, got '{path}'")
+        raise UserError(f"a chart must end in {' or '.join(SUFFIXES)}, got '{path}'")
     import matplotlib.figure  # noqa: F401
 
 

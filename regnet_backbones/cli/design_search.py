@@ -7,6 +7,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import get_args
 
 from regnet_backbones import design, zoo
 from regnet_backbones.cli import design_output as out
-from regnet_backbones.cli.command_lines import parse_size
+from regnet_backbones.cli.run import ArgumentError, parse_size
 from regnet_backbones.design.formats import CHOSEN_KEY
 from regnet_backbones.design.searching import Order
 from regnet_backbones.errors import UserError
@@ -58,19 +59,19 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `search`."""
     _add_drawing(parser, count=20)
     add = parser.add_argument_group("limits, measured on this machine").add_argument
-    add("--latency-ms", type=float, metavar="MS", help="of a forward pass, at most")
-    add("--memory-mib", type=float, metavar="MIB", help="its peak, at most")
-    add("--max-measured", type=int, metavar="N", help="end after so many (default: 4 x --count)")
+    add("--latency-ms", type=float, metavar="MS", help="longest forward pass")
+    add("--memory-mib", type=float, metavar="MIB", help="highest peak memory")
+    add("--max-measured", type=int, metavar="N", help="designs to measure (default: 4 x --count)")
     add = parser.add_argument_group("how it is measured").add_argument
     add("--measure-size", type=parse_size, metavar="SIZE", help="default: --image-size")
-    add("--batch-size", type=int, default=1, metavar="N", help="images (default: 1)")
-    add("--fpn", action="store_true", help="with a feature pyramid of 256 channels on it")
+    add("--batch-size", type=int, default=1, metavar="N", help="images per batch (default: 1)")
+    add("--fpn", action="store_true", help="add a feature pyramid of 256 channels")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     dtypes = ("float32", "bfloat16", "float16")
     add("--dtype", choices=dtypes, default="float32", help="default: float32")
-    add("--runs", type=int, default=10, metavar="N", help="that count (default: 10)")
-    add("--reference", metavar="NAME", help="network that takes turns with each design")
-    by_help = "what is best (default: flops with a limit of latency, otherwise latency_ms)"
+    add("--runs", type=int, default=10, metavar="N", help="timed runs (default: 10)")
+    add("--reference", metavar="NAME", help="network to measure in turns with each design")
+    by_help = "order of results (default: flops with --latency-ms, otherwise latency_ms)"
     parser.add_argument("--by", choices=get_args(Order), help=by_help)
 
 
@@ -155,10 +156,10 @@ def run_search(args: argparse.Namespace) -> design.RegNetDesign | int:
 def add_edf(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `edf`."""
     add = parser.add_argument
-    results_help = 'of sample or search, or a list of rows of your own ({"error": 24.1, ...})'
+    results_help = 'results of sample or search, or your own list of rows ({"error": 24.1, ...})'
     add("results", nargs="+", metavar="JSON", help=results_help)
-    add("--column", default="error", metavar="NAME", help="flops, activations, ... default: error")
-    add("--output", metavar="FILE", help="chart, .png or .svg")
+    add("--column", default="error", metavar="NAME", help="such as flops (default: error)")
+    add("--output", metavar="FILE", help="chart to write, .png or .svg")
 
 
 def run_edf(args: argparse.Namespace) -> None:
@@ -193,9 +194,9 @@ def run_edf(args: argparse.Namespace) -> None:
 def add_cost(parser: argparse.ArgumentParser) -> None:
     """Add what costs are counted for."""
     add = parser.add_argument_group("what is counted").add_argument
-    size_help = "640, or 800x1333 (height x width); default: 224"
+    size_help = "side, or HEIGHTxWIDTH such as 800x1333 (default: 224)"
     add("--image-size", type=parse_size, default=(224, 224), metavar="SIZE", help=size_help)
-    classes_help = "of the classifier, 0 for the backbone alone; default: 1000"
+    classes_help = "classes, or 0 for the backbone alone (default: 1000)"
     add("--num-classes", type=int, default=1000, metavar="N", help=classes_help)
 
 
@@ -203,9 +204,7 @@ def zoo_design(name: str) -> design.RegNetDesign:
     """Return the design of a named network."""
     variant = zoo.get(name)
     if variant.design is None:
-        raise UserError(
-            f"the widths of {variant.name} follow no quantized line, so it has no design"
-        )
+        raise UserError(f"{variant.name} has no design: its widths follow no line; use another")
     return variant.design
 
 
@@ -221,41 +220,41 @@ def span(text: str) -> tuple[float, float]:
     lowest = _number(low) if low else 0.0
     highest = (_number(high) if high else math.inf) if colon else lowest
     if lowest > highest or not (low or high):
-        raise ValueError(f"a bound is low:high, low: or :high with low at most high, got '{text}'")
+        raise ArgumentError(f"a range must be LOW:HIGH, LOW: or :HIGH, got '{text}'")
     return lowest, highest
 
 
 def _number(text: str) -> float:
     """Read a positive number with a unit: 0.8G, 400MF, 6.3M, 5000."""
     plain = text.upper().removesuffix("F")
-    value = float(plain.rstrip("KMG")) * UNITS.get(plain[-1:], 1.0)
+    value = 0.0
+    with suppress(ValueError):
+        value = float(plain.rstrip("KMG")) * UNITS.get(plain[-1:], 1.0)
     if not 0 < value < math.inf:
-        raise ValueError(f"a number is written 400M, 0.8G, 6300k or 5000, got '{text}'")
+        raise ArgumentError(f"a number must be above 0, such as 400M, 0.8G or 5000, got '{text}'")
     return value
 
 
 def _add_drawing(parser: argparse.ArgumentParser, *, count: int) -> None:
-    add = parser.add_argument_group(
-        "the space", "a part of it where numbers are given"
-    ).add_argument
+    add = parser.add_argument_group("the space", "numbers restrict it").add_argument
     add("--space", default="RegNetX", help=f"{', '.join(design.SPACES)} (default: RegNetX)")
     for name in RANGES:
         option, _ = NUMBERS[name]
         add(option, dest=name, type=span, metavar="RANGE", help="12:20, 12:, :20 or 16")
-    add("--se-ratio", type=float, metavar="NUMBER")
-    add("--stem-width", type=int, metavar="N")
+    add("--se-ratio", type=float, metavar="NUMBER", help="default: that of the space")
+    add("--stem-width", type=int, metavar="N", help="default: that of the space")
     add_cost(parser)
     add = parser.add_argument_group(
         "bounds", f"400M (within {TOLERANCE:.0%}), 380M:420M, 6.3M: (at least), :8M (at most)"
     ).add_argument
     for name in out.CAPACITIES:
         add(f"--{name}", type=interval, metavar="BOUND")
-    add("--like", metavar="NAME", help="the flops of this network, and at least its params")
+    add("--like", metavar="NAME", help="flops of this network, at least its params")
     add = parser.add_argument
-    add("--count", "-n", type=int, default=count, metavar="N", help="designs")
-    add("--seed", type=int, default=0, metavar="N")
-    add("--top", type=int, default=10, metavar="N", help="rows of the table shown")
-    add("--output", metavar="PATH", help="write PATH.json (search: PATH.png, too)")
+    add("--count", "-n", type=int, default=count, metavar="N", help="designs (%(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="default: 0")
+    add("--top", type=int, default=10, metavar="N", help="rows to print (default: 10)")
+    add("--output", metavar="PATH", help="write PATH.json (search: also PATH.png)")
 
 
 def _space(args: argparse.Namespace) -> design.Space:
@@ -273,7 +272,7 @@ def _bounds(args: argparse.Namespace) -> design.Bounds:
     if args.like:
         cost = design.complexity(zoo_design(args.like), size, num_classes)
         if args.flops or args.params:
-            raise UserError("--like sets the bounds of --flops and --params already; leave it out")
+            raise UserError("--like cannot be used with --flops or --params; leave it out")
         intervals["flops"] = (cost.flops * (1 - TOLERANCE), cost.flops * (1 + TOLERANCE))
         intervals["params"] = (cost.params, math.inf)
     return design.Bounds(**intervals, image_size=size, num_classes=num_classes)

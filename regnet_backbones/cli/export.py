@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regnet_backbones import zoo
-from regnet_backbones.cli.command_lines import command_parser, find_config
 from regnet_backbones.cli.models import pairs_of
-from regnet_backbones.cli.run import subcommand
+from regnet_backbones.cli.run import find_config, subcommand
 from regnet_backbones.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,42 +45,37 @@ UNUSED = {
 }
 
 
-def export_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `export`."""
-    parser = command_parser(prog, DESCRIPTION)
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `export`."""
     add = parser.add_argument
-    text = "a name of the zoo, a run's folder, a checkpoint, or hf-hub:OWNER/NAME"
-    add("model", metavar="MODEL", help=text)
-    add("--output", required=True, metavar="FILE", help="the new file")
+    add("model", metavar="MODEL", help="name, run folder, checkpoint or hf-hub:OWNER/NAME")
+    add("--output", required=True, metavar="FILE", help="file to write")
     sides = ("HEIGHT", "WIDTH")
     add("--image-size", type=int, nargs=2, metavar=sides, help="of the example (default: 256 320)")
-    add("--opset", type=int, help="of ONNX (default: 20)")
+    add("--opset", type=int, help="ONNX opset (default: 20)")
     add("--no-fold", action="store_true", help="do not fold batch norms into the convolutions")
-    add("--pretrained", nargs="?", const=True, metavar="WEIGHTS", help="a tag, a source or a file")
-    text = "take RGB pixels from 0 to 255, and normalise them in the file"
-    add("--normalize", action="store_true", default=None, help=text)
+    add("--pretrained", nargs="?", const=True, metavar="WEIGHTS", help="a tag, source or file")
+    add("--normalize", action="store_true", default=None, help="take RGB pixels from 0 to 255")
     add = parser.add_argument_group("8 bits, of an .onnx file").add_argument
     add("--int8", action="store_true", default=None, help="quantise the convolutions")
-    text = "folder, file or pattern in quotes of images that are not evaluated; 128 are taken"
+    text = "folder, file or quoted pattern of up to 128 images, apart from the evaluated ones"
     add("--calibration", metavar="IMAGES", help=text)
     choices = ("percentile", "entropy", "minmax")
-    add("--ranges", choices=choices, help="how ranges of activations are chosen (percentile)")
+    add("--ranges", choices=choices, help="how to choose ranges (default: percentile)")
     text = "percentage points of AP or mIoU that a trained model may lose (default: 1)"
     add("--max-loss", type=float, metavar="POINTS", help=text)
     add = parser.add_argument_group("detectors only").add_argument
-    text = "in which a whole detector detects something (default: drawn shapes)"
+    text = "examples in which the detector detects something (default: drawn shapes)"
     add("--images", nargs="+", metavar="IMAGE", help=text)
     text = "take images of any size, and resize them in the file as the tests of the config do"
     add("--resize", action="store_true", default=None, help=text)
-    text = "export backbone and FPN, without the heads"
-    add("--backbone", action="store_true", default=None, help=text)
+    add("--backbone", action="store_true", default=None, help="export without the heads")
     add("--config-file", metavar="CONFIG", help="default: config.yaml next to the checkpoint")
-    text = "what differs from the config; with --int8, from a segmenter's data (root /data/ADE20K)"
+    text = "config keys to override; with --int8 those of a segmenter's data (root /data/ADE20K)"
     add("--opts", nargs="*", metavar="KEY VALUE", help=text)
-    return parser
 
 
-@subcommand(export_parser)
+@subcommand(DESCRIPTION, export_arguments)
 def export_command(args: argparse.Namespace) -> int:
     """Export, and print the errors at the checked sizes."""
     _check_int8(args)
@@ -244,7 +238,7 @@ def _export_network(
     if suffix not in (".onnx", ".pt2", ".ts", ".pt"):
         raise UserError(f"--output must end in .onnx, .pt2, .ts or .pt, got '{output}'")
     if suffix != ".onnx" and args.opset is not None:
-        raise UserError("--opset is for ONNX; leave it out")
+        raise UserError("--opset needs an .onnx file; leave it out")
     given = {"image_size": args.image_size and tuple(args.image_size), "opset": args.opset}
     options = {name: value for name, value in given.items() if value is not None}
     options |= {"fold": not args.no_fold, "normalize": normalization if args.normalize else None}
@@ -259,12 +253,12 @@ def _check_int8(args: argparse.Namespace) -> None:
     if not args.int8:
         for name in INT8_OPTIONS:
             if getattr(args, name) is not None:
-                raise UserError(f"--{name.replace('_', '-')} is for --int8; add it, or leave both")
+                raise UserError(f"--{name.replace('_', '-')} needs --int8; add it or leave both")
         return
     if Path(args.output).suffix.lower() != ".onnx":
         raise UserError(f"--int8 writes ONNX: --output must end in .onnx, got '{args.output}'")
     if args.calibration is None:
-        raise UserError("--int8 needs --calibration, images that look like those of later use")
+        raise UserError("--int8 needs --calibration; pass images like those of later use")
     if args.max_loss is not None and not args.max_loss >= 0:
         raise UserError(f"--max-loss must be 0 or more percentage points, got {args.max_loss}")
 

@@ -4,7 +4,6 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-from regnet_backbones.cli.command_lines import command_parser
 from regnet_backbones.cli.run import subcommand
 
 INSTALL = """\
@@ -18,15 +17,12 @@ compiled extension, which only rotated boxes need.
 """
 
 
-def install_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `install-detectron2`."""
-    parser = command_parser(prog, INSTALL)
-    text = "write the wheel to this folder, and do not install it"
-    parser.add_argument("--wheel", type=Path, metavar="FOLDER", help=text)
-    return parser
+def install_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `install-detectron2`."""
+    parser.add_argument("--wheel", type=Path, metavar="FOLDER", help="write the wheel here instead")
 
 
-@subcommand(install_parser)
+@subcommand(INSTALL, install_arguments)
 def install_detectron2(args: argparse.Namespace) -> int:
     """Install it unless it is there, or write its wheel."""
     from regnet_backbones.adapters.detectron2 import installing
@@ -47,14 +43,12 @@ Print the completion of this command for a shell.
 """
 
 
-def completion_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `completion`."""
-    parser = command_parser(prog, COMPLETION)
+def completion_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `completion`."""
     parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))
-    return parser
 
 
-@subcommand(completion_parser)
+@subcommand(COMPLETION, completion_arguments)
 def completion(args: argparse.Namespace) -> int:
     """Print what shtab makes of the parsers; options that Lightning reads are not among them."""
     import shtab

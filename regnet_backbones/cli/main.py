@@ -58,8 +58,6 @@ def _usage() -> str:
     """Return the help of the command."""
     width = max(map(len, COMMANDS))
     commands = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
-    head = (
-        f"usage: {PROG} COMMAND ...\n\nRegNet backbones: train, evaluate, predict, export, design."
-    )
+    head = f"usage: {PROG} COMMAND ...\n\nRegNets: train, evaluate, predict, export, design."
     last = f"{PROG} COMMAND --help explains a command; {PROG} --version prints the version."
     return "\n".join([head, "", *commands, "", last])

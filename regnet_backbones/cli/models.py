@@ -1,4 +1,4 @@
-"""`evaluate` and `predict`: find what was trained, and hand it to its framework.
+"""`evaluate` and `predict`: find a trained model, and hand it to its framework.
 
 Detectron2 and Lightning are imported when a model needs them: one of the two is enough.
 """
@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regnet_backbones.cli.command_lines import command_parser, find_config
-from regnet_backbones.cli.run import subcommand
+from regnet_backbones.cli.run import find_config, subcommand
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
 
@@ -22,26 +21,26 @@ if TYPE_CHECKING:
     from regnet_backbones.semseg.inference import Inference
 
 EVALUATE = """\
-Evaluate what was trained: a detector (Detectron2) or a segmenter (Lightning and SMP).
+Evaluate a trained detector (Detectron2) or segmenter (Lightning and SMP).
 
     %(prog)s output/demo
     %(prog)s output/demo/model_final.pth --opts TEST.AUG.ENABLED True
     %(prog)s output/mine --val-json val.json --val-images images/val
     %(prog)s output/semseg --window 512 --flip --scales 0.5 0.75 1.0 1.25 1.5 1.75
 
-The results are printed, and written to `results.json` in the folder `evaluation` of the run. The
-data are those of the training, unless --val-json and --val-images, or --opts, give others.
+Results are printed, and written to `evaluation/results.json` in the folder of the run. The data are
+those of the training, unless --val-json and --val-images, or --opts, name others.
 """
 
 PREDICT = """\
-Predict images with what was trained: a detector (Detectron2) or a segmenter (Lightning and SMP).
+Predict images with a trained detector (Detectron2) or segmenter (Lightning and SMP).
 
     %(prog)s output/demo photos/ --output predictions
     %(prog)s output/mine photos/ --val-json val.json --min-score 0.7
     %(prog)s output/semseg 'photos/*.jpg' one.png --window 512
     %(prog)s output/demo clip.mp4 --every 5
 
-Below --output are overlays/ with pictures to look at, and predictions.json in COCO's results format
+Writes pictures to overlays/ below --output, and predictions.json in COCO's results format
 (detectors), labels/ and classes.txt (models that classify pixels), or panoptic/ and panoptic.json.
 """
 
@@ -56,79 +55,67 @@ DETECTOR_OPTIONS = ("val_json", "val_images", "min_score", "evaluator")
 EVALUATORS = ("auto", "pycocotools", "faster-coco-eval")  # values of TEST.EVALUATOR
 
 
-def evaluate_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `evaluate`."""
-    parser = _model_parser(prog, EVALUATE)
+def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `evaluate`."""
+    _add_model_options(parser)
     add = parser.add_argument
-    add("--output", metavar="DIR", help="where to write (default: evaluation in the run's folder)")
-    add("--devices", type=int, default=1, metavar="N", help="processes, one a GPU (default: 1)")
+    add("--output", metavar="DIR", help="output folder (default: evaluation in the run's folder)")
+    add("--devices", type=int, default=1, metavar="N", help="GPUs or CPU processes (default: 1)")
     detector = add_data_options(parser)
-    text = "what computes COCO's numbers (default: faster-coco-eval if it is installed)"
-    detector.add_argument("--evaluator", choices=EVALUATORS, help=text)
-    return parser
+    detector.add_argument("--evaluator", choices=EVALUATORS, help="of COCO metrics (default: auto)")
 
 
-def predict_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `predict`."""
-    parser = _model_parser(prog, PREDICT)
+def predict_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `predict`."""
+    _add_model_options(parser)
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="images, videos, folders, quoted patterns")
     add("--output", default="predictions", metavar="DIR", help="default: %(default)s")
-    add("--no-pictures", action="store_true", help="write no overlays/, which take time to draw")
-    text = (
-        "consecutive images of one size that the model takes at a time (default: 1); results may "
-        "differ in the last bits"
-    )
+    add("--no-pictures", action="store_true", help="do not draw overlays/, which takes time")
+    text = "images of one size per batch (default: 1); results may differ in the last digits"
     add("--batch-size", type=int, default=1, metavar="N", help=text)
     add("--every", type=int, metavar="N", help="predict each Nth frame of videos (default: 1)")
     add = _add_detector_options(parser).add_argument
-    add("--min-score", type=float, help="drop instances below it (default: 0.5)")
-    add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="what differs from the config")
-    return parser
+    add("--min-score", type=float, help="drop instances with a lower score (default: 0.5)")
+    add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys to override")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the options that say on which data, and with what config, a model is evaluated.
-
-    Return the group of those that are for detectors only.
-    """
-    text = "what differs in a detector's config, or in a segmenter's data (root /data/ADE20K)"
+    """Add the options of an evaluation's data and config; return the group for detectors only."""
+    text = "keys to override of a detector's config or a segmenter's data (root /data/ADE20K)"
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help=text)
     detector = _add_detector_options(parser)
     detector.add_argument("--val-images", metavar="DIR", help="folder of the images of --val-json")
     return detector
 
 
-def _model_parser(prog: str, description: str) -> argparse.ArgumentParser:
-    parser = command_parser(prog, description)
-    text = "folder of a training, a checkpoint, or hf-hub:OWNER/NAME"
-    parser.add_argument("trained", metavar="RUN", help=text)
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("trained", metavar="RUN", help="run folder, checkpoint, hf-hub:OWNER/NAME")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
     add = parser.add_argument_group("speed", "each of these implies --optimize").add_argument
-    add("--optimize", action="store_true", help="fold batch norms; the faster memory format")
+    add("--optimize", action="store_true", help="fold batch norms, use the faster memory format")
     dtypes = ("float32", "bfloat16", "float16")
-    add("--dtype", choices=dtypes, help="of the weights: reduced precision rounds")
-    add("--compile", action="store_true", help="takes a minute before the first image")
+    add("--dtype", choices=dtypes, help="precision of the weights")
+    add("--compile", action="store_true", help="compile; the first image takes a minute")
     add = parser.add_argument_group("engine").add_argument
     engines = ("torch", "onnxruntime", "openvino")
-    add("--engine", choices=engines, default="torch", help="what computes (default: %(default)s)")
-    text = "of `export`, for an engine other than torch (default: one is made for the time)"
+    add("--engine", choices=engines, default="torch", help="default: %(default)s")
+    text = "file of `export`, for an engine other than torch (default: export a temporary one)"
     add("--exported", metavar="FILE", help=text)
     add = parser.add_argument_group("large images").add_argument
     add("--window", type=int, metavar="PIXELS", help="slide a window of this side over the image")
-    add("--window-stride", type=int, metavar="PIXELS", help="default: two thirds of the window")
+    add("--window-stride", type=int, metavar="PIXELS", help="default: 2/3 of --window")
     add = parser.add_argument_group("segmenters only").add_argument
     add("--short-side", type=int, metavar="PIXELS", help="resize images to this shorter side first")
-    add("--flip", action="store_true", default=None, help="average with the mirrored image")
-    add("--scales", type=float, nargs="+", metavar="FACTOR", help="average over these sizes")
-    return parser
+    add("--flip", action="store_true", default=None, help="average with the mirror image")
+    add("--scales", type=float, nargs="+", metavar="FACTOR", help="average over these scales")
 
 
 def _add_detector_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     detector = parser.add_argument_group("detectors only")
     add = detector.add_argument
     add("--config-file", metavar="CONFIG", help="default: config.yaml next to the checkpoint")
-    add("--val-json", metavar="FILE", help="COCO json of custom data")
+    add("--val-json", metavar="FILE", help="COCO json of your data")
     return detector
 
 
@@ -145,21 +132,21 @@ def own_validation(args: argparse.Namespace) -> "CocoSplit | None":
     from regnet_backbones.detection.data import read_coco_split
 
     if (args.val_json is None) != (args.val_images is None):
-        raise UserError("custom data need both --val-json and --val-images")
+        raise UserError("--val-json and --val-images must be given together")
     return None if args.val_json is None else read_coco_split(args.val_json, args.val_images)
 
 
 def segmenter_settings(args: argparse.Namespace) -> dict[str, object]:
     """Return on which data and device a segmenter is evaluated, of `add_data_options`."""
     if args.device not in ACCELERATORS:
-        raise UserError(f"a segmenter is evaluated on cpu, cuda or mps, got '{args.device}'")
+        raise UserError(f"--device of a segmenter must be cpu, cuda or mps, got '{args.device}'")
     return {"overrides": pairs_of(args.opts), "accelerator": ACCELERATORS[args.device]}
 
 
 def pairs_of(opts: Sequence[str]) -> dict[str, str]:
     """Return the values of --opts by key."""
     if len(opts) % 2:
-        raise UserError(f"--opts takes pairs of a key and a value, got: {' '.join(opts)}")
+        raise UserError(f"--opts must be pairs of a key and a value, got: {' '.join(opts)}")
     return dict(zip(opts[::2], opts[1::2], strict=True))
 
 
@@ -174,7 +161,7 @@ def _trained(args: argparse.Namespace) -> "Trained":
     return trained
 
 
-@subcommand(evaluate_parser)
+@subcommand(EVALUATE, evaluate_arguments)
 def evaluate_command(args: argparse.Namespace) -> int:
     """Evaluate, print the results and write them to a file."""
     from regnet_backbones.runs.results import RESULTS_NAME
@@ -187,15 +174,15 @@ def evaluate_command(args: argparse.Namespace) -> int:
     if trained.kind == "detector":
         from regnet_backbones.detection.evaluation import evaluate
 
+        evaluator = ["TEST.EVALUATOR", args.evaluator] if args.evaluator else []
         table = evaluate(
             trained,
             output,
-            opts=[*_optimization_keys(args), *_evaluator_key(args), *args.opts],
+            opts=[*_optimization_keys(args), *evaluator, *args.opts],
             device=args.device,
             processes=args.devices,
             val=own_validation(args),
-            engine=args.engine,
-            exported=args.exported,
+            **_engine(args),
             **_windows(args),
         ).table
     else:
@@ -210,8 +197,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
             inference=_inference(args),
             devices=args.devices,
             optimization=_optimization(args),
-            engine=args.engine,
-            exported=args.exported,
+            **_engine(args),
             **segmenter_settings(args),
         )
         if rank_zero_only.rank > 0:
@@ -221,7 +207,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
     return 0
 
 
-@subcommand(predict_parser)
+@subcommand(PREDICT, predict_arguments)
 def predict_command(args: argparse.Namespace) -> int:
     """Predict images; the exit status is 1 if some could not be read."""
     if not args.no_pictures and "torch" not in sys.modules:
@@ -235,8 +221,10 @@ def predict_command(args: argparse.Namespace) -> int:
     trained = _trained(args)
     images, output = find_images(args.images, SUFFIXES + VIDEO_SUFFIXES), Path(args.output)
     if args.every is not None and not any(map(is_video, images)):
-        raise UserError("--every is for videos, and there are none; leave it out")
+        raise UserError("--every needs a video; leave it out")
     check_output_folder(output, name="--output")
+    how = {"pictures": not args.no_pictures, "batch_size": args.batch_size, **_engine(args)}
+    how["every"] = 1 if args.every is None else args.every
     if trained.kind == "detector":
         from regnet_backbones.detection.prediction import predict
 
@@ -248,16 +236,14 @@ def predict_command(args: argparse.Namespace) -> int:
             opts=[*_optimization_keys(args), *args.opts],
             device=args.device,
             val_json=args.val_json,
-            engine=args.engine,
-            exported=args.exported,
             **_windows(args),
-            **_how_to_predict(args),
+            **how,
         )
     else:
         from regnet_backbones.semseg.prediction import predict as predict_with_segmenter
 
         if args.opts:
-            raise UserError("--opts cannot be used with a segmenter, which predicts without data")
+            raise UserError("--opts cannot be used with a segmenter; leave it out")
         failed = predict_with_segmenter(
             trained.checkpoint,
             images,
@@ -265,9 +251,7 @@ def predict_command(args: argparse.Namespace) -> int:
             inference=_inference(args),
             device=args.device,
             optimization=_optimization(args),
-            **_how_to_predict(args),
-            engine=args.engine,
-            exported=args.exported,
+            **how,
         ).failed
     kind = "images and videos" if any(map(is_video, images)) else "images"
     print(f"{len(images) - len(failed)} of {len(images)} {kind} predicted: {output}")
@@ -276,10 +260,8 @@ def predict_command(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _how_to_predict(args: argparse.Namespace) -> dict[str, object]:
-    """Return arguments that `predict` of both kinds of models has."""
-    every = 1 if args.every is None else args.every
-    return {"pictures": not args.no_pictures, "batch_size": args.batch_size, "every": every}
+def _engine(args: argparse.Namespace) -> dict[str, object]:
+    return {"engine": args.engine, "exported": args.exported}
 
 
 def _windows(args: argparse.Namespace) -> dict[str, int | None]:
@@ -300,10 +282,6 @@ def _optimization(args: argparse.Namespace) -> "Optimization | None":
 
     wanted = args.optimize or args.dtype or args.compile
     return Optimization(dtype=args.dtype or "float32", compile=args.compile) if wanted else None
-
-
-def _evaluator_key(args: argparse.Namespace) -> list[str]:
-    return [] if args.evaluator is None else ["TEST.EVALUATOR", args.evaluator]
 
 
 def _optimization_keys(args: argparse.Namespace) -> list[str]:

@@ -4,10 +4,9 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from regnet_backbones.cli.command_lines import command_parser, find_config
 from regnet_backbones.cli.models import EVALUATION_FOLDER
 from regnet_backbones.cli.report import OWN_FOLDER
-from regnet_backbones.cli.run import subcommand
+from regnet_backbones.cli.run import find_config, subcommand
 
 DESCRIPTION = """\
 Upload a trained detector or segmenter to the Hugging Face hub.
@@ -22,9 +21,8 @@ from. Others give hf-hub:owner/name to evaluate, predict, export, and as weights
 """
 
 
-def push_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `push`."""
-    parser = command_parser(prog, DESCRIPTION)
+def push_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `push`."""
     add = parser.add_argument
     add("trained", metavar="RUN", help="folder of a training, or a checkpoint")
     add("repo", metavar="OWNER/NAME", help="repository of the hub, made if it does not exist")
@@ -32,10 +30,9 @@ def push_parser(prog: str) -> argparse.ArgumentParser:
     add("--private", action="store_true", help="a new repository is private")
     add("--revision", metavar="BRANCH", help="upload to this branch (default: main)")
     add("--config-file", metavar="CONFIG", help="of a detector: config.yaml next to the checkpoint")
-    return parser
 
 
-@subcommand(push_parser)
+@subcommand(DESCRIPTION, push_arguments)
 def push_command(args: argparse.Namespace) -> int:
     """Write the folder of a model, and upload it."""
     from regnet_backbones.runs import sharing

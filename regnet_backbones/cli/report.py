@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from regnet_backbones.cli import models
-from regnet_backbones.cli.command_lines import command_parser, find_config
-from regnet_backbones.cli.run import subcommand
+from regnet_backbones.cli.run import find_config, subcommand
 from regnet_backbones.errors import UserError
 
 PAGE_NAME = "report.html"
@@ -21,14 +20,13 @@ Write one self-contained HTML page about a training of a detector or a segmenter
     %(prog)s output/mine --val-json val.json --val-images images/val
     %(prog)s output/semseg --opts root /data/ADE20K --device cuda
 
-A run that was not evaluated yet is evaluated first, on at most --images validation images; if there
-are more, the results are those that the training logged.
+A run is evaluated first if it was not yet, on at most --images validation images. If there are more
+images, the results are those that the training logged.
 """
 
 
-def report_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = command_parser(prog, DESCRIPTION)
+def report_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command line."""
     add = parser.add_argument
     add("run", metavar="RUN", help="output folder of a training, or a checkpoint in it")
     add("--output", metavar="FILE", help=f"the page (default: {PAGE_NAME} in the run's folder)")
@@ -36,10 +34,9 @@ def report_parser(prog: str) -> argparse.ArgumentParser:
     add("--no-evaluate", action="store_true", help="show only what was evaluated before")
     add("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
     models.add_data_options(parser)
-    return parser
 
 
-@subcommand(report_parser)
+@subcommand(DESCRIPTION, report_arguments)
 def report_command(args: argparse.Namespace) -> int:
     """Evaluate a run if necessary, and write its page."""
     from regnet_backbones.report.page import write_page

@@ -4,9 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from regnet_backbones.cli.command_lines import add_split_options, command_parser, find_config
 from regnet_backbones.cli.report import report_command
-from regnet_backbones.cli.run import run_command, subcommand
+from regnet_backbones.cli.run import add_split_options, find_config, run_command, subcommand
 
 DETECTOR = """\
 Train or evaluate a detector or segmenter on a RegNet, with Detectron2's conventions.
@@ -43,10 +42,10 @@ SEGMENTER_OPTIONS = """\
   --config CONFIG  options as YAML; later ones and options on the command line win
   --output DIR     folder of checkpoints, logs and pictures (default: output/semseg)
   --resume         resume from the last checkpoint of --output, if there is one
-  --check_data     check every file of the data, and do not train
-  --save_every N   steps between two writings of the last checkpoint (default: 1000)
-  --minutes N      of a training without a config (default: 10 on a CPU)
-  --report         write the page of the run at its end (default without a config), or --no-report
+  --check_data     check all data and exit
+  --save_every N   save the last checkpoint every N steps (default: 1000)
+  --minutes N      length of a training without a config (default: 10 on a CPU)
+  --report         write a report at the end (default without a config), or --no-report
   --full-help      print all others: --data.*, --model.*, --trainer.*, --checkpoint.*\
 """
 
@@ -62,24 +61,23 @@ Check every file of your data, without a training: for a detector, or for a segm
         --data.val_images images/val --data.val_masks masks/val\
 """
 SEGMENTER_DATA = ("layout", "root", "train_masks", "val_masks")
-MINUTES = "of a training without a config (default: 10 on a CPU)"
-REPORT = "write the page of the run at its end (default: for a run without a config)"
+MINUTES = "length of a training without a config (default: 10 on a CPU)"
+REPORT = "write a report at the end (default: only without a config)"
 DETECTOR_CONFIG = "mask_rcnn_regnety_032_fpn_1x"  # for a check without a config
 
 
-def detector_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `train-detector`: Detectron2's options, and ours for custom data."""
-    parser = command_parser(prog, DETECTOR)
+def detector_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `train-detector`: Detectron2's options, and ours for custom data."""
     add = parser.add_argument
     add("--config-file", default="", metavar="CONFIG", help="YAML file, or a name of the package")
     add("--resume", action="store_true", help="resume from the last checkpoint of OUTPUT_DIR")
-    add("--eval-only", action="store_true", help="evaluate, do not train")
-    add("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine")
-    add("--num-machines", type=int, default=1, metavar="N", help="default: 1")
-    add("--machine-rank", type=int, default=0, metavar="N", help="of this machine, from 0")
+    add("--eval-only", action="store_true", help="evaluate instead of training")
+    add("--num-gpus", type=int, default=1, metavar="N", help="GPUs of this machine (default: 1)")
+    add("--num-machines", type=int, default=1, metavar="N", help="machines (default: 1)")
+    add("--machine-rank", type=int, default=0, metavar="N", help="of this machine (default: 0)")
     add("--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of the first machine")
     add("--optimize", action="store_true", help="make the backbone faster")
-    add("--compile", action="store_true", help="compile it, too; takes a minute")
+    add("--compile", action="store_true", help="also compile it, which takes a minute")
     data = parser.add_argument_group("your COCO data (all four together)")
     for split in ("train", "val"):
         data.add_argument(f"--{split}-json", metavar="FILE", help="COCO instance json")
@@ -91,13 +89,12 @@ def detector_parser(prog: str) -> argparse.ArgumentParser:
     data.add_argument("--minutes", type=float, metavar="N", help=MINUTES)
     add("--report", action=argparse.BooleanOptionalAction, help=REPORT)
     checks = parser.add_mutually_exclusive_group()
-    checks.add_argument("--check-data", action="store_true", help="check all data, do not train")
-    checks.add_argument("--skip-data-check", action="store_true", help="train without a check")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="what differs from the config")
-    return parser
+    checks.add_argument("--check-data", action="store_true", help="check all data and exit")
+    checks.add_argument("--skip-data-check", action="store_true", help="do not check the data")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
 
 
-@subcommand(detector_parser)
+@subcommand(DETECTOR, detector_arguments)
 def train_detector(args: argparse.Namespace) -> int:
     """Train or evaluate with Detectron2."""
     args.config_file = find_config(args.config_file, "detectron2")
@@ -155,7 +152,7 @@ def check_data(argv: Sequence[str], prog: str) -> int:
     segmenter = names & {"--config", *(f"--data.{name}" for name in SEGMENTER_DATA)}
     if bool(detector) == bool(segmenter):
         usage = CHECK.format(prog=prog)
-        print(f"error: name data of a detector or of a segmenter\n\n{usage}", file=sys.stderr)
+        print(f"error: pass data of a detector or of a segmenter\n\n{usage}", file=sys.stderr)
         return 2
     if segmenter:
         return train_segmenter(["--check_data", *argv], prog)

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from regnet_backbones.cli.command_lines import command_parser
 from regnet_backbones.cli.run import subcommand
 from regnet_backbones.files import check_output_folder
 
@@ -24,24 +23,20 @@ Between detectors of Detectron2 and torchvision the FPN goes along, and the head
 """
 
 
-def convert_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `convert-weights`."""
-    parser = command_parser(prog, DESCRIPTION)
+def convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `convert-weights`."""
     add = parser.add_argument
     add("source", help="file, URL, timm://NAME.TAG, torchvision://NAME.TAG or pycls://NAME")
-    add("output", help="the new file")
+    add("output", help="file to write")
     form = parser.add_mutually_exclusive_group(required=True)
     form.add_argument("--to", metavar="FORM", help="the form to convert to")
-    form.add_argument("--into", metavar="FILE", help="a checkpoint whose network is replaced")
-    add("--channel-order", choices=("RGB", "BGR"), help="default: that of the weights' dialect")
-    add(
-        "--prefix", help="which network of several, such as teacher, backbone. or teacher.backbone."
-    )
-    add("--dry-run", action="store_true", help="print the mapping, write nothing")
-    return parser
+    form.add_argument("--into", metavar="FILE", help="a checkpoint that gets the network")
+    add("--channel-order", choices=("RGB", "BGR"), help="default: that of the dialect")
+    add("--prefix", help="which of several networks, such as teacher. or teacher.backbone.")
+    add("--dry-run", action="store_true", help="print the mapping and write nothing")
 
 
-@subcommand(convert_parser)
+@subcommand(DESCRIPTION, convert_arguments)
 def convert_weights(args: argparse.Namespace) -> int:
     """Convert, and print what was done."""
     from regnet_backbones.weights.conversion import convert_file

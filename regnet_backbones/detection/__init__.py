@@ -7,10 +7,9 @@ from regnet_backbones.errors import MissingPackageError
 
 if find_spec("detectron2") is None:
     raise MissingPackageError(
-        "detectron2 is not installed; `make install` installs it, and docs/install.md says how to "
-        "do so in another environment"
+        "detectron2 is not installed; install it with `regnet-backbones install-detectron2`"
     )
 
-# What these say is for the authors of detectron2.
+# Deprecation warnings that only detectron2 can fix.
 warnings.filterwarnings("ignore", message="`torch.jit.script", category=FutureWarning)
 warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)

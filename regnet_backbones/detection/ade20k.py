@@ -23,10 +23,8 @@ CLASSES = 150
 def convert_masks(root: str | Path, *, overwrite: bool = False) -> dict[Path, bool]:
     """Write `annotations_detectron2` next to `annotations`, with a progress bar.
 
-    Args:
-        root: a folder in the layout of ADEChallengeData2016: `annotations/training/*.png` and
-            `annotations/validation/*.png`, 8-bit.
-        overwrite: write again what is there.
+    `root` has the layout of ADEChallengeData2016: `annotations/training/*.png`, `validation/*.png`.
+    `overwrite` writes existing masks again.
 
     Returns:
         The folders of both splits, and whether they were written now.
@@ -40,8 +38,8 @@ def convert_masks(root: str | Path, *, overwrite: bool = False) -> dict[Path, bo
         masks = sorted(source.glob("*.png"))
         if not masks:
             raise MissingFileError(
-                f"there are no masks *.png in '{source}'; pass the folder that holds '{SOURCE}', "
-                "such as datasets/ADEChallengeData2016"
+                f"no masks (*.png) in '{source}'; pass the folder that contains '{SOURCE}', such "
+                "as datasets/ADEChallengeData2016"
             )
         written[target] = overwrite or not target.is_dir()
         if written[target]:
@@ -60,10 +58,11 @@ def _convert_mask(source: Path, target: Path) -> None:
         with Image.open(source) as image:
             labels = np.asarray(image)
     except UNREADABLE as error:
-        raise UserError(f"mask '{source}' cannot be read: {error}; fetch it again") from error
+        raise UserError(f"mask '{source}' cannot be read: {error}; download it again") from error
     if labels.dtype != np.uint8 or labels.ndim != 2 or labels.max() > CLASSES:
         raise UserError(
-            f"mask '{source}' must have one 8-bit channel with labels 0 to {CLASSES}, as those of "
-            "ADEChallengeData2016 have; the full ADE20K cannot be converted"
+            f"mask '{source}' must have one 8-bit channel with labels 0 to {CLASSES}, as in "
+            f"ADEChallengeData2016, got {labels.dtype} {labels.shape} with labels up to "
+            f"{labels.max()}; the full ADE20K is not supported"
         )
     Image.fromarray(labels - np.uint8(1)).save(target)

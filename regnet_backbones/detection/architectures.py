@@ -38,10 +38,7 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "GeneralizedRCNN": Architecture(
-        ("instances",),
-        "MODEL.ROI_HEADS.NUM_CLASSES",
-        ("RPN", "ROI_HEADS"),
-        min_score=ROI_SCORE,
+        ("instances",), "MODEL.ROI_HEADS.NUM_CLASSES", ("RPN", "ROI_HEADS"), min_score=ROI_SCORE
     ),
     "ProposalNetwork": Architecture(("instances",), nodes=("RPN",)),
     "RetinaNet": Architecture(
@@ -102,32 +99,23 @@ def number_of_classes(cfg: CfgNode) -> int:
 
 
 def raise_score_threshold(cfg: CfgNode, min_score: float) -> None:
-    """Have a model compute no instances that are dropped afterwards, below a score.
+    """Have a model compute no instances below a score, in place; those above it stay the same.
 
-    What it gives from that score on is the same: a box is only suppressed by one with a higher
-    score, and of too many the highest are kept. Nothing changes where this is not known, as for
-    heads of other projects, or where the score of an instance is not final: test-time augmentation
-    merges those of several images.
-
-    Args:
-        cfg: changed in place.
-        min_score: instances below this score are dropped.
+    A box is only suppressed by one with a higher score, and of too many the highest are kept.
+    Nothing changes for heads of other projects and with test-time augmentation.
     """
     architecture = architecture_of(cfg)
-    has_other_heads = architecture.min_score == ROI_SCORE and not _are_known(cfg.MODEL.ROI_HEADS)
-    if not architecture.min_score or cfg.TEST.AUG.ENABLED or has_other_heads:
+    if not architecture.min_score or cfg.TEST.AUG.ENABLED:
         return
+    if architecture.min_score == ROI_SCORE:
+        heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
+        if not heads.__module__.startswith(("detectron2.", "regnet_backbones.")):
+            return  # it may score instances several times
     if architecture.combined_score:
         min_score = min(min_score, attrgetter(architecture.combined_score)(cfg))
     node, _, key = architecture.min_score.rpartition(".")
     node = attrgetter(node)(cfg)
     node[key] = max(node[key], BELOW * min_score)
-
-
-def _are_known(roi_heads: CfgNode) -> bool:
-    """Return whether ROI heads are detectron2's or ours, which score instances once."""
-    module = ROI_HEADS_REGISTRY.get(roi_heads.NAME).__module__
-    return module.startswith(("detectron2.", "regnet_backbones."))
 
 
 def title_of(cfg: CfgNode) -> str:

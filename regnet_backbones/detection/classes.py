@@ -37,8 +37,8 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
     fields = MetadataCatalog.get(dataset).as_dict() if known else {}
     if architecture.one_numbering and "thing_dataset_id_to_contiguous_id" not in fields:
         raise UserError(
-            f"a {name} needs its training dataset '{dataset}' registered with panoptic metadata, "
-            "which separates things from stuff; set DATASETS.TRAIN in --opts"
+            f"a {name} needs a training dataset with panoptic metadata, got '{dataset}'; set a "
+            "registered one with --opts DATASETS.TRAIN"
         )
     if val_json is None:
         # Those of own data that the model was trained on, or of a registered dataset.
@@ -47,21 +47,21 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
         if architecture.classes and len(categories) != count:
             categories = {}
     elif architecture.one_numbering or not has_instances:
-        raise UserError(f"a COCO json cannot name the classes of a {name}; leave out --val-json")
+        raise UserError(f"--val-json cannot name the classes of a {name}; leave it out")
     else:
         categories = read_categories(val_json, count=count)
         if len(categories) != count:
             raise UserError(
-                f"the detector has {count} classes, and '{val_json}' {len(categories)}; pass a "
-                "COCO json with the categories of the training"
+                f"'{val_json}' has {len(categories)} categories and the detector {count} classes; "
+                "pass a COCO json with the categories of the training data"
             )
     stuff = fields.get("stuff_classes", [])
     stuff = stuff if len(stuff) == stuff_count else []
     if not (categories if has_instances else stuff):
         logger.warning(
-            "the names of the classes are not known: the dataset '%s' is not registered or has "
-            "others; classes are numbered from 0%s",
-            *(dataset, ", unless --val-json gives their names" if has_instances else ""),
+            "class names are unknown, because dataset '%s' is not registered or has other classes; "
+            "numbering them from 0%s",
+            *(dataset, ", pass --val-json to name them" if has_instances else ""),
         )
     ids = tuple(categories) or tuple(range(count))
     stuff_ids = _by_number(fields.get("stuff_dataset_id_to_contiguous_id", {}))

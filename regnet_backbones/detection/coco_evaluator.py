@@ -5,9 +5,8 @@ installed, for boxes and masks; keypoints are always pycocotools'.
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
+from unittest.mock import patch
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import COCOEvaluator, coco_evaluation
@@ -26,19 +25,15 @@ logger = logging.getLogger(__name__)
 
 
 def evaluator_name(cfg: CfgNode) -> str:
-    """Return what is to compute the numbers of boxes and masks, of `TEST.EVALUATOR`.
-
-    Raises:
-        UserError: there is no such evaluator, or it is not installed.
-    """
+    """Return what computes numbers of boxes and masks; raise UserError if it is not installed."""
     wanted = cfg.TEST.EVALUATOR
     if wanted not in CHOICES:
         raise UserError(f"TEST.EVALUATOR must be one of {', '.join(CHOICES)}, got '{wanted}'")
     installed = find_spec("faster_coco_eval") is not None
     if wanted == FASTER and not installed:
         raise MissingPackageError(
-            "TEST.EVALUATOR faster-coco-eval needs the package of that name, which is not "
-            "installed; `pip install 'regnet-backbones[coco]'`",
+            "TEST.EVALUATOR is faster-coco-eval, which is not installed; install it with "
+            "`pip install 'regnet-backbones[coco]'`",
             name="faster_coco_eval",
         )
     if wanted != AUTO:
@@ -50,16 +45,10 @@ def evaluator_name(cfg: CfgNode) -> str:
 
 
 class CocoEvaluator(COCOEvaluator):
-    """Detectron2's evaluator with a choice of what computes the numbers.
+    """Detectron2's evaluator with a choice of what computes the numbers, one of `evaluator_name`.
 
-    Args:
-        dataset_name: a dataset with the metadata that `COCOEvaluator` needs.
-        implementation: of `evaluator_name`.
-        counts_objects: whether the results of boxes and masks include those of `count_objects`.
-        options: those of `COCOEvaluator`.
-
-    Attributes:
-        confusions: the matrices of `count_objects` by task, after an evaluation with them.
+    `counts_objects`: whether results of boxes and masks include those of `count_objects`, whose
+    matrices are then in `confusions` by task.
     """
 
     def __init__(
@@ -73,8 +62,7 @@ class CocoEvaluator(COCOEvaluator):
         super().__init__(dataset_name, use_fast_impl=implementation != PYCOCOTOOLS, **options)
         if implementation == FASTER and not _has_numbers(self._coco_api):
             logger.warning(
-                "'%s' has ids that are not whole numbers, which faster-coco-eval cannot read; "
-                "pycocotools is used",
+                "using pycocotools for '%s': faster-coco-eval needs ids that are whole numbers",
                 dataset_name,
             )
             implementation, self._use_fast_impl = PYCOCOTOOLS, False
@@ -83,8 +71,10 @@ class CocoEvaluator(COCOEvaluator):
         self.confusions: dict[str, Confusion] = {}
 
     def _eval_predictions(self, predictions: list, img_ids: list | None = None) -> None:
-        logger.info("COCO's numbers are computed by %s", self.implementation)
-        with _fast_implementation(_faster) if self.implementation == FASTER else nullcontext():
+        logger.info("computing COCO metrics with %s", self.implementation)
+        # Detectron2's function looks its fast implementation up by this name.
+        used = _faster if self.implementation == FASTER else coco_evaluation.COCOeval_opt
+        with patch.object(coco_evaluation, "COCOeval_opt", used):
             super()._eval_predictions(predictions, img_ids)
         if not self._counts_objects:
             return
@@ -109,14 +99,3 @@ def _faster(truth: COCO, found: COCO, task: str) -> COCOeval:
     from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 
     return COCOeval_faster(truth, found, task, print_function=print)
-
-
-@contextmanager
-def _fast_implementation(function: Callable[[COCO, COCO, str], object]) -> Iterator[None]:
-    """Have detectron2's function use another fast implementation, which it looks up by name."""
-    stock = coco_evaluation.COCOeval_opt
-    coco_evaluation.COCOeval_opt = function
-    try:
-        yield
-    finally:
-        coco_evaluation.COCOeval_opt = stock

@@ -32,21 +32,16 @@ def default_config() -> CfgNode:
 
 
 def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
-    """Read a config file with overrides of the command line.
+    """Return an unfrozen config of `config_file` (YAML) and `overrides`, keys and values in turn.
 
-    Args:
-        config_file: a YAML file in detectron2's schema.
-        overrides: keys and values in turn.
-
-    Returns:
-        The config, not frozen; what neither file nor overrides give is as in `default_config`.
+    What neither gives is as in `default_config`.
 
     Raises:
-        UserError: no such file, it is not YAML of plain values, is empty, or is the config
-            of a run that was cut; a key does not exist, or a value has the wrong type.
+        UserError: a file is missing, empty, not YAML of plain values, or of a run that was cut; a
+            key does not exist, or a value has the wrong type.
     """
     if len(overrides) % 2:
-        raise UserError(f"{PAIRS}, got '{overrides[-1]}' without a value")
+        raise UserError(f"'{overrides[-1]}' has no value; {PAIRS}")
     cfg, loaded = default_config(), CfgNode(load_config_file(config_file))
     _check_known(values_by_key(loaded), cfg, f"it is in '{config_file}'")
     with as_user_error(KeyError, ValueError, TypeError, prefix=f"'{config_file}': "):
@@ -59,20 +54,16 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
 
 
 def load_config_file(config_file: str | Path) -> dict[str, object]:
-    """Return the values of a config file over those of its `_BASE_`, without defaults.
-
-    As `CfgNode.load_yaml_with_base`, but no tag of YAML is obeyed.
-    """
+    """Return the values of a config file over those of its `_BASE_`; tags of YAML are refused."""
     path = Path(config_file)
     if not path.is_file():
-        raise MissingFileError(f"no config file '{config_file}'; pass one as --config-file")
+        raise MissingFileError(f"no config file '{config_file}'; pass one with --config-file")
     loaded = _load_with_bases(str(path), ())
     written = (path.with_name(name) for name in (LAST_NAME, FINAL_NAME, METRICS_NAME))
     is_of_run = path.name == CONFIG_NAME and any(file.is_file() for file in written)
     if is_of_run and (lacking := sorted(LAST_KEYS - loaded.keys())):
         raise UserError(
-            f"'{path}' was cut or replaced, it lacks {', '.join(lacking)}; pass the config of the "
-            "training as --config-file"
+            f"'{path}' lacks {', '.join(lacking)}; pass the whole config with --config-file"
         )
     return loaded
 
@@ -80,8 +71,16 @@ def load_config_file(config_file: str | Path) -> dict[str, object]:
 def use_cpu_without_gpu(cfg: CfgNode) -> None:
     """Set `MODEL.DEVICE` to the CPU, with a warning, if it is a GPU that does not exist."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("there is no GPU: MODEL.DEVICE is cpu instead of %s", cfg.MODEL.DEVICE)
+        logger.warning("no GPU found: using MODEL.DEVICE cpu instead of %s", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
+
+
+def changed(cfg: CfgNode, *pairs: object) -> CfgNode:
+    """Return an unfrozen copy of a config with other values, given as keys and values in turn."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.merge_from_list(list(pairs))
+    return cfg
 
 
 def values_by_key(node: CfgNode, prefix: str = "") -> dict[str, object]:
@@ -117,15 +116,15 @@ def _check_known(keys: Iterable[str], cfg: CfgNode, place: str) -> None:
 def _load_with_bases(name: str, chain: tuple[str, ...]) -> dict[str, object]:
     """Load a file, to which the `_BASE_` of the files in `chain` led."""
     if name in chain:
-        raise UserError(f"_BASE_ must not lead back to a file, got {' -> '.join((*chain, name))}")
+        raise UserError(f"circle of _BASE_ files, remove one: {' -> '.join((*chain, name))}")
     try:
         own = read_yaml(PathManager.get_local_path(name))
     except FileNotFoundError as error:
         by = f", which '{chain[-1]}' names as its _BASE_" if chain else ""
         raise MissingFileError(f"no config file '{name}'{by}") from error
     if not isinstance(own, dict):
-        kind = "empty" if own is None else f"a {type(own).__name__}"
-        raise UserError(f"'{name}' must be a YAML file of config keys, it is {kind}")
+        kind = "an empty file" if own is None else f"a {type(own).__name__}"
+        raise UserError(f"'{name}' must be a YAML file of config keys, got {kind}")
     bases = own.pop(BASE_KEY, [])
     merged: dict[str, object] = {}
     for base in bases if isinstance(bases, list) else [bases]:

@@ -45,7 +45,7 @@ RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
      "TEST.PICTURES_MIN_SCORE MODEL.FCOS.INFERENCE_TH_TEST MODEL.FCOS.NMS_TH MODEL.RPN.NMS_THRESH "
      "MODEL.ROI_HEADS.SCORE_THRESH_TEST MODEL.ROI_HEADS.NMS_THRESH_TEST "
      "MODEL.RETINANET.SCORE_THRESH_TEST MODEL.RETINANET.NMS_THRESH_TEST"),
-    ("above 0, 1 at most", lambda value: 0 < value <= 1, "SOLVER.LAYER_DECAY"),
+    ("above 0 and at most 1", lambda value: 0 < value <= 1, "SOLVER.LAYER_DECAY"),
     ("0 (nothing) to 5 (everything)", lambda value: 0 <= value <= 5, "MODEL.BACKBONE.FREEZE_AT"),
 )  # fmt: skip
 
@@ -89,7 +89,7 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
     choices = CHOICES | {k: sorted(name for name, _ in r) for k, r in REGISTRIES.items()}
     for key, value in values.items():
         if value is None and defaults.get(key) is not None:
-            raise UserError(f"{key} has no value")
+            raise UserError(f"{key} is empty; give it a value or remove the line")
         if value not in (allowed := choices.get(key, [value])):
             names = [str(name) for name in allowed]
             meant = did_you_mean(str(value), names)
@@ -109,8 +109,7 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int = 1) -> None:
         check_compiler(cfg.MODEL.DEVICE)
     if cfg.OPTIMIZE.ENABLED and training and cfg.OPTIMIZE.DTYPE != "float32":
         logger.warning(
-            "OPTIMIZE.DTYPE %s is for trained models; the training takes its precision from "
-            "SOLVER.AMP.ENABLED",
+            "OPTIMIZE.DTYPE %s is ignored in training; set SOLVER.AMP.ENABLED for mixed precision",
             cfg.OPTIMIZE.DTYPE,
         )
 
@@ -140,9 +139,9 @@ def check_semantic_datasets(names: Iterable[str]) -> None:
         if not folder.is_dir():
             root = folder.parent.parent
             raise MissingFileError(
-                f"'{name}' has no masks for detectron2 in '{folder}'; unpack "
-                f"ADEChallengeData2016.zip to '{root}', or set DETECTRON2_DATASETS to the folder "
-                f"above, then: regnet-backbones prepare-ade20k {root}"
+                f"'{name}' has no converted masks in '{folder}'; unpack ADEChallengeData2016.zip "
+                f"to '{root}' (or set DETECTRON2_DATASETS to its parent folder), then run "
+                f"`regnet-backbones prepare-ade20k {root}`"
             )
 
 
@@ -157,29 +156,29 @@ def _misfits(cfg: CfgNode, training: bool) -> Iterator[str]:
     for node in architecture_of(cfg).nodes if maps else ():
         features = model[node].IN_FEATURES
         if not set(features) <= set(maps):
-            yield f"MODEL.{node}.IN_FEATURES must be of the maps {', '.join(maps)}, got {features}"
+            yield f"MODEL.{node}.IN_FEATURES must be among {', '.join(maps)}, got {features}"
     if not training:
         return
     if list(solver.STEPS) != sorted(set(solver.STEPS)):
-        yield f"SOLVER.STEPS must rise, got {solver.STEPS}"
+        yield f"SOLVER.STEPS must be in ascending order, got {solver.STEPS}"
     if images.MIN_SIZE_TRAIN_SAMPLING == "range" and len(images.MIN_SIZE_TRAIN) != 2:
         yield (
-            "INPUT.MIN_SIZE_TRAIN must be the lowest and highest size for "
+            "INPUT.MIN_SIZE_TRAIN must be two sizes, lowest and highest, with "
             f"INPUT.MIN_SIZE_TRAIN_SAMPLING 'range', got {images.MIN_SIZE_TRAIN}"
         )
     crop, is_relative = images.CROP, "relative" in images.CROP.TYPE
     if crop.ENABLED and any(side > 1 if is_relative else side % 1 for side in crop.SIZE):
-        sides = "shares up to 1" if is_relative else "whole numbers"
+        sides = "fractions up to 1" if is_relative else "whole numbers"
         yield f"INPUT.CROP.SIZE must be {sides} for INPUT.CROP.TYPE '{crop.TYPE}', got {crop.SIZE}"
     if solver.BASE_LR_END and solver.LR_SCHEDULER_NAME != "WarmupCosineLR":
-        yield "SOLVER.BASE_LR_END is for SOLVER.LR_SCHEDULER_NAME WarmupCosineLR; set it to 0.0"
+        yield "SOLVER.BASE_LR_END needs SOLVER.LR_SCHEDULER_NAME WarmupCosineLR; set it to 0.0"
     if solver.BASE_LR_END > solver.BASE_LR:
-        yield f"SOLVER.BASE_LR_END must be SOLVER.BASE_LR at most, got {solver.BASE_LR_END}"
+        yield f"SOLVER.BASE_LR_END must be at most SOLVER.BASE_LR, got {solver.BASE_LR_END}"
     if solver.EARLY_STOPPING.PATIENCE and not (
         cfg.TEST.EVAL_PERIOD and cfg.TEST.BEST_METRIC and cfg.DATASETS.TEST
     ):
         yield (
-            "SOLVER.EARLY_STOPPING.PATIENCE needs evaluations and their metric: TEST.EVAL_PERIOD, "
+            "SOLVER.EARLY_STOPPING.PATIENCE needs a metric to watch; set TEST.EVAL_PERIOD, "
             "TEST.BEST_METRIC and DATASETS.TEST"
         )
     if "loss" in cfg.TEST.BEST_METRIC and not cfg.TEST.LOSS:

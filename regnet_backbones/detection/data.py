@@ -18,13 +18,7 @@ from detectron2.data.datasets import register_coco_instances
 from iopath.common.file_io import get_cache_dir
 
 from regnet_backbones import __version__
-from regnet_backbones.data.sources import (
-    Source,
-    parse_source,
-    read_and_split,
-    read_parts,
-    write_parts,
-)
+from regnet_backbones.data import sources
 from regnet_backbones.data.splits import class_table
 from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.detection.data_checks.coco import CocoSplit, read_coco
@@ -52,23 +46,18 @@ logger = logging.getLogger(__name__)
 def read_coco_split(
     json_file: str | Path, image_root: str | Path, *, keep_root: bool = False
 ) -> CocoSplit:
-    """Read a COCO instance json, correct what has one meaning, and look for its images.
+    """Return a COCO instance json with its image folder, after correcting what has one meaning.
 
     Args:
         json_file: a file in the format of COCO's `instances_*.json`.
         image_root: the folder that the json's `file_name`s are relative to.
-        keep_root: whether a category without annotations that is the `supercategory` of all others
-            is a class; it is none in the exports that write one.
-
-    Returns:
-        The two paths, and what the json has.
+        keep_root: whether an unused category that is the `supercategory` of all others is a class.
 
     Raises:
-        UserError: the json or the folder is missing; the file is not a COCO json, or has values
-            that mean nothing, such as images that are not there.
+        UserError: json or folder is missing, it is not a COCO json, or has values without meaning.
     """
     if Path(json_file).is_file() and not Path(image_root).is_dir():
-        raise MissingFileError(f"no image folder '{image_root}'")
+        raise MissingFileError(f"no image folder '{image_root}'; pass the root of its file_names")
     read = _without_errors(read_coco(json_file, image_root=image_root, keep_root=keep_root))
     copy = _copy_of(read.json_file, read.image_root)
     if read.defects:
@@ -96,27 +85,18 @@ def read_image_ids(json_file: str | Path) -> dict[str, int | str]:
 def use_sources(cfg: CfgNode, args: argparse.Namespace) -> str:
     """Set `DATASETS.OWN` to the data of `--train` and `--val`, or of one source that is split.
 
-    Jsons that do not exist yet are written below `OUTPUT_DIR`.
-
-    Args:
-        cfg: changed in place, if a source is given.
-        args: with `train`, `val`, `val_fraction`, `split_seed`, `group`, `train_json`, ...
-
-    Returns:
-        How often each class is in both parts of a split, as a table; "" without a split.
-
-    Raises:
-        UserError: options that do not go together, or data that cannot be read.
+    Jsons that do not exist yet are written below `OUTPUT_DIR`. Return a table of the classes of a
+    split; "" without one.
     """
-    sources, fraction = _sources(args), args.val_fraction
-    if not sources:
+    given, fraction = _sources(args), args.val_fraction
+    if not given:
         return ""
     check_output_folder(cfg.OUTPUT_DIR, name="OUTPUT_DIR")
     if fraction is None:
-        parts = read_parts(sources, read_jsons=False)
+        parts = sources.read_parts(given, read_jsons=False)
     else:
-        parts = read_and_split(sources["train"], fraction, args.split_seed, args.group)
-    files = write_parts(parts, Path(cfg.OUTPUT_DIR, DATA_FOLDER))
+        parts = sources.read_and_split(given["train"], fraction, args.split_seed, args.group)
+    files = sources.write_parts(parts, Path(cfg.OUTPUT_DIR, DATA_FOLDER))
     for part, file in files.items():
         cfg.DATASETS.OWN[f"{part.upper()}_JSON"] = str(file)
         cfg.DATASETS.OWN[f"{part.upper()}_IMAGES"] = str(parts[part].images)
@@ -132,12 +112,12 @@ def use_own_data(cfg: CfgNode) -> dict[str, CocoSplit]:
     if len(missing) == len(OPTIONS):
         return {}
     if missing:
-        raise UserError(f"{options} go together; missing: {', '.join(missing)}")
+        raise UserError(f"{options} must be given together; missing: {', '.join(missing)}")
     architecture = architecture_of(cfg)
     if cfg.MODEL.KEYPOINT_ON or architecture.learns_semantics or architecture.one_numbering:
         raise UserError(
-            f"{options} are for detectors, the config trains a {cfg.MODEL.META_ARCHITECTURE} that "
-            "needs more; name registered datasets in DATASETS.TRAIN and DATASETS.TEST"
+            f"{options} have boxes and masks, and the {cfg.MODEL.META_ARCHITECTURE} of the config "
+            "needs more; set DATASETS.TRAIN and DATASETS.TEST to registered datasets"
         )
     train = read_coco_split(own.TRAIN_JSON, own.TRAIN_IMAGES)
     val = read_coco_split(own.VAL_JSON, own.VAL_IMAGES, keep_root=train.root is None)
@@ -146,15 +126,10 @@ def use_own_data(cfg: CfgNode) -> dict[str, CocoSplit]:
 
 
 def use_coco_splits(cfg: CfgNode, train: CocoSplit, val: CocoSplit) -> None:
-    """Register two splits as detectron2 datasets and fit a config to them.
+    """Register `train` and `val` of `read_coco_split` as datasets, and fit `cfg` to them in place.
 
     Sets `DATASETS.TRAIN` and `TEST`, the number of classes of every head, and `DATASETS.OWN` to the
     absolute paths and the categories.
-
-    Args:
-        cfg: changed in place.
-        train: of `read_coco_split`.
-        val: the same, with the same categories.
 
     Raises:
         UserError: the categories of the two differ.
@@ -219,7 +194,7 @@ def register_split(name: str, json_file: str | Path, image_root: str | Path) -> 
     register_coco_instances(name, {"data_source": str(json_file)}, str(used), str(image_root))
 
 
-def _sources(args: argparse.Namespace) -> dict[str, Source]:
+def _sources(args: argparse.Namespace) -> dict[str, sources.Source]:
     """Return the sources that a command line names, by part; none if it names only COCO jsons."""
     jsons = [OPTIONS[key] for key in OWN_KEYS if getattr(args, key.lower()) is not None]
     given = [f"--{part}" for part in ("train", "val") if getattr(args, part) is not None]
@@ -227,17 +202,17 @@ def _sources(args: argparse.Namespace) -> dict[str, Source]:
         raise UserError(f"{given[0]} replaces {jsons[0]}; pass one or the other, not both")
     if args.val_fraction is None:
         if args.group is not None:
-            raise UserError("--group is for a split; pass --val-fraction, too")
+            raise UserError("--group needs --val-fraction; add it, or leave out --group")
         if len(given) == 1:
-            raise UserError("--train and --val go together, or --train and --val-fraction")
-        return {part: parse_source(getattr(args, part)) for part in ("train", "val") if given}
+            raise UserError("pass --train with --val or --val-fraction")
+        return {p: sources.parse_source(getattr(args, p)) for p in ("train", "val") if given}
     if args.val is not None or args.val_json is not None or args.val_images is not None:
-        raise UserError("--val-fraction splits the training data; leave out those for validation")
+        raise UserError("--val-fraction replaces --val, --val-json and --val-images; pass one")
     if args.train is not None:
-        return {"train": parse_source(args.train)}
+        return {"train": sources.parse_source(args.train)}
     if args.train_json is None or args.train_images is None:
         raise UserError("--val-fraction needs --train, or --train-json and --train-images")
-    return {"train": Source("coco", Path(args.train_json), args.train_images)}
+    return {"train": sources.Source("coco", Path(args.train_json), args.train_images)}
 
 
 def _without_errors(read: CocoSplit) -> CocoSplit:

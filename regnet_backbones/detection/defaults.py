@@ -11,21 +11,13 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
 TOOL_DEFAULTS = {
-    # Loggers of Lightning next to detectron2's: "lightning.pytorch.loggers.CSVLogger", for short
-    # "CSVLogger", or {"class_path": ..., "init_args": {...}}. A training imports and builds them,
-    # and nothing else does.
+    # Loggers of Lightning, "CSVLogger" or {"class_path": ..., "init_args": {...}}, for trainings.
     "LOGGERS": [],
-    # Your COCO instance jsons and the folders of their images, all four or none: they replace
-    # DATASETS.TRAIN and TEST, and give every head its number of classes. The training writes id and
-    # name of each class to CATEGORIES, in the order of class numbers.
+    # Your COCO jsons and folders of images, all four or none, instead of DATASETS.TRAIN and TEST. A
+    # training writes id and name of each class to CATEGORIES, in the order of class numbers.
     "DATASETS": {
-        "OWN": {
-            "TRAIN_JSON": "",
-            "TRAIN_IMAGES": "",
-            "VAL_JSON": "",
-            "VAL_IMAGES": "",
-            "CATEGORIES": [],
-        }
+        "OWN": dict.fromkeys(("TRAIN_JSON", "TRAIN_IMAGES", "VAL_JSON", "VAL_IMAGES"), "")
+        | {"CATEGORIES": []}
     },
     "DATALOADER": {
         # Of RandomSubsetTrainingSampler; detectron2 0.6 reads the key, and has no default for it.
@@ -33,43 +25,33 @@ TOOL_DEFAULTS = {
         # How many images of each dataset are opened before the training, the first ones.
         "CHECK_IMAGES": 100,
     },
-    # A running average of the weights, which is evaluated and saved with those in training. DECAY
-    # is the weight of the past; with WARMUP it rises to that with the iterations.
+    # A running average of the weights; with WARMUP the weight of the past rises to DECAY.
     "MODEL": {"EMA": {"ENABLED": False, "DECAY": 0.9998, "WARMUP": True}},
-    # "module:function": it is called with the config and returns a list of detectron2's
-    # Augmentations and Transforms, in place of all others of a training. A training imports it,
-    # and nothing else does.
+    # "module:function" that returns the Augmentations and Transforms of a training from a config.
     "INPUT": {"AUGMENTATION": ""},
-    # A training ends after PATIENCE evaluations without a value of TEST.BEST_METRIC that is better
-    # by more than MIN_DELTA, in the units of the metric; 0 for no such end.
+    # Evaluations without a TEST.BEST_METRIC better by MIN_DELTA that end a training; 0: none.
     "SOLVER": {"EARLY_STOPPING": {"PATIENCE": 0, "MIN_DELTA": 0.0}},
     "TEST": {
-        # The metric of model_best.pth: "bbox/AP", "segm/AP50", "sem_seg/mIoU", "val_total_loss",
-        # ... as metrics.json names it, so with several datasets "dataset/bbox/AP". "auto": the
-        # chief one of the first dataset; "": no model_best.pth.
+        # The metric of model_best.pth, as metrics.json names it: "bbox/AP", "val_total_loss", ...
+        # "auto": the main one of the first dataset; "": no model_best.pth.
         "BEST_METRIC": "auto",
         # Whether an evaluation also computes the losses of the val images.
         "LOSS": False,
-        # How many val images are drawn with their predictions at every evaluation, and the score an
-        # instance must have to be drawn.
+        # Val images that are drawn at every evaluation, and the least score of drawn instances.
         "PICTURES": 15,
         "PICTURES_MIN_SCORE": 0.5,
-        # What computes COCO's numbers of boxes and masks: "pycocotools", "faster-coco-eval", or
-        # "auto", which is the latter if it is installed.
+        # "pycocotools", "faster-coco-eval", or "auto": the latter if it is installed.
         "EVALUATOR": "auto",
     },
-    # The backbone made faster by regnet_backbones.optimize: in training, whose checkpoints stay the
-    # same, and in evaluation and prediction.
+    # The backbone made faster by regnet_backbones.optimize; checkpoints stay the same.
     "OPTIMIZE": {
         "ENABLED": False,
         # By torch.compile, which takes a minute before the first result.
         "COMPILE": False,
-        # "float32", "bfloat16" or "float16", of a trained model; SOLVER.AMP.ENABLED decides the
-        # precision of a training and of the evaluations in it.
+        # "float32", "bfloat16" or "float16", of a trained model; of a training: SOLVER.AMP.ENABLED.
         "DTYPE": "float32",
-        # Batch norms are folded into convolutions: "on", "off", or "auto", which in training
-        # measures whether it gains. A run that must resume exact to the last bit needs "on" or
-        # "off", and a given MEMORY_FORMAT: measured again, another choice may be faster.
+        # "on", "off", or "auto", which in training measures whether folding batch norms gains.
+        # Only a run with a given FOLD and MEMORY_FORMAT resumes exactly.
         "FOLD": "auto",
         # "contiguous", "channels_last", or "auto", which measures.
         "MEMORY_FORMAT": "auto",

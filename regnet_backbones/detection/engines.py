@@ -14,15 +14,9 @@ from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_pos
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
+from regnet_backbones.detection import exporting
 from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.detection.config import default_config
-from regnet_backbones.detection.exporting import (
-    CONFIG_KEY,
-    RESIZES_KEY,
-    decisive_values,
-    export_detector,
-    images_for,
-)
 from regnet_backbones.detection.processes import started_by_torchrun
 from regnet_backbones.detection.trained import for_inference
 from regnet_backbones.errors import UserError
@@ -36,12 +30,7 @@ EXAMPLES = 16
 
 
 class ExportedDetector:
-    """An exported detector in the place of detectron2's model, run by onnxruntime on the CPU.
-
-    Args:
-        path: the file, of `export_detector`.
-        min_score: instances that are not above it are left out.
-    """
+    """A detector exported to `path`, run by onnxruntime; instances above `min_score` are kept."""
 
     def __init__(self, path: str | Path, *, min_score: float = -math.inf):
         self.run = load_exported(path)
@@ -72,11 +61,7 @@ class ExportedDetector:
 def check_engine(
     engine: Engine, *, exported: str | Path | None, device: str | None, processes: int = 1
 ) -> str | None:
-    """Return the device of an engine, None for that of the config.
-
-    Raises:
-        UserError: a detector cannot be run by the engine, or it cannot be combined with the others.
-    """
+    """Return the device of an engine, None for that of the config; raise UserError if invalid."""
     ignored = {
         f"--device {device}": device not in (None, "cpu"),
         "--devices": processes > 1,
@@ -84,36 +69,27 @@ def check_engine(
     }
     engines.check_engine(engine, exported, ignored=ignored)
     if engine == "openvino":
-        raise UserError(
-            "OpenVINO computes exported detectors wrongly; use --engine onnxruntime or torch"
-        )
+        raise UserError("--engine openvino is wrong for detectors; use onnxruntime or torch")
     return device if engine == "torch" else "cpu"
 
 
 def use_exported(cfg: CfgNode, engine: Engine, exported: str | Path | None) -> None:
-    """Check that a config can be run by an engine, and with a file.
-
-    Images keep their size (`INPUT.MIN_SIZE_TEST` becomes 0) if the file resizes them.
-
-    Raises:
-        UserError: the config asks for what the engine does not do, or the file is of another one.
-    """
+    """Check a config against an engine and a file; if this resizes, `MIN_SIZE_TEST` becomes 0."""
     if engine == "torch":
         return
     for key, enabled in (("TEST.AUG", cfg.TEST.AUG), ("OPTIMIZE", cfg.OPTIMIZE)):
         if enabled.ENABLED:
             raise UserError(f"{key} cannot be used with --engine {engine}; set {key}.ENABLED False")
     if cfg.MODEL.LOAD_PROPOSALS:
-        raise UserError(f"--engine {engine} takes images only, not MODEL.LOAD_PROPOSALS")
+        raise UserError(f"MODEL.LOAD_PROPOSALS needs --engine torch, got {engine}")
     if exported is None:
         return
     metadata = engines.metadata_of(exported, cfg.MODEL.WEIGHTS)
-    if not {CONFIG_KEY, RESIZES_KEY} <= metadata.keys():
+    if not {exporting.CONFIG_KEY, exporting.RESIZES_KEY} <= metadata.keys():
         raise UserError(
-            f"'{exported}' is not a whole detector of Detectron2: make it with regnet-backbones "
-            "export"
+            f"'{exported}' is not an exported detector; make one with `regnet-backbones export`"
         )
-    values, given = json.loads(metadata[CONFIG_KEY]), decisive_values(cfg)
+    values, given = json.loads(metadata[exporting.CONFIG_KEY]), exporting.decisive_values(cfg)
     different = {key for key in values | given if values.get(key) != given.get(key)}
     threshold = architecture_of(cfg).min_score
     if threshold in different:  # a file with a lower one gives what a higher one lets pass
@@ -121,10 +97,10 @@ def use_exported(cfg: CfgNode, engine: Engine, exported: str | Path | None) -> N
         different -= {threshold} if _min_score(cfg) >= in_file else set()
     if different:
         raise UserError(
-            f"'{exported}' was exported with another config, which differs in "
-            f"{', '.join(sorted(different))}: export it again with the same --opts"
+            f"'{exported}' was exported with another {', '.join(sorted(different))}; export it "
+            "again with the same --opts"
         )
-    if json.loads(metadata[RESIZES_KEY]):
+    if json.loads(metadata[exporting.RESIZES_KEY]):
         cfg.INPUT.MIN_SIZE_TEST = 0
 
 
@@ -135,14 +111,7 @@ def build_engine(
     exported: str | Path | None,
     images: Sequence[Path],
 ) -> nn.Module | ExportedDetector:
-    """Return what detects: a trained model made ready for inference, or its exported file.
-
-    Args:
-        cfg: checked by `use_exported`.
-        model: with its trained weights.
-        engine, exported: see `evaluate`.
-        images: of which the first are the examples of an export.
-    """
+    """Return a trained model ready for inference, or its exported file, made here if not given."""
     if engine == "torch":
         return for_inference(cfg, model)
     min_score = _min_score(cfg)
@@ -151,11 +120,11 @@ def build_engine(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "detector.onnx"
         try:
-            export_detector(cfg, model, path, images=_examples(cfg, images))
+            exporting.export_detector(cfg, model, path, images=_examples(cfg, images))
         except ExportError as error:
             raise ExportError(
-                f"the detector cannot be run with --engine {engine}: {error}. If other images "
-                "help, export it with them, and give the file as --exported"
+                f"cannot export the detector for --engine {engine}: {error}. If other images help, "
+                "pass them to `export --images`, and the file with --exported"
             ) from error
         return ExportedDetector(path, min_score=min_score)
 
@@ -171,7 +140,7 @@ def _examples(cfg: CfgNode, images: Sequence[Path]) -> list[torch.Tensor]:
     examples: list[torch.Tensor] = []
     for image in images:
         with suppress(UserError):  # it is reported when its turn comes
-            examples += images_for(cfg, [image])
+            examples += exporting.images_for(cfg, [image])
         if len(examples) == EXAMPLES:
             break
-    return examples or images_for(cfg)
+    return examples or exporting.images_for(cfg)

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from regnet_backbones.adapters.detectron2.projects import import_projects
-from regnet_backbones.detection import data
+from regnet_backbones.detection import data, windows
 from regnet_backbones.detection.architectures import number_of_classes, outputs_of
 from regnet_backbones.detection.coco_evaluator import CocoEvaluator, evaluator_name
 from regnet_backbones.detection.config_checks import check_datasets_exist
@@ -29,18 +29,8 @@ from regnet_backbones.detection.engines import Engine, build_engine, check_engin
 from regnet_backbones.detection.matching import BEST_F1
 from regnet_backbones.detection.pictures import ImageScorer, PredictionPictures
 from regnet_backbones.detection.processes import check_processes, run_in_processes
-from regnet_backbones.detection.trained import (
-    load_config,
-    load_weights,
-    optimization_of,
-)
+from regnet_backbones.detection.trained import load_config, load_weights, optimization_of
 from regnet_backbones.detection.training.loader import build_test_loader
-from regnet_backbones.detection.windows import (
-    COUNTED,
-    SlidingDetector,
-    in_own_size,
-    window_settings,
-)
 from regnet_backbones.errors import MissingPackageError, UserError
 from regnet_backbones.runs import results as run_results
 from regnet_backbones.runs.confusion import Confusion, class_scores, mean_of
@@ -109,32 +99,27 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a detector on `DATASETS.TEST`, with the evaluators of its training.
 
-    Writes what `runs.results` describes, a log, and the predictions. Images are scored one by one,
-    and drawn, for the first dataset.
+    Writes what `runs.results` describes, a log, and the predictions. Images of the first dataset
+    are scored one by one, and drawn.
 
     Args:
         trained: a detector, as `find_trained` finds it.
         output: the folder to write to.
         opts: keys and values in turn that override the config.
         device: None for that of the config, or the CPU without a GPU.
-        processes: how many share the images, each on a GPU of its own if there are GPUs.
-        val: your own data, of `read_coco_split`, to evaluate on in place of `DATASETS.TEST`; None
-            for these, which may be the data of its own that the detector was trained with.
-        images: how many images of the first dataset, evenly spread, to predict at most, None for
-            all of all datasets. If there are more, they are scored one by one and there are no
-            `results`.
-        engine: "torch", or "onnxruntime", which runs the detector's ONNX file on the CPU in one
-            process.
-        exported: the file, of `export_detector` and this checkpoint and config; None to export the
-            detector to a temporary one.
+        processes: how many share the images, each on its own GPU if there are GPUs.
+        val: your data, of `read_coco_split`, instead of `DATASETS.TEST`.
+        images: how many images of the first dataset, evenly spread, to score at most, None for all
+            of all datasets. If there are more, there are no `results`.
+        engine: "torch", or "onnxruntime", which runs the exported detector in one CPU process.
+        exported: that file, of this checkpoint and config; None to export it for this evaluation.
         window, window_stride: of a `SlidingDetector`, None for the whole image alone.
 
     Returns:
-        The numbers of `results.json`, and the chief ones as a table.
+        The numbers of `results.json`, and the main ones as a table.
 
     Raises:
-        UserError: config, data, checkpoint, engine or exported file cannot be used, or do not
-            belong together, or the evaluation needs a package that is not installed.
+        UserError: config, data, checkpoint, engine or file cannot be used, or a package is missing.
     """
     device = check_engine(engine, exported=exported, device=device, processes=processes)
     cfg = load_config(trained, opts=opts, device=device)
@@ -155,7 +140,7 @@ def evaluate(
         "optimization": optimization and asdict(optimization),
         "engine": engine,
         "exported": exported and str(exported),
-        **window_settings(window, window_stride),
+        **windows.window_settings(window, window_stride),
         "opts": list(opts),
     }
     use_exported(cfg, engine, exported)
@@ -177,19 +162,10 @@ def evaluated_images(trained: Trained, *, opts: Sequence[str] = ()) -> list[Path
 def average_precisions(
     trained: Trained, exported: str | Path, *, opts: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Evaluate a detector's exported file with onnxruntime, and return its main numbers.
-
-    Args:
-        trained: the detector.
-        exported: its file, of `exporting.export_detector`.
-        opts: keys and values in turn that override the config.
-
-    Returns:
-        AP of boxes, masks or keypoints, or mIoU, in percent, by dataset, task and metric.
-    """
+    """Evaluate an exported file with onnxruntime; return AP and mIoU in percent by name."""
     with TemporaryDirectory() as folder:
-        options = {"opts": (*opts, "TEST.PICTURES", "0")}
-        found = evaluate(trained, folder, engine="onnxruntime", exported=exported, **options)
+        opts = (*opts, "TEST.PICTURES", "0")
+        found = evaluate(trained, folder, opts=opts, engine="onnxruntime", exported=exported)
     return {
         f"{dataset} {task} {metric}": value or 0.0
         for dataset, tasks in found.results.items()
@@ -209,10 +185,7 @@ def check_evaluators(cfg: CfgNode) -> None:
 def build_evaluators(
     cfg: CfgNode, dataset_name: str, *, counts_objects: bool = False
 ) -> d2.DatasetEvaluators:
-    """Build the evaluators of a dataset for what the model gives, and what draws its pictures.
-
-    `counts_objects`: see `CocoEvaluator`.
-    """
+    """Build the evaluators of a dataset for what the model gives, after what draws its pictures."""
     folder = str(Path(cfg.OUTPUT_DIR) / "inference")
     evaluators: list[d2.DatasetEvaluator] = []
     if cfg.TEST.PICTURES:  # first: detectron2's evaluators change what they are given
@@ -238,10 +211,7 @@ def build_pictures(cfg: CfgNode, dataset_name: str) -> PredictionPictures:
 
 
 def results_tables(results: Mapping[str, Mapping], output: str | Path) -> str:
-    """Format results, of one dataset or by dataset, as tables, and name the pictures in a folder.
-
-    Detectron2 logs those of single classes.
-    """
+    """Format results, of one dataset or by dataset, as tables, and name the pictures."""
     of_several = any(isinstance(v, Mapping) for each in results.values() for v in each.values())
     lines = []
     for name, tasks in results.items() if of_several else [("", results)]:
@@ -267,14 +237,13 @@ def _evaluators_of(cfg: CfgNode, dataset_name: str) -> dict[str, type[d2.Dataset
     kind = metadata.get("evaluator_type", None)
     if kind not in EVALUATORS:
         raise UserError(
-            f"dataset '{dataset_name}' has evaluator_type {kind!r}, known are "
-            f"{', '.join(EVALUATORS)}; set it with MetadataCatalog.get(name).evaluator_type"
+            f"evaluator_type of '{dataset_name}' must be one of {', '.join(EVALUATORS)}, got "
+            f"{kind!r}; set MetadataCatalog.get('{dataset_name}').evaluator_type"
         )
     package = PACKAGES.get(kind.partition("_")[0])
     if package is not None and find_spec(package) is None:
         raise MissingPackageError(
-            f"evaluating on '{dataset_name}' needs the package {package}, which is not installed; "
-            f"install it with: pip install {package}"
+            f"'{dataset_name}' needs {package}; install it with `pip install {package}`"
         )
     given, measurable = outputs_of(cfg), dict(EVALUATORS[kind])
     if kind == "coco_panoptic_seg" and metadata.get("sem_seg_root") is None:
@@ -282,17 +251,16 @@ def _evaluators_of(cfg: CfgNode, dataset_name: str) -> dict[str, type[d2.Dataset
     measured = {output: each for output, each in measurable.items() if output in given}
     if not measured:
         raise UserError(
-            f"a {cfg.MODEL.META_ARCHITECTURE} gives {', '.join(given)}, and what can be measured "
-            f"on '{dataset_name}' is {', '.join(measurable)}; name another dataset in "
+            f"'{dataset_name}' evaluates {', '.join(measurable)}, and a "
+            f"{cfg.MODEL.META_ARCHITECTURE} predicts {', '.join(given)}; set another dataset in "
             "DATASETS.TEST"
         )
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or COCO_KEYPOINTS
     if "instances" in measured and cfg.MODEL.KEYPOINT_ON and sigmas != keypoints:
         raise UserError(
-            f"the model has {keypoints} keypoints and the evaluation {sigmas} sigmas; set "
-            f"TEST.KEYPOINT_OKS_SIGMAS to {keypoints} numbers (empty are COCO's for its "
-            f"{COCO_KEYPOINTS})"
+            f"TEST.KEYPOINT_OKS_SIGMAS must have a number for each of {keypoints} keypoints, got "
+            f"{sigmas} (empty means COCO's {COCO_KEYPOINTS})"
         )
     return measured
 
@@ -335,8 +303,9 @@ def _evaluate(
     files = [] if engine == "torch" else _image_files(first)
     model = build_engine(cfg, model, engine, exported, files)
     if settings["window"] is not None:
-        windows = settings["window"], settings["window_stride"]
-        model, cfg = SlidingDetector(cfg, model, *windows, limit=COUNTED), in_own_size(cfg)
+        sides = settings["window"], settings["window_stride"]
+        model = windows.SlidingDetector(cfg, model, *sides, limit=windows.COUNTED)
+        cfg = windows.in_own_size(cfg)
     seconds: list[float] = []
 
     def timed(inputs: list[dict]) -> list[dict]:
@@ -398,21 +367,15 @@ def _image_files(dataset_name: str) -> list[Path]:
 
 
 def _use_data(cfg: CfgNode, val: CocoSplit | None = None) -> CocoSplit | None:
-    """Check the data that a config is evaluated on; return those that are the user's own."""
+    """Check the data that a config is evaluated on; return the COCO json that is registered."""
     val = data.validation_of_training(cfg) if val is None else val
-    if val is not None:
-        _use_own_data(cfg, val)
-    else:
+    if val is None:
         check_datasets_exist(cfg, training=False)
         check_evaluators(cfg)
-    return val
-
-
-def _use_own_data(cfg: CfgNode, val: CocoSplit) -> None:
-    """Let a detector's config evaluate on a COCO json, which is checked as before a training."""
+        return None
     if "instances" not in outputs_of(cfg):
         raise UserError(
-            f"a COCO json is for detectors, this is a {cfg.MODEL.META_ARCHITECTURE}; name a "
+            f"--val-json needs a detector, this is a {cfg.MODEL.META_ARCHITECTURE}; set a "
             "registered dataset with --opts DATASETS.TEST"
         )
     if val.root is not None and list(val.root) in map(list, cfg.DATASETS.OWN.CATEGORIES):
@@ -421,16 +384,16 @@ def _use_own_data(cfg: CfgNode, val: CocoSplit) -> None:
     trained = [name for _, name in cfg.DATASETS.OWN.CATEGORIES]
     if count != len(given) or (trained and trained != given):
         raise UserError(
-            f"the detector has {count} classes{': ' if trained else ''}{', '.join(trained)}; those "
-            f"of '{val.json_file}', in the order of their ids, are {', '.join(given)}; give a json "
-            "with the categories of the training"
+            f"the detector has {count} classes{': ' if trained else ''}{', '.join(trained)}; "
+            f"'{val.json_file}' has {len(given)} categories: {', '.join(given)}; pass a json with "
+            "the categories of the training data"
         )
     data.use_validation(cfg, val)
     report = check_datasets(
         cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False, read={data.VAL_NAME: val}
     )
     if report.has_errors:
-        errors = report.errors.summary()
-        raise UserError(f"'{val.json_file}' cannot be evaluated on:\n{errors}")
+        raise UserError(f"cannot evaluate on '{val.json_file}':\n{report.errors.summary()}")
     if report.defects:
         logger.warning("%s", report.summary())
+    return val

@@ -28,7 +28,7 @@ from torchvision.models.detection import roi_heads as torchvision_heads
 
 from regnet_backbones.detection.architectures import ARCHITECTURES, outputs_of
 from regnet_backbones.detection.classes import known_classes
-from regnet_backbones.detection.config import default_config, values_by_key
+from regnet_backbones.detection.config import changed, default_config, values_by_key
 from regnet_backbones.detection.trained import model_input
 from regnet_backbones.errors import UserError
 from regnet_backbones.export import inputs as keys
@@ -53,13 +53,7 @@ INDIFFERENT = {"MODEL.WEIGHTS", "MODEL.DEVICE"}
 
 
 class Traceable(nn.Module):
-    """A detector of detectron2, in evaluation mode, that takes an image and returns tensors.
-
-    Args:
-        model: the detector.
-        sizes: `INPUT.MIN_SIZE_TEST` and `INPUT.MAX_SIZE_TEST` to resize an image to; None for
-            images that are resized.
-    """
+    """A detector that takes an image, resized to `sizes` (least, greatest), and returns tensors."""
 
     def __init__(self, model: nn.Module, sizes: tuple[int, int] | None = None):
         super().__init__()
@@ -74,9 +68,7 @@ class Traceable(nn.Module):
         new = shortest_edge_size(*old, min_size=self.sizes[0], max_size=self.sizes[1])
         outputs = self.detect(resampling.resize(image, *new), height, width)
         if isinstance(self.model, GeneralizedRCNN):  # the others return them in the image's pixels
-            in_height, in_width = (
-                was.float() / is_.float() for was, is_ in zip(old, new, strict=True)
-            )
+            in_height, in_width = (a.float() / b.float() for a, b in zip(old, new, strict=True))
             across = torch.stack([in_width, in_height, in_width, in_height])
             for name, factors in (("pred_boxes", across), ("pred_keypoints", across[:2])):
                 if name in outputs:
@@ -115,31 +107,27 @@ def export_detector(
 
     Args:
         cfg: of the model. `MODEL.WEIGHTS`, if it is a file, is named in the metadata.
-        model: of detectron2, with its trained weights; instances, keypoints or semantic maps, not
-            panoptic ones. It is not changed, and exported as in evaluation.
+        model: of detectron2, not panoptic, with its trained weights; it is not changed.
         path: the file, `.onnx`, or `.ts` or `.pt` for TorchScript.
         images: (3, H, W) from 0 to 255, of `images_for`; the model must detect something in one.
-        resize: whether the file takes images of any size and resizes them as the tests of the
-            config do, with Pillow's filter to within one grey level.
+        resize: whether the file resizes images as tests of the config do, to within a grey level.
         fold: fold batch norm into convolutions first.
 
     Returns:
-        The file, and its differences from the model (folded, if `fold`): on images of two other
-        sizes, without detections, and on the first one again.
+        The file, and its differences from the (folded) model: on images of two other sizes, without
+        detections, and on the first one again.
 
     Raises:
         ModuleNotFoundError: onnx or onnxruntime is not installed.
         OSError: the folder does not exist, or cannot be written to.
-        UserError: the file has another suffix, no image is given, the model is panoptic, or it is
-            to resize and the config does not. As `ExportError`: nothing is detected in the images,
-            the model cannot be exported, or the file gives something else; then there is no new
-            file.
+        UserError: an argument cannot be used. As `ExportError`: nothing is detected, the model
+            cannot be exported, or the file gives something else; then there is no new file.
     """
     if cfg.MODEL.META_ARCHITECTURE in ARCHITECTURES and "panoptic_seg" in outputs_of(cfg):
         raise _panoptic_error(model)  # of others it is seen in what they return
     sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) if resize else None
     if resize and not cfg.INPUT.MIN_SIZE_TEST:
-        raise UserError("the config does not resize (INPUT.MIN_SIZE_TEST is 0): leave out --resize")
+        raise UserError("the config does not resize (INPUT.MIN_SIZE_TEST is 0); leave out --resize")
     return export_traceable(
         Traceable(prepared(model, fold=fold), sizes),
         path,
@@ -152,26 +140,16 @@ def export_detector(
 def images_for(
     cfg: CfgNode, paths: Sequence[Path] = (), *, resize: bool = False
 ) -> list[torch.Tensor]:
-    """Return images, uint8 (C, H, W), as the file of a model takes them.
+    """Return images, uint8 (C, H, W), as the file of the model of `cfg` takes them.
 
-    Args:
-        cfg: of the model.
-        paths: files; none for drawn shapes, which a detector of something else may not see.
-        resize: whether the file resizes; images of another one are resized as in the tests of the
-            config.
+    Without `paths` they are drawn shapes, which a detector of something else may not see. Unless
+    the file itself does (`resize`), they are resized as in the tests of the config.
     """
     images = [open_upright(path) for path in paths] or [
         Image.fromarray(draw(ShapesSpec(), "val", number).image) for number in range(DRAWN)
     ]
-    return [model_input(without_resizing(cfg) if resize else cfg, image) for image in images]
-
-
-def without_resizing(cfg: CfgNode) -> CfgNode:
-    """Return a config by which images keep their size."""
-    kept = cfg.clone()
-    kept.defrost()
-    kept.INPUT.MIN_SIZE_TEST = 0
-    return kept
+    cfg = changed(cfg, "INPUT.MIN_SIZE_TEST", 0) if resize else cfg
+    return [model_input(cfg, image) for image in images]
 
 
 def decisive_values(cfg: CfgNode) -> dict[str, object]:
@@ -188,8 +166,8 @@ def decisive_values(cfg: CfgNode) -> dict[str, object]:
 
 def _panoptic_error(model: nn.Module) -> UserError:
     return UserError(
-        f"a {type(model).__name__} merges instances and semantics in Python, which no trace "
-        "follows; export its backbone (--backbone), to .onnx or .pt2"
+        f"a {type(model).__name__} cannot be exported whole, as it merges its outputs in Python; "
+        "export its backbone with --backbone, to .onnx or .pt2"
     )
 
 
@@ -240,10 +218,7 @@ def _traceable_functions() -> Iterator[None]:
 
 
 def _heatmaps_to_keypoints(maps: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Do what detectron2's function of this name does, which ONNX cannot express.
-
-    torchvision's gives the same places and logits.
-    """
+    """Do what detectron2's function does, by torchvision's, which ONNX can express."""
     places, logits = torchvision_heads.heatmaps_to_keypoints(maps, boxes)
     scores = (logits - maps.flatten(2).logsumexp(2)).exp()
     return torch.cat([places[..., :2], logits[..., None], scores[..., None]], dim=-1)

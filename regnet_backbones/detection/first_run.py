@@ -19,7 +19,7 @@ from detectron2.utils.events import EventStorage
 
 from regnet_backbones import config_path
 from regnet_backbones.detection import processes
-from regnet_backbones.detection.config import read_config
+from regnet_backbones.detection.config import changed, read_config
 from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.training.trainer import Trainer
 from regnet_backbones.errors import UserError
@@ -53,11 +53,7 @@ class Data:
 
 
 def is_needed(args: argparse.Namespace) -> bool:
-    """Return whether a command line has data and no config; of a run to be resumed, take its own.
-
-    Raises:
-        UserError: `--minutes` with a config, or a choice that other processes may make otherwise.
-    """
+    """Return whether a command line has data and no config; a resumed run takes its own."""
     first_run.check_minutes(args.minutes)
     has_data = args.train is not None or args.train_json is not None
     config = Path(_by_key(args.opts).get("OUTPUT_DIR", OUTPUT), CONFIG_NAME)
@@ -67,12 +63,11 @@ def is_needed(args: argparse.Namespace) -> bool:
     if has_data and not args.config_file and not args.eval_only:
         if processes.started_by_torchrun() or args.num_machines > 1:
             raise UserError(
-                "a config is chosen on one machine, and not by torchrun; pass --config-file, such "
-                f"as the {CONFIG_NAME} of a run on one machine"
+                f"torchrun and several machines need --config-file, such as a run's {CONFIG_NAME}"
             )
         return True
     if args.minutes is not None:
-        raise UserError("--minutes is for a run without --config-file; set SOLVER.MAX_ITER")
+        raise UserError("--minutes needs a run without --config-file; set SOLVER.MAX_ITER instead")
     return False
 
 
@@ -104,12 +99,8 @@ class FirstRun:
         self._set(cfg, choose(self._data, weights=weights, gpus=gpus, gpu_memory=memory))
 
     def fit_length(self, cfg: CfgNode) -> CfgNode:
-        """Return a config of `fit` with the length of its run, and print all that was chosen.
-
-        Some iterations are timed on a CPU, and with `--minutes`.
-        """
-        cfg, batch, seconds = cfg.clone(), cfg.SOLVER.IMS_PER_BATCH, None
-        cfg.defrost()
+        """Return a config with the length of its run; time steps on a CPU or for `--minutes`."""
+        cfg, batch, seconds = changed(cfg), cfg.SOLVER.IMS_PER_BATCH, None
         minutes = self._args.minutes
         if cfg.MODEL.DEVICE == "cpu":
             minutes = minutes or first_run.MINUTES
@@ -125,10 +116,8 @@ class FirstRun:
             f"{self._data.large:.0%} of their shorter side, on {cfg.MODEL.DEVICE}"
         )
         facts += "" if seconds is None else f" with {seconds:.2f} s for {batch} images"
-        chosen = {key: v for key, v in self._chosen.items() if key not in self._given}
-        options = [f"{key} {value!r}" for key, value in chosen.items()]
-        config = str(Path(cfg.OUTPUT_DIR, CONFIG_NAME))
-        command = ["train-detector", "--config-file", config]
+        options = [f"{key} {v!r}" for key, v in self._chosen.items() if key not in self._given]
+        command = ["train-detector", "--config-file", str(Path(cfg.OUTPUT_DIR, CONFIG_NAME))]
         first_run.show(facts, [f"--config-file {self._base}", *options], command)
         return cfg
 
@@ -165,14 +154,7 @@ def look_at(train: CocoSplit, val: CocoSplit) -> Data:
 
 
 def choose(data: Data, *, weights: str, gpus: int, gpu_memory: float) -> dict[str, object]:
-    """Return keys of a config and their values, all but the length of the run.
-
-    Args:
-        data: what to train on.
-        weights: what `MODEL.WEIGHTS` is to be; "" for random ones.
-        gpus: number of GPUs, 0 for a CPU.
-        gpu_memory: of each, GiB.
-    """
+    """Return keys and values for all but the length of a run; `gpu_memory` is in GiB."""
     chosen: dict[str, object] = {"MODEL.WEIGHTS": weights, "MODEL.MASK_ON": bool(data.masks)}
     if data.masks:
         chosen["INPUT.MASK_FORMAT"] = data.masks

@@ -22,10 +22,7 @@ COUNTED = 4000
 
 
 def look_at(cfg: CfgNode, loader: TrainLoader | None = None) -> None:
-    """Print how often and how large objects are, and write training images to `data.png`.
-
-    The loader of a run is left as it is; None builds one.
-    """
+    """Print how often and how large objects are; write training images to `data.png`."""
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
 
     @cache

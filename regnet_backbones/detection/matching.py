@@ -28,15 +28,10 @@ Predictions = Sequence[Mapping[str, object]]  # in COCO's results format
 
 
 def match(overlaps: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """Return the object that each prediction takes, or `NOTHING`.
+    """Return the object (P,) that each prediction takes, or `NOTHING`.
 
-    Args:
-        overlaps: IoU of predictions, the surest first, and objects (P, O); 0 where the two must
-            not match.
-        crowd: which objects are crowds (O,), of which each can be taken many times.
-
-    Returns:
-        Places of objects (P,).
+    `overlaps` (P, O) are the IoU of predictions, the surest first, 0 where two must not match; a
+    crowd (O,) can be taken many times.
     """
     taken, free = np.full(len(overlaps), NOTHING), ~crowd
     for place in np.flatnonzero(overlaps.max(axis=1, initial=0) >= MIN_IOU):
@@ -61,22 +56,16 @@ def count_objects(
     """Return precision and recall where F1 is best, and the confusion matrix there.
 
     Predictions are pooled over all images. `F1`, `precision` and `recall` in percent are those of
-    the predictions with a score of at least `min_score`, the threshold from 0 to 1 for which F1 is
-    highest (the highest of several). Of all classes together there is one threshold; with more than
-    one class `F1-NAME` and so on are of a class at a threshold of its own. Numbers are NaN for
-    classes without objects.
+    predictions with a score of at least `min_score`, where F1 is highest (the highest of several).
+    With more than one class, `F1-NAME` and so on are at a threshold of the class. Numbers are NaN
+    for classes without objects.
 
-    The confusion matrix is at the one threshold. Its diagonal are the matches above. Then the
+    The confusion matrix is at the one threshold, with the matches above on its diagonal. Then the
     predictions left over, the surest first, take the free object of another class that they overlap
     most. Objects that nothing takes are predicted as background, and predictions that take nothing
-    have background as their truth. A row of a class thus sums up to its objects, a column to its
-    predictions.
+    have background as their truth. Rows add up to the objects, columns to the predictions.
 
-    Args:
-        truth, found: annotations and predictions.
-        task: what overlaps, "bbox" or "segm".
-        class_names: of the categories in the order of their ids.
-        image_ids: images to count, None for all.
+    `task` is "bbox" or "segm"; `class_names` are in the order of category ids.
     """
     of_class = {category: index for index, category in enumerate(sorted(truth.getCatIds()))}
     by_image = defaultdict(list)

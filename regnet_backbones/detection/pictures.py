@@ -81,13 +81,7 @@ def seen_in(outputs: Mapping[str, object], min_score: float) -> Seen:
 
 
 class Canvas(Visualizer):
-    """Detectron2's drawing, with a colour for each class and texts that are inside the picture.
-
-    Args:
-        pixels: RGB, uint8 (H, W, 3).
-        metadata: of a dataset; colours that it lacks are those of `class_colors`.
-        scale: of the picture, in pixels of the image.
-    """
+    """Detectron2's drawing, with a colour for each class and texts inside the picture."""
 
     def __init__(self, pixels: np.ndarray, metadata: Metadata, scale: float):
         things, stuff = (metadata.get(f"{kind}_classes", ()) for kind in ("thing", "stuff"))
@@ -156,13 +150,7 @@ def drawing_task(seen: Seen, metadata: Metadata) -> tuple[Seen, dict[str, object
 
 
 def write_overlay(file: Path, pixels: np.ndarray, seen: Seen, fields: dict[str, object]) -> None:
-    """Write the picture of `draw_overlay`.
-
-    Args:
-        file: a JPEG file in a folder that may be missing.
-        pixels: RGB, uint8 (H, W, 3).
-        seen, fields: as `drawing_task` returns them.
-    """
+    """Write `draw_overlay` as JPEG; `seen` and `fields` are those of `drawing_task`."""
     instances = seen.get("instances")
     if instances is not None and instances.has("pred_masks"):
         width = instances.image_size[1]
@@ -173,13 +161,7 @@ def write_overlay(file: Path, pixels: np.ndarray, seen: Seen, fields: dict[str, 
 
 
 def draw_overlay(pixels: np.ndarray, seen: Seen, metadata: Metadata) -> Image.Image:
-    """Draw what is seen over an image, the same picture each time.
-
-    Args:
-        pixels: RGB, uint8 (H, W, 3); a small image is enlarged.
-        seen: as `seen_in` returns it.
-        metadata: of a dataset.
-    """
+    """Draw what is seen over RGB pixels (H, W, 3), small ones enlarged, the same each time."""
     canvas = Canvas(pixels, metadata, max(1, MIN_WIDTH / pixels.shape[1]))
     draw_seen(canvas, seen)
     return Image.fromarray(canvas.output.get_image())
@@ -353,14 +335,9 @@ def f1(found: int, missed: int, made_up: int) -> float | None:
     return 2 * found / total if total else None
 
 
-def mean_iou(
-    truth: np.ndarray, prediction: np.ndarray, *, classes: int, ignore: int
-) -> float | None:
-    """Return the mean IoU over the classes in truth or prediction (H, W), None without any.
-
-    Pixels whose truth is `ignore` count nowhere.
-    """
+def mean_iou(truth: np.ndarray, found: np.ndarray, *, classes: int, ignore: int) -> float | None:
+    """Return the mean IoU over classes in truth or found (H, W) without `ignore`; or None."""
     counted = truth != ignore
-    pairs = truth[counted].astype(np.int64) * classes + prediction[counted]
+    pairs = truth[counted].astype(np.int64) * classes + found[counted]
     matrix = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
     return mean_of(class_scores(matrix)["iou"])

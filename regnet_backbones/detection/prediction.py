@@ -11,19 +11,13 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from regnet_backbones.adapters.detectron2 import id2rgb
-from regnet_backbones.detection.architectures import (
-    OTHER,
-    architecture_of,
-    outputs_of,
-    raise_score_threshold,
-)
+from regnet_backbones.detection import architectures
 from regnet_backbones.detection.classes import KnownClasses, class_names, known_classes
 from regnet_backbones.detection.data import read_image_ids
 from regnet_backbones.detection.engines import Engine, build_engine, check_engine, use_exported
@@ -51,18 +45,7 @@ Item = TypeVar("Item")
 
 
 class DetectorPredictor:
-    """A trained detector that is given images of any size.
-
-    All but the model is checked at first: `build` makes the model.
-
-    Args:
-        trained, min_score, opts, device, val_json: see `predict`.
-        engine, exported, window, window_stride: see `evaluation.evaluate`.
-
-    Attributes:
-        cfg: how the model takes its images.
-        classes: what the numbers of its classes stand for.
-    """
+    """A trained detector for images of any size, see `predict`; `build` makes the model."""
 
     def __init__(
         self,
@@ -84,7 +67,7 @@ class DetectorPredictor:
         self.cfg = load_config(trained, opts=opts, device=device)
         use_exported(self.cfg, engine, exported)
         if engine == "torch":  # an exported file has a threshold of its own
-            raise_score_threshold(self.cfg, min_score)
+            architectures.raise_score_threshold(self.cfg, min_score)
         self.classes = known_classes(self.cfg, val_json)
         self._min_score, self._engine, self._exported = min_score, engine, exported
 
@@ -111,7 +94,10 @@ class DetectorPredictor:
         """
         if isinstance(self._model, SlidingDetector):
             self._model.batch_size = batch_size
-        inputs = ((item, _given(self.cfg, image)) for item, image in images)
+        inputs = (
+            (item, {"image": model_input(self.cfg, i), "height": i.height, "width": i.width})
+            for item, i in images
+        )
         for batch in batches(inputs, batch_size, lambda each: each[1]["image"].shape):
             with torch.no_grad():
                 predicted = self._model([given for _, given in batch])
@@ -126,7 +112,7 @@ class DetectorPredictor:
     def _result(self, pixels: np.ndarray, seen: Seen) -> Result:
         if not seen:
             name = self.cfg.MODEL.META_ARCHITECTURE
-            raise UserError(f"a {name} gives neither objects nor classes of pixels")
+            raise UserError(f"a {name} predicts neither objects nor classes of pixels")
         found: dict[str, object] = {}
         given = self.classes.metadata
         things, stuff = tuple(given.thing_classes), tuple(given.stuff_classes)
@@ -136,7 +122,8 @@ class DetectorPredictor:
             ids, info = _coco_segments(seen["panoptic_seg"], self.classes)
             found |= {"segments": ids, "segments_info": info}
         # Panoptic-DeepLab gives no instances of an image without objects.
-        known = architecture_of(self.cfg) is not OTHER and "instances" in outputs_of(self.cfg)
+        known = architectures.architecture_of(self.cfg) is not architectures.OTHER
+        known = known and "instances" in architectures.outputs_of(self.cfg)
         if "instances" in seen or known or "sem_seg" not in seen:
             found |= {"class_names": things, **_arrays(seen.get("instances"), pixels.shape[:2])}
         else:
@@ -170,22 +157,19 @@ def predict(
         labels/<name>.png     the class of each pixel, from 0, of a model with semantic output
         classes.txt           names of these classes, one a line, if they are known
 
-    A frame is named as `<video>_<number from 0>`; the overlays of a video are `<video>.mp4`. An
-    image that cannot be read is left out with a warning.
+    A frame is named `<video>_<number from 0>`; the overlays of a video are `<video>.mp4`. An image
+    that cannot be read is left out with a warning.
 
     Args:
-        trained: a detector, as `find_trained` finds it.
+        trained, output, opts, device: see `evaluation.evaluate`.
         images: files, as `find_images` finds them; their `output_names` are the names.
-        output: the folder to write to.
         min_score: instances below this score are left out.
-        opts: keys and values in turn that override the config.
-        device: None for that of the config, or the CPU without a GPU.
-        val_json: a COCO json whose categories are those of the training, and whose images, if it
-            has them, give the ids; None for the categories of `DATASETS.TEST`, if it is registered.
+        val_json: a COCO json with the categories of the training, and perhaps ids of the images;
+            None for the categories of `DATASETS.TEST`, if it is registered.
         pictures: whether to draw overlays.
-        batch_size: how many consecutive images that are resized to one size the model takes at a
-            time, and windows of one image. Results may differ in the last bits.
-        engine, exported, window, window_stride: how the detector is run, see `evaluate`.
+        batch_size: how many images of one size after resizing, or windows of one image, the model
+            takes at a time. Results may differ in the last bits.
+        engine, exported, window, window_stride: see `evaluation.evaluate`.
         every: which frames of a video are predicted: 0, every, 2 * every, ...
 
     Returns:
@@ -245,17 +229,10 @@ def predict(
     return read.failed
 
 
-def _given(cfg: CfgNode, image: Image.Image) -> dict[str, object]:
-    """Return what a model takes of an image."""
-    return {"image": model_input(cfg, image), "height": image.height, "width": image.width}
-
-
 def _image_ids(
     images: Sequence[Path], val_json: str | Path | None
 ) -> tuple[dict[Path, int | str], Iterator[int]]:
-    """Return the ids that images have in a json; others are counted from its largest id on.
-
-    The second value counts on after those.
+    """Return the ids of images in a json, and further free ones; other images get some of these.
 
     A json names images relative to a folder: the images' common one, or one above it.
     """
@@ -273,8 +250,7 @@ def _image_ids(
     others = [image for image in images if image not in found]
     if known and others:
         logger.warning(
-            "%d of %d images are not in '%s', such as '%s': their image_id counts on from its "
-            "largest one, and COCO's tools refuse them",
+            "%d of %d images are not in '%s', such as '%s'; COCO's tools reject their image_id",
             *(len(others), len(images), val_json, others[0]),
         )
     return found | {image: next(free) for image in others}, free
@@ -323,7 +299,7 @@ def _arrays(objects: Instances | None, size: tuple[int, int]) -> dict[str, np.nd
         objects = Instances(size, scores=torch.zeros(0), pred_classes=torch.zeros(0))
         objects.pred_boxes = Boxes(torch.zeros(0, 4))
     if not isinstance(objects.pred_boxes, Boxes):
-        raise UserError("a model of rotated boxes cannot be used here, only one of upright boxes")
+        raise UserError("rotated boxes are not supported; use a model of upright boxes")
     found = {
         "boxes": objects.pred_boxes.tensor.float().numpy(),
         "scores": objects.scores.float().numpy(),

@@ -38,19 +38,16 @@ def is_first_process() -> bool:
 def check_processes(processes: int, machines: int, machine_rank: int, url: str | None) -> None:
     """Raise UserError if `run_in_processes` cannot be called so."""
     if started_by_torchrun() and (processes > 1 or machines > 1):
-        raise UserError(
-            "torchrun has started the processes; leave out --num-gpus and --num-machines"
-        )
+        raise UserError("leave out --num-gpus and --num-machines, which torchrun replaces")
     if machines > 1 and (url in (None, "auto") or not 0 <= machine_rank < machines):
         raise UserError(
-            "several machines need --dist-url tcp://HOST:PORT of the first one, and a "
-            f"--machine-rank below --num-machines, got {url} and {machine_rank} of {machines}"
+            "several machines need --dist-url tcp://HOST:PORT of the first one and --machine-rank "
+            f"from 0 to {machines - 1}, got {url} and {machine_rank}"
         )
     gpus = torch.cuda.device_count()
     if processes < 1 or 0 < gpus < processes:
         raise UserError(
-            "the number of processes (--num-gpus of a training, --devices of an evaluation) must "
-            f"be 1 to the number of GPUs, which is {gpus}, got {processes}"
+            f"--num-gpus (--devices) must be 1 to {gpus}, the number of GPUs, got {processes}"
         )
 
 

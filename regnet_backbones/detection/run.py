@@ -22,12 +22,7 @@ from regnet_backbones.adapters.detectron2.network import check_weights
 from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.config import read_config, use_cpu_without_gpu
 from regnet_backbones.detection.config_checks import check_config, check_datasets_exist
-from regnet_backbones.detection.data import (
-    OPTIONS,
-    register_own_data,
-    use_own_data,
-    use_sources,
-)
+from regnet_backbones.detection.data import OPTIONS, register_own_data, use_own_data, use_sources
 from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.datasets import check_datasets
 from regnet_backbones.detection.evaluation import check_evaluators, results_tables
@@ -49,13 +44,12 @@ logger = logging.getLogger(__name__)
 def launch_run(args: argparse.Namespace, report: Callable[[str], int] | None = None) -> int:
     """Check config and data, run in all processes, and return the status: 2 for unusable data.
 
-    `report` is what writes the page of a run's folder, where `--report` asks for it, or no config
-    is given, and returns the status.
+    `report` writes the page of a folder for `--report` or without a config; it returns the status.
     """
     place = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     trains = not (args.eval_only or args.check_data)
     if args.report and not trains:
-        raise UserError("--report is for a training; evaluate a run with `evaluate` or `report`")
+        raise UserError("--report needs a training; for an earlier run use the command `report`")
     reports = trains and (not args.config_file if args.report is None else args.report)
     try:
         with StopSignals(wait=False):
@@ -85,10 +79,7 @@ def launch_run(args: argparse.Namespace, report: Callable[[str], int] | None = N
 def read_run_config(
     args: argparse.Namespace, first: FirstRun | None = None
 ) -> tuple[CfgNode, dict[str, CocoSplit]]:
-    """Return the checked and frozen config of a run, and the user's own datasets by their names.
-
-    `first` chooses it where none is given.
-    """
+    """Return the checked config of a run, given or chosen by `first`, and your datasets by name."""
     training = not args.eval_only
     cfg = first.base() if first else read_config(args.config_file, args.opts)
     cfg.OPTIMIZE.ENABLED |= args.optimize or args.compile
@@ -116,7 +107,7 @@ def read_run_config(
     check_config(cfg, training=training, processes=processes)
     if not (training or cfg.MODEL.WEIGHTS or _resumes(args, cfg)):
         raise UserError(
-            "there is nothing to evaluate; pass MODEL.WEIGHTS path/to/model.pth, or --resume for "
+            "nothing to evaluate; pass MODEL.WEIGHTS path/to/model.pth, or --resume for "
             "the last checkpoint of OUTPUT_DIR"
         )
     check_output_folder(cfg.OUTPUT_DIR, name="OUTPUT_DIR")
@@ -146,7 +137,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
         print(f"config, metrics and checkpoints: {cfg.OUTPUT_DIR}")
         if not args.eval_only:
             command = shlex.join(["regnet-backbones", "report", cfg.OUTPUT_DIR])
-            print(f"all of it on one page: {command}")
+            print(f"to see all on one page, run: {command}")
     return results
 
 
@@ -191,12 +182,12 @@ def _check_data(args: argparse.Namespace, cfg: CfgNode, read: dict[str, CocoSpli
     if args.check_data:
         file = Path(cfg.OUTPUT_DIR) / "data_report.txt"
         report.write(file)
-        print(f"{len(report.defects):,} errors and notes, all of them in {file}")
+        print(f"{len(report.defects):,} errors and notes, listed in {file}")
         if not args.eval_only:
             look_at(cfg)
     elif report.has_errors:
-        hint = "all of them, and those of the other images: --check-data"
-        print(f"{hint}; to train all the same: --skip-data-check", file=sys.stderr)
+        hint = "--check-data lists all errors, of all images"
+        print(f"{hint}; --skip-data-check trains without a check", file=sys.stderr)
     return report.has_errors
 
 

@@ -24,11 +24,7 @@ OF_THE_RUN = (
 
 
 def share(trained: Trained, folder: Path) -> Facts:
-    """Write config and weights of a detector to a folder, and return what is known of it.
-
-    Raises:
-        UserError: config or checkpoint cannot be used, or the folder would not load as the run.
-    """
+    """Write config and weights of a detector to a folder, and return what is known of it."""
     (cfg, model), of_run = load_detector(trained), read_config(trained.config_file)
     weights, licence = name_and_licence(of_run.MODEL.WEIGHTS)
     state = model.state_dict()

@@ -41,16 +41,12 @@ PROPOSALS = {"ids": "indexes", "boxes": "boxes", "objectness_logits": "scores"}
 def load_config(
     trained: Trained, *, opts: Sequence[str] = (), device: str | None = None
 ) -> CfgNode:
-    """Return the config of a trained detector, with its checkpoint as `MODEL.WEIGHTS`.
+    """Return the checked, unfrozen config of a detector, with its checkpoint as `MODEL.WEIGHTS`.
 
     Args:
         trained: a detector, as `find_trained` finds it.
         opts: keys and values in turn that override the config.
-        device: such as "cpu" or "cuda:1"; None for that of the config, or the CPU with a warning
-            without a GPU.
-
-    Returns:
-        The checked config, not frozen.
+        device: None for that of the config, or the CPU with a warning without a GPU.
 
     Raises:
         UserError: the config, an override or the device cannot be used.
@@ -72,11 +68,7 @@ def load_config(
 def load_detector(
     trained: Trained, *, opts: Sequence[str] = (), device: str | None = "cpu"
 ) -> tuple[CfgNode, nn.Module]:
-    """Return the config and the model of a trained detector, in evaluation mode.
-
-    Args:
-        trained, opts, device: see `load_config`.
-    """
+    """Return config and model in evaluation mode; arguments and errors as of `load_config`."""
     cfg = load_config(trained, opts=opts, device=device)
     model = build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)
@@ -84,17 +76,7 @@ def load_detector(
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> None:
-    """Load a checkpoint into a detector, all of it.
-
-    Where a training starts, heads of other classes may stay random. Here they may not.
-
-    Args:
-        model: changed in place.
-        checkpoint: a file or address that detectron2's `DetectionCheckpointer` reads.
-
-    Raises:
-        UserError: the checkpoint lacks weights of the model, or has them in other shapes.
-    """
+    """Load a whole `checkpoint` into `model`; unlike in a training, no head may stay random."""
     WholeCheckpointer(model).load(checkpoint, checkpointables=[])
 
 
@@ -116,10 +98,7 @@ def optimization_of(cfg: CfgNode) -> Optimization | None:
     if not node.ENABLED:
         return None
     return Optimization(
-        dtype=node.DTYPE,
-        compile=node.COMPILE,
-        fold=node.FOLD,
-        memory_format=node.MEMORY_FORMAT,
+        dtype=node.DTYPE, compile=node.COMPILE, fold=node.FOLD, memory_format=node.MEMORY_FORMAT
     )
 
 
@@ -160,7 +139,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         elif filename.endswith(".pkl") and not {"model", "__author__"} <= content.keys():
             author, state = "Caffe2", content.get("blobs", content)
         if not isinstance(state, Mapping):
-            raise UserError(f"{filename} holds no state dict (names to tensors)")
+            raise UserError(f"'{filename}' has no state dict (tensors by name)")
         state = as_tensors(state, filename)
         if author is None:
             return {**(content if "model" in content else {}), "model": state}
@@ -172,18 +151,18 @@ class SafeCheckpointer(DetectionCheckpointer):
         super()._log_incompatible_keys(incompatible)
         missing = sorted(_filter_reused_missing_keys(self.model, incompatible.missing_keys))
         problems = {
-            "have another shape": [
+            "weights have another shape": [
                 f"{name} is {in_file} in the checkpoint and {in_model} in the model"
                 for name, in_file, in_model in incompatible.incorrect_shapes
             ],
             # Counts of batches are not used, and zoo files have none.
-            "are not in it": [n for n in missing if not n.endswith("num_batches_tracked")],
+            "weights are missing": [n for n in missing if not n.endswith("num_batches_tracked")],
         }
         words = [f"{len(n)} {what}: {listing(n)}" for what, n in problems.items() if n]
         if words and self.must_be_whole:
             raise UserError(
-                "the checkpoint is not of the model that the config describes; of its weights "
-                f"{'; '.join(words)}. Use the config of its training, with its overrides"
+                f"the checkpoint does not fit the config: {'; '.join(words)}. Use the config of "
+                "its training, with the same overrides"
             )
 
 
@@ -213,8 +192,7 @@ def load_proposals(records: list[dict], file: str) -> list[dict]:
             record["proposal_bbox_mode"] = mode
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
-            f"proposals '{file}' must be a dict of {', '.join(PROPOSALS)}, lists with an array for "
-            "each image of the dataset, and perhaps a bbox_mode, as COCOEvaluator writes: "
-            f"{error!r}"
+            f"proposals '{file}' must be a dict of {', '.join(PROPOSALS)} (lists with an array for "
+            f"each image) and optionally bbox_mode, as COCOEvaluator writes: {error!r}"
         ) from error
     return records

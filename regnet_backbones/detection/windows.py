@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from torchvision.ops import batched_nms
 
+from regnet_backbones.detection.config import changed
 from regnet_backbones.detection.trained import resized
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.image_files import batches
@@ -32,15 +33,8 @@ COUNTED = 300
 class SlidingDetector:
     """A detector in windows, in the place of detectron2's model, which takes images unresized.
 
-    Args:
-        cfg: how the model takes its images.
-        model: gives `instances` of upright boxes.
-        window, stride: pixels of the image, see `runs.windows`.
-        batch_size: how many windows the model takes at a time.
-        limit: how many instances of a class in an image are kept, None for all.
-
-    Raises:
-        UserError: windows cannot be used with the model.
+    `model` gives `instances` of upright boxes, for `batch_size` windows at a time. At most `limit`
+    instances of a class are kept in an image.
     """
 
     def __init__(
@@ -88,7 +82,7 @@ class SlidingDetector:
         found = output.get("instances")
         if output.keys() != {"instances"} or not isinstance(found.get("pred_boxes"), Boxes):
             raise UserError(
-                "--window is for detectors that give instances with upright boxes only, and this "
+                "--window needs a detector of upright boxes, and this "
                 f"{self.cfg.MODEL.META_ARCHITECTURE} gives {', '.join(output)}; leave it out"
             )
         found, offset = found.to("cpu"), torch.tensor([left, top, 0])
@@ -115,22 +109,13 @@ def window_settings(window: int | None, stride: int | None) -> dict[str, int | N
 
 def in_own_size(cfg: CfgNode) -> CfgNode:
     """Return a config whose images are read for a `SlidingDetector`, which resizes its windows."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.INPUT.MIN_SIZE_TEST = 0
-    return cfg
+    return changed(cfg, "INPUT.MIN_SIZE_TEST", 0)
 
 
 def merged(parts: Sequence[Instances], limit: int | None = None) -> Instances:
-    """Merge the instances of views of an image.
+    """Merge views of an image as `SlidingDetector` moves them, with packed masks and `is_cut`.
 
-    Args:
-        parts: of each view, as `SlidingDetector` moves them: in the coordinates of the image, with
-            packed masks and `is_cut`.
-        limit: how many instances of a class are kept, None for all.
-
-    Returns:
-        The instances, the surest first; masks are bool (N, H, W).
+    Return the instances, the surest first, at most `limit` of a class; masks are bool (N, H, W).
     """
     if len(parts) == 1:
         return _taken(parts[0], torch.arange(len(parts[0])))

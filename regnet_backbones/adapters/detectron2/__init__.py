@@ -5,7 +5,6 @@ from regnet_backbones.adapters import import_lazily
 # Names of `compat`, which nothing outside this package imports.
 _LAZY = {
     "make_local_groups": "compat.engine",
-    "VOID": "compat.panoptic_quality",
     "id2rgb": "compat.panoptic_quality",
     "rgb2id": "compat.panoptic_quality",
 }

@@ -39,20 +39,14 @@ class RegNetBackbone(RegNetFeatures, Backbone):
 
     Args:
         name_or_design: a name of `regnet_backbones.zoo.names()`, or a `RegNetDesign`.
-        out_features: names of the maps to return: "stem" (C1), "res2" to "res5" or "s1" to "s4"
-            (C2 to C5 both).
+        out_features: maps to return: "stem" (C1), "res2" to "res5" or "s1" to "s4" (C2 to C5 both).
         norm: see `RegNetFeatures`.
-        options: others of `RegNetFeatures`; `freeze_at` counts as detectron2's
-            `MODEL.BACKBONE.FREEZE_AT`.
+        options: others of `RegNetFeatures`; `freeze_at` is detectron2's `MODEL.BACKBONE.FREEZE_AT`.
 
     Attributes:
-        input_format: channel order of the images that the detector gets, "RGB" or "BGR"; None
-            where the builder did not say and the detector itself has to know.
-        pixel_mean, pixel_std: what the detector subtracts from each channel of an image and
-            divides it by, None likewise. A detector need not show them, so that the builder keeps
-            them here.
-        weights_format: of the images that the weights to load saw, None for what their dialect
-            says.
+        input_format: channel order of the detector's images, "RGB" or "BGR"; None if unknown.
+        pixel_mean, pixel_std: what normalises the channels of its images; None if unknown.
+        weights_format: of the images that the weights to load saw, None for that of their dialect.
 
     Raises:
         ValueError: as `RegNetFeatures`, or for an unknown feature name.
@@ -84,13 +78,9 @@ class RegNetBackbone(RegNetFeatures, Backbone):
             """Return the maps of `out_features` by name, see `forward`."""
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the maps of `out_features` by name.
+        """Return the maps of `out_features` by name, of images `x` (N, in_channels, H, W).
 
-        Args:
-            x: images (N, in_channels, H, W), any height and width.
-
-        Returns:
-            For each name a map (N, channels, ceil(H / stride), ceil(W / stride)).
+        A map is (N, channels, ceil(H / stride), ceil(W / stride)).
         """
         maps = dict(zip(self.out_levels, super().forward(x), strict=True))
         return {feature: maps[level] for feature, level in self._level_by_feature.items()}
@@ -104,7 +94,7 @@ def build_regnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RegNetBackbon
         input_shape: of the images, of which the number of channels is read.
 
     Raises:
-        ValueError: the node names no network, or one that cannot be built.
+        ValueError: the node names no network, or one that cannot be built or feed an FPN.
     """
     node = regnet_node(cfg)
     return _build_bottom_up(cfg, node, input_shape, node.OUT_FEATURES)
@@ -113,13 +103,7 @@ def build_regnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RegNetBackbon
 def build_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build a RegNet under an FPN: P2 to P5 from `MODEL.FPN.IN_FEATURES`, P6 by max pooling.
 
-    `MODEL.FPN.IN_FEATURES` may say res2 to res5, as stock ResNet configs do, or s1 to s4.
-
-    Args:
-        cfg, input_shape: see `build_regnet_backbone`.
-
-    Raises:
-        ValueError: the node names no network, or one that cannot feed an FPN.
+    Features are res2 to res5, or s1 to s4; arguments and errors as of `build_regnet_backbone`.
     """
     return _build_fpn(cfg, input_shape, lambda bottom_up: LastLevelMaxPool())
 
@@ -127,13 +111,8 @@ def build_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 def build_retinanet_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build a RegNet under an FPN for RetinaNet: P3 to P5, and P6 and P7 by convolutions of C5.
 
-    The coarsest of `MODEL.FPN.IN_FEATURES` (res3 to res5) gives P6, as in detectron2's builder.
-
-    Args:
-        cfg, input_shape: see `build_regnet_backbone`.
-
-    Raises:
-        ValueError: as `build_regnet_fpn_backbone`.
+    The coarsest of `MODEL.FPN.IN_FEATURES` (res3 to res5) gives P6, as in detectron2's builder;
+    arguments and errors as of `build_regnet_backbone`.
     """
 
     def build_top(bottom_up: RegNetBackbone) -> nn.Module:
@@ -147,20 +126,12 @@ def build_retinanet_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) ->
 def build_fcos_regnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build a RegNet under an FPN for FCOS: P3 to P5, and P6 and P7 by convolutions of P5.
 
-    The convention of AdelaiDet's `build_fcos_resnet_fpn_backbone`, which CondInst and BlendMask
-    use. `MODEL.FCOS.TOP_LEVELS` is how many levels come on top: 2, 1 (P6) or 0.
-
-    Args:
-        cfg, input_shape: see `build_regnet_backbone`.
-
-    Raises:
-        ValueError: as `build_regnet_fpn_backbone`, or for another number of levels.
+    The convention of AdelaiDet, CondInst and BlendMask. `MODEL.FCOS.TOP_LEVELS` is 2, 1 (P6) or 0;
+    arguments and errors as of `build_regnet_backbone`.
     """
     top_levels = fcos_node(cfg).TOP_LEVELS
     if top_levels not in (0, 1, 2):
-        raise UserError(
-            f"MODEL.FCOS.TOP_LEVELS must be 2 (P6 and P7), 1 (P6) or 0, got {top_levels}"
-        )
+        raise UserError(f"MODEL.FCOS.TOP_LEVELS must be 2 (P6, P7), 1 (P6) or 0, got {top_levels}")
 
     def build_top(bottom_up: RegNetBackbone) -> nn.Module | None:
         channels = cfg.MODEL.FPN.OUT_CHANNELS
@@ -199,11 +170,8 @@ BUILDERS: dict[str, Callable[[CfgNode, ShapeSpec], Backbone]] = {
 def register_builders(*, replace: bool = False) -> None:
     """Register the builders of this module in detectron2's `BACKBONE_REGISTRY`.
 
-    A builder of the same name that somebody else registered stays, with a warning, whether it came
-    before this or comes later: a project with its own copy keeps working as it did.
-
-    Args:
-        replace: take the name from the other builder instead.
+    A builder of the same name that another project registers, before or later, stays with a
+    warning; `replace` takes the name from it.
     """
     known = BACKBONE_REGISTRY._obj_map
     for name, builder in BUILDERS.items():
@@ -228,16 +196,13 @@ def register_builders(*, replace: bool = False) -> None:
 
 def _warn_of_other_builder(name: str, builder: Callable) -> None:
     logger.warning(
-        "%s is registered by %s, which is used instead of regnet_backbones' own; for ours call "
-        "%s.register_builders(replace=True)",
+        "%s of %s is used; for that of regnet_backbones call %s.register_builders(replace=True)",
         *(name, getattr(builder, "__module__", builder), __name__),
     )
 
 
 def _build_fpn(
-    cfg: CfgNode,
-    input_shape: ShapeSpec,
-    build_top: Callable[[RegNetBackbone], nn.Module | None],
+    cfg: CfgNode, input_shape: ShapeSpec, build_top: Callable[[RegNetBackbone], nn.Module | None]
 ) -> FPN:
     """Build the RegNet of a config under an FPN, with the levels on top that `build_top` makes."""
     in_features = cfg.MODEL.FPN.IN_FEATURES
@@ -245,10 +210,9 @@ def _build_fpn(
     strides = [bottom_up.output_shape()[name].stride for name in in_features]
     if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
         raise UserError(
-            "an FPN needs maps whose strides double, got MODEL.FPN.IN_FEATURES "
-            f"{list(in_features)} of strides {strides}; name neighbours from fine to coarse, such "
-            "as ['res2', 'res3', 'res4', 'res5'], and for a dilated RegNet (MODEL.REGNET."
-            "OUTPUT_STRIDE below 32) set MODEL.BACKBONE.NAME to 'build_regnet_backbone'"
+            "strides of MODEL.FPN.IN_FEATURES must double from map to map, as in ['res2', 'res3', "
+            f"'res4', 'res5'], got {list(in_features)} with strides {strides}; for MODEL.REGNET."
+            "OUTPUT_STRIDE below 32 set MODEL.BACKBONE.NAME to 'build_regnet_backbone'"
         )
     return FPN(
         bottom_up=bottom_up,

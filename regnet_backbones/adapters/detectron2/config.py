@@ -16,7 +16,7 @@ from regnet_backbones.adapters.detectron2.projects import project_defaults
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-# None: not given. It also lets a YAML file write a whole number where a float is meant.
+# None means 'not set', and lets YAML give an int where a float is expected.
 REGNET_DEFAULTS = {
     # A name of regnet_backbones.zoo; it wins over the numbers below.
     "NAME": "",
@@ -39,17 +39,16 @@ REGNET_DEFAULTS = {
     "OUTPUT_STRIDE": 32,
     "DROP_PATH_RATE": 0.0,
     "GRAD_CHECKPOINT": False,
-    # "RGB" or "BGR" images, where the weights of MODEL.WEIGHTS saw others than those of their
-    # project (pycls and detectron2's own RegNet: BGR, all others: RGB). PIXEL_MEAN and PIXEL_STD
-    # are then taken as they are, otherwise they must be those of the weights.
+    # "RGB" or "BGR" images of MODEL.WEIGHTS, if other than those of their project (pycls and
+    # detectron2's own RegNet: BGR, others: RGB). Then PIXEL_MEAN and PIXEL_STD are not checked.
     "WEIGHTS_FORMAT": "",
 }
 
 SOLVER_DEFAULTS = {
     # "SGD", "ADAMW" or "ADAM".
     "OPTIMIZER": "SGD",
-    # Learning rate of the RegNet over SOLVER.BASE_LR, which an FPN and heads have; and what it is
-    # multiplied by from part to part: once for the last stage, five times for the stem.
+    # Learning rate of the RegNet over SOLVER.BASE_LR, and a factor from stage to stage: once for
+    # the last stage, five times for the stem.
     "BACKBONE_LR_FACTOR": 1.0,
     "LAYER_DECAY": 1.0,
     # The last learning rate of "WarmupCosineLR"; a key of detectron2's main.

@@ -31,9 +31,8 @@ class RegNetLastStage(nn.Module):
         network = RegNetFeatures(name_or_design, norm=norm, out_levels=(5,), **options)
         if network.level_parts[5] != ("s4",):
             raise UserError(
-                f"{name_or_design} has no single last stage that could run on regions; use one of "
-                "regnetx, regnety, regnetv, or MODEL.REGNET.OUTPUT_STRIDE 16 with "
-                "'StandardROIHeads' (DC5)"
+                f"{name_or_design} cannot run its last stage on regions; use a regnetx, regnety or "
+                "regnetv, or MODEL.REGNET.OUTPUT_STRIDE 16 with 'StandardROIHeads' (DC5)"
             )
         self.s4 = network.s4
         self.pruned_parts = ("stem", "s1", "s2", "s3")  # of a file of the whole network
@@ -72,13 +71,10 @@ class RegNetRes5ROIHeads(Res5ROIHeads):
 
 @META_ARCH_REGISTRY.register()
 class FCOSDetector(FCOS):
-    """Detectron2's `FCOS` (`modeling/meta_arch/fcos.py`), which can also be built from a config.
+    """Detectron2's `FCOS`, with its `arguments`, which can also be built from a config.
 
-    The keys of `MODEL.FCOS` are AdelaiDet's names for the arguments. The model is detectron2's:
-    its head has no learned scales, and divides distances by the stride.
-
-    Args:
-        arguments: those of `FCOS`.
+    The keys of `MODEL.FCOS` are AdelaiDet's names for the arguments. The model is detectron2's: its
+    head has no learned scales, and divides distances by the stride.
     """
 
     @configurable
@@ -100,8 +96,8 @@ class FCOSDetector(FCOS):
         shapes, features = backbone.output_shape(), list(node.IN_FEATURES)
         if not set(features) <= set(shapes):
             raise UserError(
-                f"MODEL.FCOS.IN_FEATURES must be of the backbone's maps {', '.join(shapes)}, got "
-                f"{features}; MODEL.FCOS.TOP_LEVELS says how many there are above P5"
+                f"MODEL.FCOS.IN_FEATURES must be among {', '.join(shapes)}, got {features}; "
+                "MODEL.FCOS.TOP_LEVELS adds maps above P5"
             )
         head = FCOSHead(
             input_shape=[shapes[name] for name in features],

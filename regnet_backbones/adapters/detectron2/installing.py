@@ -45,20 +45,9 @@ def installed_detectron2() -> str | None:
 
 
 def install(wheels: Path | None = None) -> str:
-    """Install Detectron2 into the environment of this process, or write its wheel to a folder.
+    """Install Detectron2 into this environment, or write its wheel to a folder; return its name.
 
-    Downloads the source distribution (1 MB), whose hash is checked, and the build tools, from where
-    pip of this machine is set up to download.
-
-    Args:
-        wheels: the folder; None to install.
-
-    Returns:
-        The name of the wheel, `pb1_detectron2-0.6-py3-none-any.whl`.
-
-    Raises:
-        UserError: a download, the build or pip failed; the message has the last lines of pip.
-        MissingPackageError: torch is not installed, which its `setup.py` imports.
+    pip downloads the source distribution (1 MB), whose hash is checked, and the build tools.
     """
     if importlib.util.find_spec("torch") is None:
         text = "building Detectron2 needs torch; install it first: pip install torch torchvision"
@@ -123,7 +112,7 @@ def _environment(folder: Path) -> str:
         venv.create(place, with_pip=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(
-            f"no virtual environment can be made ({error}); install the module venv of this Python "
+            f"cannot make a virtual environment ({error}); install Python's module venv "
             "(python3-venv on Debian and Ubuntu)"
         ) from error
     # Behind its own packages, it sees torch of this environment.

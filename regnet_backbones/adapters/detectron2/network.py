@@ -29,8 +29,8 @@ def feature_levels(names: Sequence[str]) -> dict[str, int]:
     """Return the level (1 to 5) of each feature name, in the order given."""
     if not names or not set(names) <= set(FEATURE_LEVELS):
         raise UserError(
-            f"features of a RegNet are {', '.join(FEATURE_LEVELS)}, got {list(names)}; set "
-            "MODEL.REGNET.OUT_FEATURES and MODEL.FPN.IN_FEATURES to some of these"
+            f"features of a RegNet must be among {', '.join(FEATURE_LEVELS)}, got {list(names)}; "
+            "set MODEL.REGNET.OUT_FEATURES or MODEL.FPN.IN_FEATURES"
         )
     return {name: FEATURE_LEVELS[name] for name in names}
 
@@ -71,8 +71,8 @@ def check_weights(cfg: "CfgNode") -> str | RegNetDesign:
     network = network_of(node)
     if node.WEIGHTS_FORMAT not in ("", "RGB", "BGR"):
         raise UserError(
-            "MODEL.REGNET.WEIGHTS_FORMAT must be 'RGB', 'BGR', or '' for what the weights' own "
-            f"project uses, got '{node.WEIGHTS_FORMAT}'"
+            "MODEL.REGNET.WEIGHTS_FORMAT must be 'RGB', 'BGR', or '' for the weights' own, "
+            f"got '{node.WEIGHTS_FORMAT}'"
         )
     if not is_name(weights):
         return network
@@ -80,7 +80,7 @@ def check_weights(cfg: "CfgNode") -> str | RegNetDesign:
     check_variant(source, network)
     if source.variant is not None and node.NORM == "GN":
         raise UserError(
-            f"MODEL.WEIGHTS '{weights}' are for batch norm, got MODEL.REGNET.NORM 'GN'; set it to "
+            f"MODEL.WEIGHTS '{weights}' need batch norm, got MODEL.REGNET.NORM 'GN'; set NORM to "
             "'BN', 'SyncBN' or 'FrozenBN', or MODEL.WEIGHTS to '' to start from random weights"
         )
     given = (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
@@ -121,12 +121,12 @@ def check_images(
     if input_format == right and same:
         return
     raise UserError(
-        f"the weights '{weights}' saw other images than this config makes (INPUT.FORMAT "
+        f"the weights '{weights}' expect other images than this config gives (INPUT.FORMAT "
         f"'{input_format}', MODEL.PIXEL_MEAN {given[0]}, MODEL.PIXEL_STD {given[1]}); set\n"
         f'  INPUT.FORMAT: "{right}"\n'
         f"  MODEL.PIXEL_MEAN: {expected[0]}\n"
         f"  MODEL.PIXEL_STD: {expected[1]}\n"
-        "or, for weights that did see such images, MODEL.REGNET.WEIGHTS_FORMAT: "
+        "or, if they were trained on such images, MODEL.REGNET.WEIGHTS_FORMAT: "
         f'"{input_format}"'
     )
 

@@ -113,9 +113,7 @@ def _load(root: Path, kind: str, name: str, metadata: Metadata) -> list[dict]:
     try:
         shapes.check_drawn(root)
     except MissingFileError as error:
-        raise MissingFileError(
-            f"{error} (or set DETECTRON2_DATASETS to the folder above)"
-        ) from None
+        raise MissingFileError(f"{error} (or set DETECTRON2_DATASETS to its parent)") from None
     if kind == "_panoptic":
         return _load_panoptic(metadata)
     images, masks = metadata["image_root"], metadata.get("sem_seg_root")

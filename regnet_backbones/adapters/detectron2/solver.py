@@ -40,8 +40,7 @@ def choose_by_config(module: ModuleType) -> None:
         name = cfg.SOLVER.get("OPTIMIZER", "SGD")
         if name not in OPTIMIZERS:
             logger.warning(
-                "SOLVER.OPTIMIZER '%s' is not one of %s: it is left to detectron2's own "
-                "build_optimizer",
+                "SOLVER.OPTIMIZER '%s' is not one of %s; using detectron2's own build_optimizer",
                 *(name, ", ".join(OPTIMIZERS)),
             )
         build = _build_adam if name in ("ADAM", "ADAMW") else stock
@@ -131,8 +130,8 @@ def _scale_backbone_rates(
                     factors[weight] = factor * decay ** (6 - level)
     if not factors:
         raise UserError(
-            f"SOLVER.BACKBONE_LR_FACTOR {factor} and SOLVER.LAYER_DECAY {decay} are for a RegNet "
-            "of regnet_backbones, and the model has none; set both to 1.0"
+            "SOLVER.BACKBONE_LR_FACTOR and SOLVER.LAYER_DECAY must be 1.0 for a model without a "
+            f"RegNet of regnet_backbones, got {factor} and {decay}"
         )
     groups = []
     for group in optimizer.param_groups:

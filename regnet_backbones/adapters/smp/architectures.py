@@ -9,11 +9,7 @@ ARCHITECTURES = (OCRNet, UNet3Plus)
 
 
 def register_architectures(smp: ModuleType) -> None:
-    """Add our architectures to `segmentation_models_pytorch`; one of its own with that name stays.
-
-    Args:
-        smp: the package, when it is imported.
-    """
+    """Add our architectures to `segmentation_models_pytorch`; SMP's own of that name stays."""
     for architecture in ARCHITECTURES:
         name = architecture.__name__
         if not hasattr(smp, name):

@@ -30,10 +30,9 @@ class AuxiliaryModel(SegmentationModel):
     auxiliary_weights: tuple[float, ...] = ()
 
     def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return the maps of the encoder, the image first.
+        """Return the maps of the encoder of images `x` (N, in_channels, H, W), the image first.
 
-        Args:
-            x: images (N, in_channels, H, W), of sides that the encoder's output stride divides.
+        The encoder's output stride must divide the sides.
         """
         if not (torch.jit.is_tracing() or torch.compiler.is_compiling()):
             self.check_input_shape(x)
@@ -56,12 +55,10 @@ class FCNHead(nn.Sequential):
 class WithAuxiliaryHead(AuxiliaryModel):
     """A model of SMP and, for training, an FCN head on its map before the last: C4 of C1 to C5.
 
-        model = smp.UPerNet("regnety_032", classes=150)
-        in_training = WithAuxiliaryHead(model)
+        in_training = WithAuxiliaryHead(smp.UPerNet("regnety_032", classes=150))
         logits, auxiliary = in_training(images)
 
-    Encoder, decoder and head are those of the model, not copies: train this one, then save, export
-    or use the model itself.
+    Encoder, decoder and head are those of the model, no copies: save and export the model itself.
 
     Args:
         model: any of SMP that has a decoder for convolutional encoders, without `aux_params`.
@@ -84,7 +81,9 @@ class WithAuxiliaryHead(AuxiliaryModel):
         super().__init__()
         name = type(model).__name__
         if type(model).forward is not SegmentationModel.forward or model.classification_head:
-            raise UserError(f"{name} takes no auxiliary head: its outputs are of its own kind")
+            raise UserError(
+                f"{name} cannot have an auxiliary head: its outputs are not only logits"
+            )
         if not weight > 0:
             raise UserError(f"the weight of an auxiliary head must be above 0, got {weight}")
         self.encoder, self.decoder = model.encoder, model.decoder
@@ -97,13 +96,9 @@ class WithAuxiliaryHead(AuxiliaryModel):
         self._is_encoder_frozen = getattr(model, "_is_encoder_frozen", False)  # from SMP 0.6 on
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Return what the model returns, in training the logits of the head after it.
+        """Return logits (N, classes, H, W) of images `x` (N, in_channels, H, W).
 
-        Args:
-            x: images (N, in_channels, H, W).
-
-        Returns:
-            Logits (N, classes, H, W); in training a list of both.
+        In training a list: those of the model, then those of the auxiliary head.
         """
         features = self.encode(x)
         logits = self.segmentation_head(self.decoder(features))

@@ -78,13 +78,9 @@ class RegNetEncoder(RegNetFeatures, EncoderMixin):
         self.output_stride = self.strides[depth]
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return the image and the maps C1 to C{depth}.
+        """Return the image and the maps C1 to C{depth}, of images `x` (N, in_channels, H, W).
 
-        Args:
-            x: images (N, in_channels, H, W), any height and width.
-
-        Returns:
-            `x`, then maps (N, out_channels[l], ceil(H / strides[l]), ceil(W / strides[l])).
+        A map is (N, out_channels[l], ceil(H / strides[l]), ceil(W / strides[l])).
         """
         maps = self.list_maps(x)  # TorchScript cannot compile `super().forward(x)`
         maps.insert(0, x)
@@ -104,8 +100,7 @@ def design_name(design: RegNetDesign) -> str:
 def register_encoder(name: str, name_or_design: str | RegNetDesign) -> None:
     """Make a network an encoder of SMP: `smp.Unet(name, encoder_weights=None)`.
 
-    A model that `save_pretrained` wrote holds the network, and loads in every process that imports
-    `regnet_backbones`; there it has the name of the zoo or that of `design_name`.
+    A model of `save_pretrained` holds the network, and loads where `regnet_backbones` is imported.
 
     Args:
         name: what SMP calls it from now on; again with the same network is fine.
@@ -115,7 +110,7 @@ def register_encoder(name: str, name_or_design: str | RegNetDesign) -> None:
         ValueError: SMP has another encoder of that name or like it, or the network is unknown.
     """
     if name.startswith(RESERVED_PREFIXES):
-        raise UserError(f"'{name}' starts like SMP's own {RESERVED_PREFIXES}; choose another name")
+        raise UserError(f"name must not start with one of {RESERVED_PREFIXES}, got '{name}'")
     _register(name, name_or_design)
 
 
@@ -190,11 +185,7 @@ def _value(text: str) -> object:
 
 
 def save_designs(module: ModuleType) -> None:
-    """Let SMP's `save_pretrained` name a RegNet by what it is, in place of a registered name.
-
-    Args:
-        module: `segmentation_models_pytorch.base.hub_mixin`, when it is imported.
-    """
+    """Let `save_pretrained` of SMP's `hub_mixin` name a RegNet by what it is, as others know it."""
     stock = module.SMPHubMixin.save_pretrained
 
     @wraps(stock)
@@ -232,8 +223,8 @@ def _get_preprocessing_params(encoder_name: str, pretrained: str = "imagenet") -
     """Return what weights of ours expect."""
     settings = smp_encoders.encoders[encoder_name]["pretrained_settings"]
     if pretrained not in settings:
-        known = f"known are those of {list(settings)}, got {pretrained!r}"
-        raise UserError(f"preprocessing of '{encoder_name}' belongs to weights; {known}")
+        known = f"pass one of {list(settings)}, got {pretrained!r}"
+        raise UserError(f"no preprocessing for these weights of '{encoder_name}'; {known}")
     return deepcopy(settings[pretrained])
 
 
@@ -250,7 +241,7 @@ def _pretrained(name: str, weights: str | None, settings: Mapping[str, object]) 
         return weights
     raise UserError(
         f"encoder_weights of '{name}' must be None (random weights), one of {list(settings)}, a "
-        "source such as 'torchvision://regnet_y_3_2gf.IMAGENET1K_V2' or a file, as text; got "
+        "source such as 'torchvision://regnet_y_3_2gf.IMAGENET1K_V2' or a path as text, got "
         f"{weights!r}. To load a whole saved model, pass encoder_weights=None to from_pretrained"
     )
 

@@ -23,16 +23,14 @@ from regnet_backbones.adapters.smp.auxiliary import AuxiliaryModel, FCNHead, res
 class OCRNet(AuxiliaryModel):
     """OCRNet on any encoder of SMP; `smp.from_pretrained` and `smp.create_model` know it.
 
-    With one class there is one region, and every pixel has the same context: give the background
-    a class of its own.
+    With one class there is one region, and every pixel has the same context: give the background a
+    class.
 
     Args:
         encoder_name, encoder_weights, in_channels, classes, activation: as of SMP's models.
         encoder_depth: number of maps, 3 to 5; the last two are used.
-        encoder_output_stride: stride of the last map: 8 in the paper, and 16 or 32 to save memory
-            or for an encoder that cannot be dilated.
-        decoder_channels: channels of the pixel representation, and of the head of the coarse
-            segmentation.
+        encoder_output_stride: stride of the last map: 8 in the paper; 16 or 32 save memory.
+        decoder_channels: of the pixel representation, and of the head of the coarse segmentation.
         key_channels: channels in which pixels and regions are compared.
         dropout: probability that a channel is dropped before a classification.
         kwargs: further arguments of SMP's `tu-` encoders.
@@ -89,13 +87,9 @@ class OCRNet(AuxiliaryModel):
         self.initialize()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Return logits, in training those of the coarse segmentation after them.
+        """Return logits (N, classes, H, W) of images `x`, see `encode`.
 
-        Args:
-            x: images (N, in_channels, H, W), of sides that the encoder's output stride divides.
-
-        Returns:
-            Logits (N, classes, H, W); in training a list of both.
+        In training a list: these, then those of the coarse segmentation.
         """
         features = self.encode(x)
         coarse = self.auxiliary_head(features[-2])
@@ -143,15 +137,7 @@ class ObjectAttentionBlock(nn.Module):
 
 
 def spatial_gather(pixels: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
-    """Return the representation of each object region (equation 2).
-
-    Args:
-        pixels: (N, C, h, w).
-        coarse: logits (N, classes, h, w); a softmax over the pixels makes regions of them.
-
-    Returns:
-        Regions (N, C, classes, 1).
-    """
+    """Return regions (N, C, classes, 1) of pixels (N, C, h, w) by coarse logits (equation 2)."""
     weights = coarse.flatten(2).softmax(dim=-1)
     return (pixels.flatten(2) @ weights.transpose(1, 2)).unsqueeze(-1)
 

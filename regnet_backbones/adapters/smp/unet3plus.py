@@ -58,7 +58,7 @@ class UNet3Plus(AuxiliaryModel):
         if classification_guided and (classes > 2 or activation is not None):
             rule = "classes 1, or 2 with class 0 the background, and activation None"
             given = f"classes {classes} and activation {activation!r}"
-            raise UserError(f"classification_guided is for one object: {rule}, got {given}")
+            raise UserError(f"classification_guided needs {rule}, got {given}")
         self.encoder = get_encoder(
             encoder_name,
             in_channels=in_channels,
@@ -83,15 +83,11 @@ class UNet3Plus(AuxiliaryModel):
         init.initialize_head(self.auxiliary_heads)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Return logits, in training those of the coarser scales after them.
+        """Return logits (N, classes, H, W) of images `x`, see `encode`.
 
-        Args:
-            x: images (N, in_channels, H, W), of sides that the encoder's output stride divides.
-
-        Returns:
-            Logits (N, classes, H, W). In training a list, of the finest scale first; with
-            `classification_guided` the last ones, (N, 2, 1, 1), are of an image without and with
-            the object, and pixels do not depend on them until evaluation.
+        In training a list, of the finest scale first. With `classification_guided` the last ones,
+        (N, 2, 1, 1), are of an image without and with the object, and pixels do not depend on them
+        until evaluation.
         """
         maps = self.decoder(self.encode(x))
         masks = self.segmentation_head(maps[0])
@@ -103,11 +99,7 @@ class UNet3Plus(AuxiliaryModel):
 
 
 class UNet3PlusDecoder(nn.Module):
-    """Full-scale skip connections: each stage fuses maps of all scales.
-
-    Attributes:
-        out_channels: channels of the returned maps, by scale; the coarsest is the encoder's.
-    """
+    """Full-scale skip connections: each stage fuses all scales; `out_channels` are by scale."""
 
     def __init__(self, encoder_channels: Sequence[int], *, channels: int):
         super().__init__()

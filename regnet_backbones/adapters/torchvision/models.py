@@ -62,11 +62,7 @@ class RegNetMaps(RegNetFeatures):
         self.map_names = list(names.values())
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return maps (N, channels[l], ceil(H / strides[l]), ceil(W / strides[l])) by name.
-
-        Args:
-            x: images (N, in_channels, H, W), any height and width, RGB.
-        """
+        """Return maps (N, channels[l], ceil(H / strides[l]), ...) of RGB images `x`, by name."""
         maps: dict[str, torch.Tensor] = {}
         for name, feature_map in zip(self.map_names, self.list_maps(x)):  # noqa: B905
             maps[name] = feature_map
@@ -81,10 +77,9 @@ class RegNetFPN(nn.Module):
     Args:
         name_or_design: a name of `regnet_backbones.zoo.names()`, or a `RegNetDesign`.
         out_channels: channels of the returned maps.
-        levels: of the RegNet that enter the FPN, neighbours of 2 to 5.
-        top: what comes on top: "pool" (P6 by max pooling, for R-CNN), "p6p7" (P6 and P7 by
-            convolutions of P5, as in torchvision's FCOS and RetinaNet), "p6p7_of_c5" (of C5, as in
-            the RetinaNet of the paper and of Detectron2), None for nothing.
+        levels: of the RegNet that enter the FPN, consecutive ones of 2 to 5.
+        top: what comes on top: "pool" (P6 by max pooling, for R-CNN), "p6p7" (convolutions of P5,
+            as in torchvision), "p6p7_of_c5" (of C5, as in the paper and Detectron2), or None.
         norm, freeze_at, pretrained: see `RegNetFeatures`.
         norm_layer: of the FPN, called with a number of channels; None for none.
         options: others of `RegNetFeatures`.
@@ -119,7 +114,7 @@ class RegNetFPN(nn.Module):
             )
         levels = tuple(levels)
         if not levels or levels[0] < 2 or levels != LEVELS[levels[0] - 1 : levels[-1]]:
-            raise UserError(f"levels of an FPN must be neighbours of 2 to 5, rising, got {levels}")
+            raise UserError(f"levels must be consecutive numbers from 2 to 5, got {levels}")
         names = {level: str(i) for i, level in enumerate(levels)}
         settings = {"norm": norm, "freeze_at": freeze_at, "pretrained": pretrained}
         self.body = RegNetMaps(name_or_design, names, **settings, **options)
@@ -130,11 +125,7 @@ class RegNetFPN(nn.Module):
         self.out_channels = out_channels
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the maps of the FPN by torchvision's names: "0", "1", ..., then the top's.
-
-        Args:
-            x: images (N, in_channels, H, W), any height and width, RGB.
-        """
+        """Return maps "0", "1", ... of the FPN, then the top, of RGB images `x` (N, C, H, W)."""
         return self.fpn(self.body(x))
 
 
@@ -157,14 +148,7 @@ def faster_rcnn(name_or_design: str | RegNetDesign, **kwargs: object) -> FasterR
 
 
 def mask_rcnn(name_or_design: str | RegNetDesign, **kwargs: object) -> MaskRCNN:
-    """Build a Mask R-CNN.
-
-    Args:
-        name_or_design, kwargs: see `faster_rcnn`.
-
-    Raises:
-        ValueError: see `faster_rcnn`.
-    """
+    """Build a Mask R-CNN; arguments and errors as of `faster_rcnn`."""
     return _detector(MaskRCNN, name_or_design, **kwargs)
 
 
@@ -175,15 +159,11 @@ def keypoint_rcnn(
     num_keypoints: int | None = None,
     **kwargs: object,
 ) -> KeypointRCNN:
-    """Build a Keypoint R-CNN.
+    """Build a Keypoint R-CNN; other arguments and errors as of `faster_rcnn`.
 
     Args:
-        name_or_design, kwargs: see `faster_rcnn`.
         num_classes: the background included; None for 2.
         num_keypoints: of an object; None for 17.
-
-    Raises:
-        ValueError: see `faster_rcnn`.
     """
     kwargs["num_classes"] = 2 if num_classes is None else num_classes
     kwargs["num_keypoints"] = 17 if num_keypoints is None else num_keypoints
@@ -191,27 +171,13 @@ def keypoint_rcnn(
 
 
 def retinanet(name_or_design: str | RegNetDesign, **kwargs: object) -> RetinaNet:
-    """Build a RetinaNet on P3 to P7, P6 of C5.
-
-    Args:
-        name_or_design, kwargs: see `faster_rcnn`.
-
-    Raises:
-        ValueError: see `faster_rcnn`.
-    """
+    """Build a RetinaNet on P3 to P7, P6 of C5; arguments and errors as of `faster_rcnn`."""
     fpn = {"levels": (3, 4, 5), "top": "p6p7_of_c5"}
     return _detector(RetinaNet, name_or_design, fpn=fpn, **kwargs)
 
 
 def fcos(name_or_design: str | RegNetDesign, **kwargs: object) -> FCOS:
-    """Build an FCOS on P3 to P7, P6 of P5.
-
-    Args:
-        name_or_design, kwargs: see `faster_rcnn`.
-
-    Raises:
-        ValueError: see `faster_rcnn`.
-    """
+    """Build an FCOS on P3 to P7, P6 of P5; arguments and errors as of `faster_rcnn`."""
     return _detector(FCOS, name_or_design, fpn={"levels": (3, 4, 5), "top": "p6p7"}, **kwargs)
 
 
@@ -232,11 +198,7 @@ def deeplabv3(
 def fcn(
     name_or_design: str | RegNetDesign, *, aux_loss: bool | None = None, **kwargs: object
 ) -> FCN:
-    """Build an FCN of output stride 8.
-
-    Args:
-        name_or_design, aux_loss, kwargs: see `deeplabv3`.
-    """
+    """Build an FCN of output stride 8; arguments and errors as of `deeplabv3`."""
     return _fully_convolutional(FCN, FCNHead, name_or_design, aux_loss, **kwargs)
 
 
@@ -247,18 +209,17 @@ def lraspp(
     aux_loss: bool | None = None,
     **kwargs: object,
 ) -> LRASPP:
-    """Build an LR-ASPP of output stride 16 on C3 and C5.
+    """Build an LR-ASPP of output stride 16; other arguments and errors as of `deeplabv3`.
 
     Args:
-        name_or_design, kwargs: see `deeplabv3`.
         num_classes: the background included; None for 21.
-        aux_loss: False or None, which scripts pass; a second classifier does not exist.
+        aux_loss: False or None, which scripts pass; there is no second classifier.
 
     Raises:
         ValueError: `aux_loss` is true.
     """
     if aux_loss:
-        raise UserError("LR-ASPP has no auxiliary classifier, pass aux_loss=False")
+        raise UserError("LR-ASPP has no auxiliary classifier; pass aux_loss=False")
     body = _segmenter_body(name_or_design, {3: "low", 5: "high"}, 16, **kwargs)
     classes = 21 if num_classes is None else num_classes
     return LRASPP(body, body.channels[3], body.channels[5], classes)
@@ -287,7 +248,9 @@ def _detector(
     if trainable is not None and trainable not in range(6):
         raise UserError(f"trainable_backbone_layers must be 0 (none) to 5 (all), got {trainable}")
     if not pretrained and trainable not in (None, 5):
-        logger.warning("the backbone has random weights: all of its layers are trained")
+        logger.warning(
+            "trainable_backbone_layers=%s needs weights_backbone; it is ignored", trainable
+        )
     trainable = (3 if trainable is None else trainable) if pretrained else 5
     backbone = RegNetFPN(
         name_or_design,
@@ -336,8 +299,8 @@ def _segmenter_body(
     loaded = body.loaded
     if loaded and loaded.mean and not _same(loaded, (IMAGENET_MEAN, IMAGENET_STD)):
         logger.warning(
-            "the weights %s saw images of mean %s and deviation %s, normalise yours by these; the "
-            "presets of torchvision's reference scripts have others",
+            "the weights %s expect images normalised with mean %s and std %s; the presets of "
+            "torchvision's reference scripts use other values",
             *(loaded.source, loaded.mean, loaded.std),
         )
     return body
@@ -360,8 +323,8 @@ def _top_of(top: Top | None, c5_channels: int, out_channels: int) -> ExtraFPNBlo
 def _check_no_weights(weights: object) -> None:
     if weights is not None:
         raise UserError(
-            f"no weights of whole models on a RegNet are published, got weights={weights!r}; pass "
-            "weights=None and weights_backbone, or load a checkpoint with load_state_dict"
+            f"weights must be None, as none of whole models are published, got {weights!r}; pass "
+            "weights_backbone, or load a checkpoint with load_state_dict"
         )
 
 
@@ -380,12 +343,8 @@ def _pretrained(name_or_design: str | RegNetDesign, weights: BackboneWeights) ->
     own = get_model_weights(torchvision_name) if torchvision_name else None
     if own is None or own.__name__ != named[1]:
         raise UserError(
-            f"weights_backbone {named[0]} is of another network than {name_or_design}, "
-            + (
-                f"whose are {own.__name__}"
-                if own
-                else "of which torchvision has no weights; 'DEFAULT' are those of timm"
-            )
+            f"weights_backbone {named[0]} is for another network than {name_or_design}; pass "
+            + (f"one of {own.__name__}" if own else "'DEFAULT' for timm's, torchvision has none")
         )
     return f"torchvision://{torchvision_name}.{named[2]}"
 
@@ -399,16 +358,13 @@ def _image_statistics(body: RegNetMaps, given: Mapping[str, object]) -> dict[str
     values = [given.get(key) or expected[key] for key in expected]
     if not _same(loaded, values):
         raise UserError(
-            f"the weights {loaded.source} saw RGB images of image_mean {expected['image_mean']} "
-            f"and image_std {expected['image_std']}, got {values[0]} and {values[1]}; leave both "
-            "out, or give these"
+            f"the weights {loaded.source} need image_mean {expected['image_mean']} and image_std "
+            f"{expected['image_std']}, got {values[0]} and {values[1]}; leave both out"
         )
     return expected
 
 
 def _same(loaded: Report, values: Sequence[Sequence[float]]) -> bool:
     """Whether mean and deviation are those of the images that weights saw."""
-    known = (*loaded.mean, *loaded.std)
-    return all(
-        abs(a - b) <= _TOLERANCE for a, b in zip(known, (*values[0], *values[1]), strict=True)
-    )
+    pairs = zip((*loaded.mean, *loaded.std), (*values[0], *values[1]), strict=True)
+    return all(abs(a - b) <= _TOLERANCE for a, b in pairs)

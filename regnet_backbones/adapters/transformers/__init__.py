@@ -5,10 +5,7 @@ from types import ModuleType
 
 from regnet_backbones.adapters import import_lazily
 
-_LAZY = {
-    "RegNetFeaturesBackbone": "modeling",
-    "RegNetFeaturesConfig": "configuration",
-}
+_LAZY = {"RegNetFeaturesBackbone": "modeling", "RegNetFeaturesConfig": "configuration"}
 
 __all__ = list(_LAZY)
 

@@ -58,7 +58,7 @@ class RegNetFeaturesConfig(BackboneConfigMixin, PreTrainedConfig):
         if isinstance(design, RegNetDesign):
             design = asdict(design)
         if sum(map(bool, (name, design, numbers))) > 1:
-            raise UserError("a config takes a name, a design, or the numbers of one; got several")
+            raise UserError("pass only one of name, design and the numbers of one, got several")
         self.name = zoo.get(name).name if name else None
         # Made whole, so that the file of a config says all of it.
         self.design = asdict(RegNetDesign(**(design or numbers))) if design or numbers else None
@@ -75,7 +75,12 @@ class RegNetFeaturesConfig(BackboneConfigMixin, PreTrainedConfig):
             out_indices=None if out_indices is None else list(out_indices),
         )
         super().__init__(**{k: v for k, v in kwargs.items() if k != "stage_names"})
-        _register_backbone()
+        # `AutoBackbone` builds what a config says; only who has one pays the import.
+        from transformers import AutoBackbone
+
+        from regnet_backbones.adapters.transformers.modeling import RegNetFeaturesBackbone
+
+        AutoBackbone.register(RegNetFeaturesConfig, RegNetFeaturesBackbone, exist_ok=True)
 
     @property
     def network(self) -> str | RegNetDesign:
@@ -83,14 +88,5 @@ class RegNetFeaturesConfig(BackboneConfigMixin, PreTrainedConfig):
         if self.design:
             return RegNetDesign(**self.design)
         if self.name is None:
-            raise UserError("the config names no network: give name, such as 'regnety_032'")
+            raise UserError("the config has no network; pass name, such as 'regnety_032'")
         return self.name
-
-
-def _register_backbone() -> None:
-    """Make `AutoBackbone` build what a config of ours says; only who has one pays the import."""
-    from transformers import AutoBackbone
-
-    from regnet_backbones.adapters.transformers.modeling import RegNetFeaturesBackbone
-
-    AutoBackbone.register(RegNetFeaturesConfig, RegNetFeaturesBackbone, exist_ok=True)

@@ -16,15 +16,9 @@ from regnet_backbones.norm import hide_batch_norms
 
 
 class RegNetFeaturesBackbone(BackboneMixin, PreTrainedModel):
-    """A RegNet as a backbone of transformers' detectors and segmenters.
+    """A RegNet by a `config`, as a backbone of transformers' detectors and segmenters.
 
     `features` is the `RegNetFeatures`, with the stages up to the last of `config.out_indices`.
-
-    Args:
-        config: which network, and which maps.
-
-    Raises:
-        ValueError: as `RegNetFeatures`.
     """
 
     config_class = RegNetFeaturesConfig
@@ -57,14 +51,11 @@ class RegNetFeaturesBackbone(BackboneMixin, PreTrainedModel):
         return_dict: bool | None = None,
         **kwargs: object,
     ) -> BackboneOutput | tuple:
-        """Return the maps of `config.out_features`.
+        """Return the maps of `config.out_features` of RGB `pixel_values` (N, num_channels, H, W).
 
-        Args:
-            pixel_values: images (N, num_channels, H, W), any height and width, RGB.
-            output_hidden_states: whether to return the maps of all stages, too.
-            output_attentions: there are none.
-            return_dict: False for a tuple in place of a `BackboneOutput`.
-            kwargs: ignored, as transformers' own convolutional backbones ignore them.
+        With `output_hidden_states` also those of all stages. There are no `output_attentions`. With
+        `return_dict` False a tuple in place of a `BackboneOutput`. `kwargs` are ignored, as by
+        transformers' own convolutional backbones.
         """
         maps = dict(zip(STAGE_NAMES, self.features(pixel_values), strict=False))
         feature_maps = tuple(maps[name] for name in self.out_features)

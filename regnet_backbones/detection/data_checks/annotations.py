@@ -40,10 +40,7 @@ NEARLY_ALL, PART, MORE = 0.95, 0.1, 3
 
 
 def check_coco(split: CocoSplit, *, train: bool, masks: str) -> list[Defect]:
-    """Return what is wrong or worth knowing in a json for training, or else for evaluation.
-
-    `masks` is `INPUT.MASK_FORMAT`, or "" without masks.
-    """
+    """Return the defects of a json; `masks` is `INPUT.MASK_FORMAT`, or "" without masks."""
     content, source = split.content, str(split.json_file)
     images = {image["id"]: image for image in content["images"]}
     names = {number: image["file_name"] for number, image in images.items()}

@@ -98,9 +98,7 @@ def _check_image(record: dict, *, source: str, labels: tuple[int, int] | None) -
         if mask_path:
             path = mask_path
             with Image.open(path) as mask:
-                found += [
-                    (kind, path, detail) for kind, detail in _mask_problems(mask, size, labels)
-                ]
+                found += [(kind, path, text) for kind, text in _mask_problems(mask, size, labels)]
     except image_files.UNREADABLE as error:
         found.append((kinds.UNREADABLE_FILE, path, str(error)))
     return [Defect(kind, source, kinds.place(path, detail)) for kind, path, detail in found]

@@ -117,8 +117,7 @@ class TrainingCheckpointer(SafeCheckpointer):
         bad = [name for name, value in floats.items() if not value.isfinite().all()]
         if bad:
             raise DivergedError(
-                f"after iteration {iteration} {len(bad)} of {len(state)} weights are not finite "
-                f"({listing(bad)}), and no checkpoint was written; the last one is still "
-                f"{self.get_checkpoint_file() or 'none'}. Lower SOLVER.BASE_LR, or set "
-                "SOLVER.CLIP_GRADIENTS.ENABLED True, and --resume from there"
+                f"{len(bad)} of {len(state)} weights are not finite after iteration {iteration} "
+                f"({listing(bad)}); lower SOLVER.BASE_LR, set SOLVER.CLIP_GRADIENTS.ENABLED True, "
+                f"and --resume; last good checkpoint: {self.get_checkpoint_file() or 'none'}"
             )

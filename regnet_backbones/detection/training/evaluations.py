@@ -31,18 +31,13 @@ class MetricHistory:
     values: dict[int, float] = field(default_factory=dict)  # by the number of iterations done
 
     def add(self, done: int, results: Mapping[str, float]) -> float:
-        """Add the value of an evaluation and return it; NaN, with a warning, if there is none.
-
-        Args:
-            done: iterations.
-            results: by the names of `metrics.json`.
-        """
+        """Keep and return the metric after `done` iterations; NaN, with a warning, if missing."""
         if self.metric == "auto":
             chief = (n for end in CHIEF for n in results if f"/{n}".endswith(f"/{end}"))
             self.metric = next(chief, self.metric)
         if self.metric not in results:
             names = ", ".join(name for name in results if "-" not in name)
-            logger.warning("TEST.BEST_METRIC is '%s'; the metrics are %s", self.metric, names)
+            logger.warning("no TEST.BEST_METRIC '%s'; the metrics are %s", self.metric, names)
             return math.nan
         self.values[done] = float(results[self.metric])
         return self.values[done]
@@ -66,17 +61,10 @@ class MetricHistory:
 def validation_losses(
     model: nn.Module, batches: Iterable[list[dict]], *, seed: int, normalizer: float | None
 ) -> dict[str, float]:
-    """Return the mean losses of images, and their sum `val_total_loss`; the model stays as it is.
+    """Return the mean losses of images, and their sum `val_total_loss`; all processes must call it.
 
-    Layers are as in an evaluation, and the random numbers of an image, such as those that sample
-    proposals, are the same every time. All processes must call it.
-
-    Args:
-        model: a model of detectron2, not in DDP.
-        batches: inputs as in training, those of this process.
-        seed: of the training.
-        normalizer: what RetinaNet and FCOS divide the losses of an image by at first; None for
-            other models.
+    The model, not in DDP, stays as it is: layers are as in an evaluation, and the random numbers of
+    an image are the same every time. RetinaNet and FCOS divide losses by `normalizer` at first.
     """
     sums: dict[str, float] = {}
     count = 0

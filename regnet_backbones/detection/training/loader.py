@@ -13,11 +13,7 @@ from pkgutil import resolve_name
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_test_loader,
-    build_detection_train_loader,
-)
+from detectron2.data import DatasetMapper, build_detection_test_loader, build_detection_train_loader
 from detectron2.data import transforms as T
 from detectron2.data.build import trivial_batch_collator
 from detectron2.data.common import AspectRatioGroupedDataset, DatasetFromList
@@ -29,6 +25,7 @@ from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from regnet_backbones.detection.architectures import architecture_of
+from regnet_backbones.detection.config import changed
 from regnet_backbones.errors import UserError, as_user_error
 from regnet_backbones.runs.image_files import depth_problem, sample, upright_size
 from regnet_backbones.runs.resume import SAMPLES, seed_of, seeded
@@ -64,9 +61,8 @@ class TrainLoader:
     def resume(self, *, seed: int, batch: int) -> None:
         """Let the next iteration begin with a batch of the order of a seed."""
         if seed != self._seed:
-            cfg = self._cfg.clone()
-            cfg.defrost()
-            cfg.SEED = seed  # upstream's samplers take it from there, 0.6's draw theirs
+            # Upstream's samplers take the seed from the config, 0.6's draw theirs.
+            cfg = changed(self._cfg, "SEED", seed)
             with seeded(seed):
                 parts = build_detection_train_loader.from_config(
                     cfg, mapper=self._mapper, dataset=self.records
@@ -128,7 +124,7 @@ class _Samples(Dataset):
                 others = (self.records[other] for other in random.sample(range(count), count))
                 sample = next((s for s in map(self.mapper, others) if s is not None), None)
         if sample is None:
-            raise UserError(f"the mapper returned None for each of the {count} training records")
+            raise UserError(f"none of {count} training images is usable; check the annotations")
         return sample
 
 
@@ -153,18 +149,12 @@ def train_mapper(cfg: CfgNode) -> Mapper:
 
 def loss_mapper(cfg: CfgNode) -> Mapper:
     """Return what makes a training input of an image as it is evaluated, without augmentation."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.INPUT.CROP.ENABLED = False  # or boxes would be those of masks
+    cfg = changed(cfg, "INPUT.CROP.ENABLED", False)  # or boxes would be those of masks
     return _train_mapper(cfg, build_augmentation(cfg, is_train=False))
 
 
 def own_augmentations(cfg: CfgNode) -> list[T.Augmentation | T.Transform] | None:
-    """Return what the function of `INPUT.AUGMENTATION` returns; None for no function.
-
-    Raises:
-        UserError: it cannot be imported, or returns something else.
-    """
+    """Return what the function of `INPUT.AUGMENTATION` returns; None for no function."""
     name, key = cfg.INPUT.AUGMENTATION, "INPUT.AUGMENTATION"
     if not name:
         return None
@@ -181,8 +171,7 @@ def own_augmentations(cfg: CfgNode) -> list[T.Augmentation | T.Transform] | None
     kinds = T.Augmentation | T.Transform
     if not isinstance(made, list) or not all(isinstance(each, kinds) for each in made):
         raise UserError(
-            f"{key}: '{name}' must return a list of detectron2's Augmentations and Transforms, "
-            f"got {made!r}"
+            f"{key}: '{name}' must return a list of Augmentations and Transforms, got {made!r}"
         )
     return made
 
@@ -209,9 +198,8 @@ def segmenter_train_mapper(
 ) -> DatasetMapper:
     """Return what reads and augments a training image of a segmenter and its mask.
 
-    Without other augmentations: resize (`INPUT.MIN_SIZE_TRAIN`), crop with at most
-    `INPUT.CROP.SINGLE_CATEGORY_MAX_AREA` of one class, flip, change colours
-    (`INPUT.COLOR_AUG_SSD`).
+    Default: resize, crop with at most `INPUT.CROP.SINGLE_CATEGORY_MAX_AREA` of one class, flip, and
+    change colours (`INPUT.COLOR_AUG_SSD`).
     """
     if augmentations is not None:
         return DatasetMapper(cfg, is_train=True, augmentations=augmentations)

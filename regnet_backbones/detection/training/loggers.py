@@ -21,12 +21,7 @@ WINDOW = 20  # values of which detectron2 logs the median
 
 
 class LoggerWriter(EventWriter):
-    """Write scalars and pictures to loggers.
-
-    Args:
-        loggers: of Lightning.
-        logged: the last iteration that they have; -1 for none.
-    """
+    """Write scalars and pictures to Lightning's loggers; `logged` is their last iteration."""
 
     def __init__(self, loggers: "Sequence[Logger]", *, logged: int = -1):
         self._loggers, self._logged = loggers, logged
@@ -53,13 +48,7 @@ class LoggerWriter(EventWriter):
 
 
 def build_loggers(cfg: CfgNode, *, only_check: bool = False) -> "list[Logger]":
-    """Build the loggers of `LOGGERS`, or none and only check what is named.
-
-    A logger that needs a `save_dir` gets `OUTPUT_DIR`.
-
-    Raises:
-        UserError: a class is not a logger, or takes no such arguments.
-    """
+    """Build the loggers of `LOGGERS` or only check them; their `save_dir` is `OUTPUT_DIR`."""
     if not cfg.LOGGERS:
         return []
     from lightning.pytorch import loggers
@@ -71,9 +60,7 @@ def build_loggers(cfg: CfgNode, *, only_check: bool = False) -> "list[Logger]":
         errors = (ImportError, AttributeError, TypeError, ValueError)
         with as_user_error(*errors, prefix=f"LOGGERS, {each}: "):
             if unknown := entry.keys() - {"class_path", "init_args"}:
-                raise TypeError(
-                    f"an entry takes class_path and init_args, got {', '.join(unknown)}"
-                )
+                raise TypeError(f"keys are class_path and init_args, got {', '.join(unknown)}")
             logger = resolve_name(path) if "." in path else getattr(loggers, path)
             if not (isinstance(logger, type) and issubclass(logger, loggers.Logger)):
                 raise TypeError(f"'{path}' is not a logger of Lightning")

@@ -19,11 +19,10 @@ from fvcore.nn.precise_bn import get_bn_modules
 from timm.utils import ModelEmaV3
 from torch import distributed as dist
 from torch import nn
-from torch.utils.data import DataLoader
 
 from regnet_backbones.adapters.detectron2.solver import LR_FACTOR
 from regnet_backbones.detection import trained
-from regnet_backbones.detection.config import values_by_key
+from regnet_backbones.detection.config import changed, values_by_key
 from regnet_backbones.detection.evaluation import build_evaluators
 from regnet_backbones.detection.training import loader
 from regnet_backbones.detection.training.checkpoint import RULES, TrainingCheckpointer
@@ -69,9 +68,7 @@ class Trainer(DefaultTrainer):
         self._stopped_by: Signals | None = None
         self._seed_was_drawn = cfg.SEED < 0
         if self._seed_was_drawn:
-            cfg = cfg.clone()
-            cfg.defrost()
-            cfg.SEED = comm.shared_random_seed()
+            cfg = changed(cfg, "SEED", comm.shared_random_seed())
             cfg.freeze()
         self.seed = cfg.SEED
         super().__init__(cfg)
@@ -94,20 +91,13 @@ class Trainer(DefaultTrainer):
                 log_report(report)
         return model
 
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
-        """Build the evaluators of a dataset, and what draws its pictures."""
-        return build_evaluators(cfg, dataset_name)
+    build_evaluator = staticmethod(build_evaluators)
+    build_test_loader = staticmethod(loader.build_test_loader)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> loader.TrainLoader:
         """Build the batches of training, augmented in the way of the architecture."""
         return loader.TrainLoader(cfg, loader.train_mapper(cfg))
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
-        """Build the batches of an evaluation."""
-        return loader.build_test_loader(cfg, dataset_name)
 
     def build_hooks(self) -> list[HookBase | None]:
         """Build detectron2's hooks and ours, and the checkpointer that they use."""
@@ -137,13 +127,7 @@ class Trainer(DefaultTrainer):
         ]
 
     def train(self) -> dict:
-        """Train to `SOLVER.MAX_ITER` or an early stop; return the results of the last evaluation.
-
-        Raises:
-            DivergedError: losses or weights are not finite.
-            StoppedError: a signal came; a checkpoint is saved.
-            KeyboardInterrupt: with the iteration.
-        """
+        """Train to `SOLVER.MAX_ITER` or an early stop; return results of the last evaluation."""
         # The first process knows: others need not see the checkpoint.
         self.seed, self.start_iter = comm.all_gather((self.seed, self.start_iter))[0]
         self.data_loader.resume(seed=self.seed, batch=self.start_iter)
@@ -223,10 +207,9 @@ class Trainer(DefaultTrainer):
             return
         self.checkpointer.save(Path(FINAL_NAME).stem, iteration=self.iter)
         raise EarlyStop(
-            f"early stopping after {self.iter + 1} of {self.max_iter} iterations: for "
-            f"{self.cfg.SOLVER.EARLY_STOPPING.PATIENCE} evaluations {self._history.metric} has not "
-            "improved. The run is finished; to continue it, raise SOLVER.EARLY_STOPPING.PATIENCE "
-            "and --resume"
+            f"early stopping after {self.iter + 1} of {self.max_iter} iterations: "
+            f"{self._history.metric} has not improved in {self.cfg.SOLVER.EARLY_STOPPING.PATIENCE} "
+            "evaluations. To continue, raise SOLVER.EARLY_STOPPING.PATIENCE and --resume"
         )
 
     def state_dict(self) -> dict[str, object]:
@@ -338,10 +321,7 @@ class Trainer(DefaultTrainer):
 
 
 def _build_average(cfg: CfgNode, model: nn.Module) -> ModelEmaV3 | None:
-    """Build the running average of the weights that `MODEL.EMA` asks for; None for none.
-
-    Buffers, such as the statistics of batch norm, are copied.
-    """
+    """Build the running average of `MODEL.EMA`, whose buffers are copies; None for none."""
     ema = cfg.MODEL.EMA
     if not ema.ENABLED:
         return None
@@ -435,10 +415,9 @@ class LRScheduler(hooks.LRScheduler):
 
 
 class StopEvaluation(DatasetEvaluator):
-    """Stop an evaluation in all processes if a signal came in one; it measures nothing.
+    """Stop an evaluation in all processes if a signal came in one.
 
-    Each process has other images, and may have more of them than others. So each calls
-    `stop_if_asked`, which all must, once: when it got a signal, or when its images are done.
+    Each calls `stop_if_asked` once, as all must: at a signal, or when its images are done.
     """
 
     def __init__(self, signals: StopSignals, stop_if_asked: Callable[[], object]):

@@ -110,11 +110,6 @@ class FixFinder(importlib.abc.MetaPathFinder):
                 return ModuleSpec(fullname, loader, origin=__name__, is_package=is_package)
         return None
 
-    def fill(self, fix: Fix, module: ModuleType) -> None:
-        """Fill a module that stands in for an absent one."""
-        fix.apply(module)
-        self._record(module, fix)
-
     def run_fixed(self, loader: importlib.abc.Loader, module: ModuleType) -> None:
         """Run `module` with `loader`, inside its contexts, then change what is to be changed."""
         source = source_of(module)
@@ -122,7 +117,7 @@ class FixFinder(importlib.abc.MetaPathFinder):
             for fix in self._fixes[module.__name__]:
                 if isinstance(fix, DuringImport) and fix.needed(source):
                     contexts.enter_context(fix.apply())
-                    self._record(module, fix)
+                    self.record(module, fix)
             loader.exec_module(module)
         self._change(module)
 
@@ -132,16 +127,17 @@ class FixFinder(importlib.abc.MetaPathFinder):
             if isinstance(fix, AfterImport) and fix.needed(source):
                 try:
                     fix.apply(module)
-                    self._record(module, fix)
+                    self.record(module, fix)
                 # A detectron2 we have not seen must stay importable: warn of what does not fit.
                 except Exception:
                     logger.warning(
-                        "%s does not fit this %s, which stays as it is (%s)",
+                        "%s does not fit this version of %s, which is left unchanged (%s)",
                         *(fix.apply.__name__, module.__name__, fix.cause),
                         exc_info=True,
                     )
 
-    def _record(self, module: ModuleType, fix: Fix) -> None:
+    def record(self, module: ModuleType, fix: Fix) -> None:
+        """Note a fix that was applied."""
         self._applied[AppliedFix(module.__name__, fix.apply.__name__, fix.cause)] = None
 
 
@@ -173,7 +169,8 @@ class _StandInLoader(importlib.abc.Loader):
         self._finder = finder
 
     def exec_module(self, module: ModuleType) -> None:
-        self._finder.fill(self._fix, module)
+        self._fix.apply(module)
+        self._finder.record(module, self._fix)
 
 
 def replaces(owner: object) -> Callable[[Callable], None]:

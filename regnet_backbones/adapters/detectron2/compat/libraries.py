@@ -3,8 +3,7 @@
 import json
 import random
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from types import ModuleType
 
 from regnet_backbones.adapters.detectron2.compat.hook import replaces, source_of
@@ -41,19 +40,13 @@ def count_refused_by_json(module: ModuleType) -> None:
     module.writeDict2JSON = write
 
 
-@contextmanager
-def pillow_linear_removed() -> Iterator[None]:
+def pillow_linear_removed() -> AbstractContextManager[object]:
     """Pillow 10 removed Image.LINEAR, a default argument here."""
+    from unittest.mock import patch
+
     from PIL import Image
 
-    if hasattr(Image, "LINEAR"):
-        yield
-        return
-    Image.LINEAR = Image.BILINEAR
-    try:
-        yield
-    finally:
-        del Image.LINEAR
+    return patch.object(Image, "LINEAR", Image.BILINEAR, create=True)
 
 
 def tiff_turned_twice(module: ModuleType) -> None:

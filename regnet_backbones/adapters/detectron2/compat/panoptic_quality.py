@@ -52,7 +52,9 @@ def pq_compute(
     iou, tp, fp, fn = Counter(), Counter(), Counter(), Counter()
     for annotation in truth["annotations"]:
         if annotation["image_id"] not in predictions:
-            raise ValueError(f"{pred_json_file} lacks a prediction of {annotation['image_id']}")
+            raise ValueError(
+                f"{pred_json_file} lacks a prediction of image {annotation['image_id']}"
+            )
         true_ids, true_category = _read(annotation, true_folder, is_thing)
         ids, category = _read(predictions[annotation["image_id"]], predicted_folder, is_thing)
         crowds = {s["id"] for s in annotation["segments_info"] if s.get("iscrowd", 0)}
@@ -96,9 +98,9 @@ def _read(annotation: dict, folder: Path, known: dict) -> tuple[np.ndarray, dict
     category = {s["id"]: s["category_id"] for s in annotation["segments_info"]}
     drawn = set(np.unique(ids).tolist()) - {VOID}
     if drawn != set(category):
-        raise ValueError(f"{path} shows {sorted(drawn)}, and segments_info are {sorted(category)}")
+        raise ValueError(f"{path} has ids {sorted(drawn)}, its segments_info {sorted(category)}")
     if not set(category.values()) <= set(known):
-        raise ValueError(f"categories of {path} must be of {sorted(known)}, got {category}")
+        raise ValueError(f"categories of {path} must be among {sorted(known)}, got {category}")
     return ids, category
 
 
