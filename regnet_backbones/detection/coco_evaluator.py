@@ -6,8 +6,9 @@ installed, for boxes and masks; keypoints are always pycocotools'.
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import COCOEvaluator, coco_evaluation
@@ -84,8 +85,10 @@ class CocoEvaluator(COCOEvaluator):
 
     def _eval_predictions(self, predictions: list, img_ids: list | None = None) -> None:
         logger.info("COCO's numbers are computed by %s", self.implementation)
-        with _fast_implementation(_faster) if self.implementation == FASTER else nullcontext():
+        fast = _fast_implementation(_faster) if self.implementation == FASTER else nullcontext()
+        with fast, redirect_stdout(StringIO()) as printed:
             super()._eval_predictions(predictions, img_ids)
+        logger.debug("%s", printed.getvalue())
         if not self._counts_objects:
             return
         # Their categories are those of the dataset now.
