@@ -9,9 +9,12 @@ DEMO_CONFIG := configs/detectron2/quick/mask_rcnn_regnet_small_fpn.yaml
 DEMO_OUTPUT := output/demo
 SEMSEG_CONFIG := configs/semseg/quick/unet_regnet_small_shapes.yaml
 SEMSEG_OUTPUT := output/demo_semseg
-# Without a GPU two processes of one thread are faster than one of two: the networks are small.
-DEMO_PROCESSES = $(shell if nvidia-smi -L >/dev/null 2>&1 || [ "$$(nproc 2>/dev/null || echo 1)" -lt 2 ]; \
-	then echo 1; else echo 2; fi)
+DEMO_PAGE := output/demo.html
+# Both train at the same time, each with half of the cores: the networks are small. The detector for
+# two thirds of its config's iterations.
+DEMO_LENGTH := SOLVER.MAX_ITER 1000 TEST.EVAL_PERIOD 500
+demo-detector demo-segmenter: export OMP_NUM_THREADS = \
+	$(shell echo $$(( ($$(nproc 2>/dev/null || echo 2) + 1) / 2 )))
 
 # Tests mostly wait for one thread of Python: two processes take half the time of one.
 TEST_PROCESSES ?= 2
@@ -20,7 +23,7 @@ TEST_PROCESSES ?= 2
 FAST_TESTS := $(addprefix tests/test_,$(addsuffix .py,backbone design design_rules files norm resume \
 	weights_dialects weights_unwrap zoo))
 
-.PHONY: install demo test test-fast lint format docs clean
+.PHONY: install demo demo-detector demo-segmenter test test-fast lint format docs clean
 
 install: $(STAMP)
 
@@ -40,22 +43,28 @@ $(STAMP): pyproject.toml setup.py $(LOCK) requirements/evaluators.txt
 	@rm -f $(VENV)/.incomplete
 	@touch $@
 
-# Draw the shapes, train a Mask R-CNN and a U-Net on them, evaluate both on held-out ones, show what
-# they predict.
+# Draw the shapes, train a Mask R-CNN and a U-Net on them, evaluate both on held-out ones, and show
+# both on one page.
 demo: install
 	$(PY) tools/make_shapes.py --output datasets/shapes
-	$(PY) tools/train_net.py --config-file $(DEMO_CONFIG) --num-gpus $(DEMO_PROCESSES) \
-		--dist-url auto OUTPUT_DIR $(DEMO_OUTPUT)
-	$(PY) tools/train_semseg.py --config $(SEMSEG_CONFIG) --output $(SEMSEG_OUTPUT)
-	$(PY) tools/evaluate.py $(SEMSEG_OUTPUT)
-	$(PY) tools/predict.py $(SEMSEG_OUTPUT) datasets/shapes/images/val --output $(SEMSEG_OUTPUT)/predictions
+	@$(MAKE) --no-print-directory --jobs 2 demo-segmenter demo-detector
+	@sed -n '/^last validation/,$$p' $(SEMSEG_OUTPUT).log
+	$(PY) tools/report.py $(DEMO_OUTPUT) $(SEMSEG_OUTPUT) --output $(DEMO_PAGE)
 	@echo
 	@echo "One RegNet, two tasks: MODEL.REGNET of $(DEMO_CONFIG)"
 	@echo "and model.encoder of $(SEMSEG_CONFIG) are the same numbers."
-	@echo "  detector   $(DEMO_OUTPUT)/pictures/shapes_val.png"
-	@echo "  segmenter  $(SEMSEG_OUTPUT)/predictions/overlays"
+	@echo "Both runs on one page: $(DEMO_PAGE)"
 	@echo "Its weights go from one to the other: $(PY) tools/train_semseg.py --config $(SEMSEG_CONFIG)"
 	@echo "  --output output/from_detector --model.encoder_weights $(DEMO_OUTPUT)/model_final.pth"
+
+demo-detector: install
+	$(PY) tools/train_net.py --config-file $(DEMO_CONFIG) OUTPUT_DIR $(DEMO_OUTPUT) $(DEMO_LENGTH)
+
+demo-segmenter: install
+	@mkdir -p output
+	@echo "$(SEMSEG_OUTPUT).log: what the U-Net prints, which trains at the same time"
+	@$(PY) tools/train_semseg.py --config $(SEMSEG_CONFIG) --output $(SEMSEG_OUTPUT) \
+		--data.num_workers 0 > $(SEMSEG_OUTPUT).log 2>&1 || { tail $(SEMSEG_OUTPUT).log; exit 1; }
 
 # A file of tests is one process's from beginning to end.
 test: install

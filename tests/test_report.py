@@ -104,6 +104,14 @@ def test_the_page_needs_nothing_else():
         assert all(address.startswith(b"http://www.w3.org/") for address in addresses), addresses
 
 
+def test_several_runs_are_next_to_each_other():
+    page = Page(render(small_report(), small_report("square")))
+    assert page.text_of("h1") == ["Unet on circle", "Unet on square"]
+    assert page.text_of("title") == ["Unet on circle, Unet on square: training report"]
+    assert len(page.all("article")) == 2
+    assert [figure["alt"].partition(":")[0] for figure in page.all("img")].count("square1") == 1
+
+
 def test_the_page_is_whole_html_and_says_what_its_pictures_show():
     text = render(small_report())
     assert text.startswith("<!DOCTYPE html>")

@@ -202,6 +202,12 @@ def test_without_its_data_a_run_is_reported_and_says_so(dataset, run, tmp_path):
     assert "Predictions" in Page((copy / "report.html").read_text()).text_of("h2")
 
 
+def test_several_runs_are_on_one_page(report, run, tmp_path):
+    page = tmp_path / "both.html"
+    assert report_of(run, run, "--no-evaluate", "--output", page) == ""
+    assert Page(page.read_text()).text_of("h1") == 2 * [report.run.title]
+
+
 def test_mistakes_of_the_command_line(run, tmp_path, capsys):
     copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
     main = load_tool("report").main

@@ -72,7 +72,12 @@ def test_a_detector_is_trained_resumed_and_evaluated_on_own_data(main, dataset, 
     by_hand = get_cfg()  # as scripts with a DefaultPredictor do
     add_regnet_config(by_hand)
     by_hand.merge_from_file(str(tmp_path / "config.yaml"))
-    assert "eta:" in (tmp_path / "log.txt").read_text()
+    log = (tmp_path / "log.txt").read_text()
+    for noise in ("GeneralizedRCNN(", "WEIGHT_DECAY_NORM:", "sys.platform", "Average Recall"):
+        assert noise in log
+        assert noise not in printed
+    assert "eta:" in log
+    assert "eta:" in printed
 
     assert main([*common, "--resume", *options, "22"]) == 0
     assert "Starting training from iteration 20" in (tmp_path / "log.txt").read_text()

@@ -5,7 +5,9 @@ installed, for boxes and masks; keypoints are always pycocotools'.
 """
 
 import logging
+from contextlib import redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 from unittest.mock import patch
 
 from detectron2.config import CfgNode
@@ -74,8 +76,10 @@ class CocoEvaluator(COCOEvaluator):
         logger.info("computing COCO metrics with %s", self.implementation)
         # Detectron2's function looks its fast implementation up by this name.
         used = _faster if self.implementation == FASTER else coco_evaluation.COCOeval_opt
-        with patch.object(coco_evaluation, "COCOeval_opt", used):
+        fast = patch.object(coco_evaluation, "COCOeval_opt", used)
+        with fast, redirect_stdout(StringIO()) as printed:
             super()._eval_predictions(predictions, img_ids)
+        logger.debug("%s", printed.getvalue())
         if not self._counts_objects:
             return
         # Their categories are those of the dataset now.

@@ -24,6 +24,12 @@ from regnet_backbones.adapters.detectron2 import make_local_groups
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 
+# What the screen shows below warnings; `log.txt` has everything.
+SHOWN = (
+    *("regnet_backbones", "fvcore.common.checkpoint"),
+    *("detectron2.utils.events", "detectron2.evaluation.evaluator"),
+)
+
 
 def started_by_torchrun() -> bool:
     """Return whether this is one of several processes that torchrun has started."""
@@ -105,18 +111,24 @@ def _logs(output: str) -> Iterator[None]:
     setup_logger.cache_clear()  # it adds no handlers for a folder that it knows
     for log in (theirs, fvcore):
         setup_logger(output, distributed_rank=comm.get_rank(), name=log.name)
-    for handler in theirs.handlers:
+    for handler in (*theirs.handlers, *fvcore.handlers):
         if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):  # its log file is one, too
-            # Python prints the traceback that ends a run, and the command many errors in one line.
-            handler.addFilter(lambda record: not record.exc_info)
+            handler.addFilter(_is_shown)
     ours.handlers, ours.propagate = list(theirs.handlers), False
-    ours.setLevel(logging.INFO)
+    ours.setLevel(logging.DEBUG)
     try:
         yield
     finally:  # or another run of this process would print everything twice
         for log, handlers, level, propagate in before:
             log.handlers, log.propagate = handlers, propagate
             log.setLevel(level)
+
+
+def _is_shown(record: logging.LogRecord) -> bool:
+    # Python prints the traceback that ends a run, and the command many errors in one line.
+    if record.exc_info or record.levelno >= logging.WARNING:
+        return not record.exc_info
+    return record.levelno >= logging.INFO and record.name.startswith(SHOWN)
 
 
 class _ForwardedSignals(StopSignals):

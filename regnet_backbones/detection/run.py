@@ -127,9 +127,9 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict:
         register_own_data(cfg)  # known to the process that checked the files only
         import_projects(cfg)  # for processes of their own
         rank = comm.get_rank()
-        logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
-        logger.info("Environment info:\n%s\nCommand line arguments: %s", collect_env_info(), args)
-        logger.info("Running with full config:\n%s", cfg.dump())
+        logger.debug("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
+        logger.debug("Environment info:\n%s\nCommand line arguments: %s", collect_env_info(), args)
+        logger.debug("Running with full config:\n%s", cfg.dump())
         seed_all_rng(cfg.SEED + rank if cfg.SEED >= 0 else None)
         results = _evaluate(args, cfg) if args.eval_only else _train(args, cfg, signals)
     if comm.is_main_process():

@@ -35,14 +35,14 @@ MOST_CONFUSIONS = 30  # listed in place of a larger one
 PICTURE_WIDTH = 900  # in pixels, at most: a page of a dozen pictures is below two megabytes
 
 
-def write_page(path: str | Path, report: Report) -> None:
-    """Write the page of a report, whole or not at all."""
-    page = render(report)
+def write_page(path: str | Path, *reports: Report) -> None:
+    """Write the page of one report or several, whole or not at all."""
+    page = render(*reports)
     write_whole(Path(path), lambda file: file.write(page.encode()))
 
 
-def render(report: Report) -> str:
-    """Return the page of a report, HTML in which all of its texts are escaped."""
+def render(*reports: Report) -> str:
+    """Return the page of reports, next to each other: HTML in which all texts are escaped."""
     environment = Environment(
         loader=PackageLoader("regnet_backbones.report", package_path=""),
         autoescape=True,
@@ -54,6 +54,13 @@ def render(report: Report) -> str:
     environment.filters["number"] = _number
     environment.filters["sortable"] = lambda value: "" if value is None else f"{value:.6g}"
     environment.filters["rgb"] = lambda color: "rgb({}, {}, {})".format(*color)
+    template = environment.get_template("page.html.j2")
+    return template.render(
+        parts=[(report, _charts(report), _matrices(report)) for report in reports]
+    )
+
+
+def _charts(report: Report) -> list[dict[str, str]]:
     charts = []
     for caption, curves in report.curves.items():
         drawn = {name: values for name, values in curves.items() if values}
@@ -61,10 +68,12 @@ def render(report: Report) -> str:
             uris = {paper: _chart_uri(drawn, LABELS[caption], *INKS[paper]) for paper in INKS}
             words = "; ".join(_in_words(*curve) for curve in drawn.items())
             charts.append({"caption": caption, "alt": f"{caption}: {words}", **uris})
+    return charts
+
+
+def _matrices(report: Report) -> dict[str, dict[str, object]]:
     found = report.metrics.confusion if report.metrics else {}
-    matrices = {task: _matrix(confusion) for task, confusion in found.items()}
-    template = environment.get_template("page.html.j2")
-    return template.render(report=report, charts=charts, matrices=matrices)
+    return {task: _matrix(confusion) for task, confusion in found.items()}
 
 
 def _number(value: float | None, column: str) -> str:

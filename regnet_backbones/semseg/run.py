@@ -95,7 +95,7 @@ class SegmentationCLI(LightningCLI):
         given = list(config.callbacks or [])
         if config.enable_progress_bar is not False and not _has(given, ProgressBar):
             given.append(progress_callback())
-        if config.enable_model_summary is not False and not _has(given, ModelSummary):
+        if config.enable_model_summary and not _has(given, ModelSummary):
             given.append(ModelSummary())
         if (stopping := self.config_init.early_stopping).patience is not None:
             given.append(EarlyStopping(**stopping.as_dict()))

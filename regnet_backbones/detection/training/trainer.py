@@ -26,7 +26,7 @@ from regnet_backbones.detection.config import changed, values_by_key
 from regnet_backbones.detection.evaluation import build_evaluators
 from regnet_backbones.detection.training import loader
 from regnet_backbones.detection.training.checkpoint import RULES, TrainingCheckpointer
-from regnet_backbones.detection.training.evaluations import MetricHistory, validation_losses
+from regnet_backbones.detection.training.evaluations import CHIEF, MetricHistory, validation_losses
 from regnet_backbones.detection.training.loggers import LoggerWriter, build_loggers
 from regnet_backbones.errors import DivergedError
 from regnet_backbones.files import write_whole
@@ -271,6 +271,10 @@ class Trainer(DefaultTrainer):
         ]
         self._last_eval_results = self.test(self.cfg, model, evaluators)
         numbers = {**flatten_results_dict(self._last_eval_results), **self._validation_losses()}
+        chief = [f"{name} {value:.1f}" for name, value in numbers.items() if name.endswith(CHIEF)]
+        if chief:  # of the first process
+            done = min(self.iter + 1, self.max_iter)
+            logger.info("after %d iterations, in %%: %s", done, ", ".join(chief))
         self._note_best(numbers)
         return self._last_eval_results
 
