@@ -91,14 +91,17 @@ def test_an_outcome_is_told(counts, error, well, summary):
 def test_a_run_ends_with_its_status_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     tool = load_tool("check_compatibility")
     counts = {"newest": {"passed": 1, "failed": 0}, "oldest": {"passed": 1, "failed": 1}}
+    tried = []
 
-    def try_end(end, folder):
+    def try_end(end, folder, python):
+        tried.append((end, python))
         folder.mkdir()
         return Outcome(end, "3.11.7", counts=counts[end], failed=["test_a"] * counts[end]["failed"])
 
     monkeypatch.setattr(tool, "try_end", try_end)
     work = ["--work", str(tmp_path)]
-    assert tool.main(["--ends", "newest", *work]) == 0
+    assert tool.main(["--ends", "newest", "--python", "a", "b", *work]) == 0
+    assert tried == [("newest", "a"), ("newest", "b")]
     assert tool.main([*work, "--output", str(tmp_path / "all" / "found.json")]) == 1
     assert "oldest: 1 passed, 1 failed in 0 s\n  test_a" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["all"]

@@ -1,5 +1,6 @@
 """`tools/train_semseg.py`: a segmenter trained and resumed, and what a newcomer gets wrong."""
 
+import csv
 import re
 import resource
 import shutil
@@ -9,6 +10,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from load_tool import load_tool
+from test_loggers import PictureLogger
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.config import read_config
@@ -114,6 +116,44 @@ def test_a_segmenter_is_trained_and_resumed(data, tmp_path, capsys, monkeypatch)
     assert main(*training(data, tmp_path, 6), "--resume") == 0  # it is at its end
     said = capsys.readouterr().out
     assert said.startswith(f"best checkpoint: {tmp_path / 'checkpoints' / 'best.ckpt'}")
+
+
+def test_a_named_logger_is_added(data, tmp_path):
+    options = ("--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", tmp_path / "csv")
+    assert main(*training(data, tmp_path, 2, *options)) == 0
+    events = read_events(tmp_path / "tensorboard")
+    (file,) = (tmp_path / "csv").rglob("metrics.csv")
+    rows = list(csv.DictReader(file.open()))
+    for name in ("train/loss", "val/miou"):
+        written = [float(row[name]) for row in rows if row[name]]
+        assert written == pytest.approx([event.value for event in events[name]])
+    assert "Unet" in (file.parent / "hparams.yaml").read_text()
+    assert (tmp_path / "tensorboard" / "config.yaml").is_file()
+    assert list((tmp_path / "tensorboard" / "pictures").rglob("*.png"))
+
+
+def test_pictures_reach_the_loggers_that_take_them(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(PictureLogger, "pictures", [])
+    options = (
+        "--trainer.logger",
+        "test_loggers.PictureLogger",
+        "--trainer.logger.save_dir",
+        tmp_path,
+    )
+    assert main(*training(data, tmp_path / "run", 2, *options)) == 0
+    assert [step for _, _, step in PictureLogger.pictures] == [2, 2]  # of two images
+
+
+def test_a_logger_whose_package_is_missing_is_named(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
+    argv = training(data, tmp_path, 2, "--trainer.logger", "WandbLogger")
+    with pytest.raises(UserError, match="WandbLogger"):
+        launch_run([str(each) for each in argv])
+
+
+def test_a_run_without_loggers(data, tmp_path):
+    assert main(*training(data, tmp_path, 2, "--trainer.logger", "false")) == 0
+    assert not (tmp_path / "tensorboard").exists()
 
 
 def test_a_detector_gives_its_backbone(data, tmp_path):

@@ -13,7 +13,7 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL import Image
 
@@ -77,7 +77,10 @@ class SegmentationCLI(LightningCLI):
         """Build what a training needs, or the data alone to check them."""
         check_output_folder(self.config.output, name="--output")
         if not self.config.check_data:
-            super().instantiate_classes()
+            # A named logger may lack its package, or refuse where it should write.
+            unnamed = self.config.trainer.logger in (None, True, False)
+            with as_user_error(*([] if unnamed else [ValueError])):
+                super().instantiate_classes()
             return
         given = self.config.data.as_dict()
         given.pop("__path__", None)  # of the file that has it
@@ -85,11 +88,12 @@ class SegmentationCLI(LightningCLI):
         self.datamodule.check_everything = True
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
-        """Build the trainer, and TensorBoard if no logger is named."""
+        """Build the trainer; loggers that are named are added to our TensorBoard."""
         config = self.config_init.trainer
-        if config.logger is None:
-            output = self.config_init.output
-            kwargs["logger"] = TensorBoardLogger(output, name="", version=TENSORBOARD_FOLDER)
+        if (named := config.logger) is not False:
+            ours = TensorBoardLogger(self.config_init.output, name="", version=TENSORBOARD_FOLDER)
+            added = [named] if isinstance(named, Logger) else [] if named in (None, True) else named
+            kwargs["logger"] = [ours, *added]  # the first one has the config and the pictures
         kwargs["plugins"] = [*(config.plugins or []), resume.AtomicCheckpointIO()]
         # With rich installed Lightning would take its summary, which clutters log files.
         given = list(config.callbacks or [])

@@ -2,11 +2,9 @@
 
 import json
 import os
-import platform
 import re
 import subprocess
 import tempfile
-import venv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,47 +14,59 @@ ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements" / "lock.txt"
 TESTS = ROOT / "tests" / "compatibility.txt"
 
-# Installed first and in the versions of the lock: detectron2's recipe needs them, tests need these.
+# Installed first, in the versions of the lock.
 TOOLS = ("pip", "setuptools", "wheel", "pytest", "pytest-timeout")
 
 
-def try_end(end: End, folder: Path) -> Outcome:
+def try_end(end: End, folder: Path, python: str) -> Outcome:
     """Build an environment in an empty folder and run `tests/compatibility.txt` in it, one process.
 
-    What cannot be installed or run is told in the outcome.
+    What cannot be installed or run is reported in the outcome.
+
+    Args:
+        python: path of the Python that the environment is of.
     """
-    version = platform.python_version()
+    tell = [python, "-c", "import platform; print(platform.python_version())"]
+    version = subprocess.run(tell, check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
     try:
-        _install(end, folder)
+        _install(end, folder, python)
     except subprocess.CalledProcessError as error:
         return Outcome(end, version, error=f"not installed: {_last_line(error.output)}")
     versions = _versions(folder)
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
         tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}")
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         command = [_python(folder), *tests, f"@{TESTS}"]
-        subprocess.run(command, cwd=ROOT, env=environment, check=False)
+        subprocess.run(command, cwd=ROOT, env=_variables(), check=False)
         if not report.is_file():
             return Outcome(end, version, versions, error="the tests did not run to their end")
         return Outcome(end, version, versions, *counts_of(report))
 
 
-def _install(end: End, folder: Path) -> None:
+def _install(end: End, folder: Path, python: str) -> None:
     """Make the environment; raises CalledProcessError with what pip wrote."""
-    venv.create(folder, with_pip=True, clear=True)
+    _run(python, "-m", "venv", "--clear", str(folder))
     locked = dict(line.split("==") for line in LOCK.read_text().splitlines())
     _pip(folder, *(f"{name}=={locked[name]}" for name in TOOLS))
     _pip(folder, *pins(requirements(ROOT / "pyproject.toml"), end))
-    recipe = ("--no-deps", "--use-pep517", "--no-build-isolation", "--no-cache-dir")
-    for name in ("detectron2", "evaluators"):
-        _pip(folder, *recipe, "--requirement", str(ROOT / "requirements" / f"{name}.txt"))
+    _run(_python(folder), "-m", "regnet_backbones", "install-detectron2")
+    _pip(folder, "--no-deps", "--requirement", str(ROOT / "requirements" / "evaluators.txt"))
 
 
 def _pip(folder: Path, *arguments: str) -> None:
     """Install into an environment."""
-    command = (_python(folder), "-m", "pip", "install", "--quiet", *arguments)
-    subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    _run(_python(folder), "-m", "pip", "install", "--quiet", *arguments)
+
+
+def _run(*command: str) -> None:
+    """Run a command, and keep what it writes for an error."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": _variables()}
+    subprocess.run(command, check=True, text=True, **options)
+
+
+def _variables() -> dict[str, str]:
+    """Return the variables of processes that import this repository."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def _versions(folder: Path) -> dict[str, str]:
