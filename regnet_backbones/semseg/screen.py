@@ -65,11 +65,11 @@ class Bar(TQDMProgressBar):
 class Lines(ProgressBar):
     """Print a line every `log_every_n_steps` of a training, and one for each validation."""
 
-    _enabled = True
+    is_enabled = True  # also asked by `LightningModule.print`
 
     def disable(self) -> None:
         """Print nothing: Lightning calls it in all processes but the first."""
-        self._enabled = False
+        self.is_enabled = False
 
     def on_train_start(self, trainer: Trainer, *_: object) -> None:
         """Start the watch, which stands still in validations."""
@@ -96,7 +96,7 @@ class Lines(ProgressBar):
         """Start to count images."""
         self._paused = time.perf_counter()
         options = {"total": sum(trainer.num_val_batches), "disable": trainer.sanity_checking}
-        options["disable"] |= not self._enabled
+        options["disable"] |= not self.is_enabled
         self._validated = progress(desc="validation", unit=" images", **options)
 
     def on_validation_batch_end(self, *_: object) -> None:
@@ -113,5 +113,5 @@ class Lines(ProgressBar):
             self._print(f"validation at step {trainer.global_step:,}: {', '.join(words)}")
 
     def _print(self, text: str) -> None:
-        if self._enabled:
+        if self.is_enabled:
             print(text, flush=True)
