@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from torch.distributed.run import get_args_parser
 
 from benchmarks.command import benchmark_parser
+from benchmarks.peers import peers_parser
 from regnet_backbones import zoo
 from regnet_backbones.cli import datasets, install, models, train
 from regnet_backbones.cli.design import design_parser
@@ -165,6 +166,9 @@ def check_tool(words, segmenter_parser):
         words = ["regnet-backbones", *words[3:]]
     if words[0] == "regnet-backbones":
         name, argv = words[1], words[2:]
+    elif words[:3] == ["python", "-m", "benchmarks.peers"]:
+        peers_parser().parse_args(words[3:])
+        return True
     elif words[0] == "python" and (match := re.fullmatch(r"tools/(\w+)\.py", words[1])):
         name, argv = TOOLS.get(match[1], match[1].replace("_", "-")), words[2:]
         if match[1] in OF_THE_REPOSITORY:

@@ -2,7 +2,10 @@
 
 import re
 
+from lightning.pytorch import LightningModule, Trainer
+
 from regnet_backbones.runs import progress
+from regnet_backbones.semseg.screen import Lines
 
 
 def take(count, monkeypatch, seconds):
@@ -26,3 +29,11 @@ def test_a_terminal_has_a_bar(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     take(3, monkeypatch, 60)
     assert "\r" in capsys.readouterr().err
+
+
+def test_a_model_prints_next_to_lines(capsys):
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    model = LightningModule()
+    model.trainer = Trainer(callbacks=[Lines()], **options)
+    model.print("time left")
+    assert capsys.readouterr().out.endswith("time left\n")

@@ -65,7 +65,7 @@ class Bar(TQDMProgressBar):
 class Lines(ProgressBar):
     """Print a line every `log_every_n_steps` of a training, and one for each validation."""
 
-    is_enabled = True
+    is_enabled = True  # also asked by `LightningModule.print`
 
     def disable(self) -> None:
         """Print nothing: Lightning calls it in all processes but the first."""
