@@ -54,6 +54,14 @@ def _no_network(monkeypatch):
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk():
+    """Leave to the kernel when files are written: tests kill processes, not the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _ctrl_c():
     """Let Ctrl-C interrupt: where a shell starts the tests in the background, nothing would."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
