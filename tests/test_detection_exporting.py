@@ -10,7 +10,6 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.layers import paste_masks_in_image
 from detectron2.modeling import build_model
 from PIL import Image
-from small_detector import FOUR_BLOCKS
 
 from regnet_backbones import config_path
 from regnet_backbones.adapters.detectron2.projects import import_projects
@@ -35,7 +34,7 @@ KEYPOINTS = {"pred_keypoints", "pred_keypoint_heatmaps"}
 def config(name, *overrides):
     cfg = default_config()
     cfg.merge_from_file(str(config_path(f"detectron2/quick/{name}.yaml")))
-    settings = ["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", str(SIDE), *FOUR_BLOCKS]
+    settings = ["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", str(SIDE)]
     cfg.merge_from_list([*settings, *(word for each in ANY_SCORE.items() for word in each)])
     cfg.merge_from_list(list(overrides))
     import_projects(cfg)
