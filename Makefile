@@ -23,6 +23,11 @@ TEST_PROCESSES ?= 2
 FAST_TESTS := $(addprefix tests/test_,$(addsuffix .py,backbone design design_rules files norm resume \
 	weights_dialects weights_unwrap zoo))
 
+# They come first: short ones at the end leave no process without work.
+LONG_TESTS := $(addprefix tests/test_,$(addsuffix .py,distribution architectures distributed \
+	train_semseg_killed frameworks export_segmenters evaluate export detection_engines \
+	detection_exporting benchmark_engines smp predict torchvision training_evaluations))
+
 .PHONY: install demo demo-detector demo-segmenter test test-fast lint format docs clean
 
 install: $(STAMP)
@@ -68,7 +73,8 @@ demo-segmenter: install
 
 # A file of tests is one process's from beginning to end.
 test: install
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile \
+		--no-loadscope-reorder $(LONG_TESTS) $(filter-out $(LONG_TESTS),$(wildcard tests/test_*.py))
 
 test-fast: install
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile $(FAST_TESTS)

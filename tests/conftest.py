@@ -1,5 +1,6 @@
 """What all tests share: few threads, fixed seeds, random weights that hide nothing."""
 
+import gc
 import logging
 import os
 import signal
@@ -17,6 +18,16 @@ from regnet_backbones import config_path
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 THIS_MACHINE = (None, "", "localhost", "127.0.0.1", "::1", "0.0.0.0", socket.gethostname())
+
+
+gc.disable()  # while the frameworks and all tests are imported
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector what was imported, which it would search again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +65,18 @@ def _no_network(monkeypatch):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _ctrl_c():
-    """Let Ctrl-C interrupt: where a shell starts the tests in the background, nothing would."""
+def _no_waiting_for_the_disk():
+    """Leave to the kernel when files are written: tests kill processes, not the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signals():
+    """Heed Ctrl-C, and SIGHUP: a shell starts what is in the background, or `nohup`, without."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -37,7 +37,8 @@ def process_state_kept():
         if catalogs or _AS_IMPORTED:
             _restore(catalogs or _AS_IMPORTED[0])
         for logger, level, logger.propagate, logger.disabled in loggers:
-            logger.setLevel(level)
+            if logger.level != level:  # setting it empties the caches of all loggers
+                logger.setLevel(level)
         torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(deterministic)
 

@@ -9,6 +9,7 @@ from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection.config import read_config
 
 SIDE = 64  # pixels that images are resized to
+FOUR_BLOCKS = ["MODEL.REGNET.WA", "60.0", "MODEL.REGNET.DEPTH", "4"]  # for the quick configs
 
 
 def save_detector(folder, config="mask_rcnn_regnet_small_fpn.yaml", *opts):

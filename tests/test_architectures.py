@@ -11,6 +11,7 @@ import torch
 from demo_datasets import looked_for_in
 from load_tool import load_tool
 from PIL import Image
+from small_detector import FOUR_BLOCKS
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.training.trainer import Trainer
@@ -73,11 +74,11 @@ def options(output, steps):
     return [
         *("OUTPUT_DIR", str(output), "SOLVER.MAX_ITER", str(steps), "MODEL.DEVICE", "cpu"),
         *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR", "0.002"),
-        *("SOLVER.CHECKPOINT_PERIOD", str(STEPS), "TEST.EVAL_PERIOD", "0", "TEST.PICTURES", "2"),
+        *("SOLVER.CHECKPOINT_PERIOD", str(STEPS), "TEST.EVAL_PERIOD", "0", "TEST.PICTURES", "1"),
         *("INPUT.MIN_SIZE_TRAIN", f"({SIDE},)", "INPUT.MIN_SIZE_TEST", str(SIDE)),
         *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "100", "MODEL.RPN.POST_NMS_TOPK_TEST", "50"),
-        *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "32", "TEST.DETECTIONS_PER_IMAGE", "20"),
-        *("DATALOADER.NUM_WORKERS", "0"),
+        *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16", "TEST.DETECTIONS_PER_IMAGE", "20"),
+        *("DATALOADER.NUM_WORKERS", "0", *FOUR_BLOCKS),
     ]
 
 

@@ -49,7 +49,7 @@ def test_segmenters_run_on_both_encoders(training):
         assert step.outputs().shape == (1, 150, 32, 64)
 
 
-def test_a_compiled_peer_gives_what_it_gave():
+def test_a_compiled_peer_gives_what_it_gave(traced_graphs):
     case = Case("features", False, "regnetx_002", (32, 32), 1)
 
     class Tiny(nn.Module):
@@ -68,6 +68,7 @@ def test_a_compiled_peer_gives_what_it_gave():
     assert {row.name: (row.status, row.note) for row in result.rows} == {
         "tiny, channels_last, compiled": ("measured", "")
     }
+    assert len(traced_graphs) == 1
     with torch.inference_mode():
         (found,) = model(case.images())
     torch.testing.assert_close(found, expected)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killed_runs import fork_what_launch_starts
 from load_tool import load_tool
 
 from regnet_backbones import config_path, shapes
@@ -150,7 +151,8 @@ def refuse(value):
     raise UserError(f"{value} is refused")
 
 
-def test_what_a_user_can_fix_comes_from_another_process_as_it_was(tmp_path):
+def test_what_a_user_can_fix_comes_from_another_process_as_it_was(tmp_path, monkeypatch):
+    fork_what_launch_starts(monkeypatch)
     place = (2, 1, 0, "auto")
     with pytest.raises(UserError, match="^7 is refused$"):
         run_in_processes(refuse, (7,), place, output=str(tmp_path), device="cpu")

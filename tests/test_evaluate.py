@@ -3,20 +3,23 @@
 import contextlib
 import io
 import json
+import os
+import pickle
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
+from killed_runs import forking_context
 from PIL import Image
 from small_segmenter import train_segmenter
 from troubleshooting import assert_documented
@@ -31,6 +34,7 @@ TOOLS = Path(__file__).parent.parent / "tools"
 QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
 # Random weights are sure of nothing.
 SMALL = ["INPUT.MIN_SIZE_TEST", "64", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+SMALL += ["TEST.DETECTIONS_PER_IMAGE", "25"]
 
 
 def main(tool, *arguments):
@@ -245,13 +249,27 @@ def test_data_that_have_gone_are_named(remembering, own_val, tmp_path, capsys):
     assert main("evaluate", remembering, *own_val) == 0  # which are there
 
 
+def evaluate_with_forks(printed, *arguments):
+    """Run the tool in a process of its own, and print to a file."""
+
+    def fork(worker, args, **options):  # prints where this process does
+        function, *_, (_errors, *work), _timeout = args
+        pickle.dumps((function, work))  # as it is to be spawned
+        torch.multiprocessing.start_processes(worker, args, start_method="fork", **options)
+
+    os.dup2(os.open(printed, os.O_WRONLY | os.O_CREAT), 1)
+    torch.multiprocessing.spawn = fork
+    sys.exit(main("evaluate", *arguments))
+
+
 def test_two_processes_find_what_one_does(detector, evaluated, own_val, tmp_path):
-    """Through a shell: the children of a process that runs tests would start the tests again."""
-    command = [sys.executable, "-W", "ignore", TOOLS / "evaluate.py", detector, *own_val]
-    options = ["--devices", "2", "--output", tmp_path]
-    result = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert len(re.findall(r"^bbox +\d", result.stdout, re.MULTILINE)) == 1
+    printed = tmp_path / "printed.txt"
+    arguments = (printed, detector, *own_val, "--devices", "2", "--output", tmp_path)
+    run = forking_context().Process(target=evaluate_with_forks, args=arguments)
+    run.start()
+    run.join()
+    assert run.exitcode == 0
+    assert len(re.findall(r"^bbox +\d", printed.read_text(), re.MULTILINE)) == 1
     assert results_of(tmp_path) == results_of(detector / "evaluation")
     assert (tmp_path / "log.txt.rank1").is_file()
     alone, shared = (read_evaluation(f).images for f in (detector / "evaluation", tmp_path))

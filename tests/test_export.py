@@ -9,6 +9,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from detectron2.modeling import build_model
+from small_detector import FOUR_BLOCKS
 from torchvision.models.detection import FasterRCNN
 
 from regnet_backbones import RegNetDesign, RegNetFeatures, config_path
@@ -24,31 +25,32 @@ from regnet_backbones.export import (
 
 
 def extractor():
-    design = {"w_0": 8, "w_a": 8.0, "w_m": 2.0, "depth": 7, "group_width": 8, "se_ratio": 0.25}
+    design = {"w_0": 8, "w_a": 13.0, "w_m": 2.0, "depth": 4, "group_width": 8, "se_ratio": 0.25}
     return RegNetFeatures(RegNetDesign(**design))
 
 
 def detector():
     cfg = default_config()
     cfg.merge_from_file(str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")))
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu"])
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *FOUR_BLOCKS])
     return build_model(cfg)
 
 
 def torchvisions_detector():
-    design = RegNetDesign(w_0=8, w_a=8.0, w_m=2.0, depth=7, group_width=8)
+    design = RegNetDesign(w_0=8, w_a=13.0, w_m=2.0, depth=4, group_width=8)
     backbone = RegNetFPN(design, out_channels=16, norm="BN", freeze_at=0)
     return FasterRCNN(backbone, num_classes=3)
 
 
 def transformers_backbone():
-    design = RegNetDesign(w_0=8, w_a=8.0, w_m=2.0, depth=7, group_width=8, se_ratio=0.25)
+    design = RegNetDesign(w_0=8, w_a=13.0, w_m=2.0, depth=4, group_width=8, se_ratio=0.25)
     options = {"out_indices": (1, 2, 3, 4), "norm": "BN", "freeze_at": 0}
     return RegNetFeaturesBackbone(RegNetFeaturesConfig(design=design, **options))
 
 
 def segmenter():
-    return smp.Unet("regnetx_002", encoder_weights=None, classes=3)
+    options = {"encoder_depth": 3, "decoder_channels": (16, 8, 8)}
+    return smp.Unet("regnetx_002", encoder_weights=None, classes=3, **options)
 
 
 def with_onnxruntime(path, images):

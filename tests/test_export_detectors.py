@@ -13,7 +13,7 @@ from regnet_backbones.export import ExportError, export_detector, load_exported
 from regnet_backbones.export.detectors import compare_detections, export_traceable
 from regnet_backbones.export.running import read_metadata
 
-SMALL = RegNetDesign(w_0=8, w_a=8.0, w_m=2.0, depth=7, group_width=8)
+SMALL = RegNetDesign(w_0=8, w_a=13.0, w_m=2.0, depth=4, group_width=8)
 WIDTH = 64  # of the maps and heads
 SIZES = {"min_size": 64, "max_size": 96}
 # Random weights are sure of nothing.

@@ -6,6 +6,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from load_tool import load_tool
+from small_detector import FOUR_BLOCKS
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.config import default_config
@@ -25,7 +26,7 @@ def detector(tmp_path_factory):
     cfg = default_config()
     cfg.merge_from_file(str(config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")))
     settings = ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
-    cfg.merge_from_list([*settings, "INPUT.MIN_SIZE_TEST", "64"])
+    cfg.merge_from_list([*settings, *FOUR_BLOCKS, "INPUT.MIN_SIZE_TEST", "64"])
     DetectionCheckpointer(build_model(cfg), save_dir=str(folder)).save("model_final")
     (folder / "config.yaml").write_text(cfg.dump())
     return folder

@@ -2,9 +2,6 @@
 
 import copy
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import lightning
 import numpy as np
@@ -12,6 +9,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
+from killed_runs import forking_context
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
@@ -647,12 +645,10 @@ class InOrder(lightning.LightningDataModule):
 
 # torch has no synchronised batch norm for the CPU: there its layers get one, by the definition.
 TWO_PROCESSES = """
-import json, sys
 import torch
 from torch import distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
-sys.path.insert(0, sys.argv[1])
 from test_semseg_module import DataLoader, InOrder, Losses, example, segmenter, trainer
 
 def synchronised(self, x):
@@ -687,7 +683,6 @@ class Report(Losses):
         if trainer.is_global_zero:
             torch.save(report, f"{folder}/{trainer.world_size}-training.pt")
 
-folder = sys.argv[2]
 for processes, strategy in ((1, "auto"), (2, "ddp_fork")):
     torch.manual_seed(0)
     model = segmenter(sync_batchnorm=True, optimizer="sgd", lr=0.01, weight_decay=0.0)
@@ -710,10 +705,10 @@ for processes, strategy in ((1, "auto"), (2, "ddp_fork")):
 
 
 def test_two_processes_train_as_one_with_the_whole_batch(tmp_path):
-    command = [sys.executable, "-W", "ignore", "-c", TWO_PROCESSES]
-    command += [str(Path(__file__).parent), str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    run = forking_context().Process(target=exec, args=(TWO_PROCESSES, {"folder": str(tmp_path)}))
+    run.start()
+    run.join()
+    assert run.exitcode == 0
     one, two = (torch.load(tmp_path / f"{count}-training.pt") for count in (1, 2))
     assert one.pop("norms") == 0
     assert two.pop("norms") > 50

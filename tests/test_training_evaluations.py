@@ -9,6 +9,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import launch
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
+from killed_runs import fork_what_launch_starts
 from small_training import NAME, draw_images, register, rows, small_config, train
 
 from regnet_backbones.detection.config_checks import check_config
@@ -158,7 +159,7 @@ def in_two_processes(folder, output):
 
 
 def test_two_processes_end_as_one(images, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    fork_what_launch_starts(monkeypatch)
     launch(in_two_processes, 2, dist_url="auto", args=(images, tmp_path))
     assert "val_total_loss" in rows(tmp_path)[-1]
 

@@ -11,6 +11,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
 from detectron2.engine import HookBase, launch
 from detectron2.utils import comm
+from killed_runs import fork_what_launch_starts
 from PIL import Image
 from small_training import COUNT, NAME, draw_images, register, rows, small_config, train
 
@@ -180,7 +181,7 @@ def in_two_processes(folder, output):
 
 
 def test_two_processes_resume_and_stop_as_one(images, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    fork_what_launch_starts(monkeypatch)
     launch(in_two_processes, 2, dist_url="auto", args=(images, tmp_path))
     assert "bbox/AP" in rows(tmp_path / "killed")[-1]
     first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in (0, 1))
