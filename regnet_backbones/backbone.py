@@ -7,6 +7,7 @@ returns the maps. The maps are those of timm's `features_only`: for RegNetV (pre
 RegNetZ (linear bottlenecks) they come before the activation that the classifier would apply.
 """
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -184,6 +185,12 @@ class RegNetFeatures(nn.Module):
         for stage in self._stages():
             stage.grad_checkpointing = enable  # read by timm's RegStage
             update_twice(stage, enable)
+
+    def checkpoint_blocks(self) -> None:
+        """Call `set_grad_checkpointing`, the name since 0.2; this one goes in 0.3."""
+        text = "checkpoint_blocks() is set_grad_checkpointing() since 0.2 and goes in 0.3"
+        warnings.warn(text, FutureWarning, stacklevel=2)
+        self.set_grad_checkpointing()
 
     def freeze(self, levels: int) -> None:
         """Fix the first levels for good; those that are fixed stay so.
