@@ -198,7 +198,9 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
             print(results_table(results, "last validation"))
         print(f"best checkpoint: {trainer.checkpoint_callback.best_model_path or 'none'}")
         print(f"config, logs, checkpoints and pictures: {output}")
-        print("report on one page:", shlex.join(["regnet-backbones", "report", str(output)]))
+        print(
+            "to see all on one page, run:", shlex.join(["regnet-backbones", "report", str(output)])
+        )
 
 
 def look_at(data: SegmentationData, folder: Path, *, picture: bool = True) -> None:
