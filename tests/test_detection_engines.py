@@ -176,7 +176,7 @@ def test_a_file_of_another_checkpoint_is_refused(trained, exported, val, tmp_pat
     torch.save(state, tmp_path / "model_final.pth")
     other = find_trained(tmp_path / "model_final.pth", config_file=trained.config_file)
     options = {"engine": "onnxruntime", "exported": exported["resized"]}
-    with pytest.raises(UserError, match="checkpoint"):
+    with pytest.raises(UserError, match="not exported from"):
         evaluate(other, tmp_path / "out", val=val, **options)
     with pytest.raises(UserError, match="engine"):
         evaluate(trained, tmp_path / "out", val=val, engine="tensorrt")

@@ -152,7 +152,7 @@ def test_a_backbone_says_which_multiples_it_needs(tmp_path):
     with pytest.raises(ValueError, match=message):
         export_torchscript(detector(), tmp_path / "net.ts", image_size=(100, 128))
     # 64 is the stride of P6.
-    with pytest.raises(ValueError, match="too small, .*'p6' is 1x2"):
+    with pytest.raises(ValueError, match="too small: .*'p6' is 1x2"):
         export_torchscript(detector(), tmp_path / "net.ts", image_size=(64, 128))
     dilated = smp.DeepLabV3Plus("regnetx_002", encoder_weights=None, encoder_output_stride=8)
     with pytest.raises(ValueError, match="multiples of 8 for DeepLabV3Plus, got .60, 64."):

@@ -55,11 +55,21 @@ def _in_percent(metrics: Mapping) -> dict:
 
 
 class Bar(TQDMProgressBar):
-    """Lightning's bar with results in percent."""
+    """Lightning's bar, of an epoch, with results in percent and the time left of the training."""
+
+    def on_train_start(self, trainer: Trainer, *args: object) -> None:
+        """Start the watch."""
+        super().on_train_start(trainer, *args)
+        self._step, self._start = trainer.global_step, time.perf_counter()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict:
         """Return what is written next to the bar."""
-        return _in_percent(super().get_metrics(trainer, pl_module))
+        metrics = _in_percent(super().get_metrics(trainer, pl_module))
+        done, last = trainer.global_step - self._step, trainer.estimated_stepping_batches
+        if done and last < float("inf"):
+            seconds = (time.perf_counter() - self._start) / done * (last - trainer.global_step)
+            metrics["left"] = str(timedelta(seconds=round(seconds)))
+        return metrics
 
 
 class Lines(ProgressBar):
