@@ -1,6 +1,9 @@
 """tools/train_net.py from the command line to pictures, on small custom data."""
 
+import contextlib
+import io
 import json
+import logging
 import re
 
 import numpy as np
@@ -9,6 +12,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.logger import setup_logger
 from detectron2.utils.visualizer import Visualizer
 from load_tool import load_tool
 from PIL import Image
@@ -57,10 +61,17 @@ def iterations(output):
     return [json.loads(line)["iteration"] for line in lines]
 
 
-def test_a_detector_is_trained_resumed_and_evaluated_on_own_data(main, dataset, tmp_path, capsys):
+def test_a_detector_is_trained_resumed_and_evaluated_on_own_data(
+    main, dataset, tmp_path, capsys, monkeypatch
+):
     common = ["--config-file", QUICK, *own_data(dataset)]
     options = [*SMALL, "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER"]
 
+    # Another program's handler, which changes the names of records for the handlers after it.
+    monkeypatch.setattr(logging.getLogger("detectron2"), "handlers", [])
+    setup_logger.cache_clear()
+    with contextlib.redirect_stdout(io.StringIO()):
+        setup_logger()
     assert main([*common, *options, "20"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"bbox +\d+\.\d", printed)

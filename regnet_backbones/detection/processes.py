@@ -24,10 +24,12 @@ from regnet_backbones.adapters.detectron2 import make_local_groups
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 
-# What the screen shows below warnings; `log.txt` has everything.
+# What the screen shows below warnings; `log.txt` has everything. A handler of detectron2 changes the
+# name of a record to "d2." for all handlers after it.
 SHOWN = (
     *("regnet_backbones", "fvcore.common.checkpoint"),
     *("detectron2.utils.events", "detectron2.evaluation.evaluator"),
+    *("d2.utils.events", "d2.evaluation.evaluator"),
 )
 
 
