@@ -96,8 +96,8 @@ class Network:
         """All other entries, with their whole names."""
         return {n: v for n, v in self.entries.items() if not n.startswith(self.prefix)}
 
-    def beside(self, *homes: str) -> dict[str, torch.Tensor]:
-        """The rest of a model that has its network under one of these; empty if it is another."""
+    def rest_of_model(self, *homes: str) -> dict[str, torch.Tensor]:
+        """Return a model without its network, which is under one of `homes`; empty if it is not."""
         home = next((home for home in homes if self.prefix.endswith(home)), None)
         if home is None:
             return {}

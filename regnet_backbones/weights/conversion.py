@@ -107,7 +107,9 @@ def convert_file(
         dialect, place = LAYOUTS[to]
         # Of the same kind of model the rest has the same names.
         kind = place.partition(".")[0]
-        rest = network.beside(*(p for _, p in LAYOUTS.values() if kind and p.startswith(kind)))
+        rest = network.rest_of_model(
+            *(p for _, p in LAYOUTS.values() if kind and p.startswith(kind))
+        )
         whole, rest = rest, _fpn_between(network, place, rest)
         left_out = [n for n in whole if rest is not whole and not n.startswith("backbone.")]
         nesting = "model" if place.startswith("backbone.") else None

@@ -117,7 +117,7 @@ def load(
         state_dict = read_checkpoint(local_file(known), prefix=prefix).content
     network = locate(state_dict, prefix)
     # SMP's `tu-` encoder has its network under "model.".
-    rest = network.beside(home, f"{home}model.") if home else {}
+    rest = network.rest_of_model(home, f"{home}model.") if home else {}
     order = channel_order or CHANNEL_ORDERS[network.dialect]
     orders, keeps_rest = (order, images), bool(rest)
     loaded, report = fit(network, extractor, known, orders, home=home, keeps_rest=keeps_rest)

@@ -1,4 +1,4 @@
-"""What `lazyconfig_train_net.py` reads beside model, data, optimizer and schedule.
+"""What `lazyconfig_train_net.py` reads in addition to model, data, optimizer and schedule.
 
 On a machine without a GPU: `train.device=cpu`, and `train.amp.enabled=False` where a recipe has it.
 """
