@@ -24,8 +24,8 @@ from regnet_backbones.adapters.detectron2 import make_local_groups
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 
-# What the screen shows below warnings; `log.txt` has everything. A handler of detectron2 changes the
-# name of a record to "d2." for all handlers after it.
+# What the screen shows below warnings; `log.txt` has everything. Detectron2's handlers change the
+# name of a record to "d2." for those that come after them.
 SHOWN = (
     *("regnet_backbones", "fvcore.common.checkpoint"),
     *("detectron2.utils.events", "detectron2.evaluation.evaluator"),
