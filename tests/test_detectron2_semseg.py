@@ -15,6 +15,7 @@ from detectron2.modeling import build_model
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.projects.deeplab import DeepLabV3PlusHead, build_lr_scheduler
+from detectron2.structures import Boxes, BoxMode, Instances
 from load_tool import load_tool
 from matplotlib.colors import rgb_to_hsv
 from PIL import Image
@@ -383,6 +384,20 @@ def test_objects_have_shades_of_the_colour_of_their_class():
     labels = np.full((60, 80), 2)
     assert canvas.draw_sem_seg(labels).get_image().max() == 0  # the background is not painted
     assert canvas.draw_sem_seg(labels - 1).get_image().max() > 0
+
+
+def test_annotated_and_predicted_objects_are_equally_opaque():
+    corners = [[10, 10, 70, 50]]
+    annotation = {"bbox": corners[0], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    annotation["segmentation"] = [[10, 10, 70, 10, 70, 50, 10, 50]]
+    found = Instances((60, 80), pred_boxes=Boxes(corners), pred_classes=torch.tensor([0]))
+    found.pred_masks = torch.zeros(1, 60, 80, dtype=torch.bool)
+    found.pred_masks[:, 10:50, 10:70] = True
+    gray = np.full((60, 80, 3), 128, np.uint8)
+    ours, theirs = (Canvas(gray, Metadata(thing_classes=["a"]), 1.0) for _ in range(2))
+    truth = ours.draw_dataset_dict({"annotations": [annotation]}).get_image()[45, 60]
+    np.testing.assert_allclose(truth, theirs.draw_instance_predictions(found).get_image()[45, 60])
+    assert np.abs(truth.astype(int) - 128).max() > 30
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 59), (79, 0), (79, 59)])

@@ -37,6 +37,9 @@ WIDTH = SIDE - GAP // 2
 # How pixels are drawn: all of them, as opaque as `Visualizer.draw_dataset_dict` draws the truth.
 PIXELS = {"area_threshold": 0, "alpha": 0.5}
 
+# How opaque objects are, in truth and prediction; detectron2 has 0.5 and 0.8.
+ALPHA = 0.65
+
 # Pixels that overlays are at least wide: in smaller ones the names would hide what they name.
 MIN_WIDTH = 512
 
@@ -100,6 +103,10 @@ class Canvas(Visualizer):
     def _jitter(self, color: Sequence[float]) -> tuple[float, ...]:
         """Return a shade of the colour of an object's class; detectron2's is another colour."""
         return self._change_color_brightness(color, next(self._shades))
+
+    def overlay_instances(self, **options: object) -> VisImage:
+        """Draw objects, annotated ones as opaque as predicted ones."""
+        return super().overlay_instances(**{**options, "alpha": ALPHA})
 
     def draw_binary_mask(
         self,
