@@ -116,6 +116,13 @@ def test_a_segmenter_is_trained_and_resumed(data, tmp_path, capsys):
     assert said.startswith(f"best checkpoint: {tmp_path / 'checkpoints' / 'best.ckpt'}")
 
 
+def test_a_terminal_shows_the_time_left(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    options = ("--trainer.enable_progress_bar", "true", "--trainer.num_sanity_val_steps", "1")
+    assert main(*training(data, tmp_path, 4, *options)) == 0
+    assert re.search(r"left=\d:\d\d:\d\d", "".join(capsys.readouterr()))
+
+
 def test_a_named_logger_is_added(data, tmp_path):
     options = ("--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", tmp_path / "csv")
     assert main(*training(data, tmp_path, 2, *options)) == 0

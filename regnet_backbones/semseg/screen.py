@@ -65,6 +65,8 @@ class Bar(TQDMProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict:
         """Return what is written next to the bar."""
         metrics = _in_percent(super().get_metrics(trainer, pl_module))
+        if trainer.sanity_checking:  # before the start
+            return metrics
         done, last = trainer.global_step - self._step, trainer.estimated_stepping_batches
         if done and last < float("inf"):
             seconds = (time.perf_counter() - self._start) / done * (last - trainer.global_step)
