@@ -45,6 +45,9 @@ def _run_gloo_worker(
     make_local_groups(processes_per_machine)
     comm.synchronize()
     main_func(*args)
+    # Threads of gloo that live until the interpreter ends can abort the process.
+    comm._LOCAL_PROCESS_GROUP = None
+    dist.destroy_process_group()
 
 
 def make_local_groups(processes_per_machine: int) -> None:
