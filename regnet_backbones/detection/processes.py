@@ -20,7 +20,7 @@ from detectron2.utils.logger import setup_logger
 from torch import distributed as dist
 from torch.multiprocessing import ProcessExitedException
 
-from regnet_backbones.adapters.detectron2 import make_local_groups
+from regnet_backbones.adapters.detectron2 import leave_groups, make_local_groups
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
 
@@ -75,7 +75,7 @@ def run_in_processes(
     if started_by_torchrun():
         _join_torchrun()
         _work(*work)
-        dist.destroy_process_group()
+        leave_groups()
         return
     processes, machines, machine_rank, url = place
     if processes * machines == 1:

@@ -4,6 +4,7 @@ from regnet_backbones.adapters import import_lazily
 
 # Names of `compat`, which nothing outside this package imports.
 _LAZY = {
+    "leave_groups": "compat.engine",
     "make_local_groups": "compat.engine",
     "id2rgb": "compat.panoptic_quality",
     "rgb2id": "compat.panoptic_quality",

@@ -45,9 +45,7 @@ def _run_gloo_worker(
     make_local_groups(processes_per_machine)
     comm.synchronize()
     main_func(*args)
-    # Threads of gloo that live until the interpreter ends can abort the process.
-    comm._LOCAL_PROCESS_GROUP = None
-    dist.destroy_process_group()
+    leave_groups()
 
 
 def make_local_groups(processes_per_machine: int) -> None:
@@ -61,6 +59,15 @@ def make_local_groups(processes_per_machine: int) -> None:
         group = dist.new_group(ranks)
         if dist.get_rank() in ranks:
             comm._LOCAL_PROCESS_GROUP = group
+
+
+def leave_groups() -> None:
+    """Leave all groups: threads of gloo that live until the interpreter ends can abort it."""
+    import torch.distributed as dist
+    from detectron2.utils import comm
+
+    comm._LOCAL_PROCESS_GROUP = None
+    dist.destroy_process_group()
 
 
 def device_ids_given_for_cpu_model(module: ModuleType) -> None:
