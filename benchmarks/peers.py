@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.transforms import v2
 from yacs.config import CfgNode
 
+from benchmarks.frameworks import detector_loss
 from benchmarks.machine import machine, versions
 from benchmarks.report import write_json
 
@@ -112,12 +114,9 @@ def train_detector(args: argparse.Namespace, cfg: CfgNode) -> dict[str, object]:
     def rate(step: int) -> float:
         return min(1.0, (step + 1) / (warmup + 1)) * (1 + math.cos(math.pi * step / steps)) / 2
 
-    def loss(batch: Sequence[tuple[torch.Tensor, dict]]) -> torch.Tensor:
-        return sum(model(*map(list, zip(*batch, strict=True))).values())
-
     batches = DataLoader(images, solver.IMS_PER_BATCH, shuffle=True, collate_fn=list)
     optimizer = AdamW(model.parameters(), solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
-    seconds = fit(batches, loss, optimizer, rate, steps)
+    seconds = fit(batches, partial(detector_loss, model), optimizer, rate, steps)
     model.transform.min_size = (cfg.INPUT.MIN_SIZE_TEST,)
     model.transform.max_size = cfg.INPUT.MAX_SIZE_TEST
     tested = coco_images(*(args.val or (own.VAL_JSON, own.VAL_IMAGES)), masks=masks)

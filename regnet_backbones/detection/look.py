@@ -13,7 +13,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from regnet_backbones.detection.pictures import Canvas
+from regnet_backbones.detection.pictures import PIXELS, Canvas
 from regnet_backbones.detection.training.loader import TrainLoader, train_mapper
 from regnet_backbones.runs.look import PICTURES, SIDE, mosaic, show, table_of
 
@@ -69,7 +69,7 @@ def _drawn(sample: Mapping, channels: str, metadata: Metadata) -> Image.Image:
     image = utils.convert_image_to_rgb(sample["image"].permute(1, 2, 0), channels)
     canvas = Canvas(image, metadata, SIDE / min(image.shape[:2]))
     if "sem_seg" in sample:
-        canvas.draw_sem_seg(sample["sem_seg"], area_threshold=0, alpha=0.5)
+        canvas.draw_sem_seg(sample["sem_seg"], **PIXELS)
     if "instances" in sample:
         fields = sample["instances"].get_fields()
         parts = {name: fields.get(f"gt_{name}") for name in ("boxes", "masks", "keypoints")}

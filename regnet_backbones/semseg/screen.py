@@ -54,6 +54,14 @@ def _in_percent(metrics: Mapping) -> dict:
     return others | miou
 
 
+def _time_left(trainer: Trainer, since: int, seconds: float) -> str | None:
+    """Return the time left, h:mm:ss, from that of the steps since one; None if unknown."""
+    step, last = trainer.global_step, trainer.estimated_stepping_batches
+    if step == since or last == float("inf"):
+        return None
+    return str(timedelta(seconds=round((last - step) * seconds / (step - since))))
+
+
 class Bar(TQDMProgressBar):
     """Lightning's bar, of an epoch, with results in percent and the time left of the training."""
 
@@ -67,11 +75,8 @@ class Bar(TQDMProgressBar):
         metrics = _in_percent(super().get_metrics(trainer, pl_module))
         if trainer.sanity_checking:  # before the start
             return metrics
-        done, last = trainer.global_step - self._step, trainer.estimated_stepping_batches
-        if done and last < float("inf"):
-            seconds = (time.perf_counter() - self._start) / done * (last - trainer.global_step)
-            metrics["left"] = str(timedelta(seconds=round(seconds)))
-        return metrics
+        left = _time_left(trainer, self._step, time.perf_counter() - self._start)
+        return metrics if left is None else metrics | {"left": left}
 
 
 class Lines(ProgressBar):
@@ -98,9 +103,8 @@ class Lines(ProgressBar):
         seconds = time.perf_counter() - self._start
         loss, lr = (trainer.callback_metrics[f"train/{name}"] for name in ("loss", "lr"))
         text = f"loss {loss:.4g}, lr {lr:.4g}, {self._images / seconds:.1f} images/s"
-        if last < float("inf"):
-            left = timedelta(seconds=round((last - step) * seconds / (step - self._step)))
-            text += f", {left} left"
+        left = _time_left(trainer, self._step, seconds)
+        text += "" if left is None else f", {left} left"
         self._print(f"step {step:,} of {last:,}: {text}")
         self.on_train_start(trainer)
 
