@@ -17,11 +17,12 @@ from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.data import read_coco_split
 from regnet_backbones.detection.evaluation import evaluate
 from regnet_backbones.detection.exporting import export_detector, images_for
-from regnet_backbones.detection.prediction import predict
+from regnet_backbones.detection.prediction import DetectorPredictor, predict
 from regnet_backbones.detection.trained import load_detector
 from regnet_backbones.errors import UserError
 from regnet_backbones.export.running import read_metadata
 from regnet_backbones.runs.trained import find_trained
+from regnet_backbones.runs.videos import ImageReader
 
 QUICK = config_path("detectron2/quick/mask_rcnn_regnet_small_fpn.yaml")
 SIDE = 96  # of the images; tests resize them to 64
@@ -111,22 +112,29 @@ def entries_of(folder):
     return sorted(entries, key=lambda e: (e["image_id"], -e["score"]))
 
 
+def failed_of(trained, images, output, **options):
+    """Predict images; return those that could not be read."""
+    read = ImageReader(images)
+    predict(DetectorPredictor(trained, **options), read, output)
+    return read.failed
+
+
 def test_predictions_are_those_of_torch(trained, dataset, exported, tmp_path):
     """Of both ways to run it, above a score that is higher than the one in the file."""
     images = sorted(dataset.images("val").iterdir())
     (tmp_path / "broken.png").write_text("no image")
     options = {"min_score": 0.25}
-    assert not predict(trained, images, tmp_path / "torch", **options)
+    assert not failed_of(trained, images, tmp_path / "torch", **options)
     expected = entries_of(tmp_path / "torch")
     assert len(expected) > 5
     options |= {"engine": "onnxruntime"}
     broken = [tmp_path / "broken.png"]
-    assert predict(trained, [*broken, *images], tmp_path / "a", **options) == broken
+    assert failed_of(trained, [*broken, *images], tmp_path / "a", **options) == broken
     higher = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.25"]
     for folder, more in (("b", {"exported": exported["resized"]}), ("c", {"opts": higher})):
-        predict(trained, images, tmp_path / folder, **options, **more)
+        failed_of(trained, images, tmp_path / folder, **options, **more)
     options |= {"exported": exported["resized"], "opts": higher}
-    predict(trained, images, tmp_path / "d", **options)
+    failed_of(trained, images, tmp_path / "d", **options)
     for folder in "abcd":
         found = entries_of(tmp_path / folder)
         assert [e["category"] for e in found] == [e["category"] for e in expected]
@@ -188,7 +196,7 @@ def test_a_lower_threshold_than_that_of_the_file_is_refused(trained, dataset, tm
     path = tmp_path / "net.onnx"
     export_detector(cfg, model, path, images=images_for(cfg, paths))
     with pytest.raises(UserError, match="SCORE_THRESH_TEST"):
-        predict(trained, paths, tmp_path / "out", engine="onnxruntime", exported=path)
+        DetectorPredictor(trained, engine="onnxruntime", exported=path)
 
 
 def test_a_file_of_8_bits_is_evaluated_before_and_after(trained, dataset, val, tmp_path, capsys):

@@ -22,7 +22,7 @@ from regnet_backbones.semseg.dataset import val_transform
 from regnet_backbones.semseg.evaluation import evaluate
 from regnet_backbones.semseg.exported import calibration_inputs
 from regnet_backbones.semseg.inference import Inference
-from regnet_backbones.semseg.prediction import predict
+from regnet_backbones.semseg.prediction import SegmenterPredictor
 
 SMALL = {"w_0": 8, "w_a": 13.0, "w_m": 2.0, "depth": 4, "group_width": 8}
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -133,7 +133,7 @@ def test_a_file_of_another_checkpoint_is_refused(checkpoint, exported, tmp_path)
     del model.metadata_props[:]
     onnx.save(model, plain)
     with pytest.raises(ValueError, match="plain.onnx.* was not exported from"):
-        predict(checkpoint, [], tmp_path, engine="onnxruntime", exported=plain)
+        SegmenterPredictor(checkpoint, engine="onnxruntime", exported=plain)
 
 
 def test_an_engine_that_computes_otherwise_is_an_error(checkpoint, exported, tmp_path):
@@ -184,7 +184,7 @@ def test_other_precision_and_unknown_engines_are_refused(checkpoint):
     with pytest.raises(ValueError, match="'tensorrt'"):
         evaluate(checkpoint, engine="tensorrt")
     with pytest.raises(ValueError, match="--optimize"):
-        predict(checkpoint, [], None, engine="openvino", optimization=Optimization())
+        SegmenterPredictor(checkpoint, engine="openvino", optimization=Optimization())
 
 
 # 8 bits

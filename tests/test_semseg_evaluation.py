@@ -18,6 +18,7 @@ from regnet_backbones import config_path, shapes
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs.colors import palette
 from regnet_backbones.runs.results import read_evaluation
+from regnet_backbones.runs.videos import ImageReader
 from regnet_backbones.semseg import overlays
 from regnet_backbones.semseg.checkpoints import load_data, load_segmenter
 from regnet_backbones.semseg.datamodule import SegmentationData
@@ -26,7 +27,7 @@ from regnet_backbones.semseg.evaluation import evaluate
 from regnet_backbones.semseg.inference import Inference
 from regnet_backbones.semseg.metrics import boundary_counts, boundary_results, results_table
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.semseg.prediction import predict
+from regnet_backbones.semseg.prediction import SegmenterPredictor, predict
 from regnet_backbones.semseg.run import launch_run
 
 NAMES = ("circle", "square", "triangle", "star", "cross", "background")
@@ -260,8 +261,8 @@ def test_boundary_iou_is_that_of_eroded_masks(size, reach):
 @pytest.mark.parametrize("inference", [None, ROBUST])
 def test_an_evaluation_is_what_the_predicted_labels_say(dataset, checkpoint, inference, tmp_path):
     found = evaluate(checkpoint, inference=inference, accelerator="cpu")
-    written = predict(checkpoint, images_of(dataset), tmp_path, inference=inference, device="cpu")
-    iou, miou, accuracy = by_hand(masks_of(dataset), written.labels)
+    labels = predicted(checkpoint, images_of(dataset), tmp_path, inference=inference)
+    iou, miou, accuracy = by_hand(masks_of(dataset), labels)
     assert found["miou"] == pytest.approx(miou, abs=1e-6)
     assert found["accuracy"] == pytest.approx(accuracy, abs=1e-6)
     assert 0.1 < found["accuracy"] < 1
@@ -285,7 +286,7 @@ def test_an_evaluation_is_what_the_predicted_labels_say(dataset, checkpoint, inf
 
 def test_predicted_labels_are_masks_of_a_dataset(dataset, checkpoint, tmp_path):
     images = sorted((dataset.root / "semantic" / "images" / "training").iterdir())
-    written = predict(checkpoint, images, tmp_path, device="cpu")
+    labels = predicted(checkpoint, images, tmp_path)
     folder = str(images[0].parent)
     overrides = {
         **{"layout": "folder", "root": str(tmp_path), "class_names_file": "classes.txt"},
@@ -295,7 +296,7 @@ def test_predicted_labels_are_masks_of_a_dataset(dataset, checkpoint, tmp_path):
     found = evaluate(checkpoint, overrides=overrides, accelerator="cpu")
     assert (found["miou"], found["accuracy"], found["images"]) == (1, 1, 8)
     assert (found["mdice"], found["boundary_miou"]) == (1, 1)
-    assert len(written.labels) == 8
+    assert len(labels) == 8
 
     options = {"images": 2, "output": tmp_path / "some", "accelerator": "cpu"}
     assert evaluate(checkpoint, overrides=overrides, **options)["images"] == 2
@@ -330,7 +331,7 @@ def test_devices_that_are_not_there_are_named(dataset, checkpoint, tmp_path):
         evaluate(checkpoint, accelerator="cuda", devices=99)
     for device in ("gpu0", "cuda:99"):
         with pytest.raises(UserError, match=device):
-            predict(checkpoint, images_of(dataset), tmp_path, device=device)
+            SegmenterPredictor(checkpoint, device=device)
 
 
 def test_the_table_has_percent():
@@ -355,6 +356,14 @@ def test_the_table_has_percent():
 # Prediction
 
 
+def predicted(checkpoint, images, output, *, failed=(), **options):
+    """Predict images on the CPU, and return the files of the labels."""
+    read = ImageReader(images)
+    predict(SegmenterPredictor(checkpoint, device="cpu", **options), read, output)
+    assert read.failed == list(failed)
+    return sorted((output / "labels").rglob("*.png"))
+
+
 def test_images_of_every_kind_are_predicted(dataset, checkpoint, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
@@ -365,27 +374,24 @@ def test_images_of_every_kind_are_predicted(dataset, checkpoint, tmp_path):
     for mode, name in (("RGB", "a.png"), ("RGBA", "b.png"), ("L", "c.png"), ("CMYK", "d.jpg")):
         image.convert(mode).save(folder / name)
     files = sorted(folder.iterdir())
-    written = predict(checkpoint, files, tmp_path / "out", device="cpu")
-    assert written.failed == ()
-    assert [path.name for path in written.labels] == [
-        *("a.png", "b.png", "c.png", "d.png", "turned.png")
-    ]
-    assert [Image.open(path).size for path in written.labels] == [(80, 50)] * 4 + [(50, 80)]
+    labels = predicted(checkpoint, files, tmp_path / "out")
+    assert [path.name for path in labels] == [*("a.png", "b.png", "c.png", "d.png", "turned.png")]
+    assert [Image.open(path).size for path in labels] == [(80, 50)] * 4 + [(50, 80)]
     assert (tmp_path / "out" / "classes.txt").read_text().splitlines() == list(NAMES)
-    same = [np.asarray(Image.open(path)) for path in written.labels]
+    same = [np.asarray(Image.open(path)) for path in labels]
     assert (same[0] == same[1]).all()
 
 
 def test_labels_and_overlays_have_the_colors_of_the_classes(dataset, checkpoint, tmp_path):
     source = images_of(dataset)[1]
-    written = predict(checkpoint, [source], tmp_path, device="cpu")
-    labels = Image.open(written.labels[0])
+    (file,) = predicted(checkpoint, [source], tmp_path)
+    labels = Image.open(file)
     assert labels.mode == "P"
-    assert written.labels[0].read_bytes()[24] == 8  # bits of a pixel
+    assert file.read_bytes()[24] == 8  # bits of a pixel
     values = np.asarray(labels)
     colors = np.array([*palette(5), (0, 0, 0)])  # the last class is the background
     assert (np.asarray(labels.convert("RGB")) == colors[values]).all()
-    overlay = Image.open(written.overlays[0])
+    overlay = Image.open(tmp_path / "overlays" / f"{file.stem}.jpg")
     image = read_image(source)
     height, width = image.shape[:2]
     factor = -(-overlays.MIN_WIDTH // width)  # a small image is enlarged
@@ -402,18 +408,16 @@ def test_images_of_one_name_do_not_overwrite_each_other(dataset, checkpoint, tmp
     for source, file in zip((first, second), files, strict=True):
         file.parent.mkdir(parents=True)
         Image.open(source).save(file)
-    written = predict(checkpoint, files, tmp_path / "out", device="cpu")
-    assert [path.relative_to(tmp_path / "out") for path in written.labels] == [
+    labels = predicted(checkpoint, files, tmp_path / "out")
+    assert [path.relative_to(tmp_path / "out") for path in labels] == [
         Path("labels/a/x.png"),
         Path("labels/b/c/x.png"),
     ]
-    assert [path.relative_to(tmp_path / "out") for path in written.overlays] == [
-        Path("overlays/a/x.jpg"),
-        Path("overlays/b/c/x.jpg"),
-    ]
-    alone = predict(checkpoint, files[1:], tmp_path / "alone", device="cpu")
-    assert alone.labels == (tmp_path / "alone" / "labels" / "x.png",)
-    assert alone.labels[0].read_bytes() == written.labels[1].read_bytes()
+    for name in ("a/x.jpg", "b/c/x.jpg"):
+        assert (tmp_path / "out" / "overlays" / name).is_file()
+    (alone,) = predicted(checkpoint, files[1:], tmp_path / "alone")
+    assert alone == tmp_path / "alone" / "labels" / "x.png"
+    assert alone.read_bytes() == labels[1].read_bytes()
 
 
 def test_files_that_cannot_be_read_are_named_and_the_others_go_on(
@@ -426,8 +430,8 @@ def test_files_that_cannot_be_read_are_named_and_the_others_go_on(
     text.write_text("no image")
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(deep)
     gone = tmp_path / "gone.png"
-    written = predict(checkpoint, [text, good, deep, gone], tmp_path / "out", device="cpu")
-    assert written.failed == (text, deep, gone)
-    assert [path.name for path in written.labels] == ["good.png"]
+    bad = [text, deep, gone]
+    (label,) = predicted(checkpoint, [text, good, deep, gone], tmp_path / "out", failed=bad)
+    assert label.name == "good.png"
     for name in ("text.png", "deep.png", "gone.png"):
         assert f"{name}'" in caplog.text

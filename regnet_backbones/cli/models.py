@@ -216,43 +216,42 @@ def predict_command(args: argparse.Namespace) -> int:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from regnet_backbones.runs.image_files import SUFFIXES, find_images
     from regnet_backbones.runs.videos import SUFFIXES as VIDEO_SUFFIXES
-    from regnet_backbones.runs.videos import is_video
+    from regnet_backbones.runs.videos import ImageReader, is_video
 
     trained = _trained(args)
     images, output = find_images(args.images, SUFFIXES + VIDEO_SUFFIXES), Path(args.output)
     if args.every is not None and not any(map(is_video, images)):
         raise UserError("--every needs a video; leave it out")
     check_output_folder(output, name="--output")
-    how = {"pictures": not args.no_pictures, "batch_size": args.batch_size, **_engine(args)}
-    how["every"] = 1 if args.every is None else args.every
+    read = ImageReader(images, every=1 if args.every is None else args.every)
+    how = {"pictures": not args.no_pictures, "batch_size": args.batch_size}
     if trained.kind == "detector":
-        from regnet_backbones.detection.prediction import predict
+        from regnet_backbones.detection.prediction import DetectorPredictor, predict
 
-        failed = predict(
+        detector = DetectorPredictor(
             trained,
-            images,
-            output,
             min_score=0.5 if args.min_score is None else args.min_score,
             opts=[*_optimization_keys(args), *args.opts],
             device=args.device,
             val_json=args.val_json,
             **_windows(args),
-            **how,
+            **_engine(args),
         )
+        predict(detector, read, output, **how)
     else:
-        from regnet_backbones.semseg.prediction import predict as predict_with_segmenter
+        from regnet_backbones.semseg import prediction as of_segmenters
 
         if args.opts:
             raise UserError("--opts cannot be used with a segmenter; leave it out")
-        failed = predict_with_segmenter(
+        segmenter = of_segmenters.SegmenterPredictor(
             trained.checkpoint,
-            images,
-            output,
             inference=_inference(args),
             device=args.device,
             optimization=_optimization(args),
-            **how,
-        ).failed
+            **_engine(args),
+        )
+        of_segmenters.predict(segmenter, read, output, **how)
+    failed = read.failed
     kind = "images and videos" if any(map(is_video, images)) else "images"
     print(f"{len(images) - len(failed)} of {len(images)} {kind} predicted: {output}")
     if failed:

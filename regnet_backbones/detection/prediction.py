@@ -45,7 +45,18 @@ Item = TypeVar("Item")
 
 
 class DetectorPredictor:
-    """A trained detector for images of any size, see `predict`; `build` makes the model."""
+    """A trained detector that takes images of any size, once `build` has made the model.
+
+    Args:
+        trained, opts, device: see `evaluation.evaluate`.
+        min_score: instances below this score are left out.
+        val_json: a COCO json with the categories of the training, and perhaps ids of images; None
+            for the categories of `DATASETS.TEST`, if it is registered.
+        engine, exported, window, window_stride: see `evaluation.evaluate`.
+
+    Raises:
+        UserError: config, json, exported file or an argument cannot be used.
+    """
 
     def __init__(
         self,
@@ -68,7 +79,7 @@ class DetectorPredictor:
         use_exported(self.cfg, engine, exported)
         if engine == "torch":  # an exported file has a threshold of its own
             architectures.raise_score_threshold(self.cfg, min_score)
-        self.classes = known_classes(self.cfg, val_json)
+        self.classes, self.val_json = known_classes(self.cfg, val_json), val_json
         self._min_score, self._engine, self._exported = min_score, engine, exported
 
     @property
@@ -132,22 +143,13 @@ class DetectorPredictor:
 
 
 def predict(
-    trained: Trained,
-    images: Sequence[Path],
-    output: str | Path,
+    detector: DetectorPredictor,
+    read: ImageReader,
+    output: Path,
     *,
-    min_score: float = 0.5,
-    opts: Sequence[str] = (),
-    device: str | None = None,
-    val_json: str | Path | None = None,
     pictures: bool = True,
     batch_size: int = 1,
-    engine: Engine = "torch",
-    exported: str | Path | None = None,
-    window: int | None = None,
-    window_stride: int | None = None,
-    every: int = 1,
-) -> list[Path]:
+) -> None:
     """Predict images and frames of videos, and write what is seen in them.
 
         overlays/<name>.jpg   the image with what is seen drawn over it, small ones enlarged
@@ -157,43 +159,22 @@ def predict(
         labels/<name>.png     the class of each pixel, from 0, of a model with semantic output
         classes.txt           names of these classes, one a line, if they are known
 
-    A frame is named `<video>_<number from 0>`; the overlays of a video are `<video>.mp4`. An image
-    that cannot be read is left out with a warning.
+    A frame is named `<video>_<number from 0>`; the overlays of a video are `<video>.mp4`.
 
     Args:
-        trained, output, opts, device: see `evaluation.evaluate`.
-        images: files, as `find_images` finds them; their `output_names` are the names.
-        min_score: instances below this score are left out.
-        val_json: a COCO json with the categories of the training, and perhaps ids of the images;
-            None for the categories of `DATASETS.TEST`, if it is registered.
+        detector: not built yet.
+        read: the images; those that cannot be read are in its `failed` afterwards.
+        output: a folder; files in it are overwritten.
         pictures: whether to draw overlays.
         batch_size: how many images of one size after resizing, or windows of one image, the model
             takes at a time. Results may differ in the last bits.
-        engine, exported, window, window_stride: see `evaluation.evaluate`.
-        every: which frames of a video are predicted: 0, every, 2 * every, ...
-
-    Returns:
-        The images that could not be read.
 
     Raises:
-        UserError: config, checkpoint, json, video, exported file or an argument cannot be used.
+        UserError: the checkpoint, a video or the batch size cannot be used.
     """
     check_batch_size(batch_size)
-    read = ImageReader(images, every=every)
-    detector = DetectorPredictor(
-        trained,
-        min_score=min_score,
-        opts=opts,
-        device=device,
-        val_json=val_json,
-        engine=engine,
-        exported=exported,
-        window=window,
-        window_stride=window_stride,
-    )
     classes = detector.classes
-    ids, free_ids = _image_ids(read.stills, val_json)
-    output = Path(output)
+    ids, free_ids = _image_ids(read.stills, detector.val_json)
     append, panoptic, given = None, [], set()
     with ExitStack() as files, Drawing(write_overlay, read.count if pictures else 0) as drawing:
         detector.build(read.stills)
@@ -226,7 +207,6 @@ def predict(
         write_json(output / "panoptic.json", {"annotations": panoptic})
     if "sem_seg" in given and classes.stuff_are_named:
         (output / "classes.txt").write_text("\n".join(classes.metadata.stuff_classes) + "\n")
-    return read.failed
 
 
 def _image_ids(

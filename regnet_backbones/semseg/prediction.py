@@ -1,7 +1,6 @@
 """Predict images with a trained segmenter: overlays to look at, and the labels of all pixels."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -27,23 +26,16 @@ from regnet_backbones.semseg.inference import Inference
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What a prediction wrote.
-
-    Attributes:
-        overlays, labels: files, in the order of the images; no overlays without pictures, nor of
-            videos.
-        failed: images that could not be read.
-    """
-
-    overlays: tuple[Path, ...]
-    labels: tuple[Path, ...]
-    failed: tuple[Path, ...]
-
-
 class SegmenterPredictor:
-    """A trained segmenter that takes images of any size; for its arguments see `predict`."""
+    """A trained segmenter that takes images of any size.
+
+    Args:
+        checkpoint: a file that Lightning saved in a training of a `Segmenter`.
+        inference: see `checkpoints.load_segmenter`.
+        device: "cpu", "cuda", "cuda:1", ...; None for a GPU if present.
+        optimization: how to make the network fast, None for not at all.
+        engine, exported: see `evaluation.evaluate`; compared with torch on random images.
+    """
 
     def __init__(
         self,
@@ -102,19 +94,13 @@ class SegmenterPredictor:
 
 
 def predict(
-    checkpoint: Path,
-    images: Sequence[Path],
+    predictor: SegmenterPredictor,
+    read: ImageReader,
     output: Path,
     *,
-    inference: Inference | None = None,
-    device: str | None = None,
-    optimization: Optimization | None = None,
     pictures: bool = True,
     batch_size: int = 1,
-    engine: Engine = "torch",
-    exported: str | Path | None = None,
-    every: int = 1,
-) -> Predictions:
+) -> None:
     """Predict the classes of all pixels of images, and of the frames of videos.
 
     Writes `<output>/overlays/<name>.jpg`, images with the colours of classes and a legend;
@@ -123,46 +109,25 @@ def predict(
     `<video>_<number from 0>`; the overlays of a video are `<video>.mp4`.
 
     Args:
-        checkpoint: a file that Lightning saved in a training of a `Segmenter`.
-        images: files of different images. One that cannot be read is a warning.
+        predictor: the model.
+        read: the images; those that cannot be read are in its `failed` afterwards.
         output: a folder; files in it are overwritten.
-        inference: see `checkpoints.load_segmenter`.
-        device: "cpu", "cuda", "cuda:1", ...; None for a GPU if present.
-        optimization: how to make the network fast, None for not at all.
-        pictures: draw overlays.
+        pictures: whether to draw overlays.
         batch_size: how many consecutive images of one size the network takes at a time.
-        engine, exported: see `evaluation.evaluate`; compared with torch on random images.
-        every: which frames of a video are predicted: 0, every, 2 * every, ...
-
-    Returns:
-        The files that were written, and the images that could not be read.
     """
     check_batch_size(batch_size)
-    read = ImageReader(images, every=every)
-    predictor = SegmenterPredictor(
-        checkpoint,
-        inference=inference,
-        device=device,
-        optimization=optimization,
-        engine=engine,
-        exported=exported,
-    )
     output.mkdir(parents=True, exist_ok=True)
     names, colors = predictor.class_names, predictor.colors
     (output / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    painted, labelled = [], []
     inputs = ((picture, picture.image) for picture in read)
     with Drawing(overlays.write_overlay, read.count if pictures else 0) as drawing:
         for picture, pixels, classes in predictor(inputs, batch_size):
-            labelled.append(output / "labels" / f"{picture.name}.png")
-            _save_labels(classes, colors, labelled[-1])
+            _save_labels(classes, colors, output / "labels" / f"{picture.name}.png")
             if pictures:
                 overlay = output / "overlays" / f"{picture.name}.jpg"
                 drawing.add(picture.file, overlay, pixels, classes, names, colors)
-                painted += [overlay] if picture.frame is None else []
     if pictures:
         read.join_overlays(output / "overlays")
-    return Predictions(tuple(painted), tuple(labelled), tuple(read.failed))
 
 
 def _as_image(pixels: np.ndarray) -> tv_tensors.Image:
