@@ -143,6 +143,33 @@ def test_a_shared_model_is_evaluated_predicted_and_exported(detector, data, tmp_
     assert main(["export", str(folder), "--backbone", "--output", str(file)]) == 0
 
 
+def test_a_shared_segmenter_knows_what_labels_mean(data, tmp_path):
+    """Its masks have labels of their own, which a file maps to classes."""
+    table = tmp_path / "labels.txt"
+    names = [*shapes.CATEGORIES, "ignore"]  # the last is the background
+    table.write_text("\n".join(f"{label} {name}" for label, name in enumerate(names, 1)))
+    folders = {
+        f"{part}_{kind}": str(find(split))
+        for part, split in (("train", "train"), ("val", "val"))
+        for kind, find in (("images", data.semantic_images), ("masks", data.semantic_masks))
+    }
+    options = {"crop_size": 64, "batch_size": 2, "num_workers": 0, "label_map": str(table)}
+    run, shared = tmp_path / "run", tmp_path / "shared"
+    trainer = train_segmenter(SegmentationData("folder", **folders, **options))
+    trainer.save_checkpoint(run / "checkpoints" / "best.ckpt")
+    assert main(["push", str(run), REPO, "--dry-run", str(shared)]) == 0
+    table.unlink()
+    opts = ["--opts", *(word for pair in folders.items() for word in pair)]
+    for folder in (run, shared):
+        assert main(["evaluate", str(folder), *opts, "--output", f"{folder}_found"]) == 0
+    found, expected = (
+        json.loads((tmp_path / name / "results.json").read_text())["results"]
+        for name in ("shared_found", "run_found")
+    )
+    assert found == expected
+    assert list(found["iou"]) == list(shapes.CATEGORIES)
+
+
 def test_weights_of_the_hub_are_a_source(server, tmp_path):
     network = RegNetFeatures("regnetx_002")
     weights.write_checkpoint(tmp_path / "model.safetensors", network.state_dict())

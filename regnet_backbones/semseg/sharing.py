@@ -29,8 +29,8 @@ MODEL_ARGUMENTS = (
     *("short_side", "mean", "std", "channels_last"),
 )
 DATA_ARGUMENTS = (
-    *("layout", "num_classes", "background", "ignore_label", "mask_suffix", "crop_size"),
-    *("short_side", "mean", "std"),
+    *("layout", "num_classes", "background", "ignore_label", "label_map", "colors"),
+    *("mask_suffix", "crop_size", "short_side", "mean", "std"),
 )
 
 USAGE = """\
