@@ -70,6 +70,15 @@ def test_a_resumed_run_gives_nothing_twice(tmp_path, monkeypatch):
     assert {step: len(values) for step, values in found.items()} == dict.fromkeys(range(5), 1)
 
 
+def test_a_stopped_run_is_not_a_success(tmp_path, monkeypatch):
+    ends = []
+    monkeypatch.setattr(CSVLogger, "finalize", lambda self, status: ends.append(status))
+    cfg = small_config(tmp_path, "LOGGERS", [CSV])
+    train(cfg, signal_in=2)
+    train(cfg, resume=True)
+    assert ends == ["failed", "success"]
+
+
 def test_losses_do_not_change(tmp_path):
     plain, _ = train(small_config(tmp_path / "plain"))
     assert train(small_config(tmp_path / "csv", "LOGGERS", [CSV]))[0] == plain

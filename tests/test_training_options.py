@@ -277,7 +277,8 @@ def build(cfg):
 def test_images_are_augmented_by_a_function_of_the_user(images, tmp_path, monkeypatch):
     """It takes the place of all that the config has; only a training imports it."""
     (tmp_path / "module_of_the_user.py").write_text(AUGMENTATION)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
     name = "module_of_the_user:build"
     options = ["INPUT.AUGMENTATION", name, "INPUT.MAX_SIZE_TRAIN", 36, "INPUT.CROP.ENABLED", True]
     cfg = small_config(tmp_path / "run", *options)

@@ -157,7 +157,7 @@ class SegmentationData(LightningDataModule):
         """Find and check the files that a stage needs: both splits for "fit" and None."""
         if self.train_set is None and stage in ("fit", None):
             if (augmentation := self.hparams["augmentation"]) is not None:
-                dataset.find_callable(augmentation)
+                dataset.find_augmentation(augmentation)
             self.train_set = self._dataset("train", self.train_transform)
         if self.val_set is None:
             self.val_set = self._dataset("val", self.val_transform)

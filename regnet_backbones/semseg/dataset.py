@@ -7,15 +7,12 @@ Transforms are torchvision's v2, of a `tv_tensors.Image` (uint8, (3, H, W)) and 
 
 import inspect
 import logging
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from pkgutil import resolve_name
 
 import numpy as np
 import torch
@@ -27,6 +24,7 @@ from torchvision.transforms.v2 import functional as F
 
 from regnet_backbones.errors import UserError
 from regnet_backbones.runs import image_files
+from regnet_backbones.runs.functions import find_function
 from regnet_backbones.runs.image_files import output_names
 from regnet_backbones.runs.resume import seeded
 from regnet_backbones.semseg import labels as label_tools
@@ -238,39 +236,30 @@ def train_transform(
 
 @dataclass(frozen=True)
 class CustomAugmentation:
-    """A user's callable by its path, see `find_callable`; each data worker finds its own."""
+    """A user's callable by its path, see `find_augmentation`; each data worker finds its own."""
 
     path: str
 
     def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
         """Call it with arrays, and check what it returns."""
         given = image.permute(1, 2, 0).contiguous().numpy(), mask.numpy()
-        found = find_callable(self.path)(*given)
+        found = find_augmentation(self.path)(*given)
         arrays = isinstance(found, tuple) and all(isinstance(each, np.ndarray) for each in found)
         shapes = [each.shape for each in found] if arrays else []
         fits = len(shapes) == 2 and shapes[0] == (*shapes[1], len(image))
         if not fits or any(each.dtype != np.uint8 for each in found):
             held = [f"{v.dtype} {v.shape}" for v in found] if arrays else type(found).__name__
             wanted = f"a uint8 image (H, W, {len(image)}) and a uint8 mask (H, W), numpy arrays"
-            raise UserError(f"augmentation '{self.path}' must return {wanted}, got {held}")
+            raise UserError(f"--data.augmentation '{self.path}' must return {wanted}, got {held}")
         pixels, labels = (torch.from_numpy(np.ascontiguousarray(each)) for each in found)
         return tv_tensors.Image(pixels.permute(2, 0, 1)), tv_tensors.Mask(labels)
 
 
 @cache
-def find_callable(path: str) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Import `module:name`, also from the current folder; of a class, build an object."""
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())
-    try:
-        found = resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        way_out = "use module:function or module:Class, of a module that Python can import here"
-        raise UserError(f"augmentation '{path}' cannot be imported ({error}); {way_out}") from error
-    found = found() if inspect.isclass(found) else found
-    if not callable(found):
-        raise UserError(f"augmentation '{path}' is a {type(found).__name__}, not a callable")
-    return found
+def find_augmentation(path: str) -> Callable[[np.ndarray, np.ndarray], object]:
+    """Return the augmentation of `--data.augmentation`; of a class, build an object."""
+    found = find_function(path, "--data.augmentation")
+    return found() if inspect.isclass(found) else found
 
 
 def val_transform(

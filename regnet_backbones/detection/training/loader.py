@@ -26,7 +26,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.detection.config import changed
-from regnet_backbones.errors import UserError, as_user_error
+from regnet_backbones.errors import UserError
+from regnet_backbones.runs.functions import find_function
 from regnet_backbones.runs.image_files import depth_problem, sample, upright_size
 from regnet_backbones.runs.resume import SAMPLES, seed_of, seeded
 from regnet_backbones.runs.stopping import heed_parent_only
@@ -158,16 +159,7 @@ def own_augmentations(cfg: CfgNode) -> list[T.Augmentation | T.Transform] | None
     name, key = cfg.INPUT.AUGMENTATION, "INPUT.AUGMENTATION"
     if not name:
         return None
-    if name.count(":") != 1:
-        raise UserError(f"{key} must be 'module:function', got '{name}'")
-    hint = "a file of the current folder is found with PYTHONPATH=."
-    with as_user_error(
-        ImportError, AttributeError, ValueError, prefix=f"{key} '{name}' ({hint}): "
-    ):
-        function = resolve_name(name)
-    if not callable(function):
-        raise UserError(f"{key} must name a function, '{name}' is a {type(function).__name__}")
-    made = function(cfg)
+    made = find_function(name, key)(cfg)
     kinds = T.Augmentation | T.Transform
     if not isinstance(made, list) or not all(isinstance(each, kinds) for each in made):
         raise UserError(

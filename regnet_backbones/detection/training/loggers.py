@@ -21,10 +21,13 @@ WINDOW = 20  # values of which detectron2 logs the median
 
 
 class LoggerWriter(EventWriter):
-    """Write scalars and pictures to Lightning's loggers; `logged` is their last iteration."""
+    """Write scalars and pictures to Lightning's loggers; `logged` is their last iteration.
+
+    `status` is what they are told of the run when it ends: "success", or "failed" if it stopped.
+    """
 
     def __init__(self, loggers: "Sequence[Logger]", *, logged: int = -1):
-        self._loggers, self._logged = loggers, logged
+        self._loggers, self._logged, self.status = loggers, logged, "success"
 
     def write(self) -> None:
         """Write what is newer than the last writing. Detectron2's TensorBoard drops pictures."""
@@ -44,7 +47,7 @@ class LoggerWriter(EventWriter):
     def close(self) -> None:
         """End the loggers."""
         for each in self._loggers:
-            each.finalize("success")
+            each.finalize(self.status)
 
 
 def build_loggers(cfg: CfgNode, *, only_check: bool = False) -> "list[Logger]":

@@ -462,3 +462,11 @@ class WriteMetrics(hooks.PeriodicWriter):
                 for each in built:
                     each.log_hyperparams(values_by_key(trainer.cfg))
             self._writers.insert(0, LoggerWriter(built, logged=logged))
+
+    def after_train(self) -> None:
+        """Close the files, and report to loggers whether the training was finished."""
+        trainer, loggers = self.trainer, [w for w in self._writers if isinstance(w, LoggerWriter)]
+        if trainer.iter < trainer.max_iter and not trainer._stops_early:
+            for each in loggers:
+                each.status = "failed"
+        super().after_train()
