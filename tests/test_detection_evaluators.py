@@ -15,9 +15,15 @@ from regnet_backbones import config_path, shapes
 from regnet_backbones.adapters.detectron2 import rgb2id
 from regnet_backbones.detection import evaluation
 from regnet_backbones.detection.config import default_config
-from regnet_backbones.detection.evaluation import build_evaluators, check_evaluators, results_tables
+from regnet_backbones.detection.evaluation import (
+    build_evaluators,
+    check_best_metric,
+    check_evaluators,
+    results_tables,
+)
 from regnet_backbones.detection.pictures import PredictionPictures
 from regnet_backbones.detection.training.trainer import Trainer
+from regnet_backbones.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +118,29 @@ def test_cocos_combined_form_has_no_semantic_masks(tmp_path):
 def test_what_cannot_be_evaluated_is_refused(architecture, name, keys, message):
     with pytest.raises(ValueError, match=message):
         check_evaluators(config(architecture, name, **keys))
+
+
+@pytest.mark.parametrize("metric", ["auto", "", "segm/AP", "bbox/AP-star", "val_total_loss"])
+def test_a_metric_that_evaluations_give_is_allowed(metric):
+    keys = {"MODEL.MASK_ON": True, "TEST.BEST_METRIC": metric}
+    check_best_metric(config("GeneralizedRCNN", "shapes_val", **keys))
+
+
+@pytest.mark.parametrize(
+    "metric", ["bbox/ap", "AP", "keypoints/AP", "bbox/F1", "shapes_val/bbox/AP"]
+)
+def test_a_misspelt_metric_is_refused(metric):
+    cfg = config("GeneralizedRCNN", "shapes_val", **{"TEST.BEST_METRIC": metric})
+    with pytest.raises(UserError, match=r"TEST\.BEST_METRIC.*bbox/AP.*" + metric):
+        check_best_metric(cfg)
+
+
+def test_metrics_of_other_evaluations_are_not_known():
+    metric = {"TEST.BEST_METRIC": "sem_seg/of_a_project"}
+    check_best_metric(config("SemanticSegmentor", "shapes_sem_seg_val", **metric))
+    both = config("GeneralizedRCNN", "shapes_val", **{"TEST.BEST_METRIC": "shapes_val/bbox/AP"})
+    both.DATASETS.TEST = ("shapes_val", "shapes_train")
+    check_best_metric(both)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,6 +23,7 @@ from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection import data, windows
 from regnet_backbones.detection.architectures import number_of_classes, outputs_of
 from regnet_backbones.detection.coco_evaluator import CocoEvaluator, evaluator_name
+from regnet_backbones.detection.config import did_you_mean
 from regnet_backbones.detection.config_checks import check_datasets_exist
 from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.datasets import check_datasets
@@ -63,6 +65,9 @@ PACKAGES = {"lvis": "lvis", "cityscapes": "cityscapesscripts"}
 
 # What is drawn: the first of these that is measured.
 DRAWN = ("panoptic_seg", "instances", "sem_seg")
+
+# Of each task in an evaluation of a training.
+COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 # COCO's own keypoints, whose sigmas `COCOEvaluator` knows.
 COCO_KEYPOINTS = 17
@@ -180,6 +185,27 @@ def check_evaluators(cfg: CfgNode) -> None:
     evaluator_name(cfg)
     for name in cfg.DATASETS.TEST:
         _evaluators_of(cfg, name)
+
+
+def check_best_metric(cfg: CfgNode) -> None:
+    """Raise UserError for a `TEST.BEST_METRIC` that no evaluation of a training gives.
+
+    Known are the metrics of boxes, masks and keypoints in COCO's evaluation.
+    """
+    metric, datasets, model = cfg.TEST.BEST_METRIC, cfg.DATASETS.TEST, cfg.MODEL
+    kinds = {kind for name in datasets for kind in _evaluators_of(cfg, name).values()}
+    is_known = kinds == {d2.COCOEvaluator} and model.META_ARCHITECTURE != "ProposalNetwork"
+    if metric in ("", "auto") or "loss" in metric or not is_known:
+        return
+    tasks = {"bbox": True, "segm": model.MASK_ON, "keypoints": model.KEYPOINT_ON}
+    starts = [f"{name}/" for name in datasets] if len(datasets) > 1 else [""]
+    parts = product(starts, filter(tasks.get, tasks), COCO_METRICS)
+    known = [f"{start}{task}/{name}" for start, task, name in parts]
+    of_class = tuple(f"{name}-" for name in known if name.endswith("/AP"))
+    if metric not in known and not metric.startswith(of_class):
+        names = f"{', '.join(known)}, or {of_class[0]}CLASS"
+        meant = did_you_mean(metric, known)
+        raise UserError(f"TEST.BEST_METRIC must be one of {names}, got '{metric}'{meant}")
 
 
 def build_evaluators(

@@ -25,7 +25,11 @@ from regnet_backbones.detection.config_checks import check_config, check_dataset
 from regnet_backbones.detection.data import OPTIONS, register_own_data, use_own_data, use_sources
 from regnet_backbones.detection.data_checks.coco import CocoSplit
 from regnet_backbones.detection.data_checks.datasets import check_datasets
-from regnet_backbones.detection.evaluation import check_evaluators, results_tables
+from regnet_backbones.detection.evaluation import (
+    check_best_metric,
+    check_evaluators,
+    results_tables,
+)
 from regnet_backbones.detection.first_run import FirstRun, is_needed
 from regnet_backbones.detection.look import look_at
 from regnet_backbones.detection.trained import WholeCheckpointer, for_inference
@@ -113,6 +117,8 @@ def read_run_config(
     check_output_folder(cfg.OUTPUT_DIR, name="OUTPUT_DIR")
     check_datasets_exist(cfg, training=training)
     check_evaluators(cfg)
+    if training:
+        check_best_metric(cfg)
     cfg.freeze()
     return cfg, read
 
