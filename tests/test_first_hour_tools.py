@@ -95,6 +95,6 @@ def test_ctrl_c_ends_in_a_line(monkeypatch, capfd):
     def interrupt(_):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("regnet_backbones.cli.export._export", interrupt)
+    monkeypatch.setattr("regnet_backbones.cli.export._find", interrupt)
     assert run("export", "regnetx_002", "--output", "x.ts") == 130
     assert capfd.readouterr().err == "interrupted\n"

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from regnet_backbones import zoo
 from regnet_backbones.cli.models import pairs_of
@@ -75,28 +75,47 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     add("--opts", nargs="*", metavar="KEY VALUE", help=text)
 
 
+class Exportable(NamedTuple):
+    """A model to export, and what quantising it to 8 bits takes."""
+
+    export: "Callable[[str | Path], Checked]"
+    inputs: "Callable[[Sequence[Path]], Iterable[torch.Tensor]]"  # of a file, for images
+    evaluated: Sequence[Path] = ()  # images that must not calibrate
+    evaluate: Callable[[Path], Mapping[str, float]] | None = None  # metrics of a file in percent
+
+
 @subcommand(DESCRIPTION, export_arguments)
 def export_command(args: argparse.Namespace) -> int:
-    """Export, and print the errors at the checked sizes."""
+    """Export, and print the errors at the checked sizes; with 8 bits, the results of both files."""
     _check_int8(args)
-    print(_export(args))
+    model = _find(args)
+    if not args.int8:
+        print(model.export(args.output))
+        return 0
+    from regnet_backbones.export.int8 import MAX_IMAGES, export_quantized
+    from regnet_backbones.runs.image_files import check_apart, find_images, sample
+
+    images = sample(find_images([args.calibration]), MAX_IMAGES)
+    check_apart(images, model.evaluated)
+    given = {"ranges": args.ranges, "max_loss": args.max_loss}
+    options = {name: value for name, value in given.items() if value is not None}
+    inputs = partial(model.inputs, images)
+    print(export_quantized(args.output, model.export, inputs, evaluate=model.evaluate, **options))
     return 0
 
 
-def _export(args: argparse.Namespace) -> "Checked | str":
+def _find(args: argparse.Namespace) -> Exportable:
     if Path(args.model).name == args.model and not Path(args.model).exists():
-        return _export_variant(args, zoo.get(args.model).name)
+        return _variant(args, zoo.get(args.model).name)
     from regnet_backbones.runs.trained import find_trained
 
     config = args.config_file and find_config(args.config_file, "detectron2")
     trained = find_trained(args.model, config_file=config)
-    if trained.kind == "detector":
-        return _export_detector(args, trained)
-    return _export_segmenter(args, trained)
+    return (_detector if trained.kind == "detector" else _segmenter)(args, trained)
 
 
-def _export_variant(args: argparse.Namespace, name: str) -> "Checked | str":
-    """Export a name of the zoo."""
+def _variant(args: argparse.Namespace, name: str) -> Exportable:
+    """Return a name of the zoo."""
     _refuse_unused(args, "a name of the zoo")
     from regnet_backbones.backbone import RegNetFeatures
     from regnet_backbones.export import Normalization
@@ -109,19 +128,13 @@ def _export_variant(args: argparse.Namespace, name: str) -> "Checked | str":
     mean, std = (known.mean, known.std) if known and known.mean else (None, None)
     normalization = Normalization(mean or zoo.IMAGENET_MEAN, std or zoo.IMAGENET_STD)
     metadata = {TASK: "features"} | normalization.metadata()
-    export = partial(_export_network, args, network, normalization, metadata)
-    if not args.int8:
-        return export(args.output)
-    images = _calibration_files(args, ())
-    return _export_quantized(
-        args,
-        export,
-        lambda: _calibration_images(images, args.image_size, normalization, args.normalize),
+    return Exportable(
+        partial(_export_network, args, network, normalization, metadata),
+        partial(_calibration_images, args, normalization),
     )
 
 
-def _export_segmenter(args: argparse.Namespace, trained: "Trained") -> "Checked | str":
-    """Export a segmenter; with 8 bits, evaluate the file before and after."""
+def _segmenter(args: argparse.Namespace, trained: "Trained") -> Exportable:
     unused = () if args.int8 else ("opts",)
     _refuse_unused(args, "a segmenter", *unused)
     from regnet_backbones.semseg import exported
@@ -131,33 +144,52 @@ def _export_segmenter(args: argparse.Namespace, trained: "Trained") -> "Checked 
     metadata = exported.metadata_of(segmenter, trained.checkpoint)
     normalization = exported.normalization(segmenter)
     export = partial(_export_network, args, segmenter.network, normalization, metadata)
+    inputs = partial(exported.calibration_inputs, segmenter, normalize=bool(args.normalize))
     if not args.int8:
-        return export(args.output)
+        return Exportable(export, inputs)
     from regnet_backbones.semseg.evaluation import evaluate
 
     overrides = pairs_of(args.opts or ())
     data = load_data(trained.checkpoint, overrides)
     data.setup("validate")
-    images = _calibration_files(args, data.val_set.pairs.images)
 
     def miou(path: Path) -> dict[str, float]:
         options = {"engine": "onnxruntime", "exported": path, "accelerator": "cpu"}
         found = evaluate(trained.checkpoint, overrides=overrides, **options)["miou"]
         return {"mIoU": 100 * (found or 0.0)}
 
-    return _export_quantized(
-        args,
-        export,
-        lambda: exported.calibration_inputs(segmenter, images, normalize=bool(args.normalize)),
-        miou,
-    )
+    return Exportable(export, inputs, data.val_set.pairs.images, miou)
+
+
+def _detector(args: argparse.Namespace, trained: "Trained") -> Exportable:
+    """Return a whole detector, or its backbone."""
+    is_whole = not args.backbone and Path(args.output).suffix.lower() != ".pt2"
+    _refuse_unused(args, "a whole detector" if is_whole else "the backbone of a detector")
+    from regnet_backbones.detection.exporting import export_detector, images_for
+    from regnet_backbones.detection.trained import load_detector
+    from regnet_backbones.runs.image_files import find_images
+
+    opts = args.opts or ()
+    cfg, model = load_detector(trained, opts=opts)
+    how = {"resize": bool(args.resize)}
+
+    def inputs(images: Sequence[Path]) -> Iterator["torch.Tensor"]:
+        return (images_for(cfg, [path], **how)[0].float() for path in images)
+
+    if not is_whole:
+        return Exportable(partial(_export_network, args, model, None, None), inputs)
+    images = images_for(cfg, find_images(args.images or ()), **how)
+    export = partial(export_detector, cfg, model, images=images, fold=not args.no_fold, **how)
+    if not args.int8:
+        return Exportable(export, inputs)
+    from regnet_backbones.detection.evaluation import average_precisions, evaluated_images
+
+    evaluated = evaluated_images(trained, opts=opts)
+    return Exportable(export, inputs, evaluated, partial(average_precisions, trained, opts=opts))
 
 
 def _calibration_images(
-    paths: Sequence[Path],
-    image_size: Sequence[int] | None,
-    normalization: "Normalization",
-    as_pixels: bool | None,
+    args: argparse.Namespace, normalization: "Normalization", paths: Sequence[Path]
 ) -> Iterator["torch.Tensor"]:
     """Give images (1, 3, H, W) with the shorter side of `image_size`, as a file takes them."""
     from torchvision.transforms.functional import pil_to_tensor, resize
@@ -169,59 +201,8 @@ def _calibration_images(
     normalizer = Normalizer(normalization)
     for path in paths:
         pixels = pil_to_tensor(open_upright(path).convert("RGB"))
-        pixels = resize(pixels, min(image_size or IMAGE_SIZE), antialias=True)[None].float()
-        yield pixels if as_pixels else normalizer(pixels)
-
-
-def _export_detector(args: argparse.Namespace, trained: "Trained") -> "Checked | str":
-    """Export a whole detector, or its backbone; with 8 bits, evaluate the file before and after."""
-    is_whole = not args.backbone and Path(args.output).suffix.lower() != ".pt2"
-    _refuse_unused(args, "a whole detector" if is_whole else "the backbone of a detector")
-    from regnet_backbones.detection.exporting import export_detector, images_for
-    from regnet_backbones.detection.trained import load_detector
-    from regnet_backbones.runs.image_files import find_images
-
-    opts = args.opts or ()
-    cfg, model = load_detector(trained, opts=opts)
-    if not is_whole:
-        return _export_network(args, model, None, None, args.output)
-    how = {"resize": bool(args.resize)}
-    images = images_for(cfg, find_images(args.images or ()), **how)
-    export = partial(export_detector, cfg, model, images=images, fold=not args.no_fold, **how)
-    if not args.int8:
-        return export(args.output)
-    from regnet_backbones.detection.evaluation import average_precisions, evaluated_images
-
-    calibration = _calibration_files(args, evaluated_images(trained, opts=opts))
-    return _export_quantized(
-        args,
-        export,
-        lambda: (images_for(cfg, [path], **how)[0].float() for path in calibration),
-        lambda path: average_precisions(trained, path, opts=opts),
-    )
-
-
-def _calibration_files(args: argparse.Namespace, evaluated: Sequence[Path]) -> list[Path]:
-    """Return the images of --calibration, of which none may be evaluated."""
-    from regnet_backbones.export.int8 import MAX_IMAGES
-    from regnet_backbones.runs.image_files import check_apart, find_images, sample
-
-    images = sample(find_images([args.calibration]), MAX_IMAGES)
-    check_apart(images, evaluated)
-    return images
-
-
-def _export_quantized(
-    args: argparse.Namespace,
-    export: Callable[[Path], "Checked"],
-    inputs: Callable[[], Iterable["torch.Tensor"]],
-    evaluate: Callable[[Path], Mapping[str, float]] | None = None,
-) -> str:
-    from regnet_backbones.export.int8 import export_quantized
-
-    given = {"ranges": args.ranges, "max_loss": args.max_loss}
-    options = {name: value for name, value in given.items() if value is not None}
-    return export_quantized(args.output, export, inputs, evaluate=evaluate, **options)
+        pixels = resize(pixels, min(args.image_size or IMAGE_SIZE), antialias=True)[None].float()
+        yield pixels if args.normalize else normalizer(pixels)
 
 
 def _export_network(
