@@ -221,6 +221,7 @@ REFUSED = {
     "area NaN": (first("area", NAN), "area nan"),
     "polygon NaN": (first("segmentation", [[NAN, 1, 5, 1, 5, 5]]), "[[nan, 1, 5, 1, 5, 5]]"),
     "RLE without counts": (first("segmentation", {"size": [HEIGHT, WIDTH]}), "{'size': [64, 96]}"),
+    "RLE of one side": (first("segmentation", {"size": [64], "counts": [64]}), "'size': [64]"),
     "RLE negative": (
         first("segmentation", {"size": [HEIGHT, WIDTH], "counts": [-1, 6145]}),
         "'counts': [-1, 6145]",

@@ -10,7 +10,6 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from regnet_backbones.errors import UserError
-from regnet_backbones.semseg.coco import _runs
 from regnet_backbones.semseg.datamodule import SegmentationData
 from regnet_backbones.semseg.dataset import check_pairs
 from regnet_backbones.semseg.labels import IGNORE
@@ -205,10 +204,10 @@ WHOLE = rle_of(blob(4, 4, 30, 30), compressed=False)
         ([[1, 2, 3, 4, 5, float("nan")]], "finite"),
         ([[1, 2, 3, 4, 5, "6"]], "finite"),
         ([[1, 2, 3, 4, 5, 1e9]], "outside"),
-        ({**WHOLE, "size": [3, 4]}, "size"),
-        ({**WHOLE, "counts": [1, 2]}, "counts"),
-        *(({**WHOLE, "counts": text}, "counts") for text in ("04", "zz", "04o", "", "\n")),
-        ({**WHOLE, "counts": [HEIGHT * WIDTH + 5, -5]}, "counts"),
+        ({"counts": WHOLE["counts"]}, "RLE must have"),
+        ({**WHOLE, "size": [3, 4]}, r"got .*'size': \[3, 4\]"),
+        ({**WHOLE, "counts": [1, 2]}, r"got .*'counts': \[1, 2\]"),
+        ({**WHOLE, "counts": "04"}, "got .*'counts': '04'"),
     ],
 )
 def test_a_bad_segmentation_is_named(segmentation, match, tmp_path):
@@ -217,16 +216,6 @@ def test_a_bad_segmentation_is_named(segmentation, match, tmp_path):
     write_json(tmp_path, "train", [*SEGMENTATIONS[:1], (4, segmentation)])
     with pytest.raises(UserError, match=rf"annotation 2 of image 1 .*train.json.*{match}"):
         data_of(tmp_path).setup()
-
-
-def test_compressed_counts_are_read_as_pycocotools_writes_them():
-    draws = np.random.default_rng(0)
-    for number in range(50):
-        mask = draws.random((HEIGHT, WIDTH)) < draws.random()
-        if number % 2:  # long runs, too
-            mask = np.kron(mask[:6, :4], np.ones((8, 16))).astype(bool)
-        text = rle_of(mask, compressed=True)["counts"]
-        assert _runs(text) == rle_of(mask, compressed=False)["counts"]
 
 
 def test_jsons_that_do_not_fit_are_errors(tmp_path):

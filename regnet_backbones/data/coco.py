@@ -5,6 +5,7 @@ Their values are checked by those that use them: `detection.data_checks` for det
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from reprlib import repr as shortened
 
@@ -14,6 +15,7 @@ from regnet_backbones.files import read_json, write_whole
 # The content of a file: the lists below and anything else.
 CocoJson = dict[str, list[dict]]
 LISTS = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}
+TOO_LARGE = 2**29  # pixels of an image; Pillow opens none that is so large
 
 
 def read_coco_json(path: str | Path) -> CocoJson:
@@ -37,6 +39,42 @@ def read_coco_json(path: str | Path) -> CocoJson:
                 raise UserError(f"'{path}': two of '{name}' have the id {shortened(entry['id'])}")
             seen.add(str(entry["id"]))
     return content
+
+
+def is_mask(rle: Mapping, size: list[int]) -> bool:
+    """Return whether an RLE, of runs in a list or as compressed text, is a mask of [height, width].
+
+    pycocotools decodes others, too: it reads beyond the end of a text, its pixels beyond the last
+    run are those of any memory, and it writes runs of `TOO_LARGE` beyond its own.
+    """
+    counts = rle.get("counts")
+    runs = _runs(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
+        return False
+    return rle.get("size") == size and sum(runs) == size[0] * size[1] < TOO_LARGE
+
+
+def _runs(text: str) -> list[int] | None:
+    """Return the runs of a compressed RLE, None for a text that pycocotools reads as others.
+
+    Up to 6 groups of 5 bits, lowest first, with a sign; from the fourth run on they are differences
+    to the last but one.
+    """
+    runs: list[int] = []
+    value = bits = 0
+    for character in text:
+        group = ord(character) - 48
+        if not 0 <= group < 64 or bits == 30:
+            return None
+        value |= (group & 31) << bits
+        bits += 5
+        if group & 32:  # more to come
+            continue
+        if group & 16:
+            value -= 1 << bits
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = bits = 0
+    return None if bits else runs
 
 
 def write_coco_json(path: Path, content: CocoJson) -> None:

@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from reprlib import repr as shortened
 from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
-from regnet_backbones.data.coco import CocoJson, read_coco_json
+from regnet_backbones.data.coco import CocoJson, is_mask, read_coco_json
 from regnet_backbones.errors import MissingPackageError, UserError
 from regnet_backbones.runs.image_files import UNREADABLE
 from regnet_backbones.semseg.labels import IGNORE, Labels, check_class_names
@@ -198,15 +199,11 @@ def _rle(segmentation: object, size: tuple[int, int], place: str) -> dict:
     """Return polygons or an RLE, plain or compressed, as a compressed RLE."""
     width, height = size
     if isinstance(segmentation, dict):
-        counts, given = segmentation.get("counts"), segmentation.get("size")
-        if given != [height, width]:
-            raise UserError(f"{place}: size of the RLE must be [{height}, {width}], got {given}")
-        runs = _runs(counts) if isinstance(counts, str) else counts
-        whole = isinstance(runs, list) and all(type(n) is int and n >= 0 for n in runs)
-        if not whole or sum(runs) != width * height:
-            raise UserError(f"{place}: counts of the RLE must add up to the pixels of the image")
-        if isinstance(counts, str):
-            return {"size": given, "counts": counts.encode()}
+        if not is_mask(segmentation, [height, width]):
+            needed = f"the size [{height}, {width}] and counts that add up to its pixels"
+            raise UserError(f"{place}: an RLE must have {needed}, got {shortened(segmentation)}")
+        if isinstance(counts := segmentation["counts"], str):
+            return {"size": [height, width], "counts": counts.encode()}
         return _coco_mask().frPyObjects(segmentation, height, width)
     polygons = segmentation if isinstance(segmentation, list) else []
     if polygons and not isinstance(polygons[0], list):  # one, without the outer list
@@ -222,28 +219,6 @@ def _rle(segmentation: object, size: tuple[int, int], place: str) -> dict:
             if not -side <= value <= 2 * side:  # slow to paint, and no pixel
                 raise UserError(f"{place}: {value:g} is far outside of {width}x{height} pixels")
     return _coco_mask().merge(_coco_mask().frPyObjects(polygons, height, width))
-
-
-def _runs(counts: str) -> list[int] | None:
-    """Return the runs of a compressed RLE, None if it is not one: pycocotools reads beyond its end.
-
-    Groups of 5 bits, lowest first, with a sign; from the fourth on differences to the run but one.
-    """
-    runs: list[int] = []
-    value = bits = 0
-    for character in counts:
-        group = ord(character) - 48
-        if not 0 <= group < 64 or bits > 60:
-            return None
-        value |= (group & 31) << bits
-        bits += 5
-        if group & 32:  # more to come
-            continue
-        if group & 16:
-            value -= 1 << bits
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = bits = 0
-    return None if bits else runs
 
 
 def _panoptic(

@@ -62,7 +62,8 @@ def _box(value: object) -> list[float]:
 def _segmentation(value: object) -> list[list[float]] | Entry:
     if isinstance(value, dict):  # an RLE
         counts = [] if isinstance(value["counts"], str) else value["counts"]
-        return _only(value, all(type(n) is int and n >= 0 for n in [*value["size"], *counts]))
+        height, width = value["size"]
+        return _only(value, all(type(n) is int and n >= 0 for n in [height, width, *counts]))
     _only(value, isinstance(value, list))
     if len(value) >= 6 and len(value) % 2 == 0 and not isinstance(value[0], list):
         return [_numbers(value)]

@@ -1,0 +1,73 @@
+"""Run-length encodings of COCO jsons: those of a size are told from those that give garbage."""
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from regnet_backbones.data.coco import is_mask
+
+SIZE = [48, 64]
+PIXELS = SIZE[0] * SIZE[1]
+
+
+def masks():
+    """Return noise of all densities, long runs, and masks of one value."""
+    draws = np.random.default_rng(0)
+    noise = [draws.random(SIZE) < part for part in np.linspace(0, 1, 21)]
+    long = [np.kron(mask[:6, :4], np.ones((8, 16))) for mask in noise]
+    return [np.asfortranarray(mask, np.uint8) for mask in noise + long]
+
+
+def text_of(mask):
+    return coco_mask.encode(mask)["counts"].decode()
+
+
+def runs_of(mask):
+    flat = mask.flatten(order="F")
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff([0, *edges, len(flat)]).tolist()
+    return [0, *runs] if flat[0] else runs
+
+
+def in_groups(*runs, groups):
+    """Return up to three runs in compressed text, each in so many groups of 5 bits."""
+    pieces = [[(run >> 5 * k & 31) | 32 for k in range(groups)] for run in runs]
+    return "".join(chr(48 + g) for *most, last in pieces for g in (*most, last & 31))
+
+
+def test_masks_are_known_in_both_forms():
+    for mask in masks():
+        text, runs = text_of(mask), runs_of(mask)
+        assert is_mask({"size": SIZE, "counts": text}, SIZE)
+        assert is_mask({"size": SIZE, "counts": runs}, SIZE)
+        for wrong in (text[:-1], text + "1", text + "o", runs[:-1], [*runs, 1]):
+            assert not is_mask({"size": SIZE, "counts": wrong}, SIZE)
+        assert not is_mask({"size": SIZE, "counts": text}, SIZE[::-1])
+        assert not is_mask({"size": SIZE[::-1], "counts": text}, SIZE)
+
+
+def test_groups_are_read_as_pycocotools_does():
+    for groups in (3, 6):
+        text = in_groups(1000, PIXELS - 1000, groups=groups)
+        assert is_mask({"size": SIZE, "counts": text}, SIZE)
+        assert coco_mask.area({"size": SIZE, "counts": text.encode()}) == PIXELS - 1000
+    assert not is_mask({"size": SIZE, "counts": in_groups(1000, PIXELS - 1000, groups=7)}, SIZE)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        *("", "0", "00", "04", "04o", "zz", "\n", "\0", "é", "٣", "PP3" * 99, "o" * 99),
+        *([], [PIXELS + 5, -5], [float(PIXELS)], [str(PIXELS)], [[PIXELS]], [True] * PIXELS),
+        *(None, PIXELS, {}, {"0": PIXELS}),
+    ],
+)
+def test_other_counts_are_not_masks(counts):
+    assert not is_mask({"size": SIZE, "counts": counts}, SIZE)
+
+
+def test_images_that_overflow_pycocotools_have_no_masks():
+    side = 2**15
+    rle = {"size": [side, side], "counts": [side**2 - 5, 5]}
+    assert not is_mask(rle, [side, side])
+    assert not is_mask({}, SIZE)
