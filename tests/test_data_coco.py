@@ -1,11 +1,16 @@
-"""Run-length encodings of COCO jsons: those of a size are told from those that give garbage."""
+"""COCO jsons: lists and ids of other files are named, masks are told from what gives garbage."""
+
+import json
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from regnet_backbones.data.coco import is_mask
+from regnet_backbones.data.coco import is_mask, read_coco_json, root_category
+from regnet_backbones.errors import UserError
 
+IMAGE, CATEGORY = {"id": 1, "file_name": "a.png"}, {"id": 1, "name": "a"}
+GOOD = {"images": [IMAGE], "annotations": [], "categories": [CATEGORY], "info": {"year": 2020}}
 SIZE = [48, 64]
 PIXELS = SIZE[0] * SIZE[1]
 
@@ -71,3 +76,47 @@ def test_images_that_overflow_pycocotools_have_no_masks():
     rle = {"size": [side, side], "counts": [side**2 - 5, 5]}
     assert not is_mask(rle, [side, side])
     assert not is_mask({}, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ([], "images must be a list of objects"),
+        ({}, "images must be a list of objects"),
+        ({**GOOD, "images": []}, r"images must be .*\[\]"),
+        ({**GOOD, "annotations": None}, "annotations must be .*None"),
+        ({**GOOD, "categories": [CATEGORY, 7]}, "categories must be .*7"),
+        ({**GOOD, "images": [IMAGE, {"id": 2}]}, r"images\[1\] .*file_name.*{'id': 2}"),
+        ({**GOOD, "images": [{**IMAGE, "file_name": 3}]}, r"images\[0\] .*file_name"),
+        ({**GOOD, "categories": [{"name": "a"}]}, r"categories\[0\] .*id"),
+        ({**GOOD, "categories": [{**CATEGORY, "id": [1]}]}, r"categories\[0\] .*id"),
+        ({**GOOD, "categories": [CATEGORY, {"id": "1", "name": "b"}]}, "two of 'categories'.*1"),
+    ],
+)
+def test_other_files_are_named(content, match, tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(GOOD))
+    assert read_coco_json(path) == GOOD
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"data.json.*{match}"):
+        read_coco_json(path)
+
+
+@pytest.mark.parametrize(
+    ("supercategories", "used", "root"),
+    [
+        ([None, "a", "a"], {"1", "2"}, 0),
+        (["a", "a", "a"], {"1"}, 0),
+        (["b", None, "b"], {"2"}, 1),
+        ([None, "a", "a"], {"0", "1"}, None),  # it has objects
+        ([None, "a", "none"], {"1", "2"}, None),
+        ([None, "a", ["a"]], {"1", "2"}, None),
+        ([None], set(), None),
+    ],
+)
+def test_the_root_is_only_a_supercategory(supercategories, used, root):
+    categories = [
+        {"id": number, "name": "abc"[number], "supercategory": above}
+        for number, above in enumerate(supercategories)
+    ]
+    assert root_category(categories, used) is (None if root is None else categories[root])

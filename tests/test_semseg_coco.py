@@ -203,7 +203,7 @@ WHOLE = rle_of(blob(4, 4, 30, 30), compressed=False)
         ([[1, 2, 3, 4, 5, 6, 7]], "3 or more points"),
         ([[1, 2, 3, 4, 5, float("nan")]], "finite"),
         ([[1, 2, 3, 4, 5, "6"]], "finite"),
-        ([[1, 2, 3, 4, 5, 1e9]], "outside"),
+        *(([[1, 2, 3, 4, 5, far]], "outside") for far in (1e9, 10**400)),
         ({"counts": WHOLE["counts"]}, "RLE must have"),
         ({**WHOLE, "size": [3, 4]}, r"got .*'size': \[3, 4\]"),
         ({**WHOLE, "counts": [1, 2]}, r"got .*'counts': \[1, 2\]"),
@@ -234,6 +234,30 @@ def test_jsons_that_do_not_fit_are_errors(tmp_path):
     (tmp_path / "train/1.png").unlink()
     with pytest.raises(UserError, match=r"1.png"):
         data_of(tmp_path).setup()
+
+
+@pytest.mark.parametrize(
+    ("place", "values", "match"),
+    [
+        ("images", {"width": 10**30}, "image 1 of .*width and height"),
+        ("images", {"file_name": None}, r"images\[0\] .*file_name"),
+        ("annotations", {"image_id": 9}, "does not list: 9"),
+        ("annotations", {"segments_info": None}, "segments_info .*None for image 1"),
+        ("annotations", {"segments_info": [5]}, "segments_info"),
+        ("categories", {"name": None}, r"categories\[0\] .*name"),
+        ("categories", {"id": "a"}, "ids of categories"),
+        ("categories", {"id": float("inf")}, "ids of categories"),
+    ],
+)
+def test_a_bad_value_is_named(place, values, match, tmp_path):
+    for part in ("train", "val"):
+        content = write_json(tmp_path, part)
+    first, *others = content[place]
+    content[place] = [first | values, *others]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=match) as error:
+        data_of(tmp_path).setup()
+    assert "train.json" in str(error.value)
 
 
 def test_bad_pairs_can_be_left_out(tmp_path):

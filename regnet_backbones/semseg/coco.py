@@ -9,9 +9,7 @@ Each instance is kept as a run-length encoding, some hundred bytes; masks are pa
 read.
 """
 
-import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +19,7 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-from regnet_backbones.data.coco import CocoJson, is_mask, read_coco_json
+from regnet_backbones.data.coco import TOO_LARGE, CocoJson, is_mask, read_coco_json, root_category
 from regnet_backbones.errors import MissingPackageError, UserError
 from regnet_backbones.runs.image_files import UNREADABLE
 from regnet_backbones.semseg.labels import IGNORE, Labels, check_class_names
@@ -82,11 +80,11 @@ def coco_labels(json_file: Path, background: bool | None, num_classes: int | Non
 
     Pixels of no instance are one if `background` is True, or None and the json not panoptic.
     """
-    content = read_coco_json(json_file)
-    names = tuple(category["name"] for category in _categories(content, json_file))
+    content = _read(json_file)
+    names = tuple(category["name"] for category in content["categories"])
     if background is None:
         background = not _is_panoptic(content)
-    if background and BACKGROUND not in [str(name).lower() for name in names]:
+    if background and BACKGROUND not in [name.lower() for name in names]:
         names = (BACKGROUND, *names)
     names = check_class_names(names, num_classes)
     return Labels(names, {IGNORE: IGNORE} | {k: k for k in range(len(names))})
@@ -101,11 +99,11 @@ def coco_masks(
     panoptic_root: Path | None = None,
 ) -> tuple[tuple[Path, ...], tuple[PaintedMask | PanopticMask, ...]]:
     """Return the images of a json in its order, and their masks; `labels` is of `coco_labels`."""
-    content = read_coco_json(json_file)
-    categories, names = _categories(content, json_file), list(labels.class_names)
+    content = _read(json_file)
+    categories, names = content["categories"], list(labels.class_names)
     theirs, first = [category["name"] for category in categories], len(names) - len(categories)
     if first not in (0, 1) or names[first:] != theirs:
-        given = ", ".join(map(str, theirs))
+        given = ", ".join(theirs)
         wanted = ", ".join(name for name in names if name.lower() != BACKGROUND)
         raise UserError(f"'{json_file}': 'categories' must be {wanted}, got {given}")
     classes = {str(category["id"]): k for k, category in enumerate(categories, first)}
@@ -113,24 +111,24 @@ def coco_masks(
     if panoptic != (panoptic_root is not None):
         kind, todo = ("panoptic", "set") if panoptic else ("not panoptic", "leave out")
         raise UserError(f"'{json_file}' is {kind}; {todo} --data.train_masks and --data.val_masks")
-    lower = [name.lower() for name in names]
     ignored = panoptic if background is None else not background
-    empty = IGNORE if ignored else lower.index(BACKGROUND)
-    by_image = defaultdict(list)
+    empty = IGNORE if ignored else [name.lower() for name in names].index(BACKGROUND)
+    by_image: dict[str, list[dict]] = {str(image["id"]): [] for image in content["images"]}
     for entry in content["annotations"]:
-        by_image[str(entry.get("image_id"))].append(entry)
-    numbers = {str(image["id"]) for image in content["images"]}
-    if unknown := sorted(by_image.keys() - numbers):
-        raise UserError(f"'{json_file}' has annotations of an image it does not list: {unknown[0]}")
+        number = str(entry.get("image_id"))
+        if number not in by_image:
+            raise UserError(f"'{json_file}' has annotations of an image it does not list: {number}")
+        by_image[number].append(entry)
     masks: list[PaintedMask | PanopticMask] = []
     for image in content["images"]:
         name = f"image {image['id']} of '{json_file}'"
         size, entries = _size(image, name), by_image[str(image["id"])]
-        if panoptic_root is not None:
-            masks.append(_panoptic(name, size, entries, panoptic_root, classes, empty))
-        else:
+        if panoptic_root is None:
             masks.append(_painted(name, size, entries, classes, empty))
-    return tuple(image_root / str(i["file_name"]) for i in content["images"]), tuple(masks)
+        else:
+            file, table = _segments(name, entries, classes)
+            masks.append(PanopticMask(name, size, panoptic_root / file, table, empty))
+    return tuple(image_root / image["file_name"] for image in content["images"]), tuple(masks)
 
 
 @cache
@@ -147,25 +145,27 @@ def _is_panoptic(content: CocoJson) -> bool:
     return any("segments_info" in entry for entry in content["annotations"])
 
 
-def _categories(content: CocoJson, json_file: Path) -> list[dict]:
-    """Return the categories by id, without one that is only the others' supercategory."""
-    categories = content["categories"]
-    entries = [s for a in content["annotations"] for s in a.get("segments_info", (a,))]
-    used = {str(entry.get("category_id")) for entry in entries}
-    for root in categories if len(categories) > 1 else ():
-        others = {category.get("supercategory") for category in categories if category is not root}
-        if str(root["id"]) not in used and others == {root["name"]}:
-            categories = [category for category in categories if category is not root]
-            break
+def _read(json_file: Path) -> CocoJson:
+    """Read a json, with its categories by id, without one that is only their supercategory."""
+    content, used = read_coco_json(json_file), set()
+    for entry in content["annotations"]:
+        segments = entry.get("segments_info", [entry])
+        if not isinstance(segments, list) or not all(isinstance(each, dict) for each in segments):
+            found = f"got {shortened(segments)} for image {entry.get('image_id')}"
+            raise UserError(f"'{json_file}': segments_info must be a list of objects, {found}")
+        used |= {str(each.get("category_id")) for each in segments}
+    root = root_category(content["categories"], used)
+    kept = [category for category in content["categories"] if category is not root]
     try:
-        return sorted(categories, key=lambda category: int(category["id"]))
-    except (TypeError, ValueError) as error:
+        content["categories"] = sorted(kept, key=lambda category: int(category["id"]))
+    except (ValueError, OverflowError) as error:
         raise UserError(f"'{json_file}': ids of categories must be numbers: {error}") from error
+    return content
 
 
 def _size(image: Mapping, name: str) -> tuple[int, int]:
     size = image.get("width"), image.get("height")
-    if not all(type(side) is int and side > 0 for side in size):
+    if not all(type(side) is int and 0 < side < TOO_LARGE for side in size):
         raise UserError(f"{name} must have width and height in pixels, got {size}")
     return size
 
@@ -178,11 +178,7 @@ def _class_of(entry: Mapping, classes: Mapping[str, int], name: str) -> int:
 
 
 def _painted(
-    name: str,
-    size: tuple[int, int],
-    entries: Sequence[Mapping],
-    classes: Mapping[str, int],
-    empty: int,
+    name: str, size: tuple[int, int], entries: list[dict], classes: Mapping[str, int], empty: int
 ) -> PaintedMask:
     """Return the instances of an image by area, the largest first."""
     found = []
@@ -214,24 +210,19 @@ def _rle(segmentation: object, size: tuple[int, int], place: str) -> dict:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             raise UserError(f"{place}: a polygon must be [x1, y1, x2, y2, ...] of 3 or more points")
         for value, side in zip(polygon, [width, height] * (len(polygon) // 2), strict=True):
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise UserError(f"{place}: coordinates must be finite numbers, got {value!r}")
-            if not -side <= value <= 2 * side:  # slow to paint, and no pixel
-                raise UserError(f"{place}: {value:g} is far outside of {width}x{height} pixels")
+            # Coordinates far outside are slow to paint, and no pixels.
+            if type(value) not in (int, float) or not -side <= value <= 2 * side:
+                needed = f"finite numbers, not far outside of {width}x{height} pixels"
+                raise UserError(f"{place}: coordinates must be {needed}, got {shortened(value)}")
     return _coco_mask().merge(_coco_mask().frPyObjects(polygons, height, width))
 
 
-def _panoptic(
-    name: str,
-    size: tuple[int, int],
-    entries: Sequence[Mapping],
-    root: Path,
-    classes: Mapping[str, int],
-    empty: int,
-) -> PanopticMask:
-    """Return the mask of an image, which has one annotation."""
+def _segments(
+    name: str, entries: list[dict], classes: Mapping[str, int]
+) -> tuple[str, dict[int, int]]:
+    """Return the PNG and the classes by id of the one annotation that an image must have."""
     segments = entries[0].get("segments_info") if len(entries) == 1 else None
-    if not isinstance(segments, list) or not isinstance(entries[0].get("file_name"), str):
+    if segments is None or not isinstance(entries[0].get("file_name"), str):
         raise UserError(f"{name} must have one annotation, with file_name and segments_info")
     table = {}
     for segment in segments:
@@ -239,4 +230,4 @@ def _panoptic(
         if type(segment.get("id")) is not int:
             raise UserError(f"{place}: the id must be a whole number")
         table[segment["id"]] = _class_of(segment, classes, place)
-    return PanopticMask(name, size, root / entries[0]["file_name"], table, empty)
+    return entries[0]["file_name"], table
