@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from coco_rle import rle_of
 from pycocotools import mask as coco_mask
 
 from regnet_backbones.data.coco import is_mask, read_coco_json, root_category
@@ -20,18 +21,7 @@ def masks():
     draws = np.random.default_rng(0)
     noise = [draws.random(SIZE) < part for part in np.linspace(0, 1, 21)]
     long = [np.kron(mask[:6, :4], np.ones((8, 16))) for mask in noise]
-    return [np.asfortranarray(mask, np.uint8) for mask in noise + long]
-
-
-def text_of(mask):
-    return coco_mask.encode(mask)["counts"].decode()
-
-
-def runs_of(mask):
-    flat = mask.flatten(order="F")
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    runs = np.diff([0, *edges, len(flat)]).tolist()
-    return [0, *runs] if flat[0] else runs
+    return [mask.astype(bool) for mask in noise + long]
 
 
 def in_groups(*runs, groups):
@@ -42,7 +32,7 @@ def in_groups(*runs, groups):
 
 def test_masks_are_known_in_both_forms():
     for mask in masks():
-        text, runs = text_of(mask), runs_of(mask)
+        text, runs = (rle_of(mask, compressed=form)["counts"] for form in (True, False))
         assert is_mask({"size": SIZE, "counts": text}, SIZE)
         assert is_mask({"size": SIZE, "counts": runs}, SIZE)
         for wrong in (text[:-1], text + "1", text + "o", runs[:-1], [*runs, 1]):

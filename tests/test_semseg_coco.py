@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from coco_rle import rle_of
 from labelled_folders import HEIGHT, WIDTH, draw
 from PIL import Image
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from regnet_backbones.errors import UserError
@@ -15,17 +15,6 @@ from regnet_backbones.semseg.dataset import check_pairs
 from regnet_backbones.semseg.labels import IGNORE
 
 CATEGORIES = [{"id": 9, "name": "cell"}, {"id": 4, "name": "nucleus"}]  # not in their order
-
-
-def rle_of(mask, *, compressed):
-    """Return a mask as an RLE, in either of COCO's two forms."""
-    if compressed:
-        rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-        return {"size": rle["size"], "counts": rle["counts"].decode()}
-    flat = mask.flatten(order="F").astype(int)
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    runs = np.diff([0, *edges, len(flat)]).tolist()
-    return {"size": list(mask.shape), "counts": runs if flat[0] == 0 else [0, *runs]}
 
 
 def blob(x0, y0, x1, y1):

@@ -5,6 +5,7 @@ Other values are checked by those that use them: `detection.data_checks` for det
 """
 
 import json
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from reprlib import repr as shortened
@@ -103,5 +104,7 @@ def _runs(text: str) -> list[int] | None:
 
 
 def write_coco_json(path: Path, content: CocoJson) -> None:
-    """Write a COCO json whole, in a folder that is made."""
-    write_whole(path, lambda file: file.write(json.dumps(content).encode()))
+    """Write a COCO json whole, in a folder that is made; other processes may write the same."""
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    write_whole(part, lambda file: file.write(json.dumps(content).encode()))
+    os.replace(part, path)

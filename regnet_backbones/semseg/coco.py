@@ -80,10 +80,10 @@ def coco_labels(json_file: Path, background: bool | None, num_classes: int | Non
 
     Pixels of no instance are one if `background` is True, or None and the json not panoptic.
     """
-    content = _read(json_file)
+    content, panoptic = _read(json_file)
     names = tuple(category["name"] for category in content["categories"])
     if background is None:
-        background = not _is_panoptic(content)
+        background = not panoptic
     if background and BACKGROUND not in [name.lower() for name in names]:
         names = (BACKGROUND, *names)
     names = check_class_names(names, num_classes)
@@ -99,7 +99,7 @@ def coco_masks(
     panoptic_root: Path | None = None,
 ) -> tuple[tuple[Path, ...], tuple[PaintedMask | PanopticMask, ...]]:
     """Return the images of a json in its order, and their masks; `labels` is of `coco_labels`."""
-    content = _read(json_file)
+    content, panoptic = _read(json_file)
     categories, names = content["categories"], list(labels.class_names)
     theirs, first = [category["name"] for category in categories], len(names) - len(categories)
     if first not in (0, 1) or names[first:] != theirs:
@@ -107,7 +107,6 @@ def coco_masks(
         wanted = ", ".join(name for name in names if name.lower() != BACKGROUND)
         raise UserError(f"'{json_file}': 'categories' must be {wanted}, got {given}")
     classes = {str(category["id"]): k for k, category in enumerate(categories, first)}
-    panoptic = _is_panoptic(content)
     if panoptic != (panoptic_root is not None):
         kind, todo = ("panoptic", "set") if panoptic else ("not panoptic", "leave out")
         raise UserError(f"'{json_file}' is {kind}; {todo} --data.train_masks and --data.val_masks")
@@ -141,12 +140,8 @@ def _coco_mask() -> ModuleType:
     return mask
 
 
-def _is_panoptic(content: CocoJson) -> bool:
-    return any("segments_info" in entry for entry in content["annotations"])
-
-
-def _read(json_file: Path) -> CocoJson:
-    """Read a json, with its categories by id, without one that is only their supercategory."""
+def _read(json_file: Path) -> tuple[CocoJson, bool]:
+    """Read a json, and whether it is panoptic; its categories are by id, without a root."""
     content, used = read_coco_json(json_file), set()
     for entry in content["annotations"]:
         segments = entry.get("segments_info", [entry])
@@ -160,7 +155,7 @@ def _read(json_file: Path) -> CocoJson:
         content["categories"] = sorted(kept, key=lambda category: int(category["id"]))
     except (ValueError, OverflowError) as error:
         raise UserError(f"'{json_file}': ids of categories must be numbers: {error}") from error
-    return content
+    return content, any("segments_info" in entry for entry in content["annotations"])
 
 
 def _size(image: Mapping, name: str) -> tuple[int, int]:

@@ -188,14 +188,17 @@ def _take_types(content: Content) -> Found:
 
 
 def _settle_ids(content: Content) -> Found:
-    """Check that ids are given once, and that references find them."""
+    """Check that ids are given once and in one type, and that references find them."""
     for place, reference in (("images", "image_id"), ("categories", "category_id")):
         entries = content[place]
         counts = Counter(entry["id"] for entry in entries)
         by_text = {str(number): number for number in counts}
+        mixed = len({*map(type, counts)}) > 1
         for entry in entries:
             if counts[entry["id"]] > 1:
                 yield kinds.DOUBLE_ID, place, entry, f"id {shown(entry['id'])}"
+            if mixed and isinstance(entry["id"], str):
+                yield kinds.MIXED_IDS, place, entry, ""
         for entry in content["annotations"]:
             value = entry[reference]
             if value not in counts:
