@@ -70,8 +70,8 @@ def root_category(categories: Sequence[dict], used: Collection[str]) -> dict | N
 def is_mask(rle: Mapping, size: list[int]) -> bool:
     """Return whether an RLE, of runs in a list or as compressed text, is a mask of [height, width].
 
-    pycocotools decodes others, too: it reads beyond the end of a text, its pixels beyond the last
-    run are those of any memory, and it writes runs of `TOO_LARGE` beyond its own.
+    pycocotools decodes others to undefined pixels: it reads beyond the end of a text that is cut,
+    and leaves pixels after the last run as they are in memory. Runs of `TOO_LARGE` overflow it.
     """
     counts = rle.get("counts")
     runs = _runs(counts) if isinstance(counts, str) else counts
@@ -81,7 +81,7 @@ def is_mask(rle: Mapping, size: list[int]) -> bool:
 
 
 def _runs(text: str) -> list[int] | None:
-    """Return the runs of a compressed RLE, None for a text that pycocotools reads as others.
+    """Return the runs of a compressed RLE, None for a text that pycocotools misreads.
 
     Up to 6 groups of 5 bits, lowest first, with a sign; from the fourth run on they are differences
     to the last but one.

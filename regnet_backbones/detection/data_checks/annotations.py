@@ -103,7 +103,7 @@ def _annotation_problems(
     if isinstance(segmentation, dict):
         if drawn and train and masks == "polygon":
             yield kinds.RLE_FOR_POLYGON, ""
-        # Pictures of the truth have all masks, but for those of another size.
+        # Pictures of the truth decode masks that are not trained or scored, whatever their size.
         if not is_mask(segmentation, size if drawn else segmentation["size"]):
             yield kinds.BROKEN_RLE, f"size {segmentation['size']}, image {size}"
     elif segmentation:
