@@ -276,12 +276,27 @@ def test_an_rle_is_read_as_pycocotools_does(data, found_in):
     text = coco_mask.encode(mask.astype(np.uint8, order="F"))["counts"].decode()
     for counts, expected in (
         (text, set()),
+        (text[:-1], {kinds.BROKEN_RLE}),
         (text + "1", {kinds.BROKEN_RLE}),
-        ([650, 30], {kinds.BROKEN_RLE}),
-        ([5000], {kinds.BROKEN_RLE}),
     ):
         change(data, segmentation={"size": [SIZE, SIZE], "counts": counts})
         assert found_in(masks="bitmask") == expected
+
+
+@pytest.mark.parametrize("counts", ["", "0", "0o", "zz", "é", "\n", [650, 30], [5000], [], {}])
+def test_an_rle_that_gives_garbage_is_found_where_it_is_drawn(data, found_in, counts):
+    """Pictures of the truth draw masks for a detector of boxes, too."""
+    change(data, segmentation={"size": [SIZE, SIZE], "counts": counts})
+    for train, masks in ((True, "bitmask"), (False, "polygon"), (False, ""), (True, "")):
+        assert found_in(train=train, masks=masks) == {kinds.BROKEN_RLE}
+    change(data, iscrowd=1)
+    assert found_in(masks="bitmask") == {kinds.CROWD, kinds.BROKEN_RLE}
+
+
+def test_an_rle_of_another_size_is_an_error_only_as_a_mask(data, found_in):
+    change(data, segmentation={"size": [32, 32], "counts": [500, 24, 500]})
+    assert found_in(masks="bitmask") == {kinds.BROKEN_RLE}
+    assert found_in(masks="") == set()
 
 
 # Registered datasets, and image files

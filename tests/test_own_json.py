@@ -208,6 +208,8 @@ REFUSED = {
     "image id twice": (first("id", 2, "images"), "id 2"),
     "category unknown": (first("category_id", 9), "category_id 9"),
     "image unknown": (first("image_id", "gone"), "image_id 'gone'"),
+    "image id text": (first("id", "a", "images"), "text as id"),
+    "category id text": (first("id", "a", "categories"), "text as id"),
     "bbox text": (first("bbox", ["1", "2", "3", "4"]), "bbox ['1', '2', '3', '4']"),
     "bbox of three": (first("bbox", [1, 2, 3]), "bbox [1, 2, 3]"),
     "bbox NaN": (first("bbox", [NAN, 2, 3, 4]), "bbox [nan, 2, 3, 4]"),
@@ -221,6 +223,7 @@ REFUSED = {
     "area NaN": (first("area", NAN), "area nan"),
     "polygon NaN": (first("segmentation", [[NAN, 1, 5, 1, 5, 5]]), "[[nan, 1, 5, 1, 5, 5]]"),
     "RLE without counts": (first("segmentation", {"size": [HEIGHT, WIDTH]}), "{'size': [64, 96]}"),
+    "RLE of one side": (first("segmentation", {"size": [64], "counts": [64]}), "'size': [64]"),
     "RLE negative": (
         first("segmentation", {"size": [HEIGHT, WIDTH], "counts": [-1, 6145]}),
         "'counts': [-1, 6145]",

@@ -168,9 +168,7 @@ def write_parts(parts: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
         digest = hashlib.sha256(json.dumps(dataset.content).encode()).hexdigest()[:12]
         files[part] = folder.absolute() / f"{part}-{digest}.json"
         if not files[part].is_file():
-            place = files[part].with_name(f"{files[part].name}.{os.getpid()}")
-            write_coco_json(place, dataset.content)
-            os.replace(place, files[part])
+            write_coco_json(files[part], dataset.content)
     return files
 
 

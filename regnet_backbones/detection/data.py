@@ -7,9 +7,7 @@ the json's, where every process of a run finds it.
 
 import argparse
 import hashlib
-import json
 import logging
-import os
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -19,12 +17,13 @@ from iopath.common.file_io import get_cache_dir
 
 from regnet_backbones import __version__
 from regnet_backbones.data import sources
+from regnet_backbones.data.coco import write_coco_json
 from regnet_backbones.data.splits import class_table
 from regnet_backbones.detection.architectures import architecture_of
 from regnet_backbones.detection.data_checks.coco import CocoSplit, read_coco
 from regnet_backbones.detection.data_checks.kinds import Report
 from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.files import check_output_folder, read_json, write_whole
+from regnet_backbones.files import check_output_folder, read_json
 from regnet_backbones.runs.look import table_of
 
 # The keys of DATASETS.OWN, and the options of the command line that set them, such as --val-json.
@@ -61,10 +60,7 @@ def read_coco_split(
     read = _without_errors(read_coco(json_file, image_root=image_root, keep_root=keep_root))
     copy = _copy_of(read.json_file, read.image_root)
     if read.defects:
-        part = copy.with_name(f"{copy.name}.{os.getpid()}")  # other processes may write the same
-        content = json.dumps({"info": {}, **read.content}).encode()
-        write_whole(part, lambda file: file.write(content))
-        os.replace(part, copy)
+        write_coco_json(copy, {"info": {}, **read.content})
     else:
         copy.unlink(missing_ok=True)  # of an older version of the json
     return read

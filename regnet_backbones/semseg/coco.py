@@ -9,18 +9,17 @@ Each instance is kept as a run-length encoding, some hundred bytes; masks are pa
 read.
 """
 
-import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from reprlib import repr as shortened
 from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
-from regnet_backbones.data.coco import CocoJson, read_coco_json
+from regnet_backbones.data.coco import TOO_LARGE, CocoJson, is_mask, read_coco_json, root_category
 from regnet_backbones.errors import MissingPackageError, UserError
 from regnet_backbones.runs.image_files import UNREADABLE
 from regnet_backbones.semseg.labels import IGNORE, Labels, check_class_names
@@ -81,11 +80,11 @@ def coco_labels(json_file: Path, background: bool | None, num_classes: int | Non
 
     Pixels of no instance are one if `background` is True, or None and the json not panoptic.
     """
-    content = read_coco_json(json_file)
-    names = tuple(category["name"] for category in _categories(content, json_file))
+    content, panoptic = _read(json_file)
+    names = tuple(category["name"] for category in content["categories"])
     if background is None:
-        background = not _is_panoptic(content)
-    if background and BACKGROUND not in [str(name).lower() for name in names]:
+        background = not panoptic
+    if background and BACKGROUND not in [name.lower() for name in names]:
         names = (BACKGROUND, *names)
     names = check_class_names(names, num_classes)
     return Labels(names, {IGNORE: IGNORE} | {k: k for k in range(len(names))})
@@ -100,36 +99,35 @@ def coco_masks(
     panoptic_root: Path | None = None,
 ) -> tuple[tuple[Path, ...], tuple[PaintedMask | PanopticMask, ...]]:
     """Return the images of a json in its order, and their masks; `labels` is of `coco_labels`."""
-    content = read_coco_json(json_file)
-    categories, names = _categories(content, json_file), list(labels.class_names)
+    content, panoptic = _read(json_file)
+    categories, names = content["categories"], list(labels.class_names)
     theirs, first = [category["name"] for category in categories], len(names) - len(categories)
     if first not in (0, 1) or names[first:] != theirs:
-        given = ", ".join(map(str, theirs))
+        given = ", ".join(theirs)
         wanted = ", ".join(name for name in names if name.lower() != BACKGROUND)
         raise UserError(f"'{json_file}': 'categories' must be {wanted}, got {given}")
     classes = {str(category["id"]): k for k, category in enumerate(categories, first)}
-    panoptic = _is_panoptic(content)
     if panoptic != (panoptic_root is not None):
         kind, todo = ("panoptic", "set") if panoptic else ("not panoptic", "leave out")
         raise UserError(f"'{json_file}' is {kind}; {todo} --data.train_masks and --data.val_masks")
-    lower = [name.lower() for name in names]
     ignored = panoptic if background is None else not background
-    empty = IGNORE if ignored else lower.index(BACKGROUND)
-    by_image = defaultdict(list)
+    empty = IGNORE if ignored else [name.lower() for name in names].index(BACKGROUND)
+    by_image: dict[str, list[dict]] = {str(image["id"]): [] for image in content["images"]}
     for entry in content["annotations"]:
-        by_image[str(entry.get("image_id"))].append(entry)
-    numbers = {str(image["id"]) for image in content["images"]}
-    if unknown := sorted(by_image.keys() - numbers):
-        raise UserError(f"'{json_file}' has annotations of an image it does not list: {unknown[0]}")
+        number = str(entry.get("image_id"))
+        if number not in by_image:
+            raise UserError(f"'{json_file}' has annotations of an image it does not list: {number}")
+        by_image[number].append(entry)
     masks: list[PaintedMask | PanopticMask] = []
     for image in content["images"]:
         name = f"image {image['id']} of '{json_file}'"
         size, entries = _size(image, name), by_image[str(image["id"])]
-        if panoptic_root is not None:
-            masks.append(_panoptic(name, size, entries, panoptic_root, classes, empty))
-        else:
+        if panoptic_root is None:
             masks.append(_painted(name, size, entries, classes, empty))
-    return tuple(image_root / str(i["file_name"]) for i in content["images"]), tuple(masks)
+        else:
+            file, table = _segments(name, entries, classes)
+            masks.append(PanopticMask(name, size, panoptic_root / file, table, empty))
+    return tuple(image_root / image["file_name"] for image in content["images"]), tuple(masks)
 
 
 @cache
@@ -142,29 +140,27 @@ def _coco_mask() -> ModuleType:
     return mask
 
 
-def _is_panoptic(content: CocoJson) -> bool:
-    return any("segments_info" in entry for entry in content["annotations"])
-
-
-def _categories(content: CocoJson, json_file: Path) -> list[dict]:
-    """Return the categories by id, without one that is only the others' supercategory."""
-    categories = content["categories"]
-    entries = [s for a in content["annotations"] for s in a.get("segments_info", (a,))]
-    used = {str(entry.get("category_id")) for entry in entries}
-    for root in categories if len(categories) > 1 else ():
-        others = {category.get("supercategory") for category in categories if category is not root}
-        if str(root["id"]) not in used and others == {root["name"]}:
-            categories = [category for category in categories if category is not root]
-            break
+def _read(json_file: Path) -> tuple[CocoJson, bool]:
+    """Read a json, and whether it is panoptic; its categories are by id, without a root."""
+    content, used = read_coco_json(json_file), set()
+    for entry in content["annotations"]:
+        segments = entry.get("segments_info", [entry])
+        if not isinstance(segments, list) or not all(isinstance(each, dict) for each in segments):
+            found = f"got {shortened(segments)} for image {entry.get('image_id')}"
+            raise UserError(f"'{json_file}': segments_info must be a list of objects, {found}")
+        used |= {str(each.get("category_id")) for each in segments}
+    root = root_category(content["categories"], used)
+    kept = [category for category in content["categories"] if category is not root]
     try:
-        return sorted(categories, key=lambda category: int(category["id"]))
-    except (TypeError, ValueError) as error:
+        content["categories"] = sorted(kept, key=lambda category: int(category["id"]))
+    except (ValueError, OverflowError) as error:
         raise UserError(f"'{json_file}': ids of categories must be numbers: {error}") from error
+    return content, any("segments_info" in entry for entry in content["annotations"])
 
 
 def _size(image: Mapping, name: str) -> tuple[int, int]:
     size = image.get("width"), image.get("height")
-    if not all(type(side) is int and side > 0 for side in size):
+    if not all(type(side) is int and 0 < side < TOO_LARGE for side in size):
         raise UserError(f"{name} must have width and height in pixels, got {size}")
     return size
 
@@ -177,11 +173,7 @@ def _class_of(entry: Mapping, classes: Mapping[str, int], name: str) -> int:
 
 
 def _painted(
-    name: str,
-    size: tuple[int, int],
-    entries: Sequence[Mapping],
-    classes: Mapping[str, int],
-    empty: int,
+    name: str, size: tuple[int, int], entries: list[dict], classes: Mapping[str, int], empty: int
 ) -> PaintedMask:
     """Return the instances of an image by area, the largest first."""
     found = []
@@ -198,15 +190,11 @@ def _rle(segmentation: object, size: tuple[int, int], place: str) -> dict:
     """Return polygons or an RLE, plain or compressed, as a compressed RLE."""
     width, height = size
     if isinstance(segmentation, dict):
-        counts, given = segmentation.get("counts"), segmentation.get("size")
-        if given != [height, width]:
-            raise UserError(f"{place}: size of the RLE must be [{height}, {width}], got {given}")
-        runs = _runs(counts) if isinstance(counts, str) else counts
-        whole = isinstance(runs, list) and all(type(n) is int and n >= 0 for n in runs)
-        if not whole or sum(runs) != width * height:
-            raise UserError(f"{place}: counts of the RLE must add up to the pixels of the image")
-        if isinstance(counts, str):
-            return {"size": given, "counts": counts.encode()}
+        if not is_mask(segmentation, [height, width]):
+            needed = f"the size [{height}, {width}] and counts that add up to its pixels"
+            raise UserError(f"{place}: an RLE must have {needed}, got {shortened(segmentation)}")
+        if isinstance(counts := segmentation["counts"], str):
+            return {"size": [height, width], "counts": counts.encode()}
         return _coco_mask().frPyObjects(segmentation, height, width)
     polygons = segmentation if isinstance(segmentation, list) else []
     if polygons and not isinstance(polygons[0], list):  # one, without the outer list
@@ -217,46 +205,19 @@ def _rle(segmentation: object, size: tuple[int, int], place: str) -> dict:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             raise UserError(f"{place}: a polygon must be [x1, y1, x2, y2, ...] of 3 or more points")
         for value, side in zip(polygon, [width, height] * (len(polygon) // 2), strict=True):
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise UserError(f"{place}: coordinates must be finite numbers, got {value!r}")
-            if not -side <= value <= 2 * side:  # slow to paint, and no pixel
-                raise UserError(f"{place}: {value:g} is far outside of {width}x{height} pixels")
+            # Coordinates far outside are slow to paint, and no pixels.
+            if type(value) not in (int, float) or not -side <= value <= 2 * side:
+                needed = f"finite numbers, not far outside of {width}x{height} pixels"
+                raise UserError(f"{place}: coordinates must be {needed}, got {shortened(value)}")
     return _coco_mask().merge(_coco_mask().frPyObjects(polygons, height, width))
 
 
-def _runs(counts: str) -> list[int] | None:
-    """Return the runs of a compressed RLE, None if it is not one: pycocotools reads beyond its end.
-
-    Groups of 5 bits, lowest first, with a sign; from the fourth on differences to the run but one.
-    """
-    runs: list[int] = []
-    value = bits = 0
-    for character in counts:
-        group = ord(character) - 48
-        if not 0 <= group < 64 or bits > 60:
-            return None
-        value |= (group & 31) << bits
-        bits += 5
-        if group & 32:  # more to come
-            continue
-        if group & 16:
-            value -= 1 << bits
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = bits = 0
-    return None if bits else runs
-
-
-def _panoptic(
-    name: str,
-    size: tuple[int, int],
-    entries: Sequence[Mapping],
-    root: Path,
-    classes: Mapping[str, int],
-    empty: int,
-) -> PanopticMask:
-    """Return the mask of an image, which has one annotation."""
+def _segments(
+    name: str, entries: list[dict], classes: Mapping[str, int]
+) -> tuple[str, dict[int, int]]:
+    """Return the PNG and the classes by id of the one annotation that an image must have."""
     segments = entries[0].get("segments_info") if len(entries) == 1 else None
-    if not isinstance(segments, list) or not isinstance(entries[0].get("file_name"), str):
+    if segments is None or not isinstance(entries[0].get("file_name"), str):
         raise UserError(f"{name} must have one annotation, with file_name and segments_info")
     table = {}
     for segment in segments:
@@ -264,4 +225,4 @@ def _panoptic(
         if type(segment.get("id")) is not int:
             raise UserError(f"{place}: the id must be a whole number")
         table[segment["id"]] = _class_of(segment, classes, place)
-    return PanopticMask(name, size, root / entries[0]["file_name"], table, empty)
+    return entries[0]["file_name"], table

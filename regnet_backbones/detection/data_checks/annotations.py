@@ -11,8 +11,8 @@ from itertools import product
 import numpy as np
 import torch
 from detectron2.structures.boxes import Boxes, matched_pairwise_iou
-from pycocotools import mask as coco_mask
 
+from regnet_backbones.data.coco import is_mask
 from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.coco import CocoSplit, Entry, drawable, extent_of
 from regnet_backbones.detection.data_checks.kinds import Defect, Kind
@@ -103,7 +103,8 @@ def _annotation_problems(
     if isinstance(segmentation, dict):
         if drawn and train and masks == "polygon":
             yield kinds.RLE_FOR_POLYGON, ""
-        if drawn and not _is_whole(segmentation, size):
+        # Pictures of the truth decode masks that are not trained or scored, whatever their size.
+        if not is_mask(segmentation, size if drawn else segmentation["size"]):
             yield kinds.BROKEN_RLE, f"size {segmentation['size']}, image {size}"
     elif segmentation:
         kept, lengths = drawable(segmentation), [len(polygon) for polygon in segmentation]
@@ -114,16 +115,6 @@ def _annotation_problems(
             yield kinds.NO_POLYGON, detail
     elif drawn:
         yield kinds.NO_MASK, ""
-
-
-def _is_whole(rle: Entry, size: list[int]) -> bool:
-    """Return whether an RLE is a mask of [height, width]."""
-    if rle["size"] != size or isinstance(rle["counts"], list):
-        return rle["size"] == size and sum(rle["counts"]) == size[0] * size[1]
-    try:
-        return coco_mask.decode(rle) is not None
-    except ValueError:
-        return False
 
 
 def _unlike(entries: list[Entry], images: list[Entry]) -> Iterator[tuple[Kind, str]]:

@@ -10,16 +10,15 @@ import os
 import unicodedata
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
+from regnet_backbones.data.coco import read_lists, root_category
 from regnet_backbones.detection.data_checks import kinds
 from regnet_backbones.detection.data_checks.kinds import Defect, Kind, shown
-from regnet_backbones.errors import MissingFileError, UserError
-from regnet_backbones.files import read_json
 
 Entry = dict[str, object]
 Content = dict[str, list[Entry]]
@@ -62,7 +61,8 @@ def _box(value: object) -> list[float]:
 def _segmentation(value: object) -> list[list[float]] | Entry:
     if isinstance(value, dict):  # an RLE
         counts = [] if isinstance(value["counts"], str) else value["counts"]
-        return _only(value, all(type(n) is int and n >= 0 for n in [*value["size"], *counts]))
+        height, width = value["size"]
+        return _only(value, all(type(n) is int and n >= 0 for n in [height, width, *counts]))
     _only(value, isinstance(value, list))
     if len(value) >= 6 and len(value) % 2 == 0 and not isinstance(value[0], list):
         return [_numbers(value)]
@@ -125,7 +125,9 @@ def read_coco(
     Without `image_root` only categories are read; `keep_root` keeps the root of all others.
     """
     path = Path(json_file).absolute()
-    content = _read_lists(json_file, ("categories",) if image_root is None else tuple(LISTS))
+    needed = ("categories",) if image_root is None else LISTS
+    read = read_lists(json_file, needed)
+    content = {key: read[key] if key in needed else [] for key in LISTS}
     defects, root = [], None
     with path.open("rb") as file:
         if file.read(len(BOM_UTF8)) == BOM_UTF8:
@@ -162,24 +164,6 @@ def extent_of(polygons: Sequence[Sequence[float]]) -> tuple[float, float, float,
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def _read_lists(json_file: str | Path, needed: Collection[str]) -> Content:
-    """Read lists of a COCO json as they are; the others are empty."""
-    if not Path(json_file).is_file():
-        raise MissingFileError(f"no annotation file '{json_file}'")
-    read, content = read_json(json_file), {key: [] for key in LISTS}
-    for key in needed:
-        entries = read.get(key) if isinstance(read, dict) else None
-        is_list = isinstance(entries, list)
-        wrong = [e for e in entries if not isinstance(e, dict)] if is_list else [entries]
-        if wrong or (not entries and key != "annotations"):
-            raise UserError(
-                f"'{json_file}' is not in COCO's instance format: {key} must be a list of objects, "
-                f"got {shown(wrong[0] if wrong else entries)}"
-            )
-        content[key] = entries
-    return content
-
-
 def _take_types(content: Content) -> Found:
     """Take every value in its type."""
     rows = ((place, key, *row) for place, keys, *row in TYPES for key in keys.split())
@@ -204,14 +188,17 @@ def _take_types(content: Content) -> Found:
 
 
 def _settle_ids(content: Content) -> Found:
-    """Check that ids are given once, and that references find them."""
+    """Check that ids are given once and in one type, and that references find them."""
     for place, reference in (("images", "image_id"), ("categories", "category_id")):
         entries = content[place]
         counts = Counter(entry["id"] for entry in entries)
         by_text = {str(number): number for number in counts}
+        mixed = len({*map(type, counts)}) > 1
         for entry in entries:
             if counts[entry["id"]] > 1:
                 yield kinds.DOUBLE_ID, place, entry, f"id {shown(entry['id'])}"
+            if mixed and isinstance(entry["id"], str):
+                yield kinds.MIXED_IDS, place, entry, ""
         for entry in content["annotations"]:
             value = entry[reference]
             if value not in counts:
@@ -223,14 +210,10 @@ def _settle_ids(content: Content) -> Found:
 
 def _leave_out_root(content: Content) -> Found:
     """Leave out a category that nothing but the others' `supercategory` names."""
-    categories = content["categories"]
-    used = {annotation["category_id"] for annotation in content["annotations"]}
-    for root in categories if len(categories) > 1 else ():
-        others = [c.get("supercategory") for c in categories if c is not root]
-        if root["id"] not in used and all(name == root["name"] for name in others):
-            yield kinds.ROOT, "categories", root, root["name"]
-            categories[:] = [c for c in categories if c is not root]
-            return
+    used = {str(annotation["category_id"]) for annotation in content["annotations"]}
+    if root := root_category(content["categories"], used):
+        yield kinds.ROOT, "categories", root, root["name"]
+        content["categories"].remove(root)
 
 
 def _settle_annotations(annotations: list[Entry]) -> Found:

@@ -92,6 +92,7 @@ BOM = repair("the file begins with a byte order mark; save it as UTF-8 without o
 IMAGE_MISSING = error("an image is not on the disk; correct its 'file_name' or the image folder")
 OTHER_SPELLING = repair("a 'file_name' is spelled differently from the file; write the file's name")
 DOUBLE_ID = error("an image or a category has an id that is used twice; make ids unique")
+MIXED_IDS = error("an image or a category has text as id, others a number; write numbers in all")
 NUMBER_AS_TEXT = repair("an id is text in one place and a number in another; write numbers")
 UNDEFINED_ID = error("an annotation has an image_id or category_id that the file does not define")
 ROOT = repair("an unused category is only the 'supercategory' of the others; remove it")
