@@ -12,12 +12,13 @@ far as torchvision has the options. Losses, matching and initial weights are tor
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
 import torch
+from pycocotools.cocoeval import Params
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import detection
@@ -35,6 +36,10 @@ from regnet_backbones.semseg.datamodule import SegmentationData
 DESIGN = RegNetDesign(w_0=48, w_a=28.0, w_m=1.8, depth=7, group_width=16)
 CLASSES = 6  # the background is the first of a detector, the last of the segmenter
 GROUP_NORM = partial(nn.GroupNorm, 32)
+
+# Of COCO, in float64: the IoU of two masks, a ratio of counts, may be just one of them.
+LIMITS = Params("segm")
+THRESHOLDS = {"iou_thresholds": [*LIMITS.iouThrs], "rec_thresholds": [*LIMITS.recThrs]}
 
 # Images to train on, the loss of a batch, and what returns the scores of the trained model.
 Task = tuple[Dataset, Callable[[list], torch.Tensor], Callable[[], dict[str, float]]]
@@ -89,7 +94,8 @@ def detector_task(model: nn.Module, shapes: Path) -> Task:
     )
     images = coco_images(*train, v2.RandomHorizontalFlip(), masks=True)
     tested = coco_images(*val, masks=True)
-    return images, partial(detector_loss, model), partial(average_precision, model, tested)
+    scores = partial(average_precision, model, tested, **THRESHOLDS)
+    return images, partial(detector_loss, model), scores
 
 
 def segmenter_task(model: nn.Module, shapes: Path) -> Task:
@@ -119,14 +125,14 @@ def schedule(step: int, name: str, steps: int) -> float:
     return min(0.001 + step / 40, (1 + math.cos(math.pi * step / steps)) / 2)
 
 
-def main() -> None:
-    """Train, evaluate, print one line of JSON."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, evaluate, print one line of JSON; return 0."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", choices=("mask_rcnn", "retinanet", "fcos", "deeplabv3"))
     parser.add_argument("--shapes", type=Path, default=Path("datasets/shapes"))
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
     model = build(args.model)
     task, lr = (segmenter_task, 0.003) if args.model == "deeplabv3" else (detector_task, 0.0015)
@@ -140,7 +146,8 @@ def main() -> None:
     result["cpu_seconds"] = fit(batches, loss, optimizer, rate, args.steps)
     model.eval()
     print(json.dumps(result | scores()))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -27,7 +27,6 @@ from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Subset
-from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision import tv_tensors
@@ -40,10 +39,10 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.transforms import v2
 from yacs.config import CfgNode
 
-from benchmarks.machine import machine, versions
-from benchmarks.report import write_json
+from benchmarks.families import multiply_adds
+from benchmarks.machine import conditions
+from regnet_backbones.runs.results import write_json
 
-PACKAGES = ("torch", "torchvision", "timm", "segmentation_models_pytorch", "torchmetrics")
 VOID = 255
 DICE = smp.losses.DiceLoss("multiclass", ignore_index=VOID)
 LOSSES = {"ce": nn.CrossEntropyLoss(ignore_index=VOID), "dice": DICE}
@@ -131,10 +130,15 @@ def train_detector(args: argparse.Namespace, cfg: CfgNode) -> dict[str, object]:
 
 
 @torch.inference_mode()
-def average_precision(model: nn.Module, images: Dataset) -> dict[str, float]:
-    """Return COCO's AP and AP50 of boxes, and of a Mask R-CNN those of masks, in percent."""
+def average_precision(
+    model: nn.Module, images: Dataset, **thresholds: list[float]
+) -> dict[str, float]:
+    """Return COCO's AP and AP50 of boxes, and of a Mask R-CNN those of masks, in percent.
+
+    Thresholds other than torchmetrics' own, which are float32, are passed to it.
+    """
     masks = isinstance(model, MaskRCNN)
-    metric = MeanAveragePrecision(iou_type=("bbox", "segm") if masks else "bbox")
+    metric = MeanAveragePrecision(iou_type=("bbox", "segm") if masks else "bbox", **thresholds)
     for image, target in (images[index] for index in range(len(images))):
         (found,) = model([image])
         if masks:
@@ -223,13 +227,6 @@ def fit(data: Iterable, loss: Callable, optimizer: Optimizer, rate: Callable, st
     return round(time.process_time() - start, 1)
 
 
-def multiply_adds(extractor: nn.Module) -> int:
-    """Count those of an image of 224x224 pixels."""
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        extractor(torch.zeros(1, 3, 224, 224))
-    return counter.get_total_flops() // 2
-
-
 def peers_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -248,8 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     measured = {"detector": train_detector, "segmenter": train_segmenter}[args.kind](args, cfg)
     print(json.dumps(measured, indent=1))
     if args.output:
-        about = {"kind": args.kind, "backbone": args.backbone, "threads": torch.get_num_threads()}
-        about |= {"machine": machine("cpu"), "versions": versions(PACKAGES)}
+        about = {"kind": args.kind, "backbone": args.backbone, **conditions("cpu")}
         write_json(args.output, about | measured)
     return 0
 
