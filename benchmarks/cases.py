@@ -5,10 +5,14 @@ from typing import Literal, get_args
 
 import torch
 
+from regnet_backbones import zoo
+from regnet_backbones.design import Complexity, complexity
+
 Part = Literal["features", "detector", "segmenter", "deeplabv3plus"]
 Precision = Literal["fp32", "bf16", "int8"]
 
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of torch
 
 # What a mode of the command line measures: a part, and whether it is trained.
 MODES: dict[str, tuple[tuple[Part, bool], ...]] = {
@@ -50,6 +54,14 @@ class Case:
             f"{self.part}, {purpose}, {self.variant}, {height}x{width}, batch {self.batch}, "
             f"{self.device}"
         )
+
+    @property
+    def cost(self) -> Complexity | None:
+        """What the extractor computes of an image; None of a model, or without a known design."""
+        design = zoo.get(self.variant).design
+        if design is None or self.part != "features":
+            return None
+        return complexity(design, self.size, num_classes=None)
 
     def images(self) -> torch.Tensor:
         """Return the images (N, 3, H, W), float32, the same for every row."""

@@ -6,37 +6,26 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from benchmarks.cases import MODES, PRECISIONS, Case, Precision
+from benchmarks.cases import DTYPES, MODES, PRECISIONS, Case, Precision
 from benchmarks.chart import write_chart
-from benchmarks.entries import (
-    REFERENCES,
-    Entry,
-    check_names,
-    entries_of,
-    select,
-)
-from benchmarks.machine import machine, versions
-from benchmarks.report import (
-    as_json,
-    result_table,
-    roofline_table,
-    scaling_table,
-    write_json,
-)
+from benchmarks.entries import REFERENCES, Entry, check_names, entries_of, select
+from benchmarks.machine import conditions
+from benchmarks.report import as_json, result_table, roofline_table, scaling_table
 from benchmarks.results import Result, failed_rows
-from benchmarks.roofline import DTYPES, Rates, measure_rates
+from benchmarks.roofline import Rates, measure_rates
 from benchmarks.runner import measure
 from benchmarks.scaling import points
 from regnet_backbones import zoo
-from regnet_backbones.cli.run import parse_size, run_command
+from regnet_backbones.cli.run import command_parser, parse_size, run_command
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder
+from regnet_backbones.runs.results import write_json
 
 
 def benchmark_command(argv: Sequence[str] | None, *, description: str) -> int:
@@ -53,9 +42,10 @@ def benchmark_command(argv: Sequence[str] | None, *, description: str) -> int:
     args = benchmark_parser(description).parse_args(argv)
 
     def benchmark() -> int:
-        cases = _cases(args)
-        _check(args, cases)
-        chosen = {case: _chosen(args, case) for case in cases}
+        rows = _rows(args)
+        _check(args, rows)
+        options = {"precisions": args.dtype, "patterns": args.entries}
+        chosen = {case: select(entries, **options) for case, entries in rows.items()}
         chosen = {case: entries for case, entries in chosen.items() if entries}
         with cpu_threads(args.threads):
             line = plain_command("tools/benchmark.py", argv, [args.output])
@@ -66,9 +56,7 @@ def benchmark_command(argv: Sequence[str] | None, *, description: str) -> int:
 
 def benchmark_parser(description: str) -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python tools/benchmark.py", description)
     add = parser.add_argument
     add("--mode", nargs="+", choices=MODES, default=["forward"], help="default: forward")
     add("--no-training", action="store_true", help="measure only inference")
@@ -88,25 +76,21 @@ def benchmark_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _cases(args: argparse.Namespace) -> list[Case]:
-    """Return what the command line asks for."""
+def _rows(args: argparse.Namespace) -> dict[Case, tuple[Entry, ...]]:
+    """Return the cases that the command line asks for, with all their rows."""
     sizes = [parse_size(text) for text in args.sizes]
     variants = [zoo.get(name).name for name in args.variants]
     parts = dict.fromkeys(part for mode in args.mode for part in MODES[mode])
-    return [
-        Case(part, training, variant, size, batch, args.device)
+    return {
+        Case(part, training, variant, size, batch, args.device): entries_of(
+            part, training=training, device=args.device
+        )
         for (part, training), variant, size, batch in product(parts, variants, sizes, args.batches)
         if not (training and args.no_training)
-    ]
+    }
 
 
-def _chosen(args: argparse.Namespace, case: Case) -> tuple[Entry, ...]:
-    """Return the rows of a case."""
-    entries = entries_of(case.part, training=case.training, device=case.device)
-    return select(entries, precisions=args.dtype, patterns=args.entries)
-
-
-def _check(args: argparse.Namespace, cases: Sequence[Case]) -> None:
+def _check(args: argparse.Namespace, rows: dict[Case, tuple[Entry, ...]]) -> None:
     """Raise ValueError for what cannot be measured, OSError for results that cannot be written."""
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda needs a GPU, and torch finds none; use --device cpu")
@@ -117,11 +101,7 @@ def _check(args: argparse.Namespace, cases: Sequence[Case]) -> None:
             raise UserError(f"--{name} must be at least {least}, got {given}")
     if args.output:
         check_output_folder(Path(args.output).parent, name="the folder of --output")
-    entries = [
-        entry
-        for case in cases
-        for entry in entries_of(case.part, training=case.training, device=case.device)
-    ]
+    entries = list(chain.from_iterable(rows.values()))
     for option, names in (("--entries", args.entries), ("--reference", [args.reference])):
         check_names(filter(None, names or ()), entries, option=option, precisions=args.dtype)
 
@@ -132,9 +112,7 @@ def _benchmark(args: argparse.Namespace, chosen: dict[Case, tuple[Entry, ...]], 
     about = {
         "command": line,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(args.device),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
+        **conditions(args.device),
     }
     results: list[Result] = []
     for result in _measured(args, chosen):

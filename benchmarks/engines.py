@@ -178,7 +178,7 @@ def onnxruntime_module(path: Path, case: Case) -> nn.Module:
 def exported(part: Part, variant: str) -> Path:
     """Export the model of a part; the file is there until the process ends."""
     case = Case(part, False, variant, EXPORT_SIZE, 1)
-    path = _folder() / f"{part}_{variant}.onnx"
+    path = Path(_folder().name, f"{part}_{variant}.onnx")
     if part == "features":
         export_onnx(our_network(variant), path, image_size=EXPORT_SIZE)
     elif part == "detector":
@@ -206,12 +206,8 @@ def quantized(path: Path, case: Case) -> Path:
 
 
 @cache
-def _temporary() -> tempfile.TemporaryDirectory:
+def _folder() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory()  # gone when the process ends
-
-
-def _folder() -> Path:
-    return Path(_temporary().name)
 
 
 def _bind(bind: Callable[..., object], name: str, tensor: torch.Tensor) -> None:

@@ -1,7 +1,7 @@
 """The rows of a benchmark: who is measured, and how each is treated."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
@@ -16,6 +16,7 @@ from regnet_backbones import zoo
 from regnet_backbones.errors import UserError
 
 OURS = "ours"
+AS_IT_COMES = Setting()
 
 # Which row others are compared with, unless the user names another.
 REFERENCES: dict[Part, str] = {
@@ -61,14 +62,12 @@ class Entry:
 
 def entries_of(part: Part, *, training: bool, device: str = "cpu") -> tuple[Entry, ...]:
     """Return all rows of a part, in all precisions."""
-    entries = {
-        "features": _extractor_entries,
-        "detector": _detector_entries,
-        "segmenter": _segmenter_entries,
-        "deeplabv3plus": _segmenter_entries,
-    }[part](training)
-    if not training:
-        entries += _engine_entries(part)
+    entries = [
+        replace(entry, setting=setting)
+        for entry in ENTRIES[part]
+        for setting in (settings.OURS if entry.family == OURS else settings.PEERS)[training]
+    ]
+    entries += [] if training else _engine_entries(part)
     return tuple(entry for entry in entries if _is_for(entry.setting, device))
 
 
@@ -114,27 +113,6 @@ def _is_for(setting: Setting, device: str) -> bool:
     return True
 
 
-def _extractor_entries(training: bool) -> list[Entry]:
-    """Return the rows of extractors."""
-    entries = [
-        Entry(OURS, setting, extractors.ours, our_weights=True)
-        for setting in settings.OURS[training]
-    ]
-    for peer in extractors.PEERS:
-        entries += [
-            Entry(
-                peer.family,
-                setting,
-                peer.build,
-                (peer.needs,),
-                lambda case, peer=peer: peer.why_not(zoo.get(case.variant)),
-                our_weights=peer.dialect is not None,
-            )
-            for setting in settings.PEERS[training]
-        ]
-    return entries
-
-
 def _engine_entries(part: Part) -> list[Entry]:
     """Return the rows of a part's exported file in other engines."""
     return [
@@ -151,35 +129,40 @@ def _engine_entries(part: Part) -> list[Entry]:
     ]
 
 
-def _detector_entries(training: bool) -> list[Entry]:
-    """Return the rows of detectors."""
-    needs = ("detectron2",)
-
-    def why_not(case: Case) -> str | None:
-        return extractors.not_in_detectron2(zoo.get(case.variant))
-
-    return [
-        *(
-            Entry(OURS, setting, whole_models.our_detector, needs)
-            for setting in settings.OURS[training]
-        ),
-        *(
-            Entry("detectron2", setting, whole_models.detector_of_detectron2, needs, why_not)
-            for setting in settings.PEERS[training]
-        ),
-    ]
+def _entry_of(peer: extractors.Peer) -> Entry:
+    """Return the row of an extractor of another project."""
+    return Entry(
+        peer.family,
+        AS_IT_COMES,
+        peer.build,
+        (peer.needs,),
+        lambda case: peer.why_not(zoo.get(case.variant)),
+        our_weights=peer.dialect is not None,
+    )
 
 
-def _segmenter_entries(training: bool) -> list[Entry]:
-    """Return the rows of segmenters."""
-    needs = ("segmentation_models_pytorch",)
-    return [
-        *(
-            Entry(OURS, setting, whole_models.our_segmenter, needs)
-            for setting in settings.OURS[training]
+DETECTRON2, SMP = ("detectron2",), ("segmentation_models_pytorch",)
+SEGMENTERS = (
+    Entry(OURS, AS_IT_COMES, whole_models.our_segmenter, SMP),
+    Entry("SMP", AS_IT_COMES, whole_models.segmenter_of_smp, SMP),
+)
+
+# Whose models are measured of a part, each in several settings.
+ENTRIES: dict[Part, tuple[Entry, ...]] = {
+    "features": (
+        Entry(OURS, AS_IT_COMES, extractors.ours, our_weights=True),
+        *map(_entry_of, extractors.PEERS),
+    ),
+    "detector": (
+        Entry(OURS, AS_IT_COMES, whole_models.our_detector, DETECTRON2),
+        Entry(
+            "detectron2",
+            AS_IT_COMES,
+            whole_models.detector_of_detectron2,
+            DETECTRON2,
+            lambda case: extractors.not_in_detectron2(zoo.get(case.variant)),
         ),
-        *(
-            Entry("SMP", setting, whole_models.segmenter_of_smp, needs)
-            for setting in settings.PEERS[training]
-        ),
-    ]
+    ),
+    "segmenter": SEGMENTERS,
+    "deeplabv3plus": SEGMENTERS,
+}

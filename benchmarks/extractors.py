@@ -124,11 +124,11 @@ def _always(variant: zoo.Variant) -> None:
     """There is one for every variant."""
 
 
-def _timms(variant: zoo.Variant) -> nn.Module:
-    """Build timm's extractor."""
+def timms(name: str) -> nn.Module:
+    """Build timm's extractor of C2 to C5."""
     import timm
 
-    return timm.create_model(variant.name, features_only=True, out_indices=(1, 2, 3, 4))
+    return timm.create_model(name, features_only=True, out_indices=(1, 2, 3, 4))
 
 
 def _torchvisions(model: str, layers: tuple[str, ...]) -> nn.Module:
@@ -147,7 +147,7 @@ def _smps(variant: zoo.Variant) -> nn.Module:
 
 
 PEERS = (
-    Peer("timm", "timm", _timms, _always, "timm_features"),
+    Peer("timm", "timm", lambda variant: timms(variant.name), _always, "timm_features"),
     Peer(
         "torchvision",
         "torchvision",

@@ -14,18 +14,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import timm
 import torch
 from tabulate import tabulate
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import machine, versions
-from benchmarks.report import write_json
-from benchmarks.roofline import DTYPES
-from regnet_backbones.cli.run import parse_size
+from benchmarks.cases import DTYPES
+from benchmarks.extractors import timms
+from benchmarks.machine import conditions
+from regnet_backbones.cli.run import command_parser, parse_size
 from regnet_backbones.files import write_whole
 from regnet_backbones.measure.memory import peak_bytes
 from regnet_backbones.measure.timing import interleaved_times
+from regnet_backbones.runs.results import write_json
 
 # Of about the same multiply-adds at 224, the RegNets first.
 GROUPS = (
@@ -51,7 +52,7 @@ class Row:
     Attributes:
         name: timm's.
         height, width: of the images.
-        flops: multiply-adds of its convolutions, of one image.
+        flops: multiply-adds of one image.
         activations: values that its convolutions put out, of one image.
         params: of C2 to C5, without a classifier.
         peak_mib: that a forward pass allocates at its peak.
@@ -74,26 +75,27 @@ class Row:
 
 
 def build(name: str) -> nn.Module:
-    """Build timm's extractor of C2 to C5."""
-    network = timm.create_model(name, features_only=True, out_indices=(1, 2, 3, 4))
-    return network.eval().requires_grad_(False)
+    """Build timm's extractor of C2 to C5, for inference."""
+    return timms(name).eval().requires_grad_(False)
+
+
+def multiply_adds(network: nn.Module, size: tuple[int, int] = (224, 224)) -> int:
+    """Count those of an image, by torch; images are made on torch's default device."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, *size))
+    return counter.get_total_flops() // 2
 
 
 def complexity(name: str, size: tuple[int, int]) -> tuple[int, int, int]:
     """Count multiply-adds and outputs of the convolutions for one image, and parameters."""
-    counts = []
-
-    def count(conv: nn.Conv2d, _: object, output: torch.Tensor) -> None:
-        counts.append((output.numel() * conv.weight[0].numel(), output.numel()))
-
+    outputs = []
     with torch.device("meta"):
         network = build(name)
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
-                module.register_forward_hook(count)
-        network(torch.empty(1, 3, *size))
-    flops, activations = map(sum, zip(*counts, strict=True))
-    return flops, activations, sum(p.numel() for p in network.parameters())
+                module.register_forward_hook(lambda *call: outputs.append(call[-1].numel()))
+        flops = multiply_adds(network, size)
+    return flops, sum(outputs), sum(p.numel() for p in network.parameters())
 
 
 def measure(group: Sequence[str], size: tuple[int, int], args: argparse.Namespace) -> list[Row]:
@@ -157,9 +159,7 @@ def write_chart(path: Path, rows: Sequence[Row]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure all groups at all sizes; return 0."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m benchmarks.families", __doc__)
     parser.add_argument("--sizes", nargs="+", default=["224", "512", "800x1344"])
     parser.add_argument("--groups", nargs="+", type=int, default=range(len(GROUPS)))
     parser.add_argument("--batch", type=int, default=1)
@@ -175,9 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(table(groups), flush=True)
         rows += [row for group in groups for row in group]
     if args.output:
-        options = {"batch": args.batch, "dtype": args.dtype, "threads": torch.get_num_threads()}
-        content = {"machine": machine(args.device), "versions": versions(), **options}
-        content["rows"] = [asdict(row) for row in rows]
+        about = {**conditions(args.device), "batch": args.batch, "dtype": args.dtype}
+        content = about | {"rows": [asdict(row) for row in rows]}
         write_json(args.output.with_suffix(".json"), content)
         write_chart(args.output.with_suffix(".png"), rows)
     return 0

@@ -12,35 +12,37 @@ far as torchvision has the options. Losses, matching and initial weights are tor
 import argparse
 import json
 import math
-import time
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain, islice, repeat
+from operator import itemgetter
 from pathlib import Path
 
-import numpy as np
 import torch
-from pycocotools import mask as rle
-from pycocotools.cocoeval import COCOeval
+from pycocotools.cocoeval import Params
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.models import detection
 from torchvision.models.detection import faster_rcnn, fcos, mask_rcnn, retinanet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.transforms import v2
 
+from benchmarks.peers import LOSSES, average_precision, coco_images, detector_loss, fit, mean_iou
 from regnet_backbones.adapters.torchvision import RegNetFPN
 from regnet_backbones.adapters.torchvision.models import deeplabv3
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.semseg.datamodule import SegmentationData
-from regnet_backbones.semseg.inference import Inference
-from regnet_backbones.semseg.metrics import results_of
 
 DESIGN = RegNetDesign(w_0=48, w_a=28.0, w_m=1.8, depth=7, group_width=16)
 CLASSES = 6  # the background is the first of a detector, the last of the segmenter
 GROUP_NORM = partial(nn.GroupNorm, 32)
+
+# Of COCO, in float64: the IoU of two masks, a ratio of counts, may be just one of them.
+LIMITS = Params("segm")
+THRESHOLDS = {"iou_thresholds": [*LIMITS.iouThrs], "rec_thresholds": [*LIMITS.recThrs]}
+
+# Images to train on, the loss of a batch, and what returns the scores of the trained model.
+Task = tuple[Dataset, Callable[[list], torch.Tensor], Callable[[], dict[str, float]]]
 
 
 def build(name: str) -> nn.Module:
@@ -84,60 +86,36 @@ def build(name: str) -> nn.Module:
     )
 
 
-def detection_data(root: Path, split: str) -> CocoDetection:
-    """Return a split of the shapes: float32 images, and targets as torchvision takes them."""
-    flips = [v2.RandomHorizontalFlip()] if split == "train" else []
-    transforms = v2.Compose([v2.ToImage(), *flips, v2.ToDtype(torch.float32, scale=True)])
-    annotations = root / "annotations" / f"instances_{split}.json"
-    data = CocoDetection(root / "images" / split, annotations, transforms=transforms)
-    return wrap_dataset_for_transforms_v2(data, ("image_id", "boxes", "labels", "masks"))
+def detector_task(model: nn.Module, shapes: Path) -> Task:
+    """Return what a detector learns from, and its scores."""
+    train, val = (
+        (shapes / "annotations" / f"instances_{split}.json", shapes / "images" / split)
+        for split in ("train", "val")
+    )
+    images = coco_images(*train, v2.RandomHorizontalFlip(), masks=True)
+    tested = coco_images(*val, masks=True)
+    scores = partial(average_precision, model, tested, **THRESHOLDS)
+    return images, partial(detector_loss, model), scores
 
 
-def detector_loss(model: nn.Module, batch: list) -> torch.Tensor:
-    """Return the sum of the losses of a batch of images and targets."""
-    return sum(model(*map(list, zip(*batch, strict=True))).values())
+def segmenter_task(model: nn.Module, shapes: Path) -> Task:
+    """Return what a segmenter learns from, and its scores."""
+    options = {"scale_range": (0.9, 1.1), "photometric": False}
+    data = SegmentationData("ade20k", shapes / "semantic", short_side=64, crop_size=64, **options)
+    data.setup("fit")
 
+    def logits(images: torch.Tensor) -> torch.Tensor:
+        return model(images)["out"]
 
-def segmenter_loss(model: nn.Module, batch: list) -> torch.Tensor:
-    """Return the cross entropy of the pixels of a batch of images and masks."""
-    images, masks = (torch.stack([each[key] for each in batch]) for key in ("image", "mask"))
-    return F.cross_entropy(model(images)["out"], masks, ignore_index=255)
+    def loss(batch: list) -> torch.Tensor:
+        images, masks = (torch.stack([each[key] for each in batch]) for key in ("image", "mask"))
+        return LOSSES["ce"](logits(images), masks)
 
+    def scores() -> dict[str, float]:
+        pairs = map(itemgetter("image", "mask"), DataLoader(data.val_set))
+        return {"mIoU": mean_iou(logits, pairs, CLASSES, short_side=64)}
 
-@torch.inference_mode()
-def average_precisions(model: nn.Module, data: CocoDetection) -> dict[str, float]:
-    """Return the AP of boxes and, of a model that draws them, of masks."""
-    boxes, masks = [], []
-    for image, target in data:
-        found = model([image])[0]
-        found["boxes"][:, 2:] -= found["boxes"][:, :2]
-        for k, label in enumerate(found["labels"].tolist()):
-            one = {"image_id": target["image_id"], "category_id": label}
-            one["score"] = found["scores"][k].item()
-            boxes.append(one | {"bbox": found["boxes"][k].tolist()})
-            if "masks" in found:
-                mask = np.asfortranarray(found["masks"][k, 0] > 0.5, np.uint8)
-                masks.append(one | {"segmentation": rle.encode(mask)})
-    results = {}
-    for kind, found in {"bbox": boxes, "segm": masks}.items():
-        if found:
-            evaluation = COCOeval(data.coco, data.coco.loadRes(found), kind)
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-            results[f"{kind}_ap"] = round(100 * float(evaluation.stats[0]), 2)
-    return results
-
-
-@torch.inference_mode()
-def mean_iou(model: nn.Module, data: Dataset) -> dict[str, float]:
-    """Return the mean IoU in the size of the images."""
-    counts, inference = torch.zeros(CLASSES, CLASSES, dtype=torch.long), Inference(short_side=64)
-    for each in data:
-        found = inference.classes(lambda images: model(images)["out"], each["image"][None])
-        pairs = (each["mask"] * CLASSES + found[0]).flatten()
-        counts += pairs.bincount(minlength=CLASSES**2).view_as(counts)
-    return {"miou": round(100 * results_of(counts, [*map(str, range(CLASSES))])["miou"], 2)}
+    return data.train_set, loss, scores
 
 
 def schedule(step: int, name: str, steps: int) -> float:
@@ -147,46 +125,29 @@ def schedule(step: int, name: str, steps: int) -> float:
     return min(0.001 + step / 40, (1 + math.cos(math.pi * step / steps)) / 2)
 
 
-def main() -> None:
-    """Train, evaluate, print one line of JSON."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, evaluate, print one line of JSON; return 0."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", choices=("mask_rcnn", "retinanet", "fcos", "deeplabv3"))
     parser.add_argument("--shapes", type=Path, default=Path("datasets/shapes"))
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
     model = build(args.model)
-    if args.model == "deeplabv3":
-        options = {"scale_range": (0.9, 1.1), "photometric": False}
-        root = args.shapes / "semantic"
-        data = SegmentationData("ade20k", root, short_side=64, crop_size=64, **options)
-        data.setup("fit")
-        train, held_out = data.train_set, data.val_set
-        loss_of, evaluate, lr = segmenter_loss, mean_iou, 0.003
-    else:
-        train, held_out = (detection_data(args.shapes, split) for split in ("train", "val"))
-        loss_of, evaluate, lr = detector_loss, average_precisions, 0.0015
-    loader = DataLoader(train, batch_size=8, shuffle=True, drop_last=True, collate_fn=list)
+    task, lr = (segmenter_task, 0.003) if args.model == "deeplabv3" else (detector_task, 0.0015)
+    images, loss, scores = task(model, args.shapes)
+    batches = DataLoader(images, batch_size=8, shuffle=True, drop_last=True, collate_fn=list)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
     optimizer = torch.optim.AdamW([{"params": decayed}, others], lr=lr, weight_decay=0.01)
-    rates = partial(schedule, name=args.model, steps=args.steps)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
-    start = time.perf_counter()
-    batches = islice(chain.from_iterable(repeat(loader)), args.steps)
-    for step, batch in enumerate(batches, start=1):
-        loss = loss_of(model, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        if step % 50 == 0:
-            print(f"step {step}  loss {loss.item():.3f}", flush=True)
+    rate = partial(schedule, name=args.model, steps=args.steps)
     result = {"model": args.model, "steps": args.steps, "seed": args.seed}
-    result["seconds"] = round(time.perf_counter() - start)
-    print(json.dumps(result | evaluate(model.eval(), held_out)))
+    result["cpu_seconds"] = fit(batches, loss, optimizer, rate, args.steps)
+    model.eval()
+    print(json.dumps(result | scores()))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

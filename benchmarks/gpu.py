@@ -25,17 +25,18 @@ from threading import Timer
 
 import torch
 
-from benchmarks.cases import Case
+from benchmarks.cases import DTYPES, Case
 from benchmarks.entries import REFERENCES, entries_of
 from benchmarks.extractors import ours
-from benchmarks.machine import machine, versions
-from benchmarks.report import as_json, result_table, roofline_table, write_json
+from benchmarks.machine import conditions
+from benchmarks.report import as_json, result_table, roofline_table
 from benchmarks.results import Result, failed_rows
-from benchmarks.roofline import DTYPES, measure_rates
+from benchmarks.roofline import measure_rates
 from benchmarks.runner import failure_of, measure
 from benchmarks.settings import Setting
 from benchmarks.steps import largest_error, last_maps, make_step
 from regnet_backbones import config_path, shapes
+from regnet_backbones.runs.results import write_json
 from regnet_backbones.runs.trained import METRICS_NAME, read_metrics
 
 MINUTES = 8
@@ -159,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(plan: Plan, output: Path, *, training: bool) -> int:
     """Do all parts, write what is known after each, and return the exit status."""
     start, results = time.monotonic(), []
-    about = {"machine": machine(plan.device), "versions": versions(), "not_measured": []}
+    about = {**conditions(plan.device), "not_measured": []}
 
     def save() -> None:
         about["seconds"] = round(time.monotonic() - start, 1)

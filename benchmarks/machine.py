@@ -2,7 +2,6 @@
 
 import os
 import platform
-from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -19,7 +18,14 @@ PACKAGES = (
     "segmentation_models_pytorch",
     "onnxruntime",
     "openvino",
+    "torchmetrics",
 )
+
+
+def conditions(device: str) -> dict[str, object]:
+    """Describe what numbers that are measured now on a device belong to, in values of JSON."""
+    threads = torch.get_num_threads()
+    return {"machine": machine(device), "threads": threads, "versions": versions()}
 
 
 def machine(device: str) -> dict[str, object]:
@@ -41,9 +47,7 @@ def machine(device: str) -> dict[str, object]:
     return description
 
 
-def versions(packages: Iterable[str] = PACKAGES) -> Mapping[str, str | None]:
+def versions() -> dict[str, str | None]:
     """Return the version of Python and of each package, None for what is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in packages:
-        found[name] = None if find_spec(name) is None else import_module(name).__version__
-    return found
+    found = {name: import_module(name).__version__ for name in filter(find_spec, PACKAGES)}
+    return {"python": platform.python_version(), **dict.fromkeys(PACKAGES), **found}

@@ -11,10 +11,11 @@ of torchvision, timm, SMP and torchmetrics, and weights are random.
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -26,7 +27,6 @@ from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Subset
-from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision import tv_tensors
@@ -39,11 +39,10 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.transforms import v2
 from yacs.config import CfgNode
 
-from benchmarks.frameworks import detector_loss
-from benchmarks.machine import machine, versions
-from benchmarks.report import write_json
+from benchmarks.families import multiply_adds
+from benchmarks.machine import conditions
+from regnet_backbones.runs.results import write_json
 
-PACKAGES = ("torch", "torchvision", "timm", "segmentation_models_pytorch", "torchmetrics")
 VOID = 255
 DICE = smp.losses.DiceLoss("multiclass", ignore_index=VOID)
 LOSSES = {"ce": nn.CrossEntropyLoss(ignore_index=VOID), "dice": DICE}
@@ -103,6 +102,11 @@ def coco_images(file: str, images: str, *flip: v2.Transform, masks: bool) -> Dat
     return Subset(wrap_dataset_for_transforms_v2(found, target_keys=keys), used)
 
 
+def detector_loss(model: nn.Module, batch: list) -> torch.Tensor:
+    """Return the sum of the losses of a batch of images and targets."""
+    return sum(model(*map(list, zip(*batch, strict=True))).values())
+
+
 def train_detector(args: argparse.Namespace, cfg: CfgNode) -> dict[str, object]:
     """Train a detector, and return what was measured."""
     own, solver, masks = cfg.DATASETS.OWN, cfg.SOLVER, cfg.MODEL.MASK_ON
@@ -120,15 +124,21 @@ def train_detector(args: argparse.Namespace, cfg: CfgNode) -> dict[str, object]:
     model.transform.min_size = (cfg.INPUT.MIN_SIZE_TEST,)
     model.transform.max_size = cfg.INPUT.MAX_SIZE_TEST
     tested = coco_images(*(args.val or (own.VAL_JSON, own.VAL_IMAGES)), masks=masks)
-    measured = {"percent": average_precision(model.eval(), tested, masks=masks), "seed": cfg.SEED}
+    measured = {"percent": average_precision(model.eval(), tested), "seed": cfg.SEED}
     measured |= {"train_cpu_seconds": seconds, "images_seen": steps * solver.IMS_PER_BATCH}
     return measured | {"multiply_adds": multiply_adds(model.backbone.body)}
 
 
 @torch.inference_mode()
-def average_precision(model: FasterRCNN, images: Dataset, *, masks: bool) -> dict[str, float]:
-    """Return COCO's AP and AP50 of boxes, and of masks, in percent."""
-    metric = MeanAveragePrecision(iou_type=("bbox", "segm") if masks else "bbox")
+def average_precision(
+    model: nn.Module, images: Dataset, **thresholds: list[float]
+) -> dict[str, float]:
+    """Return COCO's AP and AP50 of boxes, and of a Mask R-CNN those of masks, in percent.
+
+    Thresholds other than torchmetrics' own, which are float32, are passed to it.
+    """
+    masks = isinstance(model, MaskRCNN)
+    metric = MeanAveragePrecision(iou_type=("bbox", "segm") if masks else "bbox", **thresholds)
     for image, target in (images[index] for index in range(len(images))):
         (found,) = model([image])
         if masks:
@@ -183,18 +193,19 @@ def train_segmenter(args: argparse.Namespace, cfg: CfgNode) -> dict[str, object]
     batches = DataLoader(images, data.batch_size, shuffle=True, drop_last=True)
     optimizer = AdamW(model.parameters(), given.lr, weight_decay=given.weight_decay)
     seconds = fit(batches, loss, optimizer, rate, steps)
-    percent = {"mIoU": mean_iou(model.eval(), ImagesAndMasks(data, "val", v2.Compose(plain)), data)}
+    tested = DataLoader(ImagesAndMasks(data, "val", v2.Compose(plain)))
+    percent = {"mIoU": mean_iou(model.eval(), tested, data.num_classes, data.short_side)}
     measured = {"percent": percent, "seed": cfg.seed_everything, "train_cpu_seconds": seconds}
     counts = {"images_seen": steps * data.batch_size, "multiply_adds": multiply_adds(model.encoder)}
     return measured | counts
 
 
 @torch.inference_mode()
-def mean_iou(model: nn.Module, images: Dataset, data: CfgNode) -> float:
-    """Return the mean IoU at the size of the masks, in percent."""
-    metric = MulticlassJaccardIndex(data.num_classes, ignore_index=VOID)
-    for image, mask in DataLoader(images):
-        resized = v2.functional.resize(image, [data.short_side])
+def mean_iou(model: Callable, pairs: Iterable, num_classes: int, short_side: int) -> float:
+    """Return the mean IoU at the size of the masks, of logits at a shorter side, in percent."""
+    metric = MulticlassJaccardIndex(num_classes, ignore_index=VOID)
+    for image, mask in pairs:
+        resized = v2.functional.resize(image, [short_side])
         height, width = resized.shape[-2:]
         padded = functional.pad(resized, (0, -width % 32, 0, -height % 32))
         logits = model(padded)[..., :height, :width]
@@ -205,20 +216,15 @@ def mean_iou(model: nn.Module, images: Dataset, data: CfgNode) -> float:
 def fit(data: Iterable, loss: Callable, optimizer: Optimizer, rate: Callable, steps: int) -> float:
     """Train by the loss of a batch and the factor of the rate; return the CPU seconds it took."""
     schedule, start = LambdaLR(optimizer, rate), time.process_time()
-    for _, batch in zip(range(steps), chain.from_iterable(repeat(data)), strict=False):
+    for step, batch in enumerate(islice(chain.from_iterable(repeat(data)), steps), start=1):
         value = loss(batch)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
         schedule.step()
+        if step % 50 == 0:
+            print(f"step {step}  loss {value.item():.3f}", file=sys.stderr, flush=True)
     return round(time.process_time() - start, 1)
-
-
-def multiply_adds(extractor: nn.Module) -> int:
-    """Count those of an image of 224x224 pixels."""
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        extractor(torch.zeros(1, 3, 224, 224))
-    return counter.get_total_flops() // 2
 
 
 def peers_parser() -> argparse.ArgumentParser:
@@ -239,8 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     measured = {"detector": train_detector, "segmenter": train_segmenter}[args.kind](args, cfg)
     print(json.dumps(measured, indent=1))
     if args.output:
-        about = {"kind": args.kind, "backbone": args.backbone, "threads": torch.get_num_threads()}
-        about |= {"machine": machine("cpu"), "versions": versions(PACKAGES)}
+        about = {"kind": args.kind, "backbone": args.backbone, **conditions("cpu")}
         write_json(args.output, about | measured)
     return 0
 

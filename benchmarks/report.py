@@ -1,9 +1,7 @@
-"""Results as tables for people and as JSON for everything else."""
+"""Results as tables for people and as values of JSON for everything else."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from tabulate import tabulate
 
@@ -12,7 +10,6 @@ from benchmarks.entries import OURS
 from benchmarks.results import Result, Row
 from benchmarks.roofline import Rates, distances, roofline_of
 from benchmarks.scaling import Point, scaling
-from regnet_backbones.files import write_whole
 
 MIB = 2**20
 
@@ -130,12 +127,6 @@ def as_json(
             "powers": [asdict(power) for power in scaling(points)],
         }
     return content
-
-
-def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Write JSON whole or not at all."""
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def _case(result: Result, rates: AllRates | None) -> dict[str, object]:

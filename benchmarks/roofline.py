@@ -11,15 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.cases import Case, Precision
+from benchmarks.cases import DTYPES, Case, Precision
 from benchmarks.fma import fma_call
 from benchmarks.results import Row
-from regnet_backbones import zoo
-from regnet_backbones.design import complexity
 from regnet_backbones.errors import UserError
 from regnet_backbones.measure.timing import interleaved_times
-
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 # By kind of device: side of the matrices, bytes of the copy, both beyond what caches hold.
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
@@ -115,10 +111,9 @@ def roofline_of(case: Case, precision: Precision, rates: Rates) -> Roofline | No
     Returns:
         None for a training, a whole model, or a variant without a design, whose cost is not known.
     """
-    design = zoo.get(case.variant).design
-    if design is None or case.training or case.part != "features":
+    cost = case.cost
+    if cost is None or case.training:
         return None
-    cost = complexity(design, case.size, num_classes=None)
     values = cost.params + 2 * case.batch * cost.activations
     return Roofline(
         compute=case.batch * cost.flops / rates.multiply_adds,

@@ -84,18 +84,19 @@ def measure(
     steps: dict[str, Attempt] = {}
     for entry in entries:
         progress(entry.name)
+        row = Row(entry.name, entry.family, entry.setting.precision, "measured")
         reason = entry.reason_to_leave_out(case)
         if reason is not None:
-            rows[entry.name] = _row(entry, Failure("left out", reason))
+            rows[entry.name] = replace(row, status="left out", note=reason)
             continue
         preparation = Attempt(lambda entry=entry: _prepare(entry, case, maps))
         prepared = preparation()
         if prepared is None:
-            rows[entry.name] = _row(entry, preparation.failure)
+            rows[entry.name] = replace(row, **vars(preparation.failure))
             _free(case)
             continue
-        step, rows[entry.name] = prepared
-        steps[entry.name] = Attempt(step)
+        step, found = prepared
+        rows[entry.name], steps[entry.name] = replace(row, **found), Attempt(step)
     progress("times")
     gc.collect()
     times = interleaved_times(steps, runs=runs, warmup=warmup, device=case.device)
@@ -115,7 +116,9 @@ def failure_of(error: Exception) -> Failure:
     return Failure("failed", f"{type(error).__name__}: {text}")
 
 
-def _prepare(entry: Entry, case: Case, maps: list[torch.Tensor] | None) -> tuple[Step, Row]:
+def _prepare(
+    entry: Entry, case: Case, maps: list[torch.Tensor] | None
+) -> tuple[Step, dict[str, object]]:
     """Build the model of a row, call it once, and measure all but the time."""
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
@@ -124,16 +127,12 @@ def _prepare(entry: Entry, case: Case, maps: list[torch.Tensor] | None) -> tuple
     step()  # compiles, and makes buffers that stay
     by_torch = next(step.model.parameters(), None) is not None
     compared = entry.our_weights and maps is not None
-    return step, Row(
-        entry.name,
-        entry.family,
-        entry.setting.precision,
-        "measured",
-        peak_bytes=peak_bytes(step, device=case.device) if by_torch else None,
-        saved_bytes=saved_bytes(step.forward, besides=step.state()) if case.training else None,
-        error=largest_error(last_maps(step.outputs()), maps) if compared else None,
-        note=getattr(step.model, "note", ""),
-    )
+    return step, {
+        "peak_bytes": peak_bytes(step, device=case.device) if by_torch else None,
+        "saved_bytes": saved_bytes(step.forward, besides=step.state()) if case.training else None,
+        "error": largest_error(last_maps(step.outputs()), maps) if compared else None,
+        "note": getattr(step.model, "note", ""),
+    }
 
 
 def _our_maps(case: Case) -> list[torch.Tensor]:
@@ -141,12 +140,6 @@ def _our_maps(case: Case) -> list[torch.Tensor]:
     network = extractors.ours(case).to(case.device).eval()
     with torch.inference_mode():
         return list(network(case.images()))
-
-
-def _row(entry: Entry, failure: Failure) -> Row:
-    """Return the row of an entry that is not measured."""
-    precision = entry.setting.precision
-    return Row(entry.name, entry.family, precision, failure.status, note=failure.note)
 
 
 def _timed(row: Row, step: Attempt | None, times: dict[str, tuple[float, ...]]) -> Row:

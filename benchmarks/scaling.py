@@ -7,8 +7,6 @@ from statistics import linear_regression
 
 from benchmarks.entries import OURS
 from benchmarks.results import Result
-from regnet_backbones import zoo
-from regnet_backbones.design import complexity
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,7 @@ def points(results: Sequence[Result]) -> list[Point]:
     """Return the measured rows of our extractor, of variants whose design is known."""
     found = []
     for result in results:
-        case = result.case
-        design = zoo.get(case.variant).design
-        if case.part != "features" or design is None:
-            continue
-        cost = complexity(design, case.size, num_classes=None)
+        case, cost = result.case, result.case.cost
         found += [
             Point(
                 row=row.name,
@@ -74,7 +68,7 @@ def points(results: Sequence[Result]) -> list[Point]:
                 seconds=row.median,
             )
             for row in result.measured
-            if row.family == OURS
+            if cost is not None and row.family == OURS
         ]
     return found
 

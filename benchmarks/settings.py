@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from benchmarks.cases import Case, Precision
+from benchmarks.cases import DTYPES, Case, Precision
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.optimize import optimize
 from regnet_backbones.optimize.passes import autocast, cast, compile_network, trunk_of
@@ -103,11 +103,9 @@ class Setting:
 def _both_precisions(*settings: Setting) -> tuple[Setting, ...]:
     """Return the settings in float32, then in bfloat16."""
     return tuple(
-        replace(setting, precision=precision) for precision in TORCH for setting in settings
+        replace(setting, precision=precision) for precision in DTYPES for setting in settings
     )
 
-
-TORCH: tuple[Precision, ...] = ("fp32", "bf16")
 
 # By whether the model is trained.
 OURS: dict[bool, tuple[Setting, ...]] = {

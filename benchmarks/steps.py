@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import call
 
 import torch
 from torch import nn
@@ -59,14 +60,14 @@ class Step:
 def make_step(model: nn.Module, case: Case) -> Step:
     """Return the step of a case with a model that has been treated."""
     inputs, run, loss = {
-        "features": (Case.images, _run, features_loss),
+        "features": (Case.images, call, features_loss),
         "detector": (
             whole_models.detector_inputs,
             whole_models.run_detector,
             whole_models.detector_loss,
         ),
-        "segmenter": (Case.images, _run, whole_models.segmenter_loss),
-        "deeplabv3plus": (Case.images, _run, whole_models.segmenter_loss),
+        "segmenter": (Case.images, call, whole_models.segmenter_loss),
+        "deeplabv3plus": (Case.images, call, whole_models.segmenter_loss),
     }[case.part]
     return Step(model, inputs(case), run, loss, case.training)
 
@@ -98,11 +99,6 @@ def largest_error(maps: list[torch.Tensor], reference: list[torch.Tensor]) -> fl
             raise FloatingPointError(f"C{level} has values that are not finite")
         errors.append(relative_error(found, expected))
     return max(errors)
-
-
-def _run(model: nn.Module, images: object) -> object:
-    """Give a model its images."""
-    return model(images)
 
 
 def saved_bytes(forward: Callable[[], object], *, besides: Iterable[torch.Tensor]) -> int:

@@ -14,9 +14,9 @@ from documents import ROOT
 from benchmarks import families, fma, roofline
 from benchmarks.cases import Case
 from benchmarks.chart import write_chart
-from benchmarks.command import _cases, _check, benchmark_parser, plain_command
+from benchmarks.command import _check, _rows, benchmark_parser, plain_command
 from benchmarks.machine import cpu_model, versions
-from benchmarks.report import as_json, result_table, scaling_table, write_json
+from benchmarks.report import as_json, result_table, scaling_table
 from benchmarks.results import Result, Row, failed_rows
 from benchmarks.roofline import Rates, distances, measure_rates, roofline_of
 from benchmarks.runner import failure_of
@@ -25,6 +25,7 @@ from benchmarks.steps import largest_error
 from regnet_backbones import complexity, zoo
 from regnet_backbones.cli.run import parse_size
 from regnet_backbones.errors import UserError
+from regnet_backbones.runs.results import write_json
 
 RECORDED = sorted((ROOT / "benchmarks" / "results").glob("cpu_*.json"))
 
@@ -246,7 +247,7 @@ def test_what_the_committed_results_were_measured_with_can_be_given_again(path):
     python, tool, *argv = shlex.split(json.loads(path.read_text())["command"])
     assert (python, tool) == ("python", "tools/benchmark.py")
     args = benchmark_parser("").parse_args(argv)
-    _check(args, _cases(args))  # the rows are there
+    _check(args, _rows(args))  # the rows are there
 
 
 # Sizes

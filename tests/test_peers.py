@@ -1,11 +1,11 @@
-"""Peers train under the conditions of a run, on the demo's images."""
+"""Peers train under the conditions of a run, frameworks alike, on the demo's images."""
 
 import json
 
 import pytest
 import yaml
 
-from benchmarks import peers
+from benchmarks import frameworks, peers
 from regnet_backbones import config_path, shapes
 from regnet_backbones.detection.config import read_config
 
@@ -15,7 +15,7 @@ QUICK = config_path("detectron2/quick/mask_rcnn_regnetx_002_fpn.yaml")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    shapes.write(folder, shapes.ShapesSpec(num_train=4, num_val=2, image_size=64))
+    shapes.write(folder, shapes.ShapesSpec(num_train=8, num_val=2, image_size=64))
     return folder
 
 
@@ -58,3 +58,19 @@ def test_a_segmenter_is_trained_and_scored(data, tmp_path):
     assert first["percent"] == again["percent"]
     assert 0 < first["percent"]["mIoU"] < 100
     assert first["multiply_adds"] == pytest.approx(1.8e9, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "scores"),
+    [
+        ("mask_rcnn", {"bbox_map", "bbox_map_50", "segm_map", "segm_map_50"}),
+        ("retinanet", {"map", "map_50"}),
+        ("fcos", {"map", "map_50"}),
+        ("deeplabv3", {"mIoU"}),
+    ],
+)
+def test_a_model_of_the_comparison_of_frameworks_is_trained_and_scored(name, scores, data, capsys):
+    assert frameworks.main([name, "--shapes", str(data), "--steps", "1"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(found) == {"model", "steps", "seed", "cpu_seconds", *scores}
+    assert all(found[score] >= 0 for score in scores)
