@@ -248,6 +248,13 @@ def test_polygons_that_cannot_be_drawn(data, save, found_in):
         evaluate(data, ("segm",))
 
 
+def test_a_polygon_at_the_end_of_the_world_is_not_drawn(data, found_in):
+    """It would take minutes and gigabytes."""
+    points = [2, 2, 1e9, 2, 1e9, 8]
+    data["annotations"][0] |= {"segmentation": [points], "bbox": [2, 2, 1e9 - 2, 6]}
+    assert found_in() == {kinds.FAR_POLYGON, kinds.CLIPPED_BOX}
+
+
 def test_crowd_regions_and_empty_images_are_not_trained_on(data, save, found_in):
     change(data, iscrowd=1, segmentation=RLE)
     data["annotations"] = data["annotations"][:1] + data["annotations"][2:]

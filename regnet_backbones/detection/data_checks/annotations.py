@@ -35,6 +35,9 @@ FITS, NEAR = 0.6, 2.0
 # Beyond the border by up to so many pixels, or this part of the image's side, is not yet outside.
 ROUNDING, SLACK = 1.0, 0.02
 
+# Polygons that reach so many sides of the image beyond it take minutes or all memory to draw.
+FAR = 100
+
 # Another reading is believed if it fits this part of the annotations, and so many more than COCO's.
 NEARLY_ALL, PART, MORE = 0.95, 0.1, 3
 
@@ -125,6 +128,9 @@ def _unlike(entries: list[Entry], images: list[Entry]) -> Iterator[tuple[Kind, s
     polygons = [drawable(entry.get("segmentation")) for entry in entries]
     extents = np.array([extent_of(p) if p else (np.nan,) * 4 for p in polygons])
     sizes = np.array([(image["width"], image["height"]) for image in images], float)
+    limits = FAR * np.tile(sizes, 2)
+    for number in np.flatnonzero((np.abs(extents) > limits).any(axis=1)):
+        yield kinds.FAR_POLYGON, _place(entries[number], images[number], extents[number])
     straight = _fits(COCOS, boxes, extents, sizes).sum()
     fits = {reading: _fits(reading, boxes, extents, sizes).sum() for reading in READINGS}
     best, total = max(fits, key=lambda reading: fits[reading]), len(boxes)
@@ -135,10 +141,12 @@ def _unlike(entries: list[Entry], images: list[Entry]) -> Iterator[tuple[Kind, s
         return
     corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
     for number in np.flatnonzero(~np.isnan(extents[:, 0]) & ~_match(corners, extents)):
-        entry, image = entries[number], images[number]
-        detail = f"bbox {entry['bbox']}, polygons in {extents[number].tolist()}"
-        name = f"annotation {entry['id']} of {image['file_name']}"
-        yield kinds.UNLIKE_MASK, kinds.place(name, detail)
+        yield kinds.UNLIKE_MASK, _place(entries[number], images[number], extents[number])
+
+
+def _place(entry: Entry, image: Entry, extent: np.ndarray) -> str:
+    name = f"annotation {entry['id']} of {image['file_name']}"
+    return kinds.place(name, f"bbox {entry['bbox']}, polygons in {extent.tolist()}")
 
 
 def _fits(

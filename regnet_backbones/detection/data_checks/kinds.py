@@ -116,6 +116,9 @@ IN_BOTH = note("a file is in training and validation data; validation results ar
 REPEATED = note("an annotation repeats another one (image, category, bbox); both are used")
 OTHER_FORM = error("boxes are not [x, y, width, height] in pixels; correct them, or the exporter")
 UNLIKE_MASK = note("bbox and polygons of an annotation do not match; one of them is wrong")
+FAR_POLYGON = error(
+    "polygons are over 100 image sides away from their image; correct or remove them"
+)
 IGNORED = error("an annotation has 'ignore', which detectron2 does not support; use iscrowd 1")
 OUTSIDE = note("a bbox has no area in its image; training drops it, evaluation misses it")
 CLIPPED_BOX = note("a bbox is over 1 pixel beyond the border; it is clipped in training only")
