@@ -185,16 +185,11 @@ def _list(args: argparse.Namespace) -> None:
 
 def _variant_row(variant: zoo.Variant, size: tuple[int, int]) -> tuple[str, ...]:
     """Return what is known of a variant; what is not, is empty."""
-    costs = ("", "", "", "")
+    costs = [""] * 4
     if variant.design is not None:
-        cost = complexity(variant.design)
-        backbone = complexity(variant.design, size, None)
-        costs = (
-            f"{cost.params / 1e6:.1f}",
-            f"{cost.flops / 1e9:.2f}",
-            f"{backbone.flops / 1e9:.1f}",
-            f"{cost.activations / 1e6:.1f}",
-        )
+        cost, backbone = complexity(variant.design), complexity(variant.design, size, None)
+        costs = [f"{cost.params / 1e6:.1f}", f"{cost.flops / 1e9:.2f}"]
+        costs += [f"{backbone.flops / 1e9:.1f}", f"{cost.activations / 1e6:.1f}"]
     weights = variant.weights.get(variant.default_tag)
     top1 = "" if weights is None or weights.top1 is None else f"{weights.top1:.1f}"
     licence = "" if weights is None else weights.licence
