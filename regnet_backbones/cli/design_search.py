@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import get_args
@@ -222,7 +221,7 @@ def _number(text: str) -> float:
     return value
 
 
-def _add_drawing(parser: argparse.ArgumentParser, *, count: int) -> None:
+def _add_drawing(parser: argparse.ArgumentParser, *, count: int = 100) -> None:
     add = parser.add_argument_group("the space", "numbers restrict it").add_argument
     add("--space", default="RegNetX", help=f"{', '.join(design.SPACES)} (default: RegNetX)")
     for name in RANGES:
@@ -285,11 +284,7 @@ def _print_found(found: design.Found, kept: Sequence[design.Candidate], top: int
 
 # As in `design.py`.
 SUBCOMMANDS: Mapping[str, tuple[Callable, Callable, str]] = {
-    "sample": (
-        partial(_add_drawing, count=100),
-        _sample,
-        "random designs of a space within bounds",
-    ),
+    "sample": (_add_drawing, _sample, "random designs of a space within bounds"),
     "search": (_add_search, _search, "random designs, measured on this machine"),
     "edf": (_add_edf, _edf, "empirical distribution functions of results, to compare spaces"),
 }
