@@ -1,4 +1,4 @@
-"""The demo dataset where detectron2 looks for it: in a folder of a test."""
+"""The demo dataset where detectron2 looks for it: in a folder of a test; or as custom data."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from regnet_backbones.adapters.detectron2 import shapes
+from regnet_backbones.shapes import ShapesDataset
 
 
 @contextmanager
@@ -18,6 +19,16 @@ def looked_for_in(folder: Path) -> Iterator[Path]:
         _register_anew()
         yield folder
     _register_anew()
+
+
+def own_data(dataset: ShapesDataset) -> list[str]:
+    """Return the options by which a detector is trained on a drawn dataset as on custom data."""
+    return [
+        *("--train-json", str(dataset.instances_json("train"))),
+        *("--train-images", str(dataset.images("train"))),
+        *("--val-json", str(dataset.instances_json("val"))),
+        *("--val-images", str(dataset.images("val"))),
+    ]
 
 
 def names_of_all_classes_are_thing_classes(name: str) -> None:

@@ -24,7 +24,7 @@ from benchmarks.command import benchmark_parser
 from benchmarks.peers import peers_parser
 from regnet_backbones import zoo
 from regnet_backbones.cli import datasets, install, models, train
-from regnet_backbones.cli.design import design_parser
+from regnet_backbones.cli.design import design_command
 from regnet_backbones.cli.export import export_command
 from regnet_backbones.cli.push import push_command
 from regnet_backbones.cli.report import report_command
@@ -38,7 +38,7 @@ PARSERS = {
     "completion": install.completion.parser,
     "convert-data": datasets.convert_data.parser,
     "convert-weights": convert_weights.parser,
-    "design": design_parser,
+    "design": design_command.parser,
     "evaluate": models.evaluate_command.parser,
     "export": export_command.parser,
     "install-detectron2": install.install_detectron2.parser,

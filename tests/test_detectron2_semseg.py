@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from demo_datasets import looked_for_in
+from demo_datasets import looked_for_in, own_data
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
@@ -149,13 +149,7 @@ def test_the_demo_says_how_to_draw_it(datasets, capsys):
 
 
 def test_json_files_are_refused_for_a_segmenter(dataset, capsys):
-    files = [
-        *("--train-json", str(dataset.instances_json("train"))),
-        *("--train-images", str(dataset.images("train"))),
-        *("--val-json", str(dataset.instances_json("val"))),
-        *("--val-images", str(dataset.images("val"))),
-    ]
-    assert tool("train_net")(["--config-file", str(QUICK["semantic_fpn"]), *files]) == 2
+    assert tool("train_net")(["--config-file", str(QUICK["semantic_fpn"]), *own_data(dataset)]) == 2
     assert "the SemanticSegmentor of the config needs more" in capsys.readouterr().err
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from demo_datasets import own_data
 from killed_runs import fork_what_launch_starts
 from load_tool import load_tool
 
@@ -33,10 +34,7 @@ def dataset(tmp_path_factory):
 def options(dataset, output):
     return [
         *("--config-file", QUICK),
-        *("--train-json", str(dataset.instances_json("train"))),
-        *("--train-images", str(dataset.images("train"))),
-        *("--val-json", str(dataset.instances_json("val"))),
-        *("--val-images", str(dataset.images("val"))),
+        *own_data(dataset),
         *("OUTPUT_DIR", str(output), "SOLVER.MAX_ITER", str(STEPS), "MODEL.DEVICE", "cpu"),
         *(
             "SOLVER.IMS_PER_BATCH",

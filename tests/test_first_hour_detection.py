@@ -8,6 +8,7 @@ import signal
 
 import pytest
 import torch
+from demo_datasets import own_data
 from load_tool import load_tool
 from PIL import Image
 from troubleshooting import assert_documented
@@ -65,15 +66,6 @@ def finished(main, dataset, tmp_path_factory):
     output = tmp_path_factory.mktemp("finished")
     assert main(arguments(dataset, output)) == 0
     return output
-
-
-def own_data(dataset):
-    return [
-        *("--train-json", str(dataset.instances_json("train"))),
-        *("--train-images", str(dataset.images("train"))),
-        *("--val-json", str(dataset.instances_json("val"))),
-        *("--val-images", str(dataset.images("val"))),
-    ]
 
 
 def arguments(dataset, output, *options, **overrides):

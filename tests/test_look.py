@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from demo_datasets import own_data
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 from load_tool import load_tool
@@ -122,9 +123,7 @@ def test_segmentation_data_are_checked_in_full_without_a_training(dataset, tmp_p
 def detector(dataset, output, *options):
     words = [
         *("--config-file", DETECTOR, *options[: len(options) % 2]),
-        *("--train-json", dataset.instances_json("train")),
-        *("--train-images", dataset.images("train")),
-        *("--val-json", dataset.instances_json("val"), "--val-images", dataset.images("val")),
+        *own_data(dataset),
         *("OUTPUT_DIR", output, "SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "SEED", 3),
         *("TEST.EVAL_PERIOD", 0, "DATALOADER.NUM_WORKERS", 0, *options[len(options) % 2 :]),
     ]

@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from demo_datasets import own_data
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
@@ -41,14 +42,9 @@ def dataset(tmp_path_factory):
 def run(dataset, tmp_path_factory):
     """Return the folder of a short training on data of one's own."""
     output = tmp_path_factory.mktemp("run")
-    own = [
-        *("--train-json", dataset.instances_json("train"), "--train-images"),
-        *(dataset.images("train"), "--val-json", dataset.instances_json("val"), "--val-images"),
-        dataset.images("val"),
-    ]
     options = ["SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", STEPS, "INPUT.MIN_SIZE_TEST", SIDE]
     options += ["TEST.EVAL_PERIOD", 2, "OUTPUT_DIR", output, *SURE_OF_NOTHING]
-    arguments = ["--config-file", QUICK, *own, *options]
+    arguments = ["--config-file", QUICK, *own_data(dataset), *options]
     with contextlib.redirect_stdout(io.StringIO()):
         assert load_tool("train_net").main([str(argument) for argument in arguments]) == 0
     return output

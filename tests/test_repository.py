@@ -65,15 +65,22 @@ def test_batch_scripts_start_a_training(name, tmp_path):
         assert words[words.index("--trainer.num_nodes") + 1] == "2"
 
 
-def test_bash_completes_options(capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("train-detector --val-f", "--val-fraction"),
+        ("design show --bot", "--bottleneck-multiplier"),
+    ],
+)
+def test_bash_completes_options(words, option, capsys, tmp_path):
     assert main.main(["completion", "bash"]) == 0
     (tmp_path / "completion").write_text(capsys.readouterr().out)
-    code = """
+    code = f"""
     source completion
-    COMP_WORDS=(regnet-backbones train-detector --val-f); COMP_CWORD=2
+    COMP_WORDS=(regnet-backbones {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
     $(complete -p regnet-backbones | sed 's/.*-F \\([^ ]*\\).*/\\1/')
-    echo "${COMPREPLY[@]}"
+    echo "${{COMPREPLY[@]}}"
     """
     command = ["bash", "-c", code]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "--val-fraction" in found.stdout, found.stderr
+    assert option in found.stdout, found.stderr

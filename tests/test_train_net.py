@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from demo_datasets import own_data
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
@@ -45,15 +46,6 @@ def main():
 def dataset(tmp_path_factory):
     spec = shapes.ShapesSpec(num_train=8, num_val=6, image_size=96)
     return shapes.write(tmp_path_factory.mktemp("data") / "shapes", spec)
-
-
-def own_data(dataset):
-    return [
-        *("--train-json", str(dataset.instances_json("train"))),
-        *("--train-images", str(dataset.images("train"))),
-        *("--val-json", str(dataset.instances_json("val"))),
-        *("--val-images", str(dataset.images("val"))),
-    ]
 
 
 def iterations(output):

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from demo_datasets import own_data
 from killed_runs import forking_context
 from small_training import rows
 
@@ -38,10 +39,7 @@ def command_line(dataset, output, max_iter):
     """Return the options of a run that writes a checkpoint after every second iteration."""
     return [
         *("--config-file", str(QUICK)),
-        *("--train-json", str(dataset.instances_json("train"))),
-        *("--train-images", str(dataset.images("train"))),
-        *("--val-json", str(dataset.instances_json("val"))),
-        *("--val-images", str(dataset.images("val"))),
+        *own_data(dataset),
         "--resume",
         *("MODEL.DEVICE", "cpu"),
         *("MODEL.MASK_ON", "False"),

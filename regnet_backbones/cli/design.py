@@ -14,7 +14,7 @@ from pathlib import Path
 from regnet_backbones import zoo
 from regnet_backbones.cli import design_output as out
 from regnet_backbones.cli import design_search as searching
-from regnet_backbones.cli.run import command_parser, parse_size, run_command
+from regnet_backbones.cli.run import parse_size, subcommand
 from regnet_backbones.design import (
     FORMATS,
     RegNetDesign,
@@ -50,28 +50,21 @@ KNOWN: dict[str, tuple[Sequence[int], Sequence[int]]] = {
 }
 
 
-def design_command(argv: Sequence[str], prog: str) -> int:
-    """Run a subcommand; the exit status is 1 if a search found nothing."""
-    args = design_parser(prog).parse_args(argv)
-    args.command = shlex.join(["regnet-backbones", "design", *argv])
-    return run_command(lambda: _run(args))
-
-
-def design_parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = command_parser(prog, DESCRIPTION)
+def design_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (add_arguments, run, summary) in SUBCOMMANDS.items():
         subparser = commands.add_parser(name, help=summary, description=f"Show {summary}.")
         add_arguments(subparser)
-        if run in (_show, _fit, _scale, searching.run_search):
+        if name in GIVING_DESIGNS:
             _add_output(subparser)
         subparser.set_defaults(run=run)
-    return parser
 
 
-def _run(args: argparse.Namespace) -> int:
-    """Run the subcommand, after what can be checked before it."""
+@subcommand(DESCRIPTION, design_arguments)
+def design_command(args: argparse.Namespace) -> int:
+    """Run a subcommand, after what can be checked before it; 1 if a search found nothing."""
+    args.command = shlex.join(["regnet-backbones", "design", *args.argv])
     given = vars(args)
     for name in ("output", "write", "picture"):
         if given.get(name):
@@ -99,8 +92,9 @@ def _add_design(parser: argparse.ArgumentParser) -> None:
     add("name", nargs="?", metavar="NAME", help="regnety_032, RegNetX-400MF, ...")
     add("--from", dest="results", metavar="JSON", help="results of sample or search")
     add("--index", type=int, metavar="N", help="row of --from (default: the best, else 0)")
-    for name, (option, kind) in searching.NUMBERS.items():
-        add(option, dest=name, type=kind, metavar="NUMBER", help=f"{name} of the design")
+    for name, kind in searching.NUMBERS.items():
+        text = f"{name} of the design"
+        add(searching.option(name), dest=name, type=kind, metavar="NUMBER", help=text)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +117,7 @@ def _chosen_design(args: argparse.Namespace) -> tuple[str, RegNetDesign]:
         return name, replace(searching.zoo_design(args.name), **numbers)
     if args.results:
         return "", replace(_row(args.results, args.index), **numbers)
-    missing = [searching.NUMBERS[name][0] for name in searching.REQUIRED if name not in numbers]
+    missing = [searching.option(name) for name in searching.REQUIRED if name not in numbers]
     if missing:
         raise UserError(f"pass a name, --from FILE or all numbers; missing: {', '.join(missing)}")
     return "", RegNetDesign(**numbers)
@@ -191,16 +185,11 @@ def _list(args: argparse.Namespace) -> None:
 
 def _variant_row(variant: zoo.Variant, size: tuple[int, int]) -> tuple[str, ...]:
     """Return what is known of a variant; what is not, is empty."""
-    costs = ("", "", "", "")
+    costs = [""] * 4
     if variant.design is not None:
-        cost = complexity(variant.design)
-        backbone = complexity(variant.design, size, None)
-        costs = (
-            f"{cost.params / 1e6:.1f}",
-            f"{cost.flops / 1e9:.2f}",
-            f"{backbone.flops / 1e9:.1f}",
-            f"{cost.activations / 1e6:.1f}",
-        )
+        cost, backbone = complexity(variant.design), complexity(variant.design, size, None)
+        costs = [f"{cost.params / 1e6:.1f}", f"{cost.flops / 1e9:.2f}"]
+        costs += [f"{backbone.flops / 1e9:.1f}", f"{cost.activations / 1e6:.1f}"]
     weights = variant.weights.get(variant.default_tag)
     top1 = "" if weights is None or weights.top1 is None else f"{weights.top1:.1f}"
     licence = "" if weights is None else weights.licence
@@ -247,8 +236,8 @@ def _stage_table(design: RegNetDesign, size: tuple[int, int], num_classes: int |
         rows.append(("head", design.head_width or "", "", "", "", ""))
     rows = [(*row, *out.cost_columns(cost.parts[row[0]])) for row in rows]
     rows.append(("all", "", design.depth, "", "", "", *out.cost_columns(cost)))
-    headers = ("", "width", "depth", "groups", "group width", "stride")
-    return out.table((*headers, "multiply-adds", "params", "activations"), rows)
+    headers = ("", "width", "depth", "groups", "group width", "stride", *out.COST_HEADERS)
+    return out.table(headers, rows)
 
 
 def _add_fit(parser: argparse.ArgumentParser) -> None:
@@ -322,7 +311,7 @@ def _scale(args: argparse.Namespace) -> RegNetDesign:
         (title, out.describe(network), size, *out.cost_columns(complexity(network, size)))
         for title, (network, size) in networks.items()
     ]
-    print(out.table(("", "design", "image", "multiply-adds", "params", "activations"), rows))
+    print(out.table(("", "design", "image", *out.COST_HEADERS), rows))
     print(
         f"\ndepth x {scaled.depth:.3g}, width x {scaled.width:.3g}, group width x "
         f"{scaled.group_width:.3g}, resolution x {scaled.resolution:.3g}: multiply-adds x "
@@ -331,26 +320,13 @@ def _scale(args: argparse.Namespace) -> RegNetDesign:
     return scaled.design
 
 
-# What adds its arguments, what runs it, and what it shows. --format, --write and --build apply to a
-# design that is returned; a number is the exit status.
+# What adds its arguments, what runs it, and what it shows. A design that is returned is put out as
+# the options of `_add_output` say; a number is the exit status.
 SUBCOMMANDS: Mapping[str, tuple[Callable, Callable, str]] = {
     "list": (_add_list, _list, "every named network, what it costs, and its default weights"),
     "show": (_add_show, _show, "what a design is and costs, and whether the paper's findings hold"),
     "fit": (_add_fit, _fit, "the quantized line nearest to the widths of any network"),
-    "sample": (
-        searching.add_sample,
-        searching.run_sample,
-        "random designs of a space within bounds",
-    ),
-    "search": (
-        searching.add_search,
-        searching.run_search,
-        "random designs, measured on this machine",
-    ),
-    "edf": (
-        searching.add_edf,
-        searching.run_edf,
-        "empirical distribution functions of results, to compare spaces",
-    ),
+    **searching.SUBCOMMANDS,
     "scale": (_add_scale, _scale, "a design scaled up"),
 }
+GIVING_DESIGNS = ("show", "fit", "search", "scale")

@@ -32,6 +32,8 @@ CAPACITIES = {
     "activations": (1e6, "activations (M)"),
 }
 
+COST_HEADERS = ("multiply-adds", "params", "activations")
+
 SUFFIXES = (".png", ".svg")
 SIZE = (8, 5)  # in inches
 TITLE_LETTERS = 80  # in a line
@@ -58,7 +60,7 @@ def describe(design: RegNetDesign) -> str:
 
 
 def cost_columns(cost: Complexity) -> tuple[str, str, str]:
-    """Return the three costs."""
+    """Return what belongs under `COST_HEADERS`."""
     return short(cost.flops), short(cost.params), short(cost.activations)
 
 

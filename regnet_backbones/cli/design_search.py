@@ -6,9 +6,9 @@ torch is imported to measure, scipy for distributions.
 import argparse
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from itertools import combinations
 from pathlib import Path
 from typing import get_args
@@ -16,33 +16,19 @@ from typing import get_args
 from regnet_backbones import design, zoo
 from regnet_backbones.cli import design_output as out
 from regnet_backbones.cli.run import ArgumentError, parse_size
-from regnet_backbones.design.formats import CHOSEN_KEY
+from regnet_backbones.design.formats import write_search
 from regnet_backbones.design.searching import Order
 from regnet_backbones.errors import UserError
 
-# The numbers of a design on a command line; a design takes the first five at least,
-# a space has ranges of the first six.
-NUMBERS: dict[str, tuple[str, Callable[[str], float]]] = {
-    "w_0": ("--w0", int),
-    "w_a": ("--wa", float),
-    "w_m": ("--wm", float),
-    "depth": ("--depth", int),
-    "group_width": ("--group-width", int),
-    "bottleneck_multiplier": ("--bottleneck-multiplier", float),
-    "se_ratio": ("--se-ratio", float),
-    "stem_width": ("--stem-width", int),
-}
+# The numbers of a design on a command line, w_0 to stem_width, and their types; a design takes the
+# first five at least, a space has ranges of the first six.
+NUMBERS = {each.name: each.type for each in fields(design.RegNetDesign)[:8]}
 REQUIRED, RANGES = list(NUMBERS)[:5], list(NUMBERS)[:6]
 UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
 TOLERANCE = 0.05  # how far from a single number a bound lets a design be
 
 
-def add_sample(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `sample`."""
-    _add_drawing(parser, count=100)
-
-
-def run_sample(args: argparse.Namespace) -> None:
+def _sample(args: argparse.Namespace) -> None:
     """Draw random designs within bounds, print and write them."""
     space, bounds = _space(args), _bounds(args)
     drawn = design.sample(space, args.count, bounds=bounds, seed=args.seed)
@@ -55,8 +41,7 @@ def run_sample(args: argparse.Namespace) -> None:
         print(f"\nwritten to {args.output}.json")
 
 
-def add_search(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `search`."""
+def _add_search(parser: argparse.ArgumentParser) -> None:
     _add_drawing(parser, count=20)
     add = parser.add_argument_group("limits, measured on this machine").add_argument
     add("--latency-ms", type=float, metavar="MS", help="longest forward pass")
@@ -75,7 +60,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--by", choices=get_args(Order), help=by_help)
 
 
-def run_search(args: argparse.Namespace) -> design.RegNetDesign | int:
+def _search(args: argparse.Namespace) -> design.RegNetDesign | int:
     """Measure random designs; return the best one, or the exit status 1 if nothing was found."""
     import torch
     from tqdm import tqdm
@@ -107,7 +92,6 @@ def run_search(args: argparse.Namespace) -> design.RegNetDesign | int:
         bar.update(len(found.kept) - bar.n)
         bar.set_postfix(measured=len(found.measured), drawn=found.drawn)
         if args.output:
-            chosen = next(iter(design.best(found, by=by)), None)
             about = {
                 "command": args.command,
                 "rejections": found.rejections,
@@ -115,10 +99,8 @@ def run_search(args: argparse.Namespace) -> design.RegNetDesign | int:
                 "torch": torch.__version__,
                 "memory_format": meter.memory_format,
                 "references": {name: design.row_of(each) for name, each in references.items()},
-                CHOSEN_KEY: None if chosen is None else found.measured.index(chosen),
             }
-            rows = [design.row_of(each) | {"kept": each in found.kept} for each in found.measured]
-            design.write_records(f"{args.output}.json", rows, about=about)
+            write_search(f"{args.output}.json", found, design.best(found, by=by), about=about)
 
     with tqdm(total=args.count, unit="design", file=sys.stderr, disable=None) as bar:
         found = design.search(
@@ -134,7 +116,7 @@ def run_search(args: argparse.Namespace) -> design.RegNetDesign | int:
         )
         report(found)
     print(f"{space.name}, {bounds}, seed {args.seed}")
-    ordered = design.best(found, by=by, count=max(1, len(found.kept)))
+    ordered = design.best(found, by=by, count=len(found.kept))
     _print_found(found, ordered, args.top)
     for name, each in references.items():
         print(f"{name}: {each.latency_ms:.2f} ms, {each.memory_mib:.0f} MiB")
@@ -153,8 +135,7 @@ def run_search(args: argparse.Namespace) -> design.RegNetDesign | int:
     return ordered[0].design
 
 
-def add_edf(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `edf`."""
+def _add_edf(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     results_help = 'results of sample or search, or your own list of rows ({"error": 24.1, ...})'
     add("results", nargs="+", metavar="JSON", help=results_help)
@@ -162,7 +143,7 @@ def add_edf(parser: argparse.ArgumentParser) -> None:
     add("--output", metavar="FILE", help="chart to write, .png or .svg")
 
 
-def run_edf(args: argparse.Namespace) -> None:
+def _edf(args: argparse.Namespace) -> None:
     """Print and draw the empirical distribution functions of results."""
     if args.output:
         out.check_chart(args.output)
@@ -180,11 +161,11 @@ def run_edf(args: argparse.Namespace) -> None:
         rows.append((label, len(curve.values), f"{curve.quantile(0.5):.4g}", band))
     print(out.table(("", "designs", "median", "its 95% band"), rows))
     if len(edfs) > 1:
-        rows = []
-        for a, b in combinations(edfs, 2):
-            both = design.compare(edfs[a], edfs[b])
-            test = f"{both.distance:.3f}", f"{both.p_value:.2g}"
-            rows.append((a, b, f"{both.share_smaller:.1%}", *test))
+        pairs = [(a, b, design.compare(edfs[a], edfs[b])) for a, b in combinations(edfs, 2)]
+        rows = [
+            (a, b, f"{both.share_smaller:.1%}", f"{both.distance:.3f}", f"{both.p_value:.2g}")
+            for a, b, both in pairs
+        ]
         print(f"\n{out.table(('a', 'b', 'a is smaller', 'largest distance', 'p (KS)'), rows)}")
     if args.output:
         out.write_chart(args.output, out.edf_figure(edfs, xlabel=args.column))
@@ -198,6 +179,11 @@ def add_cost(parser: argparse.ArgumentParser) -> None:
     add("--image-size", type=parse_size, default=(224, 224), metavar="SIZE", help=size_help)
     classes_help = "classes, or 0 for the backbone alone (default: 1000)"
     add("--num-classes", type=int, default=1000, metavar="N", help=classes_help)
+
+
+def option(name: str) -> str:
+    """Return the option of a number: --w0 of w_0, --group-width of group_width."""
+    return "--" + name.replace("w_", "w").replace("_", "-")
 
 
 def zoo_design(name: str) -> design.RegNetDesign:
@@ -235,12 +221,11 @@ def _number(text: str) -> float:
     return value
 
 
-def _add_drawing(parser: argparse.ArgumentParser, *, count: int) -> None:
+def _add_drawing(parser: argparse.ArgumentParser, *, count: int = 100) -> None:
     add = parser.add_argument_group("the space", "numbers restrict it").add_argument
     add("--space", default="RegNetX", help=f"{', '.join(design.SPACES)} (default: RegNetX)")
     for name in RANGES:
-        option, _ = NUMBERS[name]
-        add(option, dest=name, type=span, metavar="RANGE", help="12:20, 12:, :20 or 16")
+        add(option(name), dest=name, type=span, metavar="RANGE", help="12:20, 12:, :20 or 16")
     add("--se-ratio", type=float, metavar="NUMBER", help="default: that of the space")
     add("--stem-width", type=int, metavar="N", help="default: that of the space")
     add_cost(parser)
@@ -270,17 +255,15 @@ def _bounds(args: argparse.Namespace) -> design.Bounds:
     size, num_classes = args.image_size, args.num_classes or None
     intervals = {name: getattr(args, name) for name in out.CAPACITIES}
     if args.like:
-        cost = design.complexity(zoo_design(args.like), size, num_classes)
         if args.flops or args.params:
             raise UserError("--like cannot be used with --flops or --params; leave it out")
-        intervals["flops"] = (cost.flops * (1 - TOLERANCE), cost.flops * (1 + TOLERANCE))
-        intervals["params"] = (cost.params, math.inf)
+        cost = design.complexity(zoo_design(args.like), size, num_classes)
+        intervals |= {"flops": interval(str(cost.flops)), "params": (cost.params, math.inf)}
     return design.Bounds(**intervals, image_size=size, num_classes=num_classes)
 
 
 def _print_found(found: design.Found, kept: Sequence[design.Candidate], top: int) -> None:
     """Print the first of those kept, and why draws were rejected."""
-    headers = ["row", "design", "multiply-adds", "params", "activations"]
     rows = []
     for each in kept[:top]:
         index = (found.measured or found.kept).index(each)
@@ -289,10 +272,19 @@ def _print_found(found: design.Found, kept: Sequence[design.Candidate], top: int
             row += [f"{each.latency_ms:.2f}", f"{each.memory_mib:.0f}"]
         rows.append(row)
     if rows:
-        print(f"\n{out.table([*headers, 'ms', 'MiB'][: len(rows[0])], rows)}")
+        headers = ("row", "design", *out.COST_HEADERS, "ms", "MiB")[: len(rows[0])]
+        print(f"\n{out.table(headers, rows)}")
     measured = f", {len(found.measured)} measured" if found.measured else ""
     print(f"{len(kept)} designs kept, {len(rows)} of them shown{measured}\n")
     ordered = sorted(found.rejections.items(), key=lambda item: -item[1])
     if ordered:
         shares = [(reason, count, f"{count / found.drawn:.2%}") for reason, count in ordered]
         print(out.table((f"of {found.drawn:,} rejected because", "draws", "share"), shares))
+
+
+# As in `design.py`.
+SUBCOMMANDS: Mapping[str, tuple[Callable, Callable, str]] = {
+    "sample": (_add_drawing, _sample, "random designs of a space within bounds"),
+    "search": (_add_search, _search, "random designs, measured on this machine"),
+    "edf": (_add_edf, _edf, "empirical distribution functions of results, to compare spaces"),
+}

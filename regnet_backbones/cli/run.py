@@ -114,7 +114,10 @@ def run_command(command: Callable[[], int]) -> int:
 def subcommand(
     description: str, add_arguments: Callable[[ArgumentParser], object]
 ) -> Callable[[Function], Subcommand]:
-    """Make a subcommand, which takes arguments and how it is called, of what takes parsed ones."""
+    """Make a subcommand, which takes arguments and how it is called, of what takes parsed ones.
+
+    The arguments before they were parsed are `argv` of those.
+    """
 
     def build_parser(prog: str) -> ArgumentParser:
         parser = command_parser(prog, description)
@@ -123,7 +126,7 @@ def subcommand(
 
     def decorate(function: Function) -> Subcommand:
         def run(argv: Sequence[str], prog: str) -> int:
-            args = build_parser(prog).parse_args(argv)
+            args = build_parser(prog).parse_args(argv, Namespace(argv=argv))
             return run_command(lambda: function(args))
 
         run.parser = build_parser  # for `completion`

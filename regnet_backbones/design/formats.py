@@ -21,7 +21,7 @@ from regnet_backbones.errors import UserError
 from regnet_backbones.files import read_json, write_whole
 
 if TYPE_CHECKING:
-    from regnet_backbones.design.searching import Candidate
+    from regnet_backbones.design.searching import Candidate, Found
 
 FORMATS = ("detectron2", "smp", "timm")
 
@@ -38,19 +38,15 @@ DETECTRON2_KEYS = {
     "rounding": "ROUNDING",
 }
 
-TIMM_ARGUMENTS = {
-    "depth": "depth",
+# Where timm has another name for a number.
+TIMM_NAMES = {
     "w_0": "w0",
     "w_a": "wa",
     "w_m": "wm",
     "group_width": "group_size",
     "bottleneck_multiplier": "bottle_ratio",
-    "se_ratio": "se_ratio",
-    "stem_width": "stem_width",
     "rounding": "group_min_ratio",
     "shortcut": "downsample",
-    "linear_out": "linear_out",
-    "preact": "preact",
     "head_width": "num_features",
     "activation": "act_layer",
 }
@@ -102,9 +98,9 @@ def timm_arguments(design: RegNetDesign, *, changed_only: bool = False) -> dict[
     """Return a design as arguments of timm's `RegNetCfg`, all but the norm layer."""
     values = _changed(design) if changed_only else asdict(design)
     return {
-        TIMM_ARGUMENTS[name]: TIMM_VALUES.get((name, value), value)
+        TIMM_NAMES.get(name, name): TIMM_VALUES.get((name, value), value)
         for name, value in values.items()
-        if name in TIMM_ARGUMENTS
+        if name != "norm_group_width"
     }
 
 
@@ -156,6 +152,15 @@ def write_records(
     """
     text = json.dumps({**about, ROWS_KEY: list(rows)}, indent=1) + "\n"
     write_whole(Path(path), lambda file: file.write(text.encode()))
+
+
+def write_search(
+    path: str | Path, found: "Found", best: Sequence["Candidate"], *, about: Mapping[str, object]
+) -> None:
+    """Write all that a search has measured, what was kept, and which is the first of the best."""
+    rows = [row_of(each) | {"kept": each in found.kept} for each in found.measured]
+    chosen = found.measured.index(best[0]) if best else None
+    write_records(path, rows, about={**about, CHOSEN_KEY: chosen})
 
 
 def read_records(path: str | Path) -> list[object]:

@@ -91,20 +91,19 @@ def draw(spec: ShapesSpec, split: str, index: int) -> Sample:
             shapes.append(shape)
             instances[shape.window][shape.mask] = len(shapes)
     canvas += rng.normal(0, rng.uniform(0.005, 0.02), (side, side, 1))
+    polygons, keypoints = [], []
+    for k, shape in enumerate(shapes, 1):
+        visible = instances == k
+        # The drawn outline where nothing is hidden, else a trace.
+        polygons.append([shape.outline] if visible.sum() == shape.area else trace(visible))
+        points = locate(CATEGORIES[shape.category - 1], shape.outline)
+        keypoints.append(with_visibility(points, instances, k))
     return Sample(
         image=(canvas.clip(0, 1) * 255).round().astype(np.uint8),
         instances=instances,
         categories=tuple(shape.category for shape in shapes),
-        # The drawn outline where nothing is hidden, else a trace.
-        polygons=tuple(
-            [shape.outline] if visible.sum() == shape.area else trace(visible)
-            for k, shape in enumerate(shapes, 1)
-            for visible in [instances == k]
-        ),
-        keypoints=tuple(
-            with_visibility(locate(CATEGORIES[s.category - 1], s.outline), instances, k)
-            for k, s in enumerate(shapes, 1)
-        ),
+        polygons=tuple(polygons),
+        keypoints=tuple(keypoints),
     )
 
 

@@ -22,6 +22,7 @@ import json
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,6 @@ from regnet_backbones.shapes.geometry import CATEGORIES, KEYPOINTS, NOT_LABELLED
 FORMAT = {"dataset": "regnet_backbones.shapes", "version": 2}
 SPEC_FILE = "spec.json"
 
-_SEMANTIC_SPLITS = {"train": "training", "val": "validation"}
-
 BACKGROUND_ID = len(CATEGORIES) + 1
 _ID_STRIDE = 0x5B8F27  # odd, hence one-to-one modulo 2 ** 24: ids become distinct colours
 
@@ -45,7 +44,13 @@ Entry = dict[str, object]
 
 @dataclass(frozen=True)
 class ShapesDataset:
-    """A dataset on disk: where everything is. Methods take a `split`, "train" or "val".
+    """A dataset on disk: where everything is.
+
+    Methods take a `split`, "train" or "val", and return a path: of a COCO file (`instances_json`,
+    `keypoints_json`, `panoptic_json`), or of a folder: `images`; `semantic_images`, the same in the
+    semantic layout; and PNGs: `panoptic_masks`; `stuff_masks`, 1 for background and 0 for things;
+    `semantic_masks`, labels; `semantic_masks_from_zero`, labels in detectron2's form, where the
+    first class is 0.
 
     Attributes:
         root: its folder.
@@ -57,41 +62,19 @@ class ShapesDataset:
     spec: ShapesSpec
     written: bool
 
-    def images(self, split: str) -> Path:
-        """Return the folder of the images."""
-        return self.root / "images" / split
+    def _at(self, place: str, split: str) -> Path:
+        name = {"train": "training", "val": "validation"}[split]
+        return self.root / place.format(split=split, training=name)
 
-    def instances_json(self, split: str) -> Path:
-        """Return the COCO instances file."""
-        return self.root / "annotations" / f"instances_{split}.json"
-
-    def keypoints_json(self, split: str) -> Path:
-        """Return the COCO keypoints file."""
-        return self.root / "annotations" / f"keypoints_{split}.json"
-
-    def panoptic_json(self, split: str) -> Path:
-        """Return the COCO panoptic file."""
-        return self.root / "annotations" / f"panoptic_{split}.json"
-
-    def panoptic_masks(self, split: str) -> Path:
-        """Return the folder of the panoptic PNGs."""
-        return self.root / "panoptic" / split
-
-    def stuff_masks(self, split: str) -> Path:
-        """Return the folder of the PNGs that are 1 for background and 0 for things."""
-        return self.root / "panoptic_stuff" / split
-
-    def semantic_images(self, split: str) -> Path:
-        """Return the folder of the images in the semantic layout."""
-        return self.root / "semantic" / "images" / _SEMANTIC_SPLITS[split]
-
-    def semantic_masks(self, split: str) -> Path:
-        """Return the folder of the label PNGs."""
-        return self.root / "semantic" / "annotations" / _SEMANTIC_SPLITS[split]
-
-    def semantic_masks_from_zero(self, split: str) -> Path:
-        """Return the folder of the label PNGs in detectron2's form, where the first class is 0."""
-        return self.root / "semantic" / "annotations_detectron2" / _SEMANTIC_SPLITS[split]
+    images = partialmethod(_at, "images/{split}")
+    instances_json = partialmethod(_at, "annotations/instances_{split}.json")
+    keypoints_json = partialmethod(_at, "annotations/keypoints_{split}.json")
+    panoptic_json = partialmethod(_at, "annotations/panoptic_{split}.json")
+    panoptic_masks = partialmethod(_at, "panoptic/{split}")
+    stuff_masks = partialmethod(_at, "panoptic_stuff/{split}")
+    semantic_images = partialmethod(_at, "semantic/images/{training}")
+    semantic_masks = partialmethod(_at, "semantic/annotations/{training}")
+    semantic_masks_from_zero = partialmethod(_at, "semantic/annotations_detectron2/{training}")
 
 
 def check_drawn(root: str | Path) -> None:

@@ -25,15 +25,6 @@ _ENDS = {
 }
 _DIRECTIONS = np.array([(0, -1), (1, 0), (0, 1), (-1, 0)])
 
-# The four sides of a pixel: (dx, dy) to the neighbour, the side's first corner, the step along it.
-# Steps run clockwise on the screen, the pixel on the right hand.
-_SIDES = (
-    ((0, -1), (0, 0), (1, 0)),
-    ((1, 0), (1, 0), (0, 1)),
-    ((0, 1), (1, 1), (-1, 0)),
-    ((-1, 0), (0, 1), (0, -1)),
-)
-
 
 def outline(rng: np.random.Generator, name: str) -> np.ndarray:
     """Return the outline of a shape, about one unit large around the origin."""
@@ -88,29 +79,28 @@ def trace(mask: np.ndarray) -> list[np.ndarray]:
         mask: bool or integers (H, W), what is not 0 is in it.
     """
     loops = _boundary_loops(mask.astype(bool))
-    hole = next((loop for loop in loops if _signed_area(loop) < 0), None)
-    if hole is None:
-        return loops
-    # COCO polygons have no holes: cut the mask in two through this one, which opens it.
-    cut = int(hole[:, 0].mean())
-    right = [polygon + np.array([cut, 0]) for polygon in trace(mask[:, cut:])]
-    return trace(mask[:, :cut]) + right
+    for x, y in (loop.T for loop in loops):
+        if x @ (np.roll(y, -1) - y) < 0:  # the area, which is negative of a hole
+            # COCO polygons have no holes: cut the mask in two through this one, which opens it.
+            cut = int(x.mean())
+            right = [polygon + np.array([cut, 0]) for polygon in trace(mask[:, cut:])]
+            return trace(mask[:, :cut]) + right
+    return loops
 
 
 def _boundary_loops(mask: np.ndarray) -> list[np.ndarray]:
-    """Follow the pixel edges around a mask; outer loops have positive area, holes negative."""
+    """Follow the pixel edges around a mask, clockwise on the screen, around holes the other way."""
     padded = np.pad(mask, 1)
-    height, width = mask.shape
-    edges: dict[tuple[int, ...], None] = {}  # a dict, not a set, for its order
-    for (dx, dy), (corner_x, corner_y), step in _SIDES:
-        neighbours = padded[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
-        for y, x in np.argwhere(mask & ~neighbours).tolist():
-            edges[(x + corner_x, y + corner_y, *step)] = None
+    # The first corner of an edge and the step along it, which has the pixel on the right hand.
+    edges: dict[tuple[int, ...], None] = {  # a dict, not a set, for its order
+        (x + (dx + dy - 1) // 2, y + (dy - dx - 1) // 2, -dy, dx): None
+        for dx, dy in _DIRECTIONS.tolist()
+        for y, x in np.argwhere(padded & ~np.roll(padded, (-dy, -dx), (0, 1))).tolist()
+    }
     remaining = dict(edges)
-    loops: list[np.ndarray] = []
+    loops = []
     while remaining:
-        edge = next(iter(remaining))
-        loop: list[tuple[int, ...]] = []
+        edge, loop = next(iter(remaining)), []
         while edge in remaining:
             del remaining[edge]
             x, y, dx, dy = edge
@@ -121,9 +111,3 @@ def _boundary_loops(mask: np.ndarray) -> list[np.ndarray]:
                 loop.append(edge[:2])
         loops.append(np.array(loop))
     return loops
-
-
-def _signed_area(loop: np.ndarray) -> float:
-    """Area by the shoelace formula, positive when clockwise on the screen."""
-    x, y = loop.T
-    return 0.5 * float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))

@@ -51,9 +51,11 @@ def register_on_import(_: ModuleType | None) -> None:
 
 def _metadata(dataset: shapes.ShapesDataset, split: str) -> dict[str, Metadata]:
     """Return the metadata of a split by the kind of its annotations."""
-    classes, colors = [*shapes.CATEGORIES, shapes.BACKGROUND], [*COLORS, BACKGROUND_COLOR]
-    stuff = {"stuff_classes": classes, "stuff_colors": colors}
-    from_zero = {"sem_seg_root": str(dataset.semantic_masks_from_zero(split))}
+    semantic = {
+        "stuff_classes": [*shapes.CATEGORIES, shapes.BACKGROUND],
+        "stuff_colors": [*COLORS, BACKGROUND_COLOR],
+        "sem_seg_root": str(dataset.semantic_masks_from_zero(split)),
+    }
     things = {
         "thing_classes": list(shapes.CATEGORIES),
         "thing_colors": COLORS,
@@ -79,16 +81,14 @@ def _metadata(dataset: shapes.ShapesDataset, split: str) -> dict[str, Metadata]:
             "keypoint_connection_rules": [(*line, SKELETON_COLOR) for line in shapes.SKELETON],
         },
         "_sem_seg": {
-            **stuff,
-            **from_zero,
+            **semantic,
             "image_root": str(dataset.semantic_images(split)),
             "evaluator_type": "sem_seg",
             "ignore_label": IGNORED,
         },
         "_panoptic": {
             **panoptic,
-            **stuff,
-            **from_zero,
+            **semantic,
             # Of all classes, as in detectron2's COCO: its semantic evaluator translates every one
             # by these ids. `thing_classes` are the things alone, which come first: Mask2Former
             # evaluates instances, too, and COCOEvaluator compares their number with json_file.
