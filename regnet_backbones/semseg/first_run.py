@@ -18,6 +18,7 @@ from regnet_backbones.runs.trained import CONFIG_NAME, TENSORBOARD_FOLDER
 
 CPU_SIDE, GPU_SIDE, GPU_CROP = 160, 768, 512  # pixels: of images' shorter sides, and of crops
 GPU_BATCH, GIB_OF_IMAGE = 16, 2  # at most, and what a crop takes
+LEAST_CROP = 64  # below it, batch norm has a single pixel of C5
 OPENED = 50  # images whose size is looked at
 
 # What neither needs to know of the data.
@@ -74,7 +75,7 @@ def complete(
     images, short_side = len(data.train_set), _short_side(data.train_set.pairs.images)
     on_cpu = looked.config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
     side = min(short_side, CPU_SIDE if on_cpu else GPU_SIDE)
-    crop, batch = min(-(-side // 32) * 32, GPU_CROP), 8
+    crop, batch = min(max(-(-side // 32) * 32, LEAST_CROP), GPU_CROP), 8
     if not on_cpu:
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
         batch = max(1, min(GPU_BATCH, int(memory / GIB_OF_IMAGE)))
