@@ -285,6 +285,8 @@ def test_images_that_voc_and_labelme_lack_are_named(tmp_path):
         with pytest.raises(MissingFileError, match=r"a_2\.(xml|json)'.*a_2.png"):
             read(f"{name}:{root}")
     folders.write_voc(tmp_path / "lists", lists={"train": ["a_1", "c_1"]})
+    with pytest.raises(MissingFileError, match=r"val.txt'.* one of: train"):
+        read(f"voc:{tmp_path / 'lists'}", "val")
     with pytest.raises(UserError, match=r"train.txt', line 2: .*c_1"):
         read(f"voc:{tmp_path / 'lists'}")
 

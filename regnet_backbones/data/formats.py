@@ -130,7 +130,8 @@ def read_voc(path: Path, part: str) -> LabelledData:
     if part:
         listed = path / LISTS / f"{part}.txt"
         if not listed.is_file():
-            raise MissingFileError(f"no list '{listed}'")
+            there = ", ".join(sorted(file.stem for file in listed.parent.glob("*.txt"))) or "none"
+            raise MissingFileError(f"no list '{listed}'; pass voc:FOLDER,LIST with one of: {there}")
         chosen = _lines(listed)
         if missing := [(n, name) for n, name in enumerate(chosen, 1) if name not in every]:
             number, name = missing[0]

@@ -35,8 +35,8 @@ def split(
         raise UserError(f"--val-fraction must be between 0 and 1, got {fraction}")
     scenes = _scenes(content["images"], group)
     if len(scenes) < 2:
-        way_out = "leave out --group, or pass validation data"
-        raise UserError(f"{len(scenes)} scene cannot be split into two parts; {way_out}")
+        what = "1 image" if group is None else "1 scene of --group"
+        raise UserError(f"{what} cannot be split into two parts; pass validation data with --val")
     images = [id_text(image["id"]) for image in content["images"]]
     classes: dict[str, set] = {number: set() for number in images}
     for entry in content["annotations"]:

@@ -134,7 +134,7 @@ def _files(
             first = files.setdefault(name.removesuffix(ending), file)
             if first != file:
                 raise UserError(f"'{first}' and '{file.name}' differ only by suffix; rename one")
-    if not files and without:
+    if not files and without.intersection(every):
         needed = "pass another folder, or set --data.mask_suffix"
         raise UserError(f"all files of image folder '{folder}' are taken as masks; {needed}")
     if not files:
