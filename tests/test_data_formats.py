@@ -380,6 +380,13 @@ def test_upper_case_suffixes_and_names_of_renamed_images(tmp_path):
     assert labels == {image: [label for label, _ in of] for image, of in OBJECTS.items()}
 
 
+def test_annotations_below_the_folder_of_voc_are_named(tmp_path, caplog):
+    folders.write_voc(tmp_path)
+    folders.write(tmp_path / "Annotations/more/c_1.xml", folders.voc_text("c_1", []))
+    assert objects_of(read(f"voc:{tmp_path}")).keys() == OBJECTS.keys()
+    assert "c_1.xml" in caplog.text
+
+
 def test_blanks_around_a_label_are_not_its_name(tmp_path):
     folders.write_labelme(tmp_path)
     folders.write(

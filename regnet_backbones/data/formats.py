@@ -126,6 +126,10 @@ def read_voc(path: Path, part: str) -> LabelledData:
     every = {file.stem: file for file in sorted(folder.iterdir()) if _is_a(file, ".xml")}
     if not every:
         raise UserError(f"no Pascal VOC annotations (*.xml) in '{folder}'; correct the path")
+    nested = [f for f in files_below(folder) if _is_a(f, ".xml") and f.parent != folder]
+    if nested:
+        text = "%d annotations in folders below '%s' are not read, such as '%s'; move them up"
+        logger.warning(text, len(nested), folder, nested[0])
     chosen = list(every)
     if part:
         listed = path / LISTS / f"{part}.txt"
