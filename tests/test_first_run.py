@@ -175,15 +175,18 @@ def test_masks_of_some_objects_and_the_longer_side_are_looked_at(caplog):
     assert (look_at(split, split).masks, caplog.text) == ("", "")
 
 
-def test_a_single_tiny_image_trains_a_segmenter(tmp_path):
+def test_batches_of_a_tiny_image_train_a_segmenter_and_the_last_step_is_validated(tmp_path):
     for kind in KINDS:
         (tmp_path / kind).mkdir()
-        Image.fromarray(np.eye(20, dtype=np.uint8)).save(tmp_path / kind / "a.png")
+        for name in "ab":
+            Image.fromarray(np.eye(20, dtype=np.uint8)).save(tmp_path / kind / f"{name}.png")
     given = [f"--data.{part}_{kind}={kind}" for part in ("train", "val") for kind in KINDS]
     given += ["--data.layout", "folder", "--data.root", str(tmp_path), "--data.num_classes", "2"]
     given += ["--model.encoder_weights", "null", "--trainer.accelerator", "cpu", "--no-report"]
     given += ["--data.num_workers", "0", "--trainer.max_steps", "1"]
-    assert main(["train-segmenter", *given, "--output", str(tmp_path / "run")]) == 0
+    given += ["--data.batch_size", "1", "--output", str(tmp_path / "run")]
+    assert main(["train-segmenter", *given]) == 0
+    assert (tmp_path / "run/checkpoints/best.ckpt").is_file()
 
 
 def test_a_choice_is_not_made_by_torchrun(monkeypatch, tmp_path):

@@ -79,7 +79,9 @@ def complete(
     if not on_cpu:
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
         batch = max(1, min(GPU_BATCH, int(memory / GIB_OF_IMAGE)))
-    sizes = {"short_side": side, "crop_size": crop, "batch_size": min(batch, images)}
+    given = looked.config.data.batch_size
+    batch = given if "data.batch_size" in names else min(batch, images)
+    sizes = {"short_side": side, "crop_size": crop, "batch_size": batch}
     chosen = {f"data.{name}": str(value) for name, value in sizes.items()}
     chosen |= ON_BOTH | (ON_CPU if on_cpu else ON_GPU)
     if not names & {"model.encoder", "model.encoder_weights"} and not first_run.published_weights(
@@ -87,13 +89,14 @@ def complete(
     ):
         chosen |= {"model.encoder_weights": "null", "model.zero_init_last": "false"}
     seconds, minutes = None, minutes or (first_run.MINUTES if on_cpu else None)
+    steps = looked.config.trainer.max_steps
     if not names & {"trainer.max_steps", "trainer.max_epochs"}:
         seconds = minutes and _seconds_per_step(build([*_words(chosen), *argv]))
-        batch = int(chosen["data.batch_size"])
         steps = first_run.steps_of(images, batch, seconds=seconds, minutes=minutes)
+        chosen["trainer.max_steps"] = str(steps)
+    if steps > 0 and "trainer.max_epochs" not in names:
         chosen |= {
-            "trainer.max_steps": str(steps),
-            "trainer.val_check_interval": str(steps // 2),
+            "trainer.val_check_interval": str(-(-steps // 2)),
             "trainer.check_val_every_n_epoch": "null",
             "model.warmup_steps": str(min(steps // 20, 500)),
         }
