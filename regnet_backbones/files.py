@@ -36,6 +36,21 @@ def read_json(path: str | Path) -> object:
         raise UserError(f"'{path}' is not a JSON file: {error}") from error
 
 
+def files_below(folder: Path, inside: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield the files below a folder, by name; linked folders, too, and nothing hidden.
+
+    `inside` are the resolved folders above it: a link to one of them is not followed.
+    """
+    resolved = os.path.realpath(folder)
+    for path in () if resolved in inside else sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from files_below(path, (*inside, resolved))
+        else:
+            yield path
+
+
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of the content of a file, in hexadecimal digits."""
     with open(path, "rb") as file:

@@ -248,6 +248,11 @@ def test_polygons_that_cannot_be_drawn(data, save, found_in):
         evaluate(data, ("segm",))
 
 
+def test_categories_of_one_name_are_noted(data, found_in):
+    data["categories"].append({**data["categories"][0], "id": 7})
+    assert found_in() == {kinds.SAME_NAME}
+
+
 def test_a_polygon_at_the_end_of_the_world_is_not_drawn(data, found_in):
     """It would take minutes and gigabytes."""
     points = [2, 2, 1e9, 2, 1e9, 8]

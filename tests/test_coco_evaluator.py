@@ -125,6 +125,26 @@ def test_objects_are_counted_the_same_with_each(dataset, monkeypatch):
         assert {k: found[1][task][k] for k in added} == pytest.approx(added, nan_ok=True)
 
 
+@pytest.mark.parametrize("implementation", ["pycocotools", "faster-coco-eval"])
+def test_more_than_a_hundred_objects_of_an_image_can_be_found(dataset, implementation, monkeypatch):
+    box = {"image_id": 1, "category_id": 5, "area": 36, "iscrowd": 0}
+    places = [(8 * (k % 20), 8 * (k // 20)) for k in range(150)]
+    dataset["annotations"] = [
+        {**box, "id": k, "bbox": [x, y, 6, 6], "segmentation": [[x, y, x + 6, y, x, y + 6]]}
+        for k, (x, y) in enumerate(places, 1)
+    ]
+    with open(MetadataCatalog.get(NAME).json_file, "w") as file:
+        json.dump(dataset, file)
+    corners = torch.tensor([[x, y, x + 6, y + 6] for x, y in places], dtype=torch.float32)
+    found = Instances((SIZE, SIZE), pred_boxes=Boxes(corners), scores=torch.ones(150))
+    found.pred_classes = torch.ones(150, dtype=torch.int64)
+    results = [({"image_id": 1}, {"instances": found})]
+    monkeypatch.setitem(globals(), "predictions", lambda _: results)
+    numbers, computed = evaluated(implementation, dataset, monkeypatch)
+    assert numbers["bbox"]["AP"] == numbers["bbox"]["AP-5"] == pytest.approx(100)
+    assert isinstance(computed[0], COCOeval) == (implementation == "pycocotools")
+
+
 def test_keypoints_are_pycocotools(dataset, monkeypatch):
     results, computed = evaluated("faster-coco-eval", dataset, monkeypatch, keypoints=True)
     assert results.keys() == {"bbox", "segm", "keypoints"}

@@ -8,7 +8,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchmetrics.functional import classification as torchmetrics
 
-from regnet_backbones.detection.matching import MAX_PREDICTIONS, count_objects
+from regnet_backbones.detection.matching import MAX_PREDICTIONS, count_objects, max_predictions
 from regnet_backbones.runs.confusion import class_scores, mean_of
 
 NAMES = ("ant", "bee", "fly")
@@ -177,6 +177,16 @@ def test_of_an_image_and_class_a_hundred_predictions_count():
     found = [seen(0, 1, elsewhere, 0.9) for _ in range(MAX_PREDICTIONS)] + [seen(0, 1, box, 0.5)]
     assert count_objects(coco([thing(0, 1, box)], 1), found, "bbox", NAMES)[0]["F1"] == 0
     assert count_objects(coco([thing(0, 1, box)], 1), found[1:], "bbox", NAMES)[0]["F1"] > 0
+
+
+def test_where_an_image_has_more_objects_more_predictions_count():
+    boxes = [[2 * k, 0, 2, 2] for k in range(100)]
+    boxes += [[0, 10, 2, 2]]
+    truth = coco([thing(0, 1, box) for box in boxes], 1)
+    assert max_predictions(truth) == 202
+    found = [seen(0, 1, box, 0.9) for box in boxes]
+    assert count_objects(truth, found, "bbox", NAMES)[0]["recall"] == 100
+    assert max_predictions(coco([thing(0, k % 2, box) for k, box in enumerate(boxes)], 1)) == 100
 
 
 def test_scores_of_pixels_are_those_of_torchmetrics():

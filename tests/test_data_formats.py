@@ -232,6 +232,9 @@ def test_a_bad_line_of_yolo_is_named(line, match, tmp_path):
         ("train: images/none\nnames: [a]\n", "does not exist"),
         ("train: labels/train\nnames: [a]\n", "no images"),
         ("train: images/train\nnames: [a]\nkpt_shape: [17, 3]\n", "keypoints"),
+        ("train: images/train\nnames: [yes, no]\n", "quotes.* got True"),
+        ("train: images/train\nnames: {0: a, 1: ~}\n", "quotes.* got None"),
+        ("train: images/train\nnames: [a, '']\n", "got ''"),
         ("- a\n", "needs 'names' and"),
     ],
 )
@@ -282,6 +285,8 @@ def test_images_that_voc_and_labelme_lack_are_named(tmp_path):
         with pytest.raises(MissingFileError, match=r"a_2\.(xml|json)'.*a_2.png"):
             read(f"{name}:{root}")
     folders.write_voc(tmp_path / "lists", lists={"train": ["a_1", "c_1"]})
+    with pytest.raises(MissingFileError, match=r"val.txt'.* one of: train"):
+        read(f"voc:{tmp_path / 'lists'}", "val")
     with pytest.raises(UserError, match=r"train.txt', line 2: .*c_1"):
         read(f"voc:{tmp_path / 'lists'}")
 
@@ -306,6 +311,7 @@ def test_a_size_that_voc_does_not_have_is_that_of_the_image(tmp_path):
         (shape("nut", [[1, 1], [1, 9]]), "no area"),
         (shape("nut", [[100, 1], [120, 9]]), "outside"),
         ({"points": [[1, 1], [5, 5]]}, "label"),
+        (shape(" ", [[1, 1], [5, 5]]), "label"),
     ],
 )
 def test_a_bad_shape_of_labelme_is_named(bad, match, tmp_path):
@@ -334,6 +340,63 @@ def test_files_of_other_kinds_are_errors(tmp_path):
 def test_a_source_that_cannot_be_read_is_an_error(text):
     with pytest.raises(UserError):
         parse_source(text)
+
+
+@pytest.mark.parametrize("name", ["yolo", "labelme"])
+def test_linked_folders_are_read_and_hidden_files_are_not(name, tmp_path):
+    path = WRITERS[name](tmp_path / "data")
+    images = next((tmp_path / "data").rglob("a_1.png")).parent
+    for folder in {images, Path(str(images).replace("images", "labels"))}:
+        elsewhere = tmp_path / "elsewhere" / folder.relative_to(tmp_path / "data")
+        elsewhere.mkdir(parents=True)
+        for file in folder.glob("a_*"):
+            file.rename(elsewhere / file.name)
+        (folder / "more").symlink_to(elsewhere)
+        (folder / "loop").symlink_to(folder)
+        folders.write(folder / "._b_1.png", "")
+        folders.write(folder / "._b_1.json", "")
+    assert objects_of(read(f"{name}:{path}")).keys() == OBJECTS.keys()
+
+
+def test_labels_of_images_that_are_not_read_are_named(tmp_path, caplog):
+    data = folders.write_yolo(tmp_path)
+    read(f"yolo:{data}")
+    assert not caplog.text
+    (tmp_path / "images/train/a_1.png").rename(tmp_path / "images/train/a_1.heic")
+    read(f"yolo:{data}")
+    assert "1 label files" in caplog.text
+    assert "a_1.txt" in caplog.text
+
+
+def test_upper_case_suffixes_and_names_of_renamed_images(tmp_path):
+    folders.write_voc(tmp_path)
+    for name, suffix in (("a_1", "XML"), ("b_1", "xml")):
+        path = tmp_path / f"Annotations/{name}.xml"
+        path.write_text(path.read_text().replace(f"{name}.png", "a_2.png"))
+        path.rename(path.with_suffix(f".{suffix}"))
+    (tmp_path / "JPEGImages/b_1.png").rename(tmp_path / "JPEGImages/b_1.Png")
+    found = objects_of(read(f"voc:{tmp_path}"))
+    labels = {image: [label for label, *_ in objects] for image, objects in found.items()}
+    assert labels == {image: [label for label, _ in of] for image, of in OBJECTS.items()}
+
+
+def test_annotations_below_the_folder_of_voc_are_named(tmp_path, caplog):
+    folders.write_voc(tmp_path)
+    folders.write(tmp_path / "Annotations/more/c_1.xml", folders.voc_text("c_1", []))
+    assert objects_of(read(f"voc:{tmp_path}")).keys() == OBJECTS.keys()
+    assert "c_1.xml" in caplog.text
+
+
+def test_blanks_around_a_label_are_not_its_name(tmp_path):
+    folders.write_labelme(tmp_path)
+    folders.write(
+        tmp_path / "a_2.json", folders.labelme_text("a_2", [shape("nut ", [[1, 1], [5, 5]])])
+    )
+    assert [c["name"] for c in read(f"labelme:{tmp_path}")["categories"]] == [
+        "bolt",
+        "nut",
+        "screw",
+    ]
 
 
 def test_a_comma_in_a_path(tmp_path):

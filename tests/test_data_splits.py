@@ -84,10 +84,11 @@ def test_a_class_of_a_single_scene_and_two_images():
     assert images_of(split(whole, 0.3)["train"], 1) == {4}
 
 
-def test_ids_of_other_types_find_their_images():
+@pytest.mark.parametrize("kind", [str, float])
+def test_ids_of_other_types_find_their_images(kind):
     whole = dataset()
     for entry in whole["annotations"]:
-        entry["image_id"] = str(entry["image_id"])
+        entry["image_id"] = kind(entry["image_id"])
     parts = split(whole, 0.2)
     plain = split(dataset(), 0.2)
     for part in parts:

@@ -2,28 +2,36 @@
 
 import json
 import re
+from pathlib import Path
 
 import labelled_folders as folders
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.cli.main import main
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.config_checks import check_config
-from regnet_backbones.detection.first_run import BASES, Data, choose, schedule
+from regnet_backbones.detection.data_checks.coco import CocoSplit
+from regnet_backbones.detection.first_run import BASES, Data, choose, look_at, schedule
 from regnet_backbones.errors import UserError
 from regnet_backbones.measure.timing import estimate
 from regnet_backbones.runs import first_run
 from regnet_backbones.weights import sources
 
-# Blood cells, tiny objects on aerial images, few large ones, thumbnails.
+# Blood cells, tiny objects on aerial images, few large ones, thumbnails, icons, panoramas.
 DATA = {
-    "cells": Data(205, 480, 0.07, 0.45, 28, ""),
-    "aerial": Data(2000, 2000, 0.004, 0.05, 400, "polygon"),
-    "few": Data(3, 600, 0.1, 0.6, 13, "bitmask"),
-    "thumbnails": Data(500, 48, 0.2, 0.8, 2, ""),
+    "cells": Data(205, 480, 0.07, 0.45, 1.3, 28, ""),
+    "aerial": Data(2000, 2000, 0.004, 0.05, 1.0, 400, "polygon"),
+    "few": Data(3, 600, 0.1, 0.6, 1.5, 13, "bitmask"),
+    "thumbnails": Data(500, 48, 0.2, 0.8, 1.0, 2, ""),
+    "icons": Data(1, 16, 0.3, 1.0, 1.0, 1, ""),
+    "panoramas": Data(12, 40, 0.5, 0.5, 50.0, 10, ""),
 }
+
+KINDS = ("images", "masks")
 
 
 @pytest.mark.parametrize("weights", ["", "timm://regnetx_002"])
@@ -45,7 +53,14 @@ def test_a_choice_is_a_config_that_fits_the_data(data, gpus, weights):
     assert len(sizes) == len(cfg.MODEL.RPN.IN_FEATURES)
     assert sizes[0] == pytest.approx(max(4, data.small * side), abs=1)
     assert sizes[-1] == pytest.approx(data.large * side, abs=1)
-    assert 16 <= data.small * side or side == 320 or side - 32 < data.short_side <= side
+    near = side - 32 < data.short_side <= side
+    assert 16 <= data.small * side or side == 320 or near or side == 64
+    # Images keep their shape, and two pixels of C5 or more, for batch norm.
+    for key in ("TRAIN", "TEST"):
+        sizes = cfg.INPUT[f"MIN_SIZE_{key}"]
+        sizes = [sizes] if key == "TEST" else sizes
+        assert min(sizes) >= 64
+        assert cfg.INPUT[f"MAX_SIZE_{key}"] >= data.long * max(sizes)
     assert cfg.MODEL.RPN.POST_NMS_TOPK_TEST >= 2 * data.objects
     assert cfg.SOLVER.IMS_PER_BATCH <= data.images
 
@@ -146,6 +161,32 @@ def test_a_segmenter_is_trained_shown_and_repeated(tmp_path, capsys):
         for run in ("run", "again")
     ]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_masks_of_some_objects_and_the_longer_side_are_looked_at(caplog):
+    box = {"bbox": [0, 0, 10, 10], "iscrowd": 0, "image_id": 1}
+    images = [{"id": 1, "width": 400, "height": 40}]
+    content = {"images": images, "annotations": [box, {**box, "segmentation": [[0] * 6]}]}
+    split = CocoSplit(Path("x.json"), None, content, ())
+    assert look_at(split, split).long == 10
+    assert "2 of 4 objects" in caplog.text
+    content["annotations"].pop()
+    caplog.clear()
+    assert (look_at(split, split).masks, caplog.text) == ("", "")
+
+
+def test_batches_of_a_tiny_image_train_a_segmenter_and_the_last_step_is_validated(tmp_path):
+    for kind in KINDS:
+        (tmp_path / kind).mkdir()
+        for name in "ab":
+            Image.fromarray(np.eye(20, dtype=np.uint8)).save(tmp_path / kind / f"{name}.png")
+    given = [f"--data.{part}_{kind}={kind}" for part in ("train", "val") for kind in KINDS]
+    given += ["--data.layout", "folder", "--data.root", str(tmp_path), "--data.num_classes", "2"]
+    given += ["--model.encoder_weights", "null", "--trainer.accelerator", "cpu", "--no-report"]
+    given += ["--data.num_workers", "0", "--trainer.max_steps", "1"]
+    given += ["--data.batch_size", "1", "--output", str(tmp_path / "run")]
+    assert main(["train-segmenter", *given]) == 0
+    assert (tmp_path / "run/checkpoints/best.ckpt").is_file()
 
 
 def test_a_choice_is_not_made_by_torchrun(monkeypatch, tmp_path):

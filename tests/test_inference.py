@@ -98,7 +98,7 @@ def test_what_is_no_model_is_refused(tmp_path, path, options, error, message):
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     touch(tmp_path, "photos/b.png", "photos/a.JPG", "photos/notes.txt", "photos/deep/c.webp")
-    touch(tmp_path, "odd[1].png", "scan.xyz")
+    touch(tmp_path, "odd[1].png", "scan.xyz", "photos/._b.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "photos"
 

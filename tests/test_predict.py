@@ -575,6 +575,16 @@ def test_classes_are_known_where_their_number_is_the_datasets(config, counted_by
     assert "numbering them from 0" in caplog.text
 
 
+def test_category_ids_may_be_text():
+    cfg = read_config(
+        QUICK / "faster_rcnn_regnet_small_fpn.yaml", ["DATASETS.TEST", "('own_val',)"]
+    )
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
+    cfg.DATASETS.OWN.CATEGORIES = [["10", "nut"], ["2", "screw"]]
+    classes = known_classes(cfg)
+    assert (classes.ids, classes.metadata.thing_classes) == (("10", "2"), ["nut", "screw"])
+
+
 @pytest.mark.parametrize("form", ["ours", "COCO's"])
 def test_classes_of_things_and_stuff_in_one_numbering_are_known(form, caplog):
     if form == "COCO's":

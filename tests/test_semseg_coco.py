@@ -93,6 +93,18 @@ def test_masks_are_those_of_pycocotools(background, tmp_path):
         np.testing.assert_array_equal(plain[number]["mask"].numpy(), mask)
 
 
+def test_numbers_may_be_written_with_a_point(tmp_path):
+    for part in ("train", "val"):
+        content = write_json(tmp_path, part)
+        for entry in content["annotations"]:
+            entry |= {key: float(entry[key]) for key in ("image_id", "category_id")}
+        content["images"][0]["width"] = float(WIDTH)
+        (tmp_path / f"{part}.json").write_text(json.dumps(content))
+    data = data_of(tmp_path)
+    data.setup()
+    assert data.label_counts["train"].masks[1] == 2
+
+
 def test_a_smaller_object_is_seen_whatever_the_order(tmp_path):
     for part, items in (("train", SEGMENTATIONS[:2]), ("val", SEGMENTATIONS[1::-1])):
         write_json(tmp_path, part, items)

@@ -36,9 +36,11 @@ from regnet_backbones.semseg.layouts import (
     cityscapes_pairs,
     folder_pairs,
 )
+from regnet_backbones.semseg.run import build
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 THREE = ("sky", "tree", "road")
+KINDS = ("images", "masks")
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +234,20 @@ def test_masks_without_an_image_are_named(tmp_path, caplog):
     assert "other.png" in caplog.text
 
 
+def test_images_that_are_all_taken_for_masks_are_named(tmp_path):
+    make_folders(tmp_path)
+    with pytest.raises(UserError, match="--data.mask_suffix"):
+        folder_pairs(tmp_path / "masks", tmp_path / "masks", folder_labels(3))
+
+
+def test_linked_folders_are_read(tmp_path):
+    make_folders(tmp_path / "elsewhere", 2)
+    for kind in KINDS:
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "more").symlink_to(tmp_path / "elsewhere" / kind)
+    assert len(pairs_of(tmp_path)) == 2
+
+
 @pytest.mark.parametrize("empty", ["images", "masks"])
 def test_empty_and_missing_folders_are_named(tmp_path, empty):
     make_folders(tmp_path)
@@ -282,6 +298,18 @@ def test_images_are_turned_as_their_exif_data_say(tmp_path, suffix):
     pairs = check_pairs(pairs_of(tmp_path))[0]
     item = SegmentationDataset(pairs, val_transform())[0]
     assert item["image"].shape[1:] == item["mask"].shape == (48, 40)
+
+
+def test_images_that_exif_data_turn_in_their_size_are_named(tmp_path, caplog):
+    exif = Image.Exif()
+    for name, turned in (("a", 3), ("b", 6), ("c", 1)):
+        exif[0x0112] = turned
+        save(tmp_path / "images" / f"{name}.jpg", colours(40, 48), exif=exif)
+        sides = (48, 40) if turned == 6 else (40, 48)  # which shows that the mask is turned, too
+        save(tmp_path / "masks" / f"{name}.png", labels(*sides))
+    check_pairs(pairs_of(tmp_path))
+    assert "1 images are turned" in caplog.text
+    assert "a.jpg" in caplog.text
 
 
 # Bad files
@@ -609,6 +637,25 @@ def test_classes_are_known_before_setup(demo, tmp_path):
 def test_arguments_that_do_not_fit_together_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         SegmentationData(**options)
+
+
+@pytest.mark.parametrize("word", ["no", "~", "1.5"])
+def test_a_name_that_yaml_takes_for_another_value_is_refused(word, tmp_path):
+    given = [f"--data.{part}_{kind}={kind}" for part in ("train", "val") for kind in KINDS]
+    given += ["--check_data", "--output", str(tmp_path), "--data.layout", "folder"]
+    with pytest.raises(UserError, match=r"--data.label_map .* quotes, got (False|None|1.5)"):
+        build([*given, "--data.label_map", f"{{0: background, 1: {word}, 2: nut}}"])
+
+
+def test_a_tilde_is_the_home_folder(demo, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(make_folders(tmp_path)))
+    data = SegmentationData(**{**own_data(tmp_path).hparams, "root": "~"})
+    data.setup()
+    assert len(data.train_set) == 4
+    monkeypatch.setenv("HOME", str(demo.root))
+    data = SegmentationData("ade20k", "~/semantic")
+    data.setup("validate")
+    assert data.num_classes == 6
 
 
 def test_a_folder_dataset_needs_its_number_of_classes(tmp_path):

@@ -20,6 +20,11 @@ NAMES = {"images": "file_name", "categories": "name"}  # what their entries have
 TOO_LARGE = 2**29  # pixels of an image; Pillow opens none that is so large
 
 
+def id_text(value: object) -> str:
+    """Return an id as text, which is the same of 1, 1.0 and "1"."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
 def read_coco_json(path: str | Path) -> CocoJson:
     """Read a COCO json whose images and categories have names and ids; raise UserError for others.
 
@@ -33,9 +38,9 @@ def read_coco_json(path: str | Path) -> CocoJson:
                 needed = f"an id, a number or text, and a {key}, a text"
                 found = shortened(entry)
                 raise UserError(f"'{path}': {name}[{number}] must have {needed}, got {found}")
-            if str(entry["id"]) in seen:
+            if id_text(entry["id"]) in seen:
                 raise UserError(f"'{path}': two of '{name}' have the id {shortened(entry['id'])}")
-            seen.add(str(entry["id"]))
+            seen.add(id_text(entry["id"]))
     return content
 
 
@@ -62,7 +67,7 @@ def root_category(categories: Sequence[dict], used: Collection[str]) -> dict | N
     """
     for root in categories if len(categories) > 1 else ():
         others = (category.get("supercategory") for category in categories if category is not root)
-        if str(root["id"]) not in used and all(name == root["name"] for name in others):
+        if id_text(root["id"]) not in used and all(name == root["name"] for name in others):
             return root
     return None
 

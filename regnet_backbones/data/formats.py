@@ -10,6 +10,7 @@ Boxes and classes are the same as in the package supervision, which keeps polygo
 the whole image, decodes the images of Pascal VOC, and skips unknown entries.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from regnet_backbones.errors import (
     UserError,
     as_user_error,
 )
-from regnet_backbones.files import read_json, read_text
+from regnet_backbones.files import files_below, read_json, read_text
 from regnet_backbones.runs import image_files
 from regnet_backbones.runs.yaml_files import read_yaml
 
@@ -46,6 +47,8 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 Box = tuple[float, float, float, float]  # x, y, width and height in pixels
 Polygon = tuple[float, ...]  # x and y in turn
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,21 +123,29 @@ def read_voc(path: Path, part: str) -> LabelledData:
     """
     folder = path / "Annotations" if (path / "Annotations").is_dir() else path
     _check_folder(path)
-    every = {file.stem: file for file in sorted(folder.glob("*.xml"))}
+    every = {file.stem: file for file in sorted(folder.iterdir()) if _is_a(file, ".xml")}
     if not every:
         raise UserError(f"no Pascal VOC annotations (*.xml) in '{folder}'; correct the path")
+    nested = [f for f in files_below(folder) if _is_a(f, ".xml") and f.parent != folder]
+    if nested:
+        text = "%d annotations in folders below '%s' are not read, such as '%s'; move them up"
+        logger.warning(text, len(nested), folder, nested[0])
     chosen = list(every)
     if part:
         listed = path / LISTS / f"{part}.txt"
         if not listed.is_file():
-            raise MissingFileError(f"no list '{listed}'")
+            there = ", ".join(sorted(file.stem for file in listed.parent.glob("*.txt"))) or "none"
+            raise MissingFileError(f"no list '{listed}'; pass voc:FOLDER,LIST with one of: {there}")
         chosen = _lines(listed)
         if missing := [(n, name) for n, name in enumerate(chosen, 1) if name not in every]:
             number, name = missing[0]
             raise UserError(f"'{listed}', line {number}: no annotation '{folder / name}.xml'")
         if not chosen:
             raise UserError(f"'{listed}' names no images")
-    images = [_voc_image(every[stem], path) for stem in chosen]
+    folders = [place for place in (path / "JPEGImages", path / "images", folder) if place.is_dir()]
+    files = [file for place in folders for file in sorted(place.iterdir())]
+    pictures = {file.stem: file for file in reversed(files) if _is_a(file, *image_files.SUFFIXES)}
+    images = [_voc_image(every[stem], folders, pictures) for stem in chosen]
     # The same classes in all lists of a folder.
     others = [_xml(every[stem]) for stem in every.keys() - set(chosen)]
     labels = {(name.text or "").strip() for tree in others for name in tree.iterfind("object/name")}
@@ -146,7 +157,7 @@ def read_labelme(path: Path, part: str) -> LabelledData:
     if part:
         raise UserError(f"labelme has no lists of images, got '{part}'; pass a folder alone")
     _check_folder(path)
-    files = sorted(path.rglob("*.json"))
+    files = [file for file in files_below(path) if _is_a(file, ".json")]
     if not files:
         raise UserError(f"no labelme files (*.json) in '{path}'; correct the path")
     return _of_folder([_labelme_image(file) for file in files], path)
@@ -159,6 +170,10 @@ def image_size(path: Path) -> tuple[int, int]:
             return image_files.upright_size(image)
     except image_files.UNREADABLE as error:
         raise UserError(f"image '{path}' cannot be read ({error}); replace or remove it") from error
+
+
+def _is_a(file: Path, *suffixes: str) -> bool:
+    return file.suffix.lower() in suffixes and not file.name.startswith(".")
 
 
 def _check_folder(path: Path) -> None:
@@ -225,6 +240,10 @@ def _yolo_names(path: Path, given: Mapping) -> tuple[str, ...]:
         names = [by_number[str(number)] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise UserError(f"'{path}': 'names' must list the classes, got {names!r}")
+    for name in names:
+        if not isinstance(name, str | int | float) or isinstance(name, bool) or name == "":
+            rule = "'names' must be text; put names such as no, yes and null in quotes"
+            raise UserError(f"'{path}': {rule}, got {name!r}")
     names = [str(name) for name in names]
     if len(set(names)) < len(names):
         raise UserError(f"'{path}': 'names' has a name twice: {', '.join(names[:20])}")
@@ -243,17 +262,15 @@ def _yolo_images(path: Path, given: Mapping, part: str) -> Iterator[Path]:
         there = f"the file has {', '.join(parts) or 'none of train, val and test'}"
         rule = f"'{part}' must be a folder of images or a list of them"
         raise UserError(f"'{path}': {rule}, got {given.get(part)!r}; {there}")
-    root = path.parent / str(given.get("path") or "")
+    root = path.parent / Path(str(given.get("path") or "")).expanduser()
     for entry in entries:
         place = root / entry
         if not place.exists() and entry.startswith("../"):  # Roboflow's, one folder too high
             place = root / entry.removeprefix("../")
         if place.is_dir():
-            yield from (
-                file
-                for file in sorted(place.rglob("*"))
-                if file.suffix.lower() in image_files.SUFFIXES and file.is_file()
-            )
+            found = [file for file in files_below(place) if _is_a(file, *image_files.SUFFIXES)]
+            _warn_of_unused_labels(place, found)
+            yield from found
         elif place.is_file():
             for number, line in enumerate(read_text(place).splitlines(), 1):
                 if not line.strip():
@@ -276,6 +293,16 @@ def _yolo_label_file(image: Path) -> Path:
             parts[place] = "labels"
             break
     return Path(*parts).with_suffix(".txt")
+
+
+def _warn_of_unused_labels(folder: Path, images: Iterable[Path]) -> None:
+    """Log which label files of a folder of images have no image there that is read."""
+    place, used = _yolo_label_file(folder / "any").parent, set(map(_yolo_label_file, images))
+    files = files_below(place) if place.is_dir() else ()
+    labels = [file for file in files if file.suffix == ".txt" and file.name not in CLASS_FILES]
+    if unused := [str(file) for file in labels if file not in used]:
+        text = "%d label files have no image (%s) in '%s' and are not used, such as '%s'"
+        logger.warning(text, len(unused), ", ".join(image_files.SUFFIXES), folder, unused[0])
 
 
 def _yolo_objects(
@@ -316,10 +343,10 @@ def _xml(path: Path) -> "Element":
         return ElementTree.parse(path, forbid_dtd=True).getroot()
 
 
-def _voc_image(path: Path, root: Path) -> LabelledImage:
-    """Read an annotation and find its image."""
+def _voc_image(path: Path, folders: Sequence[Path], named: Mapping[str, Path]) -> LabelledImage:
+    """Read an annotation and find its image, in folders or by its own name in `named`."""
     tree = _xml(path)
-    image = _voc_image_file(path, root, tree.findtext("filename") or "")
+    image = _voc_image_file(path, tree.findtext("filename") or "", folders, named)
     given = [tree.findtext(f"size/{side}") or "0" for side in ("width", "height")]
     width, height = (int(_number(side, f"'{path}'", "a side in <size>")) for side in given)
     size = (width, height) if min(width, height) > 0 else image_size(image)
@@ -337,17 +364,20 @@ def _voc_image(path: Path, root: Path) -> LabelledImage:
     return LabelledImage(image, *size, tuple(objects))
 
 
-def _voc_image_file(path: Path, root: Path, name: str) -> Path:
-    """Find the image of an annotation: by the name in it, or else by that of the annotation."""
-    folders = [root / "JPEGImages", root / "images", path.parent]
-    name = name.strip().replace("\\", "/").rpartition("/")[2]
-    names = [name] if name else []
-    names += [path.stem + suffix for suffix in (*image_files.SUFFIXES, ".JPG", ".JPEG", ".PNG")]
-    for image in (folder / each for each in names for folder in folders):
-        if image.is_file():
-            return image
-    wanted = name or path.stem
-    raise MissingFileError(f"'{path}': no image '{wanted}' in '{root / 'JPEGImages'}'")
+def _voc_image_file(
+    path: Path, name: str, folders: Sequence[Path], named: Mapping[str, Path]
+) -> Path:
+    """Find the image of an annotation: that of its own name, or else of the name in it.
+
+    The name in it is wrong where files were renamed, and tells two images of one stem apart.
+    """
+    name = name.strip().replace("\\", "/").rpartition("/")[2] or path.stem
+    given = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    own = named.get(path.stem)
+    image = own if given is None or (own and given.stem != path.stem) else given
+    if image is None:
+        raise MissingFileError(f"'{path}': no image '{name}' in '{folders[0]}'")
+    return image
 
 
 def _voc_polygon(polygon: "Element", place: str) -> Polygon:
@@ -392,9 +422,10 @@ def _labelme_image(path: Path) -> LabelledImage:
 
 def _labelme_shape(shape: object, place: str) -> tuple[str, Polygon, str]:
     """Return the label and the points of a shape, and how messages call it."""
-    if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
+    label = shape.get("label") if isinstance(shape, dict) else None
+    if not isinstance(label, str) or not label.strip():
         raise UserError(f"{place}: 'label' is missing")
-    label, kind = shape["label"], shape.get("shape_type") or "polygon"
+    label, kind = label.strip(), shape.get("shape_type") or "polygon"
     place = f"{place} ({label})"
     if kind not in ("polygon", "rectangle"):
         raise UserError(f"{place}: must be a polygon or a rectangle, got {str(kind)[:40]!r}")

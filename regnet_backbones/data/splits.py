@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from regnet_backbones.data.coco import CocoJson
+from regnet_backbones.data.coco import CocoJson, id_text
 from regnet_backbones.errors import UserError
 
 PARTS = ("train", "val")
@@ -35,12 +35,12 @@ def split(
         raise UserError(f"--val-fraction must be between 0 and 1, got {fraction}")
     scenes = _scenes(content["images"], group)
     if len(scenes) < 2:
-        way_out = "leave out --group, or pass validation data"
-        raise UserError(f"{len(scenes)} scene cannot be split into two parts; {way_out}")
-    images = [str(image["id"]) for image in content["images"]]
+        what = "1 image" if group is None else "1 scene of --group"
+        raise UserError(f"{what} cannot be split into two parts; pass validation data with --val")
+    images = [id_text(image["id"]) for image in content["images"]]
     classes: dict[str, set] = {number: set() for number in images}
     for entry in content["annotations"]:
-        classes.get(str(entry.get("image_id")), set()).add(str(entry.get("category_id")))
+        classes.get(id_text(entry.get("image_id")), set()).add(id_text(entry.get("category_id")))
     held = [Counter(each for number in scene for each in classes[number]) for scene in scenes]
     chosen = _stratified(held, [len(scene) for scene in scenes], fraction, random.Random(seed))
     validation = {number for place in chosen for number in scenes[place]}
@@ -53,11 +53,12 @@ def class_table(parts: Mapping[str, CocoJson]) -> tuple[list[str], list[list[obj
     rows: list[list[object]] = [[each["name"]] for each in first["categories"]] + [["all"]]
     for part, content in parts.items():
         headers += [f"{part} objects", f"of {len(content['images']):,} images"]
-        keys = [(str(a.get("category_id")), str(a.get("image_id"))) for a in content["annotations"]]
+        named = ("category_id", "image_id")
+        keys = [tuple(id_text(a.get(key)) for key in named) for a in content["annotations"]]
         objects, pairs = Counter(number for number, _ in keys), set(keys)
         images = Counter(number for number, _ in pairs)
         for row, category in zip(rows, first["categories"], strict=False):
-            number = str(category["id"])
+            number = id_text(category["id"])
             row += [objects[number], images[number]]
         rows[-1] += [objects.total(), len({image for _, image in pairs})]
     return headers, rows
@@ -79,7 +80,7 @@ def _scenes(images: Sequence[Mapping], group: str | None) -> list[list[str]]:
             if found is None or found[1] is None:
                 raise UserError(f"--group '{group}' does not match '{image['file_name']}'")
             name = found[1]
-        scenes.setdefault(name, []).append(str(image["id"]))
+        scenes.setdefault(name, []).append(id_text(image["id"]))
     return list(scenes.values())
 
 
@@ -133,7 +134,7 @@ def _stratified(
 
 def _part(content: CocoJson, validation: set[str], wanted: bool) -> CocoJson:
     """Return the images in the validation data, or the others, with their annotations."""
-    images = [i for i in content["images"] if (str(i["id"]) in validation) == wanted]
+    images = [i for i in content["images"] if (id_text(i["id"]) in validation) == wanted]
     entries = content["annotations"]
-    kept = [a for a in entries if (str(a.get("image_id")) in validation) == wanted]
+    kept = [a for a in entries if (id_text(a.get("image_id")) in validation) == wanted]
     return {**content, "images": images, "annotations": kept}

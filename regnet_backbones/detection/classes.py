@@ -20,7 +20,7 @@ class KnownClasses:
     """Names and ids of the classes of a model; numbers from 0 if they are unknown."""
 
     metadata: Metadata  # with `thing_classes` and `stuff_classes`
-    ids: tuple[int, ...]  # category ids of the dataset by class number
+    ids: tuple[int | str, ...]  # category ids of the dataset by class number
     stuff_ids: tuple[int, ...]  # the same of `stuff_classes`, after the things' if unknown
     stuff_are_named: bool  # whether the names of `stuff_classes` are known
 
@@ -68,7 +68,8 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
     if architecture.one_numbering:
         stuff_ids = ids
     elif len(stuff_ids) != stuff_count:
-        stuff_ids = range(max(ids) + 1, max(ids) + 1 + stuff_count)
+        first = max((number for number in ids if isinstance(number, int)), default=0) + 1
+        stuff_ids = range(first, first + stuff_count)
     fields["thing_classes"] = list(categories.values()) or list(map(str, range(count)))
     fields["stuff_classes"] = stuff or list(map(str, range(stuff_count)))
     return KnownClasses(Metadata(**fields), ids, tuple(stuff_ids), bool(stuff))

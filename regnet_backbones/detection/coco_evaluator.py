@@ -5,7 +5,7 @@ installed, for boxes and masks; keypoints are always pycocotools'.
 """
 
 import logging
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
 from unittest.mock import patch
@@ -15,7 +15,7 @@ from detectron2.evaluation import COCOEvaluator, coco_evaluation
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from regnet_backbones.detection.matching import count_objects
+from regnet_backbones.detection.matching import count_objects, max_predictions
 from regnet_backbones.errors import MissingPackageError, UserError
 from regnet_backbones.runs.confusion import Confusion
 
@@ -69,14 +69,17 @@ class CocoEvaluator(COCOEvaluator):
             )
             implementation, self._use_fast_impl = PYCOCOTOOLS, False
         self.implementation = implementation
+        self._max_dets_per_image = [1, 10, max_predictions(self._coco_api)]
         self._counts_objects = counts_objects
         self.confusions: dict[str, Confusion] = {}
 
     def _eval_predictions(self, predictions: list, img_ids: list | None = None) -> None:
         logger.info("computing COCO metrics with %s", self.implementation)
-        # Detectron2's function looks its fast implementation up by this name.
-        used = _faster if self.implementation == FASTER else coco_evaluation.COCOeval_opt
-        fast = patch.object(coco_evaluation, "COCOeval_opt", used)
+        # Detectron2's function looks implementations up by these names, the second one for more
+        # than 100 predictions of a class in an image.
+        names = dict.fromkeys(("COCOeval_opt", "COCOevalMaxDets"), _faster)
+        is_faster = self.implementation == FASTER
+        fast = patch.multiple(coco_evaluation, **names) if is_faster else nullcontext()
         with fast, redirect_stdout(StringIO()) as printed:
             super()._eval_predictions(predictions, img_ids)
         logger.debug("%s", printed.getvalue())

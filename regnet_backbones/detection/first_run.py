@@ -5,6 +5,7 @@ objects allow, for as many iterations as fit into the minutes of the run.
 """
 
 import argparse
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,8 +33,12 @@ BASES = {"cpu": "quick/mask_rcnn_regnetx_002_fpn", "cuda": "mask_rcnn_regnety_03
 
 SMALLEST = 16  # pixels of the smallest objects, as the network on a CPU sees them
 SIDES = (192, 320)  # of its images
+LEAST_SIDE = 64  # below it, batch norm has a single pixel of C5
+LONG, PIXELS = 2.0, 2**20  # sides of longer images as parts of the shorter one, up to such an area
 CPU_BATCH = 4
 GPU_BATCH, GIB_OF_IMAGE = 8, 4  # at most for each GPU, and what an image of 800x1333 takes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Data:
     short_side: int  # the median, in pixels
     small: float
     large: float
+    long: float  # the longer side by the shorter one
     objects: int  # in an image
     masks: str
 
@@ -133,7 +139,9 @@ def _by_key(opts: Sequence[str]) -> dict[str, str]:
 
 def look_at(train: CocoSplit, val: CocoSplit) -> Data:
     """Return what a choice depends on."""
-    sides = {i["id"]: min(i["width"], i["height"]) for i in train.content["images"]}
+    images = train.content["images"]
+    sides = {i["id"]: min(i["width"], i["height"]) for i in images}
+    ratios = [max(i["width"], i["height"]) / sides[i["id"]] for i in images]
     objects, others = (
         [entry for entry in split.content["annotations"] if not entry["iscrowd"]]
         for split in (train, val)
@@ -142,12 +150,16 @@ def look_at(train: CocoSplit, val: CocoSplit) -> Data:
     small, large = np.quantile(parts or [0.5], (0.02, 0.98)).clip(0.001).tolist()
     counts = [*Counter(entry["image_id"] for entry in objects).values()]
     masks = [entry.get("segmentation") for entry in (*objects, *others)]
+    if 0 < (bare := masks.count(None) + masks.count([])) < len(masks):
+        text = "training boxes only: %d of %d objects have no segmentation"
+        logger.warning(text, bare, len(masks))
     form = "bitmask" if any(isinstance(mask, dict) for mask in masks) else "polygon"
     return Data(
         images=len(sides),
         short_side=round(median(sides.values())),
         small=small,
         large=large,
+        long=float(np.quantile(ratios, 0.98)),
         objects=math.ceil(np.quantile(counts or [1], 0.98)),
         masks=form if masks and all(masks) else "",
     )
@@ -180,9 +192,10 @@ def choose(data: Data, *, weights: str, gpus: int, gpu_memory: float) -> dict[st
 def _sizes_on_cpu(data: Data) -> dict[str, object]:
     """Return the keys of what depends on the size and the number of objects."""
     side = min(max(SMALLEST / data.small, SIDES[0]), SIDES[1], data.short_side)
-    side = math.ceil(side / 32) * 32
+    side = max(math.ceil(side / 32) * 32, LEAST_SIDE)
     # With one size, small datasets are learnt by heart: of 205 images that cost 5 AP.
-    sides = (side - 32, side, side + 32, side + 64)
+    sides = (max(side - 32, LEAST_SIDE), side, side + 32, side + 64)
+    long = max(min(data.long, PIXELS / side**2), LONG)
     small, large = (max(part * side, 4.0) for part in (data.small, data.large))
     # P2 takes as long as all the other maps, and is for objects below two pixels of P3.
     levels = range(3 if small >= SMALLEST else 2, 7)
@@ -190,9 +203,9 @@ def _sizes_on_cpu(data: Data) -> dict[str, object]:
     proposals = min(max(4 * data.objects, 50), 1000)
     return {
         "INPUT.MIN_SIZE_TRAIN": sides,
-        "INPUT.MAX_SIZE_TRAIN": 2 * sides[-1],
+        "INPUT.MAX_SIZE_TRAIN": math.ceil(long * sides[-1]),
         "INPUT.MIN_SIZE_TEST": side,
-        "INPUT.MAX_SIZE_TEST": 2 * side,
+        "INPUT.MAX_SIZE_TEST": math.ceil(long * side),
         "MODEL.FPN.IN_FEATURES": [f"res{level}" for level in levels[:-1]],
         "MODEL.RPN.IN_FEATURES": maps,
         "MODEL.ROI_HEADS.IN_FEATURES": maps[:-1],

@@ -1,11 +1,11 @@
 """Predictions matched with objects: precision, recall and F1 of a detector, and what it confuses.
 
-All numbers are at an IoU of 0.5 of boxes or masks. As in COCO's evaluation, at most 100 predictions
-of an image and class count; predictions, the surest first, take the free object of their class that
-they overlap most; and a prediction without one that overlaps a crowd of its class counts nowhere.
+All numbers are at an IoU of 0.5 of boxes or masks. As in COCO's evaluation, `max_predictions` of an
+image and class count; predictions, the surest first, take the free object of their class that they
+overlap most; and a prediction without one that overlaps a crowd of its class counts nowhere.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import count
 
@@ -17,7 +17,7 @@ from regnet_backbones.runs.confusion import Confusion
 
 # Boxes or masks that overlap so much are of the same object.
 MIN_IOU = 0.5
-MAX_PREDICTIONS = 100  # of an image and class
+MAX_PREDICTIONS = 100  # of an image and class, in COCO
 
 # Numbers of `count_objects` of all classes together.
 BEST_F1 = ("F1", "precision", "recall", "min_score")
@@ -25,6 +25,16 @@ BEST_F1 = ("F1", "precision", "recall", "min_score")
 NOTHING = -1  # what a prediction takes that matches no object
 
 Predictions = Sequence[Mapping[str, object]]  # in COCO's results format
+
+
+def max_predictions(truth: COCO) -> int:
+    """Return how many predictions of an image and class count: 100, as in COCO.
+
+    If an image has more objects of a class, of which a detector could not find all, twice as many.
+    """
+    objects = Counter((each["image_id"], each["category_id"]) for each in truth.anns.values())
+    most = max(objects.values(), default=0)
+    return MAX_PREDICTIONS if most <= MAX_PREDICTIONS else 2 * most
 
 
 def match(overlaps: np.ndarray, crowd: np.ndarray) -> np.ndarray:
@@ -72,7 +82,8 @@ def count_objects(
     for each in found:
         by_image[each["image_id"]].append(each)
     image_ids = truth.getImgIds() if image_ids is None else image_ids
-    images = [_Image(truth, image, by_image[image], task, of_class) for image in image_ids]
+    args = (task, of_class, max_predictions(truth))
+    images = [_Image(truth, image, by_image[image], *args) for image in image_ids]
     scores, labels, right = (
         np.concatenate([getattr(image, name)[~image.in_crowd] for image in images])
         for name in ("scores", "labels", "right")
@@ -94,11 +105,17 @@ class _Image:
     """What is in an image (O objects), and what is found (P predictions, the surest first)."""
 
     def __init__(
-        self, truth: COCO, image_id: int, found: Predictions, task: str, of_class: Mapping[int, int]
+        self,
+        truth: COCO,
+        image_id: int,
+        found: Predictions,
+        task: str,
+        of_class: Mapping[int, int],
+        most: int,
     ) -> None:
         objects = [each for each in truth.imgToAnns[image_id] if each["category_id"] in of_class]
         rank, found = defaultdict(count), sorted(found, key=lambda each: -each["score"])
-        found = [each for each in found if next(rank[each["category_id"]]) < MAX_PREDICTIONS]
+        found = [each for each in found if next(rank[each["category_id"]]) < most]
         self.scores = np.array([each["score"] for each in found], dtype=float)
         self.labels, self.truth = (
             np.array([of_class[each["category_id"]] for each in group], dtype=int)

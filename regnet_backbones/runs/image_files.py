@@ -144,7 +144,9 @@ def _images_of(text: str, suffixes: Sequence[str]) -> list[Path]:
     path = Path(text)
     if path.is_file():
         return [path]
-    paths = path.iterdir() if path.is_dir() else map(Path, glob(text, recursive=True))
+    paths = map(Path, glob(text, recursive=True))
+    if path.is_dir():  # nothing hidden, as of patterns
+        paths = (p for p in path.iterdir() if not p.name.startswith("."))
     images = sorted(p for p in paths if p.suffix.lower() in suffixes and p.is_file())
     if not images:
         place = "in the folder " if path.is_dir() else ""

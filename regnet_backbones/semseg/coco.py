@@ -19,7 +19,14 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-from regnet_backbones.data.coco import TOO_LARGE, CocoJson, is_mask, read_coco_json, root_category
+from regnet_backbones.data.coco import (
+    TOO_LARGE,
+    CocoJson,
+    id_text,
+    is_mask,
+    read_coco_json,
+    root_category,
+)
 from regnet_backbones.errors import MissingPackageError, UserError
 from regnet_backbones.runs.image_files import UNREADABLE
 from regnet_backbones.semseg.labels import IGNORE, Labels, check_class_names
@@ -106,22 +113,22 @@ def coco_masks(
         given = ", ".join(theirs)
         wanted = ", ".join(name for name in names if name.lower() != BACKGROUND)
         raise UserError(f"'{json_file}': 'categories' must be {wanted}, got {given}")
-    classes = {str(category["id"]): k for k, category in enumerate(categories, first)}
+    classes = {id_text(category["id"]): k for k, category in enumerate(categories, first)}
     if panoptic != (panoptic_root is not None):
         kind, todo = ("panoptic", "set") if panoptic else ("not panoptic", "leave out")
         raise UserError(f"'{json_file}' is {kind}; {todo} --data.train_masks and --data.val_masks")
     ignored = panoptic if background is None else not background
     empty = IGNORE if ignored else [name.lower() for name in names].index(BACKGROUND)
-    by_image: dict[str, list[dict]] = {str(image["id"]): [] for image in content["images"]}
+    by_image: dict[str, list[dict]] = {id_text(image["id"]): [] for image in content["images"]}
     for entry in content["annotations"]:
-        number = str(entry.get("image_id"))
+        number = id_text(entry.get("image_id"))
         if number not in by_image:
             raise UserError(f"'{json_file}' has annotations of an image it does not list: {number}")
         by_image[number].append(entry)
     masks: list[PaintedMask | PanopticMask] = []
     for image in content["images"]:
         name = f"image {image['id']} of '{json_file}'"
-        size, entries = _size(image, name), by_image[str(image["id"])]
+        size, entries = _size(image, name), by_image[id_text(image["id"])]
         if panoptic_root is None:
             masks.append(_painted(name, size, entries, classes, empty))
         else:
@@ -148,7 +155,7 @@ def _read(json_file: Path) -> tuple[CocoJson, bool]:
         if not isinstance(segments, list) or not all(isinstance(each, dict) for each in segments):
             found = f"got {shortened(segments)} for image {entry.get('image_id')}"
             raise UserError(f"'{json_file}': segments_info must be a list of objects, {found}")
-        used |= {str(each.get("category_id")) for each in segments}
+        used |= {id_text(each.get("category_id")) for each in segments}
     root = root_category(content["categories"], used)
     kept = [category for category in content["categories"] if category is not root]
     try:
@@ -160,13 +167,13 @@ def _read(json_file: Path) -> tuple[CocoJson, bool]:
 
 def _size(image: Mapping, name: str) -> tuple[int, int]:
     size = image.get("width"), image.get("height")
-    if not all(type(side) is int and 0 < side < TOO_LARGE for side in size):
+    if not all(type(n) in (int, float) and 0 < n < TOO_LARGE and n == int(n) for n in size):
         raise UserError(f"{name} must have width and height in pixels, got {size}")
-    return size
+    return int(size[0]), int(size[1])
 
 
 def _class_of(entry: Mapping, classes: Mapping[str, int], name: str) -> int:
-    number = str(entry.get("category_id"))
+    number = id_text(entry.get("category_id"))
     if number not in classes:
         raise UserError(f"{name}: category_id {number[:40]} is not one of the categories")
     return classes[number]

@@ -105,7 +105,7 @@ class SegmentationData(LightningDataModule):
         background: bool | None = None,
         class_names_file: str | None = None,
         ignore_label: int | None = None,
-        label_map: dict[int | str, int | str] | str | None = None,
+        label_map: dict[int | str, int | str | float | bool | None] | str | None = None,
         colors: list[str] | str | None = None,
         mask_suffix: str = "",
         train_list: str | None = None,
@@ -142,7 +142,8 @@ class SegmentationData(LightningDataModule):
             self._labels = coco_labels(self._path(val_json), background, num_classes)
             self.class_names = self._labels.class_names
         else:
-            self.class_names = check_class_names(layouts.NAMES[layout](root), num_classes)
+            names = layouts.NAMES[layout](self._path(""))
+            self.class_names = check_class_names(names, num_classes)
         self.num_classes = len(self.class_names)
         self.check_everything = False
         self.label_counts: dict[str, LabelCounts] = {}
@@ -201,6 +202,9 @@ class SegmentationData(LightningDataModule):
         if isinstance(colors, str):
             colors = given["colors"] = self._lines(colors)
         if isinstance(label_map, dict):
+            if wrong := [of for of in label_map.values() if type(of) not in (int, str)]:
+                rule = "class numbers or names; put names such as no, yes and null in quotes"
+                raise UserError(f"{labels.LABEL_MAP} must map to {rule}, got {wrong[0]!r}")
             label_map = [f"{value}: {of}" for value, of in label_map.items()]
         elif label_map is not None:
             label_map = self._lines(label_map)
@@ -234,7 +238,7 @@ class SegmentationData(LightningDataModule):
             found = coco_masks(json_file, images, self._labels, **options)
             pairs = layouts.Pairs(*found, self._labels)
         else:
-            pairs = layouts.PAIRS[given["layout"]](given["root"], split)
+            pairs = layouts.PAIRS[given["layout"]](self._path(""), split)
         everything = self.check_everything
         pairs, counts = check_pairs(pairs, skip_bad=given["skip_bad"], everything=everything)
         counts.check(train=split == "train")
@@ -242,8 +246,11 @@ class SegmentationData(LightningDataModule):
         return SegmentationDataset(pairs, transform, channels=len(given["mean"]))
 
     def _path(self, path: str) -> Path:
-        """Return a path, below the root if that is given and the path is relative."""
-        return Path(self.hparams["root"] or "") / path
+        """Return a path, below the root if that is given and the path is relative.
+
+        A shell leaves `~` alone in `--data.root=~/mine`, and YAML does in any place.
+        """
+        return Path(self.hparams["root"] or "").expanduser() / Path(path).expanduser()
 
     def _lines(self, path: str) -> list[str]:
         return labels.lines_of(self._path(path))

@@ -96,15 +96,19 @@ def check_pairs(
     Headers are read of all files, labels of `MASKS_DECODED` masks at most, unless `everything` is.
     """
     everything = everything or skip_bad
-    step = 1 if everything else -(-len(pairs) // MASKS_DECODED)
+    step, turned = 1 if everything else -(-len(pairs) // MASKS_DECODED), []
 
     def look(index: int) -> str | dict[int, int]:  # what is wrong, or what the mask holds
         image, mask = pairs.images[index], pairs.masks[index]
         try:
-            size = image_files.open_upright(image).size if everything else _size_in_header(image)
+            size, is_turned = _header(image)
+            if everything:
+                image_files.open_upright(image)
             values = _read_mask(mask, pairs.labels, image, size, decode=index % step == 0)
         except UserError as error:
             return str(error)
+        if is_turned:
+            turned.append(image.name)
         return label_tools.count_values(values)
 
     with ThreadPoolExecutor(image_files.CHECK_THREADS) as pool:
@@ -121,6 +125,9 @@ def check_pairs(
         good = [index for index in range(len(pairs)) if index not in problems]
         images, masks = (tuple(files[i] for i in good) for files in (pairs.images, pairs.masks))
         pairs = Pairs(images, masks, pairs.labels)
+    if turned:
+        text = "%d images are turned by their EXIF data; check that their masks are, too: %s"
+        logger.warning(text, len(turned), label_tools.first_of(sorted(turned)))
     counted = [each for each in found if each and isinstance(each, dict)]
     return pairs, LabelCounts(counted, pairs.labels)
 
@@ -136,12 +143,16 @@ def pixels_of(image: Image.Image, channels: int) -> np.ndarray:
     return pixels.reshape(image.height, image.width, channels)
 
 
-def _size_in_header(path: Path) -> tuple[int, int]:
-    """Return width and height of an upright image without decoding it."""
+def _header(path: Path) -> tuple[tuple[int, int], bool]:
+    """Return width and height of an upright image, and whether EXIF data turn it in this size.
+
+    The image is not decoded. If its size changes, that of its mask is what shows how it is turned.
+    """
     with _opened(path, "image") as image:
         if problem := image_files.depth_problem(image):
             raise UserError(problem)
-        return image_files.upright_size(image)
+        size = image_files.upright_size(image)
+        return size, image_files.is_turned(image) and size == image.size
 
 
 def _read_mask(

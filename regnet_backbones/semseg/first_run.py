@@ -18,6 +18,7 @@ from regnet_backbones.runs.trained import CONFIG_NAME, TENSORBOARD_FOLDER
 
 CPU_SIDE, GPU_SIDE, GPU_CROP = 160, 768, 512  # pixels: of images' shorter sides, and of crops
 GPU_BATCH, GIB_OF_IMAGE = 16, 2  # at most, and what a crop takes
+LEAST_CROP = 64  # below it, batch norm has a single pixel of C5
 OPENED = 50  # images whose size is looked at
 
 # What neither needs to know of the data.
@@ -74,11 +75,13 @@ def complete(
     images, short_side = len(data.train_set), _short_side(data.train_set.pairs.images)
     on_cpu = looked.config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
     side = min(short_side, CPU_SIDE if on_cpu else GPU_SIDE)
-    crop, batch = min(-(-side // 32) * 32, GPU_CROP), 8
+    crop, batch = min(max(-(-side // 32) * 32, LEAST_CROP), GPU_CROP), 8
     if not on_cpu:
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
         batch = max(1, min(GPU_BATCH, int(memory / GIB_OF_IMAGE)))
-    sizes = {"short_side": side, "crop_size": crop, "batch_size": min(batch, images)}
+    given = looked.config.data.batch_size
+    batch = given if "data.batch_size" in names else min(batch, images)
+    sizes = {"short_side": side, "crop_size": crop, "batch_size": batch}
     chosen = {f"data.{name}": str(value) for name, value in sizes.items()}
     chosen |= ON_BOTH | (ON_CPU if on_cpu else ON_GPU)
     if not names & {"model.encoder", "model.encoder_weights"} and not first_run.published_weights(
@@ -86,13 +89,14 @@ def complete(
     ):
         chosen |= {"model.encoder_weights": "null", "model.zero_init_last": "false"}
     seconds, minutes = None, minutes or (first_run.MINUTES if on_cpu else None)
+    steps = looked.config.trainer.max_steps
     if not names & {"trainer.max_steps", "trainer.max_epochs"}:
         seconds = minutes and _seconds_per_step(build([*_words(chosen), *argv]))
-        batch = int(chosen["data.batch_size"])
         steps = first_run.steps_of(images, batch, seconds=seconds, minutes=minutes)
+        chosen["trainer.max_steps"] = str(steps)
+    if steps > 0 and "trainer.max_epochs" not in names:
         chosen |= {
-            "trainer.max_steps": str(steps),
-            "trainer.val_check_interval": str(steps // 2),
+            "trainer.val_check_interval": str(-(-steps // 2)),
             "trainer.check_val_every_n_epoch": "null",
             "model.warmup_steps": str(min(steps // 20, 500)),
         }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regnet_backbones.errors import MissingFileError, UserError
+from regnet_backbones.files import files_below
 from regnet_backbones.semseg.coco import PaintedMask, PanopticMask
 from regnet_backbones.semseg.labels import IGNORE, Labels, check_class_names, first_of, lines_of
 
@@ -124,7 +125,7 @@ def _files(
 ) -> dict[str, Path]:
     """List the images or masks below a folder by path without ending and suffix."""
     check_folder(folder, f"{kind} folder")
-    every = [f for f in sorted(folder.rglob("*")) if "/." not in f"/{f.relative_to(folder)}"]
+    every = list(files_below(folder))
     suffixes = wanted if any(f.suffix.lower() in wanted for f in every) else IMAGE_SUFFIXES
     files: dict[str, Path] = {}
     for file in every:
@@ -133,6 +134,9 @@ def _files(
             first = files.setdefault(name.removesuffix(ending), file)
             if first != file:
                 raise UserError(f"'{first}' and '{file.name}' differ only by suffix; rename one")
+    if not files and without.intersection(every):
+        needed = "pass another folder, or set --data.mask_suffix"
+        raise UserError(f"all files of image folder '{folder}' are taken as masks; {needed}")
     if not files:
         held = first_of([f.name for f in every]) or "no files"
         names = f"{kind}s (*{ending} and {', '.join(wanted)})"

@@ -49,6 +49,8 @@ def check_coco(split: CocoSplit, *, train: bool, masks: str) -> list[Defect]:
     names = {number: image["file_name"] for number, image in images.items()}
     annotations = content["annotations"]
     found = [(kinds.SAME_FILE, name) for name, n in Counter(names.values()).items() if n > 1]
+    classes = Counter(category["name"] for category in content["categories"])
+    found += [(kinds.SAME_NAME, name) for name, n in classes.items() if n > 1]
     for entry in annotations:
         name = f"annotation {entry['id']} of {names[entry['image_id']]}"
         for kind, detail in _annotation_problems(entry, images[entry["image_id"]], train, masks):

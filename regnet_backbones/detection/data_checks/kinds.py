@@ -111,6 +111,10 @@ NOTHING = error(
 )
 NOTHING_TO_SCORE = note("there are no annotations; the evaluation has nothing to score")
 UNUSED_CLASS = note("a category has no annotation; it is not learned, or not measured")
+SAME_NAME = note(
+    "categories have the same name; results by class show only one of them; rename the others, or "
+    "make them one category"
+)
 SAME_FILE = note("a file is listed as several images; each counts, with its own annotations")
 IN_BOTH = note("a file is in training and validation data; validation results are misleading")
 REPEATED = note("an annotation repeats another one (image, category, bbox); both are used")
