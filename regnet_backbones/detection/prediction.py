@@ -88,7 +88,11 @@ class DetectorPredictor:
         return class_names(self.cfg, self.classes)
 
     def build(self, examples: Sequence[Path] = ()) -> None:
-        """Build the model with its weights; an engine exports it with the first of the examples."""
+        """Build the model with its weights.
+
+        Args:
+            examples: image files, with the first of which an engine exports the model.
+        """
         model = build_model(self.cfg)
         load_weights(model, self.cfg.MODEL.WEIGHTS)
         self._model = build_engine(self.cfg, model, self._engine, self._exported, examples)
@@ -116,7 +120,15 @@ class DetectorPredictor:
                 yield item, seen_in(outputs, self._min_score)
 
     def results(self, images: Iterable[Image.Image], batch_size: int = 1) -> Iterator[Result]:
-        """Yield what is seen in images as arrays."""
+        """Predict images.
+
+        Args:
+            images: upright images of any size.
+            batch_size: see `predict`.
+
+        Returns:
+            What is seen in each, as arrays.
+        """
         for image, seen in self(((image, image) for image in images), batch_size):
             yield self._result(np.array(image.convert("RGB")), seen)
 

@@ -80,7 +80,15 @@ class SegmenterPredictor:
                 yield item, pixels, classes.astype(np.uint8)
 
     def results(self, images: Iterable[Image.Image], batch_size: int = 1) -> Iterator[Result]:
-        """Yield the classes of the pixels of images as arrays."""
+        """Predict images.
+
+        Args:
+            images: upright images of any size.
+            batch_size: see `predict`.
+
+        Returns:
+            The class of each pixel, and which classes there are, as arrays.
+        """
         names = self.class_names
         for image, pixels, labels in self(((image, image) for image in images), batch_size):
             yield Result(
