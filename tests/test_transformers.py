@@ -10,6 +10,7 @@ from transformers import AutoBackbone, AutoConfig
 from regnet_backbones import RegNetDesign, RegNetFeatures, weights, zoo
 from regnet_backbones.adapters.transformers import RegNetFeaturesBackbone, RegNetFeaturesConfig
 from regnet_backbones.norm import activated_norms, lost_activations
+from regnet_backbones.optimize import optimize
 
 NAME = "regnety_002"
 NUMBERS = {"w_0": 24, "w_a": 24.0, "w_m": 2.0, "depth": 8, "group_width": 8}
@@ -194,6 +195,16 @@ def test_stages_that_a_file_lacks_are_initialized(tmp_path):
     backbone = RegNetFeaturesBackbone.from_pretrained(tmp_path, out_indices=(2, 4))
     assert torch.equal(backbone.features.s4.b1.conv1.bn.running_var, torch.ones(368))
     assert 0.01 < backbone.features.s4.b1.conv1.conv.weight.std() < 1
+
+
+@torch.no_grad()
+def test_a_cast_backbone_gives_outputs_of_transformers(randomize):
+    backbone = randomize(RegNetFeaturesBackbone(RegNetFeaturesConfig(NAME))).eval()
+    fast, _ = optimize(backbone, dtype=torch.bfloat16, image_size=(64, 96))
+    image = torch.randn(1, 3, 64, 96)
+    for ours, theirs in zip(fast(image).feature_maps, backbone(image).feature_maps, strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).abs().max() <= 0.1 * theirs.abs().max()
 
 
 def test_indices_1_to_4_are_c2_to_c5():
