@@ -51,6 +51,22 @@ class FrozenBatchNorm(FrozenBatchNorm2d):
         )
 
 
+class FrozenBatchNormAct(FrozenBatchNormAct2d):
+    """timm's `FrozenBatchNormAct2d`, whose maps would be float32 under autocast, and kept so."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise by the fixed statistics, and activate, in the type of the map."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        normalised = x * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)
+        return self.act(self.drop(normalised.to(x.dtype)))
+
+
 class BatchNormAct(_BatchNorm):
     """timm's `BatchNormAct2d`, but not an `nn.BatchNorm2d`, which is what converters look for."""
 
@@ -89,7 +105,9 @@ def convert_norm(network: nn.Module, norm: Norm) -> nn.Module:
         "FrozenBN": _freeze_batch_norms,
         "GN": lambda module: _exchange(module, _group_norm_like),
     }[norm]
-    return convert(network)
+    network = convert(network)
+    restore_activations(network)  # timm's converter deletes those of what is synchronised already
+    return network
 
 
 def freeze(module: nn.Module) -> nn.Module:
@@ -177,7 +195,7 @@ def restore_activations(model: nn.Module) -> None:
     for module in unused:
         module.__class__ = SyncBatchNormAct  # in place: DDP and optimizers hold its tensors
     if unused:
-        logger.info("torch's convert_sync_batchnorm dropped %d activations, restored", len(unused))
+        logger.info("convert_sync_batchnorm dropped %d activations, restored", len(unused))
     if len(lost) > len(unused):
         kinds = {type(module).__name__ for module in lost if module not in unused}
         text = f"{len(lost) - len(unused)} activations of the network are lost"
@@ -221,7 +239,11 @@ def _is_unused_act(module: nn.Module) -> bool:
 
 def _freeze_batch_norms(module: nn.Module) -> nn.Module:
     """Exchange each batch norm for a frozen one."""
+    restore_activations(module)
     module = freeze_batch_norm_2d(hide_batch_norms(module, False))
+    for norm in module.modules():
+        if type(norm) is FrozenBatchNormAct2d:
+            norm.__class__ = FrozenBatchNormAct
     return _exchange(module, _frozen_norm_like)
 
 

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.layers import ShapeSpec
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import (
     SEM_SEG_HEADS_REGISTRY,
     build_backbone,
@@ -18,6 +18,7 @@ from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
 from detectron2.projects.point_rend import add_pointrend_config
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from torch import nn
 
 from regnet_backbones import RegNetDesign, RegNetFeatures, config_path, zoo
 from regnet_backbones.adapters.detectron2.builders import LastLevelP6
@@ -305,6 +306,19 @@ def test_a_last_stage_that_is_not_finite_is_refused(tmp_path):
     state["s4.b1.conv1.conv.weight"][0] = float("nan")
     with pytest.raises(ValueError, match=r"NaN .* in 1: s4\.b1\.conv1\.conv\."):
         load(build_model(c4_config()), state, tmp_path / "a.pth")
+
+
+def test_a_last_stage_keeps_its_activations(randomize):
+    model = randomize(build_model(c4_config()))
+    stage = model.roi_heads.res5.eval()
+    c4 = torch.randn(1, model.backbone.channels[4], 14, 14)
+    with torch.no_grad():
+        before = stage(c4)
+        nn.SyncBatchNorm.convert_sync_batchnorm(model).eval()
+        torch.testing.assert_close(stage(c4), before)
+    model.roi_heads = FrozenBatchNorm2d.convert_frozen_batchnorm(build_model(c4_config()).roi_heads)
+    with pytest.raises(ValueError, match="activations of the network are lost"):
+        model.train()
 
 
 def test_a_c4_head_is_trained_on_the_images(randomize):

@@ -201,6 +201,44 @@ def test_a_stock_network_whose_activations_are_lost_is_not_optimized(network):
         optimize(exchange_batch_norms(network))
 
 
+SYNCHRONISES = (
+    nn.SyncBatchNorm.convert_sync_batchnorm,
+    timm.layers.convert_sync_batchnorm,
+    lambda network: convert_norm(network, "SyncBN"),
+)
+
+
+@pytest.mark.parametrize("first", SYNCHRONISES)
+@pytest.mark.parametrize(
+    "then",
+    [*(lambda m, norm=norm: convert_norm(m, norm) for norm in ("SyncBN", "FrozenBN")), freeze],
+)
+def test_synchronised_norms_are_converted_with_their_activations(first, then, network, image):
+    before = network.forward_features(image)
+    network = then(first(convert_norm(network, "SyncBN"))).eval()
+    torch.testing.assert_close(network.forward_features(image), before, rtol=1e-5, atol=1e-5)
+    assert len(activated_norms(network)) == 27
+
+
+# Mixed precision
+
+
+def test_frozen_norms_keep_the_type_of_mixed_precision(randomize, image):
+    networks = {norm: RegNetFeatures("regnety_002", norm=norm) for norm in ("BN", "FrozenBN")}
+    state = randomize(networks["BN"]).state_dict()
+    kept = {}
+    for norm, network in networks.items():
+        network.load_state_dict(state)
+        kept[norm] = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(kept[norm].append, lambda saved: saved)
+        with hooks, torch.autocast("cpu", dtype=torch.bfloat16):
+            maps = network.train()(image)
+        assert {each.dtype for each in maps} == {torch.bfloat16}
+    assert {saved.dtype for saved in kept["FrozenBN"] if saved.shape[2:] > (1, 1)} == {
+        torch.bfloat16
+    }
+
+
 # Batch norms that converters do not find
 
 

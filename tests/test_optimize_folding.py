@@ -8,6 +8,7 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from timm.layers import ConvNormAct, freeze_batch_norm_2d
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import prune
 from torchvision.ops.misc import FrozenBatchNorm2d as TorchvisionFrozen
 
 from regnet_backbones.backbone import RegNetFeatures
@@ -137,6 +138,17 @@ class Backwards(nn.Sequential):
         for layer in reversed(self):
             x = layer(x)
         return x
+
+
+@torch.no_grad()
+def test_weights_that_are_computed_before_each_call_are_not_folded(randomize):
+    network = randomize(RegNetFeatures("regnety_002", norm="FrozenBN")).eval()
+    images = torch.randn(1, 3, 64, 64)
+    prune.l1_unstructured(network.s1.b1.conv1.conv, "weight", 0.5)
+    expected = network(images)
+    assert "s1.b1.conv1.bn" not in fold_frozen_norm(copy.deepcopy(network))
+    assert "s1.b1.conv1.bn" not in fold_batch_norm(network)
+    assert_close(network(images), expected)
 
 
 def test_layers_whose_forward_is_unknown_stay(randomize):

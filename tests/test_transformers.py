@@ -3,12 +3,14 @@
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoBackbone, AutoConfig
 
 from regnet_backbones import RegNetDesign, RegNetFeatures, weights, zoo
 from regnet_backbones.adapters.transformers import RegNetFeaturesBackbone, RegNetFeaturesConfig
 from regnet_backbones.norm import activated_norms, lost_activations
+from regnet_backbones.optimize import optimize
 
 NAME = "regnety_002"
 NUMBERS = {"w_0": 24, "w_a": 24.0, "w_m": 2.0, "depth": 8, "group_width": 8}
@@ -164,6 +166,45 @@ def test_a_backbone_is_saved_and_loaded(network, randomize, tmp_path):
     frozen = [name for name, p in loaded.named_parameters() if not p.requires_grad]
     assert {name.split(".")[1] for name in frozen} == {"stem", "s1"}
     assert frozen == [name for name, p in backbone.named_parameters() if not p.requires_grad]
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN", "GN"])
+@pytest.mark.parametrize("kind", ["Detr", "Mask2Former"])
+def test_a_backbone_that_a_file_lacks_is_initialized(kind, norm, tmp_path):
+    """A file of a detector on another backbone, of which the transformer is wanted."""
+    model = build(kind, norm=norm)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    state = {k: v for k, v in load_file(file).items() if ".features.s2" not in k}
+    save_file(state, file, metadata={"format": "pt"})
+    before = backbone_of(model).features.state_dict()
+    for name, value in (
+        backbone_of(type(model).from_pretrained(tmp_path)).features.state_dict().items()
+    ):
+        if not name.startswith("s2"):
+            assert torch.equal(value, before[name]), name
+        elif value.ndim == 4:
+            assert not torch.equal(value, before[name]), name
+            assert value.std().item() == pytest.approx(before[name].std().item(), rel=0.2), name
+        elif "bn." in name:  # zeros and ones, as in any new network
+            assert torch.equal(value, before[name]), name
+
+
+def test_stages_that_a_file_lacks_are_initialized(tmp_path):
+    RegNetFeaturesBackbone(RegNetFeaturesConfig(NAME, out_indices=(2,))).save_pretrained(tmp_path)
+    backbone = RegNetFeaturesBackbone.from_pretrained(tmp_path, out_indices=(2, 4))
+    assert torch.equal(backbone.features.s4.b1.conv1.bn.running_var, torch.ones(368))
+    assert 0.01 < backbone.features.s4.b1.conv1.conv.weight.std() < 1
+
+
+@torch.no_grad()
+def test_a_cast_backbone_gives_outputs_of_transformers(randomize):
+    backbone = randomize(RegNetFeaturesBackbone(RegNetFeaturesConfig(NAME))).eval()
+    fast, _ = optimize(backbone, dtype=torch.bfloat16, image_size=(64, 96))
+    image = torch.randn(1, 3, 64, 96)
+    for ours, theirs in zip(fast(image).feature_maps, backbone(image).feature_maps, strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).abs().max() <= 0.1 * theirs.abs().max()
 
 
 def test_indices_1_to_4_are_c2_to_c5():

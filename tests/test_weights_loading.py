@@ -322,6 +322,31 @@ def test_a_compiled_segmenter_is_loaded_whole(randomize):
     assert torch.equal(ours.encoder.stem.bn.bias, theirs["encoder.stem.bn.bias"])
 
 
+def compiled_inside(unet):
+    unet.encoder, unet.decoder = torch.compile(unet.encoder), torch.compile(unet.decoder)
+    return unet
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        compiled_inside,
+        torch.nn.DataParallel,
+        torch.optim.swa_utils.AveragedModel,
+        timm.utils.ModelEmaV3,
+        lambda unet: torch.compile(torch.nn.DataParallel(unet)),
+    ],
+)
+def test_a_wrapped_segmenter_is_loaded_whole_and_its_weights_elsewhere(wrap, randomize):
+    theirs = randomize(smp.Unet("regnety_002", encoder_weights=None))
+    state = theirs.state_dict()
+    wrapped = wrap(smp.Unet("regnety_002", encoder_weights=None))
+    assert not weights.load(wrapped, state).dropped
+    plain = smp.Unet("regnety_002", encoder_weights=None)
+    assert not weights.load(plain, wrapped.state_dict()).dropped
+    assert_loaded(plain, state)
+
+
 def test_the_weights_of_an_encoder_come_from_every_source(hub, state, tmp_path):
     weights.write_checkpoint(
         hub / "RegNetY-200MF_dds_8gpu.pyth", weights.convert(state, "timm", "pycls")

@@ -19,8 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from regnet_backbones.optimize.scaled_conv import scaled_conv
 
-# What timm, torchvision and detectron2 call theirs; the last is not imported for it.
-FROZEN_NORMS = ("FrozenBatchNormAct2d", "FrozenBatchNorm2d")
+# What we, timm, torchvision and detectron2 call theirs; the last is not imported for it.
+FROZEN_NORMS = ("FrozenBatchNormAct", "FrozenBatchNormAct2d", "FrozenBatchNorm2d")
 DETECTRON2_CONVS = "detectron2.layers.wrappers"
 
 # Names of convolution and norm in modules that run one right after the other.
@@ -126,13 +126,17 @@ def is_frozen_norm(module: nn.Module) -> bool:
 
 
 def conv_norms(model: nn.Module) -> Iterator[ConvNorm]:
-    """Find every convolution with a batch norm right behind it, none of them used elsewhere."""
+    """Find every convolution with a batch norm right behind it, none of them used elsewhere.
+
+    A weight that pruning or weight norm computes before each call is no parameter, and stays.
+    """
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for name, module in model.named_modules():
         for pair in _pairs_of(name, module):
             here = places[id(module)]
             shared = places[id(pair.conv)] > here or places[id(pair.norm)] > here
-            if is_batch_norm(pair.norm) and not shared:
+            is_plain = "weight" in pair.conv._parameters
+            if is_batch_norm(pair.norm) and is_plain and not shared:
                 yield pair
 
 

@@ -8,7 +8,7 @@ for RegNet on some CPUs and several times slower in training on some GPUs: it is
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import partial
 from itertools import product
 from statistics import median
@@ -136,7 +136,10 @@ def _converted(
         if isinstance(value, torch.Tensor):
             return value.to(dtype) if value.is_floating_point() else value
         if isinstance(value, dict):
-            return {name: convert(item) for name, item in value.items()}
+            converted = copy(value)  # of its own class, such as the outputs of transformers
+            for name, item in value.items():
+                converted[name] = convert(item)
+            return converted
         if isinstance(value, (list, tuple)):
             return type(value)(convert(item) for item in value)
         return value

@@ -30,6 +30,9 @@ CLASSY = "classy_state_dict"
 TRAINED_KEY = "trained_model"
 LIGHTNING_TRAINED_KEY = "current_model_state"
 
+# In the names of what torch.compile returned, and of all in it.
+COMPILED = "_orig_mod."
+
 # What an optimizer keeps of each weight has the name of the weight.
 _OPTIMIZER = re.compile("optim", re.IGNORECASE)
 # Averaged weights. pycls' are preferred by their error only (`_preferred`).
@@ -97,12 +100,17 @@ class Network:
         return {n: v for n, v in self.entries.items() if not n.startswith(self.prefix)}
 
     def rest_of_model(self, *homes: str) -> dict[str, torch.Tensor]:
-        """Return a model without its network, which is under one of `homes`; empty if it is not."""
-        home = next((home for home in homes if self.prefix.endswith(home)), None)
+        """Return a model without its network, which is under one of `homes`; empty if it is not.
+
+        Names are those of a model of which no part is compiled.
+        """
+        prefix = self.prefix.replace(COMPILED, "")
+        home = next((home for home in homes if prefix.endswith(home)), None)
         if home is None:
             return {}
-        outer = self.prefix.removesuffix(home)
-        return {n.removeprefix(outer): v for n, v in self.rest.items() if n.startswith(outer)}
+        outer = prefix.removesuffix(home)
+        rest = {name.replace(COMPILED, ""): value for name, value in self.rest.items()}
+        return {n.removeprefix(outer): v for n, v in rest.items() if n.startswith(outer)}
 
 
 def read_checkpoint(path: str | Path, *, prefix: str | None = None) -> Checkpoint:

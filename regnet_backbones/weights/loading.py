@@ -17,7 +17,7 @@ from regnet_backbones import zoo
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError
 from regnet_backbones.norm import restore_activations
-from regnet_backbones.weights.checkpoints import Network, locate, read_checkpoint
+from regnet_backbones.weights.checkpoints import COMPILED, Network, locate, read_checkpoint
 from regnet_backbones.weights.dialects import CHANNEL_ORDERS, ChannelOrder
 from regnet_backbones.weights.sources import Source, find_source, local_file
 from regnet_backbones.weights.state_dicts import cast, compare, is_counter, listing
@@ -96,7 +96,7 @@ def load(
         FileNotFoundError: no such file.
         OSError: a download failed.
     """
-    model = getattr(model, "_orig_mod", model)  # of what torch.compile returned
+    model = _unwrapped(model)
     restore_activations(model)
     homes = extractors(model)
     if len(homes) != 1:
@@ -116,13 +116,16 @@ def load(
         check_variant(known, extractor.name or extractor.design)
         state_dict = read_checkpoint(local_file(known), prefix=prefix).content
     network = locate(state_dict, prefix)
+    plain_home = home.replace(COMPILED, "")
     # SMP's `tu-` encoder has its network under "model.".
-    rest = network.rest_of_model(home, f"{home}model.") if home else {}
+    rest = network.rest_of_model(plain_home, f"{plain_home}model.") if home else {}
     order = channel_order or CHANNEL_ORDERS[network.dialect]
     orders, keeps_rest = (order, images), bool(rest)
     loaded, report = fit(network, extractor, known, orders, home=home, keeps_rest=keeps_rest)
     if rest:
         own = {n: v for n, v in model.state_dict().items() if not n.startswith(home)}
+        names = {name.replace(COMPILED, ""): name for name in own}
+        rest = {names.get(name, name): value for name, value in rest.items()}
         if problems := compare(rest, own):
             text = f"the rest of the model does not match, nothing was loaded; {problems}"
             way_out = f"load(model.{home.removesuffix('.')}, ...)"
@@ -132,6 +135,13 @@ def load(
     report = replace(report, loaded=tuple(loaded))
     logger.info("%s", report)
     return report
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """Return what torch.compile, data parallelism or an average of weights was given."""
+    while list(model._modules) in (["module"], ["_orig_mod"]):
+        (model,) = model.children()
+    return model
 
 
 def check_variant(source: Source, network: str | RegNetDesign) -> None:

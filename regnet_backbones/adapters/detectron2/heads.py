@@ -18,7 +18,7 @@ from regnet_backbones.adapters.detectron2.network import network_of
 from regnet_backbones.backbone import RegNetFeatures
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError
-from regnet_backbones.norm import Norm
+from regnet_backbones.norm import Norm, activated_norms, restore_activations
 
 
 class RegNetLastStage(nn.Module):
@@ -38,6 +38,12 @@ class RegNetLastStage(nn.Module):
         self.pruned_parts = ("stem", "s1", "s2", "s3")  # of a file of the whole network
         self.out_channels = network.channels[5]
         self.stage_of = network.name or network.design
+        self.activated_norms = activated_norms(self)
+
+    def train(self, mode: bool = True) -> "RegNetLastStage":
+        """Set the mode; restore lost activations, or raise, as `RegNetFeatures.train` does."""
+        restore_activations(self)
+        return super().train(mode)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return C5 (N, out_channels, ceil(H / 2), ceil(W / 2)) of C4 (N, channels, H, W)."""

@@ -6,6 +6,7 @@ norms with an activation among them; here it finds none.
 """
 
 import torch
+from transformers import initialization
 from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
 from transformers.modeling_utils import PreTrainedModel
@@ -30,15 +31,8 @@ class RegNetFeaturesBackbone(BackboneMixin, PreTrainedModel):
 
     def __init__(self, config: RegNetFeaturesConfig):
         super().__init__(config)
-        self.features = RegNetFeatures(
-            config.network,
-            in_channels=config.num_channels,
-            output_stride=config.output_stride,
-            norm=config.norm,
-            freeze_at=config.freeze_at,
-            drop_path_rate=config.drop_path_rate,
-            out_levels=LEVELS[: max(i % len(LEVELS) for i in config.out_indices) + 1],
-        )
+        self.features = _extractor(config)
+        self._is_built_empty = next(self.features.parameters()).is_meta
         hide_batch_norms(self.features)
         self.num_features = self.features.feature_info.channels(list(range(len(LEVELS))))
         self.post_init()
@@ -67,7 +61,19 @@ class RegNetFeaturesBackbone(BackboneMixin, PreTrainedModel):
         return BackboneOutput(feature_maps=feature_maps, hidden_states=hidden_states)
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """Leave the initialization to timm, which has done it."""
+        """Leave the initialization to timm, which has done it, but not where a file is to fill it.
+
+        `from_pretrained` builds models without data, and calls this for what the file lacks.
+        """
+        if module is self.features and self._is_built_empty:
+            new = _extractor(self.config).state_dict()
+            for name, tensor in module.state_dict(keep_vars=True).items():
+                initialization.copy_(tensor, new[name])
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Return False: `_init_weights` spares what was loaded, as that of transformers' models."""
+        return False
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -77,3 +83,16 @@ class RegNetFeaturesBackbone(BackboneMixin, PreTrainedModel):
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, enable: bool) -> None:
         self.features.set_grad_checkpointing(enable)
+
+
+def _extractor(config: RegNetFeaturesConfig) -> RegNetFeatures:
+    """Build the network of a config, with the stages up to the last that it returns."""
+    return RegNetFeatures(
+        config.network,
+        in_channels=config.num_channels,
+        output_stride=config.output_stride,
+        norm=config.norm,
+        freeze_at=config.freeze_at,
+        drop_path_rate=config.drop_path_rate,
+        out_levels=LEVELS[: max(i % len(LEVELS) for i in config.out_indices) + 1],
+    )
