@@ -1,16 +1,15 @@
 """A trained detector or segmenter in Python: from a run to boxes and masks."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, get_args, overload
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 from regnet_backbones.errors import MissingPackageError, UserError
 from regnet_backbones.optimize.options import Dtype, Optimization
+from regnet_backbones.runs.device import float32_default
 from regnet_backbones.runs.engines import Engine
 from regnet_backbones.runs.image_files import check_batch_size, depth_problem, open_upright
 from regnet_backbones.runs.predictions import Result
@@ -71,18 +70,7 @@ class Predictor:
         return next(self._model.results(map(_upright, [images]), batch_size))
 
 
-@contextmanager
-def _float32() -> Iterator[None]:
-    """Build networks in float32, whatever the caller's default is: images are float32."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(default)
-
-
-@_float32()
+@float32_default()
 def load(
     path: str | Path,
     *,

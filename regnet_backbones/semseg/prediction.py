@@ -80,7 +80,15 @@ class SegmenterPredictor:
                 yield item, pixels, classes.astype(np.uint8)
 
     def results(self, images: Iterable[Image.Image], batch_size: int = 1) -> Iterator[Result]:
-        """Yield the classes of the pixels of images as arrays."""
+        """Yield the classes of the pixels of images as arrays.
+
+        Args:
+            images: of any mode and size.
+            batch_size: how many consecutive images of one size the network takes at a time.
+
+        Yields:
+            The result of each image.
+        """
         names = self.class_names
         for image, pixels, labels in self(((image, image) for image in images), batch_size):
             yield Result(
