@@ -58,11 +58,12 @@ def from_traceback(text: str) -> UserError | None:
 
 @contextmanager
 def as_user_error(*types: type[Exception], prefix: str = "") -> Iterator[None]:
-    """Turn errors of another library, which checks what the user gave, into a `UserError`."""
+    """Turn errors of another library, which checks what the user gave, into a line of ours."""
     try:
         yield
     except UserError:
         raise
     except types as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise UserError(f"{prefix}{message}") from error
+        line = " ".join(part.strip() for part in str(message).splitlines())
+        raise UserError(f"{prefix}{line}") from error

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from regnet_backbones.errors import MissingPackageError, UserError
 from regnet_backbones.optimize.options import Dtype, Optimization
+from regnet_backbones.runs.device import float32_default
 from regnet_backbones.runs.engines import Engine
 from regnet_backbones.runs.image_files import check_batch_size, depth_problem, open_upright
 from regnet_backbones.runs.predictions import Result
@@ -69,6 +70,7 @@ class Predictor:
         return next(self._model.results(map(_upright, [images]), batch_size))
 
 
+@float32_default()
 def load(
     path: str | Path,
     *,

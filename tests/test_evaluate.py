@@ -438,6 +438,7 @@ def test_wrong_command_lines_for_a_segmenter_are_refused(segmenter, tmp_path, ca
     for options, named in (
         (["--opts", "rot", "/data"], "'rot'"),
         (["--opts", "root"], "--opts"),
+        (["--opts", "short_side", "None"], "Given value: None"),
         (["--device", "cuda:1"], "'cuda:1'"),
         (["--window", "0"], "'window': 0"),
         (["--config-file", "a.yaml"], "--config-file needs a detector"),
@@ -446,5 +447,6 @@ def test_wrong_command_lines_for_a_segmenter_are_refused(segmenter, tmp_path, ca
         assert main("evaluate", segmenter, "--output", tmp_path, *options) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ")
+        assert error.count("\n") == 1
         assert named in error
         assert not list(tmp_path.iterdir())

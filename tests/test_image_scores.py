@@ -1,6 +1,7 @@
 """Scores of single images against what was worked out by hand, and the files that hold them."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -103,13 +104,22 @@ def test_the_best_and_the_worst_are_drawn_and_read_back(tmp_path):
     write_images(tmp_path, images)
     assert read_evaluation(tmp_path) is None  # not finished
     settings = {"opts": ["a", "b"]}
-    write_results(tmp_path, Trained("detector", tmp_path / "x.pth"), results={}, settings=settings)
+    checkpoint = tmp_path / "x.pth"
+    checkpoint.write_bytes(b"weights")
+    write_results(tmp_path, Trained("detector", checkpoint), results={}, settings=settings)
+    os.utime(checkpoint, (2**33, 2**33))  # copied after the evaluation
+    assert read_evaluation(tmp_path).is_of(checkpoint)
+    assert not read_evaluation(tmp_path).is_of(tmp_path / "y.pth")
+    checkpoint.write_bytes(b"weights of another run")
+    os.utime(checkpoint, (0, 0))  # which is older
+    assert not read_evaluation(tmp_path).is_of(checkpoint)
     path = tmp_path / "results.json"
     content = json.loads(path.read_text())
-    del content["confusion"]  # as older versions wrote it
+    del content["confusion"], content["checkpoint_sha256"]  # as older versions wrote it
     path.write_text(json.dumps(content))
     found = read_evaluation(tmp_path)
     assert (found.checkpoint, found.settings, found.images) == ("x.pth", settings, images)
+    assert found.is_of(checkpoint)
     assert images.complete
     assert [images.images[place].score for place in images.best] == [
         *(0.99, 0.98, 0.97, 0.96, 0.95, 0.94)

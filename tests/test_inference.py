@@ -1,5 +1,6 @@
 """What a command line means: which model, which images; and results as JSON."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -77,7 +78,8 @@ def test_a_checkpoint_is_of_the_kind_that_its_suffix_says(detector, tmp_path):
     ("path", "options", "error", "message"),
     [
         ("gone", {}, MissingFileError, "gone'"),
-        ("empty", {}, MissingFileError, "model_final.pth"),
+        ("empty", {}, MissingFileError, "model_final.pth.*folder of a training"),
+        ("best", {}, MissingFileError, r"pass \S*best/model_0000019.pth or \S*/model_best.pth"),
         ("both", {}, UserError, r"checkpoints/last.ckpt.*model_fin"),
         ("lone/model.pth", {}, MissingFileError, "--config-file"),
         ("lone/model.pth", {"config_file": "gone.yaml"}, MissingFileError, "'gone"),
@@ -87,6 +89,7 @@ def test_a_checkpoint_is_of_the_kind_that_its_suffix_says(detector, tmp_path):
 )
 def test_what_is_no_model_is_refused(tmp_path, path, options, error, message):
     touch(tmp_path, "empty/config.yaml", "lone/model.pth")
+    touch(tmp_path, "best/config.yaml", "best/model_best.pth", "best/model_0000019.pth")
     touch(tmp_path, "both/config.yaml", "both/model_final.pth", "both/checkpoints/last.ckpt")
     with pytest.raises(error, match=message):
         find_trained(tmp_path / path, **options)
@@ -150,6 +153,21 @@ def test_outputs_of_different_images_have_different_names(images, names):
     assert output_names(paths) == dict(zip(paths, map(Path, names), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("images", "names"),
+    [
+        (["a.mp4", "b_000000.png"], ["a", "b_000000"]),
+        (["a.mp4", "a_000000.png"], ["a.mp4", "a_000000.png"]),
+        (["x/a.mp4", "y/a_1000000.png"], ["x/a", "y/a_1000000"]),
+        (["a.mp4", "a_000000.mp4", "a_1.png"], ["a", "a_000000", "a_1"]),
+    ],
+)
+def test_outputs_of_frames_have_names_of_their_own(images, names):
+    paths = [Path(image) for image in images]
+    videos = [path for path in paths if path.suffix == ".mp4"]
+    assert output_names(paths, videos) == dict(zip(paths, map(Path, names), strict=True))
+
+
 # Reports
 
 
@@ -159,7 +177,8 @@ def test_results_of_both_kinds_have_one_form(tmp_path):
         ("detector", {"detectron2"}),
         ("segmenter", {"lightning", "segmentation_models_pytorch"}),
     ):
-        trained = Trained(kind, Path("a/b.c"))
+        touch(tmp_path, "b.c")
+        trained = Trained(kind, tmp_path / "b.c")
         matrix = {"x": Confusion(("a", "b"), [[1, 2], [3, 4]], "pixels")}
         given = {"results": numbers, "settings": {"flip": True}, "confusion": matrix}
         write_results(tmp_path / kind, trained, **given)
@@ -168,7 +187,8 @@ def test_results_of_both_kinds_have_one_form(tmp_path):
         assert content.pop("versions").keys() == {"regnet_backbones", "torch"} | frameworks
         assert content == {
             "kind": kind,
-            "checkpoint": "a/b.c",
+            "checkpoint": str(tmp_path / "b.c"),
+            "checkpoint_sha256": hashlib.sha256().hexdigest(),
             "results": {"AP": 12.5, "APl": None, "list": [None, [1, "x"]], "n": None},
             "settings": {"flip": True},
             "confusion": {

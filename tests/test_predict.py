@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from small_segmenter import train_segmenter
 
 from regnet_backbones import config_path, shapes
 from regnet_backbones.adapters.detectron2.projects import import_projects
+from regnet_backbones.cli.main import main as run_main
 from regnet_backbones.detection.classes import known_classes
 from regnet_backbones.detection.config import read_config
 from regnet_backbones.detection.data import register_split
@@ -119,6 +121,27 @@ def test_instances_are_written_as_coco_results(detector, dataset, val_json, tmp_
             assert (mask == sure.pred_masks[index].numpy()).mean() > 0.999
     truth = COCO(str(val_json))
     assert len(truth.loadRes(str(tmp_path / "predictions.json")).anns) == len(entries)
+
+
+@pytest.mark.parametrize("trained_on", ["own_val", "shapes_val"])
+def test_names_in_another_order_are_refused(
+    trained_on, detector, dataset, val_json, tmp_path, capsys
+):
+    _, run = detector
+    cfg = read_config(run / "config.yaml", ["DATASETS.TEST", f"('{trained_on}',)"])
+    if trained_on == "own_val":
+        cfg.DATASETS.OWN.CATEGORIES = [[n, name] for n, name in enumerate(shapes.CATEGORIES, 1)]
+    (tmp_path / "model_final.pth").symlink_to(run / "model_final.pth")
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    content = json.loads(val_json.read_text())
+    content["categories"][0]["name"], content["categories"][1]["name"] = shapes.CATEGORIES[1::-1]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    own = ["--val-json", tmp_path / "val.json"]
+    assert main(tmp_path, dataset.images("val"), *own, "--output", tmp_path / "out") == 2
+    assert "square, circle, triangle" in capsys.readouterr().err
+    evaluated = ["evaluate", tmp_path, *own, "--val-images", dataset.images("val")]
+    assert run_main([str(word) for word in evaluated]) == 2
+    assert "square, circle, triangle" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -702,6 +725,29 @@ def test_a_segmenter_predicts_each_nth_frame_and_images(segmenter, clip, dataset
     assert rate == pytest.approx(10 / 3, abs=0.01)
     main(segmenter, file, "--no-pictures", *options, tmp_path / "c")
     assert not (tmp_path / "c" / "overlays").exists()
+
+
+def test_a_video_and_its_frames_are_both_predicted(segmenter, clip, tmp_path):
+    file, frames, count = clip
+    options = ["--device", "cpu", "--output", tmp_path / "out"]
+    assert main(segmenter, file, frames, *options) == 0
+    labels = list((tmp_path / "out" / "labels").rglob("*.png"))
+    assert len(labels) == 2 * count
+    overlays = [path.suffix for path in (tmp_path / "out" / "overlays").rglob("*.*")]
+    assert sorted(overlays) == [*[".jpg"] * count, ".mp4"]
+
+
+def test_outputs_of_an_earlier_run_are_not_predicted(segmenter, dataset, tmp_path, capsys):
+    image = shutil.copy(dataset.images("val") / "000000.png", tmp_path)
+    options = ["--device", "cpu", "--output", tmp_path / "out"]
+    for _ in range(2):
+        assert main(segmenter, tmp_path / "**", *options) == 0
+        printed = capsys.readouterr()
+        assert "1 of 1 images predicted" in printed.out
+    assert "2 images left out" in printed.err
+    assert main(segmenter, tmp_path / "out" / "overlays", *options) == 2
+    assert "--output" in capsys.readouterr().err
+    assert Path(image).is_file()
 
 
 def test_broken_videos(segmenter, clip, tmp_path, capsys, caplog):

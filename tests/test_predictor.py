@@ -147,6 +147,19 @@ def test_images_in_memory_are_those_of_files(kind, images, request):
     assert model.predict([]) == []
 
 
+@pytest.mark.parametrize("kind", ["detector", "segmenter"])
+def test_a_default_of_float64_changes_nothing(kind, images, request):
+    run, options = request.getfixturevalue(kind), kind_options(kind)
+    expected = regnet_backbones.load(run, **options).predict(images[0][0])
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = regnet_backbones.load(run, **options).predict(images[0][0])
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_equal(found, expected)
+
+
 def kind_options(kind):
     return {"min_score": 0} if kind == "detector" else {}
 

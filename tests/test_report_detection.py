@@ -219,8 +219,21 @@ def test_an_evaluation_is_used_where_it_is_of_checkpoint_and_data(run, own, val,
     assert report_of(copy, *own) == ""
     assert not (copy / "report").exists()
     assert read_detector(copy, "evaluation").images is None  # of the training's data
-    (copy / "model_final.pth").touch()  # trained again
+    (copy / "model_final.pth").write_bytes(b"trained again")
     assert read_detector(copy, "evaluation", val=val).images is None
+
+
+def test_a_finished_run_is_finished_whichever_checkpoint_is_shown(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    shutil.copy(copy / "model_final.pth", copy / "model_best.pth")
+    best = copy / "model_best.pth"
+    assert "training" not in report_of(best, "--no-evaluate")
+    # What the training logged last is not of an earlier checkpoint.
+    assert f"evaluate {best}`" in report_of(best, "--no-evaluate")
+    (copy / "model_final.pth").unlink()  # killed in its last evaluation
+    assert f"ends at iteration {STEPS} of {STEPS}" in report_of(best, "--no-evaluate")
+    (copy / "metrics.json").unlink()
+    assert "no log of the training" in report_of(best, "--no-evaluate")
 
 
 def test_without_its_data_a_run_is_reported_and_says_so(run, tmp_path):

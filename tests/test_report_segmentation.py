@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import shutil
 
 import numpy as np
@@ -169,6 +170,20 @@ def test_with_fewer_images_the_results_are_the_logged_ones(run, events, tmp_path
     assert report.metrics.source == f"logged by the training at iteration {best.step}"
     assert report.metrics.summary[0].rows[0][1][0] == 100 * best.value
     assert (len(report.images.images), report.images.available) == (1, IMAGES)
+
+
+def test_how_a_run_was_evaluated_is_shown(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
+    shutil.copytree(run / "report", copy / "evaluation")
+    before = dict(read_segmenter(copy, "evaluation").facts)["evaluated with"]
+    assert before.startswith("short_side ")
+    results = copy / "evaluation" / "results.json"
+    content = json.loads(results.read_text())
+    content["settings"] |= {"window": 32, "engine": "onnxruntime", "exported": "int8.onnx"}
+    results.write_text(json.dumps(content))
+    facts = dict(read_segmenter(copy, "evaluation").facts)
+    after = f"{before}, window 32, engine onnxruntime, exported int8.onnx"
+    assert facts["evaluated with"] == after
 
 
 def test_a_stopped_run_is_reported_as_far_as_it_came(run, tmp_path):

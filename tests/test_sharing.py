@@ -1,6 +1,7 @@
 """Trained models that travel: `push`, `hf-hub:` names, and designs in files of SMP."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -133,6 +134,7 @@ def test_a_shared_model_is_evaluated_predicted_and_exported(detector, data, tmp_
     card = huggingface_hub.ModelCard.load(folder / "README.md")
     metrics = {each.metric_name: each.metric_value for each in card.data.eval_results}
     assert metrics["bbox AP"] == round(results["bbox"]["AP"], 2)
+    assert "Evaluated with" not in card.text
     own = ["--val-json", str(data.instances_json("val")), "--val-images", images]
     again = tmp_path / "evaluation"
     assert main(["evaluate", str(folder), "--output", str(again)]) == 2  # the data are elsewhere
@@ -141,6 +143,23 @@ def test_a_shared_model_is_evaluated_predicted_and_exported(detector, data, tmp_
     assert main(["predict", str(folder), images, "--output", str(tmp_path), "--no-pictures"]) == 0
     file = tmp_path / "backbone.onnx"
     assert main(["export", str(folder), "--backbone", "--output", str(file)]) == 0
+
+
+def test_a_card_has_numbers_of_the_model_alone(segmenter, tmp_path):
+    """Not those of an exported file; how they were found is on it."""
+    results = segmenter / "evaluation" / "results.json"
+    for name, options in (("windows", ["--window", "32"]), ("plain", [])):
+        assert main(["evaluate", str(segmenter), "--device", "cpu", *options]) == 0
+        assert main(["push", str(segmenter), REPO, "--dry-run", str(tmp_path / name)]) == 0
+        text = (tmp_path / name / "README.md").read_text()
+        assert "mIoU" in text
+        assert ("window 32" in text) == (name == "windows")
+    content = json.loads(results.read_text())
+    content["settings"] |= {"engine": "onnxruntime", "exported": "int8.onnx"}
+    results.write_text(json.dumps(content))
+    assert main(["push", str(segmenter), REPO, "--dry-run", str(tmp_path / "int8")]) == 0
+    assert "mIoU" not in (tmp_path / "int8" / "README.md").read_text()
+    shutil.rmtree(results.parent)
 
 
 def test_a_shared_segmenter_knows_what_labels_mean(data, tmp_path):

@@ -96,6 +96,22 @@ def test_a_detector_is_trained_resumed_and_evaluated_on_own_data(
     assert sheet.is_file()
 
 
+def test_checkpoints_without_the_one_to_resume_are_kept(main, dataset, tmp_path, capsys):
+    arguments = ["--config-file", QUICK, *own_data(dataset), "--resume", *SMALL]
+    arguments += ["SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(tmp_path)]
+    earlier, last = tmp_path / "model_0000019.pth", tmp_path / "last_checkpoint"
+    earlier.write_bytes(b"of an earlier run")
+    last.write_text("model_0000039.pth")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "last_checkpoint" in error
+    assert "model_0000039.pth" in error
+    last.unlink()
+    assert main(arguments) == 0
+    assert (tmp_path / "earlier_run_1" / earlier.name).read_bytes() == b"of an earlier run"
+    assert "Starting training from iteration 0" in (tmp_path / "log.txt").read_text()
+
+
 def test_a_config_can_name_own_data_and_that_of_a_run_does(main, dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(dataset.root)
     options = ["--config-file", QUICK, "--check-data", *own_data(dataset)]

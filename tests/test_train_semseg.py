@@ -324,6 +324,11 @@ def test_options_that_keep_a_resumed_run_from_being_exact_are_named(data, run_fo
 def test_a_run_with_nothing_to_resume_begins(data, tmp_path, caplog):
     assert main(*training(data, tmp_path, 1, "--resume")) == 0
     assert "last.ckpt'; the training starts" in caplog.text
+    checkpoints = tmp_path / "checkpoints"
+    best = (checkpoints / "best.ckpt").read_bytes()
+    (checkpoints / "last.ckpt").unlink()
+    assert main(*training(data, tmp_path, 1, "--resume")) == 0
+    assert (tmp_path / "earlier_run_1" / "checkpoints" / "best.ckpt").read_bytes() == best
 
 
 def test_a_new_run_in_the_folder_of_another_sets_its_files_aside(data, run_folder, caplog):

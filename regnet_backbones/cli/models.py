@@ -46,6 +46,8 @@ Writes pictures to overlays/ below --output, and predictions.json in COCO's resu
 
 EVALUATION_FOLDER = "evaluation"  # below the folder of the run
 
+WRITTEN_FOLDERS = ("overlays", "labels", "panoptic")  # by `predict`, below --output
+
 # Lightning's name of a kind of device.
 ACCELERATORS = {None: "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 
@@ -219,7 +221,8 @@ def predict_command(args: argparse.Namespace) -> int:
     from regnet_backbones.runs.videos import ImageReader, is_video
 
     trained = _trained(args)
-    images, output = find_images(args.images, SUFFIXES + VIDEO_SUFFIXES), Path(args.output)
+    output = Path(args.output)
+    images = _without_outputs(find_images(args.images, SUFFIXES + VIDEO_SUFFIXES), output)
     if args.every is not None and not any(map(is_video, images)):
         raise UserError("--every needs a video; leave it out")
     check_output_folder(output, name="--output")
@@ -257,6 +260,18 @@ def predict_command(args: argparse.Namespace) -> int:
     if failed:
         print(f"{len(failed)} could not be read, see the warnings", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _without_outputs(images: Sequence[Path], output: Path) -> Sequence[Path]:
+    """Leave out images that an earlier run wrote to `output`, and that this one would overwrite."""
+    written = {(output / folder).resolve() for folder in WRITTEN_FOLDERS}
+    others = [image for image in images if written.isdisjoint(image.resolve().parents)]
+    if not others:
+        raise UserError(f"all images are in what is written below '{output}'; set another --output")
+    if left_out := len(images) - len(others):
+        text = f"{left_out} images left out, which an earlier run wrote to --output"
+        print(f"{text} '{output}'", file=sys.stderr)
+    return others
 
 
 def _engine(args: argparse.Namespace) -> dict[str, object]:

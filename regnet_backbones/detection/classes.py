@@ -1,7 +1,7 @@
 """What the numbers of a detector's classes stand for, as far as it can be known."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,26 +26,22 @@ class KnownClasses:
 
 
 def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClasses:
-    """Find the names of a model's classes: in a json, its config, else its first test dataset."""
+    """Find the names of a model's classes: in a json, its config, else its first test dataset.
+
+    Raises:
+        UserError: the categories of the json are not those of the training.
+    """
     architecture, name = architecture_of(cfg), cfg.MODEL.META_ARCHITECTURE
     count, stuff_count = number_of_classes(cfg), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     has_instances = "instances" in architecture.outputs
-    datasets = cfg.DATASETS.TRAIN if architecture.one_numbering else cfg.DATASETS.TEST
-    dataset = datasets[0] if datasets else ""
-    # Under the name of own data another run of this process may have registered its own.
-    known = dataset in MetadataCatalog.list() and dataset != VAL_NAME
-    fields = MetadataCatalog.get(dataset).as_dict() if known else {}
+    dataset, fields = _dataset_of(cfg)
     if architecture.one_numbering and "thing_dataset_id_to_contiguous_id" not in fields:
         raise UserError(
             f"a {name} needs a training dataset with panoptic metadata, got '{dataset}'; set a "
             "registered one with --opts DATASETS.TRAIN"
         )
     if val_json is None:
-        # Those of own data that the model was trained on, or of a registered dataset.
-        own = dict(cfg.DATASETS.OWN.CATEGORIES) if VAL_NAME in cfg.DATASETS.TEST else {}
-        categories = own or _registered_categories(fields, architecture.one_numbering)
-        if architecture.classes and len(categories) != count:
-            categories = {}
+        categories = _trained_categories(cfg)
     elif architecture.one_numbering or not has_instances:
         raise UserError(f"--val-json cannot name the classes of a {name}; leave it out")
     else:
@@ -55,6 +51,7 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
                 f"'{val_json}' has {len(categories)} categories and the detector {count} classes; "
                 "pass a COCO json with the categories of the training data"
             )
+        check_order(cfg, list(categories.values()), val_json)
     stuff = fields.get("stuff_classes", [])
     stuff = stuff if len(stuff) == stuff_count else []
     if not (categories if has_instances else stuff):
@@ -75,10 +72,39 @@ def known_classes(cfg: CfgNode, val_json: str | Path | None = None) -> KnownClas
     return KnownClasses(Metadata(**fields), ids, tuple(stuff_ids), bool(stuff))
 
 
+def check_order(cfg: CfgNode, names: Sequence[str], json_file: str | Path) -> None:
+    """Raise UserError if the names of a json are those of the training, in another order."""
+    trained = list(_trained_categories(cfg).values())
+    if trained != list(names) and sorted(trained) == sorted(names):
+        raise UserError(
+            f"the classes of the detector are {', '.join(trained)}; the categories of "
+            f"'{json_file}', in the order of their ids, are {', '.join(names)}; give them the ids "
+            "of the training data"
+        )
+
+
 def class_names(cfg: CfgNode, classes: KnownClasses) -> tuple[str, ...]:
     """Return the names of the classes of a model's objects; of pixels if it gives no objects."""
     given, has_objects = classes.metadata, "instances" in outputs_of(cfg)
     return tuple(given.thing_classes if has_objects else given.stuff_classes)
+
+
+def _dataset_of(cfg: CfgNode) -> tuple[str, dict[str, object]]:
+    """Return the dataset that names a model's classes, and its metadata, if it is registered."""
+    one_numbering = architecture_of(cfg).one_numbering
+    datasets = cfg.DATASETS.TRAIN if one_numbering else cfg.DATASETS.TEST
+    dataset = datasets[0] if datasets else ""
+    # Under the name of own data another run of this process may have registered its own.
+    known = dataset in MetadataCatalog.list() and dataset != VAL_NAME
+    return dataset, MetadataCatalog.get(dataset).as_dict() if known else {}
+
+
+def _trained_categories(cfg: CfgNode) -> dict[int, str]:
+    """Return names by id of own data that the model was trained on, or of a registered dataset."""
+    architecture = architecture_of(cfg)
+    own = dict(cfg.DATASETS.OWN.CATEGORIES) if VAL_NAME in cfg.DATASETS.TEST else {}
+    found = own or _registered_categories(_dataset_of(cfg)[1], architecture.one_numbering)
+    return {} if architecture.classes and len(found) != number_of_classes(cfg) else found
 
 
 def _registered_categories(fields: Mapping[str, object], one_numbering: bool) -> dict[int, str]:

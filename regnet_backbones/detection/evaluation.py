@@ -22,6 +22,7 @@ from tabulate import tabulate
 from regnet_backbones.adapters.detectron2.projects import import_projects
 from regnet_backbones.detection import data, windows
 from regnet_backbones.detection.architectures import number_of_classes, outputs_of
+from regnet_backbones.detection.classes import check_order
 from regnet_backbones.detection.coco_evaluator import CocoEvaluator, evaluator_name
 from regnet_backbones.detection.config import did_you_mean
 from regnet_backbones.detection.config_checks import check_datasets_exist
@@ -254,6 +255,7 @@ def results_tables(results: Mapping[str, Mapping], output: str | Path) -> str:
                 text = "best F1 at IoU 0.5 {:.1f}, precision {:.1f}, recall {:.1f}".format(*percent)
                 lines.append(f"{task}: {text}, with --min-score {run_results.score_text(score)}")
     sheets = sorted((Path(output) / run_results.PICTURES_FOLDER).glob("*.png"))
+    sheets = [sheet for sheet in sheets if not of_several or sheet.stem in results]
     return "\n".join([*lines, *(f"ground truth next to prediction: {sheet}" for sheet in sheets)])
 
 
@@ -414,6 +416,7 @@ def _use_data(cfg: CfgNode, val: CocoSplit | None = None) -> CocoSplit | None:
             f"'{val.json_file}' has {len(given)} categories: {', '.join(given)}; pass a json with "
             "the categories of the training data"
         )
+    check_order(cfg, given, val.json_file)
     data.use_validation(cfg, val)
     report = check_datasets(
         cfg, images=cfg.DATALOADER.CHECK_IMAGES, train=False, read={data.VAL_NAME: val}

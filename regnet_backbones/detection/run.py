@@ -161,13 +161,17 @@ def _evaluate(args: argparse.Namespace, cfg: CfgNode) -> dict:
 def _train(args: argparse.Namespace, cfg: CfgNode, signals: StopSignals) -> dict:
     """Train; a folder with an earlier run changes when this run is known to be possible."""
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    resumes = _resumes(args, cfg)
     trainer = Trainer(cfg, signals)
     trainer.resume_or_load(resume=args.resume)
     comm.synchronize()  # every process has loaded its weights
     if comm.is_main_process():
         output = Path(cfg.OUTPUT_DIR)
         remove_parts(output)
-        if not args.resume:
+        if args.resume and not resumes:
+            text = "--resume found no '%s'; the training starts at iteration 0"
+            logger.warning(text, output / LAST_NAME)
+        if not resumes and (not args.resume or any(output.glob("model_*.pth"))):
             set_earlier_run_aside(output, RUN_FILES, output="OUTPUT_DIR", along=(CONFIG_NAME,))
         text = cfg.dump().encode()
         trainer.checkpointer.write(CONFIG_NAME, lambda file: file.write(text))
@@ -198,5 +202,11 @@ def _check_data(args: argparse.Namespace, cfg: CfgNode, read: dict[str, CocoSpli
 
 
 def _resumes(args: argparse.Namespace, cfg: CfgNode) -> bool:
-    """Return whether a run continues from a checkpoint of its own."""
-    return args.resume and (Path(cfg.OUTPUT_DIR) / LAST_NAME).is_file()
+    """Return whether a run continues from a checkpoint of its own; it must be there."""
+    last = Path(cfg.OUTPUT_DIR) / LAST_NAME
+    if not (args.resume and last.is_file()):
+        return False
+    if not (file := last.with_name(Path(last.read_text().strip()).name)).is_file():
+        way_out = "write the name of another checkpoint to it, or leave out --resume"
+        raise UserError(f"'{last}' names '{file}', which is missing; {way_out}")
+    return True

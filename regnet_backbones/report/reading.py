@@ -19,6 +19,7 @@ from regnet_backbones.runs.image_files import open_upright
 from regnet_backbones.runs.trained import (
     CONFIG_NAME,
     FINAL_NAME,
+    LAST_NAME,
     SEGMENTER_NAMES,
     TENSORBOARD_FOLDER,
     Description,
@@ -103,12 +104,14 @@ def read_report(
     if evaluation and evaluation.images.complete:
         metrics = _evaluated(trained, description, evaluation)
     else:
-        metrics = None if opts or description.of_other_data else _logged(trained, description, log)
+        is_logged = not (opts or description.of_other_data) and _is_of_log(trained)
+        metrics = _logged(trained, description, log) if is_logged else None
     lacking = [*_unfinished(trained, description, log), *missing]
     if description.datasets > 1:
         lacking.append(f"Of DATASETS.TEST only the first, {description.dataset}, is looked at.")
     if metrics is None:
-        command = shlex.join(["regnet-backbones", "evaluate", str(folder)])
+        place = folder if _is_of_log(trained) else trained.checkpoint
+        command = shlex.join(["regnet-backbones", "evaluate", str(place)])
         lacking.append(f"There are no metrics of all of these data: run `{command}`, same options.")
     again, config = f"{folder}_again", config_of(trained) or "CONFIG.yaml"
     words = {
@@ -182,6 +185,13 @@ def _logged(trained: Trained, description: Description, log: Log) -> Metrics | N
     return Metrics(source, *written.tables_of(results))
 
 
+def _is_of_log(trained: Trained) -> bool:
+    """Whether results that were logged are of a checkpoint; a detector's are of its newest."""
+    last = trained.run_folder / LAST_NAME
+    newest = last.read_text().strip() if last.is_file() else FINAL_NAME
+    return trained.kind == "segmenter" or trained.checkpoint.name == newest
+
+
 def _on(description: Description) -> str:
     return f", on {description.dataset}" if description.dataset else ""
 
@@ -206,15 +216,20 @@ def _unfinished(trained: Trained, description: Description, log: Log) -> list[st
     checkpoint = trained.checkpoint.name
     if checkpoint == FINAL_NAME or not description.lengths:
         return []
+    if not log:
+        return [f"There is no log of the training; this page is of {checkpoint}."]
     done = dict.fromkeys(description.lengths, max((max(v) + 1 for v in log.values()), default=0))
     if "epochs" in done:
         done["epochs"] = round(max(log["epoch"].values())) + 1 if "epoch" in log else 0
     for unit, length in description.lengths.items():
         every = description.every if unit == "steps" else 1  # steps that are not logged
-        if trained.kind == "segmenter" and done[unit] > length - every:
+        is_last = trained.kind == "segmenter" or (trained.run_folder / FINAL_NAME).is_file()
+        if is_last and done[unit] > length - every:
             return []
     unit, length = next(iter(description.lengths.items()))
-    ends = f"{unit.removesuffix('s')} {done[unit]:,} of {length:,}; this page is of {checkpoint}"
+    # An evaluation after the last iteration has a row of its own.
+    last = f"{min(done[unit], length):,} of {length:,}"
+    ends = f"{unit.removesuffix('s')} {last}; this page is of {checkpoint}"
     return [f"The training has not finished: the log ends at {ends}."]
 
 
@@ -257,6 +272,8 @@ def _facts(
         facts.append(("whole model", f"{spaced(evaluation.images.parameters)} parameters"))
     facts += description.facts
     facts.append(("checkpoint", trained.checkpoint.name))
+    if evaluation and evaluation.how:
+        facts.append(("evaluated with", evaluation.how))
     if opts:
         facts.append(("changed for this page", " ".join(opts)))
     return tuple(facts)

@@ -1,6 +1,8 @@
-"""Devices of this machine: whether one is present, and what it is called."""
+"""Devices of this machine, present or not and by name, and the type of numbers on them."""
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,6 +16,17 @@ def check_device(name: str) -> None:
         torch.empty(0, device=name)
     except (AssertionError, RuntimeError) as error:
         raise UserError(f"device '{name}' is not available: {error}") from error
+
+
+@contextmanager
+def float32_default() -> Iterator[None]:
+    """Let networks be built in float32, whatever the caller's default is: images are float32."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def device_name(device: torch.device | str) -> str:

@@ -1,8 +1,9 @@
 """Image files: which a command line means, how Pillow reads them, and which are refused."""
 
 import os
+import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from glob import glob
 from itertools import groupby, islice
 from pathlib import Path
@@ -30,6 +31,7 @@ CHECK_THREADS = 8
 STRETCHED = {2: 85, 4: 17}
 
 ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF's orientations
+FRAME_NUMBER = re.compile(r"_\d{6,}$")  # what outputs of a video's frames end in
 DEPTH_BYTE = 24  # of a PNG, the bits per channel
 
 Item = TypeVar("Item")
@@ -110,11 +112,12 @@ def check_apart(calibration: Sequence[Path], evaluated: Sequence[Path]) -> None:
             raise UserError(f"{text}; use other images, such as training images")
 
 
-def output_names(images: Sequence[Path]) -> dict[Path, Path]:
+def output_names(images: Sequence[Path], videos: Collection[Path] = ()) -> dict[Path, Path]:
     """Name the outputs of different images so that no two share one.
 
     A name is the path below the folder that all have in common, without suffix unless two would be
-    the same (`a.jpg` and `a.png`). Append to it: `with_suffix` would cut names with a dot.
+    the same (`a.jpg` and `a.png`, or `a_000000.jpg` and the first frame of `videos`' `a.mp4`).
+    Append to it: `with_suffix` would cut names with a dot.
     """
     if not images:
         return {}
@@ -122,7 +125,10 @@ def output_names(images: Sequence[Path]) -> dict[Path, Path]:
     common = os.path.commonpath([path.parent for path in absolute.values()])
     full = {image: path.relative_to(common) for image, path in absolute.items()}
     short = {image: name.with_suffix("") for image, name in full.items()}
-    return short if len(set(short.values())) == len(short) else full
+    frames_of = {str(short[video]) for video in videos}
+    stills = {FRAME_NUMBER.sub("", str(short[image])) for image in images if image not in videos}
+    is_unique = len(set(short.values())) == len(short) and frames_of.isdisjoint(stills)
+    return short if is_unique else full
 
 
 def check_batch_size(batch_size: int) -> None:

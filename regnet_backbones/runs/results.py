@@ -1,12 +1,13 @@
 """What an evaluation of either kind of model writes, and how a report reads it.
 
-results.json             kind, checkpoint, results, settings, versions, confusion
+results.json             kind, checkpoint and its hash, results, settings, versions, confusion
 images.json              the score of each image, speed, size of the model
 pictures/best_1.jpg ...  truth next to prediction of the best and the worst images
 
 `results` of a detector are in percent by dataset, task and metric, `min_score` from 0 to 1; those
 of a segmenter are from 0 to 1. `confusion` has the matrices (`runs.confusion.Confusion`) of a
-detector by dataset and task, that of a segmenter as `segmentation`. Older files have none.
+detector by dataset and task, that of a segmenter as `segmentation`. Older files have neither these
+nor the hash.
 """
 
 import json
@@ -21,7 +22,7 @@ from statistics import median
 
 from PIL import Image
 
-from regnet_backbones.files import read_json, whole_file, write_whole
+from regnet_backbones.files import read_json, sha256, whole_file, write_whole
 from regnet_backbones.runs.colors import Color
 from regnet_backbones.runs.confusion import Confusion
 from regnet_backbones.runs.trained import Kind, Trained
@@ -50,6 +51,13 @@ SEGMENTATION_BY_CLASS = {
     **{"iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall"},
     "boundary_iou": "boundary IoU",
 }
+
+# Settings that decide results apart from data and config, and values without effect.
+HOW = (
+    *("short_side", "window", "window_stride", "flip", "scales", "precision", "optimization"),
+    *("engine", "exported"),
+)
+USUAL = (None, False, [1.0], "32-true", "torch")
 
 # How numbers of single classes begin.
 PER_CLASS = (
@@ -120,10 +128,21 @@ class WrittenEvaluation:
     versions: Mapping[str, str]
     images: ImageResults
     confusion: Mapping[str, object] = field(default_factory=dict)
+    sha256: str | None = None  # of the checkpoint
+
+    @property
+    def how(self) -> str:
+        """What else than checkpoint, data and config decided the results, "" if nothing."""
+        given = {key: self.settings.get(key) for key in HOW}
+        return ", ".join(f"{key} {value}" for key, value in given.items() if value not in USUAL)
 
     def is_of(self, checkpoint: Path) -> bool:
-        """Return whether it is of a checkpoint, and not of an earlier one of the same name."""
-        return self.checkpoint == checkpoint.name and self.written >= checkpoint.stat().st_mtime
+        """Return whether it is of a checkpoint, and not of another one of the same name."""
+        if self.checkpoint != checkpoint.name:
+            return False
+        if self.sha256 is None:
+            return self.written >= checkpoint.stat().st_mtime
+        return self.sha256 == sha256(checkpoint)
 
 
 class ScoredImages:
@@ -216,6 +235,7 @@ def write_results(
     content = {
         "kind": trained.kind,
         "checkpoint": str(trained.checkpoint),
+        "checkpoint_sha256": sha256(trained.checkpoint),
         "results": results,
         "settings": settings,
         "versions": {name: import_module(name).__version__ for name in VERSIONED[trained.kind]},
@@ -244,6 +264,7 @@ def read_evaluation(folder: str | Path) -> WrittenEvaluation | None:
         checkpoint=Path(content["checkpoint"]).name,
         **{key: content[key] for key in ("results", "settings", "versions")},
         confusion=content.get("confusion", {}),
+        sha256=content.get("checkpoint_sha256"),
         images=ImageResults(**found),
     )
 

@@ -17,7 +17,12 @@ from huggingface_hub import EvalResult, HfApi, ModelCardData
 from regnet_backbones import zoo
 from regnet_backbones.errors import UserError
 from regnet_backbones.files import write_whole
-from regnet_backbones.runs.results import PER_CLASS, SEGMENTATION, read_evaluation
+from regnet_backbones.runs.results import (
+    PER_CLASS,
+    SEGMENTATION,
+    WrittenEvaluation,
+    read_evaluation,
+)
 from regnet_backbones.runs.trained import Kind, Trained
 from regnet_backbones.weights.sources import URL_PREFIXES, find_source, first_line, is_name
 
@@ -74,8 +79,9 @@ def write_card(
     folder: Path, trained: Trained, facts: Facts, *, repo: str, results: Sequence[Path]
 ) -> None:
     """Write the card of a model, with the numbers of the first of `results` that is of it."""
-    evaluations = (_numbers(trained, each) for each in results)
-    task, numbers = TASKS[trained.kind], next(filter(None, evaluations), {})
+    evaluations = filter(None, (_evaluation(trained, each) for each in results))
+    evaluation = next(evaluations, None)
+    task, numbers = TASKS[trained.kind], _numbers(trained, evaluation) if evaluation else {}
     framework = "detectron2" if trained.kind == "detector" else "segmentation-models-pytorch"
     data = ModelCardData(
         license=facts.licence,
@@ -107,7 +113,7 @@ def write_card(
     if numbers:
         lines += ["| dataset | metric | % |", "|---|---|---|"]
         lines += [f"| {of} | {name} | {value:.2f} |" for (of, name), value in numbers.items()]
-        lines += [""]
+        lines += ["", *([f"Evaluated with {evaluation.how}.", ""] if evaluation.how else [])]
     lines += ["## Use", "", "    pip install regnet-backbones"]
     lines += [f"    regnet-backbones predict hf-hub:{repo} photos/ --output predictions", ""]
     load = f'import regnet_backbones\n\nmodel = regnet_backbones.load("hf-hub:{repo}")'
@@ -147,11 +153,16 @@ def check_repo(repo: str) -> None:
         raise UserError(f"a repository on the hub must be OWNER/NAME, got '{repo}'")
 
 
-def _numbers(trained: Trained, folder: Path) -> dict[tuple[str, str], float]:
-    """Return numbers in percent by dataset and metric, of a whole evaluation of the checkpoint."""
+def _evaluation(trained: Trained, folder: Path) -> WrittenEvaluation | None:
+    """Return a whole evaluation of the checkpoint itself, not of a file that was exported of it."""
     found = read_evaluation(folder)
-    if found is None or not found.is_of(trained.checkpoint) or not found.images.complete:
-        return {}
+    if found is None or not found.images.complete or found.settings.get("exported"):
+        return None
+    return found if found.is_of(trained.checkpoint) else None
+
+
+def _numbers(trained: Trained, found: WrittenEvaluation) -> dict[tuple[str, str], float]:
+    """Return numbers in percent by dataset and metric."""
     if trained.kind == "segmenter":
         known = {name: found.results.get(key) for key, name in SEGMENTATION.items()}
         return {("validation", name): 100 * v for name, v in known.items() if v is not None}

@@ -158,4 +158,6 @@ def _checkpoint_of_run(folder: Path) -> Path:
     if segmenter or detector:
         return segmenter or detector
     names = f"{FINAL_NAME} or {SEGMENTER_FOLDER}/{SEGMENTER_NAMES[0]}"
-    raise MissingFileError(f"no {names} in '{folder}'; pass the output folder of a training")
+    others = sorted((*folder.glob("*.pth"), *folder.glob(f"{SEGMENTER_FOLDER}/*.ckpt")))
+    allowed = " or ".join(map(str, others)) or "the output folder of a training"
+    raise MissingFileError(f"no {names} in '{folder}'; pass {allowed}")

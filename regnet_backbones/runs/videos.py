@@ -47,9 +47,10 @@ class ImageReader:
     def __init__(self, files: Sequence[Path], *, every: int = 1):
         if every < 1:
             raise UserError(f"--every must be at least 1, got {every}")
-        self._files, self._every, self._names = files, every, output_names(files)
+        self._files, self._every = files, every
         self.stills = [file for file in files if not is_video(file)]
         self._videos = {file: _Video(file) for file in files if is_video(file)}
+        self._names = output_names(files, self._videos)
         self._last: dict[Path, int] = {}
         frames = (max(1, -(-video.count // every)) for video in self._videos.values())
         self.count, self.failed = len(self.stills) + sum(frames), list[Path]()

@@ -174,7 +174,7 @@ def _train(cli: SegmentationCLI, signals: StopSignals) -> None:
     elif trainer.is_global_zero:
         if cli.config.resume:
             logger.warning("--resume found no '%s'; the training starts at step 0", last)
-        else:
+        if not cli.config.resume or any(last.parent.glob("*.ckpt")):
             files = (f"{SEGMENTER_FOLDER}/**/*", f"{TENSORBOARD_FOLDER}/**/*")
             set_earlier_run_aside(output, files, output="--output")
         look_at(cli.datamodule, output, picture=cli.model.hparams["pictures"] > 0)
