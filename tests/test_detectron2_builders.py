@@ -20,7 +20,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from regnet_backbones import RegNetDesign, RegNetFeatures, config_path, zoo
+from regnet_backbones import RegNetDesign, RegNetFeatures, config_path, weights, zoo
 from regnet_backbones.adapters.detectron2.builders import LastLevelP6
 from regnet_backbones.adapters.detectron2.heads import RegNetLastStage
 from regnet_backbones.adapters.detectron2.projects import import_projects
@@ -276,11 +276,16 @@ def test_the_last_stage_makes_c5_of_c4(randomize):
     assert stage.out_channels == network.channels[5]
 
 
-def test_classifiers_fill_backbone_and_stage_of_a_c4_detector(randomize, tmp_path):
+@pytest.mark.parametrize("by", ["DetectionCheckpointer", "weights.load"])
+def test_classifiers_fill_backbone_and_stage_of_a_c4_detector(by, randomize, tmp_path):
     classifier = randomize(timm.create_model(NAME)).state_dict()
     model = build_model(c4_config())
     assert not hasattr(model.backbone, "s4")
-    load(model, classifier, tmp_path / "a.pth")
+    if by == "weights.load":
+        report = weights.load(model, classifier)
+        assert report.dropped == ("head.fc.weight", "head.fc.bias")
+    else:
+        load(model, classifier, tmp_path / "a.pth")
     for key, value in model.roi_heads.res5.state_dict().items():
         assert torch.equal(value, classifier[key]), key
     assert torch.equal(

@@ -76,7 +76,7 @@ def load(
     """Load weights of any dialect into a `RegNetFeatures`, or into a model that holds one.
 
     A whole model, such as a segmenter, gets everything from a file of the same kind of model, and
-    from any other file the backbone. Afterwards the model expects RGB images, unless it is of a
+    from any other file the network, whose last stage is in the heads of a C4 detector. Afterwards the model expects RGB images, unless it is of a
     Detectron2 config with BGR.
 
     Args:
@@ -122,6 +122,11 @@ def load(
     order = channel_order or CHANNEL_ORDERS[network.dialect]
     orders, keeps_rest = (order, images), bool(rest)
     loaded, report = fit(network, extractor, known, orders, home=home, keeps_rest=keeps_rest)
+    for place, stage in {} if rest else last_stages(model).items():
+        state, of_stage = fit(network, stage, known, orders, home=place, keeps_rest=False)
+        loaded |= state
+        dropped = tuple(name for name in report.dropped if name in of_stage.dropped)
+        report = replace(report, dropped=dropped)
     if rest:
         own = {n: v for n, v in model.state_dict().items() if not n.startswith(home)}
         names = {name.replace(COMPILED, ""): name for name in own}
@@ -162,6 +167,11 @@ def extractors(model: nn.Module) -> dict[str, nn.Module]:
         # Its own: what torch.compile returns has all attributes of what it was given.
         if "level_parts" in vars(module)
     }
+
+
+def last_stages(model: nn.Module) -> dict[str, nn.Module]:
+    """Return every `RegNetLastStage` in a model by its prefix, such as "roi_heads.res5."."""
+    return {f"{n}.": m for n, m in model.named_modules() if "stage_of" in vars(m)}
 
 
 def fit(

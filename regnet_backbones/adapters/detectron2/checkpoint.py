@@ -26,7 +26,7 @@ from regnet_backbones.weights.checkpoints import (
     locate,
 )
 from regnet_backbones.weights.dialects import CHANNEL_ORDERS, find_networks
-from regnet_backbones.weights.loading import check_variant, extractors, fit
+from regnet_backbones.weights.loading import check_variant, extractors, fit, last_stages
 from regnet_backbones.weights.sources import Source, find_source, is_name, local_file
 from regnet_backbones.weights.state_dicts import as_tensors, cast, versions_of, with_versions
 from regnet_backbones.weights.unpickling import read_content
@@ -112,11 +112,9 @@ def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) 
     if outer is None:  # a classifier or another kind of model, of which only the network is taken
         checkpoint.pop("matching_heuristics", None)
         others = []
-        for place, stage in model.named_modules():
-            if hasattr(stage, "stage_of"):  # such as that of a C4 detector
-                source, orders = Source(path, file=Path(path)), ("RGB", "RGB")  # it has no stem
-                options = {"home": f"{place}.", "keeps_rest": False}
-                named |= fit(networks[0], stage, source, orders, **options)[0]
+        for place, stage in last_stages(model).items():
+            source, orders = Source(path, file=Path(path)), ("RGB", "RGB")  # it has no stem
+            named |= fit(networks[0], stage, source, orders, home=place, keeps_rest=False)[0]
     matched = {name.removeprefix(outer or ""): state[name] for name in others} | named
     own = model.state_dict()
     loaded = {n: v for n, v in matched.items() if n in own and own[n].shape == v.shape}
