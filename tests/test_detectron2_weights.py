@@ -352,6 +352,21 @@ def test_versions_of_modules_are_kept(outer, tmp_path):
     assert torch.equal(again.head.decoder.weight, model.head.decoder.weight)
 
 
+@pytest.mark.parametrize("compiled", ["model", "file"])
+@pytest.mark.parametrize("part", ["backbone", "backbone.bottom_up", "roi_heads"])
+def test_a_detector_with_a_compiled_part_comes_back_as_it_was(part, compiled, tmp_path):
+    """torch calls the part `PART._orig_mod`; nothing is compiled before it is run."""
+    saved, again = build_model(config()), build_model(config())
+    saved.head, again.head = Renamed(), torch.compile(Renamed())
+    whole = {name: value.clone() for name, value in saved.state_dict().items()}
+    model = again if compiled == "model" else saved
+    model.set_submodule(part, torch.compile(model.get_submodule(part)))
+    torch.save({"model": saved.state_dict()}, tmp_path / "model.pth")
+    DetectionCheckpointer(again).load(str(tmp_path / "model.pth"))
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, whole[name.replace("_orig_mod.", "")]), name
+
+
 @pytest.mark.parametrize("other", ["model_ema", "teacher"])
 def test_a_training_resumes_from_its_own_weights_whatever_else_it_keeps(other, tmp_path):
     model = build_model(config())

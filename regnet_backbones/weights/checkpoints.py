@@ -30,9 +30,6 @@ CLASSY = "classy_state_dict"
 TRAINED_KEY = "trained_model"
 LIGHTNING_TRAINED_KEY = "current_model_state"
 
-# In the names of what torch.compile returned, and of all in it.
-COMPILED = "_orig_mod."
-
 # What an optimizer keeps of each weight has the name of the weight.
 _OPTIMIZER = re.compile("optim", re.IGNORECASE)
 # Averaged weights. pycls' are preferred by their error only (`_preferred`).
@@ -104,13 +101,18 @@ class Network:
 
         Names are those of a model of which no part is compiled.
         """
-        prefix = self.prefix.replace(COMPILED, "")
+        prefix = uncompiled(self.prefix)
         home = next((home for home in homes if prefix.endswith(home)), None)
         if home is None:
             return {}
         outer = prefix.removesuffix(home)
-        rest = {name.replace(COMPILED, ""): value for name, value in self.rest.items()}
+        rest = {uncompiled(name): value for name, value in self.rest.items()}
         return {n.removeprefix(outer): v for n, v in rest.items() if n.startswith(outer)}
+
+
+def uncompiled(name: str) -> str:
+    """Return the name that something has where no part of the model was compiled by torch."""
+    return name.replace("_orig_mod.", "")
 
 
 def read_checkpoint(path: str | Path, *, prefix: str | None = None) -> Checkpoint:

@@ -17,7 +17,7 @@ from regnet_backbones import zoo
 from regnet_backbones.design import RegNetDesign
 from regnet_backbones.errors import UserError
 from regnet_backbones.norm import restore_activations
-from regnet_backbones.weights.checkpoints import COMPILED, Network, locate, read_checkpoint
+from regnet_backbones.weights.checkpoints import Network, locate, read_checkpoint, uncompiled
 from regnet_backbones.weights.dialects import CHANNEL_ORDERS, ChannelOrder
 from regnet_backbones.weights.sources import Source, find_source, local_file
 from regnet_backbones.weights.state_dicts import cast, compare, is_counter, listing
@@ -116,7 +116,7 @@ def load(
         check_variant(known, extractor.name or extractor.design)
         state_dict = read_checkpoint(local_file(known), prefix=prefix).content
     network = locate(state_dict, prefix)
-    plain_home = home.replace(COMPILED, "")
+    plain_home = uncompiled(home)
     # SMP's `tu-` encoder has its network under "model.".
     rest = network.rest_of_model(plain_home, f"{plain_home}model.") if home else {}
     order = channel_order or CHANNEL_ORDERS[network.dialect]
@@ -129,7 +129,7 @@ def load(
         report = replace(report, dropped=dropped)
     if rest:
         own = {n: v for n, v in model.state_dict().items() if not n.startswith(home)}
-        names = {name.replace(COMPILED, ""): name for name in own}
+        names = {uncompiled(name): name for name in own}
         rest = {names.get(name, name): value for name, value in rest.items()}
         if problems := compare(rest, own):
             text = f"the rest of the model does not match, nothing was loaded; {problems}"

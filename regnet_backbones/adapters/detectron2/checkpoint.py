@@ -24,6 +24,7 @@ from regnet_backbones.weights.checkpoints import (
     SeveralNetworksError,
     checkpoint_of,
     locate,
+    uncompiled,
 )
 from regnet_backbones.weights.dialects import CHANNEL_ORDERS, find_networks
 from regnet_backbones.weights.loading import check_variant, extractors, fit, last_stages
@@ -101,13 +102,16 @@ def _read(file: Path, path: str) -> dict[str, object]:
 def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) -> None:
     """Rename what a checkpoint has for each backbone to the names of the model, in place."""
     restore_activations(model)
-    state, named, networks, outer = checkpoint["model"], {}, [], None
+    state = {uncompiled(name): value for name, value in checkpoint["model"].items()}
+    named, networks, outer = {}, [], None
     for home, backbone in extractors(model).items():
-        network = locate(state, _prefix_for(home, state))
+        plain_home = uncompiled(home)
+        network = locate(state, _prefix_for(plain_home, state))
         networks.append(network)
-        if home and network.prefix.endswith(home):
-            outer = network.prefix.removesuffix(home)
-        named |= _fit_backbone(network, path, model, home, backbone)
+        is_detector = home != "" and network.prefix.endswith(plain_home)
+        if is_detector:
+            outer = network.prefix.removesuffix(plain_home)
+        named |= _fit_backbone(network, path, model, home, backbone, is_detector)
     others = [n for n in state if not any(n.startswith(network.prefix) for network in networks)]
     if outer is None:  # a classifier or another kind of model, of which only the network is taken
         checkpoint.pop("matching_heuristics", None)
@@ -115,15 +119,27 @@ def _take_backbones(checkpoint: dict[str, object], path: str, model: nn.Module) 
         for place, stage in last_stages(model).items():
             source, orders = Source(path, file=Path(path)), ("RGB", "RGB")  # it has no stem
             named |= fit(networks[0], stage, source, orders, home=place, keeps_rest=False)[0]
-    matched = {name.removeprefix(outer or ""): state[name] for name in others} | named
-    own = model.state_dict()
+    own, outer = model.state_dict(), outer or ""
+    names = {uncompiled(name): name for name in own}
+    rest = {name.removeprefix(outer): state[name] for name in others}
+    matched = {names.get(name, name): value for name, value in rest.items()} | named
     loaded = {n: v for n, v in matched.items() if n in own and own[n].shape == v.shape}
-    versions = {n.removeprefix(outer or ""): v for n, v in versions_of(state).items()}
+    modules = {uncompiled(f"{name}."): name for name, _ in model.named_modules()}
+    versions = {
+        modules[place]: version
+        for name, version in versions_of(checkpoint["model"]).items()
+        if (place := uncompiled(f"{name}.").removeprefix(outer)) in modules
+    }
     checkpoint["model"] = with_versions(matched | cast(loaded, own), versions)
 
 
 def _fit_backbone(
-    network: Network, path: str, model: nn.Module, home: str, backbone: nn.Module
+    network: Network,
+    path: str,
+    model: nn.Module,
+    home: str,
+    backbone: nn.Module,
+    is_detector: bool,
 ) -> _State:
     """Return the network of a checkpoint for a backbone, and for the images that it gets."""
     # Detectron2 has kinds of paths of its own, of which nothing is known.
@@ -135,7 +151,7 @@ def _fit_backbone(
     told = getattr(backbone, "weights_format", None)
     order = told or CHANNEL_ORDERS[network.dialect]
     # MMDetection's have their network under "backbone.", too.
-    is_detector = home != "" and network.prefix.endswith(home) and network.dialect != "mmdet"
+    is_detector = is_detector and network.dialect != "mmdet"
     if is_detector and network.dialect == "timm":
         order = images  # of this package, trained on the images of this config
     orders = (order, images)
