@@ -13,6 +13,7 @@ Importing this package registers everything, before or after the framework is im
 The import itself is light: neither torch nor a framework is imported before it is used.
 """
 
+from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -94,7 +95,7 @@ def config_path(name: str = "") -> Path:
             folder itself.
 
     Raises:
-        FileNotFoundError: no such config; the message lists all.
+        FileNotFoundError: no such config; the message lists similar names, or all.
     """
     package = Path(__file__).resolve().parent
     installed, checkout = package / "configs", package.parent / "configs"
@@ -102,7 +103,8 @@ def config_path(name: str = "") -> Path:
     if not (root / name).exists():
         files = [path for path in root.rglob("*") if path.suffix in (".yaml", ".py")]
         known = sorted(str(path.relative_to(root)) for path in files)
-        raise MissingFileError(f"no config '{name}' in {root}; there are: {', '.join(known)}")
+        near = get_close_matches(name, known, cutoff=0.5) or known
+        raise MissingFileError(f"no config '{name}' in {root}; there are: {', '.join(near)}")
     return root / name
 
 

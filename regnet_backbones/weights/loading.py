@@ -76,8 +76,8 @@ def load(
     """Load weights of any dialect into a `RegNetFeatures`, or into a model that holds one.
 
     A whole model, such as a segmenter, gets everything from a file of the same kind of model, and
-    from any other file the network, whose last stage is in the heads of a C4 detector. Afterwards the model expects RGB images, unless it is of a
-    Detectron2 config with BGR.
+    from any other file the network, whose last stage is in the heads of a C4 detector. Afterwards
+    the model expects RGB images, unless it is of a Detectron2 config with BGR.
 
     Args:
         model: changed in place, but not if an error is raised.
