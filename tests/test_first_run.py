@@ -144,14 +144,20 @@ def test_a_detector_is_trained_shown_resumed_and_repeated(tmp_path, capsys, monk
     assert not (tmp_path / "again" / "report.html").exists()
 
 
-def test_a_segmenter_is_trained_shown_and_repeated(tmp_path, capsys):
+def test_a_segmenter_is_trained_shown_and_repeated(tmp_path, capsys, caplog):
     spec = shapes.ShapesSpec(num_train=4, num_val=2, image_size=64, seed=0)
     root = shapes.write(tmp_path / "shapes", spec).root / "semantic"
     given = ["--data.layout", "ade20k", "--data.root", str(root), "--output", str(tmp_path / "run")]
     given += ["--model.encoder_weights", "null", "--trainer.accelerator", "cpu"]
     given += ["--data.num_workers", "0", "--minutes", "0.001"]
+    file = next((root / "images" / "training").iterdir())
+    with Image.open(file) as image:
+        exif = image.getexif()
+        exif[0x0112] = 3  # upside down
+        image.save(file, exif=exif)
     assert main(["train-segmenter", *given]) == 0
     assert (tmp_path / "run" / "report.html").is_file()
+    assert caplog.text.count("turned by their EXIF data") == 1
     config = tmp_path / "run" / "tensorboard" / "config.yaml"
     assert f"--config {config}" in capsys.readouterr().out
     again = ["--config", str(config), "--output", str(tmp_path / "again")]

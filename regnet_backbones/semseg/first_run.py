@@ -15,11 +15,13 @@ from regnet_backbones.runs import first_run
 from regnet_backbones.runs.image_files import upright_size
 from regnet_backbones.runs.resume import seeded
 from regnet_backbones.runs.trained import CONFIG_NAME, TENSORBOARD_FOLDER
+from regnet_backbones.semseg.screen import without_warnings_of_data
 
 CPU_SIDE, GPU_SIDE, GPU_CROP = 160, 768, 512  # pixels: of images' shorter sides, and of crops
 GPU_BATCH, GIB_OF_IMAGE = 16, 2  # at most, and what a crop takes
 LEAST_CROP = 64  # below it, batch norm has a single pixel of C5
 OPENED = 50  # images whose size is looked at
+UNSEEDED = ("--seed_everything", "false")  # what is built to look at data, or to time
 
 # What neither needs to know of the data.
 ON_CPU = {
@@ -65,13 +67,15 @@ def complete(
         minutes: of the training; None for the default on a CPU, and for any on a GPU.
         build: what makes data, model and trainer of options.
     """
-    names, looked = _names(argv), build([*argv, "--check_data"])
-    config = Path(looked.config.output, TENSORBOARD_FOLDER, CONFIG_NAME)
-    if "resume" in names and config.is_file():
-        return ["--config", str(config), *argv]
-    data = looked.datamodule
-    data.check_everything = False
-    data.setup("fit")
+    names = _names(argv)
+    with without_warnings_of_data():
+        looked = build([*argv, *UNSEEDED, "--check_data"])
+        config = Path(looked.config.output, TENSORBOARD_FOLDER, CONFIG_NAME)
+        if "resume" in names and config.is_file():
+            return ["--config", str(config), *argv]
+        data = looked.datamodule
+        data.check_everything = False
+        data.setup("fit")
     images, short_side = len(data.train_set), _short_side(data.train_set.pairs.images)
     on_cpu = looked.config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
     side = min(short_side, CPU_SIDE if on_cpu else GPU_SIDE)
@@ -81,7 +85,8 @@ def complete(
         batch = max(1, min(GPU_BATCH, int(memory / GIB_OF_IMAGE)))
     given = looked.config.data.batch_size
     batch = given if "data.batch_size" in names else min(batch, images)
-    sizes = {"short_side": side, "crop_size": crop, "batch_size": batch}
+    workers = min(looked.config.data.num_workers, os.cpu_count() or 1)  # torch warns of more
+    sizes = {"short_side": side, "crop_size": crop, "batch_size": batch, "num_workers": workers}
     chosen = {f"data.{name}": str(value) for name, value in sizes.items()}
     chosen |= ON_BOTH | (ON_CPU if on_cpu else ON_GPU)
     if not names & {"model.encoder", "model.encoder_weights"} and not first_run.published_weights(
@@ -91,7 +96,8 @@ def complete(
     seconds, minutes = None, minutes or (first_run.MINUTES if on_cpu else None)
     steps = looked.config.trainer.max_steps
     if not names & {"trainer.max_steps", "trainer.max_epochs"}:
-        seconds = minutes and _seconds_per_step(build([*_words(chosen), *argv]))
+        with without_warnings_of_data():
+            seconds = minutes and _seconds_per_step(build([*_words(chosen), *argv, *UNSEEDED]))
         steps = first_run.steps_of(images, batch, seconds=seconds, minutes=minutes)
         chosen["trainer.max_steps"] = str(steps)
     if steps > 0 and "trainer.max_epochs" not in names:

@@ -31,7 +31,11 @@ from regnet_backbones.semseg.labels import IGNORE, IGNORED
 from regnet_backbones.semseg.loader import run_seed
 from regnet_backbones.semseg.metrics import results_table
 from regnet_backbones.semseg.module import Segmenter
-from regnet_backbones.semseg.screen import progress_callback, without_noise
+from regnet_backbones.semseg.screen import (
+    progress_callback,
+    without_noise,
+    without_warnings_of_data,
+)
 
 LAST = "last.ckpt"
 
@@ -155,7 +159,8 @@ def launch_run(
         else:
             _train(cli, signals)
             if report and cli.trainer.is_global_zero:
-                return report(cli.config.output)
+                with without_warnings_of_data():
+                    return report(cli.config.output)
     return 0
 
 

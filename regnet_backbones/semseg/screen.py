@@ -38,6 +38,18 @@ def without_noise() -> Iterator[None]:
         log.removeFilter(_is_news)
 
 
+@contextmanager
+def without_warnings_of_data() -> Iterator[None]:
+    """Log no warnings of a segmenter's data: the training does, before or afterwards."""
+    log = logging.getLogger("regnet_backbones.semseg")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def _is_news(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(ADVERTISEMENTS)
 
