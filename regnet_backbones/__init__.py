@@ -103,7 +103,7 @@ def config_path(name: str = "") -> Path:
     if not (root / name).exists():
         files = [path for path in root.rglob("*") if path.suffix in (".yaml", ".py")]
         known = sorted(str(path.relative_to(root)) for path in files)
-        near = get_close_matches(name, known, cutoff=0.5) or known
+        near = get_close_matches(name, known, n=5, cutoff=0.5) or known
         raise MissingFileError(f"no config '{name}' in {root}; there are: {', '.join(near)}")
     return root / name
 
