@@ -352,8 +352,10 @@ def test_versions_of_modules_are_kept(outer, tmp_path):
     assert torch.equal(again.head.decoder.weight, model.head.decoder.weight)
 
 
-@pytest.mark.parametrize("compiled", ["model", "file"])
-@pytest.mark.parametrize("part", ["backbone", "backbone.bottom_up", "roi_heads"])
+@pytest.mark.parametrize(
+    ("part", "compiled"),
+    [("backbone", "model"), ("backbone.bottom_up", "file"), ("roi_heads", "file")],
+)
 def test_a_detector_with_a_compiled_part_comes_back_as_it_was(part, compiled, tmp_path):
     """torch calls the part `PART._orig_mod`; nothing is compiled before it is run."""
     saved, again = build_model(config()), build_model(config())

@@ -369,7 +369,7 @@ def _voc_image_file(
 ) -> Path:
     """Find the image of an annotation: that of its own name, or else of the name in it.
 
-    The name in it is wrong where files were renamed, and tells two images of one stem apart.
+    The name in it is wrong where files were renamed, and distinguishes two images of one stem.
     """
     name = name.strip().replace("\\", "/").rpartition("/")[2] or path.stem
     given = next((folder / name for folder in folders if (folder / name).is_file()), None)

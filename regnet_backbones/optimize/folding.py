@@ -128,7 +128,7 @@ def is_frozen_norm(module: nn.Module) -> bool:
 def conv_norms(model: nn.Module) -> Iterator[ConvNorm]:
     """Find every convolution with a batch norm right behind it, none of them used elsewhere.
 
-    A weight that pruning or weight norm computes before each call is no parameter, and stays.
+    Weights that pruning or weight norm computes before each call stay: they are not parameters.
     """
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for name, module in model.named_modules():
