@@ -39,7 +39,7 @@ from regnet_backbones.errors import UserError
 from regnet_backbones.files import check_output_folder, remove_parts
 from regnet_backbones.runs.resume import set_earlier_run_aside
 from regnet_backbones.runs.stopping import StoppedError, StopSignals
-from regnet_backbones.runs.trained import CONFIG_NAME, LAST_NAME
+from regnet_backbones.runs.trained import CONFIG_NAME, LAST_NAME, last_checkpoint
 from regnet_backbones.weights.sources import find_source, is_name, local_file
 
 logger = logging.getLogger(__name__)
@@ -203,10 +203,9 @@ def _check_data(args: argparse.Namespace, cfg: CfgNode, read: dict[str, CocoSpli
 
 def _resumes(args: argparse.Namespace, cfg: CfgNode) -> bool:
     """Return whether a run continues from a checkpoint of its own; it must be there."""
-    last = Path(cfg.OUTPUT_DIR) / LAST_NAME
-    if not (args.resume and last.is_file()):
-        return False
-    if not (file := last.with_name(Path(last.read_text().strip()).name)).is_file():
+    output = Path(cfg.OUTPUT_DIR)
+    last = last_checkpoint(output) if args.resume else None
+    if last is not None and not last.is_file():
         way_out = "write the name of another checkpoint to it, or leave out --resume"
-        raise UserError(f"'{last}' names '{file}', which is missing; {way_out}")
-    return True
+        raise UserError(f"'{output / LAST_NAME}' names '{last}', which is missing; {way_out}")
+    return last is not None

@@ -19,11 +19,11 @@ from regnet_backbones.runs.image_files import open_upright
 from regnet_backbones.runs.trained import (
     CONFIG_NAME,
     FINAL_NAME,
-    LAST_NAME,
     SEGMENTER_NAMES,
     TENSORBOARD_FOLDER,
     Description,
     Trained,
+    last_checkpoint,
 )
 
 CHIEF = ("AP", "mIoU", "PQ")  # the number of a task that stands for it
@@ -81,8 +81,8 @@ def find_evaluation(
         evaluation
         for evaluation in map(written.read_evaluation, folders)
         if evaluation is not None
-        and evaluation.is_of(trained.checkpoint)
         and wanted.items() <= evaluation.settings.items()
+        and evaluation.is_of(trained.checkpoint)  # reads the whole checkpoint
     ]
     return max(found, key=lambda evaluation: len(evaluation.images.images), default=None)
 
@@ -99,18 +99,18 @@ def read_report(
 
     `opts` were overridden in the evaluation; `missing` is what else is not there, and why.
     """
-    folder = trained.run_folder
+    folder, is_of_log = trained.run_folder, _is_of_log(trained)
     log = read_log(folder, trained.kind)
     if evaluation and evaluation.images.complete:
         metrics = _evaluated(trained, description, evaluation)
     else:
-        is_logged = not (opts or description.of_other_data) and _is_of_log(trained)
+        is_logged = is_of_log and not (opts or description.of_other_data)
         metrics = _logged(trained, description, log) if is_logged else None
     lacking = [*_unfinished(trained, description, log), *missing]
     if description.datasets > 1:
         lacking.append(f"Of DATASETS.TEST only the first, {description.dataset}, is looked at.")
     if metrics is None:
-        place = folder if _is_of_log(trained) else trained.checkpoint
+        place = folder if is_of_log else trained.checkpoint
         command = shlex.join(["regnet-backbones", "evaluate", str(place)])
         lacking.append(f"There are no metrics of all of these data: run `{command}`, same options.")
     again, config = f"{folder}_again", config_of(trained) or "CONFIG.yaml"
@@ -187,9 +187,8 @@ def _logged(trained: Trained, description: Description, log: Log) -> Metrics | N
 
 def _is_of_log(trained: Trained) -> bool:
     """Whether results that were logged are of a checkpoint; a detector's are of its newest."""
-    last = trained.run_folder / LAST_NAME
-    newest = last.read_text().strip() if last.is_file() else FINAL_NAME
-    return trained.kind == "segmenter" or trained.checkpoint.name == newest
+    newest = last_checkpoint(trained.run_folder) or trained.run_folder / FINAL_NAME
+    return trained.kind == "segmenter" or trained.checkpoint.name == newest.name
 
 
 def _on(description: Description) -> str:

@@ -140,6 +140,12 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
     return [merged[iteration] for iteration in sorted(merged)]
 
 
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the file that a detector's run names as its newest, there or not; None without one."""
+    last = folder / LAST_NAME
+    return folder / Path(last.read_text().strip()).name if last.is_file() else None
+
+
 def _checkpoint_of_run(folder: Path) -> Path:
     segmenters = [folder / SEGMENTER_FOLDER / name for name in SEGMENTER_NAMES]
     detectors = [folder / FINAL_NAME]
@@ -148,8 +154,8 @@ def _checkpoint_of_run(folder: Path) -> Path:
         segmenters.append(shared)
     else:
         detectors.append(shared)
-    if (last := folder / LAST_NAME).is_file():  # newer than the final one of a resumed run
-        detectors.insert(0, folder / Path(last.read_text().strip()).name)
+    if last := last_checkpoint(folder):  # newer than the final one of a resumed run
+        detectors.insert(0, last)
     segmenter = next(filter(Path.is_file, segmenters), None)
     detector = next(filter(Path.is_file, detectors), None)
     if segmenter and detector:
