@@ -15,7 +15,6 @@ from regnet_backbones.runs import first_run
 from regnet_backbones.runs.image_files import upright_size
 from regnet_backbones.runs.resume import seeded
 from regnet_backbones.runs.trained import CONFIG_NAME, TENSORBOARD_FOLDER
-from regnet_backbones.semseg.screen import without_warnings_of_data
 
 CPU_SIDE, GPU_SIDE, GPU_CROP = 160, 768, 512  # pixels: of images' shorter sides, and of crops
 GPU_BATCH, GIB_OF_IMAGE = 16, 2  # at most, and what a crop takes
@@ -67,15 +66,13 @@ def complete(
         minutes: of the training; None for the default on a CPU, and for any on a GPU.
         build: what makes data, model and trainer of options.
     """
-    names = _names(argv)
-    with without_warnings_of_data():
-        looked = build([*argv, *UNSEEDED, "--check_data"])
-        config = Path(looked.config.output, TENSORBOARD_FOLDER, CONFIG_NAME)
-        if "resume" in names and config.is_file():
-            return ["--config", str(config), *argv]
-        data = looked.datamodule
-        data.check_everything = False
-        data.setup("fit")
+    names, looked = _names(argv), build([*argv, *UNSEEDED, "--check_data"])
+    config = Path(looked.config.output, TENSORBOARD_FOLDER, CONFIG_NAME)
+    if "resume" in names and config.is_file():
+        return ["--config", str(config), *argv]
+    data = looked.datamodule
+    data.check_everything = False
+    data.setup("fit")
     images, short_side = len(data.train_set), _short_side(data.train_set.pairs.images)
     on_cpu = looked.config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
     side = min(short_side, CPU_SIDE if on_cpu else GPU_SIDE)
@@ -96,8 +93,7 @@ def complete(
     seconds, minutes = None, minutes or (first_run.MINUTES if on_cpu else None)
     steps = looked.config.trainer.max_steps
     if not names & {"trainer.max_steps", "trainer.max_epochs"}:
-        with without_warnings_of_data():
-            seconds = minutes and _seconds_per_step(build([*_words(chosen), *argv, *UNSEEDED]))
+        seconds = minutes and _seconds_per_step(build([*_words(chosen), *argv, *UNSEEDED]))
         steps = first_run.steps_of(images, batch, seconds=seconds, minutes=minutes)
         chosen["trainer.max_steps"] = str(steps)
     if steps > 0 and "trainer.max_epochs" not in names:

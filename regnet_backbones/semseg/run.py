@@ -149,7 +149,8 @@ def launch_run(
     errors = as_user_error(MisconfigurationException)
     with StopSignals(wait=False) as signals, without_noise(), errors:
         if argv is not None and first_run.is_needed(argv, minutes):
-            argv = first_run.complete(argv, minutes, build)
+            with without_warnings_of_data():
+                argv = first_run.complete(argv, minutes, build)
         cli = build(argv)
         if cli.config.check_data:
             data = cli.datamodule
