@@ -123,11 +123,11 @@ def read_voc(path: Path, part: str) -> LabelledData:
     """
     folder = path / "Annotations" if (path / "Annotations").is_dir() else path
     _check_folder(path)
-    every = {file.stem: file for file in sorted(folder.iterdir()) if _is_a(file, ".xml")}
+    found = [file for file in files_below(folder) if _is_a(file, ".xml")]
+    every = {file.stem: file for file in found if file.parent == folder}
     if not every:
         raise UserError(f"no Pascal VOC annotations (*.xml) in '{folder}'; correct the path")
-    nested = [f for f in files_below(folder) if _is_a(f, ".xml") and f.parent != folder]
-    if nested:
+    if nested := [file for file in found if file.parent != folder]:
         text = "%d annotations in folders below '%s' are not read, such as '%s'; move them up"
         logger.warning(text, len(nested), folder, nested[0])
     chosen = list(every)

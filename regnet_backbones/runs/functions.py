@@ -3,13 +3,11 @@
 import os
 import sys
 from collections.abc import Callable
-from functools import cache
 from pkgutil import resolve_name
 
 from regnet_backbones.errors import UserError
 
 
-@cache
 def find_function(path: str, option: str) -> Callable[..., object]:
     """Import what an option names, from the current folder, too.
 
